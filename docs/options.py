@@ -24,6 +24,7 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.options import declared
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
+from ms_codegeex.data import layouts
 from ms_codegeex.evaluation.benchmarks.registry import with_key
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -126,6 +127,41 @@ def recipe() -> str:
     return table(("key", "default", "of", "meaning"), rows)
 
 
+def records() -> str:
+    """Layouts of records, with what becomes of their fields."""
+    rows, table_of_layouts = [], layouts.table()
+    for each in (*table_of_layouts.layouts, table_of_layouts.message):
+        used = "; ".join(f"{use}: {code(names)}" for use, names in each.uses.items())
+        title = f"{each.name} ({each.source})"
+        rows.append((title, "a message" if each is table_of_layouts.message else each.task, used, code(each.harmless)))
+    roles = [
+        (code(role), code(" ".join(name for name, ours in table_of_layouts.roles.items() if ours == role)))
+        for role in dict.fromkeys(table_of_layouts.roles.values())
+    ]
+    return (
+        table(("layout", "task", "used", "changes nothing"), rows)
+        + "\nThe roles of messages, in any case:\n\n"
+        + table(("role", "names"), roles)
+    )
+
+
+def refused() -> str:
+    """Fields with which a record is left out."""
+    table_of_layouts = layouts.table()
+    found = {
+        (entry["fields"], str(entry.get("neutral", [])), entry["why"]): None
+        for each in (*table_of_layouts.layouts, table_of_layouts.message)
+        for entry in each.refused
+    }
+    rows = [(code(fields), in_yaml(neutral.strip("[]")), sentence(why)) for fields, neutral, why in found]
+    return table(("fields", "values that change nothing", "why, and what to do"), rows)
+
+
+def code(names: str) -> str:
+    """Names in Markdown."""
+    return " ".join(f"`{name}`" for name in names.split())
+
+
 def value_of(value: Any) -> str:
     """A value in a request, or the numbers that it stands for."""
     if isinstance(value, foreign_fields.Beyond):
@@ -151,7 +187,14 @@ def foreign() -> str:
     return table(("field", "of, with its default", "accepted values"), cells)
 
 
-TABLES: dict[str, Callable[[], str]] = {"run": run, "sampling": sampling, "recipe": recipe, "foreign": foreign}
+TABLES: dict[str, Callable[[], str]] = {
+    "run": run,
+    "sampling": sampling,
+    "recipe": recipe,
+    "records": records,
+    "refused": refused,
+    "foreign": foreign,
+}
 
 
 def written(text: str) -> str:

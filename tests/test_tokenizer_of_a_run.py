@@ -80,7 +80,7 @@ def test_a_tokenizer_of_ones_own_from_the_text_to_transformers(tmp_path, family)
     values["training"]["steps"] = 2
     config = write_config(tmp_path / "config.yaml", values)
     wrong = command_here("train", "--config", config, "model.eos_token_id=0")
-    assert wrong.returncode == 2 and f"end with {end}; set it to the dataset's" in wrong.stderr
+    assert wrong.returncode == 2 and f"with {end}; set model.eos_token_id={end}" in wrong.stderr
     assert command("train", "--config", config).returncode == 0
 
     _done("convert", "--model", run, "--to", "hf", "--output", tmp_path / "hf")

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TextIO
 
 from ms_codegeex.base.errors import escaped
@@ -32,6 +33,12 @@ def print_out(text: str = "", end: str = "\n") -> None:
 def print_error(text: str, end: str = "\n") -> None:
     """Print a text on standard error."""
     _print(visible(text) + end, sys.stderr)
+
+
+@lru_cache(maxsize=64)
+def print_once(text: str) -> None:
+    """Print a note on standard error the first time that this process has it."""
+    print_error(text)
 
 
 def print_progress(text: str) -> None:

@@ -33,7 +33,7 @@ _SIZES = {  # MiB of what is read or copied by name; the largest tokenizer.json 
     "tokenizer.json": 64,
 }
 _NOT_COPIED = {"config.json", "quantised.json", "adapter_config.json", PROVENANCE, SIGNATURE}  # but written anew
-_COPIED_ONLY = {"README.md", "generation_config.json", "special_tokens_map.json", "loss.png"}  # no command reads them
+_COPIED_ONLY = {"README.md", "generation_config.json", "loss.png"}  # no command reads them
 _TEXTS = re.compile(
     r"(README|LICEN[CS]E|MODEL_LICEN[CS]E|NOTICE|COPYING|COPYRIGHT|CITATION|AUTHORS|USE_POLICY|MODEL_CARD)"
     r"([-_][-\w]*)?(\.(zh|en|zh-CN|zh_CN))?(\.(md|txt|rst|cff))?",
@@ -80,9 +80,9 @@ def admit(directory: Path, also: Callable[[str], bool] = lambda name: False) -> 
             check_file(directory, name, largest(name))
 
 
-def entries(directory: Path) -> list[str]:
-    """The sorted names in a directory, links included wherever they lead, folders not. `UserError` if it cannot be read
-    or has more entries than any model's."""
+def entries(directory: Path, folders: bool = False) -> list[str]:
+    """The sorted names in a directory, links included wherever they lead, folders not; or those of its `folders` alone.
+    `UserError` if it cannot be read or has more entries than any model's."""
     names = []
     try:
         with os.scandir(directory) as found:
@@ -90,7 +90,7 @@ def entries(directory: Path) -> list[str]:
                 if number == MOST_ENTRIES:
                     more = f"has more than {MOST_ENTRIES:,} entries, unlike any model"
                     raise UserError(f"{directory}: {more}; give the directory of a single model")
-                if not entry.is_dir(follow_symlinks=False):
+                if os.path.isdir(entry.path) if folders else not entry.is_dir(follow_symlinks=False):
                     names.append(entry.name)
     except OSError as error:
         raise UserError(f"{directory}: cannot be read as a directory ({error.strerror})") from None

@@ -114,7 +114,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if verifies and (recorded := read_statement(directory)) is not None:
         return _check_statement(directory, recorded, arguments.public_key, arguments.json)
     if verifies and arguments.public_key is not None:
-        raise UserError(f"{directory}: has no provenance.json; --public-key is for a model that `sign` has signed")
+        raise UserError(f"{directory}: has no provenance.json; leave out --public-key, or `sign` it first")
     root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
     paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
     if not paths:

@@ -100,7 +100,9 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
     if arguments.tokenizer is not None:
         from ms_codegeex.data.tokenizer import load_tokenizer
 
-        source = replace(source, save_tokenizer=load_tokenizer(arguments.tokenizer).save)
+        tokenizer = load_tokenizer(arguments.tokenizer)
+        end = {"eos_token_id": tokenizer.eos_id} if tokenizer.eos_id < source.config.vocab_size else {}
+        source = replace(source, save_tokenizer=tokenizer.save, fields=source.fields | end)
     wanted = {"dtype": arguments.dtype, "verify": arguments.verify, "replace": arguments.replace}
     wanted["origin"] = {"command": "convert", **_choices(arguments)}
     if arguments.to == "gguf":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.printing import print_result
+from ms_codegeex.data.corpus.tally import print_tally, tally_lines
 
 
 def dataset_lines(description: dict[str, Any]) -> list[str]:
@@ -21,8 +21,15 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
         lines.append(f"{split}: {_documents(counts)}{answers}, {_size(counts)}")
     if description.get("truncated"):
         lines.append(f"truncated prompts: {description['truncated']}")
-    dropped = description.get("dropped", {}).items()
-    return lines + [f"dropped, {reason}: {it['documents']}, for example {it['example']}" for reason, it in dropped]
+    return lines if "output" in description else lines + _left_out(description)
+
+
+def _left_out(description: dict[str, Any]) -> list[str]:
+    """What became of the input; of a dataset that an earlier version made, what was dropped."""
+    if "tally" in description:
+        return tally_lines(description["tally"])
+    counts = {reason: it.get("documents", it.get("files")) for reason, it in description.get("dropped", {}).items()}
+    return [f"dropped, {reason}: {count}" for reason, count in counts.items()]
 
 
 def corpus_lines(description: dict[str, Any]) -> list[str]:
@@ -34,13 +41,11 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
         lines += [f"  {name}: {_documents(each)}, {_size(each)}" for name, each in counts["languages"].items()]
     if description["split_by"] == "file":
         lines.append("split by file: there is only one package")
-    lines += [
-        f"dropped, {reason}: {entry['files']} files, {_size(entry)}, for example {escaped(entry['example'])}"
-        for reason, entry in description["dropped"].items()
-    ]
     if (stripped := description.get("licences_stripped", {})).get("documents"):
         lines.append(f"licence headers left out: of {stripped['documents']} documents, {_size(stripped)}")
-    if "output" in description:
+    if "output" not in description:
+        lines += _left_out(description)
+    else:
         made = "reused"
         if not description["cached"]:
             made = f"{description['seconds']:.1f} s, {description['megabytes_per_second']:.1f} MB/s"
@@ -57,5 +62,6 @@ def _size(counts: dict[str, Any]) -> str:
 
 
 def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Print the description of a dataset that was just written."""
+    """Print the description of a dataset that was just written, and the tally of its input if it was made of text."""
+    print_tally(result.get("tally"))
     print_result(result, "\n".join([*dataset_lines(result), f"dataset: {result['output']}"]), arguments.json)

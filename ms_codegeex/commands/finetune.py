@@ -61,10 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
+    from ms_codegeex.base.reading import read_json
     from ms_codegeex.commands.finetune_choices import TuningRequest, file_of, fit, length_of, with_steps
     from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
+    from ms_codegeex.data.corpus.tally import print_tally
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, example_sizes, recognised_task
-    from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.formats.sources import open_source, tokenizer_place
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
@@ -74,7 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
     if not data:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(options.model)
-    words = [*options.overrides, *words, *overrides_of(arguments)]
+    infill = infill_config(arguments)
+    given_infill = [] if infill is None else [f"data.infill={json.dumps(asdict(infill))}"]
+    words = [*given_infill, *options.overrides, *words, *overrides_of(arguments)]
     request = TuningRequest(
         options.config, _model_words(options, source), words, options.adapter is not None, _stored(source)
     )
@@ -88,15 +92,18 @@ def run(arguments: argparse.Namespace) -> None:
     task = None if prepared else options.task or recognised_task(data)
     limit, sizes = config.model.sizes.max_position_embeddings, None
     if task is not None and stated.get("data.seq_length") is None:
-        sizes = example_sizes(data, FinetuneSettings(task, limit, _tokenizer(source), seed=config.seed))
+        sizes = example_sizes(data, FinetuneSettings(task, limit, tokenizer_place(source), seed=config.seed))
     length = length_of(stated, sizes, limit, dataset)
     config, memory = fit(request, name, length)
     if task is not None:
         dataset = _prepared(data, task, source, config, quiet=options.json)
-    infill = infill_config(arguments) or config.data.infill
-    config = replace(config, data=replace(config.data, train=str(dataset), blend=None, infill=infill))
+    config = replace(config, data=replace(config.data, train=str(dataset), blend=None))
     config, steps = with_steps(config, stated, options.epochs)
     tokens = f"sequences of {config.seq_length} tokens: {length.reason} (data.seq_length)"
+    if not prepared and (tally := read_json(dataset / "dataset.json").get("tally")):
+        print_tally(tally)
+        if left := tally["read"] - tally["kept"]:
+            tokens += f"; {left} of {tally['read']} records were left out"
     for line in (kind, tokens, memory, steps):
         print_error(line)
     node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)
@@ -137,24 +144,17 @@ def _prepared(data: list[str], task: str, source: Source, config: RunConfig, qui
     """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
     from ms_codegeex.base.reading import sha256
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
+    from ms_codegeex.formats.sources import tokenizer_place
 
-    settings = FinetuneSettings(task, config.seq_length, _tokenizer(source), seed=config.seed)
+    settings = FinetuneSettings(task, config.seq_length, tokenizer_place(source), seed=config.seed)
     files = sorted(file for name in data for file in (Path(name), *Path(name).rglob("*")) if file.is_file())
     request: Mapping[str, Any] = {"settings": asdict(settings), "files": [sha256(file) for file in files]}
     key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     directory = Path(config.output).absolute().parent / f"tuning-{key[:12]}"
     if not (directory / "dataset.json").is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
-        prepare_finetune(data, directory, settings, progress=not quiet)
+        try:
+            prepare_finetune(data, directory, settings, progress=not quiet)
+        except UserError as error:  # it names options of `prepare`
+            raise UserError(str(error).replace("--seq-length N", "data.seq_length=N")) from None
     return directory
-
-
-def _tokenizer(source: Source) -> str:
-    from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
-    from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
-
-    tokenizer = source.tokenizer()
-    if tokenizer.name in TOKENIZER_NAMES:
-        return tokenizer.name
-    run = source.path.absolute().parent.parent
-    return str(source.path if source.kind == "huggingface" else run / TOKENIZER_DIRECTORY)

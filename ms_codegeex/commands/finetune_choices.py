@@ -49,7 +49,7 @@ class TuningRequest:
         """Dotted keys that are not to be chosen, if the run's file is `name`."""
         given = read_yaml(find_config(Path(name)))
         if given.get("model") is not None:
-            raise UserError(f"{name}: model: --model names the model; remove the section")
+            raise UserError(f"{name}: model: --model names the model; remove the section, or leave out --config")
         keys = flattened(merged(given, {}))
         if name in (FULL, ADAPTERS):
             keys = {key: value for key, value in keys.items() if key not in DEFAULTS}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ms_codegeex.data.corpus.recipes import CorpusRecipe
     from ms_codegeex.data.corpus.settings import PrepareSettings
 
-SUMMARY = "turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory"
+SUMMARY = "turn source trees and files of records into a tokenised, deduplicated dataset directory"
 EXAMPLES = """\
   ms-codegeex prepare --output corpus                     # 64 MB of the installed Python libraries
   ms-codegeex prepare --input ~/src --output corpus --languages python c++
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     records = parser.add_argument_group("records", "by default the usual field names are tried")
     add_options(records, RecordOptions)
     add_options(records, DatasetOptions, ("on_error",))
-    tuning = "turn records of .jsonl[.gz|.zst] files into prompts and answers"
+    tuning = "turn records into prompts and answers"
     add_options(parser.add_argument_group("fine-tuning", tuning), TuningOptions)
     add_infill_options(parser)
     formats = "MindRecord files, or the three Megatron datasets of CodeGeeX's fine-tuning (docs/interchange.md)"
@@ -97,12 +97,12 @@ def run(arguments: argparse.Namespace) -> None:
 
         cluster = RayCluster(arguments.ray_address or "auto")
     elif arguments.ray_address is not None:
-        raise UserError("--ray-address: is for --engine ray")
+        raise UserError("--ray-address: is for --engine ray; leave it out, or add --engine ray")
     workers = available_cores() if arguments.workers is None else arguments.workers
     options = RunOptions(workers, progress=True, replace=arguments.replace, cluster=cluster)
     if isinstance(arguments.output, RemotePath):
         if arguments.work is None:
-            raise UserError(f"--output {arguments.output}: needs --work, a directory where the dataset is made first")
+            raise UserError(f"--output {arguments.output}: is made in another directory first; add --work DIR")
         result = prepare_remote(
             arguments.input, arguments.output, _settings(arguments, recipe), arguments.work, options
         )
@@ -137,7 +137,7 @@ def _tune(arguments: argparse.Namespace) -> bool:
     for kind in CORPORA:
         refuse(arguments, kind, "only with --task pretrain")
     if not arguments.input or not arguments.seq_length:
-        raise UserError(f"--task {arguments.task}: needs --input with .jsonl files and --seq-length, for example 2048")
+        raise UserError(f"--task {arguments.task}: lacks an option; give --input RECORDS and --seq-length 2048")
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 
     settings = FinetuneSettings(**given_values(TuningOptions, arguments), **_common(arguments))
@@ -235,7 +235,7 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
         max_bytes = DEFAULT_MAX_BYTES if max_bytes is None else max_bytes
         near_duplicates = DEFAULT_NEAR_DUPLICATES if text.near_duplicates is None else near_duplicates
     if text.near_duplicates_by and not near_duplicates:
-        raise UserError(f"--near-duplicates-by {text.near_duplicates_by}: needs --near-duplicates, for example 0.85")
+        raise UserError(f"--near-duplicates-by {text.near_duplicates_by}: has no effect; add --near-duplicates 0.85")
     languages = text.languages
     if arguments.tags == "codegeex2":
         languages = canonical_languages(languages, "codegeex2")  # none given: all that the model knows

@@ -36,8 +36,8 @@ class DatasetOptions:
         convert=_location,
     )
     input: tuple[Path | RemotePath, ...] | None = option(
-        "files, directories and URLs such as s3://bucket/folder, searched for sources and for .jsonl[.gz|.zst] or "
-        ".parquet files of records (default: the running interpreter's libraries)",
+        "files, directories and URLs such as s3://bucket/folder, searched for sources and for files of records "
+        "(default: the running interpreter's libraries)",
         "PATH|URL",
         convert=_location,
     )
@@ -188,7 +188,7 @@ def infill_config(arguments: argparse.Namespace) -> InfillConfig | None:
     """The settings from the options; None if no rate is given."""
     values = {name.removeprefix("infill_"): getattr(arguments, name) for name in given_values(InfillOptions, arguments)}
     if values and "rate" not in values:
-        raise UserError(f"--infill-{next(iter(values))}: needs --infill-rate, for example 0.5")
+        raise UserError(f"--infill-{next(iter(values))}: works with --infill-rate only; add --infill-rate 0.5")
     if not values:
         return None
     from ms_codegeex.config.sections import InfillConfig

@@ -24,7 +24,7 @@ class TrainingTextOptions:
 
     output: Path = option("directory to write", "DIR", REQUIRED)
     input: tuple[Path, ...] = option(
-        "source trees, .jsonl[.gz|.zst] and .parquet files (default: the running interpreter's libraries)", "PATH", ()
+        "source trees and files of records, as for `prepare` (default: the running interpreter's libraries)", "PATH", ()
     )
     family: Literal["codegeex", "codegen", "codegeex2"] = option(
         "whose models it is for: byte-level BPE for codegeex and codegen, SentencePiece for codegeex2",
@@ -49,16 +49,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train and print the result."""
+    from ms_codegeex.data.corpus.tally import Tally, print_tally
     from ms_codegeex.data.tokenizer_training import TokenizerSettings, train_tokenizer
 
     chosen = given(TrainingTextOptions, arguments)
     names = ("vocab_size", "whitespace_run", "language_tags", "max_bytes", "family")
     settings = TokenizerSettings(**{name: getattr(chosen, name) for name in names})
-    tokenizer = train_tokenizer(chosen.input, chosen.output, settings, threads=available_cores())
+    tally = Tally()
+    tokenizer = train_tokenizer(chosen.input, chosen.output, settings, threads=available_cores(), tally=tally)
     sizes = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
-    described = {"output": str(chosen.output), **tokenizer.description(), **sizes}
+    described = {"output": str(chosen.output), **tokenizer.description(), **sizes, "tally": tally.summed(tally.kept)}
     text = (
         f"{chosen.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`, and "
         f"model.vocab_size={tokenizer.vocab_size} or more, model.eos_token_id={tokenizer.eos_id} in the run"
     )
+    print_tally(described["tally"])
     print_result(described, text, chosen.json)

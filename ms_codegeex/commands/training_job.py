@@ -24,12 +24,14 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.software import software_note
 from ms_codegeex.data.corpus.prepare import cached_corpus
 from ms_codegeex.data.corpus.reading import Search, find_units
+from ms_codegeex.data.corpus.selection import NothingLeft
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs
 from ms_codegeex.data.datasets.opening import (
     absolute,
     check_meanings,
     held_out_data,
+    lacks_validation,
     note_on_functions,
     rounded_weights,
     training_data,
@@ -39,7 +41,7 @@ from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokeni
 from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
-from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.attempts import Restarts, on_fewer_devices, recorded_end, resumed, with_restarts
 from ms_codegeex.runs.fork_server import fork_server_of
@@ -81,7 +83,10 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         reading = _reading(config, corpus)
         search = functools.cache(find_units)  # the tokenizer and the corpus are made of the same files
         settings = PrepareSettings(tokenizer=_tokenizer(config, paths, reading, parent, search), reading=reading)
-        directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
+        try:
+            directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
+        except NothingLeft as error:  # what helps are options of `prepare`
+            raise UserError(f"{error}, then set data.train=corpus without --corpus") from None
         print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
         config = replace(config, data=replace(config.data, train=str(directory)))
     return replace(config, data=absolute(config.data))
@@ -96,39 +101,54 @@ def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
 
 
 def _tokenizer(config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent: Path, search: Search) -> str:
-    """Name or directory of the tokenizer for a corpus that the run prepares; its own is trained here on first use."""
-    data = config.data
+    """Name or directory of the tokenizer for a corpus that the run prepares: that of the model that it starts from, the
+    run's own, which is trained here on first use, or the family's."""
+    data, model = config.data, config.model
+    if model.weights is not None and not model.grow and not model.fresh_vocabulary:
+        source = open_source(Path(model.weights))
+        if source.save_tokenizer is not None:
+            name = tokenizer_place(source)
+            print_error(f"tokenizer {name}, that of {model.weights}")
+            return name
     if data.tokenizer_size is None:
         return data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
-    size, model = data.tokenizer_size, config.model.sizes
+    size, sizes = data.tokenizer_size, model.sizes
     try:
         settings = TokenizerSettings(size, max_bytes=TOKENIZER_BYTES, family=config.family, reading=reading)
         end = settings.end_token
-        if size > model.vocab_size or end not in (None, model.eos_token_id):
+        if size > sizes.vocab_size or end not in (None, sizes.eos_token_id):
             fits = f"model.vocab_size={size} model.eos_token_id={end}"
             raise UserError(f"data.tokenizer_size: {size} ids do not fit the model; set {fits}")
         directory = cached_tokenizer(corpus, parent, settings, search)
     except UserError as error:  # it names options of `tokenizer train`
-        raise UserError(f"data.tokenizer_size: {str(error).partition(': ')[2]}") from None
+        problem = str(error).partition(": ")[2].replace("--vocab-size ", "data.tokenizer_size=")
+        raise UserError(f"data.tokenizer_size: {problem}") from None
     print_error(f"tokenizer {directory} (delete it to train one afresh)")
     return str(directory)
 
 
-def check_datasets(config: RunConfig) -> Path:
-    """Find problems with the datasets once, before every worker does; returns the one whose tokenizer counts."""
+def check_datasets(config: RunConfig, begins: bool = False) -> Path:
+    """Find problems with the datasets once, before every worker does, and with the model that a run `begins` with;
+    returns the dataset whose tokenizer counts."""
     model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
-    validation = validation_data(config)
-    for data in (training, validation, *held_out.values()):
-        data.check_model(model.vocab_size, model.eos_token_id)
+    validation, dataset = validation_data(config), Path(training.directory)
+    note = check_weights(config, dataset) if begins else None  # first: sizes of its model fit no other tokenizer
+    training.check_model(model.vocab_size, model.eos_token_id)
     evaluated = {f"data.held_out.{name}": data for name, data in held_out.items()}
     if config.data.validation is not None:
         evaluated["data.validation"] = validation
-    check_meanings(evaluated, Path(training.directory))
-    if note := rounded_weights(config.data):
-        print_error(note)
-    if note := note_on_functions(config, training):
-        print_error(note)
-    return Path(training.directory)
+    check_meanings(evaluated, dataset)
+    for key, data in evaluated.items():
+        if data.eos != model.eos_token_id or data.info["vocab_size"] > model.vocab_size:
+            theirs = f"{data.directory} has {data.info['vocab_size']} ids and ends documents with {data.eos}"
+            raise UserError(f"{key}: {theirs}; prepare it with the tokenizer of {dataset}")
+    unvalidated = lacks_validation(config) and (
+        f"{lacks_validation(config)} has no validation split: the losses that are called validation are those of its "
+        "training data; data.validation=DATASET evaluates on another"
+    )
+    for line in filter(None, (note, unvalidated, rounded_weights(config.data), note_on_functions(config, training))):
+        print_error(line)
+    return dataset
 
 
 def train(
@@ -202,7 +222,7 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
     if minimum is None:
         return
     if not restarts.max_restarts:
-        raise UserError("--min-devices: has no effect without --restarts; give both")
+        raise UserError("--min-devices: has no effect without --restarts; add --restarts 3")
     if node.table is not None:
         raise UserError("--min-devices: not with --rank-table, which fixes the devices; leave one of the two out")
     if (fewer := on_fewer_devices(config, minimum)) is None:
@@ -252,10 +272,8 @@ def train_once(
             start = starting_point(config, run_directory)
             with watch.part("corpus"):
                 config = resolve_data(config, corpus, quiet, node.count)
-                dataset = check_datasets(config)
+                check_datasets(config, begins=start.checkpoint is None)
             _print_schedule(config, start.checkpoint)
-            if start.checkpoint is None and (note := check_weights(config, dataset)):
-                print_error(note)
 
             def attempt(number: int) -> None:
                 begin = starting_point(resumed(config, run_directory), run_directory) if number else start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,41 +30,37 @@ def check_run_config(config: RunConfig) -> None:
     model, training = config.model.sizes, config.training
     check_mesh(config)
     check_kernels(config)
-    if config.seq_length > model.max_position_embeddings:
+    if config.seq_length > (limit := model.max_position_embeddings):
+        growing = ",".join(sorted({"context", *config.model.grow}))
+        grow = f" model.grow=[{growing}]" if config.model.weights else ""
         raise UserError(
-            f"data.seq_length: {config.seq_length} is longer than model.max_position_embeddings "
-            f"{model.max_position_embeddings}; shorten it or enlarge the model's table"
+            f"data.seq_length: {config.seq_length} is longer than model.max_position_embeddings {limit}; set "
+            f"data.seq_length={limit} or model.max_position_embeddings={config.seq_length}{grow}"
         )
     if config.data.blend is not None and config.data.train is not None:
-        raise UserError("data.blend: data.train is given too; set one of them to null")
+        raise UserError("data.blend: data.train is given too; set data.train=null or data.blend=null")
     if config.data.functions_from is not None and config.data.blend is not None:
         raise UserError("data.functions_from: works with data.train only, not with data.blend; set it to null")
     if config.data.tokenizer_size and config.data.tokenizer:
-        raise UserError("data.tokenizer_size: data.tokenizer is given too; set one of them to null")
+        raise UserError("data.tokenizer_size: data.tokenizer is given too; set data.tokenizer=null")
     if training.steps and training.tokens:
-        raise UserError("training.tokens: training.steps is given too; set one of them to null")
+        raise UserError("training.tokens: training.steps is given too; set training.steps=null or training.tokens=null")
     if not config.steps:
-        raise UserError("training.steps: missing; give training.steps or training.tokens")
+        raise UserError("training.steps: missing; set training.steps=N or training.tokens=N")
     if training.patience and not training.evaluate_every:
         raise UserError(
-            "training.patience: needs validation during training; set training.evaluate_every, or training.patience=0"
+            "training.patience: needs validation during training; set training.evaluate_every=N or training.patience=0"
         )
     _check_initial(config)
     if config.compile_cache and config.partitioned:
-        raise UserError(
-            "compile_cache: not available for partitioned runs, which take tensor layouts from the compilation; set it "
-            "to false"
-        )
+        raise UserError("compile_cache: not for partitioned runs, which compile for their layouts; set it to false")
     if config.lora.rank and not config.lora.targets:
         raise UserError("lora.targets: none; name layers that get adapters, such as [attention], or set lora.rank=0")
     if config.lora.rank and config.model.fresh:
         raise UserError("model.fresh: adapters need all weights of their model; leave it out, or set lora.rank=0")
     _check_frozen(config)
     if config.partitioned and config.loss_chunk:
-        raise UserError(
-            f"training.loss_chunk: {config.loss_chunk}, but device: {config.device} forms all logits, which "
-            "parallel.vocabulary can shard; set it to 0 or leave it out"
-        )
+        raise UserError(f"training.loss_chunk: {config.loss_chunk}, but {config.device} forms all logits; set it to 0")
     if training.loss_chunk and training.precision != "fp32":
         raise UserError("training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32")
     if training.precision == "bf16":
@@ -74,8 +71,8 @@ def check_run_config(config: RunConfig) -> None:
     never = schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup
     if training.schedule.decay_steps and never:  # a run that is too short for its schedule gets a note
         raise UserError(
-            f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps "
-            f"{schedule.decay_steps}; the cosine would never start"
+            f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps {schedule.decay_steps}, "
+            f"so the cosine would never start; set training.schedule.warmup_steps={schedule.decay_steps - 1} or less"
         )
 
 
@@ -102,8 +99,7 @@ def _check_frozen(config: RunConfig) -> None:
         return
     if not config.lora.rank:
         raise UserError(
-            f"lora.frozen: {held}, but all weights are trained, in FP32; set lora.rank for adapters, or "
-            "lora.frozen=fp32"
+            f"lora.frozen: {held}, but all weights are trained, in FP32; set lora.rank=N or lora.frozen=fp32"
         )
     if config.lora.bits and (config.device != "cpu" or config.devices > 1 or precision != "fp32"):
         raise UserError(
@@ -177,18 +173,12 @@ def _check_watching(config: RunConfig) -> None:
 def _check_bf16(config: RunConfig) -> None:
     """Rules of training.precision: bf16."""
     if config.training.loss_scale != LossScaleConfig():
-        raise UserError(
-            "training.loss_scale: training.precision is bf16, which has FP32's range and no loss scale; leave "
-            "training.loss_scale out, or set training.precision to fp16"
-        )
+        raise UserError("training.loss_scale: bf16 has none; set training.precision=fp16, or leave the key out")
     if config.device != "cpu" and config.parallel.hardware:
         hardware_of(config).peak("bf16")
     for name in ("graph_kernel", "dropout"):
         if config.device == "cpu" and getattr(config.parallel.fusion, name):
-            raise UserError(
-                f"parallel.fusion.{name}: a CPU trains bf16 by rounding after each FP32 operator, not inside a fused "
-                "kernel; leave the key out"
-            )
+            raise UserError(f"parallel.fusion.{name}: a CPU rounds to bf16 after each operator; leave the key out")
 
 
 # --- mesh, batch and model together ---
@@ -224,10 +214,7 @@ def _check_recomputation(config: RunConfig, mesh: Mesh) -> None:
     if blocks is None:
         return
     if what == "none":
-        raise UserError(
-            f"training.recompute_blocks: {blocks}, but training.recompute is none; set that to full or selective, or "
-            "leave training.recompute_blocks out"
-        )
+        raise UserError("training.recompute_blocks: nothing is recomputed; set training.recompute=full or leave it out")
     if len(blocks) != mesh.pipeline:
         raise UserError(
             f"training.recompute_blocks: {len(blocks)} numbers for the stages of parallel.pipeline {mesh.pipeline}; "
@@ -243,26 +230,22 @@ def _check_recomputation(config: RunConfig, mesh: Mesh) -> None:
 def _check_batch(config: RunConfig, mesh: Mesh) -> None:
     parallel, training = config.parallel, config.training
     if training.global_batch % mesh.data:
-        raise UserError(
-            f"training.global_batch: {training.global_batch} does not divide by the {mesh.data} "
-            "data-parallel devices; change training.global_batch or devices"
-        )
+        whole = -(-training.global_batch // mesh.data) * mesh.data
+        said = f"{training.global_batch} does not divide by the {mesh.data} data-parallel devices"
+        raise UserError(f"training.global_batch: {said}; set training.global_batch={whole}, or change devices")
     if parallel.micro_batches and training.micro_batch:
         if parallel.micro_batches * training.micro_batch != config.local_batch:
-            raise UserError(
-                f"parallel.micro_batches: {parallel.micro_batches} of training.micro_batch {training.micro_batch} are "
-                f"not the {config.local_batch} sequences of a replica; leave one of the two keys out"
-            )
+            given = f"{parallel.micro_batches} of training.micro_batch {training.micro_batch}"
+            raise UserError(f"parallel.micro_batches: {given} are not {config.local_batch} sequences; leave one out")
     elif parallel.micro_batches and config.local_batch % parallel.micro_batches:
         raise UserError(
             f"parallel.micro_batches: {parallel.micro_batches} does not divide the {config.local_batch} sequences of a "
             "replica; choose a divisor or change training.global_batch"
         )
     if config.local_batch % config.micro_batch:
-        raise UserError(
-            f"training.micro_batch: {config.micro_batch} does not divide the {config.local_batch} sequences of a "
-            "device; choose a divisor"
-        )
+        divisor = math.gcd(config.micro_batch, config.local_batch)
+        said = f"{config.micro_batch} does not divide the {config.local_batch} sequences of a device"
+        raise UserError(f"training.micro_batch: {said}; set training.micro_batch={divisor} or another divisor")
 
 
 def _tensor_divides(key: str, mesh: Mesh, size: int) -> None:
@@ -288,9 +271,8 @@ def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
         _tensor_divides("model.vocab_size", mesh, model.vocab_size)
     if parallel.server_devices % mesh.tensor:
         raise UserError(
-            f"parallel.tensor: groups of {mesh.tensor} devices do not fit into servers of "
-            f"{parallel.server_devices} (parallel.server_devices); choose a divisor, tensor-parallel traffic must stay "
-            "inside a server"
+            f"parallel.tensor: {mesh.tensor} devices, whose traffic must stay inside a server, do not divide "
+            f"parallel.server_devices {parallel.server_devices}; choose a divisor"
         )
     if config.micro_batch % mesh.tensor:
         raise UserError(
@@ -304,9 +286,7 @@ def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
         return
     layers = config.model.sizes.num_layers
     if mesh.pipeline > layers:
-        raise UserError(
-            f"parallel.pipeline: {mesh.pipeline} stages for model.num_layers {layers}; choose at most that many"
-        )
+        raise UserError(f"parallel.pipeline: {mesh.pipeline} stages for model.num_layers {layers}; choose that or less")
     if config.accumulation < mesh.pipeline:
         raise UserError(
             f"parallel.micro_batches: {config.accumulation} cannot fill parallel.pipeline {mesh.pipeline} stages; "

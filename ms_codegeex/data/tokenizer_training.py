@@ -11,18 +11,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.locks import locked
-from ms_codegeex.data.corpus.reading import Document, Search, Unit, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Noted, Search, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
+from ms_codegeex.data.corpus.tally import REMEDIES, Tally, read_documents
 from ms_codegeex.data.languages import LANGUAGES
 from ms_codegeex.data.tokenizer import CONFIG, Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import MODEL, SPACE, CodeGeeX2Tokenizer
@@ -64,11 +66,11 @@ class TokenizerSettings:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise UserError(f"family: {self.family!r}; give one of {', '.join(FAMILIES)}")
+            raise UserError(f"--family: {self.family!r}; give one of {', '.join(FAMILIES)}")
         if self.language_tags and self.family != "codegeex2":
-            raise UserError(f"language_tags: tag lines are plain text to {self.family}; leave it out")
+            raise UserError(f"--language-tags: tag lines are plain text to {self.family}; leave it out")
         if self.whitespace_run is not None and self.family not in RUNS:
-            raise UserError(f"whitespace_run: {self.family}'s runs of white space are fixed; leave it out")
+            raise UserError(f"--whitespace-run: {self.family}'s runs of white space are fixed; leave it out")
         default, least, most = RUNS.get(self.family, (0, 0, 0))
         run = default if self.whitespace_run is None else self.whitespace_run
         object.__setattr__(self, "whitespace_run", run)
@@ -79,7 +81,14 @@ class TokenizerSettings:
             ("max_bytes", self.max_bytes >= 1, "1 or more"),
         ):
             if not right:
-                raise UserError(f"{name}: {getattr(self, name)} is out of range; give {expected}")
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option}: {getattr(self, name)} is out of range; give {expected}")
+
+    def too_many(self, size: int, most: int) -> UserError:
+        """For a text of `size` bytes, of which `most` tokens at most can be made."""
+        smaller = f"--vocab-size {most}, or " if most >= self.smallest else ""
+        made = f"--vocab-size: {self.vocab_size} tokens cannot be made of {size} bytes of text, but {most}"
+        return UserError(f"{made}; give {smaller}more text")
 
     @property
     def smallest(self) -> int:
@@ -105,14 +114,19 @@ class TokenizerSettings:
 
 
 def train_tokenizer(
-    inputs: Inputs, output: Path, settings: TokenizerSettings, threads: int = 1, search: Search = find_units
+    inputs: Inputs,
+    output: Path,
+    settings: TokenizerSettings,
+    threads: int = 1,
+    search: Search = find_units,
+    tally: Tally | None = None,
 ) -> Tokenizer:
-    """Train on source trees, `.jsonl` and `.parquet` files, as `prepare` reads them, and write a tokenizer's directory.
-    Equal text and settings give equal bytes. `search` finds the same as `find_units`. `UserError` if `output` exists,
-    an input is missing, or the text is too small for this many tokens."""
+    """Train on source trees and records, as `prepare` reads them, and write a tokenizer's directory. Equal text and
+    settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts. `UserError` if
+    `output` exists, an input is missing, or the text is too small for this many tokens."""
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
-    texts = _Texts(user_roots(inputs or None), settings, search)
+    texts = _Texts(user_roots(inputs or None), settings, search, Tally() if tally is None else tally)
     with atomic_directory(Path(output)) as directory:
         if settings.family == "codegeex2":
             (directory / MODEL).write_bytes(_sentence_pieces(texts, settings, threads))
@@ -157,9 +171,7 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
     texts.check()
     model = parse_json(bpe.to_str())["model"]
     if missing := wanted - len(model["vocab"]):
-        impossible = f"{settings.vocab_size} tokens cannot be made of {texts.read} bytes of text"
-        most = settings.vocab_size - missing
-        raise UserError(f"--vocab-size: {impossible}, at most {most}; give more text, or a smaller size")
+        raise settings.too_many(texts.read, settings.vocab_size - missing)
     tables = Tables.of(model["vocab"], [" ".join(pair) for pair in model["merges"]])
     if settings.family == "codegen":
         return CodeGenTokenizer(whitespace=True, tables=tables)
@@ -194,9 +206,9 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
         )
     except (RuntimeError, OSError) as error:
         texts.check()
-        reason = str(error).strip().splitlines()[-1]
-        impossible = f"{settings.vocab_size} pieces cannot be made of {texts.read} bytes of text ({reason})"
-        raise UserError(f"--vocab-size: {impossible}; give more text, or a smaller size") from None
+        if found := re.search(r"value <= (\d+)", str(error)):
+            raise settings.too_many(texts.read, int(found[1])) from None
+        raise UserError(f"--input: SentencePiece learns nothing of it ({first_line(error)}); give more text") from None
     return model.getvalue()
 
 
@@ -212,22 +224,27 @@ class _Texts:
     """The texts below `roots` until `max_bytes` are read: source files in the order of a hash, as `prepare` samples
     them, then the documents of archives in order. `read` is the number of bytes so far."""
 
-    def __init__(self, roots: Sequence[Root], settings: TokenizerSettings, search: Search):
-        self._roots, self._settings, self._search, self.read = tuple(roots), settings, search, 0
+    def __init__(self, roots: Sequence[Root], settings: TokenizerSettings, search: Search, tally: Tally):
+        self._roots, self._settings, self._search, self._tally = tuple(roots), settings, search, tally
+        self.read = 0
 
     def __iter__(self) -> Iterator[str]:
-        units, _, _ = self._search(self._roots, self._settings.reading, None)
+        units, rejected, _ = self._search(self._roots, self._settings.reading, None)
+        for item in rejected:
+            self._tally.add(item)
         files = [file for unit in units if unit.part is None for file in unit.files]
         files.sort(key=lambda file: (hash_key(SEED, file.identity), file.identity))
-        for unit in (*(Unit(file.identity, (file,)) for file in files), *(unit for unit in units if unit.part)):
-            for item in read_unit(unit, self._settings.reading):
-                if isinstance(item, Document):
-                    if self.read >= self._settings.max_bytes:
-                        return
-                    self.read += len(item.data)
-                    yield item.data.decode()
+        units = [*(Unit(file.identity, (file,)) for file in files), *(unit for unit in units if unit.part)]
+        for document in read_documents(units, self._settings.reading, self._tally):
+            if self.read >= self._settings.max_bytes:
+                limit = f"the text from here on is not read (max_bytes {self._settings.max_bytes})"
+                self._tally.add(Noted(document.source, limit))
+                return
+            self.read += len(document.data)
+            yield document.data.decode()
 
     def check(self) -> None:
         """`UserError` if there was none."""
         if not self.read:
-            raise UserError("--input: no text in there; give source trees, .jsonl or .parquet files")
+            why = self._tally.nothing_left(REMEDIES, "give source trees or records (docs/prepare.md)")
+            raise UserError(f"--input: no text in there: {why}")

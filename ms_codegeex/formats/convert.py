@@ -21,9 +21,10 @@ from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_jso
 from ms_codegeex.base.reading import read_inside, read_json
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.data.tokenizer import CONFIG as TOKENIZER_CONFIG
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
-from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors, rank_record
+from ms_codegeex.formats.files import TORCH_SUFFIXES, nested_tensors, rank_record
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
@@ -40,7 +41,7 @@ _MAX_CODE = 16 << 20  # bytes of a module that is compared with ours
 AHEAD = 2  # tensors that are loaded while one is written
 DIRECTORIES = ("hf", "gptj")  # model directories
 LAYOUTS = {"hf": "huggingface", "gptj": "gptj", "megatron": "megatron", "mindspore": "mindspore"}
-_SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
+_SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (".ckpt",)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
@@ -291,7 +292,7 @@ def convert(
         "to": to,
         "output": str(target),
         "files": tensor_parallel,
-        "tokenizer": to in DIRECTORIES and model.save_tokenizer is not None,
+        "tokenizer": to in DIRECTORIES and any((target / name).is_file() for name in TOKENIZER_FILES),
         "dtypes": sorted({tensor.dtype for tensor in written}),
         "tensors": len(parts[0]),
         "skipped": list(model.skipped),

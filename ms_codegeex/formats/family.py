@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
-from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys
+from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys, plain_name
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
+# other keys of a size, in classes and versions of transformers, that count where the family's own is missing or null
+RENAMED = {
+    "hidden_size": ("hidden_size",),
+    "num_layers": ("num_hidden_layers", "num_layers"),
+    "num_heads": ("num_attention_heads",),
+    "vocab_size": ("vocab_size",),
+    "max_position_embeddings": ("max_position_embeddings", "n_ctx"),
+    "layer_norm_eps": ("layer_norm_eps",),
+}
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Reads and writes a family's sizes, which are all fields of its configuration. `build`: the family's
-    `build_config`."""
+    `build_config`; `presets`: its named sizes."""
 
     data: SizeKeys
     build: Callable[[None, dict[str, Any]], Any]
+    presets: Mapping[str, Mapping[str, Any]]
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -46,7 +56,13 @@ class Sizes:
         for name in self.data.required:
             value = values.get(key := keys.get(name, name))
             if type(value) is not int or value < 1:
-                raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number")
+                of = (
+                    f", such as {sizes[name]} of {preset}"
+                    for preset, sizes in self._similar(values, keys)
+                    if name in sizes
+                )
+                remedy = f"write it there{next(of, '')}"
+                raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number; {remedy}")
             fields[name] = value
         for name, default in self.optional.items():
             value = values.get(key := keys.get(name, name), default)
@@ -61,6 +77,13 @@ class Sizes:
             raise UserError(f"{where}: {text}") from None
         return fields
 
+    def _similar(self, values: Mapping[str, Any], keys: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The presets that have those of the telling sizes which `values` state."""
+        for preset in self.presets:
+            sizes = vars(self.build(preset, {}))
+            if all(values.get(keys.get(name, name)) in (None, sizes[name]) for name in _TELLING):
+                yield preset, sizes
+
     def from_ours(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The sizes, checked, from a mapping in our own names. `UserError` for one that the family does not have:
         without it, the model may be another one."""
@@ -73,17 +96,29 @@ class Sizes:
         return self._checked(values, {}, "model configuration")
 
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid."""
+        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid. null
+        counts as absent; the first of several end tokens counts."""
         model_type = values.get("model_type")
         if model_type != self.data.model_type:
             raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.model_type!r}")
+        values = {key: value for key, value in values.items() if value is not None}
+        if method := values.get("quantization_config"):
+            raise UserError(
+                f"config.json: quantization_config is {method!r:.80}; give the model before it was quantised"
+            )
         for key, expected in self.data.only.items():
-            if key in values and values[key] != expected:
+            if key in values and values[key] not in (expected, *self.data.synonyms.get(key, ())):
                 raise UserError(f"config.json: {key} is {values[key]!r}, but only {expected!r} is supported")
+        for name in self.fields:
+            other = next((other for other in RENAMED.get(name, ()) if other in values), None)
+            if (key := self.data.keys.get(name, name)) not in values and other is not None:
+                values |= {key: values[other]}
+        if isinstance(ends := values.get("eos_token_id"), list) and ends:
+            values |= {"eos_token_id": ends[0]}
         read = self.data.read(values)
         absent = [key for name in self.fields if (key := self.data.keys.get(name, name)) not in read]
         for key in values:  # most others are of other programs
-            if near := difflib.get_close_matches(str(key), absent, 1, MISSPELT):
+            if not key.endswith("_token_id") and (near := difflib.get_close_matches(str(key), absent, 1, MISSPELT)):
                 raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
         return self._checked(read, self.data.keys, "config.json")
 
@@ -126,33 +161,37 @@ class FamilyFormats:
     @property
     def sizes(self) -> Sizes:
         """The family's sizes in our names and as the keys of a `config.json`."""
-        return Sizes(self.data.sizes, self.family.config.build_config)
+        return Sizes(self.data.sizes, self.family.config.build_config, self.family.config.PRESETS)
 
     def layout(self, kind: str) -> ForeignLayout:
         """The layout of that kind which we write; `UserError` if the family has none."""
         found = next((layout for layout in self.data.layouts if layout.kind == kind), None)
         if found is None:
-            raise UserError(f"--to {kind}: no model of {self.family.name} is one; choose another form")
+            raise UserError(f"--to {kind}: no model of {self.family.name} is one; choose --to hf")
         return found
 
     def own_config(self, layout: ForeignLayout, config_json: Mapping[str, Any]) -> Mapping[str, Any]:
         """The `config.json` of a directory in a layout of another architecture, as that of the family itself would be;
         `UserError` for a setting of that architecture which the family does not have."""
-        for key in layout.config.keys() & config_json.keys() - {"model_type", "architectures"}:
+        for key in layout.config.keys() & config_json.keys() - {"model_type", "architectures", "tokenizer_class"}:
             if (value := config_json[key]) != layout.config[key]:
                 raise UserError(f"config.json: {key} is {value!r}, but only {layout.config[key]!r} is supported")
         kept = {key: value for key, value in config_json.items() if key not in layout.config}
         return {**kept, "model_type": self.data.sizes.model_type}
 
     def recognise(self, names: Collection[ForeignName], kind: str | None = None) -> tuple[float, ForeignLayout | None]:
-        """The layout (of `kind`, or any) that names most of these tensors, and the share of its patterns found."""
-        best: tuple[float, ForeignLayout | None] = (0.0, None)
+        """The layout (of `kind`, or any) that names most of these tensors, and the share of its patterns found. Of two
+        that differ in nesting alone it is the one that the file has."""
+        best: tuple[float, int, ForeignLayout | None] = (0.0, 0, None)
+        plain = {*map(plain_name, names)}
         for layout in self.data.layouts:
             if kind in (None, layout.kind):
-                share = sum(entry.numbered(0).foreign in names for entry in layout.entries) / len(layout.entries)
-                if share > best[0]:
-                    best = share, layout
-        return best
+                first = [entry.numbered(0).foreign for entry in layout.entries]
+                share = sum(plain_name(name) in plain for name in first) / len(first)
+                exact = sum(name in names for name in first)
+                if share and (share, exact) > best[:2]:
+                    best = share, exact, layout
+        return best[0], best[2]
 
     def axis(self, layout: ForeignLayout, name: str) -> int | None:
         """The axis along which tensor-parallel ranks share our tensor `name` in this layout."""
@@ -213,14 +252,12 @@ class FamilyFormats:
             if all(preset[key] == fields[key] for key in _TELLING):
                 fields |= {key: preset[key] for key in self.sizes.fields if key not in fields}
         fields |= {key: value for key, value in known.items() if key in self.sizes.fields}
-        missing = [key for key in self.data.sizes.required if key not in fields]
-        if missing:
-            sizes = ", ".join(f"{key} {fields[key]}" for key in _TELLING)
-            reason = f"the file does not record this size, and no preset has {sizes}"
-            raise UserError(f"{missing[0]}: {reason}; add --set {missing[0]}=N")
+        sizes = ", ".join(f"{key} {fields[key]}" for key in _TELLING)
+        missing = {key: f"no preset has {sizes}" for key in self.data.sizes.required if key not in fields}
         eos = fields.get("eos_token_id", self.sizes.defaults["eos_token_id"])
         if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
-            reason = f"the file does not record it, and {eos} has no row in a table of {fields['vocab_size']}"
-            remedy = "add --set eos_token_id=N, or see whether a file of the model is missing"
-            raise UserError(f"eos_token_id: {reason}; {remedy}")
+            missing["eos_token_id"] = f"{eos} has no row in a table of {fields['vocab_size']}"
+        for key, reason in missing.items():
+            settings = " ".join(f"--set {name}=N" for name in missing)
+            raise UserError(f"{key}: the file does not record it, and {reason}; add {settings}")
         return self.sizes.from_ours(fields)

@@ -1,21 +1,27 @@
-"""Files of weights without a configuration, recognised by content: the tensors of each tensor-parallel rank."""
+"""What users name as a model, a file or a folder of any program, and the way from it to files of weights.
+
+`LAYOUTS` declares all that is recognised: each is read, leads to a place below it, or is refused with a remedy.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import check_file, entries
-from ms_codegeex.base.reading import open_regular
+from ms_codegeex.base.quarantine import admit, check_file, entries, is_weights
+from ms_codegeex.base.reading import open_regular, place_inside, read_inside
+from ms_codegeex.formats.checkpoint import MANIFEST
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
+from ms_codegeex.formats.model_directory import CONFIG, LFS, POINTER, read_weights, weight_files
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
@@ -24,10 +30,12 @@ from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.foreign import ForeignName
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-MINDSPORE_SUFFIX = ".ckpt"
+MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
 GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
+ADAPTER_CONFIG = "adapter_config.json"
 _TORCH_BEGINNINGS = (b"PK", b"\x80\x02")  # a zip archive; the pickle of versions before 1.6, which we refuse by name
-_MEGATRON_RANK = re.compile(r"mp_rank_(\d+)")
+_MEGATRON_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d{3})(?!\d))?(?:_(\d{3})(?!\d))?")
+_BLOCK = re.compile(r"(?<=\blayers\.)\d+|(?<=\bh\.)\d+")
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
 # what the shapes do not show: our name, the training program's
 _ARGUMENTS = {
@@ -37,12 +45,19 @@ _ARGUMENTS = {
     _RANKS: _RANKS,
 }
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
-_TRAINING_STATE = {
-    *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
-    *("cuda_rng_state", "rng_tracker_states", "rng_state"),
-}
+# keys and files of what training programs save with the weights: optimizers, schedules, generators of random numbers
+_TRAINING_STATE = re.compile(
+    r"(optim|(dist(rib)?_)?optimizer|(lr_|opt_param_)?scheduler|scaler|grad_scaler|amp|ema|callbacks?|loops)(_.*|s)?"
+    r"|(.*_)?rng_(tracker_)?states?|frozen_param_fragments|hyper_parameters"
+)
+_TRAINING_FILE = re.compile(
+    r"(.*[-_.])?(optim|optimizer|scheduler|scaler|rng_state|random_states|training_args|optim_states)"
+    r"([-_.]?\d+)?\.(pt|pth|bin|pkl|ckpt|safetensors)"
+)
 _NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
+_MOST_STEPS = 8  # from what the user names down to the weights
+_LONGEST_POINTER = 256  # bytes of a file that names a folder
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,110 @@ class RawModel:
     recorded: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[str] = ()
     files: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder on the way from `root`, which the user named, to the weights: what a folder holds, and the first
+    bytes of a file."""
+
+    root: Path
+    path: Path
+    files: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    beginning: bytes | None = None
+
+    @classmethod
+    def at(cls, root: Path, path: Path) -> Place:
+        """What is there. `UserError` for a link out of the root, and for a folder that is endless."""
+        if path != root:
+            place_inside(root, str(path.relative_to(root)))
+        if path.is_dir():
+            return cls(root, path, tuple(entries(path)), tuple(entries(path, folders=True)))
+        if not path.is_file():
+            raise UserError(f"{path}: no such file or directory; expected {_EXPECTED}")
+        if path != root:
+            check_file(root, str(path.relative_to(root)))
+        with open_regular(path) as stream:
+            return cls(root, path, beginning=stream.read(len(LFS)))
+
+    @property
+    def folder(self) -> Path:
+        """The folder, or that of the file."""
+        return self.path if self.beginning is None else self.path.parent
+
+    @property
+    def candidates(self) -> list[str]:
+        """The files of a folder that may hold weights."""
+        names = (name for name in self.files if name.endswith((*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)))
+        return [name for name in names if not _TRAINING_FILE.fullmatch(name)]
+
+    def begins(self, text: bytes) -> bool:
+        """Whether it is a file that begins so."""
+        return self.beginning is not None and self.beginning.startswith(text)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One thing that a file or folder can be.
+
+    `name`: what it is; `source`: the programs that write it; `recognised`: by what, for people. `found(place)`:
+    something true if it is this. `then(place, found)` reads it; None: the caller does, who has its configuration;
+    `BELOW`: `found` is the name in the folder to go on with; another text: why it is refused and what helps, with
+    `{path}` and `{found}`.
+    """
+
+    name: str
+    source: str
+    recognised: str
+    found: Callable[[Place], Any]
+    then: Callable[[Place, Any], RawModel] | str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the user named: its layout, the place that it led to, what was found there, and the folders on the way."""
+
+    layout: Layout
+    place: Place
+    what: Any
+    way: tuple[Place, ...]
+
+    def passed_over(self, used: Collection[Path]) -> str | None:
+        """One line: where the weights are, if in a folder below, and what there is besides the files that are used."""
+        if not self.way:
+            return None
+        root, parents = self.place.root, {parent for file in used for parent in file.parents}
+        folders = [place.path for place in self.way]
+        folders += sorted(parent for parent in parents if root in parent.parents and parent not in folders)
+        over = [folder / name for folder in folders for name in entries(folder) if is_weights(name)]
+        inner = (place.path / name for place in self.way for name in place.folders if _NUMBERED.fullmatch(name))
+        over = [path for path in (*over, *inner) if path not in used and path not in parents and path not in folders]
+        names = [str(path.relative_to(root)) for path in over]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        below = f"the weights are in {self.place.folder.relative_to(root)}" if self.place.folder != root else ""
+        said = [below, f"passed over: {', '.join(names[:3])}{more}" if names else ""]
+        return f"{root}: {'; '.join(filter(None, said))}" if any(said) else None
+
+
+def find_model(path: Path) -> Found:
+    """What a user names as a model, followed down to its weights. `UserError` if it is nothing of `LAYOUTS`, or is
+    refused."""
+    root = Path(path)
+    place, way = Place.at(root, root), ()
+    for _ in range(_MOST_STEPS):
+        layout, what = next(((each, what) for each in LAYOUTS if (what := each.found(place))), (None, None))
+        way += (place,) if place.beginning is None else ()
+        if layout is None:
+            break
+        if layout.then == BELOW:
+            place = Place.at(root, place.path / what)
+        elif isinstance(layout.then, str):
+            quoted = {"path": shlex.quote(str(place.path)), "folder": shlex.quote(str(place.folder))}
+            raise UserError(f"{place.path}: {layout.then.format(found=what, **quoted)}")
+        else:
+            return Found(layout, place, what, way)
+    raise UserError(f"{place.path}: nothing of these is there; expected {_EXPECTED}")
 
 
 def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[ForeignName, LazyTensor]]:
@@ -91,7 +210,8 @@ def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) 
 
 def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """Sizes recorded in the file: our own `config`, or the arguments of the training program."""
-    config, arguments = tree.get("config"), namespace(tree.get("args")) or {}
+    config, arguments = tree.get("config"), tree.get("args")
+    arguments = arguments if isinstance(arguments, dict) else namespace(arguments) or {}
     sizes = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
     if arguments.get(_SCALED_SCORES) is True:
         sizes["softmax_fp32"] = True
@@ -99,65 +219,97 @@ def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: value for name, value in sizes.items() if type(value) in (int, float, bool, str)}
 
 
-def _model_tensors(tree: Mapping[Any, Any]) -> tuple[dict[ForeignName, LazyTensor], list[str]]:
+def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignName, LazyTensor], list[str]]:
     """The model's tensors by path, and the names of the training state that was saved along with them."""
-    if isinstance(tree.get("model"), Mapping) and "module" not in tree:
-        tree = {"module" if key == "model" else key: value for key, value in tree.items()}  # without DeepSpeed
+    if "model0" in tree:
+        raise UserError(f"{file}: holds the chunks of an interleaved pipeline; save it again with a single stage")
     tensors, training_state = {}, []
     for name, tensor in nested_tensors(tree):
-        if (name[0] if isinstance(name, tuple) else name) in _TRAINING_STATE:
+        if _TRAINING_STATE.fullmatch(_path(name)[0].partition(".")[0]):
             training_state.append(shown(name))
         else:
             tensors[name] = tensor
     return tensors, training_state
 
 
-def _read_torch(files: Sequence[Path]) -> RawModel:
-    trees = [read_torch(file) for file in files]
-    for rank, (tree, file) in enumerate(zip(trees, files, strict=True)):
-        if not isinstance(tree, Mapping):
-            raise UserError(f"{file}: holds no dictionary of tensors; save the model's state dict")
-        _check_rank(_megatron_sizes(tree), rank, len(files), str(file))
-    ranks, skipped = zip(*map(_model_tensors, trees), strict=True)
-    recorded = _megatron_sizes(trees[0])
-    return RawModel(ranks, [str(file) for file in files], recorded=recorded, skipped=skipped[0], files=files)
+def _joined(stages: Sequence[Mapping[ForeignName, LazyTensor]], files: Sequence[Path]) -> dict[ForeignName, LazyTensor]:
+    """The tensors of all stages of a pipeline, whose layers are numbered from 0 in each, or through all of them."""
+    tensors, first = dict(stages[0]), 0
+    for number, (stage, file) in enumerate(zip(stages, files, strict=True)):
+        blocks = [int(block[0]) for name in stage if (block := _BLOCK.search(".".join(_path(name))))]
+        shift = first if blocks and min(blocks) < first else 0
+        for name, tensor in stage.items() if number else ():
+            path = tuple(_BLOCK.sub(lambda block, by=shift: str(int(block[0]) + by), part) for part in _path(name))
+            if "word_embeddings_for_head" in path:  # the copy of the first stage's table
+                continue
+            if tensors.setdefault(path if isinstance(name, tuple) else path[0], tensor) is not tensor:
+                raise UserError(f"{file}: {shown(name)} is in an earlier stage too; give the stages of one model")
+        first = shift + max(blocks, default=first - shift - 1) + 1
+    return tensors
 
 
-def _weights(tensors: Mapping[str, LazyTensor], path: Path, files: Sequence[Path] = ()) -> RawModel:
-    """MindSpore's tensors without moments, counters and the caches of inference."""
+def _path(name: ForeignName) -> tuple[str, ...]:
+    return (name,) if isinstance(name, str) else name
+
+
+def _read_torch(_place: Place, ranks: Sequence[Sequence[Path]]) -> RawModel:
+    """The files of each tensor-parallel rank, one for each stage of a pipeline."""
+    parts, skipped, recorded = [], [], {}
+    for rank, files in enumerate(ranks):
+        trees = [read_torch(file) for file in files]
+        for tree, file in zip(trees, files, strict=True):
+            if not isinstance(tree, Mapping):
+                raise UserError(f"{file}: holds no dictionary of tensors; save the model's state dict")
+            _check_rank(_megatron_sizes(tree), rank, len(ranks), str(file))
+        stages, states = zip(*map(_model_tensors, trees, files), strict=True)
+        parts.append(_joined(stages, files))
+        if not rank:
+            skipped, recorded = [name for state in states for name in state], _megatron_sizes(trees[0])
+    opened = [file for files in ranks for file in files]
+    return RawModel(parts, [str(files[0]) for files in ranks], None, recorded, skipped, opened)
+
+
+def _weights(tensors: Mapping[str, LazyTensor], path: Path, kind: str | None, files: Sequence[Path] = ()) -> RawModel:
+    """The tensors without MindSpore's moments, counters and caches of inference."""
     weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
     skipped = [name for name in tensors if name not in weights]
-    return RawModel([weights], [str(path)], "mindspore", skipped=skipped, files=files or [path])
+    return RawModel([weights], [str(path)], kind, skipped=skipped, files=files or [path])
 
 
-def _in_order(numbered: Mapping[int, Path], where: Path) -> list[Path]:
-    """The files of ranks 0, 1, ...; `UserError` naming a rank without a file."""
-    *_, last = ranks = sorted(numbered)
+def _in_order(numbered: Mapping[int, Any], where: Path, what: str = "rank") -> list[Any]:
+    """What there is of ranks 0, 1, ...; `UserError` naming the first that is missing."""
+    ranks = sorted(numbered)
     for expected, rank in enumerate(ranks):  # a file's name may hold any number, such as a date: make no list of it
         if rank != expected:
-            raise UserError(f"{where}: no file of rank {expected}, though there is {numbered[last].name}; copy all")
+            raise UserError(f"{where}: no file of {what} {expected}, though there is one of {ranks[-1]}; copy all")
     return [numbered[rank] for rank in ranks]
 
 
-def _megatron_ranks(directory: Path) -> list[Path]:
-    """The files of a folder `mp_rank_XX_model_states.pt` or `mp_rank_XX/<any name>.pt`, in rank order."""
-    numbered: dict[int, Path] = {}
-    for path in sorted(directory.glob("mp_rank_*")):
-        inner = sorted(file for file in path.iterdir() if file.suffix in TORCH_SUFFIXES) if path.is_dir() else [path]
-        if (match := _MEGATRON_RANK.match(path.name)) is None:
+def _megatron_ranks(place: Place) -> list[list[Path]]:
+    """The files of a folder `mp_rank_XX_model_states.pt` or `mp_rank_XX/<any name>.pt` in rank order, `mp_rank_XX_YYY`
+    for each stage of a pipeline. Folders that hold an optimizer alone do not count."""
+    numbered: dict[int, dict[int, Path]] = {}
+    own = {*place.candidates}
+    for name in sorted({*place.files, *place.folders}):
+        if (match := _MEGATRON_RANK.match(name)) is None:
             continue
-        rank = int(match[1])
-        if len(inner) != 1 or rank in numbered:
-            raise UserError(f"{path}: rank {rank} has {len(inner) + (rank in numbered)} files; expected one")
-        check_file(directory, str(inner[0].relative_to(directory)))
-        numbered[rank] = inner[0]
-    return _in_order(numbered, directory) if numbered else []
+        rank, stage, inner = int(match[1]), int(match[2] or 0), [name] if name in own else []
+        if name in place.folders:
+            inner = [f"{name}/{file}" for file in Place.at(place.root, place.path / name).candidates]
+        if not inner:
+            continue
+        if len(inner) != 1 or stage in numbered.setdefault(rank, {}):
+            has = f"rank {rank} has {len(inner) + (stage in numbered[rank])} files"
+            raise UserError(f"{place.path / name}: {has}; expected one")
+        check_file(place.path, inner[0])
+        numbered[rank][stage] = place.path / inner[0]
+    return [_in_order(stages, place.path, "stage") for stages in _in_order(numbered, place.path)]
 
 
-def _read_mindspore_ranks(directory: Path) -> RawModel:
+def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
     """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
-    files = find_rank_files(directory)
-    suffixes = (MINDSPORE_SUFFIX, ".json")
+    directory, files = place.path, find_rank_files(place.path)
+    suffixes = (*MINDSPORE_SUFFIXES, ".json")
     strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
     for path in strategies:
         check_file(directory, str(path.relative_to(directory)), LARGEST_STRATEGY)
@@ -167,7 +319,7 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
     parts = []
     for rank, file in enumerate(_in_order(files, directory)):
         _check_rank(read_origin(file) or {}, rank, len(files), str(file))
-        parts.append(_weights(read_mindspore(file), file))
+        parts.append(_weights(read_mindspore(file), file, "mindspore"))
     ranks, where = [part.ranks[0] for part in parts], [part.where[0] for part in parts]
     return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped, files=[*files.values()])
 
@@ -188,28 +340,26 @@ def _open_npy(file: Path) -> np.ndarray:
     return array
 
 
-def _read_npy_folder(path: Path) -> dict[str, LazyTensor]:
+def _read_npy_folder(place: Place, _found: Any) -> RawModel:
     """The tensors of a folder with one `<name>.npy` each, as CodeGeeX's export to PyTorch makes it. The format has no
     checksum, so changed elements look sound."""
-    tensors = {}
-    for file in sorted(Path(path).glob("*.npy")):
-        check_file(path, file.name)
+    tensors, files = {}, [place.path / name for name in place.files if name.endswith(".npy")]
+    for file in files:
+        check_file(place.path, file.name)
         array = _open_npy(file)
         try:
             dtype = dtype_name(array)
         except ValueError as error:
             raise UserError(f"{file}: {error}") from None
         tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: _open_npy(file))
-    return tensors
+    return _weights(tensors, place.path, "mindspore", files)
 
 
 def is_gguf(path: Path) -> bool:
     """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
     path = Path(path)
-    if not path.is_file():
-        return False
-    if path.suffix == GGUF_SUFFIX:
-        return True
+    if not path.is_file() or path.suffix == GGUF_SUFFIX:
+        return path.is_file()
     try:
         with open_regular(path) as stream:
             return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
@@ -217,42 +367,150 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def _refuse_gguf(path: Path) -> NoReturn:
-    line = f"ms-codegeex convert --model {shlex.quote(str(path))} --to hf --output DIR"
-    raise UserError(f"{path}: a GGUF file, which only `convert` and `inspect` read; convert it first: {line}")
+def _read_file(place: Place, _found: Any) -> RawModel:
+    path, beginning = place.path, place.beginning or b""
+    if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
+        return _read_torch(place, [[path]])
+    _check_rank(read_origin(path) or {}, 0, 1, str(path))
+    return _weights(read_mindspore(path), path, None if path.suffix == ".safetensors" else "mindspore")
 
 
-def read_raw(path: Path) -> RawModel:
-    """The tensors at `path`, a file or a folder of files of one model; `UserError` when it is none of these."""
-    path = Path(path)
-    if is_gguf(path):
-        _refuse_gguf(path)
-    if path.is_file():
-        with open_regular(path) as stream:
-            beginning = stream.read(2)
-        if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
-            return _read_torch([path])
-        _check_rank(read_origin(path) or {}, 0, 1, str(path))
-        return _weights(read_mindspore(path), path)
-    if path.is_dir():
-        entries(path)  # not endless
-        if ranks := _megatron_ranks(path):
-            return _read_torch(ranks)
-        if any(path.glob("*.npy")):
-            return _weights(_read_npy_folder(path), path, sorted(path.glob("*.npy")))
-        if any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
-            return _read_mindspore_ranks(path)
-        files = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]
-        if len(files) == 1:
-            check_file(path, files[0].name)
-            return read_raw(files[0])
-        if files and all(file.suffix == MINDSPORE_SUFFIX for file in files):
-            return _read_mindspore_ranks(path)
-        if found := sorted(path.glob(f"*{GGUF_SUFFIX}")):
-            _refuse_gguf(found[0])
-    reason = "nothing of these is there" if path.is_dir() else "no such file or directory"
-    raise UserError(
-        f"{path}: {reason}; expected a run directory, a checkpoint directory, a model directory (config.json and "
-        "*.safetensors or pytorch_model*.bin), a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or "
-        "rank files, or a folder of .npy"
-    )
+def _shards(place: Place) -> tuple[str, ...]:
+    """The files in Hugging Face's layout in a folder, or of the one that a file belongs to."""
+    return weight_files(place.folder, None if place.beginning is None else place.path.name)
+
+
+def _many_shards(place: Place) -> tuple[str, ...]:
+    names = _shards(place)
+    return names if len(names) > 1 or "".join(names).endswith(".json") else ()
+
+
+def _with_config(place: Place) -> bool:
+    return _shards(place) != () and (place.folder / CONFIG).is_file()
+
+
+def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
+    admit(place.folder)
+    tensors, files, unlisted = read_weights(place.folder, names)
+    used = [place.folder / name for name in dict.fromkeys((*files.values(), *names))]
+    return RawModel([tensors], [str(place.folder)], skipped=unlisted, files=used)
+
+
+def _only(place: Place) -> str | None:
+    """The only file of weights in a folder."""
+    names = (_shards(place) or place.candidates) if place.beginning is None else ()
+    return names[0] if len(names) == 1 and not _is_ranks(place) else None
+
+
+def _named_by(file: str, folder: Callable[[str], str] = str, pattern: str = r"[\w.+=-]+") -> Callable[[Place], Any]:
+    """Finds the folder that a small file names. `UserError` if it names anything else."""
+
+    def found(place: Place) -> str | None:
+        if file not in place.files:
+            return None
+        text = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
+        name = folder(text) if re.fullmatch(pattern, text) else text
+        if name not in place.folders:
+            there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"
+            raise UserError(f"{place.path / file}: names {name[:60]!r}, which is not beside it; give {there}")
+        return name
+
+    return found
+
+
+def _newest(pattern: str) -> Callable[[Place], Any]:
+    """Finds the folder or file of the highest number; `pattern` has one group of digits."""
+
+    def found(place: Place) -> str | None:
+        matches = [match for name in (*place.folders, *place.files) if (match := re.fullmatch(pattern, name))]
+        return max(matches, key=lambda match: int(match[1]))[0] if matches else None
+
+    return found
+
+
+def _first(pattern: str) -> Callable[[Place], Any]:
+    """Finds a file in a folder, or the file itself."""
+    matches = re.compile(pattern).fullmatch
+    return lambda place: next(filter(matches, place.files if place.beginning is None else (place.path.name,)), None)
+
+
+def _is_run(place: Place) -> bool:
+    inner = place.path / "checkpoints"
+    inside = "checkpoints" in place.folders and ("config.yaml" in place.files or list_checkpoints(inner))
+    return bool(MANIFEST in place.files or inside or list_checkpoints(place.path))
+
+
+def _is_ranks(place: Place) -> bool:
+    """Whether there are files of MindSpore's ranks: in folders, or several beside each other."""
+    inside = (file for name in place.folders if "rank" in name for file in entries(place.path / name))
+    names, many = place.candidates, len(place.candidates) > 1
+    ranks = all(name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors")) for name in names)
+    return (many and ranks) or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
+
+
+def _around(place: Place) -> str | None:
+    known = [name for name in ("checkpoints", "lightning_logs", "snapshots") if name in place.folders]
+    return (known or place.folders)[0] if known or len(place.folders) == 1 else None
+
+
+_EXPECTED = (
+    "a run directory, a checkpoint directory, a model directory (config.json and *.safetensors or pytorch_model*.bin), "
+    "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
+)
+BELOW = "below"
+_NUMBERED = re.compile(r"(iter|global_step|checkpoint|version|epoch|step)[-_]?\d+|release|original")
+_LAST_STEP = _newest(r"(?:iter_|global_step|version_|(?:checkpoint|epoch|step)[-_])(\d{1,18})")
+_LAST_EPOCH = _newest(r".*step=(\d{1,18})(?:-v\d+)?\.ckpt")
+_ITERATION = _named_by(
+    "latest_checkpointed_iteration.txt",
+    lambda text: text if text == "release" else f"iter_{int(text):07d}",
+    r"release|\d{1,18}",
+)
+# why something is refused, and what helps
+_GGUF = (
+    "a GGUF file, which only `convert` and `inspect` read; convert it first: "
+    "ms-codegeex convert --model {path} --to hf --output DIR"
+)
+_DCP = (
+    "is a distributed checkpoint (.distcp), which is not read; make one file of it: "
+    "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pt"
+)
+_TORCH_DIST = "is a distributed checkpoint (torch_dist, zarr), which is not read; save it with --ckpt-format torch"
+_PIPELINE = (
+    "holds the layers of a DeepSpeed pipeline ({found}), which are not read; write "
+    "torch.save(model.state_dict(), 'model.pt') in the program that can load them, and give that file"
+)
+_ZERO = (
+    "holds weights sharded by ZeRO 3 ({found}); join them with DeepSpeed's script in the folder above: "
+    "python zero_to_fp32.py . joined"
+)
+_SEVERAL = "holds several files of weights, such as {found}; give one of them"
+
+RUN = Layout("run, checkpoint", "ms-codegeex", f"`{MANIFEST}`, `step-*`, `checkpoints/step-*`", _is_run, None)
+_BY_NAME = f"`{CONFIG}` and `model.safetensors`, `pytorch_model.bin`, an index, all shards or a variant (`.fp16`)"
+DIRECTORY = Layout("model directory", "transformers", _BY_NAME, _with_config, None)
+ADAPTERS = Layout("adapters", "PEFT", f"`{ADAPTER_CONFIG}`", lambda place: ADAPTER_CONFIG in place.files, None)
+LAYOUTS = (  # the first that is found counts
+    Layout("GGUF", "llama.cpp", "`.gguf`", lambda place: is_gguf(place.path), _GGUF),
+    Layout("pointer", "Git LFS", "how it begins", lambda place: place.begins(LFS), POINTER),
+    DIRECTORY,
+    RUN,
+    ADAPTERS,
+    Layout("shards alone", "transformers", "an index, or all shards", _many_shards, _read_shards),
+    Layout("distributed checkpoint", "Megatron-LM, NeMo", "`common.pt`", _first(r"common\.pt"), _TORCH_DIST),
+    Layout("distributed checkpoint", "FSDP, torch", "`.metadata`, `.distcp`", _first(r"\.metadata|.*\.distcp"), _DCP),
+    Layout("file of tensors", "PyTorch, MindSpore", "how it begins", lambda place: place.begins(b""), _read_file),
+    Layout("run", "DeepSpeed, Lightning", "what `latest` names", _named_by("latest"), BELOW),
+    Layout("run", "Megatron-LM", "what `latest_checkpointed_iteration.txt` names", _ITERATION, BELOW),
+    Layout("pipeline", "DeepSpeed", "`layer_XX-model_*.pt`", _first(r"layer_\d+-model_.*"), _PIPELINE),
+    Layout("ZeRO 3", "DeepSpeed", "`zero_*_model_states.pt`", _first(r"(bf16_)?zero_.*_model_states\.pt"), _ZERO),
+    Layout("ranks", "Megatron-LM, DeepSpeed", "`mp_rank_XX`, `mp_rank_XX_YYY` (stages)", _megatron_ranks, _read_torch),
+    Layout("arrays", "CodeGeeX's export", "`*.npy`", _first(r".*\.npy"), _read_npy_folder),
+    Layout("one file", "all", "the only file of weights that is not an optimizer's", _only, BELOW),
+    Layout("last checkpoint", "Lightning", "`last.ckpt`", _first(r"last\.ckpt"), BELOW),
+    Layout("checkpoints", "Lightning", "the highest `step=N` of `*.ckpt`", _LAST_EPOCH, BELOW),
+    Layout("ranks", "MindSpore", "`rank_R/*.ckpt`, `*R-<step>.ckpt`, `.safetensors`", _is_ranks, _read_mindspore_ranks),
+    Layout("several files", "all", "none of the above", lambda place: ", ".join(place.candidates[:3]), _SEVERAL),
+    Layout("steps", "all", "the highest `iter_N`, `global_stepN`, `checkpoint-N`, `version_N`", _LAST_STEP, BELOW),
+    Layout("folder around it", "all", "`checkpoints`, `lightning_logs`, `snapshots`, the only folder", _around, BELOW),
+)

@@ -24,6 +24,7 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.chunks import wrong_crc32
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
     NUMPY_DTYPES,
@@ -36,6 +37,7 @@ from ms_codegeex.formats.tensors import (
 from ms_codegeex.formats.wire import Value, WireError, WireReader, length_field, number_field, only
 
 DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
+SAFETENSORS = ".safetensors"
 _WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
@@ -186,20 +188,23 @@ class _Checkpoint:
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
-    """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out.
+    """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out; or
+    of a `.safetensors` file, MindSpore's other format.
 
     `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now.
     `UserError` for a damaged file, or a tensor that occurs twice or has a wrong size or an unknown type. A checksum is
     compared when the first tensor is loaded; without one, changed elements and tensors missing at the end go unnoticed,
     so check the names against the model.
     """
+    if Path(path).suffix == SAFETENSORS:
+        return {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if keep is None or keep(name)}
     checkpoint = _Checkpoint(Path(path))
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
 
 
 def read_origin(path: Path) -> dict[str, int] | None:
     """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
-    return _Checkpoint(Path(path)).origin
+    return None if Path(path).suffix == SAFETENSORS else _Checkpoint(Path(path)).origin
 
 
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:

@@ -1,20 +1,23 @@
 """A model directory in Hugging Face layout: `config.json`, the tokenizer's files, and the weights.
 
 The weights are `*.safetensors`, with an index when there are several; older directories hold PyTorch pickles named
-`pytorch_model*.bin` instead, which are read and never written.
+`pytorch_model*.bin` instead, which are read and never written. Shards without an index, and variants such as
+`model.fp16.safetensors`, are read too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
-from ms_codegeex.base.quarantine import admit, is_weights, read_json_inside
-from ms_codegeex.data.tokenizer.copying import copy_data
+from ms_codegeex.base.quarantine import admit, entries, is_weights, read_json_inside
+from ms_codegeex.base.reading import open_regular, read_json
+from ms_codegeex.data.tokenizer.copying import GENERATION, copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor, damaged
@@ -22,6 +25,12 @@ from ms_codegeex.formats.torch_zip import read_torch
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_NAME = re.compile(
+    r"(model|pytorch_model)(?:\.(?P<variant>[\w+]+))?(?:-(?P<number>\d{1,6})-of-(?P<count>\d{1,6}))?"
+    r"(?:\.(?P<later>[\w+]+))?\.(?P<suffix>safetensors|bin)(?P<index>\.index(?:\.(?P<last>[\w+]+))?\.json)?"
+)
+LFS = b"version https://git-lfs"
+POINTER = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull` in its repository"
 SHARD_BYTES = 5_000_000_000
 
 SaveTokenizer = Callable[[Path], object]
@@ -67,6 +76,7 @@ def write_model_directory(
             tokenizer(directory)
         elif tokenizer is not None:
             copy_data(tokenizer, directory)
+        _same_end(directory / GENERATION, config)
         for name, content in further.items():
             if not (directory / name).exists():
                 (directory / name).write_bytes(content)
@@ -81,14 +91,44 @@ def write_model_directory(
             write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def is_model_directory(path: Path) -> bool:
-    """Whether `path` holds a configuration and weights in this layout."""
-    path = Path(path)
-    return (path / CONFIG).is_file() and any((path / name).is_file() for name in (SINGLE, INDEX, BIN, BIN_INDEX))
+def _same_end(file: Path, config: Mapping[str, Any]) -> None:
+    """Let a copied generation_config.json name the configuration's end token: an older one may name another."""
+    settings, end = read_json(file) if file.is_file() else {}, config.get("eos_token_id")
+    ends = settings.get("eos_token_id")
+    if ends is not None and end not in (ends if isinstance(ends, list) else [ends]):
+        write_json(file, {**settings, "eos_token_id": end})
 
 
-def _tensors(file: Path) -> dict[str, LazyTensor]:
+def weight_files(path: Path, chosen: str | None = None) -> tuple[str, ...]:
+    """The files in a folder that make one model, or their index alone, in the order of transformers: safetensors before
+    pickles, a single file before an index, an index before shards without one, no variant before any. Empty if there
+    are none. `chosen`: the file that the user names. `UserError` for shards that are not complete, and for several
+    variants alone."""
+    found: dict[tuple[str, bool, int], list[str]] = {}  # variant, pickles?, shards (0: their index, -1: a single file)
+    for match in filter(None, map(_NAME.fullmatch, entries(path))):
+        variant = match["variant"] or match["later"] or match["last"] or ""
+        shards = 0 if match["index"] else int(match["count"] or -1)
+        found.setdefault((variant, match["suffix"] == "bin", shards), []).append(match[0])
+    order = sorted(found)
+    if chosen is not None:
+        its = [key for key in order if chosen in found[key]]
+        order = [key for key in order if key in its or (its and key == (*its[0][:2], 0) and its[0][2] > 0)]
+    if not order:
+        return ()
+    files, (variant, pickles, shards) = found[order[0]], order[0]
+    variants = {key[0] for key in order if key[1] == pickles}
+    if variant and len(variants) > 1:
+        raise UserError(f"{path}: holds the variants {', '.join(sorted(variants))}; name a file, as {path / files[0]}")
+    if 0 < shards != len(files):
+        raise UserError(f"{path}: {len(files)} of {shards} shards are there, and no index; copy all, with the index")
+    return tuple(files)
+
+
+def read_tensors(file: Path) -> dict[str, LazyTensor]:
     """The tensors of one file of weights, of either kind."""
+    with open_regular(file) as stream:
+        if stream.read(len(LFS)) == LFS:
+            raise UserError(f"{file}: {POINTER}")
     if file.suffix == ".safetensors":
         return SafetensorsFile(file).tensors
     tree = read_torch(file)
@@ -97,47 +137,58 @@ def _tensors(file: Path) -> dict[str, LazyTensor]:
     return {str(name): tensor for name, tensor in tree.items()}
 
 
+def read_weights(path: Path, names: Sequence[str]) -> tuple[dict[str, LazyTensor], dict[str, str], list[str]]:
+    """The tensors of the files that `weight_files` names, the file of each, and the names of those that the index does
+    not list. `UserError` naming the file or tensor that is missing, or that two files have."""
+    if names[0].endswith(".json"):
+        return _indexed(path, names[0])
+    tensors: dict[str, LazyTensor] = {}
+    files: dict[str, str] = {}
+    for name in names:
+        for tensor, value in read_tensors(path / name).items():
+            if files.setdefault(tensor, name) != name:
+                raise UserError(f"{path / name}: tensor {tensor} is in {files[tensor]} too; restore the index")
+            tensors[tensor] = value
+    return tensors, files, []
+
+
+def _indexed(path: Path, index: str) -> tuple[dict[str, LazyTensor], dict[str, str], list[str]]:
+    """`read_weights` of the files that an index lists: what it does not list is left out, as in transformers."""
+    content = read_json_inside(path, index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(name, str) and is_weights(name) for name in weight_map.values()
+    ):
+        expected = "expected a weight_map from tensor names to files of weights in the same directory"
+        raise UserError(f"{path / index}: {expected}")
+    shards: dict[str, dict[str, LazyTensor]] = {}
+    for name in dict.fromkeys(weight_map.values()):
+        if not (path / name).is_file():
+            raise damaged(path / name, f"missing, but {index} lists it")
+        shards[name] = read_tensors(path / name)
+    for tensor, name in weight_map.items():
+        if tensor not in shards[name]:
+            check_names(shards[name], [each for each, file in weight_map.items() if file == name], str(path / name))
+    unlisted = [tensor for name in shards for tensor in shards[name] if weight_map.get(tensor) != name]
+    return {tensor: shards[name][tensor] for tensor, name in weight_map.items()}, dict(weight_map), unlisted
+
+
 class ModelDirectory:
     """A model directory opened for reading: its `config`, its `tensors` in the files' order, read when they are loaded,
-    and the name of the file that each is in.
+    and the name of the file that each is in; `unlisted` tensors are not in the index. `chosen`: a file of weights that
+    the user names.
 
     Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when index and
     shards disagree.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, chosen: str | None = None) -> None:
         self.path = Path(path)
-        if not is_model_directory(self.path):
+        names = weight_files(self.path, chosen)
+        if not names or not (self.path / CONFIG).is_file():
             raise UserError(f"{path}: not a model directory; expected {CONFIG} and {SINGLE} (or {INDEX}) in it")
         admit(self.path)
         self.config: dict[str, Any] = read_json_inside(self.path, CONFIG)
         if not isinstance(self.config, dict):
             raise UserError(f"{self.path / CONFIG}: expected a JSON object")
-        self.files: dict[str, str] = {}  # tensor -> the file it is in
-        for index, single in ((INDEX, SINGLE), (BIN_INDEX, BIN)):  # if both kinds are there, safetensors wins
-            if (self.path / index).is_file() or (self.path / single).is_file():
-                sharded = (self.path / index).is_file()
-                self.tensors = self._sharded(self.path / index) if sharded else _tensors(self.path / single)
-                self.files = self.files or dict.fromkeys(self.tensors, single)
-                break
-
-    def _sharded(self, index: Path) -> dict[str, LazyTensor]:
-        content = read_json_inside(self.path, index.name)
-        weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(name, str) and is_weights(name) for name in weight_map.values()
-        ):
-            raise UserError(
-                f"{index}: expected a weight_map from tensor names to files of weights in the same directory"
-            )
-        listed: dict[str, list[str]] = {}
-        for tensor, name in weight_map.items():
-            listed.setdefault(name, []).append(tensor)
-        shards = {}
-        for name, names in listed.items():
-            if not (self.path / name).is_file():
-                raise damaged(self.path / name, f"missing, but {index.name} lists it")
-            shards[name] = _tensors(self.path / name)
-            check_names(shards[name], names, str(self.path / name))
-        self.files = dict(weight_map)
-        return {tensor: shards[name][tensor] for tensor, name in weight_map.items()}
+        self.tensors, self.files, self.unlisted = read_weights(self.path, names)

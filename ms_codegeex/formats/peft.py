@@ -1,11 +1,12 @@
 """Adapters as files: in a run or a checkpoint, or in the layout that PEFT reads, `adapter_config.json` and
-`adapter_model.safetensors`."""
+`adapter_model.safetensors` (before PEFT 0.7: `adapter_model.bin`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,32 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.config.validation import Positive, validated
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.files import ADAPTERS, RUN, find_model
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
 from ms_codegeex.formats.merging import check_base, checked_scale
 from ms_codegeex.formats.model_card import card_files
+from ms_codegeex.formats.model_directory import read_tensors
 from ms_codegeex.formats.provenance import Input, hashed, inputs_of
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Alpha, Dropout, Source, checkpoint_adapters, checkpoint_inputs
 from ms_codegeex.formats.tensors import LazyTensor, from_array
-from ms_codegeex.models.foreign import Entry
+from ms_codegeex.models.foreign import Entry, plain_name
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, TENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
+FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[AB])(?:\.default)?\.weight")
+COPY = re.compile(r"(.+)\.base_layer\.(weight|bias)")  # of the model's own tables, saved along if they are adapted
 # settings that could change an adapter's product, each with the value that does not
 PLAIN = {
     "use_dora": False,
-    "fan_in_fan_out": False,
     "bias": "none",
     "lora_bias": False,
     "modules_to_save": None,
@@ -48,12 +53,19 @@ PLAIN = {
     "use_bdlora": None,
     "use_qalora": False,
 }
+# settings that do not change what the files hold: who wrote them, which layers were chosen, how training went
+HARMLESS = {
+    *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "runtime_config", "megatron_config"),
+    *("megatron_core", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
+    *("fan_in_fan_out", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
+    "qalora_group_size",
+}
 OF_THE_MODEL = (True, False, None, "gaussian", "eva", "orthogonal")  # `init_lora_weights` that leave its weights alone
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """The settings that are computed with."""
+    """The settings that are computed with. The keys of patterns are regular expressions."""
 
     r: Positive
     lora_alpha: Alpha
@@ -61,6 +73,7 @@ class _Settings:
     alpha_pattern: dict[str, Alpha] | None = None
     lora_dropout: Dropout | None = None
     target_modules: list[str] | None = None
+    use_rslora: bool | None = None
 
 
 def adapters_path(path: Path) -> Path:
@@ -68,7 +81,14 @@ def adapters_path(path: Path) -> Path:
     is nothing."""
     if not path.exists():
         raise UserError(f"{path}: no such directory; give a run with adapters, or a directory in PEFT's layout")
-    return path if (path / CONFIG).is_file() else resolve(path).path
+    if (path / CONFIG).is_file():
+        return path
+    found = find_model(path)
+    if found.layout not in (ADAPTERS, RUN):
+        raise UserError(
+            f"{path}: holds no adapters; give a run that trained some (lora.rank), or a folder with {CONFIG}"
+        )
+    return found.place.path if found.layout is ADAPTERS else resolve(path).path
 
 
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:
@@ -77,7 +97,9 @@ def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> A
     `check_fingerprint`: require that they were trained on `base`; otherwise any model of the same sizes will do.
     `UserError` if there are none, or if they do not fit.
     """
-    path = adapters_path(path)
+    named, path = path, adapters_path(path)
+    if named != path and (path / CONFIG).is_file():
+        print_error(f"{named}: the adapters are in {path.relative_to(named)}")
     if base.adapters is not None:
         raise UserError(f"{base.path}: holds adapters itself; give the model that they are for, or merge them first")
     adapters = read_peft(path, base) if (path / CONFIG).is_file() else checkpoint_adapters(resolve(path))
@@ -91,7 +113,7 @@ def adapters_inputs(path: Path) -> Input:
     path = adapters_path(path)
     if not (path / CONFIG).is_file():
         return checkpoint_inputs(resolve(path))
-    return inputs_of("adapter", path, [path / CONFIG, path / TENSORS])
+    return inputs_of("adapter", path, [path / CONFIG, path / _tensors_file(path)])
 
 
 def write_peft(source: Source, path: Path) -> None:
@@ -169,7 +191,42 @@ def read_peft(path: Path, base: Source) -> Adapters:
     alpha / sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and for
     modules that the model does not have.
     """
-    config, file = _opened(path)
+    config, file, opened, metadata = _opened(path)
+    _check_settings(config, path)
+    formats = FamilyFormats(base.family)
+    entries = formats.entries(formats.layout("huggingface"), base.config)
+    modules = {str(entry.foreign).removesuffix(".weight"): entry for entry in entries}
+    shapes, tensors, usual = base.config.parameter_shapes(), {}, config["r"]
+    scale = checked_scale(_scale(config, usual, config["lora_alpha"]), f"{path / CONFIG}: lora_alpha")
+    patterns = ("rank_pattern", "alpha_pattern")
+    ranks, alphas = (_of_modules(config.get(key) or {}, modules, f"{path / CONFIG}: {key}") for key in patterns)
+    _check_copies(opened, entries, base, str(file))
+    for name, factors in _factors(name for name in opened if not COPY.fullmatch(name)).items():
+        if {*factors} != {"A", "B"} or name not in modules:
+            shown = next(iter(factors.values()))
+            raise UserError(f"{file}: {shown} is not a factor of an adapter of {base.path}; give their model")
+        a, b = (opened[factors[kind]] for kind in "AB")
+        entry, rank = modules[name], ranks.get(name, usual)
+        whole = packed_shape(entry.packing, [shapes[each] for each in entry.ours])
+        if len(whole) != 2 or b.shape[:1] + a.shape[1:] != whole or b.shape[1:] != a.shape[:1]:
+            pair = f"{file}: the adapter of {name} is {list(b.shape)} x {list(a.shape)}"
+            other = f"that matrix of {base.path} is {list(whole)}"
+            raise UserError(f"{pair}, but {other}; give the model that the adapters were trained on")
+        if a.shape[0] != rank:
+            says = f"the adapter of {name} has rank {a.shape[0]}, but {CONFIG} says {rank}"
+            raise UserError(f"{file}: {says}; give both files of the same adapters")
+        where = f"{path / CONFIG}: alpha_pattern or rank_pattern of {name}"
+        own = checked_scale(_scale(config, rank, alphas.get(name, config["lora_alpha"])), where)
+        targets = metadata.get("targets", "").split()
+        tensors |= _ours(entry, a, b, shapes, targets, usual, checked_scale(own / scale, where))
+    base_path = Path(str(config.get("base_model_name_or_path")))
+    alpha = scale * usual if config.get("use_rslora") else float(config["lora_alpha"])
+    recorded = metadata.get("base") or None
+    return Adapters(base_path, tensors, usual, alpha, float(config.get("lora_dropout") or 0.0), recorded)
+
+
+def _check_settings(config: Mapping[str, Any], path: Path) -> None:
+    """`UserError` for a variant of LoRA that computes something else; names settings that are not known."""
     for key, value in PLAIN.items():
         if (config.get(key) or value) != value:
             raise UserError(
@@ -181,34 +238,70 @@ def read_peft(path: Path, base: Source) -> Adapters:
             f"{path / CONFIG}: init_lora_weights is {config['init_lora_weights']}, which may have changed the model's "
             "own weights; merge the adapters with PEFT (merge_and_unload) and give that model"
         )
-    formats = FamilyFormats(base.family)
-    entries = formats.entries(formats.layout("huggingface"), base.config)
-    modules = {str(entry.foreign).removesuffix(".weight"): entry for entry in entries}
-    shapes, tensors, rank = base.config.parameter_shapes(), {}, config["r"]
-    scale = checked_scale(_scale(config, ""), f"{path / CONFIG}: lora_alpha")
-    for name in file.tensors:
-        module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
-        if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.tensors:
-            continue
-        if kind != "lora_A" or module not in modules or name.replace("lora_A", "lora_B") not in file.tensors:
-            raise UserError(f"{path / TENSORS}: {name} is not a factor of an adapter of {base.path}; give their model")
-        a, b = file.tensors[name], file.tensors[name.replace("lora_A", "lora_B")]
-        whole = packed_shape(modules[module].packing, [shapes[each] for each in modules[module].ours])
-        if len(whole) != 2 or b.shape[:1] + a.shape[1:] != whole or b.shape[1:] != a.shape[:1]:
-            factors = f"{path / TENSORS}: the adapter of {module} is {list(b.shape)} x {list(a.shape)}"
-            other = f"that matrix of {base.path} is {list(whole)}"
-            raise UserError(f"{factors}, but {other}; give the model that the adapters were trained on")
-        where = f"{path / CONFIG}: alpha_pattern or rank_pattern of {module}"
-        factor = checked_scale(checked_scale(_scale(config, module), where) / scale, where)
-        tensors |= _ours(modules[module], a, b, shapes, file, rank, factor)
-    base_path = Path(str(config.get("base_model_name_or_path")))
-    recorded = file.metadata.get("base") or None
-    alpha = scale * rank if config.get("use_rslora") else float(config["lora_alpha"])
-    return Adapters(base_path, tensors, rank, alpha, float(config.get("lora_dropout") or 0.0), recorded)
+    known = {*PLAIN, *HARMLESS, *(each.name for each in fields(_Settings))}
+    known |= {"peft_type", "base_model_name_or_path", "init_lora_weights"}
+    if others := [key for key, value in config.items() if value and key not in known]:
+        print_error(f"{path / CONFIG}: not known here, so not used: {', '.join(map(str, others[:5]))}")
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], SafetensorsFile]:
-    """The settings, checked, and the file of tensors of a directory in PEFT's layout, which may be a stranger's."""
+def _check_copies(opened: Mapping[str, LazyTensor], entries: Iterable[Entry], base: Source, file: str) -> None:
+    """`UserError` for a copy of one of the model's own tensors that is not equal to it."""
+    owned = {str(entry.foreign): entry.ours[0] for entry in entries if entry.packing.kind == "copy"}
+    for name in filter(COPY.fullmatch, opened):
+        module, kind = COPY.fullmatch(name).groups()
+        own, copy = base.tensors.get(owned.get(f"{plain_name(module)}.{kind}", "")), opened[name]
+        if own is None or own.shape != copy.shape or not np.array_equal(own.float32(), copy.float32()):
+            differs = f"{name} is not the tensor of {base.path}, so the adapters change more than they add"
+            raise UserError(f"{file}: {differs}; merge them with PEFT (merge_and_unload) and give that model")
+
+
+def _factors(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The names of the factors A and B of each module; a name that is none of these stands alone."""
+    factors: dict[str, dict[str, str]] = {}
+    for name in names:
+        match = FACTOR.fullmatch(name)
+        module, kind = (plain_name(match["module"]), match["kind"]) if match else (name, "")
+        if (other := factors.setdefault(module, {}).setdefault(kind, name)) != name:
+            raise UserError(f"{other} and {name} are factors of the same module; save the adapters alone")
+    return factors
+
+
+def _of_modules(patterns: Mapping[str, Any], modules: Collection[str], where: str) -> dict[str, Any]:
+    """The value of each module that a pattern names: the first of which it is a match, or its name's end after a point,
+    as in PEFT. `UserError` for more patterns than modules and for expressions that cannot be matched in linear time."""
+    if len(patterns) > len(modules):
+        raise UserError(f"{where}: has {len(patterns)} keys for {len(modules)} modules; give the adapters' own file")
+    values: dict[str, Any] = {}
+    for key, value in patterns.items():
+        if re.fullmatch(r"\w*", key):
+            matched = [name for name in modules if name == key or name.endswith(f".{key}")]
+        else:
+            matched = _matches(rf"^(?:(.*\.)?({key})$)", [*modules], f"{where}: {key[:60]!r}")
+        values = {**dict.fromkeys(matched, value), **values}
+    return values
+
+
+def _matches(expression: str, names: list[str], where: str) -> list[str]:
+    """The names that an expression matches. A stranger's expression could keep Python's `re` busy for ever; this engine
+    takes linear time."""
+    import pyarrow
+    import pyarrow.compute
+
+    try:
+        found = pyarrow.compute.match_substring_regex(pyarrow.array(names), expression).to_pylist()
+    except (pyarrow.ArrowException, ValueError) as error:
+        reason = "is no regular expression without look-around and references"
+        raise UserError(f"{where}: {reason} ({str(error)[:80]}); write the names of the modules instead") from None
+    return [name for name, matches in zip(names, found, strict=True) if matches]
+
+
+def _tensors_file(path: Path) -> str:
+    return BIN if (path / BIN).is_file() and not (path / TENSORS).is_file() else TENSORS
+
+
+def _opened(path: Path) -> tuple[dict[str, Any], Path, Mapping[str, LazyTensor], Mapping[str, str]]:
+    """The settings, checked, of a directory in PEFT's layout, which may be a stranger's; its file of tensors, what that
+    holds, and its metadata."""
     admit(path)
     config = read_json_inside(path, CONFIG)
     if not isinstance(config, dict):
@@ -218,35 +311,30 @@ def _opened(path: Path) -> tuple[dict[str, Any], SafetensorsFile]:
     if isinstance(config.get("target_modules"), str):  # a pattern, or all-linear
         config["target_modules"] = [config["target_modules"]]
     validated(_Settings, config, f"{path / CONFIG}: ")
-    return config, SafetensorsFile(path / TENSORS)
+    file = path / _tensors_file(path)
+    if file.name == BIN:
+        return config, file, read_tensors(file), {}
+    opened = SafetensorsFile(file)
+    return config, file, opened.tensors, opened.metadata
 
 
 def summary(path: Path) -> dict[str, Any]:
     """A summary of the adapters in a directory in PEFT's layout, for a list."""
-    config, file = _opened(path)
+    config, file, tensors, metadata = _opened(path)
     return {
         "path": str(path),
         "rank": config["r"],
         "alpha": config["lora_alpha"],
         "modules": sorted(config.get("target_modules") or []),
-        "parameters": sum(tensor.size for tensor in file.tensors.values()),
-        "bytes": (path / TENSORS).stat().st_size,
+        "parameters": sum(tensor.size for tensor in tensors.values()),
+        "bytes": file.stat().st_size,
         "model": config.get("base_model_name_or_path"),
-        "fingerprint": file.metadata.get("base"),
+        "fingerprint": metadata.get("base"),
     }
 
 
-def _scale(config: Mapping[str, Any], module: str) -> float:
-    """alpha / rank of a module; the keys of the patterns are ends of its name."""
-
-    def of_module(patterns: str, usual: str) -> float:
-        for key, value in (config.get(patterns) or {}).items():
-            if module == key or module.endswith(f".{key}"):
-                return value
-        return config[usual]
-
-    rank = of_module("rank_pattern", "r")
-    return of_module("alpha_pattern", "lora_alpha") / (math.sqrt(rank) if config.get("use_rslora") else rank)
+def _scale(config: Mapping[str, Any], rank: int, alpha: float) -> float:
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _ours(
@@ -254,12 +342,12 @@ def _ours(
     a: LazyTensor,
     b: LazyTensor,
     shapes: Mapping[str, tuple[int, ...]],
-    file: SafetensorsFile,
+    targets: Collection[str],
     rank: int,
     factor: float,
 ) -> dict[str, LazyTensor]:
     """The adapters of our layers in a module, `factor` in their B; the inverse of `_modules` for what it made."""
-    layers, targets = [name.removesuffix(".weight") for name in entry.ours], file.metadata.get("targets", "").split()
+    layers = [name.removesuffix(".weight") for name in entry.ours]
     made_here = [layer for layer in layers if ".".join(layer.split(".")[-2:]) in targets] or layers
     stacked = len(targets) > 0 and a.shape[0] == rank * len(made_here)  # each has an A
     each = a.shape[0] // len(made_here) if stacked else a.shape[0]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import entries, is_copied, is_read, is_weights
+from ms_codegeex.base.printing import print_error, print_once
+from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.infilling.declaration import declared_infill
-from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
+from ms_codegeex.data.tokenizer.files import CONFIG as TOKENIZER_CONFIG
+from ms_codegeex.data.tokenizer.files import read_object
 from ms_codegeex.data.tokenizer.recorded import (
     DEFAULTS,
     TOKENIZER_DIRECTORY,
@@ -28,20 +33,21 @@ from ms_codegeex.data.tokenizer.recorded import (
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, by_layer, fingerprint
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
+from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
-from ms_codegeex.formats.files import RawModel, read_raw
+from ms_codegeex.formats.files import ADAPTERS, DIRECTORY, RUN, Found, RawModel, find_model
 from ms_codegeex.formats.merging import checked_scale, merged
-from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer, is_model_directory
+from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.foreign import ForeignLayout, ForeignName
+from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts, refuse_lookalike
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Dropout = Annotated[float, Field(ge=0, lt=1, strict=True)]
+_LEFTOVER = 2  # the end token in older configurations of CodeGen, where it is `#`
 _ENOUGH = 0.5  # share of a layout's names that identifies the layout; the others then count as missing
 
 
@@ -91,8 +97,21 @@ class Source:
             return load_tokenizer(self.path)
         if self.checkpoint is not None:
             return checkpoint_tokenizer(self.path, self.checkpoint.state, self.family.name)
-        remedy = "convert it to a model directory with --tokenizer NAME|DIR"
+        remedy = converting(self.path, "--tokenizer NAME|DIR")
         return family_tokenizer(self.path, self.family.name, remedy, known=self.save_tokenizer is not None)
+
+
+def converting(path: Path, options: str) -> str:
+    """What to do with a model whose file lacks what these options of `convert` say."""
+    return f"`ms-codegeex convert --model {path} --to hf --output DIR {options}`, and give DIR instead"
+
+
+def tokenizer_place(source: Source) -> str:
+    """Name or directory of the tokenizer that a model was trained with; `UserError` as for `Source.tokenizer`."""
+    if (name := source.tokenizer().name) in TOKENIZER_NAMES:
+        return name
+    run = source.path.absolute().parent.parent
+    return str(source.path.absolute() if source.kind == "huggingface" else run / TOKENIZER_DIRECTORY)
 
 
 def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
@@ -212,6 +231,23 @@ def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> N
         raise UserError(f"{where}: {requested}, but only {len(tensors)} tensors are there; restore either")
 
 
+def _named(raw: RawModel, its: ForeignLayout) -> RawModel:
+    """The tensors under the names that the layout has for them; says which parts of names were left away. `UserError`
+    for two tensors of one name."""
+    ranks, prefixes = [], dict.fromkeys(())
+    for tensors, where in zip(raw.ranks, raw.where, strict=True):
+        names, owners = its.own_names(tensors), dict[ForeignName, ForeignName]()
+        for name, own in names.items():
+            if (other := owners.setdefault(own, name)) != name:
+                both = f"{layout.shown(other)} and {layout.shown(name)}"
+                raise UserError(f"{where}: {both} are the same tensor but for a prefix; save the weights of one model")
+            prefixes |= dict.fromkeys(added_parts(name, own))
+        ranks.append({names[name]: tensor for name, tensor in tensors.items()})
+    if prefixes:
+        print_error(f"{raw.where[0]}: names of tensors are read without {', '.join(prefixes)}, which a wrapper added")
+    return replace(raw, ranks=ranks)
+
+
 def _ours(raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """The tensors of all ranks, merged and under our names."""
     formats, config, ranks = FamilyFormats(its_family), its_family.config.build_config(None, fields), len(raw.ranks)
@@ -231,16 +267,23 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
     return (*raw.skipped, *(layout.shown(name) for name in raw.ranks[0] if its.skips(name)))
 
 
-def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool) -> Source:
-    directory = ModelDirectory(path)
+def _open_model_directory(found: Found, known: Mapping[str, Any], keep_code: bool) -> Source:
+    file = found.place.path if found.place.beginning is not None else None
+    path = found.place.path if file is None else file.parent
+    directory = ModelDirectory(path, file and file.name)
+    stated = {key: value for key, value in directory.config.items() if value is not None}
+    refuse_lookalike(path / CONFIG, {**read_object(path / TOKENIZER_CONFIG, missing=True), **stated})
     kinds, kind = model_types(), directory.config.get("model_type")
     if str(kind) not in kinds:
-        raise UserError(f"{path / CONFIG}: model_type is {kind!r}; expected one of {', '.join(kinds)}")
+        raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; write it there")
     its_family, its = kinds[str(kind)]
     with _reading_sizes(path, its_family, known) as formats:
         config = formats.own_config(its, directory.config)
         fields = formats.sizes.from_ours({**formats.sizes.from_json(config), **known})
-    raw = RawModel([directory.tensors], [str(path)])
+    if "eos_token_id" not in known:
+        fields |= {"eos_token_id": _end_token(path, directory.config.get("eos_token_id"), fields)}
+    _say_if_unclear(path, its_family.name, fields, str(directory.config.get("_name_or_path")))
+    raw = _named(RawModel([directory.tensors], [str(path)], skipped=directory.unlisted), its)
     recognised = _recognise(directory.tensors, its.kind)
     if recognised is not None and recognised[0].name != its_family.name:
         said, theirs = its_family.name, recognised[0].name
@@ -253,7 +296,7 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
         its_family,
         fields,
         _ours(raw, its_family, its, fields),
-        lambda target: copy_all(path, target) if keep_code else copy_data(path, target),
+        partial(_copy_files, path, keep_code),
         _skipped(raw, its),
         config_json=config if keep_code else without_code(config),
         infill=declared_infill(path),
@@ -262,16 +305,63 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
     )
 
 
-def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
-    """A model without a configuration: family and sizes follow from the tensors."""
-    names = raw.ranks[0]
-    recognised = _recognise(names, raw.kind)
+def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
+    """Copy a model directory's files besides configuration and weights. `UserError` for a tokenizer that is refused:
+    the copy would look complete."""
+    if any((path / name).is_file() for name in TOKENIZER_FILES):
+        load_tokenizer(path)
+    (copy_all if keep_code else copy_data)(path, target)
+
+
+def _end_token(path: Path, stated: Any, fields: Mapping[str, Any]) -> int:
+    """The end token of a model directory's tokenizer, which decides, or else that of its configuration."""
+    try:
+        end = load_tokenizer(path).eos_id
+    except UserError:  # whoever needs the tokenizer reports it
+        return fields["eos_token_id"]
+    if end >= fields["vocab_size"]:
+        return fields["eos_token_id"]
+    if stated not in (None, _LEFTOVER, end, [end]):
+        print_once(
+            f"{path / CONFIG}: eos_token_id is {stated!r}, the tokenizer's end token {end}; answers end with that"
+        )
+    return end
+
+
+def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str) -> None:
+    """Say that the files do not show which of two models of equal names and sizes this is."""
+    released = family(name).config.build_config("6b", {}) if name == "codegeex2" else None
+    if released is None or "codegeex2" in of.lower() or (path / PROVENANCE).is_file():
+        return
+    if all(fields[key] == getattr(released, key) for key in ("hidden_size", "num_layers", "num_kv_groups")):
+        like = "ChatGLM2-6B and ChatGLM3-6B have the same names and sizes"
+        print_once(f"{path}: taken for CodeGeeX2-6B; {like}, and nothing here says which of them it is")
+
+
+def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None) -> Source:
+    """A model without a configuration: family and sizes follow from the tensors, and what is `given`; None: by a verb
+    that has no `--set`."""
+    known = given or {}
+    recognised = _recognise(raw.ranks[0], raw.kind)
     if recognised is None:
-        first = next((layout.shown(name) for name in names), "no tensors")
+        first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
     (its_family, its), said = recognised, {**raw.recorded, **known}
+    raw = _named(raw, its)
+    names = raw.ranks[0]
     with _reading_sizes(path, its_family, known) as formats:
-        fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
+        shapes = {name: tensor.shape for name, tensor in names.items()}
+        try:
+            fields = formats.infer(its, shapes, said, len(raw.ranks))
+        except UserError as error:
+            problem, _, settings = str(error).partition("; add ")
+            if given is not None or not settings:
+                raise
+            raise UserError(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
+        keys, rows = formats.data.sizes, fields["vocab_size"]
+        kind = its.config.get("model_type", keys.model_type)
+        refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows})
+    _say_if_unclear(path, its_family.name, fields, str(path))
     tensors = _ours(raw, its_family, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
     default = formats.sizes.defaults["eos_token_id"]
@@ -281,25 +371,30 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=len(raw.ranks), **further)
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is a checkpoint of ours, a run, or a folder of checkpoints."""
-    return (path / MANIFEST).is_file() or (path / "checkpoints").is_dir() or bool(list_checkpoints(path))
-
-
 def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False) -> Source:
-    """Open a run or checkpoint directory of ours, a model directory, or files of the original programs.
+    """Open a run or checkpoint directory of ours, a model directory, or files of other programs: all that
+    `files.LAYOUTS` declares.
 
-    Those are: nested `.pt`, one or a folder of `mp_rank_XX` files; MindSpore `.ckpt`, one or one per tensor-parallel
-    rank, with or without optimizer shards and the strategy file; a folder of `.npy`. `known` overrides single sizes
-    (our field names), for files that do not record them. `keep_code`: the user trusts the Python files of a model
-    directory, which then come out of a conversion too. Numbers are read later. Raises `UserError` naming the file and
-    tensor when anything is missing, unexpected, of another shape or dtype.
+    `known` overrides single sizes (our field names), for files that do not record them. `keep_code`: the user trusts
+    the Python files of a model directory, which then come out of a conversion too. Numbers are read later. One line on
+    standard error says what was passed over on the way to the weights. Raises `UserError` naming the file and tensor
+    when anything is missing, unexpected, of another shape or dtype.
     """
-    path, known = Path(path), known or {}
-    if is_model_directory(path):
-        return _open_model_directory(path, known, keep_code)
-    if keep_code:
+    path, given, known = Path(path), known, known or {}
+    if (path / "quantised.json").is_file():
+        raise UserError(f"{path}: is a quantised model, which only answers; give the model that it was made of")
+    found = find_model(path)
+    if found.layout is ADAPTERS:
+        merge = f"ms-codegeex adapter merge --model MODEL --adapter {shlex.quote(str(found.place.path))} --output DIR"
+        raise UserError(f"{found.place.path}: holds adapters, not a model; merge them into theirs: {merge}")
+    if keep_code and found.layout is not DIRECTORY:
         raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
-    if is_checkpoint(path):
-        return _open_checkpoint(path, known)
-    return _open_raw(path, read_raw(path), known)
+    if found.layout is RUN:
+        return _open_checkpoint(found.place.path, known)
+    if found.layout is DIRECTORY:
+        source = _open_model_directory(found, known, keep_code)
+    else:
+        source = _open_raw(found.place.path, found.layout.then(found.place, found.what), given)
+    if line := found.passed_over({file for each in source.inputs for file in each.files.values()}):
+        print_error(line)
+    return source

@@ -209,10 +209,12 @@ def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
 
 def find_rank_files(directory: Path) -> dict[int, Path]:
     """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it,
-    without strategy files (`*strategy*`). `UserError` if there is none, or several steps or files of a rank."""
+    or the same in MindSpore's other format, `.safetensors`, without strategy files (`*strategy*`). `UserError` if there
+    is none, or several steps or files of a rank."""
     directory = Path(directory)
     by_step: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted([*directory.glob("*.ckpt"), *directory.glob("*rank*/*.ckpt")]):
+    patterns = (f"{folder}*{suffix}" for folder in ("", "*rank*/") for suffix in (".ckpt", ".safetensors"))
+    for path in sorted(path for pattern in patterns for path in directory.glob(pattern)):
         rank_and_step = _rank_and_step(path, directory)
         if rank_and_step is not None and "strategy" not in path.stem.lower():
             by_step[rank_and_step[1]][rank_and_step[0]].append(path)

@@ -138,7 +138,7 @@ class _Global:
 
 
 def _is_inert(reference: _Global) -> bool:
-    return reference in _INERT or reference.module.split(".")[0] in _INERT_PROGRAMS
+    return reference in _INERT or reference in _OF_PROGRAMS or reference.module.split(".")[0] in _INERT_PROGRAMS
 
 
 class _Machine:
@@ -316,37 +316,85 @@ class _Machine:
             raise ValueError("a parameter without a tensor")
         return tensor
 
+    def rebuild_typed(self, function: Any, _type: Any, arguments: Any, *_state: Any) -> LazyTensor:
+        """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which are not needed."""
+        call = _CALLS.get(function)
+        if call not in (_Machine.rebuild_tensor, _Machine.rebuild_parameter) or type(arguments) is not tuple:
+            raise ValueError("a tensor that no function rebuilds")
+        if len(arguments) > MOST_ARGUMENTS:
+            raise ValueError(f"a call with {len(arguments)} arguments")
+        return call(self, *arguments)
+
     def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
-        """`collections.OrderedDict`: a dictionary."""
-        if type(pairs) not in (list, tuple):
+        """`collections.OrderedDict` and its like: a dictionary."""
+        if type(pairs) not in (list, tuple, dict):
             raise ValueError("a dictionary without pairs")
         self._spend(len(pairs))
-        return {self._key(key): value for key, value in pairs}
+        return {self._key(key): value for key, value in (pairs.items() if type(pairs) is dict else pairs)}
 
-    def items(self, items: Any = ()) -> list[Any]:
-        """A set or a `torch.Size`: a list is enough here."""
+    def default(self, _factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
+        """`collections.defaultdict`: a dictionary."""
+        return self.ordered(pairs)
+
+    def items(self, items: Any = (), _limit: Any = None) -> list[Any]:
+        """A set, a deque or a `torch.Size`: a list is enough here."""
         if type(items) not in (list, tuple):
             raise ValueError("a collection without items")
         self._spend(len(items))
         return list(items)
 
 
+def _globals(*rows: tuple[str, str]) -> Iterator[_Global]:
+    """All names of the modules of each row."""
+    return (_Global(module, name) for modules, names in rows for module in modules.split() for name in names.split())
+
+
 _CALLS: dict[_Global, Callable[..., Any]] = {
     _Global("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
     _Global("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
+    _Global("torch._utils", "_rebuild_parameter_with_state"): _Machine.rebuild_parameter,
+    _Global("torch._tensor", "_rebuild_from_type_v2"): _Machine.rebuild_typed,
     _Global("collections", "OrderedDict"): _Machine.ordered,
+    _Global("collections", "Counter"): _Machine.ordered,
+    _Global("collections", "defaultdict"): _Machine.default,
+    _Global("collections", "deque"): _Machine.items,
     _Global("torch", "Size"): _Machine.items,
-    _Global("builtins", "set"): _Machine.items,
-    _Global("__builtin__", "set"): _Machine.items,
+    **dict.fromkeys(_globals(("builtins __builtin__", "set frozenset")), _Machine.items),
+    **dict.fromkeys(  # in which Lightning keeps hyperparameters
+        _globals(
+            ("pytorch_lightning.utilities.parsing lightning.pytorch.utilities.parsing", "AttributeDict"),
+            ("lightning_fabric.utilities.data lightning.fabric.utilities.data", "AttributeDict"),
+        ),
+        _Machine.ordered,
+    ),
 }
 _STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
-# What training programs save along with the weights: their arguments, the states of random generators.
+# What training programs save along with the weights: arguments, states of random generators, plain values.
 _INERT = {
-    *(_Global("argparse", "Namespace"), _Global("_codecs", "encode"), _Global("torch", "device")),
-    *(_Global("torch", dtype) for dtype in TORCH_STORAGES),
-    *(_Global("numpy", name) for name in ("ndarray", "dtype")),
-    *(_Global("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar", "_frombuffer")),
-    *(_Global("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar", "_frombuffer")),
+    *_globals(
+        ("argparse types", "Namespace SimpleNamespace"),
+        ("pathlib pathlib._local", "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+        ("signal", "Signals Handlers Sigmasks"),
+        ("builtins __builtin__", "int long float bool complex list dict tuple bytearray slice range xrange object"),
+        ("_codecs io _io", "encode BytesIO StringIO"),
+        ("datetime uuid", "datetime date time timedelta timezone UUID SafeUUID"),
+        ("torch", " ".join(("device dtype Tensor complex64 complex128", *TORCH_STORAGES))),
+        ("torch.nn.parameter torch.torch_version", "Parameter TorchVersion"),
+        ("numpy", "ndarray dtype"),
+        ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar _frombuffer"),
+        ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
+        ("numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor"),
+    )
+}
+_OF_PROGRAMS = {
+    *_globals(
+        ("omegaconf.dictconfig omegaconf.listconfig", "DictConfig ListConfig"),
+        ("omegaconf.base omegaconf.nodes", "ContainerMetadata Metadata AnyNode BooleanNode FloatNode IntegerNode"),
+        ("transformers.training_args", "TrainingArguments OptimizerNames ParallelMode"),
+        ("transformers.trainer_utils", "IntervalStrategy SaveStrategy EvaluationStrategy SchedulerType HubStrategy"),
+        ("transformers.trainer_pt_utils accelerate.state", "AcceleratorConfig PartialState AcceleratorState"),
+        ("accelerate.utils.dataclasses", "DistributedType DynamoBackend DeepSpeedPlugin"),
+    )
 }
 _INERT_PROGRAMS = ("codegeex", "megatron", "deepspeed")
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -376,10 +424,10 @@ def use_of_name(module: str, name: str) -> str | None:
 
 
 def namespace(value: Any) -> dict[str, Any] | None:
-    """The attributes of an `argparse.Namespace` in a tree that `load` gave; None if it is anything else."""
-    if type(value) is _Inert and value.name == "argparse.Namespace" and type(value.state) is dict:
-        return {key: item for key, item in value.state.items() if type(key) is str}
-    return None
+    """The attributes of an `argparse.Namespace` or its like in a tree that `load` gave; None if it is anything else."""
+    names = ("argparse.Namespace", "types.SimpleNamespace")
+    attributes = value.state if type(value) is _Inert and value.name in names else None
+    return {key: item for key, item in attributes.items() if type(key) is str} if type(attributes) is dict else None
 
 
 def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any:

@@ -70,9 +70,10 @@ class LoadedModel:
 
 def adapter_infill(path: Path) -> Mapping[str, Any] | None:
     """An adapter's declaration about infilling, from its directory or the checkpoint that holds it."""
-    if (path / DESCRIPTION).is_file() or (path / CONFIG).is_file():
+    if (path / DESCRIPTION).is_file():
         return declared_infill(path)
-    return resolve(path).state.get("infill")
+    path = adapters_path(path)
+    return declared_infill(path) if (path / CONFIG).is_file() else resolve(path).state.get("infill")
 
 
 def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:

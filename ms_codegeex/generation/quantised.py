@@ -21,7 +21,7 @@ from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.provenance import hashed
 from ms_codegeex.formats.rounded import Quantised, check_bits, rounded_tensors, stored_as, whole
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.sources import Source, check_layers
+from ms_codegeex.formats.sources import Source, check_layers, converting
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation.matrices import WHOLE, stored
 from ms_codegeex.models.parameters import SCALES
@@ -48,7 +48,7 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     if output.exists() and not (replace and is_quantised(output)):
         raise UserError(f"--output: {output} exists; choose another place, or give --replace for a quantised model")
     if source.save_tokenizer is None:
-        raise UserError(f"{source.path}: has no known tokenizer; convert it with --to hf --tokenizer NAME|DIR first")
+        raise UserError(f"{source.path}: has no known tokenizer; {converting(source.path, '--tokenizer NAME|DIR')}")
     tensors, products = dict[str, LazyTensor](), source.config.product_names()
     for name, tensor in source.tensors.items():
         tensors |= rounded_tensors(name, tensor, bits, group) if name in products else {name: tensor}

@@ -10,9 +10,9 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
-from ms_codegeex.data.tokenizer.files import read_object
-from ms_codegeex.data.tokenizer.gpt2 import CONFIG, CodeGenTokenizer, whitespace_tokens
-from ms_codegeex.data.tokenizer.tables import DIGESTS, EOS, Tables, read_tables
+from ms_codegeex.data.tokenizer.files import EOS, Added
+from ms_codegeex.data.tokenizer.gpt2 import CodeGenTokenizer
+from ms_codegeex.data.tokenizer.tables import DIGESTS, Tables, read_tables
 from ms_codegeex.gguf_files.sentencepiece_model import (
     CONTROL,
     NORMAL,
@@ -94,17 +94,18 @@ def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eo
 
 
 def _byte_level(tokenizer: CodeGenTokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
-    tables = read_tables(directory, read_object(directory / CONFIG), directory / CONFIG)
-    texts = sorted(tables.vocab, key=tables.vocab.__getitem__)
+    tables = tokenizer.tables
+    texts, special = list(tables.vocab), {EOS, *tokenizer.added.special}
     added = [tokenizer.token_bytes(number) for number in range(len(texts), tokenizer.vocab_size)]
-    types = [CONTROL if text == EOS else NORMAL for text in texts] + [USER_DEFINED] * len(added)
+    types = [CONTROL if text in special else NORMAL for text in texts]
+    types += [CONTROL if text.decode() in special else USER_DEFINED for text in added]
     return Vocabulary(
         model="gpt2",
         pre="gpt-2",
         tokens=[*(text.encode() for text in texts), *added, *_padding(range(tokenizer.vocab_size, rows))],
         types=types + [UNUSED] * (rows - len(types)),
         merges=tables.merges,
-        special={"bos": tokenizer.eos_id, "eos": eos},
+        special={"bos": tables.eos_id, "eos": eos},
     )
 
 
@@ -161,7 +162,10 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
     if tables.eos_id != eos:
         raise ValueError("a token is there twice")
     tables.save(directory)
-    tables = read_tables(directory, {DIGESTS: [*tables.digests]}, directory)  # refuses what does not fit together
-    runs = whitespace_tokens(eos)
-    added = tokens[eos + 1 : eos + 1 + len(runs)] == list(runs)
-    CodeGenTokenizer(added, tables).save(directory)
+    tables = read_tables(directory, {DIGESTS: [*tables.digests]}, {})  # refuses what does not fit together
+    kinds = lists["token_type"] or [UNUSED] * len(tokens)
+    numbers = {
+        kind: {tokens[n]: n for n in range(eos + 1, len(tokens)) if kinds[n] == kind}
+        for kind in (USER_DEFINED, CONTROL)
+    }
+    CodeGenTokenizer(False, tables, Added(numbers[USER_DEFINED], numbers[CONTROL])).save(directory)

@@ -48,8 +48,8 @@ class DecoderConfig:
             )
         if not 0 <= self.eos_token_id < self.vocab_size:
             raise UserError(
-                f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; "
-                "enlarge the vocabulary"
+                f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; set "
+                f"model.vocab_size={max(self.eos_token_id, 0) + 1} or more, or model.eos_token_id to one of its ids"
             )
         turned, head = self.rotary_dim, self.head_dim
         if turned % 2 or turned > head:

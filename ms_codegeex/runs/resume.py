@@ -103,15 +103,25 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
         if change.key == OPTIMIZER:
             raise UserError(
                 f"{OPTIMIZER}: {change.now}, but {checkpoint.path} has the moments of {change.before}; keep it, or "
-                f"start another run from these weights with --from {checkpoint.path}"
+                f"start another run from these weights: without --resume, with --from {checkpoint.path} output=DIR"
             )
         refused = any(_covers(section, change.key) for section in _refused(config))
-        if refused and not any(_covers(section, change.key) for section in allowed):
+        fits = not change.key.startswith(("model.", "lora.")) or _same_shapes(config, checkpoint)
+        if refused and not (fits and any(_covers(section, change.key) for section in allowed)):
+            accept = f", or accept the change with --allow-change {change.key}" * fits
             raise UserError(
                 f"{change.key}: {change.now}, but {checkpoint.path} was trained with {change.before}; use the same "
-                f"value, choose another output, or accept the change with --allow-change {change.key}"
+                f"value or choose another output{accept}"
             )
     return sorted(changes, key=lambda change: change.key)
+
+
+def _same_shapes(config: RunConfig, checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint has the parameters that the run trains."""
+    sizes, lora = config.model.sizes, config.lora
+    shapes = sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else sizes.parameter_shapes()
+    stored = [name for name in checkpoint.names if not name.startswith("optimizer.")]
+    return {name: checkpoint.shape(name) for name in stored} == dict(shapes)
 
 
 def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:

@@ -11,19 +11,17 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.model import GROWABLE, ModelConfig
 from ms_codegeex.data.datasets.batches import read_info
-from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.formats.rounded import rounded_tensors
-from ms_codegeex.formats.sources import Source, open_source
+from ms_codegeex.formats.sources import Source, open_source, tokenizer_place
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.parameters import GROUP, NUMBERS, SCALES
 from ms_codegeex.training.first_values import first_values
-
-OF_THE_VOCABULARY = ("vocab_size", "eos_token_id")
 
 
 def absolute_weights(config: RunConfig) -> RunConfig:
@@ -54,7 +52,7 @@ def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTenso
                 tensors |= {name + NUMBERS: numbers, name + SCALES: scales}
         return {**first_values(config), **tensors, **(_starting_adapters(config, source) if begins else {})}
     if config.lora.rank or config.lora.weights:
-        raise UserError("lora.rank: model.weights is missing; name the model that the adapters are for")
+        raise UserError("lora.rank: model.weights is missing; set model.weights=DIR to the model of the adapters")
     return first_values(config)
 
 
@@ -75,15 +73,19 @@ def check_weights(config: RunConfig, dataset: Path) -> str | None:
     if config.model.weights is None:
         weights_of(config)
         return None
-    _starting_adapters(config, source := _fitting_source(config.model))
+    source = _fitting_source(config.model, read_info(dataset)["vocab_size"])
+    _starting_adapters(config, source)
     theirs = None if source.save_tokenizer is None else source.tokenizer()
-    notes = [_check_tokenizers(config.model, str(source.path), theirs, dataset), *_changed(config.model, source)]
+    option = "" if theirs is None else tokenizer_place(source)
+    found = _check_tokenizers(config.model, str(source.path), theirs, option, dataset)
+    notes = [found, *_changed(config.model, source)]
     return "; ".join(filter(None, notes)) or None
 
 
 def _changed(model: ModelConfig, source: Source) -> Iterator[str]:
-    """What the model computes in another way than the one that it starts from."""
-    for name in NOT_OF_WEIGHTS:
+    """What the model computes in another way than the one that it starts from. Its end token is the dataset's, which
+    some models' configurations state otherwise than their tokenizers."""
+    for name in (*NOT_OF_WEIGHTS, *(() if model.fresh_vocabulary else ("eos_token_id",))):
         here, there = (getattr(config, name, None) for config in (model.sizes, source.config))
         if here != there and name != "init_std":
             yield f"model.{name} is {here}, {source.path} has {there}"
@@ -95,11 +97,15 @@ def check_following(config: RunConfig, dataset: Path, before: RunConfig, its_dat
     _check_sizes(config.model, where, before.family, before.model.sizes)
     record = read_info(its_dataset).get("tokenizer")
     theirs = recorded_tokenizer(record, its_dataset / TOKENIZER_DIRECTORY, its_dataset) if record else None
-    return _check_tokenizers(config.model, where, theirs, dataset)
+    option = theirs.name if theirs is not None and theirs.name in TOKENIZER_NAMES else its_dataset / TOKENIZER_DIRECTORY
+    return _check_tokenizers(config.model, where, theirs, str(option), dataset)
 
 
-def _check_tokenizers(model: ModelConfig, where: str, theirs: Tokenizer | None, dataset: Path) -> str | None:
-    """Compare the tokenizer of the model at `where` with the dataset's; a note if either is unknown."""
+def _check_tokenizers(
+    model: ModelConfig, where: str, theirs: Tokenizer | None, option: str, dataset: Path
+) -> str | None:
+    """Compare the tokenizer of the model at `where` with the dataset's; a note if either is unknown. `option`: how
+    `prepare` takes it."""
     if model.fresh_vocabulary:
         return None
     record = read_info(dataset).get("tokenizer") or {}
@@ -108,21 +114,20 @@ def _check_tokenizers(model: ModelConfig, where: str, theirs: Tokenizer | None, 
         return f"{which} does not say which tokenizer it has, so those of model and dataset were not compared"
     if theirs.fingerprint == record.get("fingerprint"):
         return None
-    if "vocabulary" not in model.grow:
-        raise UserError(
-            f"model.weights: {where} has another tokenizer than {dataset}; prepare the dataset with the model's, "
-            "or set model.grow=[vocabulary] if the dataset's only has more tokens"
-        )
     ours = recorded_tokenizer(record, dataset / TOKENIZER_DIRECTORY, dataset)
     odd = other_token(theirs, ours)
     if odd is None and ours.vocab_size < theirs.vocab_size:
         odd = ours.vocab_size
+    if odd is None and "vocabulary" in model.grow:
+        return None
+    command = f"`ms-codegeex prepare --input PATH --output DIR --tokenizer {option}`"
+    remedy = f"make another with {command} and set data.train=DIR"
     if odd is not None:
-        raise UserError(
-            f"model.weights: token {odd} of {where} is another one in the tokenizer of {dataset}; prepare the "
-            "dataset with the model's tokenizer, or with one that only adds tokens to it"
-        )
-    return None
+        raise UserError(f"model.weights: token {odd} of {where} is another one in the tokenizer of {dataset}; {remedy}")
+    raise UserError(
+        f"model.weights: {where} has another tokenizer than {dataset}, which only has more tokens; {remedy}, or set "
+        f"model.grow=[{','.join(('vocabulary', *model.grow))}]"
+    )
 
 
 def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTensor]:
@@ -147,30 +152,42 @@ def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTe
     )
 
 
-def _fitting_source(model: ModelConfig) -> Source:
+def _fitting_source(model: ModelConfig, ids: int = 0) -> Source:
+    """The model at `model.weights`. `ids`: how many of them the dataset has."""
     source = open_source(Path(str(model.weights)))
-    _check_sizes(model, str(source.path), source.family.name, source.config)
+    _check_sizes(model, str(source.path), source.family.name, source.config, ids)
     return source
 
 
-def _check_sizes(model: ModelConfig, where: str, family: str, theirs_config: Any) -> None:
+def _check_sizes(model: ModelConfig, where: str, family: str, theirs: Any, ids: int = 0) -> None:
     """`UserError` unless a model of these sizes can start from the one at `where`."""
     if family != model.family:
         raise UserError(
-            f"model.weights: {where} is a {family} model, the run's is {model.family}; set model.family={family} and "
-            "its preset"
+            f"model.weights: {where} is a {family} model, the run's is {model.family}; use a configuration of that "
+            f"family, or `ms-codegeex finetune --model {where} --data DATASET`"
         )
-    ours, theirs = model.sizes.parameter_shapes(), theirs_config.parameter_shapes()
-    growing = {GROWABLE[name] for name in model.grow}
-    free = (*NOT_OF_WEIGHTS, *(OF_THE_VOCABULARY if model.fresh_vocabulary else ()))
-    for field in fields(theirs_config):
-        here, there = getattr(model.sizes, field.name), getattr(theirs_config, field.name)
-        if here == there or field.name in free or (field.name in growing and here > there):
-            continue
-        remedy = f"set model.{field.name}={there}"
-        for name, size in GROWABLE.items():
-            if size == field.name and here > there:
-                remedy += f", or model.grow=[{name}]"
-        odd = next((name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name)), None)
-        tensor = f" (tensor {odd} is {theirs.get(odd)}, not {ours.get(odd)})" if odd else ""
-        raise UserError(f"model.weights: {where} has {field.name} {there}, the run's model {here}{tensor}; {remedy}")
+    growing = [GROWABLE[name] for name in model.grow]
+    free = (*NOT_OF_WEIGHTS, "eos_token_id", *(("vocab_size",) if model.fresh_vocabulary else ()))
+    pairs = {field.name: (getattr(theirs, field.name), getattr(model.sizes, field.name)) for field in fields(theirs)}
+    larger = [name for name, (there, here) in pairs.items() if name in GROWABLE.values() and here > there]
+    odd = {
+        name: f"model.{name}={there}"
+        for name, (there, here) in pairs.items()
+        if there != here and name not in free and not (name in growing and name in larger)
+    }
+    if not odd:
+        return
+    grown = [name for name, size in GROWABLE.items() if size in odd and size in larger]
+    ways = [" ".join(odd.values())]
+    if grown:
+        rest = [word for name, word in odd.items() if name not in larger]
+        ways.append(" ".join([*rest, f"model.grow=[{','.join(sorted({*grown, *model.grow}))}]"]))
+    if "vocabulary" in grown and ids > theirs.vocab_size:
+        ways.pop(0)  # the table would be too small for the dataset
+    first, (there, here) = next((name, pairs[name]) for name in odd)
+    shapes = [sizes.parameter_shapes() for sizes in (theirs, model.sizes)]
+    name = next((name for name in {**shapes[1], **shapes[0]} if shapes[0].get(name) != shapes[1].get(name)), None)
+    tensor = f" (tensor {name} is {shapes[0].get(name)}, not {shapes[1].get(name)})" if name else ""
+    raise UserError(
+        f"model.weights: {where} has {first} {there}, the run's model {here}{tensor}; set {', or '.join(ways)}"
+    )

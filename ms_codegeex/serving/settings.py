@@ -97,10 +97,8 @@ class ServeSettings(EngineOptions):
         if self.log_prompts and self.access_log is None:
             raise UserError("--log-prompts: there is no log that they could be in; add --access-log FILE")
         if self.api_key_file is None and not is_loopback(self.host):
-            raise UserError(
-                f"--host: {self.host} can be reached from other machines and there are no keys; give --api-key-file, "
-                "or --host 127.0.0.1"
-            )
+            why = f"{self.host} can be reached from other machines and there are no keys"
+            raise UserError(f"--host: {why}; give --api-key-file FILE, or --host 127.0.0.1")
 
 
 def is_loopback(host: str) -> bool:

@@ -156,7 +156,7 @@ def test_every_option_arrives(sources, tmp_path, capsys):
 def test_how_duplicates_are_compared_needs_their_threshold(sources, tmp_path, capsys):
     words = ["--input", str(sources), "--output", str(tmp_path / "out"), "--near-duplicates-by", "tokens"]
     assert main(["prepare", *words]) == 2
-    assert "--near-duplicates-by tokens: needs --near-duplicates" in capsys.readouterr().err
+    assert "--near-duplicates-by tokens: has no effect; add --near-duplicates" in capsys.readouterr().err
     words = ["--input", str(sources), "--near-duplicates", "1", "--near-duplicates-by"]
     assert recorded([*words, "tokens"], tmp_path, capsys)["near_duplicates_by"] == "tokens"
     assert "near_duplicates_by" not in recorded([*words, "words"], tmp_path, capsys)
@@ -170,7 +170,7 @@ def test_stop_is_one_line(sources, tmp_path, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ms-codegeex prepare: src/broken.jsonl:2: invalid JSON (") and "--on-error skip" in last
     assert main(command) == 0
-    assert "dropped, invalid JSON: 1 files" in capsys.readouterr().out
+    assert "dropped, invalid JSON: 1, for example src/broken.jsonl:2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def tune(capsys, pairs, out, *more, status=0):
 def test_pairs_for_people_and_as_json(pairs, tmp_path, capsys):
     output, progress = tune(capsys, pairs, tmp_path / "out")
     assert output.startswith("finetune: completion, at most 32 tokens\ntrain: ")
-    assert "dropped, invalid JSON: 1, for example" in output and f"dataset: {tmp_path / 'out'}" in output
-    assert "tokenising" in progress
+    assert f"dataset: {tmp_path / 'out'}" in output
+    assert "dropped, invalid JSON: 1, for example" in progress and "tokenising" in progress
     result = json.loads(tune(capsys, pairs, tmp_path / "two", "--json", "--validation-share", "0.5").out)
     assert result["kind"] == "finetune" and result["splits"]["validation"]["documents"] > 2
     assert "add --replace" in tune(capsys, pairs, tmp_path / "out", status=2).err
@@ -88,8 +88,8 @@ def dataset_of_code(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("--task chat --input x", "--task chat: needs --input with .jsonl files and --seq-length"),
-        ("--task chat --seq-length 8", "--task chat: needs --input"),
+        ("--task chat --input x", "--task chat: lacks an option; give --input RECORDS and --seq-length"),
+        ("--task chat --seq-length 8", "--task chat: lacks an option; give --input"),
         ("--task chat --seq-length 8 --input x --languages python", "--languages: only with --task pretrain"),
         ("--task chat --seq-length 8 --input x --filters codegen", "--filters: only with --task pretrain"),
         ("--seq-length 8", "--seq-length: only with --task completion, chat or translation"),

@@ -186,7 +186,7 @@ def test_a_run_that_has_lost_a_device_continues_on_fewer(dataset, tmp_path, unbr
     "options,reason",
     [
         (("--restarts", "-1"), "--restarts: -1 is out of range; give 0 or more"),
-        (("--min-devices", "1"), "--min-devices: has no effect without --restarts; give both"),
+        (("--min-devices", "1"), "--min-devices: has no effect without --restarts; add --restarts 3"),
         (
             ("--restarts", "1", "--min-devices", "3"),
             "--min-devices: no mesh with 3 devices fits parallel.tensor 1",

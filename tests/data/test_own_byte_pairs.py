@@ -157,7 +157,7 @@ def test_equal_text_gives_equal_bytes_whatever_the_threads(directories, tmp_path
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_smallest_size_is_bytes_and_special_tokens(tmp_path, family):
     least = 257 + ADDED[family]
-    with pytest.raises(UserError, match=f"vocab_size: {least - 1} is out of range; give {least} to 1000000"):
+    with pytest.raises(UserError, match=f"--vocab-size: {least - 1} is out of range; give {least} to 1000000"):
         TokenizerSettings(least - 1, family=family)
     tokenizer = train_tokenizer([SOURCES], tmp_path / "own", TokenizerSettings(least, family=family))
     assert tokenizer.vocab_size == least and tokenizer.decode(tokenizer.encode("\u4f60  x\t\t")) == "\u4f60  x\t\t"
@@ -167,7 +167,9 @@ def test_the_smallest_size_is_bytes_and_special_tokens(tmp_path, family):
 def test_a_pair_that_occurs_once_is_no_token(tmp_path):
     """Its row of the model's table would hardly be trained."""
     (tmp_path / "text.py").write_text("abcdefg = 0\n")
-    with pytest.raises(UserError, match="280 tokens cannot be made of 12 bytes of text, at most 275; give more"):
+    with pytest.raises(
+        UserError, match="280 tokens cannot be made of 12 bytes of text, but 275; give --vocab-size 275, or more"
+    ):
         train_tokenizer([tmp_path / "text.py"], tmp_path / "own", TokenizerSettings(280, family="codegeex"))
 
 
@@ -190,12 +192,12 @@ def test_a_cached_one_is_trained_once(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("codegeex", "--vocab-size", "274"), "vocab_size: 274 is out of range; give 275 to 1000000"),
-        (("codegen", "--vocab-size", "10000000"), "vocab_size: 10000000 is out of range"),
+        (("codegeex", "--vocab-size", "274"), "--vocab-size: 274 is out of range; give 275 to 1000000"),
+        (("codegen", "--vocab-size", "10000000"), "--vocab-size: 10000000 is out of range"),
         (("codegeex", "--vocab-size", "90000"), "--vocab-size: 90000 tokens cannot be made of"),
-        (("codegeex", "--whitespace-run", "136"), "whitespace_run: 136 is out of range; give 2 to 135"),
-        (("codegen", "--whitespace-run", "4"), "whitespace_run: codegen's runs of white space are fixed"),
-        (("codegeex", "--language-tags"), "language_tags: tag lines are plain text to codegeex"),
+        (("codegeex", "--whitespace-run", "136"), "--whitespace-run: 136 is out of range; give 2 to 135"),
+        (("codegen", "--whitespace-run", "4"), "--whitespace-run: codegen's runs of white space are fixed"),
+        (("codegeex", "--language-tags"), "--language-tags: tag lines are plain text to codegeex"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, words, message):

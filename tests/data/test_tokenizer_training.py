@@ -61,10 +61,10 @@ def test_a_corpus_is_prepared_with_it(trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--vocab-size", "100"), "vocab_size: 100 is out of range; give 512 to 1000000"),
-        (("--whitespace-run", "0"), "whitespace_run: 0 is out of range; give 1 (none) to 64"),
-        (("--max-bytes", "0"), "max_bytes: 0 is out of range"),
-        (("--vocab-size", "90000"), "--vocab-size: 90000 pieces cannot be made of"),
+        (("--vocab-size", "100"), "--vocab-size: 100 is out of range; give 512 to 1000000"),
+        (("--whitespace-run", "0"), "--whitespace-run: 0 is out of range; give 1 (none) to 64"),
+        (("--max-bytes", "0"), "--max-bytes: 0 is out of range"),
+        (("--vocab-size", "90000"), "--vocab-size: 90000 tokens cannot be made of"),
         (("--input", "nowhere"), "nowhere"),
     ],
 )

@@ -116,6 +116,9 @@ def cut(path):
     file.write_bytes(file.read_bytes()[:-1])
 
 
+SHARD = "model-00002-of-00003.safetensors"
+
+
 def rename_tensor(path):
     save_file({"other": np.ones(2)}, path / "model-00003-of-00003.safetensors")
 
@@ -142,7 +145,8 @@ def point_outside(path):
         (point_outside, "weight_map"),
         (lambda path: (path / INDEX).write_text("[]"), "weight_map"),
         (lambda path: (path / "config.json").write_text("{"), "config.json"),
-        (lambda path: (path / INDEX).unlink(), "not a model directory"),
+        (lambda path: [(path / name).unlink() for name in (INDEX, SHARD)], "2 of 3 shards are there, and no index"),
+        (lambda path: (path / "config.json").unlink(), "not a model directory"),
     ],
 )
 def test_damage_is_named(tmp_path, damage, message):

@@ -14,8 +14,9 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.layout import to_foreign
 from ms_codegeex.formats.merging import merged
-from ms_codegeex.formats.peft import open_adapters, summary, write_peft
+from ms_codegeex.formats.peft import _of_modules, adapters_inputs, open_adapters, summary, write_peft
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
@@ -182,7 +183,8 @@ def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
     }
     (tmp_path / "adapter").mkdir()
     write_safetensors(tmp_path / "adapter" / "adapter_model.safetensors", tensors)
-    write_json(tmp_path / "adapter" / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2})
+    patterns = {"rank_pattern": {r"h\.1\.attn\.out_proj": 4}, "alpha_pattern": {r"h\.1\..*": 4}}
+    write_json(tmp_path / "adapter" / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **patterns})
     model = {"family": "codegen", "weights": str(base), **small_models.FIELDS["codegen"]}
     lora = {"rank": 2, "alpha": 2, "targets": ["attention.output"], "weights": str(tmp_path / "adapter")}
     config = build_run_config({"training": {"steps": 1}, "model": model, "lora": lora})
@@ -279,3 +281,114 @@ def test_a_model_without_adapters_is_named(tmp_path):
     run = small_models.save_run(tmp_path / "run", "codegen", small_models.parameters("codegen"))
     with pytest.raises(UserError, match="holds no adapters; give a run that trained some"):
         write_peft(open_source(run), tmp_path / "adapter")
+
+
+def scales(base, place):
+    """What the difference of each adapted matrix is of B A, one number for each module."""
+    model = open_source(base)
+    small = small_models.formats("codegen")
+    after = to_foreign(
+        small.entries(small.layout("huggingface"), model.config),
+        merged(model.tensors, open_adapters(place, model), "it"),
+    )
+    before, found = SafetensorsFile(base / "model.safetensors").tensors, {}
+    for name, tensor in before.items():
+        change = after[name].float32() - tensor.float32()
+        if name.endswith("proj.weight") and change.any():
+            module = name.removesuffix(".weight")
+            found[module.removeprefix("transformer.h.")] = change / (FACTORS[module][1] @ FACTORS[module][0])
+    return {module: round(float(np.median(each)), 2) for module, each in found.items()}
+
+
+HIDDEN = small_models.FIELDS["codegen"]["hidden_size"]
+FACTORS = {  # A and B of rank 2
+    f"transformer.h.{block}.attn.{kind}": (
+        np.random.default_rng(block).standard_normal((2, HIDDEN)).astype(np.float32),
+        np.random.default_rng(9).standard_normal((rows * HIDDEN, 2)).astype(np.float32),
+    )
+    for block in (0, 1)
+    for kind, rows in (("qkv_proj", 3), ("out_proj", 1))
+}
+PATTERNS = [  # settings, and the scales that PEFT 0.21 gives blocks 0 and 1: of qkv_proj, of out_proj
+    ({}, (2, 2), (2, 2)),
+    ({"alpha_pattern": {"attn.qkv_proj": 64, "proj": 8}}, (32, 32), (2, 2)),
+    ({"alpha_pattern": {r"h\.[0-1]\.attn\.qkv_proj": 64}}, (32, 32), (2, 2)),
+    ({"alpha_pattern": {r"^transformer\.h\.0\.attn\.qkv_proj": 64, ".*proj": 8}}, (32, 4), (4, 4)),
+    ({"alpha_pattern": {".*proj": 8, "qkv_proj": 64}}, (4, 4), (4, 4)),
+    ({"alpha_pattern": {"(qkv|out)_proj": 8}}, (4, 4), (4, 4)),
+    ({"r": 8, "rank_pattern": {".*_proj": 2}}, (2, 2), (2, 2)),
+    ({"r": 8, "rank_pattern": {".*_proj": 2}, "use_rslora": True}, (2.83, 2.83), (2.83, 2.83)),
+    ({"fan_in_fan_out": True, "exclude_modules": ["x"], "layers_to_transform": [0, 1]}, (2, 2), (2, 2)),
+]
+
+
+def write_factors(path, config, name="adapter_model.safetensors", infix=""):
+    path.mkdir(parents=True)
+    tensors = {
+        f"base_model.model.{module}.lora_{kind}{infix}.weight": each
+        for module, pair in FACTORS.items()
+        for kind, each in zip("AB", pair, strict=True)
+    }
+    if name.endswith(".bin"):
+        torch = pytest.importorskip("torch")
+        torch.save({key: torch.from_numpy(each) for key, each in tensors.items()}, path / name)
+    else:
+        write_safetensors(path / name, {key: from_array(each) for key, each in tensors.items()})
+    write_json(path / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 4, **config})
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model directory."""
+    root = tmp_path_factory.mktemp("base")
+    small_models.save_run(root / "run", "codegen", small_models.parameters("codegen"))
+    convert(root / "run", "hf", root / "base", progress=False)
+    return root / "base"
+
+
+@pytest.mark.parametrize("number", range(len(PATTERNS)))
+def test_keys_of_patterns_are_expressions(base, tmp_path, number):
+    config, query, output = PATTERNS[number]
+    expected = {f"{i}.attn.qkv_proj": scale for i, scale in enumerate(query)}
+    expected |= {f"{i}.attn.out_proj": scale for i, scale in enumerate(output)}
+    assert scales(base, write_factors(tmp_path / "a", config)) == expected
+    matching = pytest.importorskip("peft.utils.other")
+    names = [name.removesuffix(".weight") for name in SafetensorsFile(base / "model.safetensors").tensors]
+    for key in ("alpha_pattern", "rank_pattern"):
+        patterns = config.get(key, {})
+        theirs = {name: matching.get_pattern_key(patterns, name) for name in names}
+        ours = _of_modules(patterns, names, "")
+        assert ours == {name: patterns[pattern] for name, pattern in theirs.items() if pattern in patterns}
+
+
+@pytest.mark.parametrize("infix", ["", ".default"])
+def test_pickled_adapters_are_read(base, tmp_path, capfd, infix):
+    """Also from the folder in which a Trainer has checkpoints."""
+    place = write_factors(tmp_path / "run/checkpoint-20", {}, "adapter_model.bin", infix)
+    assert {*scales(base, place).values(), *scales(base, place.parent).values()} == {2}
+    assert capfd.readouterr().err.count("run: the adapters are in checkpoint-20") == 1
+    assert [*adapters_inputs(place).files] == ["adapter_config.json", "adapter_model.bin"]
+    assert summary(place)["rank"] == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rank_pattern": {"out_proj": 4}}, "out_proj has rank 2, but adapter_config.json says 4"),
+        ({"alpha_pattern": {"(?=out)out_proj": 4}}, "is no regular expression without look-around"),
+        ({"alpha_pattern": {f"x{number}": 4 for number in range(99)}}, "has 99 keys for"),
+    ],
+)
+def test_patterns_that_cannot_be_followed_are_named(base, tmp_path, config, message):
+    with pytest.raises(UserError, match=message):
+        scales(base, write_factors(tmp_path / "a", config))
+
+
+def test_an_expression_takes_linear_time():
+    assert _of_modules({"(a+)+$": 1}, ["a" * 200 + "b"], "") == {}
+
+
+def test_a_setting_that_is_not_known_is_named(base, tmp_path, capfd):
+    scales(base, write_factors(tmp_path / "a", {"use_sorcery": True, "nothing": None}))
+    assert "not known here, so not used: use_sorcery" in capfd.readouterr().err

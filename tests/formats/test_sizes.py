@@ -1,18 +1,23 @@
 """A model's sizes are all fields of its family's configuration, wherever they are recorded."""
 
 import dataclasses
+import shutil
 
+import numpy as np
 import pytest
+from conftest import command_here
 from small_models import FAMILIES, FIELDS, config, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.quantised import QuantisedModel, write_quantised
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
+from ms_codegeex.models.registry import family
 from ms_codegeex.runs.weights import weights_of
 
 CHANGED = {bool: lambda value: not value, float: lambda value: 3 * value, str: lambda value: "fp16"}
@@ -84,3 +89,102 @@ def test_a_misspelt_key_of_a_model_directory_is_refused(tmp_path, name, key, wro
         open_source(tmp_path / "hf")
     write_json(file, values | {wrong: 1})  # of another program
     assert open_source(tmp_path / "hf").fields == FIELDS[name]
+
+
+def random_parameters(sizes):
+    random = np.random.default_rng(0)
+    return {name: random.standard_normal(shape, np.float32) for name, shape in sizes.parameter_shapes().items()}
+
+
+AGES = {  # changes to CodeGen's config.json as other versions and tools write it, None: the key is missing
+    "null": {"n_inner": "null", "scores_fp32": "null", "initializer_range": "null", "tie_word_embeddings": "null"},
+    "missing": dict.fromkeys(("tie_word_embeddings", "scale_attn_weights", "activation_function", "scores_fp32")),
+    "names of PretrainedConfig": {
+        **{"n_embd": None, "n_layer": None, "n_head": None, "n_positions": None},
+        **{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 16, "max_position_embeddings": 16},
+    },
+    "n_ctx": {"n_positions": None, "n_ctx": 16},
+    "end tokens": {"eos_token_id": [5, 7]},
+    "dtype": {"torch_dtype": None, "dtype": "float16"},
+    "a synonym": {"activation_function": "gelu_pytorch_tanh"},
+    "harmless": {
+        "use_cache": False,
+        "rope_theta": 1e4,
+        "rope_scaling": "null",
+        "task_specific_params": {},
+        "pad_token_id": 5,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A CodeGen directory in which four times the hidden size is the width of the feed-forward, and its sizes."""
+    path, fields = tmp_path_factory.mktemp("exported"), {"intermediate_size": 256, "init_std": 0.02}
+    sizes = family("codegen").config.build_config(None, FIELDS["codegen"] | fields)
+    convert(save_run(path / "run", "codegen", random_parameters(sizes), **fields), "hf", path / "hf")
+    return path / "hf", dataclasses.asdict(sizes)
+
+
+@pytest.mark.parametrize("age", AGES)
+def test_configurations_of_every_age(exported, tmp_path, age):
+    directory, fields = exported
+    shutil.copytree(directory, tmp_path / "hf")
+    values = {**read_json(directory / "config.json"), **AGES[age]}
+    written = {key: None if value == "null" else value for key, value in values.items() if value is not None}
+    write_json(tmp_path / "hf" / "config.json", written)
+    assert open_source(tmp_path / "hf").fields == fields
+
+
+REFUSED = [
+    ({"n_head": None}, "n_head is None, expected a positive whole number; write it there"),
+    ({"rotary_dim": None, "n_embd": 1024, "n_layer": 20, "n_inner": None}, "rotary_dim is None.*such as 32 of 350m-nl"),
+    ({"quantization_config": {"quant_method": "gptq"}}, "give the model before it was quantised"),
+    ({"model_type": None}, "model_type is None, expected one of codegeex, codegen, gptj, chatglm; write it there"),
+]
+
+
+@pytest.mark.parametrize("change, message", REFUSED)
+def test_what_a_configuration_lacks_is_named_with_a_remedy(exported, tmp_path, change, message):
+    shutil.copytree(exported[0], tmp_path / "hf")
+    file = tmp_path / "hf" / "config.json"
+    values = {**read_json(file), **change}
+    write_json(file, {key: value for key, value in values.items() if value is not None})
+    with pytest.raises(UserError, match=message):
+        open_source(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("stated", [2, None, [2, 7], 9])
+def test_the_tokenizer_says_which_token_ends_an_answer(exported, tmp_path, capsys, stated):
+    """Whatever the configuration says; what is written from it agrees, also generation_config.json."""
+    size = {"vocab_size": 50400, "intermediate_size": 256, "init_std": 0.02}
+    sizes = family("codegen").config.build_config(None, FIELDS["codegen"] | size)
+    convert(save_run(tmp_path / "run", "codegen", random_parameters(sizes), **size), "hf", tmp_path / "hf")
+    (tmp_path / "hf/provenance.json").unlink()
+    load_tokenizer("codegen-mono").save(tmp_path / "hf")
+    write_json(tmp_path / "hf/config.json", {**read_json(tmp_path / "hf/config.json"), "eos_token_id": stated})
+    write_json(tmp_path / "hf/generation_config.json", {"eos_token_id": stated, "bos_token_id": 1})
+    source = open_source(tmp_path / "hf")
+    assert source.fields["eos_token_id"] == 50256
+    assert ("the tokenizer's end token 50256" in capsys.readouterr().err) == (stated in ([2, 7], 9))
+    convert(source, "hf", tmp_path / "again")
+    assert read_json(tmp_path / "again/config.json")["eos_token_id"] == 50256
+    assert read_json(tmp_path / "again/generation_config.json")["eos_token_id"] == (stated and 50256)
+    write_quantised(open_source(tmp_path / "again"), 8, 0, tmp_path / "q8")
+    assert load_tokenizer(tmp_path / "q8").eos_id == 50256
+
+
+def test_what_is_refused_as_a_tokenizer_leaves_no_directory(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "hf")
+    write_json(tmp_path / "hf/tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"})
+    source = open_source(tmp_path / "hf")
+    for write in (
+        lambda: write_quantised(source, 8, 0, tmp_path / "out"),
+        lambda: convert(source, "hf", tmp_path / "out"),
+    ):
+        with pytest.raises(UserError, match="LlamaTokenizer"):
+            write()
+        assert not (tmp_path / "out").exists()
+    arguments = ("--model", tmp_path / "hf", "--to", "hf", "--output", tmp_path / "out")
+    assert command_here("convert", *arguments, "--tokenizer", "codegen-nl", "--json").returncode == 0  # the remedy
+    assert load_tokenizer(tmp_path / "out").name == "codegen-nl"

@@ -1,13 +1,16 @@
 """Models as the other side's own tools save them: PyTorch, NumPy and MindSpore files of every shape, by content."""
 
+import argparse
 import json
 import os
+import re
 import shutil
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import FIELDS, equal, foreign, parameters
+from small_models import FIELDS, config, equal, foreign, formats, parameters
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
@@ -72,7 +75,7 @@ def test_a_file_has_the_releases_tokenizer_only_if_its_end_token_is_the_releases
     assert released.tokenizer().name == "codegeex" and released.save_tokenizer is not None
     other = open_source(tmp_path / "model.pt", sizes | {"eos_token_id": 1005})
     assert other.save_tokenizer is None
-    with pytest.raises(UserError, match="does not say which tokenizer this codegeex model has; convert it to a model"):
+    with pytest.raises(UserError, match="does not say which tokenizer this codegeex model has; `ms-codegeex convert"):
         other.tokenizer()
 
 
@@ -213,7 +216,8 @@ def test_mindspores_own_files(tmp_path):
 
     def save(path, entries):
         path.parent.mkdir(parents=True, exist_ok=True)
-        ms.save_checkpoint([{"name": n, "data": ms.Tensor(a)} for n, a in entries.items()], str(path))
+        named = [{"name": n, "data": ms.Tensor(a)} for n, a in entries.items()]
+        ms.save_checkpoint(named, str(path), format=path.suffix[1:])
         os.chmod(path, 0o644)
 
     save(tmp_path / "code-13B0-50.ckpt", named | state)
@@ -229,7 +233,9 @@ def test_mindspores_own_files(tmp_path):
 
         part = {name: np.ascontiguousarray(slice_of(name, array)) for name, array in named.items()}
         save(tmp_path / "8p" / f"rank_{rank}" / f"code-13B{rank}-50.ckpt", part)
+        save(tmp_path / "other" / f"rank_{rank}" / f"net_rank_{rank}-50_1.safetensors", part)
     equal(open_source(tmp_path / "8p", KNOWN), arrays)
+    equal(open_source(tmp_path / "other", KNOWN), arrays)
     (tmp_path / "8p" / "rank_2" / "code-13B2-50.ckpt").unlink()
     with pytest.raises(UserError, match="no file of rank 2"):
         open_source(tmp_path / "8p", KNOWN)
@@ -327,8 +333,257 @@ def test_a_number_in_a_files_name_takes_no_memory(tmp_path):
         (tmp_path / f"mp_rank_{rank}_model_states.pt").write_bytes(b"PK")
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"no file of rank 1, though there is mp_rank_20231117"):
+        with pytest.raises(UserError, match=r"no file of rank 1, though there is one of 20231117"):
             open_source(tmp_path, KNOWN)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+
+
+FLAT = "transformer.h.0."
+
+
+def save(path, tree):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".safetensors":
+        return torch.save(tree, path)
+    return pytest.importorskip("safetensors.torch").save_file(tree, path)
+
+
+def text(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def shards(directory, name, weights, index=None):
+    """Two files, and an index that lists them."""
+    names, files = sorted(weights), [name.format(number) for number in (1, 2)]
+    for number, file in enumerate(files):
+        save(directory / file, {key: weights[key] for key in names[number::2]})
+    if index:
+        listed = {key: files[number % 2] for number, key in enumerate(names)}
+        text(directory / index, json.dumps({"metadata": {}, "weight_map": listed}))
+
+
+def wrapped(weights, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+
+
+def lightning(weights):
+    state = {"optimizer_states": [{"m": torch.ones(1)}], "callbacks": {"x": torch.ones(1)}, "loops": {}, "epoch": 1}
+    return {"state_dict": wrapped(weights, "model."), **state}
+
+
+def old(*places):
+    """Weights and training state that are not to be read."""
+    return lambda d, w: [save(d / place, {"x": torch.ones(1)}) for place in places]
+
+
+KINDS = {  # how a folder is written, and the place of its weights; "config.json" is there if the name begins so
+    "config.json, shards without an index": (lambda d, w: shards(d, "model-0000{}-of-00002.safetensors", w), "."),
+    "config.json, pickled shards": (lambda d, w: shards(d, "pytorch_model-0000{}-of-00002.bin", w), "."),
+    "config.json, a variant": (lambda d, w: save(d / "model.fp16.safetensors", w), "."),
+    "config.json, a variant in shards": (
+        lambda d, w: shards(d, "model.fp16-0000{}-of-00002.safetensors", w, "model.safetensors.index.fp16.json"),
+        ".",
+    ),
+    "config.json, an older pickle": (
+        lambda d, w: (save(d / "model.safetensors", w), old("pytorch_model.bin")(d, w)),
+        ".",
+    ),
+    "config.json, buffers": (
+        lambda d, w: save(d / "model.safetensors", w | {f"{FLAT}attn.masked_bias": torch.ones(1)}),
+        ".",
+    ),
+    "config.json, compiled": (lambda d, w: save(d / "model.safetensors", wrapped(w, "_orig_mod.")), "."),
+    "shards alone": (
+        lambda d, w: shards(d, "pytorch_model-0000{}-of-00002.bin", w, "pytorch_model.bin.index.json"),
+        ".",
+    ),
+    "Trainer": (
+        lambda d, w: (save(d / "checkpoint-500/pytorch_model.bin", w), old("checkpoint-50/pytorch_model.bin")(d, w)),
+        "checkpoint-500",
+    ),
+    "Accelerate": (
+        lambda d, w: (
+            save(d / "checkpoints/checkpoint_10/model.safetensors", w),
+            old("checkpoints/checkpoint_10/optimizer.bin", "checkpoints/checkpoint_9/model.safetensors")(d, w),
+        ),
+        "checkpoints/checkpoint_10",
+    ),
+    "Lightning": (
+        lambda d, w: (
+            save(d / "lightning_logs/version_2/checkpoints/epoch=1-step=20.ckpt", lightning(w)),
+            old("lightning_logs/version_2/checkpoints/epoch=0-step=9.ckpt", "lightning_logs/version_1/a.ckpt")(d, w),
+        ),
+        "lightning_logs/version_2/checkpoints",
+    ),
+    "Lightning with DeepSpeed": (
+        lambda d, w: (
+            save(
+                d / "last.ckpt/checkpoint/mp_rank_00_model_states.pt", {"module": wrapped(w, "_forward_module.model.")}
+            ),
+            text(d / "last.ckpt/latest", "checkpoint"),
+        ),
+        "last.ckpt/checkpoint",
+    ),
+    "DeepSpeed": (
+        lambda d, w: (
+            save(d / "global_step40/mp_rank_00_model_states.pt", {"module": w}),
+            old("global_step40/zero_pp_rank_0_mp_rank_00_optim_states.pt", "global_step9/x.pt")(d, w),
+            text(d / "latest", "global_step40\n"),
+        ),
+        "global_step40",
+    ),
+    "Megatron, distributed optimizer": (
+        lambda d, w: (
+            save(d / "iter_0000100/mp_rank_00/model_optim_rng.pt", {"model": w, "args": argparse.Namespace(a=1)}),
+            old("iter_0000100/mp_rank_00/distrib_optim.pt", "iter_0000100/mp_rank_00_000/optim.pt")(d, w),
+            text(d / "latest_checkpointed_iteration.txt", "100"),
+        ),
+        "iter_0000100",
+    ),
+    "Megatron without its file": (
+        lambda d, w: (
+            save(d / "iter_0000100/mp_rank_00/a.pt", {"model": w}),
+            old("iter_0000020/mp_rank_00/a.pt")(d, w),
+        ),
+        "iter_0000100",
+    ),
+    "FSDP": (
+        lambda d, w: save(
+            d / "pytorch_model_fsdp.bin",
+            {name.replace(FLAT, f"{FLAT}_fsdp_wrapped_module._checkpoint_wrapped_module."): x for name, x in w.items()},
+        ),
+        ".",
+    ),
+    "a trainer of one's own": (
+        lambda d, w: save(
+            d / "a.pt",
+            {
+                "model_state_dict": wrapped(w, "module._orig_mod."),
+                "optimizer_state_dict": {"m": torch.ones(1)},
+                "ema": w,
+            },
+        ),
+        ".",
+    ),
+    "PEFT's names": (lambda d, w: save(d / "a.safetensors", wrapped(w, "base_model.model.")), "."),
+    "a folder in a folder": (lambda d, w: save(d / "x/y/a.pt", w), "x/y"),
+}
+
+
+@pytest.fixture(scope="module")
+def codegen():
+    arrays = parameters("codegen")
+    tensors = foreign("codegen", "huggingface", arrays)
+    return arrays, {name: torch.from_numpy(tensor.array().copy()) for name, tensor in tensors.items()}
+
+
+def written(tmp_path, codegen, write, with_config=False):
+    write(tmp_path / "m", codegen[1])
+    if with_config:
+        small = formats("codegen")
+        text(tmp_path / "m/config.json", json.dumps(small.sizes.to_json(config("codegen"))))
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_other_programs_write_is_read(tmp_path, codegen, capfd, kind):
+    write, place = KINDS[kind]
+    directory = written(tmp_path, codegen, write, kind.startswith("config.json"))
+    source = open_source(directory, {} if kind.startswith("config.json") else FIELDS["codegen"])
+    equal(source, codegen[0])
+    folder = source.path if source.path.is_dir() else source.path.parent
+    assert folder == directory / place
+    assert all(file.is_file() for each in source.inputs for file in each.files.values())
+    said, other = capfd.readouterr().err, [file for file in directory.rglob("*") if file.is_file()]
+    used = {file for each in source.inputs for file in each.files.values()}
+    passed = any(file not in used and file.suffix in (".pt", ".bin", ".safetensors", ".ckpt") for file in other)
+    assert ("passed over" in said, f"the weights are in {place}" in said) == (passed, place != "."), said
+
+
+@pytest.mark.parametrize("numbered", ["in each stage", "through all"])
+def test_the_stages_of_a_pipeline_are_joined(tmp_path, numbered):
+    tensors = foreign("codegeex", "megatron", parameters("codegeex"))
+    for stage in (0, 1):
+        mine = {}
+        for name, tensor in tensors.items():
+            block = re.match(r"layers\.(\d)\.(.*)", name[-1])
+            if int(block[1]) == stage if block else ("embedding" in name) == (stage == 0):
+                number = 0 if numbered == "in each stage" else stage
+                mine[(*name[:-1], f"layers.{number}.{block[2]}") if block else name] = tensor
+        tree = nested(mine)
+        if stage:
+            tree["module"]["word_embeddings_for_head"] = {"weight": torch.zeros(2, 2)}
+        save(tmp_path / f"mp_rank_00_00{stage}/model_optim_rng.pt", tree)
+    equal(open_source(tmp_path, KNOWN), parameters("codegeex"))
+    (tmp_path / "mp_rank_00_000/model_optim_rng.pt").unlink()
+    with pytest.raises(UserError, match="no file of stage 0, though there is one of 1"):
+        open_source(tmp_path, KNOWN)
+
+
+REFUSED = {  # what is named; a remedy that was tried
+    "two variants": (
+        lambda d, w: [save(d / f"model.{kind}.safetensors", w) for kind in ("fp16", "bf16")],
+        r"holds the variants bf16, fp16; name a file, as .*/model\.bf16\.safetensors",
+    ),
+    "a shard is missing": (
+        lambda d, w: (
+            shards(d, "model-0000{}-of-00002.safetensors", w),
+            (d / "model-00002-of-00002.safetensors").unlink(),
+        ),
+        "1 of 2 shards are there, and no index",
+    ),
+    "several files": (
+        lambda d, w: (save(d / "a.pt", w), save(d / "b.pt", w)),
+        r"such as a\.pt, b\.pt; give one of them",
+    ),
+    "ZeRO 3": (old("zero_pp_rank_0_mp_rank_00_model_states.pt"), "sharded by ZeRO 3"),
+    "DeepSpeed's pipeline": (old("layer_00-model_00-model_states.pt"), "the layers of a DeepSpeed pipeline"),
+    "no such step": (
+        lambda d, w: (text(d / "latest", "b"), old("a/x.pt")(d, w)),
+        r"names 'b', .*; give one that is, such as .*a$",
+    ),
+    "outside": (lambda d, w: text(d / "latest", "../.."), "names '../..', which is not beside it"),
+    "a long name": (lambda d, w: text(d / "latest", "a" * 10**6), "is larger than 256 bytes"),
+    "a link": (
+        lambda d, w: (text(d / "latest", "a"), (d / "a").symlink_to("/etc")),
+        "a: is a link to /etc, outside",
+    ),
+    "a circle": (lambda d, w: (d.mkdir(), (d / "a").symlink_to(".")), "a: is a link to .*, outside"),
+    "deep": (lambda d, w: (d / "/".join("abcdefghij")).mkdir(parents=True), "nothing of these is there"),
+    "Git LFS": (lambda d, w: text(d / "a.pt", "version https://git-lfs.github.com/spec/v1"), "is a pointer of Git LFS"),
+    "adapters": (lambda d, w: text(d / "adapter_config.json", "{}"), "holds adapters, .* ms-codegeex adapter merge"),
+    "two prefixes": (
+        lambda d, w: save(d / "a.pt", wrapped(w, "model.") | wrapped(w, "module.")),
+        "are the same tensor but for a prefix",
+    ),
+    "Megatron's distributed format": (old("common.pt"), "--ckpt-format torch"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_read_is_named(tmp_path, codegen, kind):
+    write, message = REFUSED[kind]
+    directory = written(tmp_path, codegen, write)
+    with pytest.raises(UserError, match=message) as error:
+        open_source(directory, FIELDS["codegen"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_distributed_checkpoint_is_read_after_the_command_that_is_named(tmp_path, codegen, monkeypatch):
+    from torch.distributed.checkpoint import format_utils
+    from torch.distributed.checkpoint import save as save_parts
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="assuming the intent is to save in a single process"):
+        save_parts({"model": wrapped(codegen[1], "module.")}, checkpoint_id="parts")
+    command = (
+        r"make one file of it: python -m torch\.distributed\.checkpoint\.format_utils dcp_to_torch parts model\.pt"
+    )
+    for place in ("parts", "parts/__0_0.distcp"):
+        with pytest.raises(UserError, match=command):
+            open_source(Path(place))
+    format_utils.dcp_to_torch_save("parts", "model.pt")
+    equal(open_source(Path("model.pt"), FIELDS["codegen"]), codegen[0])

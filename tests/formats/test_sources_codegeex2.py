@@ -9,7 +9,7 @@ from small_models import FIELDS, bfloat16, equal, foreign, formats, parameters
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
-from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.sources import _say_if_unclear, open_source
 
 torch = pytest.importorskip("torch")
 
@@ -119,7 +119,7 @@ def test_codegeex2_as_it_was_released(tmp_path):
         ({"ffn_hidden_size": 24}, r"dense_h_to_4h.weight has shape \[40, 32\].*\[48, 32\]"),
         ({"num_layers": 3}, r"missing tensor transformer.encoder.layers.2.input_layernorm.weight"),
         ({"num_layers": 1}, r"unexpected tensor transformer.encoder.layers.1"),
-        ({"model_type": "llama"}, "model_type is 'llama'; expected one of codegeex, codegen, gptj, chatglm"),
+        ({"model_type": "llama"}, "is Llama, as model_type shows"),
         ({"model_type": "codegen"}, "m: config.json: "),
     ],
 )
@@ -145,3 +145,68 @@ def test_mindformers_two_names_of_the_table(tmp_path, table):
     source = open_source(tmp_path / "m.ckpt", FIELDS["codegeex2"])
     equal(source, arrays)
     assert f"transformer.embedding.{table}" in renamed
+
+
+# -- what only looks like one of ours ----------------------------------------------------------------------------------
+
+CODEGEN = {"model_type": "codegen", "n_embd": 2048, "n_layer": 16, "n_head": 16, "rotary_dim": 32, "vocab_size": 51200}
+GLM = {"model_type": "chatglm", "hidden_size": 4096, "num_attention_heads": 32}
+CONFIGURATIONS = {  # as their repositories publish them
+    "CodeGen2": CODEGEN | {"auto_map": {"AutoModelForCausalLM": "modeling_codegen.CodeGenForCausalLM"}},
+    "CodeGen2.5": {"model_type": "llama", "vocab_size": 51200, "architectures": ["LlamaForCausalLM"]},
+    "ChatGLM-6B": GLM | {"inner_hidden_size": 16384, "position_encoding_2d": True, "vocab_size": 130528},
+    "ChatGLM2": CHATGLM | {"seq_length": 32768},
+    "ChatGLM3": CHATGLM | {"_name_or_path": "THUDM/chatglm3-6b", "seq_length": 8192},
+    "GLM-4, of which CodeGeeX4 is one": CHATGLM | {"padded_vocab_size": 151552, "rope_ratio": 500, "num_layers": 40},
+    "GLM-4": {"model_type": "glm4", "architectures": ["Glm4ForCausalLM"]},
+}
+
+
+def refused(directory, message):
+    with pytest.raises(UserError) as error:
+        open_source(directory)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_family_that_only_looks_like_ours_is_refused_by_name(tmp_path, name):
+    save_chatglm(tmp_path / "m", bfloat16(parameters("codegeex2")), CONFIGURATIONS[name])
+    refused(tmp_path / "m", f"is {name}")
+
+
+@pytest.mark.parametrize("file", ["modeling_chatglm.py", "tokenizer_config.json"])
+def test_chatglm3_is_recognised_by_its_code_and_by_its_tokenizer(tmp_path, file):
+    save_chatglm(tmp_path / "m", bfloat16(parameters("codegeex2")))
+    assert open_source(tmp_path / "m").family.name == "codegeex2"
+    text = "ROLES = ['<|observation|>']" if file.endswith(".py") else '{"name_or_path": "THUDM/chatglm3-6b"}'
+    (tmp_path / "m" / file).write_text(text)
+    refused(tmp_path / "m", "is ChatGLM3, as ")
+
+
+@pytest.mark.parametrize(
+    "kind, name", [("GPTJ", "GPT-J"), ("GPT2", "GPT-2"), ("Llama", "Llama"), ("CodeGen", None), ("Glm", "GLM-4")]
+)
+def test_models_of_the_real_classes(tmp_path, kind, name):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50400, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    sizes |= {"rotary_dim": 8, "intermediate_size": 32, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model = getattr(transformers, f"{kind}LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config)
+    model.save_pretrained(tmp_path / "m")
+    if name is None:
+        assert open_source(tmp_path / "m").fields["hidden_size"] == 64
+    else:
+        refused(tmp_path / "m", f"is {name}")
+    if kind == "GPTJ":  # without its configuration, too
+        torch.save(model.state_dict(), tmp_path / "gptj.pt")
+        with pytest.raises(UserError, match="is GPT-J"):
+            open_source(tmp_path / "gptj.pt", {"num_heads": 4, "rotary_dim": 8})
+
+
+def test_what_nothing_distinguishes_is_said_once(tmp_path, capsys):
+    """ChatGLM2's and ChatGLM3's sizes are those of CodeGeeX2."""
+    sizes = {"hidden_size": 4096, "num_layers": 28, "num_kv_groups": 2}
+    for name, said in ((None, 1), ("THUDM/codegeex2-6b", 0)):
+        for _ in range(2):
+            _say_if_unclear(tmp_path / str(name), "codegeex2", sizes, str(name))
+        assert capsys.readouterr().err.count("ChatGLM3-6B have the same names and sizes") == said

@@ -1,20 +1,26 @@
 """Small `.pt` files that would cost any amount of time or memory, or alter what reads them; and what is plain data."""
 
 import argparse
+import collections
 import copy
+import datetime
 import io
 import pickle
 import random
+import signal
 import struct
+import types
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import torch_pickle, torch_zip
-from ms_codegeex.formats.files import nested_tensors, read_raw
+from ms_codegeex.formats.files import nested_tensors
+from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array, map_bytes, read_bytes
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
@@ -37,7 +43,7 @@ def test_lists_that_contain_one_another(tmp_path):
     path = archive(tmp_path / "a.pt", pickle.dumps({"module": lists[-1]}, protocol=2))
     assert path.stat().st_size < 4000
     with pytest.raises(UserError, match=r"a\.pt: refused, because it holds more than 1000000 values"):
-        read_raw(path)
+        open_source(path)
 
 
 def test_a_dictionary_with_an_endless_key(tmp_path):
@@ -87,6 +93,7 @@ def number(value):
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 STORED = b"(X\x07\x00\x00\x00storagectorch\nCharStorage\nX\x01\x00\x00\x000NK\x01tQq\x00"
 COPIED = b"h\x01h\x00\x85R" * 40  # calls of the second object of the memo with the first one
+TYPED = b"ctorch._tensor\n_rebuild_from_type_v2\n"
 REPEATED = {  # the memo repeats a long operand, or operands collide
     "copies of a list": b"(]q\x00(" + b"N" * 1000 + b"ectorch\nSize\nq\x01" + COPIED + b"t",
     "copies of a tuple": b"((" + b"N" * 1000 + b"tq\x00cbuiltins\nset\nq\x01" + COPIED + b"t",
@@ -95,6 +102,12 @@ REPEATED = {  # the memo repeats a long operand, or operands collide
     "texts as keys": b"}(" + (text("a" * 5000) + b"N") * 2 + b"u",
     "numbers that collide": b"}(" + b"".join(number(i * ((1 << 61) - 1)) + b"N" for i in range(1, 100)) + b"u",
     "fractions": b"}(" + b"".join(b"G" + struct.pack(">d", i) + b"N" for i in range(1, 100)) + b"u",
+    "a dictionary again": b"(}q\x00("
+    + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(1000))
+    + b"uccollections\nCounter\nq\x01"
+    + COPIED
+    + b"t",
+    "arguments of arguments": b"(" + STORED + TYPED + b"(" + REBUILD + b"N(h\x00K\x00))" + b"N" * 20 + b"tNtRt",
     "arguments": b"(" + STORED + REBUILD + b"(h\x00K\x00))" + b"N" * 20 + b"tRt",
     "tensors": b"(" + STORED + b"(h\x00K\x00))\x89Ntq\x01" + REBUILD + b"q\x02" + b"h\x02h\x01R" * 2000 + b"t",
     "a long name": b"(" + text("megatron") + text("x" * 300) + b"\x93t",
@@ -233,13 +246,25 @@ def test_what_training_programs_put_beside_the_weights(tmp_path):
         device=torch.device("cpu"),
         shape=torch.Size([2]),
         names={"a"},
+        load=Path("/a"),
+        exit_signal=signal.SIGTERM,
+        more=types.SimpleNamespace(a=1),
+        begun=datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc),
+        hidden=b"bytes",
+        stream=io.BytesIO(b"x"),
+        numbers=(np.float32(2), np.arange(3), np.dtype("float16"), np.random.default_rng(1)),
+        version=torch.torch_version.TorchVersion("2.0"),
+        limits=(slice(1), frozenset([1])),
     )
+    counts = collections.defaultdict(list, a=[1])
+    tensor, parameter = torch.ones(2), torch.nn.Parameter(torch.ones(3))
+    tensor.shared = parameter.tensor_model_parallel = True
     state = {
         "args": arguments,
         "random_rng_state": random.Random(1).getstate(),
         "np_rng_state": np.random.RandomState(1).get_state(),
-        "shapes": [OrderedDict(a=torch.Size([3]))],
-        "module": {"x": torch.ones(2)},
+        "shapes": [OrderedDict(a=torch.Size([3])), counts, collections.Counter("ab"), collections.deque([1], 2)],
+        "module": {"x": tensor, "y": parameter},
     }
     for protocol in (2, 4):
         torch.save(state, tmp_path / "a.pt", pickle_protocol=protocol)
@@ -247,7 +272,8 @@ def test_what_training_programs_put_beside_the_weights(tmp_path):
         assert torch_pickle.namespace(tree["args"])["num_attention_heads"] == 4
         assert torch_pickle.namespace(tree["args"])["shape"] == [2] and torch_pickle.namespace(tree["module"]) is None
         assert tree["random_rng_state"] == random.Random(1).getstate()
-        assert [name for name, _ in nested_tensors(tree)] == [("module", "x")]
+        assert tree["shapes"] == [{"a": [3]}, {"a": [1]}, {"a": 1, "b": 1}, [1]]
+        assert [name for name, _ in nested_tensors(tree)] == [("module", "x"), ("module", "y")]
 
 
 def test_mutated_pickles_and_archives_end_in_one_line(tmp_path):
@@ -273,12 +299,20 @@ def test_mutated_pickles_and_archives_end_in_one_line(tmp_path):
 def test_a_file_that_is_no_dictionary(tmp_path):
     torch.save(torch.ones(2), tmp_path / "a.pt")
     with pytest.raises(UserError, match="holds no dictionary of tensors"):
-        read_raw(tmp_path / "a.pt")
+        open_source(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("numpy", "core.multiarray.scalar"), ("numpy.core", "multiarray.scalar"), ("torch", "x.device")],
+    [
+        *(("numpy", "core.multiarray.scalar"), ("numpy.core", "multiarray.scalar"), ("torch", "x.device")),
+        *(("builtins", "getattr"), ("pathlib", "Path.unlink"), ("signal", "raise_signal"), ("functools", "partial")),
+        *(
+            ("transformers.dynamic_module_utils", "get_class_from_dynamic_module"),
+            ("io", "open"),
+            ("collections", "abc"),
+        ),
+    ],
 )
 def test_a_name_of_another_module_is_refused(tmp_path, module, name):
     """Python's own unpickler would follow the points in a name."""

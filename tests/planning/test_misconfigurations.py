@@ -48,14 +48,20 @@ MISTAKES = [
     (CLUSTER, "model.intermediate_size=20484", "parallel.tensor", "model.intermediate_size 20484", "change"),
     (CLUSTER, "model.vocab_size=50400 parallel.tensor=64", "parallel.tensor", "model.num_heads 40", "change"),
     (CLUSTER, "model.vocab_size=52220", "parallel.tensor", "8 does not divide model.vocab_size 52220", "change"),
-    (CLUSTER, "parallel.server_devices=4", "parallel.tensor", "groups of 8 devices do not fit", "choose a divisor"),
-    (CLUSTER, "parallel.server_devices=12", "parallel.tensor", "servers of 12", "stay inside a server"),
+    (CLUSTER, "parallel.server_devices=4", "parallel.tensor", "8 devices, whose traffic", "choose a divisor"),
+    (CLUSTER, "parallel.server_devices=12", "parallel.tensor", "parallel.server_devices 12", "stay inside a server"),
     (SERVER, "parallel.tensor=1 parallel.sequence=true", "parallel.sequence", "parallel.tensor, which is 1", "false"),
     # batches
-    (SERVER, "training.global_batch=255", "training.global_batch", "255 does not divide by the 4", "or devices"),
+    (SERVER, "training.global_batch=255", "training.global_batch", "255 does not divide by the 4", "or change devices"),
     (CLUSTER, "training.global_batch=100", "training.global_batch", "100 does not divide by the 192", "change"),
     (SERVER, "training.micro_batch=6", "training.micro_batch", "6 does not divide the 64 sequences", "divisor"),
-    (SERVER, "training.micro_batch=128", "training.micro_batch", "128 does not divide the 64", "choose a divisor"),
+    (
+        SERVER,
+        "training.micro_batch=128",
+        "training.micro_batch",
+        "128 does not divide the 64",
+        "set training.micro_batch=64",
+    ),
     (
         SERVER,
         "training.micro_batch=1",
@@ -73,7 +79,7 @@ MISTAKES = [
         "choose a divisor",
     ),
     # pipelines
-    (PIPELINE, "model.num_layers=3", "parallel.pipeline", "4 stages for model.num_layers 3", "choose at most"),
+    (PIPELINE, "model.num_layers=3", "parallel.pipeline", "4 stages for model.num_layers 3", "choose that"),
     (PIPELINE, "training.micro_batch=32", "parallel.micro_batches", "2 cannot fill parallel.pipeline 4", "at least"),
     (PIPELINE, "training.micro_batch=null", "parallel.micro_batches", "1 cannot fill", "as many micro-batches"),
     (PIPELINE, "parallel.stage_layers=[20,20]", "parallel.stage_layers", "2 numbers for parallel.pipeline 4", "leave"),
@@ -173,7 +179,7 @@ MISTAKES = [
         "Choose a divisor",
     ),
     # kernels and numerics
-    (SERVER, "training.loss_chunk=256", "training.loss_chunk", "256, but device: ascend", "set it to 0"),
+    (SERVER, "training.loss_chunk=256", "training.loss_chunk", "256, but ascend forms", "set it to 0"),
     (TINY, "training.precision=fp16 training.loss_chunk=8", "training.loss_chunk", "FP32 only", "fp32"),
     (
         SERVER,
@@ -205,7 +211,7 @@ MISTAKES = [
     (SERVER, "training.schedule.learning_rate=.nan", "training.schedule.learning_rate", "found nan", "finite"),
     (SERVER, "model.init_std=.nan", "model.init_std", "found nan", "finite"),
     (SERVER, "model.layer_norm_eps=.inf", "model.layer_norm_eps", "found inf", "finite"),
-    (SERVER, "data.seq_length=4096", "data.seq_length", "4096 is longer", "enlarge"),
+    (SERVER, "data.seq_length=4096", "data.seq_length", "4096 is longer", "set data.seq_length=2048"),
     (SERVER, "training.precision=fp8", "training.precision", "found 'fp8'", "'fp16' or 'bf16'"),
     (
         SERVER,

@@ -168,7 +168,7 @@ def test_a_full_disk_does_not_end_the_run(config, engine, tmp_path, monkeypatch)
 
 def test_a_partitioned_run_has_no_cache(run_values):
     run_values.update(device="ascend", devices=2, compile_cache=True)
-    with pytest.raises(UserError, match="compile_cache: not available for partitioned runs"):
+    with pytest.raises(UserError, match="compile_cache: not for partitioned runs"):
         build_run_config(run_values)
 
 

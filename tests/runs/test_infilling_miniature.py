@@ -10,6 +10,7 @@ import pytest
 from conftest import command, write_config
 
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels
 from ms_codegeex.evaluation.infilling.evaluate import INFILL, PREFIX, Asker
 from ms_codegeex.evaluation.infilling.spans import choose_spans, chosen_texts
@@ -110,7 +111,7 @@ def middle_losses(run, data):
         generator.sentinels = Sentinels(*generator.tokenizer.sentinels, order=ORDERS[MODE])
         generator._marks = generator.sentinels.ids
     asker = Asker(generator)
-    documents = corpus_documents(generator, [data], [])
+    documents = corpus_documents(generator, [data], Tally())
     texts = chosen_texts(map(asker.tokenizer.decode, documents), SPANS, 0)
     by_number, sums = {text.number: text for text in texts}, {way: Score(0.0, 0) for way in asker.ways}
     for span in choose_spans(texts, "random", SPANS, 0):

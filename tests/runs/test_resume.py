@@ -52,7 +52,8 @@ def started(tmp_path):
 
     def checkpoint(data, **changes):
         state = {"config": config(data).to_dict(), "samples": 80, "tokenizer": {"fingerprint": "f"}, **changes}
-        return SimpleNamespace(path=tmp_path / "step-00000020", state=state)
+        shapes = config(data).model.sizes.parameter_shapes()
+        return SimpleNamespace(path=tmp_path / "step-00000020", state=state, names=[*shapes], shape=shapes.get)
 
     return config, checkpoint
 
@@ -164,7 +165,7 @@ def test_the_documented_table_is_the_one_that_decides():
         ("data.reset_at_eos", False),
         ("data.seq_length", 16),
         ("data.functions_from", 3),
-        ("model.hidden_size", 1280),
+        ("model.init_std", 0.5),
         ("seed", 8),
     ],
 )
@@ -227,6 +228,16 @@ def test_what_does_not_decide_them_is_only_reported(started):
         "training.steps",
     ]
     assert found[-1] == Change("training.steps", 50, 99)
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", 1280), ("num_layers", 3)])
+def test_other_shapes_are_refused_whatever_is_allowed(started, key, value):
+    """The checkpoint's numbers would not fit."""
+    config, checkpoint = started
+    values = config({"train": "a"}).to_dict()
+    values["model"][key] = value
+    with pytest.raises(UserError, match=rf"^model\.{key}: {value}, but .* same value or choose another output$"):
+        changes_since(build_run_config(values), checkpoint({"train": "a"}), [f"model.{key}"])
 
 
 def at(step, steps, given, transition=None):

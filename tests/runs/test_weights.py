@@ -71,7 +71,7 @@ def test_another_size_is_named(models, family, changes, message):
 
 
 def test_another_family_is_named(models):
-    with pytest.raises(UserError, match=r"is a codegeex model, the run's is codegen; set model\.family=codegeex"):
+    with pytest.raises(UserError, match=r"is a codegeex model, the run's is codegen; use a configuration"):
         weights_of(config("codegen", models["codegeex"][0]))
 
 
@@ -134,6 +134,7 @@ def trained(tmp_path_factory):
     """A run of CodeGen's sizes with NL's tokenizer, and datasets with the tokenizers of both stages and of CodeGeeX."""
     root = tmp_path_factory.mktemp("trained")
     changes = {"vocab_size": 50400, "hidden_size": 16, "intermediate_size": 16, "num_layers": 1, "num_heads": 4}
+    changes |= {"eos_token_id": 50256}
     sizes = {**small_models.FIELDS["codegen"], **changes, "rotary_dim": 4}
     model = build_run_config({"model": {"family": "codegen", **sizes}, "training": {"steps": 1}}).model
     rng = np.random.default_rng(0)
@@ -144,7 +145,7 @@ def trained(tmp_path_factory):
     tokenizers = {name: load_tokenizer(name).description() for name in ("codegen-nl", "codegen-multi", "codegeex")}
     for name, tokenizer in {**tokenizers, "unknown": None}.items():
         (root / name).mkdir()
-        info = {"vocab_size": 50400, "eos_id": 5}
+        info = {"vocab_size": 50400, "eos_id": 50256}
         write_json(root / name / "dataset.json", info | ({"tokenizer": tokenizer} if tokenizer else {}))
     return root, sizes
 

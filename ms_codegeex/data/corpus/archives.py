@@ -1,4 +1,7 @@
-"""Lines of `.jsonl` files, plain or compressed, and rows of `.parquet` files, in bounded memory.
+"""Records of files of JSON, plain or compressed, and rows of Parquet and Arrow files, in bounded memory.
+
+A file of JSON holds one object per line, or arrays of objects, or objects that are written over several lines: its
+first bytes decide.
 
 Broken input is returned, never raised: everything before it is still read. Readers of others do not give that:
 pyarrow's lose the last block before damage, zstandard's ends a truncated file without an error.
@@ -7,37 +10,49 @@ pyarrow's lose the last block before damage, zstandard's ends a truncated file w
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
+from ms_codegeex.base.json_reading import DEEPEST, Malformed, parse_json
 from ms_codegeex.data.corpus.frames import frame_bounds
 from ms_codegeex.data.corpus.remote import RemotePath, open_input
 
 T = TypeVar("T")
 
 ENDINGS = {
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".json.gz": "jsonl",  # CodeParrot's name for lines of JSON
-    ".jsonl.zst": "jsonl",
+    **{f".{name}{packed}": "jsonl" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst")},
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
 """Endings of the files that hold records, and their kinds."""
 
 PART_BYTES = 32 << 20
-"""`.jsonl` and `.parquet` files are split into parts of about this size, so one large file uses all cores. Compressed
-files are split only where their format allows it."""
+"""Lines of JSON and `.parquet` files are split into parts of about this size, so one large file uses all cores.
+Compressed files are split only where their format allows it."""
 
 _BLOCK = 1 << 20
 # Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
 _PACKED = {".gz": 4096, ".zst": 512}
 _HEAD = 1000
+MAX_WINDOW = 2 << 30
+"""Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
+_FIRST_BYTES = 16 << 20  # of the record that `first_record` reads
+
+# An array, or an object that ends in another line.
+_VALUES = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)')
+_BLANK = b" \t\r\n" + codecs.BOM_UTF8
+_LEVELS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+_MARKS = re.compile(rb'"[^"]*(")?|[\[\]{},]')
+_QUOTE = ord('"')
 
 
 @dataclass(frozen=True)
@@ -84,24 +99,116 @@ class _Ended(Exception):
 
 
 def archive_kind(name: str) -> str | None:
-    """`jsonl` or `parquet` for a file name with one of `ENDINGS` in any case, otherwise None."""
+    """`jsonl`, `parquet` or `arrow` for a file name with one of `ENDINGS` in any case, otherwise None."""
     name = name.lower()
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
-# Lines
+# Records
+
+
+def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
+    """A file of records, of `size` bytes, as parts that can be read independently, or why it cannot be read."""
+    kind = archive_kind(path.name)
+    if kind == "arrow":
+        return [ArchivePart(None, 0, size)]
+    return row_parts(path, part_bytes) if kind == "parquet" else line_parts(path, size, part_bytes)
+
+
+def read_records(
+    path: Path | RemotePath,
+    part: ArchivePart,
+    limit: int,
+    columns: Callable[[Sequence[str]], Sequence[str]] | None = None,
+) -> Generator[tuple[int, dict[str, Any] | Broken, bytes], None, int]:
+    """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes.
+
+    Lines are numbered from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns
+    the number of lines, by which the numbers of the next part are greater (0 for rows).
+
+    Args:
+        path: the file.
+        part: a part of it.
+        limit: bytes of the longest record that is read; a longer one is `Broken`. Rows are not limited.
+        columns: chooses from the names in a table those that are read, whose texts then come as bytes, unchecked. None:
+            all, and texts come as `str`.
+    """
+    if archive_kind(path.name) not in ("parquet", "arrow"):
+        lines = Returning(read_lines(path, part, limit))
+        for number, line in lines:
+            yield (number, line, line.head) if isinstance(line, Broken) else (number, _parse(line), line)
+        return lines.value
+    names: list[str] = []
+
+    def choose(present: Sequence[str]) -> list[str]:
+        names[:] = present if columns is None else columns(present)
+        return names
+
+    for number, row in read_rows(path, part, choose):
+        if isinstance(row, tuple):
+            row = dict(zip(names, row if columns else map(_text, row), strict=True))
+        yield number, row, b""
+    return 0
+
+
+def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
+    """The first record of a file of JSON, if it has no more than 16 MiB. None: the file does not begin with one."""
+    record = next((record for _, record, _ in read_records(path, ArchivePart(None, 0, 0), _FIRST_BYTES)), None)
+    return record if isinstance(record, dict) else None
+
+
+def _parse(line: bytes) -> dict[str, Any] | Broken:
+    """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
+    try:
+        record = parse_json(line, data=True)
+    except Malformed as problem:
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+            return Broken("not UTF-8", detail, len(line), line)
+        comma = " (the line ends in a comma)" if line.rstrip().endswith(b",") else ""
+        return Broken("invalid JSON", f"{problem}{comma}", len(line), line)
+    if isinstance(record, dict):
+        return record
+    return Broken("no object", f"found a value of type {type(record).__name__}", len(line), line)
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:  # refused as bytes by whoever needs a text
+        return value
+
+
+# Lines and values of JSON
 
 
 def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
-    """A `.jsonl` file of `size` bytes as parts. Of a compressed one only the headers are read; it is one part if it is
-    not a sequence of independently compressed frames or blocks (`ms_codegeex.data.corpus.frames`)."""
+    """A file of JSON of `size` bytes as parts. It is one part if it does not hold lines, or is compressed and not a
+    sequence of independently compressed frames or blocks (`ms_codegeex.data.corpus.frames`)."""
     name = path.name.lower()
     bounds = [*range(0, size, part_bytes), size]
-    if size > part_bytes and not name.endswith(".jsonl"):
+    if size > part_bytes and name.endswith(tuple(_PACKED)):
         bounds = _packed_bounds(path, name, part_bytes)
-    if len(bounds) < 3:
+    divided = len(bounds) > 2
+    with contextlib.suppress(OSError), open_input(path) if divided else contextlib.nullcontext() as stream:
+        divided = stream is not None and _holds_lines(stream, name)
+    if not divided:
         return [ArchivePart(None, 0, size)]
     return [ArchivePart((start, end), 0, end - start) for start, end in itertools.pairwise(bounds)]
+
+
+def _holds_lines(stream: BinaryIO, name: str) -> bool:
+    """Whether a file of JSON holds lines, as far as its first block says; the stream is at its beginning, and stays."""
+    try:
+        return _VALUES.match(next(_blocks(name)(stream), b"")) is None
+    except _Ended:  # reported when the file is read
+        return True
+    finally:
+        stream.seek(0)
 
 
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
@@ -125,8 +232,8 @@ def read_lines(
     path: Path | RemotePath, part: ArchivePart, limit: int
 ) -> Generator[tuple[int, bytes | Broken], None, int]:
     """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones and the byte
-    order mark of a file. Return the number of lines. Lines of more than `limit` bytes come as `Broken` and are not held
-    in memory.
+    order mark of a file; of arrays, their elements. Return the number of lines. Lines of more than `limit` bytes come
+    as `Broken` and are not held in memory.
     """
     number, mark = 1, codecs.BOM_UTF8 if part.span is None or not part.span[0] else b""
     try:
@@ -145,10 +252,10 @@ def read_lines(
 
 def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> Iterator[bytes | Broken]:
     """The lines of a part, empty ones included."""
-    packed = next((ending for ending in _PACKED if name.endswith(ending)), None)
-    read = functools.partial(_pieces, size=_BLOCK) if packed is None else functools.partial(_unpack, packed=packed)
+    read = _blocks(name)
     if part.span is None:
-        yield from _split(read(stream), limit, _Budget())
+        lines = _holds_lines(stream, name)
+        yield from _split(read(stream), limit, _Budget()) if lines else _elements(read(stream), limit)
         return
     (start, end), budget = part.span, _Budget()
 
@@ -170,6 +277,12 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
     yield from lines
 
 
+def _blocks(name: str) -> Callable[..., Iterator[bytes]]:
+    """A function that reads the unpacked blocks of a stream, for a file of this name."""
+    packed = next((ending for ending in _PACKED if name.endswith(ending)), None)
+    return functools.partial(_pieces, size=_BLOCK) if packed is None else functools.partial(_unpack, packed=packed)
+
+
 @dataclass
 class _Budget:
     """In how many unpacked bytes lines may start; infinite while that is not known."""
@@ -183,21 +296,43 @@ def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[byt
         yield data
 
 
+class _Gathering:
+    """A line or value in the making, of which no more than `limit` bytes and one block are held. `size` is its bytes so
+    far; it does not begin with those of `skip`."""
+
+    def __init__(self, limit: int, skip: bytes = b"") -> None:
+        self._limit, self._skip, self._pieces, self.size = limit, skip, list[bytes](), 0
+
+    def add(self, piece: bytes) -> None:
+        """Add bytes to the end."""
+        piece = piece if self.size else piece.lstrip(self._skip)
+        self._pieces.append(piece)
+        self.size += len(piece)
+        if self.size > self._limit:
+            self._pieces = [self.head]
+
+    @property
+    def head(self) -> bytes:
+        """How it begins."""
+        return b"".join(self._pieces)[:_HEAD]
+
+    def take(self) -> bytes | Broken:
+        """All of it; the next one begins."""
+        pieces, size = self._pieces, self.size
+        self._pieces, self.size = [], 0
+        if size > self._limit:
+            return Broken("too large", f"longer than {self._limit} bytes", size, pieces[0], problem=False)
+        return b"".join(pieces)
+
+
 def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[bytes | Broken]:
     """Lines that start in the bytes of `blocks` that the budget covers; last, the reason if `blocks` ended early."""
-    pending: list[bytes] = []  # the beginning of a line; no longer than `limit` and one block
-    size = start = 0  # of that line: bytes so far, and its offset
-
-    def line() -> bytes | Broken:
-        if size > limit:
-            return Broken("too large", f"longer than {limit} bytes", size, b"".join(pending)[:_HEAD], problem=False)
-        return b"".join(pending)
-
+    line, start = _Gathering(limit), 0  # the offset of the line
     while start < budget.bytes:
         try:
             block = next(blocks, b"")
         except _Ended as error:
-            yield Broken(*error.args, size, b"".join(pending)[:_HEAD])
+            yield Broken(*error.args, line.size, line.head)
             return
         if not block:
             break
@@ -205,17 +340,69 @@ def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[byt
         for end in ends:
             if start >= budget.bytes:
                 return
-            size += len(end)
-            pending.append(end)
-            yield line()
-            start += size + 1
-            pending, size = [], 0
-        size += len(rest)
-        pending.append(rest)
-        if size > limit:
-            pending = [b"".join(pending)[:_HEAD]]
-    if size and start < budget.bytes:
-        yield line()
+            line.add(end)
+            start += line.size + 1
+            yield line.take()
+        line.add(rest)
+    if line.size and start < budget.bytes:
+        yield line.take()
+
+
+def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
+    """The elements of arrays, and objects outside of arrays, as their bytes; last, the reason if they end early.
+
+    Only strings, brackets and commas are followed. Whether an element is JSON is for the parser to decide.
+    """
+    value, start, depth, count = _Gathering(limit, _BLANK), 0, 0, 1
+    line, counted = 1, 0  # number of the line, and up to where those of this block are counted
+    array = comma = False  # inside an array, behind a comma of it
+    try:
+        for block, at, sign in _structure(blocks):
+            opens = sign == b"[" and not depth
+            depth = max(depth + _LEVELS.get(sign, 0), 0)
+            if depth > DEEPEST + 1:
+                raise _Ended("invalid JSON", f"record {count} is nested deeper than {DEEPEST} levels: not read further")
+            if not (opens or (not depth and sign in (b"]", b"}")) or (sign == b"," and array and depth == 1)):
+                if not sign:  # the block ends
+                    value.add(block[start:])
+                    line += block.count(b"\n", counted)
+                    start = counted = 0
+                continue
+            value.add(block[start : at - (opens or array)])
+            line, start, counted = line + block.count(b"\n", counted, at), at, at
+            element = value.take()
+            if isinstance(element, Broken) or (element := element.rstrip(_BLANK)):
+                yield element
+                count += 1
+            elif array and (comma or sign == b","):
+                yield Broken("invalid JSON", f"a comma without a record, behind record {count - 1}, in line {line}")
+            array, comma = opens or (array and sign == b","), sign == b","
+        if value.size and depth <= array:  # complete, though a bracket may be missing
+            yield value.take()
+        if depth:
+            what = "array" if array else "object"
+            raise _Ended("truncated archive", f"the {what} is not closed: the file ends in line {line}")
+    except _Ended as error:
+        yield Broken(*error.args, value.size, value.head)
+
+
+def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
+    """The brackets and commas outside of strings: block, offset behind the sign, and the sign; an empty sign at the end
+    of each block."""
+    string = escaped = False
+    for block in blocks:
+        # Without escaped characters, each quote begins or ends a string.
+        plain = (b"_" + block[1:] if escaped else block).replace(b"\\\\", b"__").replace(b'\\"', b"__")
+        escaped = plain.endswith(b"\\")
+        at = plain.find(b'"') + 1 if string else 0
+        if not string or at:
+            string = False
+            for mark in _MARKS.finditer(plain, at):
+                if plain[mark.start()] != _QUOTE:
+                    yield block, mark.end(), mark[0]
+                elif mark[1] is None:
+                    string = True
+        yield block, len(block), b""
 
 
 def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[bytes]:
@@ -232,10 +419,14 @@ def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[b
                 if not data:
                     break
                 gzip = packed == ".gz"
-                member = isal_zlib.decompressobj(wbits=31) if gzip else ZstdDecompressor().decompressobj()
+                zstd = ZstdDecompressor(max_window_size=MAX_WINDOW)
+                member = isal_zlib.decompressobj(wbits=31) if gzip else zstd.decompressobj()
             try:
                 block = member.decompress(data)
             except (isal_zlib.error, ZstdError) as error:
+                if "too much memory" in str(error):
+                    limit = f"{MAX_WINDOW >> 30} GiB, the most that is read; pack it with `zstd --long=31` or less"
+                    raise _Ended("window too large", f"its zstd window is larger than {limit}") from error
                 raise _Ended("damaged archive", " ".join(str(error).split())) from error
             if block:
                 yield block
@@ -271,10 +462,10 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
 def read_rows(
     path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 4
 ) -> Iterator[tuple[int, tuple | Broken]]:
-    """Yield the rows of a part from `row_parts` with their numbers in the file, from 0. A row is a tuple in the order
-    of the columns, which `columns` chooses from the names in the file; no other column is read. `batch_rows` rows are
-    held in memory at once, in addition to what pyarrow holds of a row group: few, because a file of a kilobyte can hold
-    a gigabyte of equal texts.
+    """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
+    order of the columns, which `columns` chooses from the names in the file; no other column is read. `batch_rows` rows
+    are held in memory at once, in addition to what pyarrow holds of a row group: few, because a file of a kilobyte can
+    hold a gigabyte of equal texts.
 
     Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
     """
@@ -282,6 +473,11 @@ def read_rows(
 
     number = part.first
     try:
+        if archive_kind(path.name) == "arrow":
+            for row in _arrow_rows(path, columns, batch_rows):
+                yield number, row
+                number += 1
+            return
         with parquet.ParquetFile(_file(path), page_checksum_verification=True) as file:
             names = list(columns(file.schema_arrow.names))
             for group in range(*(part.span or (0, file.metadata.num_row_groups))):
@@ -299,11 +495,41 @@ def read_rows(
         yield number, _arrow_problem(error)
 
 
+def _arrow_rows(
+    path: Path | RemotePath, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int
+) -> Iterator[tuple]:
+    """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather).
+
+    Bounds in the file are checked before they are followed. A batch is held as a whole only if it is compressed."""
+    import pyarrow
+    from pyarrow import ipc
+
+    with pyarrow.PythonFile(path.open()) if isinstance(path, RemotePath) else pyarrow.memory_map(str(path)) as file:
+        magic = file.read(6)
+        if magic.startswith(b"FEA1"):
+            raise ValueError("Feather's version 1, which is not read; write the table as Parquet")
+
+        def opened(options: Any = None) -> Any:
+            file.seek(0)
+            return (ipc.open_file if magic == b"ARROW1" else ipc.open_stream)(file, options=options)
+
+        names = opened().schema.names
+        chosen = list(columns(names))
+        reader = opened(ipc.IpcReadOptions(included_fields=[names.index(name) for name in chosen]))
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if magic == b"ARROW1" else reader
+        for batch in batches:
+            batch.validate(full=True)
+            for start in range(0, batch.num_rows, batch_rows):
+                rows = batch.slice(start, batch_rows)
+                values = [_values(rows.column(name)) for name in chosen]
+                yield from zip(*values, strict=True) if chosen else itertools.repeat((), rows.num_rows)
+
+
 def _faults() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for damaged files, and for names, texts and dates in them that Python cannot hold."""
+    """What pyarrow raises for damaged files, and for names, texts, dates and depths in them that Python cannot hold."""
     import pyarrow
 
-    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError)
+    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError, RecursionError)
 
 
 def _file(path: Path | RemotePath) -> Any:

@@ -40,7 +40,7 @@ from ms_codegeex.data.corpus.shards import (
 from ms_codegeex.data.corpus.sources import Inputs, Root, printable, sample
 from ms_codegeex.data.corpus.stages import Documents, Stages
 from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise_in_stages
-from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
+from ms_codegeex.data.corpus.tally import EXAMPLES, REMEDIES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import sweep
 from ms_codegeex.data.corpus.writing import write_description, write_report, write_splits
@@ -49,7 +49,7 @@ from ms_codegeex.data.datasets.layout import SPLITS, file_records
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 10
+SHARD_VERSION = 11
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,9 @@ def _count_dropped(documents: Documents, selection: Selection, summary: Summary,
 
 
 def _nothing_left(request: PrepareRequest, corpus: FoundInput) -> NothingLeft:
-    return NothingLeft(
-        f"{request.places}: nothing left of {corpus.size['files']} source files (dropped: "
-        f"{corpus.tally.summary() or 'none'}; max_bytes {request.settings.max_bytes}); give --input more files or "
-        "raise --max-bytes"
-    )
+    why = corpus.tally.nothing_left(REMEDIES, "give --input other files")
+    limit = f" (max_bytes {request.settings.max_bytes})" if NOT_SAMPLED in corpus.tally.dropped else ""
+    return NothingLeft(f"{request.places}: nothing is left{limit}: {why}")
 
 
 def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> FoundInput:
@@ -175,9 +173,7 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
         tally.add(item)
     _stop(request, tally)
     if not units:
-        left_out = f" (left out: {tally.summary()})" if tally.summary() else ""
-        missing = f"no source file in {', '.join(reading.languages)}{left_out}"
-        raise UserError(f"{request.places}: {missing}; give --input other paths or --languages others")
+        raise _nothing_left(request, FoundInput([], size, None, tally))
     if all(unit.part is None for unit in units):
         units, sampled = _sample_files(units, request.settings, tally, progress)
         return FoundInput(units, size, sampled, tally)
@@ -267,6 +263,7 @@ def _describe(
         "found": corpus.size,
         "sampled": corpus.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
         "dropped": left_out,
+        "tally": corpus.tally.summed(summary.counts(*range(len(SPLITS)))["documents"]),
         "licences_stripped": summary.licences,
         "files": file_records(directory),
         **infill_record(request.settings.infill, request.tokenizer),

@@ -1,24 +1,26 @@
-"""Reads text, language, licence and group of a record of an archive, by the names of its fields."""
+"""Reads text, language, licence and group of a record of an archive, by the names of its fields.
+
+The names are those of all layouts of corpora in `data/layouts.yaml`. They do not contradict each other, so it does not
+matter which layout a single record has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ms_codegeex.data.corpus.archives import Broken
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.detection import HEAD_BYTES, detect
-from ms_codegeex.data.languages import LANGUAGES, Language, lookup
+from ms_codegeex.data.languages import LANGUAGES, lookup
+from ms_codegeex.data.layouts import absent, table, value_of
 
-USUAL = {
-    "text": ("text", "code", "content"),
-    "language": ("language", "lang", "programming_language"),
-    "licence": ("license", "licence", "licenses", "max_stars_repo_licenses"),
-    "path": ("path", "max_stars_repo_path", "file_name"),
-    "group": ("repo_name", "max_stars_repo_name", "repository"),
-}
-"""Names of fields by what they hold."""
+KINDS = ("text", "language", "licence", "path", "group")
+"""What fields hold; `group` is what the split keeps together, the repository."""
+
+_FIRST = frozenset({"text", "language", "license", "path", "repo_name"})  # where a record has several for one kind
+_MOST_NAMES = 100  # of fields in no list that are counted: they come from the input
 
 
 class RecordText(NamedTuple):
@@ -30,11 +32,32 @@ class RecordText(NamedTuple):
 
 
 class Fields:
-    """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set."""
+    """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set.
+
+    Attributes:
+        unlisted: fields that no layout lists: in how many records, and the first of these.
+    """
 
     def __init__(self, reading: ReadingSettings) -> None:
-        given = {kind: getattr(reading, f"{kind}_field") for kind in USUAL}
-        self._names = {kind: usual if given[kind] is None else (given[kind],) for kind, usual in USUAL.items()}
+        given = {kind: getattr(reading, f"{kind}_field") for kind in KINDS}
+        usual = {kind: sorted(table().names("corpus", kind), key=lambda name: name not in _FIRST) for kind in KINDS}
+        self._names = {kind: usual[kind] if given[kind] is None else [given[kind]] for kind in KINDS}
+        # Names of columns: a field may be in an object, and a name may have a dot in it.
+        self._columns = {
+            kind: {part for name in names for part in (name, name.partition(".")[0])}
+            for kind, names in self._names.items()
+        }
+        layouts = [layout for layout in table().layouts if layout.task == "corpus"]
+        refused = [entry for layout in layouts for entry in layout.refused]
+        self._refused = {name: entry for entry in refused for name in entry["fields"].split()}
+        listed = {
+            name for layout in layouts for names in (layout.harmless, *layout.uses.values()) for name in names.split()
+        }
+        self._listed = frozenset(name.partition(".")[0] for name in listed).union(
+            self._refused, *self._columns.values()
+        )
+        self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
+        self.unlisted = dict[str, tuple[int, str]]()
         self._reading, self._licences = reading, frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
@@ -42,20 +65,42 @@ class Fields:
 
     def needed(self, present: Iterable[str]) -> list[str]:
         """The present fields that are needed; nothing else has to be read."""
-        kinds = [kind for kind in USUAL if kind != "licence" or self._licences]
-        wanted = {name for kind in kinds for name in self._names[kind]}
+        kinds = [kind for kind in KINDS if kind != "licence" or self._licences]
+        wanted = {*self._refused}.union(*(self._columns[kind] for kind in kinds))
         return [name for name in dict.fromkeys(present) if name in wanted]
 
-    def text_missing(self, present: Iterable[str]) -> str:
+    def text_missing(self, present: Collection[str]) -> str:
         """Empty, or a message if no field with the text is among those present."""
-        names = self._names["text"]
-        return "" if set(names) & set(present) else f"no field {' or '.join(names)}"
+        if not self._columns["text"].isdisjoint(present):
+            return ""
+        layout = table().of(dict.fromkeys(present, "?"))
+        if layout is not None and layout.task in ("completion", "chat", "translation"):
+            return f"an example for fine-tuning ({layout.name}); these need --task {layout.task}"
+        if layout is not None and layout.task != "corpus":
+            return f"{layout.name}: {layout.remedy}"
+        there = self.shown(", ".join(sorted(present)[:20])) or "no other"
+        return f"no field {' or '.join(self._names['text'])}; there is {there}"
+
+    def recognise(self, record: Mapping[str, Any]) -> bool:
+        """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,
+        as no file of settings has it."""
+        others = set[str]().union(*(self._columns[kind] for kind in KINDS if kind != "text"))
+        text = next(self._values(record, "text"), None)
+        return isinstance(text, str) and (len(record) == 1 or not others.isdisjoint(record))
+
+    def count_unlisted(self, names: Iterable[str], source: str, records: int = 1) -> None:
+        """Count the fields of these names that no layout lists."""
+        for name in names:
+            if name not in self._listed and not name.startswith(self._endless):
+                name = name[:80] if len(self.unlisted) < _MOST_NAMES or name in self.unlisted else "…"
+                count, first = self.unlisted.get(name, (0, source))
+                self.unlisted[name] = count + records, first
 
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
-        data = self._value(record, "text")
+        data = next(self._values(record, "text"), None)
         if data is None:
-            null = f"{' and '.join(self._names['text'])} is null"
+            null = f"{' and '.join(name for name in self._names['text'] if name in record)} is null"
             return Broken("missing field", self.text_missing(record) or null)
         if isinstance(data, str):
             try:
@@ -65,20 +110,25 @@ class Fields:
                 return Broken("not UTF-8", detail, len(data), data)
         if not isinstance(data, bytes):
             return Broken("not text", f"the text is of type {type(data).__name__}")
+        for name in self._refused.keys() & record.keys():
+            if not absent(value := record[name]) and value not in self._refused[name].get("neutral", ()):
+                return Broken(f"field {name}", self._refused[name]["why"], len(data), data, problem=False)
         if self._licences:
-            refused = self._refused_licence(self._value(record, "licence"))
+            refused = self._refused_licence(next(self._values(record, "licence"), None))
             if refused is not None:
                 return Broken("licence", refused, len(data), data, problem=False)
         language = self._decide_language(record, data)
         if isinstance(language, Broken):
             return language
-        return RecordText(data, language, self._named_group(_plain(self._value(record, "group"))))
+        groups = (self._named_group(_plain(value)) for value in self._values(record, "group"))
+        return RecordText(data, language, next(filter(None, groups), None))
 
-    def _value(self, record: Mapping[str, Any], kind: str) -> Any:
+    def _values(self, record: Mapping[str, Any], kind: str) -> Iterator[Any]:
+        """The values that a record has for this, without those that stand for nothing."""
         for name in self._names[kind]:
-            if (value := record.get(name)) is not None:
-                return value
-        return None
+            value = record[name] if name in record else value_of(record, name) if "." in name else None
+            if not absent(value):
+                yield value
 
     def _named_group(self, value: Any) -> str | None:
         """A name or a number, as valid Unicode; anything else names no group."""
@@ -92,29 +142,30 @@ class Fields:
         named = [str(item) for item in named if item not in (None, "")]
         if not named:
             return "none is named"
-        return next((self._shown(item) for item in named if item.strip().lower() not in self._licences), None)
+        return next((self.shown(item) for item in named if item.strip().lower() not in self._licences), None)
 
-    def _shown(self, value: str) -> str:
+    def shown(self, value: str) -> str:
         """The beginning of a value, redacted, for the report."""
         return redact(_valid(value).encode(), self._reading.redact)[0].decode()[:80]
 
     def _decide_language(self, record: Mapping[str, Any], data: bytes) -> str | Broken:
-        named = _plain(self._value(record, "language"))
-        language: Language | None = None
-        if isinstance(named, str):
-            language = lookup(named)
-        elif named is None:
-            path = _plain(self._value(record, "path"))
-            language = detect(path or "", data[:HEAD_BYTES]) if isinstance(path, str) or path is None else None
+        """The language that is named; if none is, or not one of ours, that of the path, as in a directory."""
+        named = [_plain(value) for value in self._values(record, "language") if value not in ("", b"")]
+        language = next((found for name in named if isinstance(name, str) and (found := lookup(name))), None)
+        if language is None:
+            paths = [_plain(value) for value in self._values(record, "path")]
+            path = next((path for path in paths if isinstance(path, str)), None if paths else "")
+            language = None if path is None or (named and not path) else detect(path, data[:HEAD_BYTES])
         if language is not None and language.name in self._languages:
             return language.name
         if self._reading.all_text and (language is None or language.name not in self._known):
             return ""
         if language is not None:
             return Broken("other language", language.name, len(data), data, problem=False)
-        shown = repr(self._shown(named)) if isinstance(named, str) else self._shown(repr(named))
-        detail = "no field names it" if named is None else shown
-        return Broken("unknown language", detail, len(data), data, problem=False)
+        shown = next(
+            (repr(self.shown(name)) if isinstance(name, str) else self.shown(repr(name)) for name in named), ""
+        )
+        return Broken("unknown language", shown or "no field names it", len(data), data, problem=False)
 
 
 def _plain(value: Any) -> Any:

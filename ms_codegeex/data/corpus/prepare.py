@@ -32,6 +32,7 @@ from ms_codegeex.data.corpus.remote import RemotePath, upload
 from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, printable, user_roots
+from ms_codegeex.data.corpus.tally import print_tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, work_path
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION, is_occupied
@@ -148,6 +149,7 @@ def prepare_dataset(
         description, cached = _prepare(inputs, output, settings, key, options)
     if cached:
         report.say(f"{output}: {ALREADY}")
+    print_tally(description.get("tally"))
     return _result(description, printable(output), cached, time.perf_counter() - started)
 
 
@@ -195,6 +197,7 @@ def prepare_remote(
     known = already_prepared(output, key, options.replace)
     if known is not None:
         report.say(f"{output}: {ALREADY}")
+        print_tally(known.get("tally"))
         return _result(known, str(output), True, 0.0)
     local = work / f"{output.name}-{key[:12]}"
     described = prepare_dataset(inputs, local, settings, options)
@@ -219,7 +222,9 @@ def cached_corpus(
     """
     key = dataset_key(inputs, settings)
     directory = Path(parent) / f"corpus-{key[:12]}"
-    if not _complete(directory, key):
+    if _complete(directory, key):
+        print_tally(read_json(directory / DATASET_JSON).get("tally"))
+    else:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock")):  # runs started together prepare it once
             if not _complete(directory, key):

@@ -1,29 +1,20 @@
 """Units of input, each read by one worker, and the documents in them.
 
-A unit is a batch of source files, a part of a `.jsonl` file or a few row groups of a `.parquet` file. Units are found
+A unit is a batch of source files, a part of a file of JSON or of a table. Units are found
 once, in an order that does not depend on the machine; each is then read independently, in any process.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.data.corpus.archives import (
-    ArchivePart,
-    Broken,
-    Returning,
-    archive_kind,
-    line_parts,
-    read_lines,
-    read_rows,
-    row_parts,
-)
+from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, read_records, record_parts
 from ms_codegeex.data.corpus.fields import Fields, RecordText
 from ms_codegeex.data.corpus.filters import rejection, size_rejection
 from ms_codegeex.data.corpus.licences import strip_licence
@@ -32,6 +23,8 @@ from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Root, SourceFile, search
 
+SPECIAL = "a text has the name of a special token, which is read as plain text"
+_SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
@@ -70,6 +63,17 @@ class Rejected(NamedTuple):
     excerpt: str = ""
 
 
+class Noted(NamedTuple):
+    """A remark on input: on `count` documents or records, of which `source` is the first; or, if `passed`, on a file
+    that nothing reads, with its ending as the remark."""
+
+    source: str
+    remark: str
+    detail: str = ""
+    count: int = 1
+    passed: bool = False
+
+
 @dataclass(frozen=True)
 class Unit:
     """A piece of the input that one worker reads in one go.
@@ -90,23 +94,28 @@ class Unit:
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
 
 
-Search = Callable[[tuple[Root, ...], ReadingSettings, Path | None], tuple[list[Unit], list[Rejected], dict[str, int]]]
+Search = Callable[
+    [tuple[Root, ...], ReadingSettings, Path | None], tuple[list[Unit], list[Rejected | Noted], dict[str, int]]
+]
 """`find_units`, or the same with a memory, for several things that are made of the same places."""
 
 
 def find_units(
     roots: Sequence[Root], reading: ReadingSettings, leave_out: Path | None = None
-) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
+) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
     """Everything to read below `roots` as units, in an order that depends only on the names.
 
     The directory `leave_out` is not searched. Source files come first, then archives. A file is opened, for its first
     bytes, only if its name does not decide its language.
 
     Returns:
-        The units, the files rejected while searching, and the amount found: `files` and `bytes`.
+        The units, the files rejected or passed over while searching, and the amount found: `files` and `bytes`.
     """
-    listing = search(roots, reading.languages, reading.all_text, leave_out)
-    rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped]
+    listing = search(roots, reading.languages, Fields(reading).recognise, reading.all_text, leave_out)
+    rejected: list[Rejected | Noted] = [
+        Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped
+    ]
+    rejected += [Noted(first, name, "", count, passed=True) for name, (count, first) in listing.passed.items()]
     units = _file_units(listing.sources)
     seen: Counter[str] = Counter()
     for file in listing.archives:
@@ -137,24 +146,25 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
 
 
 def _parts(file: SourceFile) -> list[ArchivePart] | Broken:
-    if not file.size:
-        return Broken("empty", problem=False)
-    return row_parts(file.path) if archive_kind(file.path.name) == "parquet" else line_parts(file.path, file.size)
+    return record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
 
 
-def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
-    """Yield the documents of a unit in order, and the rejected input. Broken input is reported, never raised.
+def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
+    """Yield the documents of a unit in order, the rejected input, and remarks. Broken input is reported, never raised.
 
     Returns the number of lines in the unit's part of a `.jsonl` file: the numbering of the next part continues there.
     """
-    if unit.part is None:
-        for file in unit.files:
-            yield _judge(file.identity, _read_file(file, reading), reading, reading.strip_licences != "none")
-        return 0
-    (file,) = unit.files
-    if archive_kind(file.path.name) == "jsonl":
-        return (yield from _read_lines(file, unit.part, reading))
-    yield from _read_rows(file, unit.part, reading)
+    items = Returning(_read_files(unit, reading) if unit.part is None else _read_records(unit, unit.part, reading))
+    for item in items:
+        yield item
+        if isinstance(item, Document) and (found := _SPECIAL.search(item.data)):
+            yield Noted(item.source, SPECIAL, found[0].decode())
+    return items.value
+
+
+def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
+    for file in unit.files:
+        yield _judge(file.identity, _read_file(file, reading), reading, reading.strip_licences != "none")
     return 0
 
 
@@ -178,56 +188,39 @@ def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
         return None if size > limit else stream.readall(), size
 
 
-def _read_lines(
-    file: SourceFile, part: ArchivePart, reading: ReadingSettings
-) -> Generator[Document | Rejected, None, int]:
-    fields = Fields(reading)
-    lines = Returning(read_lines(file.path, part, reading.max_line_bytes))
-    for number, line in lines:
+def _read_records(
+    unit: Unit, part: ArchivePart, reading: ReadingSettings
+) -> Generator[Document | Rejected | Noted, None, int]:
+    (file,), fields, limit = unit.files, Fields(reading), reading.max_line_bytes
+    columns, rows = list[str](), 0
+
+    def choose(present: Sequence[str]) -> list[str]:
+        columns[:] = present
+        return [] if fields.text_missing(present) else fields.needed(present)
+
+    records = Returning(read_records(file.path, part, limit, choose))
+    for number, record, line in records:
         source = f"{file.identity}:{number}"
-        record = line if isinstance(line, Broken) else _parse(line)
         if isinstance(record, Broken):  # escapes hide secrets from redaction
             yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
             continue
+        if not record and not line:  # no row of this file has a text
+            yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(columns), problem=True)
+            return 0
         text = fields.read(record)
-        text = replace(text, bytes=len(line)) if isinstance(text, Broken) else text
+        rows += 1
+        if line:
+            fields.count_unlisted(record, source)
+        if isinstance(text, Broken):
+            text = replace(text, bytes=len(line) or text.bytes)
+        elif len(text.data) > limit:
+            text = Broken("too large", f"more than {limit} bytes", len(text.data), text.data, problem=False)
         yield _judge(source, text, reading, reading.strip_licences == "all")
-    return lines.value
-
-
-def _parse(line: bytes) -> dict[str, Any] | Broken:
-    """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
-    try:
-        record = parse_json(line, data=True)
-    except Malformed as problem:
-        try:
-            line.decode()
-        except UnicodeDecodeError as error:
-            detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-            return Broken("not UTF-8", detail, len(line), line)
-        return Broken("invalid JSON", str(problem), len(line), line)
-    if isinstance(record, dict):
-        return record
-    return Broken("no object", f"the line holds a value of type {type(record).__name__}", len(line), line)
-
-
-def _read_rows(file: SourceFile, part: ArchivePart, reading: ReadingSettings) -> Iterator[Document | Rejected]:
-    fields = Fields(reading)
-    names: list[str] = []
-
-    def choose(present: Sequence[str]) -> list[str]:
-        names[:] = fields.needed(present)
-        return [] if fields.text_missing(names) else names
-
-    for number, row in read_rows(file.path, part, choose):
-        if not row:  # no row of this file has a text
-            yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(names), problem=True)
-            return
-        text = row if isinstance(row, Broken) else fields.read(dict(zip(names, row, strict=True)))
-        if isinstance(text, RecordText) and len(text.data) > reading.max_line_bytes:
-            detail = f"more than {reading.max_line_bytes} bytes"
-            text = Broken("too large", detail, len(text.data), text.data, problem=False)
-        yield _judge(f"{file.identity}:{number}", text, reading, reading.strip_licences == "all")
+    if rows:
+        fields.count_unlisted(columns, file.identity, rows)
+    for name, (count, first) in fields.unlisted.items():
+        yield Noted(first, f"field {fields.shown(name)} is in no list and not used", "", count)
+    return records.value
 
 
 def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Document | Rejected:

@@ -80,7 +80,7 @@ def select(
     share = settings.validation_share
     if share and kept.count() == 1:
         name = documents.source(kept.first(1)[0])
-        remedy = "give --input more files or --validation-share 0"
+        remedy = "give more files, or `prepare` it with --validation-share 0 for none"
         raise NothingLeft(f"{name}: the only document left, but training and validation need one each; {remedy}")
     groups = _Groups(stages, settings.seed, kept, by_package=True)
     named = groups.named

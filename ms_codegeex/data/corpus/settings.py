@@ -31,8 +31,8 @@ class ReadingSettings:
         languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
         rules: when a text is dropped.
         text_field, language_field, licence_field, path_field, group_field: names of a record's fields; None: the first
-            of the usual ones (`fields.USUAL`) that is set. The path's extension decides the language if no field names
-            it.
+            of the usual ones (`data/layouts.yaml`) that is set; `a.b` is the field `b` of the object `a`. The path
+            decides the language if no field names one that is known.
         licences: allowed for records, in upper or lower case; a record must name at least one, and only these. Empty:
             any. Source files are not checked.
         redact: of `email`, `secrets`.
@@ -112,7 +112,7 @@ class PrepareSettings:
         rules = self.reading.rules
         if rules.min_bytes > rules.max_file_bytes:
             raise UserError(
-                f"min_bytes {rules.min_bytes}: more than max_file_bytes {rules.max_file_bytes}, no file could be kept"
+                f"min_bytes {rules.min_bytes}: no file could be kept; give --min-bytes less, or --max-file-bytes more"
             )
         if self.max_bytes is not None and self.max_bytes <= 0:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")

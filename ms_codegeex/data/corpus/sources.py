@@ -8,13 +8,14 @@ import os
 import stat
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
-from ms_codegeex.data.corpus.archives import archive_kind
+from ms_codegeex.data.corpus.archives import archive_kind, first_record
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import LANGUAGES
@@ -22,6 +23,7 @@ from ms_codegeex.data.languages import LANGUAGES
 _NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them
 _COMPILER = "ziglang"  # set-up installs it where there is no compiler; the corpus must not depend on that
+_JSON = ".json"  # what is in such a file decides whether it holds records
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
 
 
@@ -93,11 +95,9 @@ def _existing(given: Path | str) -> Path:
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
         problem = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"{given}: cannot be followed ({problem}); give an existing file or directory of source code"
-        ) from None
+        raise UserError(f"{given}: cannot be followed ({problem}); give an existing file or directory") from None
     if not exists:
-        raise UserError(f"{given}: no such file or directory; give an existing file or directory of source code")
+        raise UserError(f"{given}: no such file or directory; give an existing file or directory")
     return path
 
 
@@ -135,22 +135,29 @@ def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
 class FoundSources:
     """The results of a search, sorted by identity, so that the order of directory listings does not matter: source
     files (`language` is empty if it is unknown and such files were requested), files of records (without a language),
-    and identity and reason for everything that could not be read or is not followed."""
+    identity and reason for everything that could not be read or is not followed; and for the other files in directories
+    of the user, by ending, their number and the first one."""
 
     sources: list[SourceFile]
     archives: list[SourceFile]
     skipped: list[tuple[str, str]]
+    passed: dict[str, tuple[int, str]]
+
+
+Recognise = Callable[[Mapping[str, Any]], bool]
 
 
 class _Search:
     """One search. Results are keyed by path, so a file reached through two roots belongs to the first."""
 
-    def __init__(self, languages: Iterable[str], all_text: bool, leave_out: Path | None) -> None:
+    def __init__(self, languages: Iterable[str], recognise: Recognise, all_text: bool, leave_out: Path | None) -> None:
         self.languages, self.all_text, self.leave_out = frozenset(languages), all_text, leave_out
+        self.recognise = recognise
         self.known = self.languages | {language.name for language in LANGUAGES}
         self.sources: dict[Path | RemotePath, SourceFile] = {}
         self.archives: dict[Path | RemotePath, SourceFile] = {}
         self.skipped: set[tuple[str, str]] = set()
+        self.passed: dict[str, tuple[int, str]] = {}
         self.base: Path | RemotePath = Path()
 
     def search(self, root: Root) -> None:
@@ -214,7 +221,17 @@ class _Search:
         """Whether a file of this name would be taken, as far as the name decides."""
         language = None if not path.suffix else detect(path)
         wanted = language is not None and language.name in self.languages
-        return wanted or (archive_kind(path.name) is not None and not root.installed)
+        return wanted or (not root.installed and archive_kind(path.name) is not None and path.suffix.lower() != _JSON)
+
+    def _holds_records(self, root: Root, path: Path | RemotePath) -> bool:
+        """Whether a file holds records: its name says so, or the first record does. Without `all_text`, a `.json` file
+        that was given by name can be nothing else. Packages' test data are no corpus."""
+        if root.installed or archive_kind(path.name) is None:
+            return False
+        if not path.name.lower().endswith(_JSON) or (path == root.path and not self.all_text):
+            return True
+        record = first_record(path)
+        return record is not None and self.recognise(record)
 
     def _skip(self, root: Root, path: Path | RemotePath, reason: str) -> None:
         self.skipped.add((_identity(root, self.base, path)[0], reason))
@@ -223,9 +240,10 @@ class _Search:
         if path in self.sources or path in self.archives:
             return
         identity, package = _identity(root, self.base, path)
-        if archive_kind(path.name) is not None:
-            if not root.installed:  # a package's test data is not a corpus
-                self.archives[path] = SourceFile(identity, path, package, "", size, modified)
+        if self._holds_records(root, path):
+            self.archives[path] = SourceFile(identity, path, package, "", size, modified)
+            return
+        if archive_kind(path.name) is not None and not path.name.lower().endswith(_JSON):
             return
         head = b""
         if needs_head(path.name):
@@ -241,6 +259,10 @@ class _Search:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
         elif path == root.path:  # a file given by name: report that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
+        elif not root.installed:
+            ending = printable(PurePosixPath(path.name).suffix.lower()) or "without an ending"
+            count, first = self.passed.get(ending, (0, identity))
+            self.passed[ending] = count + 1, min(first, identity)
 
 
 def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:
@@ -257,20 +279,25 @@ def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> t
 
 
 def search(
-    roots: Iterable[Root], languages: Iterable[str], all_text: bool = False, leave_out: Path | None = None
+    roots: Iterable[Root],
+    languages: Iterable[str],
+    recognise: Recognise = lambda record: True,
+    all_text: bool = False,
+    leave_out: Path | None = None,
 ) -> FoundSources:
     """Files below `roots`.
 
     Args:
         roots: places to search; installed ones are not searched for archives.
         languages: canonical names of the languages to take.
+        recognise: whether an object that a `.json` file begins with is a record.
         all_text: also take files of no known language.
         leave_out: a directory that is not searched.
     """
-    work = _Search(languages, all_text, leave_out)
+    work = _Search(languages, recognise, all_text, leave_out)
     for root in roots:
         work.search(root)
-    return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
+    return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped), work.passed)
 
 
 def _ordered(files: Mapping[Path | RemotePath, SourceFile]) -> list[SourceFile]:

@@ -1,13 +1,38 @@
-"""Counts of input that did not become a document, by reason, with the first examples."""
+"""Counts of input that did not become a document, by reason, with the first examples: all that the verbs say of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ms_codegeex.data.corpus.reading import Rejected
+from ms_codegeex.base.errors import escaped
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.data.corpus.archives import Returning
+from ms_codegeex.data.corpus.reading import Document, Noted, Rejected, Unit, read_unit
+from ms_codegeex.data.corpus.settings import ReadingSettings
 
 EXAMPLES = 3
+REMARKS = 100
+NOT_ENTERED = frozenset({"hidden directory", "node_modules", "symbolic link"})  # reasons of the search
+_PREPARE = "`ms-codegeex prepare --output corpus --input …"
+_ALL = f"{_PREPARE} --all-text` takes texts of no known language"
+REMEDIES = {
+    "unknown language": f"name it in a field `language`, or the path in `path`; {_ALL}",
+    "files passed over": _ALL,
+    "other language": f"{_PREPARE} --languages …` takes those that it names",
+    "licence": "leave out --licences",
+    "missing field": f"{_PREPARE} --text-field NAME` reads the texts of that field",
+    "binary": "give texts; records are read from JSON (also .gz, .zst), Parquet and Arrow files",
+    "invalid JSON": "write one object per line, or an array of objects",
+    "not sampled": "raise --max-bytes",
+    **dict.fromkeys(NOT_ENTERED, "give that itself as --input"),
+    **dict.fromkeys(
+        ("too small", "too large", "long lines", "few letters", "many digits", "generated"),
+        f"{_PREPARE} --filters none` keeps such texts",
+    ),
+}
+"""What helps if a reason leaves nothing; other reasons say it in their details."""
 
 
 def moved(source: str, lines: int) -> str:
@@ -23,10 +48,16 @@ class Tally:
     Attributes:
         dropped: reason -> `documents`, `bytes` and up to three `examples`, for input dropped by a rule or selection.
         problems: the same for broken input.
+        noted: the same for input that was kept, by a remark on it.
+        passed: the same for files that nothing reads, by their endings.
+        kept: documents that were kept, if `read_documents` read them.
     """
 
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: dict[str, dict[str, Any]] = field(default_factory=dict)
+    noted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    passed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: int = 0
 
     @property
     def first(self) -> tuple[str, str] | None:
@@ -36,10 +67,16 @@ class Tally:
             return example["source"], f"{reason} ({example['detail']})" if example["detail"] else reason
         return None
 
-    def add(self, item: Rejected) -> None:
-        """Count one."""
-        example = {"source": item.source, "detail": item.detail, "excerpt": item.excerpt}
-        self._add(self.problems if item.problem else self.dropped, item.reason, 1, item.bytes, [example])
+    def add(self, item: Rejected | Noted) -> None:
+        """Count one, or what a remark says of several."""
+        example = {"source": item.source, "detail": item.detail, "excerpt": ""}
+        if isinstance(item, Noted):
+            entries, name = self.passed if item.passed else self.noted, item.remark
+            name = name if name in entries or len(entries) < REMARKS else "others"  # names are from the input
+            self._add(entries, name, item.count, 0, [example])
+        else:
+            entries, example = self.problems if item.problem else self.dropped, example | {"excerpt": item.excerpt}
+            self._add(entries, item.reason, 1, item.bytes, [example])
 
     def drop(self, reason: str, documents: int, size: int, examples: list[tuple[str, str]]) -> None:
         """Count several that were left out for one reason; `examples` are sources and details of the first of them."""
@@ -48,7 +85,8 @@ class Tally:
 
     def merge(self, later: Tally, lines: int = 0) -> None:
         """Add the counts of later input. `lines` are added to the line number at the end of every source in it."""
-        for mine, others in ((self.dropped, later.dropped), (self.problems, later.problems)):
+        for name in ("dropped", "problems", "noted", "passed"):
+            mine, others = getattr(self, name), getattr(later, name)
             for reason, entry in others.items():
                 examples = [{**item, "source": moved(item["source"], lines)} for item in entry["examples"]]
                 self._add(mine, reason, entry["documents"], entry["bytes"], examples)
@@ -73,7 +111,67 @@ class Tally:
             for reason, entry in sorted({**self.dropped, **self.problems}.items())
         }
 
-    def summary(self) -> str:
-        """`reason count, reason count`, by name; empty when nothing was left out."""
-        entries = (*self.dropped.items(), *self.problems.items())
-        return ", ".join(f"{reason} {count}" for reason, count in sorted((r, e["documents"]) for r, e in entries))
+    def summed(self, kept: int, read: int | None = None) -> dict[str, Any]:
+        """What `print_tally` prints and JSON files hold: how many were read (None: those that were kept or left out)
+        and kept, and for each reason, remark and ending a count, the first source and its detail."""
+
+        def first(entries: Mapping[str, Any]) -> dict[str, Any]:
+            pairs = ((name, it["documents"], it["examples"][0]) for name, it in sorted(entries.items()))
+            return {name: {"count": n, "first": it["source"], "detail": it["detail"]} for name, n, it in pairs}
+
+        read = kept + self.total("documents") if read is None else read
+        noted = {"noted": first(self.noted), "passed_over": first(self.passed)}
+        return {"read": read, "kept": kept, "dropped": first({**self.dropped, **self.problems}), **noted}
+
+    def nothing_left(self, remedies: Mapping[str, str], otherwise: str) -> str:
+        """What to say if nothing is left: the most frequent reason, and what helps against it."""
+        entries = {**self.dropped, **self.problems}
+        if not entries.keys() - NOT_ENTERED and self.passed:
+            entries = {f"files passed over, {name}": it for name, it in self.passed.items()}
+        if not entries:
+            return f"all is empty; {otherwise}"
+        reason, most = max(entries.items(), key=lambda item: item[1]["documents"])
+        first = most["examples"][0]
+        why = f"{reason} ({first['detail']})" if first["detail"] else reason
+        counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted(entries.items()))
+        others = f" (all reasons: {counts})" if len(entries) > 1 else ""
+        remedy = remedies.get(reason.partition(", ")[0], otherwise)
+        return f"{most['documents']} times {why}, first {first['source']}{others}; {remedy}"
+
+
+def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally) -> Iterator[Document]:
+    """The documents of units, of which those of one file follow each other; the rest is counted in `tally`."""
+    lines = 0
+    for unit in units:
+        span = unit.part and unit.part.span
+        lines = lines if span and span[0] else 0
+        items = Returning(read_unit(unit, reading))
+        for item in items:
+            if isinstance(item, Document):
+                yield item
+                tally.kept += 1
+            else:
+                tally.add(item._replace(source=moved(item.source, lines)))
+        lines += items.value if span else 0
+
+
+def tally_lines(tally: Mapping[str, Any]) -> list[str]:
+    """The content of `Tally.summed` in lines for people."""
+    examples = f", which give {tally['examples']} examples" if "examples" in tally else ""
+    lines = [f"read: {tally['read']}; kept: {tally['kept']}{examples}"]
+    for part, word in (("dropped", "dropped, "), ("noted", "")):
+        for name, it in tally[part].items():
+            detail = f" ({escaped(it['detail'])})" if it["detail"] else ""
+            lines.append(f"{word}{escaped(name)}: {it['count']}, for example {escaped(it['first'])}{detail}")
+    if passed := {name: it["count"] for name, it in tally["passed_over"].items()}:
+        most = sorted(passed, key=lambda name: (-passed[name], name))
+        shown = ", ".join(f"{escaped(name)} {passed[name]}" for name in most[:8]) + (", …" if len(most) > 8 else "")
+        lines.append(f"passed over: {sum(passed.values())} files ({shown})")
+    return lines
+
+
+def print_tally(tally: Mapping[str, Any] | None) -> None:
+    """Print what became of the input on standard error, as every verb that reads users' texts does at the end. None: of
+    a dataset that an earlier version made."""
+    for line in tally_lines(tally) if tally is not None else ():
+        print_error(line)

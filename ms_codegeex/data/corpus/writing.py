@@ -101,6 +101,8 @@ def write_report(
         "lengths": summary.length_histogram(),
         "dropped": dict(sorted(tally.dropped.items())),
         "problems": dict(sorted(tally.problems.items())),
+        "noted": dict(sorted(tally.noted.items())),
+        "passed_over": dict(sorted(tally.passed.items())),
         **extra,
         "settings": settings,
     }

@@ -138,16 +138,20 @@ class Sequences(ABC):
 
     def check_model(self, vocab_size: int, eos_token_id: int) -> None:
         """`UserError` if the corpus has ids beyond the model's table, or ends documents with another token."""
-        if self.info["vocab_size"] > vocab_size:
-            raise UserError(
-                f"model.vocab_size: {vocab_size} rows, but {self.directory} was tokenised with "
-                f"{self.info['vocab_size']} ids; enlarge the table or prepare the corpus with another tokenizer"
-            )
+        ids, where, said = self.info["vocab_size"], self.directory, {}
+        if ids > vocab_size:
+            said[f"model.vocab_size={ids}"] = f"{vocab_size} rows, but {where} was tokenised with {ids} ids"
         if self.eos != eos_token_id:
-            ended = f"the documents of {self.directory} end with {self.eos}"
-            raise UserError(f"model.eos_token_id: {eos_token_id}, but {ended}; set it to the dataset's")
+            said[f"model.eos_token_id={self.eos}"] = f"{eos_token_id}, but {where} ends documents with {self.eos}"
+        for setting, problem in said.items():
+            raise UserError(f"{setting.partition('=')[0]}: {problem}; set {' '.join(said)}")
         if self.infilling is not None:
             self.infilling.check_rows(vocab_size)
+
+
+def other_data(split: str) -> str:
+    """What to set if a split has too little."""
+    return f"data.{split}=DIR to a dataset with more text, which `ms-codegeex prepare` makes"
 
 
 def read_info(directory: Path) -> dict[str, Any]:
@@ -184,7 +188,8 @@ class PackedSequences(Sequences):
         self.size = self._continuous + (0 if starts is None else len(starts))
         if self._continuous < 1:
             short = f"{len(self.tokens)} tokens are less than one sequence of {seq_length} (data.seq_length)"
-            raise UserError(f"{self.directory}/{split}.bin: {short}; give more text or a shorter sequence")
+            shorter = f"data.seq_length={len(self.tokens) - 1} or " if len(self.tokens) > 1 else ""
+            raise UserError(f"{self.directory}/{split}.bin: {short}; set {shorter}{other_data(split)}")
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
         check_whole(self.tokens)

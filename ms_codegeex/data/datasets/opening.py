@@ -96,7 +96,7 @@ def absolute(data: DataConfig) -> DataConfig:
     def checked(name: str, key: str) -> str:
         directory = Path(name).absolute()
         if not (directory / "dataset.json").is_file():
-            other = ", or use --corpus PATH" if key == "data.train" else ""
+            other = ", or use --corpus PATH with data.train=null" if key == "data.train" else ""
             remedy = f"make one with `ms-codegeex prepare --input PATH --output DIR`{other}"
             raise UserError(f"{key}: {directory} is not a dataset directory (no dataset.json); {remedy}")
         return spelled.setdefault(directory.resolve(), str(directory))
@@ -124,11 +124,11 @@ def reaches(config: RunConfig, step: int) -> bool:
     return config.training.tokens is not None or step < config.steps
 
 
-def _opened(config: RunConfig, directory: str, split: str, seed: int) -> Sequences:
-    """`open_sequences` with a run's settings; only training data is rearranged, and begins at functions."""
+def _opened(config: RunConfig, directory: str, split: str, seed: int, learnt: bool = False) -> Sequences:
+    """`open_sequences` with a run's settings; only data that is `learnt` is rearranged, and begins at functions."""
     data = config.data
     settings: dict[str, Any] = {"reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
-    if split == "train":
+    if learnt:
         first, settings["infill"] = data.functions_from, data.infill
         if first is not None and reaches(config, first):  # otherwise the corpus need not be read for it
             settings["functions_from"] = first * config.training.global_batch
@@ -139,7 +139,7 @@ def training_data(config: RunConfig) -> Sequences | Blend:
     """The training data of a run; `UserError` if a dataset is missing or damaged, or two of them do not match."""
     data = config.data
     corpora = {
-        name: _opened(config, name, "train", stream_seed(config.seed, number))
+        name: _opened(config, name, "train", stream_seed(config.seed, number), learnt=True)
         for number, name in enumerate(data.directories)
     }
     if data.blend is None:
@@ -147,14 +147,29 @@ def training_data(config: RunConfig) -> Sequences | Blend:
     return Blend(parse_stages(data.blend), corpora, config.training.global_batch)
 
 
+def lacks_validation(config: RunConfig) -> str:
+    """The dataset that a run is evaluated on, if nobody names one and its validation split is empty, as with `prepare
+    --validation-share 0`; otherwise an empty text."""
+    if config.data.validation is not None:
+        return ""
+    directory = _last_corpus(config)
+    splits = read_info(Path(directory)).get("splits")
+    validation = splits.get("validation") if isinstance(splits, dict) else None
+    return directory if isinstance(validation, dict) and validation.get("documents") == 0 else ""
+
+
+def _last_corpus(config: RunConfig) -> str:
+    """`data.train`, or the first corpus of the last stage of a blend."""
+    data = config.data
+    return str(parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train)
+
+
 def validation_data(config: RunConfig) -> Sequences:
     """The evaluation data of a run: `data.validation`, or else the validation split of `data.train` or, for a blend, of
-    the first corpus of the last stage."""
-    data = config.data
-    if data.validation:
-        return _named(config, data.validation, "data.validation")
-    last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
-    return _opened(config, str(last), "validation", config.seed)
+    the first corpus of the last stage; if that is empty (`lacks_validation`), its training split."""
+    if config.data.validation:
+        return _named(config, config.data.validation, "data.validation")
+    return _opened(config, _last_corpus(config), "train" if lacks_validation(config) else "validation", config.seed)
 
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch
+from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch, other_data
 from ms_codegeex.data.datasets.indexed import IndexedDataset, damaged_dataset
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
@@ -50,7 +50,7 @@ class FineTuningRows(Sequences):
         super().__init__(directory, split, seq_length, seed, infilling)
         if infilling is not None and self.info.get("task") != "completion":
             held = f"{self.directory} holds {self.info.get('task')} examples, but only completions have a middle"
-            raise UserError(f"data.infill: {held}; set data.infill.rate=0")
+            raise UserError(f"data.infill: {held}; leave out --infill-rate, or set data.infill.rate=0")
         longest = self.info.get("seq_length")
         if type(longest) is not int:
             raise UserError(f"{self.directory}/dataset.json: seq_length is missing; prepare the dataset again")
@@ -71,7 +71,7 @@ class FineTuningRows(Sequences):
     def _check(self, sizes: np.ndarray, longest: int) -> None:
         name = self.directory / f"{self.split}.bin"
         if not sizes.size:
-            raise UserError(f"{name}: no example in it; give more data")
+            raise UserError(f"{name}: no example in it; set {other_data(self.split)}")
         if sizes.max() > longest:
             found = f"example {int(sizes.argmax())} has {int(sizes.max())} tokens, dataset.json says at most {longest}"
             raise damaged_dataset(name, found)

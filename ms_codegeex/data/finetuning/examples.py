@@ -1,30 +1,33 @@
-"""Records of fine-tuning data as pairs of prompt and answer: the text formats only, no tokens or files.
+"""Records of fine-tuning data as pairs of prompt and answer, by the layouts of `data.layouts`: no tokens or files.
 
-completion: `prompt` or `instruction` (+ `input`), then `completion`, `response` or `output`; the tag line of
-    `language`, if given, precedes the prompt.
-chat: `messages`, a list of `{"role": "system" | "user" | "assistant", "content": ...}`. Each message of the assistant
-    is the answer of one example, whose prompt is everything before it, in a template of `data.conversations`.
-translation: `source_language`, `target_language`, `source`, `target`; the prompt is the line `code translation`, the
-    source below its language, and the other language.
+completion: the prompt is the system text, the texts of the history, the instruction and its input, each on a new line;
+    the tag line of `language`, if given, precedes them.
+chat: each message of the assistant is the answer of one example, whose prompt is everything before it, in a template of
+    `data.conversations`.
+translation: the prompt is the line `code translation`, the source below its language, and the other language.
 
 Source: CodeGeeX's fine-tuning packer and translation prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_name, translation_prompt
 from ms_codegeex.data.languages import find_language, tag_prefix
+from ms_codegeex.data.layouts import Layout, Table, absent, table
 
-PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
-ROLES = ("system", "user", "assistant")
-# who may speak after whom
-TURNS = {("system", ""), ("user", ""), ("user", "system"), ("user", "assistant"), ("assistant", "user")}
+# who may follow whom
+TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
+_OF_PARTS = ("type", "text", "cache_control", "annotations")
+_SHOWN = 8  # fields of a record that has no known layout
+
+Note = Callable[[str, str], object]
+"""Is called with a remark on a record that is used, and its place in the record or ""."""
 
 
 class BadRecord(Exception):
@@ -48,20 +51,15 @@ class Example:
     language: str = ""
 
 
-def parse(line: bytes) -> Mapping[str, Any]:
-    """One line of JSON as an object; `BadRecord` for anything else."""
-    try:
-        record = parse_json(line.decode("utf-8"), data=True)
-    except UnicodeDecodeError as error:
-        raise BadRecord("not UTF-8", f"byte {error.start} of the line") from None
-    except Malformed as error:
-        raise BadRecord("invalid JSON", str(error)) from None
-    if not isinstance(record, dict):
-        raise BadRecord("not an object", f"found {type(record).__name__}")
-    return record
+class Turn(NamedTuple):
+    """A message, and whether it is learnt if it is the assistant's."""
+
+    role: str
+    content: str
+    trained: bool = True
 
 
-def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any]], list[Example]]:
+def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], Note], list[Example]]:
     """A function that turns a record of `task` into its examples; it raises `BadRecord`.
 
     Args:
@@ -69,22 +67,47 @@ def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any]],
         template: a name of `conversations.TEMPLATES`, for chat.
         tags: scheme of the tag line for completions that name their language; `none` writes no tag.
     """
-    if task == "completion":
-        return lambda record: [_completion(record, tags)]
-    if task == "chat":
-        return lambda record: _chat(record, TEMPLATES[template])
-    return lambda record: [_translation(record)]
+    layouts = table()
+
+    def read(record: Mapping[str, Any], note: Note) -> list[Example]:
+        layout = _layout(layouts, record, task)
+        note(f"read as {layout.name}", ", ".join(layout.used(record)))
+        _check_further(layout, record, note)
+        if task == "completion":
+            return [_completion(layout, record, tags)]
+        if task == "chat":
+            return _chat(_turns(layouts, layout, record, note), TEMPLATES[template], note)
+        return [_translation(layout, record)]
+
+    return read
 
 
-def task_of(record: Mapping[str, Any]) -> str:
-    """The task that a record's fields belong to."""
-    if "messages" in record:
-        return "chat"
-    return "translation" if {"source_language", "target_language"} & record.keys() else "completion"
+def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> Layout:
+    layout = layouts.of(record, task)
+    if layout is not None and layout.task == task:
+        return layout
+    found = ", ".join([_valid(name) for name, value in record.items() if not absent(value)][:_SHOWN])
+    if layout is not None:
+        raise BadRecord(f"record of another task ({layout.task})", layout.remedy or f"{layout.name} ({found})")
+    wanted = next(each for each in layouts.layouts if each.task == task)
+    use = next((use for use in wanted.by if not wanted.values(record, use)), wanted.by[0])
+    raise BadRecord("missing field", f"{' or '.join(wanted.uses[use].split())}; found {found or 'none'}")
 
 
-def _string(record: Mapping[str, Any], name: str) -> str:
-    value = record[name]
+def _check_further(layout: Layout, record: Mapping[str, Any], note: Note, where: str = "") -> None:
+    """Refuse the fields that are to be refused, and note those that nobody knows."""
+    for name, why in layout.further(record):
+        if why:
+            raise BadRecord(f"field {name}", f"{where}{why}")
+        note(f"field {_valid(name)}{f' of a {layout.name}' * bool(where)} is not known and was not used", where)
+
+
+def _valid(name: str) -> str:
+    """A name from the input, short and without lone surrogates."""
+    return name[:40].encode("utf-8", "replace").decode()
+
+
+def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise BadRecord("wrong type", f"{name} is {type(value).__name__}, expected a string")
     try:
@@ -94,15 +117,22 @@ def _string(record: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _field(record: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The first of the fields `names` that exists."""
-    present = next((name for name in names if name in record), None)
-    if present is None:
-        raise BadRecord("missing field", " or ".join(names))
-    return _string(record, present)
+def _one(layout: Layout, record: Mapping[str, Any], use: str) -> tuple[str, Any]:
+    """The field that holds `use`, and its value; "" and None if there is none. An empty text beside another is none."""
+    found = layout.values(record, use)
+    found = {name: value for name, value in found.items() if value != ""} or found
+    name = next(iter(found), "")
+    if other := next((each for each, value in found.items() if value != found[name]), None):
+        raise BadRecord("fields that differ", f"{name} and {other}; remove one of them")
+    return name, found.get(name)
 
 
-def _answer(text: str, name: str) -> str:
+def _optional(layout: Layout, record: Mapping[str, Any], use: str) -> str:
+    name, value = _one(layout, record, use)
+    return "" if value is None else _text(name, value)
+
+
+def _answer(name: str, text: str) -> str:
     if not text:
         raise BadRecord("empty answer", name)
     return text
@@ -113,60 +143,123 @@ def _example(prompt: str, answer: str, language: str = "") -> Example:
     return Example(text, len(text), answer, language)
 
 
-def _completion(record: Mapping[str, Any], tags: str) -> Example:
-    prompt = _field(record, PROMPTS)
-    if "prompt" not in record and record.get("input"):
-        prompt += "\n" + _string(record, "input")
-    answer = _answer(_field(record, ANSWERS), "completion")
-    if record.get("language") is None:
+def _completion(layout: Layout, record: Mapping[str, Any], tags: str) -> Example:
+    before = [_optional(layout, record, "system"), *_history(*_one(layout, record, "history"))]
+    after = [_text(*_one(layout, record, "prompt")), _optional(layout, record, "input")]
+    prompt = "\n".join([*filter(None, before), *(after if after[1] else after[:1])])
+    name, value = _one(layout, record, "answer")
+    answer, named = _answer(name, _text(name, value)), _optional(layout, record, "language")
+    if not named:
         return _example(prompt, answer)
-    name = _string(record, "language")
     try:
-        language = find_language(name)
+        language = find_language(named)
     except UserError:
-        raise BadRecord("unknown language", name) from None
+        raise BadRecord("unknown language", named) from None
     return _example(tag_prefix(language.name, tags).decode() + prompt, answer, language.name)
 
 
-def _chat(record: Mapping[str, Any], template: ChatTemplate) -> list[Example]:
-    """An example for each of the assistant's messages, with all earlier messages as its prompt.
+def _history(name: str, value: Any) -> list[str]:
+    """The texts of earlier questions and answers."""
+    pairs = [] if value is None else value
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise BadRecord("wrong type", f"{name} is not a list of pairs, of a question and its answer")
+    return [_text(name, text) for pair in pairs for text in pair]
+
+
+def _turns(layouts: Table, layout: Layout, record: Mapping[str, Any], note: Note) -> list[Turn]:
+    """The messages of a record, a system text of its own before them."""
+
+    def listed(name: str, value: Any, trained: bool = True) -> list[Turn]:
+        if not isinstance(value, list):
+            raise BadRecord("wrong type", f"{name} is {type(value).__name__}, expected a list of messages")
+        return [_turn(layouts, message, number, note, trained) for number, message in enumerate(value)]
+
+    if "messages" in layout.uses:
+        turns, *others = [listed(*found) for found in layout.values(record, "messages").items()]
+        if any(different != turns for different in others):
+            raise BadRecord(
+                "fields that differ", f"{' and '.join(layout.values(record, 'messages'))}; remove one of them"
+            )
+    else:
+        name, answer = _one(layout, record, "answer")
+        answers = [Turn("assistant", answer)] if isinstance(answer, str) else listed(name, answer)
+        turns = [*listed(*_one(layout, record, "prompt"), trained=False), *answers]
+    for index, turn in enumerate(turns):
+        before = turns[index - 1].role if index else ""
+        if turn.role not in TURNS[before].split():
+            raise BadRecord("order of roles", f"message {index} is by {turn.role} and follows {before or 'nothing'}")
+        if turn.role == "assistant":
+            _answer(f"message {index}", turn.content)
+    name, value = _one(layout, record, "system")
+    system = Turn("system", "" if value is None else _content(name, value))
+    there = not system.content or any(turn[:2] == system[:2] for turn in turns)
+    return turns if there else [system, *turns]
+
+
+def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) -> Turn:
+    """A message. Numbers from 0."""
+    layout, where = layouts.message, f"message {number}: "
+    if not isinstance(message, dict):
+        raise BadRecord("wrong type", f"{where}{type(message).__name__}, expected an object with role and content")
+    _check_further(layout, message, note, where)
+    if not layout.fits(message):
+        raise BadRecord("wrong type", f"{where}not an object with role and content (from and value)")
+    name, value = _one(layout, message, "role")
+    role = layouts.roles.get(_text(name, value).lower())
+    if role is None:
+        places = ", ".join(dict.fromkeys(layouts.roles.values()))
+        raise BadRecord("role without a place", f"{where}{name} is {value[:40]}; the templates have {places}")
+    weights = layout.values(message, "weight")
+    for field, weight in weights.items():
+        if weight not in (0, 1) or (role != "assistant" and weight) or weight != next(iter(weights.values())):
+            only = "an answer is learnt (1, true) or not (0, false), and nothing else is learnt"
+            raise BadRecord(f"field {field}", f"{where}{weight!r:.20} for the {role}; {only}")
+    name, value = _one(layout, message, "content")
+    return Turn(role, _content(f"{where}{name}", value), trained and all(weights.values()))
+
+
+def _content(name: str, value: Any) -> str:
+    """A text, or the texts of a list of parts, joined as the server joins them."""
+    texts, whole = [], value.get("parts") if isinstance(value, dict) else value
+    for part in whole if isinstance(whole, list) else [whole]:
+        if isinstance(part, dict):
+            others = [_valid(key) for key, inner in part.items() if key not in _OF_PARTS and not absent(inner)]
+            if part.get("type") not in _TEXT_PARTS or others:
+                shown = ", ".join(others) or f"type {part.get('type')!r:.40}"
+                raise BadRecord("part that is not text", f"{name} has a part with {shown}; give texts only")
+            part = part.get("text")
+        texts.append(_text(name, part))
+    return "".join(texts)
+
+
+def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example]:
+    """An example for each answer that is learnt, with all earlier messages as its prompt.
 
     One row for the whole conversation would need an end token after each answer, but an end token inside a row ends the
     document: attention restarts after it.
     """
-    messages = record.get("messages")
-    if not isinstance(messages, list):
-        raise BadRecord("missing field", "messages, a list")
-    said = list[tuple[str, str]]()
-    for index, (role, content) in enumerate(map(_message, messages)):
-        before = said[-1][0] if said else ""
-        if (role, before) not in TURNS:
-            raise BadRecord("order of roles", f"message {index} is by {role} and follows {before or 'nothing'}")
-        if role == "assistant":
-            _answer(content, f"message {index}")
-        said.append((role, content))
-    if "assistant" not in dict(said):
+    if not any(turn.role == "assistant" for turn in turns):
         raise BadRecord("empty answer", "no message by the assistant")
+    if not any(turn.role == "assistant" and turn.trained for turn in turns):
+        raise BadRecord("nothing to learn", "the weight of each answer is 0")
+    if turns[-1].role == "user":
+        note("a last message by the user, which nobody answers, was not used", f"message {len(turns) - 1}")
     text, answers = bytearray(), list[tuple[int, str]]()
-    for (role, _), (before, content, after) in zip(said, template.parts(said), strict=True):
+    for turn, (before, content, after) in zip(turns, template.parts(turn[:2] for turn in turns), strict=True):
         text += before.encode()
-        if role == "assistant":
+        if turn.role == "assistant" and turn.trained:
             answers.append((len(text), content))
         text += (content + after).encode()
     whole = bytes(text)
     return [Example(whole, size, answer) for size, answer in answers]
 
 
-def _message(message: Any) -> tuple[str, str]:
-    if not isinstance(message, dict) or message.get("role") not in ROLES or "content" not in message:
-        raise BadRecord("wrong type", f"a message is not an object with role ({', '.join(ROLES)}) and content")
-    return message["role"], _string(message, "content")
-
-
-def _translation(record: Mapping[str, Any]) -> Example:
-    source, target = _field(record, ("source",)), _field(record, ("target",))
-    names = [translation_name(_field(record, (name,))) for name in ("source_language", "target_language")]
+def _translation(layout: Layout, record: Mapping[str, Any]) -> Example:
+    source, target, *languages = (
+        _text(*_one(layout, record, use)) for use in ("source", "target", "source_language", "target_language")
+    )
+    names = [translation_name(name) for name in languages]
     for name in names:
         if not name or "\n" in name:
             raise BadRecord("unknown language", repr(name))
-    return _example(translation_prompt(*names, source), _answer(target, "target"), names[1])
+    return _example(translation_prompt(*names, source), _answer("target", target), names[1])

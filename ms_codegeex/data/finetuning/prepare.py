@@ -9,8 +9,8 @@ together could give ids that span the border, which never occur when the model a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +22,17 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.data.corpus.archives import Broken, Returning, archive_kind, line_parts, read_lines
+from ms_codegeex.data.corpus.archives import (
+    ENDINGS,
+    Broken,
+    Returning,
+    archive_kind,
+    first_record,
+    read_records,
+    record_parts,
+)
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
-from ms_codegeex.data.corpus.reading import Rejected, Unit
+from ms_codegeex.data.corpus.reading import SPECIAL, Noted, Rejected, Unit
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ON_ERROR
 from ms_codegeex.data.corpus.sources import Root, SourceFile, printable, user_roots
@@ -33,9 +41,10 @@ from ms_codegeex.data.corpus.workers import ProgressBar
 from ms_codegeex.data.corpus.writing import write_description, write_report
 from ms_codegeex.data.datasets.layout import check_output, file_records
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.finetuning.examples import BadRecord, Example, parse, reader, task_of
+from ms_codegeex.data.finetuning.examples import BadRecord, Example, reader
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.languages import check_scheme
+from ms_codegeex.data.layouts import table
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 
@@ -43,6 +52,20 @@ TASKS = ("completion", "chat", "translation")
 MAX_BYTES = 64 << 20  # of a line; longer ones are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
+_REMEDIES = {
+    **dict.fromkeys(("missing field", "wrong type", "empty answer"), "docs/what-we-read.md lists what is read"),
+    "invalid JSON": "write one object per line, or an array of objects",
+    "unknown language": "remove the field `language`, or name one of those that `ms-codegeex prepare` knows",
+    "answer longer than seq_length": "give --seq-length N, of tokens",
+    "longer than seq_length": "give --seq-length N, of tokens, or --overlong truncate",
+    **{f"record of another task ({task})": f"give --task {task}" for task in TASKS},
+}
+"""What helps if a reason leaves no example; the details of other reasons say it."""
+# Tokenizers of other projects would make one token of these; here a text's own are never special.
+_SPECIAL = re.compile(
+    r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|(?:start|end)_of_turn)>"
+    r"|\[(?:/?INST|[gs]?MASK)\]|<</?SYS>>"
+)
 
 Row = tuple[np.ndarray, np.ndarray, bool]
 """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was truncated."""
@@ -144,12 +167,25 @@ class RowEncoder:
         return encode(text[start:end])[-self.seq_length :].tolist()
 
 
+def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
+    """Remarks on names of special tokens in a record's texts, with the first name."""
+    texts = [examples[-1].text.decode(), *(example.answer for example in examples)]
+    if found := next((found for text in texts if (found := _SPECIAL.search(text))), None):
+        yield SPECIAL, found[0]
+    for answer in texts[1:]:
+        for found in _SPECIAL.finditer(answer, max(0, len(answer.rstrip()) - 50)):
+            if found.end() == len(answer.rstrip()):
+                yield "an answer ends in the name of a special token, which is learnt as text; remove it", found[0]
+
+
 class _Work:
     """Turns the lines of the files into examples for the writer."""
 
-    def __init__(self, settings: FinetuneSettings, writer: DatasetWriter | _Sizes, encoder: RowEncoder) -> None:
+    def __init__(
+        self, settings: FinetuneSettings, writer: DatasetWriter | _Sizes, encoder: RowEncoder, tally: Tally
+    ) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
-        self.tally, self.truncated = Tally(), 0
+        self.tally, self.truncated, self.kept = tally, 0, 0
         self.found = {"files": 0, "documents": 0, "bytes": 0}
         self._before = 0  # lines of the file in units that have been read
         self._decode = text_decoder(encoder.tokenizer)
@@ -162,34 +198,40 @@ class _Work:
         """The units of a file, none if it cannot be read."""
         self.found["files"] += 1
         try:
-            file = SourceFile(identity, path, "", "", path.stat().st_size)
-            return [Unit(identity, (file,), part) for part in line_parts(path, file.size)]
+            size = path.stat().st_size
+            parts = record_parts(path, size)
         except OSError as error:
-            self._bad(identity, Broken("unreadable", error.strerror or str(error)))
+            parts = Broken("unreadable", error.strerror or str(error))
+        if isinstance(parts, Broken):
+            self._bad(identity, parts)
             return []
+        return [Unit(identity, (SourceFile(identity, path, "", "", size),), part) for part in parts]
 
     def read(self, unit: Unit) -> None:
-        """Add every example of a unit; lines that give none are counted, or end the run."""
+        """Add every example of a unit; records that give none are counted, or end the run."""
         (file,), part = unit.files, unit.part
         if part.span is None or not part.span[0]:
             self._before = 0
-        lines = Returning(read_lines(file.path, part, MAX_BYTES))
-        for number, line in lines:
+        records = Returning(read_records(file.path, part, MAX_BYTES))
+        for number, record, line in records:
             source = f"{file.identity}:{self._before + number}"
-            if isinstance(line, Broken):
-                self._bad(source, line)
-                continue
             self.found["documents"] += 1
-            self.found["bytes"] += len(line)
+            self.found["bytes"] += record.bytes if isinstance(record, Broken) else len(line)
+            if isinstance(record, Broken):
+                self._bad(source, record)
+                continue
+            remarks = dict[str, str]()
             try:
-                examples = self._read(parse(line))
+                examples = self._read(record, remarks.setdefault)
             except BadRecord as bad:
                 self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
                 continue
+            for remark, detail in {**remarks, **dict(_special(examples))}.items():
+                self.tally.add(Noted(source, remark, detail))
             digest = self._digest(examples)
-            for example, row in zip(examples, self.encoder.rows(examples), strict=True):
-                self._add(example, row, source, digest)
-        self._before += lines.value
+            rows = zip(examples, self.encoder.rows(examples), strict=True)
+            self.kept += any([self._add(example, row, source, digest) for example, row in rows])
+        self._before += records.value
 
     def _digest(self, examples: Sequence[Example]) -> bytes:
         """SHA-256 of the seed and a record's texts, up to `_MAX_PROMPTS`. Rows of one conversation repeat each other,
@@ -210,15 +252,17 @@ class _Work:
         excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
         self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
 
-    def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> None:
+    def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> bool:
+        """Whether the example was written, and not left out."""
         if isinstance(row, str):
             size = example.size + len(example.answer.encode())
             self.tally.add(Rejected(source, row, size, excerpt=example.answer[:_EXCERPT]))
-            return
+            return False
         ids, mask, truncated = row
         self.truncated += truncated
         text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
         self.writer.add(ids, mask, text, source, example.language, digest)
+        return True
 
 
 def prepare_finetune(
@@ -241,18 +285,18 @@ def prepare_finetune(
     """
     output = Path(output)
     check_output(output, replace)
-    roots = user_roots(inputs)
-    files = _files(roots)
+    roots, tally = user_roots(inputs), Tally()
+    files = _files(roots, tally)
     encoder = RowEncoder(settings)
     infill_record(settings.infill, encoder.tokenizer)
     with atomic_directory(output) as directory:
         with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
-            work = _Work(settings, writer, encoder)
+            work = _Work(settings, writer, encoder, tally)
             units = [unit for identity, path in files for unit in work.open(identity, path)]
             for _ in ProgressBar(progress).track(units, map(work.read, units), "tokenising"):
                 pass
             if not len(writer):
-                raise UserError(_nothing_left(inputs, work.tally))
+                raise UserError(_nothing_left(inputs, work))
             splits = writer.write(settings.validation_share)
         extra = {"truncated": work.truncated, "redacted": {}}
         write_report(directory, writer.summary, work.found, work.tally, settings.record(), extra)
@@ -273,57 +317,81 @@ class _Sizes:
 def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> np.ndarray:
     """Tokens of each example's row, at most `settings.seq_length`: int64 [n]. `UserError` as for `prepare_finetune`."""
     sizes = _Sizes()
-    work = _Work(settings, sizes, RowEncoder(settings))
-    for identity, path in _files(user_roots(inputs)):
+    work = _Work(settings, sizes, RowEncoder(settings), Tally())
+    for identity, path in _files(user_roots(inputs), work.tally):
         for unit in work.open(identity, path):
             work.read(unit)
     if not sizes.tokens:
-        raise UserError(_nothing_left(inputs, work.tally))
+        raise UserError(_nothing_left(inputs, work))
     return np.array(sizes.tokens, np.int64)
 
 
-def _nothing_left(inputs: Sequence[Path | str], tally: Tally) -> str:
-    return f"{', '.join(map(str, inputs))}: no example is left ({tally.summary() or 'all is empty'}); correct the input"
+def _nothing_left(inputs: Sequence[Path | str], work: _Work) -> str:
+    """What to say if there is no example."""
+    why = work.tally.nothing_left(_REMEDIES, "correct the records; docs/what-we-read.md lists what is read")
+    return f"{', '.join(map(str, inputs))}: no example is left: {why}"
 
 
 def recognised_task(inputs: Sequence[Path | str]) -> str:
-    """The task of the first record in these files and directories; `UserError` if there is none to be read."""
-    for _, path in _files(user_roots(inputs)):
-        for part in line_parts(path, path.stat().st_size)[:1]:
-            for _, line in read_lines(path, part, MAX_BYTES):
-                if isinstance(line, Broken):
+    """The task of the first record in these files and directories that has one; `UserError` if there is none."""
+    where, other = ", ".join(map(str, inputs)), None
+    found = "no file holds a record"
+    for _, path in _files(user_roots(inputs), Tally()):
+        parts = record_parts(path, path.stat().st_size)
+        for part in [] if isinstance(parts, Broken) else parts:
+            for _, record, _ in read_records(path, part, MAX_BYTES):
+                if isinstance(record, Broken):
                     continue
-                with contextlib.suppress(BadRecord):
-                    return task_of(parse(line))
-    raise UserError(f"{', '.join(map(str, inputs))}: no line holds a JSON object; see docs/finetuning-data.md")
+                layout = table().of(record)
+                if layout is not None and layout.task in TASKS:
+                    return layout.task
+                other = other or layout
+                found = f"no record is known; the last has the fields {', '.join(record)[:200]}"
+    if other is not None:
+        raise UserError(f"{where}: {other.remedy}")
+    raise UserError(f"{where}: {found}; docs/what-we-read.md lists what is read")
 
 
-def _files(roots: Sequence[Root]) -> list[tuple[str, Path]]:
-    """Identity and path of each file of examples, once if several roots lead to it; `UserError` if there are none."""
+def _files(roots: Sequence[Root], tally: Tally) -> list[tuple[str, Path]]:
+    """Identity and path of each file of examples, once if several roots lead to it; `UserError` if there are none.
+    Others in directories are counted by their endings."""
     files: dict[Path, tuple[str, Path]] = {}
     for root in roots:
         if isinstance(root.path, RemotePath):
             raise UserError(f"{root.path}: a URL is for corpora; give a path of this machine")
         for identity, path in _find(root):
-            files.setdefault(path.resolve(), (identity, path))
+            if path == root.path or _holds_records(path):
+                files.setdefault(path.resolve(), (identity, path))
+            else:
+                tally.add(Noted(identity, path.suffix.lower() or "without an ending", passed=True))
     if not files:
-        places = ", ".join(str(root.path) for root in roots)
-        raise UserError(f"{places}: no .jsonl, .jsonl.gz or .jsonl.zst file in it; give others")
+        places, endings = ", ".join(str(root.path) for root in roots), ", ".join(ENDINGS)
+        raise UserError(f"{places}: no file of records in it ({endings}); give others")
     return list(files.values())
 
 
 def _find(root: Root) -> list[tuple[str, Path]]:
-    """Identity and path of each file of examples at or below `root`, by identity."""
+    """Identity and path of each file at or below `root`, by identity."""
     if root.path.is_file():
         return [(f"{root.label}/{printable(root.path.name)}", root.path)]
-    paths = [path for path in root.path.rglob("*") if archive_kind(path.name) == "jsonl" and path.is_file()]
+    paths = [path for path in root.path.rglob("*") if path.is_file()]
     return sorted((f"{root.label}/{printable(path.relative_to(root.path))}", path) for path in paths)
+
+
+def _holds_records(path: Path) -> bool:
+    """Whether a file holds records, by its name; of `.json`, which settings have too, the first object decides."""
+    if path.suffix.lower() != ".json":
+        return archive_kind(path.name) is not None
+    record = first_record(path)
+    return record is not None and table().of(record) is not None
 
 
 def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:
     """Write dataset.json for the finished files in `directory`, and return its content."""
     settings, tokenizer = work.settings, work.encoder.tokenizer
     first = {"kind": KIND, "task": settings.task, "seq_length": settings.seq_length}
+    examples = sum(split["documents"] for split in splits.values())
+    tally = {**work.tally.summed(work.kept, work.found["documents"]), "examples": examples}
     further = {
         "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
         "split_by": "example",
@@ -331,6 +399,7 @@ def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[
         "found": work.found,
         "truncated": work.truncated,
         "dropped": work.tally.described("documents"),
+        "tally": tally,
         "files": file_records(directory),
         **infill_record(settings.infill, tokenizer),
         "settings": settings.record(),

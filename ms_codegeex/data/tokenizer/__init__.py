@@ -11,19 +11,17 @@ from pathlib import Path
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import admit
 from ms_codegeex.data.tokenizer.base import Tokenizer
-from ms_codegeex.data.tokenizer.files import read_object
+from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, FILES, JSON, read_object
+from ms_codegeex.models.foreign import refuse_lookalike
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
-CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenization_codegeex.py",
-    CONFIG,
-)
+TOKENIZER_FILES = tuple(FILES)
+_CLASSES = {  # what tokenizer_class may be, and whose tokenizer that is; "any": the other files show it
+    "CodeGeeXTokenizer": "codegeex",
+    "ChatGLMTokenizer": "codegeex2",
+    **dict.fromkeys(("CodeGenTokenizer", "CodeGenTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast"), "codegen"),
+    **dict.fromkeys((None, "PreTrainedTokenizerFast", "TokenizersBackend"), "any"),
+}
 
 __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
 
@@ -31,7 +29,7 @@ __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
 def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
     """A tokenizer by name (`TOKENIZER_NAMES`), or the one in a model directory.
 
-    A directory is read as its tokenizer_config.json says, without guessing: anything missing, unknown or contradictory
+    A directory is read as its tokenizer_config.json says, or as its other files show; anything unknown or contradictory
     is a `UserError`. CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution. All
     callers in a process share the tokenizer of a name, which nothing changes; a directory is read at every call.
     """
@@ -65,23 +63,29 @@ def _load_directory(directory: Path) -> Tokenizer:
 
     admit(directory)
     present = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
-    if CONFIG not in present:
-        raise UserError(
-            f"{directory}: {CONFIG} missing, found {', '.join(present) or 'no file of a tokenizer'}; "
-            "copy it from the model, it says which tokenizer this is"
+    config = read_object(directory / CONFIG, missing=True)
+    stated = config.get("tokenizer_class")
+    kind = _CLASSES.get(stated) if isinstance(stated, str | None) else None
+    refuse_lookalike(directory / CONFIG, config)
+    if kind == "any":
+        listed = (JSON, CONFIG, ADDED)
+        text = b"".join((directory / name).read_bytes() for name in listed if name in present)
+        byte_level = "codegeex" if b'"<|extratoken_1|>"' in text else "codegen"
+        kind = (
+            "codegeex2" if "tokenizer.model" in present else byte_level if {JSON, "vocab.json"} & {*present} else None
         )
-    tokenizer_class = read_object(directory / CONFIG).get("tokenizer_class")
-    known: dict[str, type[Tokenizer]] = {
-        "CodeGeeXTokenizer": gpt2.CodeGeeXTokenizer,
-        "ChatGLMTokenizer": chatglm.CodeGeeX2Tokenizer,
-        "CodeGenTokenizer": gpt2.CodeGenTokenizer,
-        "CodeGenTokenizerFast": gpt2.CodeGenTokenizer,
-        "GPT2Tokenizer": gpt2.CodeGenTokenizer,
-        "GPT2TokenizerFast": gpt2.CodeGenTokenizer,
+        if kind is None:
+            found = ", ".join(present) or "no file of a tokenizer"
+            needed = f"{JSON}, or vocab.json and merges.txt, or tokenizer.model of CodeGeeX2"
+            raise UserError(f"{directory}: has no tokenizer, found {found}; copy {needed} from the model")
+    if kind is None:
+        raise UserError(
+            f"{directory / CONFIG}: tokenizer_class is {stated!r}, expected one of "
+            f"{', '.join(filter(None, _CLASSES))}; this directory belongs to another model"
+        )
+    classes: dict[str, type[Tokenizer]] = {
+        "codegeex": gpt2.CodeGeeXTokenizer,
+        "codegeex2": chatglm.CodeGeeX2Tokenizer,
+        "codegen": gpt2.CodeGenTokenizer,
     }
-    if not isinstance(tokenizer_class, str) or tokenizer_class not in known:
-        raise UserError(
-            f"{directory / CONFIG}: tokenizer_class is {tokenizer_class!r}, expected one of {', '.join(known)}; "
-            "this directory belongs to another model"
-        )
-    return known[tokenizer_class].load(directory)
+    return classes[kind].load(directory)

@@ -16,9 +16,9 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
-from ms_codegeex.data.tokenizer.files import check_files
+from ms_codegeex.data.tokenizer.files import CONFIG, check_files, read_added, read_object
 
-MODEL, CONFIG = "tokenizer.model", "tokenizer_config.json"
+MODEL = "tokenizer.model"
 COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # their ids follow those of the SentencePiece model
 SPACE = "\u2581"  # SentencePiece's marker of a space
 _PROBE = " a  b\t\r\n\n  \u00e9\ufb01\uff21\u3000\u4f60\U0001f600 "  # characters that normalisation would change
@@ -134,8 +134,15 @@ class CodeGeeX2Tokenizer(Tokenizer):
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeX2Tokenizer:
         """The tokenizer of a released model's directory or of `save`; a missing or foreign file is a `UserError`."""
-        check_files(Path(directory), (MODEL, CONFIG))
-        return cls(Path(directory) / MODEL)
+        directory = Path(directory)
+        check_files(directory, (MODEL,))
+        found, config = cls(directory / MODEL), read_object(directory / CONFIG, missing=True)
+        tokens = (*map(found._model.id_to_piece, range(found._model.get_piece_size())), *COMMANDS)
+        added = read_added(directory, config, {}, {token: number for number, token in enumerate(tokens)}, found.name)
+        if further := [token for token, number in added.plain.items() if number >= found.vocab_size]:
+            remedy = "without it, texts have other ids than in transformers; convert the model with another --tokenizer"
+            raise UserError(f"{directory}: adds the token {further[0]!r:.40} to {MODEL}; {remedy}")
+        return found
 
 
 def _open(data: bytes) -> Any:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ms_codegeex.data.tokenizer.base import Tokenizer
+from ms_codegeex.data.tokenizer.files import EOS
 from ms_codegeex.data.tokenizer.gpt2 import ByteLevelTokenizer
-from ms_codegeex.data.tokenizer.tables import EOS, token_bytes
+from ms_codegeex.data.tokenizer.tables import token_bytes
 
 if TYPE_CHECKING:
     import gigatoken
@@ -46,7 +47,8 @@ class CorpusEncoder:
     """Encodes corpus texts given as UTF-8, to the same ids as `tokenizer.encode`.
 
     Args:
-        tokenizer: any tokenizer. If `gigatoken` cannot load it, or would encode differently, it does the work itself.
+        tokenizer: any tokenizer. If `gigatoken` cannot load it, or would encode differently, or a token is
+            more than white space that a model's owner has added, it does the work itself.
 
     Attributes:
         is_fast: whether `gigatoken` does the work.
@@ -54,7 +56,10 @@ class CorpusEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._fast = _gigatoken(tokenizer) if isinstance(tokenizer, ByteLevelTokenizer) else None
+        plain = (
+            isinstance(tokenizer, ByteLevelTokenizer) and all(map(str.isspace, tokenizer.runs)) and tokenizer.divides
+        )
+        self._fast = _gigatoken(tokenizer) if plain else None
         self.is_fast = self._fast is not None and sample_digest(self._fast.encode) == (
             _SAMPLE_DIGESTS.get(tokenizer.fingerprint) or sample_digest(tokenizer.encode)
         )
@@ -131,7 +136,7 @@ def _by_ranks(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer:
     import gigatoken
 
     with tempfile.NamedTemporaryFile(suffix=".tiktoken") as stream:
-        ranks = enumerate(token_bytes(tokenizer.tables)[: tokenizer.eos_id])
+        ranks = enumerate(token_bytes(tokenizer.tables)[: tokenizer.tables.eos_id])
         stream.write(b"".join(b"%s %d\n" % (b2a_base64(token, newline=False), rank) for rank, token in ranks))
         stream.flush()
         return gigatoken.Tokenizer.from_tiktoken(stream.name, "gpt2", tokenizer.runs)

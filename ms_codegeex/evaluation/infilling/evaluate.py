@@ -17,6 +17,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
+from ms_codegeex.data.corpus.tally import Tally, print_tally
 from ms_codegeex.evaluation.infilling.spans import KINDS, NumberedText, Span, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer
@@ -106,8 +107,10 @@ def evaluate_infilling(
         settings.settle("task", {"name": "infilling"})
         generator, identity = model.open()
         asker = Asker(generator)
-        documents = corpus_documents(generator, [data], [])
+        tally = Tally()
+        documents = corpus_documents(generator, [data], tally)
         texts = chosen_texts(map(generator.tokenizer.decode, documents), count, seed)
+        print_tally(tally.summed(tally.kept))
         tallies, rows = _measure(asker, texts, count, seed)
         if not tallies:
             raise UserError(f"--data: {data} has no text in which a middle fits into the model's context; give others")
@@ -120,7 +123,9 @@ def evaluate_infilling(
             kind: {way: tally.row() for way, tally in ways.items() if tally.spans} for kind, ways in tallies.items()
         }
         trained = "trained" if INFILL in asker.ways else "prefix-only"
-        return page.write_measures(settings, sections, {"infill": trained, "infilling": infilling})
+        return page.write_measures(
+            settings, sections, {"infill": trained, "infilling": infilling, "tally": tally.summed(tally.kept)}
+        )
 
 
 def _measure(

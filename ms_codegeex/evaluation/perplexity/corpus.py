@@ -1,4 +1,5 @@
-"""Perplexity of a corpus: a prepared dataset's validation split, or text files, directories of them, JSONL.
+"""Perplexity of a corpus: a prepared dataset's validation split, or texts and records as `prepare` reads them, all of
+them and as they are.
 
 Every document is scored on its own, after one end-of-document token, as in training. That token is context only, so
 every byte of the text is scored and figures per byte are comparable between models with different tokenizers. Sums are
@@ -8,8 +9,7 @@ over tokens, not means of documents. Documents longer than the context are read 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,28 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.data.corpus.filters import preset
+from ms_codegeex.data.corpus.reading import find_units
+from ms_codegeex.data.corpus.settings import ReadingSettings
+from ms_codegeex.data.corpus.sources import user_roots
+from ms_codegeex.data.corpus.tally import REMEDIES, Tally, read_documents
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.evaluation.progress import progress_of
 
-FIELDS = ("text", "content", "code")  # of a JSONL row; the first one present is used
 SPLIT = "validation"
+NO_TEXT = ("binary", "not UTF-8")  # reasons why a file is no text
 
 
 @dataclass(frozen=True)
 class CorpusPerplexity:
-    """The measurements. `skipped` counts the files that are not UTF-8 text."""
+    """The measurements, and the `tally` of what was read (`Tally.summed`)."""
 
     score: Score
     text_bytes: int
     documents: int
     window: int
     stride: int
-    skipped: int = 0
+    tally: Mapping[str, Any]
     whole: bool = True
 
     def row(self) -> dict[str, Any]:
@@ -47,7 +51,9 @@ class CorpusPerplexity:
             "tokens": self.score.tokens,
             "bytes": self.text_bytes,
             "documents": self.documents,
-            "files that are no text": self.skipped,
+            "files that are no text": sum(
+                self.tally["dropped"].get(reason, {"count": 0})["count"] for reason in NO_TEXT
+            ),
             "whole corpus": self.whole,
             "window": self.window,
             "stride": self.stride,
@@ -71,9 +77,9 @@ def measure(
     """
     window = model.seq_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
-    total, size, documents, whole, skipped = Score(0.0, 0), 0, 0, True, list[Path]()
+    total, size, documents, whole, tally = Score(0.0, 0), 0, 0, True, Tally()
     with progress_of(None, "read", unit="tokens", shown=progress) as bar:
-        for ids in corpus_documents(model, paths, skipped):
+        for ids in corpus_documents(model, paths, tally):
             if max_tokens is not None and total.tokens >= max_tokens:
                 whole = False
                 break
@@ -85,17 +91,20 @@ def measure(
             documents += 1
             bar.update(len(logprobs))
     if not total.tokens:
-        raise UserError(f"{', '.join(map(str, paths))}: no text in there; give UTF-8 files, JSONL or a dataset")
-    return CorpusPerplexity(total, size, documents, window, stride, len(skipped), whole)
+        why = tally.nothing_left(REMEDIES, "give UTF-8 files, records or a dataset")
+        raise UserError(f"{', '.join(map(str, paths))}: no text in there: {why}")
+    return CorpusPerplexity(total, size, documents, window, stride, tally.summed(documents), whole)
 
 
-def corpus_documents(model: Scorer, paths: Sequence[Path], skipped: list[Path]) -> Iterator[list[int]]:
-    """The ids of each non-empty document, without the end-of-document token."""
+def corpus_documents(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[list[int]]:
+    """The ids of each non-empty document, without the end-of-document token; `tally` counts them, and the rest."""
     for path in map(Path, paths):
         if (path / "dataset.json").is_file():
-            yield from _dataset(model, path)
+            for ids in _dataset(model, path):
+                yield ids
+                tally.kept += 1
             continue
-        for text in _texts(path, skipped):
+        for text in _texts(path, tally):
             if ids := model.tokenizer.encode(text):
                 yield ids
 
@@ -112,39 +121,19 @@ def _dataset(model: Scorer, directory: Path) -> Iterator[list[int]]:
         raise UserError(f"{directory}: made with another tokenizer than the model's; prepare the text again with that")
     dataset = IndexedDataset(directory / SPLIT)
     dataset.check_ids(tokenizer.vocab_size)
+    if not len(dataset):
+        raise UserError(f"{directory}: its {SPLIT} split is empty; give text files, or another dataset")
     for number in range(len(dataset)):
         ids = dataset.document(number)
         if len(ids := ids[:-1] if ids[-1] == info["eos_id"] else ids):
             yield ids.tolist()
 
 
-def _texts(path: Path, skipped: list[Path]) -> Iterator[str]:
-    """The texts of a file, or of all files below a directory in the order of their names, without hidden files."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or directory")
-    for file in _files(path) if path.is_dir() else [path]:
-        if file.name.endswith((".jsonl", ".jsonl.gz")):
-            for number, row in enumerate(read_rows(file), 1):
-                yield _text(row, f"{file}:{number}")
-            continue
-        try:
-            yield file.read_bytes().decode()
-        except UnicodeDecodeError:
-            if not path.is_dir():
-                raise UserError(f"{file}: no UTF-8 text; give text, JSONL or a dataset directory") from None
-            skipped.append(file)
-        except OSError as error:
-            raise UserError(f"{file}: not readable ({error.strerror}); check its owner and mode") from None
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(directory):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
-
-
-def _text(row: dict[str, Any], where: str) -> str:
-    for name in FIELDS:
-        if isinstance(row.get(name), str):
-            return row[name]
-    raise UserError(f"{where}: none of the fields {', '.join(FIELDS)} is a text; rename the field that is")
+def _texts(path: Path, tally: Tally) -> Iterator[str]:
+    """The texts of a file or below a directory: source files in the order of their names, then records."""
+    reading = ReadingSettings(rules=preset("none"), strip_licences="none", all_text=True)
+    units, rejected, _ = find_units(user_roots([path]), reading)
+    for item in rejected:
+        tally.add(item)
+    for document in read_documents(units, reading, tally):
+        yield document.data.decode()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.corpus.tally import print_tally
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.evaluation.perplexity.corpus import measure
@@ -51,9 +52,12 @@ def evaluate_corpus(
             perplexity = compared.second
             shares = {"step": STEP, "shares": compared.within}
             difference = {"difference": compared.row(), "difference_within": shares}
+        print_tally(perplexity.tally)
         how = {"window": perplexity.window, "stride": perplexity.stride, "max_tokens": max_tokens}
         sections = {"data": {"path": str(data)}, **identities, "recipe": how}
-        result = page.write_measures(settings, sections, {"perplexity": perplexity.row(), **difference})
+        result = page.write_measures(
+            settings, sections, {"perplexity": perplexity.row(), **difference, "tally": perplexity.tally}
+        )
         if more is not None:
             result |= more()
             page.write(output, result)

@@ -44,7 +44,9 @@ _GPTJ = (
     ),
     *_PLAIN[3:],
 )
-_BUFFERS = (r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)",)  # tables that older files contain
+_BUFFERS = (
+    r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias|embed_positions)",
+)  # tables that older files contain
 
 
 def _mindspore(name: str) -> str:
@@ -96,6 +98,7 @@ FORMATS = ForeignFormats(
             "use_cache": True,
         },
         read=_complete,
+        synonyms={"activation_function": ("gelu_pytorch_tanh", "gelu_fast")},  # the same formula
     ),
     layouts=(
         ForeignLayout("huggingface", _PYTORCH, skipped=_BUFFERS),
@@ -103,7 +106,12 @@ FORMATS = ForeignFormats(
             "gptj",
             _GPTJ,
             skipped=_BUFFERS,
-            config={"model_type": "gptj", "architectures": ["GPTJForCausalLM"], "rotary": True},
+            config={
+                "model_type": "gptj",
+                "architectures": ["GPTJForCausalLM"],
+                "rotary": True,
+                "tokenizer_class": "CodeGenTokenizer",  # tells it from a GPT-J
+            },
         ),
         ForeignLayout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
         ForeignLayout("mindspore", renamed(_PYTORCH, _mindspore), skipped=_BUFFERS),

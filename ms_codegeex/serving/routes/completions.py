@@ -40,7 +40,7 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
     model, count = chosen_model(backend, body.model), body.n or 1
     if body.best_of is not None:
         if body.best_of < count:
-            raise UserError(f"best_of: {body.best_of} is less than n, {count}; draw as many or more")
+            raise UserError(f"best_of: {body.best_of} is less than n, {count}; give {count} or more")
         if body.stream and body.best_of > count:
             raise UserError("best_of: a streamed answer cannot be chosen among several; leave out stream or best_of")
         count = body.best_of

@@ -1,9 +1,11 @@
 import gzip
 import io
+import json
 import struct
 import tracemalloc
 
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -18,7 +20,9 @@ from ms_codegeex.data.corpus.archives import (
     archive_kind,
     line_parts,
     read_lines,
+    read_records,
     read_rows,
+    record_parts,
     row_parts,
 )
 
@@ -49,8 +53,98 @@ def zst(data):
 
 
 def test_kinds():
-    names = ["a.jsonl", "a.JSONL.GZ", "a.jsonl.zst", "a.json.gz", "a.parquet", "a.json", "a.gz", "jsonl", "a.jsonl.bz2"]
-    assert [archive_kind(name) for name in names] == ["jsonl"] * 4 + ["parquet"] + [None] * 4
+    kinds = {"jsonl": "a.jsonl a.JSONL.GZ a.jsonl.zst a.json.gz a.json a.ndjson.zst", "parquet": "a.parquet"}
+    kinds |= {"arrow": "a.arrow a.feather", None: "a.gz jsonl a.jsonl.bz2 a.zst"}
+    assert all(archive_kind(name) == kind for kind, names in kinds.items() for name in names.split())
+
+
+TEXTS = [{"text": 'x]}},[{\\"\\\\', "é": "\u2028\n"}, {"list": [1, [{"a": []}]]}, {}, {"text": "\\" * 9 + '"' * 5}] * 9
+LAYOUTS = {
+    "array": json.dumps(TEXTS),
+    "indented": json.dumps(TEXTS, indent=2, ensure_ascii=False),
+    "array of lines": "[\n" + ",\n".join(map(json.dumps, TEXTS)) + "\n]\n",
+    "two arrays": json.dumps(TEXTS[:9]) + "\n" + json.dumps(TEXTS[9:]),
+    "arrays in lines": "\n".join(json.dumps([row]) for row in TEXTS),
+    "indented objects": "\n".join(json.dumps(row, indent=1) for row in TEXTS[:2]) + json.dumps(TEXTS[2:]),
+    "with a mark": "\ufeff [" + json.dumps(TEXTS)[1:],
+    "lines": "\n".join(map(json.dumps, TEXTS)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl.gz", "x.json.zst"])
+def test_layouts_of_json(tmp_path, monkeypatch, layout, name):
+    """The records are those that Python's own parser gives, wherever the blocks end; arrays are never divided."""
+    path = tmp_path / name
+    path.write_bytes(
+        {"json": bytes, "gz": gzip.compress, "zst": zst}[name.rpartition(".")[2]](LAYOUTS[layout].encode())
+    )
+    [whole] = record_parts(path, path.stat().st_size)
+    assert [record for _, record, _ in read_records(path, whole, MUCH)] == TEXTS
+    assert len(record_parts(path, path.stat().st_size, 100)) == 1 or (layout, name) == ("lines", "x.json")
+    if name == "x.json":
+        for size in (1, 2, 7) if layout != "lines" else ():
+            blocks = archives._pieces(io.BytesIO(path.read_bytes()), size)
+            assert [json.loads(item) for item in archives._elements(blocks, MUCH)] == TEXTS
+
+
+FLAWED = {
+    '[{"a":1},{"b":2},]': ([1, 2], "invalid JSON", "a comma without a record, behind record 2, in line 1"),
+    '[{"a":1},,\n{"b":2}]': ([1, 2], "invalid JSON", "a comma without a record, behind record 1, in line 1"),
+    '[{"a":1},\n{"b":2},\n{"c"': ([1, 2], "truncated archive", "the array is not closed: the file ends in line 3"),
+    '[{"a":1},\n{"b":2}\n': ([1, 2], "truncated archive", "the array is not closed: the file ends in line 3"),
+    '{\n"a": 1}\n{\n"b': ([1], "truncated archive", "the object is not closed: the file ends in line 4"),
+    '[{"a":1},[{}],{"b":2}]': ([1, 3], "no object", "found a value of type list"),
+    '{"a":1},\n{"b":2}': ([2], "invalid JSON", "trailing characters at line 1 column 8 (the line ends in a comma)"),
+    '[{"a":1},' + "[" * 200: ([1], "invalid JSON", "record 2 is nested deeper than 100 levels: not read further"),
+    '[{"a":1},{"c":"' + "x" * 99 + '"}, {"b":2}]': ([1, 3], "too large", "longer than 90 bytes"),
+}
+
+
+@pytest.mark.parametrize("text", FLAWED)
+def test_flawed_arrays(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    found, (numbers, reason, detail) = list(read_records(path, WHOLE, 90)), FLAWED[text]
+    assert [number for number, record, _ in found if isinstance(record, dict)] == numbers
+    [broken] = [record for _, record, _ in found if isinstance(record, Broken)]
+    assert broken.reason == reason and broken.detail.endswith(detail[-30:])
+
+
+def test_an_array_is_not_held(tmp_path):
+    path, row = tmp_path / "x.json.zst", json.dumps({"text": "x" * 1000})
+    path.write_bytes(zst(("[" + ",".join([row] * 1000) + ',{"text": "' + "y" * 120_000_000 + '"}]').encode()))
+    found, peak = measured(path, 100_000)
+    assert len(found) == 1001 and found[-1][1].reason == "too large" and peak < 80_000_000
+
+
+@pytest.mark.parametrize("log", [28, 31])
+def test_zstd_windows(tmp_path, log):
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=log)
+    pack = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path, data = tmp_path / "x.jsonl.zst", bytearray(pack.compress(DATA) + pack.flush())
+    path.write_bytes(data)
+    assert lines_of(path) == expected(DATA)
+    data[5] = (32 - 10) << 3  # the window's size in the frame's header: 4 GiB
+    path.write_bytes(data)
+    [(_, broken)] = lines_of(path)
+    assert broken.reason == "window too large" and "2 GiB" in broken.detail
+
+
+@pytest.mark.parametrize("form", ["stream", "file", "feather"])
+def test_arrow(tmp_path, form):
+    path, rows = tmp_path / "x.arrow", [{"text": f"é{n}", "messages": [{"role": "user", "n": n}]} for n in range(10)]
+    content = pa.Table.from_pylist(rows)
+    if form == "feather":
+        feather.write_feather(content, path)
+    else:
+        with (pa.ipc.new_stream if form == "stream" else pa.ipc.new_file)(path, content.schema) as writer:
+            writer.write_table(content, max_chunksize=3)
+    [part] = record_parts(path, path.stat().st_size)
+    assert [(number, row) for number, row, _ in read_records(path, part, MUCH)] == list(enumerate(rows))
+    assert rows_of(path, ("text",))[9] == (9, ("é9".encode(),)) and len(rows_of(path, ())) == 10
+    path.write_bytes(path.read_bytes()[:-60])
+    assert rows_of(path, ("text",))[-1][1].reason == "damaged archive"
 
 
 @given(st.lists(st.sampled_from([b"\n", b"a", b"bc" * 9, b" ", b"\r"])).map(b"".join), st.integers(1, 40))

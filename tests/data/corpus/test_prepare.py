@@ -225,10 +225,14 @@ def test_mistakes_leave_nothing_behind(sources, tmp_path):
     output = tmp_path / "out"
     for inputs, settings, message in [
         ([tmp_path / "absent"], SETTINGS, "absent: no such file or directory"),
-        ([words], SETTINGS, "no source file in C\\+\\+, Python.*give --input other paths"),
-        ([sources], PrepareSettings(ReadingSettings(languages=("Rust",))), "no source file in Rust"),
-        ([tmp_path / "bad"], SETTINGS, r"nothing left of 2 source files \(dropped: empty 1, not UTF-8 1"),
-        ([sources], PrepareSettings(max_bytes=3), "nothing left .* raise --max-bytes"),
+        ([words], SETTINGS, r"nothing is left: 1 times files passed over, \.txt, first words/notes\.txt; .*--all-text"),
+        (
+            [sources],
+            PrepareSettings(ReadingSettings(languages=("Rust",))),
+            "nothing is left: [0-9]+ times files passed over",
+        ),
+        ([tmp_path / "bad"], SETTINGS, r"nothing is left: 1 times .*all reasons: empty 1, not UTF-8 1"),
+        ([sources], PrepareSettings(max_bytes=3), "nothing is left .* raise --max-bytes"),
         ([sources / "alpha/one.py"], SETTINGS, "the only document left.*--validation-share 0"),
         ([sources], PrepareSettings(tokenizer="nonsense"), "neither one of the names codegeex"),
     ]:

@@ -1,5 +1,6 @@
 """Archives, trees and everything broken in them, from the input to the report."""
 
+import functools
 import json
 
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_t
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.dataset_summary import corpus_lines
-from ms_codegeex.data.corpus import reading
+from ms_codegeex.data.corpus import archives, reading
 from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
@@ -191,7 +192,7 @@ def test_redaction_is_counted_where_it_is_kept(tmp_path):
 def test_all_text_and_presets(tmp_path):
     lines = [json.dumps({"text": f"{number} words about nothing in particular\n"}) for number in range(5)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match="nothing left"):
+    with pytest.raises(UserError, match=r"nothing is left: 5 times unknown language .* --all-text"):
         prepare([tmp_path / "a.jsonl"], tmp_path / "out")
     how = ReadingSettings(all_text=True, rules=preset("none"))
     result = prepare([tmp_path / "a.jsonl"], tmp_path / "out", how)
@@ -218,7 +219,7 @@ def test_tags_of_codegeex2(tmp_path):
 
 def test_an_empty_sample(tmp_path):
     write_tree(tmp_path / "tree")
-    with pytest.raises(UserError, match=r"nothing left of 30 source files .*not sampled 30.* raise --max-bytes"):
+    with pytest.raises(UserError, match=r"nothing is left \(max_bytes 3\): 30 times not sampled.* raise --max-bytes"):
         prepare([tmp_path / "tree"], tmp_path / "out", ReadingSettings(rules=Rules()), max_bytes=3)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
@@ -235,8 +236,7 @@ def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch, archi
         data = b"".join(pack(data[start : start + 111]) for start in range(0, len(data), 111))
     path.write_bytes(data)
     prepare([path.parent], tmp_path / "whole")
-    cut = reading.line_parts
-    monkeypatch.setattr(reading, "line_parts", lambda path, size: cut(path, size, 150))
+    monkeypatch.setattr(reading, "record_parts", functools.partial(archives.record_parts, part_bytes=150))
     assert len(reading.find_units(user_roots([path.parent]), ReadingSettings())[0]) > 15
     prepare([path.parent], tmp_path / "cut")
     for name in sorted(entry.name for entry in (tmp_path / "whole").iterdir()):
@@ -328,7 +328,9 @@ def test_a_given_file_that_is_not_taken_is_reported(tmp_path):
 def test_an_input_of_which_nothing_is_taken(tmp_path):
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"no source file in .*left out: empty 1, unknown language 1"):
+    with pytest.raises(
+        UserError, match=r"nothing is left: 1 times unknown language.*all reasons: empty 1, unknown language 1"
+    ):
         prepare([tmp_path / "a.jsonl", tmp_path / "notes.txt"], tmp_path / "out")
 
 

@@ -1,3 +1,4 @@
+import functools
 import gzip
 import json
 import os
@@ -38,7 +39,7 @@ def read(root, **reading):
         items += [shifted(item, lines) for item in found]
         lines += found.value
     documents = [item for item in items if isinstance(item, Document)]
-    return documents, rejected + [item for item in items if isinstance(item, Rejected)]
+    return documents, [item for item in (*rejected, *items) if isinstance(item, Rejected)]
 
 
 def write_lines(path, records):
@@ -198,18 +199,14 @@ class TestUnits:
     def test_parts_give_what_the_whole_gives(self, tmp_path, monkeypatch):
         root = self.write(tmp_path / "x", size=4000)  # files are not cut
         whole, reading = read(root, languages=("python",)), ReadingSettings(languages=("python",), max_line_bytes=150)
-        for name in ("line_parts", "row_parts"):
-            monkeypatch.setattr(f"ms_codegeex.data.corpus.reading.{name}", self.small(getattr(archives, name)))
+        small = functools.partial(archives.record_parts, part_bytes=100)
+        monkeypatch.setattr("ms_codegeex.data.corpus.reading.record_parts", small)
         assert read(root, languages=("python",)) == whole
         units = find_units(user_roots([root]), reading)[0]
         assert len(units) > 50 and len({unit.name for unit in units}) == len(units)
         in_order = {unit.name: list(read_unit(unit, reading)) for unit in units}
         random.Random(1).shuffle(units)
         assert all(list(read_unit(unit, reading)) == in_order[unit.name] for unit in units)
-
-    @staticmethod
-    def small(cut):
-        return lambda path, *size: cut(path, *size, 100)
 
     def test_names_that_look_alike(self, tmp_path):
         try:
@@ -243,8 +240,8 @@ class TestFields:
         found = one(tmp_path, record, text_field="body", language_field="kind", group_field="owner")
         assert (found.data.decode(), found.language, found.group) == (GOOD, "Go", "me")
         assert one(tmp_path, {"code": GOOD, "p": "x.rs", "path": "x.py"}, path_field="p").language == "Rust"
-        reason = ("missing field", "no field body", True)
-        assert one(tmp_path, {"text": GOOD}, text_field="body") == reason
+        reason, detail, _ = one(tmp_path, {"text": GOOD}, text_field="body")
+        assert (reason, detail[:37]) == ("missing field", "no field body; there is text: give --")
 
     def test_languages(self, tmp_path):
         perl = {"text": GOOD, "lang": "Perl"}
@@ -256,13 +253,51 @@ class TestFields:
         assert one(tmp_path, java, languages=("python",), all_text=True) == ("other language", "Java", False)
         for record, detail in (
             ({"text": GOOD, "lang": "Klingon"}, "'Klingon'"),
-            ({"text": GOOD, "lang": ["py"], "path": "x.py"}, "['py']"),
+            ({"text": GOOD, "lang": ["py"], "path": "x"}, "['py']"),
             ({"text": GOOD}, "no field names it"),
             ({"text": GOOD, "path": "x.unknown"}, "no field names it"),
             ({"text": GOOD, "path": 7}, "no field names it"),
         ):
             assert one(tmp_path, record) == ("unknown language", detail, False)
             assert one(tmp_path, record, all_text=True).language == ""
+
+    def test_languages_of_others_are_those_of_the_path(self, tmp_path):
+        for language, path, ours in (
+            ("TSX", "/src/App.tsx", "TypeScript"),
+            ("Fortran Free Form", "a.f90", "Fortran"),
+            (None, "a.py", "Python"),
+            ("", "a.py", "Python"),
+            ("C", "x.py", "C"),
+        ):
+            assert one(tmp_path, {"text": GOOD, "language": language, "path": path}).language == ours
+        assert one(tmp_path, {"text": GOOD, "language": "TSX"}) == ("unknown language", "'TSX'", False)
+        assert one(tmp_path, {"text": GOOD, "language": "JSON", "path": "a.json"})[1] == "'JSON'"
+
+    def test_repositories(self, tmp_path):
+        """Each layout's name; null and objects without a name are absent."""
+        for record in (
+            {"content": GOOD, "repository_name": "a/b"},
+            {"whole_func_string": GOOD, "func_name": "f", "repo": "a/b"},
+            {"content": GOOD, "repo_name": None, "repo": {"id": 3, "name": "a/b"}},
+            {"text": GOOD, "meta": {"repo_name": "a/b"}},
+            {"content": GOOD, "sample_repo_name": "a/b", "repository": {}},
+        ):
+            assert one(tmp_path, {**record, "language": "python"}).group == "a/b"
+
+    def test_fields_that_change_what_is_trained(self, tmp_path):
+        record = {"content": GOOD, "path": "a.py", "binary": True}
+        assert one(tmp_path, record) == ("field binary", "the file is binary", False)
+        assert one(tmp_path, {**record, "binary": False}).language == "Python"
+
+    def test_records_of_other_layouts_are_named(self, tmp_path):
+        for record, said in (
+            ({"prompt": "a", "completion": "b"}, "--task completion"),
+            ({"messages": [{"role": "user", "content": "a"}]}, "--task chat"),
+            ({"blob_id": "1", "path": "/a.py"}, "Software Heritage"),
+            ({"body": "a"}, "there is body"),
+        ):
+            reason, detail, problem = one(tmp_path, record)
+            assert reason == "missing field" and said in detail and problem
 
     def test_licences(self, tmp_path):
         record = {"text": GOOD, "lang": "py"}
@@ -296,11 +331,11 @@ class TestBadLines:
             (b'{"text": "a"} x', "invalid JSON", "Extra data at column 15"),
             (b'{"n": ' + b"1" * 5000 + b"}", "invalid JSON", "a number of more than 100 digits"),
             (b"[" * 100_000, "invalid JSON", "nested deeper than 100 levels"),
-            (b"[1]", "no object", "the line holds a value of type list"),
-            (b'"text"', "no object", "the line holds a value of type str"),
-            (b"null", "no object", "the line holds a value of type NoneType"),
-            (b"{}", "missing field", "no field text or code or content"),
-            (b'{"text": null}', "missing field", "text and code and content is null"),
+            (b"[1]", "no object", "found a value of type list"),
+            (b'"text"', "no object", "found a value of type str"),
+            (b"null", "no object", "found a value of type NoneType"),
+            (b"{}", "missing field", "no field text or content or code or"),
+            (b'{"text": null}', "missing field", "text is null"),
             (b'{"text": ["a"]}', "not text", "the text is of type list"),
             (b'{"text": 7}', "not text", "the text is of type int"),
             (b'{"text": "caf\xe9"}', "not UTF-8", "byte 0xe9 at column 14"),
@@ -400,7 +435,8 @@ class TestParquet:
         path = tmp_path / "x.parquet"
         pq.write_table(pa.table({"text": [GOOD] * 9, "lang": ["py"] * 9}), path)
         documents, [item] = read(path, text_field="body")
-        assert (documents, item.reason, item.detail, item.problem) == ([], "missing field", "no field body", True)
+        assert (documents, item.reason, item.problem) == ([], "missing field", True)
+        assert item.detail.startswith("no field body; there is lang, text")
         assert item.source.endswith("/x.parquet") and item.bytes > 0
 
     def test_a_damaged_file(self, tmp_path):
@@ -448,7 +484,7 @@ class TestRedaction:
         assert "AKIA" not in item.excerpt + item.detail
         write_lines(tmp_path / "a.jsonl", [line + b" " * 90])
         [item] = read(tmp_path, redact=("secrets",), max_line_bytes=90)[1]
-        assert item.reason == "too large" and "AKIA" not in item.excerpt
+        assert item.reason == ("no object" if line.startswith(b"[") else "too large") and "AKIA" not in item.excerpt
 
 
 class TestReading:

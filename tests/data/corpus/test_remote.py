@@ -206,7 +206,7 @@ def test_options_that_need_each_other(capsys, tmp_path):
     given = ("--input", str(tmp_path / "a.py"))
     assert "--work: is for an --output that is a URL" in refused(capsys, tmp_path, *given, "--work", str(tmp_path))
     assert main(["prepare", *given, "--output", "memory://bucket/x"]) == 2
-    assert "needs --work" in capsys.readouterr().err
+    assert "add --work" in capsys.readouterr().err
     words = ("--input", "memory://a/b.jsonl", "--task", "chat", "--seq-length", "64")
     assert "a URL is for corpora" in refused(capsys, tmp_path, *words)
 

@@ -13,12 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.config.blend import corpora_of, parse_stages
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.datasets.blend import Blend, quota_order
-from ms_codegeex.data.datasets.opening import absolute, rounded_weights, training_data, validation_data
+from ms_codegeex.data.datasets.indexed import IndexedWriter
+from ms_codegeex.data.datasets.opening import (
+    absolute,
+    lacks_validation,
+    rounded_weights,
+    training_data,
+    validation_data,
+)
 from ms_codegeex.data.datasets.order import stream_seed
 
 DECIMALS = st.one_of(
@@ -290,6 +298,25 @@ def test_validation_is_the_first_of_the_last_stage_unless_given(corpora, tmp_pat
     values = config.to_dict()
     values["data"]["validation"] = corpora["nl"]
     assert str(validation_data(build_run_config(values)).directory) == corpora["nl"]
+
+
+def test_without_a_validation_split_the_training_data_are_evaluated(corpora, tmp_path):
+    """As `prepare --validation-share 0` writes it. A split that dataset.json does not call empty is damaged."""
+    config, directory = staged(corpora, tmp_path), tmp_path / "mono"
+    shutil.copytree(corpora["mono"], directory)
+    with IndexedWriter(directory / "validation", np.uint16):
+        pass
+    values = config.to_dict()
+    values["data"]["blend"] = {str(directory): 1}
+    config = build_run_config(values)
+    assert lacks_validation(config) == ""
+    with pytest.raises(UserError, match="less than one sequence"):
+        validation_data(config)
+    info = json.loads((directory / "dataset.json").read_text())
+    write_json(directory / "dataset.json", {**info, "splits": {"validation": {"documents": 0}}})
+    assert (validation_data(config).split, lacks_validation(config)) == ("train", str(directory))
+    values["data"]["validation"] = corpora["nl"]
+    assert validation_data(build_run_config(values)).split == "validation"
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,13 @@ def _swap_ids(path):
     path.write_text(json.dumps(vocab), "utf-8")
 
 
+def _change(key, value):
+    def change(path):
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), key: value}), "utf-8")
+
+    return change
+
+
 @pytest.mark.parametrize(
     "name, damage, message",
     [
@@ -220,7 +227,9 @@ def _swap_ids(path):
         ("vocab.json", lambda path: path.write_text("{"), "vocab.json: not readable as JSON"),
         ("merges.txt", lambda path: path.write_text("#version: 0.2\na b\n"), "merges.txt: not GPT-2's merges"),
         ("merges.txt", lambda path: path.write_bytes(b"\xff"), "merges.txt: not readable"),
-        ("added_tokens.json", lambda path: path.write_text("{}"), "added_tokens.json: expected"),
+        ("added_tokens.json", lambda path: path.write_text('{"x": 50257}'), "'x' has id 50257, which is that of"),
+        ("tokenizer.json", lambda path: path.write_text("{}"), "tokenizer.json: holds nothing"),
+        ("tokenizer.json", _change("normalizer", None), "normalizer is None, expected {'type': 'Sequence'"),
         (
             "tokenizer_config.json",
             lambda path: path.write_text('{"tokenizer_class": "LlamaTokenizer"}'),
@@ -229,7 +238,7 @@ def _swap_ids(path):
         ("tokenizer_config.json", lambda path: path.write_text("[]"), "holds a list"),
         (
             "tokenizer_config.json",
-            lambda path: path.write_text('{"tokenizer_class": "CodeGeeXTokenizer"}'),
+            lambda path: path.write_text('{"tokenizer_class": "CodeGeeXTokenizer", "ws_encoding_start_id": 9}'),
             "ws_encoding_length",
         ),
     ],

@@ -209,14 +209,23 @@ def test_models_of_another_kind_are_refused(tmp_path, options, message):
         ("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n", "not a SentencePiece model.*git lfs pull"),
         ("tokenizer.model", b"", "not a SentencePiece model"),
         ("tokenizer.model", None, r"tokenizer\.model missing"),
-        ("tokenizer_config.json", None, r"tokenizer_config\.json missing, found tokenizer\.model"),
+        (
+            "tokenizer_config.json",
+            b'{"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": {"9": {"content": "<|user|>"}}}',
+            "is ChatGLM3, as <.user.> shows, not codegeex2",
+        ),
+        ("added_tokens.json", b'{"twice": NEXT}', "adds the token 'twice' to tokenizer.model"),
+        ("tokenizer_config.json", b'{"name_or_path": "THUDM/chatglm3-6b"}', "is ChatGLM3, as name shows"),
         ("tokenizer_config.json", b'{"tokenizer_class": "LlamaTokenizer"}', "tokenizer_class is 'LlamaTokenizer'"),
         ("tokenizer_config.json", b'{"tokenizer_class": "CodeGenTokenizer"}', "vocab.json, merges.txt missing"),
     ],
 )
 def test_damaged_directories(directory, tmp_path, name, content, message):
     write_chatglm(tmp_path, (directory / "tokenizer.model").read_bytes())
-    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    size = load_tokenizer(directory).vocab_size
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(
+        content.replace(b"NEXT", b"%d" % size)
+    )
     with pytest.raises(UserError, match=message):
         load_tokenizer(tmp_path)
 
@@ -230,7 +239,7 @@ def test_a_piece_that_is_not_text(directory, tmp_path):
 
 
 def test_an_empty_directory(tmp_path):
-    with pytest.raises(UserError, match=r"tokenizer_config\.json missing, found no file of a tokenizer"):
+    with pytest.raises(UserError, match=r"has no tokenizer, found no file of a tokenizer"):
         load_tokenizer(tmp_path)
 
 

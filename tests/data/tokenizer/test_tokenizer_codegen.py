@@ -1,6 +1,7 @@
 """CodeGen's tokenizers against transformers' own, which reads the directories we write; and which of them it is."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text("utf-8").splitlines()]
 NAMES = ("codegen-nl", "codegen-multi", "codegen-mono")
@@ -146,54 +148,140 @@ def change(name, edit):
     return damage
 
 
-def both(*damages):
-    return lambda directory: [damage(directory) for damage in damages]
+def entry(token, special=True, **flags):
+    plain = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+    return {"content": token, **plain, "special": special, **flags}
+
+
+NUMBERS = {"[PAD]": 50295, "myToken": 50296, "<|im_end|>": 50297}
+ROLES = {"pad_token": "[PAD]", "eos_token": "<|endoftext|>"}
+
+
+def without(*names):
+    return lambda directory: [(directory / name).unlink(missing_ok=True) for name in names]
+
+
+def json_only(directory):  # as transformers 5 saves
+    without("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")(directory)
+    change("tokenizer_config.json", lambda c: c.pop("added_tokens_decoder") and None)(directory)
+
+
+def lists_only(directory):  # as in 2022: the ids in one file, what is special in another
+    without("tokenizer.json")(directory)
+    change("tokenizer_config.json", lambda c: {"tokenizer_class": "GPT2Tokenizer"})(directory)
+
+
+LAYOUTS = {
+    "all files": lambda directory: None,
+    "tokenizer.json": json_only,
+    "tokenizer.json, no class": lambda d: (json_only(d), (d / "tokenizer_config.json").unlink()),
+    "TokenizersBackend": lambda d: (
+        json_only(d),
+        change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": "TokenizersBackend"})(d),
+    ),
+    "lists": lists_only,
+    "roles as objects": lambda d: (
+        lists_only(d),
+        change("special_tokens_map.json", lambda c: {"pad_token": entry("[PAD]"), **c})(d),
+    ),
+    "texts as pairs or lines": lambda d: change(
+        "tokenizer.json", lambda c: c["model"].update(merges=[" ".join(pair) for pair in c["model"]["merges"]])
+    )(d),
+    "a chat template": lambda d: (
+        (d / "chat_template.jinja").write_text("{{ messages }}"),
+        change("tokenizer_config.json", lambda c: {**c, "chat_template": [{"name": "default", "template": "x"}]})(d),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def grown(theirs, tmp_path_factory):
+    """transformers' tokenizer of multi with added tokens of its owner, and the directory that it saves."""
+    transformers, directory = pytest.importorskip("transformers"), tmp_path_factory.mktemp("grown")
+    theirs["codegen-multi"].save_pretrained(directory)
+    owned = transformers.AutoTokenizer.from_pretrained(directory)
+    owned.add_special_tokens({"pad_token": "[PAD]"})
+    owned.add_tokens(["myToken"])
+    owned.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    owned.save_pretrained(directory)
+    return owned, directory
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_directories_of_every_version_have_the_ids_of_transformers(grown, tmp_path, layout):
+    owned, directory = grown
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    LAYOUTS[layout](tmp_path)
+    ours = load_tokenizer(tmp_path)
+    assert (ours.name, ours.vocab_size, ours.eos_id) == ("own-codegen", 50298, 50256)
+    texts = [row["text"] for row in GOLDEN[::4]]
+    for text in (*texts, "x [PAD]myToken   <|im_end|>\n\t\tmyTokenmyToken", "<|endoftext|>[PAD]"):
+        assert ours.encode_prompt(text) == owned(text).input_ids, text
+        assert ours.decode(ours.encode(text)) == text
+    assert max(ours.encode("[PAD]<|im_end|>")) < 50256 and ours.encode("myToken") == [50296]
+    assert [ours.is_unused(number) for number in (50256, 50295, 50296, 50298)] == [False, True, False, True]
+    assert CorpusEncoder(ours).encode(b"a  myToken").tolist() == ours.encode("a  myToken")
+
+
+def test_what_is_saved_again_is_the_same(grown, tmp_path):
+    """As in a dataset, a run and an exported model."""
+    transformers, ours = pytest.importorskip("transformers"), load_tokenizer(grown[1])
+    ours.save(tmp_path)
+    again, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert again.fingerprint == ours.fingerprint and theirs.pad_token == "[PAD]"
+    text = "myToken [PAD]  <|im_end|>"
+    assert theirs(text).input_ids == again.encode_prompt(text) == grown[0](text).input_ids
+
+
+def test_a_padding_token_changes_no_text(tokenizers, tmp_path):
+    """So a dataset of the plain tokenizer is one of the padded model's."""
+    for pad, number in (("[PAD]", 50295), ("!", 0)):
+        tokenizers["codegen-multi"].save(tmp_path)
+        change("tokenizer_config.json", lambda c, pad=pad: {**c, "pad_token": pad})(tmp_path)
+        padded = load_tokenizer(tmp_path)
+        assert padded.fingerprint == tokenizers["codegen-multi"].fingerprint
+        assert padded.encode_prompt(f"a{pad}b") == [64, number, 65]
+
+
+def test_the_tokenizer_names_its_end_token(tokenizers, tmp_path):
+    tokenizers["codegen-multi"].save(tmp_path)
+    change("tokenizer_config.json", lambda c: {**c, "eos_token": entry("<|im_end|>")})(tmp_path)
+    ours = load_tokenizer(tmp_path)
+    assert ours.eos_id == 50295 == ours.encode_prompt("<|im_end|>")[0] and not ours.is_unused(50295)
+    assert ours.fingerprint != tokenizers["codegen-multi"].fingerprint
 
 
 DECODER = "added_tokens_decoder"
+UNCLEAR = [
+    (change("added_tokens.json", lambda c: c.update({"  ": 50285})), "'  ' has id 50285, which is id 50286 in tok"),
+    (change("added_tokens.json", lambda c: c.update({"x": 50260})), "'x' has id 50260, which is that of"),
+    (change("added_tokens.json", lambda c: c.update({"x": 50300})), "id 50298 has no token, but 50300 has"),
+    (change("added_tokens.json", lambda c: c.update({"<mask_1>": 50298})), "is CodeGen2, as <mask_1> shows"),
+    (change("added_tokens.json", lambda c: c.update({"<|extratoken_1|>": 50298})), "is GPT-J, as <|extratoken_1|>"),
+    (lambda d: (d / "added_tokens.json").write_text("3"), "added_tokens.json: holds a int, expected a JSON object"),
+    (change("tokenizer_config.json", lambda c: {**c, DECODER: [1]}), "its added tokens are malformed"),
+    (change("tokenizer_config.json", lambda c: {**c, "add_prefix_space": True}), "add_prefix_space is True"),
+    (change("tokenizer_config.json", lambda c: {**c, "add_bos_token": True}), "add_bos_token is True"),
+    (change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": "CodeGen25Tokenizer"}), "is CodeGen2.5, as"),
+    (change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": 3}), "tokenizer_class is 3, expected one of"),
+    (change("tokenizer.json", lambda c: c.update(normalizer={"type": "NFC"})), "normalizer is {'type': 'NFC'}"),
+    (change("tokenizer.json", lambda c: c["pre_tokenizer"].update(use_regex=False)), "pre_tokenizer is {"),
+    (change("tokenizer.json", lambda c: c["model"].update(ignore_merges=True)), "model.ignore_merges is True"),
+    (change("tokenizer.json", lambda c: c.update(post_processor={"type": "BertProcessing"})), "post_processor is {"),
+    (change("tokenizer.json", lambda c: c["model"].update(merges=[["a", "b"]])), "tokenizer.json: not GPT-2's merges"),
+    (change("tokenizer.json", lambda c: c["model"].update(vocab={"a": 0})), "tokenizer.json: not GPT-2's vocabulary"),
+    (change("tokenizer.json", lambda c: c["added_tokens"][5].update(lstrip=True)), "lstrip of '"),
+    (change("tokenizer.json", lambda c: c.update(added_tokens=3)), "tokenizer.json: its added tokens are malformed"),
+    (lambda d: (d / "tokenizer.json").write_text("{}"), "tokenizer.json: holds nothing"),
+    (without("merges.txt"), "merges.txt missing"),
+    (lambda d: (d / "vocab.json").write_text('{"a": 0}'), "vocab.json: not GPT-2's vocabulary"),
+    (without("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"), "has no tokenizer, found added_"),
+]
 
 
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (lambda d: (d / "added_tokens.json").write_text("{}"), "tokenizer_config.json: adds 38 tokens to vocab.json, "),
-        (
-            change("tokenizer_config.json", lambda c: c[DECODER].pop("50290") and None),
-            "tokenizer_config.json: adds 37 tokens",
-        ),
-        (change("tokenizer_config.json", lambda c: {**c, DECODER: {}}), "tokenizer_config.json: adds 0 tokens"),
-        (
-            lambda d: (d / "tokenizer.json").write_text('{"added_tokens": []}'),
-            "tokenizer.json: adds 0 tokens to vocab.json, added_tokens.json next to it adds 38",
-        ),
-        (
-            both(
-                change("added_tokens.json", lambda c: c.update({"  ": 50285, "   ": 50286})),
-                change("tokenizer_config.json", lambda c: c.pop(DECODER) and None),
-            ),
-            "added_tokens.json: adds 38 tokens to vocab.json; expected none",
-        ),
-        (
-            both(
-                change("added_tokens.json", lambda c: {f"<|extratoken_{n}|>": 50256 + n for n in range(1, 144)}),
-                change("tokenizer_config.json", lambda c: {"tokenizer_class": "GPT2Tokenizer"}),
-            ),
-            "added_tokens.json: adds 143 tokens to vocab.json; expected none",
-        ),
-        (lambda d: (d / "added_tokens.json").write_text("3"), "added_tokens.json: its added tokens are malformed"),
-        (
-            change("tokenizer_config.json", lambda c: {**c, DECODER: []}),
-            "tokenizer_config.json: its added tokens are malformed",
-        ),
-        (lambda d: (d / "tokenizer.json").write_text("{}"), "tokenizer.json: its added tokens are malformed"),
-        (lambda d: (d / "merges.txt").unlink(), "merges.txt missing"),
-        (lambda d: (d / "vocab.json").write_text('{"a": 0}'), "vocab.json: not GPT-2's vocabulary"),
-        (lambda d: (d / "tokenizer_config.json").unlink(), "tokenizer_config.json missing, found vocab.json, merges"),
-        (change("tokenizer_config.json", lambda c: c.pop("tokenizer_class") and None), "tokenizer_class is None"),
-    ],
-)
-def test_directories_that_are_unclear(tokenizers, tmp_path, damage, message):
-    tokenizers["codegen-multi"].save(tmp_path)
+@pytest.mark.parametrize("damage, message", UNCLEAR)
+def test_directories_that_are_unclear(grown, tmp_path, damage, message):
+    shutil.copytree(grown[1], tmp_path, dirs_exist_ok=True)
     damage(tmp_path)
     with pytest.raises(UserError) as error:
         load_tokenizer(tmp_path)

@@ -1,0 +1,130 @@
+"""The layouts of users' records, from `layouts.yaml`: what fine-tuning data and corpora look like, and what becomes of
+each of their fields.
+
+A field counts as absent if it is null, NaN, or an empty list or object: that is what a table has in the columns that a
+record does not use. A field that no list names is not used, and reported with the number of its records.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("layouts.yaml")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One form in which records come. Fields are named with spaces between them, as in `layouts.yaml`.
+
+    Attributes:
+        name: what users call it.
+        source: whose format it is.
+        task: completion, chat, translation or corpus; others are not prepared, and `remedy` says what to do.
+        by: the keys of `uses` that a record must have to be of this layout; with `[]` as a list.
+        uses: for what we use fields -> their names, the first ones first.
+        refused: fields that change what is trained: `fields`, `why` and perhaps `neutral`, values that change nothing.
+        harmless: fields that change nothing.
+    """
+
+    name: str
+    source: str
+    by: tuple[str, ...]
+    uses: Mapping[str, str]
+    task: str = ""
+    refused: tuple[Mapping[str, Any], ...] = ()
+    harmless: str = ""
+    remedy: str = ""
+
+    def values(self, record: Mapping[str, Any], use: str) -> dict[str, Any]:
+        """The fields of a record that are there and used as `use`, by their names."""
+        listed = self._names.get(use, ())
+        present = [name for name in listed if name in record or "." in name]
+        return {name: value for name in present if not absent(value := value_of(record, name))}
+
+    def used(self, record: Mapping[str, Any]) -> list[str]:
+        """The fields of a record that are used."""
+        used, _, _ = self._lists
+        return [name for name, value in record.items() if name in used and not absent(value) and value != ""]
+
+    def fits(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has this layout."""
+        for use in self.by:
+            found = self.values(record, use.removesuffix("[]")).values()
+            if not any(isinstance(value, list) or not use.endswith("[]") for value in found):
+                return False
+        return True
+
+    def further(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Fields of a record that are not used, and why a record with them is refused: empty for those of no list."""
+        used, harmless, refused = self._lists
+        for name, value in record.items():
+            if name in used or name in harmless or absent(value) or value == "":
+                continue
+            if (entry := refused.get(name)) is not None:
+                if value not in entry.get("neutral", ()):
+                    yield name, entry["why"]
+            elif not any(each.endswith("*") and name.startswith(each[:-1]) for each in harmless):
+                yield name, ""
+
+    @functools.cached_property
+    def _names(self) -> Mapping[str, Sequence[str]]:
+        return {use: listed.split() for use, listed in self.uses.items()}
+
+    @functools.cached_property
+    def _lists(self) -> tuple[frozenset[str], frozenset[str], Mapping[str, Mapping[str, Any]]]:
+        used = frozenset(name.partition(".")[0] for listed in self.uses.values() for name in listed.split())
+        refused = {name: entry for entry in self.refused for name in entry["fields"].split()}
+        return used, frozenset(self.harmless.split()), refused
+
+
+def absent(value: Any) -> bool:
+    """Whether a value stands for nothing."""
+    return value is None or value != value or (isinstance(value, list | dict) and not value)
+
+
+def value_of(record: Mapping[str, Any], name: str) -> Any:
+    """A field of a record, or of an object in it; None if there is none."""
+    if "." not in name:
+        return record.get(name)
+    head, _, rest = name.partition(".")
+    inner = record.get(head)
+    return inner.get(rest) if isinstance(inner, dict) else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """All layouts, that of a message in a conversation, and `roles`: ours by the names that data sets have for them."""
+
+    layouts: tuple[Layout, ...]
+    message: Layout
+    roles: Mapping[str, str]
+
+    def of(self, record: Mapping[str, Any], task: str = "") -> Layout | None:
+        """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
+        wanted = (layout for layout in self.layouts if layout.task == task and layout.fits(record))
+        return next(wanted, None) or next((layout for layout in self.layouts if layout.fits(record)), None)
+
+    def names(self, task: str, use: str) -> tuple[str, ...]:
+        """The fields that hold `use` in the layouts of a task, in their order."""
+        listed = (name for layout in self.layouts if layout.task == task for name in layout.uses.get(use, "").split())
+        return tuple(dict.fromkeys(listed))
+
+
+@functools.cache
+def table() -> Table:
+    """The content of `layouts.yaml`."""
+    from ms_codegeex.base.yaml_reading import read_yaml_file  # only workers that read records need it
+
+    content = read_yaml_file(FILE)
+    roles = {name: role for role, listed in content["roles"].items() for name in listed.split()}
+    layouts = tuple(_layout(name, entry) for name, entry in content["layouts"].items())
+    return Table(layouts, _layout("message", content["message"]), roles)
+
+
+def _layout(name: str, entry: Mapping[str, Any]) -> Layout:
+    lists = {key: tuple(entry.get(key, ())) for key in ("by", "refused")}
+    return Layout(name, **{**entry, **lists})
