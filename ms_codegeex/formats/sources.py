@@ -283,7 +283,8 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
     """Copy a model directory's files besides configuration and weights. `UserError` for a tokenizer that is refused:
     the copy would look complete."""
-    if any((path / name).is_file() for name in TOKENIZER_FILES):
+    stated = read_object(path / TOKENIZER_CONFIG, missing=True).get("tokenizer_class")
+    if stated or any((path / name).is_file() for name in TOKENIZER_FILES if name != TOKENIZER_CONFIG):
         load_tokenizer(path)
     (copy_all if keep_code else copy_data)(path, target)
 
