@@ -23,8 +23,6 @@ from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.parameters import GROUP, NUMBERS, SCALES
 from ms_codegeex.training.first_values import first_values
 
-OF_THE_VOCABULARY = ("vocab_size", "eos_token_id")
-
 
 def absolute_weights(config: RunConfig) -> RunConfig:
     """The configuration with the absolute paths of `model.weights` and `lora.weights`."""
@@ -162,7 +160,8 @@ def _check_sizes(model: ModelConfig, where: str, family: str, theirs_config: Any
         )
     ours, theirs = model.sizes.parameter_shapes(), theirs_config.parameter_shapes()
     growing = {GROWABLE[name] for name in model.grow}
-    free = (*NOT_OF_WEIGHTS, *(OF_THE_VOCABULARY if model.fresh_vocabulary else ()))
+    # the end token is compared with the dataset's
+    free = (*NOT_OF_WEIGHTS, "eos_token_id", *(("vocab_size",) if model.fresh_vocabulary else ()))
     for field in fields(theirs_config):
         here, there = getattr(model.sizes, field.name), getattr(theirs_config, field.name)
         if here == there or field.name in free or (field.name in growing and here > there):
