@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_once
-from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
+from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights, refuse_lookalike
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.infilling.declaration import declared_infill
@@ -41,13 +41,12 @@ from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveToke
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts, refuse_lookalike
+from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Dropout = Annotated[float, Field(ge=0, lt=1, strict=True)]
-_LEFTOVER = 2  # the end token in older configurations of CodeGen, where it is `#`
 _ENOUGH = 0.5  # share of a layout's names that identifies the layout; the others then count as missing
 
 
@@ -272,7 +271,7 @@ def _open_model_directory(found: Found, known: Mapping[str, Any], keep_code: boo
     path = found.place.path if file is None else file.parent
     directory = ModelDirectory(path, file and file.name)
     stated = {key: value for key, value in directory.config.items() if value is not None}
-    refuse_lookalike(path / CONFIG, {**read_object(path / TOKENIZER_CONFIG, missing=True), **stated})
+    refuse_lookalike(path / CONFIG, {**_tokenizer_config(path), **stated})
     kinds, kind = model_types(), directory.config.get("model_type")
     if str(kind) not in kinds:
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; write it there")
@@ -308,23 +307,30 @@ def _open_model_directory(found: Found, known: Mapping[str, Any], keep_code: boo
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
     """Copy a model directory's files besides configuration and weights. `UserError` for a tokenizer that is refused:
     the copy would look complete."""
-    if any((path / name).is_file() for name in TOKENIZER_FILES):
+    stated, known = _tokenizer_config(path).get("tokenizer_class"), {*TOKENIZER_FILES} - {TOKENIZER_CONFIG}
+    if any((path / name).is_file() for name in known) or stated not in (None, "ChatGLMTokenizer"):
         load_tokenizer(path)
     (copy_all if keep_code else copy_data)(path, target)
 
 
+def _tokenizer_config(path: Path) -> dict[str, Any]:
+    """What a model directory says of its tokenizer; nothing if that is damaged, which its reader reports."""
+    with suppress(UserError):
+        return read_object(path / TOKENIZER_CONFIG, missing=True)
+    return {}
+
+
 def _end_token(path: Path, stated: Any, fields: Mapping[str, Any]) -> int:
-    """The end token of a model directory's tokenizer, which decides, or else that of its configuration."""
+    """The end token of a model directory's tokenizer, which decides, or else that of its configuration: in older ones
+    of CodeGen it is 2, `#`."""
     try:
         end = load_tokenizer(path).eos_id
     except UserError:  # whoever needs the tokenizer reports it
         return fields["eos_token_id"]
     if end >= fields["vocab_size"]:
         return fields["eos_token_id"]
-    if stated not in (None, _LEFTOVER, end, [end]):
-        print_once(
-            f"{path / CONFIG}: eos_token_id is {stated!r}, the tokenizer's end token {end}; answers end with that"
-        )
+    if isinstance(stated, list) and stated != [end]:
+        print_once(f"{path / CONFIG}: eos_token_id is {stated!r:.60}; answers end with the tokenizer's, {end}")
     return end
 
 

@@ -163,9 +163,12 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
         raise ValueError("a token is there twice")
     tables.save(directory)
     tables = read_tables(directory, {DIGESTS: [*tables.digests]}, {})  # refuses what does not fit together
-    kinds = lists["token_type"] or [UNUSED] * len(tokens)
+    kinds = lists["token_type"] or [USER_DEFINED if text.isspace() else UNUSED for text in tokens]
     numbers = {
         kind: {tokens[n]: n for n in range(eos + 1, len(tokens)) if kinds[n] == kind}
         for kind in (USER_DEFINED, CONTROL)
     }
-    CodeGenTokenizer(False, tables, Added(numbers[USER_DEFINED], numbers[CONTROL])).save(directory)
+    plain, special = numbers[USER_DEFINED], numbers[CONTROL]
+    if sorted((plain | special).values()) != [*range(eos + 1, eos + 1 + len(plain) + len(special))]:
+        raise ValueError("its added tokens have gaps")
+    CodeGenTokenizer(False, tables, Added(plain, special)).save(directory)

@@ -247,7 +247,7 @@ CASES = [
     # tokenizers
     ("a gigabyte of tokens", lambda p: p.sparse(p.tokenizer, 1 << 30), "a file of this kind at most", TOKENIZE),
     ("no tokens", lambda p: p.put(p.tokenizer, "{}"), "", TOKENIZE),
-    ("no class", lambda p: p.json("tokenizer_config.json", tokenizer_class=None), "tokenizer_class", TOKENIZE),
+    ("class 3", lambda p: p.json("tokenizer_config.json", tokenizer_class=3), "tokenizer_class", TOKENIZE),
     ("evil class", lambda p: p.json("tokenizer_config.json", tokenizer_class="os.system"), "tokenizer_class", TOKENIZE),
     ("list of classes", lambda p: p.json("tokenizer_config.json", tokenizer_class=["x"]), "tokenizer_class", TOKENIZE),
     ("settings list", lambda p: p.put("tokenizer_config.json", "[]"), "expected a JSON object", TOKENIZE),

@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import admit
+from ms_codegeex.base.quarantine import admit, refuse_lookalike
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, FILES, JSON, read_object
-from ms_codegeex.models.foreign import refuse_lookalike
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
 TOKENIZER_FILES = tuple(FILES)

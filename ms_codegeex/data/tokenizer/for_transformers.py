@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.data.tokenizer.files import EOS, JSON, Added
 
 CODEGEEX_MODULE = "tokenization_codegeex.py"
@@ -42,7 +43,7 @@ def write_codegeex_files(
     further = sorted({**added.plain, **added.special}.items(), key=lambda item: item[1])
     for entry in (added.entry(token) for token, _ in further):  # in the order of ids, which the library gives out
         model.add_tokens([AddedToken(**entry)])
-    content = {**json.loads(model.to_str()), "normalizer": spaces_normalizer(spaces, names, max_len)}
+    content = {**parse_json(model.to_str(), data=True), "normalizer": spaces_normalizer(spaces, names, max_len)}
     with atomic_file(directory / JSON) as path:
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     write_codegeex_module(directory)
