@@ -49,11 +49,6 @@ def check_run_config(config: RunConfig) -> None:
             "training.patience: needs validation during training; set training.evaluate_every, or training.patience=0"
         )
     _check_initial(config)
-    if config.compile_cache and config.partitioned:
-        raise UserError(
-            "compile_cache: not available for partitioned runs, which take tensor layouts from the compilation; set it "
-            "to false"
-        )
     if config.lora.rank and not config.lora.targets:
         raise UserError("lora.targets: none; name layers that get adapters, such as [attention], or set lora.rank=0")
     if config.lora.rank and config.model.fresh:
