@@ -255,11 +255,10 @@ def _tried(*packages: str) -> tuple[list[Any], str, str]:
     """What `package_uses` prints in a process of its own, how that ended, and its last words on standard error."""
     from ms_codegeex.base.processes import import_variables
 
+    variables = {**os.environ, **import_variables(), "GLOG_v": "3"}
     how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": PROBE_SECONDS}
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", USES, *packages], env={**os.environ, **import_variables(), "GLOG_v": "3"}, **how
-        )
+        done = subprocess.run([sys.executable, "-m", USES, *packages], env=variables, **how)
         output, ended = done.stdout, f"ended with status {done.returncode}"
         words = done.stderr.strip().splitlines() or [""]
     except subprocess.TimeoutExpired as error:

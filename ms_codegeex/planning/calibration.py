@@ -14,7 +14,7 @@ from ms_codegeex.base.hardware import ASCEND_910, Device
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.inference import of_sizes
 from ms_codegeex.planning.operators import matmul_seconds
-from ms_codegeex.planning.published_steps import beyond_roofline, measured_like, published_steps, residuals
+from ms_codegeex.planning.published_steps import beyond_roofline, measured_like, published_steps
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -63,7 +63,7 @@ def outside_roofline(chip: Device, devices: int) -> Factor:
     runs = published_steps(measured)
     found, number = beyond_roofline(measured, devices), len(runs)
     source = f"{number} published runs" if number > 1 else "one published run"
-    source += "" if residuals(runs) else ", spread as on other chips,"
+    source += "" if len({run.page for run in runs}) > 1 else ", spread as on other chips,"
     source += f" on {measured}" if measured == chip.name else f" on {measured}, none on {chip.name}"
     return Factor(found.value, found.low, found.high, measured, source)
 
