@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -172,11 +173,10 @@ def _chip() -> Iterator[Finding]:
 
 def _output(*words: str) -> str | None:
     """The output of a command; None if it fails."""
-    try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
+    how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 60, "check": True}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(words, **how).stdout
+    return None
 
 
 def package_checks() -> Iterator[Finding]:
@@ -242,10 +242,8 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
     named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
     lines, ended, _ = _tried(*named)
     problems = dict(lines)
-    for name in named:
-        if name not in problems:  # the package whose use ended the process; those after it were not tried
-            problems[name] = f"its use {ended}"
-            break
+    if untried := [name for name in named if name not in problems]:  # the first of them has ended the process
+        problems[untried[0]] = f"its use {ended}"
     wrong = {one: problem for name, one in named.items() if (problem := problems.get(name))}
     version = importlib.metadata.version
     return {one: f"{one.name} {version(one.name)} does not work: {problem}" for one, problem in wrong.items()}

@@ -11,7 +11,7 @@ from ms_codegeex.base.hardware import GIB, Device
 from ms_codegeex.base.printing import table
 from ms_codegeex.planning.calibration import FIT, published_run
 from ms_codegeex.planning.communicators import MIB, Communicator
-from ms_codegeex.planning.hardware_sources import sources_of, uncertain_of
+from ms_codegeex.planning.hardware_files import sources_of, uncertain_of
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.planning.published_steps import PublishedStep, measured_like, published_steps
 from ms_codegeex.planning.search import SearchResult, keys_of

@@ -84,17 +84,13 @@ class Trainer(ObservedRun):
             optimizer = partial(adamw, transition=transition, library=library)
             self.built = build(config, tied_group, True, optimizer, step, library)
         self.evaluation = Evaluator(config, self.built, validation, rank, self)
-        if config.partitioned:
-            self._compile()
+        if config.partitioned:  # from then on parameters have the shape of this rank's shard
+            self.status("compiling the training graph")
+            loaders = config.mesh.stage_size  # devices that load different samples
+            with self.phase("compile"):
+                self.built.compile(config.training.global_batch // loaders // self.built.accumulation)
         self.rank_state = RankState(config, self.built, Placement(config, rank))
         self.rank_state.initialise(weights or {})
-
-    def _compile(self) -> None:
-        """Compile the graphs of a partitioned run, whose parameters then have the shape of this rank's shard."""
-        self.status("compiling the training graph")
-        loaders = self.config.mesh.stage_size  # devices that load different samples
-        with self.phase("compile"):
-            self.built.compile(self.config.training.global_batch // loaders // self.built.accumulation)
 
     def state(self) -> dict[str, Any]:
         """All but the tensors, as JSON values. Dropout and data order are functions of seed and sample number, so there
