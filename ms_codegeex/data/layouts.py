@@ -24,9 +24,10 @@ class Layout:
         name: what users call it.
         source: whose format it is.
         task: completion, chat, translation or corpus; others are not prepared, and `remedy` says what to do.
-        by: the keys of `uses` that a record must have to be of this layout; with `[]` as a list.
+        by: the keys of `uses` that a record must have to be of this layout; with `[]` as a list, `[{}]` of objects.
         uses: for what we use fields -> their names, the first ones first.
-        refused: fields that change what is trained: `fields`, `why` and perhaps `neutral`, values that change nothing.
+        refused: fields that change what is trained: `fields`, `why`, and perhaps `neutral`, values that change nothing,
+            or `only`, the values that change something; others are reported.
         harmless: fields that change nothing.
     """
 
@@ -52,9 +53,13 @@ class Layout:
 
     def fits(self, record: Mapping[str, Any]) -> bool:
         """Whether a record has this layout."""
-        for use in self.by:
-            found = self.values(record, use.removesuffix("[]")).values()
-            if not any(isinstance(value, list) or not use.endswith("[]") for value in found):
+        for key in self.by:
+            use, _, form = key.partition("[")
+            found = self.values(record, use).values()
+            lists = (
+                value for value in found if isinstance(value, list) and (form == "]" or isinstance(value[0], dict))
+            )
+            if not any(lists if form else (True for _ in found)):
                 return False
         return True
 
@@ -65,8 +70,10 @@ class Layout:
             if name in used or name in harmless or absent(value) or value == "":
                 continue
             if (entry := refused.get(name)) is not None:
-                if value not in entry.get("neutral", ()):
+                if changes(entry, value):
                     yield name, entry["why"]
+                elif "only" in entry and value not in entry.get("neutral", ()):
+                    yield name, ""
             elif not any(each.endswith("*") and name.startswith(each[:-1]) for each in harmless):
                 yield name, ""
 
@@ -79,6 +86,11 @@ class Layout:
         used = frozenset(name.partition(".")[0] for listed in self.uses.values() for name in listed.split())
         refused = {name: entry for entry in self.refused for name in entry["fields"].split()}
         return used, frozenset(self.harmless.split()), refused
+
+
+def changes(entry: Mapping[str, Any], value: Any) -> bool:
+    """Whether a field that an entry of `refused` names changes what is trained if it has this value."""
+    return value in entry["only"] if "only" in entry else value not in entry.get("neutral", ())
 
 
 def absent(value: Any) -> bool:

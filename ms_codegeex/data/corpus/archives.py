@@ -35,6 +35,18 @@ ENDINGS = {
 }
 """Endings of the files that hold records, and their kinds."""
 
+_LINES = "python -c 'import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{})]'"
+UNPACKED = {
+    ".csv": f"make records of it: `{_LINES.format('')} < FILE > FILE.jsonl`",
+    ".tsv": f"make records of it: `{_LINES.format(', dialect=csv.excel_tab')} < FILE > FILE.jsonl`",
+    ".xz": "unpack it: `xz --decompress FILE`",
+    ".bz2": "unpack it: `bunzip2 FILE`",
+    ".gz": "unpack it: `tar -xzf FILE` for an archive, else `gunzip FILE`",
+    ".zip": "unpack it: `unzip FILE`",
+    **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz"), "unpack it: `tar -xf FILE`"),
+}
+"""What to do with files that hold records or sources but are not read, by their endings."""
+
 PART_BYTES = 32 << 20
 """Lines of JSON and `.parquet` files are split into parts of about this size, so one large file uses all cores.
 Compressed files are split only where their format allows it."""

@@ -14,12 +14,13 @@ from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.detection import HEAD_BYTES, detect
 from ms_codegeex.data.languages import LANGUAGES, lookup
-from ms_codegeex.data.layouts import absent, table, value_of
+from ms_codegeex.data.layouts import absent, changes, table, value_of
 
 KINDS = ("text", "language", "licence", "path", "group")
 """What fields hold; `group` is what the split keeps together, the repository."""
 
 _FIRST = frozenset({"text", "language", "license", "path", "repo_name"})  # where a record has several for one kind
+_PARTS_OF_FUNCTIONS = frozenset({"code", "func_code_string"})  # in CodeSearchNet, beside the whole
 _MOST_NAMES = 100  # of fields in no list that are counted: they come from the input
 
 
@@ -35,7 +36,7 @@ class Fields:
     """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set.
 
     Attributes:
-        unlisted: fields that no layout lists: in how many records, and the first of these.
+        remarks: what is said of fields that were not used: of how many records, and the first of these.
     """
 
     def __init__(self, reading: ReadingSettings) -> None:
@@ -57,7 +58,7 @@ class Fields:
             self._refused, *self._columns.values()
         )
         self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
-        self.unlisted = dict[str, tuple[int, str]]()
+        self.remarks = dict[str, tuple[int, str]]()
         self._reading, self._licences = reading, frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
@@ -73,7 +74,7 @@ class Fields:
         """Empty, or a message if no field with the text is among those present."""
         if not self._columns["text"].isdisjoint(present):
             return ""
-        layout = table().of(dict.fromkeys(present, "?"))
+        layout = table().of(present if isinstance(present, Mapping) else dict.fromkeys(present, "?"))
         if layout is not None and layout.task in ("completion", "chat", "translation"):
             return f"an example for fine-tuning ({layout.name}); these need --task {layout.task}"
         if layout is not None and layout.task != "corpus":
@@ -92,9 +93,21 @@ class Fields:
         """Count the fields of these names that no layout lists."""
         for name in names:
             if name not in self._listed and not name.startswith(self._endless):
-                name = name[:80] if len(self.unlisted) < _MOST_NAMES or name in self.unlisted else "…"
-                count, first = self.unlisted.get(name, (0, source))
-                self.unlisted[name] = count + records, first
+                self._remark(f"field {self.shown(name)} is in no list and not used", source, records)
+
+    def count_others(self, record: Mapping[str, Any], source: str) -> None:
+        """Count texts of a record other than the one that is used."""
+        there = [name for name in self._names["text"] if name in record and not absent(record[name])]
+        if len(there) < 2:
+            return
+        for name in there[1:]:
+            if record[name] not in (record[there[0]], "", b"") and name not in _PARTS_OF_FUNCTIONS:
+                self._remark(f"field {name} is not used beside {there[0]}; --text-field names the text", source)
+
+    def _remark(self, remark: str, source: str, records: int = 1) -> None:
+        remark = remark if len(self.remarks) < _MOST_NAMES or remark in self.remarks else "further fields are not used"
+        count, first = self.remarks.get(remark, (0, source))
+        self.remarks[remark] = count + records, first
 
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
@@ -111,7 +124,7 @@ class Fields:
         if not isinstance(data, bytes):
             return Broken("not text", f"the text is of type {type(data).__name__}")
         for name in self._refused.keys() & record.keys():
-            if not absent(value := record[name]) and value not in self._refused[name].get("neutral", ()):
+            if not absent(value := record[name]) and changes(self._refused[name], value):
                 return Broken(f"field {name}", self._refused[name]["why"], len(data), data, problem=False)
         if self._licences:
             refused = self._refused_licence(next(self._values(record, "licence"), None))

@@ -21,7 +21,7 @@ from ms_codegeex.data.corpus.licences import strip_licence
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
-from ms_codegeex.data.corpus.sources import Root, SourceFile, search
+from ms_codegeex.data.corpus.sources import FoundSources, Root, SourceFile, search
 
 SPECIAL = "a text has the name of a special token, which is read as plain text"
 _SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
@@ -112,6 +112,13 @@ def find_units(
         The units, the files rejected or passed over while searching, and the amount found: `files` and `bytes`.
     """
     listing = search(roots, reading.languages, Fields(reading).recognise, reading.all_text, leave_out)
+    return units_of(listing, reading.redact)
+
+
+def units_of(
+    listing: FoundSources, redactions: Sequence[str] = ()
+) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
+    """The units of the files that a search found, and the rest as `find_units` returns it."""
     rejected: list[Rejected | Noted] = [
         Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped
     ]
@@ -123,7 +130,7 @@ def find_units(
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
         parts = _parts(file)
         if isinstance(parts, Broken):
-            rejected.append(_rejected(file.identity, parts, reading))
+            rejected.append(_rejected(file.identity, parts, redactions))
             continue
         for part in parts:
             suffix = "" if part.span is None else f" [{part.span[0]}, {part.span[1]})"
@@ -202,7 +209,7 @@ def _read_records(
     for number, record, line in records:
         source = f"{file.identity}:{number}"
         if isinstance(record, Broken):  # escapes hide secrets from redaction
-            yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
+            yield _rejected(source, replace(record, head=b"") if reading.redact else record)
             continue
         if not record and not line:  # no row of this file has a text
             yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(columns), problem=True)
@@ -211,6 +218,7 @@ def _read_records(
         rows += 1
         if line:
             fields.count_unlisted(record, source)
+        fields.count_others(record, source)
         if isinstance(text, Broken):
             text = replace(text, bytes=len(line) or text.bytes)
         elif len(text.data) > limit:
@@ -218,26 +226,26 @@ def _read_records(
         yield _judge(source, text, reading, reading.strip_licences == "all")
     if rows:
         fields.count_unlisted(columns, file.identity, rows)
-    for name, (count, first) in fields.unlisted.items():
-        yield Noted(first, f"field {fields.shown(name)} is in no list and not used", "", count)
+    for remark, (count, first) in fields.remarks.items():
+        yield Noted(first, remark, "", count)
     return records.value
 
 
 def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Document | Rejected:
     """Strip licence headers, apply the rules to the rest, then redact it."""
     if isinstance(text, Broken):
-        return _rejected(source, text, reading)
+        return _rejected(source, text, reading.redact)
     data = strip_licence(text.data, text.language) if strip else text.data
     reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
     if reason is not None:
-        return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading)
+        return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading.redact)
     licence_bytes = len(text.data) - len(data)
     data, redacted = redact(data, reading.redact)
     return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
 
 
-def _rejected(source: str, broken: Broken, reading: ReadingSettings) -> Rejected:
+def _rejected(source: str, broken: Broken, redactions: Sequence[str] = ()) -> Rejected:
     """`broken` with the first characters of its text, redacted like the corpus."""
-    head, _ = redact(broken.head[:_EXCERPT_HEAD], reading.redact)
+    head, _ = redact(broken.head[:_EXCERPT_HEAD], redactions)
     excerpt = head.decode("utf-8", "replace")[:_EXCERPT]
     return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.problem, excerpt)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
-from ms_codegeex.data.corpus.archives import archive_kind, first_record
+from ms_codegeex.data.corpus.archives import UNPACKED, archive_kind, first_record
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import LANGUAGES
@@ -131,6 +131,11 @@ def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
+def path_ending(path: Path | RemotePath) -> str:
+    """The ending of a file's name, as the tally names it."""
+    return printable(PurePosixPath(path.name).suffix.lower()) or "without an ending"
+
+
 @dataclass(frozen=True)
 class FoundSources:
     """The results of a search, sorted by identity, so that the order of directory listings does not matter: source
@@ -221,7 +226,7 @@ class _Search:
         """Whether a file of this name would be taken, as far as the name decides."""
         language = None if not path.suffix else detect(path)
         wanted = language is not None and language.name in self.languages
-        return wanted or (not root.installed and archive_kind(path.name) is not None and path.suffix.lower() != _JSON)
+        return wanted or (not root.installed and archive_kind(path.name) is not None)
 
     def _holds_records(self, root: Root, path: Path | RemotePath) -> bool:
         """Whether a file holds records: its name says so, or the first record does. Without `all_text`, a `.json` file
@@ -257,10 +262,10 @@ class _Search:
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
-        elif path == root.path:  # a file given by name: report that it is not taken
+        elif path == root.path and path_ending(path) not in UNPACKED:  # given by name: report that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
         elif not root.installed:
-            ending = printable(PurePosixPath(path.name).suffix.lower()) or "without an ending"
+            ending = path_ending(path)
             count, first = self.passed.get(ending, (0, identity))
             self.passed[ending] = count + 1, min(first, identity)
 

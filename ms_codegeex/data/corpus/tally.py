@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.data.corpus.archives import Returning
+from ms_codegeex.data.corpus.archives import UNPACKED, Returning
 from ms_codegeex.data.corpus.reading import Document, Noted, Rejected, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 
@@ -135,23 +136,32 @@ class Tally:
         why = f"{reason} ({first['detail']})" if first["detail"] else reason
         counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted(entries.items()))
         others = f" (all reasons: {counts})" if len(entries) > 1 else ""
-        remedy = remedies.get(reason.partition(", ")[0], otherwise)
+        kind, _, ending = reason.partition(", ")
+        remedy = UNPACKED.get(ending) or remedies.get(kind, otherwise)
         return f"{most['documents']} times {why}, first {first['source']}{others}; {remedy}"
 
 
 def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally) -> Iterator[Document]:
-    """The documents of units, of which those of one file follow each other; the rest is counted in `tally`."""
-    lines = 0
+    """The documents of units, of which those of one file follow each other. `tally` counts the rest, and documents that
+    `prepare` would drop."""
+    lines, seen = 0, set[bytes]()
     for unit in units:
         span = unit.part and unit.part.span
         lines = lines if span and span[0] else 0
         items = Returning(read_unit(unit, reading))
         for item in items:
-            if isinstance(item, Document):
-                yield item
-                tally.kept += 1
-            else:
-                tally.add(item._replace(source=moved(item.source, lines)))
+            item = item._replace(source=moved(item.source, lines))
+            if not isinstance(item, Document):
+                tally.add(item)
+                continue
+            yield item
+            tally.kept += 1
+            digest = hashlib.blake2b(item.data, digest_size=16).digest()
+            if digest in seen:
+                tally.add(Noted(item.source, "exact duplicate, kept here; `prepare` drops it"))
+            seen.add(digest)
+            if not item.language:
+                tally.add(Noted(item.source, "unknown language, kept here; `prepare` needs --all-text for it"))
         lines += items.value if span else 0
 
 
