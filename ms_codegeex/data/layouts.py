@@ -56,10 +56,9 @@ class Layout:
         for key in self.by:
             use, _, form = key.partition("[")
             found = self.values(record, use).values()
-            lists = (
-                value for value in found if isinstance(value, list) and (form == "]" or isinstance(value[0], dict))
-            )
-            if not any(lists if form else (True for _ in found)):
+            if form:
+                found = [it for it in found if isinstance(it, list) and (form == "]" or isinstance(it[0], dict))]
+            if not found:
                 return False
         return True
 

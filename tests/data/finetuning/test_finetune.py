@@ -169,9 +169,8 @@ def test_translation_prompt(tmp_path):
 )
 def test_an_answer_continues_its_prompt_to_the_character(encoders, answer, prompt):
     for encoder in encoders:
-        ids = encoder.tokenizer.encode_prompt(
-            prompt.replace("<|", "< |") or "a"
-        )  # SentencePiece drops the first space of a text
+        # not an empty prompt: SentencePiece drops the first space of a text
+        ids = encoder.tokenizer.encode_prompt(prompt.replace("<|", "< |") or "a")
         pieces = encoder.tokenizer.continuation(ids, encoder.answer_ids(answer))
         assert "".join(pieces) == answer
 
