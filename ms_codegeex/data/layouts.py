@@ -17,7 +17,7 @@ FILE = Path(__file__).with_name("layouts.yaml")
 
 
 @dataclass(frozen=True)
-class Layout:
+class RecordLayout:
     """One form in which records come. Fields are named with spaces between them, as in `layouts.yaml`.
 
     Attributes:
@@ -110,11 +110,11 @@ def value_of(record: Mapping[str, Any], name: str) -> Any:
 class Table:
     """All layouts, that of a message in a conversation, and `roles`: ours by the names that data sets have for them."""
 
-    layouts: tuple[Layout, ...]
-    message: Layout
+    layouts: tuple[RecordLayout, ...]
+    message: RecordLayout
     roles: Mapping[str, str]
 
-    def of(self, record: Mapping[str, Any], task: str = "") -> Layout | None:
+    def of(self, record: Mapping[str, Any], task: str = "") -> RecordLayout | None:
         """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
         wanted = (layout for layout in self.layouts if layout.task == task and layout.fits(record))
         return next(wanted, None) or next((layout for layout in self.layouts if layout.fits(record)), None)
@@ -136,6 +136,6 @@ def table() -> Table:
     return Table(layouts, _layout("message", content["message"]), roles)
 
 
-def _layout(name: str, entry: Mapping[str, Any]) -> Layout:
+def _layout(name: str, entry: Mapping[str, Any]) -> RecordLayout:
     lists = {key: tuple(entry.get(key, ())) for key in ("by", "refused")}
-    return Layout(name, **{**entry, **lists})
+    return RecordLayout(name, **{**entry, **lists})

@@ -70,11 +70,8 @@ _QUOTE = ord('"')
 @dataclass(frozen=True)
 class ArchivePart:
     """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
-    the number of the rows before it; and its size in bytes.
-
-    A line belongs to the part that has the byte before it. So a part skips its first line, which the previous part
-    reads.
-    """
+    the number of the rows before it; and its size in bytes. A line belongs to the part that has the byte before it, so
+    a part skips its first line."""
 
     span: tuple[int, int] | None
     first: int
@@ -83,10 +80,8 @@ class ArchivePart:
 
 @dataclass(frozen=True)
 class Broken:
-    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin.
-
-    `problem`: it is damaged or malformed; otherwise a rule rejects it.
-    """
+    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin. It
+    is damaged or malformed (`problem`), or a rule rejects it."""
 
     reason: str
     detail: str = ""
@@ -136,14 +131,9 @@ def read_records(
     """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes.
 
     Lines are numbered from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns
-    the number of lines, by which the numbers of the next part are greater (0 for rows).
-
-    Args:
-        path: the file.
-        part: a part of it.
-        limit: bytes of the longest record that is read; a longer one is `Broken`. Rows are not limited.
-        columns: chooses from the names in a table those that are read, whose texts then come as bytes, unchecked. None:
-            all, and texts come as `str`.
+    the number of lines, by which the numbers of the next part are greater (0 for rows). A record of JSON longer than
+    `limit` bytes is `Broken`. `columns` chooses from the names in a table those that are read, whose texts then come as
+    bytes, unchecked; None: all, and texts come as `str`.
     """
     if archive_kind(path.name) not in ("parquet", "arrow"):
         lines = Returning(read_lines(path, part, limit))

@@ -30,16 +30,12 @@ _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
 
 class Document(NamedTuple):  # made in a third of a dataclass's time
-    """A text that is kept.
+    """A text that is kept, in UTF-8 after redaction, with how often each kind of text was replaced and the bytes of the
+    licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed.
 
-    Attributes:
-        source: `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from the
-            part's first line), `label/x.parquet:17` for row 17 of the file (from 0).
-        data: UTF-8, after redaction.
-        language: canonical name, or empty if it is unknown and that is allowed.
-        group: documents of a group stay in one split: the package of a file, the repository of a record, else `source`.
-        redacted: the kinds of text that were replaced, and how often.
-        licence_bytes: size of the licence headers that were left out.
+    The source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from
+    its first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a group stay in one split: the
+    package of a file, the repository of a record, else the source.
     """
 
     source: str
@@ -76,13 +72,8 @@ class Noted(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of the input that one worker reads in one go.
-
-    Attributes:
-        name: unique and stable. It may hold slashes: a key, not a file name.
-        files: source files, or the archive. They carry size and modification time; a change makes a shard stale.
-        part: of the archive; None for source files.
-    """
+    """A piece of the input that one worker reads in one go: source files, or a part of one archive. The name is unique
+    and stable, and may hold slashes. A change of a file's size or time makes a shard stale."""
 
     name: str
     files: tuple[SourceFile, ...]
@@ -103,14 +94,8 @@ Search = Callable[
 def find_units(
     roots: Sequence[Root], reading: ReadingSettings, leave_out: Path | None = None
 ) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
-    """Everything to read below `roots` as units, in an order that depends only on the names.
-
-    The directory `leave_out` is not searched. Source files come first, then archives. A file is opened, for its first
-    bytes, only if its name does not decide its language.
-
-    Returns:
-        The units, the files rejected or passed over while searching, and the amount found: `files` and `bytes`.
-    """
+    """Everything to read below `roots`, without the directory `leave_out`: the units, in an order that depends only on
+    the names, source files first; the files rejected or passed over; and the amount found, `files` and `bytes`."""
     listing = search(roots, reading.languages, Fields(reading).recognise, reading.all_text, leave_out)
     return units_of(listing, reading.redact)
 
@@ -158,9 +143,7 @@ def _parts(file: SourceFile) -> list[ArchivePart] | Broken:
 
 def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
     """Yield the documents of a unit in order, the rejected input, and remarks. Broken input is reported, never raised.
-
-    Returns the number of lines in the unit's part of a `.jsonl` file: the numbering of the next part continues there.
-    """
+    Return the number of lines in a part of a `.jsonl` file, where the numbering of the next part continues."""
     items = Returning(_read_files(unit, reading) if unit.part is None else _read_records(unit, unit.part, reading))
     for item in items:
         yield item

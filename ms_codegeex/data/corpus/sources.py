@@ -66,11 +66,8 @@ def default_roots() -> list[Root]:
 
 
 def user_roots(inputs: Inputs) -> list[Root]:
-    """Roots for given files, directories and URLs, labelled by their names; None: `default_roots`. A missing path is a
-    `UserError`.
-
-    A URL is not accessed. It labels its files by its last name; for an archive, by the name before that.
-    """
+    """Roots for given files, directories and URLs, labelled by their names (of a URL, the last one that is no archive);
+    None: `default_roots`. A missing path is a `UserError`; a URL is not accessed."""
     if inputs is None:
         return default_roots()
     places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
@@ -102,10 +99,8 @@ def _existing(given: Path | str) -> Path:
 
 
 def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
-    """A label for each directory: its name, preceded by as many parents' names as make it unique.
-
-    Their order does not matter, so that the same inputs give the same bytes.
-    """
+    """A label for each directory: its name, preceded by as many parents' names as make it unique. Their order does not
+    matter, so that the same inputs give the same bytes."""
     parts = {
         base: [printable(part) for part in base.parts[1:]] or ["root"]
         for base in sorted(set(bases), key=lambda base: base.parts)
@@ -290,15 +285,9 @@ def search(
     all_text: bool = False,
     leave_out: Path | None = None,
 ) -> FoundSources:
-    """Files below `roots`.
-
-    Args:
-        roots: places to search; installed ones are not searched for archives.
-        languages: canonical names of the languages to take.
-        recognise: whether an object that a `.json` file begins with is a record.
-        all_text: also take files of no known language.
-        leave_out: a directory that is not searched.
-    """
+    """Files below `roots`: sources in these languages (canonical names), with `all_text` also those of no known
+    language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
+    file begins with is a record. The directory `leave_out` is not searched."""
     work = _Search(languages, recognise, all_text, leave_out)
     for root in roots:
         work.search(root)

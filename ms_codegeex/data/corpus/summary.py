@@ -28,16 +28,10 @@ def _counts(documents: int = 0, tokens: int = 0, size: int = 0) -> Counter[str]:
 
 @dataclass
 class Summary:
-    """Sums over documents. Counts are numbers of `documents`, `tokens` and `bytes`.
-
-    Attributes:
-        languages: counts by the number that the documents were placed at, then by language; `unknown` is no language.
-        lengths: how many kept documents have less than 16 tokens, 16 to 31, 32 to 63 and so on.
-        redacted: replacements in kept documents, by kind.
-        licences: how many kept documents lost a licence header, and the bytes of those headers.
-        stripped: bytes of licence headers of all documents, dropped ones too.
-        packages: for each split, the first `MAX_PACKAGES` names of its packages or repositories.
-    """
+    """Sums over documents: numbers of `documents`, `tokens` and `bytes` by what the documents were placed at and by
+    language (`unknown` is none); how many kept ones have less than 16 tokens, 16 to 31, 32 to 63 and so on; their
+    replacements by kind; how many lost a licence header, and its bytes; the same bytes of all documents (`stripped`);
+    and for each split the first `MAX_PACKAGES` names of its packages or repositories."""
 
     languages: dict[int, dict[str, Counter[str]]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)

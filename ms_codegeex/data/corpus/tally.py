@@ -44,15 +44,9 @@ def moved(source: str, lines: int) -> str:
 
 @dataclass
 class Tally:
-    """Counts of left-out input. The same input in the same order gives the same counts and examples.
-
-    Attributes:
-        dropped: reason -> `documents`, `bytes` and up to three `examples`, for input dropped by a rule or selection.
-        problems: the same for broken input.
-        noted: the same for input that was kept, by a remark on it.
-        passed: the same for files that nothing reads, by their endings.
-        kept: documents that were kept, if `read_documents` read them.
-    """
+    """Counts of left-out input: reason -> `documents`, `bytes` and up to three `examples`, for input dropped by a rule
+    or selection; the same for broken input (`problems`), for input that was kept, by a remark on it (`noted`), and for
+    files that nothing reads, by their endings (`passed`). `kept` counts what `read_documents` gave."""
 
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -63,10 +57,7 @@ class Tally:
     @property
     def first(self) -> tuple[str, str] | None:
         """The source of the first broken input and its problem, or None."""
-        for reason, entry in self.problems.items():
-            example = entry["examples"][0]
-            return example["source"], f"{reason} ({example['detail']})" if example["detail"] else reason
-        return None
+        return next((_first(reason, entry) for reason, entry in self.problems.items()), None)
 
     def add(self, item: Rejected | Noted) -> None:
         """Count one, or what a remark says of several."""
@@ -132,13 +123,18 @@ class Tally:
         if not entries:
             return f"all is empty; {otherwise}"
         reason, most = max(entries.items(), key=lambda item: item[1]["documents"])
-        first = most["examples"][0]
-        why = f"{reason} ({first['detail']})" if first["detail"] else reason
+        source, why = _first(reason, most)
         counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted(entries.items()))
         others = f" (all reasons: {counts})" if len(entries) > 1 else ""
         kind, _, ending = reason.partition(", ")
         remedy = UNPACKED.get(ending) or remedies.get(kind, otherwise)
-        return f"{most['documents']} times {why}, first {first['source']}{others}; {remedy}"
+        return f"{most['documents']} times {why}, first {source}{others}; {remedy}"
+
+
+def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:
+    """The first source of an entry, and the reason with its detail."""
+    example = entry["examples"][0]
+    return example["source"], f"{reason} ({example['detail']})" if example["detail"] else reason
 
 
 def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally) -> Iterator[Document]:

@@ -20,7 +20,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_name, translation_prompt
 from ms_codegeex.data.languages import find_language, tag_prefix
-from ms_codegeex.data.layouts import Layout, Table, absent, table
+from ms_codegeex.data.layouts import RecordLayout, Table, absent, table
 
 # who may follow whom
 TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}
@@ -62,13 +62,9 @@ class Turn(NamedTuple):
 
 
 def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], Note], list[Example]]:
-    """A function that turns a record of `task` into its examples; it raises `BadRecord`.
-
-    Args:
-        task: completion, chat or translation.
-        template: a name of `conversations.TEMPLATES`, for chat.
-        tags: scheme of the tag line for completions that name their language; `none` writes no tag.
-    """
+    """A function that turns a record of `task` (completion, chat, translation) into its examples, or raises
+    `BadRecord`. Chats are written in the template of `conversations.TEMPLATES`. `tags` is the scheme of the tag line
+    for completions that name their language; `none` writes no tag."""
     layouts = table()
 
     def read(record: Mapping[str, Any], note: Note) -> list[Example]:
@@ -84,7 +80,7 @@ def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], 
     return read
 
 
-def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> Layout:
+def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayout:
     layout = layouts.of(record, task)
     if layout is not None and layout.task == task:
         return layout
@@ -101,7 +97,7 @@ def _found(record: Mapping[str, Any]) -> str:
     return ", ".join([_valid(name) for name, value in record.items() if not absent(value)][:_SHOWN]) or "none"
 
 
-def _check_further(layout: Layout, record: Mapping[str, Any], note: Note, where: str = "") -> None:
+def _check_further(layout: RecordLayout, record: Mapping[str, Any], note: Note, where: str = "") -> None:
     """Refuse the fields that are to be refused, and note those that nobody knows."""
     for name, why in layout.further(record):
         if why:
@@ -124,7 +120,7 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _one(layout: Layout, record: Mapping[str, Any], use: str) -> tuple[str, Any]:
+def _one(layout: RecordLayout, record: Mapping[str, Any], use: str) -> tuple[str, Any]:
     """The field that holds `use`, and its value; "" and None if there is none. An empty text beside another is none."""
     found = layout.values(record, use)
     found = {name: value for name, value in found.items() if value != ""} or found
@@ -134,7 +130,7 @@ def _one(layout: Layout, record: Mapping[str, Any], use: str) -> tuple[str, Any]
     return name, found.get(name)
 
 
-def _optional(layout: Layout, record: Mapping[str, Any], use: str) -> str:
+def _optional(layout: RecordLayout, record: Mapping[str, Any], use: str) -> str:
     name, value = _one(layout, record, use)
     return "" if value is None else _text(name, value)
 
@@ -150,7 +146,7 @@ def _example(prompt: str, answer: str, language: str = "") -> Example:
     return Example(text, len(text), answer, language)
 
 
-def _completion(layouts: Table, layout: Layout, record: Mapping[str, Any], note: Note, tags: str) -> Example:
+def _completion(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note: Note, tags: str) -> Example:
     history = _history(layouts, *_one(layout, record, "history"), note)
     before = [_optional(layout, record, "system"), *history]
     after = [_text(*_one(layout, record, "prompt")), _optional(layout, record, "input")]
@@ -191,7 +187,7 @@ def _messages(layouts: Table, name: str, value: Any, note: Note, trained: bool =
     return [_turn(layouts, message, number, note, trained) for number, message in listed]
 
 
-def _turns(layouts: Table, layout: Layout, record: Mapping[str, Any], note: Note) -> list[Turn]:
+def _turns(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note: Note) -> list[Turn]:
     """The messages of a record, a system text of its own before them."""
     if "messages" in layout.uses:
         found = layout.values(record, "messages").items()
@@ -274,7 +270,7 @@ def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example
     return [Example(whole, size, answer) for size, answer in answers]
 
 
-def _translation(layout: Layout, record: Mapping[str, Any]) -> Example:
+def _translation(layout: RecordLayout, record: Mapping[str, Any]) -> Example:
     source, target, *languages = (
         _text(*_one(layout, record, use)) for use in ("source", "target", "source_language", "target_language")
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,8 @@ class FinetuneSettings:
     infill: InfillConfig | None = None
 
     def __post_init__(self) -> None:
-        choices = {
-            "task": TASKS,
-            "overlong": ("truncate", "drop"),
-            "template": ("auto", *TEMPLATES),
-            "on_error": ON_ERROR,
-        }
+        choices = {"task": TASKS, "template": ("auto", *TEMPLATES), "on_error": ON_ERROR}
+        choices["overlong"] = "truncate", "drop"
         check_scheme(self.tags)
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -106,9 +102,8 @@ class FinetuneSettings:
         if self.seq_length < 2:
             raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
         if not 0 <= self.validation_share < 1:
-            raise UserError(
-                f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
-            )
+            share = self.validation_share
+            raise UserError(f"validation_share {share}: expected 0 or more and less than 1, for example 0.05")
         if self.infill is not None and self.task != "completion":
             raise UserError(f"infill: {self.task} examples have no middle; only completions and corpora have")
 
@@ -172,10 +167,10 @@ def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
 
 
 class _Work:
-    """Turns records into examples for the writer, which for `_Sizes` only counts their tokens."""
+    """Turns records into rows, for which it calls `add` as that of a `DatasetWriter`."""
 
-    def __init__(self, settings: FinetuneSettings, writer: DatasetWriter | _Sizes, encoder: RowEncoder) -> None:
-        self.settings, self.writer, self.encoder = settings, writer, encoder
+    def __init__(self, settings: FinetuneSettings, encoder: RowEncoder, add: Callable[..., object]) -> None:
+        self.settings, self.encoder, self._add_row = settings, encoder, add
         self.tally, self.truncated, self.kept, self.longest = Tally(), 0, 0, 0
         self.found = {"files": 0, "documents": 0, "bytes": 0}
         self._before = 0  # lines of the file in units that have been read
@@ -238,9 +233,8 @@ class _Work:
 
     def _bad(self, source: str, broken: Broken) -> None:
         if self.settings.on_error == "stop":
-            raise UserError(
-                f"{source}: {broken.reason} ({broken.detail}); fix it, or leave such input out with --on-error skip"
-            )
+            problem = f"{source}: {broken.reason} ({broken.detail})"
+            raise UserError(f"{problem}; fix it, or leave such input out with --on-error skip")
         excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
         self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
 
@@ -256,7 +250,7 @@ class _Work:
         ids, mask, truncated = row
         self.truncated += truncated
         text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
-        self.writer.add(ids, mask, text, source, example.language, digest)
+        self._add_row(ids, mask, text, source, example.language, digest)
         return True
 
 
@@ -272,10 +266,8 @@ def prepare_finetune(
 
     It is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The
     result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
-
-    Raises:
-        UserError: a path is missing, no example is left, a line is bad (`on_error="stop"`), or `output` holds
-            something else.
+    `UserError` if a path is missing, no example is left, a record is bad and `on_error` is `stop`, or `output` holds
+    something else.
     """
     output = Path(output)
     check_output(output, replace)
@@ -283,7 +275,7 @@ def prepare_finetune(
     infill_record(settings.infill, encoder.tokenizer)
     with atomic_directory(output) as directory:
         with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
-            work = _Work(settings, writer, encoder)
+            work = _Work(settings, encoder, writer.add)
             work.read_all(inputs, progress)
             splits = writer.write(settings.validation_share)
         extra = {"truncated": work.truncated, "redacted": {}}
@@ -292,21 +284,11 @@ def prepare_finetune(
     return {**description, "output": str(output)}
 
 
-class _Sizes:
-    """In the place of a writer: counts the tokens of the rows."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-
-    def add(self, ids: np.ndarray, *_: Any) -> None:
-        self.tokens.append(len(ids))
-
-
 def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> np.ndarray:
     """Tokens of each example's row, at most `settings.seq_length`: int64 [n]. `UserError` as for `prepare_finetune`."""
-    sizes = _Sizes()
-    _Work(settings, sizes, RowEncoder(settings)).read_all(inputs, progress=False)
-    return np.array(sizes.tokens, np.int64)
+    sizes = list[int]()
+    _Work(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
+    return np.array(sizes, np.int64)
 
 
 def _nothing_left(inputs: Sequence[Path | str], tally: Tally, longest: int = 0) -> UserError:
