@@ -90,15 +90,15 @@ class Broken:
     problem: bool = True
 
 
+@dataclass
 class Returning(Generic[T]):
     """Iterates over a generator and keeps its return value."""
 
-    def __init__(self, generator: Generator[T, None, int]) -> None:
-        self._generator = generator
-        self.value = 0
+    generator: Generator[T, None, int]
+    value: int = 0
 
     def __iter__(self) -> Iterator[T]:
-        self.value = yield from self._generator
+        self.value = yield from self.generator
 
 
 class _Ended(Exception):
@@ -171,18 +171,14 @@ def _parse(line: bytes) -> dict[str, Any] | Broken:
             return Broken("not UTF-8", detail, len(line), line)
         comma = " (the line ends in a comma)" if line.rstrip().endswith(b",") else ""
         return Broken("invalid JSON", f"{problem}{comma}", len(line), line)
-    if isinstance(record, dict):
-        return record
-    return Broken("no object", f"found a value of type {type(record).__name__}", len(line), line)
+    wrong = Broken("no object", f"found a value of type {type(record).__name__}", len(line), line)
+    return record if isinstance(record, dict) else wrong
 
 
 def _text(value: Any) -> Any:
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:  # refused as bytes by whoever needs a text
-        return value
+    with contextlib.suppress(UnicodeDecodeError):  # then it stays bytes, which are refused where a text is needed
+        return value.decode() if isinstance(value, bytes) else value
+    return value
 
 
 # Lines and values of JSON
@@ -216,18 +212,14 @@ def _holds_lines(stream: BinaryIO, name: str) -> bool:
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
     """Bounds of parts of at least `part_bytes` (the last one may be smaller). Empty if there are none, or if finding
     them would take thousands of requests."""
-    if isinstance(path, RemotePath):
-        return []
-    try:
-        with open(path, "rb") as stream:
+    offsets, bounds = None, [0]
+    if isinstance(path, Path):
+        with contextlib.suppress(OSError), open(path, "rb") as stream:  # an error is reported when the file is read
             offsets = frame_bounds(stream, name)
-    except OSError:  # reported when the file is read
-        return []
-    bounds = [0]
     for bound in offsets or ():
-        if bound - bounds[-1] >= part_bytes:
+        if bound - bounds[-1] >= part_bytes or (bound == offsets[-1] and bound > bounds[-1]):
             bounds.append(bound)
-    return bounds if not offsets or bounds[-1] == offsets[-1] else [*bounds, offsets[-1]]
+    return bounds if offsets else []
 
 
 def read_lines(
@@ -235,8 +227,7 @@ def read_lines(
 ) -> Generator[tuple[int, bytes | Broken], None, int]:
     """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones and the byte
     order mark of a file; of arrays, their elements. Return the number of lines. Lines of more than `limit` bytes come
-    as `Broken` and are not held in memory.
-    """
+    as `Broken` and are not held in memory."""
     number, mark = 1, codecs.BOM_UTF8 if part.span is None or not part.span[0] else b""
     try:
         with open_input(path) as stream:
@@ -351,10 +342,8 @@ def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[byt
 
 
 def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
-    """The elements of arrays, and objects outside of arrays, as their bytes; last, the reason if they end early.
-
-    Only strings, brackets and commas are followed. Whether an element is JSON is for the parser to decide.
-    """
+    """The elements of arrays, and objects outside of arrays, as their bytes; last, the reason if they end early. Only
+    strings, brackets and commas are followed; whether an element is JSON is for the parser to decide."""
     value, start, depth, count = _Gathering(limit, _BLANK), 0, 0, 1
     line, counted = 1, 0  # number of the line, and up to where those of this block are counted
     array = comma = False  # inside an array, behind a comma of it

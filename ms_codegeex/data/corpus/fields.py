@@ -34,29 +34,20 @@ class RecordText(NamedTuple):
 
 class Fields:
     """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set.
-
-    Attributes:
-        remarks: what is said of fields that were not used: of how many records, and the first of these.
-    """
+    `remarks` on fields that were not used have the number of records, and the first of these."""
 
     def __init__(self, reading: ReadingSettings) -> None:
-        given = {kind: getattr(reading, f"{kind}_field") for kind in KINDS}
-        usual = {kind: sorted(table().names("corpus", kind), key=lambda name: name not in _FIRST) for kind in KINDS}
-        self._names = {kind: usual[kind] if given[kind] is None else [given[kind]] for kind in KINDS}
-        # Names of columns: a field may be in an object, and a name may have a dot in it.
-        self._columns = {
-            kind: {part for name in names for part in (name, name.partition(".")[0])}
-            for kind, names in self._names.items()
-        }
+        self._names, self._columns = dict[str, list[str]](), dict[str, set[str]]()
+        for kind in KINDS:
+            given, usual = getattr(reading, f"{kind}_field"), table().names("corpus", kind)
+            names = sorted(usual, key=lambda name: name not in _FIRST) if given is None else [given]
+            # Names of columns: a field may be in an object, and a name may have a dot in it.
+            self._names[kind], self._columns[kind] = names, {*names, *(name.partition(".")[0] for name in names)}
         layouts = [layout for layout in table().layouts if layout.task == "corpus"]
-        refused = [entry for layout in layouts for entry in layout.refused]
-        self._refused = {name: entry for entry in refused for name in entry["fields"].split()}
-        listed = {
-            name for layout in layouts for names in (layout.harmless, *layout.uses.values()) for name in names.split()
-        }
-        self._listed = frozenset(name.partition(".")[0] for name in listed).union(
-            self._refused, *self._columns.values()
-        )
+        self._refused = {name: it for layout in layouts for it in layout.refused for name in it["fields"].split()}
+        listed = [name for it in layouts for names in (it.harmless, *it.uses.values()) for name in names.split()]
+        first = (name.partition(".")[0] for name in listed)
+        self._listed = frozenset(first).union(self._refused, *self._columns.values())
         self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
         self.remarks = dict[str, tuple[int, str]]()
         self._reading, self._licences = reading, frozenset(reading.licences)
@@ -98,8 +89,6 @@ class Fields:
     def count_others(self, record: Mapping[str, Any], source: str) -> None:
         """Count texts of a record other than the one that is used."""
         there = [name for name in self._names["text"] if name in record and not absent(record[name])]
-        if len(there) < 2:
-            return
         for name in there[1:]:
             if record[name] not in (record[there[0]], "", b"") and name not in _PARTS_OF_FUNCTIONS:
                 self._remark(f"field {name} is not used beside {there[0]}; --text-field names the text", source)

@@ -53,10 +53,8 @@ class RunOptions:
 
 
 def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
-    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and `deciding_versions`.
-
-    Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
-    """
+    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and `deciding_versions`: equal for
+    equal requests. The sources themselves are not read, which makes a cached dataset quick to find."""
     directory = Path(settings.tokenizer)
     tables = {}
     if settings.tokenizer not in TOKENIZER_NAMES and directory.is_dir():
@@ -148,8 +146,7 @@ def _prepare(
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
         with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
-            description = already_prepared(output, key, options.replace)
-            if description is not None:
+            if (description := already_prepared(output, key, options.replace)) is not None:
                 return description, True
             request = PrepareRequest(inputs, roots, settings, key, tokenizer, options.search)
             if options.cluster is not None:
@@ -171,8 +168,7 @@ def prepare_remote(
     """`prepare_dataset` for an output at a URL: made in the local directory `work`, then copied, `dataset.json` last.
     If copying fails, the same call copies again."""
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
-    known = already_prepared(output, key, options.replace)
-    if known is not None:
+    if (known := already_prepared(output, key, options.replace)) is not None:
         report.say(f"{output}: {ALREADY}")
         print_tally(known.get("tally"))
         return _result(known, str(output), True, 0.0)

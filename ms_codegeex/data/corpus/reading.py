@@ -6,6 +6,7 @@ once, in an order that does not depend on the machine; each is then read indepen
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -109,11 +110,11 @@ def units_of(
     ]
     rejected += [Noted(first, name, "", count, passed=True) for name, (count, first) in listing.passed.items()]
     units = _file_units(listing.sources)
-    seen: Counter[str] = Counter()
+    seen = Counter[str]()
     for file in listing.archives:
         seen[file.identity] += 1  # names that are not UTF-8 may be printed alike
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
-        parts = _parts(file)
+        parts = record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
         if isinstance(parts, Broken):
             rejected.append(_rejected(file.identity, parts, redactions))
             continue
@@ -137,10 +138,6 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
     return [Unit(f"files-{number:06d}", tuple(batch)) for number, batch in enumerate(batches)]
 
 
-def _parts(file: SourceFile) -> list[ArchivePart] | Broken:
-    return record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
-
-
 def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
     """Yield the documents of a unit in order, the rejected input, and remarks. Broken input is reported, never raised.
     Return the number of lines in a part of a `.jsonl` file, where the numbering of the next part continues."""
@@ -153,29 +150,24 @@ def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Reje
 
 
 def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
+    limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     for file in unit.files:
-        yield _judge(file.identity, _read_file(file, reading), reading, reading.strip_licences != "none")
+        try:
+            text = _read_file(file, limit)
+        except OSError as error:
+            text = Broken("unreadable", error.strerror or "", file.size)
+        yield _judge(file.identity, text, reading, reading.strip_licences != "none")
     return 0
 
 
-def _read_file(file: SourceFile, reading: ReadingSettings) -> RecordText | Broken:
-    limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
-    try:
-        data, size = _content(file, limit)
-    except OSError as error:
-        return Broken("unreadable", error.strerror or "", file.size)
-    if data is None:
-        return Broken("too large", f"more than {limit} bytes", size, problem=False)
+def _read_file(file: SourceFile, limit: int) -> RecordText | Broken:
+    remote = isinstance(file.path, RemotePath)
+    with contextlib.nullcontext() if remote else open(file.path, "rb", buffering=0) as stream:
+        size = file.size if stream is None else os.fstat(stream.fileno()).st_size  # it may have grown since the search
+        if size > limit:
+            return Broken("too large", f"more than {limit} bytes", size, problem=False)
+        data = file.path.read(size) if stream is None else stream.readall()
     return RecordText(data, file.language, file.package)
-
-
-def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
-    """The content of a file, or None if it has more than `limit` bytes; and its size."""
-    if isinstance(file.path, RemotePath):
-        return (None, file.size) if file.size > limit else (file.path.read(file.size), file.size)
-    with open(file.path, "rb", buffering=0) as stream:
-        size = os.fstat(stream.fileno()).st_size  # it may have grown since the search
-        return None if size > limit else stream.readall(), size
 
 
 def _read_records(

@@ -51,14 +51,9 @@ class Selection:
 def selection_name(duplicates: str, settings: PrepareSettings, sampling: bool) -> str:
     """The name of the directory for the stages' files, which depend only on the duplicates, named by their directory,
     and on some settings."""
-    return directory_name(
-        "selection",
-        version=VERSION,
-        duplicates=duplicates,
-        seed=settings.seed,
-        validation_share=settings.validation_share,
-        max_bytes=settings.max_bytes if sampling else None,
-    )
+    decisive = {"seed": settings.seed, "validation_share": settings.validation_share, "duplicates": duplicates}
+    limit = settings.max_bytes if sampling else None
+    return directory_name("selection", version=VERSION, max_bytes=limit, **decisive)
 
 
 def select(
@@ -211,9 +206,9 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     """The keys, uint64, ascending, of the groups (packages or documents) for validation: about `share` of all bytes.
 
     `groups()` iterates over all groups in the order of their keys, in arrays with the fields `key` and `bytes`. Small
-    groups are preferred, so that validation gets several of many: first those of at most a third of the target, then
-    the target, then three times the target. If none of these choices has half the target, the closest one is taken, or
-    a single group if that is closer. Neither side is left empty, unless `share` is 0, which chooses nothing.
+    groups are preferred: first those of at most a third of the target, then the target, then three times the target. If
+    none of these choices has half the target, the closest one is taken, or a single group if that is closer. Neither
+    side is left empty, unless `share` is 0, which chooses nothing.
     """
     sums = [(rows.size, int(rows["bytes"].sum())) for rows in groups()]
     target, maximum = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import stat
@@ -101,10 +100,8 @@ def _existing(given: Path | str) -> Path:
 def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
     """A label for each directory: its name, preceded by as many parents' names as make it unique. Their order does not
     matter, so that the same inputs give the same bytes."""
-    parts = {
-        base: [printable(part) for part in base.parts[1:]] or ["root"]
-        for base in sorted(set(bases), key=lambda base: base.parts)
-    }
+    ordered = sorted(set(bases), key=lambda base: base.parts)
+    parts = {base: [printable(part) for part in base.parts[1:]] or ["root"] for base in ordered}
     depths = dict.fromkeys(parts, 1)
     while True:
         labels = {base: "-".join(names[-depths[base] :]) for base, names in parts.items()}
@@ -167,23 +164,24 @@ class _Search:
         elif not root.path.is_dir():
             self._file(root, root.path)
         else:
-            unreadable, folders = functools.partial(self._unreadable, root), [root.path]
+
+            def unreadable(error: OSError) -> None:
+                self._skip(root, Path(error.filename), "unreadable")
+
+            folders = [root.path]
             while folders:  # level by level: below Python 3.12 `os.walk` recurses
                 folder, directories, names = next(os.walk(folders.pop(), onerror=unreadable), ("", [], []))
                 folders += [path for name in directories if self._enters(root, path := Path(folder, name))]
                 for name in names:
                     self._file(root, Path(folder, name))
 
-    def _unreadable(self, root: Root, error: OSError) -> None:
-        self._skip(root, Path(error.filename), "unreadable")
-
     def _file(self, root: Root, path: Path) -> None:
         try:
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode) and (path == root.path or in_hub_cache(path)):
                 status = path.stat()
-        except OSError as error:  # gone since the directory was listed
-            self._unreadable(root, error)
+        except OSError:  # gone since the directory was listed
+            self._skip(root, path, "unreadable")
             return
         if stat.S_ISREG(status.st_mode):
             self._add(root, path, status.st_size, status.st_mtime_ns)
@@ -193,16 +191,16 @@ class _Search:
     def _enters(self, root: Root, folder: Path | RemotePath) -> bool:
         """Whether a directory of this name is searched; `skipped` says why not. Links are not followed."""
         nested = root.installed and folder.name in (_NESTED if root.label == "stdlib" else (_COMPILER,))
+        reason = ""
         if isinstance(folder, Path) and folder.is_symlink():
             reason = "symbolic link"
         elif folder.name in _NO_SOURCES or folder == self.leave_out or nested:
             return False
         elif folder.name == _PACKAGES or folder.name.startswith("."):
             reason = _PACKAGES if folder.name == _PACKAGES else "hidden directory"
-        else:
-            return True
-        self._skip(root, folder, reason)
-        return False
+        if reason:
+            self._skip(root, folder, reason)
+        return not reason
 
     def _search_remote(self, root: Root) -> None:
         """Take the files below a URL; their names show their directories."""
@@ -271,11 +269,8 @@ def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> t
     if relative == ".":
         return root.label, root.label
     first, below, _ = relative.partition("/")
-    if below:
-        package = f"{root.label}/{first}"
-    else:
-        package = f"{root.label}/{first.split('.', 1)[0]}" if root.installed else root.label
-    return f"{root.label}/{relative}", package
+    name = first if below else first.split(".", 1)[0] if root.installed else ""
+    return f"{root.label}/{relative}", f"{root.label}/{name}".rstrip("/")
 
 
 def search(
@@ -291,11 +286,11 @@ def search(
     work = _Search(languages, recognise, all_text, leave_out)
     for root in roots:
         work.search(root)
-    return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped), work.passed)
-
-
-def _ordered(files: Mapping[Path | RemotePath, SourceFile]) -> list[SourceFile]:
-    return sorted(files.values(), key=lambda file: (file.identity, str(file.path)))
+    sources, archives = (
+        sorted(files.values(), key=lambda file: (file.identity, str(file.path)))
+        for files in (work.sources, work.archives)
+    )
+    return FoundSources(sources, archives, sorted(work.skipped), work.passed)
 
 
 def hash_key(seed: int, text: str) -> bytes:

@@ -36,6 +36,9 @@ REMEDIES = {
 """What helps if a reason leaves nothing; other reasons say it in their details."""
 
 
+Entries = dict[str, dict[str, Any]]
+
+
 def moved(source: str, lines: int) -> str:
     """The source `label:3` with `lines` added to its number."""
     label, _, number = source.rpartition(":")
@@ -48,10 +51,10 @@ class Tally:
     or selection; the same for broken input (`problems`), for input that was kept, by a remark on it (`noted`), and for
     files that nothing reads, by their endings (`passed`). `kept` counts what `read_documents` gave."""
 
-    dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
-    problems: dict[str, dict[str, Any]] = field(default_factory=dict)
-    noted: dict[str, dict[str, Any]] = field(default_factory=dict)
-    passed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dropped: Entries = field(default_factory=dict)
+    problems: Entries = field(default_factory=dict)
+    noted: Entries = field(default_factory=dict)
+    passed: Entries = field(default_factory=dict)
     kept: int = 0
 
     @property
@@ -65,15 +68,15 @@ class Tally:
         if isinstance(item, Noted):
             entries, name = self.passed if item.passed else self.noted, item.remark
             name = name if name in entries or len(entries) < REMARKS else "others"  # names are from the input
-            self._add(entries, name, item.count, 0, [example])
+            _add(entries, name, item.count, 0, [example])
         else:
             entries, example = self.problems if item.problem else self.dropped, example | {"excerpt": item.excerpt}
-            self._add(entries, item.reason, 1, item.bytes, [example])
+            _add(entries, item.reason, 1, item.bytes, [example])
 
     def drop(self, reason: str, documents: int, size: int, examples: list[tuple[str, str]]) -> None:
         """Count several that were left out for one reason; `examples` are sources and details of the first of them."""
         entries = [{"source": source, "detail": detail, "excerpt": ""} for source, detail in examples]
-        self._add(self.dropped, reason, documents, size, entries)
+        _add(self.dropped, reason, documents, size, entries)
 
     def merge(self, later: Tally, lines: int = 0) -> None:
         """Add the counts of later input. `lines` are added to the line number at the end of every source in it."""
@@ -81,16 +84,7 @@ class Tally:
             mine, others = getattr(self, name), getattr(later, name)
             for reason, entry in others.items():
                 examples = [{**item, "source": moved(item["source"], lines)} for item in entry["examples"]]
-                self._add(mine, reason, entry["documents"], entry["bytes"], examples)
-
-    @staticmethod
-    def _add(
-        entries: dict[str, dict[str, Any]], reason: str, documents: int, size: int, examples: list[dict[str, str]]
-    ) -> None:
-        entry = entries.setdefault(reason, {"documents": 0, "bytes": 0, "examples": []})
-        entry["documents"] += documents
-        entry["bytes"] += size
-        entry["examples"] += examples[: EXAMPLES - len(entry["examples"])]
+                _add(mine, reason, entry["documents"], entry["bytes"], examples)
 
     def total(self, name: str) -> int:
         """The sum of `documents` or `bytes` over all reasons."""
@@ -129,6 +123,13 @@ class Tally:
         kind, _, ending = reason.partition(", ")
         remedy = UNPACKED.get(ending) or remedies.get(kind, otherwise)
         return f"{most['documents']} times {why}, first {source}{others}; {remedy}"
+
+
+def _add(entries: Entries, reason: str, documents: int, size: int, examples: list[dict[str, str]]) -> None:
+    entry = entries.setdefault(reason, {"documents": 0, "bytes": 0, "examples": []})
+    entry["documents"] += documents
+    entry["bytes"] += size
+    entry["examples"] += examples[: EXAMPLES - len(entry["examples"])]
 
 
 def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:

@@ -115,12 +115,8 @@ def write_description(
     tokenizer whose `name` is a directory, without times or host names. Returns the content of dataset.json."""
     if name not in TOKENIZER_NAMES:
         tokenizer.save(directory / TOKENIZER_DIRECTORY)
-    made_with = {
-        "tokenizer": tokenizer.description(),
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": tokenizer.eos_id,
-        "dtype": token_dtype(tokenizer.vocab_size).name,
-    }
-    description = {"format": FORMAT, "version": VERSION, **first, **made_with, **further}
+    made_with = {"tokenizer": tokenizer.description(), "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    dtype = token_dtype(tokenizer.vocab_size).name
+    description = {"format": FORMAT, "version": VERSION, **first, **made_with, "dtype": dtype, **further}
     write_json(directory / DATASET_JSON, description)
     return description

@@ -275,7 +275,6 @@ def _translation(layout: RecordLayout, record: Mapping[str, Any]) -> Example:
         _text(*_one(layout, record, use)) for use in ("source", "target", "source_language", "target_language")
     )
     names = [translation_name(name) for name in languages]
-    for name in names:
-        if not name or "\n" in name:
-            raise BadRecord("unknown language", repr(name))
+    if (wrong := next((name for name in names if not name or "\n" in name), None)) is not None:
+        raise BadRecord("unknown language", repr(wrong))
     return _example(translation_prompt(*names, source), _answer("target", target), names[1])

@@ -67,16 +67,11 @@ Row = tuple[np.ndarray, np.ndarray, bool]
 @dataclass(frozen=True)
 class FinetuneSettings:
     """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
-    and `infill` are those of `PrepareSettings`.
+    and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory.
 
-    Attributes:
-        task: completion, chat or translation; see `ms_codegeex.data.finetuning.examples`.
-        seq_length: maximum number of tokens in a row, at least 2.
-        tokenizer: a name, or a directory with a tokenizer.
-        overlong: what to do with a longer example: `truncate` the left end of its prompt, never the answer (an example
-            whose answer alone does not fit is dropped), or `drop` it.
-        validation_share: share of the examples for validation, chosen by a hash of their text, 0 <= share < 1.
-        template: for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
+    A row has at most `seq_length` tokens. A longer example is dropped (`overlong="drop"`), or the left end of its
+    prompt is truncated, never the answer. A hash of the texts chooses `validation_share` of the examples. `template`:
+    for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
     """
 
     task: str
