@@ -16,6 +16,7 @@ import itertools
 import math
 import os
 import re
+import struct
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,7 @@ _PACKED = {".gz": 4096, ".zst": 512}
 _HEAD = 1000
 MAX_WINDOW = 2 << 30
 """Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
+MAX_BATCH = 512 << 20  # bytes that a compressed batch of an Arrow file may unpack to
 _FIRST_BYTES = 16 << 20  # of the record that `first_record` reads
 
 # An array, or an object that ends in another line.
@@ -489,9 +491,9 @@ def read_rows(
 def _arrow_rows(
     path: Path | RemotePath, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int
 ) -> Iterator[tuple]:
-    """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather).
-
-    Bounds in the file are checked before they are followed. A batch is held as a whole only if it is compressed."""
+    """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather),
+    which is a stream with a table of contents behind it. Bounds in the file are checked before they are followed. A
+    batch is held as a whole only if it is compressed; it may then unpack to `MAX_BATCH`."""
     import pyarrow
     from pyarrow import ipc
 
@@ -500,27 +502,64 @@ def _arrow_rows(
         if magic.startswith(b"FEA1"):
             raise ValueError("Feather's version 1, which is not read; write the table as Parquet")
 
-        def opened(options: Any = None) -> Any:
-            file.seek(0)
-            return (ipc.open_file if magic == b"ARROW1" else ipc.open_stream)(file, options=options)
+        def opened(opener: Callable[..., Any], **options: Any) -> Any:
+            file.seek(8 if magic == b"ARROW1" else 0)
+            return opener(file, **options)
 
-        names = opened().schema.names
+        for number, message in enumerate(opened(ipc.MessageReader.open_stream)):
+            if (size := _unpacked_size(message)) > MAX_BATCH:
+                limit = f"at most {MAX_BATCH >> 20} MiB are read; write smaller batches, or Parquet"
+                raise ValueError(f"message {number} of the file unpacks to {size >> 20} MiB, {limit}")
+        names = opened(ipc.open_stream).schema.names
         chosen = list(columns(names))
-        reader = opened(ipc.IpcReadOptions(included_fields=[names.index(name) for name in chosen]))
-        batches = map(reader.get_batch, range(reader.num_record_batches)) if magic == b"ARROW1" else reader
-        for batch in batches:
+        options = ipc.IpcReadOptions(included_fields=[names.index(name) for name in chosen])
+        for batch in opened(ipc.open_stream, options=options):
             batch.validate(full=True)
             for start in range(0, batch.num_rows, batch_rows):
                 rows = batch.slice(start, batch_rows)
                 values = [_values(rows.column(name)) for name in chosen]
                 yield from zip(*values, strict=True) if chosen else itertools.repeat((), rows.num_rows)
+        file.seek(file.size() - 6)
+        if magic == b"ARROW1" and file.read(6) != magic:
+            raise ValueError("the file ends before its table of contents")
+
+
+def _unpacked_size(message: Any) -> int:
+    """Bytes to which the compressed buffers of a message of Arrow's IPC unpack, by the lengths that they begin with.
+
+    Source: Arrow's Message.fbs; pyarrow has verified the tables, whose fields are found through their lists of offsets.
+    """
+    metadata, body = message.metadata.to_pybytes(), message.body
+
+    def number(form: str, at: int) -> int:
+        return struct.unpack_from(form, metadata, at)[0]
+
+    def field(table: int, index: int) -> int:
+        offsets = table - number("<i", table)
+        return number("<H", offsets + 4 + 2 * index) if 4 + 2 * index < number("<H", offsets) else 0
+
+    def follow(table: int, index: int) -> int:
+        at = table + field(table, index)
+        return at + number("<I", at)
+
+    root = number("<I", 0)
+    if message.type not in ("dictionary", "record batch"):
+        return 0
+    batch = follow(root, 2) if message.type == "record batch" else follow(follow(root, 2), 1)
+    if not field(batch, 3):  # not compressed
+        return 0
+    buffers = follow(batch, 2)
+    pairs = struct.iter_unpack("<qq", metadata[buffers + 4 : buffers + 4 + 16 * number("<I", buffers)])
+    sizes = (body[offset : offset + 8].to_pybytes() for offset, length in pairs if length >= 8)
+    return sum(max(int.from_bytes(size, "little", signed=True), 0) for size in sizes)
 
 
 def _faults() -> tuple[type[Exception], ...]:
     """What pyarrow raises for damaged files, and for names, texts, dates and depths in them that Python cannot hold."""
     import pyarrow
 
-    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError, RecursionError)
+    known = (OSError, KeyError, ValueError, OverflowError, RecursionError, struct.error, IndexError)
+    return (pyarrow.ArrowException, *known)
 
 
 def _file(path: Path | RemotePath) -> Any:
