@@ -61,6 +61,11 @@ class RecordLayout:
                 return False
         return True
 
+    def advice(self, record: Mapping[str, Any]) -> str:
+        """The `remedy`, with the field by which the record is recognised in the place of FIELD."""
+        field = next(iter(self.values(record, self.by[0].partition("[")[0])), "FIELD")
+        return self.remedy.replace(".FIELD", f".{field}")
+
     def further(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Fields of a record that are not used, and why a record with them is refused: empty for those of no list."""
         used, harmless, refused = self._lists

@@ -65,11 +65,12 @@ class Fields:
         """Empty, or a message if no field with the text is among those present."""
         if not self._columns["text"].isdisjoint(present):
             return ""
-        layout = table().of(present if isinstance(present, Mapping) else dict.fromkeys(present, "?"))
+        record = present if isinstance(present, Mapping) else dict.fromkeys(present, "?")
+        layout = table().of(record)
         if layout is not None and layout.task in ("completion", "chat", "translation"):
             return f"an example for fine-tuning ({layout.name}); these need --task {layout.task}"
         if layout is not None and layout.task != "corpus":
-            return f"{layout.name}: {layout.remedy}"
+            return f"{layout.name}: {layout.advice(record)}"
         there = self.shown(", ".join(sorted(present)[:20])) or "no other"
         return f"no field {' or '.join(self._names['text'])}; there is {there}"
 

@@ -86,7 +86,7 @@ def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayou
         return layout
     found = _found(record)
     if layout is not None:
-        raise BadRecord(f"record of another task ({layout.task})", layout.remedy or f"{layout.name} ({found})")
+        raise BadRecord(f"record of another task ({layout.task})", layout.advice(record) or f"{layout.name} ({found})")
     wanted = next(each for each in layouts.layouts if each.task == task)
     use = next((use for use in wanted.by if not wanted.values(record, use)), wanted.by[0])
     raise BadRecord("missing field", f"{' or '.join(wanted.uses[use].split())}; found {found}")

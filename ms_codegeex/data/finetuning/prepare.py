@@ -289,7 +289,7 @@ def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> n
 def _nothing_left(inputs: Sequence[Path | str], tally: Tally, longest: int = 0) -> UserError:
     """What to say if there is no example; `longest`: the tokens that the longest answer needs."""
     remedies = {**_REMEDIES, "answer longer than seq_length": f"give --seq-length {longest}"}
-    why = tally.nothing_left(remedies, "correct the records; docs/what-we-read.md lists what is read")
+    why = tally.nothing_left(remedies, "docs/what-we-read.md lists what is read")
     return UserError(f"{', '.join(map(str, inputs))}: no example is left: {why}")
 
 
@@ -304,7 +304,7 @@ def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Rejected | Noted], di
 
 def recognised_task(inputs: Sequence[Path | str]) -> str:
     """The task of the first record in these files and directories that has one; `UserError` if there is none."""
-    where, other = ", ".join(map(str, inputs)), None
+    where, other = ", ".join(map(str, inputs)), ""
     units, others, _ = _find(user_roots(inputs))
     tally, found = Tally(), "no file holds a record"
     for item in others:
@@ -318,11 +318,9 @@ def recognised_task(inputs: Sequence[Path | str]) -> str:
             layout = table().of(record)
             if layout is not None and layout.task in TASKS:
                 return layout.task
-            other = other or layout
+            other = other or (layout.advice(record) if layout is not None else "")
             found = f"no record is known; the last has the fields {', '.join(record)[:200]}"
-    if other is not None:
-        raise UserError(f"{where}: {other.remedy}")
-    raise UserError(f"{where}: {found}; docs/what-we-read.md lists what is read")
+    raise UserError(f"{where}: {other or f'{found}; docs/what-we-read.md lists what is read'}")
 
 
 def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:

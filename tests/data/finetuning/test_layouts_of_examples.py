@@ -141,7 +141,7 @@ REFUSED = {
         r"another task \(preference\)",
     ),
     "UltraChat": ({"id": "0", "data": ["q", "a"]}, "found id, data"),
-    "an array in an object": ({"version": "1", "data": [ALPACA]}, "jq .train"),
+    "an array in an object": ({"version": "1", "data": [ALPACA]}, "jq .data FILE"),
     "APPS": ({"question": "q", "solutions": '["a", "b"]'}, "choose one of the `solutions`"),
     "Firefly": ({"conversation": [{"human": "q", "assistant": "a"}]}, "found human, assistant"),
     "other spelling": ({"Prompt": "p", "Completion": "c"}, "found Prompt, Completion"),
