@@ -1,10 +1,8 @@
 """Records of files of JSON, plain or compressed, and rows of Parquet and Arrow files, in bounded memory.
 
 A file of JSON holds one object per line, or arrays of objects, or objects that are written over several lines: its
-first bytes decide.
-
-Broken input is returned, never raised: everything before it is still read. Readers of others do not give that:
-pyarrow's lose the last block before damage, zstandard's ends a truncated file without an error.
+first bytes decide. Broken input is returned, never raised: everything before it is still read. pyarrow's readers lose
+the last block before damage, and zstandard's ends a truncated file without an error.
 """
 
 from __future__ import annotations
@@ -49,8 +47,7 @@ UNPACKED = {
 """What to do with files that hold records or sources but are not read, by their endings."""
 
 PART_BYTES = 32 << 20
-"""Lines of JSON and `.parquet` files are split into parts of about this size, so one large file uses all cores.
-Compressed files are split only where their format allows it."""
+"""Lines of JSON and `.parquet` files are split into parts of about this size, where compression allows it."""
 
 _BLOCK = 1 << 20
 # Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
@@ -456,11 +453,9 @@ def read_rows(
     path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 4
 ) -> Iterator[tuple[int, tuple | Broken]]:
     """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
-    order of the columns, which `columns` chooses from the names in the file; no other column is read. `batch_rows` rows
-    are held in memory at once, in addition to what pyarrow holds of a row group: few, because a file of a kilobyte can
-    hold a gigabyte of equal texts.
-
-    Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
+    order of the columns, which `columns` chooses from the names in the file; no other column is read. Text and bytes
+    come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part. `batch_rows` rows
+    are held in memory at once, besides what pyarrow holds: a file of a kilobyte can hold a gigabyte of equal texts.
     """
     from pyarrow import parquet
 
@@ -476,7 +471,8 @@ def read_rows(
             for group in range(*(part.span or (0, file.metadata.num_row_groups))):
                 end = number + file.metadata.row_group(group).num_rows
                 try:
-                    for row in _group_rows(file, group, names, batch_rows):
+                    rows = zip(*(_column(file, group, name, batch_rows) for name in names), strict=True)
+                    for row in rows if names else itertools.repeat((), end - number):
                         yield number, row
                         number += 1
                 except _faults() as error:  # later groups can still be read
@@ -564,12 +560,6 @@ def _faults() -> tuple[type[Exception], ...]:
 
 def _file(path: Path | RemotePath) -> Any:
     return path.open() if isinstance(path, RemotePath) else path  # pyarrow reads a path without Python's file object
-
-
-def _group_rows(file: Any, group: int, names: Sequence[str], batch_rows: int) -> Iterator[tuple]:
-    if not names:
-        yield from itertools.repeat((), file.metadata.row_group(group).num_rows)
-    yield from zip(*(_column(file, group, name, batch_rows) for name in names), strict=True)
 
 
 def _column(file: Any, group: int, name: str, batch_rows: int) -> Iterator[Any]:

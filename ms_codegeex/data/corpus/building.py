@@ -106,8 +106,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
     corpus = _search(request, output, progress)
     paths = _make_shards(request, corpus, work, mapper, progress)
-    tally = corpus.tally
-    documents = Documents(_read_shards(corpus, paths, tally))
+    documents = Documents(_read_shards(corpus, paths))
     settings = request.settings
     try:
         if not len(documents):
@@ -118,7 +117,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
         stages = Stages(work / selection_name(name, settings, sampling), mapper, documents.blocks())
         selection = select(documents, settings, duplicates, sampling, stages)
         summary = summarise_in_stages(stages)
-        _count_dropped(documents, selection, summary, tally)
+        _count_dropped(documents, selection, summary, corpus.tally)
         if not summary.counts(*range(len(SPLITS)))["documents"]:
             raise _nothing_left(request, corpus)
     except NothingLeft:  # after any other error, such as a full disk, the same command goes on
@@ -134,11 +133,11 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     return description
 
 
-def _read_shards(corpus: FoundInput, paths: Sequence[Path], tally: Tally) -> Iterator[Shard]:
-    """The finished shards, in order; their counts of left-out input are added to `tally`."""
+def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
+    """The finished shards, in order; their counts of left-out input are added to the tally."""
     for path, lines in zip(paths, lines_before(corpus.units, paths), strict=True):
         shard, rejected = read_shard(path, lines)
-        tally.merge(rejected)
+        corpus.tally.merge(rejected)
         yield shard
 
 
@@ -170,10 +169,10 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
     _stop(request, tally)
     if not units:
         raise _nothing_left(request, FoundInput([], size, None, tally))
+    sampled = None
     if all(unit.part is None for unit in units):
         units, sampled = _sample_files(units, request.settings, tally, progress)
-        return FoundInput(units, size, sampled, tally)
-    return FoundInput(units, size, None, tally)
+    return FoundInput(units, size, sampled, tally)
 
 
 def _sample_files(

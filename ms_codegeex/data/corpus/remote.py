@@ -1,9 +1,8 @@
 """Files at URLs, read and written through fsspec: `s3://`, `hdfs://`, `hf://`, `gs://` and the other schemes it knows.
 
-Nothing here is a local file. A read that fails is retried, as only some of fsspec's file systems do. If it keeps
-failing, the run ends instead of leaving out the unread data, and can be continued later. Credentials and addresses are
-those of fsspec and of the library for the URL scheme, in their environment variables and files. Credentials in a URL
-itself are in no text that leaves this file.
+A read that fails is retried, as only some of fsspec's file systems do. If it keeps failing, the run ends and can be
+continued later: no data are left out. Credentials come from the environment variables and files of fsspec and of the
+scheme's library. Those in a URL itself are in no text that leaves this file.
 """
 
 from __future__ import annotations

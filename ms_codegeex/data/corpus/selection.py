@@ -63,10 +63,9 @@ def select(
     sampling: bool,
     stages: Stages,
 ) -> Selection:
-    """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling` says
-    whether `max_bytes` still has to be applied. The stages are in a directory with the name `selection_name`. Raises
-    `NothingLeft` if training or validation would get nothing, and `UserError` if a stage's file could not be written or
-    the packages are too large for the share of validation."""
+    """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling`:
+    `max_bytes` still has to be applied. `NothingLeft` if training or validation would get nothing, `UserError` if a
+    stage's file could not be written or the packages are too large for the share of validation."""
     left_out = {reason: copies.dropped for reason, copies in duplicates.items()}
     kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
     if sampling and settings.max_bytes is not None:
@@ -90,9 +89,9 @@ def select(
     _place(stages, left_out, groups, chosen)
     dropped = {}
     for reason, flags in left_out.items():
-        if flags.any():
+        if count := flags.count():
             kept_instead = duplicates[reason].examples if reason in duplicates else {}
-            dropped[reason] = (flags.count(), [(number, kept_instead.get(number)) for number in flags.first(EXAMPLES)])
+            dropped[reason] = count, [(number, kept_instead.get(number)) for number in flags.first(EXAMPLES)]
     return Selection(split_by, packages, dropped)
 
 

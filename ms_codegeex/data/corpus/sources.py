@@ -130,10 +130,9 @@ def path_ending(path: Path | RemotePath) -> str:
 
 @dataclass(frozen=True)
 class FoundSources:
-    """The results of a search, sorted by identity, so that the order of directory listings does not matter: source
-    files (`language` is empty if it is unknown and such files were requested), files of records (without a language),
-    identity and reason for everything that could not be read or is not followed; and for the other files in directories
-    of the user, by ending, their number and the first one."""
+    """The results of a search, sorted by identity: source files (`language` is empty if it is unknown and such files
+    were requested), files of records (without a language), identity and reason for what could not be read or is not
+    followed; and for the other files in directories of the user, by ending, their number and the first one."""
 
     sources: list[SourceFile]
     archives: list[SourceFile]

@@ -93,7 +93,7 @@ def result_path(directory: Path, stage: str, number: int) -> Path:
 @dataclass(frozen=True)
 class KeyedRows:
     """The files that `stage` writes for each of the `blocks`, each divided into `parts` by `by_range` of the keys.
-    `kind` is the dtype of the rows; its field `key` holds uint64, of which the first decides if there are several."""
+    `kind` is the dtype of the rows; the first uint64 of its field `key` decides."""
 
     directory: Path
     stage: str
