@@ -17,16 +17,16 @@ FILE = Path(__file__).with_name("layouts.yaml")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One form in which records come. Fields are named with spaces between them, as in `layouts.yaml`.
+class RecordLayout:
+    """One form in which records come, whose format it is, and what users call it. Fields are named with spaces between
+    them, as in `layouts.yaml`.
 
     Attributes:
-        name: what users call it.
-        source: whose format it is.
         task: completion, chat, translation or corpus; others are not prepared, and `remedy` says what to do.
-        by: the keys of `uses` that a record must have to be of this layout; with `[]` as a list.
+        by: the keys of `uses` that a record must have to be of this layout; with `[]` as a list, `[{}]` of objects.
         uses: for what we use fields -> their names, the first ones first.
-        refused: fields that change what is trained: `fields`, `why` and perhaps `neutral`, values that change nothing.
+        refused: fields that change what is trained: `fields`, `why`, and perhaps `neutral`, values that change nothing,
+            or `only`, the values that change something; others are reported.
         harmless: fields that change nothing.
     """
 
@@ -52,11 +52,19 @@ class Layout:
 
     def fits(self, record: Mapping[str, Any]) -> bool:
         """Whether a record has this layout."""
-        for use in self.by:
-            found = self.values(record, use.removesuffix("[]")).values()
-            if not any(isinstance(value, list) or not use.endswith("[]") for value in found):
+        for key in self.by:
+            use, _, form = key.partition("[")
+            found = self.values(record, use).values()
+            if form:
+                found = [it for it in found if isinstance(it, list) and (form == "]" or isinstance(it[0], dict))]
+            if not found:
                 return False
         return True
+
+    def advice(self, record: Mapping[str, Any]) -> str:
+        """The `remedy`, with the field by which the record is recognised in the place of FIELD."""
+        field = next(iter(self.values(record, self.by[0].partition("[")[0])), "FIELD")
+        return self.remedy.replace(".FIELD", f".{field}")
 
     def further(self, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Fields of a record that are not used, and why a record with them is refused: empty for those of no list."""
@@ -65,8 +73,10 @@ class Layout:
             if name in used or name in harmless or absent(value) or value == "":
                 continue
             if (entry := refused.get(name)) is not None:
-                if value not in entry.get("neutral", ()):
+                if changes(entry, value):
                     yield name, entry["why"]
+                elif "only" in entry and value not in entry.get("neutral", ()):
+                    yield name, ""
             elif not any(each.endswith("*") and name.startswith(each[:-1]) for each in harmless):
                 yield name, ""
 
@@ -79,6 +89,11 @@ class Layout:
         used = frozenset(name.partition(".")[0] for listed in self.uses.values() for name in listed.split())
         refused = {name: entry for entry in self.refused for name in entry["fields"].split()}
         return used, frozenset(self.harmless.split()), refused
+
+
+def changes(entry: Mapping[str, Any], value: Any) -> bool:
+    """Whether a field that an entry of `refused` names changes what is trained if it has this value."""
+    return value in entry["only"] if "only" in entry else value not in entry.get("neutral", ())
 
 
 def absent(value: Any) -> bool:
@@ -99,11 +114,11 @@ def value_of(record: Mapping[str, Any], name: str) -> Any:
 class Table:
     """All layouts, that of a message in a conversation, and `roles`: ours by the names that data sets have for them."""
 
-    layouts: tuple[Layout, ...]
-    message: Layout
+    layouts: tuple[RecordLayout, ...]
+    message: RecordLayout
     roles: Mapping[str, str]
 
-    def of(self, record: Mapping[str, Any], task: str = "") -> Layout | None:
+    def of(self, record: Mapping[str, Any], task: str = "") -> RecordLayout | None:
         """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
         wanted = (layout for layout in self.layouts if layout.task == task and layout.fits(record))
         return next(wanted, None) or next((layout for layout in self.layouts if layout.fits(record)), None)
@@ -125,6 +140,6 @@ def table() -> Table:
     return Table(layouts, _layout("message", content["message"]), roles)
 
 
-def _layout(name: str, entry: Mapping[str, Any]) -> Layout:
+def _layout(name: str, entry: Mapping[str, Any]) -> RecordLayout:
     lists = {key: tuple(entry.get(key, ())) for key in ("by", "refused")}
-    return Layout(name, **{**entry, **lists})
+    return RecordLayout(name, **{**entry, **lists})

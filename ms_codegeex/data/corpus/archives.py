@@ -1,10 +1,8 @@
 """Records of files of JSON, plain or compressed, and rows of Parquet and Arrow files, in bounded memory.
 
 A file of JSON holds one object per line, or arrays of objects, or objects that are written over several lines: its
-first bytes decide.
-
-Broken input is returned, never raised: everything before it is still read. Readers of others do not give that:
-pyarrow's lose the last block before damage, zstandard's ends a truncated file without an error.
+first bytes decide. Broken input is returned, never raised: everything before it is still read. pyarrow's readers lose
+the last block before damage, and zstandard's ends a truncated file without an error.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import itertools
 import math
 import os
 import re
+import struct
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,9 +34,20 @@ ENDINGS = {
 }
 """Endings of the files that hold records, and their kinds."""
 
+_LINES = "python -c 'import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{})]'"
+UNPACKED = {
+    ".csv": f"make records of it: `{_LINES.format('')} < FILE > FILE.jsonl`",
+    ".tsv": f"make records of it: `{_LINES.format(', dialect=csv.excel_tab')} < FILE > FILE.jsonl`",
+    ".xz": "unpack it: `xz --decompress FILE`",
+    ".bz2": "unpack it: `bunzip2 FILE`",
+    ".gz": "unpack it: `tar -xzf FILE` for an archive, else `gunzip FILE`",
+    ".zip": "unpack it: `unzip FILE`",
+    **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz"), "unpack it: `tar -xf FILE`"),
+}
+"""What to do with files that hold records or sources but are not read, by their endings."""
+
 PART_BYTES = 32 << 20
-"""Lines of JSON and `.parquet` files are split into parts of about this size, so one large file uses all cores.
-Compressed files are split only where their format allows it."""
+"""Lines of JSON and `.parquet` files are split into parts of about this size, where compression allows it."""
 
 _BLOCK = 1 << 20
 # Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
@@ -45,6 +55,7 @@ _PACKED = {".gz": 4096, ".zst": 512}
 _HEAD = 1000
 MAX_WINDOW = 2 << 30
 """Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
+MAX_BATCH = 512 << 20  # bytes that a compressed batch of an Arrow file may unpack to
 _FIRST_BYTES = 16 << 20  # of the record that `first_record` reads
 
 # An array, or an object that ends in another line.
@@ -58,11 +69,8 @@ _QUOTE = ord('"')
 @dataclass(frozen=True)
 class ArchivePart:
     """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
-    the number of the rows before it; and its size in bytes.
-
-    A line belongs to the part that has the byte before it. So a part skips its first line, which the previous part
-    reads.
-    """
+    the number of the rows before it; and its size in bytes. A line belongs to the part that has the byte before it, so
+    a part skips its first line."""
 
     span: tuple[int, int] | None
     first: int
@@ -71,10 +79,8 @@ class ArchivePart:
 
 @dataclass(frozen=True)
 class Broken:
-    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin.
-
-    `problem`: it is damaged or malformed; otherwise a rule rejects it.
-    """
+    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin. It
+    is damaged or malformed (`problem`), or a rule rejects it."""
 
     reason: str
     detail: str = ""
@@ -83,15 +89,15 @@ class Broken:
     problem: bool = True
 
 
+@dataclass
 class Returning(Generic[T]):
     """Iterates over a generator and keeps its return value."""
 
-    def __init__(self, generator: Generator[T, None, int]) -> None:
-        self._generator = generator
-        self.value = 0
+    generator: Generator[T, None, int]
+    value: int = 0
 
     def __iter__(self) -> Iterator[T]:
-        self.value = yield from self._generator
+        self.value = yield from self.generator
 
 
 class _Ended(Exception):
@@ -124,14 +130,9 @@ def read_records(
     """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes.
 
     Lines are numbered from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns
-    the number of lines, by which the numbers of the next part are greater (0 for rows).
-
-    Args:
-        path: the file.
-        part: a part of it.
-        limit: bytes of the longest record that is read; a longer one is `Broken`. Rows are not limited.
-        columns: chooses from the names in a table those that are read, whose texts then come as bytes, unchecked. None:
-            all, and texts come as `str`.
+    the number of lines, by which the numbers of the next part are greater (0 for rows). A record of JSON longer than
+    `limit` bytes is `Broken`. `columns` chooses from the names in a table those that are read, whose texts then come as
+    bytes, unchecked; None: all, and texts come as `str`.
     """
     if archive_kind(path.name) not in ("parquet", "arrow"):
         lines = Returning(read_lines(path, part, limit))
@@ -169,18 +170,14 @@ def _parse(line: bytes) -> dict[str, Any] | Broken:
             return Broken("not UTF-8", detail, len(line), line)
         comma = " (the line ends in a comma)" if line.rstrip().endswith(b",") else ""
         return Broken("invalid JSON", f"{problem}{comma}", len(line), line)
-    if isinstance(record, dict):
-        return record
-    return Broken("no object", f"found a value of type {type(record).__name__}", len(line), line)
+    wrong = Broken("no object", f"found a value of type {type(record).__name__}", len(line), line)
+    return record if isinstance(record, dict) else wrong
 
 
 def _text(value: Any) -> Any:
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:  # refused as bytes by whoever needs a text
-        return value
+    with contextlib.suppress(UnicodeDecodeError):  # then it stays bytes, which are refused where a text is needed
+        return value.decode() if isinstance(value, bytes) else value
+    return value
 
 
 # Lines and values of JSON
@@ -214,18 +211,14 @@ def _holds_lines(stream: BinaryIO, name: str) -> bool:
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
     """Bounds of parts of at least `part_bytes` (the last one may be smaller). Empty if there are none, or if finding
     them would take thousands of requests."""
-    if isinstance(path, RemotePath):
-        return []
-    try:
-        with open(path, "rb") as stream:
+    offsets, bounds = None, [0]
+    if isinstance(path, Path):
+        with contextlib.suppress(OSError), open(path, "rb") as stream:  # an error is reported when the file is read
             offsets = frame_bounds(stream, name)
-    except OSError:  # reported when the file is read
-        return []
-    bounds = [0]
     for bound in offsets or ():
-        if bound - bounds[-1] >= part_bytes:
+        if bound - bounds[-1] >= part_bytes or (bound == offsets[-1] and bound > bounds[-1]):
             bounds.append(bound)
-    return bounds if not offsets or bounds[-1] == offsets[-1] else [*bounds, offsets[-1]]
+    return bounds if offsets else []
 
 
 def read_lines(
@@ -233,8 +226,7 @@ def read_lines(
 ) -> Generator[tuple[int, bytes | Broken], None, int]:
     """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones and the byte
     order mark of a file; of arrays, their elements. Return the number of lines. Lines of more than `limit` bytes come
-    as `Broken` and are not held in memory.
-    """
+    as `Broken` and are not held in memory."""
     number, mark = 1, codecs.BOM_UTF8 if part.span is None or not part.span[0] else b""
     try:
         with open_input(path) as stream:
@@ -349,10 +341,8 @@ def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[byt
 
 
 def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
-    """The elements of arrays, and objects outside of arrays, as their bytes; last, the reason if they end early.
-
-    Only strings, brackets and commas are followed. Whether an element is JSON is for the parser to decide.
-    """
+    """The elements of arrays, and objects outside of arrays, as their bytes; last, the reason if they end early. Only
+    strings, brackets and commas are followed; whether an element is JSON is for the parser to decide."""
     value, start, depth, count = _Gathering(limit, _BLANK), 0, 0, 1
     line, counted = 1, 0  # number of the line, and up to where those of this block are counted
     array = comma = False  # inside an array, behind a comma of it
@@ -463,11 +453,9 @@ def read_rows(
     path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 4
 ) -> Iterator[tuple[int, tuple | Broken]]:
     """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
-    order of the columns, which `columns` chooses from the names in the file; no other column is read. `batch_rows` rows
-    are held in memory at once, in addition to what pyarrow holds of a row group: few, because a file of a kilobyte can
-    hold a gigabyte of equal texts.
-
-    Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
+    order of the columns, which `columns` chooses from the names in the file; no other column is read. Text and bytes
+    come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part. `batch_rows` rows
+    are held in memory at once, besides what pyarrow holds: a file of a kilobyte can hold a gigabyte of equal texts.
     """
     from pyarrow import parquet
 
@@ -483,7 +471,8 @@ def read_rows(
             for group in range(*(part.span or (0, file.metadata.num_row_groups))):
                 end = number + file.metadata.row_group(group).num_rows
                 try:
-                    for row in _group_rows(file, group, names, batch_rows):
+                    rows = zip(*(_column(file, group, name, batch_rows) for name in names), strict=True)
+                    for row in rows if names else itertools.repeat((), end - number):
                         yield number, row
                         number += 1
                 except _faults() as error:  # later groups can still be read
@@ -498,9 +487,9 @@ def read_rows(
 def _arrow_rows(
     path: Path | RemotePath, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int
 ) -> Iterator[tuple]:
-    """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather).
-
-    Bounds in the file are checked before they are followed. A batch is held as a whole only if it is compressed."""
+    """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather),
+    which is a stream with a table of contents behind it. Bounds in the file are checked before they are followed. A
+    batch is held as a whole only if it is compressed; it may then unpack to `MAX_BATCH`."""
     import pyarrow
     from pyarrow import ipc
 
@@ -509,37 +498,68 @@ def _arrow_rows(
         if magic.startswith(b"FEA1"):
             raise ValueError("Feather's version 1, which is not read; write the table as Parquet")
 
-        def opened(options: Any = None) -> Any:
-            file.seek(0)
-            return (ipc.open_file if magic == b"ARROW1" else ipc.open_stream)(file, options=options)
+        def opened(opener: Callable[..., Any], **options: Any) -> Any:
+            file.seek(8 if magic == b"ARROW1" else 0)
+            return opener(file, **options)
 
-        names = opened().schema.names
+        for number, message in enumerate(opened(ipc.MessageReader.open_stream)):
+            if (size := _unpacked_size(message)) > MAX_BATCH:
+                limit = f"at most {MAX_BATCH >> 20} MiB are read; write smaller batches, or Parquet"
+                raise ValueError(f"message {number} of the file unpacks to {size >> 20} MiB, {limit}")
+        names = opened(ipc.open_stream).schema.names
         chosen = list(columns(names))
-        reader = opened(ipc.IpcReadOptions(included_fields=[names.index(name) for name in chosen]))
-        batches = map(reader.get_batch, range(reader.num_record_batches)) if magic == b"ARROW1" else reader
-        for batch in batches:
+        options = ipc.IpcReadOptions(included_fields=[names.index(name) for name in chosen])
+        for batch in opened(ipc.open_stream, options=options):
             batch.validate(full=True)
             for start in range(0, batch.num_rows, batch_rows):
                 rows = batch.slice(start, batch_rows)
                 values = [_values(rows.column(name)) for name in chosen]
                 yield from zip(*values, strict=True) if chosen else itertools.repeat((), rows.num_rows)
+        file.seek(file.size() - 6)
+        if magic == b"ARROW1" and file.read(6) != magic:
+            raise ValueError("the file ends before its table of contents")
+
+
+def _unpacked_size(message: Any) -> int:
+    """Bytes to which the compressed buffers of a message of Arrow's IPC unpack, by the lengths that they begin with.
+
+    Source: Arrow's Message.fbs; pyarrow has verified the tables, whose fields are found through their lists of offsets.
+    """
+    metadata, body = message.metadata.to_pybytes(), message.body
+
+    def number(form: str, at: int) -> int:
+        return struct.unpack_from(form, metadata, at)[0]
+
+    def field(table: int, index: int) -> int:
+        offsets = table - number("<i", table)
+        return number("<H", offsets + 4 + 2 * index) if 4 + 2 * index < number("<H", offsets) else 0
+
+    def follow(table: int, index: int) -> int:
+        at = table + field(table, index)
+        return at + number("<I", at)
+
+    root = number("<I", 0)
+    if message.type not in ("dictionary", "record batch"):
+        return 0
+    batch = follow(root, 2) if message.type == "record batch" else follow(follow(root, 2), 1)
+    if not field(batch, 3):  # not compressed
+        return 0
+    buffers = follow(batch, 2)
+    pairs = struct.iter_unpack("<qq", metadata[buffers + 4 : buffers + 4 + 16 * number("<I", buffers)])
+    sizes = (body[offset : offset + 8].to_pybytes() for offset, length in pairs if length >= 8)
+    return sum(max(int.from_bytes(size, "little", signed=True), 0) for size in sizes)
 
 
 def _faults() -> tuple[type[Exception], ...]:
     """What pyarrow raises for damaged files, and for names, texts, dates and depths in them that Python cannot hold."""
     import pyarrow
 
-    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError, RecursionError)
+    known = (OSError, KeyError, ValueError, OverflowError, RecursionError, struct.error, IndexError)
+    return (pyarrow.ArrowException, *known)
 
 
 def _file(path: Path | RemotePath) -> Any:
     return path.open() if isinstance(path, RemotePath) else path  # pyarrow reads a path without Python's file object
-
-
-def _group_rows(file: Any, group: int, names: Sequence[str], batch_rows: int) -> Iterator[tuple]:
-    if not names:
-        yield from itertools.repeat((), file.metadata.row_group(group).num_rows)
-    yield from zip(*(_column(file, group, name, batch_rows) for name in names), strict=True)
 
 
 def _column(file: Any, group: int, name: str, batch_rows: int) -> Iterator[Any]:

@@ -54,8 +54,7 @@ SHARD_VERSION = 11
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, the tokenizer, and the
-    search: that of `RunOptions`."""
+    """`inputs` as given, the `roots` they stand for, and what decides the dataset; `search` as in `RunOptions`."""
 
     inputs: Inputs
     roots: Sequence[Root]
@@ -72,7 +71,7 @@ class PrepareRequest:
 
 @dataclass(frozen=True)
 class FoundInput:
-    """The units to read, `files` and `bytes` of everything that was found (`size`) and of the `sampled` files (None if
+    """The units to read, `files` and `bytes` of all that was found (`size`) and of the `sampled` files (None:
     `max_bytes` is applied to documents later), and counts of the documents left out so far."""
 
     units: list[Unit]
@@ -91,8 +90,7 @@ def ready_workers(
 
 
 def _most_units(roots: Sequence[Root], workers: int) -> int:
-    """How many units a few local files make at most, so that no worker is idle. For anything else, `workers`: nobody
-    knows before the search."""
+    """How many units a few local files make at most, so that no worker is idle; for anything else, `workers`."""
     paths = [root.path for root in roots]
     if not all(isinstance(path, Path) and path.is_file() for path in paths):
         return workers
@@ -108,8 +106,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
     corpus = _search(request, output, progress)
     paths = _make_shards(request, corpus, work, mapper, progress)
-    tally = corpus.tally
-    documents = Documents(_read_shards(corpus, paths, tally))
+    documents = Documents(_read_shards(corpus, paths))
     settings = request.settings
     try:
         if not len(documents):
@@ -120,7 +117,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
         stages = Stages(work / selection_name(name, settings, sampling), mapper, documents.blocks())
         selection = select(documents, settings, duplicates, sampling, stages)
         summary = summarise_in_stages(stages)
-        _count_dropped(documents, selection, summary, tally)
+        _count_dropped(documents, selection, summary, corpus.tally)
         if not summary.counts(*range(len(SPLITS)))["documents"]:
             raise _nothing_left(request, corpus)
     except NothingLeft:  # after any other error, such as a full disk, the same command goes on
@@ -136,11 +133,11 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     return description
 
 
-def _read_shards(corpus: FoundInput, paths: Sequence[Path], tally: Tally) -> Iterator[Shard]:
-    """The finished shards, in order; their counts of left-out input are added to `tally`."""
+def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
+    """The finished shards, in order; their counts of left-out input are added to the tally."""
     for path, lines in zip(paths, lines_before(corpus.units, paths), strict=True):
         shard, rejected = read_shard(path, lines)
-        tally.merge(rejected)
+        corpus.tally.merge(rejected)
         yield shard
 
 
@@ -151,10 +148,8 @@ def _count_dropped(documents: Documents, selection: Selection, summary: Summary,
             continue
         relation = "identical to" if reason == EXACT_DUPLICATE else "similar to"
         count, pairs = selection.dropped[reason]
-        examples = [
-            (documents.source(dropped), "" if kept is None else f"{relation} {documents.source(kept)}")
-            for dropped, kept in pairs
-        ]
+        kept = ["" if other is None else f"{relation} {documents.source(other)}" for _, other in pairs]
+        examples = [(documents.source(dropped), detail) for (dropped, _), detail in zip(pairs, kept, strict=True)]
         tally.drop(reason, count, summary.counts(-1 - number)["bytes"], examples)
 
 
@@ -174,10 +169,10 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
     _stop(request, tally)
     if not units:
         raise _nothing_left(request, FoundInput([], size, None, tally))
+    sampled = None
     if all(unit.part is None for unit in units):
         units, sampled = _sample_files(units, request.settings, tally, progress)
-        return FoundInput(units, size, sampled, tally)
-    return FoundInput(units, size, None, tally)
+    return FoundInput(units, size, sampled, tally)
 
 
 def _sample_files(
@@ -195,10 +190,8 @@ def _sample_files(
     left = [file for file in fitting if file.path in gone]
     examples = [(file.identity, "") for file in left[:EXAMPLES]]
     tally.drop(NOT_SAMPLED, len(left), sum(file.size for file in left), examples)
-    progress.say(
-        f"sampled {len(sampled)} of {len(fitting)} files, {total['bytes'] / 1e6:.1f} of "
-        f"{sum(file.size for file in fitting) / 1e6:.1f} MB; --max-bytes {limit} is the limit"
-    )
+    of = f"of {sum(file.size for file in fitting) / 1e6:.1f} MB; --max-bytes {limit} is the limit"
+    progress.say(f"sampled {len(sampled)} of {len(fitting)} files, {total['bytes'] / 1e6:.1f} {of}")
     smaller = [replace(unit, files=tuple(file for file in unit.files if file.path not in gone)) for unit in units]
     return [unit for unit in smaller if unit.files], total
 
@@ -217,11 +210,8 @@ def _make_shards(
     settings = request.settings
     signatures = settings.near_duplicates_by if settings.near_duplicates else None
     job = ShardJob(settings.reading, settings.tags, settings.tokenizer, signatures)
-    decisive = {
-        "version": SHARD_VERSION,
-        **asdict(replace(job, tokenizer=request.tokenizer.fingerprint)),
-        **settings.deciding_versions(),
-    }
+    decisive = {"version": SHARD_VERSION, **asdict(replace(job, tokenizer=request.tokenizer.fingerprint))}
+    decisive |= settings.deciding_versions()
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     paths = [work / shard_name(key, unit) for unit in corpus.units]
     keep = {path.name + ending for path in paths for ending in ENDINGS}
@@ -238,11 +228,8 @@ def _make_shards(
 def _report(request: PrepareRequest, corpus: FoundInput, summary: Summary, directory: Path) -> None:
     tally, reading = corpus.tally, request.settings.reading
     total = summary.counts(*range(len(SPLITS)))
-    size = {
-        "files": corpus.size["files"],
-        "documents": total["documents"] + tally.total("documents"),
-        "bytes": total["bytes"] + summary.stripped + tally.total("bytes"),
-    }
+    documents, read = (total[name] + tally.total(name) for name in ("documents", "bytes"))
+    size = {"files": corpus.size["files"], "documents": documents, "bytes": read + summary.stripped}
     redacted = dict(zip(reading.redact, summary.redacted, strict=True))
     extra = {"licences_stripped": summary.licences, "redacted": redacted}
     write_report(directory, summary, size, tally, request.settings.record(), extra)

@@ -14,12 +14,13 @@ from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.detection import HEAD_BYTES, detect
 from ms_codegeex.data.languages import LANGUAGES, lookup
-from ms_codegeex.data.layouts import absent, table, value_of
+from ms_codegeex.data.layouts import absent, changes, table, value_of
 
 KINDS = ("text", "language", "licence", "path", "group")
 """What fields hold; `group` is what the split keeps together, the repository."""
 
 _FIRST = frozenset({"text", "language", "license", "path", "repo_name"})  # where a record has several for one kind
+_PARTS_OF_FUNCTIONS = frozenset({"code", "func_code_string"})  # in CodeSearchNet, beside the whole
 _MOST_NAMES = 100  # of fields in no list that are counted: they come from the input
 
 
@@ -33,31 +34,22 @@ class RecordText(NamedTuple):
 
 class Fields:
     """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set.
-
-    Attributes:
-        unlisted: fields that no layout lists: in how many records, and the first of these.
-    """
+    `remarks` on fields that were not used have the number of records, and the first of these."""
 
     def __init__(self, reading: ReadingSettings) -> None:
-        given = {kind: getattr(reading, f"{kind}_field") for kind in KINDS}
-        usual = {kind: sorted(table().names("corpus", kind), key=lambda name: name not in _FIRST) for kind in KINDS}
-        self._names = {kind: usual[kind] if given[kind] is None else [given[kind]] for kind in KINDS}
-        # Names of columns: a field may be in an object, and a name may have a dot in it.
-        self._columns = {
-            kind: {part for name in names for part in (name, name.partition(".")[0])}
-            for kind, names in self._names.items()
-        }
+        self._names, self._columns = dict[str, list[str]](), dict[str, set[str]]()
+        for kind in KINDS:
+            given, usual = getattr(reading, f"{kind}_field"), table().names("corpus", kind)
+            names = sorted(usual, key=lambda name: name not in _FIRST) if given is None else [given]
+            # Names of columns: a field may be in an object, and a name may have a dot in it.
+            self._names[kind], self._columns[kind] = names, {*names, *(name.partition(".")[0] for name in names)}
         layouts = [layout for layout in table().layouts if layout.task == "corpus"]
-        refused = [entry for layout in layouts for entry in layout.refused]
-        self._refused = {name: entry for entry in refused for name in entry["fields"].split()}
-        listed = {
-            name for layout in layouts for names in (layout.harmless, *layout.uses.values()) for name in names.split()
-        }
-        self._listed = frozenset(name.partition(".")[0] for name in listed).union(
-            self._refused, *self._columns.values()
-        )
+        self._refused = {name: it for layout in layouts for it in layout.refused for name in it["fields"].split()}
+        listed = [name for it in layouts for names in (it.harmless, *it.uses.values()) for name in names.split()]
+        first = (name.partition(".")[0] for name in listed)
+        self._listed = frozenset(first).union(self._refused, *self._columns.values())
         self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
-        self.unlisted = dict[str, tuple[int, str]]()
+        self.remarks = dict[str, tuple[int, str]]()
         self._reading, self._licences = reading, frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
@@ -73,11 +65,12 @@ class Fields:
         """Empty, or a message if no field with the text is among those present."""
         if not self._columns["text"].isdisjoint(present):
             return ""
-        layout = table().of(dict.fromkeys(present, "?"))
+        record = present if isinstance(present, Mapping) else dict.fromkeys(present, "?")
+        layout = table().of(record)
         if layout is not None and layout.task in ("completion", "chat", "translation"):
             return f"an example for fine-tuning ({layout.name}); these need --task {layout.task}"
         if layout is not None and layout.task != "corpus":
-            return f"{layout.name}: {layout.remedy}"
+            return f"{layout.name}: {layout.advice(record)}"
         there = self.shown(", ".join(sorted(present)[:20])) or "no other"
         return f"no field {' or '.join(self._names['text'])}; there is {there}"
 
@@ -92,9 +85,19 @@ class Fields:
         """Count the fields of these names that no layout lists."""
         for name in names:
             if name not in self._listed and not name.startswith(self._endless):
-                name = name[:80] if len(self.unlisted) < _MOST_NAMES or name in self.unlisted else "…"
-                count, first = self.unlisted.get(name, (0, source))
-                self.unlisted[name] = count + records, first
+                self._remark(f"field {self.shown(name)} is in no list and not used", source, records)
+
+    def count_others(self, record: Mapping[str, Any], source: str) -> None:
+        """Count texts of a record other than the one that is used."""
+        there = [name for name in self._names["text"] if name in record and not absent(record[name])]
+        for name in there[1:]:
+            if record[name] not in (record[there[0]], "", b"") and name not in _PARTS_OF_FUNCTIONS:
+                self._remark(f"field {name} is not used beside {there[0]}; --text-field names the text", source)
+
+    def _remark(self, remark: str, source: str, records: int = 1) -> None:
+        remark = remark if len(self.remarks) < _MOST_NAMES or remark in self.remarks else "further fields are not used"
+        count, first = self.remarks.get(remark, (0, source))
+        self.remarks[remark] = count + records, first
 
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
@@ -111,7 +114,7 @@ class Fields:
         if not isinstance(data, bytes):
             return Broken("not text", f"the text is of type {type(data).__name__}")
         for name in self._refused.keys() & record.keys():
-            if not absent(value := record[name]) and value not in self._refused[name].get("neutral", ()):
+            if not absent(value := record[name]) and changes(self._refused[name], value):
                 return Broken(f"field {name}", self._refused[name]["why"], len(data), data, problem=False)
         if self._licences:
             refused = self._refused_licence(next(self._values(record, "licence"), None))

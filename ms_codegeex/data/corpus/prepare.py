@@ -43,9 +43,7 @@ ALREADY = "already prepared from the same inputs with the same settings; --repla
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that do not affect the content of a dataset: how many processes work, whether to report on standard
-    error, whether to `replace` a dataset, a cluster whose nodes do the work instead, and what to call in place of
-    `find_units`."""
+    """Options that do not affect the content of a dataset; `search` is called in place of `find_units`."""
 
     workers: int
     progress: bool
@@ -55,22 +53,15 @@ class RunOptions:
 
 
 def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
-    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and `deciding_versions`.
-
-    Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
-    """
+    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and `deciding_versions`: equal for
+    equal requests. The sources themselves are not read, which makes a cached dataset quick to find."""
     directory = Path(settings.tokenizer)
     tables = {}
     if settings.tokenizer not in TOKENIZER_NAMES and directory.is_dir():
         tables = {name: sha256(directory / name) for name in TOKENIZER_FILES if (directory / name).is_file()}
-    request = {
-        "format": FORMAT,
-        "version": VERSION,
-        "inputs": [printable(root.path) for root in user_roots(inputs)],
-        "settings": settings.record(),
-        "tokenizer": tables,
-        **settings.deciding_versions(),
-    }
+    places = [printable(root.path) for root in user_roots(inputs)]
+    request = {"format": FORMAT, "version": VERSION, "inputs": places, "settings": settings.record()}
+    request |= {"tokenizer": tables, **settings.deciding_versions()}
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
@@ -87,11 +78,8 @@ def _existing(directory: Path) -> dict[str, Any] | None:
 
 
 def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict[str, Any] | None:
-    """The description of an existing dataset that matches `key`; None if one may be written.
-
-    Raises:
-        UserError: there is another dataset, and it must not be replaced.
-    """
+    """The description of an existing dataset that matches `key`; None if one may be written, `UserError` if there is
+    another one that must not be replaced."""
     if isinstance(output, RemotePath):
         description, kind = None if replace else read_remote_json(output / DATASET_JSON), "URL"
         if description is None:
@@ -103,10 +91,8 @@ def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict
         if description is None:
             raise UserError(f"{output}: holds an incomplete dataset; prepare it again with --replace")
     if not isinstance(description, dict) or description.get("key") != key:
-        raise UserError(
-            f"{output}: holds a dataset made from other inputs or settings; add --replace, or give "
-            f"--output another {kind}"
-        )
+        other = f"{output}: holds a dataset made from other inputs or settings"
+        raise UserError(f"{other}; add --replace, or give --output another {kind}")
     return description
 
 
@@ -116,11 +102,9 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
     for directory in (output.resolve(), work_path(output).resolve()):
-        for root in roots:
-            if root.path.is_relative_to(directory):
-                raise UserError(
-                    f"{root.path}: lies in {directory}, which is written; give --output or --input another directory"
-                )
+        if inside := next((root.path for root in roots if root.path.is_relative_to(directory)), None):
+            place = f"{inside}: lies in {directory}, which is written"
+            raise UserError(f"{place}; give --output or --input another directory")
 
 
 def prepare_dataset(
@@ -129,16 +113,10 @@ def prepare_dataset(
     """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`.
 
     An interrupted run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with
-    them. A second process with the same `output` waits for the first.
-
-    A dataset from the same inputs and settings is reused.
-
-    Returns:
-        The content of `dataset.json`, and `output`, `cached`, `seconds` and `megabytes_per_second`.
-
-    Raises:
-        UserError: a path is missing, nothing is left to write, `output` holds something else, there is no room, or
-            the input is broken and `settings.on_error` is `stop`.
+    them. A second process with the same `output` waits for the first. A dataset of the same request is reused.
+    The result also has `output`, `cached`, `seconds` and `megabytes_per_second`. `UserError` if a path is missing,
+    nothing is left to write, `output` holds something else, there is no room, or the input is broken and
+    `settings.on_error` is `stop`.
     """
     started, output, report = time.perf_counter(), Path(output), ProgressBar(options.progress)
     if options.workers < 1:
@@ -168,8 +146,7 @@ def _prepare(
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
         with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
-            description = already_prepared(output, key, options.replace)
-            if description is not None:
+            if (description := already_prepared(output, key, options.replace)) is not None:
                 return description, True
             request = PrepareRequest(inputs, roots, settings, key, tokenizer, options.search)
             if options.cluster is not None:
@@ -188,14 +165,10 @@ def _result(description: dict[str, Any], output: str, cached: bool, seconds: flo
 def prepare_remote(
     inputs: Inputs, output: RemotePath, settings: PrepareSettings, work: Path, options: RunOptions
 ) -> dict[str, Any]:
-    """`prepare_dataset` for an output at a URL: made in the directory `work`, then copied, `dataset.json` last.
-
-    Without `dataset.json` there is no dataset at the URL. If copying fails, the same call copies again. `work` is a
-    local directory with room for the dataset, which is removed at the end, and for the finished shards.
-    """
+    """`prepare_dataset` for an output at a URL: made in the local directory `work`, then copied, `dataset.json` last.
+    If copying fails, the same call copies again."""
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
-    known = already_prepared(output, key, options.replace)
-    if known is not None:
+    if (known := already_prepared(output, key, options.replace)) is not None:
         report.say(f"{output}: {ALREADY}")
         print_tally(known.get("tally"))
         return _result(known, str(output), True, 0.0)
@@ -215,11 +188,8 @@ def cached_corpus(
     progress: bool,
     search: Search | None = None,
 ) -> Path:
-    """The dataset directory for this request under `parent`, prepared on first use.
-
-    Returns `parent/corpus-<12 hex digits of dataset_key>`. Once it is complete, nothing is searched or read again, even
-    if the sources have changed: delete the directory to prepare them again.
-    """
+    """The dataset directory for this request, `parent/corpus-<12 hex digits of dataset_key>`, prepared on first use.
+    Once it is complete, nothing is searched or read again, even if the sources have changed."""
     key = dataset_key(inputs, settings)
     directory = Path(parent) / f"corpus-{key[:12]}"
     if _complete(directory, key):

@@ -6,6 +6,7 @@ once, in an order that does not depend on the machine; each is then read indepen
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -21,7 +22,7 @@ from ms_codegeex.data.corpus.licences import strip_licence
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
-from ms_codegeex.data.corpus.sources import Root, SourceFile, search
+from ms_codegeex.data.corpus.sources import FoundSources, Root, SourceFile, search
 
 SPECIAL = "a text has the name of a special token, which is read as plain text"
 _SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
@@ -30,16 +31,12 @@ _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
 
 class Document(NamedTuple):  # made in a third of a dataclass's time
-    """A text that is kept.
+    """A text that is kept, in UTF-8 after redaction, with how often each kind of text was replaced and the bytes of the
+    licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed.
 
-    Attributes:
-        source: `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from the
-            part's first line), `label/x.parquet:17` for row 17 of the file (from 0).
-        data: UTF-8, after redaction.
-        language: canonical name, or empty if it is unknown and that is allowed.
-        group: documents of a group stay in one split: the package of a file, the repository of a record, else `source`.
-        redacted: the kinds of text that were replaced, and how often.
-        licence_bytes: size of the licence headers that were left out.
+    The source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from
+    its first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a group stay in one split: the
+    package of a file, the repository of a record, else the source.
     """
 
     source: str
@@ -76,13 +73,8 @@ class Noted(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of the input that one worker reads in one go.
-
-    Attributes:
-        name: unique and stable. It may hold slashes: a key, not a file name.
-        files: source files, or the archive. They carry size and modification time; a change makes a shard stale.
-        part: of the archive; None for source files.
-    """
+    """A piece of the input that one worker reads in one go: source files, or a part of one archive. The name is unique
+    and stable, and may hold slashes. A change of a file's size or time makes a shard stale."""
 
     name: str
     files: tuple[SourceFile, ...]
@@ -103,27 +95,28 @@ Search = Callable[
 def find_units(
     roots: Sequence[Root], reading: ReadingSettings, leave_out: Path | None = None
 ) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
-    """Everything to read below `roots` as units, in an order that depends only on the names.
-
-    The directory `leave_out` is not searched. Source files come first, then archives. A file is opened, for its first
-    bytes, only if its name does not decide its language.
-
-    Returns:
-        The units, the files rejected or passed over while searching, and the amount found: `files` and `bytes`.
-    """
+    """Everything to read below `roots`, without the directory `leave_out`: the units, in an order that depends only on
+    the names, source files first; the files rejected or passed over; and the amount found, `files` and `bytes`."""
     listing = search(roots, reading.languages, Fields(reading).recognise, reading.all_text, leave_out)
+    return units_of(listing, reading.redact)
+
+
+def units_of(
+    listing: FoundSources, redactions: Sequence[str] = ()
+) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
+    """The units of the files that a search found, and the rest as `find_units` returns it."""
     rejected: list[Rejected | Noted] = [
         Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped
     ]
     rejected += [Noted(first, name, "", count, passed=True) for name, (count, first) in listing.passed.items()]
     units = _file_units(listing.sources)
-    seen: Counter[str] = Counter()
+    seen = Counter[str]()
     for file in listing.archives:
         seen[file.identity] += 1  # names that are not UTF-8 may be printed alike
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
-        parts = _parts(file)
+        parts = record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
         if isinstance(parts, Broken):
-            rejected.append(_rejected(file.identity, parts, reading))
+            rejected.append(_rejected(file.identity, parts, redactions))
             continue
         for part in parts:
             suffix = "" if part.span is None else f" [{part.span[0]}, {part.span[1]})"
@@ -145,15 +138,9 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
     return [Unit(f"files-{number:06d}", tuple(batch)) for number, batch in enumerate(batches)]
 
 
-def _parts(file: SourceFile) -> list[ArchivePart] | Broken:
-    return record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
-
-
 def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
     """Yield the documents of a unit in order, the rejected input, and remarks. Broken input is reported, never raised.
-
-    Returns the number of lines in the unit's part of a `.jsonl` file: the numbering of the next part continues there.
-    """
+    Return the number of lines in a part of a `.jsonl` file, where the numbering of the next part continues."""
     items = Returning(_read_files(unit, reading) if unit.part is None else _read_records(unit, unit.part, reading))
     for item in items:
         yield item
@@ -163,29 +150,24 @@ def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Reje
 
 
 def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
+    limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     for file in unit.files:
-        yield _judge(file.identity, _read_file(file, reading), reading, reading.strip_licences != "none")
+        try:
+            text = _read_file(file, limit)
+        except OSError as error:
+            text = Broken("unreadable", error.strerror or "", file.size)
+        yield _judge(file.identity, text, reading, reading.strip_licences != "none")
     return 0
 
 
-def _read_file(file: SourceFile, reading: ReadingSettings) -> RecordText | Broken:
-    limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
-    try:
-        data, size = _content(file, limit)
-    except OSError as error:
-        return Broken("unreadable", error.strerror or "", file.size)
-    if data is None:
-        return Broken("too large", f"more than {limit} bytes", size, problem=False)
+def _read_file(file: SourceFile, limit: int) -> RecordText | Broken:
+    remote = isinstance(file.path, RemotePath)
+    with contextlib.nullcontext() if remote else open(file.path, "rb", buffering=0) as stream:
+        size = file.size if stream is None else os.fstat(stream.fileno()).st_size  # it may have grown since the search
+        if size > limit:
+            return Broken("too large", f"more than {limit} bytes", size, problem=False)
+        data = file.path.read(size) if stream is None else stream.readall()
     return RecordText(data, file.language, file.package)
-
-
-def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
-    """The content of a file, or None if it has more than `limit` bytes; and its size."""
-    if isinstance(file.path, RemotePath):
-        return (None, file.size) if file.size > limit else (file.path.read(file.size), file.size)
-    with open(file.path, "rb", buffering=0) as stream:
-        size = os.fstat(stream.fileno()).st_size  # it may have grown since the search
-        return None if size > limit else stream.readall(), size
 
 
 def _read_records(
@@ -202,7 +184,7 @@ def _read_records(
     for number, record, line in records:
         source = f"{file.identity}:{number}"
         if isinstance(record, Broken):  # escapes hide secrets from redaction
-            yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
+            yield _rejected(source, replace(record, head=b"") if reading.redact else record)
             continue
         if not record and not line:  # no row of this file has a text
             yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(columns), problem=True)
@@ -211,6 +193,7 @@ def _read_records(
         rows += 1
         if line:
             fields.count_unlisted(record, source)
+        fields.count_others(record, source)
         if isinstance(text, Broken):
             text = replace(text, bytes=len(line) or text.bytes)
         elif len(text.data) > limit:
@@ -218,26 +201,26 @@ def _read_records(
         yield _judge(source, text, reading, reading.strip_licences == "all")
     if rows:
         fields.count_unlisted(columns, file.identity, rows)
-    for name, (count, first) in fields.unlisted.items():
-        yield Noted(first, f"field {fields.shown(name)} is in no list and not used", "", count)
+    for remark, (count, first) in fields.remarks.items():
+        yield Noted(first, remark, "", count)
     return records.value
 
 
 def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Document | Rejected:
     """Strip licence headers, apply the rules to the rest, then redact it."""
     if isinstance(text, Broken):
-        return _rejected(source, text, reading)
+        return _rejected(source, text, reading.redact)
     data = strip_licence(text.data, text.language) if strip else text.data
     reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
     if reason is not None:
-        return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading)
+        return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading.redact)
     licence_bytes = len(text.data) - len(data)
     data, redacted = redact(data, reading.redact)
     return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
 
 
-def _rejected(source: str, broken: Broken, reading: ReadingSettings) -> Rejected:
+def _rejected(source: str, broken: Broken, redactions: Sequence[str] = ()) -> Rejected:
     """`broken` with the first characters of its text, redacted like the corpus."""
-    head, _ = redact(broken.head[:_EXCERPT_HEAD], reading.redact)
+    head, _ = redact(broken.head[:_EXCERPT_HEAD], redactions)
     excerpt = head.decode("utf-8", "replace")[:_EXCERPT]
     return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.problem, excerpt)

@@ -1,9 +1,8 @@
 """Files at URLs, read and written through fsspec: `s3://`, `hdfs://`, `hf://`, `gs://` and the other schemes it knows.
 
-Nothing here is a local file. A read that fails is retried, as only some of fsspec's file systems do. If it keeps
-failing, the run ends instead of leaving out the unread data, and can be continued later. Credentials and addresses are
-those of fsspec and of the library for the URL scheme, in their environment variables and files. Credentials in a URL
-itself are in no text that leaves this file.
+A read that fails is retried, as only some of fsspec's file systems do. If it keeps failing, the run ends and can be
+continued later: no data are left out. Credentials come from the environment variables and files of fsspec and of the
+scheme's library. Those in a URL itself are in no text that leaves this file.
 """
 
 from __future__ import annotations
@@ -144,18 +143,15 @@ def _filesystem(location: RemotePath) -> tuple[Any, str]:
         return url_to_fs(location.url)
     except ImportError as error:
         extra = f"pip install 'ms-codegeex[{EXTRAS[scheme]}]'" if scheme in EXTRAS else "install it"
-        raise UserError(
-            f"{location}: {scheme}:// needs a library that is missing ({_line(error, location)}); {extra}"
-        ) from None
+        problem = f"{scheme}:// needs a library that is missing ({_line(error, location)}); {extra}"
     except ValueError as error:
         from fsspec import available_protocols
 
         known = ", ".join(name for name in ("s3", "gs", "hdfs", "hf", "file") if name in available_protocols())
-        raise UserError(
-            f"{location}: {_line(error, location)}; give a path, or a URL of a known scheme, such as {known}"
-        ) from None
+        problem = f"{_line(error, location)}; give a path, or a URL of a known scheme, such as {known}"
     except Exception as error:  # of the library for this URL scheme, such as a missing Hadoop
-        raise UserError(f"{location}: cannot be opened ({_line(error, location)})") from None
+        problem = f"cannot be opened ({_line(error, location)})"
+    raise UserError(f"{location}: {problem}")
 
 
 def _exactly(size: int, data: bytes) -> bytes:

@@ -51,14 +51,9 @@ class Selection:
 def selection_name(duplicates: str, settings: PrepareSettings, sampling: bool) -> str:
     """The name of the directory for the stages' files, which depend only on the duplicates, named by their directory,
     and on some settings."""
-    return directory_name(
-        "selection",
-        version=VERSION,
-        duplicates=duplicates,
-        seed=settings.seed,
-        validation_share=settings.validation_share,
-        max_bytes=settings.max_bytes if sampling else None,
-    )
+    decisive = {"seed": settings.seed, "validation_share": settings.validation_share, "duplicates": duplicates}
+    limit = settings.max_bytes if sampling else None
+    return directory_name("selection", version=VERSION, max_bytes=limit, **decisive)
 
 
 def select(
@@ -68,10 +63,9 @@ def select(
     sampling: bool,
     stages: Stages,
 ) -> Selection:
-    """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling` says
-    whether `max_bytes` still has to be applied. The stages are in a directory with the name `selection_name`. Raises
-    `NothingLeft` if training or validation would get nothing, and `UserError` if a stage's file could not be written or
-    the packages are too large for the share of validation."""
+    """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling`:
+    `max_bytes` still has to be applied. `NothingLeft` if training or validation would get nothing, `UserError` if a
+    stage's file could not be written or the packages are too large for the share of validation."""
     left_out = {reason: copies.dropped for reason, copies in duplicates.items()}
     kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
     if sampling and settings.max_bytes is not None:
@@ -95,9 +89,9 @@ def select(
     _place(stages, left_out, groups, chosen)
     dropped = {}
     for reason, flags in left_out.items():
-        if flags.any():
+        if count := flags.count():
             kept_instead = duplicates[reason].examples if reason in duplicates else {}
-            dropped[reason] = (flags.count(), [(number, kept_instead.get(number)) for number in flags.first(EXAMPLES)])
+            dropped[reason] = count, [(number, kept_instead.get(number)) for number in flags.first(EXAMPLES)]
     return Selection(split_by, packages, dropped)
 
 
@@ -211,9 +205,9 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     """The keys, uint64, ascending, of the groups (packages or documents) for validation: about `share` of all bytes.
 
     `groups()` iterates over all groups in the order of their keys, in arrays with the fields `key` and `bytes`. Small
-    groups are preferred, so that validation gets several of many: first those of at most a third of the target, then
-    the target, then three times the target. If none of these choices has half the target, the closest one is taken, or
-    a single group if that is closer. Neither side is left empty, unless `share` is 0, which chooses nothing.
+    groups are preferred: first those of at most a third of the target, then the target, then three times the target. If
+    none of these choices has half the target, the closest one is taken, or a single group if that is closer. Neither
+    side is left empty, unless `share` is 0, which chooses nothing.
     """
     sums = [(rows.size, int(rows["bytes"].sum())) for rows in groups()]
     target, maximum = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import stat
@@ -15,7 +14,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
-from ms_codegeex.data.corpus.archives import archive_kind, first_record
+from ms_codegeex.data.corpus.archives import UNPACKED, archive_kind, first_record
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import LANGUAGES
@@ -66,11 +65,8 @@ def default_roots() -> list[Root]:
 
 
 def user_roots(inputs: Inputs) -> list[Root]:
-    """Roots for given files, directories and URLs, labelled by their names; None: `default_roots`. A missing path is a
-    `UserError`.
-
-    A URL is not accessed. It labels its files by its last name; for an archive, by the name before that.
-    """
+    """Roots for given files, directories and URLs, labelled by their names (of a URL, the last one that is no archive);
+    None: `default_roots`. A missing path is a `UserError`; a URL is not accessed."""
     if inputs is None:
         return default_roots()
     places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
@@ -102,14 +98,10 @@ def _existing(given: Path | str) -> Path:
 
 
 def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
-    """A label for each directory: its name, preceded by as many parents' names as make it unique.
-
-    Their order does not matter, so that the same inputs give the same bytes.
-    """
-    parts = {
-        base: [printable(part) for part in base.parts[1:]] or ["root"]
-        for base in sorted(set(bases), key=lambda base: base.parts)
-    }
+    """A label for each directory: its name, preceded by as many parents' names as make it unique. Their order does not
+    matter, so that the same inputs give the same bytes."""
+    ordered = sorted(set(bases), key=lambda base: base.parts)
+    parts = {base: [printable(part) for part in base.parts[1:]] or ["root"] for base in ordered}
     depths = dict.fromkeys(parts, 1)
     while True:
         labels = {base: "-".join(names[-depths[base] :]) for base, names in parts.items()}
@@ -131,12 +123,16 @@ def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
+def path_ending(path: Path | RemotePath) -> str:
+    """The ending of a file's name, as the tally names it."""
+    return printable(PurePosixPath(path.name).suffix.lower()) or "without an ending"
+
+
 @dataclass(frozen=True)
 class FoundSources:
-    """The results of a search, sorted by identity, so that the order of directory listings does not matter: source
-    files (`language` is empty if it is unknown and such files were requested), files of records (without a language),
-    identity and reason for everything that could not be read or is not followed; and for the other files in directories
-    of the user, by ending, their number and the first one."""
+    """The results of a search, sorted by identity: source files (`language` is empty if it is unknown and such files
+    were requested), files of records (without a language), identity and reason for what could not be read or is not
+    followed; and for the other files in directories of the user, by ending, their number and the first one."""
 
     sources: list[SourceFile]
     archives: list[SourceFile]
@@ -167,23 +163,24 @@ class _Search:
         elif not root.path.is_dir():
             self._file(root, root.path)
         else:
-            unreadable, folders = functools.partial(self._unreadable, root), [root.path]
+
+            def unreadable(error: OSError) -> None:
+                self._skip(root, Path(error.filename), "unreadable")
+
+            folders = [root.path]
             while folders:  # level by level: below Python 3.12 `os.walk` recurses
                 folder, directories, names = next(os.walk(folders.pop(), onerror=unreadable), ("", [], []))
                 folders += [path for name in directories if self._enters(root, path := Path(folder, name))]
                 for name in names:
                     self._file(root, Path(folder, name))
 
-    def _unreadable(self, root: Root, error: OSError) -> None:
-        self._skip(root, Path(error.filename), "unreadable")
-
     def _file(self, root: Root, path: Path) -> None:
         try:
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode) and (path == root.path or in_hub_cache(path)):
                 status = path.stat()
-        except OSError as error:  # gone since the directory was listed
-            self._unreadable(root, error)
+        except OSError:  # gone since the directory was listed
+            self._skip(root, path, "unreadable")
             return
         if stat.S_ISREG(status.st_mode):
             self._add(root, path, status.st_size, status.st_mtime_ns)
@@ -193,16 +190,16 @@ class _Search:
     def _enters(self, root: Root, folder: Path | RemotePath) -> bool:
         """Whether a directory of this name is searched; `skipped` says why not. Links are not followed."""
         nested = root.installed and folder.name in (_NESTED if root.label == "stdlib" else (_COMPILER,))
+        reason = ""
         if isinstance(folder, Path) and folder.is_symlink():
             reason = "symbolic link"
         elif folder.name in _NO_SOURCES or folder == self.leave_out or nested:
             return False
         elif folder.name == _PACKAGES or folder.name.startswith("."):
             reason = _PACKAGES if folder.name == _PACKAGES else "hidden directory"
-        else:
-            return True
-        self._skip(root, folder, reason)
-        return False
+        if reason:
+            self._skip(root, folder, reason)
+        return not reason
 
     def _search_remote(self, root: Root) -> None:
         """Take the files below a URL; their names show their directories."""
@@ -221,7 +218,7 @@ class _Search:
         """Whether a file of this name would be taken, as far as the name decides."""
         language = None if not path.suffix else detect(path)
         wanted = language is not None and language.name in self.languages
-        return wanted or (not root.installed and archive_kind(path.name) is not None and path.suffix.lower() != _JSON)
+        return wanted or (not root.installed and archive_kind(path.name) is not None)
 
     def _holds_records(self, root: Root, path: Path | RemotePath) -> bool:
         """Whether a file holds records: its name says so, or the first record does. Without `all_text`, a `.json` file
@@ -257,10 +254,10 @@ class _Search:
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
-        elif path == root.path:  # a file given by name: report that it is not taken
+        elif path == root.path and path_ending(path) not in UNPACKED:  # given by name: report that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
         elif not root.installed:
-            ending = printable(PurePosixPath(path.name).suffix.lower()) or "without an ending"
+            ending = path_ending(path)
             count, first = self.passed.get(ending, (0, identity))
             self.passed[ending] = count + 1, min(first, identity)
 
@@ -271,11 +268,8 @@ def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> t
     if relative == ".":
         return root.label, root.label
     first, below, _ = relative.partition("/")
-    if below:
-        package = f"{root.label}/{first}"
-    else:
-        package = f"{root.label}/{first.split('.', 1)[0]}" if root.installed else root.label
-    return f"{root.label}/{relative}", package
+    name = first if below else first.split(".", 1)[0] if root.installed else ""
+    return f"{root.label}/{relative}", f"{root.label}/{name}".rstrip("/")
 
 
 def search(
@@ -285,23 +279,17 @@ def search(
     all_text: bool = False,
     leave_out: Path | None = None,
 ) -> FoundSources:
-    """Files below `roots`.
-
-    Args:
-        roots: places to search; installed ones are not searched for archives.
-        languages: canonical names of the languages to take.
-        recognise: whether an object that a `.json` file begins with is a record.
-        all_text: also take files of no known language.
-        leave_out: a directory that is not searched.
-    """
+    """Files below `roots`: sources in these languages (canonical names), with `all_text` also those of no known
+    language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
+    file begins with is a record. The directory `leave_out` is not searched."""
     work = _Search(languages, recognise, all_text, leave_out)
     for root in roots:
         work.search(root)
-    return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped), work.passed)
-
-
-def _ordered(files: Mapping[Path | RemotePath, SourceFile]) -> list[SourceFile]:
-    return sorted(files.values(), key=lambda file: (file.identity, str(file.path)))
+    sources, archives = (
+        sorted(files.values(), key=lambda file: (file.identity, str(file.path)))
+        for files in (work.sources, work.archives)
+    )
+    return FoundSources(sources, archives, sorted(work.skipped), work.passed)
 
 
 def hash_key(seed: int, text: str) -> bytes:

@@ -2,8 +2,8 @@
 
 The files are in one directory that all machines share. They are written atomically, so an interrupted run continues
 where it stopped. Documents are taken in blocks of complete shards. If documents with equal keys have to be compared,
-each block's rows are written in parts, by the range of the key, and a second stage reads one part from
-the files of all blocks. No task holds more than a block or a part, however many documents there are.
+each block's rows are written in parts, by the range of the key, and a second stage reads one part from the files of all
+blocks. No task holds more than a block or a part.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BLOCK_DOCUMENTS = 1 << 17
 PART_ROWS = 1 << 20
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Maker = Callable[[Path, "DocumentBlock", np.ndarray], Any]
+Reducer = Callable[[np.ndarray], np.ndarray]
 
 
 class Documents:
@@ -92,7 +93,7 @@ def result_path(directory: Path, stage: str, number: int) -> Path:
 @dataclass(frozen=True)
 class KeyedRows:
     """The files that `stage` writes for each of the `blocks`, each divided into `parts` by `by_range` of the keys.
-    `kind` is the dtype of the rows; its field `key` holds uint64, of which the first decides if there are several."""
+    `kind` is the dtype of the rows; the first uint64 of its field `key` decides."""
 
     directory: Path
     stage: str
@@ -125,9 +126,8 @@ class KeyedRows:
 
 @dataclass(frozen=True)
 class Stages:
-    """Runs stages for the documents of `blocks`, in a directory that all machines share and whose name identifies
-    everything that the results depend on. `mapper` calls a function on every task, in any process, and returns the
-    results in order."""
+    """Runs stages for the documents of `blocks`, in a directory that all machines share and whose name identifies all
+    that the results depend on. `mapper` calls a function on every task, in any process, in order."""
 
     directory: Path
     mapper: Mapper
@@ -150,12 +150,7 @@ class Stages:
         self._run(functools.partial(_make_for_block, make, save or save_array), tasks)
 
     def by_key(
-        self,
-        stage: str,
-        keyed: KeyedRows,
-        make: Maker,
-        reduce: Callable[[np.ndarray], np.ndarray],
-        chosen: Flags | None = None,
+        self, stage: str, keyed: KeyedRows, make: Maker, reduce: Reducer, chosen: Flags | None = None
     ) -> Iterator[np.ndarray]:
         """The array `reduce(rows)` for each part of the rows that `make` gives, as in `by_block`. The rows are made
         only if a result is missing, and removed at the end."""
@@ -191,7 +186,7 @@ def _make_for_block(
     save(path, make(path.parent, block, rows))
 
 
-def _reduce_part(keyed: KeyedRows, reduce: Callable[[np.ndarray], np.ndarray], task: tuple[Path, int]) -> None:
+def _reduce_part(keyed: KeyedRows, reduce: Reducer, task: tuple[Path, int]) -> None:
     path, part = task
     save_array(path, reduce(keyed.read(part)))
 

@@ -28,16 +28,10 @@ def _counts(documents: int = 0, tokens: int = 0, size: int = 0) -> Counter[str]:
 
 @dataclass
 class Summary:
-    """Sums over documents. Counts are numbers of `documents`, `tokens` and `bytes`.
-
-    Attributes:
-        languages: counts by the number that the documents were placed at, then by language; `unknown` is no language.
-        lengths: how many kept documents have less than 16 tokens, 16 to 31, 32 to 63 and so on.
-        redacted: replacements in kept documents, by kind.
-        licences: how many kept documents lost a licence header, and the bytes of those headers.
-        stripped: bytes of licence headers of all documents, dropped ones too.
-        packages: for each split, the first `MAX_PACKAGES` names of its packages or repositories.
-    """
+    """Sums over documents: numbers of `documents`, `tokens` and `bytes` by what the documents were placed at and by
+    language (`unknown` is none); how many kept ones have less than 16 tokens, 16 to 31, 32 to 63 and so on; their
+    replacements by kind; how many lost a licence header, and its bytes; the same bytes of all documents (`stripped`);
+    and for each split the first `MAX_PACKAGES` names of its packages or repositories."""
 
     languages: dict[int, dict[str, Counter[str]]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
@@ -77,7 +71,10 @@ class Summary:
                 self._count(number, language, counts)
         for number, names in other.packages.items():
             self._name(number, names)
-        self.lengths, self.redacted = _sum(self.lengths, other.lengths), _sum(self.redacted, other.redacted)
+        self.lengths, self.redacted = (
+            [a + b for a, b in itertools.zip_longest(mine, others, fillvalue=0)]
+            for mine, others in ((self.lengths, other.lengths), (self.redacted, other.redacted))
+        )
         self.licences = {name: size + other.licences[name] for name, size in self.licences.items()}
         self.stripped += other.stripped
 
@@ -112,15 +109,8 @@ class Summary:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Summary:
         """The sums whose fields were written to a JSON file, where keys are text."""
-        by_number = {
-            name: {int(key): entry for key, entry in content[name].items()} for name in ("languages", "packages")
-        }
-        return cls(**{**content, **by_number})
-
-
-def _sum(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """The sums of two lists; the shorter one ends with zeros."""
-    return [a + b for a, b in itertools.zip_longest(first, second, fillvalue=0)]
+        languages, packages = ({int(key): it for key, it in content[n].items()} for n in ("languages", "packages"))
+        return cls(**{**content, "languages": languages, "packages": packages})
 
 
 def summarise(placed: Iterable[tuple[Shard, np.ndarray]]) -> Summary:
@@ -153,11 +143,11 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 def describe_splits(summary: Summary, packages: Sequence[int] = ()) -> dict[str, dict[str, Any]]:
     """The entry of each split in dataset.json: its counts, in total and by language, and the first names of its
     packages if their numbers are given."""
-    splits: dict[str, dict[str, Any]] = {
-        split: {**summary.counts(number), "languages": summary.language_counts(number)}
-        for number, split in enumerate(SPLITS)
-    }
-    for number, (entry, count) in enumerate(zip(splits.values(), packages, strict=False)):
-        names = summary.packages.get(number, [])
-        entry |= {"package_count": count if len(names) == MAX_PACKAGES else len(names), "packages": names}
+    splits: dict[str, dict[str, Any]] = {}
+    for number, split in enumerate(SPLITS):
+        splits[split] = {**summary.counts(number), "languages": summary.language_counts(number)}
+        if packages:
+            names = summary.packages.get(number, [])
+            count = packages[number] if len(names) == MAX_PACKAGES else len(names)
+            splits[split] |= {"package_count": count, "packages": names}
     return splits

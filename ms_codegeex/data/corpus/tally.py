@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.data.corpus.archives import Returning
+from ms_codegeex.data.corpus.archives import UNPACKED, Returning
 from ms_codegeex.data.corpus.reading import Document, Noted, Rejected, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 
@@ -35,6 +36,9 @@ REMEDIES = {
 """What helps if a reason leaves nothing; other reasons say it in their details."""
 
 
+Entries = dict[str, dict[str, Any]]
+
+
 def moved(source: str, lines: int) -> str:
     """The source `label:3` with `lines` added to its number."""
     label, _, number = source.rpartition(":")
@@ -43,29 +47,20 @@ def moved(source: str, lines: int) -> str:
 
 @dataclass
 class Tally:
-    """Counts of left-out input. The same input in the same order gives the same counts and examples.
+    """Counts of left-out input: reason -> `documents`, `bytes` and up to three `examples`, for input dropped by a rule
+    or selection; the same for broken input (`problems`), for input that was kept, by a remark on it (`noted`), and for
+    files that nothing reads, by their endings (`passed`). `kept` counts what `read_documents` gave."""
 
-    Attributes:
-        dropped: reason -> `documents`, `bytes` and up to three `examples`, for input dropped by a rule or selection.
-        problems: the same for broken input.
-        noted: the same for input that was kept, by a remark on it.
-        passed: the same for files that nothing reads, by their endings.
-        kept: documents that were kept, if `read_documents` read them.
-    """
-
-    dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
-    problems: dict[str, dict[str, Any]] = field(default_factory=dict)
-    noted: dict[str, dict[str, Any]] = field(default_factory=dict)
-    passed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dropped: Entries = field(default_factory=dict)
+    problems: Entries = field(default_factory=dict)
+    noted: Entries = field(default_factory=dict)
+    passed: Entries = field(default_factory=dict)
     kept: int = 0
 
     @property
     def first(self) -> tuple[str, str] | None:
         """The source of the first broken input and its problem, or None."""
-        for reason, entry in self.problems.items():
-            example = entry["examples"][0]
-            return example["source"], f"{reason} ({example['detail']})" if example["detail"] else reason
-        return None
+        return next((_first(reason, entry) for reason, entry in self.problems.items()), None)
 
     def add(self, item: Rejected | Noted) -> None:
         """Count one, or what a remark says of several."""
@@ -73,15 +68,15 @@ class Tally:
         if isinstance(item, Noted):
             entries, name = self.passed if item.passed else self.noted, item.remark
             name = name if name in entries or len(entries) < REMARKS else "others"  # names are from the input
-            self._add(entries, name, item.count, 0, [example])
+            _add(entries, name, item.count, 0, [example])
         else:
             entries, example = self.problems if item.problem else self.dropped, example | {"excerpt": item.excerpt}
-            self._add(entries, item.reason, 1, item.bytes, [example])
+            _add(entries, item.reason, 1, item.bytes, [example])
 
     def drop(self, reason: str, documents: int, size: int, examples: list[tuple[str, str]]) -> None:
         """Count several that were left out for one reason; `examples` are sources and details of the first of them."""
         entries = [{"source": source, "detail": detail, "excerpt": ""} for source, detail in examples]
-        self._add(self.dropped, reason, documents, size, entries)
+        _add(self.dropped, reason, documents, size, entries)
 
     def merge(self, later: Tally, lines: int = 0) -> None:
         """Add the counts of later input. `lines` are added to the line number at the end of every source in it."""
@@ -89,16 +84,7 @@ class Tally:
             mine, others = getattr(self, name), getattr(later, name)
             for reason, entry in others.items():
                 examples = [{**item, "source": moved(item["source"], lines)} for item in entry["examples"]]
-                self._add(mine, reason, entry["documents"], entry["bytes"], examples)
-
-    @staticmethod
-    def _add(
-        entries: dict[str, dict[str, Any]], reason: str, documents: int, size: int, examples: list[dict[str, str]]
-    ) -> None:
-        entry = entries.setdefault(reason, {"documents": 0, "bytes": 0, "examples": []})
-        entry["documents"] += documents
-        entry["bytes"] += size
-        entry["examples"] += examples[: EXAMPLES - len(entry["examples"])]
+                _add(mine, reason, entry["documents"], entry["bytes"], examples)
 
     def total(self, name: str) -> int:
         """The sum of `documents` or `bytes` over all reasons."""
@@ -131,27 +117,48 @@ class Tally:
         if not entries:
             return f"all is empty; {otherwise}"
         reason, most = max(entries.items(), key=lambda item: item[1]["documents"])
-        first = most["examples"][0]
-        why = f"{reason} ({first['detail']})" if first["detail"] else reason
+        source, why = _first(reason, most)
         counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted(entries.items()))
         others = f" (all reasons: {counts})" if len(entries) > 1 else ""
-        remedy = remedies.get(reason.partition(", ")[0], otherwise)
-        return f"{most['documents']} times {why}, first {first['source']}{others}; {remedy}"
+        kind, _, ending = reason.partition(", ")
+        remedy = UNPACKED.get(ending) or remedies.get(kind, otherwise)
+        return f"{most['documents']} times {why}, first {source}{others}; {remedy}"
+
+
+def _add(entries: Entries, reason: str, documents: int, size: int, examples: list[dict[str, str]]) -> None:
+    entry = entries.setdefault(reason, {"documents": 0, "bytes": 0, "examples": []})
+    entry["documents"] += documents
+    entry["bytes"] += size
+    entry["examples"] += examples[: EXAMPLES - len(entry["examples"])]
+
+
+def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:
+    """The first source of an entry, and the reason with its detail."""
+    example = entry["examples"][0]
+    return example["source"], f"{reason} ({example['detail']})" if example["detail"] else reason
 
 
 def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally) -> Iterator[Document]:
-    """The documents of units, of which those of one file follow each other; the rest is counted in `tally`."""
-    lines = 0
+    """The documents of units, of which those of one file follow each other. `tally` counts the rest, and documents that
+    `prepare` would drop."""
+    lines, seen = 0, set[bytes]()
     for unit in units:
         span = unit.part and unit.part.span
         lines = lines if span and span[0] else 0
         items = Returning(read_unit(unit, reading))
         for item in items:
-            if isinstance(item, Document):
-                yield item
-                tally.kept += 1
-            else:
-                tally.add(item._replace(source=moved(item.source, lines)))
+            item = item._replace(source=moved(item.source, lines))
+            if not isinstance(item, Document):
+                tally.add(item)
+                continue
+            yield item
+            tally.kept += 1
+            digest = hashlib.blake2b(item.data, digest_size=16).digest()
+            if digest in seen:
+                tally.add(Noted(item.source, "exact duplicate, kept here; `prepare` drops it"))
+            seen.add(digest)
+            if not item.language:
+                tally.add(Noted(item.source, "unknown language, kept here; `prepare` needs --all-text for it"))
         lines += items.value if span else 0
 
 

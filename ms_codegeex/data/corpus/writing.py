@@ -85,11 +85,9 @@ def write_report(
     settings: Mapping[str, Any],
     extra: Mapping[str, Any],
 ) -> None:
-    """Write report.json and report.html. They hold no times or host names, so equal requests give equal bytes.
-
+    """Write report.json and report.html, without times or host names, so that equal requests give equal bytes.
     `summary` is that of all documents, `size` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
-    was left out, and `extra` has the entries that only some datasets have.
-    """
+    was left out, and `extra` has the entries that only some datasets have."""
     kept = range(len(SPLITS))
     report = {
         "format": REPORT_FORMAT,
@@ -114,19 +112,11 @@ def write_description(
     directory: Path, tokenizer: Tokenizer, name: str, first: Mapping[str, Any], further: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write dataset.json, which has the tokenizer between the entries `first` and `further`, and the files of a
-    tokenizer whose `name` is a directory. They hold no times or host names, either.
-
-    Returns:
-        The content of dataset.json.
-    """
+    tokenizer whose `name` is a directory, without times or host names. Returns the content of dataset.json."""
     if name not in TOKENIZER_NAMES:
         tokenizer.save(directory / TOKENIZER_DIRECTORY)
-    made_with = {
-        "tokenizer": tokenizer.description(),
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": tokenizer.eos_id,
-        "dtype": token_dtype(tokenizer.vocab_size).name,
-    }
-    description = {"format": FORMAT, "version": VERSION, **first, **made_with, **further}
+    made_with = {"tokenizer": tokenizer.description(), "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    dtype = token_dtype(tokenizer.vocab_size).name
+    description = {"format": FORMAT, "version": VERSION, **first, **made_with, "dtype": dtype, **further}
     write_json(directory / DATASET_JSON, description)
     return description

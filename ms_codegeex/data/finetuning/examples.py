@@ -11,14 +11,16 @@ Source: CodeGeeX's fine-tuning packer and translation prompt.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_name, translation_prompt
 from ms_codegeex.data.languages import find_language, tag_prefix
-from ms_codegeex.data.layouts import Layout, Table, absent, table
+from ms_codegeex.data.layouts import RecordLayout, Table, absent, table
 
 # who may follow whom
 TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}
@@ -60,13 +62,9 @@ class Turn(NamedTuple):
 
 
 def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], Note], list[Example]]:
-    """A function that turns a record of `task` into its examples; it raises `BadRecord`.
-
-    Args:
-        task: completion, chat or translation.
-        template: a name of `conversations.TEMPLATES`, for chat.
-        tags: scheme of the tag line for completions that name their language; `none` writes no tag.
-    """
+    """A function that turns a record of `task` (completion, chat, translation) into its examples, or raises
+    `BadRecord`. Chats are written in the template of `conversations.TEMPLATES`. `tags` is the scheme of the tag line
+    for completions that name their language; `none` writes no tag."""
     layouts = table()
 
     def read(record: Mapping[str, Any], note: Note) -> list[Example]:
@@ -74,7 +72,7 @@ def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], 
         note(f"read as {layout.name}", ", ".join(layout.used(record)))
         _check_further(layout, record, note)
         if task == "completion":
-            return [_completion(layout, record, tags)]
+            return [_completion(layouts, layout, record, note, tags)]
         if task == "chat":
             return _chat(_turns(layouts, layout, record, note), TEMPLATES[template], note)
         return [_translation(layout, record)]
@@ -82,19 +80,24 @@ def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], 
     return read
 
 
-def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> Layout:
+def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayout:
     layout = layouts.of(record, task)
     if layout is not None and layout.task == task:
         return layout
-    found = ", ".join([_valid(name) for name, value in record.items() if not absent(value)][:_SHOWN])
+    found = _found(record)
     if layout is not None:
-        raise BadRecord(f"record of another task ({layout.task})", layout.remedy or f"{layout.name} ({found})")
+        raise BadRecord(f"record of another task ({layout.task})", layout.advice(record) or f"{layout.name} ({found})")
     wanted = next(each for each in layouts.layouts if each.task == task)
     use = next((use for use in wanted.by if not wanted.values(record, use)), wanted.by[0])
-    raise BadRecord("missing field", f"{' or '.join(wanted.uses[use].split())}; found {found or 'none'}")
+    raise BadRecord("missing field", f"{' or '.join(wanted.uses[use].split())}; found {found}")
 
 
-def _check_further(layout: Layout, record: Mapping[str, Any], note: Note, where: str = "") -> None:
+def _found(record: Mapping[str, Any]) -> str:
+    """The first fields that are set."""
+    return ", ".join([_valid(name) for name, value in record.items() if not absent(value)][:_SHOWN]) or "none"
+
+
+def _check_further(layout: RecordLayout, record: Mapping[str, Any], note: Note, where: str = "") -> None:
     """Refuse the fields that are to be refused, and note those that nobody knows."""
     for name, why in layout.further(record):
         if why:
@@ -117,7 +120,7 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _one(layout: Layout, record: Mapping[str, Any], use: str) -> tuple[str, Any]:
+def _one(layout: RecordLayout, record: Mapping[str, Any], use: str) -> tuple[str, Any]:
     """The field that holds `use`, and its value; "" and None if there is none. An empty text beside another is none."""
     found = layout.values(record, use)
     found = {name: value for name, value in found.items() if value != ""} or found
@@ -127,7 +130,7 @@ def _one(layout: Layout, record: Mapping[str, Any], use: str) -> tuple[str, Any]
     return name, found.get(name)
 
 
-def _optional(layout: Layout, record: Mapping[str, Any], use: str) -> str:
+def _optional(layout: RecordLayout, record: Mapping[str, Any], use: str) -> str:
     name, value = _one(layout, record, use)
     return "" if value is None else _text(name, value)
 
@@ -143,8 +146,9 @@ def _example(prompt: str, answer: str, language: str = "") -> Example:
     return Example(text, len(text), answer, language)
 
 
-def _completion(layout: Layout, record: Mapping[str, Any], tags: str) -> Example:
-    before = [_optional(layout, record, "system"), *_history(*_one(layout, record, "history"))]
+def _completion(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note: Note, tags: str) -> Example:
+    history = _history(layouts, *_one(layout, record, "history"), note)
+    before = [_optional(layout, record, "system"), *history]
     after = [_text(*_one(layout, record, "prompt")), _optional(layout, record, "input")]
     prompt = "\n".join([*filter(None, before), *(after if after[1] else after[:1])])
     name, value = _one(layout, record, "answer")
@@ -158,36 +162,47 @@ def _completion(layout: Layout, record: Mapping[str, Any], tags: str) -> Example
     return _example(tag_prefix(language.name, tags).decode() + prompt, answer, language.name)
 
 
-def _history(name: str, value: Any) -> list[str]:
-    """The texts of earlier questions and answers."""
-    pairs = [] if value is None else value
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+def _history(layouts: Table, name: str, value: Any, note: Note) -> list[str]:
+    """The texts of earlier questions and answers, which are pairs or messages."""
+    pairs = [] if value is None else _list(name, value, "pairs, of a question and its answer, or of messages")
+    if any(isinstance(pair, dict) for pair in pairs):
+        return [turn.content for turn in _messages(layouts, name, pairs, note, trained=False)]
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise BadRecord("wrong type", f"{name} is not a list of pairs, of a question and its answer")
     return [_text(name, text) for pair in pairs for text in pair]
 
 
-def _turns(layouts: Table, layout: Layout, record: Mapping[str, Any], note: Note) -> list[Turn]:
+def _list(name: str, value: Any, of: str) -> list[Any]:
+    """A list, which some tables hold as a text in JSON."""
+    if isinstance(value, str):
+        with contextlib.suppress(Malformed):
+            value = parse_json(value, data=True)
+    if not isinstance(value, list):
+        raise BadRecord("wrong type", f"{name} is {type(value).__name__}, expected a list of {of}")
+    return value
+
+
+def _messages(layouts: Table, name: str, value: Any, note: Note, trained: bool = True) -> list[Turn]:
+    listed = enumerate(_list(name, value, "messages"))
+    return [_turn(layouts, message, number, note, trained) for number, message in listed]
+
+
+def _turns(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note: Note) -> list[Turn]:
     """The messages of a record, a system text of its own before them."""
-
-    def listed(name: str, value: Any, trained: bool = True) -> list[Turn]:
-        if not isinstance(value, list):
-            raise BadRecord("wrong type", f"{name} is {type(value).__name__}, expected a list of messages")
-        return [_turn(layouts, message, number, note, trained) for number, message in enumerate(value)]
-
     if "messages" in layout.uses:
-        turns, *others = [listed(*found) for found in layout.values(record, "messages").items()]
+        found = layout.values(record, "messages").items()
+        turns, *others = [_messages(layouts, name, value, note) for name, value in found]
         if any(different != turns for different in others):
-            raise BadRecord(
-                "fields that differ", f"{' and '.join(layout.values(record, 'messages'))}; remove one of them"
-            )
+            raise BadRecord("fields that differ", f"{' and '.join(dict(found))}; remove one of them")
     else:
         name, answer = _one(layout, record, "answer")
-        answers = [Turn("assistant", answer)] if isinstance(answer, str) else listed(name, answer)
-        turns = [*listed(*_one(layout, record, "prompt"), trained=False), *answers]
+        turns = _messages(layouts, *_one(layout, record, "prompt"), note, trained=False)
+        turns += [Turn("assistant", answer)] if isinstance(answer, str) else _messages(layouts, name, answer, note)
     for index, turn in enumerate(turns):
         before = turns[index - 1].role if index else ""
         if turn.role not in TURNS[before].split():
-            raise BadRecord("order of roles", f"message {index} is by {turn.role} and follows {before or 'nothing'}")
+            detail = f"message {index} is by {turn.role} and follows {before or 'nothing'}"
+            raise BadRecord("order of roles", detail)
         if turn.role == "assistant":
             _answer(f"message {index}", turn.content)
     name, value = _one(layout, record, "system")
@@ -203,7 +218,8 @@ def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) 
         raise BadRecord("wrong type", f"{where}{type(message).__name__}, expected an object with role and content")
     _check_further(layout, message, note, where)
     if not layout.fits(message):
-        raise BadRecord("wrong type", f"{where}not an object with role and content (from and value)")
+        found = _found(message)
+        raise BadRecord("wrong type", f"{where}not an object with role and content (from and value); found {found}")
     name, value = _one(layout, message, "role")
     role = layouts.roles.get(_text(name, value).lower())
     if role is None:
@@ -254,12 +270,11 @@ def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example
     return [Example(whole, size, answer) for size, answer in answers]
 
 
-def _translation(layout: Layout, record: Mapping[str, Any]) -> Example:
+def _translation(layout: RecordLayout, record: Mapping[str, Any]) -> Example:
     source, target, *languages = (
         _text(*_one(layout, record, use)) for use in ("source", "target", "source_language", "target_language")
     )
     names = [translation_name(name) for name in languages]
-    for name in names:
-        if not name or "\n" in name:
-            raise BadRecord("unknown language", repr(name))
+    if (wrong := next((name for name in names if not name or "\n" in name), None)) is not None:
+        raise BadRecord("unknown language", repr(wrong))
     return _example(translation_prompt(*names, source), _answer("target", target), names[1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,12 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.data.corpus.archives import (
-    ENDINGS,
-    Broken,
-    Returning,
-    archive_kind,
-    first_record,
-    read_records,
-    record_parts,
-)
+from ms_codegeex.data.corpus.archives import ENDINGS, Broken, Returning, read_records
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
-from ms_codegeex.data.corpus.reading import SPECIAL, Noted, Rejected, Unit
+from ms_codegeex.data.corpus.reading import SPECIAL, Noted, Rejected, Unit, units_of
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ON_ERROR
-from ms_codegeex.data.corpus.sources import Root, SourceFile, printable, user_roots
+from ms_codegeex.data.corpus.sources import Root, printable, search, user_roots
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.corpus.workers import ProgressBar
 from ms_codegeex.data.corpus.writing import write_description, write_report
@@ -56,8 +48,9 @@ _REMEDIES = {
     **dict.fromkeys(("missing field", "wrong type", "empty answer"), "docs/what-we-read.md lists what is read"),
     "invalid JSON": "write one object per line, or an array of objects",
     "unknown language": "remove the field `language`, or name one of those that `ms-codegeex prepare` knows",
-    "answer longer than seq_length": "give --seq-length N, of tokens",
-    "longer than seq_length": "give --seq-length N, of tokens, or --overlong truncate",
+    "longer than seq_length": "give --overlong truncate, or a greater --seq-length",
+    "order of roles": "join the messages that follow each other, or remove the record",
+    "files passed over": "give files of records: " + ", ".join(ENDINGS),
     **{f"record of another task ({task})": f"give --task {task}" for task in TASKS},
 }
 """What helps if a reason leaves no example; the details of other reasons say it."""
@@ -74,16 +67,11 @@ Row = tuple[np.ndarray, np.ndarray, bool]
 @dataclass(frozen=True)
 class FinetuneSettings:
     """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
-    and `infill` are those of `PrepareSettings`.
+    and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory.
 
-    Attributes:
-        task: completion, chat or translation; see `ms_codegeex.data.finetuning.examples`.
-        seq_length: maximum number of tokens in a row, at least 2.
-        tokenizer: a name, or a directory with a tokenizer.
-        overlong: what to do with a longer example: `truncate` the left end of its prompt, never the answer (an example
-            whose answer alone does not fit is dropped), or `drop` it.
-        validation_share: share of the examples for validation, chosen by a hash of their text, 0 <= share < 1.
-        template: for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
+    A row has at most `seq_length` tokens. A longer example is dropped (`overlong="drop"`), or the left end of its
+    prompt is truncated, never the answer. A hash of the texts chooses `validation_share` of the examples. `template`:
+    for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
     """
 
     task: str
@@ -98,12 +86,8 @@ class FinetuneSettings:
     infill: InfillConfig | None = None
 
     def __post_init__(self) -> None:
-        choices = {
-            "task": TASKS,
-            "overlong": ("truncate", "drop"),
-            "template": ("auto", *TEMPLATES),
-            "on_error": ON_ERROR,
-        }
+        choices = {"task": TASKS, "template": ("auto", *TEMPLATES), "on_error": ON_ERROR}
+        choices["overlong"] = "truncate", "drop"
         check_scheme(self.tags)
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -113,9 +97,8 @@ class FinetuneSettings:
         if self.seq_length < 2:
             raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
         if not 0 <= self.validation_share < 1:
-            raise UserError(
-                f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
-            )
+            share = self.validation_share
+            raise UserError(f"validation_share {share}: expected 0 or more and less than 1, for example 0.05")
         if self.infill is not None and self.task != "completion":
             raise UserError(f"infill: {self.task} examples have no middle; only completions and corpora have")
 
@@ -170,22 +153,20 @@ class RowEncoder:
 def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
     """Remarks on names of special tokens in a record's texts, with the first name."""
     texts = [examples[-1].text.decode(), *(example.answer for example in examples)]
-    if found := next((found for text in texts if (found := _SPECIAL.search(text))), None):
-        yield SPECIAL, found[0]
-    for answer in texts[1:]:
-        for found in _SPECIAL.finditer(answer, max(0, len(answer.rstrip()) - 50)):
-            if found.end() == len(answer.rstrip()):
+    for number, text in enumerate(texts):
+        for found in _SPECIAL.finditer(text):
+            if number and found.end() == len(text.rstrip()):
                 yield "an answer ends in the name of a special token, which is learnt as text; remove it", found[0]
+            else:
+                yield SPECIAL, found[0]
 
 
 class _Work:
-    """Turns the lines of the files into examples for the writer."""
+    """Turns records into rows, for which it calls `add` as that of a `DatasetWriter`."""
 
-    def __init__(
-        self, settings: FinetuneSettings, writer: DatasetWriter | _Sizes, encoder: RowEncoder, tally: Tally
-    ) -> None:
-        self.settings, self.writer, self.encoder = settings, writer, encoder
-        self.tally, self.truncated, self.kept = tally, 0, 0
+    def __init__(self, settings: FinetuneSettings, encoder: RowEncoder, add: Callable[..., object]) -> None:
+        self.settings, self.encoder, self._add_row = settings, encoder, add
+        self.tally, self.truncated, self.kept, self.longest = Tally(), 0, 0, 0
         self.found = {"files": 0, "documents": 0, "bytes": 0}
         self._before = 0  # lines of the file in units that have been read
         self._decode = text_decoder(encoder.tokenizer)
@@ -194,18 +175,19 @@ class _Work:
             template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
         self._read = reader(settings.task, template, settings.tags)
 
-    def open(self, identity: str, path: Path) -> list[Unit]:
-        """The units of a file, none if it cannot be read."""
-        self.found["files"] += 1
-        try:
-            size = path.stat().st_size
-            parts = record_parts(path, size)
-        except OSError as error:
-            parts = Broken("unreadable", error.strerror or str(error))
-        if isinstance(parts, Broken):
-            self._bad(identity, parts)
-            return []
-        return [Unit(identity, (SourceFile(identity, path, "", "", size),), part) for part in parts]
+    def read_all(self, inputs: Sequence[Path | str], progress: bool) -> None:
+        """Add every example below `inputs`; `UserError` if there is none."""
+        units, others, found = _find(user_roots(inputs))
+        self.found["files"] = found["files"]
+        for item in others:
+            if isinstance(item, Rejected) and item.problem:
+                self._bad(item.source, Broken(item.reason, item.detail, item.bytes))
+            else:
+                self.tally.add(item)
+        for _ in ProgressBar(progress).track(units, map(self.read, units), "tokenising"):
+            pass
+        if not self.kept:
+            raise _nothing_left(inputs, self.tally, self.longest)
 
     def read(self, unit: Unit) -> None:
         """Add every example of a unit; records that give none are counted, or end the run."""
@@ -226,7 +208,7 @@ class _Work:
             except BadRecord as bad:
                 self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
                 continue
-            for remark, detail in {**remarks, **dict(_special(examples))}.items():
+            for remark, detail in {**remarks, **dict(reversed([*_special(examples)]))}.items():
                 self.tally.add(Noted(source, remark, detail))
             digest = self._digest(examples)
             rows = zip(examples, self.encoder.rows(examples), strict=True)
@@ -246,9 +228,8 @@ class _Work:
 
     def _bad(self, source: str, broken: Broken) -> None:
         if self.settings.on_error == "stop":
-            raise UserError(
-                f"{source}: {broken.reason} ({broken.detail}); fix it, or leave such input out with --on-error skip"
-            )
+            problem = f"{source}: {broken.reason} ({broken.detail})"
+            raise UserError(f"{problem}; fix it, or leave such input out with --on-error skip")
         excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
         self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
 
@@ -256,12 +237,15 @@ class _Work:
         """Whether the example was written, and not left out."""
         if isinstance(row, str):
             size = example.size + len(example.answer.encode())
-            self.tally.add(Rejected(source, row, size, excerpt=example.answer[:_EXCERPT]))
+            needed = len(self.encoder.answer_ids(example.answer)) + len(self.encoder.tokenizer.prefix) + 2
+            self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
+            detail = f"its answer needs {needed} tokens"
+            self.tally.add(Rejected(source, row, size, detail, excerpt=example.answer[:_EXCERPT]))
             return False
         ids, mask, truncated = row
         self.truncated += truncated
         text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
-        self.writer.add(ids, mask, text, source, example.language, digest)
+        self._add_row(ids, mask, text, source, example.language, digest)
         return True
 
 
@@ -275,115 +259,68 @@ def prepare_finetune(
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`.
 
-    It is a pure function of settings and input: `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files, and directories that are
-    searched for them. The result also has `output`. `progress` shows a bar on standard error; `replace` writes even if
-    `output` holds a dataset.
-
-    Raises:
-        UserError: a path is missing, no example is left, a line is bad (`on_error="stop"`), or `output` holds
-            something else.
+    It is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The
+    result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
+    `UserError` if a path is missing, no example is left, a record is bad and `on_error` is `stop`, or `output` holds
+    something else.
     """
     output = Path(output)
     check_output(output, replace)
-    roots, tally = user_roots(inputs), Tally()
-    files = _files(roots, tally)
     encoder = RowEncoder(settings)
     infill_record(settings.infill, encoder.tokenizer)
     with atomic_directory(output) as directory:
         with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
-            work = _Work(settings, writer, encoder, tally)
-            units = [unit for identity, path in files for unit in work.open(identity, path)]
-            for _ in ProgressBar(progress).track(units, map(work.read, units), "tokenising"):
-                pass
-            if not len(writer):
-                raise UserError(_nothing_left(inputs, work))
+            work = _Work(settings, encoder, writer.add)
+            work.read_all(inputs, progress)
             splits = writer.write(settings.validation_share)
         extra = {"truncated": work.truncated, "redacted": {}}
         write_report(directory, writer.summary, work.found, work.tally, settings.record(), extra)
-        description = _describe(directory, work, roots, splits)
+        description = _describe(directory, work, user_roots(inputs), splits)
     return {**description, "output": str(output)}
-
-
-class _Sizes:
-    """In the place of a writer: counts the tokens of the rows."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-
-    def add(self, ids: np.ndarray, *_: Any) -> None:
-        self.tokens.append(len(ids))
 
 
 def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> np.ndarray:
     """Tokens of each example's row, at most `settings.seq_length`: int64 [n]. `UserError` as for `prepare_finetune`."""
-    sizes = _Sizes()
-    work = _Work(settings, sizes, RowEncoder(settings), Tally())
-    for identity, path in _files(user_roots(inputs), work.tally):
-        for unit in work.open(identity, path):
-            work.read(unit)
-    if not sizes.tokens:
-        raise UserError(_nothing_left(inputs, work))
-    return np.array(sizes.tokens, np.int64)
+    sizes = list[int]()
+    _Work(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
+    return np.array(sizes, np.int64)
 
 
-def _nothing_left(inputs: Sequence[Path | str], work: _Work) -> str:
-    """What to say if there is no example."""
-    why = work.tally.nothing_left(_REMEDIES, "correct the records; docs/what-we-read.md lists what is read")
-    return f"{', '.join(map(str, inputs))}: no example is left: {why}"
+def _nothing_left(inputs: Sequence[Path | str], tally: Tally, longest: int = 0) -> UserError:
+    """What to say if there is no example; `longest`: the tokens that the longest answer needs."""
+    remedies = {**_REMEDIES, "answer longer than seq_length": f"give --seq-length {longest}"}
+    why = tally.nothing_left(remedies, "docs/what-we-read.md lists what is read")
+    return UserError(f"{', '.join(map(str, inputs))}: no example is left: {why}")
+
+
+def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
+    """What `find_units` gives, for files of records. Of a `.json` file in a directory, which may hold settings, the
+    first object decides."""
+    if remote := next((root.path for root in roots if isinstance(root.path, RemotePath)), None):
+        raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
+    known = table().of
+    return units_of(search(roots, (), lambda record: known(record) is not None))
 
 
 def recognised_task(inputs: Sequence[Path | str]) -> str:
     """The task of the first record in these files and directories that has one; `UserError` if there is none."""
-    where, other = ", ".join(map(str, inputs)), None
-    found = "no file holds a record"
-    for _, path in _files(user_roots(inputs), Tally()):
-        parts = record_parts(path, path.stat().st_size)
-        for part in [] if isinstance(parts, Broken) else parts:
-            for _, record, _ in read_records(path, part, MAX_BYTES):
-                if isinstance(record, Broken):
-                    continue
-                layout = table().of(record)
-                if layout is not None and layout.task in TASKS:
-                    return layout.task
-                other = other or layout
-                found = f"no record is known; the last has the fields {', '.join(record)[:200]}"
-    if other is not None:
-        raise UserError(f"{where}: {other.remedy}")
-    raise UserError(f"{where}: {found}; docs/what-we-read.md lists what is read")
-
-
-def _files(roots: Sequence[Root], tally: Tally) -> list[tuple[str, Path]]:
-    """Identity and path of each file of examples, once if several roots lead to it; `UserError` if there are none.
-    Others in directories are counted by their endings."""
-    files: dict[Path, tuple[str, Path]] = {}
-    for root in roots:
-        if isinstance(root.path, RemotePath):
-            raise UserError(f"{root.path}: a URL is for corpora; give a path of this machine")
-        for identity, path in _find(root):
-            if path == root.path or _holds_records(path):
-                files.setdefault(path.resolve(), (identity, path))
-            else:
-                tally.add(Noted(identity, path.suffix.lower() or "without an ending", passed=True))
-    if not files:
-        places, endings = ", ".join(str(root.path) for root in roots), ", ".join(ENDINGS)
-        raise UserError(f"{places}: no file of records in it ({endings}); give others")
-    return list(files.values())
-
-
-def _find(root: Root) -> list[tuple[str, Path]]:
-    """Identity and path of each file at or below `root`, by identity."""
-    if root.path.is_file():
-        return [(f"{root.label}/{printable(root.path.name)}", root.path)]
-    paths = [path for path in root.path.rglob("*") if path.is_file()]
-    return sorted((f"{root.label}/{printable(path.relative_to(root.path))}", path) for path in paths)
-
-
-def _holds_records(path: Path) -> bool:
-    """Whether a file holds records, by its name; of `.json`, which settings have too, the first object decides."""
-    if path.suffix.lower() != ".json":
-        return archive_kind(path.name) is not None
-    record = first_record(path)
-    return record is not None and table().of(record) is not None
+    where, other = ", ".join(map(str, inputs)), ""
+    units, others, _ = _find(user_roots(inputs))
+    tally, found = Tally(), "no file holds a record"
+    for item in others:
+        tally.add(item)
+    if not units:
+        raise _nothing_left(inputs, tally)
+    for unit in units:
+        for _, record, _ in read_records(unit.files[0].path, unit.part, MAX_BYTES):
+            if isinstance(record, Broken):
+                continue
+            layout = table().of(record)
+            if layout is not None and layout.task in TASKS:
+                return layout.task
+            other = other or (layout.advice(record) if layout is not None else "")
+            found = f"no record is known; the last has the fields {', '.join(record)[:200]}"
+    raise UserError(f"{where}: {other or f'{found}; docs/what-we-read.md lists what is read'}")
 
 
 def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:

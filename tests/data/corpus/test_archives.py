@@ -131,6 +131,20 @@ def test_zstd_windows(tmp_path, log):
     assert broken.reason == "window too large" and "2 GiB" in broken.detail
 
 
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+@pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_what_a_batch_unpacks_to_is_limited(tmp_path, monkeypatch, new, compression):
+    content, path = pa.table({"text": ["x" * 5000] * 4}), tmp_path / "x.arrow"
+    for table in (content, pa.table({"text": content["text"].dictionary_encode()})):
+        with new(path, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_table(table)
+        monkeypatch.undo()
+        assert len(list(read_records(path, WHOLE, MUCH))) == 4
+        monkeypatch.setattr(archives, "MAX_BATCH", 5000)
+        ((_, broken, _),) = read_records(path, WHOLE, MUCH)
+        assert broken.reason == "damaged archive" and "unpacks to" in broken.detail
+
+
 @pytest.mark.parametrize("form", ["stream", "file", "feather"])
 def test_arrow(tmp_path, form):
     path, rows = tmp_path / "x.arrow", [{"text": f"é{n}", "messages": [{"role": "user", "n": n}]} for n in range(10)]
