@@ -97,11 +97,11 @@ class Sizes:
 
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid. null
-        counts as absent; the first of several end tokens counts."""
+        and [] count as absent; the first of several end tokens counts."""
         model_type = values.get("model_type")
         if model_type != self.data.model_type:
             raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.model_type!r}")
-        values = {key: value for key, value in values.items() if value is not None}
+        values = {key: value for key, value in values.items() if value not in (None, [])}
         if method := values.get("quantization_config"):
             raise UserError(
                 f"config.json: quantization_config is {method!r:.80}; give the model before it was quantised"

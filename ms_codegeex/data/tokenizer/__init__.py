@@ -19,7 +19,7 @@ _CLASSES = {  # what tokenizer_class may be, and whose tokenizer that is; "any":
     "CodeGeeXTokenizer": "codegeex",
     "ChatGLMTokenizer": "codegeex2",
     **dict.fromkeys(("CodeGenTokenizer", "CodeGenTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast"), "codegen"),
-    **dict.fromkeys((None, "PreTrainedTokenizerFast", "TokenizersBackend"), "any"),
+    **dict.fromkeys((None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"), "any"),
 }
 
 __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]

@@ -288,8 +288,8 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         other are a `UserError`, and so is a missing, foreign or damaged file."""
         directory = Path(directory)
         config, content = read_settings(directory)
-        tables = read_tables(directory, config, content)
         check_fields(directory, config, content, None)
+        tables = read_tables(directory, config, content)
         return cls(False, tables, read_added(directory, config, content, tables.vocab, "codegen"))
 
 

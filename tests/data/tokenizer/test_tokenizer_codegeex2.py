@@ -212,10 +212,10 @@ def test_models_of_another_kind_are_refused(tmp_path, options, message):
         (
             "tokenizer_config.json",
             b'{"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": {"9": {"content": "<|user|>"}}}',
-            "is ChatGLM3, as <.user.> shows, not codegeex2",
+            "is ChatGLM3 by its token <.user.>, not codegeex2",
         ),
         ("added_tokens.json", b'{"twice": NEXT}', "adds the token 'twice' to tokenizer.model"),
-        ("tokenizer_config.json", b'{"name_or_path": "THUDM/chatglm3-6b"}', "is ChatGLM3, as name shows"),
+        ("tokenizer_config.json", b'{"name_or_path": "THUDM/chatglm3-6b"}', "is ChatGLM3 by its name"),
         ("tokenizer_config.json", b'{"tokenizer_class": "LlamaTokenizer"}', "tokenizer_class is 'LlamaTokenizer'"),
         ("tokenizer_config.json", b'{"tokenizer_class": "CodeGenTokenizer"}', "vocab.json, merges.txt missing"),
     ],
