@@ -291,7 +291,10 @@ UNCLEAR = [
     (change("tokenizer.json", lambda c: c["added_tokens"][5].update(lstrip=True)), "lstrip of '"),
     (change("tokenizer.json", lambda c: c.update(added_tokens=3)), "tokenizer.json: its added tokens are malformed"),
     (lambda d: (d / "tokenizer.json").write_text("{}"), "tokenizer.json: holds no model"),
-    (change("tokenizer.json", lambda c: c["model"]["vocab"].update(x=60000)), "has 1 tokens after <|endoftext|>, such"),
+    (
+        change("tokenizer.json", lambda c: c["model"]["vocab"].update(zqzq=60000)),
+        "has 1 tokens after <|endoftext|>, such",
+    ),
     (without("merges.txt"), "merges.txt missing"),
     (lambda d: (d / "vocab.json").write_text('{"a": 0}'), "vocab.json: not GPT-2's vocabulary"),
     (without("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"), "has no tokenizer, found added_"),
