@@ -3,23 +3,20 @@
 Every reader of a model, of a tokenizer and of an adapter calls `admit` first. It goes by name: a file that is not on
 the list is neither read nor copied, whatever it is. One on the list is a regular file within its limit of size, inside
 the directory, or in the blobs of the same model in Hugging Face's cache. Nothing is opened here, since opening a pipe
-may wait and opening a device may act. Models that only look like one of ours are named here, too, for the same readers.
+may wait and opening a device may act.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, json_of, open_inside, place_inside, read_inside
-from ms_codegeex.base.yaml_reading import read_yaml_file
 
 MOST_ENTRIES = 10_000  # of a directory; a model of 10 TB has 2,000 shards
 _MIB = 1 << 20
@@ -43,7 +40,6 @@ _TEXTS = re.compile(
     re.IGNORECASE,
 )
 _TEXT_MIB = 16
-_CODE_BESIDE, _MOST_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 16 << 20  # read for names, never run
 
 
 def is_weights(name: str) -> bool:
@@ -140,39 +136,3 @@ def has_file(directory: Path, name: str) -> bool:
         return False
     open_inside(directory, name).close()
     return True
-
-
-@functools.cache
-def lookalikes() -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """The models that resemble one of ours, as `lookalikes.yaml` describes them."""
-    return read_yaml_file(Path(__file__).with_name("lookalikes.yaml"))
-
-
-def refuse_lookalike(
-    where: Path, config: Mapping[str, Any] | None = None, *, of: str | None = None, token: str | None = None
-) -> None:
-    """`UserError` if this is a lookalike of the family `of`, or of any, by its settings `config` in the file `where` or
-    by an added token."""
-    values = {} if config is None else _evidence(where.parent, config)
-    for model in lookalikes()["refused"]:
-        if of in (None, model["of"]):
-            mark = next((mark for mark in model["marks"] if values and _found(mark, values)), None)
-            if mark is not None or token in model.get("tokens", ()):
-                shown = " and ".join(mark or [f"token {token}"])
-                said = f"is {model['name']} by its {shown}, not {model['of']}: {model['reason']}"
-                raise UserError(f"{where}: {said}; give a model of this family, or correct that if it is one")
-
-
-def _found(mark: Mapping[str, str], values: Mapping[str, str]) -> bool:
-    return all(re.search(pattern, values.get(key, ""), re.IGNORECASE) for key, pattern in mark.items())
-
-
-def _evidence(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """The settings as texts, and what they point to."""
-    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
-    named = {f"{module}.py" for module in re.findall(r'"(?:[^"]*--)?(\w+)\.\w+"', values.get("auto_map", ""))}
-    beside = [name for name in sorted({*named, *_CODE_BESIDE}) if (directory / name).is_file()]
-    code = (read_inside(directory, name, _MOST_CODE) for name in beside)
-    name = values.get("_name_or_path") or values.get("name_or_path") or ""
-    text = b"\n".join(code).decode("utf-8", "replace")
-    return {**values, "name": name, "code": text, "files": " ".join(beside)}

@@ -15,16 +15,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_error, print_once
-from ms_codegeex.base.quarantine import (
-    PROVENANCE,
-    entries,
-    is_copied,
-    is_read,
-    is_weights,
-    lookalikes,
-    refuse_lookalike,
-)
+from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.infilling.declaration import declared_infill

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import admit, refuse_lookalike
+from ms_codegeex.base.lookalikes import refuse_lookalike
+from ms_codegeex.base.quarantine import admit
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, FILES, JSON, read_object
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.lookalikes import refuse_lookalike
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.base.quarantine import refuse_lookalike
 from ms_codegeex.base.reading import read_json
 
 ADDED, CONFIG, JSON, SPECIAL = "added_tokens.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"
