@@ -25,8 +25,10 @@ from ms_codegeex.base.options import declared
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
+from ms_codegeex.data.tokenizer.files import FILES
 from ms_codegeex.evaluation.benchmarks.registry import with_key
 from ms_codegeex.evaluation.recipe import Recipe
+from ms_codegeex.formats import files
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving import foreign_fields
 
@@ -157,6 +159,22 @@ def refused() -> str:
     return table(("fields", "values that change nothing", "why, and what to do"), rows)
 
 
+def weights() -> str:
+    """What a user may name as a model, and what becomes of it."""
+    rows = []
+    for each in files.LAYOUTS:
+        outcome = "what is below it is opened" if each.then == files.BELOW else "read"
+        if isinstance(each.then, str) and each.then != files.BELOW:
+            outcome = "refused: " + each.then.format(path="PATH", folder="FOLDER", found="NAME")
+        rows.append((each.name, each.source, each.recognised, outcome))
+    return table(("a file or folder", "of", "recognised by", "what becomes of it"), rows)
+
+
+def tokenizer_files() -> str:
+    """Files of tokenizers."""
+    return table(("file", "what is read"), [(f"`{name}`", sentence(text)) for name, text in FILES.items()])
+
+
 def code(names: str) -> str:
     """Names in Markdown."""
     return " ".join(f"`{name}`" for name in names.split())
@@ -193,6 +211,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe": recipe,
     "records": records,
     "refused": refused,
+    "weights": weights,
+    "tokenizers": tokenizer_files,
     "foreign": foreign,
 }
 

@@ -74,11 +74,8 @@ def changed(words: list[str], said: str, message: str, known: Mapping[str, str])
     for name in dict(pairs):
         new = without(new, name)
     for name, value in pairs:
-        new = (
-            [*new, name, *filter(None, [filled(value, known)])]
-            if name[0] == "-"
-            else [*new, f"{name}={filled(value, known)}"]
-        )
+        value = filled(value, known)
+        new = [*new, name, *filter(None, [value])] if name.startswith("--") else [*new, f"{name}={value}"]
     if to := re.search(rf"\bset it to ({VALUE})", said):
         new = given(new, subject, to[1])
     if "unknown key" in message and (right := NAMED.search(said)):
@@ -92,11 +89,8 @@ def changed(words: list[str], said: str, message: str, known: Mapping[str, str])
             new = given(new, subject, right[1].strip("'"))
     if "give DIR instead" in said:  # of what the message names
         place = message.partition(": ")[0]
-        new = (
-            [word.replace(place, known["DIR"]) for word in words]
-            if place in words
-            else given(words, "--model", known["DIR"])
-        )
+        new = given(words, "--model", known["DIR"]) if place not in words else new
+        new = [known["DIR"] if word == place else word for word in new]
     if re.search(r"another (?:--)?output|choose another(?: directory)?$|--output another", said):
         new = given(new, "--output" if "--output" in words else "output", known["OTHER"])
     return new

@@ -113,10 +113,8 @@ def _check_frozen(config: RunConfig) -> None:
             "one device, or on the processes of a CPU; set devices=1, or lora.frozen=fp32"
         )
     if config.device == "cpu" and (held == "bf16" or precision == "bf16"):
-        raise UserError(
-            f"lora.frozen: {held} with training.precision: {precision}; a CPU holds frozen weights as fp16 for fp32 "
-            "and fp16; set lora.frozen=fp16 and training.precision=fp32, or lora.frozen=fp32"
-        )
+        wrong = f"{held} with training.precision: {precision}; a CPU holds frozen weights as fp16 for fp32 and fp16"
+        raise UserError(f"lora.frozen: {wrong}; set lora.frozen=fp16 and training.precision=fp32, or lora.frozen=fp32")
     if config.device != "cpu" and held != precision:
         raise UserError(
             f"lora.frozen: {held}, but training.precision: {precision}, and device: {config.device} multiplies frozen "
@@ -133,10 +131,8 @@ def _check_muon(config: RunConfig) -> None:
     }
     for name, given in obstacles.items():
         if given and config.training.optimizer.name == "muon":
-            raise UserError(
-                "training.optimizer.name: muon trains all weights, on one device or on the processes of a CPU, not "
-                f"with {name}; set it to adamw or change that"
-            )
+            wrong = f"muon trains all weights, on one device or on the processes of a CPU, not with {name}"
+            raise UserError(f"training.optimizer.name: {wrong}; set it to adamw or change that")
 
 
 def _check_watching(config: RunConfig) -> None:
@@ -145,29 +141,21 @@ def _check_watching(config: RunConfig) -> None:
     if config.profile.steps and not steps:
         raise UserError(f"profile.steps: {config.profile.steps} ends before it begins; give A..B with B at least A")
     if steps and config.training.steps and steps[-1] > config.training.steps:
-        raise UserError(
-            f"profile.steps: {config.profile.steps} goes beyond training.steps {config.training.steps}; choose earlier "
-            "steps"
-        )
+        wrong = f"{config.profile.steps} goes beyond training.steps {config.training.steps}"
+        raise UserError(f"profile.steps: {wrong}; choose earlier steps")
     if isinstance(ranks, list) and (beyond := [rank for rank in ranks if rank >= config.devices]):
         raise UserError(f"profile.ranks: {beyond[0]}, but devices: {config.devices}; give 0 to {config.devices - 1}")
     if config.device != "ascend" or not config.cluster.silent_check:
         return
     if config.training.precision == "fp16":
-        raise UserError(
-            "cluster.silent_check: counts infinite gradients, which the loss scale of training.precision: fp16 causes "
-            "too; set it to false, or train in bf16"
-        )
+        wrong = "counts infinite gradients, which the loss scale of training.precision: fp16 causes too"
+        raise UserError(f"cluster.silent_check: {wrong}; set it to false, or train in bf16")
     if not config.partitioned:
-        raise UserError(
-            "cluster.silent_check: looks at gradients before they are added up over devices, and there is one; set it "
-            "to false"
-        )
+        wrong = "looks at gradients before they are added up over devices, and there is one"
+        raise UserError(f"cluster.silent_check: {wrong}; set it to false")
     if config.mesh.optimizer_shard > 1:
-        raise UserError(
-            f"cluster.silent_check: MindSpore 2.9 does not compile it with parallel.optimizer_shard "
-            f"{config.mesh.optimizer_shard}; set it to false, or the shards to 1"
-        )
+        wrong = f"MindSpore 2.9 does not compile it with parallel.optimizer_shard {config.mesh.optimizer_shard}"
+        raise UserError(f"cluster.silent_check: {wrong}; set it to false, or the shards to 1")
 
 
 def _check_bf16(config: RunConfig) -> None:
@@ -196,10 +184,8 @@ def check_mesh(config: RunConfig) -> None:
         )
     mesh = config.mesh
     if mesh.world != config.devices:
-        raise UserError(
-            f"parallel.data: {mesh.data} replicas x {fixed} do not use devices: {config.devices}; "
-            f"set it to {config.devices // fixed} or leave parallel.data out"
-        )
+        wrong = f"{mesh.data} replicas x {fixed} do not use devices: {config.devices}"
+        raise UserError(f"parallel.data: {wrong}; set it to {config.devices // fixed} or leave parallel.data out")
     if config.partitioned:
         check_world("devices", mesh.world)
     checks = (_check_batch, _check_tensor, _check_stage_layers, _check_virtual_stages, _check_pipeline)
@@ -216,15 +202,10 @@ def _check_recomputation(config: RunConfig, mesh: Mesh) -> None:
     if what == "none":
         raise UserError("training.recompute_blocks: nothing is recomputed; set training.recompute=full or leave it out")
     if len(blocks) != mesh.pipeline:
-        raise UserError(
-            f"training.recompute_blocks: {len(blocks)} numbers for the stages of parallel.pipeline {mesh.pipeline}; "
-            "give one for each"
-        )
+        raise UserError(f"training.recompute_blocks: {len(blocks)} for parallel.pipeline {mesh.pipeline}; give as many")
     held = mesh.layers_per_stage(config.model.sizes.attention_layers)
     if any(number > layers for number, layers in zip(blocks, held, strict=True)):
-        raise UserError(
-            f"training.recompute_blocks: {blocks}, but the stages have {held} blocks; give no more than those"
-        )
+        raise UserError(f"training.recompute_blocks: {blocks}, but the stages have {held} blocks; give no more")
 
 
 def _check_batch(config: RunConfig, mesh: Mesh) -> None:
@@ -238,10 +219,8 @@ def _check_batch(config: RunConfig, mesh: Mesh) -> None:
             given = f"{parallel.micro_batches} of training.micro_batch {training.micro_batch}"
             raise UserError(f"parallel.micro_batches: {given} are not {config.local_batch} sequences; leave one out")
     elif parallel.micro_batches and config.local_batch % parallel.micro_batches:
-        raise UserError(
-            f"parallel.micro_batches: {parallel.micro_batches} does not divide the {config.local_batch} sequences of a "
-            "replica; choose a divisor or change training.global_batch"
-        )
+        wrong = f"{parallel.micro_batches} does not divide the {config.local_batch} sequences of a replica"
+        raise UserError(f"parallel.micro_batches: {wrong}; choose a divisor or change training.global_batch")
     if config.local_batch % config.micro_batch:
         divisor = math.gcd(config.micro_batch, config.local_batch)
         said = f"{config.micro_batch} does not divide the {config.local_batch} sequences of a device"
@@ -263,10 +242,7 @@ def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
         _tensor_divides(f"model.{field}", mesh, getattr(model, field))
     groups = model.num_kv_groups
     if groups % mesh.tensor and mesh.tensor % groups:
-        raise UserError(
-            f"parallel.tensor: {mesh.tensor} devices cannot share model.num_kv_groups {groups} evenly; choose a "
-            "divisor or a multiple"
-        )
+        raise UserError(f"parallel.tensor: {mesh.tensor} does not divide model.num_kv_groups {groups}; give a divisor")
     if parallel.vocabulary:
         _tensor_divides("model.vocab_size", mesh, model.vocab_size)
     if parallel.server_devices % mesh.tensor:
@@ -288,10 +264,8 @@ def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
     if mesh.pipeline > layers:
         raise UserError(f"parallel.pipeline: {mesh.pipeline} stages for model.num_layers {layers}; choose that or less")
     if config.accumulation < mesh.pipeline:
-        raise UserError(
-            f"parallel.micro_batches: {config.accumulation} cannot fill parallel.pipeline {mesh.pipeline} stages; "
-            "give at least as many micro-batches as stages"
-        )
+        wrong = f"{config.accumulation} cannot fill parallel.pipeline {mesh.pipeline} stages"
+        raise UserError(f"parallel.micro_batches: {wrong}; give at least as many micro-batches as stages")
 
 
 def _counted(config: RunConfig) -> str:
@@ -304,10 +278,8 @@ def _check_virtual_stages(config: RunConfig, mesh: Mesh) -> None:
     if parts == 1:
         return
     if stages == 1:
-        raise UserError(
-            f"parallel.virtual_stages: {parts} for parallel.pipeline 1, which is no pipeline; leave "
-            "parallel.virtual_stages out or choose more stages"
-        )
+        wrong = f"{parts} for parallel.pipeline 1, which is no pipeline"
+        raise UserError(f"parallel.virtual_stages: {wrong}; leave parallel.virtual_stages out or choose more stages")
     if mesh.stage_layers:
         raise UserError(
             f"parallel.virtual_stages: {parts} parts of each stage have equally many layers, so parallel.stage_layers "
@@ -330,9 +302,7 @@ def _check_virtual_stages(config: RunConfig, mesh: Mesh) -> None:
     }
     for name, given in untried.items():
         if given:
-            raise UserError(
-                f"parallel.virtual_stages: {parts} was never executed together with {name}; leave one of the two out"
-            )
+            raise UserError(f"parallel.virtual_stages: {parts} was never executed together with {name}; leave one out")
 
 
 def _check_stage_layers(config: RunConfig, mesh: Mesh) -> None:
@@ -340,20 +310,14 @@ def _check_stage_layers(config: RunConfig, mesh: Mesh) -> None:
     if not given:
         return
     if mesh.pipeline == 1:
-        raise UserError(
-            f"parallel.stage_layers: {given} for parallel.pipeline 1, which is no pipeline; leave "
-            "parallel.stage_layers out or choose more stages"
-        )
+        wrong = f"{given} for parallel.pipeline 1, which is no pipeline"
+        raise UserError(f"parallel.stage_layers: {wrong}; leave parallel.stage_layers out or choose more stages")
     if len(given) != mesh.pipeline:
-        raise UserError(
-            f"parallel.stage_layers: {given} are {len(given)} numbers for parallel.pipeline {mesh.pipeline}; give one "
-            "for each stage, or leave it out"
-        )
+        wrong = f"{given} are {len(given)} numbers for parallel.pipeline {mesh.pipeline}"
+        raise UserError(f"parallel.stage_layers: {wrong}; give one for each stage, or leave it out")
     if sum(given) != layers:
-        raise UserError(
-            f"parallel.stage_layers: {given} are {sum(given)} layers, the model has {layers}: {_counted(config)}; "
-            "give numbers with that sum, or leave it out"
-        )
+        wrong = f"{given} are {sum(given)} layers, the model has {layers}: {_counted(config)}"
+        raise UserError(f"parallel.stage_layers: {wrong}; give numbers with that sum, or leave it out")
 
 
 def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
@@ -361,10 +325,8 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
     if shard == 1:
         return
     if mesh.data % shard:
-        raise UserError(
-            f"parallel.optimizer_shard: {shard} does not divide the {mesh.data} data-parallel replicas; choose a "
-            "divisor or change devices"
-        )
+        wrong = f"{shard} does not divide the {mesh.data} data-parallel replicas"
+        raise UserError(f"parallel.optimizer_shard: {wrong}; choose a divisor or change devices")
     for layer in model.table.patterns:
         for parameter in layer.parameters(model):
             rows = parameter.shape[0] // (mesh.tensor if parameter.axis_on(model, mesh.tensor) == 0 else 1)
@@ -382,10 +344,8 @@ def _check_overlap(config: RunConfig, mesh: Mesh) -> None:
         if mesh.tensor == 1 and getattr(overlap, key) != default:
             raise UserError(f"parallel.overlap.{key}: with parallel.tensor 1 {without}")
     if config.micro_batch % overlap.parts:
-        raise UserError(
-            f"parallel.overlap.parts: {overlap.parts} does not divide the {config.micro_batch} sequences of a "
-            "micro-batch (training.micro_batch); choose a divisor"
-        )
+        wrong = f"{overlap.parts} does not divide the {config.micro_batch} sequences of training.micro_batch"
+        raise UserError(f"parallel.overlap.parts: {wrong}; choose a divisor")
     if overlap.recompute_collectives:
         return
     obstacles = {
@@ -397,7 +357,5 @@ def _check_overlap(config: RunConfig, mesh: Mesh) -> None:
     }
     for name, given in obstacles.items():
         if given:
-            raise UserError(
-                f"parallel.overlap.recompute_collectives: false saves the all-reduce results of blocks that "
-                f"are recomputed in full, and is not possible with {name}; leave it out or change that key"
-            )
+            wrong = f"false is for blocks that are recomputed in full, and not possible with {name}"
+            raise UserError(f"parallel.overlap.recompute_collectives: {wrong}; leave it out or change that key")

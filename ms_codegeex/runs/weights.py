@@ -185,9 +185,4 @@ def _check_sizes(model: ModelConfig, where: str, family: str, theirs: Any, ids: 
     if "vocabulary" in grown and ids > theirs.vocab_size:
         ways.pop(0)  # the table would be too small for the dataset
     first, (there, here) = next((name, pairs[name]) for name in odd)
-    shapes = [sizes.parameter_shapes() for sizes in (theirs, model.sizes)]
-    name = next((name for name in {**shapes[1], **shapes[0]} if shapes[0].get(name) != shapes[1].get(name)), None)
-    tensor = f" (tensor {name} is {shapes[0].get(name)}, not {shapes[1].get(name)})" if name else ""
-    raise UserError(
-        f"model.weights: {where} has {first} {there}, the run's model {here}{tensor}; set {', or '.join(ways)}"
-    )
+    raise UserError(f"model.weights: {where} has {first} {there}, the run's model {here}; set {', or '.join(ways)}")

@@ -36,7 +36,7 @@ def test_each_stage_recomputes_in_its_first_blocks():
     ("keys", "message"),
     [
         (["training.recompute=none"], r"^training\.recompute_blocks: nothing is recomputed"),
-        (["parallel.pipeline=2"], r"^training\.recompute_blocks: 4 numbers for the stages of parallel\.pipeline 2"),
+        (["parallel.pipeline=2"], r"^training\.recompute_blocks: 4 for parallel\.pipeline 2"),
         (["training.recompute_blocks=[2,1,0,99]"], r"99\], but the stages have \[10, 10, 10, 10\] blocks"),
     ],
 )
