@@ -116,10 +116,11 @@ def check_fields(directory: Path, config: Mapping[str, Any], content: Mapping[st
 
 def _steps(step: Any, key: str) -> list[Any]:
     """The single steps in the step `key` of tokenizer.json, without steps and fields that change no ids."""
-    kind, after = step.get("type") if isinstance(step, dict) else None, key == "post_processor"
+    kind = step.get("type") if isinstance(step, dict) else None
     if kind == "Sequence" and isinstance(several := step.get(_SEVERAL[key]), list):
         return [single for each in several for single in _steps(each, key)]
-    if step is None or (after and (kind == "ByteLevel" or (kind and step.get("special_tokens") == {}))):
+    without_effect = kind == "ByteLevel" or (kind == "TemplateProcessing" and step.get("special_tokens") == {})
+    if step is None or (key == "post_processor" and without_effect):
         return []
     return [{"use_regex": True, **step, "trim_offsets": None} if kind == "ByteLevel" else step]
 
@@ -137,7 +138,8 @@ def read_added(
             another family, or in the model's vocabulary only.
     """
     entries: dict[str, tuple[int, bool, bool, str]] = {}
-    listed_only = _model_tokens(content, len(vocabulary))
+    in_model = content.get("model", {}).get("vocab", {})  # its values were checked
+    listed_only = {token: number for token, number in in_model.items() if number >= len(vocabulary)}
     owners = {number: token for token, number in (vocabulary | listed_only).items()}
     roles, others = _roles({**read_object(directory / SPECIAL, missing=True), **config})
     named = dict.fromkeys((*roles.values(), *others))
@@ -147,10 +149,9 @@ def read_added(
                 token, special = entry["content"], bool(entry.get("special", entry["content"] in named))
                 if type(number) is not int or not isinstance(token, str) or not token:
                     raise ValueError(f"{token!r:.40}: {number!r:.40}")
-                if flag := next((flag for flag in _FLAGS if entry.get(flag)), None):
-                    raise UserError(
-                        f"{directory / name}: {flag} of {token!r:.40} is true; set it to false in all files"
-                    )
+                for flag in (flag for flag in _FLAGS if entry.get(flag)):
+                    said = f"{flag} of {token!r:.40} is true"
+                    raise UserError(f"{directory / name}: {said}; set it to false in all files")
                 refuse_lookalike(directory / name, of=of, token=token)
                 first = entries.setdefault(token, (number, special, bool(entry.get("normalized", not special)), name))
                 if (first[0], owners.setdefault(number, token)) != (number, token):
@@ -161,18 +162,15 @@ def read_added(
             raise UserError(f"{directory / name}: its added tokens are malformed ({error!r}); restore it") from None
     if unlisted := listed_only.keys() - entries.keys():
         said = f"{JSON}: its model has {len(unlisted)} tokens after {EOS}, such as {min(unlisted)!r:.40}"
-        raise UserError(f"{directory / said}, that are no added tokens; list them as such with their ids")
+        raise UserError(f"{directory / said}, that are no added tokens; move them to added_tokens there")
     for token in named:
         if token not in entries:
             number = vocabulary.get(token, max(owners) + 1)
             owners[number], entries[token] = token, (number, True, False, "")
     if max(owners) >= len(owners):
         gap = next(number for number in range(len(owners)) if number not in owners)
-        beyond, said = (
-            [token for number, token in owners.items() if number > gap],
-            f"{directory}: id {gap} has no token",
-        )
-        if beyond != [roles.pop("pad_token", None)]:
+        said, beyond = f"{directory}: id {gap} has no token", [owners[number] for number in owners if number > gap]
+        if beyond != [roles.pop("pad_token", None)] or beyond[0] in roles.values():
             raise UserError(f"{said}, but {max(owners)} has; restore the files from the model")
         print_once(f"{said}, and the one after it, {beyond[0]!r:.40}, only pads; it is left out, as no text uses it")
         del entries[beyond[0]]
@@ -180,12 +178,6 @@ def read_added(
     special = {token: number for token, number in numbers.items() if entries[token][1] or token in named}
     plain = {token: number for token, number in numbers.items() if token not in special}
     return Added(plain, special, frozenset(token for token in plain if entries[token][2]), roles)
-
-
-def _model_tokens(content: Mapping[str, Any], first: int) -> dict[str, int]:
-    """The tokens that the model in tokenizer.json has from the id `first` on."""
-    vocabulary = content.get("model", {}).get("vocab", {})  # its values were checked
-    return {token: number for token, number in vocabulary.items() if number >= first}
 
 
 def _roles(settings: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:

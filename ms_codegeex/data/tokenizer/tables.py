@@ -128,12 +128,12 @@ class _Foreign(Exception):
     """A table that is not the expected one."""
 
 
-def _vocabulary(vocab: Any, digest: str) -> dict[str, int]:
-    """The vocabulary in the order of its ids. In a tokenizer.json, added tokens may follow."""
+def _vocabulary(vocab: Any, digest: str, followed: bool = False) -> dict[str, int]:
+    """The vocabulary in the order of its ids. In a tokenizer.json, it may be `followed` by added tokens."""
     if not isinstance(vocab, dict) or {*map(type, vocab.values())} != {int}:
         raise _Foreign
     ordered = sorted(vocab, key=vocab.__getitem__)
-    ordered = ordered[: ordered.index(EOS) + 1] if EOS in vocab else ordered
+    ordered = ordered[: ordered.index(EOS) + 1] if followed and EOS in vocab else ordered
     if [vocab[token] for token in ordered] != list(range(len(ordered))) or _digest(ordered) != digest:
         raise _Foreign
     letters = _byte_alphabet().keys()  # a file of strangers records its own digest
@@ -175,7 +175,7 @@ def _checked(
     said = f"{vocabulary}: not {whose} vocabulary{remedy}"
     try:
         if model is not None:
-            vocab = _vocabulary(model.get("vocab"), digests[0])
+            vocab = _vocabulary(model.get("vocab"), digests[0], followed=True)
         else:
             vocab = read_json(vocabulary, parse=lambda content: _vocabulary_in(content, digests[0]))
         said = f"{merges}: not {whose} merges{remedy}"

@@ -297,6 +297,7 @@ UNCLEAR = [
     ),
     (without("merges.txt"), "merges.txt missing"),
     (lambda d: (d / "vocab.json").write_text('{"a": 0}'), "vocab.json: not GPT-2's vocabulary"),
+    (change("vocab.json", lambda c: c.update({"<|extra|>": 50300})), "vocab.json: not GPT-2's vocabulary"),
     (without("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"), "has no tokenizer, found added_"),
 ]
 
