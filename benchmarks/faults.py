@@ -202,11 +202,10 @@ def compare(broken: Job, unbroken: Job) -> dict[str, Any]:
 
 
 def first_steps(broken: list[dict[str, Any]], unbroken: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds from the start of an attempt to the end of its first step: cold, and with cached graphs."""
-    cached = {event["attempt"] for event in broken if event["event"] == "graphs" and event["cached"]}
+    """Seconds from the start of an attempt to the end of its first step: of the first attempt and of later ones."""
     (cold,) = _seconds(unbroken).values()
-    later = [seconds for attempt, seconds in _seconds(broken).items() if attempt in cached]
-    return {"first_step_cold": cold, "first_step_cached": spread(later) if later else None}
+    later = [seconds for attempt, seconds in _seconds(broken).items() if attempt > 1]
+    return {"first_step_cold": cold, "first_step_later": spread(later) if later else None}
 
 
 def _seconds(events: list[dict[str, Any]]) -> dict[int, float]:
@@ -231,7 +230,6 @@ def kills(arguments: argparse.Namespace, precision: str, dataset: Path, scratch:
                 arguments.save_every,
                 arguments.micro_batches,
             )
-            values["compile_cache"] = name == "broken"  # it changes no bit either
             jobs.append(Job(values, restarts))
             if name == "unbroken":
                 jobs[0].finish()
@@ -261,7 +259,7 @@ def regular(arguments: argparse.Namespace, dataset: Path, scratch: Path) -> dict
         steps = arguments.steps or int(60 * arguments.minutes * USEFUL / seconds)
         every = max(1, round(arguments.save_seconds / seconds))
         values = values_of(dataset, scratch / "regular", "fp32", steps, every, arguments.micro_batches)
-        values["checkpoint"]["keep"], values["compile_cache"] = 2, True
+        values["checkpoint"]["keep"] = 2
         jobs.append(job := Job(values, 10**6))
         due = time.monotonic()
         end = due + 60 * arguments.minutes

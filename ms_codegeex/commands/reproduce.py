@@ -24,7 +24,7 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
 
 if TYPE_CHECKING:
-    from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve
+    from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve, Losses
     from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
     from ms_codegeex.evaluation.reproduction.results import Figure, PartResult
 
@@ -137,31 +137,55 @@ def _checkpoints(options: ReproduceOptions, chosen: Paper, arguments: argparse.N
     """Step -> the words of `evaluate` for each checkpoint of `--run`."""
     if options.of_run is None or (part := _first(options, chosen)) is None:
         return {}
-    from ms_codegeex.commands import reproduce_checkpoints
+    from ms_codegeex.evaluation.reproduction.papers import CHECKPOINT_SAMPLES
 
-    found = reproduce_checkpoints.checkpoints_of(options.of_run)
+    quick, data = options.quick, getattr(options, part.data)
+    few = [] if quick else ["--n", str(min(part.settings(quick).n, CHECKPOINT_SAMPLES))]
     how = passed_on(arguments, OF_CHECKPOINTS)
-    data = getattr(options, part.data)
-    return reproduce_checkpoints.commands(part, data, options.output, options.quick, found, how)
+    return {
+        step: [*part.words(data, _of_checkpoint(options, path), quick, local=False), *few, "--model", str(path), *how]
+        for step, path in _checkpoints_of(options.of_run).items()
+    }
+
+
+def _of_checkpoint(options: ReproduceOptions, path: Path) -> Path:
+    """Where the evaluation of a checkpoint goes."""
+    return options.output / "checkpoints" / path.name
+
+
+def _checkpoints_of(run: Path) -> dict[int, Path]:
+    """Step -> checkpoint; `UserError` if this is no run directory, or it has none."""
+    from ms_codegeex.formats.checkpoint_folder import list_checkpoints, step_of
+    from ms_codegeex.runs.run_directory import RunDirectory
+
+    if not (found := list_checkpoints(RunDirectory(run).checkpoints)):
+        raise UserError(f"--run: {run} has no checkpoints; give a run directory of `train`, or that of one stage")
+    return {step_of(path): path for path in found}
+
+
+def _losses_of(run: Path) -> Losses:
+    """The losses that the run has logged, without skipped steps."""
+    from ms_codegeex.runs.records import read_log
+    from ms_codegeex.runs.run_directory import RunDirectory
+
+    log = [line for line in read_log(RunDirectory(run).log) if not line["skipped"]]
+    keys = {"training loss": "loss", "validation loss": "validation_loss"}
+    series = {name: [(line["step"], line[key]) for line in log if line[key] is not None] for name, key in keys.items()}
+    return {name: points for name, points in series.items() if points}
 
 
 def _curve(options: ReproduceOptions, chosen: Paper, commands: dict[int, list[str]]) -> CheckpointCurve:
     """Evaluate the checkpoints of the run that are not finished."""
-    from ms_codegeex.commands import reproduce_checkpoints
     from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve, row
 
     part = _first(options, chosen)
     assert part is not None and options.of_run is not None
-    losses, found = (
-        reproduce_checkpoints.losses_of(options.of_run),
-        reproduce_checkpoints.checkpoints_of(options.of_run),
-    )
+    losses, found = _losses_of(options.of_run), _checkpoints_of(options.of_run)
     rows = []
     for number, (step, words) in enumerate(commands.items(), 1):
         print_error(f"checkpoint {number} of {len(commands)}: step {step}")
-        name = found[step].name
-        report, reason = _evaluated(options.output / reproduce_checkpoints.DIRECTORY / name, words)
-        rows.append(row(step, name, losses, report, reason))
+        report, reason = _evaluated(_of_checkpoint(options, found[step]), words)
+        rows.append(row(step, found[step].name, losses, report, reason))
     return CheckpointCurve(str(options.of_run), part, rows, losses)
 
 

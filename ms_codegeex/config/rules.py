@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
@@ -14,6 +14,10 @@ from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.config.validation import check_tree, validated
 
+Condition = Callable[[RunConfig, Mesh], Any]
+# Each error, and when it is one. The text is a format string of the configuration `c`, its mesh `m` and `found`, which
+# is what the condition has returned. The first error of a table is reported, so a rule may rely on those before it.
+Rules = Mapping[str, Condition]
 LEAST_HEAD = 32  # channels of a head that can tell one token from all others by its position
 
 
@@ -27,335 +31,312 @@ def build_run_config(values: Mapping[str, Any]) -> RunConfig:
 
 def check_run_config(config: RunConfig) -> None:
     """Check the rules between keys; a `UserError` names the key to change."""
-    model, training = config.model.sizes, config.training
     check_mesh(config)
     check_kernels(config)
-    if config.seq_length > (limit := model.max_position_embeddings):
-        growing = ",".join(sorted({"context", *config.model.grow}))
-        grow = f" model.grow=[{growing}]" if config.model.weights else ""
-        raise UserError(
-            f"data.seq_length: {config.seq_length} is longer than model.max_position_embeddings {limit}; set "
-            f"data.seq_length={limit} or model.max_position_embeddings={config.seq_length}{grow}"
-        )
-    if config.data.blend is not None and config.data.train is not None:
-        raise UserError("data.blend: data.train is given too; set data.train=null or data.blend=null")
-    if config.data.functions_from is not None and config.data.blend is not None:
-        raise UserError("data.functions_from: works with data.train only, not with data.blend; set it to null")
-    if config.data.tokenizer_size and config.data.tokenizer:
-        raise UserError("data.tokenizer_size: data.tokenizer is given too; set data.tokenizer=null")
-    if training.steps and training.tokens:
-        raise UserError("training.tokens: training.steps is given too; set training.steps=null or training.tokens=null")
-    if not config.steps:
-        raise UserError("training.steps: missing; set training.steps=N or training.tokens=N")
-    if training.patience and not training.evaluate_every:
-        raise UserError(
-            "training.patience: needs validation during training; set training.evaluate_every=N or training.patience=0"
-        )
-    _check_initial(config)
-    if config.compile_cache and config.partitioned:
-        raise UserError("compile_cache: not for partitioned runs, which compile for their layouts; set it to false")
-    if config.lora.rank and not config.lora.targets:
-        raise UserError("lora.targets: none; name layers that get adapters, such as [attention], or set lora.rank=0")
-    if config.lora.rank and config.model.fresh:
-        raise UserError("model.fresh: adapters need all weights of their model; leave it out, or set lora.rank=0")
-    _check_frozen(config)
-    if config.partitioned and config.loss_chunk:
-        raise UserError(f"training.loss_chunk: {config.loss_chunk}, but {config.device} forms all logits; set it to 0")
-    if training.loss_chunk and training.precision != "fp32":
-        raise UserError("training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32")
-    if training.precision == "bf16":
-        _check_bf16(config)
-    _check_watching(config)
-    _check_muon(config)
-    schedule = config.schedule
-    never = schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup
-    if training.schedule.decay_steps and never:  # a run that is too short for its schedule gets a note
-        raise UserError(
-            f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps {schedule.decay_steps}, "
-            f"so the cosine would never start; set training.schedule.warmup_steps={schedule.decay_steps - 1} or less"
-        )
-
-
-def _check_initial(config: RunConfig) -> None:
-    """What heads that begin by attending to the tokens before need."""
-    initial, key = config.training.initial, "training.initial.attention"
-    if initial.attention != "previous":
-        return
-    if config.family != "codegeex":
-        raise UserError(f"{key}: previous is for models with learned positions, of family codegeex; set it to normal")
-    if initial.positions != "sinusoid":
-        raise UserError(f"{key}: previous needs training.initial.positions=sinusoid; set that, or {key}=normal")
-    if (width := config.model.sizes.head_dim) < LEAST_HEAD:
-        raise UserError(
-            f"{key}: previous needs heads of {LEAST_HEAD} channels or more, to tell positions apart; model.num_heads "
-            f"gives them {width}; lower it, or set {key}=normal"
-        )
-
-
-def _check_frozen(config: RunConfig) -> None:
-    """Rules of lora.frozen. A device multiplies 16-bit weights only in their own type; a CPU widens FP16 to FP32."""
-    held, precision = config.lora.frozen, config.training.precision
-    if held == "fp32":
-        return
-    if not config.lora.rank:
-        raise UserError(
-            f"lora.frozen: {held}, but all weights are trained, in FP32; set lora.rank=N or lora.frozen=fp32"
-        )
-    if config.lora.bits and (config.device != "cpu" or config.devices > 1 or precision != "fp32"):
-        raise UserError(
-            f"lora.frozen: {held} with device: {config.device}, devices: {config.devices} and training.precision: "
-            f"{precision}; matrices of {config.lora.bits} bits train in FP32 in one process of a CPU: set device=cpu, "
-            "devices=1 and training.precision=fp32, or lora.frozen=fp32"
-        )
-    if config.partitioned:  # values agree in a rehearsal, but the plan lacks the lookups' sums in 16 bits
-        raise UserError(
-            f"lora.frozen: {held} on devices: {config.devices} of {config.device}, but 16-bit frozen weights train on "
-            "one device, or on the processes of a CPU; set devices=1, or lora.frozen=fp32"
-        )
-    if config.device == "cpu" and (held == "bf16" or precision == "bf16"):
-        wrong = f"{held} with training.precision: {precision}; a CPU holds frozen weights as fp16 for fp32 and fp16"
-        raise UserError(f"lora.frozen: {wrong}; set lora.frozen=fp16 and training.precision=fp32, or lora.frozen=fp32")
-    if config.device != "cpu" and held != precision:
-        raise UserError(
-            f"lora.frozen: {held}, but training.precision: {precision}, and device: {config.device} multiplies frozen "
-            f"weights in their own type; set training.precision={held}, or lora.frozen=fp32"
-        )
-
-
-def _check_muon(config: RunConfig) -> None:
-    """Rules of training.optimizer.name: muon. The engine's partitioning follows every path through the iterations:
-    a small model on two devices was not compiled after five minutes."""
-    obstacles = {
-        f"device: {config.device} and devices: {config.devices}": config.partitioned,
-        f"lora.rank: {config.lora.rank}": config.lora.rank > 0,
-    }
-    for name, given in obstacles.items():
-        if given and config.training.optimizer.name == "muon":
-            wrong = f"muon trains all weights, on one device or on the processes of a CPU, not with {name}"
-            raise UserError(f"training.optimizer.name: {wrong}; set it to adamw or change that")
-
-
-def _check_watching(config: RunConfig) -> None:
-    """Rules of profile and cluster.silent_check."""
-    steps, ranks = config.profile.window, config.profile.ranks
-    if config.profile.steps and not steps:
-        raise UserError(f"profile.steps: {config.profile.steps} ends before it begins; give A..B with B at least A")
-    if steps and config.training.steps and steps[-1] > config.training.steps:
-        wrong = f"{config.profile.steps} goes beyond training.steps {config.training.steps}"
-        raise UserError(f"profile.steps: {wrong}; choose earlier steps")
-    if isinstance(ranks, list) and (beyond := [rank for rank in ranks if rank >= config.devices]):
-        raise UserError(f"profile.ranks: {beyond[0]}, but devices: {config.devices}; give 0 to {config.devices - 1}")
-    if config.device != "ascend" or not config.cluster.silent_check:
-        return
-    if config.training.precision == "fp16":
-        wrong = "counts infinite gradients, which the loss scale of training.precision: fp16 causes too"
-        raise UserError(f"cluster.silent_check: {wrong}; set it to false, or train in bf16")
-    if not config.partitioned:
-        wrong = "looks at gradients before they are added up over devices, and there is one"
-        raise UserError(f"cluster.silent_check: {wrong}; set it to false")
-    if config.mesh.optimizer_shard > 1:
-        wrong = f"MindSpore 2.9 does not compile it with parallel.optimizer_shard {config.mesh.optimizer_shard}"
-        raise UserError(f"cluster.silent_check: {wrong}; set it to false, or the shards to 1")
-
-
-def _check_bf16(config: RunConfig) -> None:
-    """Rules of training.precision: bf16."""
-    if config.training.loss_scale != LossScaleConfig():
-        raise UserError("training.loss_scale: bf16 has none; set training.precision=fp16, or leave the key out")
-    if config.device != "cpu" and config.parallel.hardware:
+    _check(config, RULES)
+    if config.training.precision == "bf16" and config.device != "cpu" and config.parallel.hardware:
         hardware_of(config).peak("bf16")
-    for name in ("graph_kernel", "dropout"):
-        if config.device == "cpu" and getattr(config.parallel.fusion, name):
-            raise UserError(f"parallel.fusion.{name}: a CPU rounds to bf16 after each operator; leave the key out")
-
-
-# --- mesh, batch and model together ---
 
 
 def check_mesh(config: RunConfig) -> None:
     """Check every rule of meshes; a `UserError` names the key to change."""
-    parallel = config.parallel
     hardware_of(config)
-    fixed = parallel.tensor * parallel.pipeline
-    if config.devices % fixed:
-        raise UserError(
-            f"parallel.tensor: tensor {parallel.tensor} x pipeline {parallel.pipeline} = {fixed} does not divide "
-            f"devices: {config.devices}; change parallel.tensor, parallel.pipeline or devices"
-        )
-    mesh = config.mesh
-    if mesh.world != config.devices:
-        wrong = f"{mesh.data} replicas x {fixed} do not use devices: {config.devices}"
-        raise UserError(f"parallel.data: {wrong}; set it to {config.devices // fixed} or leave parallel.data out")
+    _check(config, DEVICE_RULES)
     if config.partitioned:
-        check_world("devices", mesh.world)
-    checks = (_check_batch, _check_tensor, _check_stage_layers, _check_virtual_stages, _check_pipeline)
-    for check in (*checks, _check_optimizer_shards, _check_recomputation, _check_overlap):
-        check(config, mesh)
-    if config.parallel.short_gradients and config.training.precision == "fp32":
-        raise UserError("parallel.short_gradients: training.precision is fp32; choose fp16 or bf16, or leave it out")
+        check_world("devices", config.mesh.world)
+    _check(config, MESH_RULES)
 
 
-def _check_recomputation(config: RunConfig, mesh: Mesh) -> None:
-    blocks, what = config.training.recompute_blocks, config.training.recompute
-    if blocks is None:
-        return
-    if what == "none":
-        raise UserError("training.recompute_blocks: nothing is recomputed; set training.recompute=full or leave it out")
-    if len(blocks) != mesh.pipeline:
-        raise UserError(f"training.recompute_blocks: {len(blocks)} for parallel.pipeline {mesh.pipeline}; give as many")
-    held = mesh.layers_per_stage(config.model.sizes.attention_layers)
-    if any(number > layers for number, layers in zip(blocks, held, strict=True)):
-        raise UserError(f"training.recompute_blocks: {blocks}, but the stages have {held} blocks; give no more")
+def _check(config: RunConfig, rules: Rules) -> None:
+    mesh = config.mesh
+    for text, broken in rules.items():
+        if found := broken(config, mesh):
+            raise UserError(text.format(c=config, m=mesh, found=found))
 
 
-def _check_batch(config: RunConfig, mesh: Mesh) -> None:
-    parallel, training = config.parallel, config.training
-    if training.global_batch % mesh.data:
-        whole = -(-training.global_batch // mesh.data) * mesh.data
-        said = f"{training.global_batch} does not divide by the {mesh.data} data-parallel devices"
-        raise UserError(f"training.global_batch: {said}; set training.global_batch={whole}, or change devices")
-    if parallel.micro_batches and training.micro_batch:
-        if parallel.micro_batches * training.micro_batch != config.local_batch:
-            given = f"{parallel.micro_batches} of training.micro_batch {training.micro_batch}"
-            raise UserError(f"parallel.micro_batches: {given} are not {config.local_batch} sequences; leave one out")
-    elif parallel.micro_batches and config.local_batch % parallel.micro_batches:
-        wrong = f"{parallel.micro_batches} does not divide the {config.local_batch} sequences of a replica"
-        raise UserError(f"parallel.micro_batches: {wrong}; choose a divisor or change training.global_batch")
-    if config.local_batch % config.micro_batch:
-        divisor = math.gcd(config.micro_batch, config.local_batch)
-        said = f"{config.micro_batch} does not divide the {config.local_batch} sequences of a device"
-        raise UserError(f"training.micro_batch: {said}; set training.micro_batch={divisor} or another divisor")
-
-
-def _tensor_divides(key: str, mesh: Mesh, size: int) -> None:
-    if size % mesh.tensor:
-        raise UserError(f"parallel.tensor: {mesh.tensor} does not divide {key} {size}; change parallel.tensor or {key}")
-
-
-def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
-    parallel, model = config.parallel, config.model.sizes
-    if mesh.tensor == 1:
-        if parallel.sequence:
-            raise UserError("parallel.sequence: shards rows over parallel.tensor, which is 1; set it to false")
-        return
-    for field in ("num_heads", "intermediate_size"):  # heads divide the hidden size
-        _tensor_divides(f"model.{field}", mesh, getattr(model, field))
-    groups = model.num_kv_groups
-    if groups % mesh.tensor and mesh.tensor % groups:
-        raise UserError(f"parallel.tensor: {mesh.tensor} does not divide model.num_kv_groups {groups}; give a divisor")
-    if parallel.vocabulary:
-        _tensor_divides("model.vocab_size", mesh, model.vocab_size)
-    if parallel.server_devices % mesh.tensor:
-        raise UserError(
-            f"parallel.tensor: {mesh.tensor} devices, whose traffic must stay inside a server, do not divide "
-            f"parallel.server_devices {parallel.server_devices}; choose a divisor"
-        )
-    if config.micro_batch % mesh.tensor:
-        raise UserError(
-            f"training.micro_batch: {config.micro_batch} sequences of a replica cannot be divided equally among the "
-            f"{mesh.tensor} devices that load them (parallel.tensor); choose a multiple"
-        )
-
-
-def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
-    if mesh.pipeline == 1:
-        return
-    layers = config.model.sizes.num_layers
-    if mesh.pipeline > layers:
-        raise UserError(f"parallel.pipeline: {mesh.pipeline} stages for model.num_layers {layers}; choose that or less")
-    if config.accumulation < mesh.pipeline:
-        wrong = f"{config.accumulation} cannot fill parallel.pipeline {mesh.pipeline} stages"
-        raise UserError(f"parallel.micro_batches: {wrong}; give at least as many micro-batches as stages")
-
-
-def _counted(config: RunConfig) -> str:
-    layers, after = config.model.sizes.num_layers, config.model.sizes.table.last_blocks
-    return f"model.num_layers {layers}" + (f" and the {after} after them" if after else "")
-
-
-def _check_virtual_stages(config: RunConfig, mesh: Mesh) -> None:
-    parts, stages, layers = mesh.virtual_stages, mesh.pipeline, config.model.sizes.attention_layers
-    if parts == 1:
-        return
-    if stages == 1:
-        wrong = f"{parts} for parallel.pipeline 1, which is no pipeline"
-        raise UserError(f"parallel.virtual_stages: {wrong}; leave parallel.virtual_stages out or choose more stages")
-    if mesh.stage_layers:
-        raise UserError(
-            f"parallel.virtual_stages: {parts} parts of each stage have equally many layers, so parallel.stage_layers "
-            f"{list(mesh.stage_layers)} cannot be given too; leave one of the two keys out"
-        )
-    if layers % (stages * parts):
-        raise UserError(
-            f"parallel.virtual_stages: parallel.pipeline {stages} x {parts} = {stages * parts} parts do not divide the "
-            f"{layers} layers ({_counted(config)}); choose other numbers"
-        )
-    if config.accumulation % stages:
-        raise UserError(
-            f"parallel.micro_batches: {config.accumulation} is no multiple of parallel.pipeline {stages}, which "
-            f"parallel.virtual_stages {parts} needs; choose a multiple"
-        )
-    untried = {
-        f"parallel.overlap.parts: {config.parallel.overlap.parts}": config.parallel.overlap.parts > 1,
-        "parallel.overlap.recompute_collectives: false": not config.parallel.overlap.recompute_collectives,
-        f"training.recompute_blocks: {config.training.recompute_blocks}": config.training.recompute_blocks is not None,
+def _without(when: Condition, text: str, obstacles: Mapping[str, Condition]) -> Rules:
+    """Rules for what is impossible together with each of `obstacles`, whose names take the place of OBSTACLE."""
+    return {
+        text.replace("OBSTACLE", name): lambda c, m, given=given: when(c, m) and given(c, m)
+        for name, given in obstacles.items()
     }
-    for name, given in untried.items():
-        if given:
-            raise UserError(f"parallel.virtual_stages: {parts} was never executed together with {name}; leave one out")
 
 
-def _check_stage_layers(config: RunConfig, mesh: Mesh) -> None:
-    given, layers = list(mesh.stage_layers), config.model.sizes.attention_layers
-    if not given:
-        return
-    if mesh.pipeline == 1:
-        wrong = f"{given} for parallel.pipeline 1, which is no pipeline"
-        raise UserError(f"parallel.stage_layers: {wrong}; leave parallel.stage_layers out or choose more stages")
-    if len(given) != mesh.pipeline:
-        wrong = f"{given} are {len(given)} numbers for parallel.pipeline {mesh.pipeline}"
-        raise UserError(f"parallel.stage_layers: {wrong}; give one for each stage, or leave it out")
-    if sum(given) != layers:
-        wrong = f"{given} are {sum(given)} layers, the model has {layers}: {_counted(config)}"
-        raise UserError(f"parallel.stage_layers: {wrong}; give numbers with that sum, or leave it out")
+def _divided(key: str, when: Condition = lambda c, m: True) -> Rules:
+    """The rule that tensor parallelism divides a size of the model."""
+    text = "parallel.tensor: {m.tensor} does not divide model.KEY {c.model.sizes.KEY}; change parallel.tensor or "
+    return {f"{text}model.KEY".replace("KEY", key): lambda c, m: when(c, m) and getattr(c.model.sizes, key) % m.tensor}
 
 
-def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
+def _if(when: Condition, rules: Rules) -> Rules:
+    """These rules, for runs to which `when` applies."""
+    return {text: lambda c, m, broken=broken: when(c, m) and broken(c, m) for text, broken in rules.items()}
+
+
+def _layers(config: RunConfig) -> dict[str, Any]:
+    """The number of layers that stages share, and how it is made up."""
+    sizes, after = config.model.sizes, config.model.sizes.table.last_blocks
+    counted = f"model.num_layers {sizes.num_layers}" + (f" and the {after} after them" if after else "")
+    return {"layers": sizes.attention_layers, "counted": counted}
+
+
+def _grown_context(config: RunConfig) -> str:
+    """The key with which a model that starts from weights gets a longer table of positions."""
+    return f" model.grow=[{','.join(sorted({'context', *config.model.grow}))}]" if config.model.weights else ""
+
+
+def _undivided_rows(config: RunConfig, mesh: Mesh) -> dict[str, Any]:
+    """The first parameter whose rows the optimizer's shards do not divide, if there is one."""
     shard, model = mesh.optimizer_shard, config.model.sizes
-    if shard == 1:
-        return
-    if mesh.data % shard:
-        wrong = f"{shard} does not divide the {mesh.data} data-parallel replicas"
-        raise UserError(f"parallel.optimizer_shard: {wrong}; choose a divisor or change devices")
-    for layer in model.table.patterns:
+    for layer in model.table.patterns if shard > 1 else ():
         for parameter in layer.parameters(model):
             rows = parameter.shape[0] // (mesh.tensor if parameter.axis_on(model, mesh.tensor) == 0 else 1)
             if parameter.shared_by_replicas(model, mesh.tensor) and rows % shard:
-                raise UserError(
-                    f"parallel.optimizer_shard: {shard} does not divide the {rows} rows that parallel.tensor "
-                    f"{mesh.tensor} leaves of {parameter.name} ({layer.rows} {parameter.shape[0]}); MindSpore would "
-                    "silently leave it unsharded. Choose a divisor"
-                )
+                return {"rows": rows, "parameter": parameter, "layer": layer}
+    return {}
 
 
-def _check_overlap(config: RunConfig, mesh: Mesh) -> None:
-    overlap, without = config.parallel.overlap, "there are no tensor-parallel all-reduces; leave it out"
-    for key, default in (("parts", 1), ("recompute_collectives", True)):
-        if mesh.tensor == 1 and getattr(overlap, key) != default:
-            raise UserError(f"parallel.overlap.{key}: with parallel.tensor 1 {without}")
-    if config.micro_batch % overlap.parts:
-        wrong = f"{overlap.parts} does not divide the {config.micro_batch} sequences of training.micro_batch"
-        raise UserError(f"parallel.overlap.parts: {wrong}; choose a divisor")
-    if overlap.recompute_collectives:
-        return
-    obstacles = {
-        f"training.recompute: {config.training.recompute}": config.training.recompute != "full",
-        "parallel.sequence": config.parallel.sequence,
-        "training.recompute_blocks": config.training.recompute_blocks is not None,
-        "lora.rank": config.lora.rank > 0,
-        "parallel.fusion.dropout": bool(config.parallel.fusion.dropout),
-    }
-    for name, given in obstacles.items():
-        if given:
-            wrong = f"false is for blocks that are recomputed in full, and not possible with {name}"
-            raise UserError(f"parallel.overlap.recompute_collectives: {wrong}; leave it out or change that key")
+def _blocks_beyond(config: RunConfig, mesh: Mesh) -> list[int]:
+    """The blocks of the stages, if some are to recompute more."""
+    held = mesh.layers_per_stage(config.model.sizes.attention_layers)
+    return held if any(map(int.__gt__, config.training.recompute_blocks or [], held)) else []
+
+
+# A device multiplies 16-bit weights only in their own type; a CPU widens FP16 to FP32.
+FROZEN_RULES: Rules = {
+    "lora.frozen: {c.lora.frozen}, but all weights are trained, in FP32; set lora.rank=N or "
+    "lora.frozen=fp32": lambda c, m: not c.lora.rank,
+    "lora.frozen: {c.lora.frozen} with device: {c.device}, devices: {c.devices} and training.precision: "
+    "{c.training.precision}; matrices of {c.lora.bits} bits train in FP32 in one process of a CPU: set device=cpu, "
+    "devices=1 and training.precision=fp32, or lora.frozen=fp32": lambda c, m: (
+        c.lora.bits and (c.device != "cpu" or c.devices > 1 or c.training.precision != "fp32")
+    ),
+    "lora.frozen: {c.lora.frozen} on devices: {c.devices} of {c.device}, but 16-bit frozen weights train on "
+    "one device, or on the processes of a CPU; set devices=1, or lora.frozen=fp32": lambda c, m: c.partitioned,
+    "lora.frozen: {c.lora.frozen} with training.precision: {c.training.precision}; a CPU holds frozen weights as "
+    "fp16 for fp32 and fp16; set lora.frozen=fp16 and training.precision=fp32, or lora.frozen=fp32": lambda c, m: (
+        c.device == "cpu" and "bf16" in (c.lora.frozen, c.training.precision)
+    ),
+    "lora.frozen: {c.lora.frozen}, but training.precision: {c.training.precision}, and device: {c.device} multiplies "
+    "frozen weights in their own type; set training.precision={c.lora.frozen}, or lora.frozen=fp32": lambda c, m: (
+        c.device != "cpu" and c.lora.frozen != c.training.precision
+    ),
+}
+# Heads that begin by attending to the token before.
+PREVIOUS_RULES: Rules = {
+    "training.initial.attention: previous is for models with learned positions, of family codegeex; set it to "
+    "normal": lambda c, m: c.family != "codegeex",
+    "training.initial.attention: previous needs training.initial.positions=sinusoid; set that, or "
+    "training.initial.attention=normal": lambda c, m: c.training.initial.positions != "sinusoid",
+    f"training.initial.attention: previous needs heads of {LEAST_HEAD} channels or more, to tell positions apart; "
+    "model.num_heads gives them {c.model.sizes.head_dim}; lower it, or set training.initial.attention="
+    "normal": lambda c, m: c.model.sizes.head_dim < LEAST_HEAD,
+}
+RULES: Rules = {
+    "data.seq_length: {c.seq_length} is longer than model.max_position_embeddings "
+    "{c.model.sizes.max_position_embeddings}; set data.seq_length={c.model.sizes.max_position_embeddings} or "
+    "model.max_position_embeddings={c.seq_length}{found[0]}": lambda c, m: (
+        c.seq_length > c.model.sizes.max_position_embeddings and [_grown_context(c)]
+    ),
+    "data.blend: data.train is given too; set data.train=null or data.blend=null": lambda c, m: (
+        c.data.blend is not None and c.data.train is not None
+    ),
+    "data.functions_from: works with data.train only, not with data.blend; set it to null": lambda c, m: (
+        c.data.functions_from is not None and c.data.blend is not None
+    ),
+    "data.tokenizer_size: data.tokenizer is given too; set data.tokenizer=null": lambda c, m: (
+        c.data.tokenizer_size and c.data.tokenizer
+    ),
+    "training.tokens: training.steps is given too; set training.steps=null or training.tokens=null": lambda c, m: (
+        c.training.steps and c.training.tokens
+    ),
+    "training.steps: missing; set training.steps=N or training.tokens=N": lambda c, m: not c.steps,
+    "training.patience: needs validation during training; set training.evaluate_every=N or "
+    "training.patience=0": lambda c, m: c.training.patience and not c.training.evaluate_every,
+    **_if(lambda c, m: c.training.initial.attention == "previous", PREVIOUS_RULES),
+    "lora.targets: none; name layers that get adapters, such as [attention], or set lora.rank=0": lambda c, m: (
+        c.lora.rank and not c.lora.targets
+    ),
+    "model.fresh: adapters need all weights of their model; leave it out, or set lora.rank=0": lambda c, m: (
+        c.lora.rank and c.model.fresh
+    ),
+    **_if(lambda c, m: c.lora.frozen != "fp32", FROZEN_RULES),
+    "training.loss_chunk: {c.loss_chunk}, but {c.device} forms all logits; set it to 0": lambda c, m: (
+        c.partitioned and c.loss_chunk
+    ),
+    "training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32": lambda c, m: (
+        c.training.loss_chunk and c.training.precision != "fp32"
+    ),
+    "training.loss_scale: bf16 has none; set training.precision=fp16, or leave the key out": lambda c, m: (
+        c.training.precision == "bf16" and c.training.loss_scale != LossScaleConfig()
+    ),
+    **_without(
+        lambda c, m: c.training.precision == "bf16" and c.device == "cpu",
+        "parallel.fusion.OBSTACLE: a CPU rounds to bf16 after each operator; leave the key out",
+        {
+            "graph_kernel": lambda c, m: c.parallel.fusion.graph_kernel,
+            "dropout": lambda c, m: c.parallel.fusion.dropout,
+        },
+    ),
+    "profile.steps: {c.profile.steps} ends before it begins; give A..B with B at least A": lambda c, m: (
+        c.profile.steps and not c.profile.window
+    ),
+    "profile.steps: {c.profile.steps} goes beyond training.steps {c.training.steps}; choose earlier "
+    "steps": lambda c, m: c.profile.window and c.training.steps and c.profile.window[-1] > c.training.steps,
+    "profile.ranks: {found[0][0]}, but devices: {c.devices}; give 0 to {found[0][1]}": lambda c, m: (
+        isinstance(c.profile.ranks, list) and [(x, c.devices - 1) for x in c.profile.ranks if x >= c.devices]
+    ),
+    "cluster.silent_check: counts infinite gradients, which the loss scale of training.precision: fp16 causes "
+    "too; set it to false, or train in bf16": lambda c, m: (
+        c.device == "ascend" and c.cluster.silent_check and c.training.precision == "fp16"
+    ),
+    "cluster.silent_check: looks at gradients before they are added up over devices, and there is one; set it "
+    "to false": lambda c, m: c.device == "ascend" and c.cluster.silent_check and not c.partitioned,
+    "cluster.silent_check: MindSpore 2.9 does not compile it with parallel.optimizer_shard {m.optimizer_shard}; "
+    "set it to false, or the shards to 1": lambda c, m: (
+        c.device == "ascend" and c.cluster.silent_check and m.optimizer_shard > 1
+    ),
+    # The engine's partitioning follows every path through Muon's iterations: a small model on two devices was not
+    # compiled after five minutes.
+    **_without(
+        lambda c, m: c.training.optimizer.name == "muon",
+        "training.optimizer.name: muon trains all weights, on one device or on the processes of a CPU, not with "
+        "OBSTACLE; set it to adamw or change that",
+        {
+            "device: {c.device} and devices: {c.devices}": lambda c, m: c.partitioned,
+            "lora.rank: {c.lora.rank}": lambda c, m: c.lora.rank > 0,
+        },
+    ),
+    # A run that is too short for its schedule gets a note instead.
+    "training.schedule.warmup_steps: {c.schedule.warmup_steps} is not below decay_steps {c.schedule.decay_steps}, "
+    "so the cosine would never start; set training.schedule.warmup_steps={found} or less": lambda c, m: (
+        c.training.schedule.decay_steps
+        and c.schedule.warmup_steps >= c.schedule.decay_steps
+        and not c.schedule.cosine_after_warmup
+        and str(c.schedule.decay_steps - 1)
+    ),
+}
+DEVICE_RULES: Rules = {
+    "parallel.tensor: tensor {m.tensor} x pipeline {m.pipeline} = {found} does not divide devices: {c.devices}; "
+    "change parallel.tensor, parallel.pipeline or devices": lambda c, m: (
+        c.devices % (m.tensor * m.pipeline) and m.tensor * m.pipeline
+    ),
+    "parallel.data: {m.data} replicas x {found[0]} do not use devices: {c.devices}; set it to {found[1]} or leave "
+    "parallel.data out": lambda c, m: (
+        m.world != c.devices and (m.tensor * m.pipeline, c.devices // (m.tensor * m.pipeline))
+    ),
+}
+MESH_RULES: Rules = {
+    "training.global_batch: {c.training.global_batch} does not divide by the {m.data} data-parallel devices; "
+    "set training.global_batch={found}, or change devices": lambda c, m: (
+        c.training.global_batch % m.data and -(-c.training.global_batch // m.data) * m.data
+    ),
+    "parallel.micro_batches: {c.parallel.micro_batches} of training.micro_batch {c.training.micro_batch} are not "
+    "the {c.local_batch} sequences of a replica; leave one of the two keys out": lambda c, m: (
+        c.parallel.micro_batches
+        and c.training.micro_batch
+        and c.parallel.micro_batches * c.training.micro_batch != c.local_batch
+    ),
+    "parallel.micro_batches: {c.parallel.micro_batches} does not divide the {c.local_batch} sequences of a "
+    "replica; choose a divisor or change training.global_batch": lambda c, m: (
+        c.parallel.micro_batches and c.local_batch % c.parallel.micro_batches
+    ),
+    "training.micro_batch: {c.micro_batch} does not divide the {c.local_batch} sequences of a device; set "
+    "training.micro_batch={found} or another divisor": lambda c, m: (
+        c.local_batch % c.micro_batch and math.gcd(c.micro_batch, c.local_batch)
+    ),
+    "parallel.sequence: shards rows over parallel.tensor, which is 1; set it to false": lambda c, m: (
+        m.tensor == 1 and c.parallel.sequence
+    ),
+    **_divided("num_heads"),  # heads divide the hidden size
+    **_divided("intermediate_size"),
+    "parallel.tensor: {m.tensor} does not divide model.num_kv_groups {c.model.sizes.num_kv_groups}; give a "
+    "divisor": lambda c, m: c.model.sizes.num_kv_groups % m.tensor and m.tensor % c.model.sizes.num_kv_groups,
+    **_divided("vocab_size", lambda c, m: c.parallel.vocabulary),
+    "parallel.tensor: {m.tensor} devices, whose traffic must stay inside a server, do not divide "
+    "parallel.server_devices {c.parallel.server_devices}; choose a divisor": lambda c, m: (
+        c.parallel.server_devices % m.tensor
+    ),
+    "training.micro_batch: {c.micro_batch} sequences of a replica cannot be divided equally among the {m.tensor} "
+    "devices that load them (parallel.tensor); choose a multiple": lambda c, m: c.micro_batch % m.tensor,
+    "parallel.stage_layers: {c.parallel.stage_layers} for parallel.pipeline 1, which is no pipeline; leave "
+    "parallel.stage_layers out or choose more stages": lambda c, m: m.stage_layers and m.pipeline == 1,
+    "parallel.stage_layers: {c.parallel.stage_layers} are {found} numbers for parallel.pipeline {m.pipeline}; give one "
+    "for each stage, or leave it out": lambda c, m: len(m.stage_layers) not in (0, m.pipeline) and len(m.stage_layers),
+    "parallel.stage_layers: {c.parallel.stage_layers} are {found[given]} layers, the model has {found[layers]}: "
+    "{found[counted]}; give numbers with that sum, or leave it out": lambda c, m: (
+        sum(m.stage_layers) not in (0, c.model.sizes.attention_layers) and {"given": sum(m.stage_layers), **_layers(c)}
+    ),
+    "parallel.virtual_stages: {m.virtual_stages} for parallel.pipeline 1, which is no pipeline; leave "
+    "parallel.virtual_stages out or choose more stages": lambda c, m: m.virtual_stages > 1 and m.pipeline == 1,
+    "parallel.virtual_stages: {m.virtual_stages} parts of each stage have equally many layers, so "
+    "parallel.stage_layers {found} cannot be given too; leave one of the two keys out": lambda c, m: (
+        m.virtual_stages > 1 and list(m.stage_layers)
+    ),
+    "parallel.virtual_stages: parallel.pipeline {m.pipeline} x {m.virtual_stages} = {found[parts]} parts do not "
+    "divide the {found[layers]} layers ({found[counted]}); choose other numbers": lambda c, m: (
+        m.virtual_stages > 1
+        and c.model.sizes.attention_layers % (m.pipeline * m.virtual_stages)
+        and {"parts": m.pipeline * m.virtual_stages, **_layers(c)}
+    ),
+    "parallel.micro_batches: {c.accumulation} is no multiple of parallel.pipeline {m.pipeline}, which "
+    "parallel.virtual_stages {m.virtual_stages} needs; choose a multiple": lambda c, m: (
+        m.virtual_stages > 1 and c.accumulation % m.pipeline
+    ),
+    **_without(
+        lambda c, m: m.virtual_stages > 1,
+        "parallel.virtual_stages: {m.virtual_stages} was never executed together with OBSTACLE; leave one of the two "
+        "out",
+        {
+            "parallel.overlap.parts: {c.parallel.overlap.parts}": lambda c, m: c.parallel.overlap.parts > 1,
+            "parallel.overlap.recompute_collectives: false": lambda c, m: not c.parallel.overlap.recompute_collectives,
+            "training.recompute_blocks: {c.training.recompute_blocks}": lambda c, m: (
+                c.training.recompute_blocks is not None
+            ),
+        },
+    ),
+    "parallel.pipeline: {m.pipeline} stages for model.num_layers {c.model.sizes.num_layers}; choose that or "
+    "less": lambda c, m: m.pipeline > c.model.sizes.num_layers and m.pipeline > 1,
+    "parallel.micro_batches: {c.accumulation} cannot fill parallel.pipeline {m.pipeline} stages; give at least as "
+    "many micro-batches as stages": lambda c, m: c.accumulation < m.pipeline,
+    "parallel.optimizer_shard: {m.optimizer_shard} does not divide the {m.data} data-parallel replicas; choose a "
+    "divisor or change devices": lambda c, m: m.data % m.optimizer_shard,
+    "parallel.optimizer_shard: {m.optimizer_shard} does not divide the {found[rows]} rows that parallel.tensor "
+    "{m.tensor} leaves of {found[parameter].name} ({found[layer].rows} {found[parameter].shape[0]}); MindSpore "
+    "would silently leave it unsharded. Choose a divisor": _undivided_rows,
+    "training.recompute_blocks: nothing is recomputed; set training.recompute=full or leave it out": lambda c, m: (
+        c.training.recompute_blocks is not None and c.training.recompute == "none"
+    ),
+    "training.recompute_blocks: {found} for parallel.pipeline {m.pipeline}; give as many": lambda c, m: (
+        c.training.recompute_blocks is not None
+        and len(c.training.recompute_blocks) != m.pipeline
+        and str(len(c.training.recompute_blocks))
+    ),
+    "training.recompute_blocks: {c.training.recompute_blocks}, but the stages have {found} blocks; give no more "
+    "than those": _blocks_beyond,
+    **_without(
+        lambda c, m: m.tensor == 1,
+        "parallel.overlap.OBSTACLE: with parallel.tensor 1 there are no tensor-parallel all-reduces; leave it out",
+        {
+            "parts": lambda c, m: c.parallel.overlap.parts != 1,
+            "recompute_collectives": lambda c, m: not c.parallel.overlap.recompute_collectives,
+        },
+    ),
+    "parallel.overlap.parts: {c.parallel.overlap.parts} does not divide the {c.micro_batch} sequences of a "
+    "micro-batch (training.micro_batch); choose a divisor": lambda c, m: c.micro_batch % c.parallel.overlap.parts,
+    **_without(
+        lambda c, m: not c.parallel.overlap.recompute_collectives,
+        "parallel.overlap.recompute_collectives: false saves the all-reduce results of blocks that are recomputed in "
+        "full, and is not possible with OBSTACLE; leave it out or change that key",
+        {
+            "training.recompute: {c.training.recompute}": lambda c, m: c.training.recompute != "full",
+            "parallel.sequence": lambda c, m: c.parallel.sequence,
+            "training.recompute_blocks": lambda c, m: c.training.recompute_blocks is not None,
+            "lora.rank": lambda c, m: c.lora.rank > 0,
+            "parallel.fusion.dropout": lambda c, m: c.parallel.fusion.dropout,
+        },
+    ),
+    "parallel.short_gradients: training.precision is fp32; choose fp16 or bf16, or leave it out": lambda c, m: (
+        c.parallel.short_gradients and c.training.precision == "fp32"
+    ),
+}

@@ -41,10 +41,6 @@ class RunConfig:
     devices: Positive = 1
     """Worker processes; on `gpu` and `ascend` MindSpore partitions for 2, 4 or a multiple of 8 up to 4096. Left out: 2
     on a CPU with at least two cores if the batch can be divided, else 1."""
-    compile_cache: bool = False
-    """Keep the compiled training graphs in the run directory, so that later attempts start faster. A cached graph is
-    used only if the settings that affect it, the package's source files and the versions are unchanged. Uses about the
-    size of the weights on disk, per graph and rank. Not available for partitioned runs."""
     model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=lambda: model_config({}))
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

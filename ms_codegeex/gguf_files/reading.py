@@ -122,11 +122,13 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def lines(described: Mapping[str, Any]) -> Iterator[str]:
-    """`describe` for people, without the tensors."""
+def lines(described: Mapping[str, Any], every_tensor: bool = False) -> Iterator[str]:
+    """`describe` for people, with or without every tensor."""
     whose = f"that of {described['family']}" if described["family"] else "which none of our families has"
     yield f"GGUF: architecture {_shown(described['architecture'])}, {whose}"
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in described["types"].items())
     yield f"parameters: {described['parameters']:,} ({kinds or 'none'})"
     yield from (f"{key}: {_shown(value)}" for key, value in described["metadata"].items())
     yield f"verified: {len(described['tensors'])} tensors, {described['bytes']:,} bytes, nothing missing or overlapping"
+    for each in described["tensors"] if every_tensor else ():
+        yield f"  {each['name']}  {each['type']}  {each['shape']}"

@@ -3,7 +3,7 @@
     parallel: {hardware: mycluster.yaml}
 
 The configuration then has the chip in `parallel.hardware` and the file in `parallel.calibration`: a run needs only the
-first, a plan both.
+first, a plan both. `hardware_sources.yaml` says where the figures of each chip come from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +26,33 @@ from ms_codegeex.config import chosen_hardware
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.validation import Share, check_tree, validated
 
+SOURCES = Path(__file__).with_name("hardware_sources.yaml")
 Above = Annotated[float, Field(gt=0, lt=math.inf)]
 Rest = Annotated[float, Field(ge=0, lt=math.inf)]
 HEADER = """# What a run has shown of its devices, by `ms-codegeex calibrate` (docs/calibrate.md). Plan with it:
 #   ms-codegeex plan --config FILE parallel.hardware={name}
 # Rates are in bytes/s, latencies in seconds.
 """
+
+
+@cache
+def _sources() -> dict[str, Any]:
+    return read_yaml_file(SOURCES)
+
+
+def sources_of(chip: Device) -> dict[str, str]:
+    """The source of each figure, by its field."""
+    own = chip.calibration
+    if own is None:
+        return dict(_sources()[chip.name]["sources"])
+    return _sources()[own.base]["sources"] | dict.fromkeys(sorted(own.measured), f"measured: {own.source}")
+
+
+def uncertain_of(chip: Device) -> frozenset[str]:
+    """The figures on which published ones disagree, or for which there is none."""
+    own = chip.calibration
+    listed = frozenset(_sources()[own.base if own else chip.name]["uncertain"])
+    return listed - own.measured if own else listed
 
 
 @dataclass(frozen=True)

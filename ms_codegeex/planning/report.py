@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ms_codegeex.base.hardware import GIB, Device
 from ms_codegeex.base.printing import table
-from ms_codegeex.planning.calibration import fit_sentence, published_run
+from ms_codegeex.planning.calibration import FIT, published_run
 from ms_codegeex.planning.communicators import MIB, Communicator
-from ms_codegeex.planning.hardware_sources import sources_of, uncertain_of
+from ms_codegeex.planning.hardware_files import sources_of, uncertain_of
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.planning.published_steps import PublishedStep, measured_like, published_steps
 from ms_codegeex.planning.search import SearchResult, keys_of
@@ -199,7 +199,7 @@ def published_table(plan: Plan) -> str:
         for source, runs in sources.items()
     ]
     shown = table(("published in", "runs", "devices", "times their roofline"), rows, 1)
-    return f"{shown}\n{textwrap.fill(fit_sentence(), 120)}"
+    return f"{shown}\n{textwrap.fill(FIT, 120)}"
 
 
 def _from_to(values: Sequence[float]) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -59,47 +59,30 @@ def _powers(number: int) -> list[int]:
     return [x for x in divisors(number, LARGEST) if x & (x - 1) == 0 or x == number]
 
 
-class MeshChoice(NamedTuple):
-    """What a search varies besides recomputation. `micro_batch`: None where no size suits the mesh."""
-
-    tensor: int
-    pipeline: int
-    shard: int
-    sequence: bool
-    micro_batch: int | None
-
-    def keys(self, config: RunConfig) -> dict[str, Any]:
-        """The changes of a configuration, for `change`."""
-        return {
-            "parallel__data": None,
-            "parallel__tensor": self.tensor,
-            "parallel__pipeline": self.pipeline,
-            "parallel__stage_layers": None,
-            "parallel__virtual_stages": 1,
-            "parallel__optimizer_shard": self.shard,
-            "parallel__sequence": self.sequence,
-            "parallel__overlap": config.parallel.overlap if self.tensor > 1 else OverlapConfig(),
-            "parallel__micro_batches": None,
-            "training__micro_batch": self.micro_batch,
-        }
-
-
-def meshes(config: RunConfig) -> Iterator[tuple[int, int]]:
-    """Tensor and pipeline of all meshes of the devices."""
+def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
+    """The changes of all meshes of the devices, with optimizer shards, sequence parallelism and micro-batches (None
+    where no size suits the mesh), for `change`."""
+    layers, batch = config.model.sizes.num_layers, config.training.global_batch
     for tensor in divisors(config.parallel.server_devices, config.devices):
-        if config.devices % tensor == 0:
-            for pipeline in divisors(config.devices // tensor, config.model.sizes.num_layers):
-                yield tensor, pipeline
-
-
-def choices(config: RunConfig, tensor: int, pipeline: int) -> Iterator[MeshChoice]:
-    """All that a search tries on one mesh."""
-    data, batch = config.devices // (tensor * pipeline), config.training.global_batch
-    local = batch // data if batch % data == 0 else 0
-    batches = [x for x in _powers(local) if tensor == 1 or x % tensor == 0]
-    for shard, sequence in product(_powers(data), (False, True) if tensor > 1 else (False,)):
-        for size in batches or [None]:
-            yield MeshChoice(tensor, pipeline, shard, sequence, size)
+        depths = divisors(config.devices // tensor, layers) if config.devices % tensor == 0 else ()
+        for pipeline in depths:
+            data = config.devices // (tensor * pipeline)
+            local = batch // data if batch % data == 0 else 0
+            batches = [x for x in _powers(local) if tensor == 1 or x % tensor == 0]
+            sequences = (False, True) if tensor > 1 else (False,)
+            for shard, sequence, size in product(_powers(data), sequences, batches or [None]):
+                yield {
+                    "parallel__data": None,
+                    "parallel__tensor": tensor,
+                    "parallel__pipeline": pipeline,
+                    "parallel__stage_layers": None,
+                    "parallel__virtual_stages": 1,
+                    "parallel__optimizer_shard": shard,
+                    "parallel__sequence": sequence,
+                    "parallel__overlap": config.parallel.overlap if tensor > 1 else OverlapConfig(),
+                    "parallel__micro_batches": None,
+                    "training__micro_batch": size,
+                }
 
 
 def search(
@@ -121,8 +104,8 @@ def search(
     reasons: Counter[str] = Counter()
     ranked: list[Plan] = []
     tried, fastest = 0, attrgetter("overlapped_seconds" if overlap else "step_seconds")
-    for choice in chain.from_iterable(choices(config, *mesh) for mesh in meshes(config)):
-        fitting, others = recomputing(config, choice.keys(config), chip)
+    for keys in _choices(config):
+        fitting, others = recomputing(config, keys, chip)
         ranked += sorted(fitting, key=fastest)  # while what their times have in common with their memory is cached
         reasons.update(others)
         tried += len(fitting) + len(others)

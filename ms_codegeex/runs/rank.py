@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import hashlib
+import json
 import os
 import platform
 import signal
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.training.observers import Callback
 
+WITHOUT_EFFECT = ("output", "stage", "cluster", "checkpoint", "logging", "profile")  # top-level keys
 SLOWER = "MindSpore's own operators train, which takes about twice as long"
 
 
@@ -49,11 +52,10 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     from ms_codegeex.runs.joining import join, kept_peak, stress_check
     from ms_codegeex.runs.resume import transition_from
     from ms_codegeex.runs.weights import infill_of, weights_of
-    from ms_codegeex.runs.worker import digest, effective_settings, train
+    from ms_codegeex.runs.worker import train
     from ms_codegeex.training.short_gradients import step_of
 
-    times_of = digest({"settings": effective_settings(config), "machine": platform.node()})
-    beats.carry(times_of, beats_before(run_directory) / beat_name(os.environ))
+    beats.carry(times_key(config), beats_before(run_directory) / beat_name(os.environ))
     beats.enter("rendezvous")
     config, rank, tied_group = join(config)
     beats.enter("stress check")
@@ -81,6 +83,14 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
         library=compiled_operators(config, callbacks),
         step=step_of(config),
     )
+
+
+def times_key(config: RunConfig) -> str:
+    """A name for the times that an attempt has learnt: another attempt uses them if it trains with the same settings on
+    the same machine."""
+    settings = {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
+    inputs = {"settings": settings, "machine": platform.node()}
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path | None:

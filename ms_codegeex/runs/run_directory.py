@@ -35,7 +35,6 @@ class RunDirectory:
     plot = property(lambda self: self.path / "loss.png", doc="loss curves")
     tensorboard = property(lambda self: self.path / "tensorboard", doc="TensorBoard events")
     profile = property(lambda self: self.path / "profile", doc="what MindSpore Profiler has written, by rank")
-    compile_cache = property(lambda self: self.path / "compile_cache", doc="compiled graphs, by what shaped them")
     checkpoints = property(lambda self: self.path / "checkpoints", doc="step-* directories")
     summary = property(lambda self: self.path / "summary.json", doc="the figures at the end")
     before = property(lambda self: self.path / "before.json", doc="losses of the model that the run started from")

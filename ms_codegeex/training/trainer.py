@@ -76,7 +76,7 @@ class Trainer(ObservedRun):
         self.faults, self.rates = Faults(config.faults, left_out), Rates(config, matmul_peak)
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = self.stopped = False
-        self.transition, self.library = transition, library
+        self.transition = transition
         self.provenance = Provenance(config, data, rank, weights or {}, infill, datasets or {})
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
         # the engine shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
@@ -84,18 +84,13 @@ class Trainer(ObservedRun):
             optimizer = partial(adamw, transition=transition, library=library)
             self.built = build(config, tied_group, True, optimizer, step, library)
         self.evaluation = Evaluator(config, self.built, validation, rank, self)
-        if config.partitioned:
-            self.compile()
+        if config.partitioned:  # from then on parameters have the shape of this rank's shard
+            self.status("compiling the training graph")
+            loaders = config.mesh.stage_size  # devices that load different samples
+            with self.phase("compile"):
+                self.built.compile(config.training.global_batch // loaders // self.built.accumulation)
         self.rank_state = RankState(config, self.built, Placement(config, rank))
         self.rank_state.initialise(weights or {})
-
-    def compile(self) -> None:
-        """Compile the graphs of a step, always in the same order. A partitioned run does so before it starts: from then
-        on parameters have the shape of this rank's shard."""
-        self.status("compiling the training graph")
-        loaders = self.config.mesh.stage_size  # devices that load different samples
-        with self.phase("compile"):
-            self.built.compile(self.config.training.global_batch // loaders // self.built.accumulation)
 
     def state(self) -> dict[str, Any]:
         """All but the tensors, as JSON values. Dropout and data order are functions of seed and sample number, so there

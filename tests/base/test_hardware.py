@@ -4,7 +4,7 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import DEVICES, GIB, device
-from ms_codegeex.planning.hardware_sources import sources_of, uncertain_of
+from ms_codegeex.planning.hardware_files import sources_of, uncertain_of
 
 
 @pytest.mark.parametrize("chip", DEVICES.values(), ids=lambda chip: chip.name)

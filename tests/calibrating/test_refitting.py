@@ -21,7 +21,7 @@ from ms_codegeex.calibrating.refitting import (
     least_squares,
 )
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.planning.hardware_sources import uncertain_of
+from ms_codegeex.planning.hardware_files import uncertain_of
 from ms_codegeex.planning.planner import Plan, change
 
 CONFIG = ROOT / "configs" / "codegeex_13b_64.yaml"  # data 8 x tensor 8

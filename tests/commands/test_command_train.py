@@ -46,7 +46,7 @@ def runs(dataset, tmp_path_factory):
     root, results = tmp_path_factory.mktemp("runs"), {}
     for devices, steps in ((1, 10), (2, LONG)):
         values = small_run(dataset, root / f"devices{devices}")
-        values |= {"devices": devices, "compile_cache": devices == 1, "logging": {}}
+        values |= {"devices": devices, "logging": {}}
         values["training"].update(clip_norm=0.5, evaluate_every=4, steps=steps)
         values["checkpoint"].update(every=4)
         if devices == 1:
@@ -214,7 +214,6 @@ def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
     shutil.rmtree(killed / "checkpoints" / "step-00000010")
     (killed / "summary.json").unlink()
     values = small_run(dataset, killed)
-    values["compile_cache"] = True
     values["training"].update(clip_norm=0.5, evaluate_every=4)
     values["checkpoint"].update(every=4)
     again = train_here(tmp_path, values, "--resume", "auto")

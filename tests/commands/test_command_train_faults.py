@@ -146,7 +146,7 @@ def stopped_everywhere(dataset, folder, workers, limits=LIMITS):
     stop to the end of the attempt. `benchmarks/faults.py` calls it, too, with the default limits."""
     ranks = [0 if phase == "save" else number % workers for number, phase in enumerate(STOPPED_IN)]  # rank 0 saves
     plan = [[phase, f"{rank}.json"] for rank, phase in zip(ranks, STOPPED_IN, strict=True)]
-    values, options = values_of(dataset, workers) | {"compile_cache": True}, ("--restarts", str(len(plan)))
+    values, options = values_of(dataset, workers), ("--restarts", str(len(plan)))
     values["training"]["evaluate_every"] = 4
     run, errors = train(folder, values, options=options, worker=STOPS.format(plan=plan), limits=limits)
     named = re.findall(

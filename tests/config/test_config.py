@@ -158,7 +158,6 @@ def test_sections_follow_the_documented_names():
     assert {
         "output",
         "stage",
-        "compile_cache",
         "seed",
         "device",
         "devices",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import ROOT
+from tuned_products import FITTED_PRODUCTS, TUNED_PRODUCTS, product_errors
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import ASCEND_910, DEVICES, GIB, device
@@ -12,13 +13,10 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.model import model_config
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.calibration import (
-    FITTED_PRODUCTS,
+    FIT,
     SLOTS_PER_DAY,
     STEP_SECONDS,
-    TUNED_PRODUCTS,
-    fit_sentence,
     outside_roofline,
-    product_errors,
     published_run,
 )
 from ms_codegeex.planning.cost_model import MatMul, executed_products
@@ -65,8 +63,8 @@ def test_the_sentence_on_the_fit_has_the_errors_of_the_products():
         seconds = 2 * product.m * product.k * product.n / (0.89 * 3.1457e14 * product.k / (product.k + 20))
         off.append(abs(seconds / measured - 1))
     scores = 40 * 2 * (2 * 2048 * 128 + 2048**2) / 1.2e12 / 336e-6 - 1  # bytes of 16 bits at 1.2 TB/s
-    assert f"the five tuned dense products of the CodeGeeX release (within {max(off):.1%})" in fit_sentence()
-    assert f"its two attention products, not fitted, are within {-scores:.1%}." in fit_sentence()
+    assert f"the five tuned dense products of the CodeGeeX release (within {max(off):.1%})" in FIT
+    assert f"its two attention products, not fitted, are within {-scores:.1%}." in FIT
 
 
 def test_the_calibration_holds_the_published_table():
@@ -353,7 +351,7 @@ def test_the_page_prints_the_figures_of_the_code(paper):
         (name, make_plan(load_config(ROOT / "configs" / f"{name}.yaml")))
         for name in ("codegeex_13b", "codegeex_13b_planned", "codegeex_13b_64", "codegeex_13b_64_planned")
     ]
-    assert fit_sentence() in page
+    assert FIT in page
     errors = product_errors()
     for product, measured in TUNED_PRODUCTS:
         cells = f"| {measured * 1e6:.0f} | {measured * 1e6 * (1 + errors[product.name]):.0f} "

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from conftest import ROOT
+from published_spread import MINDSPEED, fit_scaling, spread
 
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import make_plan
-from ms_codegeex.planning.published_steps import beyond_roofline, published_scaling, published_steps, spread
+from ms_codegeex.planning.published_steps import beyond_roofline, published_steps
 
 
 # Where a micro-batch has fewer sequences than the tensor group has devices, which load them here, the plan has fewer
@@ -209,7 +210,7 @@ def test_every_stored_factor_is_that_of_a_plan(found):
 
 
 def inside(run, limits):
-    times = published_scaling().times(run.devices)
+    times = fit_scaling(MINDSPEED).times(run.devices)
     return limits.low * times <= run.times_roofline <= limits.high * times
 
 

@@ -160,6 +160,12 @@ def test_other_schedules_have_virtual_stages_or_layers_by_cost():
     assert other_schedules(alone) == ([], [])
 
 
+def test_the_shipped_fine_tuning_of_the_13b_is_the_fastest_plan():
+    server = load_config(ROOT / "configs" / "finetune_13b_8.yaml")
+    plan = make_plan(server)
+    assert plan.fits and plan.step_seconds == search(server).ranked[0].step_seconds
+
+
 def test_a_search_finds_pipelines_with_other_schedules():
     found = search(load_config(BASE, [*KEYS, "training.dropout=0", "model.num_layers=7"])).ranked
     seconds = [plan.step_seconds for plan in found]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.printing import table
-from ms_codegeex.planning.estimate import Estimate
+from ms_codegeex.planning.planner import Estimate
 from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, VECTOR
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE
 from ms_codegeex.rehearsal.timeline.timeline import WAITING, RankTimeline, Timeline

@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict
 
 import pytest
+from tuned_products import TUNED_PRODUCTS
 
 from ms_codegeex.base.hardware import ASCEND_910
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.validation import validated
-from ms_codegeex.planning.calibration import TUNED_PRODUCTS
 from ms_codegeex.planning.operators import matmul_seconds
 from ms_codegeex.rehearsal.mindir import TensorType
 from ms_codegeex.rehearsal.timeline.costs import COMPUTE, MATMUL, OPTIMIZER, VECTOR, Machine, tasks_of

@@ -1,18 +1,100 @@
-"""MultiPL-E as a task: a function is completed, and its tests run in its own language."""
+"""MultiPL-E as a task: a function is completed, and its tests run in its own language.
+
+A program is the prompt, the answer, a line break and the benchmark's tests, with the witness after the last test. The
+tests begin with the brace that closes the answer's function where that is a stop word.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.multipl_e import programs
-from ms_codegeex.evaluation.benchmarks.multipl_e.problems import read_problems
+from ms_codegeex.evaluation.benchmarks import blocks
+from ms_codegeex.evaluation.benchmarks.multipl_e.problems import MultiPlEProblem, read_problems
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
-from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS
+from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
+
+GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*\n", re.MULTILINE)
+TS_REQUIRE = "declare var require: any;"
+LUA_RUN = re.compile(r"\bos\.exit\(\s*lu\.LuaUnit\.run\(\)\s*\)")
+RUST_MAIN = r"\bfn\s+main\s*\(\s*\)\s*\{"
+
+
+def assemble(row: MultiPlEProblem, answer: str, name: str) -> Program:
+    """The program that judges an answer; `name` names the problem in an error message."""
+    return ASSEMBLERS[row.language](row, f"{row.prompt}{answer}\n", name)
+
+
+def python(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The tests are a separate file, with the names that the program has defined."""
+    return Program(f"{row.tests}\n", f'{blocks.CALL}("%s")', "\n", others={"program.py": text})
+
+
+def cpp(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The tests call our own `assert`, in case the answer has defined another."""
+    head, tail = blocks.at_end_of_block(row.tests, blocks.CPP_MAIN, name)
+    main = list(re.finditer(blocks.CPP_MAIN, head))[-1].start()
+    head = f"{head[:main]}\n{blocks.OUR_ASSERT}\nvoid {blocks.CALL}(const char *);\n{head[main:]}"
+    return Program(f"{text}{head}", f';\n{blocks.CALL}("%s");\n', tail)
+
+
+def java(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """One of our classes calls main and sees it return."""
+    return Program(f"{text}{row.tests}", "", "")
+
+
+def js(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The tests are a function that the witness calls."""
+    return Program(f"{text};ms_codegeex_tests(", '"%s"', f", (console, JSON, Math) => {{\n{row.tests}\n}})\n")
+
+
+def ts(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """As in JavaScript. The declaration of `require` may not stand in a function."""
+    tests = row.tests.replace(TS_REQUIRE, "", 1)
+    declared = f"{TS_REQUIRE}\n" if tests != row.tests else ""
+    witness = f"declare function ms_codegeex_tests(token: string, tests: any): void;\n{declared}"
+    head = f"{text};{witness}ms_codegeex_tests("
+    return Program(head, '"%s"', f", (console: any, JSON: any, Math: any) => {{\n{tests}\n}})\n")
+
+
+def go(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The witness is imported right after the package's name."""
+    head, tail = blocks.at_end_of_block(row.tests, blocks.GO_TEST, name)
+    text, replaced = GO_PACKAGE.subn(lambda line: line.group() + blocks.GO_IMPORT, text, count=1)
+    if not replaced:
+        raise UserError(f"{name}: no package in its prompt, expected one as in the published files")
+    return Program(f"{text}{head}", blocks.GO_CALL, tail)
+
+
+def rust(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The witness is a crate."""
+    head, tail = blocks.at_end_of_block(row.tests, RUST_MAIN, name)
+    return Program(f"{text}{head}", blocks.RUST_CALL, f"{tail}\nextern crate {blocks.CALL};\n")
+
+
+def bash(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The last line writes the token to the descriptor that the witness reads."""
+    return Program(f"{text}{row.tests}\n", "printf '%s' >&3\n", "")
+
+
+def lua(row: MultiPlEProblem, text: str, name: str) -> Program:
+    """The witness is a global function, called if luaunit counts no failed test."""
+    runs = list(LUA_RUN.finditer(row.tests))
+    if not runs:
+        raise UserError(f"{name}: its tests do not end with os.exit(lu.LuaUnit.run()); fetch the file again")
+    head, tail = row.tests[: runs[-1].start()], row.tests[runs[-1].end() :]
+    head = f"{text}{head}local ms_codegeex_failed = lu.LuaUnit.run()\nif ms_codegeex_failed == 0 then\n"
+    return Program(head, f'{blocks.CALL}("%s")\n', f"end\nos.exit(ms_codegeex_failed){tail}\n")
+
+
+ASSEMBLERS: dict[str, Callable[[MultiPlEProblem, str, str], Program]] = {
+    each.__name__: each for each in (python, cpp, java, js, go, rust, bash, ts, lua)
+}
 
 SECONDS = 15.0  # of a run, as published
 LONGER = {"go": 30.0}
@@ -37,7 +119,7 @@ class MultiPlE(ToolChainTask):
         super().__init__({name: PLAIN_TOOL_CHAINS[name](cache) for name in names})
         self._timeout = timeout
         for problem in self.problems:  # a damaged row is found before any sample is drawn
-            programs.assemble(problem.data, "", problem.id)
+            assemble(problem.data, "", problem.id)
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One completion, truncated at the first of the problem's stop words."""
@@ -48,7 +130,7 @@ class MultiPlE(ToolChainTask):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. Published: exit status 0. Strict: and the tests' end was
         reached."""
-        program = programs.assemble(problem.data, sample.generation, problem.id)
+        program = assemble(problem.data, sample.generation, problem.id)
         wall = self._timeout or LONGER.get(problem.labels["language"], SECONDS)
         return self.judge_program(problem, sample, program, sandbox, wall)
 
