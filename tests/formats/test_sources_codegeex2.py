@@ -217,3 +217,6 @@ def test_what_nothing_distinguishes_is_said_once(tmp_path, capsys):
         for _ in range(2):
             _say_if_unclear(tmp_path / str(name), "codegeex2", sizes, str(name))
         assert capsys.readouterr().err.count("ChatGLM3-6B, too, and nothing here says which") == said
+    for place, said in (("codegen2-7B.pt", 1), ("codegen-6B.pt", 0)):
+        _say_if_unclear(tmp_path / place, "codegen", {"hidden_size": 4096, "num_layers": 32}, place)
+        assert capsys.readouterr().err.count("fit CodeGen2-7B, too") == said

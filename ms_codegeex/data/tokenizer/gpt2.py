@@ -206,9 +206,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
         names = {"tokenizer_class": self.tokenizer_class, "auto_map": CODEGEEX_AUTO_MAP}
         self._save(directory, self._extra, {"pad_token": EOS, **names, **self._parameters()})
-        write_codegeex_files(
-            Path(directory), self.tables.vocab, self.tables.pairs(), self._extra, self._spaces, self.max_len, self.added
-        )
+        write_codegeex_files(Path(directory), self.tables, self._extra, self._spaces, self.max_len, self.added)
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
