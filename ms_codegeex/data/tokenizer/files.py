@@ -126,10 +126,16 @@ def _steps(step: Any, key: str) -> list[Any]:
 
 
 def read_added(
-    directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], vocabulary: Mapping[str, int], of: str
+    directory: Path,
+    config: Mapping[str, Any],
+    content: Mapping[str, Any],
+    vocabulary: Mapping[str, int],
+    of: str,
+    own: Collection[str] = (),
 ) -> Added:
     """The tokens that any file of the directory adds to the `vocabulary`, whose ids have no gap. Those that only have a
-    name get the next ids, as in transformers. `of`: the family.
+    name get the next ids, as in transformers. `of`: the family. `own`: tokens of the vocabulary whose ids its code
+    computes, so that lists of them change nothing.
 
     A padding token after a gap is left out, and said.
 
@@ -149,6 +155,8 @@ def read_added(
                 token, special = entry["content"], bool(entry.get("special", entry["content"] in named))
                 if type(number) is not int or not isinstance(token, str) or not token:
                     raise ValueError(f"{token!r:.40}: {number!r:.40}")
+                if token in own:
+                    continue
                 for flag in (flag for flag in _FLAGS if entry.get(flag)):
                     said = f"{flag} of {token!r:.40} is true"
                     raise UserError(f"{directory / name}: {said}; set it to false in all files")
