@@ -238,6 +238,13 @@ def test_a_piece_that_is_not_text(directory, tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_the_ids_of_the_commands_are_those_of_the_code(directory, tmp_path):
+    write_chatglm(tmp_path, (directory / "tokenizer.model").read_bytes())
+    (tmp_path / "added_tokens.json").write_text('{"[gMASK]": 9999, "sop": 3}')
+    listed, plain = load_tokenizer(tmp_path), load_tokenizer(directory)
+    assert (listed.vocab_size, listed.prefix) == (plain.vocab_size, plain.prefix)
+
+
 def test_an_empty_directory(tmp_path):
     with pytest.raises(UserError, match=r"has no tokenizer, found no file of a tokenizer"):
         load_tokenizer(tmp_path)
