@@ -25,6 +25,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "reading": "errors json_reading",
     "yaml_reading": "errors reading json_reading",
     "quarantine": "errors reading json_reading",
+    "lookalikes": "errors reading yaml_reading",
     "files": "errors locks",
     "cache": "errors files locks",
     "appending": "",

@@ -18,6 +18,7 @@ from ms_codegeex.commands.training_job import check_datasets, resolve_data
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.corpus import reading, sources
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.runs.records import read_log
 
 
 @pytest.mark.slow
@@ -120,6 +121,27 @@ def test_a_corpus_that_a_run_prepares_with_a_tokenizer_of_its_own(tmp_path, caps
     assert len([*tmp_path.glob("tokenizer-*")]) == 1  # found before anything is trained or prepared
     with pytest.raises(UserError, match=r"data\.tokenizer_size: data\.tokenizer is given too"):
         load_config(None, [*words, "data.tokenizer=codegeex"])
+
+
+def test_a_run_from_a_model_prepares_its_corpus_with_that_models_tokenizer(tmp_path):
+    """Its first loss is far below a fresh model's, as the ids mean the same."""
+    for number in range(20):
+        (tmp_path / "src" / f"package{number}").mkdir(parents=True)
+        lines = [f"def f_{number}_{i}(x):\n    return x + {i}\n" for i in range(20)]
+        (tmp_path / "src" / f"package{number}" / "module.py").write_text("".join(lines))
+    values = small_run(tmp_path, tmp_path / "first" / "run")
+    values["model"] |= {"vocab_size": 300, "eos_token_id": 281}
+    values["data"] = {"seq_length": 32}
+    values["training"] |= {"steps": 60}
+    words = ["train", "--config", write_config(tmp_path / "config.yaml", values), "--corpus", tmp_path / "src"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    _done(*words, "data.tokenizer_size=300")
+    _done(*words, f"output={second / 'run'}", f"model.weights={first / 'run'}", "training.steps=1")
+    (dataset,) = second.glob("corpus-*")
+    own = load_tokenizer(first / "run" / "tokenizer").description()
+    assert read_json(dataset / "dataset.json")["tokenizer"] == own and own["name"] == "own-codegeex"
+    fresh, further = (read_log(place / "run" / "log.jsonl")[0]["loss"] for place in (first, second))
+    assert further <= fresh - 3
 
 
 @pytest.mark.parametrize("key", ["data.validation", "data.held_out.other"])

@@ -3,16 +3,14 @@
 Every reader of a model, of a tokenizer and of an adapter calls `admit` first. It goes by name: a file that is not on
 the list is neither read nor copied, whatever it is. One on the list is a regular file within its limit of size, inside
 the directory, or in the blobs of the same model in Hugging Face's cache. Nothing is opened here, since opening a pipe
-may wait and opening a device may act. Models that only look like one of ours are named here, too, for the same readers.
+may wait and opening a device may act.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,111 +136,3 @@ def has_file(directory: Path, name: str) -> bool:
         return False
     open_inside(directory, name).close()
     return True
-
-
-@dataclass(frozen=True)
-class Lookalike:
-    """A model that resembles one of the family `of` and would compute nonsense here; `reason` says what differs.
-
-    `marks`: each is enough to recognise it, a pattern for the value of every key named in `config.json` or
-    `tokenizer_config.json`. Besides their own keys, there are `name` (`_name_or_path` or `name_or_path`) and `code`
-    (the Python files that `auto_map` names). `tokens`: added tokens of its tokenizer, each of which is enough.
-    """
-
-    name: str
-    of: str
-    reason: str
-    marks: tuple[Mapping[str, str], ...]
-    tokens: tuple[str, ...] = ()
-
-
-_GLM = {"model_type": "chatglm"}
-_NOT_CODEGEN = {"vocab_size": r"(?!51200$)", "tokenizer_class": "(?!CodeGen)"}  # converted CodeGens have one of them
-LOOKALIKES = (
-    Lookalike(
-        "CodeGen2",
-        "codegen",
-        "it shares its heads out to other groups",
-        ({"model_type": "codegen", "auto_map": r"modeling_codegen\."}, {"name": "codegen2-"}),
-        ("<mask_1>",),
-    ),
-    Lookalike(
-        "CodeGen2.5",
-        "codegen",
-        "it is a Llama, with RMSNorm and a gated feed-forward",
-        ({"name": r"codegen2[5.]"}, {"tokenizer_class": "CodeGen25"}, {"model_type": "llama", "vocab_size": "51200$"}),
-    ),
-    Lookalike("Llama", "codegen", "it has RMSNorm and a gated feed-forward", ({"model_type": "llama"},)),
-    Lookalike("GPT-2", "codegen", "it has learned positions and no rotation", ({"model_type": "gpt2$"},)),
-    Lookalike(
-        "GPT-J",
-        "codegen",
-        "its tokenizer has other tokens (a CodeGen in its layout has the tokenizer_class CodeGenTokenizer)",
-        ({"model_type": "gptj", **_NOT_CODEGEN}, {"model_type": "gptj", "name": "gpt-j"}),
-        ("<|extratoken_1|>",),
-    ),
-    Lookalike(
-        "ChatGLM-6B",
-        "codegeex2",
-        "it has positions in two dimensions",
-        ({**_GLM, "position_encoding_2d": "."}, {**_GLM, "inner_hidden_size": "."}, {"name": r"/chatglm-6b"}),
-    ),
-    Lookalike(
-        "ChatGLM2", "codegeex2", "it has other weights", ({"name": "chatglm2-"}, {**_GLM, "seq_length": "32768$"})
-    ),
-    Lookalike(
-        "ChatGLM3",
-        "codegeex2",
-        "it expects role tokens in every prompt",
-        ({"name": "chatglm3-"}, {"code": r"<\|observation\|>"}),
-        ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
-    ),
-    Lookalike(
-        "GLM-4, of which CodeGeeX4 is one",
-        "codegeex2",
-        "it has another vocabulary and rotation",
-        (
-            {**_GLM, "padded_vocab_size": r"15\d{4}$"},
-            {**_GLM, "rope_ratio": r"(500|10000)(\.0)?$"},
-            {"model_type": "glm"},
-            {"tokenizer_class": "ChatGLM4"},
-            {"name": "glm-4-|codegeex4"},
-        ),
-    ),
-)
-_MOST_CODE = 16 << 20
-
-
-def refuse_lookalike(
-    where: Path, config: Mapping[str, Any] | None = None, *, of: str | None = None, token: str | None = None
-) -> None:
-    """`UserError` that names the lookalike, of the family `of` or any, to which the settings `config` in the file
-    `where` belong, or an added token."""
-    values = {} if config is None else _evidence(where.parent, config)
-    for model in LOOKALIKES:
-        if of in (None, model.of):
-            keys = next(
-                (mark for mark in model.marks if config is not None and _found(mark, values)),
-                [token] if token in model.tokens else None,
-            )
-            if keys is not None:
-                told = f"is {model.name}, as {' and '.join(keys)} shows, not {model.of}: {model.reason}"
-                raise UserError(f"{where}: {told}; give a model of this family, or correct that if it is one")
-
-
-def _found(mark: Mapping[str, str], values: Mapping[str, str]) -> bool:
-    return all(
-        re.search(pattern if key in ("name", "auto_map", "code") else f"^{pattern}", values.get(key, ""), re.IGNORECASE)
-        for key, pattern in mark.items()
-    )
-
-
-def _evidence(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """The settings as texts, and what they point to."""
-    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
-    modules = {*re.findall(r'"(?:[^"]*--)?(\w+)\.\w+"', values.get("auto_map", ""))}
-    texts = [
-        read_inside(directory, f"{name}.py", _MOST_CODE) for name in modules if (directory / f"{name}.py").is_file()
-    ]
-    name = values.get("_name_or_path") or values.get("name_or_path") or ""
-    return {**values, "name": name, "code": b"\n".join(texts).decode("utf-8", "replace")}

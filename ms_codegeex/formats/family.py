@@ -97,18 +97,20 @@ class Sizes:
 
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid. null
-        counts as absent; the first of several end tokens counts."""
+        and [] count as absent; the first of several end tokens counts."""
         model_type = values.get("model_type")
         if model_type != self.data.model_type:
             raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.model_type!r}")
-        values = {key: value for key, value in values.items() if value is not None}
+        values = {key: value for key, value in values.items() if value not in (None, [])}
         if method := values.get("quantization_config"):
             raise UserError(
                 f"config.json: quantization_config is {method!r:.80}; give the model before it was quantised"
             )
         for key, expected in self.data.only.items():
             if key in values and values[key] not in (expected, *self.data.synonyms.get(key, ())):
-                raise UserError(f"config.json: {key} is {values[key]!r}, but only {expected!r} is supported")
+                raise UserError(
+                    f"config.json: {key} is {values[key]!r}, expected {expected!r}; give a model that has it"
+                )
         for name in self.fields:
             other = next((other for other in RENAMED.get(name, ()) if other in values), None)
             if (key := self.data.keys.get(name, name)) not in values and other is not None:
@@ -175,7 +177,9 @@ class FamilyFormats:
         `UserError` for a setting of that architecture which the family does not have."""
         for key in layout.config.keys() & config_json.keys() - {"model_type", "architectures", "tokenizer_class"}:
             if (value := config_json[key]) != layout.config[key]:
-                raise UserError(f"config.json: {key} is {value!r}, but only {layout.config[key]!r} is supported")
+                raise UserError(
+                    f"config.json: {key} is {value!r}, expected {layout.config[key]!r}; give a model that has it"
+                )
         kept = {key: value for key, value in config_json.items() if key not in layout.config}
         return {**kept, "model_type": self.data.sizes.model_type}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_error, print_once
-from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights, refuse_lookalike
+from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.infilling.declaration import declared_infill
@@ -274,7 +276,8 @@ def _open_model_directory(found: Found, known: Mapping[str, Any], keep_code: boo
     refuse_lookalike(path / CONFIG, {**_tokenizer_config(path), **stated})
     kinds, kind = model_types(), directory.config.get("model_type")
     if str(kind) not in kinds:
-        raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; write it there")
+        remedy = "give a model of one of these" if kind else "write it there"
+        raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; {remedy}")
     its_family, its = kinds[str(kind)]
     with _reading_sizes(path, its_family, known) as formats:
         config = formats.own_config(its, directory.config)
@@ -335,13 +338,12 @@ def _end_token(path: Path, stated: Any, fields: Mapping[str, Any]) -> int:
 
 
 def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str) -> None:
-    """Say that the files do not show which of two models of equal names and sizes this is."""
-    released = family(name).config.build_config("6b", {}) if name == "codegeex2" else None
-    if released is None or "codegeex2" in of.lower() or (path / PROVENANCE).is_file():
-        return
-    if all(fields[key] == getattr(released, key) for key in ("hidden_size", "num_layers", "num_kv_groups")):
-        like = "ChatGLM2-6B and ChatGLM3-6B have the same names and sizes"
-        print_once(f"{path}: taken for CodeGeeX2-6B; {like}, and nothing here says which of them it is")
+    """Say that the files, and `of`, the model's name, do not show which of two models of equal sizes this is."""
+    if not re.search(rf"{name}(?!\d)", of, re.IGNORECASE) and not (path / PROVENANCE).is_file():
+        for other in lookalikes()["unclear"]:
+            if other["of"] == name and other["sizes"].items() <= fields.items():
+                fits = f"its names and sizes fit {other['name']}, too"
+                print_once(f"{path}: taken for {name}; {fits}, and nothing here says which of them it is")
 
 
 def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None) -> Source:
@@ -350,6 +352,7 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None) -> Sou
     known = given or {}
     recognised = _recognise(raw.ranks[0], raw.kind)
     if recognised is None:
+        refuse_lookalike(path, {"tensors": [layout.shown(name) for name in raw.ranks[0]]})
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
     (its_family, its), said = recognised, {**raw.recorded, **known}

@@ -130,7 +130,9 @@ class Generator:
             ids = self.tokenizer.truncate_prompt(ids, self.seq_length - truncate_for)
         if len(ids) >= self.seq_length:
             context = f"the model's context is {self.seq_length}"
-            raise PromptTooLong(f"prompt: {len(ids)} tokens, {context}; shorten the prompt")
+            raise PromptTooLong(
+                f"prompt: {len(ids)} tokens, {context}; shorten the prompt, or drop its start with --cut-prompt"
+            )
         return ids
 
     def _adapter(self, name: str) -> int:

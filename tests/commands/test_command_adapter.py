@@ -122,3 +122,23 @@ def test_mistakes_are_one_line(root, tmp_path):
         assert result.returncode == 2
         assert result.stderr.count("\n") == 1 and message in result.stderr
         assert not (tmp_path / "made").exists()
+
+
+def test_a_tokenizer_that_is_refused_leaves_nothing_that_looks_complete(tmp_path):
+    name, base, data = "codegen", tmp_path / "base", tmp_path / "pairs.jsonl"
+    small_models.save_run(tmp_path / "model", name, small_models.parameters(name))
+    convert(tmp_path / "model", "hf", base, progress=False)
+    settings = {"tokenizer_class": "CodeGenTokenizer", "add_prefix_space": True}
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    data.write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    run, made = small_models.save_adapters(tmp_path / "tuned", name, base), tmp_path / "made"
+    for words in (
+        ("adapter", "merge", "--model", base, "--adapter", run, "--output", made),
+        ("adapter", "unmerge", "--model", base, "--adapter", run, "--output", made),
+        ("convert", "--model", base, "--to", "hf", "--output", made),
+        ("quantize", "--model", base, "--bits", "8", "--output", made),
+        ("finetune", "--model", base, "--data", data, "training.steps=1", f"output={made}"),
+    ):
+        result = command_here(*words)
+        assert result.returncode == 2, words
+        assert "add_prefix_space is True" in result.stderr.splitlines()[-1] and not made.exists(), words

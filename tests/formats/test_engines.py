@@ -117,7 +117,7 @@ def test_a_gptj_is_read_as_the_codegen_that_it_was(tmp_path):
     assert command_here("inspect", tmp_path / "gptj").stdout.startswith("model: codegen, as a GPT-J\n")
     config = json.loads((tmp_path / "gptj" / "config.json").read_text())
     (tmp_path / "gptj" / "config.json").write_text(json.dumps(config | {"rotary": False}))
-    with pytest.raises(UserError, match=r"config\.json: rotary is False, but only True is supported$"):
+    with pytest.raises(UserError, match=r"config\.json: rotary is False, expected True; give a model that has it$"):
         open_source(tmp_path / "gptj")
 
 

@@ -119,7 +119,8 @@ def test_codegeex2_as_it_was_released(tmp_path):
         ({"ffn_hidden_size": 24}, r"dense_h_to_4h.weight has shape \[40, 32\].*\[48, 32\]"),
         ({"num_layers": 3}, r"missing tensor transformer.encoder.layers.2.input_layernorm.weight"),
         ({"num_layers": 1}, r"unexpected tensor transformer.encoder.layers.1"),
-        ({"model_type": "llama"}, "is Llama, as model_type shows"),
+        ({"model_type": "llama"}, "is Llama .* by its model_type"),
+        ({"model_type": "phi"}, "model_type is 'phi', expected one of .*; give a model of one of these"),
         ({"model_type": "codegen"}, "m: config.json: "),
     ],
 )
@@ -180,7 +181,7 @@ def test_chatglm3_is_recognised_by_its_code_and_by_its_tokenizer(tmp_path, file)
     assert open_source(tmp_path / "m").family.name == "codegeex2"
     text = "ROLES = ['<|observation|>']" if file.endswith(".py") else '{"name_or_path": "THUDM/chatglm3-6b"}'
     (tmp_path / "m" / file).write_text(text)
-    refused(tmp_path / "m", "is ChatGLM3, as ")
+    refused(tmp_path / "m", f"is ChatGLM3 by its {'code' if file.endswith('.py') else 'name'}, not codegeex2")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,12 @@ def test_models_of_the_real_classes(tmp_path, kind, name):
         assert open_source(tmp_path / "m").fields["hidden_size"] == 64
     else:
         refused(tmp_path / "m", f"is {name}")
+    if kind in ("GPT2", "Llama"):  # without its configuration
+        torch.save(model.state_dict(), tmp_path / "flat.pt")
+        refused(tmp_path / "flat.pt", f"is {name}")
+    if kind == "CodeGen":
+        (tmp_path / "m" / "modeling_codegen.py").write_text("mp_num = 8")
+        refused(tmp_path / "m", "is CodeGen2 by its model_type and files")
     if kind == "GPTJ":  # without its configuration, too
         torch.save(model.state_dict(), tmp_path / "gptj.pt")
         with pytest.raises(UserError, match="is GPT-J"):
@@ -209,4 +216,7 @@ def test_what_nothing_distinguishes_is_said_once(tmp_path, capsys):
     for name, said in ((None, 1), ("THUDM/codegeex2-6b", 0)):
         for _ in range(2):
             _say_if_unclear(tmp_path / str(name), "codegeex2", sizes, str(name))
-        assert capsys.readouterr().err.count("ChatGLM3-6B have the same names and sizes") == said
+        assert capsys.readouterr().err.count("ChatGLM3-6B, too, and nothing here says which") == said
+    for place, said in (("codegen2-7B.pt", 1), ("codegen-6B.pt", 0)):
+        _say_if_unclear(tmp_path / place, "codegen", {"hidden_size": 4096, "num_layers": 32}, place)
+        assert capsys.readouterr().err.count("fit CodeGen2-7B, too") == said

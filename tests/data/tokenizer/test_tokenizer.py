@@ -228,7 +228,7 @@ def _change(key, value):
         ("merges.txt", lambda path: path.write_text("#version: 0.2\na b\n"), "merges.txt: not GPT-2's merges"),
         ("merges.txt", lambda path: path.write_bytes(b"\xff"), "merges.txt: not readable"),
         ("added_tokens.json", lambda path: path.write_text('{"x": 50257}'), "'x' has id 50257, which is that of"),
-        ("tokenizer.json", lambda path: path.write_text("{}"), "tokenizer.json: holds nothing"),
+        ("tokenizer.json", lambda path: path.write_text("{}"), "tokenizer.json: holds no model"),
         ("tokenizer.json", _change("normalizer", None), "normalizer is None, expected {'type': 'Sequence'"),
         (
             "tokenizer_config.json",

@@ -212,10 +212,10 @@ def test_models_of_another_kind_are_refused(tmp_path, options, message):
         (
             "tokenizer_config.json",
             b'{"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": {"9": {"content": "<|user|>"}}}',
-            "is ChatGLM3, as <.user.> shows, not codegeex2",
+            "is ChatGLM3 by its token <.user.>, not codegeex2",
         ),
         ("added_tokens.json", b'{"twice": NEXT}', "adds the token 'twice' to tokenizer.model"),
-        ("tokenizer_config.json", b'{"name_or_path": "THUDM/chatglm3-6b"}', "is ChatGLM3, as name shows"),
+        ("tokenizer_config.json", b'{"name_or_path": "THUDM/chatglm3-6b"}', "is ChatGLM3 by its name"),
         ("tokenizer_config.json", b'{"tokenizer_class": "LlamaTokenizer"}', "tokenizer_class is 'LlamaTokenizer'"),
         ("tokenizer_config.json", b'{"tokenizer_class": "CodeGenTokenizer"}', "vocab.json, merges.txt missing"),
     ],
@@ -236,6 +236,13 @@ def test_a_piece_that_is_not_text(directory, tmp_path):
     write_chatglm(tmp_path, bytes(data))
     with pytest.raises(UserError, match=r"tokenizer\.model: not a SentencePiece model; take tokenizer\.model of"):
         load_tokenizer(tmp_path)
+
+
+def test_the_ids_of_the_commands_are_those_of_the_code(directory, tmp_path):
+    write_chatglm(tmp_path, (directory / "tokenizer.model").read_bytes())
+    (tmp_path / "added_tokens.json").write_text('{"[gMASK]": 9999, "sop": 3}')
+    listed, plain = load_tokenizer(tmp_path), load_tokenizer(directory)
+    assert (listed.vocab_size, listed.prefix) == (plain.vocab_size, plain.prefix)
 
 
 def test_an_empty_directory(tmp_path):

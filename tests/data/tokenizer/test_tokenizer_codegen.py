@@ -233,6 +233,22 @@ def test_what_is_saved_again_is_the_same(grown, tmp_path):
     assert theirs(text).input_ids == again.encode_prompt(text) == grown[0](text).input_ids
 
 
+def test_other_forms_of_the_same_steps(grown, tmp_path):
+    """In a sequence, by older versions without a type, with a padding token far beyond."""
+    shutil.copytree(grown[1], tmp_path, dirs_exist_ok=True)
+
+    def rewritten(c):
+        c.update(normalizer={"type": "Sequence", "normalizers": []})
+        c["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [c["pre_tokenizer"]]}
+        c["model"].pop("type")
+        c["added_tokens"].append({"id": 51000, "content": "<far>", "special": True})
+
+    change("tokenizer.json", rewritten)(tmp_path)
+    change("tokenizer_config.json", lambda c: {**c, "pad_token": "<far>"})(tmp_path)
+    ours, text = load_tokenizer(tmp_path), "x [PAD]myToken   <|im_end|>\n"
+    assert ours.vocab_size == 50298 and ours.encode_prompt(text) == grown[0](text).input_ids
+
+
 def test_a_padding_token_changes_no_text(tokenizers, tmp_path):
     """So a dataset of the plain tokenizer is one of the padded model's."""
     for pad, number in (("[PAD]", 50295), ("!", 0)):
@@ -256,25 +272,32 @@ UNCLEAR = [
     (change("added_tokens.json", lambda c: c.update({"  ": 50285})), "'  ' has id 50285, which is id 50286 in tok"),
     (change("added_tokens.json", lambda c: c.update({"x": 50260})), "'x' has id 50260, which is that of"),
     (change("added_tokens.json", lambda c: c.update({"x": 50300})), "id 50298 has no token, but 50300 has"),
-    (change("added_tokens.json", lambda c: c.update({"<mask_1>": 50298})), "is CodeGen2, as <mask_1> shows"),
-    (change("added_tokens.json", lambda c: c.update({"<|extratoken_1|>": 50298})), "is GPT-J, as <|extratoken_1|>"),
+    (change("added_tokens.json", lambda c: c.update({"<mask_1>": 50298})), "is CodeGen2 by its token <mask_1>"),
+    (change("added_tokens.json", lambda c: c.update({"<|extratoken_1|>": 50298})), "is GPT-J by its token"),
     (lambda d: (d / "added_tokens.json").write_text("3"), "added_tokens.json: holds a int, expected a JSON object"),
     (change("tokenizer_config.json", lambda c: {**c, DECODER: [1]}), "its added tokens are malformed"),
     (change("tokenizer_config.json", lambda c: {**c, "add_prefix_space": True}), "add_prefix_space is True"),
     (change("tokenizer_config.json", lambda c: {**c, "add_bos_token": True}), "add_bos_token is True"),
-    (change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": "CodeGen25Tokenizer"}), "is CodeGen2.5, as"),
+    (change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": "CodeGen25Tokenizer"}), "is CodeGen2.5 by its"),
+    (change("tokenizer_config.json", lambda c: {**c, "split_special_tokens": True}), "split_special_tokens is True"),
     (change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": 3}), "tokenizer_class is 3, expected one of"),
     (change("tokenizer.json", lambda c: c.update(normalizer={"type": "NFC"})), "normalizer is {'type': 'NFC'}"),
     (change("tokenizer.json", lambda c: c["pre_tokenizer"].update(use_regex=False)), "pre_tokenizer is {"),
+    (change("tokenizer.json", lambda c: c["model"].update(type="Unigram", vocab=[])), "model.type is 'Unigram'"),
     (change("tokenizer.json", lambda c: c["model"].update(ignore_merges=True)), "model.ignore_merges is True"),
     (change("tokenizer.json", lambda c: c.update(post_processor={"type": "BertProcessing"})), "post_processor is {"),
     (change("tokenizer.json", lambda c: c["model"].update(merges=[["a", "b"]])), "tokenizer.json: not GPT-2's merges"),
     (change("tokenizer.json", lambda c: c["model"].update(vocab={"a": 0})), "tokenizer.json: not GPT-2's vocabulary"),
     (change("tokenizer.json", lambda c: c["added_tokens"][5].update(lstrip=True)), "lstrip of '"),
     (change("tokenizer.json", lambda c: c.update(added_tokens=3)), "tokenizer.json: its added tokens are malformed"),
-    (lambda d: (d / "tokenizer.json").write_text("{}"), "tokenizer.json: holds nothing"),
+    (lambda d: (d / "tokenizer.json").write_text("{}"), "tokenizer.json: holds no model"),
+    (
+        change("tokenizer.json", lambda c: c["model"]["vocab"].update(zqzq=60000)),
+        "has 1 tokens after <|endoftext|>, such",
+    ),
     (without("merges.txt"), "merges.txt missing"),
     (lambda d: (d / "vocab.json").write_text('{"a": 0}'), "vocab.json: not GPT-2's vocabulary"),
+    (change("vocab.json", lambda c: c.update({"<|extra|>": 50300})), "vocab.json: not GPT-2's vocabulary"),
     (without("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"), "has no tokenizer, found added_"),
 ]
 
