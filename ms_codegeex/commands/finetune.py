@@ -122,10 +122,10 @@ def _one_server(path: Path | None) -> Path | None:
 
 def _model_words(options: FinetuneOptions, source: Source) -> list[str]:
     """The overrides that `--model` and `--adapter` mean: sizes, and where the weights are."""
+    from ms_codegeex.commands.finetune_choices import model_words
     from ms_codegeex.formats.peft import open_adapters
 
-    model = {"family": source.family.name, **source.fields, "weights": str(source.path.absolute())}
-    words = [f"model.{key}={json.dumps(value)}" for key, value in model.items()]
+    words = model_words(source)
     if options.adapter is not None:
         adapters = open_adapters(options.adapter, source)
         lora = {"rank": adapters.rank, "alpha": adapters.alpha, "targets": adapters.targets}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.datasets.packing import KIND
+from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import SHORT_NAMES
 from ms_codegeex.models.registry import family
 from ms_codegeex.planning import fitting
@@ -80,6 +82,12 @@ def file_of(request: TuningRequest) -> tuple[str, str]:
     if size <= SMALL:
         return FULL, f"every weight is trained, of {size / 1e6:.0f} million (--config {ADAPTERS} trains adapters)"
     return ADAPTERS, f"adapters (LoRA), for a model of {size / 1e6:,.0f} million weights (--config {FULL} trains all)"
+
+
+def model_words(source: Source) -> list[str]:
+    """The overrides that a model means: its sizes, and where its weights are."""
+    model = {"family": source.family.name, **source.fields, "weights": str(source.path.absolute())}
+    return [f"model.{key}={json.dumps(value)}" for key, value in model.items()]
 
 
 def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, dataset: Path | None) -> Length:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import REQUIRED, add_options, given, option
+from ms_codegeex.base.options import add_options, given, option
 from ms_codegeex.base.printing import print_out
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates,
 EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegeex_tiny --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config codegeex_tiny output=runs/mine --corpus ~/src/my_project
+  ms-codegeex train --corpus ~/src/my_project model.weights=runs/codegeex_tiny output=runs/mine
   ms-codegeex train --config codegeex_tiny_release output=runs/half data.train=DATASET training.precision=fp16
   ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.dropout training.dropout=0
   ms-codegeex train --config codegen_350m_mono --from runs/codegen_350m_multi data.train=DATASET
@@ -34,7 +35,11 @@ EXAMPLES = """  ms-codegeex train --config codegeex_tiny
 class TrainOptions:
     """Which run."""
 
-    config: str = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    config: str | None = option(
+        "YAML file of the run, or a shipped name (default with model.weights: that model's sizes, the rest from the "
+        "family's tiny configuration)",
+        "FILE",
+    )
     overrides: tuple[str, ...] = option("overrides, such as training.steps=40", "key=value", (), positional=True)
     devices: int | None = option(
         "worker processes (default: the configuration's, otherwise 2 on a CPU with at least two cores)", "N"
@@ -116,6 +121,9 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = [*arguments.overrides, *words, *overrides_of(arguments)]
     if arguments.weights is not None:
         overrides.append(f"model.weights={json.dumps(arguments.weights)}")
+    if arguments.config is None:
+        arguments.config, sizes = _of_weights(overrides)
+        arguments.overrides, overrides = [*sizes, *arguments.overrides], [*sizes, *overrides]
     staged = load_stages(Path(arguments.config), overrides)
     if staged is None:
         configs = [absolute_weights(load_config(Path(arguments.config), overrides))]
@@ -142,6 +150,20 @@ def run(arguments: argparse.Namespace) -> None:
         train(configs[0], node_of(configs[0]), corpus, **common)
     else:
         train_stages(staged, node_of, corpus, **common)
+
+
+def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """A shipped configuration for the model that `model.weights` names, and overrides with its sizes."""
+    from ms_codegeex.commands.finetune_choices import model_words
+    from ms_codegeex.config.values import parse_overrides
+    from ms_codegeex.formats.sources import open_source
+
+    weights = (parse_overrides(overrides).get("model") or {}).get("weights")
+    if weights is None:
+        raise UserError("--config: missing; name a configuration, such as --config codegeex_tiny")
+    source = open_source(Path(weights))
+    name = source.family.name
+    return f"{name}_tiny_release" if name == "codegeex" else f"{name}_tiny", model_words(source)
 
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
