@@ -133,10 +133,11 @@ def test_a_run_from_a_model_prepares_its_corpus_with_that_models_tokenizer(tmp_p
     values["model"] |= {"vocab_size": 300, "eos_token_id": 281}
     values["data"] = {"seq_length": 32}
     values["training"] |= {"steps": 60}
-    words = ["train", "--config", write_config(tmp_path / "config.yaml", values), "--corpus", tmp_path / "src"]
+    words = ["train", "--corpus", tmp_path / "src"]
     first, second = tmp_path / "first", tmp_path / "second"
-    _done(*words, "data.tokenizer_size=300")
-    _done(*words, f"output={second / 'run'}", f"model.weights={first / 'run'}", "training.steps=1")
+    _done(*words, "--config", write_config(tmp_path / "config.yaml", values), "data.tokenizer_size=300")
+    further = [f"output={second / 'run'}", f"model.weights={first / 'run'}", "training.steps=1", "data.seq_length=32"]
+    _done(*words, *further)  # without a configuration: the model's sizes
     (dataset,) = second.glob("corpus-*")
     own = load_tokenizer(first / "run" / "tokenizer").description()
     assert read_json(dataset / "dataset.json")["tokenizer"] == own and own["name"] == "own-codegeex"

@@ -36,8 +36,8 @@ class TrainOptions:
     """Which run."""
 
     config: str | None = option(
-        "YAML file of the run, or a shipped name (default with model.weights: that model's sizes, the rest from the "
-        "family's tiny configuration)",
+        "YAML file of the run, or a shipped name (default with model.weights: that model's sizes and the rest of "
+        "finetune_full)",
         "FILE",
     )
     overrides: tuple[str, ...] = option("overrides, such as training.steps=40", "key=value", (), positional=True)
@@ -154,16 +154,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:
     """A shipped configuration for the model that `model.weights` names, and overrides with its sizes."""
-    from ms_codegeex.commands.finetune_choices import model_words
+    from ms_codegeex.commands.finetune_choices import FULL, model_words
     from ms_codegeex.config.values import parse_overrides
     from ms_codegeex.formats.sources import open_source
 
     weights = (parse_overrides(overrides).get("model") or {}).get("weights")
     if weights is None:
         raise UserError("--config: missing; name a configuration, such as --config codegeex_tiny")
-    source = open_source(Path(weights))
-    name = source.family.name
-    return f"{name}_tiny_release" if name == "codegeex" else f"{name}_tiny", model_words(source)
+    return FULL, model_words(open_source(Path(weights)))
 
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
