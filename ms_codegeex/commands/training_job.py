@@ -108,7 +108,7 @@ def _tokenizer(config: RunConfig, corpus: Inputs, reading: ReadingSettings, pare
         source = open_source(Path(model.weights))
         if source.save_tokenizer is not None:
             name = tokenizer_place(source)
-            print_error(f"tokenizer {name}, that of {model.weights}")
+            print_error(f"tokenizer: that of model.weights, {name}")
             return name
     if data.tokenizer_size is None:
         return data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
