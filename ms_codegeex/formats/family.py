@@ -10,7 +10,15 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
-from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys, plain_name
+from ms_codegeex.models.foreign import (
+    Entry,
+    ForeignFormats,
+    ForeignLayout,
+    ForeignName,
+    SizeKeys,
+    plain_name,
+    spellings,
+)
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
@@ -183,7 +191,8 @@ class FamilyFormats:
         """The layout (of `kind`, or any) that names most of these tensors, and the share of its patterns found. Of two
         that differ in nesting alone it is the one that the file has."""
         best: tuple[float, int, ForeignLayout | None] = (0.0, 0, None)
-        plain = {*map(plain_name, names)}
+        known = {plain_name(entry.numbered(0).foreign) for layout in self.data.layouts for entry in layout.entries}
+        plain = {each for name in names for each in spellings(name) if each in known}
         for layout in self.data.layouts:
             if kind in (None, layout.kind):
                 first = [entry.numbered(0).foreign for entry in layout.entries]

@@ -132,6 +132,9 @@ class SafetensorsFile:
             raise damaged(self.path, f"has {total} bytes, its header describes {expected}")
 
     def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
+        if str(value["dtype"]).startswith(("F4", "F6_", "F8_")):
+            quantised = f"tensor {name} has the type {value['dtype']} of quantised weights"
+            raise UserError(f"{self.path}: {quantised}; give the model before it was quantised")
         if value["dtype"] not in DTYPES:
             raise ValueError(f"{name}: dtype {value['dtype']} is not supported")
         dtype, shape = DTYPES[value["dtype"]], checked_shape(value["shape"], name)

@@ -207,6 +207,11 @@ def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
     return (int(rank["rank"]), step["step"] if step else "") if rank else None
 
 
+def is_of_rank(path: Path) -> bool:
+    """Whether the name of a file says which rank wrote it."""
+    return _rank_and_step(path, path.parent) is not None
+
+
 def find_rank_files(directory: Path) -> dict[int, Path]:
     """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it,
     or the same in MindSpore's other format, `.safetensors`, without strategy files (`*strategy*`). `UserError` if there

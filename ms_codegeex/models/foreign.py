@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,10 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_inside
 
 ForeignName = str | tuple[str, ...]  # a flat name, or the path through nested dictionaries
-# parts of names that programs add: around a network, before all names; around a layer, anywhere in a name
-PREFIXES = ("module", "model", "state_dict", "model_state_dict", "base_model", "net", "network", "_forward_module")
 _BLOCK = re.compile(r"\.(0|[1-9]\d{0,8})\.")
+# parts that programs add to the names of layers, anywhere in a name; what they put before a name may be anything
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module")
+_MOST_PARTS = 8  # before a name
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,23 @@ class Entry:
         return replace(self, packing=replace(self.packing, groups=self.packing.groups // ranks))
 
 
+def spellings(name: ForeignName) -> Iterator[str]:
+    """The name in one piece without the wrappers of layers, and the same without its first part, its first two, ...:
+    programs put any name before those of a network."""
+    parts = [part for part in ".".join((name,) if isinstance(name, str) else name).split(".") if part not in WRAPPERS]
+    yield from (".".join(parts[first:]) for first in range(min(len(parts), _MOST_PARTS + 1)))
+
+
 def plain_name(name: ForeignName) -> str:
-    """The name in one piece, without what programs add."""
-    parts = ".".join((name,) if isinstance(name, str) else name).split(".")
-    parts = [part for part in parts if part not in WRAPPERS]
-    first = next((place for place, part in enumerate(parts[:-1]) if part not in PREFIXES), len(parts) - 1)
-    return ".".join(parts[first:])
+    """The name that a layout has for a tensor, in one piece, without the dictionary around all of them."""
+    return ".".join((name,) if isinstance(name, str) else name).removeprefix("module.")
 
 
 def added_parts(name: ForeignName, own: ForeignName) -> list[str]:
     """The parts of a flat name that a layout's `own` form of it does not have; keys of nested dictionaries are none."""
     parts = (name if isinstance(name, str) else name[-1]).split(".")
     kept = {*(own if isinstance(own, str) else ".".join(own)).split(".")}
-    return [f"{part}." for part in parts if part in (*PREFIXES, *WRAPPERS) and part not in kept]
+    return [f"{part}." for part in parts if part not in kept]
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,7 @@ class ForeignLayout:
 
     def skips(self, name: ForeignName) -> bool:
         """Whether a tensor of this name is known not to be a parameter."""
-        last = plain_name(name) if isinstance(name, str) else name[-1]
-        return any(re.fullmatch(pattern, last) for pattern in self.skipped)
+        return any(re.fullmatch(pattern, each) for pattern in self.skipped for each in spellings(name))
 
     def own_names(self, names: Iterable[ForeignName]) -> dict[ForeignName, ForeignName]:
         """The names that this layout has for tensors of a file, which may be nested or wrapped otherwise; names that it
@@ -106,11 +109,13 @@ class ForeignLayout:
         known = {plain_name(entry.foreign): entry.foreign for entry in self.entries}
         owned: dict[ForeignName, ForeignName] = {}
         for name in names:
-            plain = plain_name(name)
-            block = _BLOCK.search(plain)
-            own = known.get(plain if block is None else f"{plain[: block.start(1)]}{{i}}{plain[block.end(1) :]}")
-            number = int(block[1]) if block else 0
-            owned[name] = name if own is None else Entry((), own).numbered(number).foreign
+            owned[name] = name
+            for plain in spellings(name):
+                block = _BLOCK.search(plain)
+                own = known.get(plain if block is None else f"{plain[: block.start(1)]}{{i}}{plain[block.end(1) :]}")
+                if own is not None:
+                    owned[name] = Entry((), own).numbered(int(block[1]) if block else 0).foreign
+                    break
         return owned
 
 
