@@ -239,11 +239,9 @@ class FamilyFormats:
     def infer(
         self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape], known: Mapping[str, Any], ranks: int = 1
     ) -> dict[str, Any]:
-        """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`.
-
-        Sizes that the shapes do not show (the number of heads) come from `known` or from the preset of these sizes.
-        Raises `UserError` naming a missing tensor, or a size that cannot be inferred.
-        """
+        """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`. Sizes
+        that the shapes do not show (the number of heads) come from `known` or from the preset of these sizes. Raises
+        `UserError` naming a missing tensor, or a size that cannot be inferred."""
         by_name = {entry.ours: entry for entry in (entry.numbered(0) for entry in layout.entries)}
         fields: dict[str, Any] = {}
         for field, (name, axis) in self.data.visible.items():

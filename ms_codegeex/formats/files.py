@@ -64,11 +64,9 @@ _LONGEST_POINTER = 256  # bytes of a file that names a folder
 
 @dataclass(frozen=True)
 class RawModel:
-    """The tensors of every rank under their foreign names.
-
-    `where`: the file of each rank. `kind`: "megatron", "mindspore", or None if only the names can show it. `recorded`:
-    sizes that the file states. `skipped`: names of tensors that are not parameters. `files`: all that were opened.
-    """
+    """The tensors of every rank under their foreign names. `where`: the file of each rank. `kind`: "megatron",
+    "mindspore", or None if only the names can show it. `recorded`: sizes that the file states. `skipped`: names of
+    tensors that are not parameters. `files`: all that were opened."""
 
     ranks: Sequence[Mapping[ForeignName, LazyTensor]]
     where: Sequence[str]
@@ -121,13 +119,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """One thing that a file or folder can be.
-
-    `name`: what it is; `source`: the programs that write it; `recognised`: by what, for people. `found(place)`:
-    something true if it is this. `then(place, found)` reads it; None: the caller does, who has its configuration;
-    `BELOW`: `found` is the name in the folder to go on with; another text: why it is refused and what helps, with
-    `{path}` and `{found}`.
-    """
+    """One thing that a file or folder can be. `name`: what it is; `source`: the programs that write it; `recognised`:
+    by what, for people. `found(place)`: something true if it is this. `then(place, found)` reads it; None: the caller
+    does, who has its configuration; `BELOW`: `found` is the name in the folder to go on with; another text: why it is
+    refused and what helps, with `{path}` and `{found}`."""
 
     name: str
     source: str

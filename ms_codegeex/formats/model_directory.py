@@ -72,13 +72,10 @@ def write_model_directory(
     written: Callable[[Path], object] = lambda file: None,
 ) -> None:
     """Write a model directory, one tensor in memory at a time. It appears only when it is complete and
-    `check(temporary)` raises nothing.
-
-    `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory of
-    which the data files are copied. `further` files are written unless the tokenizer has a file of the same name. A
-    model of at most `max_shard_bytes` is one `model.safetensors` without an index. `written(file)` is called for each
-    file of weights that is complete.
-    """
+    `check(temporary)` raises nothing. `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into
+    a directory, or a directory of which the data files are copied. `further` files are written unless the tokenizer has
+    a file of the same name. A model of at most `max_shard_bytes` is one `model.safetensors` without an index.
+    `written(file)` is called for each file of weights that is complete."""
     shards = _shards(tensors, max_shard_bytes)
     with atomic_directory(path, check) as directory:
         write_json(directory / CONFIG, dict(config))
@@ -203,11 +200,8 @@ def read_config(path: Path) -> dict[str, Any]:
 class ModelDirectory:
     """A model directory opened for reading: its `config`, its `tensors` in the files' order, read when they are loaded,
     and the name of the file that each is in; `unlisted` tensors are not in the index. `chosen`: a file of weights that
-    the user names.
-
-    Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when index and
-    shards disagree.
-    """
+    the user names. Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when
+    index and shards disagree."""
 
     def __init__(self, path: Path, chosen: str | None = None) -> None:
         self.path = Path(path)

@@ -18,12 +18,11 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.config.validation import Positive, validated
 from ms_codegeex.data.infilling.sentinels import description_files
-from ms_codegeex.formats.adapters import Adapters
+from ms_codegeex.formats.adapters import Adapters, check_base, checked_scale
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import ADAPTERS, RUN, find_model
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
-from ms_codegeex.formats.merging import check_base, checked_scale
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import read_tensors
 from ms_codegeex.formats.provenance import Input, hashed, inputs_of
@@ -93,11 +92,9 @@ def adapters_path(path: Path) -> Path:
 
 
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:
-    """The adapters at `path` for the model `base`; numbers are read later.
-
-    `check_fingerprint`: require that they were trained on `base`; otherwise any model of the same sizes will do.
-    `UserError` if there are none, or if they do not fit.
-    """
+    """The adapters at `path` for the model `base`; numbers are read later. `check_fingerprint`: require that they were
+    trained on `base`; otherwise any model of the same sizes will do. `UserError` if there are none, or if they do not
+    fit."""
     named, path = path, adapters_path(path)
     if named != path and (path / CONFIG).is_file():
         print_error(f"{named}: the adapters are in {path.relative_to(named)}")
@@ -160,12 +157,10 @@ def write_peft(source: Source, path: Path) -> None:
 def _modules(
     entries: Iterable[Entry], adapters: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32.
-
-    Our layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
+    """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32. Our
+    layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
     these are then one below the other, A [k rank, in], and each layer's B is in its own rows and columns. `shapes`: of
-    our parameters.
-    """
+    our parameters."""
     factors = {}
     for entry in entries:
         layers = [name.removesuffix(".weight") for name in entry.ours]
@@ -186,12 +181,10 @@ def _modules(
 
 
 def read_peft(path: Path, base: Source) -> Adapters:
-    """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later.
-
-    What was trained on a module that fuses k of our layers becomes k adapters with the same A. The scale of rsLoRA,
-    alpha / sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and for
-    modules that the model does not have.
-    """
+    """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later. What
+    was trained on a module that fuses k of our layers becomes k adapters with the same A. The scale of rsLoRA, alpha /
+    sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and for modules
+    that the model does not have."""
     config, file, opened, metadata = _opened(path)
     _check_settings(config, path)
     formats = FamilyFormats(base.family)

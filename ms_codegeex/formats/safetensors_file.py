@@ -51,11 +51,9 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, checksums: bool = False
 ) -> tuple[str, dict[str, list[str]]]:
     """Write `tensors` to `path`, which is synced but not renamed; returns the header's hash, and those of each tensor's
-    chunks.
-
-    Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the metadata holds
-    the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; chunks are not hashed then.
-    """
+    chunks. Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the
+    metadata holds the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; chunks are not
+    hashed then."""
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[tensors[name].dtype].itemsize)
     written_metadata = dict(metadata or {})
     if checksums:
@@ -92,12 +90,9 @@ def write_safetensors(
 
 
 class SafetensorsFile:
-    """A safetensors file opened for reading; checks header and length at once.
-
-    Its `tensors`, in the header's order, load as read-only views: indexing one reads only the pages that are touched.
-
-    Raises `UserError` naming the file (and the tensor) for anything that is not a complete, well-formed file.
-    """
+    """A safetensors file opened for reading; checks header and length at once. Its `tensors`, in the header's order,
+    load as read-only views: indexing one reads only the pages that are touched. Raises `UserError` naming the file (and
+    the tensor) for anything that is not a complete, well-formed file."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)

@@ -32,12 +32,11 @@ from ms_codegeex.data.tokenizer.recorded import (
     family_tokenizer,
 )
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.adapters import Adapters, by_layer, fingerprint
+from ms_codegeex.formats.adapters import Adapters, by_layer, checked_scale, fingerprint, merged
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
 from ms_codegeex.formats.files import ADAPTERS, DIRECTORY, RUN, RawModel, find_model
-from ms_codegeex.formats.merging import checked_scale, merged
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
@@ -61,17 +60,13 @@ _ENOUGH = 0.5  # share of a layout's names that identifies the layout; the other
 
 @dataclass(frozen=True)
 class Source:
-    """A model found at `path`.
-
-    `kind` is "checkpoint", "huggingface" (a model directory), "megatron" (PyTorch files without one) or "mindspore";
-    `fields` are the sizes in our names, `tensors` all parameters in our names; `save_tokenizer(directory)` writes the
-    tokenizer's files, None if there are none. `skipped` names tensors that are not parameters and were left out;
-    `config_json` is a model directory's own, without what names code, unless the user keeps it. `guessed` names the
-    sizes that are not recorded at `path` and were taken from a preset. `ranks` is the number of tensor-parallel files.
-    `adapters` are in the tensors already. `checkpoint` is the opened one at `path`, if that is the kind. `infill` are
-    the sentinels of a model that was trained to fill in the middle, as `data.infilling.sentinels` writes them.
-    `left_out` names the files of a model directory that are not copied. `inputs` are all files that count.
-    """
+    """A model found at `path`. `kind` is "checkpoint", "huggingface" (a model directory), "megatron" (PyTorch files
+    without one) or "mindspore". `fields`: the sizes, `tensors`: all parameters, both in our names.
+    `save_tokenizer(directory)` writes the tokenizer's files; None if there are none. `skipped`: tensors that are not
+    parameters. `config_json`: a model directory's, without what names code unless the user keeps it. `guessed`: sizes
+    that were taken from a preset. `ranks`: the number of tensor-parallel files. `adapters` are in the tensors already.
+    `checkpoint`: the opened one at `path`, if it is one. `infill`: the sentinels of a model that can fill in the
+    middle. `left_out`: files of a model directory that are not copied. `inputs`: all files that count."""
 
     path: Path
     kind: str
@@ -393,13 +388,10 @@ def open_source(
     path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False, say: Say = print_once
 ) -> Source:
     """Open a run or checkpoint directory of ours, a model directory, or files of other programs: all that
-    `files.LAYOUTS` declares.
-
-    `known` overrides single sizes (our field names), for files that do not record them. `keep_code`: the user trusts
-    the Python files of a model directory, which then come out of a conversion too. `say` gets what the user has to
-    know, such as what was passed over on the way to the weights. Numbers are read later. Raises `UserError` naming the
-    file and tensor when anything is missing, unexpected, of another shape or dtype.
-    """
+    `files.LAYOUTS` declares. `known` overrides single sizes (our field names), for files that do not record them.
+    `keep_code`: the user trusts the Python files of a model directory, which then come out of a conversion too. `say`
+    gets what the user has to know, such as what was passed over on the way to the weights. Numbers are read later.
+    Raises `UserError` naming the file and tensor when anything is missing, unexpected, of another shape or dtype."""
     path, given, known = Path(path), known, known or {}
     if (path / "quantised.json").is_file():
         raise UserError(f"{path}: is a quantised model, which only answers; give the model that it was made of")

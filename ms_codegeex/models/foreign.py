@@ -24,12 +24,9 @@ _MOST_PARTS = 8  # before a name
 
 @dataclass(frozen=True)
 class Packing:
-    """How tensors of ours make one foreign tensor.
-
-    copy: unchanged. transpose: axes exchanged. stack: the rows of one below those of the other. group: the rows
-    of equal tensors in `groups` groups, each with a run of rows of every tensor, in the order of `Entry.ours`;
-    tensor-parallel ranks share the groups.
-    """
+    """How tensors of ours make one foreign tensor. copy: unchanged. transpose: axes exchanged. stack: the rows of one
+    below those of the other. group: the rows of equal tensors in `groups` groups, each with a run of rows of every
+    tensor, in the order of `Entry.ours`; tensor-parallel ranks share the groups."""
 
     kind: Literal["copy", "transpose", "stack", "group"] = "copy"
     groups: int = 0
@@ -83,15 +80,11 @@ def added_parts(name: ForeignName, own: ForeignName) -> list[str]:
 
 @dataclass(frozen=True)
 class ForeignLayout:
-    """One foreign layout.
-
-    `kind`: "huggingface", "gptj", "megatron" or "mindspore"; a family's first layout of a kind is the one that is
-    written.
-    `entries`: patterns with `{i}` for a block's number. `skipped`: regular expressions for names (the last part of a
-    path) of tensors that are not parameters and are left out. `axes`: parameters that tensor-parallel ranks of this
-    layout share along another axis than the family's table says. `config`: what `config.json` says of another
-    architecture, whose names these are.
-    """
+    """One foreign layout. `kind`: "huggingface", "gptj", "megatron" or "mindspore"; a family's first layout of a kind
+    is the one that is written. `entries`: patterns with `{i}` for a block's number. `skipped`: regular expressions for
+    names (the last part of a path) of tensors that are not parameters and are left out. `axes`: parameters that
+    tensor-parallel ranks of this layout share along another axis than the family's table says. `config`: what
+    `config.json` says of another architecture, whose names these are."""
 
     kind: Literal["huggingface", "gptj", "megatron", "mindspore"]
     entries: tuple[Entry, ...]
@@ -132,14 +125,11 @@ def renamed(entries: Iterable[Entry], rename: Callable[[str], str]) -> tuple[Ent
 @dataclass(frozen=True)
 class SizeKeys:
     """What a family's sizes, the fields of its configuration, are called in its `config.json`, and what else that file
-    must state.
-
-    `required`: positive whole numbers that must be given; the others have the defaults of their fields. `keys`: the key
-    in `config.json` of each field whose name differs there. `only`: keys of which our network computes just this value;
+    must state. `required`: positive whole numbers that must be given; others have their defaults. `keys`: the key in
+    `config.json` of each field whose name differs there. `only`: keys with the one value that our network computes,
     written, and checked on reading. `written`: config -> what the other software needs in addition. `read`: fills in
-    keys that may be missing. `counted`: how many more of a field that file counts; `read` takes them off again.
-    `synonyms`: other values of keys in `only` that mean the same.
-    """
+    missing keys. `counted`: how many more of a field that file counts; `read` takes them off again. `synonyms`: other
+    values of keys in `only` that mean the same."""
 
     model_type: str
     required: tuple[str, ...]
@@ -153,13 +143,11 @@ class SizeKeys:
 
 @dataclass(frozen=True)
 class ForeignFormats:
-    """A family in files of other programs.
-
-    `visible`: field -> the parameter, `{i}` for any block, and the axis whose length it is. `ranks`: config -> a number
-    that the number of tensor-parallel ranks must divide, and what it is. `limits`: config -> sentences that state why
-    the original software cannot run a model of these sizes. `classes`: files in `formats/exported/` with classes for
-    transformers that run a model of any sizes; a model directory gets them.
-    """
+    """A family in files of other programs. `visible`: field -> the parameter, `{i}` for any block, and the axis whose
+    length it is. `ranks`: config -> a number that the number of tensor-parallel ranks must divide, and what it is.
+    `limits`: config -> sentences that state why the original software cannot run a model of these sizes. `classes`:
+    files in `formats/exported/` with classes for transformers that run a model of any sizes; a model directory gets
+    them."""
 
     sizes: SizeKeys
     layouts: tuple[ForeignLayout, ...]
@@ -172,11 +160,9 @@ class ForeignFormats:
 @dataclass(frozen=True)
 class Lookalike:
     """A model that resembles one of the family `of` and would compute nonsense here; `reason` says what differs.
-
     `marks`: each is enough to recognise it, a pattern for the value of every key named in `config.json` or
     `tokenizer_config.json`. Besides their own keys, there are `name` (`_name_or_path` or `name_or_path`) and `code`
-    (the Python files that `auto_map` names). `tokens`: added tokens of its tokenizer, each of which is enough.
-    """
+    (the Python files that `auto_map` names). `tokens`: added tokens of its tokenizer, each of which is enough."""
 
     name: str
     of: str

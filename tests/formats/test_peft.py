@@ -12,10 +12,9 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.formats.adapters import as_trained
+from ms_codegeex.formats.adapters import as_trained, merged
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.layout import to_foreign
-from ms_codegeex.formats.merging import merged
 from ms_codegeex.formats.peft import _of_modules, adapters_inputs, open_adapters, summary, write_peft
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import open_source
