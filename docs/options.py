@@ -27,6 +27,7 @@ from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
 from ms_codegeex.evaluation.benchmarks.registry import with_key
 from ms_codegeex.evaluation.recipe import Recipe
+from ms_codegeex.formats import files
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving import foreign_fields
 
@@ -157,6 +158,21 @@ def refused() -> str:
     return table(("fields", "values that change nothing", "why, and what to do"), rows)
 
 
+def weights() -> str:
+    """What a file or folder of weights may be, in the order in which it is tried."""
+
+    def outcome(then: object) -> str:
+        if not isinstance(then, str):
+            return "read"
+        if then == files.BELOW:
+            return "followed"
+        found = "..." if then != "{found}" else "the error says what it is and what helps"
+        return f"refused: {then.format(path='PATH', folder='DIR', file='FILE', found=found)}"
+
+    rows = [(each.name, each.source, each.recognised, outcome(each.then)) for each in files.LAYOUTS]
+    return table(("what", "written by", "recognised by", "what becomes of it"), rows)
+
+
 def code(names: str) -> str:
     """Names in Markdown."""
     return " ".join(f"`{name}`" for name in names.split())
@@ -193,6 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe": recipe,
     "records": records,
     "refused": refused,
+    "weights": weights,
     "foreign": foreign,
 }
 
