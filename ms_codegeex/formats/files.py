@@ -146,21 +146,25 @@ class Found:
         folders = (self.place.folder, *(place.path for place in reversed(self.way)))
         return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
 
-    def passed_over(self, used: Collection[Path]) -> str | None:
-        """One line: where the weights are, if in a folder below, and what there is besides the files that are used."""
+    def passed_over(self, used: Collection[Path]) -> list[str]:
+        """Where the weights are, if in a folder below, and what there is besides the files that are used: a line on the
+        way to that folder, and one on what is in it."""
         if not self.way:
-            return None
+            return []
         root, parents = self.place.root, {parent for file in used for parent in file.parents}
         folders = [place.path for place in self.way]
         folders += sorted(parent for parent in parents if root in parent.parents and parent not in folders)
         over = [folder / name for folder in folders for name in entries(folder) if name.endswith(_SUFFIXES)]
-        inner = (place.path / name for place in self.way for name in place.folders if _NUMBERED.fullmatch(name))
-        over = [path for path in (*over, *inner) if path not in used and path not in parents and path not in folders]
-        names = [str(path.relative_to(root)) for path in over]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        below = f"the weights are in {self.place.folder.relative_to(root)}" if self.place.folder != root else ""
-        said = [below, f"passed over: {', '.join(names[:3])}{more}" if names else ""]
-        return f"{root}: {'; '.join(filter(None, said))}" if any(said) else None
+        numbered = (place.path / name for place in self.way for name in place.folders if _NUMBERED.fullmatch(name))
+        over = [path for path in (*over, *numbered) if path not in used and path not in parents and path not in folders]
+        inner, lines = self.place.folder, []
+        below = f"the weights are in {inner.relative_to(root)}" if inner != root else ""
+        for folder in dict.fromkeys((root, inner)):
+            names = [str(path.relative_to(folder)) for path in over if (inner in path.parents) == (folder == inner)]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            said = [below if folder == root else "", f"passed over: {', '.join(names[:3])}{more}" if names else ""]
+            lines += [f"{folder}: {'; '.join(filter(None, said))}"] if any(said) else []
+        return lines
 
 
 def find_model(path: Path) -> Found:

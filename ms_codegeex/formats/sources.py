@@ -405,11 +405,12 @@ def open_source(
         return _open_checkpoint(found.place.path, known)
     if found.layout is DIRECTORY:
         admit(found.place.folder)
-    raw, folder = found.layout.then(found.place, found.what), found.configured
+    raw, folder, notes = found.layout.then(found.place, found.what), found.configured, list[str]()
     if folder is not None and (found.layout is DIRECTORY or _is_configured(folder, raw)):
-        source = _open_model_directory(folder, raw, known, keep_code, say)
+        source = _open_model_directory(folder, raw, known, keep_code, notes.append)
     else:
-        source = _open_raw(found.place.path, raw, given, say)
-    if line := found.passed_over({file for each in source.inputs for file in each.files.values()}):
-        say(line)
+        source = _open_raw(found.place.path, raw, given, notes.append)
+    notes += found.passed_over({file for each in source.inputs for file in each.files.values()})
+    for note in notes:  # with the whole path, by which a command that opens a model twice says it once
+        say(f"{path.absolute()}{note.removeprefix(str(path))}" if note.startswith(str(path)) else note)
     return source
