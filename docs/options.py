@@ -160,14 +160,18 @@ def refused() -> str:
 
 
 def weights() -> str:
-    """What a user may name as a model, and what becomes of it."""
-    rows = []
-    for each in files.LAYOUTS:
-        outcome = "what is below it is opened" if each.then == files.BELOW else "read"
-        if isinstance(each.then, str) and each.then != files.BELOW:
-            outcome = "refused: " + each.then.format(path="PATH", folder="FOLDER", found="NAME")
-        rows.append((each.name, each.source, each.recognised, outcome))
-    return table(("a file or folder", "of", "recognised by", "what becomes of it"), rows)
+    """What a file or folder of weights may be, in the order in which it is tried."""
+
+    def outcome(then: object) -> str:
+        if not isinstance(then, str):
+            return "read"
+        if then == files.BELOW:
+            return "what is below it is opened"
+        found = "..." if then != "{found}" else "the error says what it is and what helps"
+        return f"refused: {then.format(path='PATH', folder='DIR', file='FILE', found=found)}"
+
+    rows = [(each.name, each.source, each.recognised, outcome(each.then)) for each in files.LAYOUTS]
+    return table(("a file or folder", "written by", "recognised by", "what becomes of it"), rows)
 
 
 def tokenizer_files() -> str:

@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _list(arguments.directories, arguments.json)
     from dataclasses import replace
 
+    from ms_codegeex.formats.adapters import merged
     from ms_codegeex.formats.convert import convert
-    from ms_codegeex.formats.merging import merged
     from ms_codegeex.formats.peft import adapters_inputs, open_adapters
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.formats.tensors import SHORT_NAMES

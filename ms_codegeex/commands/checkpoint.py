@@ -133,8 +133,7 @@ def _check_statement(target: Path, recorded: Recorded, key: Path | None, as_json
     """Compare the files of a model that this program wrote with its `provenance.json`, a line for each that differs.
     With a key, with `model.sig` before; another is a `UserError`."""
     from ms_codegeex.base.quarantine import SIGNATURE
-    from ms_codegeex.formats.provenance import made_from
-    from ms_codegeex.formats.signing import verify_signature
+    from ms_codegeex.formats.provenance import made_from, verify_signature
 
     if key is not None:
         verify_signature(target, key)
@@ -162,7 +161,7 @@ def _check_statement(target: Path, recorded: Recorded, key: Path | None, as_json
 
 
 def _sign(arguments: argparse.Namespace) -> None:
-    from ms_codegeex.formats.signing import sign
+    from ms_codegeex.formats.provenance import sign
 
     path = sign(arguments.directory, arguments.private_key)
     result = {"path": str(arguments.directory), "signature": str(path)}

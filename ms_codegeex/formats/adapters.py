@@ -40,10 +40,8 @@ class Adapters:
 
 def by_layer(tensors: Mapping[str, LazyTensor], table: ParameterTable) -> dict[str, LazyTensor]:
     """The tensors of a run, where fused layers have one A, with an A for each layer that has B."""
-    layers, complete = (
-        [name.removesuffix(f".{LORA_B}") for name in tensors if name.endswith(f".{LORA_B}")],
-        dict(tensors),
-    )
+    layers = [name.removesuffix(f".{LORA_B}") for name in tensors if name.endswith(f".{LORA_B}")]
+    complete = dict(tensors)
     for layer in layers:
         shared = tensors.get(f"{table.has_factor(layer, layers)}.{LORA_A}")
         if shared is not None:
@@ -81,3 +79,38 @@ def fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
         first = tensor.window((slice(0, 1), *(slice(None),) * (len(tensor.shape) - 1)))
         digest.update(f"{name} {tensor.shape}\n".encode() + first.float32().tobytes())
     return digest.hexdigest()
+
+
+def checked_scale(scale: float, where: str) -> float:
+    """alpha / rank of adapters. `UserError` naming `where` unless FP32 holds it, and not as 0."""
+    if not 2.0**-149 <= scale < 2.0**128:
+        raise UserError(f"{where}: alpha / rank is {scale:g}, which FP32 does not hold; give adapters with another one")
+    return scale
+
+
+def check_base(adapters: Adapters, base: Mapping[str, LazyTensor], where: str, model: Path) -> None:
+    """`UserError` unless adapters fit a model's tensors and have its fingerprint, if they record one. `where` names the
+    adapters in messages."""
+    merged(base, adapters, where)
+    if adapters.fingerprint is not None and fingerprint(base) != adapters.fingerprint:
+        raise UserError(f"{where}: adapters of another model than {model}; give theirs, which was at {adapters.base}")
+
+
+def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> dict[str, LazyTensor]:
+    """The base model with W + alpha / rank B A, FP32, in the place of each adapted W. `UserError` naming `where` and
+    the adapter that does not fit."""
+    result, scale, tensors = dict(base), adapters.alpha / adapters.rank, adapters.tensors
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
+        a, b, weight = tensors.get(f"{layer}.{LORA_A}"), tensors.get(f"{layer}.{LORA_B}"), base.get(f"{layer}.weight")
+        there = a is not None and b is not None and weight is not None
+        if not there or b.shape[:1] + a.shape[1:] != weight.shape or b.shape[1:] != a.shape[:1]:
+            raise UserError(f"{where}: the adapter of {layer} does not fit the model; use the model it was trained on")
+        result[f"{layer}.weight"] = _sum(weight, a, b, scale)
+    return result
+
+
+def _sum(weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float) -> LazyTensor:
+    def load() -> np.ndarray:
+        return weight.float32() + np.float32(scale) * (b.float32() @ a.float32())
+
+    return LazyTensor("float32", weight.shape, load)

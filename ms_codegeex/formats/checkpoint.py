@@ -27,8 +27,18 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
-from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, QUOTED, LazyTensor, checked_shape, read_bytes
+from ms_codegeex.formats.tensors import (
+    NUMPY_DTYPES,
+    QUOTED,
+    Index,
+    LazyTensor,
+    Window,
+    check_coverage,
+    checked_shape,
+    overlap,
+    read_bytes,
+    window_ranges,
+)
 
 MANIFEST = "manifest.json"
 FORMAT = 2

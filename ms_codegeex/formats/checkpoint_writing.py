@@ -26,8 +26,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import FORMAT, MANIFEST, RESERVED_KEYS, manifest_digest, step_name
 from ms_codegeex.formats.chunks import rows_per_chunk
 from ms_codegeex.formats.safetensors_file import write_safetensors
-from ms_codegeex.formats.slices import check_coverage
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, check_coverage, from_array
 
 POLL_SECONDS = (0.005, 0.5)  # between two looks for the files of other ranks: at first, and at most
 LOOKS = 8  # at the files of other ranks, while the patience lasts
@@ -125,12 +124,10 @@ def write_checkpoint(
     patience: float = PATIENCE,
 ) -> Path:
     """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path, once
-    rank 0 has published it.
-
-    Each part of a tensor is passed by exactly one rank. `state` is JSON, and only rank 0's is stored. With several
-    ranks, `save` is a name that no other save in `root` has. `UserError`, on every rank, if the disk is full, the
-    slices do not cover their tensors exactly once, or another rank gives no sign for `patience` seconds.
-    """
+    rank 0 has published it. Each part of a tensor is passed by exactly one rank. `state` is JSON, and only rank 0's is
+    stored. With several ranks, `save` is a name that no other save in `root` has. `UserError`, on every rank, if the
+    disk is full, the slices do not cover their tensors exactly once, or another rank gives no sign for `patience`
+    seconds."""
     final = Path(root) / step_name(step)
     names = _Names(final, save)
     if rank:

@@ -256,14 +256,12 @@ def convert(
     origin: Mapping[str, Any] = CONVERTED,
 ) -> dict[str, Any]:
     """Convert the model at `source` to `to` at `output`: "hf" a model directory, "gptj" one of a CodeGen as a GPT-J,
-    "megatron" a nested `.pt` file, "mindspore" a `.ckpt` file with the original names.
-
-    `source` is anything `open_source` reads, or its result. With `tensor_parallel` above 1, `output` is a folder with a
-    file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor. `verify` compares all bytes of the result
-    with the source. `replace` allows replacing an earlier conversion. `origin`: the command, and its further choices,
-    for `provenance.json`. Returns figures for a report. `UserError` for anything missing, unexpected, in the way or too
-    large for the dtype; the output appears only when it is complete.
-    """
+    "megatron" a nested `.pt` file, "mindspore" a `.ckpt` file with the original names. `source` is anything
+    `open_source` reads, or its result. With `tensor_parallel` above 1, `output` is a folder with a file for each rank.
+    `dtype` ("fp32", "fp16", "bf16") casts every tensor. `verify` compares all bytes of the result with the source.
+    `replace` allows replacing an earlier conversion. `origin`: the command, and its further choices, for
+    `provenance.json`. Returns figures for a report. `UserError` for anything missing, unexpected, in the way or too
+    large for the dtype; the output appears only when it is complete."""
     begin = time.monotonic()
     _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))

@@ -10,7 +10,15 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
-from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys, plain_name
+from ms_codegeex.models.foreign import (
+    Entry,
+    ForeignFormats,
+    ForeignLayout,
+    ForeignName,
+    SizeKeys,
+    plain_name,
+    spellings,
+)
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
@@ -187,7 +195,8 @@ class FamilyFormats:
         """The layout (of `kind`, or any) that names most of these tensors, and the share of its patterns found. Of two
         that differ in nesting alone it is the one that the file has."""
         best: tuple[float, int, ForeignLayout | None] = (0.0, 0, None)
-        plain = {*map(plain_name, names)}
+        known = {plain_name(entry.numbered(0).foreign) for layout in self.data.layouts for entry in layout.entries}
+        plain = {each for name in names for each in spellings(name) if each in known}
         for layout in self.data.layouts:
             if kind in (None, layout.kind):
                 first = [entry.numbered(0).foreign for entry in layout.entries]
@@ -234,11 +243,9 @@ class FamilyFormats:
     def infer(
         self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape], known: Mapping[str, Any], ranks: int = 1
     ) -> dict[str, Any]:
-        """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`.
-
-        Sizes that the shapes do not show (the number of heads) come from `known` or from the preset of these sizes.
-        Raises `UserError` naming a missing tensor, or a size that cannot be inferred.
-        """
+        """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`. Sizes
+        that the shapes do not show (the number of heads) come from `known` or from the preset of these sizes. Raises
+        `UserError` naming a missing tensor, or a size that cannot be inferred."""
         by_name = {entry.ours: entry for entry in (entry.numbered(0) for entry in layout.entries)}
         fields: dict[str, Any] = {}
         for field, (name, axis) in self.data.visible.items():

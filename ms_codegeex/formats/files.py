@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import admit, check_file, entries, is_weights
+from ms_codegeex.base.quarantine import admit, check_file, entries
 from ms_codegeex.base.reading import open_regular, place_inside, read_inside
 from ms_codegeex.formats.checkpoint import MANIFEST
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
-from ms_codegeex.formats.model_directory import CONFIG, LFS, POINTER, read_weights, weight_files
+from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
-from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
+from ms_codegeex.formats.strategy import find_rank_files, is_of_rank, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
@@ -31,9 +31,10 @@ from ms_codegeex.models.foreign import ForeignName
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
+_SUFFIXES = (*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)
 GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
 ADAPTER_CONFIG = "adapter_config.json"
-_TORCH_BEGINNINGS = (b"PK", b"\x80\x02")  # a zip archive; the pickle of versions before 1.6, which we refuse by name
+_ZIP = b"PK"  # how PyTorch's files begin
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d{3})(?!\d))?(?:_(\d{3})(?!\d))?")
 _BLOCK = re.compile(r"(?<=\blayers\.)\d+|(?<=\bh\.)\d+")
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
@@ -47,13 +48,14 @@ _ARGUMENTS = {
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
 # keys and files of what training programs save with the weights: optimizers, schedules, generators of random numbers
 _TRAINING_STATE = re.compile(
-    r"(optim|(dist(rib)?_)?optimizer|(lr_|opt_param_)?scheduler|scaler|grad_scaler|amp|ema|callbacks?|loops)(_.*|s)?"
+    r"(optim|(dist(rib)?_)?optimizer|(lr_|opt_param_)?scheduler|scaler|grad_scaler|amp|(.*_)?ema|callbacks?|loops)(_.*|s)?"
     r"|(.*_)?rng_(tracker_)?states?|frozen_param_fragments|hyper_parameters"
 )
 _TRAINING_FILE = re.compile(
     r"(.*[-_.])?(optim|optimizer|scheduler|scaler|rng_state|random_states|training_args|optim_states)"
     r"([-_.]?\d+)?\.(pt|pth|bin|pkl|ckpt|safetensors)"
 )
+_EMA = re.compile(r"(.*_)?ema(_.*)?")  # averages of the weights
 _NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 _MOST_STEPS = 8  # from what the user names down to the weights
@@ -62,11 +64,9 @@ _LONGEST_POINTER = 256  # bytes of a file that names a folder
 
 @dataclass(frozen=True)
 class RawModel:
-    """The tensors of every rank under their foreign names.
-
-    `where`: the file of each rank. `kind`: "megatron", "mindspore", or None if only the names can show it. `recorded`:
-    sizes that the file states. `skipped`: names of tensors that are not parameters. `files`: all that were opened.
-    """
+    """The tensors of every rank under their foreign names. `where`: the file of each rank. `kind`: "megatron",
+    "mindspore", or None if only the names can show it. `recorded`: sizes that the file states. `skipped`: names of
+    tensors that are not parameters. `files`: all that were opened."""
 
     ranks: Sequence[Mapping[ForeignName, LazyTensor]]
     where: Sequence[str]
@@ -94,22 +94,22 @@ class Place:
             place_inside(root, str(path.relative_to(root)))
         if path.is_dir():
             return cls(root, path, tuple(entries(path)), tuple(entries(path, folders=True)))
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{path}: no such file or directory; expected {_EXPECTED}")
         if path != root:
             check_file(root, str(path.relative_to(root)))
         with open_regular(path) as stream:
-            return cls(root, path, beginning=stream.read(len(LFS)))
+            return cls(root, path, beginning=stream.read(BEGINNING))
 
     @property
     def folder(self) -> Path:
-        """The folder, or that of the file."""
+        """The folder, or the one of the file."""
         return self.path if self.beginning is None else self.path.parent
 
     @property
     def candidates(self) -> list[str]:
         """The files of a folder that may hold weights."""
-        names = (name for name in self.files if name.endswith((*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)))
+        names = (name for name in self.files if name.endswith(_SUFFIXES))
         return [name for name in names if not _TRAINING_FILE.fullmatch(name)]
 
     def begins(self, text: bytes) -> bool:
@@ -119,13 +119,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """One thing that a file or folder can be.
-
-    `name`: what it is; `source`: the programs that write it; `recognised`: by what, for people. `found(place)`:
-    something true if it is this. `then(place, found)` reads it; None: the caller does, who has its configuration;
-    `BELOW`: `found` is the name in the folder to go on with; another text: why it is refused and what helps, with
-    `{path}` and `{found}`.
-    """
+    """One thing that a file or folder can be. `name`: what it is; `source`: the programs that write it; `recognised`:
+    by what, for people. `found(place)`: something true if it is this. `then(place, found)` reads it; None: the caller
+    does, who has its configuration; `BELOW`: `found` is the name in the folder to go on with; another text: why it is
+    refused and what helps, with `{path}` and `{found}`."""
 
     name: str
     source: str
@@ -143,21 +140,31 @@ class Found:
     what: Any
     way: tuple[Place, ...]
 
-    def passed_over(self, used: Collection[Path]) -> str | None:
-        """One line: where the weights are, if in a folder below, and what there is besides the files that are used."""
+    @property
+    def configured(self) -> Path | None:
+        """The nearest folder on the way that has a `config.json`."""
+        folders = (self.place.folder, *(place.path for place in reversed(self.way)))
+        return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
+
+    def passed_over(self, used: Collection[Path]) -> list[str]:
+        """Where the weights are, if in a folder below, and what there is besides the files that are used: a line on the
+        way to that folder, and one on what is in it."""
         if not self.way:
-            return None
+            return []
         root, parents = self.place.root, {parent for file in used for parent in file.parents}
         folders = [place.path for place in self.way]
         folders += sorted(parent for parent in parents if root in parent.parents and parent not in folders)
-        over = [folder / name for folder in folders for name in entries(folder) if is_weights(name)]
-        inner = (place.path / name for place in self.way for name in place.folders if _NUMBERED.fullmatch(name))
-        over = [path for path in (*over, *inner) if path not in used and path not in parents and path not in folders]
-        names = [str(path.relative_to(root)) for path in over]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        below = f"the weights are in {self.place.folder.relative_to(root)}" if self.place.folder != root else ""
-        said = [below, f"passed over: {', '.join(names[:3])}{more}" if names else ""]
-        return f"{root}: {'; '.join(filter(None, said))}" if any(said) else None
+        over = [folder / name for folder in folders for name in entries(folder) if name.endswith(_SUFFIXES)]
+        numbered = (place.path / name for place in self.way for name in place.folders if _NUMBERED.fullmatch(name))
+        over = [path for path in (*over, *numbered) if path not in used and path not in parents and path not in folders]
+        inner, lines = self.place.folder, []
+        below = f"the weights are in {inner.relative_to(root)}" if inner != root else ""
+        for folder in dict.fromkeys((root, inner)):
+            names = [str(path.relative_to(folder)) for path in over if (inner in path.parents) == (folder == inner)]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            said = [below if folder == root else "", f"passed over: {', '.join(names[:3])}{more}" if names else ""]
+            lines += [f"{folder}: {'; '.join(filter(None, said))}"] if any(said) else []
+        return lines
 
 
 def find_model(path: Path) -> Found:
@@ -173,11 +180,14 @@ def find_model(path: Path) -> Found:
         if layout.then == BELOW:
             place = Place.at(root, place.path / what)
         elif isinstance(layout.then, str):
-            quoted = {"path": shlex.quote(str(place.path)), "folder": shlex.quote(str(place.folder))}
+            file = place.folder / what if isinstance(what, str) else place.path
+            quoted = {"path": place.path, "folder": place.folder, "file": file}
+            quoted = {name: shlex.quote(str(each)) for name, each in quoted.items()}
             raise UserError(f"{place.path}: {layout.then.format(found=what, **quoted)}")
         else:
             return Found(layout, place, what, way)
-    raise UserError(f"{place.path}: nothing of these is there; expected {_EXPECTED}")
+    listed = ", ".join(place.files[:3]) + ", ..." * (len(place.files) > 3)
+    raise UserError(f"{place.path}: {f'no weights are there ({listed})' if listed else _NOTHING}; expected {_EXPECTED}")
 
 
 def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[ForeignName, LazyTensor]]:
@@ -223,13 +233,13 @@ def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignNam
     """The model's tensors by path, and the names of the training state that was saved along with them."""
     if "model0" in tree:
         raise UserError(f"{file}: holds the chunks of an interleaved pipeline; save it again with a single stage")
-    tensors, training_state = {}, []
-    for name, tensor in nested_tensors(tree):
-        if _TRAINING_STATE.fullmatch(_path(name)[0].partition(".")[0]):
-            training_state.append(shown(name))
-        else:
-            tensors[name] = tensor
-    return tensors, training_state
+    found = dict(nested_tensors(tree))
+    roots = {name: _path(name)[0].partition(".")[0] for name in found}
+    numbers = {name for name, tensor in found.items() if not tensor.shape and name == roots[name]}  # a loss, a step
+    state = numbers | {name for name, root in roots.items() if _TRAINING_STATE.fullmatch(root)}
+    if len(state) == len(found):  # averages of the weights, if there is nothing else
+        state -= {name for name in state - numbers if _EMA.fullmatch(roots[name])}
+    return {name: found[name] for name in found if name not in state}, [shown(name) for name in found if name in state]
 
 
 def _joined(stages: Sequence[Mapping[ForeignName, LazyTensor]], files: Sequence[Path]) -> dict[ForeignName, LazyTensor]:
@@ -303,7 +313,7 @@ def _megatron_ranks(place: Place) -> list[list[Path]]:
             raise UserError(f"{place.path / name}: {has}; expected one")
         check_file(place.path, inner[0])
         numbered[rank][stage] = place.path / inner[0]
-    return [_in_order(stages, place.path, "stage") for stages in _in_order(numbered, place.path)]
+    return [_in_order(stages, place.path, "pipeline stage") for stages in _in_order(numbered, place.path)]
 
 
 def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
@@ -369,7 +379,7 @@ def is_gguf(path: Path) -> bool:
 
 def _read_file(place: Place, _found: Any) -> RawModel:
     path, beginning = place.path, place.beginning or b""
-    if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
+    if beginning.startswith(_ZIP) or path.suffix in TORCH_SUFFIXES:
         return _read_torch(place, [[path]])
     _check_rank(read_origin(path) or {}, 0, 1, str(path))
     return _weights(read_mindspore(path), path, None if path.suffix == ".safetensors" else "mindspore")
@@ -385,8 +395,8 @@ def _many_shards(place: Place) -> tuple[str, ...]:
     return names if len(names) > 1 or "".join(names).endswith(".json") else ()
 
 
-def _with_config(place: Place) -> bool:
-    return _shards(place) != () and (place.folder / CONFIG).is_file()
+def _with_config(place: Place) -> tuple[str, ...]:
+    return _shards(place) if (place.folder / CONFIG).is_file() else ()
 
 
 def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
@@ -428,10 +438,27 @@ def _newest(pattern: str) -> Callable[[Place], Any]:
     return found
 
 
-def _first(pattern: str) -> Callable[[Place], Any]:
-    """Finds a file in a folder, or the file itself."""
+def _first(pattern: str, alone: bool = False) -> Callable[[Place], Any]:
+    """Finds a file in a folder; `alone`: also the file itself."""
     matches = re.compile(pattern).fullmatch
-    return lambda place: next(filter(matches, place.files if place.beginning is None else (place.path.name,)), None)
+
+    def found(place: Place) -> str | None:
+        names = (place.path.name,) if alone and place.beginning is not None else place.files
+        return next(filter(matches, names), None)
+
+    return found
+
+
+def _is_file_of_tensors(place: Place) -> bool:
+    return (place.path.suffix in _SUFFIXES and place.begins(b"")) or place.begins(_ZIP) or place.begins(b"\n")
+
+
+def _training_file(place: Place) -> bool:
+    return place.beginning is not None and _TRAINING_FILE.fullmatch(place.path.name) is not None
+
+
+def _mistaken(place: Place) -> str | None:
+    return None if place.beginning is None else mistaken(place.path, place.beginning)
 
 
 def _is_run(place: Place) -> bool:
@@ -443,22 +470,26 @@ def _is_run(place: Place) -> bool:
 def _is_ranks(place: Place) -> bool:
     """Whether there are files of MindSpore's ranks: in folders, or several beside each other."""
     inside = (file for name in place.folders if "rank" in name for file in entries(place.path / name))
-    names, many = place.candidates, len(place.candidates) > 1
-    ranks = all(name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors")) for name in names)
-    return (many and ranks) or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
+    names = place.candidates if len(place.candidates) > 1 else ()
+    ranks = [name for name in names if name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors"))]
+    beside = names and len(ranks) == len(names) and all(is_of_rank(place.path / name) for name in ranks)
+    return bool(beside) or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
 
 
 def _around(place: Place) -> str | None:
-    known = [name for name in ("checkpoints", "lightning_logs", "snapshots") if name in place.folders]
-    return (known or place.folders)[0] if known or len(place.folders) == 1 else None
+    known = [name for name in place.folders if _KNOWN_FOLDER.fullmatch(name)]
+    return known[0] if len(known) == 1 else place.folders[0] if len(place.folders) == 1 else None
 
 
+_NOTHING = "nothing of these is there"
 _EXPECTED = (
     "a run directory, a checkpoint directory, a model directory (config.json and *.safetensors or pytorch_model*.bin), "
     "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
 )
 BELOW = "below"
-_NUMBERED = re.compile(r"(iter|global_step|checkpoint|version|epoch|step)[-_]?\d+|release|original")
+_NUMBERED = re.compile(r"((iter|global_step|checkpoint|version|epoch|step)[-_]?(\d+|best|last|final))|release|original")
+_KNOWN_FOLDER = re.compile(r"checkpoints|lightning_logs|snapshots|pytorch_model_fsdp_\d+|checkpoint-(best|last|final)")
+_OTHERS = _first(r".*\.(h5|msgpack|ot|onnx|tflite|npz|pdparams)", True)
 _LAST_STEP = _newest(r"(?:iter_|global_step|version_|(?:checkpoint|epoch|step)[-_])(\d{1,18})")
 _LAST_EPOCH = _newest(r".*step=(\d{1,18})(?:-v\d+)?\.ckpt")
 _ITERATION = _named_by(
@@ -484,26 +515,35 @@ _ZERO = (
     "holds weights sharded by ZeRO 3 ({found}); join them with DeepSpeed's script in the folder above: "
     "python zero_to_fp32.py . joined"
 )
+_STATE = "is an optimizer's or another file of training state, not of weights; give its folder: {folder}"
+_ARCHIVE = (
+    "is or holds an archive ({found}), which is not read; unpack it (tar -xf {file}) and give the file of weights in it"
+)
+_OTHER = "is or holds a file of another program ({found}), which is not read; save the model as safetensors there"
 _SEVERAL = "holds several files of weights, such as {found}; give one of them"
+_FOLDERS = "holds no weights itself, but the folders {found}; give one of them"
 
 RUN = Layout("run, checkpoint", "ms-codegeex", f"`{MANIFEST}`, `step-*`, `checkpoints/step-*`", _is_run, None)
 _BY_NAME = f"`{CONFIG}` and `model.safetensors`, `pytorch_model.bin`, an index, all shards or a variant (`.fp16`)"
-DIRECTORY = Layout("model directory", "transformers", _BY_NAME, _with_config, None)
+DIRECTORY = Layout("model directory", "transformers", _BY_NAME, _with_config, _read_shards)
 ADAPTERS = Layout("adapters", "PEFT", f"`{ADAPTER_CONFIG}`", lambda place: ADAPTER_CONFIG in place.files, None)
 LAYOUTS = (  # the first that is found counts
     Layout("GGUF", "llama.cpp", "`.gguf`", lambda place: is_gguf(place.path), _GGUF),
-    Layout("pointer", "Git LFS", "how it begins", lambda place: place.begins(LFS), POINTER),
+    Layout("no weights", "Git LFS, a web site, PyTorch before 1.6", "how it begins", _mistaken, "{found}"),
     DIRECTORY,
     RUN,
     ADAPTERS,
     Layout("shards alone", "transformers", "an index, or all shards", _many_shards, _read_shards),
     Layout("distributed checkpoint", "Megatron-LM, NeMo", "`common.pt`", _first(r"common\.pt"), _TORCH_DIST),
-    Layout("distributed checkpoint", "FSDP, torch", "`.metadata`, `.distcp`", _first(r"\.metadata|.*\.distcp"), _DCP),
-    Layout("file of tensors", "PyTorch, MindSpore", "how it begins", lambda place: place.begins(b""), _read_file),
+    Layout(
+        "distributed checkpoint", "FSDP, torch", "`.metadata`, `.distcp`", _first(r"\.metadata|.*\.distcp", True), _DCP
+    ),
+    Layout("pipeline", "DeepSpeed", "`layer_XX-model_*.pt`", _first(r"layer_\d+-model_.*", True), _PIPELINE),
+    Layout("ZeRO 3", "DeepSpeed", "`zero_*_model_states.pt`", _first(r"(bf16_)?zero_.*_model_states\.pt", True), _ZERO),
+    Layout("training state", "all", "`optimizer.pt`, `*_optim_states.pt`, ...", _training_file, _STATE),
+    Layout("file of tensors", "PyTorch, MindSpore", "`.pt`, `.ckpt`, how it begins", _is_file_of_tensors, _read_file),
     Layout("run", "DeepSpeed, Lightning", "what `latest` names", _named_by("latest"), BELOW),
     Layout("run", "Megatron-LM", "what `latest_checkpointed_iteration.txt` names", _ITERATION, BELOW),
-    Layout("pipeline", "DeepSpeed", "`layer_XX-model_*.pt`", _first(r"layer_\d+-model_.*"), _PIPELINE),
-    Layout("ZeRO 3", "DeepSpeed", "`zero_*_model_states.pt`", _first(r"(bf16_)?zero_.*_model_states\.pt"), _ZERO),
     Layout("ranks", "Megatron-LM, DeepSpeed", "`mp_rank_XX`, `mp_rank_XX_YYY` (stages)", _megatron_ranks, _read_torch),
     Layout("arrays", "CodeGeeX's export", "`*.npy`", _first(r".*\.npy"), _read_npy_folder),
     Layout("one file", "all", "the only file of weights that is not an optimizer's", _only, BELOW),
@@ -513,4 +553,7 @@ LAYOUTS = (  # the first that is found counts
     Layout("several files", "all", "none of the above", lambda place: ", ".join(place.candidates[:3]), _SEVERAL),
     Layout("steps", "all", "the highest `iter_N`, `global_stepN`, `checkpoint-N`, `version_N`", _LAST_STEP, BELOW),
     Layout("folder around it", "all", "`checkpoints`, `lightning_logs`, `snapshots`, the only folder", _around, BELOW),
+    Layout("archive", "NeMo", "`.nemo`, `.tar`", _first(r".*\.(nemo|tar|tar\.gz|tgz)", True), _ARCHIVE),
+    Layout("another format", "TensorFlow, Flax, ONNX, Paddle", "`.h5`, `.msgpack`, `.onnx`, ...", _OTHERS, _OTHER),
+    Layout("several folders", "all", "none of the above", lambda place: ", ".join(place.folders[:3]), _FOLDERS),
 )

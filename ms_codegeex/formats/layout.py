@@ -11,8 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.pieces import pieces
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import LazyTensor, pieces
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
 Shape = tuple[int, ...]
@@ -29,11 +28,9 @@ def packed_shape(packing: Packing, shapes: Sequence[Shape]) -> Shape:
 
 
 def transposed(array: np.ndarray) -> np.ndarray:
-    """The transpose of a matrix as a new C-contiguous array, bit for bit; elements of up to 8 bytes.
-
-    NumPy moves one element at a time, which for two bytes is slow: here neighbours of a column are first packed
-    together, then moved as 8 bytes (four to seven times as fast for FP16, three to four for FP32).
-    """
+    """The transpose of a matrix as a new C-contiguous array, bit for bit; elements of up to 8 bytes. NumPy moves one
+    element at a time, which for two bytes is slow: here neighbours of a column are first packed together, then moved as
+    8 bytes (four to seven times as fast for FP16, three to four for FP32)."""
     if not array.flags.aligned and array.flags.c_contiguous:  # a view of a file: whole bytes move faster
         array = array.reshape(-1).view(np.uint8).copy().view(array.dtype).reshape(array.shape)
     rows, columns = array.shape
@@ -151,10 +148,8 @@ def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> d
 def to_ours(
     entries: Sequence[Entry], tensors: Mapping[ForeignName, LazyTensor], shapes: Mapping[str, Shape], where: str
 ) -> dict[str, LazyTensor]:
-    """Foreign tensors as ours; nothing is loaded yet.
-
-    Raises `UserError` naming `where` and the tensor unless every tensor is accounted for with the right shape.
-    """
+    """Foreign tensors as ours; nothing is loaded yet. Raises `UserError` naming `where` and the tensor unless every
+    tensor is accounted for with the right shape."""
     check_names(tensors, (entry.foreign for entry in entries), where)
     result: dict[str, LazyTensor] = {}
     latest: dict[ForeignName, np.ndarray] = {}  # so that the parts of a fused tensor, loaded in turn, read it once

@@ -189,13 +189,10 @@ class _Checkpoint:
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
     """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out; or
-    of a `.safetensors` file, MindSpore's other format.
-
-    `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now.
-    `UserError` for a damaged file, or a tensor that occurs twice or has a wrong size or an unknown type. A checksum is
-    compared when the first tensor is loaded; without one, changed elements and tensors missing at the end go unnoticed,
-    so check the names against the model.
-    """
+    of a `.safetensors` file, MindSpore's other format. `keep(name)` chooses tensors; None is all. Only the structure is
+    read now, and a checksum is compared when the first tensor is loaded. Without one, changed elements and tensors
+    missing at the end go unnoticed: check the names against the model. `UserError` for a damaged file, or a tensor that
+    occurs twice or has a wrong size or an unknown type."""
     if Path(path).suffix == SAFETENSORS:
         return {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if keep is None or keep(name)}
     checkpoint = _Checkpoint(Path(path))

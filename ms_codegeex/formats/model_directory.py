@@ -8,6 +8,7 @@ The weights are `*.safetensors`, with an index when there are several; older dir
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -29,8 +30,17 @@ _NAME = re.compile(
     r"(model|pytorch_model)(?:\.(?P<variant>[\w+]+))?(?:-(?P<number>\d{1,6})-of-(?P<count>\d{1,6}))?"
     r"(?:\.(?P<later>[\w+]+))?\.(?P<suffix>safetensors|bin)(?P<index>\.index(?:\.(?P<last>[\w+]+))?\.json)?"
 )
-LFS = b"version https://git-lfs"
-POINTER = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull` in its repository"
+_PAGE = "is a web page, not the file; download it again, logged in if the model is only for members"
+_BEFORE_16 = (
+    "is in PyTorch's format before 1.6; save it anew: "
+    "python -c 'import sys, torch; torch.save(torch.load(sys.argv[1], \"cpu\"), sys.argv[1])' {path}"
+)
+_MISTAKEN = {  # how files begin that are taken for weights: what they are, and what helps
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file; run `git lfs pull` in its repository",
+    **dict.fromkeys((b"<!DOCTYPE", b"<!doctype", b"<html"), _PAGE),
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": _BEFORE_16,
+}
+BEGINNING = max(map(len, _MISTAKEN))  # bytes that tell
 SHARD_BYTES = 5_000_000_000
 
 SaveTokenizer = Callable[[Path], object]
@@ -62,13 +72,10 @@ def write_model_directory(
     written: Callable[[Path], object] = lambda file: None,
 ) -> None:
     """Write a model directory, one tensor in memory at a time. It appears only when it is complete and
-    `check(temporary)` raises nothing.
-
-    `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory of
-    which the data files are copied. `further` files are written unless the tokenizer has a file of the same name. A
-    model of at most `max_shard_bytes` is one `model.safetensors` without an index. `written(file)` is called for each
-    file of weights that is complete.
-    """
+    `check(temporary)` raises nothing. `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into
+    a directory, or a directory of which the data files are copied. `further` files are written unless the tokenizer has
+    a file of the same name. A model of at most `max_shard_bytes` is one `model.safetensors` without an index.
+    `written(file)` is called for each file of weights that is complete."""
     shards = _shards(tensors, max_shard_bytes)
     with atomic_directory(path, check) as directory:
         write_json(directory / CONFIG, dict(config))
@@ -124,11 +131,19 @@ def weight_files(path: Path, chosen: str | None = None) -> tuple[str, ...]:
     return tuple(files)
 
 
+def mistaken(file: Path, beginning: bytes) -> str | None:
+    """What a file is that begins so, and what helps, if it is taken for weights by mistake."""
+    if not beginning:
+        return "is empty; copy it again"
+    told = next((told for magic, told in _MISTAKEN.items() if beginning.startswith(magic)), None)
+    return told and told.replace("{path}", shlex.quote(str(file)))
+
+
 def read_tensors(file: Path) -> dict[str, LazyTensor]:
     """The tensors of one file of weights, of either kind."""
     with open_regular(file) as stream:
-        if stream.read(len(LFS)) == LFS:
-            raise UserError(f"{file}: {POINTER}")
+        if told := mistaken(file, stream.read(BEGINNING)):
+            raise UserError(f"{file}: {told}")
     if file.suffix == ".safetensors":
         return SafetensorsFile(file).tensors
     tree = read_torch(file)
@@ -173,22 +188,25 @@ def _indexed(path: Path, index: str) -> tuple[dict[str, LazyTensor], dict[str, s
     return {tensor: shards[name][tensor] for tensor, name in weight_map.items()}, dict(weight_map), unlisted
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration in a folder, all of whose files are checked first."""
+    admit(path)
+    config = read_json_inside(path, CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{path / CONFIG}: expected a JSON object")
+    return config
+
+
 class ModelDirectory:
     """A model directory opened for reading: its `config`, its `tensors` in the files' order, read when they are loaded,
     and the name of the file that each is in; `unlisted` tensors are not in the index. `chosen`: a file of weights that
-    the user names.
-
-    Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when index and
-    shards disagree.
-    """
+    the user names. Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when
+    index and shards disagree."""
 
     def __init__(self, path: Path, chosen: str | None = None) -> None:
         self.path = Path(path)
         names = weight_files(self.path, chosen)
         if not names or not (self.path / CONFIG).is_file():
             raise UserError(f"{path}: not a model directory; expected {CONFIG} and {SINGLE} (or {INDEX}) in it")
-        admit(self.path)
-        self.config: dict[str, Any] = read_json_inside(self.path, CONFIG)
-        if not isinstance(self.config, dict):
-            raise UserError(f"{self.path / CONFIG}: expected a JSON object")
+        self.config = read_config(self.path)
         self.tensors, self.files, self.unlisted = read_weights(self.path, names)

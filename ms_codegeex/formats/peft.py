@@ -18,25 +18,25 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.config.validation import Positive, validated
 from ms_codegeex.data.infilling.sentinels import description_files
-from ms_codegeex.formats.adapters import Adapters
+from ms_codegeex.formats.adapters import Adapters, check_base, checked_scale
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import ADAPTERS, RUN, find_model
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
-from ms_codegeex.formats.merging import check_base, checked_scale
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import read_tensors
 from ms_codegeex.formats.provenance import Input, hashed, inputs_of
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Alpha, Dropout, Source, checkpoint_adapters, checkpoint_inputs
 from ms_codegeex.formats.tensors import LazyTensor, from_array
-from ms_codegeex.models.foreign import Entry, plain_name
+from ms_codegeex.models.foreign import Entry, spellings
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 
 CONFIG, TENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[AB])(?:\.default)?\.weight")
-COPY = re.compile(r"(.+)\.base_layer\.(weight|bias)")  # of the model's own tables, saved along if they are adapted
+COPY = re.compile(r"(?!.*\.lora_[AB]\.)(.+?)(\.base_layer)?\.(weight|bias)")  # of the model's own tensors, saved along
+_MERGE = "merge the adapters with PEFT (merge_and_unload) and give that model"
 # settings that could change an adapter's product, each with the value that does not
 PLAIN = {
     "use_dora": False,
@@ -92,11 +92,9 @@ def adapters_path(path: Path) -> Path:
 
 
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:
-    """The adapters at `path` for the model `base`; numbers are read later.
-
-    `check_fingerprint`: require that they were trained on `base`; otherwise any model of the same sizes will do.
-    `UserError` if there are none, or if they do not fit.
-    """
+    """The adapters at `path` for the model `base`; numbers are read later. `check_fingerprint`: require that they were
+    trained on `base`; otherwise any model of the same sizes will do. `UserError` if there are none, or if they do not
+    fit."""
     named, path = path, adapters_path(path)
     if named != path and (path / CONFIG).is_file():
         print_error(f"{named}: the adapters are in {path.relative_to(named)}")
@@ -159,12 +157,10 @@ def write_peft(source: Source, path: Path) -> None:
 def _modules(
     entries: Iterable[Entry], adapters: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32.
-
-    Our layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
+    """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32. Our
+    layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
     these are then one below the other, A [k rank, in], and each layer's B is in its own rows and columns. `shapes`: of
-    our parameters.
-    """
+    our parameters."""
     factors = {}
     for entry in entries:
         layers = [name.removesuffix(".weight") for name in entry.ours]
@@ -185,12 +181,10 @@ def _modules(
 
 
 def read_peft(path: Path, base: Source) -> Adapters:
-    """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later.
-
-    What was trained on a module that fuses k of our layers becomes k adapters with the same A. The scale of rsLoRA,
-    alpha / sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and for
-    modules that the model does not have.
-    """
+    """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later. What
+    was trained on a module that fuses k of our layers becomes k adapters with the same A. The scale of rsLoRA, alpha /
+    sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and for modules
+    that the model does not have."""
     config, file, opened, metadata = _opened(path)
     _check_settings(config, path)
     formats = FamilyFormats(base.family)
@@ -201,7 +195,7 @@ def read_peft(path: Path, base: Source) -> Adapters:
     patterns = ("rank_pattern", "alpha_pattern")
     ranks, alphas = (_of_modules(config.get(key) or {}, modules, f"{path / CONFIG}: {key}") for key in patterns)
     _check_copies(opened, entries, base, str(file))
-    for name, factors in _factors(name for name in opened if not COPY.fullmatch(name)).items():
+    for name, factors in _factors((name for name in opened if not COPY.fullmatch(name)), modules, str(file)).items():
         if {*factors} != {"A", "B"} or name not in modules:
             shown = next(iter(factors.values()))
             raise UserError(f"{file}: {shown} is not a factor of an adapter of {base.path}; give their model")
@@ -229,15 +223,10 @@ def _check_settings(config: Mapping[str, Any], path: Path) -> None:
     """`UserError` for a variant of LoRA that computes something else; names settings that are not known."""
     for key, value in PLAIN.items():
         if (config.get(key) or value) != value:
-            raise UserError(
-                f"{path / CONFIG}: {key} is {config[key]}; only adapters with {key} {value} can be read, so merge "
-                "these into their model with PEFT (merge_and_unload) and give that model"
-            )
+            raise UserError(f"{path / CONFIG}: {key} is {config[key]}, and only {value} can be read; {_MERGE}")
     if config.get("init_lora_weights", True) not in OF_THE_MODEL:
-        raise UserError(
-            f"{path / CONFIG}: init_lora_weights is {config['init_lora_weights']}, which may have changed the model's "
-            "own weights; merge the adapters with PEFT (merge_and_unload) and give that model"
-        )
+        said = f"init_lora_weights is {config['init_lora_weights']}, which may have changed the model's own weights"
+        raise UserError(f"{path / CONFIG}: {said}; {_MERGE}")
     known = {*PLAIN, *HARMLESS, *(each.name for each in fields(_Settings))}
     known |= {"peft_type", "base_model_name_or_path", "init_lora_weights"}
     if others := [key for key, value in config.items() if value and key not in known]:
@@ -248,19 +237,22 @@ def _check_copies(opened: Mapping[str, LazyTensor], entries: Iterable[Entry], ba
     """`UserError` for a copy of one of the model's own tensors that is not equal to it."""
     owned = {str(entry.foreign): entry.ours[0] for entry in entries if entry.packing.kind == "copy"}
     for name in filter(COPY.fullmatch, opened):
-        module, kind = COPY.fullmatch(name).groups()
-        own, copy = base.tensors.get(owned.get(f"{plain_name(module)}.{kind}", "")), opened[name]
+        module, _, kind = COPY.fullmatch(name).groups()
+        ours = next((owned[each] for each in spellings(f"{module}.{kind}") if each in owned), "")
+        own, copy = base.tensors.get(ours), opened[name]
         if own is None or own.shape != copy.shape or not np.array_equal(own.float32(), copy.float32()):
             differs = f"{name} is not the tensor of {base.path}, so the adapters change more than they add"
-            raise UserError(f"{file}: {differs}; merge them with PEFT (merge_and_unload) and give that model")
+            raise UserError(f"{file}: {differs}; {_MERGE}")
 
 
-def _factors(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The names of the factors A and B of each module; a name that is none of these stands alone."""
+def _factors(names: Iterable[str], modules: Collection[str], file: str) -> dict[str, dict[str, str]]:
+    """The names of the factors A and B of each module. `UserError` for a name that is none of these."""
     factors: dict[str, dict[str, str]] = {}
     for name in names:
-        match = FACTOR.fullmatch(name)
-        module, kind = (plain_name(match["module"]), match["kind"]) if match else (name, "")
+        if (match := FACTOR.fullmatch(name)) is None:
+            raise UserError(f"{file}: {name} is not a factor of LoRA, and only those are read; {_MERGE}")
+        module, kind = match["module"], match["kind"]
+        module = next((each for each in spellings(module) if each in modules), module)
         if (other := factors.setdefault(module, {}).setdefault(kind, name)) != name:
             raise UserError(f"{other} and {name} are factors of the same module; save the adapters alone")
     return factors

@@ -51,11 +51,9 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, checksums: bool = False
 ) -> tuple[str, dict[str, list[str]]]:
     """Write `tensors` to `path`, which is synced but not renamed; returns the header's hash, and those of each tensor's
-    chunks.
-
-    Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the metadata holds
-    the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; chunks are not hashed then.
-    """
+    chunks. Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the
+    metadata holds the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; chunks are not
+    hashed then."""
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[tensors[name].dtype].itemsize)
     written_metadata = dict(metadata or {})
     if checksums:
@@ -92,12 +90,9 @@ def write_safetensors(
 
 
 class SafetensorsFile:
-    """A safetensors file opened for reading; checks header and length at once.
-
-    Its `tensors`, in the header's order, load as read-only views: indexing one reads only the pages that are touched.
-
-    Raises `UserError` naming the file (and the tensor) for anything that is not a complete, well-formed file.
-    """
+    """A safetensors file opened for reading; checks header and length at once. Its `tensors`, in the header's order,
+    load as read-only views: indexing one reads only the pages that are touched. Raises `UserError` naming the file (and
+    the tensor) for anything that is not a complete, well-formed file."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -132,6 +127,9 @@ class SafetensorsFile:
             raise damaged(self.path, f"has {total} bytes, its header describes {expected}")
 
     def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
+        if str(value["dtype"]).startswith(("F4", "F6_", "F8_")):
+            quantised = f"tensor {name} has the type {value['dtype']} of quantised weights"
+            raise UserError(f"{self.path}: {quantised}; give the model before it was quantised")
         if value["dtype"] not in DTYPES:
             raise ValueError(f"{name}: dtype {value['dtype']} is not supported")
         dtype, shape = DTYPES[value["dtype"]], checked_shape(value["shape"], name)

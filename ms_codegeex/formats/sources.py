@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,8 +16,8 @@ from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
-from ms_codegeex.base.printing import print_error, print_once
-from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
+from ms_codegeex.base.printing import print_once
+from ms_codegeex.base.quarantine import PROVENANCE, admit, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.infilling.declaration import declared_infill
@@ -33,13 +33,12 @@ from ms_codegeex.data.tokenizer.recorded import (
     family_tokenizer,
 )
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.adapters import Adapters, by_layer, fingerprint
+from ms_codegeex.formats.adapters import Adapters, by_layer, checked_scale, fingerprint, merged
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
-from ms_codegeex.formats.files import ADAPTERS, DIRECTORY, RUN, Found, RawModel, find_model
-from ms_codegeex.formats.merging import checked_scale, merged
-from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer
+from ms_codegeex.formats.files import ADAPTERS, DIRECTORY, RUN, RawModel, find_model
+from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
@@ -49,22 +48,25 @@ from ms_codegeex.models.registry import FAMILIES, Family, family
 OPTIMIZER_PREFIX = "optimizer."
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Dropout = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Say = Callable[[str], object]
+_QUANTISED = re.compile(  # names of GPTQ, AWQ, bitsandbytes and FP8
+    r".*[.](qweight|qzeros|g_idx|absmax|nested_absmax|quant_map|quant_state[.].*|SCB|weight_format|weight_scale(_inv)?)"
+)
+_UNQUANTISED = "give the model before it was quantised"
+_JOIN = "join the parts with DeepSpeed's script beside them: python zero_to_fp32.py . joined"
+_MOST_PREFIXES = 5  # in a message
 _ENOUGH = 0.5  # share of a layout's names that identifies the layout; the others then count as missing
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model found at `path`.
-
-    `kind` is "checkpoint", "huggingface" (a model directory), "megatron" (PyTorch files without one) or "mindspore";
-    `fields` are the sizes in our names, `tensors` all parameters in our names; `save_tokenizer(directory)` writes the
-    tokenizer's files, None if there are none. `skipped` names tensors that are not parameters and were left out;
-    `config_json` is a model directory's own, without what names code, unless the user keeps it. `guessed` names the
-    sizes that are not recorded at `path` and were taken from a preset. `ranks` is the number of tensor-parallel files.
-    `adapters` are in the tensors already. `checkpoint` is the opened one at `path`, if that is the kind. `infill` are
-    the sentinels of a model that was trained to fill in the middle, as `data.infilling.sentinels` writes them.
-    `left_out` names the files of a model directory that are not copied. `inputs` are all files that count.
-    """
+    """A model found at `path`. `kind` is "checkpoint", "huggingface" (a model directory), "megatron" (PyTorch files
+    without one) or "mindspore". `fields`: the sizes, `tensors`: all parameters, both in our names.
+    `save_tokenizer(directory)` writes the tokenizer's files; None if there are none. `skipped`: tensors that are not
+    parameters. `config_json`: a model directory's, without what names code unless the user keeps it. `guessed`: sizes
+    that were taken from a preset. `ranks`: the number of tensor-parallel files. `adapters` are in the tensors already.
+    `checkpoint`: the opened one at `path`, if it is one. `infill`: the sentinels of a model that can fill in the
+    middle. `left_out`: files of a model directory that are not copied. `inputs`: all files that count."""
 
     path: Path
     kind: str
@@ -232,7 +234,7 @@ def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> N
         raise UserError(f"{where}: {requested}, but only {len(tensors)} tensors are there; restore either")
 
 
-def _named(raw: RawModel, its: ForeignLayout) -> RawModel:
+def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
     """The tensors under the names that the layout has for them; says which parts of names were left away. `UserError`
     for two tensors of one name."""
     ranks, prefixes = [], dict.fromkeys(())
@@ -243,9 +245,15 @@ def _named(raw: RawModel, its: ForeignLayout) -> RawModel:
                 both = f"{layout.shown(other)} and {layout.shown(name)}"
                 raise UserError(f"{where}: {both} are the same tensor but for a prefix; save the weights of one model")
             prefixes |= dict.fromkeys(added_parts(name, own))
+            shown = layout.shown(name)
+            if _QUANTISED.fullmatch(shown):
+                raise UserError(f"{where}: tensor {shown} belongs to quantised weights; {_UNQUANTISED}")
+            if tensors[name].shape == (0,):
+                raise UserError(f"{where}: tensor {shown} is empty, as ZeRO 3 leaves it; {_JOIN}")
         ranks.append({names[name]: tensor for name, tensor in tensors.items()})
     if prefixes:
-        print_error(f"{raw.where[0]}: names of tensors are read without {', '.join(prefixes)}, which a wrapper added")
+        without = ", ".join([*prefixes][:_MOST_PREFIXES])
+        say(f"{raw.where[0]}: names of tensors are read without {without}, which a wrapper added")
     return replace(raw, ranks=ranks)
 
 
@@ -268,30 +276,36 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
     return (*raw.skipped, *(layout.shown(name) for name in raw.ranks[0] if its.skips(name)))
 
 
-def _open_model_directory(found: Found, known: Mapping[str, Any], keep_code: bool) -> Source:
-    file = found.place.path if found.place.beginning is not None else None
-    path = found.place.path if file is None else file.parent
-    directory = ModelDirectory(path, file and file.name)
-    stated = {key: value for key, value in directory.config.items() if value is not None}
+def _is_configured(path: Path, raw: RawModel) -> bool:
+    """Whether tensors in files of any name are those of the `config.json` in the folder `path`."""
+    its_family, its = model_types().get(str(read_config(path).get("model_type")), (None, None))
+    names = raw.ranks[0] if its_family is not None and len(raw.ranks) == 1 and raw.kind is None else ()
+    return bool(names) and FamilyFormats(its_family).recognise(names, its.kind)[0] == 1
+
+
+def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], keep_code: bool, say: Say) -> Source:
+    """The model of these tensors and the `config.json` in the folder `path`."""
+    settings = read_config(path)
+    stated = {key: value for key, value in settings.items() if value is not None}
     refuse_lookalike(path / CONFIG, {**_tokenizer_config(path), **stated})
-    kinds, kind = model_types(), directory.config.get("model_type")
+    kinds, kind = model_types(), settings.get("model_type")
     if str(kind) not in kinds:
         remedy = "give a model of one of these" if kind else "write it there"
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; {remedy}")
     its_family, its = kinds[str(kind)]
     with _reading_sizes(path, its_family, known) as formats:
-        config = formats.own_config(its, directory.config)
+        config = formats.own_config(its, settings)
         fields = formats.sizes.from_ours({**formats.sizes.from_json(config), **known})
     if "eos_token_id" not in known:
-        fields |= {"eos_token_id": _end_token(path, directory.config.get("eos_token_id"), fields)}
-    _say_if_unclear(path, its_family.name, fields, str(directory.config.get("_name_or_path")))
-    raw = _named(RawModel([directory.tensors], [str(path)], skipped=directory.unlisted), its)
-    recognised = _recognise(directory.tensors, its.kind)
+        fields |= {"eos_token_id": _end_token(path, settings.get("eos_token_id"), fields, say)}
+    _say_if_unclear(path, its_family.name, fields, str(settings.get("_name_or_path")), say)
+    recognised = _recognise(raw.ranks[0], its.kind)
+    raw = _named(raw, its, say)
     if recognised is not None and recognised[0].name != its_family.name:
         said, theirs = its_family.name, recognised[0].name
         raise UserError(f"{path}: config.json says {said}, but the tensors are those of {theirs}; restore either")
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
-    used = sorted({*data, *directory.files.values()})
+    used = sorted({*(path / name for name in data), *raw.files})
     return Source(
         path,
         "huggingface",
@@ -303,7 +317,7 @@ def _open_model_directory(found: Found, known: Mapping[str, Any], keep_code: boo
         config_json=config if keep_code else without_code(config),
         infill=declared_infill(path),
         left_out=left_out(path, keep_code),
-        inputs=(inputs_of("model", path, (path / name for name in used)),),
+        inputs=(inputs_of("model", path, used),),
     )
 
 
@@ -323,7 +337,7 @@ def _tokenizer_config(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _end_token(path: Path, stated: Any, fields: Mapping[str, Any]) -> int:
+def _end_token(path: Path, stated: Any, fields: Mapping[str, Any], say: Say) -> int:
     """The end token of a model directory's tokenizer, which decides, or else that of its configuration: in older ones
     of CodeGen it is 2, `#`."""
     try:
@@ -333,20 +347,20 @@ def _end_token(path: Path, stated: Any, fields: Mapping[str, Any]) -> int:
     if end >= fields["vocab_size"]:
         return fields["eos_token_id"]
     if isinstance(stated, list) and stated != [end]:
-        print_once(f"{path / CONFIG}: eos_token_id is {stated!r:.60}; answers end with the tokenizer's, {end}")
+        say(f"{path / CONFIG}: eos_token_id is {stated!r:.60}; answers end with the tokenizer's, {end}")
     return end
 
 
-def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str) -> None:
+def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str, say: Say) -> None:
     """Say that the files, and `of`, the model's name, do not show which of two models of equal sizes this is."""
     if not re.search(rf"{name}(?!\d)", of, re.IGNORECASE) and not (path / PROVENANCE).is_file():
         for other in lookalikes()["unclear"]:
             if other["of"] == name and other["sizes"].items() <= fields.items():
                 fits = f"its names and sizes fit {other['name']}, too"
-                print_once(f"{path}: taken for {name}; {fits}, and nothing here says which of them it is")
+                say(f"{path}: taken for {name}; {fits}, and nothing here says which of them it is")
 
 
-def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None) -> Source:
+def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: Say) -> Source:
     """A model without a configuration: family and sizes follow from the tensors, and what is `given`; None: by a verb
     that has no `--set`."""
     known = given or {}
@@ -356,7 +370,7 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None) -> Sou
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
     (its_family, its), said = recognised, {**raw.recorded, **known}
-    raw = _named(raw, its)
+    raw = _named(raw, its, say)
     names = raw.ranks[0]
     with _reading_sizes(path, its_family, known) as formats:
         shapes = {name: tensor.shape for name, tensor in names.items()}
@@ -370,7 +384,7 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None) -> Sou
         keys, rows = formats.data.sizes, fields["vocab_size"]
         kind = its.config.get("model_type", keys.model_type)
         refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows})
-    _say_if_unclear(path, its_family.name, fields, str(path))
+    _say_if_unclear(path, its_family.name, fields, str(path), say)
     tensors = _ours(raw, its_family, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
     default = formats.sizes.defaults["eos_token_id"]
@@ -380,15 +394,14 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None) -> Sou
     return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=len(raw.ranks), **further)
 
 
-def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False) -> Source:
+def open_source(
+    path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False, say: Say = print_once
+) -> Source:
     """Open a run or checkpoint directory of ours, a model directory, or files of other programs: all that
-    `files.LAYOUTS` declares.
-
-    `known` overrides single sizes (our field names), for files that do not record them. `keep_code`: the user trusts
-    the Python files of a model directory, which then come out of a conversion too. Numbers are read later. One line on
-    standard error says what was passed over on the way to the weights. Raises `UserError` naming the file and tensor
-    when anything is missing, unexpected, of another shape or dtype.
-    """
+    `files.LAYOUTS` declares. `known` overrides single sizes (our field names), for files that do not record them.
+    `keep_code`: the user trusts the Python files of a model directory, which then come out of a conversion too. `say`
+    gets what the user has to know, such as what was passed over on the way to the weights. Numbers are read later.
+    Raises `UserError` naming the file and tensor when anything is missing, unexpected, of another shape or dtype."""
     path, given, known = Path(path), known, known or {}
     if (path / "quantised.json").is_file():
         raise UserError(f"{path}: is a quantised model, which only answers; give the model that it was made of")
@@ -401,9 +414,13 @@ def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: b
     if found.layout is RUN:
         return _open_checkpoint(found.place.path, known)
     if found.layout is DIRECTORY:
-        source = _open_model_directory(found, known, keep_code)
+        admit(found.place.folder)
+    raw, folder, notes = found.layout.then(found.place, found.what), found.configured, list[str]()
+    if folder is not None and (found.layout is DIRECTORY or _is_configured(folder, raw)):
+        source = _open_model_directory(folder, raw, known, keep_code, notes.append)
     else:
-        source = _open_raw(found.place.path, found.layout.then(found.place, found.what), given)
-    if line := found.passed_over({file for each in source.inputs for file in each.files.values()}):
-        print_error(line)
+        source = _open_raw(found.place.path, raw, given, notes.append)
+    notes += found.passed_over({file for each in source.inputs for file in each.files.values()})
+    for note in notes:  # with the whole path, by which a command that opens a model twice says it once
+        say(f"{path.absolute()}{note.removeprefix(str(path))}" if note.startswith(str(path)) else note)
     return source

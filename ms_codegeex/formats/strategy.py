@@ -207,6 +207,11 @@ def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
     return (int(rank["rank"]), step["step"] if step else "") if rank else None
 
 
+def is_of_rank(path: Path) -> bool:
+    """Whether the name of a file says which rank wrote it."""
+    return _rank_and_step(path, path.parent) is not None
+
+
 def find_rank_files(directory: Path) -> dict[int, Path]:
     """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it,
     or the same in MindSpore's other format, `.safetensors`, without strategy files (`*strategy*`). `UserError` if there
@@ -288,16 +293,11 @@ def merge_slices(
     files: Mapping[int, Path], strategy: Strategy, keep: Callable[[str], bool] = is_weight, shards_merged: bool = False
 ) -> dict[str, LazyTensor]:
     """The whole tensors of a partitioned run in MindSpore's names: tensor-parallel and optimizer shards merged.
-
-    `files`: rank -> its `.ckpt`; one of several replicas is enough, and files with nothing new are not opened.
-    `keep(name)` drops moments and counters. With `shards_merged`, files of exactly the tensor-parallel ranks are taken
-    for files whose optimizer shards were merged before, as in the release's step from 128 files to 8. Loading a tensor
-    or a window of it reads only the parts it needs; the first load also reads enough to show that no file is a copy of
-    another.
-
-    `UserError` for a missing file or tensor, a copy, parts that differ in dtype or shape, or a tensor that the strategy
-    does not know. The strategy does not always state how large a tensor is, so compare shapes with the model.
-    """
+    `files`: rank -> its `.ckpt`; one of several replicas is enough. `keep(name)` drops moments and counters. With
+    `shards_merged`, files of exactly the tensor-parallel ranks are taken for files whose optimizer shards were merged
+    before, as in the release's step from 128 files to 8. A load reads only the parts it needs, and the first one enough
+    to show that no file is a copy of another. `UserError` for a missing file or tensor, a copy, parts that differ in
+    dtype or shape, or an unknown tensor. Compare shapes with the model: the strategy does not always state them."""
     if not files:
         raise UserError("no checkpoint of a rank is given; expected one for each part of the model")
     tensor_ranks = max((layout.slices for layouts in strategy.values() for layout in layouts), default=0)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.slices import overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, overlap, window_ranges
 
 
 def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTensor:

@@ -1,9 +1,8 @@
 """The pickle inside PyTorch's `.pt`: a small emitter, and a reader that cannot run anything.
 
-Only what a state dict needs is written, in pickle protocol 2 as `torch.save` does. A tensor is a call of
-`torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`, its storage a persistent id
-`("storage", type, key, location, number of elements)` (PyTorch, torch/serialization.py). Python's own unpickler makes
-whatever objects a pickle asks for and lets it alter them; ours has the operations that plain data needs and no more.
+A tensor is a call of `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`, its
+storage a persistent id `("storage", type, key, location, number of elements)` (PyTorch, torch/serialization.py).
+Python's own unpickler makes whatever objects a pickle asks for; ours has what plain data needs and no more.
 """
 
 from __future__ import annotations
@@ -100,10 +99,8 @@ def _emit(value: Any, key_of: Callable[[LazyTensor], str]) -> Iterator[bytes]:
 
 
 def dump(tree: Any) -> tuple[bytes, list[LazyTensor]]:
-    """Pickle a tree of mappings, lists, tuples, numbers, strings and `LazyTensor`s.
-
-    Returns the pickle and the tensors in the order of their storage keys "0", "1", ...
-    """
+    """Pickle a tree of mappings, lists, tuples, numbers, strings and `LazyTensor`s. Returns the pickle and the tensors
+    in the order of their storage keys "0", "1", ..."""
     tensors: list[LazyTensor] = []
 
     def key_of(tensor: LazyTensor) -> str:
@@ -116,11 +113,8 @@ def dump(tree: Any) -> tuple[bytes, list[LazyTensor]]:
 
 @dataclass(eq=False, slots=True)
 class _Inert:
-    """An object of a class that is not part of a model: the class's name, and its state.
-
-    Nothing of the class exists here, so nothing of it can run: the `args` of a training program, a random generator's
-    state.
-    """
+    """An object of a class that is not part of a model: the class's name, and its state. Nothing of the class exists
+    here, so nothing of it can run: the `args` of a training program, a random generator's state."""
 
     name: str
     state: Any = None
@@ -432,11 +426,9 @@ def namespace(value: Any) -> dict[str, Any] | None:
 
 def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any:
     """The tree of plain dictionaries, lists, tuples, texts, numbers and tensors that a state dict's pickle describes;
-    `make_tensor(storage, offset, shape, stride)` makes its tensors (units: elements).
-
-    Containers may be shared, so walk the tree with a limit. Raises `UserError` naming `where`, and the global if the
-    pickle asks for any that neither rebuilds tensors nor is known to be saved along with them by training programs.
-    """
+    `make_tensor(storage, offset, shape, stride)` makes its tensors (units: elements). Containers may be shared, so walk
+    the tree with a limit. Raises `UserError` naming `where`, and the global if the pickle asks for any that neither
+    rebuilds tensors nor is known to be saved along with them by training programs."""
     try:
         return _Machine(make_tensor, where).run(data)
     except UserError:

@@ -1,9 +1,8 @@
 """The wire format of protocol buffers, read by position and written by size, so that large fields stay in the file.
 
-The `google.protobuf` package reads whole messages only; a checkpoint is one message of many gigabytes.
-
-A message is a run of fields: a varint that holds number and kind, then a varint, 8 or 4 bytes, or a length and that
-many bytes (https://protobuf.dev/programming-guides/encoding).
+The `google.protobuf` package reads whole messages only; a checkpoint is one message of many gigabytes. A message is a
+run of fields: a varint that holds number and kind, then a varint, 8 or 4 bytes, or a length and that many bytes
+(https://protobuf.dev/programming-guides/encoding).
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentine
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.peft import CONFIG, adapters_path, open_adapters
-from ms_codegeex.formats.provenance import check
-from ms_codegeex.formats.signing import verify_signature
+from ms_codegeex.formats.provenance import check, verify_signature
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation.matrices import MAX_RANK, LowRank, TensorWeights, Weights
@@ -106,8 +105,10 @@ def load_model(path: Path, bits: int | None = None) -> LoadedModel:
         tensors = {name: LazyTensor("float32", shape, lambda: np.zeros(0)) for name, shape in shapes.items()}
         source = Source(model.path, QUANTISED, model.family, model.fields, tensors, None, infill=declared)
         return LoadedModel(model.path, model.family, model.config, model, source, lambda: load_tokenizer(model.path))
+    check(Path(path))  # before anything is said of files that may have changed
     source = open_source(Path(path))
-    check(source.path)
+    if source.path != Path(path):
+        check(source.path)
     weights = TensorWeights(source.tensors, bits, products=source.config.product_names())
     return LoadedModel(source.path, source.family, source.config, weights, source, source.tokenizer)
 

@@ -35,11 +35,10 @@ from ms_codegeex.formats.convert import CONVERTED
 from ms_codegeex.formats.files import GGUF_SUFFIX
 from ms_codegeex.formats.layout import to_foreign
 from ms_codegeex.formats.output import check_target, resolved
-from ms_codegeex.formats.pieces import pieces
 from ms_codegeex.formats.provenance import hashed
 from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array, map_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array, map_bytes, pieces
 from ms_codegeex.gguf_files.architectures import FREQUENCY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.gguf_files.header import QUANTISED, GGUFHeader
 from ms_codegeex.gguf_files.quantising import quantised

@@ -6,25 +6,22 @@ A family's `weights.py` is such a table; `ms_codegeex/formats` reads and writes 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 ForeignName = str | tuple[str, ...]  # a flat name, or the path through nested dictionaries
-# parts of names that programs add: around a network, before all names; around a layer, anywhere in a name
-PREFIXES = ("module", "model", "state_dict", "model_state_dict", "base_model", "net", "network", "_forward_module")
 _BLOCK = re.compile(r"\.(0|[1-9]\d{0,8})\.")
+# parts that programs add to the names of layers, anywhere in a name; what they put before a name may be anything
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module")
+_MOST_PARTS = 8  # before a name
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How tensors of ours make one foreign tensor.
-
-    copy: unchanged. transpose: axes exchanged. stack: the rows of one below those of the other. group: the rows
-    of equal tensors in `groups` groups, each with a run of rows of every tensor, in the order of `Entry.ours`;
-    tensor-parallel ranks share the groups.
-    """
+    """How tensors of ours make one foreign tensor. copy: unchanged. transpose: axes exchanged. stack: the rows of one
+    below those of the other. group: the rows of equal tensors in `groups` groups, each with a run of rows of every
+    tensor, in the order of `Entry.ours`; tensor-parallel ranks share the groups."""
 
     kind: Literal["copy", "transpose", "stack", "group"] = "copy"
     groups: int = 0
@@ -57,32 +54,32 @@ class Entry:
         return replace(self, packing=replace(self.packing, groups=self.packing.groups // ranks))
 
 
+def spellings(name: ForeignName) -> Iterator[str]:
+    """The name in one piece without the wrappers of layers, and the same without its first part, its first two, ...:
+    programs put any name before those of a network."""
+    parts = [part for part in ".".join((name,) if isinstance(name, str) else name).split(".") if part not in WRAPPERS]
+    yield from (".".join(parts[first:]) for first in range(min(len(parts), _MOST_PARTS + 1)))
+
+
 def plain_name(name: ForeignName) -> str:
-    """The name in one piece, without what programs add."""
-    parts = ".".join((name,) if isinstance(name, str) else name).split(".")
-    parts = [part for part in parts if part not in WRAPPERS]
-    first = next((place for place, part in enumerate(parts[:-1]) if part not in PREFIXES), len(parts) - 1)
-    return ".".join(parts[first:])
+    """The name that a layout has for a tensor, in one piece, without the dictionary around all of them."""
+    return ".".join((name,) if isinstance(name, str) else name).removeprefix("module.")
 
 
 def added_parts(name: ForeignName, own: ForeignName) -> list[str]:
     """The parts of a flat name that a layout's `own` form of it does not have; keys of nested dictionaries are none."""
     parts = (name if isinstance(name, str) else name[-1]).split(".")
     kept = {*(own if isinstance(own, str) else ".".join(own)).split(".")}
-    return [f"{part}." for part in parts if part in (*PREFIXES, *WRAPPERS) and part not in kept]
+    return [f"{part}." for part in parts if part not in kept]
 
 
 @dataclass(frozen=True)
 class ForeignLayout:
-    """One foreign layout.
-
-    `kind`: "huggingface", "gptj", "megatron" or "mindspore"; a family's first layout of a kind is the one that is
-    written.
-    `entries`: patterns with `{i}` for a block's number. `skipped`: regular expressions for names (the last part of a
-    path) of tensors that are not parameters and are left out. `axes`: parameters that tensor-parallel ranks of this
-    layout share along another axis than the family's table says. `config`: what `config.json` says of another
-    architecture, whose names these are.
-    """
+    """One foreign layout. `kind`: "huggingface", "gptj", "megatron" or "mindspore"; a family's first layout of a kind
+    is the one that is written. `entries`: patterns with `{i}` for a block's number. `skipped`: regular expressions for
+    names (the last part of a path) of tensors that are not parameters and are left out. `axes`: parameters that
+    tensor-parallel ranks of this layout share along another axis than the family's table says. `config`: what
+    `config.json` says of another architecture, whose names these are."""
 
     kind: Literal["huggingface", "gptj", "megatron", "mindspore"]
     entries: tuple[Entry, ...]
@@ -92,8 +89,7 @@ class ForeignLayout:
 
     def skips(self, name: ForeignName) -> bool:
         """Whether a tensor of this name is known not to be a parameter."""
-        last = plain_name(name) if isinstance(name, str) else name[-1]
-        return any(re.fullmatch(pattern, last) for pattern in self.skipped)
+        return any(re.fullmatch(pattern, each) for pattern in self.skipped for each in spellings(name))
 
     def own_names(self, names: Iterable[ForeignName]) -> dict[ForeignName, ForeignName]:
         """The names that this layout has for tensors of a file, which may be nested or wrapped otherwise; names that it
@@ -101,11 +97,13 @@ class ForeignLayout:
         known = {plain_name(entry.foreign): entry.foreign for entry in self.entries}
         owned: dict[ForeignName, ForeignName] = {}
         for name in names:
-            plain = plain_name(name)
-            block = _BLOCK.search(plain)
-            own = known.get(plain if block is None else f"{plain[: block.start(1)]}{{i}}{plain[block.end(1) :]}")
-            number = int(block[1]) if block else 0
-            owned[name] = name if own is None else Entry((), own).numbered(number).foreign
+            owned[name] = name
+            for plain in spellings(name):
+                block = _BLOCK.search(plain)
+                own = known.get(plain if block is None else f"{plain[: block.start(1)]}{{i}}{plain[block.end(1) :]}")
+                if own is not None:
+                    owned[name] = Entry((), own).numbered(int(block[1]) if block else 0).foreign
+                    break
         return owned
 
 
@@ -122,14 +120,11 @@ def renamed(entries: Iterable[Entry], rename: Callable[[str], str]) -> tuple[Ent
 @dataclass(frozen=True)
 class SizeKeys:
     """What a family's sizes, the fields of its configuration, are called in its `config.json`, and what else that file
-    must state.
-
-    `required`: positive whole numbers that must be given; the others have the defaults of their fields. `keys`: the key
-    in `config.json` of each field whose name differs there. `only`: keys of which our network computes just this value;
+    must state. `required`: positive whole numbers that must be given; others have their defaults. `keys`: the key in
+    `config.json` of each field whose name differs there. `only`: keys with the one value that our network computes,
     written, and checked on reading. `written`: config -> what the other software needs in addition. `read`: fills in
-    keys that may be missing. `counted`: how many more of a field that file counts; `read` takes them off again.
-    `synonyms`: other values of keys in `only` that mean the same.
-    """
+    missing keys. `counted`: how many more of a field that file counts; `read` takes them off again. `synonyms`: other
+    values of keys in `only` that mean the same."""
 
     model_type: str
     required: tuple[str, ...]
@@ -143,13 +138,11 @@ class SizeKeys:
 
 @dataclass(frozen=True)
 class ForeignFormats:
-    """A family in files of other programs.
-
-    `visible`: field -> the parameter, `{i}` for any block, and the axis whose length it is. `ranks`: config -> a number
-    that the number of tensor-parallel ranks must divide, and what it is. `limits`: config -> sentences that state why
-    the original software cannot run a model of these sizes. `classes`: files in `formats/exported/` with classes for
-    transformers that run a model of any sizes; a model directory gets them.
-    """
+    """A family in files of other programs. `visible`: field -> the parameter, `{i}` for any block, and the axis whose
+    length it is. `ranks`: config -> a number that the number of tensor-parallel ranks must divide, and what it is.
+    `limits`: config -> sentences that state why the original software cannot run a model of these sizes. `classes`:
+    files in `formats/exported/` with classes for transformers that run a model of any sizes; a model directory gets
+    them."""
 
     sizes: SizeKeys
     layouts: tuple[ForeignLayout, ...]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_once
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.model import GROWABLE, ModelConfig
 from ms_codegeex.data.datasets.batches import read_info
@@ -44,7 +45,7 @@ def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTenso
             model, or the adapters to start from do not match.
     """
     if config.model.weights is not None:
-        source, fresh = _fitting_source(config.model), config.model.fresh_parameters
+        source, fresh = _fitting_source(config.model, say=str), config.model.fresh_parameters
         tensors = {name: tensor for name, tensor in source.tensors.items() if name not in fresh}
         if bits := config.lora.bits:
             for name in source.config.matrix_names():
@@ -60,7 +61,7 @@ def infill_of(config: RunConfig, checkpoint: Checkpoint | None) -> Mapping[str, 
     """The sentinels of the model that a run starts or continues from; None if it cannot fill in the middle."""
     if checkpoint is not None:
         return checkpoint.state.get("infill")
-    return None if config.model.weights is None else _fitting_source(config.model).infill
+    return None if config.model.weights is None else _fitting_source(config.model, say=str).infill
 
 
 def check_weights(config: RunConfig, dataset: Path) -> str | None:
@@ -152,9 +153,10 @@ def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTe
     )
 
 
-def _fitting_source(model: ModelConfig, ids: int = 0) -> Source:
-    """The model at `model.weights`. `ids`: how many of them the dataset has."""
-    source = open_source(Path(str(model.weights)))
+def _fitting_source(model: ModelConfig, ids: int = 0, say: Callable[[str], object] = print_once) -> Source:
+    """The model at `model.weights`. `ids`: how many of them the dataset has. `say` gets what the user has to
+    know; the ranks need not repeat what the command said before."""
+    source = open_source(Path(str(model.weights)), say=say)
     _check_sizes(model, str(source.path), source.family.name, source.config, ids)
     return source
 

@@ -17,8 +17,7 @@ from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.adapters import fingerprint, untied
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice
-from ms_codegeex.formats.slices import overlap, window_ranges
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import LazyTensor, overlap, window_ranges
 from ms_codegeex.models.parameters import LORA_A, NUMBERS
 from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import Built

@@ -212,7 +212,7 @@ CASES = [
         CONVERT,
     ),
     # weights
-    ("empty", lambda p: p.put(WEIGHTS, b""), "not a safetensors file", READ),
+    ("empty", lambda p: p.put(WEIGHTS, b""), "is empty; copy it again", READ),
     ("long header", lambda p: p.put(WEIGHTS, struct.pack("<Q", 1 << 63) + b"{}"), "not a safetensors file", READ),
     ("sparse header", lambda p: p.sparse(WEIGHTS, 1 << 40), "its header is not", READ),
     ("header list", lambda p: p.header("[]"), BAD, READ),

@@ -12,10 +12,9 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.formats.adapters import as_trained
+from ms_codegeex.formats.adapters import as_trained, merged
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.layout import to_foreign
-from ms_codegeex.formats.merging import merged
 from ms_codegeex.formats.peft import _of_modules, adapters_inputs, open_adapters, summary, write_peft
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import open_source
@@ -196,9 +195,9 @@ def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
 @pytest.mark.parametrize(
     ("shapes", "config", "message"),
     [
-        ({"attn.out_proj": (2, 64)}, {"lora_bias": True}, "lora_bias is True; only adapters with lora_bias False"),
+        ({"attn.out_proj": (2, 64)}, {"lora_bias": True}, "lora_bias is True, and only False can be read; merge"),
         ({"attn.out_proj": (2, 64)}, {"init_lora_weights": "pissa"}, "init_lora_weights is pissa, which may have"),
-        ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True; only adapters with use_dora False"),
+        ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True, and only False can be read; merge"),
         ({"attn.out_proj": (2, 64)}, {"peft_type": "IA3"}, "expected peft_type LORA"),
         ({"attn.nothing": (2, 64)}, {}, "is not a factor of an adapter of .*base; give their model"),
         ({"attn.out_proj": (2, 999)}, {}, r"is \[999, 2\] x \[2, 999\], but that matrix of .* is \[\d+, \d+\]"),
@@ -387,6 +386,38 @@ def test_patterns_that_cannot_be_followed_are_named(base, tmp_path, config, mess
 
 def test_an_expression_takes_linear_time():
     assert _of_modules({"(a+)+$": 1}, ["a" * 200 + "b"], "") == {}
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({}, None),
+        ({"lm_head.base_layer.weight": 1, "transformer.wte.weight": 1}, None),
+        ({"transformer.wte.weight": 2}, "is not the tensor of .*; merge the adapters with PEFT"),
+        ({"transformer.h.0.attn.out_proj.lora_magnitude_vector": 1}, "is not a factor of LoRA.*; merge the adapters"),
+        ({"transformer.wte.lora_embedding_A": 1}, "is not a factor of LoRA.*; merge the adapters"),
+    ],
+)
+def test_an_adapter_of_the_head_and_what_is_saved_along(plain, tmp_path, saved, message):
+    """PEFT saves tables along, which must be the model's own."""
+    small = small_models.formats("codegen")
+    own = to_foreign(small.entries(small.layout("huggingface"), plain.config), plain.tensors)
+    vocab, hidden = own["lm_head.weight"].shape
+    arrays = {"lm_head.lora_A.weight": np.ones((2, hidden)), "lm_head.lora_B.weight": np.ones((vocab, 2))}
+    for name, factor in saved.items():
+        copied = own.get(name.replace(".base_layer", ""), from_array(np.ones(3, np.float32)))
+        arrays[name] = factor * copied.float32()
+    place = write_foreign(tmp_path / "a", {})
+    tensors = {f"base_model.model.{name}": from_array(each.astype(np.float32)) for name, each in arrays.items()}
+    write_safetensors(place / "adapter_model.safetensors", tensors)
+    if message is None:
+        after = merged(plain.tensors, open_adapters(place, plain), "it")
+        np.testing.assert_allclose(
+            after["head.weight"].float32(), plain.tensors["head.weight"].float32() + 2, atol=1e-5
+        )
+        return
+    with pytest.raises(UserError, match=message):
+        open_adapters(place, plain)
 
 
 def test_a_setting_that_is_not_known_is_named(base, tmp_path, capfd):

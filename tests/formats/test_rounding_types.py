@@ -6,10 +6,9 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
-from ms_codegeex.formats.pieces import pieces
 from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.tensors import LazyTensor, from_array
+from ms_codegeex.formats.tensors import LazyTensor, from_array, pieces
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
 ALL_16 = np.arange(1 << 16, dtype=np.uint16)

@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -469,6 +471,14 @@ KINDS = {  # how a folder is written, and the place of its weights; "config.json
         ".",
     ),
     "PEFT's names": (lambda d, w: save(d / "a.safetensors", wrapped(w, "base_model.model.")), "."),
+    "any name in front": (lambda d, w: save(d / "a.safetensors", wrapped(w, "actor.llm.")), "."),
+    "averages alone": (lambda d, w: save(d / "a.pth", {"ema": w, "loss": torch.tensor(1.0), "optimizer": {}}), "."),
+    "averages too": (lambda d, w: save(d / "a.pth", {"net": w, "model_ema": w, "loss": torch.tensor(1.0)}), "."),
+    "config.json, a file of another name": (lambda d, w: save(d / "pytorch_model_fsdp.bin", w), "."),
+    "the best": (
+        lambda d, w: (save(d / "checkpoint-best/pytorch_model.bin", w), text(d / "logs/log", "")),
+        "checkpoint-best",
+    ),
     "a folder in a folder": (lambda d, w: save(d / "x/y/a.pt", w), "x/y"),
 }
 
@@ -519,7 +529,7 @@ def test_the_stages_of_a_pipeline_are_joined(tmp_path, numbered):
         save(tmp_path / f"mp_rank_00_00{stage}/model_optim_rng.pt", tree)
     equal(open_source(tmp_path, KNOWN), parameters("codegeex"))
     (tmp_path / "mp_rank_00_000/model_optim_rng.pt").unlink()
-    with pytest.raises(UserError, match="no file of stage 0, though there is one of 1"):
+    with pytest.raises(UserError, match="no file of pipeline stage 0, though there is one of 1"):
         open_source(tmp_path, KNOWN)
 
 
@@ -553,6 +563,24 @@ REFUSED = {  # what is named; a remedy that was tried
     ),
     "a circle": (lambda d, w: (d.mkdir(), (d / "a").symlink_to(".")), "a: is a link to .*, outside"),
     "deep": (lambda d, w: (d / "/".join("abcdefghij")).mkdir(parents=True), "nothing of these is there"),
+    "ZeRO 3, of Trainer": (
+        lambda d, w: save(d / "pytorch_model.bin", {name: torch.empty(0) for name in w}),
+        r"is empty, as ZeRO 3 leaves it; .* zero_to_fp32\.py",
+    ),
+    "GPTQ": (
+        lambda d, w: save(d / "a.safetensors", w | {f"{FLAT}attn.qkv_proj.qweight": torch.ones(2, 2)}),
+        "qweight belongs to quantised weights; give the model before",
+    ),
+    "FP8": (
+        lambda d, w: save(d / "a.safetensors", {name: x.to(torch.float8_e4m3fn) for name, x in w.items()}),
+        "has the type F8_E4M3 of quantised weights",
+    ),
+    "NeMo": (lambda d, w: text(d / "a.nemo", "x"), r"holds an archive \(a\.nemo\).* \(tar -xf .*a\.nemo\)"),
+    "Keras": (lambda d, w: text(d / "tf_model.h5", "x"), r"a file of another program \(tf_model\.h5\)"),
+    "a web page": (lambda d, w: text(d / "a.safetensors", "<!DOCTYPE html>"), "is a web page"),
+    "nothing": (lambda d, w: text(d / "a.bin", ""), r"a\.bin: is empty"),
+    "several folders": (old("best/a.pt", "last/a.pt"), "the folders best, last; give one of them"),
+    "no weights": (lambda d, w: text(d / "config.json", "{}"), r"no weights are there \(config\.json\)"),
     "Git LFS": (lambda d, w: text(d / "a.pt", "version https://git-lfs.github.com/spec/v1"), "is a pointer of Git LFS"),
     "adapters": (lambda d, w: text(d / "adapter_config.json", "{}"), "holds adapters, .* ms-codegeex adapter merge"),
     "two prefixes": (
@@ -570,6 +598,23 @@ def test_what_is_not_read_is_named(tmp_path, codegen, kind):
     with pytest.raises(UserError, match=message) as error:
         open_source(directory, FIELDS["codegen"])
     assert "\n" not in str(error.value)
+
+
+def test_a_file_from_before_pytorch_1_6_is_read_after_the_command_that_is_named(tmp_path, codegen, monkeypatch):
+    torch.save(codegen[1], tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"before 1\.6; save it anew") as error:
+        open_source(tmp_path / "old.bin", FIELDS["codegen"])
+    _, _, code, *words = shlex.split(str(error.value).rpartition("anew: ")[2])
+    monkeypatch.setattr(sys, "argv", ["-c", *words])
+    exec(code, {})
+    equal(open_source(tmp_path / "old.bin", FIELDS["codegen"]), codegen[0])
+
+
+@pytest.mark.parametrize("name", ["zero_pp_rank_0_mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_optim_states.pt"])
+def test_a_file_that_holds_no_whole_weights_is_named(tmp_path, name):
+    save(tmp_path / name, {"x": torch.ones(1)})
+    with pytest.raises(UserError, match=r"sharded by ZeRO 3|another file of training state, not of weights"):
+        open_source(tmp_path / name)
 
 
 def test_a_distributed_checkpoint_is_read_after_the_command_that_is_named(tmp_path, codegen, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from small_models import FIELDS, bfloat16, equal, foreign, formats, parameters
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_once
 from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
 from ms_codegeex.formats.sources import _say_if_unclear, open_source
 
@@ -215,8 +216,8 @@ def test_what_nothing_distinguishes_is_said_once(tmp_path, capsys):
     sizes = {"hidden_size": 4096, "num_layers": 28, "num_kv_groups": 2}
     for name, said in ((None, 1), ("THUDM/codegeex2-6b", 0)):
         for _ in range(2):
-            _say_if_unclear(tmp_path / str(name), "codegeex2", sizes, str(name))
+            _say_if_unclear(tmp_path / str(name), "codegeex2", sizes, str(name), print_once)
         assert capsys.readouterr().err.count("ChatGLM3-6B, too, and nothing here says which") == said
     for place, said in (("codegen2-7B.pt", 1), ("codegen-6B.pt", 0)):
-        _say_if_unclear(tmp_path / place, "codegen", {"hidden_size": 4096, "num_layers": 32}, place)
+        _say_if_unclear(tmp_path / place, "codegen", {"hidden_size": 4096, "num_layers": 32}, place, print_once)
         assert capsys.readouterr().err.count("fit CodeGen2-7B, too") == said
