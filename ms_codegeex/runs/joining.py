@@ -49,10 +49,8 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
     with woken() if config.device == "cpu" and os.environ.get("MS_ROLE") != "MS_SCHED" else contextlib.nullcontext():
         communication.init()
     if communication.get_group_size() != config.devices:
-        raise RunFailure(
-            f"{communication.get_group_size()} ranks joined, {config.devices} were expected; check --nodes or the rank "
-            "table, and that every server has its share of the devices"
-        )
+        remedy = "check --nodes or the rank table, and that every server has its share of the devices"
+        raise RunFailure(f"{communication.get_group_size()} ranks joined, {config.devices} were expected; {remedy}")
     rank = communication.get_rank()
     if config.partitioned and (half := sixteen_bits(config)):
         use_gradient_functions(half)
@@ -91,10 +89,8 @@ def _on_this_device(config: RunConfig) -> RunConfig:
         check_kernels(config)
         mode = os.environ.get(OVERFLOW_MODE)
         if mode == "SATURATION_MODE" and not running_on(config).saturates:
-            raise UserError(
-                f"{OVERFLOW_MODE}={mode}: hides overflows, for which a run on {hardware} looks by infinities; unset "
-                "it, and INF_NAN_MODE_ENABLE=0 with it"
-            )
+            wrong = f"hides overflows, for which a run on {hardware} looks by infinities"
+            raise UserError(f"{OVERFLOW_MODE}={mode}: {wrong}; unset it, and INF_NAN_MODE_ENABLE=0 with it")
     if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps its default
         blocks = {"increase_size": f"{POOL_BLOCK / GIB}GB"} if config.device == "ascend" else {}
         ms.runtime.set_memory(max_size=f"{running_on(config).usable_memory // GIB}GB", **blocks)

@@ -132,9 +132,8 @@ def check_gpus(config: RunConfig, local: int) -> str:
     if config.device != "gpu":
         return ""
     if config.training.precision == "bf16":  # MindSpore 2.9 lacks kernels for it on a GPU, for example addition
-        raise UserError(
-            "training.precision: bf16, for which MindSpore has no kernels on device: gpu; set it to fp16 or fp32"
-        )
+        wrong = "bf16, for which MindSpore has no kernels on device: gpu"
+        raise UserError(f"training.precision: {wrong}; set it to fp16 or fp32")
     probe = probe_gpu_backend()
     check_loaded(list(probe.libraries))
     probe.driver.check()
@@ -144,10 +143,8 @@ def check_gpus(config: RunConfig, local: int) -> str:
     if probe.plugin:
         raise UserError(f"device: gpu: MindSpore's plugin does not load ({probe.plugin}); run `ms-codegeex doctor`")
     if local > len(gpus):
-        raise UserError(
-            f"devices: {local} on this machine, which has {len(gpus)} GPU{'s' * (len(gpus) > 1)} to use; set "
-            f"devices={len(gpus)}, or check CUDA_VISIBLE_DEVICES"
-        )
+        wrong = f"{local} on this machine, which has {len(gpus)} GPU{'s' * (len(gpus) > 1)} to use"
+        raise UserError(f"devices: {wrong}; set devices={len(gpus)}, or check CUDA_VISIBLE_DEVICES")
     for number, gpu in enumerate(gpus[:local]):
         if gpu.kernels == "none":
             raise UserError(

@@ -80,10 +80,8 @@ def resolve_node(
             "parallel.server_devices to the devices of one"
         )
     if local % config.parallel.tensor:
-        raise UserError(
-            f"--nodes: {local} devices per server split tensor-parallel groups of {config.parallel.tensor} "
-            "(parallel.tensor); use fewer servers or a smaller parallel.tensor"
-        )
+        wrong = f"{local} devices per server split tensor-parallel groups of {config.parallel.tensor} (parallel.tensor)"
+        raise UserError(f"--nodes: {wrong}; use fewer servers or a smaller parallel.tensor")
     rank = _node_rank(node_rank, count)
     if count > 1 and master is None:
         raise UserError(f"--master-addr: missing; {count} servers without a rank table meet at HOST:PORT of server 0")
@@ -104,10 +102,8 @@ def _check_device(config: RunConfig, rank_table: Path | None, nodes: int | None)
     for axis in ("tensor", "pipeline", "optimizer_shard"):
         size = getattr(config.parallel, axis)
         if size > 1:
-            raise UserError(
-                f"parallel.{axis}: {size} on device: cpu, where MindSpore has no kernels for that communication; "
-                "rehearse it with `ms-codegeex rehearse`, or set device: ascend"
-            )
+            wrong = f"{size} on device: cpu, where MindSpore has no kernels for that communication"
+            raise UserError(f"parallel.{axis}: {wrong}; rehearse it with `ms-codegeex rehearse`, or set device: ascend")
 
 
 def _node_rank(node_rank: int | None, count: int) -> int:
@@ -259,10 +255,8 @@ def _resolved(host: str) -> str:
     try:
         return socket.gethostbyname(host)
     except OSError as error:
-        raise UserError(
-            f"--master-addr: '{host}' cannot be resolved ({error.strerror}); give the HOST:PORT of server 0 with its "
-            "IP address"
-        ) from None
+        remedy = "give the HOST:PORT of server 0 with its IP address"
+        raise UserError(f"--master-addr: '{host}' cannot be resolved ({error.strerror}); {remedy}") from None
 
 
 def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int) -> dict[str, str]:

@@ -46,19 +46,17 @@ def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
     resume, existing = config.checkpoint.resume, list_checkpoints(run.checkpoints)
     if resume is None:
         if existing:
-            raise UserError(
-                f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output"
-            )
+            remedy = "continue it with --resume auto, or choose another output"
+            raise UserError(f"output: {run.path} already holds a run; {remedy}")
         return StartingPoint()
     if resume == "auto":
         return _newest(run, existing)
     checkpoint = resolve(Path(resume))
     if later := [path for path in existing if step_of(path) > checkpoint.step]:
         own = checkpoint.path.resolve().parent == run.checkpoints.resolve()
-        raise UserError(
-            f"output: {run.path} holds {later[-1].name}, which is later than {checkpoint.path.name} to continue from; "
-            f"choose another output{', or --resume auto for the newest that is sound' if own else ''}"
-        )
+        wrong = f"{run.path} holds {later[-1].name}, which is later than {checkpoint.path.name} to continue from"
+        remedy = f"choose another output{', or --resume auto for the newest that is sound' if own else ''}"
+        raise UserError(f"output: {wrong}; {remedy}")
     return StartingPoint(checkpoint)
 
 
@@ -136,9 +134,8 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
             run.before.unlink(missing_ok=True)
         run.add_event("start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
     except OSError as error:
-        raise UserError(
-            f"output: {run.path} cannot be written ({error.strerror}); free some space or choose another output"
-        ) from None
+        wrong = f"{run.path} cannot be written ({error.strerror})"
+        raise UserError(f"output: {wrong}; free some space or choose another output") from None
     for name in config.data.directories[:1]:
         keep_files(Path(name), run.path)
     write_config(run, config)
@@ -184,6 +181,5 @@ def join_run(config: RunConfig, run: RunDirectory) -> None:
     ours, theirs = flattened(config.to_dict()), flattened(read_config(run).to_dict())
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"{key}: {ours.get(key)}, but server 0 runs with {theirs.get(key)}; give every server the same command"
-            )
+            wrong = f"{ours.get(key)}, but server 0 runs with {theirs.get(key)}"
+            raise UserError(f"{key}: {wrong}; give every server the same command")

@@ -109,10 +109,8 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
         fits = not change.key.startswith(("model.", "lora.")) or _same_shapes(config, checkpoint)
         if refused and not (fits and any(_covers(section, change.key) for section in allowed)):
             accept = f", or accept the change with --allow-change {change.key}" * fits
-            raise UserError(
-                f"{change.key}: {change.now}, but {checkpoint.path} was trained with {change.before}; use the same "
-                f"value or choose another output{accept}"
-            )
+            wrong = f"{change.now}, but {checkpoint.path} was trained with {change.before}"
+            raise UserError(f"{change.key}: {wrong}; use the same value or choose another output{accept}")
     return sorted(changes, key=lambda change: change.key)
 
 
@@ -219,10 +217,9 @@ def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> Non
         current = read_json(Path(config.data.directories[0]) / "dataset.json").get("tokenizer") or {}
         for name in sorted({*recorded, *current}):
             if recorded.get(name) != current.get(name):
-                raise UserError(
-                    f"{key}: tokenizer {name}: {current.get(name)}, but {checkpoint.path} was trained with "
-                    f"{recorded.get(name)}; choose another output, or a dataset with the same tokenizer"
-                )
+                wrong = f"{current.get(name)}, but {checkpoint.path} was trained with {recorded.get(name)}"
+                remedy = "choose another output, or a dataset with the same tokenizer"
+                raise UserError(f"{key}: tokenizer {name}: {wrong}; {remedy}")
 
 
 def out_of_patience(config: RunConfig, checkpoint: Checkpoint) -> bool:

@@ -45,13 +45,11 @@ def check_resume(config: RunConfig) -> None:
     """`UserError` if a stage cannot begin or continue in its directory."""
     resume = config.checkpoint.resume
     if resume not in (None, "auto"):
-        raise UserError(
-            f"checkpoint.resume: {resume}, but stages continue in their own directories; write --resume auto"
-        )
+        wrong = f"{resume}, but stages continue in their own directories"
+        raise UserError(f"checkpoint.resume: {wrong}; write --resume auto")
     if resume is None and list_checkpoints(RunDirectory(Path(config.output)).checkpoints):
-        raise UserError(
-            f"output: {config.output} already holds a run; continue it with --resume auto, or choose another output"
-        )
+        remedy = "continue it with --resume auto, or choose another output"
+        raise UserError(f"output: {config.output} already holds a run; {remedy}")
 
 
 class StageProgress:
@@ -92,10 +90,8 @@ def _await_summary(stage: Stage) -> None:
     run, deadline = RunDirectory(Path(stage.config.output)), time.monotonic() + JOIN_SECONDS
     while not run.is_exported:
         if time.monotonic() > deadline:
-            raise RunFailure(
-                f"server 0 has not finished stage {stage.name} within {JOIN_SECONDS:.0f} s; start all servers again "
-                "with --resume auto"
-            )
+            remedy = "start all servers again with --resume auto"
+            raise RunFailure(f"server 0 has not finished stage {stage.name} within {JOIN_SECONDS:.0f} s; {remedy}")
         time.sleep(1.0)
 
 

@@ -88,10 +88,7 @@ def build_network(config: RunConfig, library: Path | None = None) -> nn.Cell:
 
 
 def adamw(
-    config: RunConfig,
-    parameters: list[ms.Parameter],
-    transition: Transition | None = None,
-    library: Path | None = None,
+    config: RunConfig, parameters: list[ms.Parameter], transition: Transition | None = None, library: Path | None = None
 ) -> AdamW:
     """The run's optimizer; with the compiled operator of `library` unless `parallel.fusion` chooses one."""
     return AdamW(

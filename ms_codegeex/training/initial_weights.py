@@ -8,11 +8,7 @@ import numpy as np
 
 
 def initial_weight(
-    name: str,
-    shape: tuple[int, ...],
-    std: float,
-    seed: int,
-    window: tuple[slice, ...] | None = None,
+    name: str, shape: tuple[int, ...], std: float, seed: int, window: tuple[slice, ...] | None = None
 ) -> np.ndarray:
     """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²); only the part in `window` is made.
 

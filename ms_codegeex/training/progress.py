@@ -32,10 +32,8 @@ class TrainingProgress:
         self.tokens += round(counted) if updated else 0
         self.empty_steps = 0 if counted else self.empty_steps + 1
         if self.empty_steps == EMPTY_STEPS:
-            raise UserError(
-                f"data: the last {EMPTY_STEPS} steps held no token that the loss counts; look at the dataset with "
-                "`ms-codegeex inspect --sample`"
-            )
+            wrong = f"the last {EMPTY_STEPS} steps held no token that the loss counts"
+            raise UserError(f"data: {wrong}; look at the dataset with `ms-codegeex inspect --sample`")
 
     def state(self) -> dict[str, Any]:
         """The state as JSON values; the step is that of the checkpoint."""
