@@ -56,15 +56,9 @@ class _Pulse:
 
 
 class HangWatch:
-    """Looks at the ranks of this server. Times are counted from look to look.
-
-    Args:
-        workers: their processes.
-        folder: their beats.
-        logs: where ranks that have finished their part leave a mark.
-        multiple: of the median, after which a rank is quiet; 0: a hang is never noticed.
-        on_device: the ranks compute on accelerators.
-    """
+    """Looks at the ranks of this server; times are counted from look to look. `folder` has their beats, and `logs` the
+    marks of ranks that have finished their part. A rank is quiet after `multiple` times the median; 0: a hang is never
+    noticed. `on_device`: the ranks compute on accelerators."""
 
     def __init__(self, workers: Workers, folder: Path, logs: Path, multiple: float, on_device: bool = False):
         self.workers, self.folder, self.logs, self.multiple = workers, folder, logs, multiple

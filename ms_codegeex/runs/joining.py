@@ -59,11 +59,9 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
 
 @contextlib.contextmanager
 def woken() -> Iterator[None]:
-    """Wake the main thread from `sleep` every `WAKE_SECONDS` in the block.
-
-    A rank on a CPU looks up the others' addresses, and sleeps for three seconds if one is missing, which it is because
-    ranks come here up to a second apart (MindSpore 2.9). It looks 19 times, so a rank may still be 19 seconds late.
-    """
+    """Wake the main thread from `sleep` every `WAKE_SECONDS` in the block. A rank on a CPU looks up the others'
+    addresses, and sleeps for three seconds if one is missing, which it is because ranks come here up to a second apart
+    (MindSpore 2.9). It looks 19 times, so a rank may still be 19 seconds late."""
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.siginterrupt(signal.SIGALRM, False)  # what is not a sleep goes on
     signal.setitimer(signal.ITIMER_REAL, WAKE_SECONDS, WAKE_SECONDS)
@@ -103,12 +101,8 @@ def _on_this_device(config: RunConfig) -> RunConfig:
 
 
 def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
-    """Test this rank's device, and the links inside its server, as `cluster.stress_check` says.
-
-    Raises:
-        RunFailure: the hardware is at fault.
-        UserError: CANN could not do the test.
-    """
+    """Test this rank's device, and the links inside its server, as `cluster.stress_check` says. `RunFailure` if the
+    hardware is at fault, `UserError` if CANN could not do the test."""
     if config.device != "ascend" or config.cluster.stress_check == "none":
         return
     import mindspore as ms
@@ -144,12 +138,10 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
 def measure_matmul_peak(
     ranks: int = 1, size: int = 1024, seconds: float = 0.6, precision: str = "fp32", at_once: int = 1
 ) -> float:
-    """FLOP/s of matrix products while all ranks measure at once: the reference for MFU on a CPU or GPU.
-
-    The result is the best over `seconds`, since other programs only slow it down. It is measured after a barrier,
-    because the ranks of one machine share its cores. With `at_once` above 1, that many products are started before the
-    rank waits for the last of them. No result is copied from the device, which would take longer than the product.
-    """
+    """FLOP/s of matrix products while all ranks measure at once: the reference for MFU on a CPU or GPU. The result is
+    the best over `seconds`, since other programs only slow it down. It is measured after a barrier, because the ranks
+    of one machine share its cores. With `at_once` above 1, that many products are started before the rank waits for the
+    last of them. No result is copied from the device, which would take longer than the product."""
     import mindspore as ms
     import numpy as np
     from mindspore import Tensor, ops
@@ -186,11 +178,9 @@ def matmul_peak(config: RunConfig) -> float:
 
 
 def kept_peak(config: RunConfig, run: RunDirectory, rank: int, launcher: str | None) -> float:
-    """The same, measured once for all attempts of a command.
-
-    Either all ranks measure or none does, since they synchronise while measuring; so rank 0 writes the file only
-    afterwards. On several servers, the file system may show it only to some ranks, so there each attempt measures.
-    """
+    """The same, measured once for all attempts of a command. Either all ranks measure or none does, since they
+    synchronise while measuring; so rank 0 writes the file only afterwards. On several servers, the file system may show
+    it only to some ranks, so there each attempt measures."""
     if launcher is None or config.device == "ascend" or run.servers.is_dir():
         return matmul_peak(config)
     of = {"command": [platform.node(), launcher], "devices": config.devices, "precision": config.training.precision}

@@ -38,10 +38,8 @@ CONNECT_SECONDS = {False: 2000, True: 6000}  # how long HCCL waits for the slowe
 
 @dataclass(frozen=True)
 class Node:
-    """One server's part of a job: server `rank` of `count`, its global `ranks` and the `devices` they use.
-
-    `table`: the rank table that chose the devices. `master`: host and port of the scheduler of several servers.
-    """
+    """One server's part of a job: server `rank` of `count`, its global `ranks` and the `devices` they use. `table`: the
+    rank table that chose the devices. `master`: host and port of the scheduler of several servers."""
 
     rank: int
     count: int
@@ -194,10 +192,8 @@ def _watching(config: RunConfig) -> dict[str, str]:
 def node_processes(
     config: RunConfig, node: Node, run: RunDirectory, arguments: Sequence[str], port: int | None = None
 ) -> list[WorkerSpec]:
-    """The processes of this server. `arguments` follow the run directory on the workers' command line.
-
-    `port`: where the workers meet when `node.needs_port`.
-    """
+    """The processes of this server. `arguments` follow the run directory on the workers' command line. `port`: where
+    the workers meet when `node.needs_port`."""
     command = ["-m", WORKER, str(run.path), *arguments]
     if node.table is not None or (node.count == 1 and (config.devices == 1 or config.device == "cpu")):
         return _own_processes(config, node, run, command, port)
@@ -287,13 +283,11 @@ def _pinned(config: RunConfig, node: Node) -> list[list[int]]:
 def _own_processes(
     config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None
 ) -> list[WorkerSpec]:
-    """One process per rank, and the scheduler through which they meet if there are several.
-
-    On one server msrun would start the same, but would first spend seconds on importing the engine. With a rank table,
-    each has its own directory because the compiler leaves files in the working directory. The ranks meet through a
-    scheduler all the same: MindSpore 2.9 no longer starts from a rank table. The table's part is to state which rank
-    computes on which device of which server; msrun would number the devices itself.
-    """
+    """One process per rank, and the scheduler through which they meet if there are several. On one server msrun would
+    start the same, but would first spend seconds on importing the engine. With a rank table, each has its own directory
+    because the compiler leaves files in the working directory. The ranks meet through a scheduler all the same:
+    MindSpore 2.9 no longer starts from a rank table. The table's part is to state which rank computes on which device
+    of which server; msrun would number the devices itself."""
     blocks = _pinned(config, node) if node.table is not None else []
     words, shared = (sys.executable, *command), engine_environment(config, node, run.logs, blocks)
     specs, meeting = _scheduler(config, node, run, words, shared, port)

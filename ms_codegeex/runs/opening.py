@@ -38,11 +38,9 @@ class StartingPoint:
 
 def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
     """Choose the checkpoint to continue from, once for all workers, by manifests and sizes: each worker checks the
-    hashes of what it loads. Changes nothing.
-
-    Prints on standard error why later checkpoints are skipped. `UserError` if the output already holds a run and
-    `checkpoint.resume` is not set, if it holds no intact checkpoint, or if it holds a later one than the given one.
-    """
+    hashes of what it loads. Changes nothing. Prints on standard error why later checkpoints are skipped. `UserError` if
+    the output already holds a run and `checkpoint.resume` is not set, if it holds no intact checkpoint, or if it holds
+    a later one than the given one."""
     resume, existing = config.checkpoint.resume, list_checkpoints(run.checkpoints)
     if resume is None:
         if existing:
@@ -113,12 +111,10 @@ def held_run(run: RunDirectory) -> Iterator[None]:
 
 
 def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes: Sequence[Change] = ()) -> None:
-    """Write the start event, the configuration, the environment and the tokenizer's files. The run must be held.
-
-    All files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed. The
+    """Write the start event, the configuration, the environment and the tokenizer's files. The run must be held. All
+    files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed. The
     losses of the model that an attempt without a checkpoint started from go: this one starts anew. `UserError` for a
-    path that `config.yaml` cannot hold.
-    """
+    path that `config.yaml` cannot hold."""
     for key, value in flattened(config.to_dict()).items():
         try:
             f"{key}{json.dumps(value, ensure_ascii=False)}".encode()

@@ -32,10 +32,8 @@ MESSAGE_CHARACTERS = 2000
 
 class Rendezvous:
     """One server's view of the job in `folder`; leaving the context tells the other servers how it ended here.
-
-    `checkpoint`: path to continue from; given on server 0, read by the others on entering. Entering raises
-    `RunFailure` if server 0 does not start a job in time.
-    """
+    `checkpoint`: path to continue from; given on server 0, read by the others on entering. Entering raises `RunFailure`
+    if server 0 does not start a job in time."""
 
     def __init__(self, folder: Path, rank: int, count: int, checkpoint: str | None = None):
         self.folder, self.rank, self.count, self.checkpoint = folder, rank, count, checkpoint
@@ -98,10 +96,8 @@ class Rendezvous:
 
     def beat(self, quiet: str = "") -> str:
         """Report that this server is alive and check the others; `RunFailure` if one has failed or gone silent.
-
         `quiet`: what is known of the ranks here if all are quiet. Returns what is known of all if those of every server
-        are, on server 0; otherwise nothing, because they may wait for others.
-        """
+        are, on server 0; otherwise nothing, because they may wait for others."""
         if time.monotonic() < self.next_beat:
             return ""
         self.quiet = quiet

@@ -19,14 +19,8 @@ from ms_codegeex.training.trainer import Trainer
 
 
 class ReplicaCheck(Callback):
-    """Every rank has one.
-
-    Args:
-        folder: for the hashes; the ranks share it.
-        every: steps between two comparisons.
-        ranks: how many there are.
-        start: the step that this attempt continues from, at which all copies were read from one checkpoint.
-    """
+    """Compares the copies every `every` steps; every rank has one. The ranks share `folder`, for the hashes. `start`:
+    the step that this attempt continues from, at which all copies were read from one checkpoint."""
 
     def __init__(self, folder: Path, every: int, ranks: int, start: int):
         self.folder, self.every, self.ranks = folder, every, ranks

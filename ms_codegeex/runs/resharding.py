@@ -74,9 +74,7 @@ def rank_slices(
     contents: Contents, mesh: Mesh, progress: Callable[[int], object] = lambda size: None
 ) -> Iterator[dict[str, Slice]]:
     """The slices that each rank of `mesh` saves, from rank 0 on; `progress` gets the bytes of each part when read.
-
-    Raises `UserError` if the mesh cannot hold the model in equal parts, or a tensor is not one of the model's.
-    """
+    Raises `UserError` if the mesh cannot hold the model in equal parts, or a tensor is not one of the model's."""
     layouts = _layouts(contents, mesh)
     for rank in range(mesh.world):
         slices = {}

@@ -92,11 +92,8 @@ def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
 
 
 def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> list[Change]:
-    """Differences from the checkpoint's configuration and data, sorted by key.
-
-    Raises:
-        UserError: a change is refused and `allowed` (keys or sections) does not name it, or the tokenizer differs.
-    """
+    """Differences from the checkpoint's configuration and data, sorted by key. `UserError` if a change is refused and
+    `allowed` (keys or sections) does not name it, or if the tokenizer differs."""
     check_allowed(config, allowed)
     changes = _key_changes(config, checkpoint) + _data_changes(config, checkpoint)
     for change in changes:

@@ -53,12 +53,8 @@ def check_resume(config: RunConfig) -> None:
 
 
 class StageProgress:
-    """The finished stages, and the checkpoint from which the next one starts.
-
-    Raises:
-        UserError: a stage was trained with settings other than those given, or from a stage that still has to be
-            trained further.
-    """
+    """The finished stages, and the checkpoint from which the next one starts. `UserError` if a stage was trained with
+    settings other than those given, or from a stage that still has to be trained further."""
 
     def __init__(self, staged: StagedRun, allow_change: Sequence[str] = ()):
         self.staged, self.finished = staged, set[str]()

@@ -24,14 +24,9 @@ MIN_DEVIATION = 0.01  # of the median: steps that hardly differ, as in a short t
 
 
 class Faults:
-    """Judges the steps of a run. All ranks see the same figures and come to the same judgement.
-
-    Attributes:
-        last: that of the last step; none without a policy.
-        losses, norms: of the last steps without a fault.
-        in_a_row: faults since then.
-        left_out: global numbers of the first samples of batches that a rewind has left out.
-    """
+    """Judges the steps of a run. All ranks see the same figures and come to the same judgement. `last`: that of the
+    last step, none without a policy; `losses`, `norms`: of the last steps without a fault; `in_a_row`: faults since
+    then; `left_out`: global numbers of the first samples of batches that a rewind has left out."""
 
     def __init__(self, config: FaultsConfig, left_out: Collection[int] = ()):
         self.config = config
@@ -59,10 +54,7 @@ class Faults:
 
     def judge(self, loss: float, norm: float, lowers_scale: bool) -> str | None:
         """Whether a step is a fault, `not finite` or `spike`, which is `last` then; if not, take its figures into
-        account.
-
-        `lowers_scale`: an overflow of FP16 gradients that a lower loss scale prevents; it is not a fault.
-        """
+        account. `lowers_scale`: an overflow of FP16 gradients that a lower loss scale prevents; it is not a fault."""
         self.last = None
         if lowers_scale:
             return None
