@@ -118,17 +118,15 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
         except RuntimeError as error:  # such as a function that this CANN does not have
             code = first_line(error)
         if code == STRESS_FAULT:
-            raise RunFailure(
-                f"{place}: the stress test found a fault in its {what}; take the server out of the job, run "
-                "`ascend-dmi` there, and have the device replaced if that finds it too"
-            )
+            remedy = "run `ascend-dmi` there, and have the device replaced if that finds it too"
+            fault = f"the stress test found a fault in its {what}"
+            raise RunFailure(f"{place}: {fault}; take the server out of the job, {remedy}")
         if code:
             reason = code if isinstance(code, str) else f"code {code}"
-            raise UserError(
-                f"cluster.stress_check: {config.cluster.stress_check}, but the test of {what} could not be done on "
-                f"{place} ({reason}): this CANN may not have it, or 10 GiB of device memory may not be free. With "
-                "GLOG_v=2 in the environment the worker's log says why; or set it to none"
-            )
+            wrong = f"{config.cluster.stress_check}, but the test of {what} could not be done on {place} ({reason})"
+            cause = "this CANN may not have it, or 10 GiB of device memory may not be free"
+            remedy = "With GLOG_v=2 in the environment the worker's log says why; or set it to none"
+            raise UserError(f"cluster.stress_check: {wrong}: {cause}. {remedy}")
     ms.runtime.reset_peak_memory_stats()  # of the test, not of the run
     if rank == 0:
         with contextlib.suppress(OSError):  # a full disk

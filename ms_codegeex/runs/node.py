@@ -72,11 +72,10 @@ def resolve_node(
         raise UserError(f"--nodes: {count} servers cannot share devices: {config.devices} equally; change one of them")
     local = config.devices // count
     if config.device != "cpu" and local > config.parallel.server_devices:
-        raise UserError(
-            f"devices: {config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices} "
-            "(parallel.server_devices); give the number of servers with --nodes N, a --rank-table FILE, or set "
-            "parallel.server_devices to the devices of one"
-        )
+        wrong = f"{config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices}"
+        remedy = "give the number of servers with --nodes N, a --rank-table FILE"
+        remedy += ", or set parallel.server_devices to the devices of one"
+        raise UserError(f"devices: {wrong} (parallel.server_devices); {remedy}")
     if local % config.parallel.tensor:
         wrong = f"{local} devices per server split tensor-parallel groups of {config.parallel.tensor} (parallel.tensor)"
         raise UserError(f"--nodes: {wrong}; use fewer servers or a smaller parallel.tensor")
@@ -85,9 +84,8 @@ def resolve_node(
         raise UserError(f"--master-addr: missing; {count} servers without a rank table meet at HOST:PORT of server 0")
     address = _master(master) if master is not None and count > 1 else None
     ranks = range(rank * local, (rank + 1) * local)
-    return Node(
-        rank, count, ranks, tuple(range(local)), f"server {rank}" if count > 1 else "this machine", None, address
-    )
+    name = f"server {rank}" if count > 1 else "this machine"
+    return Node(rank, count, ranks, tuple(range(local)), name, None, address)
 
 
 def _check_device(config: RunConfig, rank_table: Path | None, nodes: int | None) -> None:

@@ -48,7 +48,14 @@ def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
             raise UserError(f"output: {run.path} already holds a run; {remedy}")
         return StartingPoint()
     if resume == "auto":
-        return _newest(run, existing)
+        reasons: list[str] = []
+        newest = newest_sound(run.checkpoints, reasons, verify=False)
+        for reason in reasons:
+            print_error(f"skipped: {reason}")
+        damaged = tuple(path for path in existing if newest is None or path.name > newest.path.name)
+        if newest is None and damaged:
+            raise _none_left(run)
+        return StartingPoint(newest, damaged)
     checkpoint = resolve(Path(resume))
     if later := [path for path in existing if step_of(path) > checkpoint.step]:
         own = checkpoint.path.resolve().parent == run.checkpoints.resolve()
@@ -56,18 +63,6 @@ def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
         remedy = f"choose another output{', or --resume auto for the newest that is sound' if own else ''}"
         raise UserError(f"output: {wrong}; {remedy}")
     return StartingPoint(checkpoint)
-
-
-def _newest(run: RunDirectory, existing: list[Path]) -> StartingPoint:
-    """The newest intact checkpoint of the run."""
-    reasons: list[str] = []
-    checkpoint = newest_sound(run.checkpoints, reasons, verify=False)
-    for reason in reasons:
-        print_error(f"skipped: {reason}")
-    later = tuple(path for path in existing if checkpoint is None or path.name > checkpoint.path.name)
-    if checkpoint is None and later:
-        raise _none_left(run)
-    return StartingPoint(checkpoint, later)
 
 
 def _none_left(run: RunDirectory) -> UserError:

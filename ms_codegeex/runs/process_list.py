@@ -84,10 +84,8 @@ def _quoted(word: str) -> str:
 
 
 def _wrapped(head: str, words: Sequence[str]) -> list[str]:
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(
-        " ".join(words), WIDTH, initial_indent=f"{head} ", subsequent_indent=" " * (len(head) + 1), **options
-    )
+    options = {"initial_indent": f"{head} ", "subsequent_indent": " " * (len(head) + 1)}
+    return textwrap.wrap(" ".join(words), WIDTH, break_long_words=False, break_on_hyphens=False, **options)
 
 
 def _name(spec: WorkerSpec) -> str:

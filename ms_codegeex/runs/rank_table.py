@@ -284,11 +284,10 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
                 raise entry.problem(expected, "correct it, or set parallel.server_devices")
         if len(server.ranks) % mesh.tensor:
             group = mesh.tensor_group(server.ranks.stop)
-            raise UserError(
-                f"server_list[{i}].device: ranks {server.ranks.start} to {server.ranks.stop - 1} split "
-                f"the tensor-parallel group of ranks {group[0]} to {group[-1]}; give every server a multiple of "
-                f"parallel.tensor {mesh.tensor} devices, or choose a smaller parallel.tensor"
-            )
+            split = f"split the tensor-parallel group of ranks {group[0]} to {group[-1]}"
+            wrong = f"ranks {server.ranks.start} to {server.ranks.stop - 1} {split}"
+            remedy = f"give every server a multiple of parallel.tensor {mesh.tensor} devices"
+            raise UserError(f"server_list[{i}].device: {wrong}; {remedy}, or choose a smaller parallel.tensor")
 
 
 # --- making ---

@@ -47,11 +47,9 @@ class ReplicaCheck(Callback):
         difference = first_difference([read_json(file) for file in files])
         if difference is not None:
             trainer.event("corrupted", hashes_of=self.left, difference=difference)
-            raise Corrupted(
-                f"{difference} after step {self.left}; copies were equal after step {self.equal}. Memory or arithmetic "
-                f"of a device is at fault: test it before it trains again. Resume with --resume auto",
-                self.equal,
-            )
+            found = f"{difference} after step {self.left}; copies were equal after step {self.equal}"
+            remedy = "test it before it trains again. Resume with --resume auto"
+            raise Corrupted(f"{found}. Memory or arithmetic of a device is at fault: {remedy}", self.equal)
         self.equal = self.left
         for file in files:
             file.unlink(missing_ok=True)

@@ -125,6 +125,5 @@ def _check_parts(layout: ParameterLayout, mesh: Mesh) -> None:
         raise UserError(f"--tensor {mesh.tensor}: does not divide {layout.name}, which is {list(layout.shape)}")
     rows //= mesh.tensor if axis == 0 else 1
     if layout.optimizer_sharded and rows % mesh.optimizer_shard:
-        raise UserError(
-            f"--optimizer-shard {mesh.optimizer_shard}: does not divide the {rows} rows of {layout.name} on a device"
-        )
+        whole = f"the {rows} rows of {layout.name} on a device"
+        raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide {whole}")

@@ -98,10 +98,9 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
     changes = _key_changes(config, checkpoint) + _data_changes(config, checkpoint)
     for change in changes:
         if change.key == OPTIMIZER:
-            raise UserError(
-                f"{OPTIMIZER}: {change.now}, but {checkpoint.path} has the moments of {change.before}; keep it, or "
-                f"start another run from these weights: without --resume, with --from {checkpoint.path} output=DIR"
-            )
+            wrong = f"{change.now}, but {checkpoint.path} has the moments of {change.before}"
+            another = f"without --resume, with --from {checkpoint.path} output=DIR"
+            raise UserError(f"{OPTIMIZER}: {wrong}; keep it, or start another run from these weights: {another}")
         refused = any(_covers(section, change.key) for section in _refused(config))
         fits = not change.key.startswith(("model.", "lora.")) or _same_shapes(config, checkpoint)
         if refused and not (fits and any(_covers(section, change.key) for section in allowed)):

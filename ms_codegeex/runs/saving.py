@@ -108,12 +108,10 @@ class Checkpoints(Callback):
                 self._save_now(trainer)
             return
         if self.skipped >= STREAK and self.saved is not None and not present:
-            raise NotFinite(
-                f"the last {self.skipped} steps were skipped because gradients were not finite; the run has not "
-                f"converged, and nothing was saved after step {self.saved}. Lower "
-                "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule",
-                trainer.progress.step,
-            )
+            wrong = f"the last {self.skipped} steps were skipped because gradients were not finite"
+            result = f"the run has not converged, and nothing was saved after step {self.saved}"
+            remedy = "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
+            raise NotFinite(f"{wrong}; {result}. Lower {remedy}", trainer.progress.step)
         if not present:
             self._save_now(trainer)
         loss = trainer.validation_loss()
@@ -124,10 +122,8 @@ class Checkpoints(Callback):
                 trainer.warn(problem)
             best = trainer.patience.best
             if self.keep_best and best is not None and not (self.root / step_name(best[0])).is_dir():
-                trainer.warn(
-                    f"the lowest validation loss was that of step {best[0]}, which is not in {self.root}; the run ends "
-                    "with its last step instead"
-                )
+                missing = f"the lowest validation loss was that of step {best[0]}, which is not in {self.root}"
+                trainer.warn(f"{missing}; the run ends with its last step instead")
 
     def leave(self, trainer: Trainer) -> None:
         """Wait for a save that has begun, also after an error."""

@@ -64,10 +64,9 @@ class StageProgress:
             if stage.after in staged.chosen and stage.after not in self.finished:
                 run = RunDirectory(Path(stage.config.output))
                 if list_checkpoints(run.checkpoints):
-                    raise UserError(
-                        f"stages.{stage.name}: {run.path} was trained from a model of stage {stage.after}, which is "
-                        f"not finished with these settings; choose another output, or delete {run.path}"
-                    )
+                    wrong = f"{run.path} was trained from a model of stage {stage.after}"
+                    remedy = f"which is not finished with these settings; choose another output, or delete {run.path}"
+                    raise UserError(f"stages.{stage.name}: {wrong}, {remedy}")
             elif _is_finished(self.begun(stage), allow_change):
                 self.finished.add(stage.name)
 

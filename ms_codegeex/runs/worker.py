@@ -1,6 +1,5 @@
 """What a rank does once it has joined the others and opened its data: build the trainer, train, evaluate, and write the
-result. The program is `rank`.
-"""
+result. The program is `rank`."""
 
 from __future__ import annotations
 

@@ -95,20 +95,14 @@ class Faults:
         if self.config.policy == "stop":
             raise NotFinite(f"{where}: {self.last}, and faults.policy is stop; look at these samples", record.step)
         if self.in_a_row > self.config.most:
-            raise NotFinite(
-                f"{where}: {self.last}, as were the {self.config.most} steps before it (faults.most); lower "
-                "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule",
-                record.step,
-            )
+            wrong = f"{self.last}, as were the {self.config.most} steps before it (faults.most)"
+            remedy = "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
+            raise NotFinite(f"{where}: {wrong}; lower {remedy}", record.step)
 
     def state(self) -> dict[str, Any]:
         """The state as JSON values."""
-        return {
-            "losses": list(self.losses),
-            "norms": list(self.norms),
-            "in_a_row": self.in_a_row,
-            "left_out": self.left_out,
-        }
+        values = {"losses": list(self.losses), "norms": list(self.norms)}
+        return {**values, "in_a_row": self.in_a_row, "left_out": self.left_out}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint. Batches that have already been left out stay left out."""

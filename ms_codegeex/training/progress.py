@@ -46,8 +46,9 @@ class TrainingProgress:
 
 class Patience:
     """Counts evaluations that are no better than all earlier ones: after the first steps a run is often worse than the
-    model it starts from, and still learns. `best`: step and loss of the best evaluation, step 0 is the model that the
-    run starts from; `lowest`: the lowest loss of a step; `worse`: evaluations since then."""
+    model it starts from, and still learns. `best`: step and loss of the best evaluation; step 0 is the model that the
+    run starts from. `worse`: evaluations since the last that was lower than those of all steps before; `lowest`: the
+    loss of that one."""
 
     def __init__(self, limit: int):
         self.limit = limit

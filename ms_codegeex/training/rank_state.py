@@ -71,13 +71,9 @@ class RankState:
 
     def state(self) -> dict[str, Any]:
         """The scalars as JSON values."""
-        return {
-            "optimizer_step": int(self._optimizer.step.asnumpy()),
-            "loss_scale": {
-                "scale": float(self._step.scale.asnumpy()),
-                "good_steps": int(self._step.good_steps.asnumpy()),
-            },
-        }
+        scale, good_steps = float(self._step.scale.asnumpy()), int(self._step.good_steps.asnumpy())
+        scaling = {"scale": scale, "good_steps": good_steps}
+        return {"optimizer_step": int(self._optimizer.step.asnumpy()), "loss_scale": scaling}
 
     def restore(self, checkpoint: Checkpoint, beat: Callable[[], None] = lambda: None) -> None:
         """Read tensors and scalars, and call `beat` before each tensor. `UserError` if its tensors are not those of
