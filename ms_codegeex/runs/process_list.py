@@ -17,10 +17,10 @@ WIDTH = 110
 
 
 def process_text(runs: Mapping[str, tuple[Path, Sequence[WorkerSpec]]], form: Form) -> str:
-    """The processes on this server of each run: heading, a shell comment or empty -> the run directory and its
-    processes. `list`: what they share, then a table of what differs; `script`: a shell script that starts them; `json`:
-    {"runs": [{"heading", "directory", "processes": [{"name", "command", "directory", "log", "environment",
-    "program_folder"}]}]}."""
+    """The processes of each run on this server. `runs`: a heading, a shell comment or empty -> the run directory and
+    its processes. `form`: `list`, what they share, then a table of what differs; `script`, a shell script that starts
+    them; `json`: {"runs": [{"heading", "directory", "processes": [{"name", "command", "directory", "log",
+    "environment", "program_folder"}]}]}."""
     if form == "json":
         return json.dumps({"runs": [_as_json(heading, *run) for heading, run in runs.items()]})
     parts = []

@@ -163,8 +163,8 @@ def starting_weight(
 
 
 class Provenance:
-    """Computed before training, since a path may hold other data later; by rank 0, whose state alone is saved.
-    `infill`: the sentinels of the data, or else those of the model that the run starts from."""
+    """What a run came from. Computed before training, since a path may hold other data later; by rank 0, whose state
+    alone is saved. `infill`: the sentinels of the data, or else those of the model that the run starts from."""
 
     def __init__(
         self,
