@@ -24,12 +24,10 @@ def ranks_in_group_name(name: str) -> tuple[int, ...] | None:
 
 
 def engine_settings(config: RunConfig, rank: int) -> dict:
-    """Arguments of `set_auto_parallel_context`.
-
-    Each device loads its share of the batch. Gradients are summed, not averaged: with `gradients_mean`, parameters that
-    several devices hold would get a fraction of their gradient. The number of optimizer shards is always given:
-    otherwise MindSpore takes all replicas, and silently does not shard a weight if they do not divide its rows.
-    """
+    """Arguments of `set_auto_parallel_context`. Each device loads its share of the batch. Gradients are summed, not
+    averaged: with `gradients_mean`, parameters that several devices hold would get a fraction of their gradient. The
+    number of optimizer shards is always given: otherwise MindSpore takes all replicas, and silently does not shard a
+    weight if they do not divide its rows."""
     mesh = config.mesh
     sharding = {"parallel_optimizer_threshold": 0}  # KB: weights of any size are sharded
     if mesh.optimizer_shard > 1:
@@ -49,10 +47,8 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
 
 
 def enter(config: RunConfig, rank: int) -> str | None:
-    """Make the engine partition what is built from now on.
-
-    Communication must be initialised. Returns the group that keeps a tied word table equal, if this rank is in one.
-    """
+    """Make the engine partition what is built from now on. Communication must be initialised. Returns the group that
+    keeps a tied word table equal, if this rank is in one."""
     import mindspore as ms
     from mindspore.communication import create_group
 

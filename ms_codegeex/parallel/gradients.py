@@ -42,10 +42,8 @@ MONITORS = ("dump_local_norm", "dump_local_norm_path", "dump_device_local_norm")
 
 
 def narrow_sum(reduce: Any, devices: int, half: ms.Type, sent: ms.Type) -> Callable[[Tensor], Tensor]:
-    """A function that sums an FP32 gradient over `devices` in 16 bits (`half`), by a collective that takes `sent`.
-
-    Each device sends its share of the mean, so a sum in FP16 is infinite only where a device's own gradient is.
-    """
+    """A function that sums an FP32 gradient over `devices` in 16 bits (`half`), by a collective that takes `sent`. Each
+    device sends its share of the mean, so a sum in FP16 is infinite only where a device's own gradient is."""
     cast, scale, dtype = P.Cast(), P.Mul(), P.DType()
     share, whole = (Tensor(x, mstype.float32) for x in (1 / devices, float(devices)))
 

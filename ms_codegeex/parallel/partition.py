@@ -72,12 +72,10 @@ def _blocks_of(tail: Sequence[nn.Cell]) -> list[nn.Cell]:
 
 def recompute(network: CausalLoss, config: RunConfig) -> None:
     """Forget a block's activations, or only its attention scores and FP32 copies of its norms' inputs, until the
-    backward pass; each block as `recompute_of_blocks` says.
-
-    A block keeps its input, split over the tensor-parallel devices and gathered again; the input of a block in the tail
-    is not split (CodeGeeX release). A fused attention keeps no scores. A block that saves its all-reduce results does
-    not split its input either: with both switches the engine creates a cyclic graph.
-    """
+    backward pass; each block as `recompute_of_blocks` says. A block keeps its input, split over the tensor-parallel
+    devices and gathered again; the input of a block in the tail is not split (CodeGeeX release). A fused attention
+    keeps no scores. A block that saves its all-reduce results does not split its input either: with both switches the
+    engine creates a cyclic graph."""
     blocks, sizes, again = network.model.blocks, config.model.sizes, config.parallel.overlap.recompute_collectives
     listed = [*blocks, *_blocks_of(_tail(network.model, sizes))]
     borders = borders_of_recomputation(config)
@@ -92,10 +90,8 @@ def recompute(network: CausalLoss, config: RunConfig) -> None:
 
 def _recompute_cheap(block: nn.Cell, sizes: DecoderConfig, precision: str, follows: bool) -> None:
     """Recompute what takes much memory and little time: scores with softmax, and casts to FP32 before a norm's kernel.
-
     `follows`: the block's input is the result of one that is recomputed. To cast it again, the engine would also repeat
-    that block's last product, so this cast is kept.
-    """
+    that block's last product, so this cast is kept."""
     if not hasattr(block.attention.core, "kernel"):
         block.attention.core.recompute()
     for layer in norms_of(sizes.table.block)[int(follows) :]:

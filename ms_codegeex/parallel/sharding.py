@@ -24,12 +24,10 @@ BUFFERS = "accu_grads."  # of gradients that are summed over micro-batches
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Place of a parameter. Optimizer sharding splits axis 0 of what tensor parallelism leaves.
-
-    `copy_of`: the parameter on another stage that this one always equals; checkpoints hold only that one. What is not
-    `trained` has neither gradient nor optimizer state. `matrix`: whether it is the weight of a block's linear layer.
-    `held`: the type of its numbers.
-    """
+    """Place of a parameter. Optimizer sharding splits axis 0 of what tensor parallelism leaves. `copy_of`: the
+    parameter on another stage that this one always equals; checkpoints hold only that one. What is not `trained` has
+    neither gradient nor optimizer state. `matrix`: whether it is the weight of a block's linear layer. `held`: the type
+    of its numbers."""
 
     name: str
     shape: tuple[int, ...]
@@ -109,10 +107,8 @@ def borders_of_recomputation(config: RunConfig) -> list[int]:
 
 @lru_cache(maxsize=64)
 def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True) -> tuple[ParameterLayout, ...]:
-    """Where every parameter lies, in the table's order; `vocabulary`: tables of tokens are split, too.
-
-    The sizes of all but the copies sum to `model.parameter_count()`.
-    """
+    """Where every parameter lies, in the table's order; `vocabulary`: tables of tokens are split, too. The sizes of all
+    but the copies sum to `model.parameter_count()`."""
     first, blocks, ends = _parameters(model)
     last = mesh.pipeline - 1
     of_blocks = ((each, mesh.stage_of(i, model.attention_layers)) for i, block in enumerate(blocks) for each in block)

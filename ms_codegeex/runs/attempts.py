@@ -39,14 +39,11 @@ def with_restarts(
     attempt: Callable[[int], None],
     shrink: Callable[[], None] = lambda: None,
 ) -> None:
-    """Call `attempt` with 0, 1, … until one does not fail.
-
-    A run that goes back to leave a batch out starts again at once, `rewinds` times from the same checkpoint; one that
-    has found its checkpoint to be damaged, from the one before. After
-    other failures, `restarts` attempts follow in all. Failures that would recur (the user's mistakes, numbers that are
-    not finite) end the run. If an attempt ends at the same step as the previous one and has saved nothing, there is a
-    pause, which doubles each time, and `shrink` is called: a device may be lost.
-    """
+    """Call `attempt` with 0, 1, … until one does not fail. A run that goes back to leave a batch out starts again at
+    once, `rewinds` times from the same checkpoint; one that has found its checkpoint to be damaged, from the one
+    before. After other failures, `restarts` attempts follow in all. Failures that would recur (the user's mistakes,
+    numbers that are not finite) end the run. If an attempt ends at the same step as the previous one and has saved
+    nothing, there is a pause, which doubles each time, and `shrink` is called: a device may be lost."""
     idle, failed, gone_back = 0, 0, 0  # attempts in a row without progress; failures; returns to one checkpoint
     step = _reached(run, _last_step(run))
     for number in itertools.count():
@@ -126,11 +123,9 @@ def _newest(run: RunDirectory) -> Path | None:
 
 def on_fewer_devices(config: RunConfig, minimum: int = 1) -> RunConfig | None:
     """The configuration on the most devices, fewer than its own and at least `minimum`, that its mesh allows; None if
-    there is no such number.
-
-    Only the number of replicas changes. The global batch stays, so that losses can be compared: replicas accumulate
-    more micro-batches, none of them larger than before. Optimizer shards are reduced to a divisor of the replicas.
-    """
+    there is no such number. Only the number of replicas changes. The global batch stays, so that losses can be
+    compared: replicas accumulate more micro-batches, none of them larger than before. Optimizer shards are reduced to a
+    divisor of the replicas."""
     parallel = config.parallel
     fixed = parallel.tensor * parallel.pipeline
     for replicas in range(config.data_parallel - 1, 0, -1):

@@ -24,11 +24,9 @@ def saves_in_background(background: bool, every: int, keep_best: bool) -> bool:
 
 
 class HostCopy:
-    """A copy of the state: the engine's arrays are live, so later steps would change what is written.
-
-    Its memory is allocated and touched once; the first touch takes many times as long as a copy into it. It is one
-    piece, which the system can map with large pages.
-    """
+    """A copy of the state: the engine's arrays are live, so later steps would change what is written. Its memory is
+    allocated and touched once; the first touch takes many times as long as a copy into it. It is one piece, which the
+    system can map with large pages."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray] = {}
@@ -80,11 +78,8 @@ class Saved:
 
 @dataclass(frozen=True)
 class PendingSave:
-    """A save that has begun.
-
-    `save`: its name among the ranks. `best`: the checkpoint with the lowest validation loss, once this one is
-    published.
-    """
+    """A save that has begun. `save`: its name among the ranks. `best`: the checkpoint with the lowest validation loss,
+    once this one is published."""
 
     step: int
     save: str

@@ -27,15 +27,10 @@ REGULAR = ("step", "evaluation")  # phases whose parts take equally long; one is
 
 @dataclass(frozen=True)
 class Beat:
-    """The content of a rank's file.
-
-    Attributes:
-        number: of the beat, from 1.
-        phase: what the rank does since this beat.
-        step: the last step that has begun, 0 before the first.
-        usual: the median of the seconds between two beats of this phase; None if it is not known, or not regular.
-        learnt, of: the medians of all phases that this attempt has measured, and a name for what they depend on.
-    """
+    """The content of a rank's file. `number`: of the beat, from 1; `phase`: what the rank does since then; `step`: the
+    last that has begun, 0 before the first; `usual`: the median of the seconds between two beats of this phase, None if
+    it is not known, or not regular; `learnt`, `of`: the medians of all phases that this attempt has measured, and a
+    name for what they depend on."""
 
     number: int
     phase: str

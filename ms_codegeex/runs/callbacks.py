@@ -48,10 +48,8 @@ class Eta:
 
 
 class JsonLog(Callback):
-    """Writes log.jsonl, one line per logged step, and the events that the display reads.
-
-    A full disk does not end a run: lines wait until there is room, and the user is warned once.
-    """
+    """Writes log.jsonl, one line per logged step, and the events that the display reads. A full disk does not end a
+    run: lines wait until there is room, and the user is warned once."""
 
     def __init__(self, run: RunDirectory, every: int):
         self.every, self.attempt = every, run.attempt
@@ -91,12 +89,9 @@ class JsonLog(Callback):
 
 
 class StopOnRequest(Callback):
-    """Ends the run after a step that all ranks agree on. Every rank has one, in front of its other callbacks.
-
-    Args:
-        last: the request, and the step that rank 0 announces in a file.
-        agree: whether any rank says yes; for several servers, whose file systems may show a file late.
-    """
+    """Ends the run after a step that all ranks agree on. Every rank has one, in front of its other callbacks. `last`:
+    the request, and the step that rank 0 announces in a file. `agree`: whether any rank says yes; for several servers,
+    whose file systems may show a file late."""
 
     def __init__(self, last: LastStep, agree: Callable[[bool], bool] | None = None):
         self.last, self.agree = last, agree
@@ -134,10 +129,8 @@ class EventLog(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes scalar events with tensorboardX, which needs neither TensorFlow nor PyTorch.
-
-    They are written in this thread: the library's own thread waits for ever once its disk has been full.
-    """
+    """Writes scalar events with tensorboardX, which needs neither TensorFlow nor PyTorch. They are written in this
+    thread: the library's own thread waits for ever once its disk has been full."""
 
     def __init__(self, directory: Path, first_step: int):
         with without_torch():

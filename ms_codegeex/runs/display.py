@@ -67,9 +67,8 @@ class Display:
             for event in events:
                 self._show(event)
         if self.terminal and self.waiting:
-            self._bar().set_description_str(
-                visible(f"{self.waiting[0]} ({duration(time.monotonic() - self.waiting[1])})")
-            )
+            passed = duration(time.monotonic() - self.waiting[1])
+            self._bar().set_description_str(visible(f"{self.waiting[0]} ({passed})"))
         return events
 
     def status(self, text: str) -> None:
@@ -86,12 +85,8 @@ class Display:
 
     def _bar(self) -> tqdm:
         if self.bar is None:
-            self.bar = tqdm(
-                total=self.steps,
-                unit="step",
-                dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}",
-            )
+            form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
+            self.bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, bar_format=form)
         return self.bar
 
     def _show(self, event: dict[str, Any]) -> None:

@@ -56,15 +56,9 @@ class _Pulse:
 
 
 class HangWatch:
-    """Looks at the ranks of this server. Times are counted from look to look.
-
-    Args:
-        workers: their processes.
-        folder: their beats.
-        logs: where ranks that have finished their part leave a mark.
-        multiple: of the median, after which a rank is quiet; 0: a hang is never noticed.
-        on_device: the ranks compute on accelerators.
-    """
+    """Looks at the ranks of this server; times are counted from look to look. `folder` has their beats, and `logs` the
+    marks of ranks that have finished their part. A rank is quiet after `multiple` times the median; 0: a hang is never
+    noticed. `on_device`: the ranks compute on accelerators."""
 
     def __init__(self, workers: Workers, folder: Path, logs: Path, multiple: float, on_device: bool = False):
         self.workers, self.folder, self.logs, self.multiple = workers, folder, logs, multiple
@@ -127,7 +121,7 @@ class HangWatch:
     def _report(self, pids: Collection[int], waiting: bool = False) -> str:
         """Where these processes are, after they have written their stacks. `waiting`: most of them wait for another
         one; if one stands out, it is named."""
-        logs = {pid: self._log(rank) for pid, rank in self.workers.ranks.items()}
+        logs = {pid: self.logs / f"worker_{rank}.log" for pid, rank in self.workers.ranks.items()}
         sizes = {pid: log.stat().st_size if log.exists() else 0 for pid, log in logs.items()}
         for pid in logs:
             # before its first beat, this signal would end it; a stopped one writes as soon as it continues
@@ -144,9 +138,6 @@ class HangWatch:
         if waiting and len(stacks) > 1:
             verdict = "no rank stands out: " if odd is None else f"{STANDS_OUT} "
         return f"{verdict}{', '.join(names)}; {where}"
-
-    def _log(self, rank: str) -> Path:
-        return self.logs / f"worker_{rank}.log"
 
     def _standing_out(self, stacks: dict[int, list[re.Match[str]]]) -> int | None:
         """The rank that the others wait for: it is the only one outside of MindSpore's code, or behind the others."""

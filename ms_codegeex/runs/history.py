@@ -34,10 +34,8 @@ SILENT_SECONDS = 120.0  # without a sign of life, apart from ten steps
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt: when it began and ended (seconds since 1970), its steps, and why it ended.
-
-    `reason` is that of its `end` event; `running`; or `lost` if the command was killed or is silent.
-    """
+    """One attempt: when it began and ended (seconds since 1970), its steps, and why it ended. `reason` is that of its
+    `end` event; `running`; or `lost` if the command was killed or is silent."""
 
     number: int
     begin: float

@@ -49,10 +49,8 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
     with woken() if config.device == "cpu" and os.environ.get("MS_ROLE") != "MS_SCHED" else contextlib.nullcontext():
         communication.init()
     if communication.get_group_size() != config.devices:
-        raise RunFailure(
-            f"{communication.get_group_size()} ranks joined, {config.devices} were expected; check --nodes or the rank "
-            "table, and that every server has its share of the devices"
-        )
+        remedy = "check --nodes or the rank table, and that every server has its share of the devices"
+        raise RunFailure(f"{communication.get_group_size()} ranks joined, {config.devices} were expected; {remedy}")
     rank = communication.get_rank()
     if config.partitioned and (half := sixteen_bits(config)):
         use_gradient_functions(half)
@@ -61,11 +59,9 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
 
 @contextlib.contextmanager
 def woken() -> Iterator[None]:
-    """Wake the main thread from `sleep` every `WAKE_SECONDS` in the block.
-
-    A rank on a CPU looks up the others' addresses, and sleeps for three seconds if one is missing, which it is because
-    ranks come here up to a second apart (MindSpore 2.9). It looks 19 times, so a rank may still be 19 seconds late.
-    """
+    """Wake the main thread from `sleep` every `WAKE_SECONDS` in the block. A rank on a CPU looks up the others'
+    addresses, and sleeps for three seconds if one is missing, which it is because ranks come here up to a second apart
+    (MindSpore 2.9). It looks 19 times, so a rank may still be 19 seconds late."""
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.siginterrupt(signal.SIGALRM, False)  # what is not a sleep goes on
     signal.setitimer(signal.ITIMER_REAL, WAKE_SECONDS, WAKE_SECONDS)
@@ -91,10 +87,8 @@ def _on_this_device(config: RunConfig) -> RunConfig:
         check_kernels(config)
         mode = os.environ.get(OVERFLOW_MODE)
         if mode == "SATURATION_MODE" and not running_on(config).saturates:
-            raise UserError(
-                f"{OVERFLOW_MODE}={mode}: hides overflows, for which a run on {hardware} looks by infinities; unset "
-                "it, and INF_NAN_MODE_ENABLE=0 with it"
-            )
+            wrong = f"hides overflows, for which a run on {hardware} looks by infinities"
+            raise UserError(f"{OVERFLOW_MODE}={mode}: {wrong}; unset it, and INF_NAN_MODE_ENABLE=0 with it")
     if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps its default
         blocks = {"increase_size": f"{POOL_BLOCK / GIB}GB"} if config.device == "ascend" else {}
         ms.runtime.set_memory(max_size=f"{running_on(config).usable_memory // GIB}GB", **blocks)
@@ -107,12 +101,8 @@ def _on_this_device(config: RunConfig) -> RunConfig:
 
 
 def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
-    """Test this rank's device, and the links inside its server, as `cluster.stress_check` says.
-
-    Raises:
-        RunFailure: the hardware is at fault.
-        UserError: CANN could not do the test.
-    """
+    """Test this rank's device, and the links inside its server, as `cluster.stress_check` says. `RunFailure` if the
+    hardware is at fault, `UserError` if CANN could not do the test."""
     if config.device != "ascend" or config.cluster.stress_check == "none":
         return
     import mindspore as ms
@@ -128,17 +118,15 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
         except RuntimeError as error:  # such as a function that this CANN does not have
             code = first_line(error)
         if code == STRESS_FAULT:
-            raise RunFailure(
-                f"{place}: the stress test found a fault in its {what}; take the server out of the job, run "
-                "`ascend-dmi` there, and have the device replaced if that finds it too"
-            )
+            remedy = "run `ascend-dmi` there, and have the device replaced if that finds it too"
+            fault = f"the stress test found a fault in its {what}"
+            raise RunFailure(f"{place}: {fault}; take the server out of the job, {remedy}")
         if code:
             reason = code if isinstance(code, str) else f"code {code}"
-            raise UserError(
-                f"cluster.stress_check: {config.cluster.stress_check}, but the test of {what} could not be done on "
-                f"{place} ({reason}): this CANN may not have it, or 10 GiB of device memory may not be free. With "
-                "GLOG_v=2 in the environment the worker's log says why; or set it to none"
-            )
+            wrong = f"{config.cluster.stress_check}, but the test of {what} could not be done on {place} ({reason})"
+            cause = "this CANN may not have it, or 10 GiB of device memory may not be free"
+            remedy = "With GLOG_v=2 in the environment the worker's log says why; or set it to none"
+            raise UserError(f"cluster.stress_check: {wrong}: {cause}. {remedy}")
     ms.runtime.reset_peak_memory_stats()  # of the test, not of the run
     if rank == 0:
         with contextlib.suppress(OSError):  # a full disk
@@ -148,12 +136,10 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
 def measure_matmul_peak(
     ranks: int = 1, size: int = 1024, seconds: float = 0.6, precision: str = "fp32", at_once: int = 1
 ) -> float:
-    """FLOP/s of matrix products while all ranks measure at once: the reference for MFU on a CPU or GPU.
-
-    The result is the best over `seconds`, since other programs only slow it down. It is measured after a barrier,
-    because the ranks of one machine share its cores. With `at_once` above 1, that many products are started before the
-    rank waits for the last of them. No result is copied from the device, which would take longer than the product.
-    """
+    """FLOP/s of matrix products while all ranks measure at once: the reference for MFU on a CPU or GPU. The result is
+    the best over `seconds`, since other programs only slow it down. It is measured after a barrier, because the ranks
+    of one machine share its cores. With `at_once` above 1, that many products are started before the rank waits for the
+    last of them. No result is copied from the device, which would take longer than the product."""
     import mindspore as ms
     import numpy as np
     from mindspore import Tensor, ops
@@ -190,11 +176,9 @@ def matmul_peak(config: RunConfig) -> float:
 
 
 def kept_peak(config: RunConfig, run: RunDirectory, rank: int, launcher: str | None) -> float:
-    """The same, measured once for all attempts of a command.
-
-    Either all ranks measure or none does, since they synchronise while measuring; so rank 0 writes the file only
-    afterwards. On several servers, the file system may show it only to some ranks, so there each attempt measures.
-    """
+    """The same, measured once for all attempts of a command. Either all ranks measure or none does, since they
+    synchronise while measuring; so rank 0 writes the file only afterwards. On several servers, the file system may show
+    it only to some ranks, so there each attempt measures."""
     if launcher is None or config.device == "ascend" or run.servers.is_dir():
         return matmul_peak(config)
     of = {"command": [platform.node(), launcher], "devices": config.devices, "precision": config.training.precision}

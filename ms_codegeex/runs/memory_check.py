@@ -49,11 +49,9 @@ def available_for(config: RunConfig) -> int:
 
 def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     """Bytes that a run needs: of host memory, of all its processes on a CPU; otherwise of each device, as planned.
-
     Fitted to the peaks of resident memory of full and LoRA training with MindSpore 2.9.0 (docs/finetune.md has them).
     MindSpore's broadcast kernels keep their own buffers and little is reused, so an activation costs several times its
-    size. `compiled`: with the operators that a compiler builds (`training/operators.py`); None: if there is one.
-    """
+    size. `compiled`: with the operators that a compiler builds (`training/operators.py`); None: if there is one."""
     if config.device != "cpu":
         return int(max(stage.total for stage in stage_memory(config, running_on(config))))
     if compiled is None:
@@ -117,12 +115,11 @@ def shortage(config: RunConfig) -> Shortage | None:
 def check_memory(config: RunConfig) -> None:
     """`UserError` if a CPU run needs more memory than is free now."""
     if config.device == "cpu" and (short := shortage(config)):
-        raise UserError(
-            f"model: {config.model.sizes.parameter_count():,} parameters with training.micro_batch "
-            f"{config.micro_batch} need about {short.needed / 1e9:.1f} GB on {config.devices} process(es), "
-            f"{short.available / 1e9:.1f} GB are free; choose a smaller model, data.seq_length, training.micro_batch "
-            "or --devices, or set training.recompute=full"
-        )
+        parts = f"{config.model.sizes.parameter_count():,} parameters with training.micro_batch {config.micro_batch}"
+        needed = f"need about {short.needed / 1e9:.1f} GB on {config.devices} process(es)"
+        smaller = "choose a smaller model, data.seq_length, training.micro_batch or --devices"
+        wrong = f"{parts} {needed}, {short.available / 1e9:.1f} GB are free"
+        raise UserError(f"model: {wrong}; {smaller}, or set training.recompute=full")
 
 
 def check_gpus(config: RunConfig, local: int) -> str:
@@ -132,9 +129,8 @@ def check_gpus(config: RunConfig, local: int) -> str:
     if config.device != "gpu":
         return ""
     if config.training.precision == "bf16":  # MindSpore 2.9 lacks kernels for it on a GPU, for example addition
-        raise UserError(
-            "training.precision: bf16, for which MindSpore has no kernels on device: gpu; set it to fp16 or fp32"
-        )
+        wrong = "bf16, for which MindSpore has no kernels on device: gpu"
+        raise UserError(f"training.precision: {wrong}; set it to fp16 or fp32")
     probe = probe_gpu_backend()
     check_loaded(list(probe.libraries))
     probe.driver.check()
@@ -144,16 +140,13 @@ def check_gpus(config: RunConfig, local: int) -> str:
     if probe.plugin:
         raise UserError(f"device: gpu: MindSpore's plugin does not load ({probe.plugin}); run `ms-codegeex doctor`")
     if local > len(gpus):
-        raise UserError(
-            f"devices: {local} on this machine, which has {len(gpus)} GPU{'s' * (len(gpus) > 1)} to use; set "
-            f"devices={len(gpus)}, or check CUDA_VISIBLE_DEVICES"
-        )
+        wrong = f"{local} on this machine, which has {len(gpus)} GPU{'s' * (len(gpus) > 1)} to use"
+        raise UserError(f"devices: {wrong}; set devices={len(gpus)}, or check CUDA_VISIBLE_DEVICES")
     for number, gpu in enumerate(gpus[:local]):
         if gpu.kernels == "none":
-            raise UserError(
-                f"device: gpu: GPU {number} ({gpu.name}) has compute capability {'.'.join(map(str, gpu.capability))}, "
-                "MindSpore's kernels need 6.0 or more; choose another with CUDA_VISIBLE_DEVICES"
-            )
+            wrong = f"GPU {number} ({gpu.name}) has compute capability {'.'.join(map(str, gpu.capability))}"
+            remedy = "MindSpore's kernels need 6.0 or more; choose another with CUDA_VISIBLE_DEVICES"
+            raise UserError(f"device: gpu: {wrong}, {remedy}")
     _check_memory(config, gpus[:local])
     return translation_note(gpus[:local])
 
@@ -164,9 +157,8 @@ def _check_memory(config: RunConfig, gpus: tuple[Gpu, ...]) -> None:
     needed = max(stage.total for stage in stage_memory(config, running_on(config)))
     for number, gpu in enumerate(gpus):
         if gpu.free is not None and needed > gpu.free:
-            raise UserError(
-                f"training.micro_batch: {config.micro_batch} sequences of {config.seq_length} tokens and the model "
-                f"need about {needed / 1e9:.1f} GB of a GPU; of GPU {number} ({gpu.name}) {gpu.free / 1e9:.1f} of "
-                f"{gpu.memory / 1e9:.1f} GB are free; lower it, set training.recompute=full, or stop what uses the "
-                "rest (nvidia-smi)"
-            )
+            parts = f"{config.micro_batch} sequences of {config.seq_length} tokens and the model"
+            free = f"of GPU {number} ({gpu.name}) {gpu.free / 1e9:.1f} of {gpu.memory / 1e9:.1f} GB are free"
+            remedy = "lower it, set training.recompute=full, or stop what uses the rest (nvidia-smi)"
+            wrong = f"{parts} need about {needed / 1e9:.1f} GB of a GPU; {free}"
+            raise UserError(f"training.micro_batch: {wrong}; {remedy}")

@@ -38,10 +38,8 @@ CONNECT_SECONDS = {False: 2000, True: 6000}  # how long HCCL waits for the slowe
 
 @dataclass(frozen=True)
 class Node:
-    """One server's part of a job: server `rank` of `count`, its global `ranks` and the `devices` they use.
-
-    `table`: the rank table that chose the devices. `master`: host and port of the scheduler of several servers.
-    """
+    """One server's part of a job: server `rank` of `count`, its global `ranks` and the `devices` they use. `table`: the
+    rank table that chose the devices. `master`: host and port of the scheduler of several servers."""
 
     rank: int
     count: int
@@ -74,24 +72,20 @@ def resolve_node(
         raise UserError(f"--nodes: {count} servers cannot share devices: {config.devices} equally; change one of them")
     local = config.devices // count
     if config.device != "cpu" and local > config.parallel.server_devices:
-        raise UserError(
-            f"devices: {config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices} "
-            "(parallel.server_devices); give the number of servers with --nodes N, a --rank-table FILE, or set "
-            "parallel.server_devices to the devices of one"
-        )
+        wrong = f"{config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices}"
+        remedy = "give the number of servers with --nodes N, a --rank-table FILE"
+        remedy += ", or set parallel.server_devices to the devices of one"
+        raise UserError(f"devices: {wrong} (parallel.server_devices); {remedy}")
     if local % config.parallel.tensor:
-        raise UserError(
-            f"--nodes: {local} devices per server split tensor-parallel groups of {config.parallel.tensor} "
-            "(parallel.tensor); use fewer servers or a smaller parallel.tensor"
-        )
+        wrong = f"{local} devices per server split tensor-parallel groups of {config.parallel.tensor} (parallel.tensor)"
+        raise UserError(f"--nodes: {wrong}; use fewer servers or a smaller parallel.tensor")
     rank = _node_rank(node_rank, count)
     if count > 1 and master is None:
         raise UserError(f"--master-addr: missing; {count} servers without a rank table meet at HOST:PORT of server 0")
     address = _master(master) if master is not None and count > 1 else None
     ranks = range(rank * local, (rank + 1) * local)
-    return Node(
-        rank, count, ranks, tuple(range(local)), f"server {rank}" if count > 1 else "this machine", None, address
-    )
+    name = f"server {rank}" if count > 1 else "this machine"
+    return Node(rank, count, ranks, tuple(range(local)), name, None, address)
 
 
 def _check_device(config: RunConfig, rank_table: Path | None, nodes: int | None) -> None:
@@ -104,10 +98,8 @@ def _check_device(config: RunConfig, rank_table: Path | None, nodes: int | None)
     for axis in ("tensor", "pipeline", "optimizer_shard"):
         size = getattr(config.parallel, axis)
         if size > 1:
-            raise UserError(
-                f"parallel.{axis}: {size} on device: cpu, where MindSpore has no kernels for that communication; "
-                "rehearse it with `ms-codegeex rehearse`, or set device: ascend"
-            )
+            wrong = f"{size} on device: cpu, where MindSpore has no kernels for that communication"
+            raise UserError(f"parallel.{axis}: {wrong}; rehearse it with `ms-codegeex rehearse`, or set device: ascend")
 
 
 def _node_rank(node_rank: int | None, count: int) -> int:
@@ -198,10 +190,8 @@ def _watching(config: RunConfig) -> dict[str, str]:
 def node_processes(
     config: RunConfig, node: Node, run: RunDirectory, arguments: Sequence[str], port: int | None = None
 ) -> list[WorkerSpec]:
-    """The processes of this server. `arguments` follow the run directory on the workers' command line.
-
-    `port`: where the workers meet when `node.needs_port`.
-    """
+    """The processes of this server. `arguments` follow the run directory on the workers' command line. `port`: where
+    the workers meet when `node.needs_port`."""
     command = ["-m", WORKER, str(run.path), *arguments]
     if node.table is not None or (node.count == 1 and (config.devices == 1 or config.device == "cpu")):
         return _own_processes(config, node, run, command, port)
@@ -259,10 +249,8 @@ def _resolved(host: str) -> str:
     try:
         return socket.gethostbyname(host)
     except OSError as error:
-        raise UserError(
-            f"--master-addr: '{host}' cannot be resolved ({error.strerror}); give the HOST:PORT of server 0 with its "
-            "IP address"
-        ) from None
+        remedy = "give the HOST:PORT of server 0 with its IP address"
+        raise UserError(f"--master-addr: '{host}' cannot be resolved ({error.strerror}); {remedy}") from None
 
 
 def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int) -> dict[str, str]:
@@ -293,13 +281,11 @@ def _pinned(config: RunConfig, node: Node) -> list[list[int]]:
 def _own_processes(
     config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None
 ) -> list[WorkerSpec]:
-    """One process per rank, and the scheduler through which they meet if there are several.
-
-    On one server msrun would start the same, but would first spend seconds on importing the engine. With a rank table,
-    each has its own directory because the compiler leaves files in the working directory. The ranks meet through a
-    scheduler all the same: MindSpore 2.9 no longer starts from a rank table. The table's part is to state which rank
-    computes on which device of which server; msrun would number the devices itself.
-    """
+    """One process per rank, and the scheduler through which they meet if there are several. On one server msrun would
+    start the same, but would first spend seconds on importing the engine. With a rank table, each has its own directory
+    because the compiler leaves files in the working directory. The ranks meet through a scheduler all the same:
+    MindSpore 2.9 no longer starts from a rank table. The table's part is to state which rank computes on which device
+    of which server; msrun would number the devices itself."""
     blocks = _pinned(config, node) if node.table is not None else []
     words, shared = (sys.executable, *command), engine_environment(config, node, run.logs, blocks)
     specs, meeting = _scheduler(config, node, run, words, shared, port)

@@ -38,40 +38,31 @@ class StartingPoint:
 
 def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
     """Choose the checkpoint to continue from, once for all workers, by manifests and sizes: each worker checks the
-    hashes of what it loads. Changes nothing.
-
-    Prints on standard error why later checkpoints are skipped. `UserError` if the output already holds a run and
-    `checkpoint.resume` is not set, if it holds no intact checkpoint, or if it holds a later one than the given one.
-    """
+    hashes of what it loads. Changes nothing. Prints on standard error why later checkpoints are skipped. `UserError` if
+    the output already holds a run and `checkpoint.resume` is not set, if it holds no intact checkpoint, or if it holds
+    a later one than the given one."""
     resume, existing = config.checkpoint.resume, list_checkpoints(run.checkpoints)
     if resume is None:
         if existing:
-            raise UserError(
-                f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output"
-            )
+            remedy = "continue it with --resume auto, or choose another output"
+            raise UserError(f"output: {run.path} already holds a run; {remedy}")
         return StartingPoint()
     if resume == "auto":
-        return _newest(run, existing)
+        reasons: list[str] = []
+        newest = newest_sound(run.checkpoints, reasons, verify=False)
+        for reason in reasons:
+            print_error(f"skipped: {reason}")
+        damaged = tuple(path for path in existing if newest is None or path.name > newest.path.name)
+        if newest is None and damaged:
+            raise _none_left(run)
+        return StartingPoint(newest, damaged)
     checkpoint = resolve(Path(resume))
     if later := [path for path in existing if step_of(path) > checkpoint.step]:
         own = checkpoint.path.resolve().parent == run.checkpoints.resolve()
-        raise UserError(
-            f"output: {run.path} holds {later[-1].name}, which is later than {checkpoint.path.name} to continue from; "
-            f"choose another output{', or --resume auto for the newest that is sound' if own else ''}"
-        )
+        wrong = f"{run.path} holds {later[-1].name}, which is later than {checkpoint.path.name} to continue from"
+        remedy = f"choose another output{', or --resume auto for the newest that is sound' if own else ''}"
+        raise UserError(f"output: {wrong}; {remedy}")
     return StartingPoint(checkpoint)
-
-
-def _newest(run: RunDirectory, existing: list[Path]) -> StartingPoint:
-    """The newest intact checkpoint of the run."""
-    reasons: list[str] = []
-    checkpoint = newest_sound(run.checkpoints, reasons, verify=False)
-    for reason in reasons:
-        print_error(f"skipped: {reason}")
-    later = tuple(path for path in existing if checkpoint is None or path.name > checkpoint.path.name)
-    if checkpoint is None and later:
-        raise _none_left(run)
-    return StartingPoint(checkpoint, later)
 
 
 def _none_left(run: RunDirectory) -> UserError:
@@ -115,12 +106,10 @@ def held_run(run: RunDirectory) -> Iterator[None]:
 
 
 def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes: Sequence[Change] = ()) -> None:
-    """Write the start event, the configuration, the environment and the tokenizer's files. The run must be held.
-
-    All files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed. The
+    """Write the start event, the configuration, the environment and the tokenizer's files. The run must be held. All
+    files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed. The
     losses of the model that an attempt without a checkpoint started from go: this one starts anew. `UserError` for a
-    path that `config.yaml` cannot hold.
-    """
+    path that `config.yaml` cannot hold."""
     for key, value in flattened(config.to_dict()).items():
         try:
             f"{key}{json.dumps(value, ensure_ascii=False)}".encode()
@@ -136,9 +125,8 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
             run.before.unlink(missing_ok=True)
         run.add_event("start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
     except OSError as error:
-        raise UserError(
-            f"output: {run.path} cannot be written ({error.strerror}); free some space or choose another output"
-        ) from None
+        wrong = f"{run.path} cannot be written ({error.strerror})"
+        raise UserError(f"output: {wrong}; free some space or choose another output") from None
     for name in config.data.directories[:1]:
         keep_files(Path(name), run.path)
     write_config(run, config)
@@ -184,6 +172,5 @@ def join_run(config: RunConfig, run: RunDirectory) -> None:
     ours, theirs = flattened(config.to_dict()), flattened(read_config(run).to_dict())
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"{key}: {ours.get(key)}, but server 0 runs with {theirs.get(key)}; give every server the same command"
-            )
+            wrong = f"{ours.get(key)}, but server 0 runs with {theirs.get(key)}"
+            raise UserError(f"{key}: {wrong}; give every server the same command")

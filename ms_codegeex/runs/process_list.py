@@ -17,14 +17,10 @@ WIDTH = 110
 
 
 def process_text(runs: Mapping[str, tuple[Path, Sequence[WorkerSpec]]], form: Form) -> str:
-    """The processes of each run on this server, under a heading that is a shell comment or empty.
-
-    Args:
-        runs: heading -> the run directory and its processes.
-        form: `list`: what they share, then a table of what differs; `script`: a shell script that starts them; `json`:
-            {"runs": [{"heading", "directory", "processes": [{"name", "command", "directory", "log", "environment",
-            "program_folder"}]}]}.
-    """
+    """The processes of each run on this server. `runs`: a heading, a shell comment or empty -> the run directory and
+    its processes. `form`: `list`, what they share, then a table of what differs; `script`, a shell script that starts
+    them; `json`: {"runs": [{"heading", "directory", "processes": [{"name", "command", "directory", "log",
+    "environment", "program_folder"}]}]}."""
     if form == "json":
         return json.dumps({"runs": [_as_json(heading, *run) for heading, run in runs.items()]})
     parts = []
@@ -88,10 +84,8 @@ def _quoted(word: str) -> str:
 
 
 def _wrapped(head: str, words: Sequence[str]) -> list[str]:
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(
-        " ".join(words), WIDTH, initial_indent=f"{head} ", subsequent_indent=" " * (len(head) + 1), **options
-    )
+    options = {"initial_indent": f"{head} ", "subsequent_indent": " " * (len(head) + 1)}
+    return textwrap.wrap(" ".join(words), WIDTH, break_long_words=False, break_on_hyphens=False, **options)
 
 
 def _name(spec: WorkerSpec) -> str:

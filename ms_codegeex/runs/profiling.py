@@ -15,14 +15,9 @@ DOMAIN = "ms-codegeex"  # of the step markers
 
 class Profile(Callback):
     """Profiles the steps of `profile.steps` on some ranks. Every rank has one, after what saves: a run that is stopped
-    has little time, and a profile that is cut short takes what is left.
-
-    MindSpore's profiler logs its errors and goes on, so a missing result is noticed here.
-
-    Args:
-        folder: of this rank's profiles, one for each attempt that trains some of the steps.
-        total: the sum of a number over all ranks, called by all of them.
-    """
+    has little time, and a profile that is cut short takes what is left. MindSpore's profiler logs its errors and goes
+    on, so a missing result is noticed here. `folder`: of this rank's profiles, one for each attempt that trains some of
+    the steps. `total`: the sum of a number over all ranks, called by all of them."""
 
     def __init__(self, config: RunConfig, folder: Path, rank: int, total: Callable[[int], float]):
         self.config, self.folder, self.total = config, folder, total

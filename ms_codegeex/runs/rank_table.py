@@ -145,9 +145,8 @@ class _Place:
         """The entries of a list that must not be empty."""
         if not isinstance(self.value, list) or not self.value:
             shown = "an empty list" if self.value == [] else self.shown()
-            raise UserError(
-                f"{self.path}: found {shown}, expected a list with at least one entry; list every one that takes part"
-            )
+            wrong = f"found {shown}, expected a list with at least one entry"
+            raise UserError(f"{self.path}: {wrong}; list every one that takes part")
         return (_Place(value, f"{self.path}[{index}]").object() for index, value in enumerate(self.value))
 
     def rest(self, *known: str) -> dict[str, str]:
@@ -157,9 +156,8 @@ class _Place:
     def differ(self, seen: dict[Any, str], value: Any) -> None:
         """`UserError` if the value was seen at an earlier position."""
         if value in seen:
-            raise UserError(
-                f"{self.path}: found {self.shown()} again, which {seen[value]} already has; give each its own"
-            )
+            wrong = f"found {self.shown()} again, which {seen[value]} already has"
+            raise UserError(f"{self.path}: {wrong}; give each its own")
         seen[value] = self.path
 
 
@@ -276,10 +274,8 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
     """`UserError` unless the mesh of the configuration fits the devices of the table."""
     mesh, limit = config.mesh, config.parallel.server_devices
     if table.world != config.devices:
-        raise UserError(
-            f"devices: {config.devices}, but the rank table has {table.world} in server_list; "
-            f"set devices={table.world} or make a table of {config.devices}"
-        )
+        wrong = f"{config.devices}, but the rank table has {table.world} in server_list"
+        raise UserError(f"devices: {wrong}; set devices={table.world} or make a table of {config.devices}")
     for i, server in enumerate(table.servers):
         for j, device in enumerate(server.devices):
             if device.device_id >= limit:
@@ -288,11 +284,10 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
                 raise entry.problem(expected, "correct it, or set parallel.server_devices")
         if len(server.ranks) % mesh.tensor:
             group = mesh.tensor_group(server.ranks.stop)
-            raise UserError(
-                f"server_list[{i}].device: ranks {server.ranks.start} to {server.ranks.stop - 1} split "
-                f"the tensor-parallel group of ranks {group[0]} to {group[-1]}; give every server a multiple of "
-                f"parallel.tensor {mesh.tensor} devices, or choose a smaller parallel.tensor"
-            )
+            split = f"split the tensor-parallel group of ranks {group[0]} to {group[-1]}"
+            wrong = f"ranks {server.ranks.start} to {server.ranks.stop - 1} {split}"
+            remedy = f"give every server a multiple of parallel.tensor {mesh.tensor} devices"
+            raise UserError(f"server_list[{i}].device: {wrong}; {remedy}, or choose a smaller parallel.tensor")
 
 
 # --- making ---

@@ -32,10 +32,8 @@ MESSAGE_CHARACTERS = 2000
 
 class Rendezvous:
     """One server's view of the job in `folder`; leaving the context tells the other servers how it ended here.
-
-    `checkpoint`: path to continue from; given on server 0, read by the others on entering. Entering raises
-    `RunFailure` if server 0 does not start a job in time.
-    """
+    `checkpoint`: path to continue from; given on server 0, read by the others on entering. Entering raises `RunFailure`
+    if server 0 does not start a job in time."""
 
     def __init__(self, folder: Path, rank: int, count: int, checkpoint: str | None = None):
         self.folder, self.rank, self.count, self.checkpoint = folder, rank, count, checkpoint
@@ -70,10 +68,9 @@ class Rendezvous:
             first, deadline = self._read(0), time.monotonic() + JOIN_SECONDS
             while (now := self._read(0)) is None or now == first or now["state"] != "running":
                 if time.monotonic() > deadline:
-                    raise RunFailure(
-                        f"server 0 opened no job in {self.folder.parent} within {JOIN_SECONDS:.0f} s; start it with "
-                        "--node-rank 0, and give all servers the same `output` on a shared file system"
-                    )
+                    wrong = f"server 0 opened no job in {self.folder.parent} within {JOIN_SECONDS:.0f} s"
+                    remedy = "give all servers the same `output` on a shared file system"
+                    raise RunFailure(f"{wrong}; start it with --node-rank 0, and {remedy}")
                 time.sleep(min(0.2, BEAT_SECONDS / 4))
             self.job, self.checkpoint = now["job"], now["checkpoint"]
         self._write()
@@ -85,9 +82,8 @@ class Rendezvous:
         if kind is not None:
             self.state = "failed"
             with contextlib.suppress(UserError):  # a full disk must not hide what happened
-                self._write(
-                    str(error) if isinstance(error, UserError | RunFailure) else f"interrupted ({kind.__name__})"
-                )
+                known = isinstance(error, UserError | RunFailure)
+                self._write(str(error) if known else f"interrupted ({kind.__name__})")
         elif self.state == "running":
             self.done()
 
@@ -98,10 +94,8 @@ class Rendezvous:
 
     def beat(self, quiet: str = "") -> str:
         """Report that this server is alive and check the others; `RunFailure` if one has failed or gone silent.
-
         `quiet`: what is known of the ranks here if all are quiet. Returns what is known of all if those of every server
-        are, on server 0; otherwise nothing, because they may wait for others.
-        """
+        are, on server 0; otherwise nothing, because they may wait for others."""
         if time.monotonic() < self.next_beat:
             return ""
         self.quiet = quiet
@@ -140,10 +134,8 @@ class Rendezvous:
         if rank not in self.seen or beat != last:
             self.seen[rank] = (beat, now)
         elif now - since > SILENT_SECONDS:
-            raise RunFailure(
-                f"server {rank} has shown no sign of life for {SILENT_SECONDS:.0f} s, so this one was stopped too; "
-                "check that machine and start again with --resume auto"
-            )
+            wrong = f"server {rank} has shown no sign of life for {SILENT_SECONDS:.0f} s, so this one was stopped too"
+            raise RunFailure(f"{wrong}; check that machine and start again with --resume auto")
 
     def all_finished(self) -> bool:
         """On server 0, whether all others are done. The others need not wait, so there it is always true."""

@@ -19,14 +19,8 @@ from ms_codegeex.training.trainer import Trainer
 
 
 class ReplicaCheck(Callback):
-    """Every rank has one.
-
-    Args:
-        folder: for the hashes; the ranks share it.
-        every: steps between two comparisons.
-        ranks: how many there are.
-        start: the step that this attempt continues from, at which all copies were read from one checkpoint.
-    """
+    """Compares the copies every `every` steps; every rank has one. The ranks share `folder`, for the hashes. `start`:
+    the step that this attempt continues from, at which all copies were read from one checkpoint."""
 
     def __init__(self, folder: Path, every: int, ranks: int, start: int):
         self.folder, self.every, self.ranks = folder, every, ranks
@@ -53,11 +47,9 @@ class ReplicaCheck(Callback):
         difference = first_difference([read_json(file) for file in files])
         if difference is not None:
             trainer.event("corrupted", hashes_of=self.left, difference=difference)
-            raise Corrupted(
-                f"{difference} after step {self.left}; copies were equal after step {self.equal}. Memory or arithmetic "
-                f"of a device is at fault: test it before it trains again. Resume with --resume auto",
-                self.equal,
-            )
+            found = f"{difference} after step {self.left}; copies were equal after step {self.equal}"
+            remedy = "test it before it trains again. Resume with --resume auto"
+            raise Corrupted(f"{found}. Memory or arithmetic of a device is at fault: {remedy}", self.equal)
         self.equal = self.left
         for file in files:
             file.unlink(missing_ok=True)

@@ -74,9 +74,7 @@ def rank_slices(
     contents: Contents, mesh: Mesh, progress: Callable[[int], object] = lambda size: None
 ) -> Iterator[dict[str, Slice]]:
     """The slices that each rank of `mesh` saves, from rank 0 on; `progress` gets the bytes of each part when read.
-
-    Raises `UserError` if the mesh cannot hold the model in equal parts, or a tensor is not one of the model's.
-    """
+    Raises `UserError` if the mesh cannot hold the model in equal parts, or a tensor is not one of the model's."""
     layouts = _layouts(contents, mesh)
     for rank in range(mesh.world):
         slices = {}
@@ -127,6 +125,5 @@ def _check_parts(layout: ParameterLayout, mesh: Mesh) -> None:
         raise UserError(f"--tensor {mesh.tensor}: does not divide {layout.name}, which is {list(layout.shape)}")
     rows //= mesh.tensor if axis == 0 else 1
     if layout.optimizer_sharded and rows % mesh.optimizer_shard:
-        raise UserError(
-            f"--optimizer-shard {mesh.optimizer_shard}: does not divide the {rows} rows of {layout.name} on a device"
-        )
+        whole = f"the {rows} rows of {layout.name} on a device"
+        raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide {whole}")

@@ -92,27 +92,21 @@ def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
 
 
 def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> list[Change]:
-    """Differences from the checkpoint's configuration and data, sorted by key.
-
-    Raises:
-        UserError: a change is refused and `allowed` (keys or sections) does not name it, or the tokenizer differs.
-    """
+    """Differences from the checkpoint's configuration and data, sorted by key. `UserError` if a change is refused and
+    `allowed` (keys or sections) does not name it, or if the tokenizer differs."""
     check_allowed(config, allowed)
     changes = _key_changes(config, checkpoint) + _data_changes(config, checkpoint)
     for change in changes:
         if change.key == OPTIMIZER:
-            raise UserError(
-                f"{OPTIMIZER}: {change.now}, but {checkpoint.path} has the moments of {change.before}; keep it, or "
-                f"start another run from these weights: without --resume, with --from {checkpoint.path} output=DIR"
-            )
+            wrong = f"{change.now}, but {checkpoint.path} has the moments of {change.before}"
+            another = f"without --resume, with --from {checkpoint.path} output=DIR"
+            raise UserError(f"{OPTIMIZER}: {wrong}; keep it, or start another run from these weights: {another}")
         refused = any(_covers(section, change.key) for section in _refused(config))
         fits = not change.key.startswith(("model.", "lora.")) or _same_shapes(config, checkpoint)
         if refused and not (fits and any(_covers(section, change.key) for section in allowed)):
             accept = f", or accept the change with --allow-change {change.key}" * fits
-            raise UserError(
-                f"{change.key}: {change.now}, but {checkpoint.path} was trained with {change.before}; use the same "
-                f"value or choose another output{accept}"
-            )
+            wrong = f"{change.now}, but {checkpoint.path} was trained with {change.before}"
+            raise UserError(f"{change.key}: {wrong}; use the same value or choose another output{accept}")
     return sorted(changes, key=lambda change: change.key)
 
 
@@ -219,10 +213,9 @@ def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> Non
         current = read_json(Path(config.data.directories[0]) / "dataset.json").get("tokenizer") or {}
         for name in sorted({*recorded, *current}):
             if recorded.get(name) != current.get(name):
-                raise UserError(
-                    f"{key}: tokenizer {name}: {current.get(name)}, but {checkpoint.path} was trained with "
-                    f"{recorded.get(name)}; choose another output, or a dataset with the same tokenizer"
-                )
+                wrong = f"{current.get(name)}, but {checkpoint.path} was trained with {recorded.get(name)}"
+                remedy = "choose another output, or a dataset with the same tokenizer"
+                raise UserError(f"{key}: tokenizer {name}: {wrong}; {remedy}")
 
 
 def out_of_patience(config: RunConfig, checkpoint: Checkpoint) -> bool:

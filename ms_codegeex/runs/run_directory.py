@@ -77,16 +77,9 @@ class RunDirectory:
 
     def write_environment(self) -> None:
         """Write the versions of Python and packages, and the machine."""
-        write_json(
-            self.environment,
-            {
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "machine": platform.machine(),
-                "cpu_count": os.cpu_count(),
-                "packages": dict(_versions()),
-            },
-        )
+        versions = {"python": platform.python_version(), "platform": platform.platform()}
+        machine = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
+        write_json(self.environment, {**versions, **machine, "packages": dict(_versions())})
 
 
 def event_line(event: str, content: Mapping[str, Any]) -> str:

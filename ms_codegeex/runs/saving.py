@@ -41,22 +41,12 @@ class Writers:
 
 
 class Checkpoints(Callback):
-    """Saves every `every` steps and at the end, and keeps the newest `keep` checkpoints and one that is settled.
-
-    If tensors are sharded, every rank has this callback and writes its own shards. Data-parallel replicas are equal, so
-    there only rank 0 writes.
-
-    Args:
-        root: the folder of the checkpoints.
-        every: steps between two checkpoints, 0 to save only at the end. A save that is due on a skipped step waits for
-            the next finite one.
-        keep: how many of the newest to keep.
-        restored: the checkpoint that the run continues from.
-        writers: the ranks that write; by default only rank 0.
-        keep_every: keep the checkpoints of steps that this divides; 0: none.
-        keep_best: also save and keep the checkpoint with the lowest validation loss, which may be that of step 0.
-        background: let the next steps compute while a copy of the state is written.
-    """
+    """Saves to `root` every `every` steps (0: only at the end) and at the end, and keeps the newest `keep` checkpoints
+    and one that is settled; also those of steps that `keep_every` divides, and with `keep_best` the one with the lowest
+    validation loss, which may be that of step 0. A save that is due on a skipped step waits for the next finite one.
+    The run continues from `restored`. `background`: the next steps compute while a copy of the state is written. If
+    tensors are sharded, every rank has this callback and writes its own shards (`writers`). Data-parallel replicas are
+    equal, so there only rank 0 writes."""
 
     def __init__(
         self,
@@ -118,12 +108,10 @@ class Checkpoints(Callback):
                 self._save_now(trainer)
             return
         if self.skipped >= STREAK and self.saved is not None and not present:
-            raise NotFinite(
-                f"the last {self.skipped} steps were skipped because gradients were not finite; the run has not "
-                f"converged, and nothing was saved after step {self.saved}. Lower "
-                "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule",
-                trainer.progress.step,
-            )
+            wrong = f"the last {self.skipped} steps were skipped because gradients were not finite"
+            result = f"the run has not converged, and nothing was saved after step {self.saved}"
+            remedy = "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
+            raise NotFinite(f"{wrong}; {result}. Lower {remedy}", trainer.progress.step)
         if not present:
             self._save_now(trainer)
         loss = trainer.validation_loss()
@@ -134,10 +122,8 @@ class Checkpoints(Callback):
                 trainer.warn(problem)
             best = trainer.patience.best
             if self.keep_best and best is not None and not (self.root / step_name(best[0])).is_dir():
-                trainer.warn(
-                    f"the lowest validation loss was that of step {best[0]}, which is not in {self.root}; the run ends "
-                    "with its last step instead"
-                )
+                missing = f"the lowest validation loss was that of step {best[0]}, which is not in {self.root}"
+                trainer.warn(f"{missing}; the run ends with its last step instead")
 
     def leave(self, trainer: Trainer) -> None:
         """Wait for a save that has begun, also after an error."""

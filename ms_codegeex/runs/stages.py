@@ -45,22 +45,16 @@ def check_resume(config: RunConfig) -> None:
     """`UserError` if a stage cannot begin or continue in its directory."""
     resume = config.checkpoint.resume
     if resume not in (None, "auto"):
-        raise UserError(
-            f"checkpoint.resume: {resume}, but stages continue in their own directories; write --resume auto"
-        )
+        wrong = f"{resume}, but stages continue in their own directories"
+        raise UserError(f"checkpoint.resume: {wrong}; write --resume auto")
     if resume is None and list_checkpoints(RunDirectory(Path(config.output)).checkpoints):
-        raise UserError(
-            f"output: {config.output} already holds a run; continue it with --resume auto, or choose another output"
-        )
+        remedy = "continue it with --resume auto, or choose another output"
+        raise UserError(f"output: {config.output} already holds a run; {remedy}")
 
 
 class StageProgress:
-    """The finished stages, and the checkpoint from which the next one starts.
-
-    Raises:
-        UserError: a stage was trained with settings other than those given, or from a stage that still has to be
-            trained further.
-    """
+    """The finished stages, and the checkpoint from which the next one starts. `UserError` if a stage was trained with
+    settings other than those given, or from a stage that still has to be trained further."""
 
     def __init__(self, staged: StagedRun, allow_change: Sequence[str] = ()):
         self.staged, self.finished = staged, set[str]()
@@ -70,10 +64,9 @@ class StageProgress:
             if stage.after in staged.chosen and stage.after not in self.finished:
                 run = RunDirectory(Path(stage.config.output))
                 if list_checkpoints(run.checkpoints):
-                    raise UserError(
-                        f"stages.{stage.name}: {run.path} was trained from a model of stage {stage.after}, which is "
-                        f"not finished with these settings; choose another output, or delete {run.path}"
-                    )
+                    wrong = f"{run.path} was trained from a model of stage {stage.after}"
+                    remedy = f"which is not finished with these settings; choose another output, or delete {run.path}"
+                    raise UserError(f"stages.{stage.name}: {wrong}, {remedy}")
             elif _is_finished(self.begun(stage), allow_change):
                 self.finished.add(stage.name)
 
@@ -92,10 +85,8 @@ def _await_summary(stage: Stage) -> None:
     run, deadline = RunDirectory(Path(stage.config.output)), time.monotonic() + JOIN_SECONDS
     while not run.is_exported:
         if time.monotonic() > deadline:
-            raise RunFailure(
-                f"server 0 has not finished stage {stage.name} within {JOIN_SECONDS:.0f} s; start all servers again "
-                "with --resume auto"
-            )
+            remedy = "start all servers again with --resume auto"
+            raise RunFailure(f"server 0 has not finished stage {stage.name} within {JOIN_SECONDS:.0f} s; {remedy}")
         time.sleep(1.0)
 
 

@@ -57,11 +57,8 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals in the block.
-
-        If this server or another one has received a signal, the block ends with `Stopped`. A failure in the meantime
-        is only printed, because it must not start the run again.
-        """
+        """Handle the signals in the block. If this server or another one has received a signal, the block ends with
+        `Stopped`. A failure in the meantime is only printed, because it must not start the run again."""
         handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield

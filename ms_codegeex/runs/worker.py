@@ -1,6 +1,5 @@
 """What a rank does once it has joined the others and opened its data: build the trainer, train, evaluate, and write the
-result. The program is `rank`.
-"""
+result. The program is `rank`."""
 
 from __future__ import annotations
 
@@ -30,10 +29,8 @@ def train(
     rank: int,
     **options: Any,
 ) -> None:
-    """Build everything, train from `checkpoint` or from the beginning, evaluate, and write the result.
-
-    `held_out` has the data that only the end evaluates, by name; the rest and `options` are as in `Trainer`.
-    """
+    """Build everything, train from `checkpoint` or from the beginning, evaluate, and write the result. `held_out` has
+    the data that only the end evaluates, by name; the rest and `options` are as in `Trainer`."""
     left_out = []  # the first samples of the batches that earlier attempts have left out
     if config.faults.policy == "rewind":
         left_out = [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]

@@ -25,10 +25,8 @@ QUOTED_LINES = 12
 
 @dataclass(frozen=True)
 class WorkerSpec(ProcessSpec):
-    """A worker, or msrun, which starts workers.
-
-    `worker_logs`: the logs of all workers that it is or starts; for a worker, only its own `log`.
-    """
+    """A worker, or msrun, which starts workers. `worker_logs`: the logs of all workers that it is or starts; for a
+    worker, only its own `log`."""
 
     worker_logs: tuple[Path, ...] = ()
 
@@ -44,14 +42,9 @@ class WorkerSpec(ProcessSpec):
 
 class Workers(ProcessGroup):
     """The processes of `specs` and all that they start; a context that starts them and, at its end, ends them all.
-
-    Attributes:
-        count: how many workers there will be.
-        workers: the workers found so far by process id, see `refresh`.
-        ranks: their ranks in the whole job.
-        statuses: exit statuses of processes that have ended, where they could be read.
-        stopped: workers that were suspended when they were last seen alive.
-    """
+    `count`: how many workers there will be; `workers`: those found so far, by process id (`refresh`); `ranks`: theirs
+    in the whole job; `statuses`: exit statuses of processes that have ended, where they could be read; `stopped`:
+    workers that were suspended when they were last seen alive."""
 
     def __init__(self, specs: Sequence[WorkerSpec]):
         super().__init__()
@@ -77,11 +70,8 @@ class Workers(ProcessGroup):
         self.workers[process.pid], self.ranks[process.pid] = process, rank
 
     def refresh(self) -> None:
-        """Find the processes that have been started since the last call.
-
-        A new process shows its environment only after a moment, so one that is not yet known as a worker is examined
-        again.
-        """
+        """Find the processes that have been started since the last call. A new process shows its environment only after
+        a moment, so one that is not yet known as a worker is examined again."""
         super().refresh()
         launchers = {root.pid for spec, root in zip(self.specs, self.roots, strict=False) if not spec.is_worker}
         for process in [process for pid, process in self.family.items() if pid not in self.workers]:

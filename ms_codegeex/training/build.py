@@ -88,10 +88,7 @@ def build_network(config: RunConfig, library: Path | None = None) -> nn.Cell:
 
 
 def adamw(
-    config: RunConfig,
-    parameters: list[ms.Parameter],
-    transition: Transition | None = None,
-    library: Path | None = None,
+    config: RunConfig, parameters: list[ms.Parameter], transition: Transition | None = None, library: Path | None = None
 ) -> AdamW:
     """The run's optimizer; with the compiled operator of `library` unless `parallel.fusion` chooses one."""
     return AdamW(
@@ -114,12 +111,9 @@ def build(
     library: Path | None = None,
 ) -> Built:
     """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`, and no `library` of operators
-    that are compiled for this CPU.
-
-    `compile_once`: compile a network that a step runs for every micro-batch once and call it, instead of inlining it
-    each time, which would make compile time grow with their number. A rehearsal that executes the graph does not use
-    this, because such a graph of a pipeline crashes there.
-    """
+    that are compiled for this CPU. `compile_once`: compile a network that a step runs for every micro-batch once and
+    call it, instead of inlining it each time, which would make compile time grow with their number. A rehearsal that
+    executes the graph does not use this, because such a graph of a pipeline crashes there."""
     network = build_network(config, library)
     interleaved = config.mesh.virtual_stages > 1  # the engine interleaves only a network that is called
     if (compile_once or interleaved) and config.partitioned and config.accumulation > 1:

@@ -24,14 +24,9 @@ MIN_DEVIATION = 0.01  # of the median: steps that hardly differ, as in a short t
 
 
 class Faults:
-    """Judges the steps of a run. All ranks see the same figures and come to the same judgement.
-
-    Attributes:
-        last: that of the last step; none without a policy.
-        losses, norms: of the last steps without a fault.
-        in_a_row: faults since then.
-        left_out: global numbers of the first samples of batches that a rewind has left out.
-    """
+    """Judges the steps of a run. All ranks see the same figures and come to the same judgement. `last`: that of the
+    last step, none without a policy; `losses`, `norms`: of the last steps without a fault; `in_a_row`: faults since
+    then; `left_out`: global numbers of the first samples of batches that a rewind has left out."""
 
     def __init__(self, config: FaultsConfig, left_out: Collection[int] = ()):
         self.config = config
@@ -59,10 +54,7 @@ class Faults:
 
     def judge(self, loss: float, norm: float, lowers_scale: bool) -> str | None:
         """Whether a step is a fault, `not finite` or `spike`, which is `last` then; if not, take its figures into
-        account.
-
-        `lowers_scale`: an overflow of FP16 gradients that a lower loss scale prevents; it is not a fault.
-        """
+        account. `lowers_scale`: an overflow of FP16 gradients that a lower loss scale prevents; it is not a fault."""
         self.last = None
         if lowers_scale:
             return None
@@ -103,20 +95,14 @@ class Faults:
         if self.config.policy == "stop":
             raise NotFinite(f"{where}: {self.last}, and faults.policy is stop; look at these samples", record.step)
         if self.in_a_row > self.config.most:
-            raise NotFinite(
-                f"{where}: {self.last}, as were the {self.config.most} steps before it (faults.most); lower "
-                "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule",
-                record.step,
-            )
+            wrong = f"{self.last}, as were the {self.config.most} steps before it (faults.most)"
+            remedy = "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
+            raise NotFinite(f"{where}: {wrong}; lower {remedy}", record.step)
 
     def state(self) -> dict[str, Any]:
         """The state as JSON values."""
-        return {
-            "losses": list(self.losses),
-            "norms": list(self.norms),
-            "in_a_row": self.in_a_row,
-            "left_out": self.left_out,
-        }
+        values = {"losses": list(self.losses), "norms": list(self.norms)}
+        return {**values, "in_a_row": self.in_a_row, "left_out": self.left_out}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint. Batches that have already been left out stay left out."""

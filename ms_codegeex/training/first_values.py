@@ -41,11 +41,9 @@ def first_values(config: RunConfig) -> dict[str, LazyTensor]:
 
 
 def frequencies(channels: int) -> np.ndarray:
-    """float64 [⌈channels / 2⌉], in radians a position, between 0 and π.
-
-    The sum of cos(frequency · distance) over evenly spaced ones is zero at the distances between neighbours, which
-    tells these apart best; at twice the channels it is again that of distance 0. The exponent prevents this.
-    """
+    """float64 [⌈channels / 2⌉], in radians a position, between 0 and π. The sum of cos(frequency · distance) over
+    evenly spaced ones is zero at the distances between neighbours, which tells these apart best; at twice the channels
+    it is again that of distance 0. The exponent prevents this."""
     count = -(-channels // 2)
     return math.pi * ((np.arange(count) + 0.5) / count) ** 1.2
 
@@ -60,10 +58,8 @@ def sinusoids(shape: tuple[int, ...], std: float) -> np.ndarray:
 
 def _previous(name: str, shape: tuple[int, ...], std: float, config: RunConfig) -> np.ndarray:
     """Queries or keys of block 0, FP32 [heads x width, channels], whose head h looks at the token h + 1 places before.
-
     A head takes every `num_heads`-th frequency, a sine and a cosine each. Keys take them as they are, queries as they
-    were h + 1 places before; their product is the sum of cos(frequency · (distance - h - 1)).
-    """
+    were h + 1 places before; their product is the sum of cos(frequency · (distance - h - 1))."""
     sizes = config.model.sizes
     width, half = sizes.head_dim, -(-shape[1] // 2)
     sines = 2 * np.arange(width // 2)

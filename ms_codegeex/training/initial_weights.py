@@ -8,17 +8,11 @@ import numpy as np
 
 
 def initial_weight(
-    name: str,
-    shape: tuple[int, ...],
-    std: float,
-    seed: int,
-    window: tuple[slice, ...] | None = None,
+    name: str, shape: tuple[int, ...], std: float, seed: int, window: tuple[slice, ...] | None = None
 ) -> np.ndarray:
     """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²); only the part in `window` is made.
-
-    Each row of a matrix has its own random stream (Philox, keyed by row number), so a device that holds some rows
-    draws only those.
-    """
+    Each row of a matrix has its own random stream (Philox, keyed by row number), so a device that holds some rows draws
+    only those."""
     window = window or tuple(slice(0, size) for size in shape)
     local = [part.stop - part.start for part in window]
     if name.endswith(("norm.weight", ".bias")):

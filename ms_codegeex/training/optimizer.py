@@ -94,11 +94,9 @@ def _composed_adamw(
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """FP32 [rows, columns] -> about U·Vᵀ of the matrix's U·S·Vᵀ: singular values between 0.7 and 1.2. Zeros stay zero.
-
-    Five quintic Newton-Schulz iterations from the matrix over its Frobenius norm, each X ← aX + (bA + cA²)X with
-    A = XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon); from the right if there are more rows than columns, so
-    that A is the smaller of both squares.
-    """
+    Five quintic Newton-Schulz iterations from the matrix over its Frobenius norm, each X ← aX + (bA + cA²)X with A =
+    XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon); from the right if there are more rows than columns, so that A
+    is the smaller of both squares."""
     a, b, c = QUINTIC
     norm = ops.sqrt(ops.L2Loss()(matrix) * 2.0)
     x = matrix / ops.maximum(norm, 1e-7)

@@ -32,10 +32,8 @@ class TrainingProgress:
         self.tokens += round(counted) if updated else 0
         self.empty_steps = 0 if counted else self.empty_steps + 1
         if self.empty_steps == EMPTY_STEPS:
-            raise UserError(
-                f"data: the last {EMPTY_STEPS} steps held no token that the loss counts; look at the dataset with "
-                "`ms-codegeex inspect --sample`"
-            )
+            wrong = f"the last {EMPTY_STEPS} steps held no token that the loss counts"
+            raise UserError(f"data: {wrong}; look at the dataset with `ms-codegeex inspect --sample`")
 
     def state(self) -> dict[str, Any]:
         """The state as JSON values; the step is that of the checkpoint."""
@@ -48,13 +46,9 @@ class TrainingProgress:
 
 class Patience:
     """Counts evaluations that are no better than all earlier ones: after the first steps a run is often worse than the
-    model it starts from, and still learns.
-
-    Attributes:
-        best: step and loss of the best evaluation; step 0 is the model that the run starts from.
-        worse: evaluations since the last that was lower than those of all steps before.
-        lowest: loss of that one.
-    """
+    model it starts from, and still learns. `best`: step and loss of the best evaluation; step 0 is the model that the
+    run starts from. `worse`: evaluations since the last that was lower than those of all steps before; `lowest`: the
+    loss of that one."""
 
     def __init__(self, limit: int):
         self.limit = limit

@@ -70,13 +70,9 @@ class RankState:
 
     def state(self) -> dict[str, Any]:
         """The scalars as JSON values."""
-        return {
-            "optimizer_step": int(self._optimizer.step.asnumpy()),
-            "loss_scale": {
-                "scale": float(self._step.scale.asnumpy()),
-                "good_steps": int(self._step.good_steps.asnumpy()),
-            },
-        }
+        scale, good_steps = float(self._step.scale.asnumpy()), int(self._step.good_steps.asnumpy())
+        scaling = {"scale": scale, "good_steps": good_steps}
+        return {"optimizer_step": int(self._optimizer.step.asnumpy()), "loss_scale": scaling}
 
     def restore(self, checkpoint: Checkpoint, beat: Callable[[], None] = lambda: None) -> None:
         """Read tensors and scalars, and call `beat` before each tensor. `UserError` if its tensors are not those of
@@ -102,17 +98,14 @@ class RankState:
             odd = sorted(names ^ set(checkpoint.names))[0]
             if odd.endswith(f".{LORA_A}") and names < set(checkpoint.names):
                 raise untied(str(checkpoint.path), odd.removesuffix(f".{LORA_A}"))
-            raise UserError(
-                f"{checkpoint.path}: tensor {odd} is missing from the checkpoint or from the model; this checkpoint "
-                "is of another model, choose another output or checkpoint.resume=null"
-            )
+            wrong = f"tensor {odd} is missing from the checkpoint or from the model"
+            remedy = "this checkpoint is of another model, choose another output or checkpoint.resume=null"
+            raise UserError(f"{checkpoint.path}: {wrong}; {remedy}")
         for name, parameter in self.tensors().items():
             shape, stored = placement.shape(name, tuple(parameter.shape)), placement.stored_name(name)
             if shape != checkpoint.shape(stored):
-                raise UserError(
-                    f"{checkpoint.path}: tensor {stored} is {checkpoint.shape(stored)}, the model has {shape}; use "
-                    "the model settings of the run, or another output"
-                )
+                wrong = f"tensor {stored} is {checkpoint.shape(stored)}, the model has {shape}"
+                raise UserError(f"{checkpoint.path}: {wrong}; use the model settings of the run, or another output")
 
 
 def _held_as_stored(parameter: ms.Parameter, tensor: LazyTensor | None) -> bool:
@@ -128,10 +121,8 @@ def _held_as_stored(parameter: ms.Parameter, tensor: LazyTensor | None) -> bool:
 
 def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
     if value.shape != tuple(parameter.shape):
-        raise RunFailure(
-            f"{parameter.name}: the engine made it {tuple(parameter.shape)}, the plan says {value.shape}; "
-            "check the configuration with `ms-codegeex rehearse`"
-        )
+        wrong = f"the engine made it {tuple(parameter.shape)}, the plan says {value.shape}"
+        raise RunFailure(f"{parameter.name}: {wrong}; check the configuration with `ms-codegeex rehearse`")
     if parameter.dtype == ms.float16:
         with np.errstate(over="ignore"):
             value = value.astype(np.float16)
@@ -171,11 +162,8 @@ def starting_weight(
 
 
 class Provenance:
-    """Computed before training, since a path may hold other data later; by rank 0, whose state alone is saved.
-
-    Attributes:
-        infill: the sentinels of the data, or else those of the model that the run starts from.
-    """
+    """What a run came from. Computed before training, since a path may hold other data later; by rank 0, whose state
+    alone is saved. `infill`: the sentinels of the data, or else those of the model that the run starts from."""
 
     def __init__(
         self,
@@ -208,7 +196,5 @@ class Provenance:
     def check(self, checkpoint: Checkpoint) -> None:
         """`UserError` if the adapters of a checkpoint belong to another model."""
         if self._rank == 0 and checkpoint.state.get("base") != self._base:
-            raise UserError(
-                f"{checkpoint.path}: its adapters belong to another model than {self._config.model.weights}; restore "
-                "that model, or choose another output"
-            )
+            wrong = f"its adapters belong to another model than {self._config.model.weights}"
+            raise UserError(f"{checkpoint.path}: {wrong}; restore that model, or choose another output")

@@ -276,11 +276,9 @@ class TrainStep(nn.TrainOneStepCell):
 
 
 class EvaluationStep(nn.Cell):
-    """Σ mask·nll and Σ mask of one batch over all devices, without a pipeline; updates nothing.
-
-    `replicas`: processes whose sums are added up; 1 if the engine partitions the graph and adds them up itself, because
-    it then rejects other communication in a graph without gradients. `saturates`: as in `StepSettings`.
-    """
+    """Σ mask·nll and Σ mask of one batch over all devices, without a pipeline; updates nothing. `replicas`: processes
+    whose sums are added up; 1 if the engine partitions the graph and adds them up itself, because it then rejects other
+    communication in a graph without gradients. `saturates`: as in `StepSettings`."""
 
     def __init__(self, network: nn.Cell, replicas: int, saturates: bool = False):
         super().__init__(auto_prefix=False)

@@ -37,12 +37,8 @@ class Trainer(ObservedRun):
     """Builds network, optimizer and steps from the configuration and trains on this rank's share of the data.
 
     Args:
-        config: the run.
-        data: what to train on.
-        validation: the validation split.
         rank: this process's number in the job.
         matmul_peak: FLOP/s of one device, the reference for MFU; 0 if unknown.
-        callbacks: observers of the run.
         left_out: global numbers of the first samples of batches that are not trained on.
         tied_group: the communication group of the tied word embedding, if this rank belongs to one.
         weights: tensors to start from (`runs.weights.weights_of`), by our names; others are random.
@@ -210,12 +206,12 @@ class Trainer(ObservedRun):
         if self.faults.guarded:
             self.faults.judge(loss, norm, lowers_scale=not finite and scale > 1.0)
         elif not finite and scale <= 1.0:  # no loss scale, or one that cannot be lowered
-            raise NotFinite(
-                f"step {self.progress.step}: loss {loss}, gradient norm {norm}; nothing was saved from this step. Look "
-                f"at the data around sample {first}, or resume from the last checkpoint that finite steps followed, at "
-                "a lower rate: --resume auto --allow-change training.schedule training.schedule.learning_rate=…",
-                self.progress.step,
-            )
+            wrong = f"loss {loss}, gradient norm {norm}; nothing was saved from this step"
+            look = f"Look at the data around sample {first}"
+            resume = "resume from the last checkpoint that finite steps followed, at a lower rate: --resume auto"
+            how = "--allow-change training.schedule training.schedule.learning_rate=…"
+            where = f"step {self.progress.step}"
+            raise NotFinite(f"{where}: {wrong}. {look}, or {resume} {how}", self.progress.step)
         return StepRecord(
             step=self.progress.step,
             loss=loss,
