@@ -29,10 +29,8 @@ BlendWeights = Weights | list[dict[str, int | Weights]]  # one stage's weights, 
 
 
 def parse_stages(blend: Any) -> list[BlendStage]:
-    """The stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage.
-
-    Weights are numbers, or texts such as "1/3"; what is written counts, not its binary approximation.
-    """
+    """The stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage. Weights are
+    numbers, or texts such as "1/3"; what is written counts, not its binary approximation."""
     if isinstance(blend, Mapping):
         if "weights" in blend and isinstance(blend["weights"], Mapping):
             raise UserError(f"{KEY}: found one stage, expected a list of them; write - {{from_step: 0, weights: …}}")

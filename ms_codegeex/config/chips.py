@@ -13,11 +13,9 @@ from ms_codegeex.config.run import RunConfig
 @dataclass(frozen=True)
 class Chip:
     """A generation of Ascend chips, and the newest MindSpore that a published page names for it, with that page's CANN
-    and Python. docs/hardware.md has the same table, the pages, and what they leave open.
-
-    `driver` matches the driver's names of its parts (CANN's SoC versions). A run on it has the figures and kernels of
-    `hardware`; without one, no page names training on it.
-    """
+    and Python. docs/hardware.md has the same table, the pages, and what they leave open. `driver` matches the driver's
+    names of its parts (CANN's SoC versions). A run on it has the figures and kernels of `hardware`; without one, no
+    page names training on it."""
 
     name: str
     driver: str

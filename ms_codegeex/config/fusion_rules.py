@@ -8,11 +8,9 @@ from ms_codegeex.config.run import RunConfig
 
 
 def dropout_obstacle(config: RunConfig) -> str | None:
-    """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can.
-
-    Its seeds have no effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on
-    another device, or a recomputed forward pass, may therefore drop other elements.
-    """
+    """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can. Its seeds have no
+    effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on another device, or a
+    recomputed forward pass, may therefore drop other elements."""
     if config.training.dropout == 0:
         return None
     if config.partitioned:

@@ -74,10 +74,8 @@ def _smallest_world(parallel: Any) -> int:
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked.
-
-    Of a file with stages, the one that the override `stage=NAME` names.
-    """
+    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked. Of
+    a file with stages, the one that the override `stage=NAME` names."""
     file, values, over = _read(path, overrides)
     if "stages" not in values:
         for key in ("stages", "stage"):

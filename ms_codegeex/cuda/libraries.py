@@ -1,9 +1,7 @@
 """The CUDA libraries that MindSpore's GPU plugin is linked to, from NVIDIA's packages on PyPI or from the system.
-
 `prepare` makes a process ready to import MindSpore with its GPU back end: no LD_LIBRARY_PATH, no CUDA toolkit. The
 libraries are loaded before the plugin, by their own paths, so that others of the same name, such as those of a newer
-/usr/local/cuda, are not found in their place.
-"""
+/usr/local/cuda, are not found in their place."""
 
 from __future__ import annotations
 
