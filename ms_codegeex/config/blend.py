@@ -68,10 +68,8 @@ def _stage(step: int, weights: Any, where: str) -> BlendStage:
     whole, rounded = _whole(values)
     if 0 in whole:
         name = list(weights)[whole.index(0)]
-        raise UserError(
-            f"{where}.{name}: {weights[name]} is less than one in {2 * LONGEST_PERIOD:,} samples; give more, or "
-            "leave it out"
-        )
+        wrong = f"{weights[name]} is less than one in {2 * LONGEST_PERIOD:,} samples"
+        raise UserError(f"{where}.{name}: {wrong}; give more, or leave it out")
     return BlendStage(step, tuple(weights), tuple(whole), rounded)
 
 

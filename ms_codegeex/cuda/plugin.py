@@ -38,10 +38,8 @@ def cuda_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
 
     directory = cached_folder(name, what, with_nvcc)
     if not os.access(directory / "bin" / "nvcc", os.X_OK):  # MindSpore would wait for nvcc for ever
-        raise UserError(
-            f"{directory}: programs in this folder may not be executed; set XDG_CACHE_HOME to a folder on a file "
-            "system that is not mounted with noexec"
-        )
+        remedy = "set XDG_CACHE_HOME to a folder on a file system that is not mounted with noexec"
+        raise UserError(f"{directory}: programs in this folder may not be executed; {remedy}")
     return directory
 
 

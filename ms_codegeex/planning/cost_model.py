@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 
 
 def runs_again(setting: str, minimum: str) -> bool:
-    """Whether the backward pass repeats an operator.
-
-    Args:
-        setting: what the operator's block recomputes: none, selective or full.
-        least: the cheapest setting that repeats this operator: selective or full; "" if none does.
-    """
+    """Whether the backward pass repeats an operator. `setting`: what its block recomputes: none, selective or full.
+    `minimum`: the cheapest setting that repeats this operator: selective or full; "" if none does."""
     return bool(minimum) and setting in ("full", minimum)
 
 
