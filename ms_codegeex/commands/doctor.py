@@ -48,15 +48,9 @@ DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run 
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of this machine.
-
-    Attributes:
-        area: heading of the report.
-        name: what was checked.
-        state: "ok"; "missing": a run on a CPU needs it; "optional": only the feature that `fix` or `found` names does.
-        found: what was found, in a few words.
-        fix: how to close the gap; empty if there is nothing to close.
-    """
+    """One part of this machine: the heading of the report, what was checked, and what was found, in a few words.
+    `state`: "missing" if a run on a CPU needs it, "optional" if only the feature that `fix` or `found` names does.
+    `fix`: how to close the gap; empty if there is nothing to close."""
 
     area: str
     name: str

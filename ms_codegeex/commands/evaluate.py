@@ -1,8 +1,5 @@
-"""`ms-codegeex evaluate TASK`: samples, verdicts and tables of a benchmark, and other measures of models.
-
-Every folder of `evaluation/benchmarks/` is a task, and each task has its own options: those of the dataclasses that it
-uses.
-"""
+"""`ms-codegeex evaluate TASK`: samples, verdicts and tables of a benchmark, and other measures of models. Every folder
+of `evaluation/benchmarks/` is a task, and each task has its own options: those of the dataclasses that it uses."""
 
 from __future__ import annotations
 

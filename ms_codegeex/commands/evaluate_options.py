@@ -14,11 +14,7 @@ from ms_codegeex.base.options import REQUIRED, option
 class FileOptions:
     """What every task has."""
 
-    data: Path = option(
-        "the benchmark's file or directory; of perplexity and infilling, a corpus",
-        "PATH",
-        REQUIRED,
-    )
+    data: Path = option("the benchmark's file or directory; of perplexity and infilling, a corpus", "PATH", REQUIRED)
     output: Path = option(
         "samples.jsonl, results.jsonl, report.json, report.html, evaluation.json; run it again to continue",
         "DIR",

@@ -1,8 +1,6 @@
-"""How `--help` looks: wrapped to the terminal, a short usage, examples that can be copied.
-
-Every text of the command line (summaries, helps, headings) begins with a lower-case letter unless its first word is a
-name, has no full stop at its end, and writes defaults as `(default: X)`; tests/test_cli.py checks this.
-"""
+"""How `--help` looks: wrapped to the terminal, a short usage, examples that can be copied. Every text of the command
+line (summaries, helps, headings) begins with a lower-case letter unless its first word is a name, has no full stop at
+its end, and writes defaults as `(default: X)`; tests/test_cli.py checks this."""
 
 from __future__ import annotations
 

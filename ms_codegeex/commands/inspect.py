@@ -123,11 +123,9 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     for marker, kind in kinds.items():
         if (path / marker).is_file():
             return kind
-    raise UserError(
-        f"{path}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
-        "(manifest.json), a run (config.yaml) or runs in stages (stages.json); see `prepare`, "
-        "`convert`, `quantize` and `train`"
-    )
+    wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
+    wrong += "(manifest.json), a run (config.yaml) or runs in stages (stages.json)"
+    raise UserError(f"{path}: {wrong}; see `prepare`, `convert`, `quantize` and `train`")
 
 
 def _run_dataset(arguments: Arguments) -> None:

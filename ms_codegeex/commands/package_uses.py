@@ -1,10 +1,8 @@
-"""What `doctor` tries in processes of its own, since an import may end the process.
-
-`python -m ms_codegeex.commands.package_uses NAME…` imports packages and uses each once. A package can be installed in a
-version that fits and still not work: its compiled part wants another NumPy, another libc, another processor. Each line
-of output is a package and what is wrong with it, as JSON; a package without a line has ended the process. Without a
-NAME: adds two numbers with MindSpore, and prints its version and what is wrong with each of its Ascend plugins.
-"""
+"""What `doctor` tries in processes of its own, since an import may end the process. `python -m
+ms_codegeex.commands.package_uses NAME…` imports packages and uses each once. A package can be installed in a version
+that fits and still not work: its compiled part wants another NumPy, another libc, another processor. Each line of
+output is a package and what is wrong with it, as JSON; a package without a line has ended the process. Without a NAME:
+adds two numbers with MindSpore, and prints its version and what is wrong with each of its Ascend plugins."""
 
 from __future__ import annotations
 
@@ -62,10 +60,7 @@ USES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
         lambda it: (it.Tokenizer(it.models.WordLevel({"a": 7}, unk_token="a")).encode("a").ids, [7]),
     ),
     "xxhash": ("xxhash", lambda it: it.xxh3_128(_floats()).digest() and None),
-    "zstandard": (
-        "zstandard",
-        lambda it: (it.ZstdDecompressor().decompress(it.ZstdCompressor().compress(DATA)), DATA),
-    ),
+    "zstandard": ("zstandard", lambda it: (it.ZstdDecompressor().decompress(it.ZstdCompressor().compress(DATA)), DATA)),
 }
 
 

@@ -162,10 +162,8 @@ def _inference(config: RunConfig, arguments: Arguments) -> int:
 
 
 def _configuration(arguments: Arguments) -> tuple[RunConfig, bool]:
-    """The configuration, and whether its mesh is the YAML's.
-
-    A search chooses the mesh itself, so the YAML's need not suit `--devices`; a placeholder then takes its place.
-    """
+    """The configuration, and whether its mesh is the YAML's. A search chooses the mesh itself, so the YAML's need not
+    suit `--devices`; a placeholder then takes its place."""
     from ms_codegeex.config.loading import load_config
 
     overrides = _overrides(arguments)

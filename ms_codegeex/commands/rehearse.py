@@ -199,9 +199,8 @@ def _configuration(arguments: Arguments, executes: bool) -> RunConfig:
     if arguments.steps is not None and arguments.steps < 4:
         raise UserError(f"--steps: {arguments.steps} steps are too few to show an error that builds up; give 4 or more")
     if config.devices == 1 and executes:
-        raise UserError(
-            "devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1, or --compile alone"
-        )
+        remedy = "give --devices N or a parallel.* key above 1, or --compile alone"
+        raise UserError(f"devices: 1 device has nothing to share; {remedy}")
     if config.device == "cpu":
         # choices made for a CPU do not apply to the device that stands in for it
         fusion = replace(config.parallel.fusion, dropout=None, attention=None, graph_kernel=None)
@@ -287,10 +286,7 @@ def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: boo
 
 
 def _as_json(
-    compiled: CompileReport | None,
-    execution: ExecutionReport | None,
-    timeline: Timeline | None,
-    passed: bool,
+    compiled: CompileReport | None, execution: ExecutionReport | None, timeline: Timeline | None, passed: bool
 ) -> dict[str, Any]:
     """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, the
     timeline below `timeline`."""

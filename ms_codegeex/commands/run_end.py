@@ -1,8 +1,5 @@
 """What `train` measures and prints once the last step has ended: the model beside simpler ones, its continuations, and
-where the time went.
-
-The measurements are in `evaluation`, an extra; without it a run reports its validation loss.
-"""
+where the time went. The measurements are in `evaluation`, an extra; without it a run reports its validation loss."""
 
 from __future__ import annotations
 

@@ -39,10 +39,8 @@ def train_stages(
     dry_run: Form | None = None,
     as_json: bool = False,
 ) -> None:
-    """Train the unfinished stages, in their order; `node_of` gives this server in the job of a configuration.
-
-    The others as in `train`: `corpus` is for stages without a dataset, `as_json` prints stages.json at the end.
-    """
+    """Train the unfinished stages, in their order; `node_of` gives this server in the job of a configuration. The
+    others as in `train`: `corpus` is for stages without a dataset, `as_json` prints stages.json at the end."""
     staged = absolute_stages(staged)
     chosen = [stage for stage in staged.stages if stage.name in staged.chosen]
     for stage in chosen:

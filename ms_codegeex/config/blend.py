@@ -29,10 +29,8 @@ BlendWeights = Weights | list[dict[str, int | Weights]]  # one stage's weights, 
 
 
 def parse_stages(blend: Any) -> list[BlendStage]:
-    """The stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage.
-
-    Weights are numbers, or texts such as "1/3"; what is written counts, not its binary approximation.
-    """
+    """The stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage. Weights are
+    numbers, or texts such as "1/3"; what is written counts, not its binary approximation."""
     if isinstance(blend, Mapping):
         if "weights" in blend and isinstance(blend["weights"], Mapping):
             raise UserError(f"{KEY}: found one stage, expected a list of them; write - {{from_step: 0, weights: …}}")
@@ -70,10 +68,8 @@ def _stage(step: int, weights: Any, where: str) -> BlendStage:
     whole, rounded = _whole(values)
     if 0 in whole:
         name = list(weights)[whole.index(0)]
-        raise UserError(
-            f"{where}.{name}: {weights[name]} is less than one in {2 * LONGEST_PERIOD:,} samples; give more, or "
-            "leave it out"
-        )
+        wrong = f"{weights[name]} is less than one in {2 * LONGEST_PERIOD:,} samples"
+        raise UserError(f"{where}.{name}: {wrong}; give more, or leave it out")
     return BlendStage(step, tuple(weights), tuple(whole), rounded)
 
 

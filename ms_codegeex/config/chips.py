@@ -13,11 +13,9 @@ from ms_codegeex.config.run import RunConfig
 @dataclass(frozen=True)
 class Chip:
     """A generation of Ascend chips, and the newest MindSpore that a published page names for it, with that page's CANN
-    and Python. docs/hardware.md has the same table, the pages, and what they leave open.
-
-    `driver` matches the driver's names of its parts (CANN's SoC versions). A run on it has the figures and kernels of
-    `hardware`; without one, no page names training on it.
-    """
+    and Python. docs/hardware.md has the same table, the pages, and what they leave open. `driver` matches the driver's
+    names of its parts (CANN's SoC versions). A run on it has the figures and kernels of `hardware`; without one, no
+    page names training on it."""
 
     name: str
     driver: str
@@ -41,10 +39,8 @@ def check_kind(config: RunConfig) -> None:
     name = config.parallel.hardware
     if name and config.device != "cpu" and device(name).kind != config.device:
         known = ", ".join(sorted(x.name for x in DEVICES.values() if x.kind == config.device))
-        raise UserError(
-            f"parallel.hardware: {name} is not what device: {config.device} runs on; name one of {known}, or leave it "
-            "out"
-        )
+        wrong = f"{name} is not what device: {config.device} runs on"
+        raise UserError(f"parallel.hardware: {wrong}; name one of {known}, or leave it out")
 
 
 def chip_of(name: str) -> Chip | None:
@@ -53,28 +49,18 @@ def chip_of(name: str) -> Chip | None:
 
 
 def driver_hardware(config: RunConfig, driver: str) -> str:
-    """Name of the accelerator of a run on Ascend.
-
-    Args:
-        config: of the run.
-        driver: the driver's name of the device.
-
-    Raises:
-        UserError: the driver's name is unknown and `parallel.hardware` is not set, or the two contradict each other.
-    """
+    """Name of the accelerator of a run on Ascend; `driver` is the driver's name of the device. `UserError` if that name
+    is unknown and `parallel.hardware` is not set, or the two contradict each other."""
     named = config.parallel.hardware
     chip = chip_of(driver)
     detected = chip.hardware if chip else None
     if detected is None and named is None:
         known = ", ".join(sorted(x.name for x in DEVICES.values() if x.kind == "ascend"))
         lacking = "known to train (docs/hardware.md)" if chip else "known"
-        raise UserError(
-            f"parallel.hardware: the driver's name of this device, '{driver}', is not {lacking}; name the one it is "
-            f"most like, of {known}: it decides kernels and memory"
-        )
+        wrong = f"the driver's name of this device, '{driver}', is not {lacking}"
+        remedy = f"name the one it is most like, of {known}: it decides kernels and memory"
+        raise UserError(f"parallel.hardware: {wrong}; {remedy}")
     if detected and named and detected != named:
-        raise UserError(
-            f"parallel.hardware: {named}, but the driver says {driver}, which is {detected}; set it to {detected} or "
-            "leave it out"
-        )
+        wrong = f"{named}, but the driver says {driver}, which is {detected}"
+        raise UserError(f"parallel.hardware: {wrong}; set it to {detected} or leave it out")
     return named or detected

@@ -8,11 +8,9 @@ from ms_codegeex.config.run import RunConfig
 
 
 def dropout_obstacle(config: RunConfig) -> str | None:
-    """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can.
-
-    Its seeds have no effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on
-    another device, or a recomputed forward pass, may therefore drop other elements.
-    """
+    """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can. Its seeds have no
+    effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on another device, or a
+    recomputed forward pass, may therefore drop other elements."""
     if config.training.dropout == 0:
         return None
     if config.partitioned:
@@ -34,18 +32,14 @@ def check_kernels(config: RunConfig) -> None:
         if obstacle:
             raise UserError(f"parallel.fusion.attention: {obstacle}, or leave the key out")
     if fusion.documents and "attention" not in chosen_kernels(config):
-        raise UserError(
-            "parallel.fusion.documents: only fused attention takes the ends of documents, and this run composes "
-            f"attention{f': {why}' if (why := attention_obstacle(config)) else ''}; leave the key out"
-        )
+        why = f": {cause}" if (cause := attention_obstacle(config)) else ""
+        wrong = f"only fused attention takes the ends of documents, and this run composes attention{why}"
+        raise UserError(f"parallel.fusion.documents: {wrong}; leave the key out")
     if fusion.norm and config.device != "ascend" and config.model.sizes.rms_norm:
-        raise UserError(
-            f"parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {config.device}; leave the "
-            "key out"
-        )
+        wrong = f"RMSNorm's kernel exists on Ascend only, not on device: {config.device}"
+        raise UserError(f"parallel.fusion.norm: {wrong}; leave the key out")
     obstacle = dropout_obstacle(config) if fusion.dropout else None
     if obstacle:
-        raise UserError(
-            f"parallel.fusion.dropout: {obstacle}, and the kernel's seeds have no effect on Ascend; leave the key out: "
-            "composed dropout is a function of seed, sample and place"
-        )
+        wrong = f"{obstacle}, and the kernel's seeds have no effect on Ascend"
+        remedy = "leave the key out: composed dropout is a function of seed, sample and place"
+        raise UserError(f"parallel.fusion.dropout: {wrong}; {remedy}")

@@ -74,10 +74,8 @@ def _smallest_world(parallel: Any) -> int:
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked.
-
-    Of a file with stages, the one that the override `stage=NAME` names.
-    """
+    """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked. Of
+    a file with stages, the one that the override `stage=NAME` names."""
     file, values, over = _read(path, overrides)
     if "stages" not in values:
         for key in ("stages", "stage"):
@@ -101,10 +99,9 @@ def load_stages(path: Path, overrides: Sequence[str] = ()) -> StagedRun | None:
     for stage in everything:
         keeps_best = stage.after is not None and configs[stage.after].training.patience > 0
         if stage.checkpoint == "best" and not keeps_best:
-            raise UserError(
-                f"stages.{stage.name}.start.checkpoint: best, but stage {stage.after} keeps no best checkpoint; set "
-                "its training.patience and training.evaluate_every"
-            )
+            wrong = f"best, but stage {stage.after} keeps no best checkpoint"
+            remedy = "set its training.patience and training.evaluate_every"
+            raise UserError(f"stages.{stage.name}.start.checkpoint: {wrong}; {remedy}")
         best = keeps_best and stage.checkpoint != "last"
         stages.append(Stage(stage.name, configs[stage.name], stage.after, best))
     return StagedRun(Path(stages[0].config.output).parent, tuple(stages), _chosen(everything, over))
@@ -143,9 +140,8 @@ def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
     try:
         content = read_yaml_file(Path(name))
     except FileNotFoundError:
-        raise UserError(
-            f"parallel.hardware: {name} does not exist; write it with `calibrate`, or name a chip"
-        ) from None
+        remedy = "write it with `calibrate`, or name a chip"
+        raise UserError(f"parallel.hardware: {name} does not exist; {remedy}") from None
     base = content.get("base") if isinstance(content, Mapping) else None
     if not isinstance(base, str):
         raise UserError(f"parallel.hardware: {name} names no chip as its base; write it again with `calibrate`")
@@ -167,13 +163,8 @@ def _built(values: dict[str, Any]) -> RunConfig:
 
 def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: Path) -> list[StageValues]:
     """The values of each stage: the file's other keys, the stage's own on top of them, then the overrides: first those
-    for all stages, then those for this one, `stages.NAME.key=value`.
-
-    Args:
-        values: of the file, with its `stages`, whose `base` files have been read.
-        overrides: nested, from the command line.
-        file: for the default output.
-    """
+    for all stages, then those for this one, `stages.NAME.key=value`. `values`: those of the file with its `stages`,
+    whose `base` files have been read. `overrides`: nested. `file`: for the default output."""
     entries = _entries(values["stages"])
     names = [entry["name"] for entry in entries]
     own = overrides.get("stages") or {}

@@ -58,17 +58,13 @@ class ModelConfig:
 
 
 def model_config(section: Any) -> ModelConfig:
-    """The typed section from its plain values.
-
-    Raises:
-        UserError: an unknown family, preset or key, a wrong type, or sizes that do not fit together.
-    """
+    """The typed section from its plain values. `UserError` for an unknown family, preset or key, a wrong type, or sizes
+    that do not fit together."""
     if isinstance(section, ModelConfig):
         return section
     if not isinstance(section, Mapping):
-        raise UserError(
-            f"model: found {section!r}; expected a section with keys family, preset and sizes of the family"
-        )
+        expected = "a section with keys family, preset and sizes of the family"
+        raise UserError(f"model: found {section!r}; expected {expected}")
     name, preset = section.get("family", "codegeex"), section.get("preset")
     module = family(name).config
     base = module.build_config(preset, {})

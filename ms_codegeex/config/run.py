@@ -67,15 +67,8 @@ class RunConfig:
         """The axes of the device mesh."""
         parallel = self.parallel
         rest = max(1, self.devices // (parallel.tensor * parallel.pipeline))
-        layers = tuple(parallel.stage_layers or ())
-        return Mesh(
-            parallel.data or rest,
-            parallel.tensor,
-            parallel.pipeline,
-            parallel.optimizer_shard,
-            layers,
-            parallel.virtual_stages,
-        )
+        axes = parallel.data or rest, parallel.tensor, parallel.pipeline, parallel.optimizer_shard
+        return Mesh(*axes, tuple(parallel.stage_layers or ()), parallel.virtual_stages)
 
     @property
     def partitioned(self) -> bool:

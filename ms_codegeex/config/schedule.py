@@ -27,12 +27,10 @@ class Transition:
 
 
 def learning_rate(step: int, schedule: ScheduleConfig, transition: Transition | None = None) -> float:
-    """Learning rate of update number `step` (0-based) in float64, by a schedule whose steps are numbers.
-
-    step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(t, decay)/decay)), where t is the step, or
-    with `cosine_after_warmup` the steps since the warm-up; a line: end + (peak - end)(1 - min(t, decay)/decay). During
-    a transition: on its line.
-    """
+    """Learning rate of update number `step` (0-based) in float64, by a schedule whose steps are numbers. step < warmup:
+    peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(t, decay)/decay)), where t is the step, or with
+    `cosine_after_warmup` the steps since the warm-up; a line: end + (peak - end)(1 - min(t, decay)/decay). During a
+    transition: on its line."""
     if transition and step < (joined := transition.step + transition.steps):
         goal = learning_rate(joined, schedule)
         return transition.rate + (goal - transition.rate) * (step - transition.step) / transition.steps

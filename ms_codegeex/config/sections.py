@@ -146,10 +146,8 @@ def warm_up_of(steps: int) -> int:
 
 @dataclass(frozen=True)
 class LossScaleConfig:
-    """Dynamic loss scale for FP16: times `factor` after `window` finite steps, divided by it on overflow.
-
-    A step that overflows is skipped.
-    """
+    """Dynamic loss scale for FP16: times `factor` after `window` finite steps, divided by it on overflow. A step that
+    overflows is skipped."""
 
     initial: Annotated[Number, Field(ge=1, le=1e38)] = 2.0**32
     """FP16 only, an error with BF16: the first scale of the loss."""

@@ -39,9 +39,8 @@ def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> 
     """Raise a `UserError` with a suggestion for a key of `section` that is not in `known`."""
     for key in given:
         if key not in known:
-            raise UserError(
-                f"{section + '.' if section else ''}{key}: unknown key; {_suggestion(str(key), list(known))}"
-            )
+            name = f"{section}.{key}" if section else key
+            raise UserError(f"{name}: unknown key; {_suggestion(str(key), list(known))}")
 
 
 def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
@@ -64,11 +63,8 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 
 def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Build the dataclass `cls` from plain values, checked against its annotations.
-
-    Raises:
-        UserError: the first value that does not fit; the message starts with `prefix` and its key.
-    """
+    """Build the dataclass `cls` from plain values, checked against its annotations. `UserError` for the first value
+    that does not fit; the message starts with `prefix` and its key."""
     try:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:

@@ -26,15 +26,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file, on top of its `base` file's.
-
-    Args:
-        path: of the YAML file; a `base` in it is relative to this file.
-        seen: files that lead here by `base`.
-
-    Raises:
-        UserError: a file is missing, malformed or its own base.
-    """
+    """The mapping in a YAML file, on top of its `base` file's, whose name is relative to this file. `seen`: files that
+    lead here by `base`. `UserError` if a file is missing, malformed or its own base."""
     real_path = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
     if real_path in seen:
         raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
@@ -43,9 +36,8 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     if not isinstance(values, Mapping):
-        raise UserError(
-            f"{path}: found {type(values).__name__}, expected sections with keys (model:, data:, training: …)"
-        )
+        expected = "sections with keys (model:, data:, training: …)"
+        raise UserError(f"{path}: found {type(values).__name__}, expected {expected}")
     values, seen = dict(values), (*seen, real_path)
     if isinstance(stages := values.get("stages"), list):
         values["stages"] = [_on_its_base(stage, path, seen) for stage in stages]

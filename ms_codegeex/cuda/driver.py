@@ -1,8 +1,6 @@
-"""Query NVIDIA's driver for the GPUs visible to this process.
-
-`query_driver_in_subprocess` does so in a separate process, because a process that has called the driver cannot be
-forked safely, and free memory takes a context on the device, which needs some hundred megabytes of it.
-"""
+"""Query NVIDIA's driver for the GPUs visible to this process. `query_driver_in_subprocess` does so in a separate
+process, because a process that has called the driver cannot be forked safely, and free memory takes a context on the
+device, which needs some hundred megabytes of it."""
 
 from __future__ import annotations
 

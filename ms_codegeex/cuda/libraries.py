@@ -1,9 +1,7 @@
 """The CUDA libraries that MindSpore's GPU plugin is linked to, from NVIDIA's packages on PyPI or from the system.
-
 `prepare` makes a process ready to import MindSpore with its GPU back end: no LD_LIBRARY_PATH, no CUDA toolkit. The
 libraries are loaded before the plugin, by their own paths, so that others of the same name, such as those of a newer
-/usr/local/cuda, are not found in their place.
-"""
+/usr/local/cuda, are not found in their place."""
 
 from __future__ import annotations
 
@@ -61,11 +59,8 @@ class Loaded:
 
 def prepare() -> None:
     """Make this process and those that it starts ready for `device: gpu`. Call it before MindSpore is imported.
-
-    Raises:
-        UserError: a library or the driver is missing, or MindSpore has no GPU back end here.
-        RunFailure: MindSpore has been imported already, without its GPU back end.
-    """
+    `UserError` if a library or the driver is missing, or MindSpore has no GPU back end here; `RunFailure` if MindSpore
+    has been imported already, without its GPU back end."""
     plugin_directory("device: gpu", MACHINES)
     loaded = load_libraries()
     check_loaded(loaded)
@@ -73,10 +68,9 @@ def prepare() -> None:
         raise UserError(f"device: gpu: no NVIDIA driver ({problem}); install it, or choose the device cpu")
     environment = cuda_environment({one.library.soname: one.path for one in loaded if one.path})
     if "mindspore" in sys.modules and os.environ.get("CUDA_HOME") != environment["CUDA_HOME"]:
-        raise RunFailure(
-            "device: gpu: MindSpore was imported before the CUDA libraries were loaded; call "
-            "ms_codegeex.cuda.libraries.prepare() first, or start the program with `python -m ms_codegeex.cuda PROGRAM`"
-        )
+        wrong = "MindSpore was imported before the CUDA libraries were loaded"
+        remedy = "start the program with `python -m ms_codegeex.cuda PROGRAM`"
+        raise RunFailure(f"device: gpu: {wrong}; call ms_codegeex.cuda.libraries.prepare() first, or {remedy}")
     os.environ.update(environment)
 
 

@@ -1,9 +1,7 @@
-"""MindSpore's GPU plugin, and the folder of CUDA that it looks for.
-
-MindSpore asks `$CUDA_HOME/bin/nvcc` for its version to choose a plugin, and takes CUDA's own version from the name of a
-file next to `libcudart.so.11.0`. So a folder with these names and libraries is a CUDA installation to it: with NVIDIA's
-libraries in it (`libraries.py`) it computes, with empty ones (`rehearsal/stubs.py`) it partitions graphs.
-"""
+"""MindSpore's GPU plugin, and the folder of CUDA that it looks for. MindSpore asks `$CUDA_HOME/bin/nvcc` for its
+version to choose a plugin, and takes CUDA's own version from the name of a file next to `libcudart.so.11.0`. So a
+folder with these names and libraries is a CUDA installation to it: with NVIDIA's libraries in it (`libraries.py`) it
+computes, with empty ones (`rehearsal/stubs.py`) it partitions graphs."""
 
 from __future__ import annotations
 
@@ -40,10 +38,8 @@ def cuda_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
 
     directory = cached_folder(name, what, with_nvcc)
     if not os.access(directory / "bin" / "nvcc", os.X_OK):  # MindSpore would wait for nvcc for ever
-        raise UserError(
-            f"{directory}: programs in this folder may not be executed; set XDG_CACHE_HOME to a folder on a file "
-            "system that is not mounted with noexec"
-        )
+        remedy = "set XDG_CACHE_HOME to a folder on a file system that is not mounted with noexec"
+        raise UserError(f"{directory}: programs in this folder may not be executed; {remedy}")
     return directory
 
 

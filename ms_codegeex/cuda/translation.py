@@ -1,9 +1,7 @@
-"""Kernels that NVIDIA's driver translates from PTX for chips newer than MindSpore's machine code.
-
-On an H100 the driver loaded modules lazily, and still translated all of MindSpore's. Its kernel library imports no CUDA
-runtime, so it has one of its own; if that is older than 11.7, it cannot load lazily. With the translations in the cache
-a process starts in ten seconds; without them it took about seven minutes, on two of 16 cores.
-"""
+"""Kernels that NVIDIA's driver translates from PTX for chips newer than MindSpore's machine code. On an H100 the driver
+loaded modules lazily, and still translated all of MindSpore's. Its kernel library imports no CUDA runtime, so it has
+one of its own; if that is older than 11.7, it cannot load lazily. With the translations in the cache a process starts
+in ten seconds; without them it took about seven minutes, on two of 16 cores."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""The measured figures of the CodeGeeX release that the roofline is fitted to, and its published run.
-
-Tuned products: the tuning bank shipped with the release (2022-05-09); the tests have its times. Throughput: the
-release's README, 54.3 billion token slots a day, padding included, on 1,536 Ascend 910 with the mesh and batch of
-configs/codegeex_13b.yaml. Run: the release's README and the KDD 2023 paper.
-"""
+"""The measured figures of the CodeGeeX release that the roofline is fitted to, and its published run. Tuned products:
+the tuning bank shipped with the release (2022-05-09); the tests have its times. Throughput: the release's README, 54.3
+billion token slots a day, padding included, on 1,536 Ascend 910 with the mesh and batch of configs/codegeex_13b.yaml.
+Run: the release's README and the KDD 2023 paper."""
 
 from __future__ import annotations
 
@@ -39,13 +37,11 @@ class Factor:
 
 
 def outside_roofline(chip: Device, devices: int) -> Factor:
-    """The factor of a run on `devices` of `chip`: by its calibration, or by published runs on the chip.
-
-    The roofline gives the paper's recipe 6.20 s with the release's dropout kernel, which makes recomputation repeat one
-    product and one sum more than our dropout does (5.79 s). The rest of its 10.01 s is in none of its operators: gaps
-    between kernels, vector kernels below full bandwidth, links below their nominal rate, waiting for the slowest of
-    1,536 devices, data loading. One measurement sets that factor, so it confirms nothing.
-    """
+    """The factor of a run on `devices` of `chip`: by its calibration, or by published runs on the chip. The roofline
+    gives the paper's recipe 6.20 s with the release's dropout kernel, which makes recomputation repeat one product and
+    one sum more than our dropout does (5.79 s). The rest of its 10.01 s is in none of its operators: gaps between
+    kernels, vector kernels below full bandwidth, links below their nominal rate, waiting for the slowest of 1,536
+    devices, data loading. One measurement sets that factor, so it confirms nothing."""
     if own := chip.calibration:
         return Factor(own.factor, own.low, own.high, chip.name, f"the residuals of {own.source}")
     measured = measured_like(chip.name)

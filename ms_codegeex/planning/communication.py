@@ -26,13 +26,11 @@ FP32 = 4
 
 @dataclass(frozen=True)
 class PlannedCollective:
-    """`count` equal calls in one step of a device of `stage`.
-
-    `bytes_each` is the whole tensor: the input of AllReduce and ReduceScatter, the output of AllGather, the message of
-    Send. `group`: tensor, data, stage (data x tensor: parameters that tensor parallelism leaves whole), optimizer,
-    replica (devices with the same optimizer shard), tied (first and last stage), pipeline, world. `purpose`:
-    input, activation (forward or backward of a micro-batch), gradient, weight, scalar.
-    """
+    """`count` equal calls in one step of a device of `stage`. `bytes_each` is the whole tensor: the input of AllReduce
+    and ReduceScatter, the output of AllGather, the message of Send. `group`: tensor, data, stage (data x tensor:
+    parameters that tensor parallelism leaves whole), optimizer, replica (devices with the same optimizer shard), tied
+    (first and last stage), pipeline, world. `purpose`: input, activation (forward or backward of a micro-batch),
+    gradient, weight, scalar."""
 
     op: str
     group: str
@@ -87,11 +85,9 @@ def transfer_seconds(
     op: str, ranks: Sequence[int], size: int, count: int, chip: Device, server_devices: int, calls: int | None = None
 ) -> float:
     """Time of `count` equal collectives over `ranks` of `size` bytes in all, if nothing else uses the links.
-
     Hierarchical: reduced over the board, its share over the server's boards, that share over servers, each step at its
-    own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009, at each level). `calls`: how many
-    there are after fusion, for the latency.
-    """
+    own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009, at each level). `calls`: how many there
+    are after fusion, for the latency."""
     if len(ranks) < 2 or set(ranks) == {ranks[0]}:
         return 0.0
     board, boards, servers = spread(tuple(ranks), chip.board_devices, server_devices)
@@ -129,11 +125,9 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
 
 
 def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
-    """Collectives that distribute the loaded batch, and those that sum the loss over all replicas.
-
-    Micro-batches and parts are slices of the stage's whole batch, so the engine gathers all of it. Ids are needed
-    everywhere (each stage forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage.
-    """
+    """Collectives that distribute the loaded batch, and those that sum the loss over all replicas. Micro-batches and
+    parts are slices of the stage's whole batch, so the engine gathers all of it. Ids are needed everywhere (each stage
+    forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage."""
     calls: Counter[tuple] = Counter()
     mesh, rows, parts = config.mesh, config.training.global_batch, config.parallel.overlap.parts
     runs = config.accumulation * parts

@@ -1,8 +1,6 @@
-"""The communicators that a device takes part in, and the memory that the communication library keeps for each.
-
-A communicator belongs to a set of ranks: groups with the same members share one. The tied word table has its own; so
-have messages between stages, over all stages, unless these are all ranks. Compiled graphs show this.
-"""
+"""The communicators that a device takes part in, and the memory that the communication library keeps for each. A
+communicator belongs to a set of ranks: groups with the same members share one. The tied word table has its own; so have
+messages between stages, over all stages, unless these are all ranks. Compiled graphs show this."""
 
 from __future__ import annotations
 
@@ -112,11 +110,9 @@ def _buffer(config: RunConfig, message: int) -> int | None:
 
 
 def buffer_variables(config: RunConfig, ranks: Iterable[int]) -> dict[str, str]:
-    """The variables that give the communicators of these ranks on Ascend their buffers.
-
-    MindSpore passes HCCL a size for each communicator that it creates, also for those of its own groups. It takes the
-    size from `MS_DEV_HCCL_CONF` if the ranks are listed there, as first, last and step, otherwise from `HCCL_BUFFSIZE`.
-    """
+    """The variables that give the communicators of these ranks on Ascend their buffers. MindSpore passes HCCL a size
+    for each communicator that it creates, also for those of its own groups. It takes the size from `MS_DEV_HCCL_CONF`
+    if the ranks are listed there, as first, last and step, otherwise from `HCCL_BUFFSIZE`."""
     if config.cluster.buffer_size:
         return {"HCCL_BUFFSIZE": str(config.cluster.buffer_size)}
     if config.devices == 1:

@@ -1,7 +1,5 @@
 """What a device computes in one micro-batch, as data: matrix products, vector work and collectives of a model's parts.
-
-`model_parts.py` lists them for a model. All sizes are those of one device.
-"""
+`model_parts.py` lists them for a model. All sizes are those of one device."""
 
 from __future__ import annotations
 
@@ -18,12 +16,8 @@ if TYPE_CHECKING:
 
 
 def runs_again(setting: str, minimum: str) -> bool:
-    """Whether the backward pass repeats an operator.
-
-    Args:
-        setting: what the operator's block recomputes: none, selective or full.
-        least: the cheapest setting that repeats this operator: selective or full; "" if none does.
-    """
+    """Whether the backward pass repeats an operator. `setting`: what its block recomputes: none, selective or full.
+    `minimum`: the cheapest setting that repeats this operator: selective or full; "" if none does."""
     return bool(minimum) and setting in ("full", minimum)
 
 
@@ -39,16 +33,13 @@ def causal_share(tokens: int) -> float:
 
 @dataclass(frozen=True)
 class MatMul:
-    """`batch` products [m, k] x [k, n].
-
-    `weight`: the right operand is a parameter, held in FP32 and cast before each use. `replays`: forward products that
-    a fused backward kernel repeats although nothing is recomputed. `recompute`: the least setting that runs it again
-    in the backward pass ("" never: nothing there needs its result).
-    `left`, `right`: whether the backward pass needs the gradient of that operand.
-    `stored_output`: the result goes through device memory, not only through the chip (a fused attention's does not).
-    `fp32`: computed in FP32 whatever the precision of the run. `share`: the part of it that is computed, in the time of
-    the whole: what a fused attention skips, its softmax takes (docs/plan.md).
-    """
+    """`batch` products [m, k] x [k, n]. `weight`: the right operand is a parameter, held in FP32 and cast before each
+    use. `replays`: forward products that a fused backward kernel repeats although nothing is recomputed. `recompute`:
+    the least setting that runs it again in the backward pass ("" never: nothing there needs its result). `left`,
+    `right`: whether the backward pass needs the gradient of that operand. `stored_output`: the result goes through
+    device memory, not only through the chip (a fused attention's does not). `fp32`: computed in FP32 whatever the
+    precision of the run. `share`: the part of it that is computed, in the time of the whole: what a fused attention
+    skips, its softmax takes (docs/plan.md)."""
 
     name: str
     m: int
@@ -85,10 +76,8 @@ class MatMul:
 
 @dataclass(frozen=True)
 class Vector:
-    """Element-wise work and reductions, costed by the bytes they move through device memory.
-
-    `saved`: bytes kept for the backward pass. `transient`: bytes alive only while its backward runs.
-    """
+    """Element-wise work and reductions, costed by the bytes they move through device memory. `saved`: bytes kept for
+    the backward pass. `transient`: bytes alive only while its backward runs."""
 
     name: str
     forward: float
@@ -125,16 +114,14 @@ class ModelPart:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What the operators of one device for one micro-batch depend on, apart from the model's sizes.
-
-    `blocks`: what each block recomputes, for each virtual stage of all `stages` in the order of the layers; `tail`: the
-    same of blocks after the others; `recompute`: what this one does. `adapted`: the linear layers of a block with
-    adapters of `rank`; none: all weights are trained.
-    `shards`: replicas over which weights are sharded that are cast once a step; `micro_batches`: of a step.
-    `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces saved. `kept_masks`: the engine
-    keeps masks of composed dropout that are to be computed again: Ascend's back end merges both (MindSpore 2.9). A part
-    of a micro-batch counts as one. `documents`: how many of a row attention takes by their ends; 0: it takes a mask.
-    """
+    """What the operators of one device for one micro-batch depend on, apart from the model's sizes. `blocks`: what each
+    block recomputes, for each virtual stage of all `stages` in the order of the layers; `tail`: the same of blocks
+    after the others; `recompute`: what this one does. `adapted`: the linear layers of a block with adapters of `rank`;
+    none: all weights are trained. `shards`: replicas over which weights are sharded that are cast once a step;
+    `micro_batches`: of a step. `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces
+    saved. `kept_masks`: the engine keeps masks of composed dropout that are to be computed again: Ascend's back end
+    merges both (MindSpore 2.9). A part of a micro-batch counts as one. `documents`: how many of a row attention takes
+    by their ends; 0: it takes a mask."""
 
     sequences: int
     seq_length: int

@@ -1,10 +1,8 @@
-"""Operators that decoder networks have in common, with their shapes and the bytes they move on one device.
-
-Vector work is counted in bytes through device memory. Composed of elementary operators, every operator reads and
-writes its tensors; with graph-kernel fusion a chain is one kernel, and only what a later kernel or the backward pass
-needs is written; a hand-written kernel (norm, dropout, attention) reads its input and writes its result. The elementary
-operators are those of `models/layers.py` and `models/losses.py`.
-"""
+"""Operators that decoder networks have in common, with their shapes and the bytes they move on one device. Vector work
+is counted in bytes through device memory. Composed of elementary operators, every operator reads and writes its
+tensors; with graph-kernel fusion a chain is one kernel, and only what a later kernel or the backward pass needs is
+written; a hand-written kernel (norm, dropout, attention) reads its input and writes its result. The elementary
+operators are those of `models/layers.py` and `models/losses.py`."""
 
 from __future__ import annotations
 
@@ -12,14 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.planning.cost_model import (
-    MatMul,
-    MicroBatch,
-    ModelPart,
-    TensorCollective,
-    Vector,
-    runs_again,
-)
+from ms_codegeex.planning.cost_model import MatMul, MicroBatch, ModelPart, TensorCollective, Vector, runs_again
 from ms_codegeex.planning.operators import attention_products
 
 FP32 = 4
@@ -75,11 +66,9 @@ def _cast(source: int, target: int) -> int:
 
 
 def norm(name: str, elements: int, shape: MicroBatch, centred: bool) -> tuple[Vector, ...]:
-    """LayerNorm (`centred`) or RMSNorm in FP32. Its backward also adds its gradient to the residual's.
-
-    The cast before it and the one after it are separate kernels; backward, the matmul before it casts where chains
-    are fused. The result is kept for the products that follow; a fused kernel's input too, or it is cast again.
-    """
+    """LayerNorm (`centred`) or RMSNorm in FP32. Its backward also adds its gradient to the residual's. The cast before
+    it and the one after it are separate kernels; backward, the matmul before it casts where chains are fused. The
+    result is kept for the products that follow; a fused kernel's input too, or it is cast again."""
     byte, cast = shape.bytes, _cast(shape.bytes, FP32)
     if "norm" in shape.fused:
         forward, backward, kept = cast + 2 * FP32, 3 * FP32, 0
@@ -134,11 +123,8 @@ def linear(
     bias: bool = True,
 ) -> Iterator[MatMul | Vector]:
     """A product with its weight's casts, and its bias, which graph-kernel fusion puts into the product, as the cast of
-    the weight's gradient.
-
-    A weight that replicas share is cast once a step, before it is gathered. `last`: nothing of the backward pass needs
-    the result, so recomputation leaves it out.
-    """
+    the weight's gradient. A weight that replicas share is cast once a step, before it is gathered. `last`: nothing of
+    the backward pass needs the result, so recomputation leaves it out."""
     byte, outputs, weight = shape.bytes, rows * out, into * out
     cast, shared, again = _cast(FP32, byte), shape.shards > 1, "" if last else "full"
     narrowed = cast * weight / (shape.shards * shape.micro_batches if shared else 1)
@@ -232,13 +218,11 @@ def _dropped_scores(sizes: TensorSizes, shape: MicroBatch) -> Vector:
 
 
 def block_collectives(shape: MicroBatch, size: int, side_by_side: bool = False) -> tuple[TensorCollective, ...]:
-    """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each.
-
-    The engine's backward pass mirrors every forward collective and adds no other: gradients stay partial sums until
-    they reach one. Recomputation repeats what stands before the last result that the backward pass needs: with a
-    dropout kernel, whose mask comes with its result, that includes the product before it and its sum. Where attention
-    and feed-forward part stand `side_by_side`, they share one input, and without dropout one gradient.
-    """
+    """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each. The engine's backward
+    pass mirrors every forward collective and adds no other: gradients stay partial sums until they reach one.
+    Recomputation repeats what stands before the last result that the backward pass needs: with a dropout kernel, whose
+    mask comes with its result, that includes the product before it and its sum. Where attention and feed-forward part
+    stand `side_by_side`, they share one input, and without dropout one gradient."""
     if shape.tensor == 1:
         return ()
     gathers = 1 if side_by_side else 2

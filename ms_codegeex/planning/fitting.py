@@ -1,5 +1,4 @@
 """The settings of a fine-tuning run that nobody has stated, from the lengths of its data and the memory that is free.
-
 Pure functions: the same figures give the same settings, more memory never gives slower ones, and what is chosen fits.
 """
 
@@ -54,10 +53,8 @@ class Fitted:
 
 
 def length_of(sizes: np.ndarray, limit: int) -> int:
-    """The least multiple of `ROUNDED` tokens, at most `limit`, that at most one example in `LONGER` exceeds.
-
-    `sizes`: tokens of each example, int [n], n > 0.
-    """
+    """The least multiple of `ROUNDED` tokens, at most `limit`, that at most one example in `LONGER` exceeds. `sizes`:
+    tokens of each example, int [n], n > 0."""
     kept = sizes.size - sizes.size // LONGER
     longest = int(np.partition(sizes, kept - 1)[kept - 1])
     return min(limit, -(-longest // ROUNDED) * ROUNDED)

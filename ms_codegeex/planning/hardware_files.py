@@ -124,9 +124,8 @@ def read_hardware_file(path: Path) -> HardwareFile:
     try:
         values = read_yaml_file(path)
     except FileNotFoundError:
-        raise UserError(
-            f"parallel.hardware: {path} does not exist; write it with `calibrate`, or name a chip"
-        ) from None
+        remedy = "write it with `calibrate`, or name a chip"
+        raise UserError(f"parallel.hardware: {path} does not exist; {remedy}") from None
     if not isinstance(values, Mapping):
         raise UserError(f"{path}: found {type(values).__name__}, expected a hardware file; write it with `calibrate`")
     try:
@@ -167,8 +166,7 @@ def hardware_of(config: RunConfig) -> Device:
         return chip
     found = _read_once(file, _stamp(Path(file)))
     if found.base != chip.name:
-        raise UserError(
-            f"parallel.calibration: {file} is of {found.base}, but parallel.hardware: {chip.name}; name the file as "
-            "parallel.hardware, or set parallel.calibration to null"
-        )
+        wrong = f"{file} is of {found.base}, but parallel.hardware: {chip.name}"
+        remedy = "name the file as parallel.hardware, or set parallel.calibration to null"
+        raise UserError(f"parallel.calibration: {wrong}; {remedy}")
     return found.device(chip, Path(file).stem)

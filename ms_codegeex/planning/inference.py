@@ -1,9 +1,7 @@
-"""The memory that generating with a model needs on one device, and a bound on its speed, with the published figures.
-
-A *published* form is that of the releases: the linear layers of all blocks as whole numbers with a 16-bit scale for
-each output, everything else in 16 bits. *Ours* is what `quantize` makes of a 16-bit model and the engine holds: the
-output layer is rounded too unless it is the word table, scales, biases, norms and the cache are FP32, tables stay.
-"""
+"""The memory that generating with a model needs on one device, and a bound on its speed, with the published figures. A
+*published* form is that of the releases: the linear layers of all blocks as whole numbers with a 16-bit scale for each
+output, everything else in 16 bits. *Ours* is what `quantize` makes of a 16-bit model and the engine holds: the output
+layer is rounded too unless it is the word table, scales, biases, norms and the cache are FP32, tables stay."""
 
 from __future__ import annotations
 
@@ -158,10 +156,7 @@ def _length(config: RunConfig, tokens: int | None, default: int | None = None) -
 
 def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = None) -> InferenceMemory:
     """Memory for one sequence of `tokens` (none: the published length, else the whole context) with weights of `bits`,
-    as published.
-
-    Raises `UserError` for other bits than 16, 8, 4 and for more tokens than the model's context.
-    """
+    as published. Raises `UserError` for other bits than 16, 8, 4 and for more tokens than the model's context."""
     if bits not in BITS:
         raise UserError(f"--bits: {bits}; choose one of {', '.join(map(str, BITS))}")
     model, form = config.model.sizes, PUBLISHED_FORMS[bits]

@@ -1,9 +1,7 @@
-"""Bytes of memory that one device of each stage needs, by category.
-
-They depend on the order in which a stage of a pipeline runs its micro-batches, and on how many of them it has open:
-1F1B, and with several virtual stages interleaved 1F1B (Narayanan et al., Efficient large-scale language model training
-on GPU clusters using Megatron-LM, arXiv:2104.04473, section 2.2).
-"""
+"""Bytes of memory that one device of each stage needs, by category. They depend on the order in which a stage of a
+pipeline runs its micro-batches, and on how many of them it has open: 1F1B, and with several virtual stages interleaved
+1F1B (Narayanan et al., Efficient large-scale language model training on GPU clusters using Megatron-LM,
+arXiv:2104.04473, section 2.2)."""
 
 from __future__ import annotations
 
@@ -31,11 +29,9 @@ FP32 = 4
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes on one device of a stage.
-
-    gathered_weights: whole weights that optimizer sharding gathers for the step, and copies in the compute dtype that
-    wait for the backward pass. workspace: temporaries of a single operator. communication: buffers of communicators.
-    """
+    """Bytes on one device of a stage. gathered_weights: whole weights that optimizer sharding gathers for the step, and
+    copies in the compute dtype that wait for the backward pass. workspace: temporaries of a single operator.
+    communication: buffers of communicators."""
 
     weights: int
     gradients: int

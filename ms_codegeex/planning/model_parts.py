@@ -131,11 +131,9 @@ def _cached_operators(model: DecoderConfig, shape: MicroBatch, first: bool, aske
 def _block(
     model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, first: bool = False, asked: bool = False
 ) -> Iterator[MatMul | Vector]:
-    """The operators of a block in order; `first`: of the whole model; `asked`: a table is its query.
-
-    With a single norm, attention and feed-forward part stand side by side and share their input; else each has a norm
-    and its own residual addition.
-    """
+    """The operators of a block in order; `first`: of the whole model; `asked`: a table is its query. With a single
+    norm, attention and feed-forward part stand side by side and share their input; else each has a norm and its own
+    residual addition."""
     norms = norms_of(model.table.block)
     side_by_side, again = len(norms) == 1, shape.mask_needs_input
     grads = adapters.Gradients.of(shape, first, side_by_side)

@@ -1,11 +1,8 @@
 """What operators cost: one table for the plan, which lists a model's operators from its sizes, and for the timeline,
-which finds them in compiled graphs.
-
-An operator's class says what limits it. Products run at a share of the peak (`matmul_seconds`) unless their traffic
-takes longer. All others take the bytes that they move at the full bandwidth of the memory, and those that only give a
-tensor another name take nothing. A kernel of several operators takes the time of its products and of the bytes beside
-these.
-"""
+which finds them in compiled graphs. An operator's class says what limits it. Products run at a share of the peak
+(`matmul_seconds`) unless their traffic takes longer. All others take the bytes that they move at the full bandwidth of
+the memory, and those that only give a tensor another name take nothing. A kernel of several operators takes the time of
+its products and of the bytes beside these."""
 
 from __future__ import annotations
 
@@ -22,13 +19,11 @@ K_START = 20
 
 @dataclass(frozen=True)
 class OperatorClass:
-    """How operators of one kind are costed and fused.
-
-    `moves`: "all" reads its inputs and writes its outputs; "twice" selects or copies, and reads as much as it writes;
-    "update" reads and writes its first three inputs and reads the last; "" moves nothing. `product`: a matrix product.
-    `begins`: it can stand before another one in a kernel; `ends`: it can take others before it into its kernel.
-    `in_place`: it writes into its first input. `data`: it has a tensor as its result.
-    """
+    """How operators of one kind are costed and fused. `moves`: "all" reads its inputs and writes its outputs; "twice"
+    selects or copies, and reads as much as it writes; "update" reads and writes its first three inputs and reads the
+    last; "" moves nothing. `product`: a matrix product. `begins`: it can stand before another one in a kernel; `ends`:
+    it can take others before it into its kernel. `in_place`: it writes into its first input. `data`: it has a tensor as
+    its result."""
 
     moves: str = "all"
     product: bool = False

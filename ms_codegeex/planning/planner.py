@@ -21,13 +21,7 @@ from ms_codegeex.planning.calibration import Factor, outside_roofline, published
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.communicators import Communicator, communicators_of
 from ms_codegeex.planning.hardware_files import hardware_of
-from ms_codegeex.planning.memory import (
-    StageMemory,
-    memory_without_buffers,
-    parameter_sums,
-    state_memory,
-    with_buffers,
-)
+from ms_codegeex.planning.memory import StageMemory, memory_without_buffers, parameter_sums, state_memory, with_buffers
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -80,10 +74,8 @@ SPARE = 0.05  # of the memory that a run may use: a search leaves it to fragment
 
 
 def change(config: RunConfig, **keys: Any) -> RunConfig:
-    """The configuration with dotted keys replaced, dots written as `__`: change(c, training__recompute="full").
-
-    Its mesh is checked: a `UserError` names what does not fit.
-    """
+    """The configuration with dotted keys replaced, dots written as `__`: change(c, training__recompute="full"). Its
+    mesh is checked: a `UserError` names what does not fit."""
     for key, value in keys.items():
         section, _, name = key.partition("__")
         if not name:
@@ -123,9 +115,7 @@ OVERRIDES = (
 
 def overrides(config: RunConfig, start: RunConfig | None, always: Collection[str] = ()) -> str:
     """`key=value …` that turns `start` into `config`: the keys that differ, including nulls, and those in `always`.
-
-    Without a `start`: all keys.
-    """
+    Without a `start`: all keys."""
     values, words = attrgetter(*OVERRIDES)(config), []
     given = attrgetter(*OVERRIDES)(start) if start else (None,) * len(values)
     for key, value, old in zip(OVERRIDES, values, given, strict=True):

@@ -1,7 +1,5 @@
-"""All plans of a model on a number of devices: the feasible ones ranked by step time, the others counted by reason.
-
-A plan is feasible if it leaves `SPARE` of the memory: to fragmentation, workspaces and what else no plan counts.
-"""
+"""All plans of a model on a number of devices: the feasible ones ranked by step time, the others counted by reason. A
+plan is feasible if it leaves `SPARE` of the memory: to fragmentation, workspaces and what else no plan counts."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ CHEAPEST_FIRST = ("none", "selective", "full")
 @dataclass(frozen=True)
 class SearchResult:
     """`ranked`: plans that fit, the fastest first. `reasons`: how many others failed, by the key that forbids them.
-
-    `start`: the configuration that was given; None if its mesh did not fit the devices.
-    """
+    `start`: the configuration that was given; None if its mesh did not fit the devices."""
 
     ranked: list[Plan]
     reasons: dict[str, int]
@@ -93,12 +89,9 @@ def search(
     overlap: bool = False,
 ) -> SearchResult:
     """Every plan of meshes, optimizer shards, sequence parallelism, micro-batches and recomputation, and the fastest
-    pipelines with virtual stages or layers by cost. `progress` gets the number tried.
-
-    `given`: the mesh of `config` is the user's, not a placeholder for one that does not fit the devices. `overlap`:
-    rank by the step with the estimated overlap of compiled graphs, and also try buckets of gradients and parts of
-    micro-batches on the best plans.
-    """
+    pipelines with virtual stages or layers by cost. `progress` gets the number tried. `given`: the mesh of `config` is
+    the user's, not a placeholder for one that does not fit the devices. `overlap`: rank by the step with the estimated
+    overlap of compiled graphs, and also try buckets of gradients and parts of micro-batches on the best plans."""
     chip = hardware_of(config)
     chip.peak(config.training.precision)
     reasons: Counter[str] = Counter()
@@ -188,10 +181,7 @@ def _refined(plan: Plan) -> Iterator[Plan]:
 
 def _by_budget(plan: Plan, cheaper: Plan) -> Plan | None:
     """`plan`, which is roomy, with as few blocks that recompute as memory allows; the others do as in `cheaper`, which
-    is not. None if all blocks are needed.
-
-    Bisects all stages together, since they are independent.
-    """
+    is not. None if all blocks are needed. Bisects all stages together, since they are independent."""
     if not plan.config.parallel.overlap.recompute_collectives or plan.config.mesh.virtual_stages > 1:
         return None  # not possible together
     limit, mesh, model = (1 - SPARE) * plan.chip.usable_memory, plan.config.mesh, plan.config.model.sizes
