@@ -47,11 +47,9 @@ def _cache_lock(path: Path, what: str) -> Iterator[None]:
 
 
 def user_cache() -> Path:
-    """The directory for files that can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`.
-
-    Without a home directory, or if it is read-only, a directory in the system's temporary directory that only this
-    user can enter; a `UserError` if something else has that name.
-    """
+    """The directory for files that can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`. Without a home
+    directory, or if it is read-only, a directory in the system's temporary directory that only this user can enter; a
+    `UserError` if something else has that name."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "ms_codegeex"

@@ -1,8 +1,6 @@
 """What this machine offers a process, and what it lacks: each gap is one line that says how to close it.
-
 `ascend_scripts/preflight.py` imports this before anything is installed, `ms-codegeex doctor` afterwards. So it uses the
-standard library only, and any Python from 3.7 on can read it.
-"""
+standard library only, and any Python from 3.7 on can read it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""JSON within limits: the only module that parses JSON which does not come from another process of this program.
-
-`json` alone lets through what breaks its readers later: numbers of thousands of digits, nesting deeper than Python's
-stack, half characters that no file can hold, and keys that occur twice, of which two programs take different ones.
-"""
+"""JSON within limits: the only module that parses JSON which does not come from another process of this program. `json`
+alone lets through what breaks its readers later: numbers of thousands of digits, nesting deeper than Python's stack,
+half characters that no file can hold, and keys that occur twice, of which two programs take different ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""The mesh of devices: pipeline stages x data-parallel replicas x tensor-parallel shards.
-
-MindSpore numbers ranks stage by stage, and inside a stage replica by replica:
-rank = (stage·data + replica)·tensor + shard.
-"""
+"""The mesh of devices: pipeline stages x data-parallel replicas x tensor-parallel shards. MindSpore numbers ranks stage
+by stage, and inside a stage replica by replica: rank = (stage·data + replica)·tensor + shard."""
 
 from __future__ import annotations
 

@@ -152,10 +152,8 @@ def read_inside(directory: Path, name: str, maximum: int) -> bytes:
 
 
 def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """Read a JSON file of at most `maximum` bytes; a missing or malformed one is a `UserError` that names it.
-
-    `parse` takes the content, and may raise `Malformed` as `parse_json` does.
-    """
+    """Read a JSON file of at most `maximum` bytes; a missing or malformed one is a `UserError` that names it. `parse`
+    takes the content, and may raise `Malformed` as `parse_json` does."""
     try:
         return json_of(read_regular(path, maximum), path, parse)
     except FileNotFoundError:

@@ -1,8 +1,6 @@
-"""Configuration files that come with the package, found by name.
-
-They are the repository's `configs/`, which `ms_codegeex/configs` links to: a checkout, an editable installation and a
-wheel have the same files under the same path.
-"""
+"""Configuration files that come with the package, found by name. They are the repository's `configs/`, which
+`ms_codegeex/configs` links to: a checkout, an editable installation and a wheel have the same files under the same
+path."""
 
 from __future__ import annotations
 

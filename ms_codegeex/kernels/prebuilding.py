@@ -25,9 +25,8 @@ TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def prebuild(machine: str, package: Path) -> list[Path]:
-    """Compiles all levels of a machine, one of `TARGETS`, into the folder of a wheel's files, `package`, with zig.
-
-    Any machine compiles for each; equal sources give equal bytes. `RunFailure` if a compilation fails."""
+    """Compiles all levels of a machine, one of `TARGETS`, into the folder of a wheel's files, `package`, with zig. Any
+    machine compiles for each; equal sources give equal bytes. `RunFailure` if a compilation fails."""
     target, levels = TARGETS[machine]
     zig = [sys.executable, "-m", "ziglang", "c++", "-target", target]
     files = [prebuilt_file(machine, level, package / "kernels") for level in levels]
