@@ -65,10 +65,8 @@ class Device:
         """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the device does not support it."""
         peak = {"fp16": self.peak_fp16, "bf16": self.peak_bf16, "fp32": self.peak_fp32}[precision]
         if peak is None:
-            raise UserError(
-                f"training.precision: {self.name} has no {precision} matrix products; choose fp16 or fp32, or "
-                "another parallel.hardware"
-            )
+            wrong = f"{self.name} has no {precision} matrix products"
+            raise UserError(f"training.precision: {wrong}; choose fp16 or fp32, or another parallel.hardware")
         return peak
 
 
@@ -111,13 +109,7 @@ ASCEND_910B = Device(
 )
 
 # A device is one of the two dies of a package: MindSpore sees each as a device.
-ASCEND_910C = replace(
-    ASCEND_910B,
-    name="ascend910c",
-    board_devices=16,
-    server_devices=16,
-    cluster_bandwidth=196e9,
-)
+ASCEND_910C = replace(ASCEND_910B, name="ascend910c", board_devices=16, server_devices=16, cluster_bandwidth=196e9)
 
 A100 = Device(
     name="a100",

@@ -20,14 +20,7 @@ LIBRARIES = {
     "libstdc++.so.6": "`apt install libstdc++6` (Debian, Ubuntu) or `dnf install libstdc++` (Fedora, RHEL, openEuler)",
 }
 # CPU flags of /proc/cpuinfo, widest instruction set first.
-INSTRUCTION_SETS = {
-    "avx512f": "AVX-512",
-    "avx2": "AVX2",
-    "avx": "AVX",
-    "sse4_2": "SSE 4.2",
-    "sve": "SVE",
-    "asimd": "NEON",
-}
+INSTRUCTION_SETS = dict(avx512f="AVX-512", avx2="AVX2", avx="AVX", sse4_2="SSE 4.2", sve="SVE", asimd="NEON")
 
 
 def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str = sys.executable) -> str | None:

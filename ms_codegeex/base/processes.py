@@ -32,16 +32,9 @@ END_SECONDS = 1.0  # between SIGTERM and SIGKILL
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process to start.
-
-    Attributes:
-        label: its name in messages.
-        command: program and arguments.
-        directory: where it runs; made if missing.
-        log: the file that receives everything it prints.
-        environment: variables to add to those of this process.
-        program_folder: a folder to put in front of PATH.
-    """
+    """A process to start. `label` names it in messages. It runs in `directory`, which is made if missing, and `log`
+    receives everything it prints. `environment`: variables to add to those of this process; `program_folder`: a folder
+    to put in front of PATH."""
 
     label: str
     command: tuple[str, ...]

@@ -8,13 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ms_codegeex.base.cache import user_cache
-from ms_codegeex.kernels.compiling import (
-    build_command,
-    compile_library,
-    cxx_compilers,
-    library_file,
-    prebuilt_file,
-)
+from ms_codegeex.kernels.compiling import build_command, compile_library, cxx_compilers, library_file, prebuilt_file
 from ms_codegeex.kernels.levels import LEVELS, cpu_level
 
 # zig's names of the platforms of such wheels, with the oldest C library, and their levels

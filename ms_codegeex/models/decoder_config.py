@@ -40,15 +40,14 @@ class DecoderConfig:
             if number and key != "eos_token_id" and value <= 0:
                 raise UserError(f"model.{key}: {value} is not positive; give a number above 0")
         if self.hidden_size % self.num_heads:
-            raise UserError(
-                f"model.num_heads: {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
-                "choose a divisor"
-            )
+            wrong = f"{self.num_heads} does not divide model.hidden_size {self.hidden_size}"
+            raise UserError(f"model.num_heads: {wrong}; choose a divisor")
         if not 0 <= self.eos_token_id < self.vocab_size:
-            raise UserError(
-                f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; set "
-                f"model.vocab_size={max(self.eos_token_id, 0) + 1} or more, or model.eos_token_id to one of its ids"
+            wrong = f"{self.eos_token_id} is outside model.vocab_size {self.vocab_size}"
+            remedy = (
+                f"set model.vocab_size={max(self.eos_token_id, 0) + 1} or more, or model.eos_token_id to one of its ids"
             )
+            raise UserError(f"model.eos_token_id: {wrong}; {remedy}")
         turned, head = self.rotary_dim, self.head_dim
         if turned % 2 or turned > head:
             raise UserError(f"model.rotary_dim: {turned} of {head} channels; give an even number up to {head}")

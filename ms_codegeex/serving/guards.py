@@ -155,12 +155,9 @@ class Guard:
         for host in headers.getlist("host"):
             name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
             if not is_loopback(name.lower().rstrip(".")):
-                raise ApiError(
-                    403,
-                    "the Host header does not name this machine, and the server has no keys; ask for 127.0.0.1, "
-                    "or start it with --api-key-file",
-                    code="host_refused",
-                )
+                wrong = "the Host header does not name this machine, and the server has no keys"
+                remedy = "ask for 127.0.0.1, or start it with --api-key-file"
+                raise ApiError(403, f"{wrong}; {remedy}", code="host_refused")
 
     def _check_origin(self, headers: Headers) -> None:
         for origin in headers.getlist("origin"):
