@@ -44,9 +44,8 @@ class DecoderConfig:
             raise UserError(f"model.num_heads: {wrong}; choose a divisor")
         if not 0 <= self.eos_token_id < self.vocab_size:
             wrong = f"{self.eos_token_id} is outside model.vocab_size {self.vocab_size}"
-            remedy = (
-                f"set model.vocab_size={max(self.eos_token_id, 0) + 1} or more, or model.eos_token_id to one of its ids"
-            )
+            least = max(self.eos_token_id, 0) + 1
+            remedy = f"set model.vocab_size={least} or more, or model.eos_token_id to one of its ids"
             raise UserError(f"model.eos_token_id: {wrong}; {remedy}")
         turned, head = self.rotary_dim, self.head_dim
         if turned % 2 or turned > head:
