@@ -11,10 +11,8 @@ MAX_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
 
 class AppendedFile:
     """A file to which lines are appended, or an open descriptor. Lines that do not fit on a full disk are kept, up to
-    `MAX_WAITING` bytes, and written once there is room; further lines are lost.
-
-    A last line that a kill left incomplete stays on its own line. `OSError` only if the file cannot be opened.
-    """
+    `MAX_WAITING` bytes, and written once there is room; further lines are lost. A last line that a kill left incomplete
+    stays on its own line. `OSError` only if the file cannot be opened."""
 
     def __init__(self, path: Path | int):
         self.path, self._pending = path, b""

@@ -15,13 +15,8 @@ from ms_codegeex.base.locks import locked
 
 
 def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
-    """The folder `name` in the user's cache, made on the first call; safe to call from many processes at once.
-
-    Args:
-        name: changes with what is in the folder.
-        what: it holds, for an error message.
-        fill: fills the folder that it is given.
-    """
+    """The folder `name` in the user's cache, made on the first call by `fill(directory)`; many processes may call it at
+    once. `name` changes with the contents; `what` says in an error message what they are."""
     directory = user_cache() / name
     if not directory.is_dir():
         with _cache_lock(directory.with_suffix(".lock"), what):
@@ -39,19 +34,15 @@ def _cache_lock(path: Path, what: str) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path))
         except OSError as error:
-            raise UserError(
-                f"{path.parent}: {what} cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a folder you "
-                "can write to"
-            ) from error
+            wrong = f"{what} cannot be stored here ({error.strerror})"
+            raise UserError(f"{path.parent}: {wrong}; set XDG_CACHE_HOME to a folder you can write to") from error
         yield
 
 
 def user_cache() -> Path:
-    """The directory for files that can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`.
-
-    Without a home directory, or if it is read-only, a directory in the system's temporary directory that only this
-    user can enter; a `UserError` if something else has that name.
-    """
+    """The directory for files that can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`. Without a home
+    directory, or if it is read-only, a directory in the system's temporary directory that only this user can enter; a
+    `UserError` if something else has that name."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "ms_codegeex"
@@ -66,7 +57,5 @@ def user_cache() -> Path:
         status = cache.lstat()
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
             return cache
-    raise UserError(
-        f"{cache}: expected a directory that only this user can enter, as there is no home directory that can be "
-        "written; set XDG_CACHE_HOME to a directory that can"
-    )
+    wrong = "expected a directory that only this user can enter, as there is no home directory that can be written"
+    raise UserError(f"{cache}: {wrong}; set XDG_CACHE_HOME to a directory that can")

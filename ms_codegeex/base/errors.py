@@ -16,11 +16,9 @@ def first_line(error: object) -> str:
 
 
 class UserError(Exception):
-    """A mistake in the user's input: a key, a file, a size.
-
-    The message is one line: what was found and where (key or file), what was expected, and what to do. The command
-    line prints it without a traceback and exits with status 2. Control characters in it are escaped.
-    """
+    """A mistake in the user's input: a key, a file, a size. The message is one line: what was found and where (key or
+    file), what was expected, and what to do. The command line prints it without a traceback and exits with status 2.
+    Control characters in it are escaped."""
 
     def __init__(self, message: str):
         super().__init__(escaped(message))

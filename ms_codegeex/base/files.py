@@ -106,12 +106,10 @@ def _removed(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None]:
-    """Meanwhile, sync in a thread what is already in `temporary` (a file or a directory), so that less is left at
-    the end; `seconds` between two passes (default: a quarter of one).
-
-    Small files are done before the thread's first pass. The system reports a failed write only to the first process
-    that syncs, so an error in the thread is raised at the end.
-    """
+    """Meanwhile, sync in a thread what is already in `temporary` (a file or a directory), so that less is left at the
+    end; `seconds` between two passes (default: a quarter of one). Small files are done before the thread's first pass.
+    The system reports a failed write only to the first process that syncs, so an error in the thread is raised at the
+    end."""
     done, failures = threading.Event(), []
 
     def work() -> None:
@@ -148,11 +146,8 @@ def unwritable(directory: Path, error: OSError) -> UserError:
 @contextmanager
 def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
     """Yield temporary paths next to `paths`, in a directory to which processes of many machines write at once. On
-    success they are renamed to `paths`, in this order.
-
-    The names hold the machine and the process. Of a file that is small and can be made again only the content is
-    synced, not its name; with `synced` False neither.
-    """
+    success they are renamed to `paths`, in this order. The names hold the machine and the process. Of a file that is
+    small and can be made again only the content is synced, not its name; with `synced` False neither."""
     temporary = [path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp") for path in paths]
     try:
         yield temporary
@@ -221,11 +216,8 @@ def _replacing(
 
 
 def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
-    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`, on an error it is
-    removed.
-
-    `check(temporary)` is called before the renaming; an exception from it counts as an error.
-    """
+    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`, on an error it is removed.
+    `check(temporary)` is called before the renaming; an exception from it counts as an error."""
     return _replacing(Path(path), Path.touch, check, "the old file is unchanged")
 
 

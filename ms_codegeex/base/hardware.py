@@ -1,7 +1,5 @@
-"""Published figures of accelerators, whose sources are in `planning/hardware_sources.yaml`.
-
-Rates are per device: FLOP/s, bytes, bytes/s in one direction, seconds.
-"""
+"""Published figures of accelerators, whose sources are in `planning/hardware_sources.yaml`. Rates are per device:
+FLOP/s, bytes, bytes/s in one direction, seconds."""
 
 from __future__ import annotations
 
@@ -18,13 +16,11 @@ POOL_BLOCK = GIB // 8
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a run on the device has shown (docs/calibrate.md); its rates are in the fields of the device.
-
-    Products reach `matmul_share` of the peak, `matmul_start` is their K_START. Of collectives, the share `overlap` runs
-    under computation; the device stands still for `gaps` seconds for each second of computing. A step takes `factor`
-    times what is counted with these, eight of ten between `low` and `high`. `cluster_latency`: as `latency`, between
-    servers. `measured`: the fields that were measured in the run.
-    """
+    """What a run on the device has shown (docs/calibrate.md); its rates are in the fields of the device. Products reach
+    `matmul_share` of the peak, `matmul_start` is their K_START. Of collectives, the share `overlap` runs under
+    computation; the device stands still for `gaps` seconds for each second of computing. A step takes `factor` times
+    what is counted with these, eight of ten between `low` and `high`. `cluster_latency`: as `latency`, between servers.
+    `measured`: the fields that were measured in the run."""
 
     base: str
     matmul_share: float
@@ -41,13 +37,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator, its server and its cluster.
-
-    A server may consist of boards: the `board_devices` of a board are connected at `board_bandwidth`, the boards of a
-    server at `server_bandwidth`, servers at `cluster_bandwidth`. A run may fill `usable_memory`; the rest belongs to
-    driver and runtime. `fused` names the kernels that a run uses unless `parallel.fusion.*` says otherwise: `norm` is
-    LayerNorm's, `rms_norm` RMSNorm's. What `saturates` knows no infinity and no NaN.
-    """
+    """One accelerator, its server and its cluster. A server may consist of boards: the `board_devices` of a board are
+    connected at `board_bandwidth`, the boards of a server at `server_bandwidth`, servers at `cluster_bandwidth`. A run
+    may fill `usable_memory`; the rest belongs to driver and runtime. `fused` names the kernels that a run uses unless
+    `parallel.fusion.*` says otherwise: `norm` is LayerNorm's, `rms_norm` RMSNorm's. What `saturates` knows no infinity
+    and no NaN."""
 
     name: str
     kind: str  # `device` of a run on it: ascend or gpu
@@ -71,10 +65,8 @@ class Device:
         """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the device does not support it."""
         peak = {"fp16": self.peak_fp16, "bf16": self.peak_bf16, "fp32": self.peak_fp32}[precision]
         if peak is None:
-            raise UserError(
-                f"training.precision: {self.name} has no {precision} matrix products; choose fp16 or fp32, or "
-                "another parallel.hardware"
-            )
+            wrong = f"{self.name} has no {precision} matrix products"
+            raise UserError(f"training.precision: {wrong}; choose fp16 or fp32, or another parallel.hardware")
         return peak
 
 
@@ -117,13 +109,7 @@ ASCEND_910B = Device(
 )
 
 # A device is one of the two dies of a package: MindSpore sees each as a device.
-ASCEND_910C = replace(
-    ASCEND_910B,
-    name="ascend910c",
-    board_devices=16,
-    server_devices=16,
-    cluster_bandwidth=196e9,
-)
+ASCEND_910C = replace(ASCEND_910B, name="ascend910c", board_devices=16, server_devices=16, cluster_bandwidth=196e9)
 
 A100 = Device(
     name="a100",

@@ -1,8 +1,6 @@
 """What this machine offers a process, and what it lacks: each gap is one line that says how to close it.
-
 `ascend_scripts/preflight.py` imports this before anything is installed, `ms-codegeex doctor` afterwards. So it uses the
-standard library only, and any Python from 3.7 on can read it.
-"""
+standard library only, and any Python from 3.7 on can read it."""
 
 from __future__ import annotations
 
@@ -22,14 +20,7 @@ LIBRARIES = {
     "libstdc++.so.6": "`apt install libstdc++6` (Debian, Ubuntu) or `dnf install libstdc++` (Fedora, RHEL, openEuler)",
 }
 # CPU flags of /proc/cpuinfo, widest instruction set first.
-INSTRUCTION_SETS = {
-    "avx512f": "AVX-512",
-    "avx2": "AVX2",
-    "avx": "AVX",
-    "sse4_2": "SSE 4.2",
-    "sve": "SVE",
-    "asimd": "NEON",
-}
+INSTRUCTION_SETS = dict(avx512f="AVX-512", avx2="AVX2", avx="AVX", sse4_2="SSE 4.2", sve="SVE", asimd="NEON")
 
 
 def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str = sys.executable) -> str | None:

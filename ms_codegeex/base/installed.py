@@ -14,22 +14,12 @@ from ms_codegeex.base.errors import UserError
 
 
 def mindspore_directory(purpose: str, machines: Sequence[str], required: Sequence[str], advice: str) -> Path:
-    """MindSpore's folder.
-
-    Args:
-        purpose: begins error messages.
-        machines: on which the purpose works.
-        required: files of the wheel that it needs.
-        advice: what a wheel without one of them lacks, and what to do.
-
-    Raises:
-        UserError: this machine is none of `machines` under Linux, or MindSpore or a required file is missing.
-    """
+    """MindSpore's folder. `UserError` if this machine is none of `machines` under Linux, or if MindSpore or one of the
+    `required` files of its wheel is missing. `purpose` begins the message; `advice` says what a wheel without such a
+    file lacks, and what to do."""
     if sys.platform != "linux" or platform.machine() not in machines:
-        raise UserError(
-            f"{purpose}: needs Linux on {' or '.join(machines)}, this is {sys.platform} on {platform.machine()}; "
-            "use such a machine or a container"
-        )
+        wrong = f"needs Linux on {' or '.join(machines)}, this is {sys.platform} on {platform.machine()}"
+        raise UserError(f"{purpose}: {wrong}; use such a machine or a container")
     spec = importlib.util.find_spec("mindspore")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{purpose}: MindSpore is not installed; run `pip install -r requirements.txt`")

@@ -1,8 +1,6 @@
-"""Ctrl-C while modules are imported.
-
-MindSpore's C++ code swallows a `KeyboardInterrupt` that comes while it is imported, and the process crashes later. So
-the first Ctrl-C waits until no import is in progress. The second one does not wait.
-"""
+"""Ctrl-C while modules are imported. MindSpore's C++ code swallows a `KeyboardInterrupt` that comes while it is
+imported, and the process crashes later. So the first Ctrl-C waits until no import is in progress. The second one does
+not wait."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ PAUSE = 0.05  # seconds until the next look
 @contextmanager
 def after_imports() -> Iterator[None]:
     """Meanwhile, the first Ctrl-C raises `KeyboardInterrupt` as soon as no import is in progress, at the end at latest.
-
-    Without effect in other threads than the main one, and where the signal is ignored or handled already.
-    """
+    Without effect in other threads than the main one, and where the signal is ignored or handled already."""
     plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not plain or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,6 @@
-"""JSON within limits: the only module that parses JSON which does not come from another process of this program.
-
-`json` alone lets through what breaks its readers later: numbers of thousands of digits, nesting deeper than Python's
-stack, half characters that no file can hold, and keys that occur twice, of which two programs take different ones.
-"""
+"""JSON within limits: the only module that parses JSON which does not come from another process of this program. `json`
+alone lets through what breaks its readers later: numbers of thousands of digits, nesting deeper than Python's stack,
+half characters that no file can hold, and keys that occur twice, of which two programs take different ones."""
 
 from __future__ import annotations
 
@@ -40,16 +38,9 @@ _LENIENT = json.JSONDecoder(parse_int=_whole_number)
 
 
 def parse_json(text: str | bytes, *, data: bool = False) -> Any:
-    """The value of a JSON text (bytes: UTF-8).
-
-    Args:
-        text: the whole text.
-        data: it is a record of a user's data. Keys may occur twice, the last one counts, and texts may hold half
-            characters: whoever reads the record judges them.
-
-    Raises:
-        Malformed: not JSON, nested too deep, or with a number, character or key as in this module's description.
-    """
+    """The value of a JSON text (bytes: UTF-8). `Malformed` if it is not JSON, nested too deep, or has a number,
+    character or key as in this module's description. In `data`, a record of a user's data, keys may occur twice (the
+    last one counts) and texts may hold half characters: the reader of the record judges them."""
     if data and isinstance(text, bytes):  # three times as fast; refuses half characters, and says less of an error
         import jiter
 

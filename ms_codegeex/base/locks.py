@@ -11,15 +11,9 @@ CREATE = os.O_RDWR | os.O_CREAT
 
 
 def take_lock(path: Path, *, wait: bool, flags: int = CREATE) -> int | None:
-    """A descriptor that holds the lock of the file or directory `path` until it is closed.
-
-    Args:
-        path: opened with `flags`; by default a file, created if it is missing.
-        wait: until another process releases the lock; without it the result is then None.
-
-    Raises:
-        OSError: it cannot be opened, or its file system has no locks.
-    """
+    """A descriptor that holds the lock of the file or directory `path` until it is closed. `path` is opened with
+    `flags`; by default a missing file is created. While another process has the lock, `wait` for it, or return None.
+    `OSError` if `path` cannot be opened or its file system has no locks."""
     import fcntl
 
     while True:

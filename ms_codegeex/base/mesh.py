@@ -1,8 +1,5 @@
-"""The mesh of devices: pipeline stages x data-parallel replicas x tensor-parallel shards.
-
-MindSpore numbers ranks stage by stage, and inside a stage replica by replica:
-rank = (stage·data + replica)·tensor + shard.
-"""
+"""The mesh of devices: pipeline stages x data-parallel replicas x tensor-parallel shards. MindSpore numbers ranks stage
+by stage, and inside a stage replica by replica: rank = (stage·data + replica)·tensor + shard."""
 
 from __future__ import annotations
 
@@ -106,7 +103,6 @@ class Mesh:
 def check_world(key: str, world: int) -> None:
     """`UserError` for `key` if the engine cannot partition a graph for `world` devices."""
     if (world not in SMALL_WORLDS and world % WORLD_MULTIPLE) or world > LARGEST_WORLD:
-        raise UserError(
-            f"{key}: MindSpore cannot partition for {world} devices, only for 2, 4 or a multiple of {WORLD_MULTIPLE} "
-            f"up to {LARGEST_WORLD}; choose such a number"
-        )
+        possible = f"2, 4 or a multiple of {WORLD_MULTIPLE} up to {LARGEST_WORLD}"
+        wrong = f"MindSpore cannot partition for {world} devices, only for {possible}"
+        raise UserError(f"{key}: {wrong}; choose such a number")

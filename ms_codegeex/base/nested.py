@@ -8,13 +8,8 @@ from typing import Any
 
 
 def flattened(tree: Mapping[str, Any], whole: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
-    """`{"training": {"steps": 40}}` -> `{"training.steps": 40}`.
-
-    Args:
-        tree: an empty mapping in it is a value.
-        whole: dotted keys whose mappings are values too.
-        prefix: of every key.
-    """
+    """`{"training": {"steps": 40}}` -> `{"training.steps": 40}`. An empty mapping is a value; so are the
+    mappings of the dotted keys in `whole`. `prefix`: of every key."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"

@@ -1,8 +1,6 @@
-"""Processes that belong to this one: each is started with its own log, watched, and ended with the others.
-
-Training, rehearsals and the compilation of graph kernels start their processes here. A process is a program
-(`ProcessSpec`) or a function (`ForkSpec`), which starts with everything that this process has imported.
-"""
+"""Processes that belong to this one: each is started with its own log, watched, and ended with the others. Training,
+rehearsals and the compilation of graph kernels start their processes here. A process is a program (`ProcessSpec`) or a
+function (`ForkSpec`), which starts with everything that this process has imported."""
 
 from __future__ import annotations
 
@@ -34,16 +32,9 @@ END_SECONDS = 1.0  # between SIGTERM and SIGKILL
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process to start.
-
-    Attributes:
-        label: its name in messages.
-        command: program and arguments.
-        directory: where it runs; made if missing.
-        log: the file that receives everything it prints.
-        environment: variables to add to those of this process.
-        program_folder: a folder to put in front of PATH.
-    """
+    """A process to start. `label` names it in messages. It runs in `directory`, which is made if missing, and `log`
+    receives everything it prints. `environment`: variables to add to those of this process; `program_folder`: a folder
+    to put in front of PATH."""
 
     label: str
     command: tuple[str, ...]
@@ -90,10 +81,8 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class ForkSpec:
-    """A function to call in a process forked from this one. What it returns is the exit status.
-
-    Forking is safe only with a single thread; otherwise the process is a new one, which imports everything again.
-    """
+    """A function to call in a process forked from this one. What it returns is the exit status. Forking is safe only
+    with a single thread; otherwise the process is a new one, which imports everything again."""
 
     label: str
     function: Callable[[], int]  # picklable
@@ -141,10 +130,8 @@ def import_variables() -> dict[str, str]:
 
 
 def json_from_module(module: str, what: str, seconds: float) -> Any:
-    """The JSON value that `python -m module` prints; the process may break without harm to this one.
-
-    `RunFailure` if it prints none, with its last words, or takes longer than `seconds`; `what` names it there.
-    """
+    """The JSON value that `python -m module` prints; the process may break without harm to this one. `RunFailure` if it
+    prints none, with its last words, or takes longer than `seconds`; `what` names it there."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", module],
@@ -163,10 +150,8 @@ def json_from_module(module: str, what: str, seconds: float) -> Any:
 
 
 class ProcessGroup:
-    """Processes started here and all that they start in turn; leaving the context ends every one of them.
-
-    `roots` were started here; `family` is every process seen so far by process id, brought up to date by `refresh`.
-    """
+    """Processes started here and all that they start in turn; leaving the context ends every one of them. `roots` were
+    started here; `family` is every process seen so far by process id, brought up to date by `refresh`."""
 
     def __init__(self) -> None:
         self.roots: list[Any] = []
@@ -238,12 +223,10 @@ def run_processes(
     ended: Callable[[Any], None] = lambda spec: None,
     seconds: float = math.inf,
 ) -> None:
-    """Run all processes in order, at most `at_once` at a time, and call `ended` after each that succeeds.
-
-    The first that fails, or that takes longer than `seconds`, ends the others and raises `RunFailure` with the end of
-    its log: with the last line after exit status 2, which says that this is the reason. Any other exception, Ctrl-C
-    too, also ends them.
-    """
+    """Run all processes in order, at most `at_once` at a time, and call `ended` after each that succeeds. The first
+    that fails, or that takes longer than `seconds`, ends the others and raises `RunFailure` with the end of its log:
+    with the last line after exit status 2, which says that this is the reason. Any other exception, Ctrl-C too, also
+    ends them."""
     waiting = list(specs)
     running: list[tuple[Any, Any, float]] = []
     with ProcessGroup() as group:
@@ -266,10 +249,8 @@ def run_processes(
 
 
 def run_reporting(spec: ProcessSpec, reported: Callable[[str], None]) -> None:
-    """Run a process and call `reported` for each line on its standard output.
-
-    `RunFailure` if it fails: with the last line of its log after exit status 2, which says that this is the reason.
-    """
+    """Run a process and call `reported` for each line on its standard output. `RunFailure` if it fails: with the last
+    line of its log after exit status 2, which says that this is the reason."""
     with ProcessGroup() as group:
         process = group.add(spec.start(subprocess.PIPE))
         with process.stdout:
@@ -312,10 +293,8 @@ def ending(status: int | None) -> str:
 
 
 def die_with_parent(launcher: int | None = None) -> None:
-    """Ask Linux to kill this process when its parent ends, so that a killed parent leaves no orphans.
-
-    `launcher`: exit at once if that process has ended already, before the request could be made.
-    """
+    """Ask Linux to kill this process when its parent ends, so that a killed parent leaves no orphans. `launcher`: exit
+    at once if that process has ended already, before the request could be made."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if launcher is not None and not psutil.pid_exists(launcher):

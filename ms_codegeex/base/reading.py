@@ -37,12 +37,8 @@ def check_regular(status: os.stat_result, path: Path) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading. It may be reached through links.
-
-    Raises:
-        UserError: it is something else. A pipe without a writer does not block, and no device is opened.
-        OSError: it is missing or not readable.
-    """
+    """Open a regular file for reading, which links may lead to. `UserError` if it is something else: a pipe without a
+    writer does not block, and no device is opened. `OSError` if it is missing or not readable."""
     return os.fdopen(_descriptor(path, path), "rb")
 
 
@@ -100,14 +96,10 @@ def _blobs(path: Path) -> Path | None:
 
 
 def open_inside(directory: Path, name: str) -> BinaryIO:
-    """Open a regular file of a directory that may be hostile.
-
-    Links are followed only to files inside the directory, or from a snapshot in Hugging Face's cache to its blobs. The
-    path is walked without following any further link, so one that is exchanged meanwhile is refused too.
-
-    Raises:
-        UserError: the file is a link out of the directory, not a regular file, missing or not readable.
-    """
+    """Open a regular file of a directory that may be hostile. Links are followed only to files inside the directory,
+    or from a snapshot in Hugging Face's cache to its blobs. The path is walked without following any further link, so
+    one that is exchanged meanwhile is refused too. `UserError` for other links, for anything but a regular file, and if
+    it is missing or not readable."""
     path = Path(directory) / name
     base, target = place_inside(directory, name)
     try:
@@ -125,10 +117,8 @@ def place_inside(directory: Path, name: str) -> tuple[Path, Path]:
     target = Path(os.path.realpath(root / name))
     base = root if root in target.parents else _blobs(root / name)
     if base is None:
-        raise UserError(
-            f"{Path(directory) / name}: is a link to {target}, outside {directory}; replace it by a copy of that file "
-            "if it belongs there"
-        )
+        wrong = f"is a link to {target}, outside {directory}"
+        raise UserError(f"{Path(directory) / name}: {wrong}; replace it by a copy of that file if it belongs there")
     return base, target
 
 
@@ -152,10 +142,8 @@ def read_inside(directory: Path, name: str, maximum: int) -> bytes:
 
 
 def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """Read a JSON file of at most `maximum` bytes; a missing or malformed one is a `UserError` that names it.
-
-    `parse` takes the content, and may raise `Malformed` as `parse_json` does.
-    """
+    """Read a JSON file of at most `maximum` bytes; a missing or malformed one is a `UserError` that names it. `parse`
+    takes the content, and may raise `Malformed` as `parse_json` does."""
     try:
         return json_of(read_regular(path, maximum), path, parse)
     except FileNotFoundError:

@@ -1,8 +1,6 @@
-"""Configuration files that come with the package, found by name.
-
-They are the repository's `configs/`, which `ms_codegeex/configs` links to: a checkout, an editable installation and a
-wheel have the same files under the same path.
-"""
+"""Configuration files that come with the package, found by name. They are the repository's `configs/`, which
+`ms_codegeex/configs` links to: a checkout, an editable installation and a wheel have the same files under the same
+path."""
 
 from __future__ import annotations
 
@@ -26,11 +24,8 @@ def shipped_names(group: str = "") -> list[str]:
 
 
 def find_config(name: str | Path, group: str = "", option: str = "--config") -> Path:
-    """Path of the YAML file `name`: a path to a file, or the name of a shipped one.
-
-    Raises:
-        UserError: there is neither; the message names `option`, the nearest name and all others. Or it is not readable.
-    """
+    """Path of the YAML file `name`: a path to a file, or the name of a shipped one. `UserError` if it is not readable,
+    or if there is neither: the message then names `option`, the nearest name and all others."""
     path, shipped = Path(name), shipped_directory(group) / f"{name}.yaml"
     try:
         if path.exists() and not path.is_dir():

@@ -1,8 +1,6 @@
-"""Single-file HTML pages of tables and charts.
-
-Everything that a page shows (file names, excerpts, messages, a model's text) is hostile until it is escaped: a source
-tree may well contain a file called `<script>`. All of it goes through `text`. A page has no script, and forbids any.
-"""
+"""Single-file HTML pages of tables and charts. Everything that a page shows (file names, excerpts, messages, a model's
+text) is hostile until it is escaped: a source tree may well contain a file called `<script>`. All of it goes through
+`text`. A page has no script, and forbids any."""
 
 from __future__ import annotations
 
@@ -142,12 +140,9 @@ def lines(
     beside: tuple[str, Mapping[str, Sequence[tuple[float, float]]]] = ("", {}),
 ) -> str:
     """A line with a legend entry for each series of (x, y), x ascending: the quantities `across` and `up`, which label
-    the axes.
-
-    `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. `beside`: another quantity
-    and its series, with an axis at the right. Of a long series only the extremes of each small interval are drawn, so
-    spikes stay.
-    """
+    the axes. `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. `beside`: another
+    quantity and its series, with an axis at the right. Of a long series only the extremes of each small interval are
+    drawn, so spikes stay."""
     other, others = beside
     xs = [x for points in (*series.values(), *others.values()) for x, _ in points]
     if not xs or min(xs) == max(xs):

@@ -74,11 +74,8 @@ def _refused(reason: str, marked: Any) -> yaml.MarkedYAMLError:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The value of a YAML document (bytes: UTF-8).
-
-    Raises:
-        Malformed: not YAML, too deep or too large, with a number of too many digits, a key that occurs twice or a NUL.
-    """
+    """The value of a YAML document (bytes: UTF-8). `Malformed` if it is not YAML, too deep or too large, or has a
+    number of too many digits, a key that occurs twice or a NUL."""
     if len(text) > MAX_BYTES:
         raise Malformed(f"larger than {MAX_BYTES:,} bytes")
     try:
@@ -98,12 +95,8 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def read_yaml_file(path: Path, pipe: bool = False) -> Any:
-    """The value of a YAML file. `pipe`: the user named it, and it may be a pipe.
-
-    Raises:
-        UserError: it is not readable, not a regular file, or `parse_yaml` refuses it.
-        FileNotFoundError: there is none.
-    """
+    """The value of a YAML file. `pipe`: the user named it, and it may be a pipe. `FileNotFoundError` if there is
+    none; `UserError` if it is not readable or not a regular file, or if `parse_yaml` refuses it."""
     try:
         return parse_yaml((read_stream if pipe else read_regular)(path, MAX_BYTES))
     except FileNotFoundError:

@@ -1,11 +1,9 @@
-"""Beam search: finds the likeliest answers to a prompt by following several at once.
-
-Each step ranks the 2 * `beams` likeliest continuations by one token. Of the first `beams`, those that end with eos are
-finished; the first `beams` of the others continue. At the limit the first `beams` are finished. The score of an answer
-is its log-probability / length ** length_penalty, including eos. The `beams` best finished answers are kept. The search
-ends when there are that many and the likeliest unfinished one, scored with its present length, is no better than the
-worst of them. This is the default of transformers (`early_stopping=False`).
-"""
+"""Beam search: finds the likeliest answers to a prompt by following several at once. Each step ranks the 2 * `beams`
+likeliest continuations by one token. Of the first `beams`, those that end with eos are finished; the first `beams` of
+the others continue. At the limit the first `beams` are finished. The score of an answer is its log-probability / length
+** length_penalty, including eos. The `beams` best finished answers are kept. The search ends when there are that many
+and the likeliest unfinished one, scored with its present length, is no better than the worst of them. This is the
+default of transformers (`early_stopping=False`)."""
 
 from __future__ import annotations
 

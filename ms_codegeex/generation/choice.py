@@ -1,8 +1,6 @@
-"""How the token after a row is chosen, and the inputs of the graph's choice operator.
-
-Logits are edited first, x -> (x / factor if x > 0 else x * factor) + term for a few ids of each row; then comes
-what `Drawing` declares, in its order. Log-probabilities are those of the unedited logits.
-"""
+"""How the token after a row is chosen, and the inputs of the graph's choice operator. Logits are edited first, x -> (x
+/ factor if x > 0 else x * factor) + term for a few ids of each row; then comes what `Drawing` declares, in its order.
+Log-probabilities are those of the unedited logits."""
 
 from __future__ import annotations
 
@@ -79,10 +77,8 @@ def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequ
 
 def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The operator's inputs for `rows` rows of which the first are wanted: settings float64 [rows, columns], edits
-    float64 [rows, a, 3], and int32 [1 + k], whose size says how many likeliest ids come out.
-
-    a is one of `WIDTHS` or `allowed`; k is a power of two or `allowed`.
-    """
+    float64 [rows, a, 3], and int32 [1 + k], whose size says how many likeliest ids come out. a is one of `WIDTHS` or
+    `allowed`; k is a power of two or `allowed`."""
     settings = np.tile(np.array(TokenChoice().row(allowed), np.float64), (rows, 1))
     maximum = max((len(choice.edits) for choice in choices), default=0)
     edits = np.tile(np.array(PADDING), (rows, next(width for width in (*WIDTHS, allowed) if maximum <= width), 1))

@@ -1,7 +1,5 @@
-"""The engine's cells from MindSpore's own operators, for devices and machines without the compiled ones.
-
-Products and norms are the model's. A pass has several sequences with one row each, or one sequence.
-"""
+"""The engine's cells from MindSpore's own operators, for devices and machines without the compiled ones. Products and
+norms are the model's. A pass has several sequences with one row each, or one sequence."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Answers that follow a schema or grammar: which tokens it allows next.
-
-llguidance walks the tree of all tokens' bytes with a parser, in microseconds and without the interpreter's lock.
-"""
+"""Answers that follow a schema or grammar: which tokens it allows next. llguidance walks the tree of all tokens' bytes
+with a parser, in microseconds and without the interpreter's lock."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Text from a model: a prompt goes in, tokens come out one by one.
-
-All requests share the slots of one engine (`slots.py`, `scheduler.py`).
-"""
+"""Text from a model: a prompt goes in, tokens come out one by one. All requests share the slots of one engine
+(`slots.py`, `scheduler.py`)."""
 
 from __future__ import annotations
 
@@ -38,16 +36,13 @@ FORBIDDEN = -1e6  # added to a logit
 
 class Generator:
     """A model that continues prompts, loaded from a model directory (quantised or not), a run directory or a
-    checkpoint.
-
-    `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
-    run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
-    of the same tokenizer, guesses tokens; the answers stay the same. `exact`, `fast`, `cache_bits` and `cpu_level` as
-    in `rows.py`. Of several `devices`, each is a process with its share of the weights and of the cache.
+    checkpoint. `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default:
+    all cores) run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a
+    smaller model of the same tokenizer, guesses tokens; the answers stay the same. `exact`, `fast`, `cache_bits` and
+    `cpu_level` as in `rows.py`. Of several `devices`, each is a process with its share of the weights and of the cache.
     `bits` (8 or 4) rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA
     adapters by the names that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none.
-    `device` is a kind of device (`targets.py`); without it, MindSpore chooses.
-    """
+    `device` is a kind of device (`targets.py`); without it, MindSpore chooses."""
 
     def __init__(
         self,
@@ -119,10 +114,8 @@ class Generator:
         return DraftSpeculation(self._engine(draft, replace(sizes, capacity=capacity)))
 
     def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
-        """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`.
-
-        With `truncate_for`, the length of an answer in tokens, a prompt that leaves less room loses its start.
-        """
+        """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`. With `truncate_for`, the
+        length of an answer in tokens, a prompt that leaves less room loses its start."""
         if not prompt:
             raise UserError("prompt: empty; give some text, for example '# language: Python'")
         ids = self.tokenizer.encode_prompt(prompt)

@@ -1,7 +1,5 @@
-"""Opens a model for generation, in any of the formats in which it may be stored, and adapters (LoRA) on it.
-
-Adapters are applied row by row: the rows of a pass may have different ones, or none.
-"""
+"""Opens a model for generation, in any of the formats in which it may be stored, and adapters (LoRA) on it. Adapters
+are applied row by row: the rows of a pass may have different ones, or none."""
 
 from __future__ import annotations
 
@@ -91,11 +89,9 @@ def verify_stored(paths: Iterable[Path], public_key: Path | None = None) -> None
 
 
 def load_model(path: Path, bits: int | None = None) -> LoadedModel:
-    """Open a quantised model directory or anything that `open_source` opens; `UserError` if it cannot be.
-
-    Files that its `provenance.json` has otherwise are an error, as far as sizes and both ends of a file show it.
-    With `bits` 8 or 4, each matrix is rounded when it is read; a quantised model must have these bits already.
-    """
+    """Open a quantised model directory or anything that `open_source` opens; `UserError` if it cannot be. Files that
+    its `provenance.json` has otherwise are an error, as far as sizes and both ends of a file show it. With `bits` 8 or
+    4, each matrix is rounded when it is read; a quantised model must have these bits already."""
     if is_quantised(path):
         model = QuantisedModel(path)
         if bits not in (None, model.bits):

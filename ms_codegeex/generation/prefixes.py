@@ -1,9 +1,7 @@
-"""Beginnings of texts that no slot holds any more, in host memory: the ids, and a copy of their keys and values.
-
-A slot that takes up another text loses most of its contents. With `Prefixes` they are kept, up to a number of bytes;
-the least recently used go first, of the group that has most. A prompt that begins like one of them gets the copy; what
-is not in it is computed.
-"""
+"""Beginnings of texts that no slot holds any more, in host memory: the ids, and a copy of their keys and values. A slot
+that takes up another text loses most of its contents. With `Prefixes` they are kept, up to a number of bytes; the least
+recently used go first, of the group that has most. A prompt that begins like one of them gets the copy; what is not in
+it is computed."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Quantised model directories: `quantised.json`, `quantised.safetensors` and the tokenizer's files.
-
-The safetensors file has our names. A quantised matrix NAME [n, k] is int8 [n, k], or for 4 bits uint8 [n, ceil(k / 2)]
-with the earlier number in the low half, in two's complement; NAME.scales is FP32 [n], or [n, ceil(k / group)]. Tables
-that are looked up, biases and norms keep their dtypes. Tensors are read and written one at a time.
-"""
+"""Quantised model directories: `quantised.json`, `quantised.safetensors` and the tokenizer's files. The safetensors
+file has our names. A quantised matrix NAME [n, k] is int8 [n, k], or for 4 bits uint8 [n, ceil(k / 2)] with the earlier
+number in the low half, in two's complement; NAME.scales is FP32 [n], or [n, ceil(k / group)]. Tables that are looked
+up, biases and norms keep their dtypes. Tensors are read and written one at a time."""
 
 from __future__ import annotations
 
@@ -36,11 +34,9 @@ def is_quantised(path: Path) -> bool:
 
 
 def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
-    """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all.
-
-    Returns a description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not
-    a quantised model to `replace`, or if the model's tokenizer is unknown.
-    """
+    """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all. Returns a
+    description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a
+    quantised model to `replace`, or if the model's tokenizer is unknown."""
     if bits in (32, 16):
         raise UserError(f"bits: {bits} needs no quantisation; choose 8 or 4")
     check_bits(bits, group)

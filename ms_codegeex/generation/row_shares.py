@@ -74,12 +74,10 @@ class RowShares:
         return bool(away) and self.favoured({*present, *away}) in away
 
     def divided(self, prompts: Sequence[tuple[str, int]], room: int, begun: Iterable[str] = ()) -> list[int]:
-        """How many of `room` rows each prompt gets, given its group and the number of rows that it could use.
-
-        The first prompt of the favoured group comes first. If it is complete with this pass, or if one of that group is
-        complete anyway, as `begun` says, the others get as many rows at most: the pass is short. Otherwise groups have
-        equal shares, within which the first prompts come first; so does what a group does not need.
-        """
+        """How many of `room` rows each prompt gets, given its group and the number of rows that it could use. The first
+        prompt of the favoured group comes first. If it is complete with this pass, or if one of that group is complete
+        anyway, as `begun` says, the others get as many rows at most: the pass is short. Otherwise groups have equal
+        shares, within which the first prompts come first; so does what a group does not need."""
         counts, sizes, waiting = [0] * len(prompts), Counter(group for group, _ in prompts), Counter(begun)
         groups = sizes + waiting
         if len(groups) > 1:

@@ -1,8 +1,6 @@
-"""Rows, of which a pass of the engine consists. A row is a token (id, slot, position); a slot is a sequence's cache.
-
-A pass is int32 [3, s, c]: ids, slots and positions of c rows of each of s sequences. It goes through a family's network
-instead of the ids. Padding rows are at position `capacity`, where no sequence reads.
-"""
+"""Rows, of which a pass of the engine consists. A row is a token (id, slot, position); a slot is a sequence's cache. A
+pass is int32 [3, s, c]: ids, slots and positions of c rows of each of s sequences. It goes through a family's network
+instead of the ids. Padding rows are at position `capacity`, where no sequence reads."""
 
 from __future__ import annotations
 
@@ -18,13 +16,10 @@ from ms_codegeex.kernels.levels import AUTO
 
 @dataclass(frozen=True)
 class SlotSizes:
-    """`slots` sequences of up to `capacity` positions.
-
-    `threads` > 0 requests the compiled operators. If they are unavailable, and with 0, MindSpore's own do the work.
-    `activation_bits`: the compiled operators round the inputs of 8-bit and 4-bit weights to 16 or 8 bits, or with 32
-    keep them in FP32, as all other products do. `cache_bits` 16 keeps keys and values in FP16. `cpu_level` is that of
-    the compiled operators, by default the best for this CPU.
-    """
+    """`slots` sequences of up to `capacity` positions. `threads` > 0 requests the compiled operators. If they are
+    unavailable, and with 0, MindSpore's own do the work. `activation_bits`: the compiled operators round the inputs of
+    8-bit and 4-bit weights to 16 or 8 bits, or with 32 keep them in FP32, as all other products do. `cache_bits` 16
+    keeps keys and values in FP16. `cpu_level` is that of the compiled operators, by default the best for this CPU."""
 
     capacity: int
     slots: int = 1

@@ -1,10 +1,8 @@
-"""Continuous batching: requests from any thread share the slots of an engine, which runs in one thread.
-
-A step is one pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, the shortest
-rest first. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the
-beginning that a prompt shares with any slot is not computed again. A request's ids do not depend on other requests.
-Work that takes many steps, such as a beam search, may hold slots: its steps take place between those of the requests.
-"""
+"""Continuous batching: requests from any thread share the slots of an engine, which runs in one thread. A step is one
+pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, the shortest rest first.
+Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the beginning
+that a prompt shares with any slot is not computed again. A request's ids do not depend on other requests. Work that
+takes many steps, such as a beam search, may hold slots: its steps take place between those of the requests."""
 
 from __future__ import annotations
 
@@ -35,10 +33,8 @@ PATIENCE = 8  # passes in which shorter prompts may come before a longer one
 
 
 class Request:
-    """A prompt and its answer: iterate over it for the new tokens. Cancel a request whose answer nobody reads.
-
-    `finish` says why it ended: "eos" (which is not yielded), "stop", "length" or "cancelled".
-    """
+    """A prompt and its answer: iterate over it for the new tokens. Cancel a request whose answer nobody reads. `finish`
+    says why it ended: "eos" (which is not yielded), "stop", "length" or "cancelled"."""
 
     count = 1  # slots
 

@@ -1,8 +1,6 @@
-"""Shares of a model: the part of each weight that one of several devices holds.
-
-A family's table gives the axis along which tensor parallelism splits a parameter. The size of that axis gives the unit:
-attention heads, groups of keys and values, channels of the feed-forward part, or tokens. Shares may be unequal.
-"""
+"""Shares of a model: the part of each weight that one of several devices holds. A family's table gives the axis along
+which tensor parallelism splits a parameter. The size of that axis gives the unit: attention heads, groups of keys and
+values, channels of the feed-forward part, or tokens. Shares may be unequal."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""The decoding engine: sequences in slots, each with cached keys and values, and passes of rows through a network.
-
-A pass takes rows of any slots: chunks of prompts, the newest token of a sequence, guesses of its next ones. The
-beginning that a sequence shares with its slot is not computed again, and one slot's contents can be copied to another.
-With the compiled operators, the result of a row is the same bit for bit in any pass.
-"""
+"""The decoding engine: sequences in slots, each with cached keys and values, and passes of rows through a network. A
+pass takes rows of any slots: chunks of prompts, the newest token of a sequence, guesses of its next ones. The beginning
+that a sequence shares with its slot is not computed again, and one slot's contents can be copied to another. With the
+compiled operators, the result of a row is the same bit for bit in any pass."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
 """Stop rules decide when a growing text has ended, reading each character once. Also gives the text up to there, as it
-comes.
-
-Calling a rule with a complete text says whether it has ended. `scan` returns a function for one growing text: given the
-next piece, it returns the number of characters of that piece after which the text has first ended, or None if the text
-continues. Both agree on every prefix of a text, which a test checks.
-"""
+comes. Calling a rule with a complete text says whether it has ended. `scan` returns a function for one growing text:
+given the next piece, it returns the number of characters of that piece after which the text has first ended, or None if
+the text continues. Both agree on every prefix of a text, which a test checks."""
 
 from __future__ import annotations
 
@@ -31,10 +28,8 @@ class Rule:
 
 class PartialWord:
     """Follows which beginning of `word` a growing text ends with. `length`: of the longest one. `shorter[n]`: of the
-    next shorter beginning that also ends the first n characters of the word; known for every n reached so far.
-
-    By Knuth, Morris and Pratt, so that a character takes two comparisons on average, whatever text and word are.
-    """
+    next shorter beginning that also ends the first n characters of the word; known for every n reached so far. By
+    Knuth, Morris and Pratt, so that a character takes two comparisons on average, whatever text and word are."""
 
     def __init__(self, word: str):
         self.word, self.length = word, 0

@@ -67,10 +67,8 @@ def prepare_engine() -> None:
 def check_memory(needed: int) -> None:
     """`UserError` if the GPU that computes has less than `needed` bytes free."""
     if ms.get_context("device_target") == "GPU" and (free := free_memory()) is not None and needed > free:
-        raise UserError(
-            f"--device: the model and its cache need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of the GPU are free; "
-            "give fewer slots, --devices N, or --device cpu"
-        )
+        wrong = f"the model and its cache need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of the GPU are free"
+        raise UserError(f"--device: {wrong}; give fewer slots, --devices N, or --device cpu")
 
 
 def free_memory() -> int | None:

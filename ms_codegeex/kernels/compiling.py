@@ -61,10 +61,8 @@ def library_file(directory: Path, level: str, command: list[str]) -> Path:
 
 
 def compile_library(directory: Path, level: str, compiler: list[str], *extra: str) -> Path:
-    """The path of the shared library in `directory`, compiled unless it exists; it is written atomically.
-
-    Raises `RunFailure` with the compiler's last line if it fails.
-    """
+    """The path of the shared library in `directory`, compiled unless it exists; it is written atomically. Raises
+    `RunFailure` with the compiler's last line if it fails."""
     source, command = Path(__file__).parent, [*build_command(level, compiler), *extra]
     target = library_file(directory, level, command)
     if target.is_file():

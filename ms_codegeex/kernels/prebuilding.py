@@ -8,13 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ms_codegeex.base.cache import user_cache
-from ms_codegeex.kernels.compiling import (
-    build_command,
-    compile_library,
-    cxx_compilers,
-    library_file,
-    prebuilt_file,
-)
+from ms_codegeex.kernels.compiling import build_command, compile_library, cxx_compilers, library_file, prebuilt_file
 from ms_codegeex.kernels.levels import LEVELS, cpu_level
 
 # zig's names of the platforms of such wheels, with the oldest C library, and their levels
@@ -25,9 +19,8 @@ TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def prebuild(machine: str, package: Path) -> list[Path]:
-    """Compiles all levels of a machine, one of `TARGETS`, into the folder of a wheel's files, `package`, with zig.
-
-    Any machine compiles for each; equal sources give equal bytes. `RunFailure` if a compilation fails."""
+    """Compiles all levels of a machine, one of `TARGETS`, into the folder of a wheel's files, `package`, with zig. Any
+    machine compiles for each; equal sources give equal bytes. `RunFailure` if a compilation fails."""
     target, levels = TARGETS[machine]
     zig = [sys.executable, "-m", "ziglang", "c++", "-target", target]
     files = [prebuilt_file(machine, level, package / "kernels") for level in levels]

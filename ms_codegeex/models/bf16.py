@@ -1,9 +1,6 @@
-"""BF16 where no kernel computes it: FP32 operators whose operands, results and gradients are BF16 numbers.
-
-MindSpore's CPU kernels take no BF16, neither in products nor in a reshape. A model that is built for BF16 then runs in
-FP32, with a rounding around every operator that would be BF16 on a device. Its cells name these operators in
-`computed_in_dtype`.
-"""
+"""BF16 where no kernel computes it: FP32 operators whose operands, results and gradients are BF16 numbers. MindSpore's
+CPU kernels take no BF16, neither in products nor in a reshape. A model that is built for BF16 then runs in FP32, with a
+rounding around every operator that would be BF16 on a device. Its cells name these operators in `computed_in_dtype`."""
 
 from __future__ import annotations
 
@@ -12,10 +9,8 @@ from mindspore import Tensor, nn, ops
 
 
 class RoundToBf16(nn.Cell):
-    """The nearest BF16 numbers, ties to even, as FP32. The gradient is rounded in the same way.
-
-    It takes the place of a cast to or from BF16.
-    """
+    """The nearest BF16 numbers, ties to even, as FP32. The gradient is rounded in the same way. It takes the place of a
+    cast to or from BF16."""
 
     def __init__(self):
         super().__init__()

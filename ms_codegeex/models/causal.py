@@ -1,11 +1,9 @@
-"""What the language models of all families share: construction, embedding, head and loss.
-
-A family's network maps ids int32 [batch, seq] and sample numbers int32 [batch] to hidden states [batch*seq, H]. It has
-the cells `hash_samples`, `mask`, `embedding`, `blocks` and `head`, which is None where the output layer multiplies with
-the word table, `embedding.word`; and `rotary` if positions rotate queries and keys. A block has `attention` with its
-`core`, `feed_forward` with its `activation`, and two dropouts and additions. Every other cell comes after the blocks.
-A family's `Loss` and `Logits` are `CausalLoss` and `CausalLogits` (`logits.py`) of its network.
-"""
+"""What the language models of all families share: construction, embedding, head and loss. A family's network maps ids
+int32 [batch, seq] and sample numbers int32 [batch] to hidden states [batch*seq, H]. It has the cells `hash_samples`,
+`mask`, `embedding`, `blocks` and `head`, which is None where the output layer multiplies with the word table,
+`embedding.word`; and `rotary` if positions rotate queries and keys. A block has `attention` with its `core`,
+`feed_forward` with its `activation`, and two dropouts and additions. Every other cell comes after the blocks. A
+family's `Loss` and `Logits` are `CausalLoss` and `CausalLogits` (`logits.py`) of its network."""
 
 from __future__ import annotations
 
@@ -48,14 +46,12 @@ from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
 
 @dataclass(frozen=True)
 class Build:
-    """How a model is built, apart from its sizes; makes its layers.
-
-    `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call. `head_table` gives the
-    head of a tied model a separate word table, for pipelines: the last stage cannot reach the embedding's. The training
-    step keeps the two equal. `kernels`: names of the cells that are the fused ones, as in `parallel.fusion`.
-    `documents`: how many of a row fused attention takes by their ends; 0: it takes a mask. `library`: the path of the
-    operators that are compiled for this CPU; "" for none (FP32 only).
-    """
+    """How a model is built, apart from its sizes; makes its layers. `loss_chunk` > 0 chooses the chunked loss (FP32
+    only) with `micro_batch` sequences a call. `head_table` gives the head of a tied model a separate word table, for
+    pipelines: the last stage cannot reach the embedding's. The training step keeps the two equal. `kernels`: names of
+    the cells that are the fused ones, as in `parallel.fusion`. `documents`: how many of a row fused attention takes by
+    their ends; 0: it takes a mask. `library`: the path of the operators that are compiled for this CPU; "" for none
+    (FP32 only)."""
 
     seq_length: int
     dtype: ms.Type = ms.float32
@@ -166,9 +162,7 @@ class QueryEmbedding(Embedding):
 
 class Attention(nn.Cell):
     """Attention with its projections of query, key, value and output; `rotary_dim` channels of a head are rotated.
-
-    `narrow`: what the adapters of query, key and value share, if they do (`models/lora.py`).
-    """
+    `narrow`: what the adapters of query, key and value share, if they do (`models/lora.py`)."""
 
     def __init__(self, config: DecoderConfig, build: Build, site: int):
         super().__init__()
@@ -195,10 +189,8 @@ class Attention(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """down(activation(up(x))), or down(silu(gate(x)) * up(x)) for swiglu.
-
-    `narrow`: what the adapters of gate and up share, if they do.
-    """
+    """down(activation(up(x))), or down(silu(gate(x)) * up(x)) for swiglu. `narrow`: what the adapters of gate and up
+    share, if they do."""
 
     def __init__(self, config: DecoderConfig, build: Build):
         super().__init__()
@@ -277,9 +269,7 @@ def has_bias(model: nn.Cell) -> bool:
 
 class CausalLoss(nn.Cell):
     """Σ mask·(nll + z-loss) of the next tokens and Σ mask. The training step divides the sums over the global batch.
-
-    They are one tensor because a pipelined network may have only one output.
-    """
+    They are one tensor because a pipelined network may have only one output."""
 
     def __init__(self, network: Callable[[DecoderConfig, Build], nn.Cell], config: DecoderConfig, build: Build):
         super().__init__(auto_prefix=False)

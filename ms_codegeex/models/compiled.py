@@ -1,8 +1,6 @@
-"""Counterparts of cells whose operators are compiled for this CPU (`ms_codegeex/kernels`), in FP32.
-
-Parameters and `construct` match those of the composed cells, so neither models nor checkpoints depend on the choice. An
-operator has its gradients' operator; the results have the same bits for any number of threads. `library`: the path.
-"""
+"""Counterparts of cells whose operators are compiled for this CPU (`ms_codegeex/kernels`), in FP32. Parameters and
+`construct` match those of the composed cells, so neither models nor checkpoints depend on the choice. An operator has
+its gradients' operator; the results have the same bits for any number of threads. `library`: the path."""
 
 from __future__ import annotations
 

@@ -19,9 +19,7 @@ TINY = {"hidden_size": 128, "num_layers": 3, "num_heads": 4, "max_position_embed
 
 class DecoderConfig:
     """Base of the families' configurations, which are frozen dataclasses; a field of the same name replaces a property.
-
-    `activation` is that of the feed-forward part: fast_gelu, gelu or swiglu.
-    """
+    `activation` is that of the feed-forward part: fast_gelu, gelu or swiglu."""
 
     table: ClassVar[ParameterTable]
     activation: ClassVar[str]
@@ -42,15 +40,13 @@ class DecoderConfig:
             if number and key != "eos_token_id" and value <= 0:
                 raise UserError(f"model.{key}: {value} is not positive; give a number above 0")
         if self.hidden_size % self.num_heads:
-            raise UserError(
-                f"model.num_heads: {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
-                "choose a divisor"
-            )
+            wrong = f"{self.num_heads} does not divide model.hidden_size {self.hidden_size}"
+            raise UserError(f"model.num_heads: {wrong}; choose a divisor")
         if not 0 <= self.eos_token_id < self.vocab_size:
-            raise UserError(
-                f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; set "
-                f"model.vocab_size={max(self.eos_token_id, 0) + 1} or more, or model.eos_token_id to one of its ids"
-            )
+            wrong = f"{self.eos_token_id} is outside model.vocab_size {self.vocab_size}"
+            least = max(self.eos_token_id, 0) + 1
+            remedy = f"set model.vocab_size={least} or more, or model.eos_token_id to one of its ids"
+            raise UserError(f"model.eos_token_id: {wrong}; {remedy}")
         turned, head = self.rotary_dim, self.head_dim
         if turned % 2 or turned > head:
             raise UserError(f"model.rotary_dim: {turned} of {head} channels; give an even number up to {head}")
@@ -111,10 +107,8 @@ class DecoderConfig:
         return 2 * self.attention_layers * self.kv_size
 
     def initial_std(self, name: str) -> float:
-        """Standard deviation of a layer's initial weight, or of its adapter's; `name`: of one of its parameters.
-
-        An adapter's first factor has the variance of PEFT's uniform numbers, whose bound is 1 / sqrt(columns).
-        """
+        """Standard deviation of a layer's initial weight, or of its adapter's; `name`: of one of its parameters. An
+        adapter's first factor has the variance of PEFT's uniform numbers, whose bound is 1 / sqrt(columns)."""
         layer_name, _, kind = name.rpartition(".")
         layer = self.table.layer(layer_name)
         if kind in (LORA_A, LORA_B):
@@ -166,10 +160,8 @@ class DecoderConfig:
 
     def flops_per_token(self, seq_length: int, frozen: bool = False) -> int:
         """Model FLOPs of forward and backward for one token: 2 per multiply-add, backward twice the forward. Products
-        with `frozen` weights count once in the backward, as these have no gradient.
-
-        Counts the matrix products (linear layers, full attention square as computed, logits), not element-wise work.
-        """
+        with `frozen` weights count once in the backward, as these have no gradient. Counts the matrix products (linear
+        layers, full attention square as computed, logits), not element-wise work."""
         linear = (layer.shape(self) for layer in self.table.layers(self.num_layers) if layer.role.linear)
         multiplied = sum(rows * columns for rows, columns in linear) + self.vocab_size * self.hidden_size
         attention = 2 * seq_length * self.hidden_size * self.attention_layers
@@ -180,9 +172,7 @@ def from_preset(
     cls: type[Config], presets: Mapping[str, Mapping[str, Any]], default: str, preset: Any, overrides: Mapping[str, Any]
 ) -> Config:
     """The preset (`default` if none is named) with single fields replaced, validated; `UserError` for an unknown one.
-
-    `overrides` holds known field names only.
-    """
+    `overrides` holds known field names only."""
     name = str(preset or default).lower()
     if name not in presets:
         raise UserError(f"model.preset: '{preset}' is unknown; choose one of {', '.join(presets)}")

@@ -1,7 +1,5 @@
-"""Fused attention by the ends of documents (layout TND): no mask, and a document costs its own length squared.
-
-The rows of a micro-batch lie end to end, and the kernel takes the numbers of tokens up to the end of each document.
-"""
+"""Fused attention by the ends of documents (layout TND): no mask, and a document costs its own length squared. The rows
+of a micro-batch lie end to end, and the kernel takes the numbers of tokens up to the end of each document."""
 
 from __future__ import annotations
 
@@ -18,11 +16,9 @@ SIDE = 2048  # of the triangle that stands for every causal mask
 
 
 class DocumentEnds(nn.Cell):
-    """In place of `CausalMask`: the ends of documents, `most` in each of a device's `rows`; positions as there.
-
-    The last of the ends is the row's. So a row with fewer documents has empty ones, which the kernel takes (CANN's
-    aclnnFlashAttentionVarLenScore), and in one with more the last of them are one document.
-    """
+    """In place of `CausalMask`: the ends of documents, `most` in each of a device's `rows`; positions as there. The
+    last of the ends is the row's. So a row with fewer documents has empty ones, which the kernel takes (CANN's
+    aclnnFlashAttentionVarLenScore), and in one with more the last of them are one document."""
 
     def __init__(self, seq_length: int, eos_token_id: int, reset_at_eos: bool, rows: int, most: int):
         super().__init__()

@@ -1,8 +1,6 @@
 """Fused counterparts of the cells in `layers.py`: each wraps one kernel of the device, its attribute `kernel`.
-
 Constructor, parameters and `construct` match those of the composed cell, so neither models nor checkpoints depend on
-the choice. Which of the two a run uses is decided in `ms_codegeex/config/chosen_hardware.py`.
-"""
+the choice. Which of the two a run uses is decided in `ms_codegeex/config/chosen_hardware.py`."""
 
 from __future__ import annotations
 
@@ -43,13 +41,11 @@ class FusedRMSNorm(RMSNorm):
 
 class FusedAttention(AttentionCore):
     """Attention whose scores never leave the chip. The kernel exists on Ascend only, for FP16; softmax is FP32 in it.
-
     The kernel divides by sqrt(d) itself, after a product in FP32, and masks by a boolean instead of adding -10000. It
     has no dropout of attention weights: an active `dropout` is a `UserError`. With `next_tokens` 0 it computes no tile
     that lies after the diagonal, about half of them (CANN's ops-transformer, sparse_mode_introduction.md: mode 0 with
-    nextTokens 0 and preTokens of at least the sequence is the causal case); in the others the mask still decides, so
-    it may hide earlier documents.
-    """
+    nextTokens 0 and preTokens of at least the sequence is the causal case); in the others the mask still decides, so it
+    may hide earlier documents."""
 
     def __init__(
         self,
@@ -78,12 +74,10 @@ class FusedAttention(AttentionCore):
 
 
 class FusedDropout(nn.Cell):
-    """Inverted dropout by the engine's kernel and random numbers. Acts only while `training` is set.
-
-    Every call draws another mask, which is not a function of the sample as in `layers.Dropout`: a resumed run, or one
-    on another number of devices, drops other elements. MindSpore documents that the kernel's seeds have no effect on an
-    Ascend, so no run may need the same mask twice (`config/chosen_hardware.py`).
-    """
+    """Inverted dropout by the engine's kernel and random numbers. Acts only while `training` is set. Every call draws
+    another mask, which is not a function of the sample as in `layers.Dropout`: a resumed run, or one on another number
+    of devices, drops other elements. MindSpore documents that the kernel's seeds have no effect on an Ascend, so no run
+    may need the same mask twice (`config/chosen_hardware.py`)."""
 
     def __init__(self, probability: float, shape: tuple[int, ...], site: int, seed: int):
         super().__init__()

@@ -1,11 +1,9 @@
-"""Cells shared by the model families: pure mathematics, no strategy, no device, no file format.
-
-Activations between cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that
-`parallel/strategies.py` shards is an attribute of its cell, so that strategies can be set from outside. Parameters are
-FP32 masters, cast to the compute dtype where they are multiplied; normalisation, softmax and loss are FP32. A cell
-lists in `computed_in_dtype` its operators whose operands or result have the compute dtype; operators that only move
-numbers are left out. In `constants` it lists its attributes that are numbers and operands of such an operator.
-"""
+"""Cells shared by the model families: pure mathematics, no strategy, no device, no file format. Activations between
+cells are two-dimensional, [batch * seq_length, hidden_size]. Every operator that `parallel/strategies.py` shards is an
+attribute of its cell, so that strategies can be set from outside. Parameters are FP32 masters, cast to the compute
+dtype where they are multiplied; normalisation, softmax and loss are FP32. A cell lists in `computed_in_dtype` its
+operators whose operands or result have the compute dtype; operators that only move numbers are left out. In `constants`
+it lists its attributes that are numbers and operands of such an operator."""
 
 from __future__ import annotations
 
@@ -63,10 +61,8 @@ class WidenedProduct(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`.
-
-    It ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from.
-    """
+    """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`. It
+    ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from."""
 
     computed_in_dtype = ("cast_weight", "matmul", "cast_bias", "add")
 
@@ -115,10 +111,8 @@ class Linear(nn.Cell):
 
 
 class LayerNorm(nn.Cell):
-    """LayerNorm over the last axis in FP32, result in `dtype`.
-
-    Written from elementary operators: MindSpore's CPU kernel and its gradient take more than twice as long.
-    """
+    """LayerNorm over the last axis in FP32, result in `dtype`. Written from elementary operators: MindSpore's CPU
+    kernel and its gradient take more than twice as long."""
 
     computed_in_dtype = ("up", "down")
 
@@ -143,11 +137,9 @@ class LayerNorm(nn.Cell):
 
 
 class RMSNorm(nn.Cell):
-    """x / sqrt(mean(x²) + epsilon) * weight over the last axis in FP32, result in `dtype`.
-
-    The release keeps everything in bf16 for bf16 activations (modeling_chatglm.py); here the variance is FP32 for every
-    dtype, as in the release for fp16 and fp32.
-    """
+    """x / sqrt(mean(x²) + epsilon) * weight over the last axis in FP32, result in `dtype`. The release keeps everything
+    in bf16 for bf16 activations (modeling_chatglm.py); here the variance is FP32 for every dtype, as in the release for
+    fp16 and fp32."""
 
     computed_in_dtype = ("up", "down")
 
@@ -282,11 +274,9 @@ def keys_in_block(sample_keys: Tensor, activation: Tensor) -> Tensor:
 
 
 class CausalMask(nn.Cell):
-    """Visibility and positions from the token ids, on the device.
-
-    With `reset_at_eos`, a position sees nothing at or before an earlier eos and positions restart at 0 after it
-    (CodeGeeX paper: eod reset); the eos itself still belongs to the document it ends.
-    """
+    """Visibility and positions from the token ids, on the device. With `reset_at_eos`, a position sees nothing at or
+    before an earlier eos and positions restart at 0 after it (CodeGeeX paper: eod reset); the eos itself still belongs
+    to the document it ends."""
 
     def __init__(self, seq_length: int, eos_token_id: int, reset_at_eos: bool):
         super().__init__()
@@ -316,10 +306,8 @@ class CausalMask(nn.Cell):
 
 
 class RotaryTable(nn.Cell):
-    """cos and ∓sin of position · base^(-2i / rotary_dim) for channels 2i and 2i + 1; 1 and 0 from `rotary_dim` on.
-
-    As in the PyTorch implementations, frequencies and angles are FP32 numbers, then rounded to `precision`.
-    """
+    """cos and ∓sin of position · base^(-2i / rotary_dim) for channels 2i and 2i + 1; 1 and 0 from `rotary_dim` on. As
+    in the PyTorch implementations, frequencies and angles are FP32 numbers, then rounded to `precision`."""
 
     def __init__(self, positions: int, head_dim: int, rotary_dim: int, precision: str = "fp32", base: float = 10000.0):
         super().__init__()
@@ -354,12 +342,9 @@ def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
 
 
 class Rotary(nn.Cell):
-    """Turns each pair of adjacent channels (2i, 2i + 1) by its position's angle: x cos + swapped(x) sin.
-
-    The swap reverses pairs, which moves numbers without arithmetic and can be split by heads; the sign is in the table.
-    Heads of an odd `size` have a last channel without a partner, which stays. Arithmetic is FP32, the result is
-    `out_dtype`.
-    """
+    """Turns each pair of adjacent channels (2i, 2i + 1) by its position's angle: x cos + swapped(x) sin. The swap
+    reverses pairs, which moves numbers without arithmetic and can be split by heads; the sign is in the table. Heads of
+    an odd `size` have a last channel without a partner, which stays. Arithmetic is FP32, the result is `out_dtype`."""
 
     def __init__(self, out_dtype: ms.Type, size: int):
         super().__init__()
@@ -392,9 +377,7 @@ class Heads:
 
 class AttentionCore(nn.Cell):
     """softmax(q kᵀ / sqrt(d) + mask) v, with q and k each divided by d^(1/4) first, which keeps FP16 products small.
-
-    `rotary` rotates queries and keys.
-    """
+    `rotary` rotates queries and keys."""
 
     constants = ("scale",)
 

@@ -1,8 +1,6 @@
 """Low-rank adapters on linear layers (LoRA, Hu et al. 2021): y = W x + b + (alpha / rank) B A drop(x), W and b frozen.
-
 A [rank, in] begins random and B [out, rank] zero, so that a model with new adapters is the model itself. Layers that
-the original fuses share one A, as PEFT trains them.
-"""
+the original fuses share one A, as PEFT trains them."""
 
 from __future__ import annotations
 
@@ -63,11 +61,8 @@ class Narrow(nn.Cell):
 
 
 class LoraLinear(nn.Cell):
-    """A linear layer with an adapter.
-
-    It has its own `narrow`, or None if it shares one: then the cell around it hands over what that computes, [rows,
-    rank], instead of the samples' keys.
-    """
+    """A linear layer with an adapter. It has its own `narrow`, or None if it shares one: then the cell around it hands
+    over what that computes, [rows, rank], instead of the samples' keys."""
 
     computed_in_dtype = ("cast_b", "up", "add")
 

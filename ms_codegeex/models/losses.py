@@ -1,9 +1,7 @@
-"""Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states.
-
-Two forms of one formula. `CrossEntropy` is composed of elementary operators that can be sharded over the vocabulary.
+"""Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states. Two forms of one
+formula. `CrossEntropy` is composed of elementary operators that can be sharded over the vocabulary.
 `ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with
-52,224 columns the logits dominate time and memory on a CPU.
-"""
+52,224 columns the logits dominate time and memory on a CPU."""
 
 from __future__ import annotations
 
@@ -13,10 +11,8 @@ from mindspore import Tensor, nn, ops
 
 class CrossEntropy(nn.Cell):
     """Σ mask·(log Z - z[label]) with log Z = logsumexp(z) and z = h Wᵀ (+ b if `bias`), multiplied in `dtype` and
-    reduced in FP32.
-
-    In training `z_loss`·(log Z)² is added to each term; `set_train(False)` before compilation leaves it out.
-    """
+    reduced in FP32. In training `z_loss`·(log Z)² is added to each term; `set_train(False)` before compilation leaves
+    it out."""
 
     computed_in_dtype = ("cast_table", "matmul", "up")
 
@@ -52,12 +48,10 @@ class CrossEntropy(nn.Cell):
 
 
 class _ChunkedSum(nn.Cell):
-    """The sum, z-loss included, and its gradients with respect to hidden, table and bias, chunk by chunk (FP32).
-
-    With p = softmax(z), the gradient of a row with respect to z is p·(1 + 2·`z_loss`·log Z) - onehot(label). Without a
-    bias, a single number takes its place: the engine expects a gradient for every input. While table and bias are
-    `frozen`, their gradients are not computed.
-    """
+    """The sum, z-loss included, and its gradients with respect to hidden, table and bias, chunk by chunk (FP32). With p
+    = softmax(z), the gradient of a row with respect to z is p·(1 + 2·`z_loss`·log Z) - onehot(label). Without a bias, a
+    single number takes its place: the engine expects a gradient for every input. While table and bias are `frozen`,
+    their gradients are not computed."""
 
     def __init__(self, rows: int, chunk: int, bias: bool, z_loss: float):
         super().__init__()
@@ -146,11 +140,8 @@ class _ChunkedSum(nn.Cell):
 
 class ChunkedCrossEntropy(nn.Cell):
     """`CrossEntropy` in FP32 with at most `chunk` rows of logits alive. It can be differentiated once: its gradients
-    count as constants.
-
-    `set_train(False)` before compilation leaves out the gradients and the z-loss, `freeze` the gradients of table and
-    bias.
-    """
+    count as constants. `set_train(False)` before compilation leaves out the gradients and the z-loss, `freeze` the
+    gradients of table and bias."""
 
     def __init__(self, rows: int, chunk: int, bias: bool = False, z_loss: float = 0.0):
         super().__init__()
@@ -171,10 +162,8 @@ class ChunkedCrossEntropy(nn.Cell):
 
 
 class Sums(nn.Cell):
-    """A loss sum and the sum of its mask as one tensor, whose third element is free for the training step.
-
-    They are concatenated, not added up from multiples: a loss that is not a number must not spoil the count.
-    """
+    """A loss sum and the sum of its mask as one tensor, whose third element is free for the training step. They are
+    concatenated, not added up from multiples: a loss that is not a number must not spoil the count."""
 
     def __init__(self):
         super().__init__()

@@ -1,9 +1,6 @@
-"""A family's parameters as one table: the name, role and shape of every layer that has some.
-
-Layouts on a mesh, strategies, counts, memory, costs, initial weights and the shapes in files all follow from the table
-(`PARAMETERS` in `models/<family>/config.py`). A new kind of weight is a new role, or a function from one table to
-another, here.
-"""
+"""A family's parameters as one table: the name, role and shape of every layer that has some. Layouts on a mesh,
+strategies, counts, memory, costs, initial weights and the shapes in files all follow from the table (`PARAMETERS` in
+`models/<family>/config.py`). A new kind of weight is a new role, or a function from one table to another, here."""
 
 from __future__ import annotations
 
@@ -19,12 +16,10 @@ LORA_A, LORA_B = "lora_a", "lora_b"  # an adapter's parameters [rank, columns] a
 
 @dataclass(frozen=True)
 class Role:
-    """How tensor-parallel devices share a layer's parameters.
-
-    `weight_axis`, `bias_axis`: the axis they split; None: each holds all of it. `linear`: a linear layer of a block;
-    optimizer sharding takes the weights of those. `by_groups`: each device gets complete heads of keys and values; if
-    their number does not divide evenly, every device holds all of them.
-    """
+    """How tensor-parallel devices share a layer's parameters. `weight_axis`, `bias_axis`: the axis they split; None:
+    each holds all of it. `linear`: a linear layer of a block; optimizer sharding takes the weights of those.
+    `by_groups`: each device gets complete heads of keys and values; if their number does not divide evenly, every
+    device holds all of them."""
 
     name: str
     weight_axis: int | None = None
@@ -80,12 +75,10 @@ class LayerParameter:
         return None if whole else self.axis
 
     def shared_by_replicas(self, config: Any, tensor: int) -> bool:
-        """Whether optimizer sharding splits its rows.
-
-        It splits only weights of linear layers; tables, norms and biases are not split (CodeGeeX release). Nor are
-        weights that tensor parallelism does not split: MindSpore 2.9 shards those over replicas but gathers them over
-        neighbouring ranks, so that the training is wrong (an executed rehearsal shows it).
-        """
+        """Whether optimizer sharding splits its rows. It splits only weights of linear layers; tables, norms and biases
+        are not split (CodeGeeX release). Nor are weights that tensor parallelism does not split: MindSpore 2.9 shards
+        those over replicas but gathers them over neighbouring ranks, so that the training is wrong (an executed
+        rehearsal shows it)."""
         return self.matrix and (tensor == 1 or self.axis_on(config, tensor) is not None)
 
     @property
@@ -97,12 +90,10 @@ class LayerParameter:
 
 @dataclass(frozen=True)
 class Layer:
-    """One line of the table: a layer with a weight [rows, columns], or [rows], and a bias [rows] if `bias`.
-
-    `rows`, `columns` and `std` (standard deviation of the initial weight) name attributes of the family's config.
-    `output`: whether it is an output layer with a separate weight. `copy_of`: the layer that this one repeats on
-    another pipeline stage; it exists only there and is not counted.
-    """
+    """One line of the table: a layer with a weight [rows, columns], or [rows], and a bias [rows] if `bias`. `rows`,
+    `columns` and `std` (standard deviation of the initial weight) name attributes of the family's config. `output`:
+    whether it is an output layer with a separate weight. `copy_of`: the layer that this one repeats on another pipeline
+    stage; it exists only there and is not counted."""
 
     name: str
     role: Role
@@ -141,12 +132,10 @@ def norms_of(layers: Sequence[Layer]) -> list[Layer]:
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """A family's layers, in the order of its parameters, by the pipeline stage that has them.
-
-    `first`: of the first stage. `block`: of one block, named relative to it; blocks are distributed evenly. `last`: of
-    the last stage; `last_blocks` of them count as blocks when the blocks are distributed. `fused`: layers of a block
-    that the original's PyTorch classes compute as one. Their adapters share the factor A, as in PEFT.
-    """
+    """A family's layers, in the order of its parameters, by the pipeline stage that has them. `first`: of the first
+    stage. `block`: of one block, named relative to it; blocks are distributed evenly. `last`: of the last stage;
+    `last_blocks` of them count as blocks when the blocks are distributed. `fused`: layers of a block that the
+    original's PyTorch classes compute as one. Their adapters share the factor A, as in PEFT."""
 
     first: tuple[Layer, ...]
     block: tuple[Layer, ...]

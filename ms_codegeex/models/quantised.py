@@ -17,9 +17,7 @@ TILE = 1 << 24  # numbers of a matrix that are FP32 at once
 class QuantisedProduct(nn.Cell):
     """x Wᵀ with a frozen W [n, k] of `bits`, from MindSpore's own operators: int8 [n, k] with a scale for each row, or
     two numbers of 4 bits in a byte, the earlier one in its low half, with a scale for each `GROUP` numbers of a row.
-
-    Some rows of W are FP32 at a time, in each direction; the dependencies are those of `WidenedProduct`.
-    """
+    Some rows of W are FP32 at a time, in each direction; the dependencies are those of `WidenedProduct`."""
 
     def __init__(self, bits: int, n: int, k: int):
         super().__init__(auto_prefix=False)

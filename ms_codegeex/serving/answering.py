@@ -15,13 +15,11 @@ from ms_codegeex.generation.stopping import Ending, Rule
 
 @dataclass(frozen=True)
 class Piece:
-    """Text ready to send, the tokens that came with it, and with the last piece why the answer ended.
-
-    `tokens` are all that the model chose, including those of a stop text, so their number is the usage. `offsets` are
-    the positions in the answer's text at which they begin and end; a character that a token only begins counts.
-    `finish`: "stop" or "length". `complete`: with the last piece, whether the text ends with the tokens and not before,
-    at a stop text or a repeated suffix. The last tokens may begin a character that no token completes; it is left out.
-    """
+    """Text ready to send, the tokens that came with it, and with the last piece why the answer ended. `tokens` are all
+    that the model chose, including those of a stop text, so their number is the usage. `offsets` are the positions in
+    the answer's text at which they begin and end; a character that a token only begins counts. `finish`: "stop" or
+    "length". `complete`: with the last piece, whether the text ends with the tokens and not before, at a stop text or a
+    repeated suffix. The last tokens may begin a character that no token completes; it is left out."""
 
     text: str
     tokens: tuple[Chosen, ...] = ()

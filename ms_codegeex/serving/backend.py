@@ -1,8 +1,6 @@
-"""The backend: waiting answers, answers in progress, and their text. Everything runs in one event loop.
-
-A backend passes prompts to an engine and takes its tokens. `engine.EngineBackend` does so with a process; tests have
-one with made-up text.
-"""
+"""The backend: waiting answers, answers in progress, and their text. Everything runs in one event loop. A backend
+passes prompts to an engine and takes its tokens. `engine.EngineBackend` does so with a process; tests have one with
+made-up text."""
 
 from __future__ import annotations
 
@@ -212,14 +210,11 @@ class Backend(ABC):
         with_mean: bool = False,
     ) -> StreamedAnswer:
         """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it if it is not
-        read to its end. `ApiError` if there is no room.
-
-        The text goes `through` the answer's own filter. With an `indent`, one of this ends it like `Indented`; the
-        engine does so too. With `prompt_scores`, `StreamedAnswer.scored` is available with the first piece. With
-        `prompt_only`, the prompt is computed and the answer is empty. With `with_mean`, the answer has a `mean` at its
-        end. Clients take turns, and one with a higher `weight` gets more. In a full queue, the answer replaces one of a
-        client that has more of them.
-        """
+        read to its end. `ApiError` if there is no room. The text goes `through` the answer's own filter. With an
+        `indent`, one of this ends it like `Indented`; the engine does so too. With `prompt_scores`,
+        `StreamedAnswer.scored` is available with the first piece. With `prompt_only`, the prompt is computed and the
+        answer is empty. With `with_mean`, the answer has a `mean` at its end. Clients take turns, and one with a higher
+        `weight` gets more. In a full queue, the answer replaces one of a client that has more of them."""
         self.check_room(1, client)
         if not 0 < len(ids) < self.model.context:
             raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")

@@ -1,9 +1,7 @@
 """Who may ask how much, and whose turn it is: rates, answers at a time, places in the queue, and shares of the engine.
-
 A client is a key or, without keys, an address. Each has a counter of the tokens that the engine has computed for it,
 divided by its weight; whoever has the lowest is next ("Fairness in Serving Large Language Models", OSDI 2024). As an
-answer takes long, a client may also get a slot in which another one's answer is computed: see `Turns.exchange`.
-"""
+answer takes long, a client may also get a slot in which another one's answer is computed: see `Turns.exchange`."""
 
 from __future__ import annotations
 
@@ -103,12 +101,10 @@ class Turns:
     def exchange(
         self, slots: Sequence[Answer], waiting: Iterable[str], slices: bool = True
     ) -> tuple[Answer, str] | None:
-        """One of the answers in `slots` that gives its slot up, and the client of those `waiting` that gets it.
-
-        A client gives a slot to one that has fewer for its weight, if it has no fewer afterwards and the other one is
-        not `LEAD` tokens ahead. With `slices`, it also gives one that it has held for `QUANTUM` tokens to a client that
-        has none, if the engine has computed as many more for it.
-        """
+        """One of the answers in `slots` that gives its slot up, and the client of those `waiting` that gets it. A
+        client gives a slot to one that has fewer for its weight, if it has no fewer afterwards and the other one is not
+        `LEAD` tokens ahead. With `slices`, it also gives one that it has held for `QUANTUM` tokens to a client that has
+        none, if the engine has computed as many more for it."""
         held = Counter(answer.client for answer in slots)
 
         def load(client: str, more: int) -> float:

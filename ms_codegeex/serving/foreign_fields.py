@@ -28,11 +28,9 @@ class Beyond:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A field that changes nothing.
-
-    `source`: the programs that have it, with their default. `reason`: why no value changes anything; without one, only
-    `values` do not. `unused`: values of other fields; where all of these have such a value, this one has no effect.
-    """
+    """A field that changes nothing. `source`: the programs that have it, with their default. `reason`: why no value
+    changes anything; without one, only `values` do not. `unused`: values of other fields; where all of these have such
+    a value, this one has no effect."""
 
     source: str
     reason: str = ""

@@ -1,9 +1,7 @@
-"""Request guards: a record of each request, keys, limits, and the checks that keep web pages out.
-
-Without keys the server is bound to this machine, but a page in a browser on it can still send requests. So `Host` has
-to name this machine (otherwise an attacker could use a host name that resolves to it), and a page of another origin is
-refused unless `--cors` names it. With keys neither check is needed, because a page does not know them.
-"""
+"""Request guards: a record of each request, keys, limits, and the checks that keep web pages out. Without keys the
+server is bound to this machine, but a page in a browser on it can still send requests. So `Host` has to name this
+machine (otherwise an attacker could use a host name that resolves to it), and a page of another origin is refused
+unless `--cors` names it. With keys neither check is needed, because a page does not know them."""
 
 from __future__ import annotations
 
@@ -157,12 +155,9 @@ class Guard:
         for host in headers.getlist("host"):
             name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
             if not is_loopback(name.lower().rstrip(".")):
-                raise ApiError(
-                    403,
-                    "the Host header does not name this machine, and the server has no keys; ask for 127.0.0.1, "
-                    "or start it with --api-key-file",
-                    code="host_refused",
-                )
+                wrong = "the Host header does not name this machine, and the server has no keys"
+                remedy = "ask for 127.0.0.1, or start it with --api-key-file"
+                raise ApiError(403, f"{wrong}; {remedy}", code="host_refused")
 
     def _check_origin(self, headers: Headers) -> None:
         for origin in headers.getlist("origin"):
@@ -188,11 +183,9 @@ def _same_host(origin: str, host: str) -> bool:
 
 
 class BodyLimit:
-    """At most `most` bytes, each part within `seconds`, and all of it within `WHOLE_BODY` times as long.
-
-    Many clients read no answer before they have sent their body, and if the connection is closed in the meantime the
-    answer is lost. So after a 413 the rest of the body is read for a while.
-    """
+    """At most `most` bytes, each part within `seconds`, and all of it within `WHOLE_BODY` times as long. Many clients
+    read no answer before they have sent their body, and if the connection is closed in the meantime the answer is lost.
+    So after a 413 the rest of the body is read for a while."""
 
     def __init__(self, app: ASGIApp, maximum: int, seconds: float = BODY_SECONDS):
         self.app, self.maximum, self.seconds = app, maximum, seconds

@@ -1,8 +1,6 @@
-"""Completion between a prefix and a suffix: the prompt, and trimming of the answer.
-
-A model that was trained for infilling is prompted with its sentinels (`sentinels.py`). Any other model continues the
-prefix, and the end of its answer that repeats the start of the suffix is trimmed.
-"""
+"""Completion between a prefix and a suffix: the prompt, and trimming of the answer. A model that was trained for
+infilling is prompted with its sentinels (`sentinels.py`). Any other model continues the prefix, and the end of its
+answer that repeats the start of the suffix is trimmed."""
 
 from __future__ import annotations
 
@@ -19,14 +17,12 @@ OPENING, CLOSING = "([{", ")]}"
 
 
 def overlap(answer: str, suffix: str) -> int:
-    """Number of characters at the end of `answer` that repeat the start of `suffix`.
-
-    The longest repetition counts. White space after it belongs to it. White space before it does too, if the suffix
-    starts with white space of the same kind: any number of blanks in a line, or line breaks with the same indentation.
-    A repetition starts inside a word of the answer only if it has all of the suffix's first word, so that this ends the
-    answer's: `return` + `urn x` is `return x`, and `before` + `rest` stays. It holds no bracket that closes one in the
-    rest of the answer: in `f(` + `g(x)` + `)`, the answer keeps its bracket.
-    """
+    """Number of characters at the end of `answer` that repeat the start of `suffix`. The longest repetition counts.
+    White space after it belongs to it. White space before it does too, if the suffix starts with white space of the
+    same kind: any number of blanks in a line, or line breaks with the same indentation. A repetition starts inside a
+    word of the answer only if it has all of the suffix's first word, so that this ends the answer's: `return` + `urn x`
+    is `return x`, and `before` + `rest` stays. It holds no bracket that closes one in the rest of the answer: in `f(` +
+    `g(x)` + `)`, the answer keeps its bracket."""
     body, text = suffix.lstrip(), answer.rstrip()
     lead = suffix[: len(suffix) - len(body)]
     _, line_break, indent = lead.rpartition("\n")

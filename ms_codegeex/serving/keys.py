@@ -131,11 +131,8 @@ def _check(path: Path, status: os.stat_result, keys: list[Key], plain: bool) -> 
     mode = stat.S_IMODE(status.st_mode)
     what = "change" if mode & 0o022 else "read"
     if status.st_uid not in (0, os.geteuid()):
-        raise UserError(
-            f"--api-key-file: {path} belongs to user {status.st_uid}, who can change it; "
-            f"run `chown {os.geteuid()}` on it"
-        )
+        wrong = f"{path} belongs to user {status.st_uid}, who can change it"
+        raise UserError(f"--api-key-file: {wrong}; run `chown {os.geteuid()}` on it")
     if mode & 0o022 or (plain and mode & 0o004):
-        raise UserError(
-            f"--api-key-file: {path} has mode {mode:03o}, so other users can {what} it; run `chmod 600` on it"
-        )
+        wrong = f"{path} has mode {mode:03o}, so other users can {what} it"
+        raise UserError(f"--api-key-file: {wrong}; run `chmod 600` on it")

@@ -63,10 +63,8 @@ class ServedModel:
         maximum = self.max_characters
         if len(prompt) > maximum:
             if room is None:
-                raise PromptTooLong(
-                    f"{field}: {len(prompt)} characters are more than the model's context of {self.context} tokens can "
-                    f"hold; {remedy}"
-                )
+                wrong = f"{len(prompt)} characters are more than the model's context of {self.context} tokens can hold"
+                raise PromptTooLong(f"{field}: {wrong}; {remedy}")
             prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
         return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
 

@@ -85,8 +85,6 @@ def _chat(value: Any, where: Path) -> ChatTemplate | None:
         or not isinstance(stop, list)
         or not all(isinstance(text, str) and text for text in stop)
     ):
-        raise UserError(
-            f"{where}: chat: expected one of {', '.join(TEMPLATES)}, or user, assistant and system with "
-            "{content} in each, and a list stop"
-        )
+        texts_needed = "user, assistant and system with {content} in each, and a list stop"
+        raise UserError(f"{where}: chat: expected one of {', '.join(TEMPLATES)}, or {texts_needed}")
     return ChatTemplate(**texts, stop=tuple(stop))

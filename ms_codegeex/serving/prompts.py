@@ -1,9 +1,7 @@
-"""Prompts of the assistant tasks, and where their answers end.
-
-The models are not tuned to follow instructions, so every prompt is a text whose continuation is the answer. Published
-forms are used where they exist; each function names its source. Examples are ours: the same function in each of five
-languages; its second to fifth line and the one that returns have a remark in English and Chinese.
-"""
+"""Prompts of the assistant tasks, and where their answers end. The models are not tuned to follow instructions, so
+every prompt is a text whose continuation is the answer. Published forms are used where they exist; each function names
+its source. Examples are ours: the same function in each of five languages; its second to fifth line and the one that
+returns have a remark in English and Chinese."""
 
 from __future__ import annotations
 
@@ -95,11 +93,9 @@ func largest(numbers []int) int {
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """A prompt, and how its continuation becomes the answer.
-
-    The answer is `opening`, then the continuation up to the first text of `stop`, to where `rule` ends it or, with
-    `comment`, to the end of the comment that the prompt has begun, then `closing`.
-    """
+    """A prompt, and how its continuation becomes the answer. The answer is `opening`, then the continuation up to the
+    first text of `stop`, to where `rule` ends it or, with `comment`, to the end of the comment that the prompt has
+    begun, then `closing`."""
 
     text: str
     stop: tuple[str, ...] = ()

@@ -44,11 +44,9 @@ DONE = b"data: [DONE]\n\n"
 
 def answering_routes(backend: Backend, **options: Any) -> APIRouter:
     """A router for routes that generate. A caller for whom there is no room for one answer is refused before its body
-    is parsed, so that a flood of refused requests delays the others little.
-
-    The body is read first. Clients that send a long one may not read an answer before its end, and an answer of the
-    same caller that was closed a moment ago is gone by then.
-    """
+    is parsed, so that a flood of refused requests delays the others little. The body is read first. Clients that send a
+    long one may not read an answer before its end, and an answer of the same caller that was closed a moment ago is
+    gone by then."""
 
     class AnsweringRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -145,11 +143,9 @@ def block_rule(backend: Backend, prompt: str, language: str | None) -> Rule:
 
 @dataclass(frozen=True)
 class AnswerPlan:
-    """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`.
-
-    `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`,
-    `prompt_only`, `indent` and `with_mean` as in `Backend.answer`. `max_tokens` is the number that the request gave.
-    """
+    """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`. `rules` end the
+    answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`, `prompt_only`,
+    `indent` and `with_mean` as in `Backend.answer`. `max_tokens` is the number that the request gave."""
 
     model: ServedModel
     prompts: Sequence[list[int]]
@@ -290,10 +286,8 @@ async def merged(answers: Sequence[StreamedAnswer]) -> AsyncIterator[tuple[int, 
 
 
 class Responder:
-    """Puts the answers of one request into the format of its route: a subclass formats a choice.
-
-    `kind` is the field `object`, `prefix` begins the id. `extra` are further fields of the response.
-    """
+    """Puts the answers of one request into the format of its route: a subclass formats a choice. `kind` is the field
+    `object`, `prefix` begins the id. `extra` are further fields of the response."""
 
     kind, event_kind, prefix = "", "", ""
 

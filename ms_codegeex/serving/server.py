@@ -62,11 +62,9 @@ def serve(settings: ServeSettings) -> None:
 
 
 def return_large_blocks() -> None:
-    """Return the memory of long bodies to the system as soon as it is no longer needed.
-
-    By default, once a block of up to 32 MB has been freed, glibc takes such blocks from its heaps, one for each thread.
-    Smaller blocks in between then keep the memory occupied. Other C libraries are not changed.
-    """
+    """Return the memory of long bodies to the system as soon as it is no longer needed. By default, once a block of up
+    to 32 MB has been freed, glibc takes such blocks from its heaps, one for each thread. Smaller blocks in between then
+    keep the memory occupied. Other C libraries are not changed."""
     if sys.platform == "linux":
         set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
         set_option(MMAP_THRESHOLD, LARGE)

@@ -110,10 +110,8 @@ class DemoExample:
 
 def load_examples(path: Path | None = None) -> list[DemoExample]:
     """The examples of a file, else our own: JSON lines with `code` and `language`; `title` and `task` may be left out.
-    `UserError` for a file that has another form.
-
-    The release of CodeGeeX2 spells the language's key `langauge`; both spellings are read.
-    """
+    `UserError` for a file that has another form. The release of CodeGeeX2 spells the language's key `langauge`; both
+    spellings are read."""
     path = path or ASSETS / "examples.jsonl"
     try:
         lines = path.read_text("utf-8").split("\n")

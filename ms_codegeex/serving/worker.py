@@ -1,8 +1,6 @@
-"""The engine's process: `python -m ms_codegeex.serving.worker DESCRIPTOR PARENT`.
-
-One thread: it reads the server's messages before each step of the scheduler and sends all new tokens after it. A
-request that is cancelled takes part in no further step. The process ends with the server.
-"""
+"""The engine's process: `python -m ms_codegeex.serving.worker DESCRIPTOR PARENT`. One thread: it reads the server's
+messages before each step of the scheduler and sends all new tokens after it. A request that is cancelled takes part in
+no further step. The process ends with the server."""
 
 from __future__ import annotations
 
