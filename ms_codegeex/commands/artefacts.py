@@ -82,8 +82,7 @@ def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
 def summarise_checkpoint(
     path: Path, hashes: bool, progress: Callable[[int], object] = lambda size: None
 ) -> dict[str, Any]:
-    """Step and sizes of a checkpoint, or why it is not sound; with `hashes` every tensor is hashed, and
-    `progress` gets the bytes of each part."""
+    """Step and sizes of a checkpoint, or why it is not sound. `hashes`: hash all tensors; `progress` gets the bytes."""
     try:
         checkpoint = Checkpoint(path)
         if hashes:

@@ -74,8 +74,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Verify the directory and describe it; damage is a `UserError`. The status is 1 if a file's pickles ask for more
-    than a state dict needs."""
+    """Verify the directory and describe it; damage is a `UserError`. 1 if pickles want more than a state dict."""
     directory: Path = arguments.directory
     if (directory / "dataset.json").is_file():
         if arguments.tensors:

@@ -91,7 +91,7 @@ def _shown(histories: Mapping[str, History]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    from ms_codegeex.runs.history import overview
+    from ms_codegeex.runs.history import overview, words_of
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
@@ -101,20 +101,15 @@ def _shown(histories: Mapping[str, History]) -> Group:
             for head in figures:
                 table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
         table.add_row(*(Text(escaped(value)) for value in (name, *figures.values())))
-    silent = [
-        Text(escaped(f"{name}: {count} findings of cluster.silent_check, the last: {_last(history)}"), style="bold")
-        for name, history in histories.items()
-        if (count := history.counts["silent check"])
-    ]
+    silent = []
+    for name, history in histories.items():
+        if count := history.counts["silent check"]:
+            last = words_of(next(event for event in reversed(history.events) if event["event"] == "silent check"))
+            found = f"{name}: {count} findings of cluster.silent_check, the last: {last}"
+            silent.append(Text(escaped(found), style="bold"))
     events = [(event["time"], name, event) for name, history in histories.items() for event in history.events]
     recent = sorted(events, key=lambda event: event[:2])[-RECENT:]
     return Group(table, *silent, Text(), *(Text(escaped(_event_line(*event, len(histories) > 1))) for event in recent))
-
-
-def _last(history: History) -> str:
-    from ms_codegeex.runs.history import words_of
-
-    return words_of(next(event for event in reversed(history.events) if event["event"] == "silent check"))
 
 
 def _event_line(when: float, name: str, event: Mapping[str, object], several: bool) -> str:

@@ -288,8 +288,7 @@ def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: boo
 def _as_json(
     compiled: CompileReport | None, execution: ExecutionReport | None, timeline: Timeline | None, passed: bool
 ) -> dict[str, Any]:
-    """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, the
-    timeline below `timeline`."""
+    """The execution's figures, null where there are none; the compilation and the timeline below their names."""
     from ms_codegeex.rehearsal.timeline.report import to_json
 
     measured = compiled.to_json() if compiled else {}

@@ -84,11 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = paper(options.paper)
     parts = chosen.chosen(options.only)
     lacking = {part.name: reason for part in parts if (reason := _lacking(options, part))}
-    commands = {
-        part.name: [*_words(options, part, bool(arguments.model)), *passed_on(arguments)]
-        for part in parts
-        if part.name not in lacking
-    }
+    commands: dict[str, list[str]] = {}
+    for part in (part for part in parts if part.name not in lacking):
+        where = getattr(options, part.data), options.output / part.name
+        commands[part.name] = [*part.words(*where, options.quick, bool(arguments.model)), *passed_on(arguments)]
     checkpoints = _checkpoints(options, chosen, arguments)
     if options.dry_run:
         whole = {name: ["ms-codegeex", *words] for name, words in commands.items()}
@@ -272,10 +271,6 @@ def _lacking(options: ReproduceOptions, part: PaperPart) -> str:
     return "" if path.exists() else f"{flag}: {path} does not exist"
 
 
-def _words(options: ReproduceOptions, part: PaperPart, local: bool) -> list[str]:
-    return part.words(getattr(options, part.data), options.output / part.name, options.quick, local)
-
-
 def _parameters(model: Path) -> int:
     """How many a model has."""
     from ms_codegeex.generation.loading import load_model
@@ -311,14 +306,9 @@ def _evaluated(directory: Path, words: Sequence[str]) -> tuple[dict[str, Any] | 
     with suppress(FileNotFoundError):
         before = report.stat().st_mtime_ns
     last: deque[str] = deque(maxlen=1)
-    with subprocess.Popen(
-        [sys.executable, "-m", "ms_codegeex.cli", *words],
-        env={**os.environ, **import_variables()},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as process:
+    how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    environment = {**os.environ, **import_variables()}
+    with subprocess.Popen([sys.executable, "-m", "ms_codegeex.cli", *words], env=environment, **how) as process:
         try:
             for line in process.stderr or ():
                 last.extend([line.strip()] if line.strip() else [])

@@ -46,13 +46,8 @@ class _Failed(Exception):
 def _run(words: Sequence[str], directory: str) -> tuple[dict[str, Any], int]:
     """What a module printed as JSON, and its peak memory in bytes."""
     with tempfile.TemporaryFile(dir=directory) as output, tempfile.TemporaryFile(dir=directory) as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *words],
-            env={**os.environ, **import_variables()},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-        )
+        how = {"env": {**os.environ, **import_variables()}, "stdin": subprocess.DEVNULL}
+        process = subprocess.Popen([sys.executable, "-m", *words], stdout=output, stderr=errors, **how)
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:

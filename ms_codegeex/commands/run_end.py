@@ -59,8 +59,7 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
     def training(self, history: History, attempts: int, result: Mapping[str, Any]) -> dict[str, float]:
-        """The parts, with the time in the workers divided up, and what remains as "other". `attempts`: those before
-        this command."""
+        """The parts, the workers' time divided up, and the rest as "other". `attempts`: those before this command."""
         events = [event for event in history.events if event["attempt"] > attempts]
         starts = {event["attempt"]: event["time"] for event in events if event["event"] == "start"}
         ready = [event for event in events if event["event"] == "compiled" and event["attempt"] in starts]
@@ -78,9 +77,8 @@ class Stopwatch:
 
 
 def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[int]) -> dict[str, Any]:
-    """Figures of the summary: the model of the checkpoint at `path` beside simpler ones that learn from the same
-    tokens; null unless the validation data is text of a known tokenizer. `left_out`: first samples of batches not
-    trained on."""
+    """For the summary: the model of the checkpoint at `path` beside simpler ones that learn from the same tokens;
+    null without text of a known tokenizer. `left_out`: first samples of batches not trained on."""
     try:
         ends, state, validation = extra(MODULE, PURPOSE), Checkpoint(path).state, validation_data(config)
         if not checkpoint_has_tokenizer(path, state, config.family):
@@ -101,8 +99,7 @@ def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[i
 
 
 def sampled(config: RunConfig, model: Path, parameters: int) -> dict[str, Any]:
-    """Figures of the summary: how the model directory continues `SAMPLE_PROMPTS`, and the share of other samples that
-    parse; null where they cannot be drawn."""
+    """For the summary: how the model continues `SAMPLE_PROMPTS`, and how many other samples parse; null without any."""
     try:
         directory = validation_data(config).directory
         measured = parameters <= LARGE_MODEL and read_info(directory).get("kind") is None

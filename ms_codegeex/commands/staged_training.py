@@ -115,8 +115,7 @@ def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: N
 
 
 def _check_start(staged: StagedRun, stage: Stage, resolved: Mapping[str, tuple[Stage, Path]]) -> str | None:
-    """Check that the stage can start from the model that it names, or from that of an earlier stage; return a note if a
-    tokenizer is unknown."""
+    """Check that the stage can start from its own or an earlier stage's model; a note if a tokenizer is unknown."""
     config, dataset = stage.config, resolved[stage.name][1]
     if stage.after in resolved:
         before, its_dataset = resolved[stage.after]

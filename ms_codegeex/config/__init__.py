@@ -1,5 +1,4 @@
-"""The configuration of a run: typed sections (`sections`), the rules between their keys (`rules`), YAML files and
-overrides (`loading`)."""
+"""The configuration of a run: typed `sections`, the `rules` between their keys, `loading` of YAML and overrides."""
 
 from ms_codegeex.config.run import RunConfig
 

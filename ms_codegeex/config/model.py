@@ -58,8 +58,7 @@ class ModelConfig:
 
 
 def model_config(section: Any) -> ModelConfig:
-    """The typed section from its plain values. `UserError` for an unknown family, preset or key, a wrong type, or sizes
-    that do not fit together."""
+    """The typed section. `UserError` for an unknown family, preset or key, a wrong type, or sizes that do not agree."""
     if isinstance(section, ModelConfig):
         return section
     if not isinstance(section, Mapping):

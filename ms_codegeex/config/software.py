@@ -16,8 +16,7 @@ def installed_mindspore() -> str:
 
 
 def software_note(name: str) -> str | None:
-    """One line: which MindSpore is known to support a chip, named as for `chip_of`, and which is installed. None for
-    what is no Ascend."""
+    """One line: which MindSpore supports a chip, named as for `chip_of`, and which is installed; None for others."""
     chip = chip_of(name)
     if chip is None:
         return None

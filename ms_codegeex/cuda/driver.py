@@ -24,8 +24,7 @@ CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: its name, compute capability, and memory in bytes. `free`: without what other processes hold; None if
-    the driver gave no context."""
+    """A GPU: name, compute capability, memory in bytes. `free`: not in use; None if the driver gave no context."""
 
     name: str
     capability: tuple[int, int]

@@ -123,18 +123,14 @@ def cuda_environment(paths: Mapping[str, Path]) -> dict[str, str]:
     """Variables for a process that computes on GPUs with the libraries at `paths`, by soname; makes the folder that
     they name. A cache of translated kernels that the user has chosen stays."""
     size = os.environ.get("CUDA_CACHE_MAXSIZE", str(KERNEL_CACHE_BYTES))
-    return {**plugin_environment(_folder(paths)), "CUDA_CACHE_PATH": str(kernel_cache()), "CUDA_CACHE_MAXSIZE": size}
+    key = hashlib.sha256("\0".join(f"{name}={path}" for name, path in sorted(paths.items())).encode()).hexdigest()
+    links = cuda_folder(f"cuda-{key[:16]}", "links to the CUDA libraries", lambda folder: _fill(folder, paths))
+    return {**plugin_environment(links), "CUDA_CACHE_PATH": str(kernel_cache()), "CUDA_CACHE_MAXSIZE": size}
 
 
 def kernel_cache() -> Path:
     """Where the driver keeps the machine code that it has translated from PTX."""
     return Path(os.environ.get("CUDA_CACHE_PATH") or user_cache() / "cuda-kernels")
-
-
-def _folder(paths: Mapping[str, Path]) -> Path:
-    """The CUDA folder with links to the libraries."""
-    key = hashlib.sha256("\0".join(f"{name}={path}" for name, path in sorted(paths.items())).encode()).hexdigest()
-    return cuda_folder(f"cuda-{key[:16]}", "links to the CUDA libraries", lambda folder: _fill(folder, paths))
 
 
 def _fill(directory: Path, paths: Mapping[str, Path]) -> None:

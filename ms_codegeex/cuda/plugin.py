@@ -27,8 +27,7 @@ def plugin_directory(purpose: str, machines: Sequence[str]) -> Path:
 
 
 def cuda_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
-    """The CUDA folder `name` in the user's cache, as `cached_folder` makes it; `fill` makes `lib64` with the
-    libraries."""
+    """The CUDA folder `name` in the user's cache, as `cached_folder` makes it; `fill` makes `lib64`."""
 
     def with_nvcc(folder: Path) -> None:
         fill(folder)

@@ -24,8 +24,7 @@ class GpuBackend:
 
 
 def probe_gpu_backend() -> GpuBackend:
-    """Probe it in a separate process. `UserError`: MindSpore has no GPU back end here; `RunFailure`: the process
-    ended."""
+    """Probe it in a separate process. `UserError` without a GPU back end; `RunFailure` if the process ended."""
     plugin_directory("device: gpu", MACHINES)
     fields = json_from_module("ms_codegeex.cuda.probe", "the CUDA probe", SECONDS)
     return TypeAdapter(GpuBackend).validate_python(fields)

@@ -86,20 +86,18 @@ def transfer_seconds(
 ) -> float:
     """Time of `count` equal collectives over `ranks` of `size` bytes in all, if nothing else uses the links.
     Hierarchical: reduced over the board, its share over the server's boards, that share over servers, each step at its
-    own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009, at each level). `calls`: how many there
-    are after fusion, for the latency."""
+    own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009). `calls`: after fusion, for latency."""
     if len(ranks) < 2 or set(ranks) == {ranks[0]}:
         return 0.0
     board, boards, servers = spread(tuple(ranks), chip.board_devices, server_devices)
+    start = chip.calibration.cluster_latency if chip.calibration and servers > 1 else chip.latency
     if op in ("Send", "Receive"):
         rate = chip.cluster_bandwidth if servers > 1 else chip.server_bandwidth if boards > 1 else chip.board_bandwidth
-        start = chip.calibration.cluster_latency if chip.calibration and servers > 1 else chip.latency
         return count * start + size / rate
     per_byte = (board - 1) / board / chip.board_bandwidth
     per_byte += (boards - 1) / boards / board / chip.server_bandwidth
     per_byte += (servers - 1) / servers / (board * boards) / chip.cluster_bandwidth
     passes = 2 if op == "AllReduce" else 1
-    start = chip.calibration.cluster_latency if chip.calibration and servers > 1 else chip.latency
     latency = start * passes * math.ceil(math.log2(len(ranks)))
     started = count if calls is None else min(calls, count)
     return passes * per_byte * size + started * latency
@@ -153,8 +151,8 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
 
 def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tuple[str, str, int, str, str]]:
     """(operation, group, bytes, dtype, purpose) of one parameter in one step. A weight is cast before it is gathered,
-    but not for the parts of a single micro-batch; its gradient is reduced in FP32, or with short gradients in the
-    training's 16 bits."""
+    but not for the parts of a single micro-batch; its gradient is reduced in FP32, or as a short gradient in 16 bits.
+    """
     mesh, precision = config.mesh, config.training.precision
     sent, width = (precision, 2) if config.parallel.short_gradients else ("fp32", 1)
     if config.parallel.overlap.parts > 1 and config.accumulation == 1:
@@ -180,8 +178,7 @@ def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tu
 
 
 def _kinds_of_layouts(config: RunConfig) -> tuple[tuple[ParameterLayout, int], ...]:
-    """The run's layouts without their names, each once, in order of first appearance, and how many parameters have it:
-    a model has hundreds of equal ones."""
+    """The run's distinct layouts without names, in order, and how many of its hundreds of parameters have each."""
     lora, vocabulary = config.lora, config.parallel.vocabulary
     return _kinds(config.mesh, config.model.sizes, vocabulary, tuple(lora.targets), lora.rank, lora.frozen)
 
@@ -195,8 +192,7 @@ def _kinds(
 
 
 def collectives(config: RunConfig, chip: Device | None = None) -> list[PlannedCollective]:
-    """All collectives of one step, stage by stage, equal ones counted together. Weights and gradients travel once a
-    step, activations once a micro-batch."""
+    """All collectives of a step, stage by stage, equal ones together: those of activations once a micro-batch."""
     chip, mesh = chip or hardware_of(config), config.mesh
     calls = _activations(config, chip) + _inputs_and_sums(config)
     for layout, count in _kinds_of_layouts(config):

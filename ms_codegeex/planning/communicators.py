@@ -47,8 +47,7 @@ class Communicator:
 
 def largest_messages(config: RunConfig, listed: Iterable[PlannedCollective]) -> Messages:
     """Bytes of the largest message of each group of each stage; groups across stages have the largest of all stages, so
-    that all members find the same. A bucket of weights or gradients is one message; all are taken to be equally long.
-    """
+    that all members find the same. A bucket of weights or gradients is one message; all are taken as equally long."""
     buckets = config.parallel.fusion.allreduce_groups
     largest, fused = Counter(), Counter()
     for x in listed:
@@ -65,11 +64,6 @@ def _key(group: str, stage: int) -> tuple[str, int]:
     return group, -1 if group in ACROSS_STAGES else stage
 
 
-def line_of(mesh: Mesh, rank: int) -> tuple[int, ...]:
-    """The ranks of all stages that pass activations on to each other."""
-    return tuple(range(rank % mesh.stage_size, mesh.world, mesh.stage_size))
-
-
 def communicators_of(
     config: RunConfig, rank: int, listed: Sequence[PlannedCollective] | None = None
 ) -> list[Communicator]:
@@ -80,8 +74,9 @@ def communicators_of(
     found = {x.group for x in listed if x.stage == stage}
     members: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
     sizes: Counter[tuple[int, ...]] = Counter()  # the engine is told one for a set of ranks
+    every_stage = tuple(range(rank % mesh.stage_size, mesh.world, mesh.stage_size))
     for group in filter(found.__contains__, GROUPS):
-        ranks = line_of(mesh, rank) if group == "pipeline" else group_ranks(mesh, group, rank)
+        ranks = every_stage if group == "pipeline" else group_ranks(mesh, group, rank)
         if len(ranks) > 1:
             alone = group == "tied" or (group == "pipeline" and len(ranks) < mesh.world)
             members[group if alone else "", ranks].append(group)

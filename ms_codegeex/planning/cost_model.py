@@ -25,8 +25,7 @@ TILE = 128  # rows and columns that a kernel for products computes together
 
 
 def causal_share(tokens: int) -> float:
-    """The part of the products of `tokens` queries and keys that a causal fused attention computes: the tiles up to the
-    diagonal."""
+    """The part of the products of `tokens` queries and keys in tiles up to the diagonal: causal fused attention's."""
     tiles = math.ceil(tokens / TILE)
     return (tiles + 1) / (2 * tiles)
 

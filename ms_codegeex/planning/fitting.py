@@ -1,6 +1,5 @@
 """The settings of a fine-tuning run that nobody has stated, from the lengths of its data and the memory that is free.
-Pure functions: the same figures give the same settings, more memory never gives slower ones, and what is chosen fits.
-"""
+Pure functions: equal figures give equal settings, more memory never gives slower ones, and what is chosen fits."""
 
 from __future__ import annotations
 
@@ -53,8 +52,7 @@ class Fitted:
 
 
 def length_of(sizes: np.ndarray, limit: int) -> int:
-    """The least multiple of `ROUNDED` tokens, at most `limit`, that at most one example in `LONGER` exceeds. `sizes`:
-    tokens of each example, int [n], n > 0."""
+    """The least multiple of `ROUNDED`, up to `limit`, that at most one of `LONGER` sizes (int [n], n > 0) exceeds."""
     kept = sizes.size - sizes.size // LONGER
     longest = int(np.partition(sizes, kept - 1)[kept - 1])
     return min(limit, -(-longest // ROUNDED) * ROUNDED)

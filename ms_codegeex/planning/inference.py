@@ -178,8 +178,7 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
 @dataclass(frozen=True)
 class Decoding:
     """What generating with weights of a form takes. Bytes: `read` those of the weights that a step reads, all but
-    tables that are only looked up; `cache` of one sequence with `tokens` tokens; `workspace` the widest layer's
-    activations of one pass."""
+    tables that are only looked up; `cache` of a sequence of `tokens`; `workspace` the widest layer's in a pass."""
 
     form: str
     bits: int

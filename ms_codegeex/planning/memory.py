@@ -101,8 +101,7 @@ def kept_bytes(parts: Sequence[ModelPart]) -> float:
 
 
 def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple[float, float]:
-    """Bytes kept or recomputed, and transient ones, of the micro-batches that the stage has open, with all their
-    parts."""
+    """Bytes kept or recomputed, and transient ones, of all parts of the micro-batches that the stage has open."""
     mesh, runs = config.mesh, config.parallel.overlap.parts
     saved = [0.0] * mesh.virtual_stages
     for part in parts:
@@ -158,11 +157,6 @@ def parameter_sums(config: RunConfig) -> tuple[ParameterSums, ...]:
 def muon_shapes(config: RunConfig, stage: int) -> tuple[tuple[int, ...], ...]:
     """Shapes of what Muon updates on one device of a stage."""
     return parameter_sums(config)[stage].matrices if config.training.optimizer.name == "muon" else ()
-
-
-def muon_workspace(matrices: Sequence[tuple[int, ...]]) -> int:
-    """Bytes of an iteration: its matrix before and after, the product, the momentum; three small squares."""
-    return max((FP32 * (4 * math.prod(shape) + 3 * min(shape) ** 2) for shape in matrices), default=0)
 
 
 def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], stage: int) -> float:
@@ -229,12 +223,14 @@ def memory_without_buffers(config: RunConfig, chip: Device) -> list[StageMemory]
     for stage, (sums, state) in enumerate(zip(parameter_sums(config), state_memory(config), strict=True)):
         parts, matrices = [x for x in every_part if x.stage == stage], muon_shapes(config, stage)
         activations, transient = _activations(config, parts, stage)
+        # an iteration of Muon: its matrix before and after, the product, the momentum; three small squares
+        muon = max((FP32 * (4 * math.prod(shape) + 3 * min(shape) ** 2) for shape in matrices), default=0)
         result.append(
             replace(
                 state,
                 gathered_weights=int(_gathered(config, sums, parts, stage)),
                 activations=int(activations),
-                workspace=int(max(transient, muon_workspace(matrices))),
+                workspace=int(max(transient, muon)),
             )
         )
     return result

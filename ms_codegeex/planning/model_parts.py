@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=256)
 def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...]:
-    """Every part with its stage: embedding, blocks, blocks of the tail, head; mask and rotary angles on every virtual
-    stage."""
+    """Every part with its stage: embedding, blocks, tail, head; mask and rotary angles on every virtual stage."""
     sizes, last, table = TensorSizes.of(model, shape), shape.stages - 1, model.table
     size = shape.bytes * sizes.hidden
     positions = any(layer.role is TABLE for layer in table.first)
@@ -131,9 +130,8 @@ def _cached_operators(model: DecoderConfig, shape: MicroBatch, first: bool, aske
 def _block(
     model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, first: bool = False, asked: bool = False
 ) -> Iterator[MatMul | Vector]:
-    """The operators of a block in order; `first`: of the whole model; `asked`: a table is its query. With a single
-    norm, attention and feed-forward part stand side by side and share their input; else each has a norm and its own
-    residual addition."""
+    """The operators of a block in order; `first`: of the whole model; `asked`: a table is its query. With one norm,
+    attention and feed-forward part stand side by side and share their input; else each has a norm and a residual."""
     norms = norms_of(model.table.block)
     side_by_side, again = len(norms) == 1, shape.mask_needs_input
     grads = adapters.Gradients.of(shape, first, side_by_side)

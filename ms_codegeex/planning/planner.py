@@ -114,8 +114,7 @@ OVERRIDES = (
 
 
 def overrides(config: RunConfig, start: RunConfig | None, always: Collection[str] = ()) -> str:
-    """`key=value …` that turns `start` into `config`: the keys that differ, including nulls, and those in `always`.
-    Without a `start`: all keys."""
+    """`key=value …` that turns `start` (none: all keys) into `config`: keys that differ, nulls too, and `always`."""
     values, words = attrgetter(*OVERRIDES)(config), []
     given = attrgetter(*OVERRIDES)(start) if start else (None,) * len(values)
     for key, value, old in zip(OVERRIDES, values, given, strict=True):
@@ -281,8 +280,7 @@ def changed(plan: Plan, **keys: Any) -> Plan | None:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """The plan of a checked configuration on `parallel.hardware`; unknown hardware or a precision it lacks is a
-    `UserError`."""
+    """The plan of a checked configuration; `UserError` for unknown hardware or a precision that it lacks."""
     chip = hardware_of(config)
     chip.peak(config.training.precision)
     return Plan(config, chip)
@@ -415,8 +413,7 @@ KEYS |= {"optimizer_state": "parallel.optimizer_shard"}
 
 
 def problems(plan: Plan, searched: bool = False) -> list[str]:
-    """Why the plan cannot run, one line each: the key to change, the value found, and what would make it fit.
-    `searched`: a search has found nothing."""
+    """Why the plan cannot run, one line each: key, value and remedy. `searched`: a search has found nothing."""
     worst = max(range(len(plan.memory)), key=lambda i: plan.memory[i].total)
     memory, limit = plan.memory[worst], plan.chip.usable_memory
     if memory.total <= limit:

@@ -87,8 +87,7 @@ def part_work(part: ModelPart, chip: Device, precision: str) -> dict[str, float]
 
 
 def matmul_flops(config: RunConfig, stage: int, chip: Device) -> Counter[str]:
-    """FLOPs of all MatMul and BatchMatMul nodes that one device of `stage` executes in a step, with recomputation, by
-    their precision."""
+    """FLOPs by precision of all (Batch)MatMul nodes that a device of `stage` executes in a step, with recomputation."""
     flops, times = Counter[str](), config.accumulation * config.parallel.overlap.parts
     for part in parts_of(config, chip):
         for product in executed_products(part) if part.stage == stage else ():
@@ -120,8 +119,7 @@ def model_flops(config: RunConfig) -> int:
 
 
 def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
-    """Gradient norm, scaling, AdamW and Muon of one device, and the sums of micro-batches' whole gradients: bytes over
-    bandwidth, and Muon's products."""
+    """Gradient norm, scaling, AdamW, Muon and the micro-batches' sums: bytes over bandwidth, and Muon's products."""
     held = parameter_sums(config)[stage]
     own = held.own_trained
     whole = held.shared_trained + own - held.shared_trained // config.mesh.optimizer_shard
@@ -142,8 +140,7 @@ def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
 
 @dataclass(frozen=True)
 class StageTime:
-    """Seconds of one device of a stage: `work` and `activations` (its collectives) per micro-batch, the rest per
-    step."""
+    """Seconds of one device: `work` and `activations` (its collectives) per micro-batch, the rest per step."""
 
     work: Work
     activations: float
@@ -166,8 +163,7 @@ class StepTime:
 
     @property
     def pipeline(self) -> float:
-        """1F1B: the slowest stage's micro-batches, and the others' first and last once; of these, interleaved 1F1B runs
-        only one virtual stage."""
+        """1F1B: the slowest stage's micro-batches, and one of each other's; interleaved, of one virtual stage only."""
         times = [stage.micro_batch for stage in self.stages]
         return self.micro_batches * max(times) + (sum(times) - max(times)) / self.virtual_stages
 

@@ -204,14 +204,12 @@ def _with_blocks(plan: Plan, blocks: list[int]) -> Plan:
 
 
 def keys_of(plan: Plan, start: RunConfig | None) -> str:
-    """The plan as overrides of the configuration `start`: the keys that distinguish plans, and all others that differ.
-    Without a `start`: all keys."""
+    """The plan as overrides of `start` (none: all keys): keys that distinguish plans, and others that differ."""
     return overrides(plan.config, start, TELLING)
 
 
 def yaml_of(plan: Plan, base: str, given: Mapping[str, Any]) -> str:
-    """The keys that a search chooses, with those that depend on them, as YAML. `base`: the file that has all others;
-    `given`: overrides of it."""
+    """The keys that a search chooses, and those that follow, as YAML over the file `base` with overrides `given`."""
     config = plan.config
     chosen: dict[str, Any] = {"devices": config.devices}
     for key in OVERRIDES:
