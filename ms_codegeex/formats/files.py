@@ -553,6 +553,7 @@ LAYOUTS = (  # the first that is found counts
     Layout("several files", "all", "none of the above", lambda place: ", ".join(place.candidates[:3]), _SEVERAL),
     Layout("steps", "all", "the highest `iter_N`, `global_stepN`, `checkpoint-N`, `version_N`", _LAST_STEP, BELOW),
     Layout("folder around it", "all", "`checkpoints`, `lightning_logs`, `snapshots`, the only folder", _around, BELOW),
+    Layout("folder of GGUF", "llama.cpp", "`*.gguf`, and no other weights", _first(r".*\.gguf"), BELOW),
     Layout("archive", "NeMo", "`.nemo`, `.tar`", _first(r".*\.(nemo|tar|tar\.gz|tgz)", True), _ARCHIVE),
     Layout("another format", "TensorFlow, Flax, ONNX, Paddle", "`.h5`, `.msgpack`, `.onnx`, ...", _OTHERS, _OTHER),
     Layout("several folders", "all", "none of the above", lambda place: ", ".join(place.folders[:3]), _FOLDERS),
