@@ -11,7 +11,6 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_inside
-from ms_codegeex.base.yaml_reading import read_yaml_file
 
 _CODE_BESIDE, _MOST_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 16 << 20  # read for names, never run
 
@@ -19,6 +18,8 @@ _CODE_BESIDE, _MOST_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 1
 @functools.cache
 def lookalikes() -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """The models that resemble one of ours, as `lookalikes.yaml` describes them."""
+    from ms_codegeex.base.yaml_reading import read_yaml_file  # processes that read no model are spared the import
+
     return read_yaml_file(Path(__file__).with_name("lookalikes.yaml"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -156,5 +157,5 @@ def _prepared(data: list[str], task: str, source: Source, config: RunConfig, qui
         try:
             prepare_finetune(data, directory, settings, progress=not quiet)
         except UserError as error:  # it names options of `prepare`
-            raise UserError(str(error).replace("--seq-length N", "data.seq_length=N")) from None
+            raise UserError(re.sub(r"--seq-length (\w+)", r"data.seq_length=\1", str(error))) from None
     return directory

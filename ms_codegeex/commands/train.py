@@ -36,8 +36,8 @@ class TrainOptions:
     """Which run."""
 
     config: str | None = option(
-        "YAML file of the run, or a shipped name (default with model.weights: that model's sizes and the rest of "
-        "finetune_full)",
+        "YAML file of the run, or a shipped name; not needed with model.weights, whose sizes and finetune_full's "
+        "settings then count",
         "FILE",
     )
     overrides: tuple[str, ...] = option("overrides, such as training.steps=40", "key=value", (), positional=True)

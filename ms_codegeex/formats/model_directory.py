@@ -33,7 +33,7 @@ _NAME = re.compile(
 _PAGE = "is a web page, not the file; download it again, logged in if the model is only for members"
 _BEFORE_16 = (
     "is in PyTorch's format before 1.6; save it anew, and keep the old one: python -c 'import sys, torch; "
-    "torch.save(torch.load(sys.argv[1], \"cpu\", weights_only=True), sys.argv[1] + \".new\")' {path} "
+    'torch.save(torch.load(sys.argv[1], "cpu", weights_only=True), sys.argv[1] + ".new")\' {path} '
     "&& mv {path} {path}.old && mv {path}.new {path}"
 )
 _MISTAKEN = {  # how files begin that are taken for weights: what they are, and what helps

@@ -287,8 +287,9 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     """The model of these tensors and the `config.json` in the folder `path`."""
     settings = read_config(path)
     stated = {key: value for key, value in settings.items() if value is not None}
-    refuse_lookalike(path / CONFIG, {**_tokenizer_config(path), **stated})
     kinds, kind = model_types(), settings.get("model_type")
+    of = kinds[str(kind)][0].name if str(kind) in kinds else None
+    refuse_lookalike(path / CONFIG, {**_tokenizer_config(path), **stated}, of=of)
     if str(kind) not in kinds:
         remedy = "give a model of one of these" if kind else "write it there"
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; {remedy}")
@@ -383,7 +384,8 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
             raise UserError(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
         keys, rows = formats.data.sizes, fields["vocab_size"]
         kind = its.config.get("model_type", keys.model_type)
-        refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows})
+        of = its_family.name
+        refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows}, of=of)
     _say_if_unclear(path, its_family.name, fields, str(path), say)
     tensors = _ours(raw, its_family, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"

@@ -105,7 +105,7 @@ def test_codegeex2_as_it_was_released(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rmsnorm": False}, "rmsnorm is False, but only True"),
+        ({"rmsnorm": False}, "rmsnorm is False, expected True"),
         ({"post_layer_norm": False}, "post_layer_norm"),
         ({"add_bias_linear": True}, "add_bias_linear"),
         ({"add_qkv_bias": False}, "add_qkv_bias"),

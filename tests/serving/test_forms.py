@@ -75,7 +75,6 @@ def test_the_fields_of_llama_cpp():
 
 WRONG = [
     {"type": "xml"},
-    {},
     {"type": "json_object", "schema": {}},
     {"type": "json_schema"},
     {"type": "json_schema", "json_schema": []},

@@ -48,7 +48,7 @@ _REMEDIES = {
     **dict.fromkeys(("missing field", "wrong type", "empty answer"), "docs/what-we-read.md lists what is read"),
     "invalid JSON": "write one object per line, or an array of objects",
     "unknown language": "remove the field `language`, or name one of those that `ms-codegeex prepare` knows",
-    "longer than seq_length": "give --overlong truncate, or a greater --seq-length",
+    "longer than seq_length": "give --overlong truncate, or --seq-length N",
     "order of roles": "join the messages that follow each other, or remove the record",
     "files passed over": "give files of records: " + ", ".join(ENDINGS),
     **{f"record of another task ({task})": f"give --task {task}" for task in TASKS},
