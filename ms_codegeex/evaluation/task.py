@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ms_codegeex.evaluation.replies.blocks import Asked, Code
+from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 from ms_codegeex.evaluation.replies.code import code_of
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
 from ms_codegeex.evaluation.stop_rules import Stop
@@ -119,7 +119,7 @@ class Task(ABC):
         """What a chat model is asked for; a task that knows the function's name says it."""
         return Asked(problem.labels.get("language", "python"), prompt)
 
-    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> Code:
+    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
         """The code in a chat model's reply."""
         return code_of(done.text, replace(self.asked(problem, prompt), finished=done.finish != "length"))
 
@@ -128,7 +128,7 @@ class Task(ABC):
     ) -> Sample:
         """The sample of an answer. `clean` is the benchmark's rule for a text that continues the prompt. A reply
         that is a program stays one. The text as it was sampled is kept if it differs."""
-        code, notes = Code(done.text, False), {}
+        code, notes = ReplyCode(done.text, False), {}
         if done.is_reply:
             code = self.read(problem, prompt, done)
             notes = {"whole": True} if code.whole else {"lacking": code.lacking} if code.lacking else {}

@@ -26,7 +26,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Code:
+class ReplyCode:
     """What is judged. `whole`: a program that stands by itself; otherwise `text` continues the prompt. `lacking`: why
     the reply has no code, empty if it has."""
 
@@ -36,7 +36,7 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     """A code block: its text, the language that its fence names, and whether there is a fence at all."""
 
     code: str
@@ -60,12 +60,12 @@ ENDING = re.compile(r"^[^`\n]*[^`\s](?P<mark>```)[ \t]*$", re.MULTILINE)
 LOOKED_BACK = 80  # characters before a tag in which its line's beginning is looked for
 
 
-def blocks(reply: str, finished: bool = True) -> list[Block]:
+def blocks(reply: str, finished: bool = True) -> list[CodeBlock]:
     """The code blocks of a reply in their order, without its thoughts. A reply without a fence is one block that is not
     fenced. Fences may be nested, indented, in lists and quotations, opened or closed on a line with text, or never
     closed."""
     text = without_thoughts(reply.replace("\r\n", "\n").replace("\r", "\n"), finished)
-    return list(_fenced(text)) or [Block(text, fenced=False)]
+    return list(_fenced(text)) or [CodeBlock(text, fenced=False)]
 
 
 def without_thoughts(text: str, finished: bool = True) -> str:
@@ -88,7 +88,7 @@ def without_thoughts(text: str, finished: bool = True) -> str:
     return "".join(kept) + (text[start:opened] if opened >= 0 and not finished else text[start:])
 
 
-def _fenced(text: str) -> Iterator[Block]:
+def _fenced(text: str) -> Iterator[CodeBlock]:
     """The fenced blocks. Only lines with marks are looked at, once, or twice where a block is not closed in its way."""
     found = {mark.start("mark"): mark for pattern in (ENDING, LATE, MARK) for mark in pattern.finditer(text)}
     marks = [found[place] for place in sorted(found)]
@@ -99,7 +99,9 @@ def _fenced(text: str) -> Iterator[Block]:
             at += 1
             continue
         at, end = _end(text, marks, at)
-        yield Block(_unquoted(text[first.end() + 1 : end], first["lead"]), first["info"].strip().strip("{}.").lower())
+        yield CodeBlock(
+            _unquoted(text[first.end() + 1 : end], first["lead"]), first["info"].strip().strip("{}.").lower()
+        )
 
 
 def _end(text: str, marks: list[re.Match[str]], at: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ms_codegeex.evaluation.replies import python, trees
-from ms_codegeex.evaluation.replies.blocks import Asked, Code, blocks, without_thoughts
+from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode, blocks, without_thoughts
 
 # the names that models give a language's blocks; blocks with other languages' names are not read
 NAMES = {
@@ -21,7 +21,7 @@ NAMES = {
 OTHERS = "text txt plaintext output console json yaml toml markdown md diff"
 
 
-def code_of(reply: str, asked: Asked) -> Code:
+def code_of(reply: str, asked: Asked) -> ReplyCode:
     """The program of a reply: the last whole one that defines the entry point, or the blocks that belong together. If
     there is none, `lacking` says why."""
     found = blocks(reply, asked.finished)
@@ -34,7 +34,7 @@ def code_of(reply: str, asked: Asked) -> Code:
         code = language.program([without_thoughts(reply, asked.finished)], asked)
     if code is not None:
         return code
-    return Code("", False, _reason(reply, asked))
+    return ReplyCode("", False, _reason(reply, asked))
 
 
 def _reason(reply: str, asked: Asked) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from ms_codegeex.evaluation.replies.blocks import Asked, Code
+from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 
 def is_whole(code: str, asked: Asked) -> bool:
@@ -16,6 +16,6 @@ def is_whole(code: str, asked: Asked) -> bool:
         return False
 
 
-def program(codes: Sequence[str], asked: Asked) -> Code | None:
+def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     """Stub."""
-    return next((Code(code, True) for code in codes if is_whole(code, asked)), None)
+    return next((ReplyCode(code, True) for code in codes if is_whole(code, asked)), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ms_codegeex.evaluation.replies.blocks import Asked, Code
+from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 
 def is_whole(code: str, asked: Asked) -> bool:
@@ -12,6 +12,6 @@ def is_whole(code: str, asked: Asked) -> bool:
     return False
 
 
-def program(codes: Sequence[str], asked: Asked) -> Code | None:
+def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     """Stub."""
     return None

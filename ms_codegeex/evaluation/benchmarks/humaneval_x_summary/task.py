@@ -10,7 +10,7 @@ from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems
 from ms_codegeex.evaluation.benchmarks.humaneval_x_summary import descriptions
 from ms_codegeex.evaluation.benchmarks.humaneval_x_summary.similarity import metrics, similarity
-from ms_codegeex.evaluation.replies.blocks import Code, without_thoughts
+from ms_codegeex.evaluation.replies.blocks import ReplyCode, without_thoughts
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, SampledAnswer, Task
 
@@ -52,9 +52,9 @@ class HumanEvalXSummary(Task):
             problem, completion_id, prompt, done, lambda text: descriptions.clean(text, problem.data, self._form)
         )
 
-    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> Code:
+    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
         """A chat model's reply is the summary."""
-        return Code(without_thoughts(done.text).strip(), False)
+        return ReplyCode(without_thoughts(done.text).strip(), False)
 
     def reference(self, problem: Problem) -> Sample:
         """The published description."""
