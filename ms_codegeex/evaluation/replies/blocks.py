@@ -88,7 +88,7 @@ def without_thoughts(text: str, finished: bool = True) -> str:
     return "".join(kept) + (text[start:opened] if opened >= 0 and not finished else text[start:])
 
 
-def _fenced(text: str) -> Iterator[CodeBlock]:
+def _fenced(text: str, nested: bool = True) -> Iterator[CodeBlock]:
     """The fenced blocks. Only lines with marks are looked at, once, or twice where a block is not closed in its way."""
     found = {mark.start("mark"): mark for pattern in (ENDING, LATE, MARK) for mark in pattern.finditer(text)}
     marks = [found[place] for place in sorted(found)]
@@ -99,9 +99,11 @@ def _fenced(text: str) -> Iterator[CodeBlock]:
             at += 1
             continue
         at, end = _end(text, marks, at)
-        yield CodeBlock(
-            _unquoted(text[first.end() + 1 : end], first["lead"]), first["info"].strip().strip("{}.").lower()
-        )
+        code, tag = text[first.end() + 1 : end], first["info"].strip().strip("{}.").lower()
+        inner = list(_fenced(code, False)) if nested and tag in ("", "markdown", "md") and MARK.search(code) else []
+        if ">" in first["lead"]:  # a quotation
+            code = re.sub(r"^[ \t]*> ?", "", code, flags=re.MULTILINE)
+        yield from inner or [CodeBlock(code, tag)]
 
 
 def _end(text: str, marks: list[re.Match[str]], at: int) -> tuple[int, int]:
@@ -123,8 +125,3 @@ def _end(text: str, marks: list[re.Match[str]], at: int) -> tuple[int, int]:
         mark = marks[loose]
         return loose + 1, mark.start("mark") if mark.re is ENDING else mark.start()
     return len(marks), len(text)
-
-
-def _unquoted(code: str, lead: str) -> str:
-    """The code without what stands in front of its lines in a quotation."""
-    return re.sub(r"^[ \t]*> ?", "", code, flags=re.MULTILINE) if ">" in lead else code

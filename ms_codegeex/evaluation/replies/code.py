@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from ms_codegeex.evaluation.replies import python, trees
-from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode, blocks, without_thoughts
+from ms_codegeex.evaluation.replies.blocks import MARK, Asked, ReplyCode, blocks, without_thoughts
 
 # the names that models give a language's blocks; blocks with other languages' names are not read
 NAMES = {
@@ -21,20 +23,30 @@ NAMES = {
 OTHERS = "text txt plaintext output console json yaml toml markdown md diff"
 
 
+MOST = 200_000  # characters of a reply; no function is that long
+TICKS = re.compile(r"^[ \t]*`{1,3}(?:python|py)?(?=\S| \S)[ \t]*|`{1,3}[ \t]*$", re.MULTILINE)
+
+
 def code_of(reply: str, asked: Asked) -> ReplyCode:
     """The program of a reply: the last whole one that defines the entry point, or the blocks that belong together. If
     there is none, `lacking` says why."""
+    if len(reply) > MOST:
+        return ReplyCode("", False, f"longer than {MOST} characters")
     found = blocks(reply, asked.finished)
     ours = set(NAMES.get(asked.language, "").split())
     others = set(" ".join([OTHERS, *NAMES.values()]).split()) - ours
     codes = [each.code for each in found if each.tag.partition(" ")[0] not in others] or [each.code for each in found]
     language = python if asked.language == "python" else trees
-    code = language.program(codes, asked)
-    if code is None and found[0].fenced:  # the fence began late, or ended early
-        code = language.program([without_thoughts(reply, asked.finished)], asked)
-    if code is not None:
-        return code
-    return ReplyCode("", False, _reason(reply, asked))
+    text = TICKS.sub("", MARK.sub("", without_thoughts(reply, asked.finished)))  # if a fence began late or ended early
+    first: ReplyCode | None = None
+    for candidates in (codes, [text]):
+        code = language.program(candidates, asked)
+        if code is not None and code.whole and language.is_whole(code.text, asked):
+            return code
+        first = first or code
+    if first is None and found[0].fenced and any(map(str.strip, codes)) and asked.finished:
+        first = ReplyCode(next(code for code in reversed(codes) if code.strip()), True)  # it shows its error
+    return first or ReplyCode("", False, _reason(reply, asked))
 
 
 def _reason(reply: str, asked: Asked) -> str:
