@@ -79,13 +79,13 @@ class Reader:
             return None
 
     def parts(self, code: str) -> list[Part]:
-        """The statements of a text; where it does not parse, those that do, without prose."""
+        """The statements of a text without prose; where it does not parse, those that do."""
         code = _without_prompts(code)
         code = dedent(code) if code.strip("\n")[:1] in (" ", "\t") else code
         plain = code.translate(ODD_SPACES)
         for text in dict.fromkeys((code, plain, plain.expandtabs(8))):
             if (tree := self.parsed(text)) is not None:
-                return list(_parts(tree, text))
+                return [part for part in _parts(tree, text) if not _is_prose(part)]
         return [part for piece in self._pieces(plain) for part in piece]
 
     def _pieces(self, code: str) -> Iterator[list[Part]]:
@@ -122,7 +122,7 @@ def _without_prompts(code: str) -> str:
 def _is_prose(part: Part) -> bool:
     """Whether a part is words that happen to parse: `Example`, `Note: this`."""
     node = part.nodes[0]
-    words = (ast.Name, ast.Constant, ast.Tuple, ast.List, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp)
+    words = (ast.Name, ast.Constant, ast.Starred, ast.Tuple, ast.List, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp)
     is_words = isinstance(node, ast.Expr) and isinstance(node.value, words)
     return len(part.nodes) == 1 and (is_words or (isinstance(node, ast.AnnAssign) and node.value is None))
 
