@@ -46,12 +46,12 @@ def code_of(reply: str, asked: Asked) -> ReplyCode:
         first = first or code
     if first is None and found[0].fenced and any(map(str.strip, codes)) and asked.finished:
         first = ReplyCode(next(code for code in reversed(codes) if code.strip()), True)  # it shows its error
-    return first or ReplyCode("", False, _reason(reply, asked))
+    return first or ReplyCode("", False, reason(reply, asked.finished))
 
 
-def _reason(reply: str, asked: Asked) -> str:
+def reason(reply: str, finished: bool = True) -> str:
     """Why a reply has no code."""
-    if not asked.finished:
+    if not finished:
         return "cut off by the limit of tokens"
     if not reply.strip():
         return "empty"

@@ -2,6 +2,7 @@
 
 Each is about `PROMPT`, or says its own; `RIGHT` define a right `add`, `WRONG` do not.
 """
+# ruff: noqa: E501 (a reply is one line)
 
 PROMPT = '''from typing import List
 
