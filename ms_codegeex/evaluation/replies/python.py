@@ -15,7 +15,7 @@ from textwrap import dedent, indent
 from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError)  # of a text that is too deep, too
-MOST = 200_000  # characters that are parsed of a reply, all tries together
+MOST = 300_000  # characters that are parsed of a reply, all tries together
 FURTHER = 40  # pieces that are put together to find the end of a statement
 # in a statement outside of functions these names read input, leave the program or run tests
 DRIVERS = frozenset(("input", "print", "exit", "quit", "SystemExit", "doctest", "unittest", "pytest", "__name__"))

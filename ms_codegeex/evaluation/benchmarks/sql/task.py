@@ -12,7 +12,7 @@ from ms_codegeex.evaluation.benchmarks.sql.problems import Question, read_questi
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report
 from ms_codegeex.evaluation.replies.blocks import CodeBlock, ReplyCode, blocks
-from ms_codegeex.evaluation.replies.code import reason
+from ms_codegeex.evaluation.replies.code import TICKS, reason
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
 
@@ -113,7 +113,9 @@ def is_query(text: str) -> bool:
 def statements(block: CodeBlock) -> Iterator[str]:
     """The statements of a reply's block, with the comments before them; without a fence, from the first line that
     begins a query to the end of each."""
-    text, ends = block.code, SEPARATOR if block.fenced else SEPARATOR_IN_PROSE
+    text, ends = block.code, SEPARATOR
+    if not block.fenced:
+        text, ends = TICKS.sub("", text), SEPARATOR_IN_PROSE
     starts = [0] if block.fenced else [found.start() for found in LINE.finditer(text)]
     end = -1
     for start in starts:
