@@ -28,7 +28,7 @@ TESTING = {"doctest", "unittest", "pytest", "hypothesis", "timeit"}
 INLINE = {"listcomp", "setcomp", "dictcomp", "genexpr", "lambda"}  # scopes that belong to their statement
 # how a line of code begins, and a line that goes on with the statement before it although it is not indented
 CODE_LINE = re.compile(
-    r"\s*(?:(?:async|def|class|import|from|if|for|while|try|with|return|raise|global)\b|@|[\w.\[\]\"', ]+ ?[-+*/|&]?=)"
+    r"(?:(?:async|def|class|import|from|if|for|while|try|with|return|raise|global)\b|@|[\w.\[\]\"', ]+ ?[-+*/|&]?=)"
 )
 GOES_ON = re.compile(r"[ \t)\]}]|$|(?:else|elif|except|finally)\b")
 ODD_SPACES = {ord(each): " " for each in "\xa0\u2002\u2003\u2009\u202f\u3000"} | dict.fromkeys(map(ord, "\u200b\ufeff"))
@@ -219,7 +219,9 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
         for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
             if (found := _continuation(code, asked.prompt, name, reader)) is not None:
                 return found
-    if not (chosen or methods) and (texts := [code for code in codes if re.search(rf"\bdef +{name}\b", code)]):
+    if not (chosen or methods) and (
+        texts := [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]
+    ):
         return ReplyCode(texts[-1], True) if asked.finished else None  # Python says what is wrong with it
     others = [at for at, parts in enumerate(blocks) if any(part.only(*DEFINITIONS) for part in parts)]
     if not (some := chosen or methods or others):
@@ -281,11 +283,8 @@ def _with_given(parts: list[Part], given: Sequence[Part], name: str = "") -> lis
     """The program, after what the prompt has before its function if the program lacks some of it."""
     before = next((at for at in reversed(range(len(given))) if name in given[at].bound), len(given))
     bound = frozenset().union(*(part.bound for part in parts))
-    known = {ast.dump(node) for part in parts for node in part.nodes}
-    lacks = any(
-        part.bound - bound or (part.only(ast.ImportFrom) and not {ast.dump(node) for node in part.nodes} <= known)
-        for part in given[:before]
-    )
+    texts = {part.text.strip() for part in parts}
+    lacks = any(part.bound - bound or (not part.bound and part.text.strip() not in texts) for part in given[:before])
     return [*given[:before], *parts] if lacks else parts
 
 
@@ -300,7 +299,7 @@ def _continuation(code: str, prompt: str, name: str, reader: Reader) -> ReplyCod
     more code below it, both are a program."""
     body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
     alone = reader.parsed(dedent(body))
-    if not body.strip() or (alone and _is_other(alone)):
+    if not body.strip() or (alone and not body[0].isspace() and not _returns(alone)):
         return None
     opened, last = reader.parsed(prompt), prompt.rstrip().rpartition("\n")[2]
     known = _last_function(opened) if opened else None
@@ -321,14 +320,10 @@ def _continuation(code: str, prompt: str, name: str, reader: Reader) -> ReplyCod
     return None
 
 
-def _is_other(tree: ast.Module) -> bool:
-    """Whether statements are no body: functions, or calls and tests of one, and nothing that returns."""
+def _returns(tree: ast.Module) -> bool:
+    """Whether statements return something outside of functions, so that they are a body."""
     outside = (node for each in tree.body if not isinstance(each, DEFINITIONS) for node in ast.walk(each))
-    ends = any(isinstance(node, (ast.Return, ast.Yield)) for node in outside)
-    calls = all(isinstance(each, (ast.Expr, ast.Assert, *IMPORTS)) for each in tree.body)
-    words = all(isinstance(each, ast.Expr) and not isinstance(each.value, ast.Call) for each in tree.body)
-    prints = calls and any(getattr(node, "id", "") == "print" for node in ast.walk(tree))
-    return not ends and (words or prints or any(isinstance(each, DEFINITIONS) for each in tree.body))
+    return any(isinstance(node, (ast.Return, ast.Yield)) for node in outside)
 
 
 def _last_function(tree: ast.Module, known: ast.stmt | None = None) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
@@ -359,14 +354,20 @@ def nested(code: str, name: str, call: str) -> str:
 def beyond(code: str, given: str) -> str:
     """A text without the statements at its beginning that repeat given code; imports may stand between them."""
     reader = Reader()
-    known = [ast.dump(node) for part in reader.parts(given) for node in part.nodes]
+    known = [_same(part) for part in reader.parts(given)]
     kept, repeats = list[Part](), True
     for part in reader.parts(code):
-        dumps = [ast.dump(node) for node in part.nodes]
-        places = [known.index(each) for each in dumps if each in known] if repeats else []
-        if places and len(places) == len(dumps):
-            known = known[max(places) + 1 :]
+        if repeats and (same := _same(part)) in known:
+            known = known[known.index(same) + 1 :]
         else:
             kept.append(part)
             repeats = repeats and part.only(*IMPORTS)
     return _text(kept)
+
+
+def _same(part: Part) -> list[str]:
+    """What two parts have in common that differ in comments and layout only."""
+    try:
+        return [ast.dump(node) for node in part.nodes]
+    except RecursionError:
+        return [part.text]
