@@ -219,10 +219,8 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
         for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
             if (found := _continuation(code, asked.prompt, name, reader)) is not None:
                 return found
-    if not (chosen or methods) and (
-        texts := [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]
-    ):
-        return ReplyCode(texts[-1], True) if asked.finished else None  # Python says what is wrong with it
+        if texts := [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]:
+            return ReplyCode(texts[-1], True) if asked.finished else None  # Python says what is wrong with it
     others = [at for at, parts in enumerate(blocks) if any(part.only(*DEFINITIONS) for part in parts)]
     if not (some := chosen or methods or others):
         return None
