@@ -350,7 +350,8 @@ def nested(code: str, name: str, call: str) -> str:
 
 
 def beyond(code: str, given: str) -> str:
-    """A text without the statements at its beginning that repeat given code; imports may stand between them."""
+    """A text without the statements at its beginning that repeat given code; imports and functions may
+    stand between them."""
     reader = Reader()
     known = [_same(part) for part in reader.parts(given)]
     kept, repeats = list[Part](), True
@@ -359,7 +360,7 @@ def beyond(code: str, given: str) -> str:
             known = known[known.index(same) + 1 :]
         else:
             kept.append(part)
-            repeats = repeats and part.only(*IMPORTS)
+            repeats = repeats and part.only(*IMPORTS, *DEFINITIONS)
     return _text(kept)
 
 
