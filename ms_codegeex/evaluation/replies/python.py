@@ -35,7 +35,7 @@ ODD_SPACES = {ord(each): " " for each in "\xa0\u2002\u2003\u2009\u202f\u3000"} |
 
 
 @dataclass(frozen=True)
-class Part:
+class CodePart:
     """Statements that share lines, with the comments before them.
 
     Args:
@@ -64,7 +64,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
 
 
-class Reader:
+class PythonReader:
     """Parses texts until `MOST` characters have been read."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Reader:
             self.unfinished = bool(UNFINISHED.search(str(error))) or code.startswith("@")
             return None
 
-    def parts(self, code: str) -> list[Part]:
+    def parts(self, code: str) -> list[CodePart]:
         """The statements of a text without prose; where it does not parse, those that do."""
         code = _without_prompts(code)
         code = dedent(code) if code.strip("\n")[:1] in (" ", "\t") else code
@@ -95,7 +95,7 @@ class Reader:
                 return [part for part in _parts(tree, text) if not _is_prose(part)]
         return [part for piece in self._pieces(plain) for part in piece]
 
-    def _pieces(self, code: str) -> Iterator[list[Part]]:
+    def _pieces(self, code: str) -> Iterator[list[CodePart]]:
         """The parts of each piece that parses. A piece begins at a line that is not indented; a statement may take
         several, such as one with a text whose lines are not indented."""
         pieces = list[str]()
@@ -124,7 +124,7 @@ def _without_prompts(code: str) -> str:
     return "\n".join(found[1] or "" for found in typed if found) if re.match(r"\s*>>> ", code) else code
 
 
-def _is_prose(part: Part) -> bool:
+def _is_prose(part: CodePart) -> bool:
     """Whether a part is words that happen to parse: `Example`, `Note: this`."""
     node = part.nodes[0]
     words = (ast.Name, ast.Constant, ast.Starred, ast.Tuple, ast.List, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp)
@@ -132,7 +132,7 @@ def _is_prose(part: Part) -> bool:
     return len(part.nodes) == 1 and (is_words or (isinstance(node, ast.AnnAssign) and node.value is None))
 
 
-def _parts(tree: ast.Module, code: str) -> Iterator[Part]:
+def _parts(tree: ast.Module, code: str) -> Iterator[CodePart]:
     lines, groups = code.split("\n"), list[list[ast.stmt]]()
     for node in tree.body:
         if groups and _first(node) <= (groups[-1][-1].end_lineno or 0):
@@ -150,7 +150,7 @@ def _first(node: ast.stmt) -> int:
     return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
 
 
-def _part(text: str, nodes: Sequence[ast.stmt]) -> Part:
+def _part(text: str, nodes: Sequence[ast.stmt]) -> CodePart:
     """A part with its names; a text that only the compiler refuses has none."""
     bound, now, later = set[str](), set[str](), set[str]()
 
@@ -166,12 +166,12 @@ def _part(text: str, nodes: Sequence[ast.stmt]) -> Part:
 
     with suppress(*UNPARSED):
         scope(symtable.symtable(text, "reply", "exec"), now)
-    return Part(text, tuple(nodes), frozenset(bound), frozenset(now), frozenset(later))
+    return CodePart(text, tuple(nodes), frozenset(bound), frozenset(now), frozenset(later))
 
 
 def is_whole(code: str, asked: Asked) -> bool:
     """Whether a text parses and defines the entry point; without an entry point, whether it has statements."""
-    reader = Reader()
+    reader = PythonReader()
     if (tree := reader.parsed(code)) is None:
         return False
     name = entry_point(asked)
@@ -184,7 +184,7 @@ def entry_point(asked: Asked) -> str:
     return asked.entry_point or (found[-1] if found else "")
 
 
-def defines(parts: Iterable[Part], name: str) -> bool:
+def defines(parts: Iterable[CodePart], name: str) -> bool:
     """Whether a program defines a name, with more than a placeholder, or imports it from Python's own library."""
     return any(name in part.bound and any(map(_is_real, part.nodes)) for part in parts)
 
@@ -206,7 +206,7 @@ def _is_real(node: ast.stmt) -> bool:
 def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     """The program of a reply's blocks: the last one that defines the entry point, with what it lacks from the other
     blocks and from the prompt, without tests and examples. None if there is no Python."""
-    reader = Reader()
+    reader = PythonReader()
     blocks, name = [reader.parts(code) for code in codes], entry_point(asked)
     chosen = [at for at, parts in enumerate(blocks) if parts and (not name or defines(parts, name))]
     given = reader.parts(asked.prompt)
@@ -230,13 +230,13 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     return ReplyCode(_text(_with_given(_undriven(parts, name), given, name)), True)
 
 
-def _class_with(parts: Iterable[Part], method: str) -> str:
+def _class_with(parts: Iterable[CodePart], method: str) -> str:
     """The class that has this method, "" without one."""
     classes = (node for part in parts for node in part.nodes if isinstance(node, ast.ClassDef))
     return next((each.name for each in classes if any(getattr(one, "name", "") == method for one in each.body)), "")
 
 
-def _joined(blocks: Sequence[list[Part]], chosen: int) -> list[Part]:
+def _joined(blocks: Sequence[list[CodePart]], chosen: int) -> list[CodePart]:
     """A block, and before it the blocks with imports and what other blocks define of the names that it lacks."""
     parts = blocks[chosen]
     for at in [*reversed(range(chosen)), *range(chosen + 1, len(blocks))]:
@@ -248,11 +248,11 @@ def _joined(blocks: Sequence[list[Part]], chosen: int) -> list[Part]:
     return parts
 
 
-def _undriven(parts: Sequence[Part], name: str) -> list[Part]:
+def _undriven(parts: Sequence[CodePart], name: str) -> list[CodePart]:
     """The parts without tests, examples and what reads input, except for what the function needs."""
     needed, drivers = {name}, {*DRIVERS, name}
 
-    def grown(names: set[str], more: Callable[[Part], frozenset[str]]) -> None:
+    def grown(names: set[str], more: Callable[[CodePart], frozenset[str]]) -> None:
         for _ in range(ROUNDS):
             size = len(names)
             for part in parts:
@@ -266,7 +266,7 @@ def _undriven(parts: Sequence[Part], name: str) -> list[Part]:
     return [part for part in parts if part.bound & needed or not _drives(part, drivers)]
 
 
-def _drives(part: Part, drivers: set[str]) -> bool:
+def _drives(part: CodePart, drivers: set[str]) -> bool:
     if part.only(*IMPORTS):
         names = {(getattr(node, "module", None) or node.names[0].name).partition(".")[0] for node in part.nodes}
         return bool(names & TESTING)
@@ -277,7 +277,7 @@ def _drives(part: Part, drivers: set[str]) -> bool:
     return leaves or bool(part.now & drivers)
 
 
-def _with_given(parts: list[Part], given: Sequence[Part], name: str = "") -> list[Part]:
+def _with_given(parts: list[CodePart], given: Sequence[CodePart], name: str = "") -> list[CodePart]:
     """The program, after what the prompt has before its function if the program lacks some of it."""
     before = next((at for at in reversed(range(len(given))) if name in given[at].bound), len(given))
     bound = frozenset().union(*(part.bound for part in parts))
@@ -286,13 +286,13 @@ def _with_given(parts: list[Part], given: Sequence[Part], name: str = "") -> lis
     return [*given[:before], *parts] if lacks else parts
 
 
-def _text(parts: Sequence[Part]) -> str:
+def _text(parts: Sequence[CodePart]) -> str:
     """The parts as one text; what Python wants at the beginning of a file comes first."""
     first = [part for part in parts if any(getattr(node, "module", "") == "__future__" for node in part.nodes)]
     return "".join(f"{part.text}\n" for part in [*first, *(part for part in parts if part not in first)]).lstrip("\n")
 
 
-def _continuation(code: str, prompt: str, name: str, reader: Reader) -> ReplyCode | None:
+def _continuation(code: str, prompt: str, name: str, reader: PythonReader) -> ReplyCode | None:
     """A body without its signature, with the indentation that fits the prompt; None if the text is something else. With
     more code below it, both are a program."""
     body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
@@ -343,7 +343,7 @@ def _beyond_lines(body: str, prompt: str) -> str:
 
 def nested(code: str, name: str, call: str) -> str:
     """A text as the body of a function with this name. What defines that function again goes in whole and is called."""
-    parts = Reader().parts(code)
+    parts = PythonReader().parts(code)
     if defines(parts, name):
         code = f"{_text(_undriven(parts, name))}return {call}\n"
     return indent(dedent(code), "    ")
@@ -352,9 +352,9 @@ def nested(code: str, name: str, call: str) -> str:
 def beyond(code: str, given: str) -> str:
     """A text without the statements at its beginning that repeat given code; imports and functions may
     stand between them."""
-    reader = Reader()
+    reader = PythonReader()
     known = [_same(part) for part in reader.parts(given)]
-    kept, repeats = list[Part](), True
+    kept, repeats = list[CodePart](), True
     for part in reader.parts(code):
         if repeats and (same := _same(part)) in known:
             known = known[known.index(same) + 1 :]
@@ -364,7 +364,7 @@ def beyond(code: str, given: str) -> str:
     return _text(kept)
 
 
-def _same(part: Part) -> list[str]:
+def _same(part: CodePart) -> list[str]:
     """What two parts have in common that differ in comments and layout only."""
     try:
         return [ast.dump(node) for node in part.nodes]
