@@ -31,6 +31,7 @@ CODE_LINE = re.compile(
     r"(?:(?:async|def|class|import|from|if|for|while|try|with|return|raise|global)\b|@|[\w.\[\]\"', ]+ ?[-+*/|&]?=)"
 )
 GOES_ON = re.compile(r"[ \t)\]}]|$|(?:else|elif|except|finally)\b")
+OPENED = re.compile(r"^[ \t]+(?:async +)?def ", re.MULTILINE)  # a method, which the prompt may leave open
 ODD_SPACES = {ord(each): " " for each in "\xa0\u2002\u2003\u2009\u202f\u3000"} | dict.fromkeys(map(ord, "\u200b\ufeff"))
 
 
@@ -210,17 +211,18 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     blocks, name = [reader.parts(code) for code in codes], entry_point(asked)
     chosen = [at for at, parts in enumerate(blocks) if parts and (not name or defines(parts, name))]
     given = reader.parts(asked.prompt)
+    if not chosen or (not name and OPENED.search(asked.prompt)):
+        for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
+            if (found := _continuation(code, asked.prompt, name, reader)) is not None:
+                return found
     if not name:  # a script: its last block that assigns something
         assigning = [at for at in chosen if any(part.bound and not part.only(*IMPORTS) for part in blocks[at])]
         joined = _joined(blocks, (assigning or chosen)[-1]) if chosen else []
         return ReplyCode(_text(_with_given(joined, given)), True) if joined else None
     methods = [at for at, parts in enumerate(blocks) if _class_with(parts, name)]
-    if not chosen and not methods:
-        for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
-            if (found := _continuation(code, asked.prompt, name, reader)) is not None:
-                return found
-        if texts := [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]:
-            return ReplyCode(texts[-1], True) if asked.finished else None  # Python says what is wrong with it
+    texts = [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]
+    if texts and not (chosen or methods):
+        return ReplyCode(texts[-1], True) if asked.finished else None  # Python says what is wrong with it
     others = [at for at, parts in enumerate(blocks) if any(part.only(*DEFINITIONS) for part in parts)]
     if not (some := chosen or methods or others):
         return None
@@ -295,22 +297,25 @@ def _text(parts: Sequence[CodePart]) -> str:
 def _continuation(code: str, prompt: str, name: str, reader: PythonReader) -> ReplyCode | None:
     """A body without its signature, with the indentation that fits the prompt; None if the text is something else. With
     more code below it, both are a program."""
-    body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
-    alone = reader.parsed(dedent(body))
-    if not body.strip() or (alone and not body[0].isspace() and not _returns(alone)):
-        return None
     opened, last = reader.parsed(prompt), prompt.rstrip().rpartition("\n")[2]
+    begun = not prompt.endswith(("\n", ":", '"""', "'''")) and not last.strip().startswith("#")  # a statement
+    body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
+    if begun and body.lstrip().startswith(last.strip()):
+        body = body.lstrip()[len(last.strip()) :]
+    alone = reader.parsed(dedent(body))
+    if not body.strip() or (alone and not begun and not body[0].isspace() and not _returns(alone)):
+        return None
     known = _last_function(opened) if opened else None
     width = known.body[0].col_offset if known else len(last) - len(last.lstrip()) + 4 * last.endswith(":")
     first, _, rest = body.lstrip().partition("\n")
     shapes = [body, indent(dedent(body), " " * width), " " * width + f"{first}\n{rest}"]
     shapes += [indent(f"{first}\n{dedent(rest)}", " " * width)]
     start = "" if prompt.endswith("\n") else "\n"
-    for shape in [*([] if opened else [body.lstrip()]), *(start + each for each in shapes)]:
+    for shape in [*([body.lstrip()] if begun else []), *(start + each for each in shapes)]:
         joined = f"{prompt}{shape}\n"
         if (tree := reader.parsed(joined)) is None or not (function := _last_function(tree, known)):
             continue
-        if len(function.body) > (len(known.body) if known else 0):
+        if len(function.body) > (len(known.body) - begun if known else 0):
             below = [node for node in tree.body if node.lineno > (function.end_lineno or 0)]
             if any(isinstance(node, DEFINITIONS) for node in below):
                 return ReplyCode(_text(_undriven(list(_parts(tree, joined)), name)), True)

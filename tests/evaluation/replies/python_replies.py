@@ -176,6 +176,32 @@ WRONG = {
     "JavaScript": fenced("function add(a, b) { return a + b }", "javascript"),
 }  # fmt: skip
 
+MBPP = '"""\nAdd two numbers.\nassert add(1, 2) == 3\n"""\n'
+CLASS = 'class Account:\n    balance = 0\n\n    def deposit(self, amount):\n        """Add it."""\n'
+SCRIPT = "# Read the numbers\nnumbers = [1, 2]\n# total = their sum\n"
+LINE = "def add(a, b):\n    return "
+COMMENT = "def add(a, b):\n    # add both"
+ADDS = "assert add(1, 2) == 3"
+DEPOSITS = "assert Account().deposit(3) == 3"
+# prompt, entry point, reply, test
+OTHER_PROMPTS = [
+    (MBPP, "add", fenced(CODE), ADDS),
+    (MBPP, "add", f"Here:\n{MBPP}{CODE}", ADDS),
+    (CLASS, "", fenced(f"{CLASS}        self.balance += amount\n        return self.balance"), DEPOSITS),
+    (CLASS, "", fenced("        self.balance += amount\n        return self.balance"), DEPOSITS),
+    (CLASS, "", fenced("self.balance += amount\nreturn self.balance"), DEPOSITS),
+    (SCRIPT, "", fenced("total = sum(numbers)"), "assert total == 3"),
+    (SCRIPT, "", fenced(f"{SCRIPT}total = sum(numbers)\nprint(total)"), "assert total == 3"),
+    (LINE, "add", "a + b", ADDS),
+    (LINE, "add", fenced("a + b"), ADDS),
+    (LINE, "add", fenced("    return a + b"), ADDS),
+    (LINE, "", fenced(CODE), ADDS),
+    (COMMENT, "add", "    return a + b", ADDS),
+    (COMMENT, "add", fenced("return a + b"), ADDS),
+    (COMMENT, "add", fenced("    # add both\n    return a + b"), ADDS),
+    (COMMENT, "add", fenced("class Solution:\n    def add(self, a, b):\n        return a + b"), ADDS),
+    (f"async {CODE.partition(chr(10))[0]}\n", "add", fenced("    return a + b"), "import asyncio\nassert asyncio.run(add(1, 2)) == 3"),
+]  # fmt: skip
 CUT_OFF = {  # by the limit of tokens
     f"```python\n{CODE}\nprint(add(1,": "",
     "```python\ndef add(a, b):\n    return (a +": "cut off by the limit of tokens",

@@ -4,7 +4,7 @@ import ast
 from dataclasses import replace
 
 import pytest
-from python_replies import CUT_OFF, HOSTILE, LACKING, PROMPT, RIGHT, WRONG
+from python_replies import CUT_OFF, HOSTILE, LACKING, OTHER_PROMPTS, PROMPT, RIGHT, WRONG
 
 from ms_codegeex.evaluation.benchmarks.humaneval.task import STOPS
 from ms_codegeex.evaluation.replies.blocks import Asked
@@ -29,6 +29,13 @@ def adds(reply, asked=ASKED):
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_replies(name):
     assert adds(RIGHT[name]), code_of(RIGHT[name], ASKED)
+
+
+@pytest.mark.parametrize("number", range(len(OTHER_PROMPTS)))
+def test_other_prompts(number):
+    prompt, entry_point, reply, test = OTHER_PROMPTS[number]
+    code, space = code_of(reply, Asked("python", prompt, entry_point)), {}
+    exec(f"{code.text if code.whole else prompt + code.text}\n{test}", space)
 
 
 @pytest.mark.parametrize("name", WRONG)
