@@ -338,5 +338,5 @@ def test_damage_is_reported(tmp_path, rows, message):
 
 
 def test_a_directory_without_the_files(tmp_path):
-    with pytest.raises(UserError, match=r"no HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz there"):
+    with pytest.raises(UserError, match=r"no file of EvalPlus"):
         evalplus.build(tmp_path)
