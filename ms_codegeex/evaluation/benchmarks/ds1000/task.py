@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from ms_codegeex.base.json_reading import parse_json
@@ -55,7 +56,7 @@ class Ds1000(PythonTask):
         ds: Ds1000Problem = problem.data
         prompt = answers.prompt(ds.prompt, self.mode)
         answer = complete(prompt, seed=seed, stop=answers.ended)
-        return Sample(problem.id, completion_id, prompt, answers.cleaned(answer.text, ds.library), answer.finish)
+        return self.sample(problem, completion_id, prompt, answer, partial(answers.cleaned, library=ds.library))
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Run and compare, both in the sandbox."""

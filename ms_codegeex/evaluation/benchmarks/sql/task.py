@@ -44,7 +44,7 @@ class Sql(PythonTask):
         """One query."""
         prompt = prompt_of(problem.data)
         answer = complete(prompt, seed=seed, stop=lambda text: end_of_query(text) is not None)
-        return Sample(problem.id, completion_id, prompt, answer.text[: end_of_query(answer.text)], answer.finish)
+        return self.sample(problem, completion_id, prompt, answer, lambda text: text[: end_of_query(text)])
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Strict: the same rows with the same multiplicity, in the same order if the reference query ends with ORDER
