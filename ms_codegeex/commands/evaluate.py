@@ -152,6 +152,7 @@ def _judge(arguments: argparse.Namespace) -> None:
         sampler=_sampler(recipe, model, source, server),
         model=identity,
         given=source.samples,
+        export=judging.export,
         limit=judging.limit or _recorded(arguments, files.output).get("limit"),
         judge=not judging.generate_only,
         engine=_engine(recipe, files.data, judging),

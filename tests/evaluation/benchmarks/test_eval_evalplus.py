@@ -300,7 +300,7 @@ def test_prompts_and_stop_words(tmp_path):
 def test_published_samples_are_whole_programs(tmp_path):
     task = evalplus.build(write(tmp_path / "m.jsonl", HALVES))
     path = write(tmp_path / "samples.jsonl", {"task_id": "HumanEval/900", "solution": "def halves(xs): ..."})
-    (sample,) = read_samples(path, task, task.problems)
+    (sample,) = read_samples(path, task, task.problems).samples
     assert (sample.prompt, sample.generation) == ("", "def halves(xs): ...")
 
 

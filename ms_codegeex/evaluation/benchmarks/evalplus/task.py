@@ -53,7 +53,6 @@ class EvalPlus(PythonTask):
 
     name = "evalplus"
     modes = ("strict", "published", "base")
-    whole_programs = True
     packages = ("numpy",)  # some solutions use it
 
     def __init__(self, data: Path, timeout: float | None = None, python: Path | None = None):

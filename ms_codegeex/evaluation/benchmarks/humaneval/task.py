@@ -50,7 +50,6 @@ class HumanEval(PythonTask):
     """
 
     name = "humaneval"
-    whole_programs = True
     packages = ("numpy",)
 
     def __init__(
