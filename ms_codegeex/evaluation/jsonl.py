@@ -32,7 +32,7 @@ def record_files(directory: Path) -> list[Path]:
     main = directory / "refs" / "main"
     if main.is_file() and (revision := directory / "snapshots" / main.read_text("utf-8", "replace").strip()).is_dir():
         directory = revision
-    level, found, left = [directory], list[Path](), MOST
+    level, found, left, seen = [directory], list[Path](), MOST, {os.path.realpath(directory)}
     for _ in range(1 + DEEPEST):
         folders = list[Path]()
         for folder in level:
@@ -42,7 +42,8 @@ def record_files(directory: Path) -> list[Path]:
                 names = []
             left -= len(names)
             for path in (folder / name for name in names):
-                if path.is_dir():
+                if path.is_dir() and (real := os.path.realpath(path)) not in seen:
+                    seen.add(real)
                     folders.append(path)
                 elif archive_kind(path.name):
                     found.append(path)
