@@ -1,4 +1,4 @@
-"""Result files of other programs: samples are read from them, by the table `LAYOUTS`, and written for them."""
+"""Result files of other programs: samples are read from them, by the table in `layouts.yaml`, and written for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -15,90 +16,42 @@ from typing import Any, Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.reading import read_regular, sha256
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.evaluation.jsonl import encode, entries, record_files
 from ms_codegeex.evaluation.recipe import ALIASES
 from ms_codegeex.evaluation.rows import SAMPLE, flaws, sample_from
 from ms_codegeex.evaluation.task import Problem, Sample, SampledAnswer, Stop, Task
 
+FILE = Path(__file__).with_name("layouts.yaml")
 FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's codes
 LARGEST_PROGRAM = 16 << 20  # bytes of a .py file
 SHOWN = 5  # names in a line
-KINDS = {
-    "ours": "as they were drawn",
-    "continuation": "put after the prompt, unchanged",
-    "text": "put after the prompt, cut like a model's text",
-    "program": "run without the prompt",
-    "reply": "the code in it is run",
-    "tested": "prompt and tests are removed",
-}
 Export = Literal["evalplus", "bigcode"]
 
 
 @dataclass(frozen=True)
 class SampleLayout:
-    """How a program writes samples. A path is keys with points between them; it passes through lists.
-
-    Args:
-        name: the program, and what the file is.
-        keys: paths that a row has, by which it is recognised.
-        ids: paths of the problem's id; the first that is there counts. None: the row's position.
-        texts: path of the text, or of several.
-        kind: of `KINDS`.
-        rows: path of the rows, if the file is one object.
-        refused: why there are no samples in it, and what to give.
-    """
+    """How a program writes samples: an entry of `layouts.yaml`, which says what each field means."""
 
     name: str
     keys: tuple[str, ...]
     ids: tuple[str, ...] = ("task_id",)
     texts: str = ""
-    kind: str = "continuation"
+    kind: str = ""
     rows: str = ""
     refused: str = ""
 
 
-FOLDER = SampleLayout("EvalPlus, a folder HumanEval_0/0.py", ("task_id", "solution"), texts="solution", kind="program")
-BY_POSITION = SampleLayout("bigcode-evaluation-harness, generations.json", (), (), kind="program")
-LAYOUTS = (
-    SampleLayout("ms_codegeex, samples.jsonl", SAMPLE, kind="ours"),
-    SampleLayout("ms_codegeex, results.jsonl", ("verdicts", "sample"), refused="give samples.jsonl of that directory"),
-    SampleLayout("EvalPlus, *_eval_results.json", ("eval", "hash"), refused="give the samples that it was made from"),
-    SampleLayout("EvalPlus, samples.jsonl", ("task_id", "solution"), texts="solution", kind="program"),
-    SampleLayout("HumanEval, samples.jsonl", ("task_id", "completion"), texts="completion"),
-    SampleLayout("CodeGeeX and CodeGeeX2", ("task_id", "generation"), texts="generation", kind="text"),
-    SampleLayout("MultiPL-E, NAME.json.gz", ("name", "completions"), ("name",), "completions"),
-    SampleLayout("MultiPL-E, NAME.results.json.gz", ("name", "results"), ("name",), "results.program", "tested"),
-    SampleLayout("DS-1000, answers", ("id", "code"), ("metadata.problem_id", "id"), "code"),
-    SampleLayout(
-        "lm-evaluation-harness, samples_*.jsonl",
-        ("doc", "filtered_resps"),
-        ("doc.task_id", "doc.name", "doc_id"),
-        "filtered_resps",
-        "program",
-    ),
-    SampleLayout(
-        "lm-evaluation-harness, results_*.json",
-        ("results", "configs", "versions"),
-        refused="it holds scores; run lm_eval with --log_samples and give samples_*.jsonl",
-    ),
-    SampleLayout(
-        "Inspect, a log in JSON", ("eval", "samples.output"), ("id",), "output.completion", "reply", rows="samples"
-    ),
-    SampleLayout(
-        "OpenAI, a batch of chats",
-        ("custom_id", "response.body.choices.message"),
-        ("custom_id",),
-        "response.body.choices.message.content",
-        "reply",
-    ),
-    SampleLayout(
-        "OpenAI, a batch of completions",
-        ("custom_id", "response.body.choices.text"),
-        ("custom_id",),
-        "response.body.choices.text",
-        "text",
-    ),
-)
+@cache
+def layouts() -> tuple[SampleLayout, ...]:
+    """The layouts in the order in which they are tried; the last is known by its form, a list of lists."""
+    content = read_yaml_file(FILE)
+    return tuple(
+        SampleLayout(
+            **{name: tuple(value.split()) if name in ("keys", "ids") else value for name, value in each.items()}
+        )
+        for each in (*content["layouts"], content["by_position"])
+    )
 
 
 def found(value: Any, path: str) -> Iterator[Any]:
@@ -116,16 +69,17 @@ def found(value: Any, path: str) -> Iterator[Any]:
 
 def layout_of(value: Any, where: str) -> SampleLayout:
     """The layout of a record. `UserError` if it has none, or one that holds no samples."""
+    *known, by_position = layouts()
     if isinstance(value, list):
-        return BY_POSITION
-    for layout in LAYOUTS:
+        return by_position
+    for layout in known:
         if isinstance(value, dict) and all(key in value or any(found(value, key)) for key in layout.keys):
             if layout.refused:
                 raise UserError(f"{where}: is of {layout.name}, which is not read; {layout.refused}")
             return layout
     has = f"the keys {', '.join(map(str, value))[:200]}" if isinstance(value, dict) else f"a {type(value).__name__}"
-    known = "; ".join(f"{' and '.join(each.keys)} ({each.name})" for each in LAYOUTS[3:] if not each.refused)
-    raise UserError(f"{where}: has {has}, and none of these layouts: {known}; or a list of lists ({BY_POSITION.name})")
+    read = "; ".join(f"{' and '.join(each.keys)} ({each.name})" for each in known if each.texts)
+    raise UserError(f"{where}: has {has}, and none of these layouts: {read}; or a list of lists ({by_position.name})")
 
 
 @dataclass
@@ -178,7 +132,8 @@ def _rows(path: Path, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayo
     for file in files:
         if file.suffix == ".py":
             text = read_regular(file, LARGEST_PROGRAM).decode("utf-8", "surrogateescape")
-            yield str(file), {"task_id": file.parent.name, "solution": text}, FOLDER, 0
+            row = {"task_id": file.parent.name, "solution": text}
+            yield str(file), row, layout_of(row, str(file)), 0
             continue
         if file.suffix == ".eval":
             remedy = "write it as JSON: inspect log convert FILE --to json --output-dir DIR"
@@ -225,7 +180,7 @@ class _Names:
 
     def of_row(self, row: Any, layout: SampleLayout, position: int, where: str) -> str:
         """The id of the problem that a row is about."""
-        if not layout.ids:
+        if not layout.keys:
             languages = sorted({problem.labels.get("language", "") for problem in self._task.problems})
             if len(languages) > 1:
                 raise UserError(f"{where}: a list is of one language; name it, such as --language {languages[0]}")

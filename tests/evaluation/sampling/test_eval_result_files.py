@@ -1,7 +1,8 @@
-"""Result files of other programs as samples: each layout as its program writes it, ids, what is refused; and exports."""
+"""Result files of other programs as samples: each layout as its program writes it, ids, refusals; and exports."""
 
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from pyarrow import parquet
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.registry import build_task
 from ms_codegeex.evaluation.recipe import Recipe
-from ms_codegeex.evaluation.sampling.foreign_samples import LAYOUTS, export, identity, read_samples
+from ms_codegeex.evaluation.sampling.foreign_samples import export, identity, layouts, read_samples
 
 BODY, PROGRAM = "    return x\n", "def f0(x):\n    return x\n"
 REPLY = f"Here it is:\n```python\n{PROGRAM}```\n"
@@ -257,32 +258,39 @@ def made(tmp_path, files):
         content(path) if callable(content) else path.write_bytes(content)
 
 
-def task_of(name, tmp_path):
-    """A benchmark with one or two problems."""
-    data = tmp_path / "problems.jsonl"
-    if name == "multipl-e":
-        data.write_bytes(lines(ROWS["js"]))
-    elif name == "ds1000":
-        texts = {"prompt": "p", "code_context": "c", "reference_code": "r"}
-        data.write_bytes(lines(*({**texts, "metadata": {**DS1000, "problem_id": n}} for n in range(2))))
-    else:
-        ids = (0, 1) if name == "numbered" else ("HumanEval/0", "HumanEval/1")
-        data.write_bytes(
-            lines(
-                *(
-                    {"task_id": i, "prompt": f"def f{n}(x):\n", "test": "", "entry_point": f"f{n}"}
-                    for n, i in enumerate(ids)
+@pytest.fixture(scope="module")
+def task_of(tmp_path_factory):
+    """A benchmark by name, with one or two problems."""
+
+    @cache
+    def task(name):
+        data = tmp_path_factory.mktemp("problems") / "problems.jsonl"
+        if name == "multipl-e":
+            data.write_bytes(lines(ROWS["js"]))
+        elif name == "ds1000":
+            texts = {"prompt": "p", "code_context": "c", "reference_code": "r"}
+            data.write_bytes(lines(*({**texts, "metadata": {**DS1000, "problem_id": n}} for n in range(2))))
+        else:
+            ids = (0, 1) if name == "numbered" else ("HumanEval/0", "HumanEval/1")
+            row = {"test": ""}
+            data.write_bytes(
+                lines(
+                    *(
+                        {**row, "task_id": i, "prompt": f"def f{n}(x):\n", "entry_point": f"f{n}"}
+                        for n, i in enumerate(ids)
+                    )
                 )
             )
-        )
-    return build_task(Recipe("humaneval" if name == "numbered" else name), data)
+        return build_task(Recipe("humaneval" if name == "numbered" else name), data)
+
+    return task
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_result_file_is_read(name, tmp_path):
+def test_a_result_file_is_read(name, tmp_path, task_of):
     benchmark, files, given, expected = FILES[name]
     made(tmp_path, files)
-    task = task_of(benchmark, tmp_path)
+    task = task_of(benchmark)
     taken = read_samples(tmp_path / given, task, task.problems)
     ids = [problem.id for problem in task.problems]
     assert [(ids.index(each.task_id), each.generation, each.whole) for each in taken.samples] == expected
@@ -293,10 +301,10 @@ def test_a_result_file_is_read(name, tmp_path):
 
 
 def test_every_layout_is_tried():
-    tried = " ".join(FILES)
-    for layout in LAYOUTS:
+    tried = " ".join(FILES).replace("lm_eval", "lm-evaluation-harness").replace("bigcode", "bigcode-evaluation-harness")
+    for layout in layouts():
         program = layout.name.partition(",")[0].split(" and ")[0]
-        assert layout.refused or program in tried.replace("lm_eval", "lm-evaluation-harness") or layout.kind == "ours"
+        assert layout.refused or program in tried or layout.kind == "ours"
 
 
 REFUSED = {
@@ -330,29 +338,29 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_says_what_is_read(name, tmp_path):
+def test_what_is_refused_says_what_is_read(name, tmp_path, task_of):
     row, words = REFUSED[name]
     path = tmp_path / "s.jsonl"
     path.write_bytes(lines(*row) if isinstance(row, list) else lines(row))
-    task = task_of("humaneval", tmp_path)
+    task = task_of("humaneval")
     with pytest.raises(UserError, match=words) as caught:
         read_samples(path, task, task.problems)
     assert "\n" not in str(caught.value)
 
 
-def test_an_archive_of_inspect_names_its_own_command(tmp_path):
+def test_an_archive_of_inspect_names_its_own_command(tmp_path, task_of):
     (tmp_path / "log.eval").write_bytes(b"PK")
-    task = task_of("humaneval", tmp_path)
+    task = task_of("humaneval")
     with pytest.raises(UserError, match="inspect log convert FILE --to json --output-dir DIR"):
         read_samples(tmp_path / "log.eval", task, task.problems)
 
 
-def test_what_is_not_used_is_said(tmp_path):
+def test_what_is_not_used_is_said(tmp_path, task_of):
     made(
         tmp_path,
         {"d/a.jsonl": lines(*({"task_id": n, "completion": "x"} for n in (0, 1))), "d/other.json": b'{"a": 1}'},
     )
-    task = task_of("humaneval", tmp_path)
+    task = task_of("humaneval")
     (passed, layout, others) = read_samples(tmp_path / "d", task, task.problems[:1]).remarks
     assert "other.json:1: has the keys a" in passed and layout.endswith(
         "1 samples in the layout of HumanEval, samples.jsonl"
@@ -363,9 +371,9 @@ def test_what_is_not_used_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["evalplus", "bigcode"])
-def test_what_is_written_is_read_again(kind, tmp_path):
+def test_what_is_written_is_read_again(kind, tmp_path, task_of):
     """A continuation is written with its prompt, a program as it is."""
-    task = task_of("humaneval", tmp_path)
+    task = task_of("humaneval")
     made(tmp_path, {"s.jsonl": lines({"task_id": 0, "completion": BODY}, {"task_id": 0, "solution": "def f0(x): ..."})})
     rows = [vars(each) for each in read_samples(tmp_path / "s.jsonl", task, task.problems).samples]
     path = export(kind, task, rows, tmp_path)
