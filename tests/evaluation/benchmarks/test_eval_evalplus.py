@@ -301,7 +301,7 @@ def test_published_samples_are_whole_programs(tmp_path):
     task = evalplus.build(write(tmp_path / "m.jsonl", HALVES))
     path = write(tmp_path / "samples.jsonl", {"task_id": "HumanEval/900", "solution": "def halves(xs): ..."})
     (sample,) = read_samples(path, task, task.problems).samples
-    assert (sample.prompt, sample.generation) == ("", "def halves(xs): ...")
+    assert sample.whole and sample.program == sample.generation == "def halves(xs): ..."
 
 
 @pytest.mark.parametrize(

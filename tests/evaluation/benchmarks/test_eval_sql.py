@@ -179,5 +179,5 @@ def test_a_file_that_is_no_database(tmp_path):
     (tmp_path / "dev_databases/library/library.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match="not an SQLite database"):
         Sql(tmp_path)
-    with pytest.raises(UserError, match=r"none of dev\.json"):
+    with pytest.raises(UserError, match="no file of Spider or BIRD"):
         Sql(tmp_path / "dev_databases")

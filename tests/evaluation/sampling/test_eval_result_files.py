@@ -272,11 +272,10 @@ def task_of(tmp_path_factory):
             data.write_bytes(lines(*({**texts, "metadata": {**DS1000, "problem_id": n}} for n in range(2))))
         else:
             ids = (0, 1) if name == "numbered" else ("HumanEval/0", "HumanEval/1")
-            row = {"test": ""}
             data.write_bytes(
                 lines(
                     *(
-                        {**row, "task_id": i, "prompt": f"def f{n}(x):\n", "entry_point": f"f{n}"}
+                        {"task_id": i, "test": "", "prompt": f"def f{n}(x):\n", "entry_point": f"f{n}"}
                         for n, i in enumerate(ids)
                     )
                 )
