@@ -61,12 +61,7 @@ class BitsPerByte:
 
 
 def bits_per_byte(
-    loss: float | None,
-    validation: Batch,
-    split: np.ndarray,
-    seen: np.ndarray,
-    tokenizer: Tokenizer,
-    vocabulary: int,
+    loss: float | None, validation: Batch, split: np.ndarray, seen: np.ndarray, tokenizer: Tokenizer, vocabulary: int
 ) -> BitsPerByte | None:
     """The figures for `validation`, on which the model has the `loss` (nats a token); None if it is not text.
 
