@@ -12,7 +12,6 @@ from ms_codegeex.evaluation.toolchains.base import ALONE, Program, RunPlan, Tool
 # Reaching the end of a function without a return is undefined. These flags end the program; otherwise it might
 # return the content of a register, which may be right by chance.
 FLAGS = ("-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
-
 HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
 
 
