@@ -64,13 +64,14 @@ def blocks(reply: str, finished: bool = True) -> list[CodeBlock]:
     """The code blocks of a reply in their order, without its thoughts. A reply without a fence is one block that is not
     fenced. Fences may be nested, indented, in lists and quotations, opened or closed on a line with text, or never
     closed."""
-    text = without_thoughts(reply.replace("\r\n", "\n").replace("\r", "\n"), finished)
+    text = without_thoughts(reply, finished)
     return list(_fenced(text)) or [CodeBlock(text, fenced=False)]
 
 
 def without_thoughts(text: str, finished: bool = True) -> str:
     """The text without a model's thoughts. Without their opening tag they begin where the text does. Without their
     closing tag they are the rest of a text that was cut off; a finished text keeps it."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     marks = [mark.start() for mark in MARK.finditer(text)]
     kept: list[str] = []
     start, opened, since = 0, -1, 0  # `opened`: where thoughts began, -1 outside of them

@@ -15,7 +15,7 @@ from textwrap import dedent, indent
 from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError)  # of a text that is too deep, too
-MOST = 200_000  # characters that are parsed of a reply, all tries together
+MOST = 300_000  # characters that are parsed of a reply, all tries together
 FURTHER = 40  # pieces that are put together to find the end of a statement
 # in a statement outside of functions these names read input, leave the program or run tests
 DRIVERS = frozenset(("input", "print", "exit", "quit", "SystemExit", "doctest", "unittest", "pytest", "__name__"))
@@ -204,8 +204,9 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     reader = Reader()
     blocks, name = [reader.parts(code) for code in codes], entry_point(asked)
     chosen = [at for at, parts in enumerate(blocks) if parts and (not name or defines(parts, name))]
-    if not name:
-        return ReplyCode(_text(_joined(blocks, chosen[-1])), True) if chosen else None
+    if not name:  # a script: its last block that assigns something
+        assigning = [at for at in chosen if any(part.bound and not part.only(*IMPORTS) for part in blocks[at])]
+        return ReplyCode(_text(_joined(blocks, (assigning or chosen)[-1])), True) if chosen else None
     methods = [at for at, parts in enumerate(blocks) if _class_with(parts, name)]
     if not chosen and not methods:
         for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
@@ -333,6 +334,14 @@ def _beyond_lines(body: str, prompt: str) -> str:
         if [line.strip() for line in lines[:length]] == known[-length:]:
             return "\n".join(lines[length:])
     return body
+
+
+def nested(code: str, name: str, call: str) -> str:
+    """A text as the body of a function with this name. What defines that function again goes in whole and is called."""
+    parts = Reader().parts(code)
+    if defines(parts, name):
+        code = f"{_text(_undriven(parts, name))}return {call}\n"
+    return indent(dedent(code), "    ")
 
 
 def beyond(code: str, given: str) -> str:

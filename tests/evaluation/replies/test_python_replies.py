@@ -1,9 +1,7 @@
 """Python replies become programs. The oracle runs them, and calls the function."""
 
-import time
-
 import pytest
-from python_replies import CODE, LACKING, PROMPT, RIGHT, WRONG, fenced
+from python_replies import LACKING, PROMPT, RIGHT, WRONG
 
 from ms_codegeex.evaluation.benchmarks.humaneval.task import STOPS
 from ms_codegeex.evaluation.replies.blocks import Asked

@@ -8,6 +8,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.evaluation.benchmarks import truncation
+from ms_codegeex.evaluation.replies import python
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.replies.code import code_of
 from ms_codegeex.evaluation.task import Complete, SampledAnswer
@@ -61,10 +62,11 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Comple
 
 
 def _code(answer: SampledAnswer, prompt: str, limit: int = 1) -> str:
-    """The code of a turn: of a completion what comes before its cut, of a reply its code."""
+    """The code of a turn: of a completion what comes before its cut, of a reply what goes beyond the earlier turns."""
     if not answer.is_reply:
         return truncation.truncated(answer.text, limit)
-    return code_of(answer.text, Asked("python", prompt, finished=answer.finish != "length")).text
+    code = code_of(answer.text, Asked("python", "", finished=answer.finish != "length"))
+    return python.beyond(code.text, prompt)
 
 
 def parts(turns: Sequence[dict[str, Any]], multi: bool) -> list[tuple[str, str]]:
