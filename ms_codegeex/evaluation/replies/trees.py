@@ -19,11 +19,40 @@ LARGEST = 40_000  # characters of a text
 DEEPEST = 300  # brackets that are open; `<` counts as one
 LONGEST, CHUNK = 5.0, 512  # seconds of reading a text, and the bytes after which they are looked at
 TRIES = 12  # places at which code without a fence may begin
+# C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that say nothing else than types and names
+ALIAS = re.compile(
+    r"using\s+(\w+)\s*=([^;]*);|typedef\b([^;]*?)\b(\w+)\s*;|#\s*define\s+(\w+)[ \t]+([^\n]*)", re.DOTALL
+)
+PLAIN = re.compile(r"[\w\s:<>,&*()\[\]]+")
 WORD = re.compile(r"\w+")
 NOISE = re.compile(r"\b(?:console|print|printf|process\.std\w+|io\.(?:read|write)|echo|read|exit|assert)\b")
 BRACKETS = re.compile(r"<[<=\-/]|->|=>|[][(){}<>]")
 SKIPPED = frozenset(
-    ["body", "value", "type", "parameters", "result", "return_type", "right", "arguments", "trait", "type_parameters", "bounds", "receiver", "superclass", "interfaces", "permits", "source", "path", "condition", "consequence", "alternative", "default_value", "kind", "operator"]
+    [
+        "body",
+        "value",
+        "type",
+        "parameters",
+        "result",
+        "return_type",
+        "right",
+        "arguments",
+        "trait",
+        "type_parameters",
+        "bounds",
+        "receiver",
+        "superclass",
+        "interfaces",
+        "permits",
+        "source",
+        "path",
+        "condition",
+        "consequence",
+        "alternative",
+        "default_value",
+        "kind",
+        "operator",
+    ]
 )  # the fields of a definition that do not name what it defines
 PARTS = frozenset(("base_class_clause", "class_heritage", "expression_list", "modifiers", "attribute_specifier"))
 SPECIFIERS = ("struct_specifier", "class_specifier", "enum_specifier", "union_specifier")
@@ -343,18 +372,44 @@ class Program:
     imports: tuple[Item, ...]
     items: tuple[Item, ...]
     entry: Item
+    prompted: Item | None = None  # the prompt's item with the entry point
     owner: str = ""  # the class whose method the entry point is
 
     @property
     def text(self) -> str:
         """The program."""
         head = "\n".join(dict.fromkeys(each.text for each in self.imports))
-        return "\n\n".join([*filter(None, [head]), *(each.text for each in self.items)]) + "\n"
+        return f"{head}\n\n{self.code}" if head else self.code
 
     @property
-    def signature(self) -> str:
-        """The entry point's, without its body."""
-        return signature(self.entry.node)
+    def code(self) -> str:
+        """The program without its imports."""
+        return "\n\n".join(each.text for each in self.items) + "\n"
+
+    def leading(self, pattern: re.Pattern[str]) -> str:
+        """The imports of this form, one a line."""
+        lines = dict.fromkeys(f"{each.text.strip()}\n" for each in self.imports)
+        return "".join(line for line in lines if pattern.fullmatch(line.rstrip("\n") + "\n"))
+
+    def declaration(self) -> str:
+        """C++'s declaration of the entry point, without names that only the program knows; empty if it has others, or
+        is a template or a method."""
+        meanings, text = dict[str, str](), signature(self.entry.node) if not self.owner else ""
+        for each in self.items:
+            if found := ALIAS.fullmatch(each.text.strip()):
+                meanings[found[1] or found[4] or found[5]] = (found[2] or found[3] or found[6]).strip()
+        for _ in range(3):
+            text = WORD.sub(lambda word: meanings.get(word[0], word[0]), text)
+        plain = PLAIN.fullmatch(text) and not re.search(r"\b(?:decltype|auto|struct|class)\b", text)
+        return text if plain and self.entry.node.type == "function_definition" else ""
+
+    def called(self, owner: str) -> str:
+        """Java's static method that calls the entry point in a class of another name."""
+        method = self.prompted.members[self.name] if self.prompted else None
+        text = _text(self.entry.members.get(self.name, self.entry.node)).partition("{")[0]
+        place = owner if re.search(r"\bstatic\b", text) else f"new {owner}()"
+        values = ", ".join(names_of_parameters(method))
+        return f"{signature(method)} {{ return {place}.{self.name}({values}); }}"
 
 
 def signature(node: Any) -> str:
@@ -418,7 +473,14 @@ def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> Program | 
         imports = tuple(
             {each.names or each.text: each for each in imports if not each.names or each.names & words}.values()
         )
-    return _adapted(Program(name, imports, rest, entry), asked, prompt)
+    theirs = next((each for each in prompt if each.defines(name)), None)
+    return _adapted(Program(name, imports, rest, entry, theirs), asked)
+
+
+def new_imports(code: str, made: Program) -> list[Item]:
+    """Go's imports of a program that a text does not have."""
+    known = {name for each in outline(code, "go") if each.role == "import" for name in each.names}
+    return [each for each in made.imports if not each.names & known]
 
 
 def reached(items: Sequence[Item], entry: Item, name: str) -> list[Item]:
@@ -467,11 +529,10 @@ def _completed(entry: Item, kept: list[Item], prompt: Sequence[Item], name: str)
     return fuller, [fuller if each is entry else each for each in kept]
 
 
-def _adapted(made: Program, asked: Asked, prompt: Sequence[Item]) -> Program:
+def _adapted(made: Program, asked: Asked) -> Program:
     """The program with the entry point where the prompt has it: a function of this name, or a method of this class."""
     entry, name, grammar = made.entry, made.name, LANGUAGES[asked.language]
-    theirs = next((each for each in prompt if each.defines(name)), None)
-    owner = next(iter(entry.names), "")
+    theirs, owner = made.prompted, next(iter(entry.names), "")
     if theirs is not None and theirs.members and grammar.members:
         return _in_class(made, asked.language, next(iter(theirs.names)))
     path = re.search(rf"([\w.]+)\.{name}\b", entry.text.partition("(")[0])
