@@ -204,7 +204,7 @@ def outline(code: str, language: str, name: str = "") -> list[Item]:
 
 
 def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
-    if node.type in grammar.imports:
+    if node.type in grammar.imports and not re.match(r"using\s+(?!namespace\s+std\b|std\b)", text):
         yield from _imports(node, text, grammar)
     elif node.type == "ERROR":
         yield Item("error", frozenset(), text, node)
@@ -233,7 +233,8 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
             yield Item("kept" if directive else "statement", frozenset(), text, node)
         else:
             public = re.sub(r"^((?:@\w+\s+)*)public\s+", r"\1", text) if grammar.members else text
-            yield Item("definition" if found else "kept", found, public, node, members=_members(node))
+            role = "definition" if found and "std" not in found else "kept"  # a specialisation of the library's
+            yield Item(role, found if role == "definition" else frozenset(), public, node, members=_members(node))
 
 
 def names(node: Any) -> frozenset[str]:
@@ -502,7 +503,7 @@ def reached(items: Sequence[Item], entry: Item, name: str) -> list[Item]:
                 continue
             kept.add(number)
             each = items[number]
-            words = {*WORD.findall(each.text)} if each.role != "import" else set()
+            words = {*WORD.findall(each.text)}
             for word in words - seen:
                 waiting.extend(by_word.get(word, ()))
             seen.update(words)
@@ -539,6 +540,8 @@ def _adapted(made: Program, asked: Asked) -> Program:
     text = ""
     if asked.language == "lua" and path:
         text = f"local {name} = {path[1]}.{name}"
+    elif theirs and asked.language == "cpp" and entry.node.type == "template_declaration" and name in entry.names:
+        text = f"{signature(theirs.node)} {{ return {name}<>({', '.join(names_of_parameters(theirs.node))}); }}"
     elif name not in entry.names and grammar.forward and (theirs or "{signature}" not in grammar.forward):
         values = ", ".join(names_of_parameters(theirs.node)) if theirs else ""
         owner = owner or next(iter(entry.hosts), "")
