@@ -122,6 +122,7 @@ LANGUAGES = {
         _types("package_clause"),
         attached={"method_declaration": ("receiver",)},
         by_name=True,
+        forward="{signature} {{ return (&{owner}{{}}).{name}({names}) }}",
     ),
     "rust": Grammar(
         "tree_sitter_rust",
@@ -213,7 +214,8 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
     elif node.type in grammar.attached:
         parts = [node.child_by_field_name(each) for each in grammar.attached[node.type]]
         hosts = frozenset(word for part in parts if part for word in WORD.findall(_text(part)))
-        yield Item("definition", names(node), text, node, hosts, _members(node))
+        members = _members(node) or dict.fromkeys(names(node), node)
+        yield Item("definition", frozenset(), text, node, hosts, members)
     elif assigned := _assigned(node):
         left, right = assigned
         path = _text(left)
@@ -227,6 +229,9 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
         yield Item("member", names(node), text, node)
     else:
         found = names(node)
+        if grammar.by_name and found == {"init"}:  # Go calls it
+            yield Item("statement", frozenset(), text, node)
+            return
         loose = grammar.scripts and not re.search(r"declaration|definition|assignment$|signature|module", node.type)
         if loose or (found and node.type == "command"):
             directive = re.match(r"['\"]use strict|(?:set|shopt|unset)\b", text)
@@ -535,7 +540,7 @@ def _adapted(made: Program, asked: Asked) -> Program:
     entry, name, grammar = made.entry, made.name, LANGUAGES[asked.language]
     theirs, owner = made.prompted, next(iter(entry.names), "")
     if theirs is not None and theirs.members and grammar.members:
-        return _in_class(made, asked.language, next(iter(theirs.names)))
+        return _in_class(made, asked.language, theirs)
     path = re.search(rf"([\w.]+)\.{name}\b", entry.text.partition("(")[0])
     text = ""
     if asked.language == "lua" and path:
@@ -544,7 +549,8 @@ def _adapted(made: Program, asked: Asked) -> Program:
         text = f"{signature(theirs.node)} {{ return {name}<>({', '.join(names_of_parameters(theirs.node))}); }}"
     elif name not in entry.names and grammar.forward and (theirs or "{signature}" not in grammar.forward):
         values = ", ".join(names_of_parameters(theirs.node)) if theirs else ""
-        owner = owner or next(iter(entry.hosts), "")
+        types = [name for each in made.items for name in each.names]
+        owner = owner or next((each for each in types if each in entry.hosts), next(iter(entry.hosts), ""))
         head = signature(theirs.node) if theirs else ""
         text = grammar.forward.format(signature=head, owner=owner, name=name, names=values)
         if asked.language == "rust" and not any(owner in each.names for each in made.items):
@@ -555,11 +561,13 @@ def _adapted(made: Program, asked: Asked) -> Program:
     return replace(made, items=(*made.items, added), owner=owner)
 
 
-def _in_class(made: Program, language: str, wanted: str) -> Program:
-    """Java's program with the entry point in the class of this name."""
-    bare = [each for each in made.items if each.role == "member"]
+def _in_class(made: Program, language: str, theirs: Item) -> Program:
+    """Java's program with the entry point in the prompt's class."""
+    (wanted,), bare = theirs.names, [each for each in made.items if each.role == "member"]
     if made.entry.role == "member":
-        body = "\n\n".join(each.text for each in bare)
+        known = {name for each in bare for name in each.names}
+        lacking = [_text(node) for key, node in theirs.members.items() if key not in known]
+        body = "\n\n".join([*lacking, *(each.text for each in bare)])
         rest = [each for each in made.items if each.role != "member"]
         entry = replace(
             made.entry, role="definition", names=frozenset((wanted,)), text=f"class {wanted} {{\n{body}\n}}"
