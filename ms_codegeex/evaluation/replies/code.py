@@ -24,6 +24,7 @@ OTHERS = "text txt plaintext output console json yaml toml markdown md diff"
 
 
 MOST = 60_000  # characters of a reply without its thoughts; no function is that long
+BLOCKS = 40  # the last ones are looked at
 TICKS = re.compile(r"^[ \t]*`{1,3}(?:python|py)?(?=\S| \S)[ \t]*|`{1,3}[ \t]*$", re.MULTILINE)
 
 
@@ -37,6 +38,7 @@ def code_of(reply: str, asked: Asked) -> ReplyCode:
     ours = set(NAMES.get(asked.language, "").split())
     others = set(" ".join([OTHERS, *NAMES.values()]).split()) - ours
     codes = [each.code for each in found if each.tag.partition(" ")[0] not in others] or [each.code for each in found]
+    codes = codes[-BLOCKS:]
     language = python if asked.language == "python" else trees
     loose = TICKS.sub("", MARK.sub("", text))  # if a fence began late or ended early
     first: ReplyCode | None = None
