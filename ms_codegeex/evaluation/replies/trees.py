@@ -1,4 +1,4 @@
-"""Programs in a chat model's reply in other languages than Python, read by tree-sitter's grammars. No reply is executed.
+"""Programs in a chat model's reply in other languages than Python, read by tree-sitter's grammars.
 
 A text is read as its top-level items. A program is the item that defines the entry point, what that mentions, what this
 mentions, and so on. Main functions, tests, drivers and examples are mentioned by nothing, so they drop out.
@@ -310,7 +310,7 @@ def _imports(node: Any, text: str, grammar: Grammar) -> Iterator[Item]:
         specs = [each for part in node.named_children for each in (part, *part.named_children)]
         for spec in (each for each in specs if each.type == "import_spec"):
             words = _text(spec)
-            path, _, given = words.rpartition('"')[0].rpartition('"')[2], *words.rpartition('"')[1:]
+            path = words.rpartition('"')[0].rpartition('"')[2]
             alias = words.partition('"')[0].strip()
             found = frozenset((alias or re.sub(r"/v\d+$", "", path).rpartition("/")[2],))
             yield Item("import", frozenset() if alias in ("_", ".") else found, f"import {words}", node)

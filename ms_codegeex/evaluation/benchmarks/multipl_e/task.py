@@ -31,8 +31,8 @@ RUST_MAIN = r"\bfn\s+main\s*\(\s*\)\s*\{"
 
 
 def assemble(row: MultiPlEProblem, answer: str, name: str, whole: bool = False) -> Program:
-    """The program that judges an answer; `name` names the problem in an error message. `whole`: the answer is a program,
-    which takes the prompt's place, so no test closes its function."""
+    """The program that judges an answer; `name` names the problem in an error message. `whole`: the answer is a
+    program, which takes the prompt's place, so no test closes its function."""
     if not whole:
         return ASSEMBLERS[row.language](row, f"{row.prompt}{answer}\n", name)
     row = replace(row, tests=re.sub(r"\A\s*\}", "", row.tests))
