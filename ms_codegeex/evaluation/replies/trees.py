@@ -247,9 +247,8 @@ def names(node: Any) -> frozenset[str]:
     found, waiting = set(), [node]
     while waiting:
         node = waiting.pop()
-        if node.type.endswith("identifier") or node.type in ("word", "variable_name"):
-            if not node.named_child_count:
-                found.add(_text(node))
+        leaf = node.type.endswith("identifier") or node.type in ("word", "variable_name")
+        found |= {_text(node)} if leaf and not node.named_child_count else set()
         for number, child in enumerate(node.children):
             key = node.field_name_for_child(number)
             if key == "type" and child.type in SPECIFIERS and child.child_by_field_name("body"):

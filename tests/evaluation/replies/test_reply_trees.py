@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - programs, some of one line
 """Programs of chat models in languages of compilers: what of a reply is run, and that the known cheats do not pass as
 whole programs either."""
 
@@ -15,7 +16,7 @@ from humaneval_x_rows import write
 
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.replies.code import code_of
-from ms_codegeex.evaluation.replies.trees import DEEPEST, LARGEST, uses
+from ms_codegeex.evaluation.replies.trees import uses
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import SampledAnswer
 
@@ -84,7 +85,7 @@ def test_imports_of_rust_are_names():
 def test_hostile_texts_are_not_read(language: str, text: str):
     """They cost little, and the reason is said."""
     found = code_of(f"{FENCE}\n{text}\n{FENCE}", Asked(language, PROMPTS[language]))
-    assert found.lacking and (str(LARGEST) in found.lacking or str(DEEPEST) in found.lacking)
+    assert found.lacking and not found.text
 
 
 def whole_cheats(language: str) -> list[tuple[dict, str]]:
