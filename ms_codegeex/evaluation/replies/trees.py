@@ -370,7 +370,7 @@ def is_whole(code: str, asked: Asked) -> bool:
 
 
 @dataclass(frozen=True)
-class Program:
+class ReplyProgram:
     """The parts of a program: what it imports, its other items, and the item with the entry point."""
 
     name: str
@@ -438,7 +438,7 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
         return ReplyCode("", False, str(error))
 
 
-def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> Program | None:
+def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgram | None:
     """The parts of the program; None if no code defines the entry point. `fixed`: the prompt's imports and definitions
     are there already, and are not replaced."""
     language, name = asked.language, entry_point(asked)
@@ -479,10 +479,10 @@ def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> Program | 
             {each.names or each.text: each for each in imports if not each.names or each.names & words}.values()
         )
     theirs = next((each for each in prompt if each.defines(name)), None)
-    return _adapted(Program(name, imports, rest, entry, theirs), asked)
+    return _adapted(ReplyProgram(name, imports, rest, entry, theirs), asked)
 
 
-def new_imports(code: str, made: Program) -> list[Item]:
+def new_imports(code: str, made: ReplyProgram) -> list[Item]:
     """Go's imports of a program that a text does not have."""
     known = {name for each in outline(code, "go") if each.role == "import" for name in each.names}
     return [each for each in made.imports if not each.names & known]
@@ -534,7 +534,7 @@ def _completed(entry: Item, kept: list[Item], prompt: Sequence[Item], name: str)
     return fuller, [fuller if each is entry else each for each in kept]
 
 
-def _adapted(made: Program, asked: Asked) -> Program:
+def _adapted(made: ReplyProgram, asked: Asked) -> ReplyProgram:
     """The program with the entry point where the prompt has it: a function of this name, or a method of this class."""
     entry, name, grammar = made.entry, made.name, LANGUAGES[asked.language]
     theirs, owner = made.prompted, next(iter(entry.names), "")
@@ -560,7 +560,7 @@ def _adapted(made: Program, asked: Asked) -> Program:
     return replace(made, items=(*made.items, added), owner=owner)
 
 
-def _in_class(made: Program, language: str, theirs: Item) -> Program:
+def _in_class(made: ReplyProgram, language: str, theirs: Item) -> ReplyProgram:
     """Java's program with the entry point in the prompt's class."""
     (wanted,), bare = theirs.names, [each for each in made.items if each.role == "member"]
     if made.entry.role == "member":

@@ -97,11 +97,12 @@ def whole_cheats(language: str) -> list[tuple[dict, str]]:
 
 
 @pytest.mark.parametrize(
-    "language", [pytest.param(each, marks=() if each == "js" else pytest.mark.slow) for each in humaneval_x_rows.ROWS]
+    ("language", "step"),
+    [("js", 9), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in humaneval_x_rows.ROWS)],
 )
-def test_no_cheat_passes_as_a_whole_program(tmp_path: Path, sandbox, language: str):
+def test_no_cheat_passes_as_a_whole_program(tmp_path: Path, sandbox, language: str, step: int):
     """The problem's solution does, in the same form."""
-    for number, (row, text) in enumerate(whole_cheats(language)):
+    for number, (row, text) in enumerate(whole_cheats(language)[::step]):
         write(tmp_path / str(number), language, row)
         task = open_task(tmp_path / str(number), language, timeout=4)
         (problem,) = task.problems
