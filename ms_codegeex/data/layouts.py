@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.shipped import shipped_table
+
 FILE = Path(__file__).with_name("layouts.yaml")
 
 
@@ -132,9 +134,7 @@ class Table:
 @functools.cache
 def table() -> Table:
     """The content of `layouts.yaml`."""
-    from ms_codegeex.base.yaml_reading import read_yaml_file  # only workers that read records need it
-
-    content = read_yaml_file(FILE)
+    content = shipped_table(FILE)
     roles = {name: role for role, listed in content["roles"].items() for name in listed.split()}
     layouts = tuple(_layout(name, entry) for name, entry in content["layouts"].items())
     return Table(layouts, _layout("message", content["message"]), roles)

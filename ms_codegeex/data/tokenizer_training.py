@@ -25,7 +25,7 @@ from ms_codegeex.data.corpus.reading import Noted, Search, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
 from ms_codegeex.data.corpus.tally import REMEDIES, Tally, read_documents
-from ms_codegeex.data.languages import LANGUAGES
+from ms_codegeex.data.languages import languages
 from ms_codegeex.data.tokenizer import CONFIG, Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import MODEL, SPACE, CodeGeeX2Tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import (
@@ -109,7 +109,7 @@ class TokenizerSettings:
     def whole_tokens(self) -> list[str]:
         """codegeex2: texts that are one token wherever they occur."""
         runs = [SPACE * length for length in range(2, self.whitespace_run + 1)]
-        tags = sorted({language.tag for language in LANGUAGES}) if self.language_tags else []
+        tags = sorted({language.tag for language in languages("codegeex")}) if self.language_tags else []
         return [*runs, *(tag.replace(" ", SPACE) for tag in tags)]
 
 

@@ -10,7 +10,7 @@ from pygments.token import Comment, String, Text, Whitespace
 
 from ms_codegeex.data.corpus import licences
 from ms_codegeex.data.corpus.licences import STYLES, strip_licence
-from ms_codegeex.data.languages import ALL_LANGUAGES
+from ms_codegeex.data.languages import languages
 
 NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, Version 2.0", "WITHOUT WARRANTIES.")
 # Without comments, or with comments that no header is in.
@@ -105,7 +105,7 @@ def test_other_comments_stay(language):
 
 
 def test_every_language_has_a_style():
-    names = {language.name for language in ALL_LANGUAGES}
+    names = {language.name for language in languages()}
     assert set(STYLES) | WITHOUT == names and not set(STYLES) & WITHOUT
     assert {STYLES[name] for name in COMMENTS} == set(STYLES.values())
 
