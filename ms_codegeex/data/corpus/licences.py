@@ -54,10 +54,7 @@ def _patterns(language: str) -> _Patterns | None:
     style = next((style for style in rules["styles"] if language in style["languages"]), None)
     if style is None:
         return None
-    pairs, line = (
-        [(opening.encode(), closing.encode()) for opening, closing in style.get("blocks", ())],
-        style.get("line"),
-    )
+    pairs = [(opening.encode(), closing.encode()) for opening, closing in style.get("blocks", ())]
     starts = [rb"(?:%s)" % opening for opening, _ in pairs]
     one_line = [
         rb"%s(%%s)(?:(?!%s|%s)[^\n])*%s[ \t]*" % (start, re.escape(closing), start, re.escape(closing))
