@@ -139,23 +139,21 @@ class _Place(NamedTuple):
     near: bytes = b""  # must be in the text before it
 
 
-_LOOKS = {look.__name__: look for look in (is_assigned, is_key, is_login, is_password, is_phrase, is_random)}
+_LOOKS = {look.__name__[3:]: look for look in (is_assigned, is_key, is_login, is_password, is_phrase, is_random)}
 
 
 @functools.cache
 def _places(part: str) -> tuple[_Place, ...]:
     """The places in a part of `rules/places.yaml`."""
     table = shipped_table(_RULES / "places.yaml")
-
-    def pattern(text: str) -> bytes:
-        return functools.reduce(lambda text, name: text.replace(name, "".join(parts[name])), parts, text).encode()
-
-    parts = table["parts"]
-    places = (
-        (pattern(it["pattern"]), it["kind"], _LOOKS[f"is_{it['look']}"], it.get("near", "").encode())
-        for it in table[part]
-    )
-    return tuple(_Place(*place) for place in places)
+    parts, places = table["parts"], []
+    for place in table[part]:
+        pattern = place["pattern"]
+        for name in parts:
+            pattern = pattern.replace(name, "".join(parts[name]))
+        near = place.get("near", "").encode()
+        places.append(_Place(pattern.encode(), place["kind"], _LOOKS[place["look"]], near))
+    return tuple(places)
 
 
 @functools.cache
