@@ -162,15 +162,13 @@ def refused() -> str:
 def weights() -> str:
     """What a file or folder of weights may be, in the order in which it is tried."""
 
-    def outcome(then: object) -> str:
-        if not isinstance(then, str):
-            return "read"
-        if then == files.BELOW:
-            return "what is below it is opened"
-        found = "..." if then != "{found}" else "the error says what it is and what helps"
-        return f"refused: {then.format(path='PATH', folder='DIR', file='FILE', found=found)}"
+    def outcome(layout: files.Layout) -> str:
+        if not layout.refused:
+            return "what is below it is opened" if layout.below else "read"
+        found = "..." if layout.refused != "{found}" else "the error says what it is and what helps"
+        return f"refused: {layout.refused.format(path='PATH', folder='DIR', file='FILE', found=found)}"
 
-    rows = [(each.name, each.source, each.recognised, outcome(each.then)) for each in files.LAYOUTS]
+    rows = [(each.name, each.source, each.recognised, outcome(each)) for each in files.layouts()]
     return table(("a file or folder", "written by", "recognised by", "what becomes of it"), rows)
 
 

@@ -21,7 +21,7 @@ from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters, check_base, checked_scale
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
-from ms_codegeex.formats.files import ADAPTERS, RUN, find_model
+from ms_codegeex.formats.files import find_model
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import read_tensors
@@ -84,11 +84,11 @@ def adapters_path(path: Path) -> Path:
     if (path / CONFIG).is_file():
         return path
     found = find_model(path)
-    if found.layout not in (ADAPTERS, RUN):
+    if found.layout.key not in ("adapters", "run"):
         raise UserError(
             f"{path}: holds no adapters; give a run that trained some (lora.rank), or a folder with {CONFIG}"
         )
-    return found.place.path if found.layout is ADAPTERS else resolve(path).path
+    return found.place.path if found.layout.key == "adapters" else resolve(path).path
 
 
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:

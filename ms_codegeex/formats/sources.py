@@ -37,7 +37,7 @@ from ms_codegeex.formats.adapters import Adapters, by_layer, checked_scale, fing
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
-from ms_codegeex.formats.files import ADAPTERS, DIRECTORY, RUN, RawModel, find_model
+from ms_codegeex.formats.files import RawModel, find_model
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
@@ -400,7 +400,7 @@ def open_source(
     path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False, say: Say = print_once
 ) -> Source:
     """Open a run or checkpoint directory of ours, a model directory, or files of other programs: all that
-    `files.LAYOUTS` declares. `known` overrides single sizes (our field names), for files that do not record them.
+    `layouts.yaml` declares. `known` overrides single sizes (our field names), for files that do not record them.
     `keep_code`: the user trusts the Python files of a model directory, which then come out of a conversion too. `say`
     gets what the user has to know, such as what was passed over on the way to the weights. Numbers are read later.
     Raises `UserError` naming the file and tensor when anything is missing, unexpected, of another shape or dtype."""
@@ -408,17 +408,18 @@ def open_source(
     if (path / "quantised.json").is_file():
         raise UserError(f"{path}: is a quantised model, which only answers; give the model that it was made of")
     found = find_model(path)
-    if found.layout is ADAPTERS:
+    kind = found.layout.key
+    if kind == "adapters":
         merge = f"ms-codegeex adapter merge --model MODEL --adapter {shlex.quote(str(found.place.path))} --output DIR"
         raise UserError(f"{found.place.path}: holds adapters, not a model; merge them into theirs: {merge}")
-    if keep_code and found.layout is not DIRECTORY:
+    if keep_code and kind != "directory":
         raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
-    if found.layout is RUN:
+    if kind == "run":
         return _open_checkpoint(found.place.path, known)
-    if found.layout is DIRECTORY:
+    if kind == "directory":
         admit(found.place.folder)
-    raw, folder, notes = found.layout.then(found.place, found.what), found.configured, list[str]()
-    if folder is not None and (found.layout is DIRECTORY or _is_configured(folder, raw)):
+    raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
+    if folder is not None and (kind == "directory" or _is_configured(folder, raw)):
         source = _open_model_directory(folder, raw, known, keep_code, notes.append)
     else:
         source = _open_raw(found.place.path, raw, given, notes.append)
