@@ -24,7 +24,7 @@ from ms_codegeex.base.locks import locked
 from ms_codegeex.data.corpus.reading import Noted, Search, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
-from ms_codegeex.data.corpus.tally import REMEDIES, Tally, read_documents
+from ms_codegeex.data.corpus.tally import Tally, read_documents
 from ms_codegeex.data.languages import languages
 from ms_codegeex.data.tokenizer import CONFIG, Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import MODEL, SPACE, CodeGeeX2Tokenizer
@@ -246,5 +246,5 @@ class _Texts:
     def check(self) -> None:
         """`UserError` if there was none."""
         if not self.read:
-            why = self._tally.nothing_left(REMEDIES, "give source trees or records (docs/prepare.md)")
+            why = self._tally.nothing_left("give source trees or records (docs/prepare.md)")
             raise UserError(f"--input: no text in there: {why}")

@@ -15,12 +15,13 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from ms_codegeex.base.json_reading import DEEPEST, Malformed, parse_json
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.corpus.frames import frame_bounds
 from ms_codegeex.data.corpus.remote import RemotePath, open_input
 
@@ -33,18 +34,6 @@ ENDINGS = {
     ".feather": "arrow",
 }
 """Endings of the files that hold records, and their kinds."""
-
-_LINES = "python -c 'import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{})]'"
-UNPACKED = {
-    ".csv": f"make records of it: `{_LINES.format('')} < FILE > FILE.jsonl`",
-    ".tsv": f"make records of it: `{_LINES.format(', dialect=csv.excel_tab')} < FILE > FILE.jsonl`",
-    ".xz": "unpack it: `xz --decompress FILE`",
-    ".bz2": "unpack it: `bunzip2 FILE`",
-    ".gz": "unpack it: `tar -xzf FILE` for an archive, else `gunzip FILE`",
-    ".zip": "unpack it: `unzip FILE`",
-    **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz"), "unpack it: `tar -xf FILE`"),
-}
-"""What to do with files that hold records or sources but are not read, by their endings."""
 
 PART_BYTES = 32 << 20
 """Lines of JSON and `.parquet` files are split into parts of about this size, where compression allows it."""
@@ -102,6 +91,11 @@ class Returning(Generic[T]):
 
 class _Ended(Exception):
     """Compressed data end early; arguments: reason and detail, as in `Broken`."""
+
+
+def remedies(of: str) -> Mapping[str, str]:
+    """What helps, by reasons: a part of `rules/remedies.yaml`."""
+    return shipped_table(Path(__file__).parent / "rules" / "remedies.yaml")[of]
 
 
 def archive_kind(name: str) -> str | None:

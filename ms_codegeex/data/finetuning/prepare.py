@@ -44,16 +44,6 @@ TASKS = ("completion", "chat", "translation")
 MAX_BYTES = 64 << 20  # of a line; longer ones are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
-_REMEDIES = {
-    **dict.fromkeys(("missing field", "wrong type", "empty answer"), "docs/what-we-read.md lists what is read"),
-    "invalid JSON": "write one object per line, or an array of objects",
-    "unknown language": "remove the field `language`, or name one of those that `ms-codegeex prepare` knows",
-    "longer than seq_length": "give --overlong truncate, or --seq-length N",
-    "order of roles": "join the messages that follow each other, or remove the record",
-    "files passed over": "give files of records: " + ", ".join(ENDINGS),
-    **{f"record of another task ({task})": f"give --task {task}" for task in TASKS},
-}
-"""What helps if a reason leaves no example; the details of other reasons say it."""
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
 _SPECIAL = re.compile(
     r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|(?:start|end)_of_turn)>"
@@ -288,8 +278,8 @@ def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> n
 
 def _nothing_left(inputs: Sequence[Path | str], tally: Tally, longest: int = 0) -> UserError:
     """What to say if there is no example; `longest`: the tokens that the longest answer needs."""
-    remedies = {**_REMEDIES, "answer longer than seq_length": f"give --seq-length {longest}"}
-    why = tally.nothing_left(remedies, "docs/what-we-read.md lists what is read")
+    values = {"longest": longest, "endings": ", ".join(ENDINGS)}
+    why = tally.nothing_left("docs/what-we-read.md lists what is read", "examples", **values)
     return UserError(f"{', '.join(map(str, inputs))}: no example is left: {why}")
 
 
