@@ -20,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.minhash import PERMUTATIONS, are_similar, band_keys, bands_for
-from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Mapper, Stages, directory_name, result_path
+from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Flags, Mapper, Stages, directory_name, result_path
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
 VERSION = 3

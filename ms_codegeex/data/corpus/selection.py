@@ -16,11 +16,18 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, NEAR_DUPLICATE, Duplicates
-from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.sources import hash_key
-from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Stages, directory_name, result_path, save_array
+from ms_codegeex.data.corpus.stages import (
+    DocumentBlock,
+    Documents,
+    Flags,
+    Stages,
+    directory_name,
+    result_path,
+    save_array,
+)
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
 VERSION = 2

@@ -23,14 +23,13 @@ from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.corpus.archives import ENDINGS, Broken, Returning, read_records
-from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.reading import SPECIAL, Noted, Rejected, Unit, units_of
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ON_ERROR
 from ms_codegeex.data.corpus.sources import Root, printable, search, user_roots
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.corpus.workers import ProgressBar
-from ms_codegeex.data.corpus.writing import write_description, write_report
+from ms_codegeex.data.corpus.writing import DatasetWriter, write_description, write_report
 from ms_codegeex.data.datasets.layout import check_output, file_records
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.finetuning.examples import BadRecord, Example, reader
