@@ -22,10 +22,11 @@ from typing import Any
 
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.options import declared
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
-from ms_codegeex.data.tokenizer.files import FILES
+from ms_codegeex.data.tokenizer.files import TABLE
 from ms_codegeex.evaluation.benchmarks.registry import with_key
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.formats import files
@@ -174,7 +175,8 @@ def weights() -> str:
 
 def tokenizer_files() -> str:
     """Files of tokenizers."""
-    return table(("file", "what is read"), [(f"`{name}`", sentence(text)) for name, text in FILES.items()])
+    texts = shipped_table(TABLE)["files"]
+    return table(("file", "what is read"), [(f"`{name}`", sentence(text)) for name, text in texts.items()])
 
 
 def code(names: str) -> str:

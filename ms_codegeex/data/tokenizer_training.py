@@ -21,6 +21,7 @@ from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.locks import locked
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.corpus.reading import Noted, Search, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
@@ -187,22 +188,11 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
         SentencePieceTrainer.train(
             sentence_iterator=_lines(texts),
             model_writer=model,
-            model_type="bpe",
             vocab_size=settings.vocab_size,
-            character_coverage=0.9995,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            split_digits=True,
             user_defined_symbols=settings.whole_tokens,
             max_sentence_length=LONGEST_LINE,
             num_threads=threads,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            minloglevel=2,
+            **shipped_table(Path(__file__).with_name("sentencepiece.yaml")),
         )
     except (RuntimeError, OSError) as error:
         texts.check()

@@ -22,7 +22,7 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.layout import shown
-from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
+from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin, state_table
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, is_of_rank, merge_slices, read_strategy
@@ -39,28 +39,16 @@ _ZIP = b"PK"  # how PyTorch's files begin
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d{3})(?!\d))?(?:_(\d{3})(?!\d))?")
 _BLOCK = re.compile(r"(?<=\blayers\.)\d+|(?<=\bh\.)\d+")
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
-# what the shapes do not show: our name, the training program's
-_ARGUMENTS = {
-    "num_heads": "num_attention_heads",
-    "layer_norm_eps": "layernorm_epsilon",
-    "softmax_fp32": "attention_softmax_in_fp32",
-    _RANKS: _RANKS,
-}
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
-# keys and files of what training programs save with the weights: optimizers, schedules, generators of random numbers
-_TRAINING_STATE = re.compile(
-    r"(optim|(dist(rib)?_)?optimizer|(lr_|opt_param_)?scheduler|scaler|grad_scaler|amp|(.*_)?ema|callbacks?|loops)(_.*|s)?"
-    r"|(.*_)?rng_(tracker_)?states?|frozen_param_fragments|hyper_parameters"
-)
-_TRAINING_FILE = re.compile(
-    r"(.*[-_.])?(optim|optimizer|scheduler|scaler|rng_state|random_states|training_args|optim_states)"
-    r"([-_.]?\d+)?\.(pt|pth|bin|pkl|ckpt|safetensors)"
-)
 _EMA = re.compile(r"(.*_)?ema(_.*)?")  # averages of the weights
 _NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 _MOST_STEPS = 8  # from what the user names down to the weights
 _LONGEST_POINTER = 256  # bytes of a file that names a folder
+
+
+def _is_state(kind: str, name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in state_table()[kind])
 
 
 @dataclass(frozen=True)
@@ -111,7 +99,7 @@ class Place:
     def candidates(self) -> list[str]:
         """The files of a folder that may hold weights."""
         names = (name for name in self.files if name.endswith(_SUFFIXES))
-        return [name for name in names if not _TRAINING_FILE.fullmatch(name)]
+        return [name for name in names if not _is_state("files", name)]
 
     def begins(self, text: bytes) -> bool:
         """Whether it is a file that begins so."""
@@ -224,7 +212,8 @@ def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """Sizes recorded in the file: our own `config`, or the arguments of the training program."""
     config, arguments = tree.get("config"), tree.get("args")
     arguments = arguments if isinstance(arguments, dict) else namespace(arguments) or {}
-    sizes = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
+    named = state_table()["arguments"].items()
+    sizes = {ours: arguments[name] for ours, name in named if arguments.get(name) is not None}
     if arguments.get(_SCALED_SCORES) is True:
         sizes["softmax_fp32"] = True
     sizes |= config if isinstance(config, dict) else {}
@@ -238,7 +227,7 @@ def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignNam
     found = dict(nested_tensors(tree))
     roots = {name: _path(name)[0].partition(".")[0] for name in found}
     numbers = {name for name, tensor in found.items() if not tensor.shape and name == roots[name]}  # a loss, a step
-    state = numbers | {name for name, root in roots.items() if _TRAINING_STATE.fullmatch(root)}
+    state = numbers | {name for name, root in roots.items() if _is_state("keys", root)}
     if len(state) == len(found):  # averages of the weights, if there is nothing else
         state -= {name for name in state - numbers if _EMA.fullmatch(roots[name])}
     return {name: found[name] for name in found if name not in state}, [shown(name) for name in found if name in state]
@@ -451,7 +440,7 @@ def _is_file_of_tensors(place: Place) -> bool:
 
 
 def _training_file(place: Place) -> bool:
-    return place.beginning is not None and _TRAINING_FILE.fullmatch(place.path.name) is not None
+    return place.beginning is not None and _is_state("files", place.path.name)
 
 
 def _mistaken(place: Place) -> str | None:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from isal import isal_zlib
@@ -23,6 +23,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.chunks import wrong_crc32
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.tensors import (
@@ -48,22 +49,16 @@ ORIGIN = 1000  # of Checkpoint: who wrote the file; unknown to MindSpore, which 
 TAG, TENSOR, MAP_TENSOR = 1, 2, 3  # of Value
 DIMS, TYPE, CONTENT = 1, 2, 3  # of TensorProto
 
-# What MindSpore's optimizers and train steps add to a checkpoint: moments are named after their weight, with a prefix;
-# counters, loss scales and the keys and values of incremental inference are recognised by the last part of the name.
-STATE_PREFIXES = (
-    *("adam_m.", "adam_v.", "moment1.", "moment2.", "vhat.", "exp_avg.", "exp_avg_sq.", "lamb_m.", "lamb_v."),
-    *("moment.", "moments.", "accum.", "accu_grads.", "grad_sum.", "optimizer."),
-)
-STATE_PARTS = {
-    *("epoch_num", "step_num", "global_step", "learning_rate", "momentum", "beta1_power", "beta2_power"),
-    *("scale_sense", "loss_scale", "current_iterator_step", "last_overflow_iterator_step"),
-    *("key_past", "value_past"),
-}
+
+def state_table() -> Mapping[str, Any]:
+    """What training programs save along with the weights."""
+    return shipped_table(Path(__file__).with_name("training_state.yaml"))
 
 
 def is_weight(name: str) -> bool:
     """Whether a checkpoint's entry belongs to the model and is not a moment, counter, loss scale or inference cache."""
-    return not name.startswith(STATE_PREFIXES) and name.rpartition(".")[2] not in STATE_PARTS
+    state = state_table()["mindspore"]
+    return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import shipped_table
 
 _GENERATED = re.compile(
     rb"@generated\b|\b(?:auto-?|automatically )generated\b|"
@@ -42,28 +43,12 @@ class Rules:
     generated: bool = False
 
 
-PRESETS: dict[str, Rules] = {
-    "default": Rules(),
-    # CodeGeeX paper, section 3.1: at most 100 characters per line, 40 % letters, 1 KB to 100 KB, nothing generated.
-    "codegeex": Rules(min_bytes=1024, max_file_bytes=102_400),
-    # CodeGen paper, appendix A: mean line below 100 characters, no line above 1000, at most 90 % digits.
-    "codegen": Rules(
-        max_file_bytes=1 << 40,
-        max_mean_line=math.nextafter(100.0, 0.0),
-        min_alphabetic=0.0,
-        max_line=1000,
-        max_digits=0.9,
-        generated=True,
-    ),
-    "none": Rules(max_file_bytes=1 << 40, max_mean_line=None, min_alphabetic=0.0, generated=True),
-}
-
-
 def preset(name: str) -> Rules:
     """The rules called `name`; an unknown name is a `UserError`."""
-    if name not in PRESETS:
-        raise UserError(f"filter preset {name!r}: expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    presets = shipped_table(Path(__file__).parent / "rules" / "filters.yaml")
+    if name not in presets:
+        raise UserError(f"filter preset {name!r}: expected one of {', '.join(presets)}")
+    return Rules(**presets[name])
 
 
 def size_rejection(size: int, rules: Rules) -> str | None:

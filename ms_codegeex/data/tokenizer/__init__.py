@@ -15,7 +15,7 @@ from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, FILES, JSON, read_object
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
-TOKENIZER_FILES = tuple(FILES)
+TOKENIZER_FILES = FILES
 _CLASSES = {  # what tokenizer_class may be, and whose tokenizer that is; "any": the other files show it
     "CodeGeeXTokenizer": "codegeex",
     "ChatGLMTokenizer": "codegeex2",
