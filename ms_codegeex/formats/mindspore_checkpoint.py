@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.formats.chunks import wrong_crc32
+from ms_codegeex.formats.chunks import write_checked, wrong_crc32
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
@@ -215,35 +214,23 @@ def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
         yield from byte_blocks(piece)
 
 
-def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | None) -> int | None:
-    """Write one tensor, and keep no reference to it. Returns the checksum continued; None if there is none."""
-    for block in blocks:
-        if crc is not None:
-            crc = isal_zlib.crc32(block, crc)
-        stream.write(block)
-    return crc
-
-
 def write_mindspore(
     path: Path,
     tensors: Mapping[str, LazyTensor],
-    checksum: bool = True,
     check: Callable[[Path], object] | None = None,
     origin: Mapping[str, int] | None = None,
 ) -> None:
     """Write a `.ckpt` file for `mindspore.load_checkpoint`, one tensor in memory at a time. It appears only when it is
-    complete and `check(temporary)` raises nothing. Without `checksum` the file suits old versions that do not know the
-    checksum. `origin` marks this program as the writer and holds these numbers; MindSpore ignores it. `UserError` for
-    an empty vector, which MindSpore would take for the number 0."""
+    complete and `check(temporary)` raises nothing. `origin` marks this program as the writer and holds these numbers;
+    MindSpore ignores it. `UserError` for an empty vector, which MindSpore would take for the number 0."""
     for name, tensor in tensors.items():
         if tensor.shape == (0,):
             raise UserError(f"{path}: tensor {name} has no elements, which a MindSpore checkpoint cannot hold; drop it")
     with atomic_file(path, check) as temporary, open(temporary, "wb") as stream:
         crc = 0
         for name, tensor in tensors.items():
-            crc = _write(stream, _pieces(name, tensor), crc if checksum else None)
+            crc = write_checked(stream, _pieces(name, tensor), crc)
         if origin is not None:
             mark = json.dumps({"writer": _WRITER, **origin}).encode()
-            crc = _write(stream, iter([length_field(ORIGIN, len(mark)) + mark]), crc if checksum else None)
-        if checksum:
-            stream.write(TRAILER + crc.to_bytes(TRAILER_BYTES - len(TRAILER), "big"))
+            crc = write_checked(stream, [length_field(ORIGIN, len(mark)) + mark], crc)
+        stream.write(TRAILER + crc.to_bytes(TRAILER_BYTES - len(TRAILER), "big"))

@@ -121,13 +121,11 @@ def read_records(
     limit: int,
     columns: Callable[[Sequence[str]], Sequence[str]] | None = None,
 ) -> Generator[tuple[int, dict[str, Any] | Broken, bytes], None, int]:
-    """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes.
-
-    Lines are numbered from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns
-    the number of lines, by which the numbers of the next part are greater (0 for rows). A record of JSON longer than
-    `limit` bytes is `Broken`. `columns` chooses from the names in a table those that are read, whose texts then come as
-    bytes, unchecked; None: all, and texts come as `str`.
-    """
+    """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes. Lines are numbered
+    from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns the number of lines,
+    by which the numbers of the next part are greater (0 for rows). A record of JSON longer than `limit` bytes is
+    `Broken`. `columns` chooses from the names in a table those that are read, whose texts then come as bytes,
+    unchecked; None: all, and texts come as `str`."""
     if archive_kind(path.name) not in ("parquet", "arrow"):
         lines = Returning(read_lines(path, part, limit))
         for number, line in lines:
@@ -449,8 +447,7 @@ def read_rows(
     """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
     order of the columns, which `columns` chooses from the names in the file; no other column is read. Text and bytes
     come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part. `batch_rows` rows
-    are held in memory at once, besides what pyarrow holds: a file of a kilobyte can hold a gigabyte of equal texts.
-    """
+    are held in memory at once, besides what pyarrow holds: a file of a kilobyte can hold a gigabyte of equal texts."""
     from pyarrow import parquet
 
     number = part.first
@@ -516,9 +513,8 @@ def _arrow_rows(
 
 def _unpacked_size(message: Any) -> int:
     """Bytes to which the compressed buffers of a message of Arrow's IPC unpack, by the lengths that they begin with.
-
-    Source: Arrow's Message.fbs; pyarrow has verified the tables, whose fields are found through their lists of offsets.
-    """
+    Source: Arrow's Message.fbs; pyarrow has verified the tables, whose fields are found through their lists of
+    offsets."""
     metadata, body = message.metadata.to_pybytes(), message.body
 
     def number(form: str, at: int) -> int:

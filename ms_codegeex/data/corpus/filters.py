@@ -26,13 +26,11 @@ _SMALL = 2000  # bytes of a text that is counted before NumPy's functions have s
 
 @dataclass(frozen=True)
 class Rules:
-    """When a text is dropped. The defaults keep small modules, which the papers' limits would drop.
-
-    Sizes are bytes of UTF-8, of a file or of a record's text. Lines are counted in characters, without newlines; None:
-    no limit. `min_alphabetic` and `max_digits` are the least share of letters, and the largest of decimal and
-    hexadecimal digits, among the characters that are not white space, so that deep indentation does not count.
-    `generated`: keep texts whose first lines say that a program wrote them.
-    """
+    """When a text is dropped. The defaults keep small modules, which the papers' limits would drop. Sizes are bytes of
+    UTF-8, of a file or of a record's text. Lines are counted in characters, without newlines; None: no limit.
+    `min_alphabetic` and `max_digits` are the least share of letters, and the largest of decimal and hexadecimal digits,
+    among the characters that are not white space, so that deep indentation does not count. `generated`: keep texts
+    whose first lines say that a program wrote them."""
 
     min_bytes: int = 1
     max_file_bytes: int = 1_000_000

@@ -110,14 +110,11 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
 def prepare_dataset(
     inputs: Inputs, output: Path | str, settings: PrepareSettings, options: RunOptions
 ) -> dict[str, Any]:
-    """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`.
-
-    An interrupted run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with
-    them. A second process with the same `output` waits for the first. A dataset of the same request is reused.
-    The result also has `output`, `cached`, `seconds` and `megabytes_per_second`. `UserError` if a path is missing,
-    nothing is left to write, `output` holds something else, there is no room, or the input is broken and
-    `settings.on_error` is `stop`.
-    """
+    """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`. An interrupted
+    run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with them. A second
+    process with the same `output` waits for the first. A dataset of the same request is reused. The result also has
+    `output`, `cached`, `seconds` and `megabytes_per_second`. `UserError` if a path is missing, nothing is left to
+    write, `output` holds something else, there is no room, or the input is broken and `settings.on_error` is `stop`."""
     started, output, report = time.perf_counter(), Path(output), ProgressBar(options.progress)
     if options.workers < 1:
         raise UserError(f"workers {options.workers}: expected 1 or more processes")

@@ -84,8 +84,7 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
 
 class DatasetWriter:
     """Collects documents in one shard in `directory`, which is temporary and empty, then writes the splits there. If it
-    is `masked`, each document comes with a mask. `summary` has sums over all documents, set by `write`.
-    """
+    is `masked`, each document comes with a mask. `summary` has sums over all documents, set by `write`."""
 
     summary: Summary
 

@@ -56,12 +56,10 @@ Row = tuple[np.ndarray, np.ndarray, bool]
 @dataclass(frozen=True)
 class FinetuneSettings:
     """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
-    and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory.
-
-    A row has at most `seq_length` tokens. A longer example is dropped (`overlong="drop"`), or the left end of its
-    prompt is truncated, never the answer. A hash of the texts chooses `validation_share` of the examples. `template`:
-    for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
-    """
+    and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory. A row has at most `seq_length`
+    tokens. A longer example is dropped (`overlong="drop"`), or the left end of its prompt is truncated, never the
+    answer. A hash of the texts chooses `validation_share` of the examples. `template`: for conversations, a name of
+    `conversations.TEMPLATES`, or `auto`: the tokenizer's."""
 
     task: str
     seq_length: int
@@ -109,11 +107,9 @@ class RowEncoder:
         return self._fast.encode_inside(answer.encode()).tolist()
 
     def rows(self, examples: Sequence[Example]) -> Iterator[Row | str]:
-        """The row of each of a record's examples, or the reason why it is left out.
-
-        Each prompt begins with the one before. Up to the last place where the text may be divided, its ids are settled.
-        Without such a place, prompts are encoded as a whole until they have `_MAX_PROMPTS`.
-        """
+        """The row of each of a record's examples, or the reason why it is left out. Each prompt begins with the one
+        before. Up to the last place where the text may be divided, its ids are settled. Without such a place, prompts
+        are encoded as a whole until they have `_MAX_PROMPTS`."""
         settled, encoded, ids = 0, 0, list[int]()
         for example in examples:
             if not settled and encoded > _MAX_PROMPTS:
@@ -246,13 +242,11 @@ def prepare_finetune(
     *,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`.
-
-    It is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The
+    """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
+    is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The
     result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
     `UserError` if a path is missing, no example is left, a record is bad and `on_error` is `stop`, or `output` holds
-    something else.
-    """
+    something else."""
     output = Path(output)
     check_output(output, replace)
     encoder = RowEncoder(settings)

@@ -27,12 +27,10 @@ __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
 
 
 def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
-    """A tokenizer by name (`TOKENIZER_NAMES`), or the one in a model directory.
-
-    A directory is read as its tokenizer_config.json says, or as its other files show; anything unknown or contradictory
-    is a `UserError`. CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution. All
-    callers in a process share the tokenizer of a name, which nothing changes; a directory is read at every call.
-    """
+    """A tokenizer by name (`TOKENIZER_NAMES`), or the one in a model directory. A directory is read as its
+    tokenizer_config.json says, or as its other files show; anything unknown or contradictory is a `UserError`.
+    CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution. All callers in a process
+    share the tokenizer of a name, which nothing changes; a directory is read at every call."""
     name = str(name_or_directory)
     if name in TOKENIZER_NAMES:
         return _named("codegen-multi" if name == "codegen-mono" else name)

@@ -88,20 +88,15 @@ class Tokenizer(ABC):
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of a whole sequence; broken UTF-8 becomes U+FFFD.
-
-        For ids that continue others use `continuation`: a tokenizer may remove a space from the front of a text, but
-        not in the middle of one.
-        """
+        """Text of a whole sequence; broken UTF-8 becomes U+FFFD. For ids that continue others use `continuation`: a
+        tokenizer may remove a space from the front of a text, but not in the middle of one."""
         return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
 
     def continuation(self, before: Sequence[int], ids: Iterable[int], broken: Broken = "ignore") -> Iterator[str]:
-        """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive.
-
-        Joined, the pieces are the decoded text without the text of `before`. A character that `before` begins is part
-        of them once it is complete; one that the last id leaves incomplete is not. Bytes that are no character are left
-        out, or `broken` is "replace", and each becomes U+FFFD.
-        """
+        """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive. Joined, the pieces are
+        the decoded text without the text of `before`. A character that `before` begins is part of them once it is
+        complete; one that the last id leaves incomplete is not. Bytes that are no character are left out, or `broken`
+        is "replace", and each becomes U+FFFD."""
         text = Continuation(self, before, broken)
         for number in ids:
             if piece := text.feed(number):
@@ -109,9 +104,7 @@ class Tokenizer(ABC):
 
     def truncate_prompt(self, ids: Sequence[int], room: int) -> list[int]:
         """At most `room` ids of a prompt: its prefix, and as much of the rest as fits, truncated on the left.
-
-        `UserError` if nothing but the prefix would fit.
-        """
+        `UserError` if nothing but the prefix would fit."""
         if len(ids) <= room:
             return list(ids)
         kept = room - len(self.prefix)

@@ -66,9 +66,7 @@ class CorpusEncoder:
 
     def encode(self, data: bytes) -> np.ndarray:
         """Ids `[size]` (unsigned, 32 bits or more) of valid UTF-8; neither a prefix nor the end token is among them.
-
-        Nothing here starts a thread.
-        """
+        Nothing here starts a thread."""
         if not self.is_fast:
             return self._slowly(data)
         if _HINT.search(data) is None:

@@ -25,11 +25,9 @@ def write_codegeex_files(
     max_len: int,
     added: Added,
 ) -> None:
-    """Write both files. transformers then gives the ids of `encode_prompt` and the text of `decode`.
-
-    A run of `spaces`, at most `max_len` long in text, has the id of one of the `names`. So the text is rewritten to
-    names before it is split, and names are rewritten to spaces after decoding.
-    """
+    """Write both files. transformers then gives the ids of `encode_prompt` and the text of `decode`. A run of `spaces`,
+    at most `max_len` long in text, has the id of one of the `names`. So the text is rewritten to names before it is
+    split, and names are rewritten to spaces after decoding."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     runs = _runs(spaces, names)

@@ -271,9 +271,7 @@ class CodeGenTokenizer(ByteLevelTokenizer):
 
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, tokenizer_config.json and, with white space tokens, added_tokens.json.
-
-        transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids.
-        """
+        transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids."""
         decoder = {str(self.tables.eos_id): Added().entry(EOS)}
         decoder |= {
             str(number): self.added.entry(text) for text, number in (self.added.plain | self.added.special).items()

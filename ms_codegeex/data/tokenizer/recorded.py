@@ -68,10 +68,7 @@ def _files(checkpoint: Path) -> Path:
 
 def family_tokenizer(owner: Path, family: str, remedy: str, known: bool = True) -> Tokenizer:
     """The tokenizer of a model that records none: its family's, if there is a single one that needs no files, and it is
-    `known` that the model has this one.
-
-    `owner` and `remedy` are for the `UserError` that any other model raises.
-    """
+    `known` that the model has this one. `owner` and `remedy` are for the `UserError` that any other model raises."""
     if known and family in DEFAULTS:
         return load_tokenizer(DEFAULTS[family])
     raise UserError(f"{owner}: does not say which tokenizer this {family} model has; {remedy}")
