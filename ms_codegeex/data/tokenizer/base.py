@@ -17,19 +17,12 @@ Broken = Literal["ignore", "replace"]  # what becomes of bytes that are no chara
 
 
 class Tokenizer(ABC):
-    """Text to ids and back.
-
-    `encode` is for corpora and takes every character literally: a file that contains `<|endoftext|>` must not end a
-    document. `encode_prompt` is for prompts and gives what the released model expects before an answer.
-
-    Attributes:
-        name: which tokenizer this is; `codegen-mono` is the same as `codegen-multi`.
-        eos_id: the id that ends a document.
-        vocab_size: ids are 0 to `vocab_size` - 1. A model's table may have more rows, which no text uses.
-        prefix: ids that every prompt starts with. Documents of a corpus are encoded without them.
-        pieces: the bytes of each id, as `token_bytes` returns them.
-        divides: whether no token and no choice of tokens crosses from a visible ASCII character to a line break.
-    """
+    """Text to ids and back. `encode` is for corpora and takes every character literally: a file that contains
+    `<|endoftext|>` must not end a document. `encode_prompt` is for prompts and gives what the released model expects
+    before an answer. `name`: which tokenizer this is; `codegen-mono` is the same as `codegen-multi`. `eos_id` ends a
+    document. Ids are 0 to `vocab_size` - 1; a model's table may have more rows, which no text uses. `prefix`: ids that
+    every prompt starts with, and documents of a corpus do not. `pieces`: the bytes of each id, as `token_bytes` returns
+    them. `divides`: whether no token and no choice of tokens crosses from a visible ASCII character to a line break."""
 
     name: str
     eos_id: int

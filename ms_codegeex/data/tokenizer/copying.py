@@ -39,12 +39,9 @@ def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copy_data(source: Path, target: Path) -> None:
-    """Copy the data files of the directory `source`; For CodeGeeX our own class for transformers is written,
-    whatever the source has under its name.
-
-    Raises:
-        UserError: one of them is a link out of `source`, is not a regular file or is very large.
-    """
+    """Copy the data files of the directory `source`. For CodeGeeX our own class for transformers is written, whatever
+    the source has under its name. `UserError` if one of them is a link out of `source`, is not a regular file or is
+    very large."""
     for name in _names(source):
         if name in (CONFIG, GENERATION):
             _write_config(source, name, target)

@@ -44,15 +44,9 @@ _SAMPLE_DIGESTS = {
 
 
 class CorpusEncoder:
-    """Encodes corpus texts given as UTF-8, to the same ids as `tokenizer.encode`.
-
-    Args:
-        tokenizer: any tokenizer. If `gigatoken` cannot load it, or would encode differently, or a token is
-            more than white space that a model's owner has added, it does the work itself.
-
-    Attributes:
-        is_fast: whether `gigatoken` does the work.
-    """
+    """Encodes corpus texts given as UTF-8, to the same ids as `tokenizer.encode`. If `gigatoken` cannot load the
+    tokenizer, or would encode differently, or a token is more than white space that a model's owner has added, the
+    tokenizer does the work itself; else it `is_fast`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

@@ -58,15 +58,11 @@ def _byte_pair_encoder(tables: Tables, runs: frozenset[tuple[str, int]], late: f
 
 
 class ByteLevelTokenizer(Tokenizer):
-    """GPT-2's tokenizer with further tokens, or one of the same kind with tables of its own.
-
-    Args:
-        tables: vocabulary and merges.
-        runs: white space that is one token wherever it occurs, leftmost and longest first, with its id.
-        names: in prompts, the names of special tokens besides `<|endoftext|>`, with their ids.
-        further: the bytes of every id above the vocabulary's, without a gap, except those of `added`.
-        added: the tokens that a model's owner has added, the end token among them if it is not `<|endoftext|>`.
-    """
+    """GPT-2's tokenizer with further tokens, or one of the same kind with tables of its own. `tables`: vocabulary and
+    merges. `runs`: white space that is one token wherever it occurs, leftmost and longest first, with its id. `names`:
+    in prompts, the names of special tokens besides `<|endoftext|>`, with their ids. `further`: the bytes of every id
+    above the vocabulary's, without a gap, except those of `added`: the tokens that a model's owner has added, the end
+    token among them if it is not `<|endoftext|>`."""
 
     def __init__(
         self,
@@ -142,20 +138,11 @@ class ByteLevelTokenizer(Tokenizer):
 
 
 class CodeGeeXTokenizer(ByteLevelTokenizer):
-    """CodeGeeX-13B's tokenizer; ids are 0..50399, 50256 ends a document.
-
-    Ids 50266..50399 decode to runs of 2..135 spaces, 50257..50265 to their names. In prompts `<|extratoken_1..143|>`
-    become their ids too. With tables of its own, the names start after its end token, and the last stands for the
-    longest run of spaces in text.
-
-    Args:
-        max_len: longest run of spaces with its own token, 2..135; the released models use 10.
-        tables: vocabulary and merges; None: GPT-2's.
-        added: tokens besides these.
-
-    Raises:
-        UserError: GPT-2's tables are missing or damaged, or `max_len` is out of range.
-    """
+    """CodeGeeX-13B's tokenizer; ids are 0..50399, 50256 ends a document. Ids 50266..50399 decode to runs of 2..135
+    spaces, 50257..50265 to their names. In prompts `<|extratoken_1..143|>` become their ids too. With `tables` of its
+    own (None: GPT-2's), the names start after its end token, and the last stands for the longest run of spaces in text.
+    `max_len`: the longest run of spaces with its own token, 2..135; the released models use 10. `added`: tokens besides
+    these. `UserError` if GPT-2's tables are missing or damaged, or `max_len` is out of range."""
 
     tokenizer_class = "CodeGeeXTokenizer"
 
@@ -239,14 +226,9 @@ def own_extra_tokens(max_len: int) -> int:
 
 
 class CodeGenTokenizer(ByteLevelTokenizer):
-    """CodeGen's tokenizer; 50256 ends a document, or the last token of other tables than GPT-2's.
-
-    Args:
-        whitespace: with the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in
-            the nl models (ids 0..50256).
-        tables: as in `CodeGeeXTokenizer`.
-        added: the tokens of a model's directory, in the place of those for white space.
-    """
+    """CodeGen's tokenizer; 50256 ends a document, or the last token of other `tables` than GPT-2's. `whitespace`: with
+    the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in the nl models (ids
+    0..50256). `added`: the tokens of a model's directory, in the place of those for white space."""
 
     tokenizer_class = "CodeGenTokenizer"
 

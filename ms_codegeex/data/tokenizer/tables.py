@@ -103,11 +103,8 @@ def gpt2_tables() -> Tables:
 
 def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any]) -> Tables:
     """The tables in a tokenizer's directory, in two files or in its tokenizer.json, `content`, or in both: GPT-2's, or
-    those whose digests its `config` records.
-
-    Raises:
-        UserError: a file is missing or damaged, or is not the recorded one.
-    """
+    those whose digests its `config` records. `UserError` if a file is missing or damaged, or is not the recorded
+    one."""
     digests = config.get(DIGESTS, list(GPT2))
     if not (isinstance(digests, list) and len(digests) == 2 and all(map(_is_digest, digests))):
         raise UserError(f"{directory / CONFIG}: {DIGESTS} is not two SHA-256 in hexadecimal; restore the file")
