@@ -398,7 +398,6 @@ def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
 
 
 def _only(place: Place) -> str | None:
-    """The only file of weights in a folder."""
     names = (_shards(place) or place.candidates) if place.beginning is None else ()
     return names[0] if len(names) == 1 and not _is_ranks(place) else None
 
@@ -416,13 +415,11 @@ def _named_by(place: Place, file: str, numbered: str = "") -> str | None:
 
 
 def _newest(place: Place, pattern: str) -> str | None:
-    """The folder or file of the highest number; `pattern` has one group of digits."""
     matches = [match for name in (*place.folders, *place.files) if (match := re.fullmatch(pattern, name))]
     return max(matches, key=lambda match: int(match[1]))[0] if matches else None
 
 
 def _first(place: Place, pattern: str, alone: bool = False) -> str | None:
-    """A file in a folder; `alone`: also the file itself."""
     names = (place.path.name,) if alone and place.beginning is not None else place.files
     return next(filter(re.compile(pattern).fullmatch, names), None)
 

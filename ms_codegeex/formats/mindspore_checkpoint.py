@@ -135,7 +135,6 @@ class _Checkpoint:
         return tensors
 
     def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], range]:
-        """Name, type, dims and content of one `Value`."""
         fields = reader.message(value, (TAG, TENSOR, MAP_TENSOR))
         name = reader.text(only(fields[TAG], "the name of a tensor"))
         if fields[MAP_TENSOR]:

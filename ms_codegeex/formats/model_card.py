@@ -86,7 +86,6 @@ def _run(source: Source) -> _Run | None:
 
 
 def _name(path: Path) -> str:
-    """The name of the model at a path: its run's, its directory's or its file's."""
     path = path.resolve()
     if path.parent.name == _CHECKPOINTS:
         path = path.parent.parent
@@ -206,7 +205,6 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _use(source: Source, run: _Run | None, adapter: bool) -> str:
-    """How to load it; for `DIR` the reader writes this directory's path."""
     if adapter:
         base = "the model that it was trained on" if run is None or run.weights is None else _text(run.weights)
         return _texts()["use_of_adapters"].format(base=base)

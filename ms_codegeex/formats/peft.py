@@ -223,7 +223,6 @@ def _check_copies(opened: Mapping[str, LazyTensor], entries: Iterable[Entry], ba
 
 
 def _factors(names: Iterable[str], modules: Collection[str], file: str) -> dict[str, dict[str, str]]:
-    """The names of the factors A and B of each module. `UserError` for a name that is none of these."""
     factors: dict[str, dict[str, str]] = {}
     for name in names:
         if (match := FACTOR.fullmatch(name)) is None:

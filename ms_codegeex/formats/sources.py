@@ -133,7 +133,6 @@ class _Lora:
 
 
 def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
-    """The section `model` of a checkpoint's configuration, and its adapters."""
     where, config = checkpoint.path / MANIFEST, checkpoint.state.get("config")
     model, lora = (config.get("model"), config.get("lora")) if isinstance(config, dict) else (None, None)
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
@@ -194,7 +193,6 @@ def checkpoint_inputs(checkpoint: Checkpoint) -> Input:
 
 
 def _base(checkpoint: Checkpoint, path: Path) -> Source:
-    """The model that a checkpoint's adapters were trained on."""
     holds = f"{checkpoint.path}: holds adapters for the model"
     if not path.exists():
         raise UserError(f"{holds} at {path}, which is gone; put that model back there")
@@ -306,19 +304,11 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
         raise UserError(f"{path}: config.json says {said}, but the tensors are those of {theirs}; restore either")
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
     used = sorted({*(path / name for name in data), *raw.files})
-    return Source(
-        path,
-        "huggingface",
-        its_family,
-        fields,
-        _ours(raw, its_family, its, fields),
-        partial(_copy_files, path, keep_code),
-        _skipped(raw, its),
-        config_json=config if keep_code else without_code(config),
-        infill=declared_infill(path),
-        left_out=left_out(path, keep_code),
-        inputs=(inputs_of("model", path, used),),
-    )
+    tensors, saver = _ours(raw, its_family, its, fields), partial(_copy_files, path, keep_code)
+    further = {"infill": declared_infill(path), "left_out": left_out(path, keep_code)}
+    further |= {"config_json": config if keep_code else without_code(config), "skipped": _skipped(raw, its)}
+    inputs = (inputs_of("model", path, used),)
+    return Source(path, "huggingface", its_family, fields, tensors, saver, inputs=inputs, **further)
 
 
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:

@@ -160,7 +160,9 @@ class _Machine:
                 (result,) = self._stack
                 return result
             if name in _CONSTANTS:
-                self._push(_CONSTANTS[name]())
+                self._push(_CONSTANTS[name])
+            elif name in _EMPTY:
+                self._push(_EMPTY[name]())
             elif name not in _VALUES:
                 self._perform(name, argument)
             elif type(argument) is int and argument.bit_length() > LONGEST_NUMBER:
@@ -170,7 +172,6 @@ class _Machine:
         raise ValueError("no end")
 
     def _perform(self, name: str, argument: Any) -> None:
-        """One operation that works on the stack, the most frequent ones first."""
         match name:
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = self._stack[-1]
@@ -343,7 +344,6 @@ class _Machine:
 
 
 def _globals(rows: Iterable[Sequence[str]]) -> Iterator[_Global]:
-    """All names of the modules of each row."""
     return (_Global(module, name) for modules, names in rows for module in modules.split() for name in names.split())
 
 
@@ -360,15 +360,8 @@ def _known(kind: str) -> frozenset[_Global]:
 
 _NAMES = Path(__file__).with_name("pickle_names.yaml")
 _STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_SET": list,
-    "EMPTY_TUPLE": tuple,
-}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple}
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),

@@ -142,7 +142,6 @@ def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
 
 
 def _count_dropped(documents: Documents, selection: Selection, summary: Summary, tally: Tally) -> None:
-    """Count the documents that the selection dropped, with examples."""
     for number, reason in enumerate(REASONS):
         if reason not in selection.dropped:
             continue
@@ -238,7 +237,6 @@ def _report(request: PrepareRequest, corpus: FoundInput, summary: Summary, direc
 def _describe(
     request: PrepareRequest, corpus: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
-    """Write dataset.json for the finished files in `directory`, and return its content."""
     left_out = corpus.tally.described("files")
     left_out.pop(NOT_SAMPLED, None)
     passed = summary.counts(*(number for number in summary.languages if number != -1 - REASONS.index(NOT_SAMPLED)))

@@ -140,7 +140,6 @@ class Fields:
         return _valid(value) if isinstance(value, str) and value else None
 
     def _refused_licence(self, value: Any) -> str | None:
-        """The first licence that is not allowed, or None."""
         named = [_plain(item) for item in (value if isinstance(value, list | tuple) else [value])]
         named = [str(item) for item in named if item not in (None, "")]
         if not named:

@@ -98,7 +98,6 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _letters_and_breaks(data: bytes) -> tuple[int, int]:
-    """Numbers of ASCII letters and of newlines."""
     if len(data) < _SMALL:
         return len(data) - len(data.translate(None, _KINDS[1])), data.count(b"\n")
     import numpy as np
@@ -142,7 +141,6 @@ def _count(data: bytes) -> tuple[int, int, int, int, int] | None:
 
 
 def _longest_line(data: bytes) -> int:
-    """Characters of the longest line of UTF-8."""
     lines = data.split(b"\n")
     longest = max(map(len, lines))
     return longest if data.isascii() else max(len(line.decode("utf-8")) for line in lines)

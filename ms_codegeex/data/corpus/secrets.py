@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,7 +144,6 @@ _LOOKS = {look.__name__[3:]: look for look in (is_assigned, is_key, is_login, is
 
 @functools.cache
 def _places(part: str) -> tuple[_Place, ...]:
-    """The places in a part of `rules/places.yaml`."""
     table = shipped_table(_RULES / "places.yaml")
     parts, places = table["parts"], []
     for place in table[part]:
@@ -186,23 +185,16 @@ class _Rule:
 def _rules() -> tuple[tuple[_Rule, ...], tuple[_Rule, ...]]:
     """The rules for tokens, ours first, and gitleaks' for assigned values."""
     read = parse_json((_RULES / "gitleaks.json").read_bytes(), data=True)
-    made = [
-        tuple(
-            _Rule(
-                rule["id"].replace("-", " "),
-                _no_groups(rule.get("value", rule.get("pattern")).encode()),
-                rule["entropy"],
-                rule.get("begins", "").encode(),
-                rule.get("inside", "").encode(),
-                _no_groups(rule.get("names", "").encode()),
-                "|".join(rule.get("allowed", ())).encode(),
-            )
-            for rule in read[part]
-        )
-        for part in ("tokens", "assigned")
-    ]
+
+    def made(rule: Mapping[str, Any]) -> _Rule:
+        begins, inside, names = (rule.get(key, "").encode() for key in ("begins", "inside", "names"))
+        pattern, allowed = rule.get("value", rule.get("pattern")).encode(), "|".join(rule.get("allowed", ())).encode()
+        further = (begins, inside, _no_groups(names), allowed)
+        return _Rule(rule["id"].replace("-", " "), _no_groups(pattern), rule["entropy"], *further)
+
+    tokens, assigned = (tuple(map(made, read[part])) for part in ("tokens", "assigned"))
     ours = shipped_table(_RULES / "issuers.yaml")
-    return (*(rule for form in ours for rule in _rules_of_issuer(**form)), *made[0]), made[1]
+    return (*(rule for form in ours for rule in _rules_of_issuer(**form)), *tokens), assigned
 
 
 def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
@@ -217,7 +209,6 @@ def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
 
 
 def _options() -> Any:
-    """Bytes in, bytes out."""
     import re2
 
     options = re2.Options()
@@ -279,7 +270,6 @@ def _services() -> bytes:
 
 @functools.cache
 def _service() -> bytes:
-    """A name of a service and the value after it."""
     between = rb"[ \t\w.-]{0,20}[\s'\"]{0,3}(?:=>|:{0,3}=|\|\||:|\?=|>|,)[\x60'\"\s=]{0,5}"
     return rb"(?i:(%s)%s)([A-Za-z0-9_=.:/+%%|~-]{11,220})" % (_services(), between)
 
@@ -313,7 +303,6 @@ def _tokens(data: bytes) -> Iterator[Hit]:
 
 
 def _token(data: bytes, start: int) -> Iterator[Hit]:
-    """The secret that begins at `start`."""
     if data.startswith(b"-----BEGIN", start):
         match = _PRIVATE_KEY.match(data, start)
         if match and _KEY_BODY.search(match[1]):  # otherwise it is code that looks for these two lines
@@ -346,7 +335,6 @@ def _known_values() -> Any:
 
 
 def _of_service(data: bytes, start: int) -> Iterator[Hit]:
-    """The value after a service's name that begins at `start`."""
     found = _re2(_service()).match(data, start)
     for rule in _rules_of(found.group(1)) if found and is_key(found.group(2)) else ():
         if _re2(rule.pattern).fullmatch(found.group(2)):

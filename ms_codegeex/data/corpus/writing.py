@@ -67,17 +67,13 @@ def write_splits(
             for number, table in enumerate(tables):
                 rows = np.flatnonzero(sides == number)
                 if rows.size:
-                    table.add(
-                        {
-                            "source": [sources[row] for row in rows.tolist()],
-                            "language": [languages[code] for code in columns["language"][rows].tolist()],
-                            **{name: columns[name][rows] for name in ("sha256", "bytes", "tokens")},
-                        }
-                    )
+                    added = {name: columns[name][rows] for name in ("sha256", "bytes", "tokens")}
+                    added["source"] = [sources[row] for row in rows.tolist()]
+                    added["language"] = [languages[code] for code in columns["language"][rows].tolist()]
+                    table.add(added)
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Bounds of the maximal runs of equal values."""
     edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), values.size]
     return itertools.pairwise(edges)
 

@@ -91,7 +91,6 @@ def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayou
 
 
 def _found(record: Mapping[str, Any]) -> str:
-    """The first fields that are set."""
     return ", ".join([_valid(name) for name, value in record.items() if not absent(value)][:_SHOWN]) or "none"
 
 

@@ -18,12 +18,7 @@ CODEGEEX_AUTO_MAP = {"AutoTokenizer": [None, f"{Path(CODEGEEX_MODULE).stem}.Code
 
 
 def write_codegeex_files(
-    directory: Path,
-    tables: Tables,
-    names: Mapping[str, int],
-    spaces: Mapping[str, int],
-    max_len: int,
-    added: Added,
+    directory: Path, tables: Tables, names: Mapping[str, int], spaces: Mapping[str, int], max_len: int, added: Added
 ) -> None:
     """Write both files. transformers then gives the ids of `encode_prompt` and the text of `decode`. A run of `spaces`,
     at most `max_len` long in text, has the id of one of the `names`. So the text is rewritten to names before it is

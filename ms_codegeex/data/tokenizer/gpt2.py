@@ -158,13 +158,9 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         self._extra = {f"<|extratoken_{number}|>": tables.eos_id + number for number in range(1, count + 1)}
         first, longest = tables.eos_id + START_EXTRA_ID, count - START_EXTRA_ID + 2
         self._spaces = {" " * length: first + length - 2 for length in range(2, longest + 1)}
-        super().__init__(
-            tables,
-            runs={run: number for run, number in self._spaces.items() if len(run) <= max_len},
-            names=self._extra,
-            further={number: text.encode() for text, number in (*self._extra.items(), *self._spaces.items())},
-            added=added,
-        )
+        runs = {run: number for run, number in self._spaces.items() if len(run) <= max_len}
+        further = {number: text.encode() for text, number in (*self._extra.items(), *self._spaces.items())}
+        super().__init__(tables, runs, self._extra, further, added)
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
