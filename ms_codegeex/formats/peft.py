@@ -62,9 +62,8 @@ def adapters_path(path: Path) -> Path:
         return path
     found = find_model(path)
     if found.layout.key not in ("adapters", "run"):
-        raise UserError(
-            f"{path}: holds no adapters; give a run that trained some (lora.rank), or a folder with {CONFIG}"
-        )
+        remedy = f"give a run that trained some (lora.rank), or a folder with {CONFIG}"
+        raise UserError(f"{path}: holds no adapters; {remedy}")
     return found.place.path if found.layout.key == "adapters" else resolve(path).path
 
 

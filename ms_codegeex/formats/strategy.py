@@ -232,7 +232,6 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
     for rank, (path, *others) in ranks.items():
         if others:
             raise UserError(f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one")
-    for (path,) in ranks.values():
         check_file(directory, str(path.relative_to(directory)))
     return {rank: path for rank, (path,) in ranks.items()}
 

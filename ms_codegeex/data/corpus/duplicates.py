@@ -124,11 +124,7 @@ def find_near(documents: Documents, left_out: Flags, threshold: float, stages: S
 
 
 def _by_bands(
-    name: str,
-    undecided: Flags,
-    threshold: float,
-    stages: Stages,
-    compare: Callable[[_Signatures, np.ndarray], np.ndarray],
+    name: str, undecided: Flags, threshold: float, stages: Stages, compare: Callable[..., np.ndarray]
 ) -> Iterator[np.ndarray]:
     """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part."""
     bands = bands_for(threshold)

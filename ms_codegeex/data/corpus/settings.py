@@ -91,23 +91,18 @@ class PrepareSettings:
         check_scheme(self.tags)
         if self.on_error not in ON_ERROR:
             raise UserError(f"on_error {self.on_error!r}: expected one of {', '.join(ON_ERROR)}")
-        if not 0 <= self.validation_share < 1:
-            raise UserError(
-                f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
-            )
-        rules = self.reading.rules
-        if rules.min_bytes > rules.max_file_bytes:
-            raise UserError(
-                f"min_bytes {rules.min_bytes}: no file could be kept; give --min-bytes less, or --max-file-bytes more"
-            )
+        share, least, most = self.validation_share, self.reading.rules.min_bytes, self.reading.rules.max_file_bytes
+        if not 0 <= share < 1:
+            raise UserError(f"validation_share {share}: expected 0 or more and less than 1, for example 0.05")
+        if least > most:
+            remedy = "give --min-bytes less, or --max-file-bytes more"
+            raise UserError(f"min_bytes {least}: no file could be kept; {remedy}")
         if self.max_bytes is not None and self.max_bytes <= 0:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")
         if not 0 <= self.near_duplicates <= 1:
             raise UserError(f"near_duplicates {self.near_duplicates}: expected 0 (off) to 1, for example 0.85")
-        if self.near_duplicates_by not in NEAR_DUPLICATES_BY:
-            raise UserError(
-                f"near_duplicates_by {self.near_duplicates_by!r}: expected {' or '.join(NEAR_DUPLICATES_BY)}"
-            )
+        if (by := self.near_duplicates_by) not in NEAR_DUPLICATES_BY:
+            raise UserError(f"near_duplicates_by {by!r}: expected {' or '.join(NEAR_DUPLICATES_BY)}")
         for name, value in self.record().items():
             if any("\ud800" <= character <= "\udfff" for character in str(value)):
                 raise UserError(f"{name} {value!r}: expected valid UTF-8, for it is written to {DATASET_JSON}")

@@ -78,9 +78,6 @@ def _load_directory(directory: Path) -> Tokenizer:
         found = ", ".join(present) or "no file of a tokenizer"
         needed = f"{JSON}, or vocab.json and merges.txt, or tokenizer.model of CodeGeeX2"
         raise UserError(f"{directory}: has no tokenizer, found {found}; copy {needed} from the model")
-    classes: dict[str, type[Tokenizer]] = {
-        "codegeex": gpt2.CodeGeeXTokenizer,
-        "codegeex2": chatglm.CodeGeeX2Tokenizer,
-        "codegen": gpt2.CodeGenTokenizer,
-    }
-    return classes[kind].load(directory)
+    if kind == "codegeex2":
+        return chatglm.CodeGeeX2Tokenizer.load(directory)
+    return (gpt2.CodeGeeXTokenizer if kind == "codegeex" else gpt2.CodeGenTokenizer).load(directory)

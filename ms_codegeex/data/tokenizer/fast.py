@@ -50,10 +50,8 @@ class CorpusEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        plain = (
-            isinstance(tokenizer, ByteLevelTokenizer) and all(map(str.isspace, tokenizer.runs)) and tokenizer.divides
-        )
-        self._fast = _gigatoken(tokenizer) if plain else None
+        known = isinstance(tokenizer, ByteLevelTokenizer) and tokenizer.divides
+        self._fast = _gigatoken(tokenizer) if known and all(map(str.isspace, tokenizer.runs)) else None
         self.is_fast = self._fast is not None and sample_digest(self._fast.encode) == (
             _SAMPLE_DIGESTS.get(tokenizer.fingerprint) or sample_digest(tokenizer.encode)
         )

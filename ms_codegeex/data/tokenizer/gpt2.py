@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
+from ms_codegeex.data.tokenizer.copying import CODEGEEX_AUTO_MAP, spaces_normalizer, write_codegeex_files
 from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, EOS, Added, check_fields, read_added, read_settings
-from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, spaces_normalizer, write_codegeex_files
 from ms_codegeex.data.tokenizer.tables import DIGESTS, Tables, gpt2_tables, read_tables, token_bytes
 
 if TYPE_CHECKING:
@@ -250,10 +250,8 @@ class CodeGenTokenizer(ByteLevelTokenizer):
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, tokenizer_config.json and, with white space tokens, added_tokens.json.
         transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids."""
-        decoder = {str(self.tables.eos_id): Added().entry(EOS)}
-        decoder |= {
-            str(number): self.added.entry(text) for text, number in (self.added.plain | self.added.special).items()
-        }
+        added, decoder = self.added.plain | self.added.special, {str(self.tables.eos_id): Added().entry(EOS)}
+        decoder |= {str(number): self.added.entry(text) for text, number in added.items()}
         self._save(directory, {}, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
 
     @classmethod

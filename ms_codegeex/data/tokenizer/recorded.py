@@ -25,15 +25,13 @@ def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> T
     files are missing, or the tokenizer no longer matches the record."""
     name = str(record.get("name"))
     if not files.is_dir() and name not in TOKENIZER_NAMES and not Path(name).is_dir():
-        raise UserError(
-            f"{files}: missing, but {owner} was made with tokenizer {name}; put that tokenizer's files there"
-        )
+        made = f"{owner} was made with tokenizer {name}"
+        raise UserError(f"{files}: missing, but {made}; put that tokenizer's files there")
     source = files if files.is_dir() else name
     tokenizer = load_tokenizer(source)
     if tokenizer.fingerprint != record.get("fingerprint"):
-        raise UserError(
-            f"tokenizer {source}: no longer the one {owner} was made with; restore it, or make {owner} again"
-        )
+        changed = f"no longer the one {owner} was made with"
+        raise UserError(f"tokenizer {source}: {changed}; restore it, or make {owner} again")
     return tokenizer
 
 

@@ -175,14 +175,11 @@ def _checked(
             vocab = _vocabulary(model.get("vocab"), digests[0], followed=True)
         else:
             vocab = read_json(vocabulary, parse=lambda content: _vocabulary_in(content, digests[0]))
-        said = f"{merges}: not {whose} merges{remedy}"
-        lines = (
-            _merges_in(merges.read_bytes(), digests[1]) if model is None else _merges(model.get("merges"), digests[1])
-        )
+        said, rest = f"{merges}: not {whose} merges{remedy}", digests[1]
+        lines = _merges_in(merges.read_bytes(), rest) if model is None else _merges(model.get("merges"), rest)
         tables = Tables(vocab, lines, digests)
-        if tables.are_own and not all(
-            len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in tables.pairs()
-        ):
+        known = (len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in tables.pairs())
+        if tables.are_own and not all(known):
             raise _Foreign
     except _Foreign:
         raise UserError(said) from None
