@@ -84,7 +84,7 @@ def check_fields(directory: Path, config: Mapping[str, Any], content: Mapping[st
     """`UserError` for a setting of tokenizer_config.json, or a step of tokenizer.json, `content`, that makes other ids
     than the family's tokenizer, whose `normalizer` is given."""
     table = shipped_table(TABLE)
-    wrong = [(CONFIG, key, config[key], False) for key in table["off"] if config.get(key)]
+    wrong = [(CONFIG, key, config[key], False) for key in table["must_be_off"] if config.get(key)]
     if content:
         model = content["model"]
         fixed = table["fixed"].items()
