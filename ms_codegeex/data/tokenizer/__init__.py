@@ -42,9 +42,8 @@ def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
             "tokenizer codegeex2: its tokenizer.model does not come with this program; give a directory that holds "
             f"tokenizer.model and {CONFIG} of the released model"
         )
-    raise UserError(
-        f"tokenizer {name!r}: neither one of the names {', '.join(TOKENIZER_NAMES)} nor a directory with {CONFIG}"
-    )
+    names = f"neither one of the names {', '.join(TOKENIZER_NAMES)}"
+    raise UserError(f"tokenizer {name!r}: {names} nor a directory with {CONFIG}")
 
 
 @cache  # building one takes half a second of CPU time

@@ -56,10 +56,8 @@ class Tokenizer(ABC):
         """The bytes one id stands for inside a text, none for some special ids. A token may be part of a character; a
         foreign id is a `UserError`."""
         if not 0 <= number < self.vocab_size:
-            raise UserError(
-                f"token id {int(number)}: the {self.name} tokenizer has ids 0..{self.vocab_size - 1}; "
-                "check that the ids were made with it"
-            )
+            known = f"the {self.name} tokenizer has ids 0..{self.vocab_size - 1}"
+            raise UserError(f"token id {int(number)}: {known}; check that the ids were made with it")
         return self.pieces[number]
 
     @property

@@ -148,9 +148,8 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
 
     def __init__(self, max_len: int = 10, tables: Tables | None = None, added: Added | None = None) -> None:
         if type(max_len) is not int or not 2 <= max_len <= LONGEST_RUN:
-            raise UserError(
-                f"tokenizer max_len {max_len!r}: expected 2..{LONGEST_RUN} spaces, the released models use 10"
-            )
+            expected = f"expected 2..{LONGEST_RUN} spaces, the released models use 10"
+            raise UserError(f"tokenizer max_len {max_len!r}: {expected}")
         self.max_len, tables = max_len, gpt2_tables() if tables is None else tables
         added = added or Added()
         self.name = "own-codegeex" if tables.are_own or added.plain or added.special else "codegeex"

