@@ -35,7 +35,7 @@ from common import ROOT, print_command, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.data.detection import HEAD_BYTES, detect
-from ms_codegeex.data.languages import ALL_LANGUAGES
+from ms_codegeex.data.languages import languages
 
 _PATHS = sysconfig.get_paths()
 _PACKAGES = _PATHS["purelib"]
@@ -182,11 +182,11 @@ def by_extension() -> None:
     """Print how many extensions and whole names give their language."""
     names = [
         (language.name, name)
-        for language in ALL_LANGUAGES
+        for language in languages()
         for name in (*(f"planted{extension}" for extension in language.extensions), *language.filenames)
     ]
     right = sum((found := detect(name)) is not None and found.name == language for language, name in names)
-    print(f"extensions and file names: {_share(right, len(names))} of {len(ALL_LANGUAGES)} languages")
+    print(f"extensions and file names: {_share(right, len(names))} of {len(languages())} languages")
 
 
 def main() -> int:

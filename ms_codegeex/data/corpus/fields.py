@@ -13,7 +13,7 @@ from ms_codegeex.data.corpus.archives import Broken
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.detection import HEAD_BYTES, detect
-from ms_codegeex.data.languages import LANGUAGES, lookup
+from ms_codegeex.data.languages import canonical_languages, lookup
 from ms_codegeex.data.layouts import absent, changes, table, value_of
 
 KINDS = ("text", "language", "licence", "path", "group")
@@ -53,7 +53,7 @@ class Fields:
         self._reading, self._licences = reading, frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
-        self._known = self._languages | {language.name for language in LANGUAGES}
+        self._known = self._languages | {*canonical_languages(())}
 
     def needed(self, present: Iterable[str]) -> list[str]:
         """The present fields that are needed; nothing else has to be read."""
@@ -140,7 +140,6 @@ class Fields:
         return _valid(value) if isinstance(value, str) and value else None
 
     def _refused_licence(self, value: Any) -> str | None:
-        """The first licence that is not allowed, or None."""
         named = [_plain(item) for item in (value if isinstance(value, list | tuple) else [value])]
         named = [str(item) for item in named if item not in (None, "")]
         if not named:

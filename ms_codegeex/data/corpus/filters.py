@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import shipped_table
 
 _GENERATED = re.compile(
     rb"@generated\b|\b(?:auto-?|automatically )generated\b|"
@@ -25,13 +26,11 @@ _SMALL = 2000  # bytes of a text that is counted before NumPy's functions have s
 
 @dataclass(frozen=True)
 class Rules:
-    """When a text is dropped. The defaults keep small modules, which the papers' limits would drop.
-
-    Sizes are bytes of UTF-8, of a file or of a record's text. Lines are counted in characters, without newlines; None:
-    no limit. `min_alphabetic` and `max_digits` are the least share of letters, and the largest of decimal and
-    hexadecimal digits, among the characters that are not white space, so that deep indentation does not count.
-    `generated`: keep texts whose first lines say that a program wrote them.
-    """
+    """When a text is dropped. The defaults keep small modules, which the papers' limits would drop. Sizes are bytes of
+    UTF-8, of a file or of a record's text. Lines are counted in characters, without newlines; None: no limit.
+    `min_alphabetic` and `max_digits` are the least share of letters, and the largest of decimal and hexadecimal digits,
+    among the characters that are not white space, so that deep indentation does not count. `generated`: keep texts
+    whose first lines say that a program wrote them."""
 
     min_bytes: int = 1
     max_file_bytes: int = 1_000_000
@@ -42,28 +41,12 @@ class Rules:
     generated: bool = False
 
 
-PRESETS: dict[str, Rules] = {
-    "default": Rules(),
-    # CodeGeeX paper, section 3.1: at most 100 characters per line, 40 % letters, 1 KB to 100 KB, nothing generated.
-    "codegeex": Rules(min_bytes=1024, max_file_bytes=102_400),
-    # CodeGen paper, appendix A: mean line below 100 characters, no line above 1000, at most 90 % digits.
-    "codegen": Rules(
-        max_file_bytes=1 << 40,
-        max_mean_line=math.nextafter(100.0, 0.0),
-        min_alphabetic=0.0,
-        max_line=1000,
-        max_digits=0.9,
-        generated=True,
-    ),
-    "none": Rules(max_file_bytes=1 << 40, max_mean_line=None, min_alphabetic=0.0, generated=True),
-}
-
-
 def preset(name: str) -> Rules:
     """The rules called `name`; an unknown name is a `UserError`."""
-    if name not in PRESETS:
-        raise UserError(f"filter preset {name!r}: expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    presets = shipped_table(Path(__file__).parent / "rules" / "filters.yaml")
+    if name not in presets:
+        raise UserError(f"filter preset {name!r}: expected one of {', '.join(presets)}")
+    return Rules(**presets[name])
 
 
 def size_rejection(size: int, rules: Rules) -> str | None:
@@ -115,7 +98,6 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _letters_and_breaks(data: bytes) -> tuple[int, int]:
-    """Numbers of ASCII letters and of newlines."""
     if len(data) < _SMALL:
         return len(data) - len(data.translate(None, _KINDS[1])), data.count(b"\n")
     import numpy as np
@@ -159,7 +141,6 @@ def _count(data: bytes) -> tuple[int, int, int, int, int] | None:
 
 
 def _longest_line(data: bytes) -> int:
-    """Characters of the longest line of UTF-8."""
     lines = data.split(b"\n")
     longest = max(map(len, lines))
     return longest if data.isascii() else max(len(line.decode("utf-8")) for line in lines)

@@ -32,12 +32,10 @@ _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
 class Document(NamedTuple):  # made in a third of a dataclass's time
     """A text that is kept, in UTF-8 after redaction, with how often each kind of text was replaced and the bytes of the
-    licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed.
-
-    The source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from
-    its first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a group stay in one split: the
-    package of a file, the repository of a record, else the source.
-    """
+    licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed. The
+    source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from its
+    first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a group stay in one split: the
+    package of a file, the repository of a record, else the source."""
 
     source: str
     data: bytes
@@ -49,8 +47,7 @@ class Document(NamedTuple):  # made in a third of a dataclass's time
 
 class Rejected(NamedTuple):
     """Input that gives no document, and why: see `Broken`. The source is as in `Document`, or the identity of a file if
-    no single line or row is meant; the excerpt is the first characters of the text, at most 200.
-    """
+    no single line or row is meant; the excerpt is the first characters of the text, at most 200."""
 
     source: str
     reason: str
