@@ -19,7 +19,7 @@ from ms_codegeex.data.detection import detect, needs_head
         ("a.f90", b"", "Fortran"),
         ("a.F90", b"", "Fortran"),
         ("a.pl", b"#!/usr/bin/perl\n", "Perl"),
-        ("a.txt", b"class A {};", None),
+        ("a.txt", b"class A {};", "another"),
         ("README", b"words", None),
         ("a.h", b"#ifndef A\n#include <stdio.h>\nint f(void);\n#endif\n", "C"),
         ("a.h", b"#include <stdio.h>\nstruct a { int x; };\n", "C"),
@@ -61,30 +61,30 @@ from ms_codegeex.data.detection import detect, needs_head
         ("a.m", b'#import "A.h"\n@implementation A\n@end\n', "Objective-C"),
         ("a.m", b"function y = f(x)\n% matlab\n  y = x';\nend\n", "Matlab"),
         ("a.mm", b"#include <string>\n@implementation A\n@end\n", "Objective-C++"),
-        ("a.mm", b'<map version="1">', None),
+        ("a.mm", b'<map version="1">', "another"),
         ("a.inc", b"<?php echo 1;", "PHP"),
         ("a.inc", b"{$mode objfpc}\n", "Pascal"),
         ("a.inc", b"#define A 1\n", "C"),
         ("a.inc", b"just text", None),
         ("a.ts", b"const x: number = 1;\n", "TypeScript"),
-        ("a.ts", b"<?xml version='1.0'?><TS>", None),
+        ("a.ts", b"<?xml version='1.0'?><TS>", "another"),
         ("a.cls", b"\\ProvidesClass{x}", "TeX"),
         ("a.cls", b"VERSION 1.0 CLASS", "Visual Basic"),
         ("a.m", b"(* mathematica *)\nf[x_] := x\n", "Mathematica"),
-        ("a.m", b":- module m.\n", None),
+        ("a.m", b":- module m.\n", "another"),
         ("a.cls", b"class A", None),
         ("a.pl", b":- use_module(library(lists)).\n", "Prolog"),
         ("a.pl", b"parent(tom, bob).\n", "Prolog"),
         ("a.pl", b"use strict;\nmy $x = 1;\n", "Perl"),
         ("a.v", b"`timescale 1ns\n", "Verilog"),
-        ("a.v", b"Theorem x : True.\n", None),
+        ("a.v", b"Theorem x : True.\n", "another"),
         ("a.fs", b"#version 330\nvoid main() {}\n", "GLSL"),
-        ("a.fs", b": square dup * ;\n", None),
+        ("a.fs", b": square dup * ;\n", "another"),
         ("a.fs", b"module A\nlet x = 1\n", "F#"),
         ("a.gd", b"extends Node\n", "GDScript"),
-        ("a.gd", b'DeclareGlobalFunction("x");\n', None),
-        ("a.f", b": square dup * ;\n", None),
-        ("a.pp", b"class apache {}\n", None),
+        ("a.gd", b'DeclareGlobalFunction("x");\n', "another"),
+        ("a.f", b": square dup * ;\n", "another"),
+        ("a.pp", b"class apache {}\n", "another"),
         ("a.rs", b"", "Rust"),
         ("a.zig", b"", "Zig"),
         ("a.S", b"", "Assembly"),
@@ -102,7 +102,7 @@ from ms_codegeex.data.detection import detect, needs_head
 )
 def test_detect(path, head, name):
     found = detect(path, head)
-    assert (found and found.name) == name
+    assert (found and (found.name if found.tag else "another")) == name
 
 
 def test_a_head_is_asked_for_where_it_decides():

@@ -17,6 +17,7 @@ from ms_codegeex.base.reading import in_hub_cache
 from ms_codegeex.data.corpus.archives import UNPACKED, archive_kind, first_record
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
+from ms_codegeex.data.languages import languages as languages_of
 
 _NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them
@@ -148,7 +149,7 @@ class _Search:
     def __init__(self, languages: Iterable[str], recognise: Recognise, all_text: bool, leave_out: Path | None) -> None:
         self.languages, self.all_text, self.leave_out = frozenset(languages), all_text, leave_out
         self.recognise = recognise
-        self.known = self.languages | {language.name for language in languages("codegeex")}
+        self.known = self.languages | {language.name for language in languages_of("codegeex")}
         self.sources: dict[Path | RemotePath, SourceFile] = {}
         self.archives: dict[Path | RemotePath, SourceFile] = {}
         self.skipped: set[tuple[str, str]] = set()
