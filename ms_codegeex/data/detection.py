@@ -46,6 +46,7 @@ _MARKS = (  # that of UTF-32 begins like that of UTF-16
 _DECLARED = re.compile(  # for Python, Emacs, Vim, XML, HTML, CSS, gettext and Perl, then for LaTeX
     rb"(?:coding|charset)[\"']?[ \t]*[:= ][ \t]*[\"']?([A-Za-z][\w.-]+)|\[([a-z\d]+)\]\{inputenc\}", re.IGNORECASE
 )
+_EMACS_NAME = re.compile(r"^(?:iso-)?(latin)-(\d+)|-(?:unix|dos|mac)$")
 _LATEX = {"ansinew": "cp1252", "applemac": "mac-roman"}
 _ENCODINGS = re.compile(
     r"iso8859-\d+|cp(?:125\d|437|850|852|866|932|949)|koi8-[ru]|mac-roman|shift_jis|euc_(?:jp|kr)|gb2312|gbk|gb18030|big5"
@@ -117,13 +118,16 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
     if b"\0" in data:
         pairs = data[:4096]
         low, high = pairs[::2].count(0), pairs[1::2].count(0)
-        if min(low, high) > 0 or max(low, high) < len(pairs) / 5:
+        if (
+            min(low, high) > 0 or max(low, high) < len(pairs) * 0.35 or len(pairs) < 20
+        ):  # code is ASCII for the most part
             return data, ""
         return _converted(data, "utf-16-le" if high else "utf-16-be", errors) or (data, "")
     if data.isascii() or _is_utf8(data):
         return data, ""
     for found in _DECLARED.finditer(data, 0, 2000):
         name = (found[1] or found[2]).decode("ascii", "ignore").lower()
+        name = _EMACS_NAME.sub(r"\1\2", name)
         with contextlib.suppress(LookupError, ValueError):  # no encoding, not a name
             name = codecs.lookup(_LATEX.get(name, name)).name
             if _ENCODINGS.fullmatch(name) and (converted := _converted(data, name, errors)):
@@ -188,14 +192,19 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     if isinstance(suffix, Language):
         return suffix
     head, _ = as_utf8(head, "ignore")
-    if suffix not in _RULES_ALONE and (named := _by_mode(head) or _by_shebang(head)) is not None:
+    named = _by_shebang(head) if suffix not in _RULES_ALONE else None
+    if suffix == "none" or named is not None:  # the rest of a shell's script may be Tcl or Perl, and says so
+        named = _by_mode(head) or named
+    if named is not None:
         return named
+    text = head
     if suffix in _C_LIKE:
         head = _C_PROSE.sub(b" ", head)
         if b"__cplusplus" in head:
             shared = _CPP_PART.sub(b"", head)
             head = head if b";" in head and b";" not in shared else shared  # the rest may declare nothing
-    return next((found for pattern, found in _rules(suffix) if pattern is None or pattern.search(head)), None)
+    ruled = next((found for pattern, found in _rules(suffix) if pattern is None or pattern.search(head)), None)
+    return ruled or _by_mode(text)
 
 
 def _by_mode(head: bytes) -> Language | None:
