@@ -19,6 +19,7 @@ _FILE = Path(__file__).with_name("endings.yaml")
 HEAD_BYTES = 16_384
 """The bytes of a file that `detect` reads: the first declaration comes after the licence header, which may be long."""
 
+_PLAIN = "Text"  # no language, but listed, so that such a file is not read
 _C_LIKE = frozenset((".h", ".inc"))
 _RULES_ALONE = frozenset((".h", ".ts", ".tsx"))  # first lines often name another language: `#!/usr/bin/env node`
 # Comments and strings contain "class" and "this::that" in every language.
@@ -190,7 +191,7 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     `#!` lines."""
     suffix = _by_name(PurePath(path).name)
     if isinstance(suffix, Language):
-        return suffix
+        return suffix if suffix.name != _PLAIN else None
     head, _ = as_utf8(head, "ignore")
     named = _by_shebang(head) if suffix not in _RULES_ALONE else None
     if suffix == "none" or named is not None:  # the rest of a shell's script may be Tcl or Perl, and says so

@@ -24,7 +24,7 @@ from ms_codegeex.data.languages import languages
         ("a.f90", b"", "Fortran"),
         ("a.F90", b"", "Fortran"),
         ("a.pl", b"#!/usr/bin/perl\n", "Perl"),
-        ("a.txt", b"class A {};", "another"),
+        ("a.txt", b"class A {};", None),
         ("README", b"words", None),
         ("a.h", b"#ifndef A\n#include <stdio.h>\nint f(void);\n#endif\n", "C"),
         ("a.h", b"#include <stdio.h>\nstruct a { int x; };\n", "C"),

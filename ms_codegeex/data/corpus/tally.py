@@ -21,7 +21,7 @@ _ALL = f"{_PREPARE} --all-text` takes texts of no known language"
 REMEDIES = {
     "unknown language": f"name it in a field `language`, or the path in `path`; {_ALL}",
     "files passed over": _ALL,
-    "other language": f"{_PREPARE} --languages …` takes those that it names",
+    "other language": f"{_PREPARE} --languages …` takes those that it can name, and {_ALL}",
     "licence": "leave out --licences",
     "missing field": f"{_PREPARE} --text-field NAME` reads the texts of that field",
     "binary": "give texts; records are read from JSON (also .gz, .zst), Parquet and Arrow files",
