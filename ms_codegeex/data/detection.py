@@ -34,7 +34,7 @@ _SHEBANG = re.compile(rb"#![ \t]*(\S+)((?:[ \t]+\S+)*)")
 _EXEC = re.compile(
     rb"(?m)^[ \t]*exec[ \t]+(?:\S*/)?([\w.]+)[^\n]*\$0[^\n]*\$[@{]"
 )  # a shell that starts another program
-_EMACS = re.compile(rb"-\*-[ \t]*(?:[^\n]*?\bmode:[ \t]*)?([\w+#-]+)[ \t]*(?:;[^\n]*)?-\*-", re.IGNORECASE)
+_MODE_LINE = 500  # bytes of a line that is searched
 _VIM = re.compile(rb"(?:^|\s)(?:vi|vim|ex)(?:[<=>]?\d+)?:[^\n]*?\b(?:ft|filetype|syntax)=([\w+#-]+)")
 
 _MARKS = (  # that of UTF-32 begins like that of UTF-16
@@ -210,20 +210,23 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
 
 def _by_mode(head: bytes) -> Language | None:
     """What the first two lines tell Emacs, or the first or last five tell Vim; a text longer than `head` has no end."""
-    lines = head.split(b"\n", 5)
-    emacs = _EMACS.search(b"\n".join(lines[:2])) if b"-*-" in head else None
-    places = [*lines[:5], *(head[-1000:].rsplit(b"\n", 6)[1:] if len(head) < HEAD_BYTES else ())]
-    vims = (_VIM.search(line[:500]) for line in places if b":" in line)
-    for found in (emacs, *vims):
-        if found is not None:
-            mode = found[1].decode("ascii", "replace").lower()
-            table = _table()
-            language = (
-                table.modes.get(mode) or lookup(mode) or table.suffixes.get(f".{mode}") or table.programs.get(mode)
-            )
-            if language is not None:
-                return language
+    lines = [line[:_MODE_LINE] for line in head.split(b"\n", 5)[:5]]
+    modes = [_emacs_mode(line) for line in lines[:2] if line.count(b"-*-") > 1]
+    lines += head[-5 * _MODE_LINE :].split(b"\n")[-6:] if len(head) < HEAD_BYTES else []
+    modes += [found[1] for line in lines if (found := _VIM.search(line[:_MODE_LINE]))]
+    table = _table()
+    for mode in (mode.decode("ascii", "replace").lower() for mode in modes):
+        language = table.modes.get(mode) or lookup(mode) or table.suffixes.get(f".{mode}") or table.programs.get(mode)
+        if language is not None:
+            return language
     return None
+
+
+def _emacs_mode(line: bytes) -> bytes:
+    """`perl` of `-*- perl -*-` and of `-*- mode: perl; coding: utf-8 -*-`."""
+    variables = [variable.partition(b":") for variable in line.split(b"-*-")[1].split(b";")]
+    named = (value for name, colon, value in variables if not colon or name.strip().lower() == b"mode")
+    return next((value or variables[0][0] for value in named), b"").strip()
 
 
 def _by_shebang(head: bytes) -> Language | None:

@@ -173,6 +173,15 @@ def test_only_headers_need_patterns_whose_time_is_not_bounded_by_re2():
     assert by_python == {".h", ".inc"}
 
 
+@pytest.mark.parametrize(
+    "piece", [b"-*- mode:", b"vim: ", b"#!/bin/sh\nexec a $0 ", b"coding: \xe9", b"\n", b"caf\xe9 "]
+)
+def test_a_hostile_head_takes_no_time(piece):
+    """A search that starts again at each of them would take minutes."""
+    for suffix in shipped_table(detection._FILE)["rules"]:
+        detect("run" if suffix == "none" else f"a{suffix}", b"-*-" + b" " * 8000 + piece * 1000)
+
+
 GERMAN = 'print("Größe: 5 µm, «schön»")  # © René, 20 °C\n'
 CZECH = "# Jiří Šťastný, žluťoučký kůň\n"
 
