@@ -19,7 +19,7 @@ _FILE = Path(__file__).with_name("endings.yaml")
 HEAD_BYTES = 16_384
 """The bytes of a file that `detect` reads: the first declaration comes after the licence header, which may be long."""
 
-_PLAIN = "Text"  # no language, but listed, so that such a file is not read
+_PLAIN = "Text"  # no language; listed, so that such files need not be read
 _C_LIKE = frozenset((".h", ".inc"))
 _RULES_ALONE = frozenset((".h", ".ts", ".tsx"))  # first lines often name another language: `#!/usr/bin/env node`
 # Comments and strings contain "class" and "this::that" in every language.
