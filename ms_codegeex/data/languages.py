@@ -16,14 +16,11 @@ from ms_codegeex.base.errors import UserError
 
 @dataclass(frozen=True)
 class Language:
-    """A row of `languages.txt`, which describes the columns."""
+    """A row of `languages.txt`, which describes the columns; without a tag one of the languages beyond the 96."""
 
     name: str
     tag: str
-    extensions: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
-    interpreters: tuple[str, ...] = ()
-    filenames: tuple[str, ...] = ()
 
 
 PLACE = "{language}"  # the placeholder for a language's name in a custom tag line
@@ -36,9 +33,7 @@ def languages(scheme: str = "codegeex2") -> tuple[Language, ...]:
     are the first; `none`: all, without tag lines."""
     _, first, further = Path(__file__).with_name("languages.txt").read_text(encoding="utf-8").split("\n\n")
     rows = (line.split(" | ") for line in (first if scheme == "codegeex" else f"{first}\n{further}").splitlines())
-    return tuple(
-        Language(name, tag, *(tuple(filter(None, it.split(", "))) for it in lists)) for name, tag, *lists in rows
-    )
+    return tuple(Language(name, tag, *(tuple(it.split(", ")) for it in aliases)) for name, tag, *aliases in rows)
 
 
 _FILLER = re.compile(r"[\s_-]+(?=\w)")

@@ -149,9 +149,3 @@ def test_unknown_name_suggests():
         find_language("pyhton")
     with pytest.raises(UserError, match="known are C\\+\\+, Python"):
         find_language("qqqqqq")
-
-
-def test_nothing_belongs_to_two_languages():
-    for kind in ("extensions", "interpreters", "filenames"):
-        values = [value for language in languages() for value in getattr(language, kind)]
-        assert len(values) == len(set(values)), kind

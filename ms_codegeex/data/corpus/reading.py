@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import FoundSources, Root, SourceFile, search
+from ms_codegeex.data.detection import as_utf8
 
 SPECIAL = "a text has the name of a special token, which is read as plain text"
 _SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
@@ -146,14 +147,14 @@ def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Reje
     return items.value
 
 
-def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
+def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
     limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     for file in unit.files:
         try:
             text = _read_file(file, limit)
         except OSError as error:
             text = Broken("unreadable", error.strerror or "", file.size)
-        yield _judge(file.identity, text, reading, reading.strip_licences != "none")
+        yield from _judge(file.identity, text, reading, reading.strip_licences != "none")
     return 0
 
 
@@ -195,7 +196,7 @@ def _read_records(
             text = replace(text, bytes=len(line) or text.bytes)
         elif len(text.data) > limit:
             text = Broken("too large", f"more than {limit} bytes", len(text.data), text.data, problem=False)
-        yield _judge(source, text, reading, reading.strip_licences == "all")
+        yield from _judge(source, text, reading, reading.strip_licences == "all")
     if rows:
         fields.count_unlisted(columns, file.identity, rows)
     for remark, (count, first) in fields.remarks.items():
@@ -203,17 +204,24 @@ def _read_records(
     return records.value
 
 
-def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Document | Rejected:
-    """Strip licence headers, apply the rules to the rest, then redact it."""
+def _judge(
+    source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool
+) -> Iterator[Document | Rejected | Noted]:
+    """Convert a text to UTF-8, strip licence headers, apply the rules to the rest, then redact it."""
     if isinstance(text, Broken):
-        return _rejected(source, text, reading.redact)
-    data = strip_licence(text.data, text.language) if strip else text.data
-    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
+        yield _rejected(source, text, reading.redact)
+        return
+    whole, encoding = as_utf8(text.data)
+    data = strip_licence(whole, text.language) if strip else whole
+    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, whole)
     if reason is not None:
-        return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading.redact)
-    licence_bytes = len(text.data) - len(data)
+        yield _rejected(source, Broken(reason, "", len(whole), whole, problem=False), reading.redact)
+        return
+    licence_bytes = len(whole) - len(data)
     data, redacted = redact(data, reading.redact)
-    return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
+    yield Document(source, data, text.language, text.group or source, redacted, licence_bytes)
+    if encoding:
+        yield Noted(source, "byte order mark left out" if encoding == "utf-8" else f"converted from {encoding}")
 
 
 def _rejected(source: str, broken: Broken, redactions: Sequence[str] = ()) -> Rejected:
