@@ -211,7 +211,8 @@ def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, str
     if isinstance(text, Broken):
         return _rejected(source, text, reading.redact)
     data = strip_licence(text.data, text.language) if strip else text.data
-    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
+    path = text.path or source
+    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data, path)
     if reason is not None:
         return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading.redact)
     licence_bytes = len(text.data) - len(data)
