@@ -17,11 +17,13 @@ import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterator
+from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.options import declared
+from ms_codegeex.base.yaml_reading import parse_yaml
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
@@ -209,6 +211,28 @@ def foreign() -> str:
     return table(("field", "of, with its default", "accepted values"), cells)
 
 
+def generators() -> str:
+    """Programs whose files `prepare` recognises."""
+    shown = {"comment": "comments at the top", "text": "the beginning", "end": "the last line"}
+    found: dict[str, dict[str, str]] = {}
+    for rule in parse_yaml((files_of("ms_codegeex.data.corpus") / "rules" / "generators.yaml").read_bytes())[
+        "generators"
+    ]:
+        found.setdefault(rule["name"], {}).update(rule)
+    return table(
+        ("program or kind of file", "recognised by"),
+        [
+            (
+                name,
+                ", ".join(
+                    [*(words for place, words in shown.items() if place in rule), code(rule.get("files", ""))]
+                ).strip(", "),
+            )
+            for name, rule in found.items()
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "run": run,
     "sampling": sampling,
@@ -218,6 +242,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "weights": weights,
     "tokenizers": tokenizer_files,
     "foreign": foreign,
+    "generators": generators,
 }
 
 

@@ -18,6 +18,7 @@ _ASCII = bytes(range(0x80))
 # White space, letters and digits in ASCII. File, group, record and unit separators are white space to Python.
 _KINDS = (string.whitespace.encode() + bytes(range(28, 32)), string.ascii_letters.encode(), string.hexdigits.encode())
 _HEAD = 4096  # bytes in which a generator's marks are looked for
+_END = 200  # bytes in which the last line is looked for
 _SMALL = 2000  # bytes of a text that is counted before NumPy's functions have started
 
 
@@ -79,10 +80,8 @@ def rejection(data: bytes, rules: Rules, whole: bytes | None = None, path: str =
     or the path of its file may say."""
     if b"\0" in data:
         return "binary"
-    if not _is_ordinary(data, rules):
-        reason = _exact_rejection(data, rules)
-        if reason is not None:
-            return reason
+    if not _is_ordinary(data, rules) and (reason := _exact_rejection(data, rules)):
+        return reason
     text = data if whole is None else whole
     return None if rules.generated or generator_of(text, path) is None else "generated"
 
@@ -164,12 +163,11 @@ def generator_of(data: bytes, path: str = "") -> str | None:
     """The program that wrote a text, as far as its first bytes or the name of its file tell by the rules of
     `rules/generators.yaml`; else None."""
     found, steps, rules = _generators()
-    head, name = data[:_HEAD], path.rpartition("/")[2].encode()
-    texts = {"files": name, "text": head}
+    head, name = data[:_HEAD], path.rpartition("/")[2].encode("utf-8", "replace")
+    texts = {"files": name, "text": head, "end": data[-_END:]}
     if found["hint"].search(head):
-        text = found["opening"].match(head)[0]
-        if len(name) > 3:
-            text = re.sub(rb"[\w./-]*(?<![\w.-])" + re.escape(name) + rb"(?![\w-]|\.\w)", b"this file", text)
+        own = rb"(?<![\w.-])%s(?![\w-]|\.\w)" % (re.escape(name) if len(name) > 3 else rb"(?!)")
+        text = re.sub(own, b"this file", found["opening"].match(head)[0])
         texts["comment"] = functools.reduce(lambda text, step: step[0].sub(step[1], text), steps, text)
     for place, text in texts.items():
         if found[place].search(text):
@@ -192,8 +190,8 @@ def _generators() -> tuple[dict[str, Any], list[tuple[Any, bytes]], list[tuple[s
             pattern = pattern.replace(f"<{word}>", meaning)
         return re2.compile(pattern.encode(), options)
 
-    opening = r"(?s)\A(?:%s)*" % "|".join(declared["opening"])
-    found = {"hint": compiled(declared["hint"]), "opening": compiled(opening)}
+    found = {"hint": compiled("|".join(declared["hint"]))}
+    found["opening"] = compiled(rf"(?s)\A(?:{'|'.join(declared['opening'])})*")
     rules = list[tuple[str, str, Any]]()
     for place, form in declared["places"].items():
         marks = [(rule["name"], rule[place]) for rule in declared["generators"] if place in rule]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, read_records, record_parts
 from ms_codegeex.data.corpus.fields import Fields, RecordText
-from ms_codegeex.data.corpus.filters import rejection, size_rejection
+from ms_codegeex.data.corpus.filters import generator_of, rejection, size_rejection
 from ms_codegeex.data.corpus.licences import strip_licence
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
@@ -214,7 +214,8 @@ def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, str
     path = text.path or source
     reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data, path)
     if reason is not None:
-        return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading.redact)
+        program = generator_of(text.data, path) or "" if reason == "generated" else ""
+        return _rejected(source, Broken(reason, program, len(text.data), text.data, problem=False), reading.redact)
     licence_bytes = len(text.data) - len(data)
     data, redacted = redact(data, reading.redact)
     return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
