@@ -12,7 +12,6 @@ from importlib import resources
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.yaml_reading import parse_yaml
 
 _ASCII = bytes(range(0x80))
 # White space, letters and digits in ASCII. File, group, record and unit separators are white space to Python.
@@ -165,9 +164,9 @@ def generator_of(data: bytes, path: str = "") -> str | None:
     found, steps, rules = _generators()
     head, name = data[:_HEAD], path.rpartition("/")[2].encode("utf-8", "replace")
     texts = {"files": name, "text": head, "end": data[-_END:]}
-    if found["hint"].search(head):
+    if found["hint"].search(head) and found["hint"].search(text := found["opening"].match(head)[0]):
         own = rb"(?<![\w.-])%s(?![\w-]|\.\w)" % (re.escape(name) if len(name) > 3 else rb"(?!)")
-        text = re.sub(own, b"this file", found["opening"].match(head)[0])
+        text = re.sub(own, b"this file", text)
         texts["comment"] = functools.reduce(lambda text, step: step[0].sub(step[1], text), steps, text)
     for place, text in texts.items():
         if found[place].search(text):
@@ -181,6 +180,8 @@ def _generators() -> tuple[dict[str, Any], list[tuple[Any, bytes]], list[tuple[s
     fails; what is replaced in comments and by what; and each rule's program, place and pattern."""
     import re2
 
+    from ms_codegeex.base.yaml_reading import parse_yaml  # not before a text needs it: it takes time
+
     options = re2.Options()
     options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20
     declared = parse_yaml((resources.files("ms_codegeex.data.corpus") / "rules" / "generators.yaml").read_bytes())
@@ -191,7 +192,7 @@ def _generators() -> tuple[dict[str, Any], list[tuple[Any, bytes]], list[tuple[s
         return re2.compile(pattern.encode(), options)
 
     found = {"hint": compiled("|".join(declared["hint"]))}
-    found["opening"] = compiled(rf"(?s)\A(?:{'|'.join(declared['opening'])})*")
+    found["opening"] = re.compile(rf"(?s)(?:{'|'.join(declared['opening'])})*".encode())
     rules = list[tuple[str, str, Any]]()
     for place, form in declared["places"].items():
         marks = [(rule["name"], rule[place]) for rule in declared["generators"] if place in rule]
@@ -199,4 +200,4 @@ def _generators() -> tuple[dict[str, Any], list[tuple[Any, bytes]], list[tuple[s
             marks = [(program, re.escape(names).replace(r"\*", ".+").replace(r"\ ", "|")) for program, names in marks]
         rules += [(program, place, compiled(form.replace("RULE", pattern))) for program, pattern in marks]
         found[place] = compiled(form.replace("RULE", "|".join(pattern for _, pattern in marks)))
-    return found, [(compiled(old), new.encode()) for old, new in declared["cleaning"]], rules
+    return found, [(re.compile(old.encode()), new.encode()) for old, new in declared["cleaning"]], rules

@@ -152,7 +152,7 @@ def test_each_declared_rule_can_be_reached():
     """A comment passes only with one of the words of `hint`: each rule has a text above, or words with one of these."""
     tried = {generator for generator, _, _ in WRITTEN}
     for rule in DECLARED["generators"]:
-        assert set(rule) <= {"name", "comment", "text", "files"} and len(rule) > 1
+        assert set(rule) <= {"name", *DECLARED["places"]} and len(rule) > 1
         if rule["name"] not in tried and "comment" in rule:
             words = re.compile("|".join(DECLARED["hint"]).replace("(?i)", ""), re.IGNORECASE)
             assert words.search(re.sub(r"\(\?:|[()?\\]", "", rule["comment"])), rule["name"]
