@@ -26,6 +26,7 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
+from ms_codegeex.data.corpus import filters
 from ms_codegeex.data.tokenizer.files import TABLE
 from ms_codegeex.evaluation.benchmarks.registry import with_key
 from ms_codegeex.evaluation.recipe import Recipe
@@ -224,6 +225,26 @@ def result_files() -> str:
     return table(("written by", "known by", "what becomes of a text"), rows)
 
 
+def generators() -> str:
+    """Programs whose files `prepare` recognises."""
+    shown = {"comment": "comments at the top", "text": "the beginning", "end": "the last line"}
+    found: dict[str, dict[str, str]] = {}
+    for rule in shipped_table(filters.GENERATORS)["generators"]:
+        found.setdefault(rule["name"], {}).update(rule)
+    return table(
+        ("program or kind of file", "recognised by"),
+        [
+            (
+                name,
+                ", ".join(
+                    [*(words for place, words in shown.items() if place in rule), code(rule.get("files", ""))]
+                ).strip(", "),
+            )
+            for name, rule in found.items()
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "run": run,
     "sampling": sampling,
@@ -234,6 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tokenizers": tokenizer_files,
     "results": result_files,
     "foreign": foreign,
+    "generators": generators,
 }
 
 

@@ -25,11 +25,13 @@ _MOST_NAMES = 100  # of fields in no list that are counted: they come from the i
 
 
 class RecordText(NamedTuple):
-    """A record's text in UTF-8, its language (empty: unknown, where that is allowed) and its group (None: itself)."""
+    """A record's text in UTF-8, its language (empty: unknown, where that is allowed), its group (None: itself) and the
+    path of its file, if the record has it."""
 
     data: bytes
     language: str
     group: str | None
+    path: str = ""
 
 
 class Fields:
@@ -124,7 +126,8 @@ class Fields:
         if isinstance(language, Broken):
             return language
         groups = (self._named_group(_plain(value)) for value in self._values(record, "group"))
-        return RecordText(data, language, next(filter(None, groups), None))
+        path = _plain(next(self._values(record, "path"), ""))
+        return RecordText(data, language, next(filter(None, groups), None), path if isinstance(path, str) else "")
 
     def _values(self, record: Mapping[str, Any], kind: str) -> Iterator[Any]:
         """The values that a record has for this, without those that stand for nothing."""

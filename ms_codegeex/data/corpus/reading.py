@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, read_records, record_parts
 from ms_codegeex.data.corpus.fields import Fields, RecordText
-from ms_codegeex.data.corpus.filters import rejection, size_rejection
+from ms_codegeex.data.corpus.filters import generator_of, rejection, size_rejection
 from ms_codegeex.data.corpus.licences import strip_licence
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
@@ -213,9 +213,11 @@ def _judge(
         return
     whole, encoding = as_utf8(text.data)
     data = strip_licence(whole, text.language) if strip else whole
-    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, whole)
+    path = text.path or source
+    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, whole, path)
     if reason is not None:
-        yield _rejected(source, Broken(reason, "", len(whole), whole, problem=False), reading.redact)
+        program = generator_of(whole, path) or "" if reason == "generated" else ""
+        yield _rejected(source, Broken(reason, program, len(whole), whole, problem=False), reading.redact)
         return
     licence_bytes = len(whole) - len(data)
     data, redacted = redact(data, reading.redact)
