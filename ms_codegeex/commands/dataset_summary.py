@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import Any
 
 from ms_codegeex.base.printing import print_result
@@ -43,6 +44,8 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
         lines.append("split by file: there is only one package")
     if (stripped := description.get("licences_stripped", {})).get("documents"):
         lines.append(f"licence headers left out: of {stripped['documents']} documents, {_size(stripped)}")
+    for name, counts in itertools.islice(description.get("licences", {}).items(), 10):
+        lines.append(f"licence {name}: {counts['documents']} documents, {_size(counts)}")
     if "output" not in description:
         lines += _left_out(description)
     else:

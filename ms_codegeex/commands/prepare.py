@@ -39,6 +39,7 @@ EXAMPLES = """\
   ms-codegeex prepare --input ~/src --output corpus --languages python c++
   ms-codegeex prepare --input a b --output corpus --max-bytes 2000000000 --workers 8 --json
   ms-codegeex prepare --input dump.jsonl.gz stack/*.parquet --output corpus --licences mit apache-2.0
+  ms-codegeex prepare --input ~/src --output corpus --licences mit bsd-3-clause --unknown-licences keep
   ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
   ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
   ms-codegeex prepare --input ~/src --output corpus --recipe bigpython
@@ -239,13 +240,17 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
     languages = text.languages
     if arguments.tags == "codegeex2":
         languages = languages or [language.name for language in known_languages()]  # all that the model knows
+    if arguments.unknown_licences and not arguments.licences:
+        raise UserError(
+            f"--unknown-licences {arguments.unknown_licences}: has no effect; add --licences mit apache-2.0"
+        )
     reading = ReadingSettings(
         languages=languages,
         rules=dataclasses.replace(rules, **sizes),
         redact=text.redact,
         strip_licences=text.strip_licences or ("files" if filters == "default" else "none"),
         all_text=text.all_text,
-        **dataclasses.asdict(given(RecordOptions, arguments)),
+        **{name: value for name, value in vars(given(RecordOptions, arguments)).items() if value is not None},
     )
     near = {"near_duplicates": near_duplicates, "near_duplicates_by": text.near_duplicates_by or "words"}
     return PrepareSettings(reading, max_bytes=max_bytes, **near, **_common(arguments))

@@ -107,7 +107,15 @@ class RecordOptions:
     group_field: str | None = option(
         "field that names the group that the split keeps together, such as the repository", "NAME"
     )
-    licences: tuple[str, ...] = option("only take records under these licences", "NAME", ())
+    licences: tuple[str, ...] = option(
+        "only take records and source files under these licences: SPDX identifiers or common names. A file's is in its "
+        "SPDX line, or in the nearest package.json, METADATA, Cargo.toml, debian/copyright, LICENSE ...",
+        "NAME",
+        (),
+    )
+    unknown_licences: Literal["drop", "keep"] | None = option(
+        "with --licences: what to do with texts that state no licence, or one of an unknown name (default: drop)"
+    )
 
 
 @dataclass(frozen=True)

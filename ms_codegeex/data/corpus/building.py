@@ -16,7 +16,7 @@ from ms_codegeex.base.files import atomic_directory, remove, remove_leftovers
 from ms_codegeex.data.corpus.archives import PART_BYTES
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
-from ms_codegeex.data.corpus.reading import Search, Unit, find_units
+from ms_codegeex.data.corpus.reading import UNKNOWN_LICENCE, Search, Unit, find_units
 from ms_codegeex.data.corpus.selection import (
     NOT_SAMPLED,
     REASONS,
@@ -49,7 +49,7 @@ from ms_codegeex.data.datasets.layout import SPLITS, file_records
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 11
+SHARD_VERSION = 12
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     documents = Documents(_read_shards(corpus, paths))
     settings = request.settings
     try:
+        _check_licences(len(documents), corpus.tally)
         if not len(documents):
             raise _nothing_left(request, corpus)
         progress.say(f"comparing {len(documents)} documents")
@@ -131,6 +132,16 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
         description = _describe(request, corpus, selection, summary, directory)
     remove(work)
     return description
+
+
+def _check_licences(kept: int, tally: Tally) -> None:
+    """`NothingLeft` if no licence of any text is known, so that `--licences` can decide nothing."""
+    unclear = tally.noted.get(UNKNOWN_LICENCE, {}).get("documents", 0)
+    if kept == unclear and "licence" not in tally.dropped and (unclear or "unknown licence" in tally.dropped):
+        raise NothingLeft(
+            "--licences: no text has a licence that is known, in a field, an SPDX line or its package's metadata; leave it "
+            "out, or give --licence-field NAME, or as --input the directory with the metadata or a LICENSE"
+        )
 
 
 def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
@@ -231,6 +242,8 @@ def _report(request: PrepareRequest, corpus: FoundInput, summary: Summary, direc
     size = {"files": corpus.size["files"], "documents": documents, "bytes": read + summary.stripped}
     redacted = dict(zip(reading.redact, summary.redacted, strict=True))
     extra = {"licences_stripped": summary.licences, "redacted": redacted}
+    if reading.licences:
+        extra["licences"] = summary.licence_counts()
     write_report(directory, summary, size, tally, request.settings.record(), extra)
 
 
@@ -250,6 +263,7 @@ def _describe(
         "dropped": left_out,
         "tally": corpus.tally.summed(summary.counts(*range(len(SPLITS)))["documents"]),
         "licences_stripped": summary.licences,
+        **({"licences": summary.licence_counts()} if request.settings.reading.licences else {}),
         "files": file_records(directory),
         **infill_record(request.settings.infill, request.tokenizer),
         "settings": request.settings.record(),

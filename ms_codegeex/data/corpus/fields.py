@@ -6,10 +6,11 @@ matter which layout a single record has.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ms_codegeex.data.corpus.archives import Broken
+from ms_codegeex.data.corpus.licences import judge, named_licences
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.detection import HEAD_BYTES, detect
@@ -26,12 +27,23 @@ _MOST_NAMES = 100  # of fields in no list that are counted: they come from the i
 
 class RecordText(NamedTuple):
     """A record's text in UTF-8, its language (empty: unknown, where that is allowed), its group (None: itself) and the
-    path of its file, if the record has it."""
+    path of its file, if the record has it, and its licence if that has to be known."""
 
     data: bytes
     language: str
     group: str | None
     path: str = ""
+    licence: str = ""
+
+
+def decide_licence(texts: Sequence[str], reading: ReadingSettings, size: int, head: bytes = b"") -> str | Broken:
+    """The licence that `texts` name, as an SPDX expression; or that it is refused."""
+    name, allowed = judge(tuple(texts), reading.licences)
+    if allowed or (allowed is None and reading.unknown_licences == "keep"):
+        return name
+    first = next((text for text in texts if judge((text,), reading.licences)[1] is allowed), "none is named")
+    detail = redact(_valid(first).encode(), reading.redact)[0].decode()[:80]
+    return Broken("licence" if allowed is False else "unknown licence", detail, size, head, problem=False)
 
 
 class Fields:
@@ -52,14 +64,14 @@ class Fields:
         self._listed = frozenset(first).union(self._refused, *self._columns.values())
         self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
         self.remarks = dict[str, tuple[int, str]]()
-        self._reading, self._licences = reading, frozenset(reading.licences)
+        self._reading = reading
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
         self._known = self._languages | {*canonical_languages(())}
 
     def needed(self, present: Iterable[str]) -> list[str]:
         """The present fields that are needed; nothing else has to be read."""
-        kinds = [kind for kind in KINDS if kind != "licence" or self._licences]
+        kinds = [kind for kind in KINDS if kind != "licence" or self._reading.licences]
         wanted = {*self._refused}.union(*(self._columns[kind] for kind in kinds))
         return [name for name in dict.fromkeys(present) if name in wanted]
 
@@ -118,16 +130,20 @@ class Fields:
         for name in self._refused.keys() & record.keys():
             if not absent(value := record[name]) and changes(self._refused[name], value):
                 return Broken(f"field {name}", self._refused[name]["why"], len(data), data, problem=False)
-        if self._licences:
-            refused = self._refused_licence(next(self._values(record, "licence"), None))
-            if refused is not None:
-                return Broken("licence", refused, len(data), data, problem=False)
+        licence: str | Broken = ""
+        if self._reading.licences:
+            named = named_licences(next(self._values(record, "licence"), None))
+            licence = decide_licence(named, self._reading, len(data), data)
+            if isinstance(licence, Broken):
+                return licence
         language = self._decide_language(record, data)
         if isinstance(language, Broken):
             return language
         groups = (self._named_group(_plain(value)) for value in self._values(record, "group"))
         path = _plain(next(self._values(record, "path"), ""))
-        return RecordText(data, language, next(filter(None, groups), None), path if isinstance(path, str) else "")
+        return RecordText(
+            data, language, next(filter(None, groups), None), path if isinstance(path, str) else "", licence
+        )
 
     def _values(self, record: Mapping[str, Any], kind: str) -> Iterator[Any]:
         """The values that a record has for this, without those that stand for nothing."""
@@ -141,13 +157,6 @@ class Fields:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         return _valid(value) if isinstance(value, str) and value else None
-
-    def _refused_licence(self, value: Any) -> str | None:
-        named = [_plain(item) for item in (value if isinstance(value, list | tuple) else [value])]
-        named = [str(item) for item in named if item not in (None, "")]
-        if not named:
-            return "none is named"
-        return next((self.shown(item) for item in named if item.strip().lower() not in self._licences), None)
 
     def shown(self, value: str) -> str:
         """The beginning of a value, redacted, for the report."""

@@ -1,4 +1,7 @@
-"""Licence headers: the comments at the top of a source file that state its owner and terms of use.
+"""Licences: what a text is under, whether `--licences` allows it, and the headers of source files that state it.
+
+A licence is an SPDX expression or a common name. A source file's is in the first comments of the file, or else in the
+metadata of its package, nearest first. What is not recognised is unknown, never guessed.
 
 A header is a comment above the first line of code that holds a copyright notice or the words of a licence. It is
 removed completely, with the blank lines after it. Everything else stays, byte for byte: the `#!` line, an XML
@@ -6,17 +9,21 @@ declaration, a doctype, PHP's opening tag, lines that are directives for an edit
 documentation comments such as Rust's `//!`, docstrings, and all other comments.
 
 Nothing is removed unless it is certain to be only a comment. Comments are not found by pygments, since its version
-would decide the bytes of every corpus. The styles of comments and the words of licences are in `rules/licences.yaml`.
+would decide the bytes of every corpus. Styles of comments, names, texts and words of licences: `rules/licences.yaml`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.shipped import shipped_table
 
 RULES = Path(__file__).parent / "rules" / "licences.yaml"
@@ -91,6 +98,14 @@ def strip_licence(data: bytes, language: str) -> bytes:
 
 def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
     """Yield the bounds of each licence header, including the blank lines after it."""
+    for offset, end, directive in _comments(data, patterns):
+        comment = data[offset:end]
+        if not directive and patterns.header.search(comment) and not _DOUBTFUL.search(comment):
+            yield offset, _BLANK.match(data, end).end()
+
+
+def _comments(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bool]]:
+    """Yield the bounds of each comment above the code, and whether it is a directive."""
     offset = _OPENING.match(data).end()
     while offset < len(data):
         offset = _BLANK.match(data, offset).end()
@@ -98,9 +113,7 @@ def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
         end = directive.end() if directive else _comment_end(data, offset, patterns)
         if end is None or end == offset:
             return
-        comment = data[offset:end]
-        if not directive and patterns.header.search(comment) and not _DOUBTFUL.search(comment):
-            yield offset, _BLANK.match(data, end).end()
+        yield offset, end, bool(directive)
         offset = end
 
 
@@ -129,3 +142,163 @@ def _closed(data: bytes, offset: int, opening: re.Pattern[bytes], closing: bytes
         inner = opening.search(data, offset, end) if nested else None
         depth, offset = (depth + 1, inner.end()) if inner else (depth - 1, end + len(closing))
     return offset
+
+
+UNKNOWN = "unknown"
+_SPDX = re.compile(rb"SPDX-License-Identifier:[ \t]*([\w.+() \t:-]+)", re.IGNORECASE)
+_VERSIONED = re.compile(r"(.+?)-(\d[\d.]*)(-only|-or-later|\+)?")
+_DEBIAN = re.compile(r"(?m)^(Files|License):(.*(?:\n[ \t].*)*)")
+_LONGEST = 600  # characters of an expression
+Stated = tuple[re.Pattern[str] | None, str]
+"""A licence that metadata state, for the paths below their directory that match; None: for all."""
+
+
+@functools.cache
+def _identifiers() -> dict[str, str]:
+    """SPDX's identifiers, and expressions of them, by the bare form of all their names."""
+    from license_expression import get_license_index  # half a second, which only `--licences` needs
+
+    names = {name: key for key, others in shipped_table(RULES)["names"].items() for name in (key, *others)}
+    for it in get_license_index():
+        known = (name for name in (it["spdx_license_key"], *it["other_spdx_license_keys"]) if name)
+        names |= {name: it["spdx_license_key"] for name in known if not name.startswith("LicenseRef")}
+    return {_bare(_spelled(name)): key for name, key in names.items()}
+
+
+def _spelled(name: str) -> str:
+    name = " ".join(name.lower().split())
+    for pattern, replacement in shipped_table(RULES)["spellings"]:
+        name = re.sub(pattern, replacement, name)
+    return name.strip()
+
+
+def _bare(name: str) -> str:
+    return re.sub(shipped_table(RULES)["noise"], "", name)
+
+
+@functools.lru_cache(1 << 14)
+def _parsed(text: str) -> Any:
+    """The expression of the library for a licence's name or expression; `unknown` if it is none."""
+    from license_expression import ExpressionError, Licensing, ParseError
+
+    spelled = _spelled(text[: _LONGEST + 1])
+    whole = _identifiers().get(_bare(" ".join(text.lower().split()))) or _identifiers().get(_bare(spelled), spelled)
+    try:
+        return Licensing().parse(whole if len(text) <= _LONGEST and whole else UNKNOWN)
+    except (ExpressionError, ParseError):
+        return Licensing().parse(UNKNOWN)
+
+
+def _judged(expression: Any, allowed: frozenset[str]) -> tuple[str, bool | None]:
+    """SPDX's spelling of an expression, and whether it is allowed; None: that depends on unknown names."""
+    from license_expression import AND, OR, LicenseWithExceptionSymbol
+
+    if isinstance(expression, AND | OR):
+        either = isinstance(expression, OR)
+        names, answers = zip(*(_judged(each, allowed) for each in expression.args), strict=True)
+        answer = either if either in answers else None if None in answers else not either
+        return _joined(names, "OR" if either else "AND"), answer
+    if isinstance(expression, LicenseWithExceptionSymbol):  # an exception permits more, other additions may not
+        name, answer = _judged(expression.license_symbol, allowed)
+        added = _identifiers().get(_bare(_spelled(expression.exception_symbol.key)), expression.exception_symbol.key)
+        return f"{name} WITH {added}", answer if not answer or "exception" in added.lower() else None
+    bare, known = _bare(_spelled(expression.key)), _identifiers()
+    name = known.get(bare) or (f"{known[bare[:-1]]}+" if bare[:-1] in known and bare[-1] == "+" else UNKNOWN)
+    if " " in name:
+        return _judged(_parsed(name), allowed)
+    family, version, extent = _family(name)
+    newer = (_family(each) for each in allowed if extent in ("-or-later", "+"))
+    return name, None if name == UNKNOWN else name in allowed or any(
+        each == family and number >= version for each, number, _ in newer
+    )
+
+
+def _joined(names: Iterable[str], operator: str) -> str:
+    names = list(dict.fromkeys(names))
+    return f" {operator} ".join(f"({name})" if " " in name and len(names) > 1 else name for name in names)
+
+
+def _family(name: str) -> tuple[str, list[int], str]:
+    found = _VERSIONED.fullmatch(name)
+    return (found[1], [int(n or 0) for n in found[2].split(".")], found[3] or "") if found else (name, [], "")
+
+
+@functools.lru_cache(1 << 14)
+def judge(texts: tuple[str, ...], licences: tuple[str, ...]) -> tuple[str, bool | None]:
+    """The licence that `texts` name together, as an SPDX expression, and whether `licences`, in lower case, allow it:
+    all of the texts, and of `A OR B` either. None: there is none, or it depends on names that are not known."""
+    allowed = frozenset(_judged(_parsed(name), frozenset())[0] for name in licences) - {UNKNOWN}
+    judged = [_judged(_parsed(text), allowed) for text in texts]
+    given = [text.strip().lower() in licences for text in texts]  # of any kind, such as "permissive"
+    answers = [same or answer for same, (_, answer) in zip(given, judged, strict=True)]
+    answer = False if False in answers else None if None in answers or not answers else True
+    return _joined((name for name, _ in judged), "AND") or UNKNOWN, answer
+
+
+def named_licences(value: Any) -> list[str]:
+    """The names in a field: a text, an object that has a name, or a list of them."""
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in named_licences(item)]
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("spdx_id", "type", "key", "name") if value.get(key)), None)
+    value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return [] if value is None or not str(value).strip() else [str(value)]
+
+
+def licences_in_comments(data: bytes, language: str) -> list[str]:
+    """The SPDX expressions in the comments above the code of a source file."""
+    if b"SPDX-" not in data or (patterns := _patterns(language)) is None:
+        return []
+    comments = (data[start:end] for start, end, _ in _comments(data, patterns))
+    return [line.decode("utf-8", "replace").strip(" \t-") for comment in comments for line in _SPDX.findall(comment)]
+
+
+def metadata_rank(folder: str, name: str) -> int | None:
+    """The place of a file with metadata among the rules of `metadata`; None: it is no such file."""
+    for rank, rule in enumerate(shipped_table(RULES)["metadata"]):
+        if re.fullmatch(rule["file"], name.lower()) and re.fullmatch(rule.get("folder", ".*"), folder.lower()):
+            return rank
+    return None
+
+
+def has_folder(rank: int) -> bool:
+    """Whether the file is in a folder of the directory that it is about."""
+    return "folder" in shipped_table(RULES)["metadata"][rank]
+
+
+def stated_licences(rank: int, data: bytes, scope: Sequence[str] = ()) -> list[Stated]:
+    """The licences that a file with metadata states, for the modules and packages of `scope` or, if empty, for all."""
+    rule, text, found = shipped_table(RULES)["metadata"][rank], data.decode("utf-8", "replace"), list[list[str]]()
+    if rule.get("globs"):  # the last paragraph for a path decides
+        paragraphs = [dict(_DEBIAN.findall(paragraph)) for paragraph in re.split(r"\n[ \t]*\n", text)]
+        pairs = [(it["Files"].split(), it["License"].strip().partition("\n")[0]) for it in paragraphs if len(it) == 2]
+        return [(re.compile("|".join(map(fnmatch.translate, globs))), name) for globs, name in reversed(pairs)]
+    if "keys" in rule:
+        with contextlib.suppress(ValueError):
+            content = parse_json(data)
+            found = [named_licences(content.get(key)) for key in rule["keys"] if isinstance(content, dict)]
+    elif "patterns" in rule:
+        found = [re.findall(pattern, text) for pattern in rule["patterns"]]
+    else:
+        words = " ".join(re.findall("[a-z0-9]+", text.lower()))
+        rows = [it for it in shipped_table(RULES)["texts"] if _matches(it, words)]
+        fits = len(words) < 500 + 1.3 * sum(it["size"] for it in rows)
+        found = [[it["licence"] for it in rows] if rows and fits else [text.strip().partition("\n")[0][:_LONGEST]]]
+    paths = re.compile(rf"(?:{'|'.join(map(re.escape, scope))})(?:\.py|/.*)?", re.DOTALL) if scope else None
+    spelled = ([judge((name,), ())[0] for name in names] for names in found)
+    joined = (
+        names[0] if UNKNOWN in it else _joined(it, rule.get("several", "AND"))
+        for names, it in zip(found, spelled, strict=True)
+        if it
+    )
+    return [(paths, name) for name in joined if name]
+
+
+def _matches(row: dict[str, Any], words: str) -> bool:
+    return all(it in words for it in row["all"]) and not any(it in words for it in row.get("none", ()))
+
+
+def nearest_licence(stated: Iterable[Stated], path: str) -> str:
+    """The first licence for `path` that is known, else the first one; empty: none is stated."""
+    names = [name for paths, name in stated if paths is None or paths.fullmatch(path)]
+    return next((name for name in names if UNKNOWN not in judge((name,), ())[0]), next(iter(names), ""))

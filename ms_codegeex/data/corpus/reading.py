@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, read_records, record_parts
-from ms_codegeex.data.corpus.fields import Fields, RecordText
+from ms_codegeex.data.corpus.fields import Fields, RecordText, decide_licence
 from ms_codegeex.data.corpus.filters import generator_of, rejection, size_rejection
-from ms_codegeex.data.corpus.licences import strip_licence
+from ms_codegeex.data.corpus.licences import UNKNOWN, licences_in_comments, strip_licence
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import FoundSources, Root, SourceFile, search
 from ms_codegeex.data.detection import as_utf8
 
+UNKNOWN_LICENCE = "unknown licence, kept"
 SPECIAL = "a text has the name of a special token, which is read as plain text"
 _SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
@@ -44,6 +45,7 @@ class Document(NamedTuple):  # made in a third of a dataclass's time
     group: str
     redacted: tuple[tuple[str, int], ...] = ()
     licence_bytes: int = 0
+    licence: str = ""
 
 
 class Rejected(NamedTuple):
@@ -95,7 +97,8 @@ def find_units(
 ) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
     """Everything to read below `roots`, without the directory `leave_out`: the units, in an order that depends only on
     the names, source files first; the files rejected or passed over; and the amount found, `files` and `bytes`."""
-    listing = search(roots, reading.languages, Fields(reading).recognise, reading.all_text, leave_out)
+    recognise, licences = Fields(reading).recognise, bool(reading.licences)
+    listing = search(roots, reading.languages, recognise, reading.all_text, leave_out, licences)
     return units_of(listing, reading.redact)
 
 
@@ -152,6 +155,12 @@ def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Re
     for file in unit.files:
         try:
             text = _read_file(file, limit)
+            if reading.licences and isinstance(text, RecordText):
+                named = (
+                    licences_in_comments(as_utf8(text.data)[0], file.language) or [file.licence][: bool(file.licence)]
+                )
+                licence = decide_licence(named, reading, len(text.data), text.data)
+                text = text._replace(licence=licence) if isinstance(licence, str) else licence
         except OSError as error:
             text = Broken("unreadable", error.strerror or "", file.size)
         yield from _judge(file.identity, text, reading, reading.strip_licences != "none")
@@ -221,7 +230,9 @@ def _judge(
         return
     licence_bytes = len(whole) - len(data)
     data, redacted = redact(data, reading.redact)
-    yield Document(source, data, text.language, text.group or source, redacted, licence_bytes)
+    yield Document(source, data, text.language, text.group or source, redacted, licence_bytes, text.licence)
+    if UNKNOWN in text.licence:
+        yield Noted(source, UNKNOWN_LICENCE)
     if encoding:
         yield Noted(source, "byte order mark left out" if encoding == "utf-8" else f"converted from {encoding}")
 

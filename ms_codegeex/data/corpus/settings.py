@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ON_ERROR = ("skip", "stop")
 STRIP_LICENCES = ("files", "all", "none")
+UNKNOWN_LICENCES = ("drop", "keep")
 NEAR_DUPLICATES_BY = ("words", "tokens")
 
 
@@ -28,8 +29,8 @@ class ReadingSettings:
     """How input is read: everything that decides which documents there are. `languages`: wanted, names or aliases, made
     canonical; empty: the 23 training languages. `rules`: when a text is dropped. The fields are names of a record's
     fields; None: the first of the usual ones (`data/layouts.yaml`) that is set; `a.b` is the field `b` of the object
-    `a`. The path decides the language if no field names one that is known. `licences`: allowed for records, in upper or
-    lower case; a record must name at least one, and only these; empty: any. Source files are not checked. `redact`: of
+    `a`. The path decides the language if no field names one that is known. `licences`: allowed, as SPDX identifiers or
+    common names; empty: any. `unknown_licences`: whether to `drop` or `keep` what has none that is known. `redact`: of
     `email`, `secrets`. `strip_licences`: where licence headers are left out: in source `files`, in `all` texts, or in
     `none`. `all_text`: also take documents of no known language, with an empty language. Known are the wanted languages
     and the 23: README.md is taken without a language, or as Markdown if that is wanted. `max_line_bytes`: longer lines
@@ -41,6 +42,7 @@ class ReadingSettings:
     language_field: str | None = None
     licence_field: str | None = None
     licences: tuple[str, ...] = ()
+    unknown_licences: str = "drop"
     path_field: str | None = None
     group_field: str | None = None
     redact: tuple[str, ...] = ()
@@ -57,6 +59,8 @@ class ReadingSettings:
         object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
         if self.strip_licences not in STRIP_LICENCES:
             raise UserError(f"strip_licences {self.strip_licences!r}: expected one of {', '.join(STRIP_LICENCES)}")
+        if self.unknown_licences not in UNKNOWN_LICENCES:
+            raise UserError(f"unknown_licences {self.unknown_licences!r}: expected {' or '.join(UNKNOWN_LICENCES)}")
         if self.max_line_bytes < 1:
             raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
 
@@ -113,7 +117,10 @@ class PrepareSettings:
         for name, default in (("infill", None), ("near_duplicates_by", "words")):
             if fields[name] == default:  # as in datasets that were made before there was a choice
                 del fields[name]
-        return {**fields.pop("reading"), **fields}
+        reading = fields.pop("reading")
+        if reading["unknown_licences"] == "drop":
+            del reading["unknown_licences"]
+        return {**reading, **fields}
 
     def deciding_versions(self) -> dict[str, str]:
         """The versions of programs that decide the dataset's content: Python's, which decides what a letter is, and

@@ -83,7 +83,8 @@ class DocumentRows:
         self._sources: list[bytes] = []
         self._languages: dict[str, int] = {}
         self._groups: dict[str, int] = {}
-        self._numbers: list[tuple[int, int, int, int, int]] = []
+        self._licences: dict[str, int] = {}
+        self._numbers: list[tuple[int, int, int, int, int, int]] = []
         self._hashes: list[bytes] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
@@ -97,7 +98,8 @@ class DocumentRows:
         language = self._languages.setdefault(document.language, len(self._languages))
         own = document.group == document.source
         group = -1 if own else self._groups.setdefault(document.group, len(self._groups))
-        self._numbers.append((language, group, len(document.data), tokens, document.licence_bytes))
+        licence = self._licences.setdefault(document.licence, len(self._licences))
+        self._numbers.append((language, group, len(document.data), tokens, document.licence_bytes, licence))
         self._hashes.append(hashlib.sha256(document.data).digest())
         if self._redactions:
             emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
@@ -111,13 +113,13 @@ class DocumentRows:
     def write(self, path: Path, **meta: Any) -> None:
         """Write the `.npz` file of a shard, with the names of the codes in `language` and `group`, and the rest of
         `meta`."""
-        names = {"languages": list(self._languages), "groups": list(self._groups)}
+        names = {"languages": list(self._languages), "groups": list(self._groups), "licences": list(self._licences)}
         text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
         with open(path, "wb") as stream:
             np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), **self._columns())
 
     def _columns(self) -> dict[str, np.ndarray]:
-        count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 5)
+        count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 6)
         columns = {
             "source": np.frombuffer(b"".join(self._sources), np.uint8),
             "source_end": np.cumsum([len(source) for source in self._sources], dtype=np.int64),
@@ -126,6 +128,7 @@ class DocumentRows:
             "bytes": numbers[:, 2],
             "tokens": numbers[:, 3],
             "licence_bytes": numbers[:, 4],
+            "licence": numbers[:, 5],
             "sha256": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(count, 32),
             "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._redactions)),
         }
@@ -207,8 +210,8 @@ class Shard:
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
         """Columns by name, read together: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each
-        ends), `language` and `group` int64 (indices into the `names`; group -1: the document itself), `bytes`, `tokens`
-        and `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if there
+        ends), `language`, `group` and `licence` int64 (indices into the `names`; group -1: the document itself), `bytes`,
+        `tokens` and `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if there
         are signatures, `signature` uint32 `[documents, 128]` and `signed` bool."""
         with _open(self.path) as stored:
             return {name: stored[name] for name in names}
@@ -218,7 +221,7 @@ class Shard:
         return self.read(name)[name]
 
     def names(self) -> Mapping[str, Sequence[str]]:
-        """`languages` and `groups`."""
+        """`languages`, `groups` and `licences`."""
         return read_meta(self.path)
 
     def sources(self, columns: Mapping[str, np.ndarray] | None = None) -> list[str]:

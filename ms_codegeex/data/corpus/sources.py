@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import stat
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
 from ms_codegeex.data.corpus.archives import archive_kind, first_record, remedies
+from ms_codegeex.data.corpus.licences import Stated, has_folder, metadata_rank, nearest_licence, stated_licences
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
@@ -22,6 +25,7 @@ from ms_codegeex.data.languages import canonical_languages
 _NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them
 _COMPILER = "ziglang"  # set-up installs it where there is no compiler; the corpus must not depend on that
+_METADATA_BYTES = 1 << 18
 _JSON = ".json"  # what is in such a file decides whether it holds records
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
 
@@ -43,7 +47,8 @@ class Root:
 @dataclass(frozen=True)
 class SourceFile:
     """A file to read: `identity` is `label/relative/path`, `package` the top-level package, `size` in bytes, `modified`
-    in nanoseconds since 1970, or a number that stands for the version of a remote file."""
+    in nanoseconds since 1970, or a number that stands for the version of a remote file; and the `licence` that the
+    nearest metadata of a package name, if it has to be known."""
 
     identity: str
     path: Path | RemotePath
@@ -51,6 +56,7 @@ class SourceFile:
     language: str
     size: int
     modified: int = 0
+    licence: str = ""
 
 
 def default_roots() -> list[Root]:
@@ -146,7 +152,11 @@ Recognise = Callable[[Mapping[str, Any]], bool]
 class _Search:
     """One search. Results are keyed by path, so a file reached through two roots belongs to the first."""
 
-    def __init__(self, languages: Iterable[str], recognise: Recognise, all_text: bool, leave_out: Path | None) -> None:
+    def __init__(
+        self, languages: Iterable[str], recognise: Recognise, all_text: bool, leave_out: Path | None, licences: bool
+    ) -> None:
+        self.licences, self.metadata = licences, dict[Path | RemotePath, list[tuple[int, Path | RemotePath]]]()
+        self.stated: dict[Path | RemotePath, list[Stated]] = {}
         self.languages, self.all_text, self.leave_out = frozenset(languages), all_text, leave_out
         self.recognise = recognise
         self.known = self.languages | {*canonical_languages(())}
@@ -236,6 +246,9 @@ class _Search:
     def _add(self, root: Root, path: Path | RemotePath, size: int, modified: int) -> None:
         if path in self.sources or path in self.archives:
             return
+        if self.licences and (rank := metadata_rank(path.parent.name, path.name)) is not None:
+            folder = path.parent.parent if has_folder(rank) else path.parent
+            self.metadata.setdefault(folder, []).append((rank, path))
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
             self.archives[path] = SourceFile(identity, path, package, "", size, modified)
@@ -263,6 +276,33 @@ class _Search:
             count, first = self.passed.get(ending, (0, identity))
             self.passed[ending] = count + 1, min(first, identity)
 
+    def licensed(self, file: SourceFile) -> SourceFile:
+        """The file with the licence that the nearest metadata state for it, from its directory up to the root's."""
+        folder, below = file.path.parent, file.path.name
+        for _ in range(file.identity.count("/")):
+            if folder not in self.stated:
+                found = sorted(self.metadata.get(folder, ()), key=lambda it: (it[0], it[1].name))
+                self.stated[folder] = [each for rank, path in found for each in _read_metadata(rank, path)]
+            if name := nearest_licence(self.stated[folder], below):
+                return replace(file, licence=name)
+            folder, below = folder.parent, f"{folder.name}/{below}"
+        return file
+
+
+def _read_metadata(rank: int, path: Path | RemotePath) -> list[Stated]:
+    def head(path: Path | RemotePath) -> bytes:
+        with contextlib.suppress(OSError), open_input(path) as stream:
+            return stream.read(_METADATA_BYTES)
+        return b""
+
+    scope = list[str]()
+    if path.parent.name.endswith("-info"):  # one of many packages may be installed here
+        names = re.findall(rb"(?m)^([^/,\s]+)", head(path.parent / "top_level.txt") or head(path.parent / "RECORD"))
+        scope = sorted({name.decode("utf-8", "replace").removesuffix(".py") for name in names}) or [
+            path.parent.name.partition("-")[0]
+        ]
+    return stated_licences(rank, head(path), scope)
+
 
 def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:
     """`label/relative/path` and the top-level package of a path in the root's directory."""
@@ -280,17 +320,21 @@ def search(
     recognise: Recognise = lambda record: True,
     all_text: bool = False,
     leave_out: Path | None = None,
+    licences: bool = False,
 ) -> FoundSources:
     """Files below `roots`: sources in these languages (canonical names), with `all_text` also those of no known
     language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
-    file begins with is a record. The directory `leave_out` is not searched."""
-    work = _Search(languages, recognise, all_text, leave_out)
+    file begins with is a record. The directory `leave_out` is not searched. `licences`: look for
+    those of source files."""
+    work = _Search(languages, recognise, all_text, leave_out, licences)
     for root in roots:
         work.search(root)
     sources, archives = (
         sorted(files.values(), key=lambda file: (file.identity, str(file.path)))
         for files in (work.sources, work.archives)
     )
+    if licences:
+        sources = [work.licensed(file) for file in sources]
     return FoundSources(sources, archives, sorted(work.skipped), work.passed)
 
 

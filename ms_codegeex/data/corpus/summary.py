@@ -38,12 +38,13 @@ class Summary:
     redacted: list[int] = field(default_factory=list)
     licences: dict[str, int] = field(default_factory=lambda: {"documents": 0, "bytes": 0})
     stripped: int = 0
+    by_licence: dict[str, Counter[str]] = field(default_factory=dict)
     packages: dict[int, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, shard: Shard, placed: np.ndarray) -> Summary:
         """Sums over the documents of a shard, which were placed at `placed`, int8 `[documents]`."""
-        columns = shard.read("language", "group", "bytes", "tokens", "licence_bytes", "redacted")
+        columns = shard.read("language", "group", "bytes", "tokens", "licence_bytes", "licence", "redacted")
         names, kept = shard.names(), placed >= 0
         languages = [name or "unknown" for name in names["languages"]]
         bins = np.maximum(np.frexp(columns["tokens"][kept] // _SHORTEST)[1], 0)
@@ -54,6 +55,10 @@ class Summary:
             licences={"documents": int(np.count_nonzero(licence_bytes)), "bytes": int(licence_bytes.sum())},
             stripped=int(columns["licence_bytes"].sum()),
         )
+        for code in np.unique(columns["licence"][kept]).tolist():
+            rows = kept & (columns["licence"] == code)
+            if name := names["licences"][code]:
+                sums.by_licence[name] = _counts(size=int(columns["bytes"][rows].sum()), documents=int(rows.sum()))
         for number in np.unique(placed).tolist():
             here = placed == number
             for code in np.unique(columns["language"][here]).tolist():
@@ -77,6 +82,8 @@ class Summary:
         )
         self.licences = {name: size + other.licences[name] for name, size in self.licences.items()}
         self.stripped += other.stripped
+        for name, counts in other.by_licence.items():
+            self.by_licence.setdefault(name, _counts()).update(counts)
 
     def _count(self, number: int, language: str, counts: Mapping[str, int]) -> None:
         self.languages.setdefault(number, {}).setdefault(language, _counts()).update(counts)
@@ -99,6 +106,11 @@ class Summary:
             for name, counts in self.languages.get(number, {}).items():
                 sums.setdefault(name, _counts()).update(counts)
         return dict(sorted(sums.items(), key=lambda item: (-item[1]["bytes"], item[0])))
+
+    def licence_counts(self) -> dict[str, dict[str, int]]:
+        """Documents and bytes by licence, most bytes first."""
+        ordered = sorted(self.by_licence.items(), key=lambda item: (-item[1]["bytes"], item[0]))
+        return {name: {each: counts[each] for each in ("documents", "bytes")} for name, counts in ordered}
 
     def length_histogram(self) -> dict[str, list[int]]:
         """A histogram of kept documents by length: `documents[i]` of them have at least `edges[i]` and less than
