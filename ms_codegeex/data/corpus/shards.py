@@ -210,9 +210,9 @@ class Shard:
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
         """Columns by name, read together: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each
-        ends), `language`, `group` and `licence` int64 (indices into the `names`; group -1: the document itself), `bytes`,
-        `tokens` and `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if there
-        are signatures, `signature` uint32 `[documents, 128]` and `signed` bool."""
+        ends), `language`, `group` and `licence` int64 (indices into the `names`; group -1: the document itself),
+        `bytes`, `tokens` and `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents,
+        kinds]`, and if there are signatures, `signature` uint32 `[documents, 128]` and `signed` bool."""
         with _open(self.path) as stored:
             return {name: stored[name] for name in names}
 
