@@ -139,8 +139,8 @@ def _check_licences(kept: int, tally: Tally) -> None:
     unclear = tally.noted.get(UNKNOWN_LICENCE, {}).get("documents", 0)
     if kept == unclear and "licence" not in tally.dropped and (unclear or "unknown licence" in tally.dropped):
         raise NothingLeft(
-            "--licences: no text has a known licence, in a field, an SPDX line or its package's metadata; leave it out, "
-            "or give --licence-field NAME, or as --input the directory with the metadata or a LICENSE"
+            "--licences: no text has a known licence in a field, an SPDX line or its package's metadata; leave it out"
+            ", or give --licence-field NAME, or as --input the directory with the metadata or a LICENSE"
         )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ _OPENING = re.compile(
 )
 # Line ends that only some languages recognise, continued lines, and unusual ends of a comment: keep the comment.
 _DOUBTFUL = re.compile(rb"\r(?!\n)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>")
+# LLVM's boxes, whose lines end with a backslash inside a block.
+_BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
+_WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]{2,}")
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
 _REST_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
@@ -50,6 +54,9 @@ class _Patterns:
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]
     header: re.Pattern[bytes]
+    past: re.Pattern[bytes]
+    owners: re.Pattern[bytes]
+    legal: re.Pattern[bytes]
     blocks: tuple[tuple[re.Pattern[bytes], bytes], ...]
     nested: bool
     code: frozenset[int]
@@ -77,10 +84,16 @@ def _patterns(language: str) -> _Patterns | None:
     directive = comment.replace(b"(%s)", rb"(?=%s)" % directives)
     openings = re.compile(b"|".join([*starts, *lines]))
     code = frozenset(byte for byte in _CODE if not any(openings.match(bytes([byte]) + more) for more in _AFTER))
+    code -= frozenset(b"'\"" if "past" in style else b"")  # around `use strict`
     header = "|".join(rules["headers"]).encode()
-    run, directive, header = (re.compile(pattern, re.IGNORECASE) for pattern in (run, directive, header))
+    others = (
+        style.get("past", "(?!)").encode(),
+        rules["owners"].encode(),
+        b"|".join([header, rules["legal"].encode()]),
+    )
+    compiled = [re.compile(pattern, re.IGNORECASE) for pattern in (run, directive, header, *others)]
     blocks = tuple((re.compile(opening), closing) for opening, closing in pairs)
-    return _Patterns(run, directive, header, blocks, style.get("nested", False), code)
+    return _Patterns(*compiled, blocks, style.get("nested", False), code)
 
 
 def strip_licence(data: bytes, language: str) -> bytes:
@@ -91,17 +104,46 @@ def strip_licence(data: bytes, language: str) -> bytes:
         return data
     # without a header, an XML declaration may begin the file, and more headers follow it
     while headers := list(_headers(data, patterns)):
-        starts, ends = [0, *(stop for _, stop in headers)], [*(start for start, _ in headers), len(data)]
-        data = b"".join(data[start:end] for start, end in zip(starts, ends, strict=True))
+        for start, stop, rest in reversed(headers):
+            data = data[:start] + rest + data[stop:]
     return data
 
 
-def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of each licence header, including the blank lines after it."""
+def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the bounds of each licence header, including the blank lines after it, and what of it stays."""
     for offset, end, directive in _comments(data, patterns):
         comment = data[offset:end]
-        if not directive and patterns.header.search(comment) and not _DOUBTFUL.search(comment):
-            yield offset, _BLANK.match(data, end).end()
+        doubtful = _DOUBTFUL.search(comment) and not _BOXED.fullmatch(comment)
+        if not directive and not doubtful and patterns.header.search(comment):
+            rest = _without_terms(comment, patterns)
+            yield offset, end if rest else _BLANK.match(data, end).end(), rest
+
+
+def _without_terms(comment: bytes, patterns: _Patterns) -> bytes:
+    """The paragraphs of a comment that are not about owners and terms, in a comment; empty if there are none."""
+    opening, body, closing = b"", comment, b""
+    if not patterns.run.fullmatch(comment):
+        for start, end in patterns.blocks:
+            if found := re.match(rb"[ \t]*(?:%s)[*!]*" % start.pattern, comment):
+                last = comment.rindex(end)
+                opening, body, closing = found[0], comment[found.end() : last], comment[last:]
+                if patterns.nested and start.search(body):
+                    return b""
+                break
+    kept, words, gone = list[bytes](), 0, False
+    for is_text, group in itertools.groupby(body.splitlines(keepends=True), lambda line: bool(_WORD.search(line))):
+        lines = list(group)
+        if is_text:
+            lines = [line for line in lines if not patterns.owners.search(line)]
+            count = len(_WORD.findall(b"".join(lines)))
+            gone = count < 5 or bool(patterns.legal.search(b"".join(lines)))
+            words += 0 if gone else count
+        kept += [] if gone else lines
+        gone &= is_text
+    rest = b"".join(kept)
+    if opening and not body.startswith(rest[:1] and rest.splitlines(keepends=True)[0]):
+        opening += b"\n"
+    return opening + rest + closing if words and not patterns.header.search(rest) else b""
 
 
 def _comments(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bool]]:
@@ -112,7 +154,10 @@ def _comments(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bool
         directive = patterns.directive.match(data, offset)
         end = directive.end() if directive else _comment_end(data, offset, patterns)
         if end is None or end == offset:
-            return
+            if not (past := patterns.past.match(data, offset)):
+                return
+            offset = past.end()
+            continue
         yield offset, end, bool(directive)
         offset = end
 
@@ -246,11 +291,13 @@ def named_licences(value: Any) -> list[str]:
 
 
 def licences_in_comments(data: bytes, language: str) -> list[str]:
-    """The SPDX expressions in the comments above the code of a source file."""
-    if b"SPDX-" not in data or (patterns := _patterns(language)) is None:
+    """The licences that the comments above the code of a source file name, or whose texts or notices they have."""
+    if (patterns := _patterns(language)) is None:
         return []
-    comments = (data[start:end] for start, end, _ in _comments(data, patterns))
-    return [line.decode("utf-8", "replace").strip(" \t-") for comment in comments for line in _SPDX.findall(comment)]
+    comments = b"".join(data[start:end] for start, end, _ in _comments(data, patterns))
+    stated = [line.decode("utf-8", "replace").strip(" \t-") for line in _SPDX.findall(comments)]
+    words = _words(comments.decode("utf-8", "replace"))
+    return stated or [row["licence"] for group in ("notices", "texts") for row in _of_text(words, group)]
 
 
 def metadata_rank(folder: str, name: str) -> int | None:
@@ -280,8 +327,7 @@ def stated_licences(rank: int, data: bytes, scope: Sequence[str] = ()) -> list[S
     elif "patterns" in rule:
         found = [re.findall(pattern, text) for pattern in rule["patterns"]]
     else:
-        words = " ".join(re.findall("[a-z0-9]+", text.lower()))
-        rows = [it for it in shipped_table(RULES)["texts"] if _matches(it, words)]
+        rows = _of_text(words := _words(text), "texts") or _of_text(words, "notices")
         fits = len(words) < 500 + 1.3 * sum(it["size"] for it in rows)
         found = [[it["licence"] for it in rows] if rows and fits else [text.strip().partition("\n")[0][:_LONGEST]]]
     paths = re.compile(rf"(?:{'|'.join(map(re.escape, scope))})(?:\.py|/.*)?", re.DOTALL) if scope else None
@@ -294,8 +340,14 @@ def stated_licences(rank: int, data: bytes, scope: Sequence[str] = ()) -> list[S
     return [(paths, name) for name in joined if name]
 
 
-def _matches(row: dict[str, Any], words: str) -> bool:
-    return all(it in words for it in row["all"]) and not any(it in words for it in row.get("none", ()))
+def _words(text: str) -> str:
+    return " ".join(re.findall("[a-z0-9]+", text.lower()))
+
+
+def _of_text(words: str, group: str) -> list[dict[str, Any]]:
+    """The rows of `texts` or `notices` that match."""
+    rows = (row for row in shipped_table(RULES)[group] if all(it in words for it in row["all"]))
+    return [row for row in rows if not any(it in words for it in row.get("none", ()))]
 
 
 def nearest_licence(stated: Iterable[Stated], path: str) -> str:

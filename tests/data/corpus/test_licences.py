@@ -29,7 +29,7 @@ COMMENTS = {
     "C": ("/*\n", " * ", " */\n", "int value;"),
     "C++": ("", "// ", "", "#include <vector>"),
     "Java": ("/**\n", " * ", " */\n", "package one.two;"),
-    "JavaScript": ("/*!\n", "", "*/\n", "'use strict';"),
+    "JavaScript": ("/*!\n", "", "*/\n", "var one = 1;"),
     "Go": ("", "// ", "", "package main"),
     "Rust": ("", "// ", "", "//! Documentation.\nfn main() {}"),
     "Kotlin": ("/* /* nested */\n", "", "*/\n", "val one = 1"),
