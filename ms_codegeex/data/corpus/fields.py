@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ms_codegeex.data.corpus.archives import Broken
-from ms_codegeex.data.corpus.licences import judge, named_licences
+from ms_codegeex.data.corpus.licences import UNKNOWN, judge, named_licences
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.detection import HEAD_BYTES, detect
@@ -40,7 +40,7 @@ def decide_licence(texts: Sequence[str], reading: ReadingSettings, size: int, he
     """The licence that `texts` name, as an SPDX expression; or that it is refused."""
     name, allowed = judge(tuple(texts), reading.licences)
     if allowed or (allowed is None and reading.unknown_licences == "keep"):
-        return name
+        return name if allowed else UNKNOWN
     first = next((text for text in texts if judge((text,), reading.licences)[1] is allowed), "none is named")
     detail = redact(_valid(first).encode(), reading.redact)[0].decode()[:80]
     return Broken("licence" if allowed is False else "unknown licence", detail, size, head, problem=False)

@@ -104,8 +104,9 @@ def strip_licence(data: bytes, language: str) -> bytes:
         return data
     # without a header, an XML declaration may begin the file, and more headers follow it
     while headers := list(_headers(data, patterns)):
-        for start, stop, rest in reversed(headers):
-            data = data[:start] + rest + data[stop:]
+        ends = [*(start for start, _, _ in headers), len(data)]
+        pieces = zip([(0, 0, b""), *headers], ends, strict=True)
+        data = b"".join(rest + data[stop:end] for (_, stop, rest), end in pieces)
     return data
 
 
@@ -273,11 +274,15 @@ def judge(texts: tuple[str, ...], licences: tuple[str, ...]) -> tuple[str, bool 
     """The licence that `texts` name together, as an SPDX expression, and whether `licences`, in lower case, allow it:
     all of the texts, and of `A OR B` either. None: there is none, or it depends on names that are not known."""
     allowed = frozenset(_judged(_parsed(name), frozenset())[0] for name in licences) - {UNKNOWN}
-    judged = [_judged(_parsed(text), allowed) for text in texts]
-    given = [text.strip().lower() in licences for text in texts]  # of any kind, such as "permissive"
-    answers = [same or answer for same, (_, answer) in zip(given, judged, strict=True)]
-    answer = False if False in answers else None if None in answers or not answers else True
-    return _joined((name for name, _ in judged), "AND") or UNKNOWN, answer
+    names, answers = list[str](), set[bool | None]()
+    for text in texts:
+        name, answer = _judged(_parsed(text), allowed)
+        given = text.strip().lower() in licences  # which may be of any kind, such as "permissive"
+        names.append(text.strip() if given and name == UNKNOWN else name)
+        answers.add(given or answer)
+    return _joined(
+        names, "AND"
+    ) or UNKNOWN, False if False in answers else None if None in answers or not names else True
 
 
 def named_licences(value: Any) -> list[str]:

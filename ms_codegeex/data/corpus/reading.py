@@ -231,7 +231,7 @@ def _judge(
     licence_bytes = len(whole) - len(data)
     data, redacted = redact(data, reading.redact)
     yield Document(source, data, text.language, text.group or source, redacted, licence_bytes, text.licence)
-    if UNKNOWN in text.licence:
+    if text.licence == UNKNOWN:
         yield Noted(source, UNKNOWN_LICENCE)
     if encoding:
         yield Noted(source, "byte order mark left out" if encoding == "utf-8" else f"converted from {encoding}")

@@ -260,7 +260,8 @@ def test_licences_that_are_no_unicode(tmp_path):
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
     prepare([tmp_path / "x.jsonl"], tmp_path / "out", ReadingSettings(licences=("mit",)))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["dropped"]["licence"]["examples"][0]["detail"] == "?"
+    assert report["dropped"]["unknown licence"]["examples"][0]["detail"] == "?"
+    assert report["licences"]["MIT"]["documents"] == 2
 
 
 def test_an_output_inside_the_input_is_not_read(tmp_path):

@@ -319,24 +319,53 @@ class TestFields:
     def test_licences(self, tmp_path):
         record = {"text": GOOD, "lang": "py"}
         allowed = {"licences": ("MIT", "apache-2.0")}
-        for licence in ("mit", "MIT ", "Apache-2.0", ["MIT"], ["mit", "Apache-2.0"]):
+        for licence in ("mit", "MIT ", "Apache-2.0", ["MIT"], ["mit", "Apache-2.0"], {"key": "mit"}, "GPL-2.0 OR MIT"):
             assert isinstance(one(tmp_path, {**record, "license": licence}, **allowed), Document)
-        for licence, detail in (
-            ("gpl-3.0", "gpl-3.0"),
-            (["mit", "gpl-3.0"], "gpl-3.0"),
-            ([], "none is named"),
-            (None, "none is named"),
-            ("", "none is named"),
-            (3, "3"),
-        ):
-            assert one(tmp_path, {**record, "license": licence}, **allowed) == ("licence", detail, False)
-        assert one(tmp_path, record, **allowed) == ("licence", "none is named", False)
+        for licence in ("gpl-3.0", ["mit", "gpl-3.0"]):
+            assert one(tmp_path, {**record, "license": licence}, **allowed) == ("licence", "gpl-3.0", False)
+        for licence, detail in (([], "none is named"), (None, "none is named"), ("", "none is named"), (3, "3")):
+            assert one(tmp_path, {**record, "license": licence}, **allowed) == ("unknown licence", detail, False)
+        assert one(tmp_path, record, **allowed) == ("unknown licence", "none is named", False)
+        kept = one(tmp_path, record, **allowed, unknown_licences="keep")
+        assert kept.licence == "unknown"
+        assert one(tmp_path, {**record, "license": "permissive"}, licences=("Permissive",)).licence == "permissive"
         other = {**record, "terms": "mit", "license": "gpl"}
         assert isinstance(one(tmp_path, other, licence_field="terms", **allowed), Document)
         assert isinstance(one(tmp_path, {**record, "license": "gpl"}), Document)
-        (tmp_path / "y").mkdir()
-        (tmp_path / "y/a.py").write_text(GOOD)
-        assert len(read(tmp_path / "y", **allowed)[0]) == 1
+
+    def test_licences_of_files(self, tmp_path):
+        head = "# SPDX-License-Identifier: "
+        files = {
+            "npm/package.json": '{"license": "MIT"}',
+            "npm/deep/a.py": GOOD,
+            "npm/deep/b.py": f"#!/usr/bin/python\n# words\n{head}GPL-3.0-only\n{GOOD}",
+            "npm/vendor/package.json": '{"license": "UNLICENSED"}',
+            "npm/vendor/LICENSE": "Permission is hereby granted, free of charge ...",
+            "npm/vendor/a.py": GOOD,
+            "deb/debian/copyright": "Files: *\nLicense: Expat\n\nFiles: lib/*\nCopyright: X\nLicense: GPL-2+\n This\n",
+            "deb/a.py": GOOD,
+            "deb/lib/deep/a.py": GOOD,
+            "site/one-1.0.dist-info/METADATA": "Name: one\nClassifier: License :: OSI Approved :: MIT License\n",
+            "site/one-1.0.dist-info/RECORD": "one/a.py,,\n",
+            "site/one/a.py": GOOD,
+            "site/two/a.py": GOOD,
+            "text/a.py": f"{GOOD}\ntext = '{head}MIT'\n",
+        }
+        for path, text in files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text)
+        documents, rejected = read(tmp_path, licences=("mit",))
+        names = {item.source.partition("/")[2]: item.licence for item in documents}
+        assert names == dict.fromkeys(["npm/deep/a.py", "deb/a.py", "site/one/a.py"], "MIT")
+        refused = {item.source.partition("/")[2]: (item.reason, item.detail) for item in rejected}
+        none = ("unknown licence", "none is named")
+        assert refused == {
+            "npm/deep/b.py": ("licence", "GPL-3.0-only"),
+            "npm/vendor/a.py": ("licence", "LicenseRef-other"),
+            "deb/lib/deep/a.py": ("licence", "GPL-2+"),
+            "site/two/a.py": none,
+            "text/a.py": none,
+        }
 
 
 class TestBadLines:
