@@ -123,11 +123,16 @@ class PrepareSettings:
         return {**reading, **fields}
 
     def deciding_versions(self) -> dict[str, str]:
-        """The versions of programs that decide the dataset's content: Python's, which decides what a letter is, and
-        pygments', if documents are compared by its tokens."""
+        """The versions of programs that decide the dataset's content: Python's, which decides what a letter is,
+        pygments', if documents are compared by its tokens, and that of the library of licences, if they are judged."""
         by_tokens = self.near_duplicates and self.near_duplicates_by == "tokens"
         pygments = {"pygments": importlib.metadata.version("pygments")} if by_tokens else {}
-        return {"python": platform.python_version(), **pygments}
+        names = ("license-expression",) if self.reading.licences else ()
+        return {
+            "python": platform.python_version(),
+            **pygments,
+            **{name: importlib.metadata.version(name) for name in names},
+        }
 
 
 def _absolute(path: str) -> str:
