@@ -123,28 +123,27 @@ def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes
 def _without_terms(comment: bytes, patterns: _Patterns) -> bytes:
     """The paragraphs of a comment that are not about owners and terms, in a comment; empty if there are none."""
     opening, body, closing = b"", comment, b""
-    if not patterns.run.fullmatch(comment):
-        for start, end in patterns.blocks:
-            if found := re.match(rb"[ \t]*(?:%s)[*!]*" % start.pattern, comment):
-                last = comment.rindex(end)
-                opening, body, closing = found[0], comment[found.end() : last], comment[last:]
-                if patterns.nested and start.search(body):
-                    return b""
-                break
-    kept, words, gone = list[bytes](), 0, False
+    for start, end in () if patterns.run.fullmatch(comment) else patterns.blocks:
+        if found := re.match(rb"[ \t]*(?:%s)[*!]*" % start.pattern, comment):
+            opening, body = found[0], comment[found.end() : comment.rindex(end)].rstrip(b" \t")
+            closing = comment[found.end() + len(body) :]
+            if patterns.nested and start.search(body):
+                return b""
+            break
+    kept, last, gone = list[bytes](), 0, False
     for is_text, group in itertools.groupby(body.splitlines(keepends=True), lambda line: bool(_WORD.search(line))):
-        lines = list(group)
-        if is_text:
-            lines = [line for line in lines if not patterns.owners.search(line)]
-            count = len(_WORD.findall(b"".join(lines)))
-            gone = count < 5 or bool(patterns.legal.search(b"".join(lines)))
-            words += 0 if gone else count
-        kept += [] if gone else lines
-        gone &= is_text
-    rest = b"".join(kept)
-    if opening and not body.startswith(rest[:1] and rest.splitlines(keepends=True)[0]):
-        opening += b"\n"
-    return opening + rest + closing if words and not patterns.header.search(rest) else b""
+        lines = [line for line in group if not (is_text and patterns.owners.search(line))]
+        text = b"".join(lines)
+        gone = gone if not is_text else len(_WORD.findall(text)) < 5 or bool(patterns.legal.search(text))
+        if gone:
+            continue
+        kept += lines
+        last = len(kept) if is_text else last
+    rest = b"".join(kept[:last])
+    if not rest or patterns.header.search(rest):
+        return b""
+    own_line = opening and not body.startswith(kept[0])
+    return opening + (b"\n" if own_line else b"") + rest + closing
 
 
 def _comments(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bool]]:

@@ -16,6 +16,7 @@ from ms_codegeex.data.languages import languages
 NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, Version 2.0", "WITHOUT WARRANTIES.")
 # Without comments, or with comments that no header is in.
 WITHOUT = {"reStructuredText", "Literate CoffeeScript", "Literate Agda", "Literate Haskell"}
+DESIGN = "The queue keeps tasks that wait, in the order of their time."
 STYLES = [language for style in shipped_table(RULES)["styles"] for language in style["languages"]]
 # Language -> how a comment of several lines begins, goes on and ends, and a line of code.
 COMMENTS = {
@@ -154,6 +155,15 @@ def test_texts_of_no_known_language_stay():
             '<?xml version="1.0"?>\n<a/>\n',
         ),
         ("Shell", "#!/bin/sh\n\n# Copyright 2020 X\n\necho\n", "#!/bin/sh\n\necho\n"),
+        ("C", "#ifndef A_H\n#define A_H\n/* Copyright 2020 X */\n\nint a;\n", "#ifndef A_H\n#define A_H\nint a;\n"),
+        ("C++", "#pragma once\n\n// SPDX-License-Identifier: MIT\nint a;\n", "#pragma once\n\nint a;\n"),
+        ("JavaScript", "'use strict';\n/*\n * Copyright 2020 X\n */\nf();\n", "'use strict';\nf();\n"),
+        ("JavaScript", "use('strict');\n// Copyright 2020 X\nf();\n", None),
+        ("C", f"/* {DESIGN}\n *\n * Copyright 2020 X\n *\n * Licensed under MIT */\n", f"/* {DESIGN}\n */\n"),
+        ("C", f"/* (c) 2020 X\n * All rights reserved.\n * {DESIGN} */\nint a;\n", f"/*\n * {DESIGN} */\nint a;\n"),
+        ("Python", f"# Copyright 2020 X\n#\n# {DESIGN}\n\nx = 1\n", f"# {DESIGN}\n\nx = 1\n"),
+        ("Python", "# a.py\n# Copyright 2020 X\n# Author: Y\nx = 1\n", "x = 1\n"),
+        ("C", "/*==== A ====*\\\n|* Licensed under MIT *|\n\\*==========*/\nint a;\n", "int a;\n"),
     ],
 )
 def test_particular_texts(language, text, expected):
