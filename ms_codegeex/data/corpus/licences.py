@@ -193,7 +193,7 @@ UNKNOWN = "unknown"
 _SPDX = re.compile(rb"SPDX-License-Identifier:[ \t]*([\w.+() \t:-]+)", re.IGNORECASE)
 _VERSIONED = re.compile(r"(.+?)-(\d[\d.]*)(-only|-or-later|\+)?")
 _DEBIAN = re.compile(r"(?m)^(Files|License):(.*(?:\n[ \t].*)*)")
-_LONGEST = 600  # characters of an expression
+_LONGEST = 600  # characters of an expression; longer ones are unknown
 Stated = tuple[re.Pattern[str] | None, str]
 """A licence that metadata state, for the paths below their directory that match; None: for all."""
 
@@ -226,10 +226,9 @@ def _parsed(text: str) -> Any:
     """The expression of the library for a licence's name or expression; `unknown` if it is none."""
     from license_expression import ExpressionError, Licensing, ParseError
 
-    spelled = _spelled(text[: _LONGEST + 1])
-    whole = _identifiers().get(_bare(" ".join(text.lower().split()))) or _identifiers().get(_bare(spelled), spelled)
+    spelled = _spelled(text) if len(text) <= _LONGEST else ""
     try:
-        return Licensing().parse(whole if len(text) <= _LONGEST and whole else UNKNOWN)
+        return Licensing().parse(_identifiers().get(_bare(spelled), spelled) or UNKNOWN)
     except (ExpressionError, ParseError):
         return Licensing().parse(UNKNOWN)
 
@@ -245,27 +244,29 @@ def _judged(expression: Any, allowed: frozenset[str]) -> tuple[str, bool | None]
         return _joined(names, "OR" if either else "AND"), answer
     if isinstance(expression, LicenseWithExceptionSymbol):  # an exception permits more, other additions may not
         name, answer = _judged(expression.license_symbol, allowed)
-        added = _identifiers().get(_bare(_spelled(expression.exception_symbol.key)), expression.exception_symbol.key)
+        added = expression.exception_symbol.key
+        added = _identifiers().get(_bare(_spelled(added)), added)
         return f"{name} WITH {added}", answer if not answer or "exception" in added.lower() else None
     bare, known = _bare(_spelled(expression.key)), _identifiers()
     name = known.get(bare) or (f"{known[bare[:-1]]}+" if bare[:-1] in known and bare[-1] == "+" else UNKNOWN)
     if " " in name:
         return _judged(_parsed(name), allowed)
-    family, version, extent = _family(name)
-    newer = (_family(each) for each in allowed if extent in ("-or-later", "+"))
-    return name, None if name == UNKNOWN else name in allowed or any(
-        each == family and number >= version for each, number, _ in newer
-    )
+    later = name.endswith(("+", "-or-later")) and any(_follows(each, name) for each in allowed)
+    return name, None if name == UNKNOWN else name in allowed or later
+
+
+def _follows(newer: str, name: str) -> bool:
+    """Whether a licence is `name` in the same or a later version."""
+    pair = [_VERSIONED.fullmatch(newer), _VERSIONED.fullmatch(name)]
+    if not all(pair) or pair[0][1] != pair[1][1]:
+        return False
+    version, least = ([int(number or 0) for number in found[2].split(".")] for found in pair)
+    return version >= least
 
 
 def _joined(names: Iterable[str], operator: str) -> str:
     names = list(dict.fromkeys(names))
     return f" {operator} ".join(f"({name})" if " " in name and len(names) > 1 else name for name in names)
-
-
-def _family(name: str) -> tuple[str, list[int], str]:
-    found = _VERSIONED.fullmatch(name)
-    return (found[1], [int(n or 0) for n in found[2].split(".")], found[3] or "") if found else (name, [], "")
 
 
 @functools.lru_cache(1 << 14)
@@ -279,9 +280,8 @@ def judge(texts: tuple[str, ...], licences: tuple[str, ...]) -> tuple[str, bool 
         given = text.strip().lower() in licences  # which may be of any kind, such as "permissive"
         names.append(text.strip() if given and name == UNKNOWN else name)
         answers.add(given or answer)
-    return _joined(
-        names, "AND"
-    ) or UNKNOWN, False if False in answers else None if None in answers or not names else True
+    answer = False if False in answers else None if None in answers or not names else True
+    return _joined(names, "AND") or UNKNOWN, answer
 
 
 def named_licences(value: Any) -> list[str]:
@@ -291,7 +291,7 @@ def named_licences(value: Any) -> list[str]:
     if isinstance(value, dict):
         value = next((value[key] for key in ("spdx_id", "type", "key", "name") if value.get(key)), None)
     value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    return [] if value is None or not str(value).strip() else [str(value)]
+    return [] if value is None or not str(value).strip() else [str(value)[: _LONGEST + 1]]
 
 
 def licences_in_comments(data: bytes, language: str) -> list[str]:
@@ -300,26 +300,33 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
         return []
     comments = b"".join(data[start:end] for start, end, _ in _comments(data, patterns))
     stated = [line.decode("utf-8", "replace").strip(" \t-") for line in _SPDX.findall(comments)]
-    words = _words(comments.decode("utf-8", "replace"))
-    return stated or [row["licence"] for group in ("notices", "texts") for row in _of_text(words, group)]
+    return named_licences(stated) or _texts_in(comments.decode("utf-8", "replace"), "notices", "texts")[0]
 
 
-def metadata_rank(folder: str, name: str) -> int | None:
-    """The place of a file with metadata among the rules of `metadata`; None: it is no such file."""
-    for rank, rule in enumerate(shipped_table(RULES)["metadata"]):
+def _texts_in(text: str, *groups: str) -> tuple[list[str], bool]:
+    """The licences whose text or notice this has, and whether it has hardly more."""
+    words = " ".join(re.findall("[a-z0-9]+", text.lower()))
+    rows = [row for group in groups for row in shipped_table(RULES)[group] if all(it in words for it in row["all"])]
+    rows = [row for row in rows if not any(it in words for it in row.get("none", ()))]
+    return [row["licence"] for row in rows], len(words) < 500 + 1.3 * sum(row["size"] for row in rows)
+
+
+def metadata_rule(folder: str, name: str) -> int | None:
+    """The number of the rule of `metadata` for a file of this name in this folder; None: there is none."""
+    for number, rule in enumerate(shipped_table(RULES)["metadata"]):
         if re.fullmatch(rule["file"], name.lower()) and re.fullmatch(rule.get("folder", ".*"), folder.lower()):
-            return rank
+            return number
     return None
 
 
-def has_folder(rank: int) -> bool:
-    """Whether the file is in a folder of the directory that it is about."""
-    return "folder" in shipped_table(RULES)["metadata"][rank]
+def is_beside(number: int) -> bool:
+    """Whether the metadata of this rule are about the directory that their folder is in."""
+    return "folder" in shipped_table(RULES)["metadata"][number]
 
 
-def stated_licences(rank: int, data: bytes, scope: Sequence[str] = ()) -> list[Stated]:
+def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list[Stated]:
     """The licences that a file with metadata states, for the modules and packages of `scope` or, if empty, for all."""
-    rule, text, found = shipped_table(RULES)["metadata"][rank], data.decode("utf-8", "replace"), list[list[str]]()
+    rule, text, found = shipped_table(RULES)["metadata"][number], data.decode("utf-8", "replace"), list[list[str]]()
     if rule.get("globs"):  # the last paragraph for a path decides
         paragraphs = [dict(_DEBIAN.findall(paragraph)) for paragraph in re.split(r"\n[ \t]*\n", text)]
         pairs = [(it["Files"].split(), it["License"].strip().partition("\n")[0]) for it in paragraphs if len(it) == 2]
@@ -329,29 +336,17 @@ def stated_licences(rank: int, data: bytes, scope: Sequence[str] = ()) -> list[S
             content = parse_json(data)
             found = [named_licences(content.get(key)) for key in rule["keys"] if isinstance(content, dict)]
     elif "patterns" in rule:
-        found = [re.findall(pattern, text) for pattern in rule["patterns"]]
+        found = [named_licences(re.findall(pattern, text)) for pattern in rule["patterns"]]
     else:
-        rows = _of_text(words := _words(text), "texts") or _of_text(words, "notices")
-        fits = len(words) < 500 + 1.3 * sum(it["size"] for it in rows)
-        found = [[it["licence"] for it in rows] if rows and fits else [text.strip().partition("\n")[0][:_LONGEST]]]
+        names, alone = _texts_in(text, "texts")
+        names, alone = (names, alone) if names else _texts_in(text, "notices")
+        found = [names if names and alone else named_licences(text.strip().partition("\n")[0])]
     paths = re.compile(rf"(?:{'|'.join(map(re.escape, scope))})(?:\.py|/.*)?", re.DOTALL) if scope else None
-    spelled = ([judge((name,), ())[0] for name in names] for names in found)
-    joined = (
-        names[0] if UNKNOWN in it else _joined(it, rule.get("several", "AND"))
-        for names, it in zip(found, spelled, strict=True)
-        if it
-    )
-    return [(paths, name) for name in joined if name]
-
-
-def _words(text: str) -> str:
-    return " ".join(re.findall("[a-z0-9]+", text.lower()))
-
-
-def _of_text(words: str, group: str) -> list[dict[str, Any]]:
-    """The rows of `texts` or `notices` that match."""
-    rows = (row for row in shipped_table(RULES)[group] if all(it in words for it in row["all"]))
-    return [row for row in rows if not any(it in words for it in row.get("none", ()))]
+    stated = list[Stated]()
+    for names in filter(None, found):
+        spelled = [judge((name,), ())[0] for name in names]
+        stated.append((paths, names[0] if UNKNOWN in spelled else _joined(spelled, rule.get("several", "AND"))))
+    return stated
 
 
 def nearest_licence(stated: Iterable[Stated], path: str) -> str:

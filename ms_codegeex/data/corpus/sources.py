@@ -17,7 +17,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
 from ms_codegeex.data.corpus.archives import archive_kind, first_record, remedies
-from ms_codegeex.data.corpus.licences import Stated, has_folder, metadata_rank, nearest_licence, stated_licences
+from ms_codegeex.data.corpus.licences import Stated, is_beside, metadata_rule, nearest_licence, stated_licences
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
@@ -246,9 +246,9 @@ class _Search:
     def _add(self, root: Root, path: Path | RemotePath, size: int, modified: int) -> None:
         if path in self.sources or path in self.archives:
             return
-        if self.licences and (rank := metadata_rank(path.parent.name, path.name)) is not None:
-            folder = path.parent.parent if has_folder(rank) else path.parent
-            self.metadata.setdefault(folder, []).append((rank, path))
+        if self.licences and (number := metadata_rule(path.parent.name, path.name)) is not None:
+            folder = path.parent.parent if is_beside(number) else path.parent
+            self.metadata.setdefault(folder, []).append((number, path))
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
             self.archives[path] = SourceFile(identity, path, package, "", size, modified)
@@ -282,14 +282,14 @@ class _Search:
         for _ in range(file.identity.count("/")):
             if folder not in self.stated:
                 found = sorted(self.metadata.get(folder, ()), key=lambda it: (it[0], it[1].name))
-                self.stated[folder] = [each for rank, path in found for each in _read_metadata(rank, path)]
+                self.stated[folder] = [each for number, path in found for each in _read_metadata(number, path)]
             if name := nearest_licence(self.stated[folder], below):
                 return replace(file, licence=name)
             folder, below = folder.parent, f"{folder.name}/{below}"
         return file
 
 
-def _read_metadata(rank: int, path: Path | RemotePath) -> list[Stated]:
+def _read_metadata(number: int, path: Path | RemotePath) -> list[Stated]:
     def head(path: Path | RemotePath) -> bytes:
         with contextlib.suppress(OSError), open_input(path) as stream:
             return stream.read(_METADATA_BYTES)
@@ -301,7 +301,7 @@ def _read_metadata(rank: int, path: Path | RemotePath) -> list[Stated]:
         scope = sorted({name.decode("utf-8", "replace").removesuffix(".py") for name in names}) or [
             path.parent.name.partition("-")[0]
         ]
-    return stated_licences(rank, head(path), scope)
+    return stated_licences(number, head(path), scope)
 
 
 def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:

@@ -17,6 +17,8 @@ def render(report: Mapping[str, Any]) -> str:
     figures = [_bars(report.get("languages", {}), name) for name in ("documents", "bytes", "tokens")]
     stripped = report.get("licences_stripped")  # none for fine-tuning data, because its texts keep their headers
     licences = [] if stripped is None else [("Licence headers left out", _licences(stripped))]
+    if "licences" in report:
+        licences.insert(0, ("Licences", _table("licence", report["licences"].items(), "documents", "bytes")))
     parts = [
         ("Summary", _summary(report)),
         ("Languages", _languages(report.get("languages", {})) + charts(figures)),

@@ -299,3 +299,36 @@ def test_a_far_end_is_looked_for_once(language, opening, closing):
     assert strip_licence(text, language) == b"x\n" and text.searches <= 302
     text = Searched(f"{opening} {f'{opening} ' * 300}Copyright 2020 A {closing}\nx\n".encode())
     assert strip_licence(text, language) == text and text.searches <= 2
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        ("MIT|Expat|The MIT License (MIT)|MIT/X11|License :: OSI Approved :: MIT License", ("MIT", True)),
+        (
+            "apache-2.0|Apache License, Version 2.0|ASL 2.0|http://www.apache.org/licenses/LICENSE-2.0",
+            ("Apache-2.0", True),
+        ),
+        ("MIT/Apache-2.0|MIT OR Apache-2.0|(mit or Apache 2.0)", ("MIT OR Apache-2.0", True)),
+        ("GPL-3.0-only OR (Apache-2.0 AND MIT)", ("GPL-3.0-only OR (Apache-2.0 AND MIT)", True)),
+        ("MIT AND GPL-3.0-only", ("MIT AND GPL-3.0-only", False)),
+        ("Apache-2.0 WITH LLVM-exception", ("Apache-2.0 WITH LLVM-exception", True)),
+        ("GPL-2.0-or-later|GPL v2 or later|GPL-2+|GPLv2+", ("GPL-2.0-or-later", False)),
+        ("UNLICENSED|proprietary", ("LicenseRef-other", False)),
+        ("BSD-4-Clause|4-clause BSD", ("BSD-4-Clause", False)),
+        (
+            "BSD|SEE LICENSE IN LICENSE.md|MIT-style|MIT (non-commercial)|no MIT|MIT AND|" + "(" * 9999,
+            ("unknown", None),
+        ),
+        ("MIT AND something", ("MIT AND unknown", None)),
+    ],
+)
+def test_names_and_expressions(names, expected):
+    for name in names.split("|"):
+        assert licences.judge((name,), ("mit", "apache 2.0")) == expected, name
+
+
+def test_later_versions():
+    assert licences.judge(("GPL-2.0-or-later",), ("gpl-3.0",))[1] and licences.judge(("GPLv3",), ("gpl-3.0",))[1]
+    for name in ("GPL-3.0-only", "LGPL-2.1-or-later", "AGPL-3.0-or-later"):
+        assert licences.judge((name,), ("gpl-3.0-or-later",))[1] is False

@@ -261,7 +261,12 @@ def test_licences_that_are_no_unicode(tmp_path):
     prepare([tmp_path / "x.jsonl"], tmp_path / "out", ReadingSettings(licences=("mit",)))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["dropped"]["unknown licence"]["examples"][0]["detail"] == "?"
-    assert report["licences"]["MIT"]["documents"] == 2
+    assert report["licences"] == {"MIT": {"documents": 2, "bytes": report["kept"]["bytes"]}}
+    write_tree(tmp_path / "in")
+    for unknown in ("drop", "keep"):
+        with pytest.raises(UserError, match="--licences: no text has a known licence"):
+            reading = ReadingSettings(licences=("mit",), unknown_licences=unknown)
+            prepare([tmp_path / "in"], tmp_path / "none", reading)
 
 
 def test_an_output_inside_the_input_is_not_read(tmp_path):
