@@ -86,12 +86,14 @@ def shard(rows, path=None, mask_path=None, **changed):
         "bytes": np.array([row[4] for row in rows], np.int64),
         "tokens": np.array([row[5] for row in rows], np.int64),
         "licence_bytes": np.zeros(len(rows), np.int64),
+        "licence": np.zeros(len(rows), np.int64),
         "redacted": np.zeros((len(rows), 0), np.int64),
         **changed,
     }
     if "signature" in columns:
         columns["signed"] = columns["signature"].any(axis=1)
     meta = {"documents": len(rows), "lines": 0, "tally": vars(Tally()), "languages": languages, "groups": groups}
+    meta["licences"] = ["MIT"]
     data = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     np.savez(path.with_name(path.name + ".npz"), meta=data, **columns)
     return Shard(path, len(rows), mask_path)
