@@ -169,21 +169,48 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     session.drop(broken, session.refused)
     if not session.problems:
         raise UserError(f"nothing can be judged on {where}; " + "; ".join([*missing.values(), *broken.values()]))
+    if broken and options.references != "only":
+        raise RunFailure(stopped(broken, equipment.tools, "tools do not work", " or leave them out"))
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
     machine |= {"engine": where} if where != HERE else {}
     session.record.write("machine", machine)
     gated = benchmark(session.recipe.task).references_first
-    if options.references in ("check", "only") or (options.references == "default" and gated):
-        check_references(session, engine, machine, gated or options.references == "only")
+    if options.references == "skip":
+        return
+    file = kept_references(session, machine)
+    if options.references != "only":
+        try_out(session, engine, file)
+    if options.references != "default" or gated:
+        check_references(session, engine, file, gated or options.references == "only")
 
 
-def check_references(session: Session, engine: JudgeEngine, machine: Mapping[str, Any], binding: bool) -> None:
-    """Judge the canonical solutions, unless they passed with the same equipment before. If `binding`, refuse groups
-    that fail."""
-    file = session.file(REFERENCES)
-    if session.record.values.get("references") != json.loads(json.dumps(machine)):
-        file.replace([])
-        session.record.write("references", machine)
+def try_out(session: Session, engine: JudgeEngine, file: RowFile) -> None:
+    """`RunFailure` if a language or library is such that no right program passes here."""
+    failing = references.unjudgeable(session.task, session.problems, engine, known_defects(session), file)
+    if failing:
+        raise RunFailure(stopped(failing, engine.equipment.tools, "right programs fail", " or pass --skip-references"))
+
+
+def stopped(groups: Mapping[str, str], tools: Mapping[str, str], fault: str, or_else: str) -> str:
+    """The message of an evaluation that would give 0 % because of the machine."""
+    every = ", ".join(f"{tool} {version}" for tool, version in tools.items())
+    each = "; ".join(f"{name} ({tools.get(name) or every or 'no tools'}): {why}" for name, why in groups.items())
+    return f"nothing is sampled or judged, because {fault} here: {each}; mend that and repeat the command,{or_else}"
+
+
+def kept_references(session: Session, machine: Mapping[str, Any]) -> RowFile:
+    """The verdicts on right programs that passed with the same equipment before; others are judged again."""
+    file, known = session.file(REFERENCES), known_defects(session)
+    same = session.record.values.get("references") == json.loads(json.dumps(machine))
+    file.replace(
+        row for row in file.rows if same and (row["task_id"] in known or row["verdicts"].get("strict") == "passed")
+    )
+    session.record.write("references", machine)
+    return file
+
+
+def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:
+    """Judge the canonical solutions. If `binding`, refuse groups in which one fails."""
     defects = known_defects(session)
     groups = references.check(session.task, session.problems, engine, defects, file, session.options.progress)
     engine.calibrate([rows.judgement_from(row) for row in file.rows])

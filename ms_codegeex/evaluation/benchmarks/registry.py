@@ -28,7 +28,7 @@ class Benchmark:
         summary: a line of `evaluate --help`.
         keys: the keys of recipes that it has and not every benchmark (`recipe.py`).
         options: those of `timeout`, `python` and `prompt_perplexity` that it has.
-        references_first: its canonical solutions are judged before anything else.
+        references_first: all of its canonical solutions are judged before anything else, not one of each language.
     """
 
     summary: str

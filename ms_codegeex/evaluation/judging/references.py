@@ -10,7 +10,9 @@ from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging.engines import JudgeEngine
 from ms_codegeex.evaluation.judging.judge import judge
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Problem, Task
+from ms_codegeex.evaluation.task import Problem, Sample, Task
+
+TRIED = 3  # programs of a group, each only if those before it fail: a machine where none passes cannot judge the group
 
 
 @dataclass
@@ -50,6 +52,30 @@ def check(
             else:
                 findings.failing[name] = _why(row)
     return result
+
+
+def unjudgeable(
+    task: Task, problems: Sequence[Problem], engine: JudgeEngine, known: Mapping[str, str], rows: RowFile
+) -> dict[str, str]:
+    """Group -> verdict and last line of stderr, for groups in which no `Task.trial` passes: any model would get 0 %
+    there, and the machine is at fault. Verdicts and `known` are as in `check`."""
+    groups: dict[str, list[Sample]] = {}
+    for problem in problems:
+        if problem.id not in known and (sample := task.trial(problem)) is not None:
+            groups.setdefault(group(problem), []).append(sample)
+    failing: dict[str, str] = {}
+    for number in range(TRIED):
+        turn = {
+            name: each[len(each) * number // TRIED] for name, each in groups.items() if not number or name in failing
+        }
+        judge(task, problems, engine, list(turn.values()), rows, progress=False)
+        verdicts = {row["task_id"]: row for row in rows.rows}
+        for name, sample in turn.items():
+            row = verdicts[sample.task_id]
+            failing[name] = _why(row)
+            if row["verdicts"].get("strict") == Verdict.PASSED.value:
+                del failing[name]
+    return failing
 
 
 def group(problem: Problem) -> str:
