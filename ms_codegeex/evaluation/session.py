@@ -277,6 +277,10 @@ def finish(session: Session) -> dict[str, Any]:
     samples = session.file(SAMPLES).rows
     results = rows.current_results(samples, session.file(RESULTS).rows)
     result = scores.build(session.task, session.problems, samples, results)
+    model = session.record.values.get("model", {})
+    if "url" in model and (equal := drawing.equal_answers(samples, session.recipe, model.get("fields", {}))):
+        result["samples"]["equal"] = equal
+        session.say(f"warning: {equal}")
     result |= {
         "output": str(session.options.output),
         "settings": {key: value for key, value in session.record.values.items() if key not in ("format", "references")},
