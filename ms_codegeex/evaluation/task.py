@@ -7,10 +7,12 @@ knows no files either: `Sample` and `Judgement` are the rows of `samples.jsonl` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
+from ms_codegeex.evaluation.replies.code import code_of
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
 from ms_codegeex.evaluation.stop_rules import Stop
 
@@ -19,10 +21,12 @@ UNREAD = "too long"  # `finish` of a sample whose prompt leaves the model no roo
 
 @dataclass(frozen=True)
 class SampledAnswer:
-    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length"."""
+    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length". `is_reply`: it is
+    a chat model's whole reply instead."""
 
     text: str
     finish: str
+    is_reply: bool = False
 
 
 class Complete(Protocol):
@@ -57,6 +61,22 @@ class Sample:
     generation: str
     finish: str
     extra: Mapping[str, Any] = field(default_factory=dict)  # what the task needs to judge it, JSON values only
+
+    @property
+    def whole(self) -> bool:
+        """The generation is a program by itself; otherwise it follows the prompt."""
+        return self.extra.get("whole") is True
+
+    @property
+    def program(self) -> str:
+        """The text of the program, without tests."""
+        return self.generation if self.whole else f"{self.prompt}{self.generation}"
+
+    @property
+    def ran(self) -> str:
+        """What is run to judge it: "program", "continuation", or "nothing: " and the reason."""
+        lacking = self.extra.get("lacking") or (self.extra.get("reason") if self.finish == UNREAD else "")
+        return f"nothing: {lacking}" if lacking else "program" if self.whole else "continuation"
 
 
 class Reference(Sample):
@@ -94,6 +114,27 @@ class Task(ABC):
     @abstractmethod
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """Draw one sample: build the prompt or prompts, complete them, clean up the text."""
+
+    def asked(self, problem: Problem, prompt: str) -> Asked:
+        """What a chat model is asked for; a task that knows the function's name says it."""
+        return Asked(problem.labels.get("language", "python"), prompt)
+
+    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
+        """The code in a chat model's reply."""
+        return code_of(done.text, replace(self.asked(problem, prompt), finished=done.finish != "length"))
+
+    def sample(
+        self, problem: Problem, completion_id: int, prompt: str, done: SampledAnswer, clean: Callable[[str], str]
+    ) -> Sample:
+        """The sample of an answer. `clean` is the benchmark's rule for a text that continues the prompt. A reply
+        that is a program stays one. The text as it was sampled is kept if it differs."""
+        code, notes = ReplyCode(done.text, False), {}
+        if done.is_reply:
+            code = self.read(problem, prompt, done)
+            notes = {"whole": True} if code.whole else {"lacking": code.lacking} if code.lacking else {}
+        text = code.text if notes else clean(code.text)
+        extra = notes if text == done.text else {**notes, "raw": done.text}
+        return Sample(problem.id, completion_id, prompt, text, done.finish, extra)
 
     @abstractmethod
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:

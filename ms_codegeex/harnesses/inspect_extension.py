@@ -18,6 +18,7 @@ from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, accurac
 from inspect_ai.solver import TaskState, generate
 from inspect_ai.util import ExecResult, SandboxEnvironment, sandboxenv
 
+from ms_codegeex.evaluation.replies.blocks import blocks
 from ms_codegeex.evaluation.sampling import chat
 from ms_codegeex.evaluation.sandbox import Command, End, ResourceLimits, open_sandbox
 from ms_codegeex.harnesses.judged import JudgedBenchmark, opened
@@ -47,7 +48,7 @@ def passes(judge: JudgedBenchmark) -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         answer = state.output.completion
         passed, verdict = await asyncio.to_thread(judge.verdict, str(state.sample_id), answer, True)
-        return Score(value=CORRECT if passed else INCORRECT, answer=chat.code_of(answer), explanation=verdict)
+        return Score(value=CORRECT if passed else INCORRECT, answer=blocks(answer)[-1].code, explanation=verdict)
 
     return score
 

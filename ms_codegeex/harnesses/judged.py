@@ -10,7 +10,6 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.registry import build_task, names
 from ms_codegeex.evaluation.recipe import language
-from ms_codegeex.evaluation.sampling import chat
 from ms_codegeex.evaluation.sampling.recipes import build
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Complete, Problem, Sample, SampledAnswer, Stop, Task
@@ -61,7 +60,10 @@ class JudgedBenchmark:
             if reasons := self.task.prepare(list(self._problems.values())):
                 raise UserError("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
             self._prepared = True
-        found = self.task.judge(problem, self._asked(problem, answer, is_chat), self.sandbox).verdicts["strict"]
+        sample = self._asked(problem, answer, is_chat)
+        if sample.ran.startswith("nothing"):
+            return False, sample.ran
+        found = self.task.judge(problem, sample, self.sandbox).verdicts["strict"]
         return found.value == "passed", found.value
 
     def _asked(self, problem: Problem, answer: str = "", is_chat: bool = False) -> Sample:
@@ -71,7 +73,7 @@ class JudgedBenchmark:
             def __call__(
                 self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
             ) -> SampledAnswer:
-                return SampledAnswer(chat.continuation(answer, prompt) if is_chat else answer, "eos")
+                return SampledAnswer(answer, "eos", is_chat)
 
         return self.task.produce(problem, 0, 0, Given())
 

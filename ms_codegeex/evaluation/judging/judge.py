@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging.engines import JudgeEngine
 from ms_codegeex.evaluation.rows import fingerprint, in_order, judgement_row, key
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
 from ms_codegeex.evaluation.threads import in_parallel
 
 
@@ -42,11 +42,11 @@ def judge(
 
     def decide(group: list[Sample]) -> dict[str, Any]:
         first = group[0]
-        if first.finish == UNREAD:
-            reason = str(first.extra.get("reason", ""))
-            nothing = Judgement(*key(asdict(first)), dict.fromkeys(task.modes, Verdict.ERROR), 0.0, None, reason)
-            return judgement_row(nothing, first)
-        return judgement_row(engine.judge(by_id[first.task_id], first), first)
+        if first.ran.startswith("nothing"):
+            judgement = Judgement(*key(asdict(first)), dict.fromkeys(task.modes, Verdict.ERROR), 0.0, None, first.ran)
+        else:
+            judgement = engine.judge(by_id[first.task_id], first)
+        return judgement_row(replace(judgement, extra={**judgement.extra, "ran": first.ran}), first)
 
     for group, row in in_parallel(waiting, decide, engine.workers, name, progress, len(groups) - len(waiting)):
         results.append(_copy(row, sample) for sample in group)

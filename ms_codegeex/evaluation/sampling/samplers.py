@@ -188,7 +188,7 @@ class ServerSampler:
                 if self.template is None:
                     return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
                 reply = self._streamed(chat.message(self.template, prompt), seed, stop_rules.words(()), max_new_tokens)
-                return SampledAnswer(chat.continuation(reply.text, prompt), reply.finish)
+                return SampledAnswer(reply.text, reply.finish, is_reply=True)
             except openai.BadRequestError as error:
                 if any(words in str(error).lower() for words in TOO_LONG):
                     raise PromptTooLong(f"prompt: {self.url} says {_reason(error)}") from None

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 
 from ms_codegeex.evaluation import stop_rules
+from ms_codegeex.evaluation.replies import python
 from ms_codegeex.generation import stopping
 
 STARTS = ("BEGIN SOLUTION\n<code>", "# SOLUTION START")
 ENDS = ("</code>", "# SOLUTION END", "END SOLUTION", "```")
 FENCE = re.compile(r"\s*```[^\n]*\n")
+GIVEN = re.compile(r"<code>\n(.*?)(?:</code>|\Z)", re.DOTALL)
+# a function at the end of the given code, of which there are only comments
+OPEN = re.compile(r"^def (?P<name>\w+)\((?P<arguments>[^()]*)\):[ \t]*\n(?:[ \t]*(?:#[^\n]*)?(?:\n|\Z))*\Z", re.M)
 FIGURE_CALLS = ("plt.show()", "plt.clf()", "plt.close()", "savefig")
 
 
@@ -19,6 +23,18 @@ def prompt(text: str, mode: str) -> str:
     A model that only continues text cannot use the text after that point.
     """
     return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
+
+
+def from_code(code: str, text: str) -> str:
+    """What a chat model's code adds to the code that it was given: `text` is the prompt. A function that the prompt
+    leaves open gets a body."""
+    section = text.rpartition("\nA:\n")[2]
+    given = "\n".join(GIVEN.findall(section)) or section
+    code = python.beyond(code, given)
+    if opened := OPEN.search(given):
+        arguments = [each.partition("=")[0].partition(":")[0].strip() for each in opened["arguments"].split(",")]
+        return python.nested(code, opened["name"], f"{opened['name']}({', '.join(arguments)})")
+    return code
 
 
 def _scan() -> stopping.Scanner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from ms_codegeex.base.json_reading import parse_json
@@ -13,9 +14,11 @@ from ms_codegeex.evaluation.benchmarks.ds1000.problems import Ds1000Problem, for
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, encoded, judgement
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import read_report
+from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
+from ms_codegeex.evaluation.replies.code import code_of
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
 
 SECONDS = {"original": 60.0, "simplified": 120.0}  # per test case, per problem: fixed by the formats
 MEMORY = 4096 * MIB  # importing TensorFlow or PyTorch takes a gigabyte
@@ -57,7 +60,12 @@ class Ds1000(PythonTask):
         ds: Ds1000Problem = problem.data
         prompt = answers.prompt(ds.prompt, self.mode)
         answer = complete(prompt, seed=seed, stop=answers.ended)
-        return Sample(problem.id, completion_id, prompt, answers.cleaned(answer.text, ds.library), answer.finish)
+        return self.sample(problem, completion_id, prompt, answer, partial(answers.cleaned, library=ds.library))
+
+    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
+        """The code of a reply that goes beyond the given code, which the test runs before it."""
+        code = code_of(done.text, Asked("python", "", finished=done.finish != "length"))
+        return code if code.lacking else ReplyCode(answers.from_code(code.text, prompt), False)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Run and compare, both in the sandbox."""

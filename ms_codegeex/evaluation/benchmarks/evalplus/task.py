@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ms_codegeex.base.errors import RunFailure
@@ -16,6 +17,7 @@ from ms_codegeex.evaluation.benchmarks.evalplus.problems import Calls, EvalPlusP
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
+from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
@@ -66,7 +68,11 @@ class EvalPlus(PythonTask):
         words = (*STOPS, *STOPS_OF[problem.data.dataset])
         prompt = f"{problem.data.prompt.strip()}\n"
         answer = complete(prompt, seed=seed, stop=stop_rules.words(words))
-        return Sample(problem.id, completion_id, prompt, stop_rules.cut(answer.text, words), answer.finish)
+        return self.sample(problem, completion_id, prompt, answer, partial(stop_rules.cut, known=words))
+
+    def asked(self, problem: Problem, prompt: str) -> Asked:
+        """The function that is called."""
+        return Asked("python", prompt, problem.data.entry_point)
 
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""
@@ -76,7 +82,7 @@ class EvalPlus(PythonTask):
         """Base: right values for the original tests. Strict and published, which are the same: for the additional
         tests, too. The process must have reached its end."""
         row: EvalPlusProblem = problem.data
-        program = f"{sample.prompt}{sample.generation}\n"
+        program = f"{sample.program}\n"
         executions, base = self._judge(problem, "base", row.base, program, sandbox)
         both = base
         if row.plus and base is Verdict.PASSED:

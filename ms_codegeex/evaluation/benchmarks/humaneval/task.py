@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
@@ -16,6 +17,7 @@ from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, judgement
 from ms_codegeex.evaluation.benchmarks.tables import distinct, value_of
 from ms_codegeex.evaluation.jsonl import find_file, numbered_rows
+from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
 
@@ -69,8 +71,12 @@ class HumanEval(PythonTask):
         words = STOPS if self.cut == "stops" else ()
         by_codegen = self.cut == "codegen"
         answer = complete(prompt, seed=seed, stop=truncation.stop() if by_codegen else stop_rules.words(words))
-        text = truncation.truncated(answer.text) if by_codegen else stop_rules.cut(answer.text, words)
-        return Sample(problem.id, completion_id, prompt, text, answer.finish)
+        clean = truncation.truncated if by_codegen else partial(stop_rules.cut, known=words)
+        return self.sample(problem, completion_id, prompt, answer, clean)
+
+    def asked(self, problem: Problem, prompt: str) -> Asked:
+        """The function that the tests call."""
+        return Asked("python", prompt, problem.data.entry_point or "")
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """The program runs in an empty dictionary, not as `__main__`. Published is what the original runner checks.
@@ -93,7 +99,7 @@ class HumanEval(PythonTask):
 def program(row: HumanEvalProblem, sample: Sample) -> str:
     """The program that judges a sample."""
     call = f"check({row.entry_point})\n" if row.entry_point and "def check(" in row.test else ""
-    return f"{sample.prompt}{sample.generation}\n{row.test}\n{call}"
+    return f"{sample.program}\n{row.test}\n{call}"
 
 
 def read_problems(data: Path) -> list[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
@@ -87,9 +88,8 @@ class HumanEvalX(ToolChainTask):
         row: HumanEvalXProblem = problem.data
         prompt = self.prompt(row)
         done = complete(prompt, seed=seed, stop=endings.stop(row.language, self._rules))
-        answer = endings.clean(done.text, row.language, self._rules)
-        extra = {} if answer == done.text else {"raw": done.text}
-        return Sample(problem.id, completion_id, prompt, answer, done.finish, extra)
+        clean = partial(endings.clean, language=row.language, rules=self._rules)
+        return self.sample(problem, completion_id, prompt, done, clean)
 
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""

@@ -10,8 +10,9 @@ from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems
 from ms_codegeex.evaluation.benchmarks.humaneval_x_summary import descriptions
 from ms_codegeex.evaluation.benchmarks.humaneval_x_summary.similarity import metrics, similarity
+from ms_codegeex.evaluation.replies.blocks import ReplyCode, without_thoughts
 from ms_codegeex.evaluation.sandbox import Sandbox
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, Task
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, SampledAnswer, Task
 
 
 class HumanEvalXSummary(Task):
@@ -47,9 +48,13 @@ class HumanEvalXSummary(Task):
         """One summary; the raw text is kept if it differs."""
         prompt = descriptions.prompt(problem.data, self._form, self._tag)
         done = complete(prompt, seed=seed, stop=stop_rules.words(["\n\n"]))
-        summary = descriptions.clean(done.text, problem.data, self._form)
-        extra = {} if summary == done.text else {"raw": done.text}
-        return Sample(problem.id, completion_id, prompt, summary, done.finish, extra)
+        return self.sample(
+            problem, completion_id, prompt, done, lambda text: descriptions.clean(text, problem.data, self._form)
+        )
+
+    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
+        """A chat model's reply is the summary."""
+        return ReplyCode(without_thoughts(done.text).strip(), False)
 
     def reference(self, problem: Problem) -> Sample:
         """The published description."""

@@ -8,7 +8,10 @@ from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.evaluation.benchmarks import truncation
-from ms_codegeex.evaluation.task import Complete
+from ms_codegeex.evaluation.replies import python
+from ms_codegeex.evaluation.replies.blocks import Asked
+from ms_codegeex.evaluation.replies.code import code_of
+from ms_codegeex.evaluation.task import Complete, SampledAnswer
 
 HISTORY = "# Import libraries.\n\nimport numpy as np\n\n"  # the first lines of every program
 
@@ -41,7 +44,7 @@ def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complet
                 raise
             turn["reason"] = f"turn {number + 1} of {len(prompts)}: {error}"
             return turns
-        turn |= {"text": truncation.truncated(answer.text), "finish": answer.finish}
+        turn |= {"text": _code(answer, history), "finish": answer.finish}
         history += turn["text"] + "\n\n"
     return turns
 
@@ -55,8 +58,15 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Comple
     text, count = "".join(map(comment, prompts)), len(prompts)
     seed = turn_seed(seed, 0)
     answer = complete(HISTORY + text, seed=seed, stop=truncation.stop(count), max_new_tokens=length * count)
-    kept = truncation.truncated(answer.text, count)
-    return [{"prompt": text, "text": kept, "finish": answer.finish}]
+    return [{"prompt": text, "text": _code(answer, HISTORY + text, count), "finish": answer.finish}]
+
+
+def _code(answer: SampledAnswer, prompt: str, limit: int = 1) -> str:
+    """The code of a turn: of a completion what comes before its cut, of a reply what goes beyond the earlier turns."""
+    if not answer.is_reply:
+        return truncation.truncated(answer.text, limit)
+    code = code_of(answer.text, Asked("python", "", finished=answer.finish != "length"))
+    return python.beyond(code.text, prompt)
 
 
 def parts(turns: Sequence[dict[str, Any]], multi: bool) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
@@ -134,7 +134,7 @@ class MultiPlE(ToolChainTask):
         """One completion, truncated at the first of the problem's stop words."""
         words = problem.data.stops
         answer = complete(problem.data.prompt, seed=seed, stop=stop_rules.words(words))
-        return Sample(problem.id, completion_id, problem.data.prompt, stop_rules.cut(answer.text, words), answer.finish)
+        return self.sample(problem, completion_id, problem.data.prompt, answer, partial(stop_rules.cut, known=words))
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. Published: exit status 0. Strict: and the tests' end was

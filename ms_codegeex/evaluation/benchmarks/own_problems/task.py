@@ -119,9 +119,7 @@ class OwnProblems(ToolChainTask):
         """One answer, cleaned up; the raw text is kept if it differs."""
         language, prompt = self.languages[problem.data.language], self.prompt(problem.data)
         done = complete(prompt, seed=seed, stop=language.stop())
-        answer = language.clean(done.text)
-        extra = {} if answer == done.text else {"raw": done.text}
-        return Sample(problem.id, completion_id, prompt, answer, done.finish, extra)
+        return self.sample(problem, completion_id, prompt, done, language.clean)
 
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.sql.problems import Question, read_questions
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report
+from ms_codegeex.evaluation.replies.blocks import CodeBlock, ReplyCode, blocks
+from ms_codegeex.evaluation.replies.code import reason
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
 
 SECONDS = 30.0  # per query, as in BIRD's runner
 GRACE = 2.0
 BEGIN = "SELECT"
 # A string, which may be unfinished, or the end of a query.
 STRING_OR_END = re.compile(r"'(?:[^']|'')*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|(?P<end>;|\n\n|--|```|\n#)")
+QUERY = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*(?:select|with|values)\b", re.IGNORECASE | re.DOTALL)
+# a line of a text without a fence that begins a query; sentences may begin with these words, too
+WITH = r"(?i:with (?:recursive )?\w+ *(?:\([^()\n]*\) *)?as)"
+LINE = re.compile(rf"^[ \t]*(?:SELECT|select|VALUES|values|{WITH})\b", re.MULTILINE)
+TOKENS = r"--[^\n]*|/\*.*?(?:\*/|\Z)|'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|`[^`]*(?:`|\Z)|(?P<end>;{})"
+SEPARATOR, SEPARATOR_IN_PROSE = (re.compile(TOKENS.format(more), re.DOTALL) for more in ("", r"|\n\s*\n"))
 PLACE = "/database"  # where a database's directory is seen in the sandbox
 RULES = {"strict": "multiset", "published": "set"}
 
@@ -34,6 +43,7 @@ class Sql(PythonTask):
     """
 
     name = "sql"
+    whole_programs = True
 
     def __init__(self, data: Path, timeout: float | None = None, python: Path | None = None):
         super().__init__(read_questions(data), python)
@@ -44,7 +54,20 @@ class Sql(PythonTask):
         """One query."""
         prompt = prompt_of(problem.data)
         answer = complete(prompt, seed=seed, stop=lambda text: end_of_query(text) is not None)
-        return Sample(problem.id, completion_id, prompt, answer.text[: end_of_query(answer.text)], answer.finish)
+        if not answer.is_reply and is_query(answer.text):  # nothing that begins so can follow `SELECT`
+            answer = replace(answer, is_reply=True)
+        return self.sample(problem, completion_id, prompt, answer, lambda text: text[: end_of_query(text)])
+
+    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
+        """The last query of a reply, or what follows `SELECT`."""
+        found = blocks(done.text, done.finish != "length")
+        for block in reversed(found):
+            if queries := [each for each in statements(block) if is_query(each)]:
+                return ReplyCode(queries[-1].strip(), True)
+        code = next((block.code for block in reversed(found) if block.code.strip()), "")
+        if re.search(r"\bfrom\b", code, re.IGNORECASE) and len(code.split("\n\n")) == 1:
+            return ReplyCode(code, False)
+        return ReplyCode("", False, reason(done.text, done.finish != "length"))
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Strict: the same rows with the same multiplicity, in the same order if the reference query ends with ORDER
@@ -54,7 +77,7 @@ class Sql(PythonTask):
             "check.py": (INSIDE / "check_query.py").read_bytes(),
             "schema.sql": encoded(question.script),
             "expected.sql": encoded(question.query),
-            "query.sql": encoded(f"{BEGIN}{sample.generation}"),
+            "query.sql": encoded(sample.generation if sample.whole else f"{BEGIN}{sample.generation}"),
         }
         readable, database = dict(self.runner.readable), "-"
         if question.file is not None:
@@ -75,11 +98,36 @@ class Sql(PythonTask):
         return {**super().tools(), "SQLite": version}
 
     def reference(self, problem: Problem) -> Sample | None:
-        """The benchmark's query; None for one that does not begin with `SELECT`, such as `WITH`."""
-        query = problem.data.query.strip().rstrip(";")
+        """The benchmark's query."""
+        query, prompt = problem.data.query.strip().rstrip(";"), prompt_of(problem.data)
         if query[: len(BEGIN)].upper() != BEGIN:
-            return None
-        return Sample(problem.id, 0, prompt_of(problem.data), query[len(BEGIN) :], "eos")
+            return Sample(problem.id, 0, prompt, query, "eos", {"whole": True})
+        return Sample(problem.id, 0, prompt, query[len(BEGIN) :], "eos")
+
+
+def is_query(text: str) -> bool:
+    """Whether a text is a whole query: it begins with SELECT, WITH or VALUES, perhaps after comments."""
+    return bool(QUERY.match(text))
+
+
+def statements(block: CodeBlock) -> Iterator[str]:
+    """The statements of a reply's block, with the comments before them; without a fence, from the first line that
+    begins a query to the end of each."""
+    text, ends = block.code, SEPARATOR if block.fenced else SEPARATOR_IN_PROSE
+    starts = [0] if block.fenced else [found.start() for found in LINE.finditer(text)]
+    end = -1
+    for start in starts:
+        if start < end:
+            continue
+        for found in ends.finditer(text, start):
+            if found["end"]:
+                yield text[start : found.start()]
+                start = end = found.end()
+                if not block.fenced:
+                    break
+        else:
+            yield text[start:]
+            end = len(text)
 
 
 def end_of_query(text: str) -> int | None:

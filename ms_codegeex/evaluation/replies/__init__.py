@@ -1,0 +1,1 @@
+"""From a chat model's reply to a program that can be judged."""

@@ -1,0 +1,58 @@
+"""A chat model's reply as a program, or as what continues the prompt."""
+
+from __future__ import annotations
+
+import re
+
+from ms_codegeex.evaluation.replies import python, trees
+from ms_codegeex.evaluation.replies.blocks import MARK, Asked, ReplyCode, blocks, without_thoughts
+
+# the names that models give a language's blocks; blocks with other languages' names are not read
+NAMES = {
+    "python": "python py python3 py3 ipython pycon python-repl",
+    "cpp": "cpp c++ cc cxx c hpp",
+    "java": "java",
+    "js": "js javascript node jsx mjs",
+    "ts": "ts typescript tsx",
+    "go": "go golang",
+    "rust": "rust rs",
+    "bash": "bash sh shell zsh",
+    "lua": "lua",
+    "sql": "sql sqlite sqlite3 postgresql mysql",
+}
+OTHERS = "text txt plaintext output console json yaml toml markdown md diff"
+
+
+MOST = 200_000  # characters of a reply; no function is that long
+TICKS = re.compile(r"^[ \t]*`{1,3}(?:python|py)?(?=\S| \S)[ \t]*|`{1,3}[ \t]*$", re.MULTILINE)
+
+
+def code_of(reply: str, asked: Asked) -> ReplyCode:
+    """The program of a reply: the last whole one that defines the entry point, or the blocks that belong together. If
+    there is none, `lacking` says why."""
+    if len(reply) > MOST:
+        return ReplyCode("", False, f"longer than {MOST} characters")
+    found = blocks(reply, asked.finished)
+    ours = set(NAMES.get(asked.language, "").split())
+    others = set(" ".join([OTHERS, *NAMES.values()]).split()) - ours
+    codes = [each.code for each in found if each.tag.partition(" ")[0] not in others] or [each.code for each in found]
+    language = python if asked.language == "python" else trees
+    text = TICKS.sub("", MARK.sub("", without_thoughts(reply, asked.finished)))  # if a fence began late or ended early
+    first: ReplyCode | None = None
+    for candidates in (codes, [text]):
+        code = language.program(candidates, asked)
+        if code is not None and code.whole and language.is_whole(code.text, asked):
+            return code
+        first = first or code
+    if first is None and found[0].fenced and any(map(str.strip, codes)) and asked.finished:
+        first = ReplyCode(next(code for code in reversed(codes) if code.strip()), True)  # it shows its error
+    return first or ReplyCode("", False, reason(reply, asked.finished))
+
+
+def reason(reply: str, finished: bool = True) -> str:
+    """Why a reply has no code."""
+    if not finished:
+        return "cut off by the limit of tokens"
+    if not reply.strip():
+        return "empty"
+    return "no code" if without_thoughts(reply).strip() else "only thoughts"

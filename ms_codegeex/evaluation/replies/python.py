@@ -1,0 +1,360 @@
+"""Python programs in a chat model's reply, read by `ast` and `symtable`. Nothing of a reply is executed here."""
+
+from __future__ import annotations
+
+import ast
+import re
+import symtable
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from textwrap import dedent, indent
+
+from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
+
+UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError)  # of a text that is too deep, too
+MOST = 200_000  # characters that are parsed of a reply, all tries together
+FURTHER = 40  # pieces that are put together to find the end of a statement
+# in a statement outside of functions these names read input, leave the program or run tests
+DRIVERS = frozenset(("input", "print", "exit", "quit", "SystemExit", "doctest", "unittest", "pytest", "__name__"))
+LEAVING = {"exit", "_exit", "abort", "stdin"}  # attributes of modules
+TESTING = {"doctest", "unittest", "pytest", "hypothesis", "timeit"}
+INLINE = {"listcomp", "setcomp", "dictcomp", "genexpr", "lambda"}  # scopes that belong to their statement
+# how a line of code begins, and a line that goes on with the statement before it although it is not indented
+CODE_LINE = re.compile(
+    r"\s*(?:(?:async|def|class|import|from|if|for|while|try|with|return|raise|global)\b|@|[\w.\[\]\"', ]+ ?[-+*/|&]?=)"
+)
+GOES_ON = re.compile(r"[ \t)\]}]|$|(?:else|elif|except|finally)\b")
+ODD_SPACES = {ord(each): " " for each in "\xa0\u2002\u2003\u2009\u202f\u3000"} | dict.fromkeys(map(ord, "\u200b\ufeff"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Statements that share lines, with the comments before them.
+
+    Args:
+        bound: names of the module that the part assigns.
+        now: names that it uses when it runs.
+        later: names that its functions and classes use.
+    """
+
+    text: str
+    nodes: tuple[ast.stmt, ...]
+    bound: frozenset[str] = field(default=frozenset())
+    now: frozenset[str] = field(default=frozenset())
+    later: frozenset[str] = field(default=frozenset())
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All names that the part needs."""
+        return self.now | self.later
+
+    def only(self, *kinds: type[ast.stmt]) -> bool:
+        """Whether all its statements are of these kinds."""
+        return all(isinstance(node, kinds) for node in self.nodes)
+
+
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+class Reader:
+    """Parses texts until `MOST` characters have been read."""
+
+    def __init__(self) -> None:
+        self.left = MOST
+
+    def parsed(self, code: str) -> ast.Module | None:
+        """The tree, None without one."""
+        self.left -= len(code)
+        if self.left < 0:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return ast.parse(code)
+        except UNPARSED:
+            return None
+
+    def parts(self, code: str) -> list[Part]:
+        """The statements of a text without prose; where it does not parse, those that do."""
+        code = _without_prompts(code)
+        code = dedent(code) if code.strip("\n")[:1] in (" ", "\t") else code
+        plain = code.translate(ODD_SPACES)
+        for text in dict.fromkeys((code, plain, plain.expandtabs(8))):
+            if (tree := self.parsed(text)) is not None:
+                return [part for part in _parts(tree, text) if not _is_prose(part)]
+        return [part for piece in self._pieces(plain) for part in piece]
+
+    def _pieces(self, code: str) -> Iterator[list[Part]]:
+        """The parts of each piece that parses. A piece begins at a line that is not indented; a statement may take
+        several, such as one with a text whose lines are not indented."""
+        pieces = list[str]()
+        for line in code.splitlines(keepends=True):
+            if pieces and GOES_ON.match(line):
+                pieces[-1] += line
+            else:
+                pieces.append(line)
+        at = 0
+        while at < len(pieces) and self.left > 0:
+            is_code = CODE_LINE.match(pieces[at])
+            for end in range(at + 1, min(len(pieces), at + (FURTHER if is_code else 1)) + 1):
+                text = dedent("".join(pieces[at:end]))
+                if (tree := self.parsed(text)) is not None:
+                    yield [part for part in _parts(tree, text) if not _is_prose(part)]
+                    at = end
+                    break
+            else:
+                rest = dedent(pieces[at].partition("\n")[2])  # a sentence, then code that is indented
+                if rest.strip() and not is_code and (tree := self.parsed(rest)) is not None:
+                    yield [part for part in _parts(tree, rest) if not _is_prose(part)]
+                at += 1
+
+
+def _without_prompts(code: str) -> str:
+    """What was typed in an interpreter's session; another text unchanged."""
+    typed = (re.match(r"\s*(?:>>>|\.\.\.)(?: (.*)|$)", line) for line in code.split("\n"))
+    return "\n".join(found[1] or "" for found in typed if found) if re.match(r"\s*>>> ", code) else code
+
+
+def _is_prose(part: Part) -> bool:
+    """Whether a part is words that happen to parse: `Example`, `Note: this`."""
+    node = part.nodes[0]
+    words = (ast.Name, ast.Constant, ast.Starred, ast.Tuple, ast.List, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp)
+    is_words = isinstance(node, ast.Expr) and isinstance(node.value, words)
+    return len(part.nodes) == 1 and (is_words or (isinstance(node, ast.AnnAssign) and node.value is None))
+
+
+def _parts(tree: ast.Module, code: str) -> Iterator[Part]:
+    lines, groups = code.split("\n"), list[list[ast.stmt]]()
+    for node in tree.body:
+        if groups and _first(node) <= (groups[-1][-1].end_lineno or 0):
+            groups[-1].append(node)
+        else:
+            groups.append([node])
+    before = 0
+    for group in groups:
+        end = group[-1].end_lineno or 0
+        yield _part("\n".join(lines[before:end]), group)
+        before = end
+
+
+def _first(node: ast.stmt) -> int:
+    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+
+
+def _part(text: str, nodes: Sequence[ast.stmt]) -> Part:
+    """A part with its names; a text that only the compiler refuses has none."""
+    bound, now, later = set[str](), set[str](), set[str]()
+
+    def scope(table: symtable.SymbolTable, names: set[str]) -> None:
+        for symbol in table.get_symbols():
+            at_top = table.get_type() == "module"
+            if (at_top or symbol.is_global()) and symbol.is_referenced():
+                names.add(symbol.get_name())
+            if (at_top or symbol.is_declared_global()) and (symbol.is_assigned() or symbol.is_imported()):
+                bound.add(symbol.get_name())
+        for child in table.get_children():
+            scope(child, names if child.get_name() in INLINE else later)
+
+    with suppress(*UNPARSED):
+        scope(symtable.symtable(text, "reply", "exec"), now)
+    return Part(text, tuple(nodes), frozenset(bound), frozenset(now), frozenset(later))
+
+
+def is_whole(code: str, asked: Asked) -> bool:
+    """Whether a text parses and defines the entry point; without an entry point, whether it has statements."""
+    reader = Reader()
+    if (tree := reader.parsed(code)) is None:
+        return False
+    name = entry_point(asked)
+    return defines(list(_parts(tree, code)), name) if name else bool(tree.body)
+
+
+def entry_point(asked: Asked) -> str:
+    """The function that was asked for: the last one of the prompt if the problem does not say it."""
+    found = re.findall(r"^(?:async +)?def +(\w+)", asked.prompt, re.MULTILINE)
+    return asked.entry_point or (found[-1] if found else "")
+
+
+def defines(parts: Iterable[Part], name: str) -> bool:
+    """Whether a program defines a name, with more than a placeholder, or imports it from Python's own library."""
+    return any(name in part.bound and any(map(_is_real, part.nodes)) for part in parts)
+
+
+def _is_real(node: ast.stmt) -> bool:
+    """Whether a statement defines something: no stub, no text with parts left out, no import of an unknown module."""
+    if isinstance(node, IMPORTS):
+        module = getattr(node, "module", None) or node.names[0].name
+        return module.partition(".")[0] in sys.stdlib_module_names
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return True
+    values = [each.value if isinstance(each, ast.Expr) else each for each in node.body]
+    left_out = any(isinstance(each, ast.Constant) and each.value is ... for each in values)
+    raised = (getattr(getattr(each, "exc", None), "func", getattr(each, "exc", None)) for each in values)
+    stub = any(getattr(each, "id", "") == "NotImplementedError" for each in raised)
+    return not (left_out or stub or all(isinstance(each, (ast.Constant, ast.Pass)) for each in values))
+
+
+def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
+    """The program of a reply's blocks: the last one that defines the entry point, with what it lacks from the other
+    blocks and from the prompt, without tests and examples. None if there is no Python."""
+    reader = Reader()
+    blocks, name = [reader.parts(code) for code in codes], entry_point(asked)
+    chosen = [at for at, parts in enumerate(blocks) if parts and (not name or defines(parts, name))]
+    if not name:  # a script: its last block that assigns something
+        assigning = [at for at in chosen if any(part.bound and not part.only(*IMPORTS) for part in blocks[at])]
+        return ReplyCode(_text(_joined(blocks, (assigning or chosen)[-1])), True) if chosen else None
+    methods = [at for at, parts in enumerate(blocks) if _class_with(parts, name)]
+    if not chosen and not methods:
+        for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
+            if (found := _continuation(code, asked.prompt, name, reader)) is not None:
+                return found
+    others = [at for at, parts in enumerate(blocks) if any(part.only(*DEFINITIONS) for part in parts)]
+    if not (some := chosen or methods or others):
+        return None
+    parts = _joined(blocks, some[-1])
+    if not chosen and (owner := _class_with(parts, name)):  # as on LeetCode
+        parts = [*parts, *reader.parts(f"{name} = {owner}().{name}\n")]
+    return ReplyCode(_text(_with_given(_undriven(parts, name), reader.parts(asked.prompt), name)), True)
+
+
+def _class_with(parts: Iterable[Part], method: str) -> str:
+    """The class that has this method, "" without one."""
+    classes = (node for part in parts for node in part.nodes if isinstance(node, ast.ClassDef))
+    return next((each.name for each in classes if any(getattr(one, "name", "") == method for one in each.body)), "")
+
+
+def _joined(blocks: Sequence[list[Part]], chosen: int) -> list[Part]:
+    """A block, and before it the blocks with imports and what other blocks define of the names that it lacks."""
+    parts = blocks[chosen]
+    for at in [*reversed(range(chosen)), *range(chosen + 1, len(blocks))]:
+        known = frozenset().union(*(part.bound for part in parts))
+        lacking = frozenset().union(*(part.names for part in parts)) - known
+        if all(part.only(*IMPORTS) for part in blocks[at]) or any(part.bound & lacking for part in blocks[at]):
+            further = [part for part in blocks[at] if part.only(*IMPORTS) or (part.bound and not part.bound & known)]
+            parts = [*further, *parts]
+    return parts
+
+
+def _undriven(parts: Sequence[Part], name: str) -> list[Part]:
+    """The parts without tests, examples and what reads input, except for what the function needs."""
+    needed, drivers = {name}, {*DRIVERS, name}
+    for _ in parts:
+        size = len(needed) + len(drivers)
+        for part in parts:
+            if part.bound & needed:
+                needed |= part.names
+            elif part.only(*DEFINITIONS) and part.names & (drivers - {"print"}):
+                drivers |= part.bound
+        if size == len(needed) + len(drivers):
+            break
+    return [part for part in parts if part.bound & needed or not _drives(part, drivers)]
+
+
+def _drives(part: Part, drivers: set[str]) -> bool:
+    if part.only(*IMPORTS):
+        names = {(getattr(node, "module", None) or node.names[0].name).partition(".")[0] for node in part.nodes}
+        return bool(names & TESTING)
+    if part.only(*DEFINITIONS):
+        return bool(part.bound & drivers)
+    nodes = [each for node in part.nodes if not isinstance(node, DEFINITIONS) for each in ast.walk(node)]
+    leaves = any(isinstance(each, ast.Assert) or getattr(each, "attr", "") in LEAVING for each in nodes)
+    return leaves or bool(part.now & drivers)
+
+
+def _with_given(parts: list[Part], given: Sequence[Part], name: str) -> list[Part]:
+    """The program, after what the prompt has before its function if the program lacks some of it."""
+    before = next((at for at in reversed(range(len(given))) if name in given[at].bound), len(given))
+    bound = frozenset().union(*(part.bound for part in parts))
+    known = {ast.dump(node) for part in parts for node in part.nodes}
+    lacks = any(
+        part.bound - bound or (part.only(ast.ImportFrom) and not {ast.dump(node) for node in part.nodes} <= known)
+        for part in given[:before]
+    )
+    return [*given[:before], *parts] if lacks else parts
+
+
+def _text(parts: Sequence[Part]) -> str:
+    """The parts as one text; what Python wants at the beginning of a file comes first."""
+    first = [part for part in parts if any(getattr(node, "module", "") == "__future__" for node in part.nodes)]
+    return "".join(f"{part.text}\n" for part in [*first, *(part for part in parts if part not in first)]).lstrip("\n")
+
+
+def _continuation(code: str, prompt: str, name: str, reader: Reader) -> ReplyCode | None:
+    """A body without its signature, with the indentation that fits the prompt; None if the text is something else. With
+    more code below it, both are a program."""
+    body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
+    alone = reader.parsed(dedent(body))
+    if not body.strip() or (alone and _is_other(alone)):
+        return None
+    opened, last = reader.parsed(prompt), prompt.rstrip().rpartition("\n")[2]
+    known = _last_function(opened) if opened else None
+    width = known.body[0].col_offset if known else len(last) - len(last.lstrip()) + 4 * last.endswith(":")
+    first, _, rest = body.lstrip().partition("\n")
+    shapes = [body, indent(dedent(body), " " * width), " " * width + f"{first}\n{rest}"]
+    shapes += [indent(f"{first}\n{dedent(rest)}", " " * width)]
+    start = "" if prompt.endswith("\n") else "\n"
+    for shape in [*([] if opened else [body.lstrip()]), *(start + each for each in shapes)]:
+        joined = f"{prompt}{shape}\n"
+        if (tree := reader.parsed(joined)) is None or not (function := _last_function(tree, known)):
+            continue
+        if len(function.body) > (len(known.body) if known else 0):
+            below = [node for node in tree.body if node.lineno > (function.end_lineno or 0)]
+            if any(isinstance(node, DEFINITIONS) for node in below):
+                return ReplyCode(_text(_undriven(list(_parts(tree, joined)), name)), True)
+            return ReplyCode(f"{shape}\n", False)
+    return None
+
+
+def _is_other(tree: ast.Module) -> bool:
+    """Whether statements are no body: functions, or calls and tests of one, and nothing that returns."""
+    outside = (node for each in tree.body if not isinstance(each, DEFINITIONS) for node in ast.walk(each))
+    ends = any(isinstance(node, (ast.Return, ast.Yield)) for node in outside)
+    calls = all(isinstance(each, (ast.Expr, ast.Assert, *IMPORTS)) for each in tree.body)
+    words = all(isinstance(each, ast.Expr) and not isinstance(each.value, ast.Call) for each in tree.body)
+    prints = calls and any(getattr(node, "id", "") == "print" for node in ast.walk(tree))
+    return not ends and (words or prints or any(isinstance(each, DEFINITIONS) for each in tree.body))
+
+
+def _last_function(tree: ast.Module, known: ast.stmt | None = None) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The function at the end of a prompt, or in a longer text the one at the place of a known one."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    if known is not None:
+        return next((node for node in functions if node.lineno == known.lineno), None)
+    return max(functions, key=lambda node: node.lineno, default=None)
+
+
+def _beyond_lines(body: str, prompt: str) -> str:
+    """The text without its first lines if these are the prompt's last ones."""
+    lines, known = body.split("\n"), [line.strip() for line in prompt.rstrip().split("\n")]
+    for length in range(min(len(lines), len(known)), 0, -1):
+        if [line.strip() for line in lines[:length]] == known[-length:]:
+            return "\n".join(lines[length:])
+    return body
+
+
+def nested(code: str, name: str, call: str) -> str:
+    """A text as the body of a function with this name. What defines that function again goes in whole and is called."""
+    parts = Reader().parts(code)
+    if defines(parts, name):
+        code = f"{_text(_undriven(parts, name))}return {call}\n"
+    return indent(dedent(code), "    ")
+
+
+def beyond(code: str, given: str) -> str:
+    """A text without the statements at its beginning that repeat given code; imports may stand between them."""
+    reader = Reader()
+    known = [ast.dump(node) for part in reader.parts(given) for node in part.nodes]
+    kept, repeats = list[Part](), True
+    for part in reader.parts(code):
+        dumps = [ast.dump(node) for node in part.nodes]
+        places = [known.index(each) for each in dumps if each in known] if repeats else []
+        if places and len(places) == len(dumps):
+            known = known[max(places) + 1 :]
+        else:
+            kept.append(part)
+            repeats = repeats and part.only(*IMPORTS)
+    return _text(kept)
