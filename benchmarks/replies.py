@@ -104,26 +104,28 @@ def reply_of(what: str, solved: Solved) -> str:
     template, last = transformations(solved.language)[what], "}" if solved.language == "java" else ""
     values: dict[str, str] = dict.fromkeys(("declared", "top"), "")
     values |= table()["pieces"].get(solved.language, {}) | asdict(solved) | _for_python(solved)
-    values |= {"code": solved.code, "skeleton": solved.skeleton, "explained": EXPLAINED, "close": last}
+    values |= {
+        "body": solved.body.rstrip(),
+        "code": solved.code.rstrip(),
+        "skeleton": solved.skeleton,
+        "explained": EXPLAINED,
+        "close": last,
+    }
     values["inner"] = solved.body.rstrip().removesuffix(last).rstrip() + "\n"
+    blocks = BLOCKS | (PYTHON_BLOCKS if solved.language == "python" else {})
     parts = {each: values[each] for each in ("body", "code", "skeleton")}
-    parts |= {each: Template(text).safe_substitute(values) for each, text in BLOCKS.items()}
-    if solved.language == "python":
-        parts |= {each: Template(text).safe_substitute(values) for each, text in PYTHON_BLOCKS.items()}
+    parts |= {each: Template(text).safe_substitute(values) for each, text in blocks.items()}
     values |= {f"{name}_block": fenced(text, solved.language) for name, text in parts.items()}
     values["block"] = values["code_block"]
+    values = {name: text.replace("NAME", solved.name) for name, text in values.items()}
     values["listed"] = indent(values["block"].rstrip(), "   ")
     reply = re.sub(r"\n+$", "\n", Template(template).substitute(values))
     return reply.replace("\n", "\r\n") if what == "CRLF" else reply
 
 
 EXPLAINED = "This solution looks at each item once, so it takes linear time."
-BLOCKS = {"helper": "$helper", "caller": "$head$signature$called$body", "usage": "// ./solution prints done"}
-PYTHON_BLOCKS = {
-    "helper": "def _solve($args):\n$body",
-    "caller": "$head$signature$doc    return _solve($args)\n",
-    "usage": "$test",
-}
+BLOCKS = {"helper": "$helper", "caller": "$head$signature$called$body", "usage": "$test"}
+PYTHON_BLOCKS = {"helper": "def _solve($args):\n$body", "caller": "$head$signature$doc    return _solve($args)\n"}
 
 
 def _for_python(solved: Solved) -> dict[str, str]:
@@ -147,19 +149,21 @@ def _for_python(solved: Solved) -> dict[str, str]:
 
 # Problems and their wrong versions.
 
-OTHERWISE = {
-    "==": "!=", "!=": "==", "<=": ">", ">=": "<", " < ": " >= ", " > ": " <= ", " + ": " - ", " - ": " + ",
-    " and ": " or ", " or ": " and ", "&&": "||", "||": "&&", "True": "False", "False": "True", "true": "false", "false": "true",
-    "0": "1", "1": "2", "2": "3", "max": "min", "min": "max", "lower": "upper", "upper": "lower",
-}  # fmt: skip
-CHANGED = re.compile("|".join(rf"\b{each}\b" if each.isalnum() else re.escape(each) for each in OTHERWISE))
+PAIRS = "== != | <= > | >= < | + - | and or | && || | True False | true false | max min | lower upper"
+SWAPPED = {a: b for pair in PAIRS.split(" | ") for a, b in (pair.split(), reversed(pair.split()))} | {
+    "0": "1",
+    "1": "2",
+}
+CHANGED = re.compile(
+    "|".join(rf"\b{each}\b" if each.isalnum() else rf"(?<= ){re.escape(each)}(?= )" for each in SWAPPED)
+)
 
 
 def mutants(body: str, seed: str) -> Iterator[str]:
     """The body with one operator, number or word changed, in random order."""
     places = list(CHANGED.finditer(body))
     random.Random(seed).shuffle(places)
-    return (f"{body[: each.start()]}{OTHERWISE[each[0]]}{body[each.end() :]}" for each in places)
+    return (f"{body[: each.start()]}{SWAPPED[each[0]]}{body[each.end() :]}" for each in places)
 
 
 def solved_python(row: dict[str, Any]) -> Solved:
@@ -178,7 +182,9 @@ def solved_braced(row: dict[str, Any], language: str) -> Solved:
     """A row of HumanEval-X in another language: the declaration's last line is the signature."""
     head, _, signature = row["declaration"].rstrip().rpartition("\n")
     name = re.findall(r"(\w+)\s*(?:=\s*)?\(", signature)[0]
-    return Solved(language, name, head.lstrip("\n") + "\n", signature + "\n", "", row["canonical_solution"])
+    return Solved(
+        language, name, head.lstrip("\n") + "\n", signature + "\n", "", row["canonical_solution"], "// no input"
+    )
 
 
 def problems(data: Path, language: str, folder: Path) -> tuple[Task, dict[str, Solved]]:
