@@ -31,6 +31,7 @@ import venv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -166,6 +167,12 @@ def mutants(body: str, seed: str) -> Iterator[str]:
     return (f"{body[: each.start()]}{SWAPPED[each[0]]}{body[each.end() :]}" for each in places)
 
 
+def _parses(code: str) -> bool:
+    with suppress(SyntaxError):
+        return bool(ast.parse(code))
+    return False
+
+
 def solved_python(row: dict[str, Any]) -> Solved:
     """A row of HumanEval-X in Python."""
     text = row["prompt"] + row["canonical_solution"]
@@ -174,7 +181,8 @@ def solved_python(row: dict[str, Any]) -> Solved:
     documented = function.body[0]  # type: ignore[attr-defined]
     parts = [0, function.lineno - 1, documented.lineno - 1, documented.end_lineno]
     head, signature, doc = ("".join(lines[start:end]) for start, end in pairwise(parts))
-    test = next(line.strip() for line in row["test"].splitlines() if re.match(r"\s+assert \w.*[\w)\]\"']$", line))
+    tests = re.findall(rf"^    (assert {name}\(.*[\w)\]\"'])$", row["test"], re.M)
+    test = next((each for each in tests if _parses(each)), f"assert callable({name})")
     return Solved("python", name, head.lstrip("\n"), signature, doc, row["canonical_solution"], test)
 
 
