@@ -46,9 +46,9 @@ class CodeBlock:
 
 # the tags of thoughts, and what opens and closes them
 THOUGHTS = re.compile(
-    r"(?P<open><(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷|<\|begin_of_thought\|>"
+    r"(?P<open><(?:think|thinking|thought|reasoning|reflection|scratchpad)>|\[THINK\]|◁think▷|<\|begin_of_thought\|>"
     r"|<\|channel\|>(?:analysis|commentary)\b[^<\n]{0,80}<\|message\|>)"
-    r"|(?P<close></(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
+    r"|(?P<close></(?:think|thinking|thought|reasoning|reflection|scratchpad)>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
     r"|<\|channel\|>final\b[^<\n]{0,80}<\|message\|>)",
     re.IGNORECASE,
 )
@@ -57,6 +57,7 @@ LEAD = r"^(?P<lead>(?:[ \t]|>|[-*+][ \t]|\d{1,3}[.)][ \t])*)"
 MARK = re.compile(LEAD + r"(?P<mark>`{3,}|~{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
 LATE = re.compile(r"^(?P<lead>)[^`\n]*[^`\s](?:[ \t]+|(?=```\w))(?P<mark>```)(?P<info>\w*)[ \t]*$", re.MULTILINE)
 ENDING = re.compile(r"^[^`\n]*[^`\s](?P<mark>```)[ \t]*$", re.MULTILINE)
+END = re.compile(r"(?:\s*(?:<\|\w+\|>|</s>|<end_of_turn>|<\uff5c[^>\n]{1,30}\uff5c>))+\s*\Z")  # tokens that end a reply
 LOOKED_BACK = 80  # characters before a tag in which its line's beginning is looked for
 
 
@@ -64,13 +65,15 @@ def blocks(reply: str, finished: bool = True) -> list[CodeBlock]:
     """The code blocks of a reply in their order, without its thoughts. A reply without a fence is one block that is not
     fenced. Fences may be nested, indented, in lists and quotations, opened or closed on a line with text, or never
     closed."""
-    text = without_thoughts(reply.replace("\r\n", "\n").replace("\r", "\n"), finished)
+    text = without_thoughts(reply, finished)
     return list(_fenced(text)) or [CodeBlock(text, fenced=False)]
 
 
 def without_thoughts(text: str, finished: bool = True) -> str:
     """The text without a model's thoughts. Without their opening tag they begin where the text does. Without their
     closing tag they are the rest of a text that was cut off; a finished text keeps it."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text[:-LOOKED_BACK] + END.sub("", text[-LOOKED_BACK:])
     marks = [mark.start() for mark in MARK.finditer(text)]
     kept: list[str] = []
     start, opened, since = 0, -1, 0  # `opened`: where thoughts began, -1 outside of them
@@ -83,7 +86,10 @@ def without_thoughts(text: str, finished: bool = True) -> str:
         if tag["open"]:
             opened = tag.start() if opened < 0 else opened
         else:
-            kept = [*kept, text[start:opened]] if opened >= 0 else []
+            if opened < 0:  # they began where the text does
+                kept.clear()
+            else:
+                kept.append(text[start:opened])
             start, opened = tag.end(), -1
     return "".join(kept) + (text[start:opened] if opened >= 0 and not finished else text[start:])
 

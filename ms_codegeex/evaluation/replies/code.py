@@ -23,29 +23,32 @@ NAMES = {
 OTHERS = "text txt plaintext output console json yaml toml markdown md diff"
 
 
-MOST = 200_000  # characters of a reply; no function is that long
+MOST = 60_000  # characters of a reply without its thoughts; no function is that long
+BLOCKS = 40  # the last ones are looked at
 TICKS = re.compile(r"^[ \t]*`{1,3}(?:python|py)?(?=\S| \S)[ \t]*|`{1,3}[ \t]*$", re.MULTILINE)
 
 
 def code_of(reply: str, asked: Asked) -> ReplyCode:
     """The program of a reply: the last whole one that defines the entry point, or the blocks that belong together. If
     there is none, `lacking` says why."""
-    if len(reply) > MOST:
+    text = without_thoughts(reply, asked.finished)
+    if len(text) > MOST:
         return ReplyCode("", False, f"longer than {MOST} characters")
-    found = blocks(reply, asked.finished)
+    found = [each for each in blocks(text) if each.code.strip()]
     ours = set(NAMES.get(asked.language, "").split())
     others = set(" ".join([OTHERS, *NAMES.values()]).split()) - ours
     codes = [each.code for each in found if each.tag.partition(" ")[0] not in others] or [each.code for each in found]
+    codes = codes[-BLOCKS:]
     language = python if asked.language == "python" else trees
-    text = TICKS.sub("", MARK.sub("", without_thoughts(reply, asked.finished)))  # if a fence began late or ended early
+    loose = TICKS.sub("", MARK.sub("", text))  # if a fence began late or ended early
     first: ReplyCode | None = None
-    for candidates in (codes, [text]):
+    for candidates in (codes, [loose]):
         code = language.program(candidates, asked)
         if code is not None and code.whole and language.is_whole(code.text, asked):
             return code
         first = first or code
-    if first is None and found[0].fenced and any(map(str.strip, codes)) and asked.finished:
-        first = ReplyCode(next(code for code in reversed(codes) if code.strip()), True)  # it shows its error
+    if first is None and codes and found[0].fenced and asked.finished:
+        first = ReplyCode(codes[-1], True)  # it shows its error
     return first or ReplyCode("", False, reason(reply, asked.finished))
 
 
@@ -55,4 +58,4 @@ def reason(reply: str, finished: bool = True) -> str:
         return "cut off by the limit of tokens"
     if not reply.strip():
         return "empty"
-    return "no code" if without_thoughts(reply).strip() else "only thoughts"
+    return "prose only" if without_thoughts(reply).strip() else "only thoughts"

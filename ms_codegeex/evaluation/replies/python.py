@@ -7,7 +7,7 @@ import re
 import symtable
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from textwrap import dedent, indent
@@ -15,16 +15,20 @@ from textwrap import dedent, indent
 from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError)  # of a text that is too deep, too
-MOST = 200_000  # characters that are parsed of a reply, all tries together
+MOST = 300_000  # characters that are parsed of a reply, all tries together
+UNFINISHED = re.compile("never closed|unterminated triple|unexpected EOF|'except' or 'finally'")  # errors
+ROUNDS = 50  # that names are followed from function to function
 FURTHER = 40  # pieces that are put together to find the end of a statement
 # in a statement outside of functions these names read input, leave the program or run tests
-DRIVERS = frozenset(("input", "print", "exit", "quit", "SystemExit", "doctest", "unittest", "pytest", "__name__"))
+DRIVERS = frozenset(
+    ("input", "print", "exit", "quit", "SystemExit", "__name__", "doctest", "unittest", "pytest", "argparse")
+)
 LEAVING = {"exit", "_exit", "abort", "stdin"}  # attributes of modules
 TESTING = {"doctest", "unittest", "pytest", "hypothesis", "timeit"}
 INLINE = {"listcomp", "setcomp", "dictcomp", "genexpr", "lambda"}  # scopes that belong to their statement
 # how a line of code begins, and a line that goes on with the statement before it although it is not indented
 CODE_LINE = re.compile(
-    r"\s*(?:(?:async|def|class|import|from|if|for|while|try|with|return|raise|global)\b|@|[\w.\[\]\"', ]+ ?[-+*/|&]?=)"
+    r"(?:(?:async|def|class|import|from|if|for|while|try|with|return|raise|global)\b|@|[\w.\[\]\"', ]+ ?[-+*/|&]?=)"
 )
 GOES_ON = re.compile(r"[ \t)\]}]|$|(?:else|elif|except|finally)\b")
 ODD_SPACES = {ord(each): " " for each in "\xa0\u2002\u2003\u2009\u202f\u3000"} | dict.fromkeys(map(ord, "\u200b\ufeff"))
@@ -65,17 +69,20 @@ class Reader:
 
     def __init__(self) -> None:
         self.left = MOST
+        self.unfinished = False  # the last text did not parse, but may be the beginning of one that does
 
     def parsed(self, code: str) -> ast.Module | None:
         """The tree, None without one."""
         self.left -= len(code)
+        self.unfinished = False
         if self.left < 0:
             return None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return ast.parse(code)
-        except UNPARSED:
+        except UNPARSED as error:
+            self.unfinished = bool(UNFINISHED.search(str(error))) or code.startswith("@")
             return None
 
     def parts(self, code: str) -> list[Part]:
@@ -92,25 +99,23 @@ class Reader:
         """The parts of each piece that parses. A piece begins at a line that is not indented; a statement may take
         several, such as one with a text whose lines are not indented."""
         pieces = list[str]()
-        for line in code.splitlines(keepends=True):
+        for line in code.split("\n"):
             if pieces and GOES_ON.match(line):
-                pieces[-1] += line
+                pieces[-1] += f"\n{line}"
             else:
                 pieces.append(line)
         at = 0
         while at < len(pieces) and self.left > 0:
-            is_code = CODE_LINE.match(pieces[at])
-            for end in range(at + 1, min(len(pieces), at + (FURTHER if is_code else 1)) + 1):
-                text = dedent("".join(pieces[at:end]))
-                if (tree := self.parsed(text)) is not None:
-                    yield [part for part in _parts(tree, text) if not _is_prose(part)]
-                    at = end
+            for end in range(at + 1, min(len(pieces), at + FURTHER) + 1):
+                text = dedent("\n".join(pieces[at:end]))
+                if (tree := self.parsed(text)) is not None or not self.unfinished:
                     break
-            else:
-                rest = dedent(pieces[at].partition("\n")[2])  # a sentence, then code that is indented
-                if rest.strip() and not is_code and (tree := self.parsed(rest)) is not None:
-                    yield [part for part in _parts(tree, rest) if not _is_prose(part)]
-                at += 1
+            if tree is None:
+                end, text = at + 1, dedent(pieces[at].partition("\n")[2])  # a sentence, then code that is indented
+                tree = None if CODE_LINE.match(pieces[at]) else self.parsed(text)
+            if tree is not None:
+                yield [part for part in _parts(tree, text) if not _is_prose(part)]
+            at = end
 
 
 def _without_prompts(code: str) -> str:
@@ -204,21 +209,27 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     reader = Reader()
     blocks, name = [reader.parts(code) for code in codes], entry_point(asked)
     chosen = [at for at, parts in enumerate(blocks) if parts and (not name or defines(parts, name))]
+    given = reader.parts(asked.prompt)
     if not name:  # a script: its last block that assigns something
         assigning = [at for at in chosen if any(part.bound and not part.only(*IMPORTS) for part in blocks[at])]
-        return ReplyCode(_text(_joined(blocks, (assigning or chosen)[-1])), True) if chosen else None
+        joined = _joined(blocks, (assigning or chosen)[-1]) if chosen else []
+        return ReplyCode(_text(_with_given(joined, given)), True) if joined else None
     methods = [at for at, parts in enumerate(blocks) if _class_with(parts, name)]
     if not chosen and not methods:
         for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
             if (found := _continuation(code, asked.prompt, name, reader)) is not None:
                 return found
+    if not (chosen or methods) and (
+        texts := [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]
+    ):
+        return ReplyCode(texts[-1], True) if asked.finished else None  # Python says what is wrong with it
     others = [at for at, parts in enumerate(blocks) if any(part.only(*DEFINITIONS) for part in parts)]
     if not (some := chosen or methods or others):
         return None
     parts = _joined(blocks, some[-1])
     if not chosen and (owner := _class_with(parts, name)):  # as on LeetCode
         parts = [*parts, *reader.parts(f"{name} = {owner}().{name}\n")]
-    return ReplyCode(_text(_with_given(_undriven(parts, name), reader.parts(asked.prompt), name)), True)
+    return ReplyCode(_text(_with_given(_undriven(parts, name), given, name)), True)
 
 
 def _class_with(parts: Iterable[Part], method: str) -> str:
@@ -242,15 +253,18 @@ def _joined(blocks: Sequence[list[Part]], chosen: int) -> list[Part]:
 def _undriven(parts: Sequence[Part], name: str) -> list[Part]:
     """The parts without tests, examples and what reads input, except for what the function needs."""
     needed, drivers = {name}, {*DRIVERS, name}
-    for _ in parts:
-        size = len(needed) + len(drivers)
-        for part in parts:
-            if part.bound & needed:
-                needed |= part.names
-            elif part.only(*DEFINITIONS) and part.names & (drivers - {"print"}):
-                drivers |= part.bound
-        if size == len(needed) + len(drivers):
-            break
+
+    def grown(names: set[str], more: Callable[[Part], frozenset[str]]) -> None:
+        for _ in range(ROUNDS):
+            size = len(names)
+            for part in parts:
+                names |= more(part)
+            if size == len(names):
+                break
+
+    none = frozenset[str]()
+    grown(needed, lambda part: part.names if part.bound & needed else none)
+    grown(drivers, lambda part: none if part.bound & needed or not _drives(part, drivers) else part.bound)
     return [part for part in parts if part.bound & needed or not _drives(part, drivers)]
 
 
@@ -259,21 +273,18 @@ def _drives(part: Part, drivers: set[str]) -> bool:
         names = {(getattr(node, "module", None) or node.names[0].name).partition(".")[0] for node in part.nodes}
         return bool(names & TESTING)
     if part.only(*DEFINITIONS):
-        return bool(part.bound & drivers)
+        return bool(part.names & (drivers - {"print"}))
     nodes = [each for node in part.nodes if not isinstance(node, DEFINITIONS) for each in ast.walk(node)]
     leaves = any(isinstance(each, ast.Assert) or getattr(each, "attr", "") in LEAVING for each in nodes)
     return leaves or bool(part.now & drivers)
 
 
-def _with_given(parts: list[Part], given: Sequence[Part], name: str) -> list[Part]:
+def _with_given(parts: list[Part], given: Sequence[Part], name: str = "") -> list[Part]:
     """The program, after what the prompt has before its function if the program lacks some of it."""
     before = next((at for at in reversed(range(len(given))) if name in given[at].bound), len(given))
     bound = frozenset().union(*(part.bound for part in parts))
-    known = {ast.dump(node) for part in parts for node in part.nodes}
-    lacks = any(
-        part.bound - bound or (part.only(ast.ImportFrom) and not {ast.dump(node) for node in part.nodes} <= known)
-        for part in given[:before]
-    )
+    texts = {part.text.strip() for part in parts}
+    lacks = any(part.bound - bound or (not part.bound and part.text.strip() not in texts) for part in given[:before])
     return [*given[:before], *parts] if lacks else parts
 
 
@@ -288,7 +299,7 @@ def _continuation(code: str, prompt: str, name: str, reader: Reader) -> ReplyCod
     more code below it, both are a program."""
     body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
     alone = reader.parsed(dedent(body))
-    if not body.strip() or (alone and _is_other(alone)):
+    if not body.strip() or (alone and not body[0].isspace() and not _returns(alone)):
         return None
     opened, last = reader.parsed(prompt), prompt.rstrip().rpartition("\n")[2]
     known = _last_function(opened) if opened else None
@@ -309,14 +320,10 @@ def _continuation(code: str, prompt: str, name: str, reader: Reader) -> ReplyCod
     return None
 
 
-def _is_other(tree: ast.Module) -> bool:
-    """Whether statements are no body: functions, or calls and tests of one, and nothing that returns."""
+def _returns(tree: ast.Module) -> bool:
+    """Whether statements return something outside of functions, so that they are a body."""
     outside = (node for each in tree.body if not isinstance(each, DEFINITIONS) for node in ast.walk(each))
-    ends = any(isinstance(node, (ast.Return, ast.Yield)) for node in outside)
-    calls = all(isinstance(each, (ast.Expr, ast.Assert, *IMPORTS)) for each in tree.body)
-    words = all(isinstance(each, ast.Expr) and not isinstance(each.value, ast.Call) for each in tree.body)
-    prints = calls and any(getattr(node, "id", "") == "print" for node in ast.walk(tree))
-    return not ends and (words or prints or any(isinstance(each, DEFINITIONS) for each in tree.body))
+    return any(isinstance(node, (ast.Return, ast.Yield)) for node in outside)
 
 
 def _last_function(tree: ast.Module, known: ast.stmt | None = None) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
@@ -347,14 +354,20 @@ def nested(code: str, name: str, call: str) -> str:
 def beyond(code: str, given: str) -> str:
     """A text without the statements at its beginning that repeat given code; imports may stand between them."""
     reader = Reader()
-    known = [ast.dump(node) for part in reader.parts(given) for node in part.nodes]
+    known = [_same(part) for part in reader.parts(given)]
     kept, repeats = list[Part](), True
     for part in reader.parts(code):
-        dumps = [ast.dump(node) for node in part.nodes]
-        places = [known.index(each) for each in dumps if each in known] if repeats else []
-        if places and len(places) == len(dumps):
-            known = known[max(places) + 1 :]
+        if repeats and (same := _same(part)) in known:
+            known = known[known.index(same) + 1 :]
         else:
             kept.append(part)
             repeats = repeats and part.only(*IMPORTS)
     return _text(kept)
+
+
+def _same(part: Part) -> list[str]:
+    """What two parts have in common that differ in comments and layout only."""
+    try:
+        return [ast.dump(node) for node in part.nodes]
+    except RecursionError:
+        return [part.text]

@@ -11,7 +11,7 @@ from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.webpage import bars, charts, count, curves, note, page, table, text
 from ms_codegeex.evaluation.output_directory import RecordedSettings, versions
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
-from ms_codegeex.evaluation.reports.scores import FORMAT, model_of, percent
+from ms_codegeex.evaluation.reports.scores import FORMAT, model_of, no_code, percent
 
 VERDICTS = ("passed", "wrong", "error", "compile error", "timeout", "memory", "killed")
 LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", "go": "Go", "rust": "Rust"}
@@ -74,6 +74,7 @@ def _summary(report: Mapping[str, Any]) -> str:
         rows += [[name, f"{count(totals['judged'])} judged of {count(totals[whole])}"]] if totals else []
     rows += [["finish reasons", finish]] if finish else []
     rows += [["equal answers", text(samples["equal"])]] if "equal" in samples else []
+    rows += [["replies", text(no_code(report))]] if report.get("no_code") else []
     layers = settings.get("machine", {}).get("sandbox", {})
     lacking = [name for name, state in layers.items() if state != "active"]
     rows += [["sandbox", "without " + text(", ".join(lacking)) if lacking else "all layers active"]] if layers else []

@@ -19,7 +19,9 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
     """The report of the problems that have verdicts. The session adds settings, references and more."""
     chosen = {problem.id: problem for problem in problems}
     rows = [row for row in results if row["task_id"] in chosen]
-    finishes = Counter(row["finish"] for row in samples if row["task_id"] in chosen)
+    drawn = [row for row in samples if row["task_id"] in chosen]
+    finishes = Counter(row["finish"] for row in drawn)
+    lacking = Counter(row["extra"]["lacking"] for row in drawn if row["extra"].get("lacking"))
     counts = {mode: judged for mode in task.modes if (judged := _counts(rows, mode))}
     cases = task.samples_per_problem(1) > 1
     measured = {"measures": _measures(problems, rows, task.measures)} if task.measures else {}
@@ -34,6 +36,7 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
         "seconds": {"median": statistics.median_high(row["seconds"] for row in rows)} if rows else {},
         "by_problem": _by_problem(problems, counts),
         **measured,
+        **({"no_code": dict(lacking.most_common())} if lacking else {}),
     }
 
 
@@ -136,7 +139,15 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         for values in scores["by"].values():
             groups |= values if len(values) > 1 else {}
         summary += [f"{mode}, {name}: {in_words(score)}" for name, score in groups.items()]
+    summary += filter(None, [no_code(report)])
     return [*summary, *(f"{name}: {measures_in_words(each)}" for name, each in report.get("measures", {}).items())]
+
+
+def no_code(report: Mapping[str, Any]) -> str:
+    """How many replies of a chat model have no code, and why; empty if all have."""
+    reasons = report.get("no_code", {})
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"{sum(reasons.values())} of {report['samples']['drawn']} replies have no code: {why}" if reasons else ""
 
 
 def measures_in_words(group: Mapping[str, Any]) -> str:

@@ -166,8 +166,8 @@ WRONG = {
 LACKING = {
     "": "empty",
     " \n": "empty",
-    "I cannot help with that.": "no code",
-    "Yes": "no code",
-    "The sum of both: a + b.\n\nUse it well.": "no code",
+    "I cannot help with that.": "prose only",
+    "Yes": "prose only",
+    "The sum of both: a + b.\n\nUse it well.": "prose only",
     f"<think>\n{fenced(CODE)}</think>\n": "only thoughts",
 }

@@ -66,6 +66,8 @@ class Mtpb(PythonTask):
         parts = turns.parts(made, multi)
         program = turns.HISTORY + "".join(map("".join, parts))
         extra = {"case": number, "turns": made}
+        if all(turn.get("lacking") for turn in made):
+            extra["lacking"] = made[-1]["lacking"]
         return Sample(problem.id, completion_id, turns.HISTORY + parts[0][0], program, made[-1]["finish"], extra)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:

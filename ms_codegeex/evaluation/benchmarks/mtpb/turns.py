@@ -44,7 +44,7 @@ def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complet
                 raise
             turn["reason"] = f"turn {number + 1} of {len(prompts)}: {error}"
             return turns
-        turn |= {"text": _code(answer, history), "finish": answer.finish}
+        turn |= _read(answer, history)
         history += turn["text"] + "\n\n"
     return turns
 
@@ -58,15 +58,17 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Comple
     text, count = "".join(map(comment, prompts)), len(prompts)
     seed = turn_seed(seed, 0)
     answer = complete(HISTORY + text, seed=seed, stop=truncation.stop(count), max_new_tokens=length * count)
-    return [{"prompt": text, "text": _code(answer, HISTORY + text, count), "finish": answer.finish}]
+    return [{"prompt": text, **_read(answer, HISTORY + text, count)}]
 
 
-def _code(answer: SampledAnswer, prompt: str, limit: int = 1) -> str:
-    """The code of a turn: of a completion what comes before its cut, of a reply what goes beyond the earlier turns."""
+def _read(answer: SampledAnswer, prompt: str, limit: int = 1) -> dict[str, str]:
+    """The text of a turn and why it ended: of a completion what comes before its cut, of a reply the code that goes
+    beyond the earlier turns, or why there is none."""
     if not answer.is_reply:
-        return truncation.truncated(answer.text, limit)
+        return {"text": truncation.truncated(answer.text, limit), "finish": answer.finish}
     code = code_of(answer.text, Asked("python", "", finished=answer.finish != "length"))
-    return python.beyond(code.text, prompt)
+    found = {"text": python.beyond(code.text, prompt), "finish": answer.finish}
+    return {**found, "lacking": code.lacking} if code.lacking else found
 
 
 def parts(turns: Sequence[dict[str, Any]], multi: bool) -> list[tuple[str, str]]:

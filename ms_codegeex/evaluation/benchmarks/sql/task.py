@@ -12,7 +12,7 @@ from ms_codegeex.evaluation.benchmarks.sql.problems import Question, read_questi
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report
 from ms_codegeex.evaluation.replies.blocks import CodeBlock, ReplyCode, blocks
-from ms_codegeex.evaluation.replies.code import reason
+from ms_codegeex.evaluation.replies.code import TICKS, reason
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
 
@@ -21,12 +21,13 @@ GRACE = 2.0
 BEGIN = "SELECT"
 # A string, which may be unfinished, or the end of a query.
 STRING_OR_END = re.compile(r"'(?:[^']|'')*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|(?P<end>;|\n\n|--|```|\n#)")
-QUERY = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*(?:select|with|values)\b", re.IGNORECASE | re.DOTALL)
+QUERY = re.compile(r"(?:\s|--[^\n]*(?:\n|\Z)|/\*(?:[^*]|\*(?!/))*\*/)*(?:select|with|values)\b", re.IGNORECASE)
 # a line of a text without a fence that begins a query; sentences may begin with these words, too
 WITH = r"(?i:with (?:recursive )?\w+ *(?:\([^()\n]*\) *)?as)"
 LINE = re.compile(rf"^[ \t]*(?:SELECT|select|VALUES|values|{WITH})\b", re.MULTILINE)
-TOKENS = r"--[^\n]*|/\*.*?(?:\*/|\Z)|'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|`[^`]*(?:`|\Z)|(?P<end>;{})"
-SEPARATOR, SEPARATOR_IN_PROSE = (re.compile(TOKENS.format(more), re.DOTALL) for more in ("", r"|\n\s*\n"))
+SEPARATOR = re.compile(
+    r"--[^\n]*|/\*.*?(?:\*/|\Z)|'[^']*(?:'|\Z)|\"[^\"]*(?:\"|\Z)|`[^`]*(?:`|\Z)|(?P<end>;)", re.DOTALL
+)
 PLACE = "/database"  # where a database's directory is seen in the sandbox
 RULES = {"strict": "multiset", "published": "set"}
 
@@ -111,23 +112,19 @@ def is_query(text: str) -> bool:
 
 
 def statements(block: CodeBlock) -> Iterator[str]:
-    """The statements of a reply's block, with the comments before them; without a fence, from the first line that
-    begins a query to the end of each."""
-    text, ends = block.code, SEPARATOR if block.fenced else SEPARATOR_IN_PROSE
-    starts = [0] if block.fenced else [found.start() for found in LINE.finditer(text)]
-    end = -1
-    for start in starts:
-        if start < end:
-            continue
-        for found in ends.finditer(text, start):
+    """The statements of a reply's block, with the comments before them; without a fence, those of paragraphs in which
+    a line begins a query, from there on."""
+    texts = [block.code]
+    if not block.fenced:
+        paragraphs = re.split(r"\n\s*\n", TICKS.sub("", block.code))
+        texts = [each[found.start() :] for each in paragraphs if (found := LINE.search(each))]
+    for text in texts:
+        start = 0
+        for found in SEPARATOR.finditer(text):
             if found["end"]:
                 yield text[start : found.start()]
-                start = end = found.end()
-                if not block.fenced:
-                    break
-        else:
-            yield text[start:]
-            end = len(text)
+                start = found.end()
+        yield text[start:]
 
 
 def end_of_query(text: str) -> int | None:
