@@ -13,9 +13,11 @@ from dataclasses import replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import blocks
-from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects
+from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects, drawn
 from ms_codegeex.evaluation.benchmarks.humaneval_x.cases import Cases
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
+from ms_codegeex.evaluation.replies import trees
+from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.stop_rules import first_unindented
 from ms_codegeex.evaluation.toolchains import Program
 
@@ -75,8 +77,22 @@ RUST_TYPE = re.compile(r"^\s*(?:pub )?(?:enum|struct|type)\s+(\w+)", re.MULTILIN
 RUST_MUT = re.compile(r"\bmut\s+(?=\w+\s*:)")
 
 
-def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True) -> Program:
-    """The program that judges an answer. `translate`: its tests say values where they can.
+def asked(row: HumanEvalXProblem) -> Asked:
+    """What a chat model is asked for: the function that the prompt leaves open, or in Rust/32 the one after it."""
+    late = row.language == "rust" and row.number in drawn.DRAWN
+    return Asked(row.language, known(row), drawn.DRAWN[row.number][0] if late else "")
+
+
+def known(row: HumanEvalXProblem) -> str:
+    """The prompt. Rust's is only a comment in CodeGeeX's file, which the declaration completes."""
+    return (
+        row.prompt if row.language != "rust" or row.declaration.strip() in row.prompt else row.declaration + row.prompt
+    )
+
+
+def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True, whole: bool = False) -> Program:
+    """The program that judges an answer. `translate`: its tests say values where they can. `whole`: the answer is a
+    program, which takes the prompt's place.
 
     A translation is placed after the prompt too, not after the declaration that its model saw: Go's declarations
     lack functions that some tests call.
@@ -85,39 +101,41 @@ def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True) -> Pro
     tests = Cases(published, (), False)
     if translate:
         tests = cases.translated(published, row.language, row.number)
-    program = ASSEMBLERS[row.language](row, answer, tests)
+    program = ASSEMBLERS[row.language](row, answer, tests, whole)
     return replace(program, checks=tests.checks, witnessed=not tests.complete, only_compiles=untested)
 
 
-def python(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
+def python(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
     """The program has 16 imports. NumPy's are added only if NumPy may be used, because they cost more than
     everything else. The tests are a separate file."""
-    answer = answer[: first_unindented(answer)]
-    program = f"{row.prompt}{answer}\n"
+    program = f"{answer if whole else row.prompt + answer[: first_unindented(answer)]}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
     imports = "\n".join(line for line in PYTHON_IMPORTS if named or "numpy" not in line)
     call = "" if tests.complete else f'{blocks.CALL}("%s")'
     return Program(f"{tests.text}\n", call, "\n", others={"program.py": f"{imports}\n{program}"})
 
 
-def cpp(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
+def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
     """The order is: missing includes, the function's declaration, the tests, the answer. So the answer's macros and
-    operators are unknown to the tests. The witness ends main."""
-    leading, answer = led(CPP_LEADING, answer)
+    operators are unknown to the tests. The witness ends main. A whole program's function is declared as the program
+    has it, and what the prompt defines stays the prompt's."""
+    known, signature = before_signature(row)
+    made = trees.parts([answer], asked(row), fixed=True) if whole else None
+    leading, answer = led(CPP_LEADING, answer) if made is None else (made.leading(CPP_LEADING), made.text)
     includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
     head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, place(row))
-    known, signature = before_signature(row)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
     call = "" if tests.complete else f';\nvoid {blocks.CALL}(const char *);\n{blocks.CALL}("%s");\n'
-    again = "#include<assert.h>\n" if CPP_ASSERTS.search(known) else ""
+    again = "#include<assert.h>\n" if CPP_ASSERTS.search(known + leading) else ""
     declaration = signature[: signature.index("{")]
-    tail += f"\n#undef assert\n{again}{signature}{answer}\n"
+    declaration = (made and made.declaration()) or declaration
+    tail += f"\n#undef assert\n{again}{'' if whole else signature}{answer}\n"
     before = f"{includes}\n{known}{CPP_ANY if CPP_BOOST in known else ''}{declaration};\n{head}"
     return Program(before, call, tail, libraries)
 
 
-def java(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
+def java(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
     """Tests and answer are two files, so that an answer's class named `Arrays` hides the library's only in its own
     file. One of our classes calls main and sees it return."""
     imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
@@ -127,16 +145,16 @@ def java(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     given = [name for name in names if re.search(rf"\b{name.rpartition('.')[2]}\b", row.declaration)]
     theirs = "".join(f"import {name};\n" for name in given)
     leading, answer = led(JAVA_LEADING, answer)
-    others = {"Solution.java": f"{leading}{theirs}{row.prompt}{answer}\n"}
+    others = {"Solution.java": f"{leading}{theirs}{'' if whole else row.prompt}{answer}\n"}
     return Program(f"{imports}\n{mine}{tests.text}", "", "", others=others)
 
 
-def js(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
+def js(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
     """The tests are a function that our own code calls with its own `JSON` and `Math`. If they need the witness, it
     also gets a `console` that counts failed assertions, which JavaScript only logs. The tests' names are declared after
     the answer, so the answer cannot use them."""
     names = "".join(f"let {name}\n" for name in JS_NAMES.findall(row.test))
-    head = f"{row.prompt}{answer}\n;{names}"
+    head = f"{'' if whole else row.prompt}{answer}\n;{names}"
     if tests.complete:
         text = f"ms_codegeex_values((JSON, Math, ms_codegeex_say) => {{\n{tests.text}\n}})\n"
         return Program(f"{head}{text}", "", "")
@@ -144,14 +162,17 @@ def js(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     return Program(f"{head}ms_codegeex_tests(", '"%s"', f", {text})\n")
 
 
-def go(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
+def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
     """The prompt comes without its imports; packages are imported if the answer uses them. A second file imports
     something under each predeclared name that the tests use, so that the answer cannot redeclare these."""
-    used = [name for name in GO_PACKAGES if name not in row.test_setup and f"{name.split('/')[-1]}." in answer]
-    lines = "\n".join(f'    "{name}"' for name in used)
-    imports = f"import (\n{lines}\n)\n" if used else ""
-    body = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt
     text, given, others, call = tests.text, row.test_setup, {}, ""
+    body, lines = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt, list[str]()
+    if whole and (made := trees.parts([answer], asked(row))):
+        body, answer = "", made.code
+        lines = [each.text for each in trees.new_imports(given, made)]
+    used = [f'import "{name}"' for name in GO_PACKAGES if name not in given and f"{name.split('/')[-1]}." in answer]
+    lines += [line for line in used if not any(each.endswith(line.removeprefix("import")) for each in lines)]
+    imports = "".join(f"{line}\n" for line in lines)
     if tests.complete:  # without the library of assertions, which takes long to link
         given = GO_TESTIFY.sub("", given)
         text += "".join(f"\nvar _ = {use}" for name, use in GO_USES.items() if f'"{name}"' in given)
@@ -167,15 +188,13 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others=others)
 
 
-def rust(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
-    """The declaration is added if the prompt is only a comment (CodeGeeX's file). The tests come first, where the
-    answer's macros are unknown, and import only its functions, whose types they check. Main is empty."""
-    declaration = "" if row.declaration.strip() in row.prompt else row.declaration
-    text = tests.text
-    known = f"{declaration}{row.prompt}"
-    imports = "\n".join(dict.fromkeys(RUST_USE.findall(known)))
-    functions = dict.fromkeys(RUST_FUNCTION.findall(known))
-    solved = f"{known}{row.solution}"  # some tests call functions that only the answer defines
+def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
+    """The tests come first, where the answer's macros are unknown, and import only its functions, whose types they
+    check. Main is empty."""
+    text, given = tests.text, known(row)
+    imports = "\n".join(dict.fromkeys(RUST_USE.findall(given)))
+    functions = dict.fromkeys(RUST_FUNCTION.findall(given))
+    solved = f"{given}{row.solution}"  # some tests call functions that only the answer defines
     defined = (*(name for name, *_ in RUST_FUNCTION.findall(solved)), *RUST_TYPE.findall(solved))
     needed = text + "".join(rest for name, _, rest in functions if re.search(rf"\b{name}\b", text))
     named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", needed)]
@@ -187,12 +206,12 @@ def rust(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     text = text.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
     head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
     check = re.search(r"\bcfg\b", answer) is not None
-    rest = f"{tail}\n{known}{answer}\n"
+    rest = f"{tail}\n{'' if whole else given}{answer}\n"
     call = "" if tests.complete else blocks.RUST_CALL
     return Program(f"fn main() {{}}\n{head}", call, rest, check=check)
 
 
-ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str, Cases], Program]] = {
+ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str, Cases, bool], Program]] = {
     each.__name__: each for each in (python, cpp, java, js, go, rust)
 }
 

@@ -14,6 +14,7 @@ from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, pro
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
+from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, Program
@@ -91,6 +92,10 @@ class HumanEvalX(ToolChainTask):
         clean = partial(endings.clean, language=row.language, rules=self._rules)
         return self.sample(problem, completion_id, prompt, done, clean)
 
+    def asked(self, problem: Problem, prompt: str) -> Asked:
+        """The function that the benchmark's prompt leaves open, whatever the model's prompt looks like."""
+        return programs.asked(problem.data)
+
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""
         row: HumanEvalXProblem = problem.data
@@ -98,7 +103,7 @@ class HumanEvalX(ToolChainTask):
 
     def program(self, problem: Problem, sample: Sample) -> Program:
         """The program of a sample, before it gets a secret. Equal samples have the same `fingerprint`."""
-        return programs.assemble(problem.data, sample.generation)
+        return programs.assemble(problem.data, sample.generation, whole=sample.whole)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. If a value is no data, only a run with the tests as they are
@@ -109,7 +114,7 @@ class HumanEvalX(ToolChainTask):
             wall = max(wall, REFERENCE_SECONDS)
         judgement = self.judge_program(problem, sample, program, sandbox, wall)
         if judgement.extra.get("no_data") and not program.only_compiles:
-            as_published = programs.assemble(problem.data, sample.generation, translate=False)
+            as_published = programs.assemble(problem.data, sample.generation, translate=False, whole=sample.whole)
             again = self.judge_program(problem, sample, as_published, sandbox, wall)
             both = {**judgement.verdicts, "published": again.verdicts["published"]}
             judgement = replace(judgement, verdicts=both)

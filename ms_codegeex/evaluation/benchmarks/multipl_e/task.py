@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,19 +18,44 @@ from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import blocks
 from ms_codegeex.evaluation.benchmarks.multipl_e.problems import MultiPlEProblem, read_problems
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
+from ms_codegeex.evaluation.replies import trees
+from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
 
 GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*\n", re.MULTILINE)
 TS_REQUIRE = "declare var require: any;"
+JAVA_CLASS = "Problem"
 LUA_RUN = re.compile(r"\bos\.exit\(\s*lu\.LuaUnit\.run\(\)\s*\)")
 RUST_MAIN = r"\bfn\s+main\s*\(\s*\)\s*\{"
 
 
-def assemble(row: MultiPlEProblem, answer: str, name: str) -> Program:
-    """The program that judges an answer; `name` names the problem in an error message."""
-    return ASSEMBLERS[row.language](row, f"{row.prompt}{answer}\n", name)
+def assemble(row: MultiPlEProblem, answer: str, name: str, whole: bool = False) -> Program:
+    """The program that judges an answer; `name` names the problem in an error message. `whole`: the answer is a program,
+    which takes the prompt's place, so no test closes its function."""
+    if not whole:
+        return ASSEMBLERS[row.language](row, f"{row.prompt}{answer}\n", name)
+    row = replace(row, tests=re.sub(r"\A\s*\}", "", row.tests))
+    made = trees.parts([answer], Asked(row.language, row.prompt)) if row.language in WHOLE else None
+    return ASSEMBLERS[row.language](row, WHOLE[row.language](row, made) if made else f"{answer}\n", name)
+
+
+def in_class(row: MultiPlEProblem, made: trees.Program) -> str:
+    """Java's tests call a static method of their own class, which calls the answer's."""
+    text = trees.renamed(made.text, row.language, JAVA_CLASS, f"Their{JAVA_CLASS}")
+    return f"{text}\nclass {JAVA_CLASS} {{\n    {made.called(f'Their{JAVA_CLASS}')}\n"
+
+
+def in_package(row: MultiPlEProblem, made: trees.Program) -> str:
+    """Go's tests need the prompt's package and imports."""
+    head = "".join(f"{each.text}\n" for each in trees.outline(row.prompt + "}", row.language) if each.role == "import")
+    package = GO_PACKAGE.search(row.prompt)
+    others = "".join(f"{each.text}\n" for each in trees.new_imports(row.prompt + "}", made))
+    return f"{package[0] if package else ''}{head}{others}\n{made.code}\n"
+
+
+WHOLE = {"java": in_class, "go": in_package}
 
 
 def python(row: MultiPlEProblem, text: str, name: str) -> Program:
@@ -140,7 +166,7 @@ class MultiPlE(ToolChainTask):
         """Compile and run the program with its tests. Published: exit status 0. Strict: and the tests' end was
         reached."""
         row = trial(problem.labels["language"]) if isinstance(sample, Reference) else problem.data
-        program = assemble(row, sample.generation, problem.id)
+        program = assemble(row, sample.generation, problem.id, sample.whole)
         wall = self._timeout or LONGER.get(problem.labels["language"], SECONDS)
         return self.judge_program(problem, sample, program, sandbox, wall)
 

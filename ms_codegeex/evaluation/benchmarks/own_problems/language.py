@@ -71,9 +71,9 @@ class LanguageDescription:
         """The compiler or interpreter."""
         return (self.compile or self.run)[0]
 
-    def assemble(self, prompt: str, answer: str, test: str) -> Program:
-        """The program that judges an answer."""
-        given = {"prompt": prompt, "answer": answer, "test": test}
+    def assemble(self, prompt: str, answer: str, test: str, whole: bool = False) -> Program:
+        """The program that judges an answer. `whole`: the answer is a program, which takes the prompt's place."""
+        given = {"prompt": "" if whole else prompt, "answer": answer, "test": test}
         before, after = (
             PLACE.sub(lambda place: given[place[1]], text) for text in re.split(r"\{end\}", self.program, maxsplit=1)
         )

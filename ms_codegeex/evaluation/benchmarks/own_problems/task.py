@@ -131,7 +131,7 @@ class OwnProblems(ToolChainTask):
         wall = self._timeout or language.seconds
         if isinstance(sample, Reference) and self._timeout is None:
             wall = max(wall, REFERENCE_SECONDS)
-        program = language.assemble(row.prompt, sample.generation, row.test)
+        program = language.assemble(row.prompt, sample.generation, row.test, sample.whole)
         return self.judge_program(problem, sample, program, sandbox, wall)
 
     def missing(self) -> Mapping[str, str]:
