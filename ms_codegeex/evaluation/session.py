@@ -169,44 +169,33 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     session.drop(broken, session.refused)
     if not session.problems:
         raise UserError(f"nothing can be judged on {where}; " + "; ".join([*missing.values(), *broken.values()]))
-    if broken and options.references != "only":
-        raise RunFailure(stopped(broken, equipment.tools, "tools do not work", " or leave them out"))
+    if options.references != "only":
+        stop_at(broken, equipment, "tools do not work", " or leave them out")
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
     machine |= {"engine": where} if where != HERE else {}
     session.record.write("machine", machine)
     gated = benchmark(session.recipe.task).references_first
     if options.references == "skip":
         return
-    file = kept_references(session, machine)
+    file = session.file(REFERENCES)  # what passed with the same equipment before stays
+    same = session.record.values.get("references") == json.loads(json.dumps(machine))
+    file.replace(row for row in file.rows if same and row["verdicts"].get("strict") == "passed")
+    session.record.write("references", machine)
     if options.references != "only":
-        try_out(session, engine, file)
+        failing = references.unjudgeable(session.task, session.problems, engine, known_defects(session), file)
+        stop_at(failing, equipment, "right programs fail", " or pass --skip-references")
     if options.references != "default" or gated:
         check_references(session, engine, file, gated or options.references == "only")
 
 
-def try_out(session: Session, engine: JudgeEngine, file: RowFile) -> None:
-    """`RunFailure` if a language or library is such that no right program passes here."""
-    failing = references.unjudgeable(session.task, session.problems, engine, known_defects(session), file)
-    if failing:
-        raise RunFailure(stopped(failing, engine.equipment.tools, "right programs fail", " or pass --skip-references"))
-
-
-def stopped(groups: Mapping[str, str], tools: Mapping[str, str], fault: str, or_else: str) -> str:
-    """The message of an evaluation that would give 0 % because of the machine."""
-    every = ", ".join(f"{tool} {version}" for tool, version in tools.items())
-    each = "; ".join(f"{name} ({tools.get(name) or every or 'no tools'}): {why}" for name, why in groups.items())
-    return f"nothing is sampled or judged, because {fault} here: {each}; mend that and repeat the command,{or_else}"
-
-
-def kept_references(session: Session, machine: Mapping[str, Any]) -> RowFile:
-    """The verdicts on right programs that passed with the same equipment before; others are judged again."""
-    file, known = session.file(REFERENCES), known_defects(session)
-    same = session.record.values.get("references") == json.loads(json.dumps(machine))
-    file.replace(
-        row for row in file.rows if same and (row["task_id"] in known or row["verdicts"].get("strict") == "passed")
-    )
-    session.record.write("references", machine)
-    return file
+def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, or_else: str) -> None:
+    """`RunFailure` if there are groups in which any model would get 0 % because of the machine."""
+    tools = ", ".join(f"{tool} {version}" for tool, version in equipment.tools.items()) or "no tools"
+    each = "; ".join(f"{name} ({equipment.tools.get(name, tools)}): {why}" for name, why in groups.items())
+    if groups:
+        raise RunFailure(
+            f"nothing is sampled, because {fault} here: {each}; mend that and repeat the command,{or_else}"
+        )
 
 
 def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:

@@ -63,18 +63,13 @@ def unjudgeable(
     for problem in problems:
         if problem.id not in known and (sample := task.trial(problem)) is not None:
             groups.setdefault(group(problem), []).append(sample)
-    failing: dict[str, str] = {}
+    failing = dict.fromkeys(groups, "")
     for number in range(TRIED):
-        turn = {
-            name: each[len(each) * number // TRIED] for name, each in groups.items() if not number or name in failing
-        }
+        turn = {name: groups[name][len(groups[name]) * number // TRIED] for name in failing}
         judge(task, problems, engine, list(turn.values()), rows, progress=False)
-        verdicts = {row["task_id"]: row for row in rows.rows}
-        for name, sample in turn.items():
-            row = verdicts[sample.task_id]
-            failing[name] = _why(row)
-            if row["verdicts"].get("strict") == Verdict.PASSED.value:
-                del failing[name]
+        found = {row["task_id"]: row for row in rows.rows}
+        tried = {name: found[sample.task_id] for name, sample in turn.items()}
+        failing = {name: _why(row) for name, row in tried.items() if row["verdicts"].get("strict") != "passed"}
     return failing
 
 
@@ -86,6 +81,7 @@ def group(problem: Problem) -> str:
 def _why(row: Mapping[str, Any]) -> str:
     verdicts = ", ".join(f"{mode} {verdict}" for mode, verdict in row["verdicts"].items())
     lines = [line for line in row["stderr"].splitlines() if line.strip()]
+    lines = [line for line in lines if ": error: " in line][:1] or lines  # a compiler's first one says most
     return f"{verdicts}: {lines[-1].strip()[:200]}" if lines else verdicts
 
 

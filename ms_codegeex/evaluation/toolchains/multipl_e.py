@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -53,7 +54,7 @@ class PlainJava(Java):
 
     def has(self, name: str) -> bool:
         """As in the base class, and javatuples."""
-        return bool(self.jars()) and not self._wrong() if name == TUPLES else super().has(name)
+        return bool(self.jars()) and not self._wrong if name == TUPLES else super().has(name)
 
     def jars(self) -> list[Path]:
         """Javatuples, where CLASSPATH names it or where Debian puts it."""
@@ -61,30 +62,24 @@ class PlainJava(Java):
         paths = (*named, Path(f"/usr/share/java/{TUPLES}.jar"))
         return [path.resolve() for path in paths if path.is_file()][:1]
 
-    def _wrong(self) -> list[Path]:
-        """The archive, if it is not this library: empty, cut off, or another."""
-        return [path for path in self.jars() if not _holds(path, f"org/{TUPLES}/Pair.class")]
+    @property
+    def _wrong(self) -> str:
+        """What to do with an archive that is empty, cut off, or another library; "" for the right one."""
+        for path in self.jars():
+            with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as opened:
+                if f"org/{TUPLES}/Pair.class" in opened.namelist():
+                    break
+            return f"{path} is not {TUPLES}, or was cut off; put the right one there, or take it out of CLASSPATH and "
+        return ""
 
     @property
     def remedy(self) -> str:
-        """As in the base class; a wrong archive is named, because it would hide the right one."""
-        wrong = [
-            f"{path} is not {TUPLES}, or was cut off; put the right one in its place, or " for path in self._wrong()
-        ]
-        return "".join([*wrong, "take it out of CLASSPATH and " if wrong else "", super().remedy])
+        """As in the base class; a wrong archive would hide the right one."""
+        return self._wrong + super().remedy
 
     def readable(self) -> dict[str, Path]:
         """As in the base class, with javatuples."""
         return {**super().readable(), **outside_system(*self.jars())}
-
-
-def _holds(archive: Path, member: str) -> bool:
-    """Whether a Java archive can be read and has a file."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            return member in opened.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 class PlainJavaScript(JavaScript):

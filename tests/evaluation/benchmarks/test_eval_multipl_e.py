@@ -56,7 +56,7 @@ def test_an_archive_that_is_not_the_library_is_named(tmp_path, monkeypatch):
         archive.write_bytes(wrong)
         assert not java.has("javatuples")
     task = multipl_e.build(write(tmp_path / "m.jsonl", "java"))
-    with pytest.raises(UserError, match=rf"java: {archive} is not javatuples, or was cut off; put the right one in"):
+    with pytest.raises(UserError, match=rf"java: {archive} is not javatuples, or was cut off; put the right one there"):
         task.missing()
     archive.write_bytes(right)
     assert java.has("javatuples")
