@@ -186,13 +186,18 @@ def solved_python(row: dict[str, Any]) -> Solved:
     return Solved("python", name, head.lstrip("\n"), signature, doc, row["canonical_solution"], test)
 
 
+def _last(row: dict[str, Any]) -> str:
+    return row["declaration"].rstrip().rpartition("\n")[2]
+
+
 def solved_braced(row: dict[str, Any], language: str) -> Solved:
     """A row of HumanEval-X in another language: the declaration's last line is the signature."""
-    head, _, signature = row["declaration"].rstrip().rpartition("\n")
-    name = re.findall(r"(\w+)\s*(?:=\s*)?\(", signature)[0]
-    return Solved(
-        language, name, head.lstrip("\n") + "\n", signature + "\n", "", row["canonical_solution"], "// no input"
-    )
+    signature, body = _last(row), row["canonical_solution"]
+    head = row["declaration"].rstrip().removesuffix(signature).lstrip("\n")
+    return Solved(language, re.findall(NAME, signature)[0], head, f"{signature}\n", "", body, "// no input")
+
+
+NAME = r"(\w+)\s*(?:=\s*)?\("  # of a function, in its signature
 
 
 def problems(data: Path, language: str, folder: Path) -> tuple[Task, dict[str, Solved]]:
@@ -203,7 +208,8 @@ def problems(data: Path, language: str, folder: Path) -> tuple[Task, dict[str, S
         known = task.known_defects()
         task.prepare(task.problems)
         heads = ({**row, "declaration": row.get("import", "") + row["declaration"]} for row in rows)
-        solved = {row["task_id"]: solved_braced(row, language) for row in heads if row["task_id"] not in known}
+        usable = (row for row in heads if row["task_id"] not in known and re.search(NAME, _last(row)))
+        solved = {row["task_id"]: solved_braced(row, language) for row in usable}
         return task, solved
     solved = {row["task_id"]: solved_python(row) for row in rows}
     for row in rows:
