@@ -31,11 +31,12 @@ CODE_LINE = re.compile(
     r"(?:(?:async|def|class|import|from|if|for|while|try|with|return|raise|global)\b|@|[\w.\[\]\"', ]+ ?[-+*/|&]?=)"
 )
 GOES_ON = re.compile(r"[ \t)\]}]|$|(?:else|elif|except|finally)\b")
+OPENED = re.compile(r"^[ \t]+(?:async +)?def ", re.MULTILINE)  # a method, which the prompt may leave open
 ODD_SPACES = {ord(each): " " for each in "\xa0\u2002\u2003\u2009\u202f\u3000"} | dict.fromkeys(map(ord, "\u200b\ufeff"))
 
 
 @dataclass(frozen=True)
-class Part:
+class CodePart:
     """Statements that share lines, with the comments before them.
 
     Args:
@@ -64,7 +65,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
 
 
-class Reader:
+class PythonReader:
     """Parses texts until `MOST` characters have been read."""
 
     def __init__(self) -> None:
@@ -85,7 +86,7 @@ class Reader:
             self.unfinished = bool(UNFINISHED.search(str(error))) or code.startswith("@")
             return None
 
-    def parts(self, code: str) -> list[Part]:
+    def parts(self, code: str) -> list[CodePart]:
         """The statements of a text without prose; where it does not parse, those that do."""
         code = _without_prompts(code)
         code = dedent(code) if code.strip("\n")[:1] in (" ", "\t") else code
@@ -95,7 +96,7 @@ class Reader:
                 return [part for part in _parts(tree, text) if not _is_prose(part)]
         return [part for piece in self._pieces(plain) for part in piece]
 
-    def _pieces(self, code: str) -> Iterator[list[Part]]:
+    def _pieces(self, code: str) -> Iterator[list[CodePart]]:
         """The parts of each piece that parses. A piece begins at a line that is not indented; a statement may take
         several, such as one with a text whose lines are not indented."""
         pieces = list[str]()
@@ -124,7 +125,7 @@ def _without_prompts(code: str) -> str:
     return "\n".join(found[1] or "" for found in typed if found) if re.match(r"\s*>>> ", code) else code
 
 
-def _is_prose(part: Part) -> bool:
+def _is_prose(part: CodePart) -> bool:
     """Whether a part is words that happen to parse: `Example`, `Note: this`."""
     node = part.nodes[0]
     words = (ast.Name, ast.Constant, ast.Starred, ast.Tuple, ast.List, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp)
@@ -132,7 +133,7 @@ def _is_prose(part: Part) -> bool:
     return len(part.nodes) == 1 and (is_words or (isinstance(node, ast.AnnAssign) and node.value is None))
 
 
-def _parts(tree: ast.Module, code: str) -> Iterator[Part]:
+def _parts(tree: ast.Module, code: str) -> Iterator[CodePart]:
     lines, groups = code.split("\n"), list[list[ast.stmt]]()
     for node in tree.body:
         if groups and _first(node) <= (groups[-1][-1].end_lineno or 0):
@@ -150,7 +151,7 @@ def _first(node: ast.stmt) -> int:
     return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
 
 
-def _part(text: str, nodes: Sequence[ast.stmt]) -> Part:
+def _part(text: str, nodes: Sequence[ast.stmt]) -> CodePart:
     """A part with its names; a text that only the compiler refuses has none."""
     bound, now, later = set[str](), set[str](), set[str]()
 
@@ -166,12 +167,12 @@ def _part(text: str, nodes: Sequence[ast.stmt]) -> Part:
 
     with suppress(*UNPARSED):
         scope(symtable.symtable(text, "reply", "exec"), now)
-    return Part(text, tuple(nodes), frozenset(bound), frozenset(now), frozenset(later))
+    return CodePart(text, tuple(nodes), frozenset(bound), frozenset(now), frozenset(later))
 
 
 def is_whole(code: str, asked: Asked) -> bool:
     """Whether a text parses and defines the entry point; without an entry point, whether it has statements."""
-    reader = Reader()
+    reader = PythonReader()
     if (tree := reader.parsed(code)) is None:
         return False
     name = entry_point(asked)
@@ -184,7 +185,7 @@ def entry_point(asked: Asked) -> str:
     return asked.entry_point or (found[-1] if found else "")
 
 
-def defines(parts: Iterable[Part], name: str) -> bool:
+def defines(parts: Iterable[CodePart], name: str) -> bool:
     """Whether a program defines a name, with more than a placeholder, or imports it from Python's own library."""
     return any(name in part.bound and any(map(_is_real, part.nodes)) for part in parts)
 
@@ -206,22 +207,21 @@ def _is_real(node: ast.stmt) -> bool:
 def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     """The program of a reply's blocks: the last one that defines the entry point, with what it lacks from the other
     blocks and from the prompt, without tests and examples. None if there is no Python."""
-    reader = Reader()
+    reader = PythonReader()
     blocks, name = [reader.parts(code) for code in codes], entry_point(asked)
     chosen = [at for at, parts in enumerate(blocks) if parts and (not name or defines(parts, name))]
     given = reader.parts(asked.prompt)
+    if not chosen or (not name and OPENED.search(asked.prompt)):
+        for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
+            if (found := _continuation(code, asked.prompt, name, reader)) is not None:
+                return found
     if not name:  # a script: its last block that assigns something
         assigning = [at for at in chosen if any(part.bound and not part.only(*IMPORTS) for part in blocks[at])]
         joined = _joined(blocks, (assigning or chosen)[-1]) if chosen else []
         return ReplyCode(_text(_with_given(joined, given)), True) if joined else None
     methods = [at for at, parts in enumerate(blocks) if _class_with(parts, name)]
-    if not chosen and not methods:
-        for code in [*reversed(codes), *(_text(parts) for parts in reversed(blocks))]:
-            if (found := _continuation(code, asked.prompt, name, reader)) is not None:
-                return found
-    if not (chosen or methods) and (
-        texts := [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]
-    ):
+    texts = [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]
+    if texts and not (chosen or methods):
         return ReplyCode(texts[-1], True) if asked.finished else None  # Python says what is wrong with it
     others = [at for at, parts in enumerate(blocks) if any(part.only(*DEFINITIONS) for part in parts)]
     if not (some := chosen or methods or others):
@@ -232,13 +232,13 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     return ReplyCode(_text(_with_given(_undriven(parts, name), given, name)), True)
 
 
-def _class_with(parts: Iterable[Part], method: str) -> str:
+def _class_with(parts: Iterable[CodePart], method: str) -> str:
     """The class that has this method, "" without one."""
     classes = (node for part in parts for node in part.nodes if isinstance(node, ast.ClassDef))
     return next((each.name for each in classes if any(getattr(one, "name", "") == method for one in each.body)), "")
 
 
-def _joined(blocks: Sequence[list[Part]], chosen: int) -> list[Part]:
+def _joined(blocks: Sequence[list[CodePart]], chosen: int) -> list[CodePart]:
     """A block, and before it the blocks with imports and what other blocks define of the names that it lacks."""
     parts = blocks[chosen]
     for at in [*reversed(range(chosen)), *range(chosen + 1, len(blocks))]:
@@ -250,11 +250,11 @@ def _joined(blocks: Sequence[list[Part]], chosen: int) -> list[Part]:
     return parts
 
 
-def _undriven(parts: Sequence[Part], name: str) -> list[Part]:
+def _undriven(parts: Sequence[CodePart], name: str) -> list[CodePart]:
     """The parts without tests, examples and what reads input, except for what the function needs."""
     needed, drivers = {name}, {*DRIVERS, name}
 
-    def grown(names: set[str], more: Callable[[Part], frozenset[str]]) -> None:
+    def grown(names: set[str], more: Callable[[CodePart], frozenset[str]]) -> None:
         for _ in range(ROUNDS):
             size = len(names)
             for part in parts:
@@ -268,7 +268,7 @@ def _undriven(parts: Sequence[Part], name: str) -> list[Part]:
     return [part for part in parts if part.bound & needed or not _drives(part, drivers)]
 
 
-def _drives(part: Part, drivers: set[str]) -> bool:
+def _drives(part: CodePart, drivers: set[str]) -> bool:
     if part.only(*IMPORTS):
         names = {(getattr(node, "module", None) or node.names[0].name).partition(".")[0] for node in part.nodes}
         return bool(names & TESTING)
@@ -279,7 +279,7 @@ def _drives(part: Part, drivers: set[str]) -> bool:
     return leaves or bool(part.now & drivers)
 
 
-def _with_given(parts: list[Part], given: Sequence[Part], name: str = "") -> list[Part]:
+def _with_given(parts: list[CodePart], given: Sequence[CodePart], name: str = "") -> list[CodePart]:
     """The program, after what the prompt has before its function if the program lacks some of it."""
     before = next((at for at in reversed(range(len(given))) if name in given[at].bound), len(given))
     bound = frozenset().union(*(part.bound for part in parts))
@@ -288,31 +288,34 @@ def _with_given(parts: list[Part], given: Sequence[Part], name: str = "") -> lis
     return [*given[:before], *parts] if lacks else parts
 
 
-def _text(parts: Sequence[Part]) -> str:
+def _text(parts: Sequence[CodePart]) -> str:
     """The parts as one text; what Python wants at the beginning of a file comes first."""
     first = [part for part in parts if any(getattr(node, "module", "") == "__future__" for node in part.nodes)]
     return "".join(f"{part.text}\n" for part in [*first, *(part for part in parts if part not in first)]).lstrip("\n")
 
 
-def _continuation(code: str, prompt: str, name: str, reader: Reader) -> ReplyCode | None:
+def _continuation(code: str, prompt: str, name: str, reader: PythonReader) -> ReplyCode | None:
     """A body without its signature, with the indentation that fits the prompt; None if the text is something else. With
     more code below it, both are a program."""
-    body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
-    alone = reader.parsed(dedent(body))
-    if not body.strip() or (alone and not body[0].isspace() and not _returns(alone)):
-        return None
     opened, last = reader.parsed(prompt), prompt.rstrip().rpartition("\n")[2]
+    begun = not prompt.endswith(("\n", ":", '"""', "'''")) and not last.strip().startswith("#")  # a statement
+    body = _beyond_lines(code.translate(ODD_SPACES).strip("\n"), prompt).rstrip()
+    if begun and body.lstrip().startswith(last.strip()):
+        body = body.lstrip()[len(last.strip()) :]
+    alone = reader.parsed(dedent(body))
+    if not body.strip() or (alone and not begun and not body[0].isspace() and not _returns(alone)):
+        return None
     known = _last_function(opened) if opened else None
     width = known.body[0].col_offset if known else len(last) - len(last.lstrip()) + 4 * last.endswith(":")
     first, _, rest = body.lstrip().partition("\n")
     shapes = [body, indent(dedent(body), " " * width), " " * width + f"{first}\n{rest}"]
     shapes += [indent(f"{first}\n{dedent(rest)}", " " * width)]
     start = "" if prompt.endswith("\n") else "\n"
-    for shape in [*([] if opened else [body.lstrip()]), *(start + each for each in shapes)]:
+    for shape in [*([body.lstrip()] if begun else []), *(start + each for each in shapes)]:
         joined = f"{prompt}{shape}\n"
         if (tree := reader.parsed(joined)) is None or not (function := _last_function(tree, known)):
             continue
-        if len(function.body) > (len(known.body) if known else 0):
+        if len(function.body) > (len(known.body) - begun if known else 0):
             below = [node for node in tree.body if node.lineno > (function.end_lineno or 0)]
             if any(isinstance(node, DEFINITIONS) for node in below):
                 return ReplyCode(_text(_undriven(list(_parts(tree, joined)), name)), True)
@@ -345,27 +348,28 @@ def _beyond_lines(body: str, prompt: str) -> str:
 
 def nested(code: str, name: str, call: str) -> str:
     """A text as the body of a function with this name. What defines that function again goes in whole and is called."""
-    parts = Reader().parts(code)
+    parts = PythonReader().parts(code)
     if defines(parts, name):
         code = f"{_text(_undriven(parts, name))}return {call}\n"
     return indent(dedent(code), "    ")
 
 
 def beyond(code: str, given: str) -> str:
-    """A text without the statements at its beginning that repeat given code; imports may stand between them."""
-    reader = Reader()
+    """A text without the statements at its beginning that repeat given code; imports and functions may
+    stand between them."""
+    reader = PythonReader()
     known = [_same(part) for part in reader.parts(given)]
-    kept, repeats = list[Part](), True
+    kept, repeats = list[CodePart](), True
     for part in reader.parts(code):
         if repeats and (same := _same(part)) in known:
             known = known[known.index(same) + 1 :]
         else:
             kept.append(part)
-            repeats = repeats and part.only(*IMPORTS)
+            repeats = repeats and part.only(*IMPORTS, *DEFINITIONS)
     return _text(kept)
 
 
-def _same(part: Part) -> list[str]:
+def _same(part: CodePart) -> list[str]:
     """What two parts have in common that differ in comments and layout only."""
     try:
         return [ast.dump(node) for node in part.nodes]

@@ -21,7 +21,7 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
     rows = [row for row in results if row["task_id"] in chosen]
     drawn = [row for row in samples if row["task_id"] in chosen]
     finishes = Counter(row["finish"] for row in drawn)
-    lacking = Counter(row["extra"]["lacking"] for row in drawn if row["extra"].get("lacking"))
+    lacking = Counter(why for row in drawn if (why := row.get("extra", {}).get("lacking")))
     counts = {mode: judged for mode in task.modes if (judged := _counts(rows, mode))}
     cases = task.samples_per_problem(1) > 1
     measured = {"measures": _measures(problems, rows, task.measures)} if task.measures else {}

@@ -65,6 +65,12 @@ RIGHT = {
     "sentences around": f"Here is the function:\n{CODE}\nExplanation:\n- `a` is first\n1. Then b = 3, of course.\n\nNote: fine\n",
     "no fence, an example in one": f"{CODE}\nUsage:\n{fenced('print(add(1, 2))')}",
     "a heading and a list": f"## Solution\n\n{CODE}\n**Complexity**: O(1)\n* time\n* space\n",
+    "copied from a page": f"python\nCopy code\n{CODE}This adds.\n",
+    "sentences like code": f"Here's what I'd do (it's simple:\n\n{CODE}\nfor example add(1, 2) is 3, isn't it?\nwith this you're done.\n",
+    "an indented paragraph": "Here:\n\n    def add(a, b):\n        return a + b\n\nDone.\n",
+    "HTML": f"<pre><code>\n{CODE}</code></pre>\n",
+    "a token at its end": f"{fenced(CODE).rstrip()}<|im_end|>",
+    "a token at its end, no fence": f"{CODE.rstrip()}</s>",
     # thoughts
     "thoughts": f"<think>\n{fenced(DRAFT)}no\n</think>\n\n{fenced(CODE)}",
     "thoughts never opened": f"First:\n{fenced(DRAFT)}no\n</think>\n{fenced(CODE)}",
@@ -86,6 +92,9 @@ RIGHT = {
     "a helper in a later block": f"{fenced('def add(a, b):' + chr(10) + '    return plus(a, b)')}with\n{fenced('def plus(a, b):' + chr(10) + '    return a + b')}",
     "a stub after it": f"{fenced(CODE)}The signature was\n{fenced('def add(a: int, b: int) -> int:' + chr(10) + '    ...')}",
     "another language after it": f"{fenced(CODE)}In JavaScript:\n{fenced('function add(a, b) { return a - b }', 'javascript')}",
+    "a wrong tag": fenced(CODE, "ruby"),
+    "a name in the tag": f"```python:add.py\n{CODE}```",
+    "overloads": fenced("from typing import overload\n\n@overload\ndef add(a: int, b: int) -> int: ...\n@overload\ndef add(a: str, b: str) -> str: ...\ndef add(a, b):\n    return a + b"),
     # what stands around the function
     "a decorator": fenced("from functools import lru_cache\n\n@lru_cache(maxsize=None)\ndef add(a, b):\n    return a + b"),
     "a decorator of its own": fenced("def twice(f):\n    return lambda a, b: f(a, b) * 2 // 2\n\n@twice\ndef add(a, b):\n    return a + b"),
@@ -129,6 +138,10 @@ RIGHT = {
     "an asynchronous main": fenced(f"import asyncio\n{CODE}\nasync def main():\n    print(add(1, int(input())))\n\nasyncio.run(main())"),
     "cut off in an example": f"```python\n{CODE}\nprint(add(1,",
     "cut off in a text": f"```python\n{CODE}\nprint('''Result",
+    "argparse": fenced(f"import argparse\n{CODE}\nparser = argparse.ArgumentParser()\nparser.add_argument('a')\nargs = parser.parse_args()\nprint(add(args.a, 1))"),
+    "a failing call": fenced(f"{CODE}\ntry:\n    add('x', 1)\nexcept TypeError as e:\n    print(e)\nelse:\n    raise AssertionError"),
+    "Python 2's print": fenced(f"{CODE}\nprint add(1, 2)"),
+    "a table that calls it": fenced(f"{CODE}\ntable = [add(i, 1) for i in range(3)]\nlist(map(print, table))"),
     # continuations
     "a body": "    return a + b\n",
     "a body in a fence": fenced("    return a + b"),
@@ -163,6 +176,53 @@ WRONG = {
     "JavaScript": fenced("function add(a, b) { return a + b }", "javascript"),
 }  # fmt: skip
 
+MBPP = '"""\nAdd two numbers.\nassert add(1, 2) == 3\n"""\n'
+CLASS = 'class Account:\n    balance = 0\n\n    def deposit(self, amount):\n        """Add it."""\n'
+SCRIPT = "# Read the numbers\nnumbers = [1, 2]\n# total = their sum\n"
+LINE = "def add(a, b):\n    return "
+COMMENT = "def add(a, b):\n    # add both"
+ADDS = "assert add(1, 2) == 3"
+DEPOSITS = "assert Account().deposit(3) == 3"
+# prompt, entry point, reply, test
+OTHER_PROMPTS = [
+    (MBPP, "add", fenced(CODE), ADDS),
+    (MBPP, "add", f"Here:\n{MBPP}{CODE}", ADDS),
+    (CLASS, "", fenced(f"{CLASS}        self.balance += amount\n        return self.balance"), DEPOSITS),
+    (CLASS, "", fenced("        self.balance += amount\n        return self.balance"), DEPOSITS),
+    (CLASS, "", fenced("self.balance += amount\nreturn self.balance"), DEPOSITS),
+    (SCRIPT, "", fenced("total = sum(numbers)"), "assert total == 3"),
+    (SCRIPT, "", fenced(f"{SCRIPT}total = sum(numbers)\nprint(total)"), "assert total == 3"),
+    (LINE, "add", "a + b", ADDS),
+    (LINE, "add", fenced("a + b"), ADDS),
+    (LINE, "add", fenced("    return a + b"), ADDS),
+    (LINE, "", fenced(CODE), ADDS),
+    (COMMENT, "add", "    return a + b", ADDS),
+    (COMMENT, "add", fenced("return a + b"), ADDS),
+    (COMMENT, "add", fenced("    # add both\n    return a + b"), ADDS),
+    (COMMENT, "add", fenced("class Solution:\n    def add(self, a, b):\n        return a + b"), ADDS),
+    (f"async {CODE.partition(chr(10))[0]}\n", "add", fenced("    return a + b"), "import asyncio\nassert asyncio.run(add(1, 2)) == 3"),
+]  # fmt: skip
+CUT_OFF = {  # by the limit of tokens
+    f"```python\n{CODE}\nprint(add(1,": "",
+    "```python\ndef add(a, b):\n    return (a +": "cut off by the limit of tokens",
+    "I think that": "cut off by the limit of tokens",
+    f"<think>\n{fenced(CODE)}But": "cut off by the limit of tokens",
+}
+HOSTILE = {
+    "fences": "```\n" * 250_000,
+    "open fences": "```python\n" * 5_000,
+    "parentheses": f"```python\n{'(' * 50_000}",
+    "tags": "<think>" * 140_000,
+    "closing tags": "</think>x " * 100_000,
+    "attributes": f"```python\na{'.a' * 2_500}\n```",
+    "deep attributes": f"```python\na{'.a' * 25_000}\n```",
+    "texts": '"""' * 19_000,
+    "functions": "def add(x):\n" * 4_000,
+    "indentation": "\n".join(" " * i + "if 1:" for i in range(300)),
+    "assignments": "x = (\n" * 9_000,
+    "a null": "```python\ndef add(a, b):\n    return '\0'\n```",
+    "half a character": "```python\ndef add(a, b):\n    return '\ud800'\n```",
+}
 LACKING = {
     "": "empty",
     " \n": "empty",

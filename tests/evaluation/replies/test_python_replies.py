@@ -1,11 +1,15 @@
 """Python replies become programs. The oracle runs them, and calls the function."""
 
+import ast
+from dataclasses import replace
+
 import pytest
-from python_replies import LACKING, PROMPT, RIGHT, WRONG
+from python_replies import CUT_OFF, HOSTILE, LACKING, OTHER_PROMPTS, PROMPT, RIGHT, WRONG
 
 from ms_codegeex.evaluation.benchmarks.humaneval.task import STOPS
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.replies.code import code_of
+from ms_codegeex.evaluation.replies.python import MOST
 from ms_codegeex.evaluation.stop_rules import cut
 
 ASKED = Asked("python", PROMPT, "add")
@@ -27,6 +31,13 @@ def test_right_replies(name):
     assert adds(RIGHT[name]), code_of(RIGHT[name], ASKED)
 
 
+@pytest.mark.parametrize("number", range(len(OTHER_PROMPTS)))
+def test_other_prompts(number):
+    prompt, entry_point, reply, test = OTHER_PROMPTS[number]
+    code, space = code_of(reply, Asked("python", prompt, entry_point)), {}
+    exec(f"{code.text if code.whole else prompt + code.text}\n{test}", space)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_replies(name):
     assert not adds(WRONG[name]), code_of(WRONG[name], ASKED)
@@ -35,3 +46,16 @@ def test_wrong_replies(name):
 @pytest.mark.parametrize("reply", LACKING)
 def test_replies_without_code(reply):
     assert code_of(reply, ASKED).lacking == LACKING[reply]
+
+
+@pytest.mark.parametrize("reply", CUT_OFF)
+def test_replies_that_are_cut_off(reply):
+    assert code_of(reply, replace(ASKED, finished=False)).lacking == CUT_OFF[reply]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_replies_are_parsed_within_limits(name, monkeypatch):
+    parsed, parse = [], ast.parse
+    monkeypatch.setattr(ast, "parse", lambda code: parsed.append(len(code)) or parse(code))
+    assert not adds(HOSTILE[name])
+    assert sum(parsed) <= 3 * MOST  # two tries, and the result
