@@ -1,4 +1,4 @@
-"""Programs in a chat model's reply in other languages than Python, read by tree-sitter's grammars. No reply is executed.
+"""Programs in a chat model's reply in other languages than Python, read by tree-sitter's grammars.
 
 A text is read as its top-level items. A program is the item that defines the entry point, what that mentions, what this
 mentions, and so on. Main functions, tests, drivers and examples are mentioned by nothing, so they drop out.
@@ -122,6 +122,7 @@ LANGUAGES = {
         _types("package_clause"),
         attached={"method_declaration": ("receiver",)},
         by_name=True,
+        forward="{signature} {{ return (&{owner}{{}}).{name}({names}) }}",
     ),
     "rust": Grammar(
         "tree_sitter_rust",
@@ -213,7 +214,8 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
     elif node.type in grammar.attached:
         parts = [node.child_by_field_name(each) for each in grammar.attached[node.type]]
         hosts = frozenset(word for part in parts if part for word in WORD.findall(_text(part)))
-        yield Item("definition", names(node), text, node, hosts, _members(node))
+        members = _members(node) or dict.fromkeys(names(node), node)
+        yield Item("definition", frozenset(), text, node, hosts, members)
     elif assigned := _assigned(node):
         left, right = assigned
         path = _text(left)
@@ -227,6 +229,9 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
         yield Item("member", names(node), text, node)
     else:
         found = names(node)
+        if grammar.by_name and found == {"init"}:  # Go calls it
+            yield Item("statement", frozenset(), text, node)
+            return
         loose = grammar.scripts and not re.search(r"declaration|definition|assignment$|signature|module", node.type)
         if loose or (found and node.type == "command"):
             directive = re.match(r"['\"]use strict|(?:set|shopt|unset)\b", text)
@@ -242,9 +247,8 @@ def names(node: Any) -> frozenset[str]:
     found, waiting = set(), [node]
     while waiting:
         node = waiting.pop()
-        if node.type.endswith("identifier") or node.type in ("word", "variable_name"):
-            if not node.named_child_count:
-                found.add(_text(node))
+        leaf = node.type.endswith("identifier") or node.type in ("word", "variable_name")
+        found |= {_text(node)} if leaf and not node.named_child_count else set()
         for number, child in enumerate(node.children):
             key = node.field_name_for_child(number)
             if key == "type" and child.type in SPECIFIERS and child.child_by_field_name("body"):
@@ -305,7 +309,7 @@ def _imports(node: Any, text: str, grammar: Grammar) -> Iterator[Item]:
         specs = [each for part in node.named_children for each in (part, *part.named_children)]
         for spec in (each for each in specs if each.type == "import_spec"):
             words = _text(spec)
-            path, _, given = words.rpartition('"')[0].rpartition('"')[2], *words.rpartition('"')[1:]
+            path = words.rpartition('"')[0].rpartition('"')[2]
             alias = words.partition('"')[0].strip()
             found = frozenset((alias or re.sub(r"/v\d+$", "", path).rpartition("/")[2],))
             yield Item("import", frozenset() if alias in ("_", ".") else found, f"import {words}", node)
@@ -366,7 +370,7 @@ def is_whole(code: str, asked: Asked) -> bool:
 
 
 @dataclass(frozen=True)
-class Program:
+class ReplyProgram:
     """The parts of a program: what it imports, its other items, and the item with the entry point."""
 
     name: str
@@ -434,7 +438,7 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
         return ReplyCode("", False, str(error))
 
 
-def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> Program | None:
+def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgram | None:
     """The parts of the program; None if no code defines the entry point. `fixed`: the prompt's imports and definitions
     are there already, and are not replaced."""
     language, name = asked.language, entry_point(asked)
@@ -475,10 +479,10 @@ def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> Program | 
             {each.names or each.text: each for each in imports if not each.names or each.names & words}.values()
         )
     theirs = next((each for each in prompt if each.defines(name)), None)
-    return _adapted(Program(name, imports, rest, entry, theirs), asked)
+    return _adapted(ReplyProgram(name, imports, rest, entry, theirs), asked)
 
 
-def new_imports(code: str, made: Program) -> list[Item]:
+def new_imports(code: str, made: ReplyProgram) -> list[Item]:
     """Go's imports of a program that a text does not have."""
     known = {name for each in outline(code, "go") if each.role == "import" for name in each.names}
     return [each for each in made.imports if not each.names & known]
@@ -530,12 +534,12 @@ def _completed(entry: Item, kept: list[Item], prompt: Sequence[Item], name: str)
     return fuller, [fuller if each is entry else each for each in kept]
 
 
-def _adapted(made: Program, asked: Asked) -> Program:
+def _adapted(made: ReplyProgram, asked: Asked) -> ReplyProgram:
     """The program with the entry point where the prompt has it: a function of this name, or a method of this class."""
     entry, name, grammar = made.entry, made.name, LANGUAGES[asked.language]
     theirs, owner = made.prompted, next(iter(entry.names), "")
     if theirs is not None and theirs.members and grammar.members:
-        return _in_class(made, asked.language, next(iter(theirs.names)))
+        return _in_class(made, asked.language, theirs)
     path = re.search(rf"([\w.]+)\.{name}\b", entry.text.partition("(")[0])
     text = ""
     if asked.language == "lua" and path:
@@ -544,7 +548,8 @@ def _adapted(made: Program, asked: Asked) -> Program:
         text = f"{signature(theirs.node)} {{ return {name}<>({', '.join(names_of_parameters(theirs.node))}); }}"
     elif name not in entry.names and grammar.forward and (theirs or "{signature}" not in grammar.forward):
         values = ", ".join(names_of_parameters(theirs.node)) if theirs else ""
-        owner = owner or next(iter(entry.hosts), "")
+        types = [name for each in made.items for name in each.names]
+        owner = owner or next((each for each in types if each in entry.hosts), next(iter(entry.hosts), ""))
         head = signature(theirs.node) if theirs else ""
         text = grammar.forward.format(signature=head, owner=owner, name=name, names=values)
         if asked.language == "rust" and not any(owner in each.names for each in made.items):
@@ -555,11 +560,13 @@ def _adapted(made: Program, asked: Asked) -> Program:
     return replace(made, items=(*made.items, added), owner=owner)
 
 
-def _in_class(made: Program, language: str, wanted: str) -> Program:
-    """Java's program with the entry point in the class of this name."""
-    bare = [each for each in made.items if each.role == "member"]
+def _in_class(made: ReplyProgram, language: str, theirs: Item) -> ReplyProgram:
+    """Java's program with the entry point in the prompt's class."""
+    (wanted,), bare = theirs.names, [each for each in made.items if each.role == "member"]
     if made.entry.role == "member":
-        body = "\n\n".join(each.text for each in bare)
+        known = {name for each in bare for name in each.names}
+        lacking = [_text(node) for key, node in theirs.members.items() if key not in known]
+        body = "\n\n".join([*lacking, *(each.text for each in bare)])
         rest = [each for each in made.items if each.role != "member"]
         entry = replace(
             made.entry, role="definition", names=frozenset((wanted,)), text=f"class {wanted} {{\n{body}\n}}"

@@ -170,9 +170,11 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progra
     if whole and (made := trees.parts([answer], asked(row))):
         body, answer = "", made.code
         lines = [each.text for each in trees.new_imports(given, made)]
-    used = [f'import "{name}"' for name in GO_PACKAGES if name not in given and f"{name.split('/')[-1]}." in answer]
-    lines += [line for line in used if not any(each.endswith(line.removeprefix("import")) for each in lines)]
-    imports = "".join(f"{line}\n" for line in lines)
+    known = (*given.splitlines(), *lines)
+    used = [name for name in GO_PACKAGES if f"{name.split('/')[-1]}." in answer]
+    used = [name for name in used if not any(line.endswith(f'"{name}"') for line in known)]
+    block = "".join(f'    "{name}"\n' for name in used)
+    imports = "".join(f"{line}\n" for line in lines) + (f"import (\n{block})\n" if used else "")
     if tests.complete:  # without the library of assertions, which takes long to link
         given = GO_TESTIFY.sub("", given)
         text += "".join(f"\nvar _ = {use}" for name, use in GO_USES.items() if f'"{name}"' in given)

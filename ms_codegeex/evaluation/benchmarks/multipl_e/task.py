@@ -32,8 +32,8 @@ RUST_MAIN = r"\bfn\s+main\s*\(\s*\)\s*\{"
 
 
 def assemble(row: MultiPlEProblem, answer: str, name: str, whole: bool = False) -> Program:
-    """The program that judges an answer; `name` names the problem in an error message. `whole`: the answer is a program,
-    which takes the prompt's place, so no test closes its function."""
+    """The program that judges an answer; `name` names the problem in an error message. `whole`: the answer is a
+    program, which takes the prompt's place, so no test closes its function."""
     if not whole:
         return ASSEMBLERS[row.language](row, f"{row.prompt}{answer}\n", name)
     row = replace(row, tests=re.sub(r"\A\s*\}", "", row.tests))
@@ -41,13 +41,13 @@ def assemble(row: MultiPlEProblem, answer: str, name: str, whole: bool = False) 
     return ASSEMBLERS[row.language](row, WHOLE[row.language](row, made) if made else f"{answer}\n", name)
 
 
-def in_class(row: MultiPlEProblem, made: trees.Program) -> str:
+def in_class(row: MultiPlEProblem, made: trees.ReplyProgram) -> str:
     """Java's tests call a static method of their own class, which calls the answer's."""
     text = trees.renamed(made.text, row.language, JAVA_CLASS, f"Their{JAVA_CLASS}")
     return f"{text}\nclass {JAVA_CLASS} {{\n    {made.called(f'Their{JAVA_CLASS}')}\n"
 
 
-def in_package(row: MultiPlEProblem, made: trees.Program) -> str:
+def in_package(row: MultiPlEProblem, made: trees.ReplyProgram) -> str:
     """Go's tests need the prompt's package and imports."""
     head = "".join(f"{each.text}\n" for each in trees.outline(row.prompt + "}", row.language) if each.role == "import")
     package = GO_PACKAGE.search(row.prompt)
