@@ -105,28 +105,17 @@ def reply_of(what: str, solved: Solved) -> str:
     template, last = transformations(solved.language)[what], "}" if solved.language == "java" else ""
     values: dict[str, str] = dict.fromkeys(("declared", "top"), "")
     values |= table()["pieces"].get(solved.language, {}) | asdict(solved) | _for_python(solved)
-    values |= {
-        "body": solved.body.rstrip(),
-        "code": solved.code.rstrip(),
-        "skeleton": solved.skeleton,
-        "explained": EXPLAINED,
-        "close": last,
-    }
+    values |= {"body": solved.body.rstrip(), "code": solved.code.rstrip(), "skeleton": solved.skeleton, "close": last}
     values["inner"] = solved.body.rstrip().removesuffix(last).rstrip() + "\n"
-    blocks = BLOCKS | (PYTHON_BLOCKS if solved.language == "python" else {})
+    blocks = table()["blocks"]["python" if solved.language == "python" else "braced"]
     parts = {each: values[each] for each in ("body", "code", "skeleton")}
-    parts |= {each: Template(text).safe_substitute(values) for each, text in blocks.items()}
+    parts |= {each: Template(text).substitute(values) for each, text in blocks.items()}
     values |= {f"{name}_block": fenced(text, solved.language) for name, text in parts.items()}
     values["block"] = values["code_block"]
     values = {name: text.replace("NAME", solved.name) for name, text in values.items()}
     values["listed"] = indent(values["block"].rstrip(), "   ")
     reply = re.sub(r"\n+$", "\n", Template(template).substitute(values))
     return reply.replace("\n", "\r\n") if what == "CRLF" else reply
-
-
-EXPLAINED = "This solution looks at each item once, so it takes linear time."
-BLOCKS = {"helper": "$helper", "caller": "$head$signature$called$body", "usage": "$test"}
-PYTHON_BLOCKS = {"helper": "def _solve($args):\n$body", "caller": "$head$signature$doc    return _solve($args)\n"}
 
 
 def _for_python(solved: Solved) -> dict[str, str]:
@@ -140,24 +129,16 @@ def _for_python(solved: Solved) -> dict[str, str]:
             if getattr(node, field) in names:
                 setattr(node, field, f"{getattr(node, field)}_value")
     starred = re.sub(r"^from typing import .*\n", "", solved.head, flags=re.M)
-    return {
-        "args": ", ".join(names),
-        "renamed": ast.unparse(tree),
-        "starred": starred,
-        "indented": indent(solved.body, "    "),
-    }
+    given = {"args": ", ".join(names), "renamed": ast.unparse(tree)}
+    return {**given, "starred": starred, "indented": indent(solved.body, "    ")}
 
 
 # Problems and their wrong versions.
 
-PAIRS = "== != | <= > | >= < | + - | and or | && || | True False | true false | max min | lower upper"
-SWAPPED = {a: b for pair in PAIRS.split(" | ") for a, b in (pair.split(), reversed(pair.split()))} | {
-    "0": "1",
-    "1": "2",
-}
-CHANGED = re.compile(
-    "|".join(rf"\b{each}\b" if each.isalnum() else rf"(?<= ){re.escape(each)}(?= )" for each in SWAPPED)
-)
+PAIRS = "== != | <= > | >= < | + - | and or | && || | True False | true false | max min | lower upper | 0 1 | 1 2"
+SWAPPED = {old: new for pair in PAIRS.split(" | ") for old, new in (reversed(pair.split()), pair.split())}
+WORD, SIGN = r"\b{}\b", r"(?<= ){}(?= )"
+CHANGED = re.compile("|".join((WORD if each.isalnum() else SIGN).format(re.escape(each)) for each in SWAPPED))
 
 
 def mutants(body: str, seed: str) -> Iterator[str]:
@@ -194,7 +175,7 @@ def solved_braced(row: dict[str, Any], language: str) -> Solved:
     """A row of HumanEval-X in another language: the declaration's last line is the signature."""
     signature, body = _last(row), row["canonical_solution"]
     head = row["declaration"].rstrip().removesuffix(signature).lstrip("\n")
-    return Solved(language, re.findall(NAME, signature)[0], head, f"{signature}\n", "", body, "// no input")
+    return Solved(language, re.findall(NAME, signature)[0], head, f"{signature}\n", "", body)
 
 
 NAME = r"(\w+)\s*(?:=\s*)?\("  # of a function, in its signature
@@ -328,18 +309,13 @@ def theirs(name: str, rows: Sequence[dict[str, Any]], folder: Path) -> list[bool
 
 def shown(columns: dict[str, list[bool]], rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The table: right replies that are accepted and wrong ones that are refused, by transformation."""
-    count = Counter((row["what"], row["right"]) for row in rows)
     yield f"| {rows[0]['language']} | replies | " + " | ".join(f"{name}: right | wrong" for name in columns) + " |"
     yield "|---|---|" + "---|---|" * len(columns)
     for what in [*dict.fromkeys(row["what"] for row in rows), "all"]:
-        cells = []
-        for accepted in columns.values():
-            for right in (True, False):
-                same = [passed == right for passed, row in zip(accepted, rows, strict=True)
-                        if row["right"] is right and what in (row["what"], "all")]  # fmt: skip
-                cells.append(f"{sum(same)}")
-        total = count[what, True] if what != "all" else sum(row["right"] for row in rows)
-        yield f"| {what} | {total} + {total} | {' | '.join(cells)} |"
+        chosen = [number for number, row in enumerate(rows) if what in (row["what"], "all")]
+        judged = (Counter(rows[n]["right"] for n in chosen if each[n] == rows[n]["right"]) for each in columns.values())
+        cells = " | ".join(f"{found[True]} | {found[False]}" for found in judged)
+        yield f"| {what} | {len(chosen) // 2} + {len(chosen) // 2} | {cells} |"
 
 
 def main() -> int:
