@@ -22,12 +22,14 @@ from typing import Any
 
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.options import declared
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
 from ms_codegeex.data.tokenizer.files import FILES
 from ms_codegeex.evaluation.benchmarks.registry import with_key
 from ms_codegeex.evaluation.recipe import Recipe
+from ms_codegeex.evaluation.sampling import foreign_samples
 from ms_codegeex.formats import files
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving import foreign_fields
@@ -209,6 +211,20 @@ def foreign() -> str:
     return table(("field", "of, with its default", "accepted values"), cells)
 
 
+def result_files() -> str:
+    """Result files of other programs that `evaluate --samples` reads."""
+    kinds = read_yaml_file(foreign_samples.FILE)["kinds"]
+    rows = [
+        (
+            each.name,
+            code(" ".join(each.keys)) or "a list of lists",
+            f"refused: {each.refused}" if each.refused else kinds[each.kind],
+        )
+        for each in foreign_samples.layouts()
+    ]
+    return table(("written by", "known by", "what becomes of a text"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "run": run,
     "sampling": sampling,
@@ -217,6 +233,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "refused": refused,
     "weights": weights,
     "tokenizers": tokenizer_files,
+    "results": result_files,
     "foreign": foreign,
 }
 

@@ -91,7 +91,7 @@ def test_names_of_verbs_and_their_summaries_share_a_line():
 
 def test_a_usage_names_only_what_is_needed_where_there_are_many_options():
     error = command_here("evaluate", "humaneval").stderr
-    assert error.startswith("usage: ms-codegeex evaluate humaneval [options] --data PATH --output DIR\n")
+    assert error.startswith("usage: ms-codegeex evaluate humaneval [options] --output DIR\n")
     assert len(error.splitlines()) == 2
     assert "[-h] [--json] DIR" in command_here("checkpoint", "list").stderr
 

@@ -13,7 +13,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.options import add_options, declared, given, given_values, refuse
-from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.commands import decoding
 from ms_codegeex.commands.evaluate_options import (
     KEYS_OF_ANSWERS,
@@ -26,7 +26,7 @@ from ms_codegeex.commands.evaluate_options import (
     ServerOptions,
     SourceOptions,
 )
-from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
+from ms_codegeex.evaluation.benchmarks.registry import benchmark, find_data, names, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.engine_options import EngineOptions
@@ -93,7 +93,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
-    add_options(task, FileOptions)
+    add_options(task, FileOptions, ("data",), over=bool(benchmark(name).places))
+    add_options(task, FileOptions, ("output", "json"))
     source = task.add_argument_group("where samples come from")
     _configure_model(source, None, "slots")
     add_options(source, ServerOptions)
@@ -132,6 +133,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _judge(arguments: argparse.Namespace) -> None:
+    if arguments.data is None:
+        arguments.data = find_data(arguments.task)
+        print_error(f"--data: found {arguments.data}")
     files, source = given(FileOptions, arguments), given(SourceOptions, arguments)
     server, judging = given(ServerOptions, arguments), given(JudgingOptions, arguments)
     model = _local_model(arguments, needed=judging.prompt_perplexity)
@@ -152,6 +156,7 @@ def _judge(arguments: argparse.Namespace) -> None:
         sampler=_sampler(recipe, model, source, server),
         model=identity,
         given=source.samples,
+        export=judging.export,
         limit=judging.limit or _recorded(arguments, files.output).get("limit"),
         judge=not judging.generate_only,
         engine=_engine(recipe, files.data, judging),

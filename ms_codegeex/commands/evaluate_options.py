@@ -35,8 +35,8 @@ class SourceOptions:
         either="source",
     )
     samples: Path | None = option(
-        "existing samples, .jsonl[.gz] with task_id and completion (as it stands) or generation (to be cleaned)",
-        "FILE",
+        "existing samples: our samples.jsonl, or a file or directory that another program wrote (docs/evaluation.md)",
+        "PATH",
         either="source",
     )
 
@@ -87,6 +87,9 @@ class JudgingOptions:
     )
     timeout: float | None = option("seconds of a program (default: the benchmark's)", "S", gt=0, lt=math.inf)
     python: Path | None = option("interpreter with the libraries that the benchmark needs (default: ours)", "FILE")
+    export: Literal["evalplus", "bigcode"] | None = option(
+        "also write the samples as EvalPlus or bigcode-evaluation-harness does, in --output"
+    )
     prompt_perplexity: bool = option(
         "also of the prompts, of solved against unsolved problems (needs --model)", default=False
     )

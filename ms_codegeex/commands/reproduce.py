@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ms_codegeex.base.options import REQUIRED, add_options, declared, given, opt
 from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.base.processes import import_variables
 from ms_codegeex.commands.evaluate_options import JudgingOptions, ServerOptions, SourceOptions
+from ms_codegeex.evaluation.benchmarks.registry import find_data
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
 
@@ -83,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = given(ReproduceOptions, arguments)
     chosen = paper(options.paper)
     parts = chosen.chosen(options.only)
+    options = _with_found(options, parts)
     lacking = {part.name: reason for part in parts if (reason := _lacking(options, part))}
     commands: dict[str, list[str]] = {}
     for part in (part for part in parts if part.name not in lacking):
@@ -261,6 +263,16 @@ def _line(result: PartResult) -> str:
         return scores.measures_in_words(measured)
     strict = result.report["scores"].get("strict") or next(iter(result.report["scores"].values()), None)
     return scores.in_words(strict["all"]) if strict else "nothing was judged"
+
+
+def _with_found(options: ReproduceOptions, parts: Sequence[PaperPart]) -> ReproduceOptions:
+    """The options with files that other packages have put on this machine."""
+    found = {}
+    for name in {part.data for part in parts if getattr(options, part.data) is None}:
+        with suppress(UserError):
+            found[name] = find_data(name.replace("_", "-"))
+            print_error(f"--{name.replace('_', '-')}: found {found[name]}")
+    return replace(options, **found)
 
 
 def _lacking(options: ReproduceOptions, part: PaperPart) -> str:

@@ -1,5 +1,4 @@
-"""What a run tells of its model at the end: bits a byte of the validation text beside simpler models, and Python that
-the model continues.
+"""The end of a run: bits a byte of the validation text beside simpler models, and Python that the model continues.
 
 A byte of text is the same in every tokenizer, unlike a token. The sum goes over the validation tokens that the loss
 counts: their nats, and the bytes that they stand for. So the first token of a row is context, as in training: neither
@@ -49,8 +48,7 @@ _PIECE = 1 << 18  # ids that are decoded at a time
 @dataclass(frozen=True)
 class BitsPerByte:
     """Bits a byte of `text_bytes` bytes of validation text, for `gzip` of the whole split. `model` is None without a
-    loss; `ngram` and `byte_frequency` have learnt from `tokens` ids, each sequence of the run once, and are None if
-    that is none."""
+    loss; `ngram` and `byte_frequency` have learnt from `tokens` ids, each sequence once, and are None without any."""
 
     model: float | None
     ngram: float | None
@@ -61,19 +59,11 @@ class BitsPerByte:
 
 
 def bits_per_byte(
-    loss: float | None,
-    validation: Batch,
-    split: np.ndarray,
-    seen: np.ndarray,
-    tokenizer: Tokenizer,
-    vocabulary: int,
+    loss: float | None, validation: Batch, split: np.ndarray, seen: np.ndarray, tokenizer: Tokenizer, vocabulary: int
 ) -> BitsPerByte | None:
-    """The figures for `validation`, on which the model has the `loss` (nats a token); None if it is not text.
-
-    `split`: the ids of the split, of which `gzip` packs at most `MAX_TOKENS`. `seen`: int32 [rows, tokens], what the
-    run has trained on (`seen_rows`). `vocabulary`: number of ids that the n-gram takes for possible; more if others
-    occur.
-    """
+    """The figures for `validation`, on which the model has the `loss` (nats a token); None if it is not text. `split`:
+    the ids of the split, of which `gzip` packs at most `MAX_TOKENS`. `seen`: int32 [rows, tokens], what the run has
+    trained on (`seen_rows`). `vocabulary`: number of ids that the n-gram takes for possible; more if others occur."""
     counted = validation.loss_mask > 0
     rows = np.concatenate([validation.inputs, validation.labels[:, -1:]], 1)
     pieces = [*tokenizer.pieces]
@@ -142,12 +132,9 @@ class Beginning:
 
 def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: int) -> list[Beginning]:
     """Signatures and docstrings of functions in held-out Python, as HumanEval's prompts are: at most `SAMPLES`, each of
-    another document.
-
-    `prefix`: of the split's files. Languages are not recorded everywhere, so Python is what parses and has a function.
-    Functions whose beginnings have more than `longest` tokens, or their bodies more than twice as many, are passed
-    over: a sample would not reach the end of a body so long.
-    """
+    another document. `prefix`: of the split's files. Languages are not recorded everywhere, so Python is what parses
+    and has a function. Functions whose beginnings have more than `longest` tokens, or their bodies more than twice as
+    many, are passed over: a sample would not reach the end of a body so long."""
     documents, generator, found = IndexedDataset(prefix), np.random.default_rng(seed), list[Beginning]()
     for number in generator.choice(len(documents), min(len(documents), MAX_DOCUMENTS), replace=False).tolist():
         ids = documents.document(number)
@@ -190,12 +177,9 @@ def _parsed(text: str) -> ast.Module | None:
 
 
 def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequence[int], seed: int) -> list[str]:
-    """Each text with the model's continuation up to the end of its block, all at once.
-
-    The model sees a tag line, the statements that precede the text, and the text. If that takes more than half of its
-    context, the first statements are left out, then the text's first tokens. `limits`: most tokens of each
-    continuation.
-    """
+    """Each text with the model's continuation up to the end of its block, all at once, of at most so many tokens
+    (`limits`). The model sees a tag line, the statements that precede the text, and the text. If that takes more than
+    half of its context, the first statements are left out, then the text's first tokens."""
     tag, room = tag_text("Python"), generator.seq_length - generator.seq_length // 2
 
     def text(number: int, prompt: Beginning, limit: int) -> str:

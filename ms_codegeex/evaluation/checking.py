@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems as humaneval_x
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import HumanEvalX
 from ms_codegeex.evaluation.benchmarks.own_problems import problems as own
 from ms_codegeex.evaluation.benchmarks.own_problems.task import OwnProblems
-from ms_codegeex.evaluation.jsonl import ENDINGS, numbered_lines
+from ms_codegeex.evaluation.jsonl import entries, numbered_rows, record_files, stem
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict, open_sandbox
 from ms_codegeex.evaluation.task import Problem, Sample, Task
 from ms_codegeex.evaluation.threads import in_parallel
@@ -94,15 +93,17 @@ def _form(file: own.DescribedFile) -> Iterator[Fault]:
 
 def _published(data: Path) -> dict[str, Path]:
     """Language -> file in the directory itself, of HumanEval-X's six."""
-    names = (f"{name}{ending}" for name in humaneval_x.PREFIXES for ending in ENDINGS)
-    return {path.name.partition(".")[0]: path for name in names if (path := data / name).is_file()}
+    files = record_files(data) if data.is_dir() else ()
+    return {stem(path): path for path in files if path.parent == data and stem(path) in humaneval_x.PREFIXES}
 
 
 def _published_form(path: Path) -> Iterator[Fault]:
     seen: dict[str, int] = {}
-    for line, content in numbered_lines(path, humaneval_x.LARGEST):
+    for line, content in entries(path, humaneval_x.LARGEST):
         place = f"{path}:{line}"
         try:
+            if isinstance(content, UserError):
+                raise content
             row = humaneval_x.parse(content, place)
         except UserError as error:
             yield Fault(place, "", str(error).removeprefix(f"{place}: "))
@@ -128,8 +129,7 @@ def _own(task: OwnProblems) -> Iterator[_Answer]:
 def _of_humaneval_x(task: HumanEvalX, files: dict[str, Path]) -> Iterator[_Answer]:
     places, broken = {}, {}
     for path in files.values():
-        for line, content in numbered_lines(path, humaneval_x.LARGEST):
-            row = parse_json(content)
+        for line, row in numbered_rows(path, humaneval_x.LARGEST):
             places[row["task_id"]], broken[row["task_id"]] = f"{path}:{line}", row.get(own.BROKEN) or []
     for problem in task.problems:
         place = places[problem.id]

@@ -3,9 +3,6 @@ opened."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import itertools
 import json
 import os
 import threading
@@ -15,13 +12,13 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
-from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.base.reading import read_stream
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.reading import check_regular
+from ms_codegeex.data.corpus.archives import ENDINGS, UNPACKED, ArchivePart, Broken, archive_kind, read_records
 
-LEVELS, ENDINGS = ("", "*/", "*/*/"), (".jsonl.gz", ".jsonl")  # where a benchmark's file is searched, and its endings
-
-MAX_BYTES = 8 << 30  # of a file, not a limit for samples but against devices
-BLOCK = 1 << 20  # bytes that are decompressed at a time
+MAX_BYTES = 8 << 30  # of a file's records
+MAX_RECORD = 256 << 20  # of a record, such as the log of a whole evaluation
+DEEPEST, MOST = 6, 20_000  # levels of a directory that are searched, and names that are looked at
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
@@ -29,54 +26,77 @@ def encode(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row).encode("ascii") + b"\n"
 
 
-def find_file(data: Path, *stems: str) -> Path | None:
-    """A benchmark's file: `data` itself unless it is a directory, else the first of these stems found in it or up
-    to two levels below, as .jsonl.gz or .jsonl. None if there is none."""
-    if not data.is_dir():
-        return data
-    paths = (path for stem in stems for path in files_below(data, *(stem + ending for ending in ENDINGS)))
-    return next(paths, None)
+def record_files(directory: Path) -> list[Path]:
+    """The files of records in a directory and up to `DEEPEST` levels below, the nearest first, without hidden ones. Of
+    a repository in Hugging Face's cache, those of its main revision."""
+    main = directory / "refs" / "main"
+    if main.is_file() and (revision := directory / "snapshots" / main.read_text("utf-8", "replace").strip()).is_dir():
+        directory = revision
+    level, found, left, seen = [directory], list[Path](), MOST, {os.path.realpath(directory)}
+    for _ in range(1 + DEEPEST):
+        folders = list[Path]()
+        for folder in level:
+            try:
+                names = sorted(name for name in os.listdir(folder) if name[0] != ".")[:left]
+            except OSError:  # one that only others may read
+                names = []
+            left -= len(names)
+            for path in (folder / name for name in names):
+                if path.is_dir() and (real := os.path.realpath(path)) not in seen:
+                    seen.add(real)
+                    folders.append(path)
+                elif archive_kind(path.name):
+                    found.append(path)
+        level = folders
+    return found
 
 
-def files_below(directory: Path, *patterns: str) -> Iterator[Path]:
-    """The files in a directory, then those one and two levels below; at each level in the order of the patterns. A
-    level is searched when its files are taken: there may be many directories."""
-    return (path for level in LEVELS for pattern in patterns for path in sorted(directory.glob(f"{level}{pattern}")))
+def stem(path: Path) -> str:
+    """A file's name without the ending of a file of records."""
+    return next((path.name[: -len(end)] for end in ENDINGS if path.name.lower().endswith(end)), path.name)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl or .jsonl.gz file. Anything else in it is a `UserError` that names file and line."""
+    """The objects of a file of records. Anything else in it is a `UserError` that names file and line."""
     return [row for _, row in numbered_rows(path)]
 
 
-def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of `read_rows`, each with its line number."""
-    for number, line in numbered_lines(path):
-        try:
-            row = parse_json(line, data=True)
-        except Malformed as error:
-            raise UserError(f"{path}:{number}: not JSON ({error}); remove or restore the line") from None
+def numbered_rows(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of `read_rows`, each with its number."""
+    for number, row in entries(path, maximum):
+        if isinstance(row, UserError):
+            raise row
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: found {type(row).__name__}, expected an object")
         yield number, row
 
 
-def numbered_lines(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, decompressed if it is gzip's, that are not blank, each with its number. A file that is not
-    readable, or of more than `maximum` bytes, is a `UserError`."""
+def entries(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, Any]]:
+    """The values in a file of JSON (lines, arrays or objects, plain, .gz or .zst), and the rows of Parquet and Arrow.
+    Each has its number: lines and elements of arrays from 1, rows of tables from 0. In place of a broken one comes a
+    `UserError`. It is raised if there is no such file, or if it has more than `maximum` bytes of records."""
     try:
-        data = read_stream(path, maximum)
-        if data[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(data)) as stream:
-                blocks = iter(lambda: stream.read(BLOCK), b"")
-                data = b"".join(itertools.islice(blocks, 1 + maximum // BLOCK))
+        check_regular(os.stat(path), path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError, gzip.zlib.error) as error:
-        raise UserError(f"{path}: not readable ({error})") from None
-    if len(data) > maximum:
-        raise UserError(f"{path}: more than {maximum >> 20} MiB uncompressed, the most for a file of its kind")
-    yield from ((number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip())
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror})") from None
+    if path.suffix in UNPACKED and not archive_kind(path.name) and path.suffix != ".gz":
+        raise UserError(f"{path}: {path.suffix} is not read; {UNPACKED[path.suffix].replace('FILE', path.name)}")
+    size = 0
+    for number, value, line in read_records(path, ArchivePart(None, 0, 0), MAX_RECORD):
+        size += len(line) or sum(len(each) for each in _values(value) if isinstance(each, str))
+        if size > maximum:
+            raise UserError(f"{path}: more than {maximum >> 20} MiB uncompressed, the most for a file of its kind")
+        if isinstance(value, Broken) and value.reason == "no object":
+            value = parse_json(line, data=True)
+        if isinstance(value, Broken):
+            value = UserError(f"{path}:{number}: {value.reason} ({value.detail}); remove or restore it")
+        yield number, value
+
+
+def _values(row: Any) -> Iterable[Any]:
+    return row.values() if isinstance(row, dict) else ()
 
 
 def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[Mapping[str, Any]], str]) -> None:

@@ -69,19 +69,15 @@ class RecordedSettings:
             if not known or not all(isinstance(self.values.get(name, {}), dict) for name in SECTIONS):
                 raise UserError(f"{self.path}: not an evaluation's settings; choose another --output")
         elif any((directory / name).exists() for name in ("samples.jsonl", "results.jsonl")):
-            raise UserError(
-                f"{directory}: has samples or results but no {FILE}; choose another --output, and give the file there "
-                "with --samples"
-            )
+            remedy = "choose another --output, and give the file there with --samples"
+            raise UserError(f"{directory}: has samples or results but no {FILE}; {remedy}")
 
     def compare(
         self, section: str, values: Mapping[str, Any], growing: Collection[str] = (), free: Collection[str] = ()
     ) -> None:
-        """Check that a section, if it is recorded, has the same values.
-
-        A different value is a `UserError` that names its key. Numbers in `growing` may be larger than before
-        (None counts as the largest); keys in `free` may differ, at any depth.
-        """
+        """Check that a section, if it is recorded, has the same values. A different value is a `UserError` that names
+        its key. Numbers in `growing` may be larger than before (None counts as the largest); keys in `free` may
+        differ, at any depth."""
         if section not in self.values:
             return
         old, new = _by_key(self.values[section]), _by_key(_plain(values))
@@ -89,10 +85,8 @@ class RecordedSettings:
             before, now = old.get(key), new.get(key)
             if key.rpartition(".")[2] in free or before == now or (key in growing and _at_least(now, before)):
                 continue
-            raise UserError(
-                f"{self.path}: {section}.{key} is {before!r}, now {now!r}; give what was given before, or another "
-                "--output"
-            )
+            remedy = "give what was given before, or another --output"
+            raise UserError(f"{self.path}: {section}.{key} is {before!r}, now {now!r}; {remedy}")
 
     def settle(self, section: str, values: Mapping[str, Any], free: Collection[str] = ()) -> None:
         """Write a section, or check that the recorded one is the same."""
@@ -111,10 +105,8 @@ def versions() -> dict[str, str]:
     """Versions of the packages that may influence samples."""
     packages = {"ms_codegeex": ms_codegeex.__version__, "python": platform.python_version()}
     for name in ("mindspore", "numpy", "tokenizers", "openai"):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return packages
 
 

@@ -22,8 +22,7 @@ class EvaluationProgress(Protocol):
 
 
 class _Lines:
-    """What a log shows: the first finished piece, a line every `SECONDS`, also while one piece takes longer, and the
-    last piece."""
+    """For a log: the first finished piece, a line every `SECONDS`, also during a piece, and the last piece."""
 
     def __init__(self, total: int | None, name: str, unit: str, done: int):
         self.total, self.name, self.unit, self.n = total, name, unit, done

@@ -10,14 +10,8 @@ from ms_codegeex.generation.sampling import Drawing
 
 LanguageName = Literal["python", "cpp", "java", "js", "go", "rust", "bash", "ts", "lua"]
 ALIASES = {
-    "c++": "cpp",
-    "javascript": "js",
-    "golang": "go",
-    "sh": "bash",
-    "rs": "rust",
-    "py": "python",
-    "typescript": "ts",
-}
+    "c++": "cpp", "javascript": "js", "golang": "go", "sh": "bash", "rs": "rust", "py": "python", "typescript": "ts",
+}  # fmt: skip
 
 
 def language(name: str) -> str:

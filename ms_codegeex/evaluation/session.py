@@ -37,7 +37,8 @@ class Options:
     output: Path
     sampler: Callable[[], Sampler] | None = None  # called when the first sample is drawn
     model: Callable[[], Mapping[str, Any]] | None = None  # its identity, as far as known without loading it
-    given: Path | None = None  # a file of samples from elsewhere
+    given: Path | None = None  # samples from elsewhere: a file or directory
+    export: foreign_samples.Export | None = None  # also write the samples as another program does
     limit: int | None = None  # problems (of each language)
     judge: bool = True
     references: str = "default"  # "check": for any task; "only": nothing else; "skip"
@@ -125,6 +126,8 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
                     judge_samples(session, engine)
     else:
         obtain_samples(session)
+    if options.export is not None and (drawn := session.file(SAMPLES).rows):
+        session.say(f"written: {foreign_samples.export(options.export, task, drawn, options.output)}")
     if options.prompt_perplexity and options.references != "only":
         generator = getattr(session.open_sampler(), "generator", None)
         samples = session.file(SAMPLES).rows
@@ -224,9 +227,10 @@ def obtain_samples(session: Session) -> None:
     task, recipe, options = session.task, session.recipe, session.options
     samples = session.file(SAMPLES)
     if options.given is not None:
-        taken = [
-            dataclasses.asdict(each) for each in foreign_samples.read_samples(options.given, task, session.problems)
-        ]
+        read = foreign_samples.read_samples(options.given, task, session.problems)
+        taken = [dataclasses.asdict(each) for each in read.samples]
+        for remark in read.remarks:
+            session.say(remark)
         if not taken and session.problems:
             raise UserError(f"{options.given}: no samples of the problems that are evaluated")
         session.record.settle("model", foreign_samples.identity(options.given), free=("samples",))

@@ -109,7 +109,6 @@ class Task(ABC):
     modes: Sequence[str] = ("strict", "published")  # of judging; each judgement has a verdict for each
     measures: Sequence[str] = ()  # keys of a judgement's `extra` with a figure from 0 to 1, of which means are reported
     runs_programs = True  # otherwise `judge` gets no sandbox
-    whole_programs = False  # a program is the prompt and the answer, so an answer may be a whole program without prompt
 
     @abstractmethod
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:

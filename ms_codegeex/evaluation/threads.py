@@ -21,8 +21,7 @@ def in_parallel(
     """Yield each piece of work with the result of `do` as it finishes. With one worker, run in the calling thread.
 
     After an error no new work starts; the results of running work are yielded, then the error is raised. After an
-    interrupt, running work has `PATIENCE` seconds to finish. `done` is the initial count of what is shown.
-    """
+    interrupt, running work has `PATIENCE` seconds to finish. `done` is the initial count of what is shown."""
     with progress_of(len(work) + done, name, shown=progress and bool(work), done=done) as bar:
         done_work = _Crew(work, do, workers).results() if workers > 1 else ((each, do(each)) for each in work)
         for pair in done_work:

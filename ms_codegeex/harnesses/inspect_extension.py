@@ -35,9 +35,8 @@ PACK = ["/bin/sh", "-c", "tar -cf - -C /program . -C /tmp .ms_codegeex.out .ms_c
 def benchmark(benchmark: str, data: str, languages: str = "", sandbox: str = "strict") -> Task:
     """One of our benchmarks: prompts to a chat model, code blocks judged in our strict sandbox."""
     judge = opened({"benchmark": benchmark, "data": data, "languages": languages, "sandbox": sandbox})
-    samples = [
-        InspectSample(id=row["task_id"], input=chat.message(chat.TEMPLATE, row["prompt"])) for row in judge.rows()
-    ]
+    prompts = [(row["task_id"], chat.message(chat.TEMPLATE, row["prompt"])) for row in judge.rows()]
+    samples = [InspectSample(id=name, input=prompt) for name, prompt in prompts]
     return Task(dataset=MemoryDataset(samples, name=benchmark), solver=generate(), scorer=passes(judge))
 
 
@@ -55,11 +54,9 @@ def passes(judge: JudgedBenchmark) -> Scorer:
 
 @sandboxenv(name="ms_codegeex")
 class OurSandbox(SandboxEnvironment):
-    """Our strict sandbox: no network, no files of this machine, limits on time, memory and processes.
-
-    Every command runs in a fresh one with the files so far, and the regular files that it leaves in its directory are
-    kept for the next. Nothing else outlives a command: no process, and nothing in /tmp.
-    """
+    """Our strict sandbox: no network, no files of this machine, limits on time, memory and processes. Every command
+    runs in a fresh one with the files so far, and the regular files that it leaves in its directory are kept for the
+    next. Nothing else outlives a command: no process, and nothing in /tmp."""
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}
@@ -92,22 +89,19 @@ class OurSandbox(SandboxEnvironment):
         stdin = input.encode() if isinstance(input, str) else input or b""
         variables = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", **(env or {})}
         place = posixpath.join(DIRECTORY, cwd or "")
-        commands = [
-            Command(["/bin/sh", "-c", RUN, place, *cmd], limits, variables, stdin),
-            Command(PACK, ResourceLimits(output=MOST), variables),
-        ]
-        done = await asyncio.to_thread(self._sandbox.run, commands, dict(self._files))
+        command = Command(["/bin/sh", "-c", RUN, place, *cmd], limits, variables, stdin)
+        pack = Command(PACK, ResourceLimits(output=MOST), variables)
+        done = await asyncio.to_thread(self._sandbox.run, [command, pack], dict(self._files))
         if done[0].end is End.TIMEOUT:
             raise TimeoutError(f"{cmd[0]}: not done after {limits.wall:g} s")
         if len(done) < 2 or not done[1].succeeded:
             return ExecResult(False, done[-1].code or 1, "", f"the sandbox ended it: {done[-1].end.value}")
         found = unpacked(done[1].stdout)
-        said = {
-            name: found.pop(f".ms_codegeex.{name}", b"").decode("utf-8", "replace") for name in ("out", "err", "code")
-        }
+        written = [found.pop(f".ms_codegeex.{name}", b"") for name in ("code", "out", "err")]
+        said, out, error = (data.decode("utf-8", "replace") for data in written)
         self._files = found
-        code = int(said["code"]) if said["code"].strip().isdecimal() else 1
-        return ExecResult(code == 0, code, said["out"], said["err"])
+        code = int(said) if said.strip().isdecimal() else 1
+        return ExecResult(code == 0, code, out, error)
 
     async def write_file(self, file: str, contents: str | bytes) -> None:
         """Keep a file for the commands that follow."""

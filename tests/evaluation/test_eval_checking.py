@@ -89,7 +89,7 @@ def test_wrong_lines_are_named_and_nothing_runs(perl, monkeypatch):
         "without words",
         "test is missing",
         "also in line 1",
-        "not JSON",
+        "invalid JSON",
     ]
     assert all(word in what for word, (_, _, what) in zip(words, reported, strict=True))
 

@@ -329,9 +329,9 @@ def test_samples_of_others(options, tmp_path):
 @pytest.mark.parametrize(
     "row, words",
     [
-        ({"task_id": "java/1", "completion": ""}, "row 1: task_id 'java/1' is not a problem of doubling"),
-        ({"task_id": "cpp/1", "solution": ""}, "row 1: none of completion, generation; it has task_id, solution"),
-        ({"task_id": "cpp/1", "generation": None}, "row 1: generation: found NoneType"),
+        ({"task_id": "java/1", "completion": ""}, ":1: task_id 'java/1' is not a problem of doubling"),
+        ({"task_id": "cpp/1", "answer": ""}, ":1: has the keys task_id, answer, and none of these layouts"),
+        ({"task_id": "cpp/1", "generation": None}, ":1: generation: found NoneType"),
     ],
 )
 def test_samples_that_are_none(options, tmp_path, row, words):

@@ -52,6 +52,7 @@ PART_BYTES = 32 << 20
 _BLOCK = 1 << 20
 # Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
 _PACKED = {".gz": 4096, ".zst": 512}
+_MAGICS = {b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst", b"{": "", b"[": ""}  # how files begin, whatever their names say
 _HEAD = 1000
 MAX_WINDOW = 2 << 30
 """Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
@@ -244,6 +245,10 @@ def read_lines(
 
 def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> Iterator[bytes | Broken]:
     """The lines of a part, empty ones included."""
+    if part.span is None:
+        head = stream.read(4)
+        stream.seek(0)
+        name = next((packed for magic, packed in _MAGICS.items() if head.startswith(magic)), name)
     read = _blocks(name)
     if part.span is None:
         lines = _holds_lines(stream, name)

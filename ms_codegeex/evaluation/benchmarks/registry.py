@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,12 +31,17 @@ class Benchmark:
         keys: the keys of recipes that it has and not every benchmark (`recipe.py`).
         options: those of `timeout`, `python` and `prompt_perplexity` that it has.
         references_first: all of its canonical solutions are judged before anything else, not one of each language.
+        places: where its files are without `--data`, in this order: `package:MODULE/PATH` in an installed package, or
+            `cache:PATH` in the user's cache.
+        install: the command after which the first of these places has them.
     """
 
     summary: str
     keys: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     references_first: bool = False
+    places: tuple[str, ...] = ()
+    install: str = ""
 
 
 def names() -> tuple[str, ...]:
@@ -52,6 +59,28 @@ def benchmark(name: str) -> Benchmark:
 def with_key(key: str) -> tuple[str, ...]:
     """The benchmarks that have a key of recipes; none if all have it."""
     return tuple(name for name in names() if key in benchmark(name).keys)
+
+
+def find_data(name: str) -> Path:
+    """A benchmark's files where another package has put them; `UserError` if there are none."""
+    description = benchmark(name)
+    for place in description.places:
+        kind, _, path = place.partition(":")
+        if kind == "package":
+            module, _, path = path.partition("/")
+            spec = importlib.util.find_spec(module)
+            folders = list(spec.submodule_search_locations or ()) if spec else []
+        else:
+            cache = user_cache()
+            folders = (
+                [str(cache.parent)] if cache.name == "ms_codegeex" else []
+            )  # not in a folder that all may write to
+        for folder in folders:
+            if (found := Path(folder, path)).exists():
+                return found
+    looked = " and ".join(each.replace(":", " ", 1) for each in description.places)
+    remedy = f", or install them: {description.install}" if description.install else ""
+    raise UserError(f"--data: missing, and there is nothing in {looked}; give the file or directory{remedy}")
 
 
 def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python: Path | None = None) -> Task:

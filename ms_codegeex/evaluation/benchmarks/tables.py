@@ -1,43 +1,110 @@
-"""Reads files of benchmarks in all published formats: .jsonl, .jsonl.gz, .json (a list), .parquet."""
+"""The one reader of benchmarks' problems: which file of a directory, its rows, their keys, and distinct ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import read_json
-from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.evaluation.jsonl import entries, numbered_rows, record_files, stem
 from ms_codegeex.evaluation.task import Problem
 
-MAX_BYTES = 1 << 30  # of a whole benchmark
+LARGEST = 1 << 30  # bytes of a benchmark's records
+SHOWN = 5  # names in an error
+NO_PROBLEM = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what reading a damaged row raises
 
 
-def read_table(path: Path, keys: str) -> list[dict[str, Any]]:
-    """The rows of a file; the ending of its name decides the format.
+@dataclass(frozen=True)
+class ProblemFiles:
+    """How a benchmark's files are recognised.
 
     Args:
-        path: a file; if it is neither .json nor .parquet, it is read as JSONL.
-        keys: the keys of a row, for error messages.
-
-    Raises:
-        UserError: it cannot be read, or holds anything other than objects.
+        name: the benchmark.
+        stems: names of its files without their endings, which may be patterns, most wanted first.
+        keys: what every row has; files with other names are known by them.
+        form: what a row has, in errors.
+        where: where the files are published.
     """
-    if path.suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
 
-        try:
-            return parquet.read_table(path).to_pylist()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise UserError(f"{path}: not readable as Parquet ({error}); download it again") from None
-    if path.suffix != ".json":
-        return read_rows(path)
-    rows = read_json(path, MAX_BYTES)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a list of objects with {keys}")
-    return rows
+    name: str
+    stems: tuple[str, ...]
+    keys: tuple[str, ...]
+    form: str
+    where: str
+
+    def find(self, data: Path) -> list[Path]:
+        """`data` itself if it is a file. Of a directory the file with the first of the names (of several versions the
+        newest), otherwise all whose first row has the keys. `UserError` if there is none."""
+        if not data.is_dir():
+            return [data]
+        files = record_files(data)
+        if named := self.named(files, self.stems):
+            return [named]
+        fitting = [path for path in files if self._fits(path)]
+        if not fitting:
+            seen = files or [each for each in data.iterdir() if each.name[0] != "."]
+            raise UserError(
+                f"{data}: no file of {self.name}; seen: {_listed(seen, data)}; expected "
+                f"{self.stems[0] if self.stems else 'files'}.jsonl.gz, or rows with {', '.join(self.keys)}; "
+                f"{self.name} is in {self.where}"
+            )
+        if others := [path for path in files if path not in fitting]:
+            print_error(f"{data}: passed over, since they hold no problems of {self.name}: {_listed(others, data)}")
+        return fitting
+
+    @staticmethod
+    def named(files: Sequence[Path], stems: Sequence[str]) -> Path | None:
+        """The file with the first of these names: the nearest, in its folder the newest version."""
+        for pattern in stems:
+            if found := [path for path in files if fnmatchcase(stem(path), pattern)]:
+                return max((path for path in found if path.parent == found[0].parent), key=_version)
+        return None
+
+    def _fits(self, path: Path) -> bool:
+        """Whether the first row has the keys. A damaged file fits: reading it says what is wrong."""
+        _, row = next(entries(path), (0, None))
+        if isinstance(row, UserError):
+            return not path.name.endswith(".json")  # of which clones have many that others read
+        return isinstance(row, dict) and row.keys() >= set(self.keys)
+
+    def rows(self, data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The rows of all files, each with its place."""
+        for path in self.find(data):
+            yield from ((f"{path}:{number}", row) for number, row in numbered_rows(path, LARGEST))
+
+    def problems(self, data: Path, convert: Callable[[dict[str, Any], str, int], Problem | None]) -> list[Problem]:
+        """The problems, which `convert` makes of a row, its place and its number from 0; None is left out.
+
+        Raises:
+            UserError: there is no file, a row is none of this benchmark, two have one id, or there are none.
+        """
+
+        def found() -> Iterator[tuple[str, Problem]]:
+            for index, (where, row) in enumerate(self.rows(data)):
+                try:
+                    problem = convert(row, where, index)
+                except NO_PROBLEM as error:
+                    reason = f"not a problem of {self.name} ({type(error).__name__} {error})"
+                    raise UserError(f"{where}: {reason}; a row {self.form}; restore it") from None
+                if problem is not None:
+                    yield where, problem
+
+        return distinct(found(), f"{data}: no problems of {self.name}; a row {self.form}; it is in {self.where}")
+
+
+def _version(path: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", stem(path))]
+
+
+def _listed(paths: Sequence[Path], root: Path) -> str:
+    names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name for path in paths]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more if names else "nothing"
 
 
 def value_of(row: Mapping[str, Any], key: str, kinds: Any, where: str, form: str) -> Any:
@@ -49,11 +116,11 @@ def value_of(row: Mapping[str, Any], key: str, kinds: Any, where: str, form: str
     return value
 
 
-def distinct(entries: Iterable[tuple[str, Problem]], lacking: str) -> list[Problem]:
+def distinct(found: Iterable[tuple[str, Problem]], lacking: str) -> list[Problem]:
     """The problems, each given with its position in a file. Two of one id are a `UserError`; none at all are one that
     says `lacking`."""
     problems = dict[str, Problem]()
-    for where, problem in entries:
+    for where, problem in found:
         if problem.id in problems:
             raise UserError(f"{where}: task_id {problem.id[:60]} occurs twice; give each file and each problem once")
         problems[problem.id] = problem

@@ -95,19 +95,14 @@ def evaluate_infilling(
     model: LocalModel, data: Path, output: Path, count: int = COUNT, seed: int = SEED
 ) -> dict[str, Any]:
     """Measure `count` spans of each kind, write `evaluation.json`, `spans.jsonl`, `report.json` and `report.html`, and
-    return the report.
-
-    Raises:
-        UserError: there is no text, or none in which a span fits into the model's context.
-    """
+    return the report. `UserError`: there is no text, or none in which a span fits into the model's context."""
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")
     with sole_writer(output):
         settings = RecordedSettings(output)
         settings.settle("task", {"name": "infilling"})
         generator, identity = model.open()
-        asker = Asker(generator)
-        tally = Tally()
+        asker, tally = Asker(generator), Tally()
         documents = corpus_documents(generator, [data], tally)
         texts = chosen_texts(map(generator.tokenizer.decode, documents), count, seed)
         print_tally(tally.summed(tally.kept))
@@ -119,13 +114,9 @@ def evaluate_infilling(
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             temporary.write_text("".join(lines), encoding="utf-8")
         sections = {"data": {"path": str(data)}, "model": identity, "recipe": recipe}
-        infilling = {
-            kind: {way: tally.row() for way, tally in ways.items() if tally.spans} for kind, ways in tallies.items()
-        }
-        trained = "trained" if INFILL in asker.ways else "prefix-only"
-        return page.write_measures(
-            settings, sections, {"infill": trained, "infilling": infilling, "tally": tally.summed(tally.kept)}
-        )
+        infilling = {kind: {way: each.row() for way, each in ways.items()} for kind, ways in tallies.items()}
+        figures = {"infill": "trained" if INFILL in asker.ways else "prefix-only", "infilling": infilling}
+        return page.write_measures(settings, sections, {**figures, "tally": tally.summed(tally.kept)})
 
 
 def _measure(
@@ -147,8 +138,7 @@ def _measure(
 def _span(asker: Asker, text: NumberedText, span: Span, ways: dict[str, SpanTally]) -> dict[str, Any] | None:
     """Ask for one middle with every kind of prompt; None if it is longer than half of the model's context."""
     prefix, middle, suffix = text.parts(span)
-    ids = asker.tokenizer.encode_inside(middle)
-    context = asker.generator.seq_length
+    ids, context = asker.tokenizer.encode_inside(middle), asker.generator.seq_length
     if not ids or len(ids) > context // 2:
         return None
     maximum = min(len(ids) + MORE, context // 2)
@@ -172,7 +162,5 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     for kind, ways in report["infilling"].items():
         for way, figures in ways.items():
             match = percent({**figures, "value": figures["exact match"]})
-            yield (
-                f"{kind:<12} {way:<9} {figures['spans']:>6} {match:>22} {figures['perplexity']:>12.3f} "
-                f"{figures['bits per byte']:>14.3f}"
-            )
+            losses = f"{figures['perplexity']:>12.3f} {figures['bits per byte']:>14.3f}"
+            yield f"{kind:<12} {way:<9} {figures['spans']:>6} {match:>22} {losses}"

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 KINDS = ("single-line", "multi-line", "random")
-MAX_LINES = 8
-MAX_CHARACTERS = 256
+MAX_LINES, MAX_CHARACTERS = 8, 256
 _ROUNDS = 16  # over the documents without a new span, after which there are no more
 
 
@@ -61,31 +60,26 @@ def choose_spans(texts: list[NumberedText], kind: str, count: int, seed: int) ->
     return list(spans)
 
 
-def _lines(text: str) -> list[tuple[int, int]]:
-    """The beginning and end of each line, without its line break."""
-    return [line.span() for line in re.finditer("^.*$", text, re.MULTILINE)]
-
-
-def _filled(text: str) -> list[int]:
-    return [number for number, (start, stop) in enumerate(_lines(text)) if text[start:stop].strip()]
+def _filled(text: str) -> list[tuple[int, int, int]]:
+    """Number, beginning and end, without the line break, of each line that is not blank."""
+    lines = enumerate(re.finditer("^.*$", text, re.MULTILINE))
+    return [(number, *line.span()) for number, line in lines if line.group().strip()]
 
 
 def _single(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
     """A line that is not blank."""
     filled = _filled(text)
-    return _lines(text)[filled[int(generator.integers(len(filled)))]] if filled else None
+    return filled[int(generator.integers(len(filled)))][1:] if filled else None
 
 
 def _several(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
     """Two to `MAX_LINES` consecutive lines; the first and the last are not blank."""
-    filled, lines = _filled(text), _lines(text)
+    filled = _filled(text)
     if len(filled) < 2:
         return None
-    first = filled[int(generator.integers(len(filled) - 1))]
-    lasts = [number for number in filled if first < number < first + MAX_LINES]
-    if not lasts:
-        return None
-    return lines[first][0], lines[lasts[int(generator.integers(len(lasts)))]][1]
+    first, start, _ = filled[int(generator.integers(len(filled) - 1))]
+    stops = [stop for number, _, stop in filled if first < number < first + MAX_LINES]
+    return (start, stops[int(generator.integers(len(stops)))]) if stops else None
 
 
 def _anything(text: str, generator: np.random.Generator) -> tuple[int, int] | None:

@@ -41,15 +41,10 @@ KINDS: dict[bytes, Callable[[list[Any]], Any]] = {b"[": list, b"(": tuple, b"<":
 
 @dataclass(frozen=True)
 class Check:
-    """What one value must be.
-
-    Attributes:
-        expected: plain data.
-        rule: "equal", by Python's rules; "typed", where 1, 1.0 and true are different; "json", where the order of
-            a dictionary's keys counts too; "loose", a number or its text; "close", whose numbers differ by less than
-            `tolerance` (or by no more, if `inclusive`); "less", a number that exceeds by less; "root", of a
-            polynomial; "empty", a list or tuple without items; "any".
-    """
+    """What one value must be. `expected` is plain data, `rule` one of these: "equal", by Python's rules; "typed", where
+    1, 1.0 and true are different; "json", where the order of a dictionary's keys counts too; "loose", a number or its
+    text; "close", whose numbers differ by less than `tolerance` (or by no more, if `inclusive`); "less", a number that
+    exceeds by less; "root", of a polynomial; "empty", a list or tuple without items; "any"."""
 
     expected: Any
     rule: str = "equal"
@@ -75,9 +70,8 @@ def close(check: Check, value: Any) -> bool:
 
 def is_root(check: Check, value: Any) -> bool:
     """Whether the polynomial with these coefficients is nearly zero there."""
-    return bool(
-        abs(sum(coefficient * value**power for power, coefficient in enumerate(check.expected))) < check.tolerance
-    )
+    there = sum(coefficient * value**power for power, coefficient in enumerate(check.expected))
+    return bool(abs(there) < check.tolerance)
 
 
 def same(expected: Any, value: Any) -> bool:
@@ -115,8 +109,7 @@ RULES: dict[str, Callable[[Check, Any], bool]] = {
 
 def read_frames(data: bytes) -> tuple[list[Any], bytes]:
     """The values at the beginning of a program's output, and the rest of it. A frame with anything else is no data."""
-    values: list[Any] = []
-    at = 0
+    values, at = list[Any](), 0
     while (colon := data.find(b":", at, at + PREFIX)) > 0 and data[at:colon].isdigit():
         end = colon + 1 + int(data[at:colon])
         if end > len(data):

@@ -43,6 +43,7 @@ class CorpusPerplexity:
 
     def row(self) -> dict[str, Any]:
         """Figures for a report."""
+        no_text = sum(self.tally["dropped"].get(reason, {"count": 0})["count"] for reason in NO_TEXT)
         return {
             "perplexity": self.score.perplexity,
             "loss (nats per token)": self.score.nats / self.score.tokens,
@@ -51,9 +52,7 @@ class CorpusPerplexity:
             "tokens": self.score.tokens,
             "bytes": self.text_bytes,
             "documents": self.documents,
-            "files that are no text": sum(
-                self.tally["dropped"].get(reason, {"count": 0})["count"] for reason in NO_TEXT
-            ),
+            "files that are no text": no_text,
             "whole corpus": self.whole,
             "window": self.window,
             "stride": self.stride,
@@ -70,11 +69,8 @@ def measure(
     cut: bool = False,
 ) -> CorpusPerplexity:
     """Token-weighted perplexity of the documents; with `max_tokens`, stop after the document that reaches it, or with
-    `cut` at that token.
-
-    Raises:
-        UserError: there is no text, a dataset was made with another tokenizer, or window and stride do not fit.
-    """
+    `cut` at that token. `UserError`: there is no text, a dataset was made with another tokenizer, or window and stride
+    do not fit."""
     window = model.seq_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     total, size, documents, whole, tally = Score(0.0, 0), 0, 0, True, Tally()

@@ -1,8 +1,5 @@
-"""Measures how much two models with one tokenizer differ on a corpus, such as a quantised model and its original.
-
-One model is in memory at a time: the first one's logits are kept in a file. Embedding rows without a token are left
-out.
-"""
+"""Measures how much two models with one tokenizer differ on a corpus, such as a quantised model and its original. One
+model is in memory at a time: the first one's logits are kept in a file. Embedding rows without a token are left out."""
 
 from __future__ import annotations
 
@@ -119,10 +116,8 @@ def compare(
     window: int | None = None,
     max_tokens: int | None = None,
 ) -> ModelComparison:
-    """Measure both on `data` in windows that do not overlap, up to `max_tokens` (default `MAX_TOKENS`).
-
-    `directory` keeps the first one's logits in the meantime. Raises `UserError` for models with different tokenizers.
-    """
+    """Measure both on `data` in windows that do not overlap, up to `max_tokens` (default `MAX_TOKENS`). `directory`
+    keeps the first one's logits in the meantime. Raises `UserError` for models with different tokenizers."""
     model = open_first()
     window, fingerprint = model.seq_length if window is None else window, model.tokenizer.fingerprint
     how = ([data], window, window - 1, MAX_TOKENS if max_tokens is None else max_tokens, True, True)

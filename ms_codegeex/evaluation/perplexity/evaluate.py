@@ -26,11 +26,9 @@ def evaluate_corpus(
     against: LocalModel | None = None,
     more: Callable[[], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Measure a corpus, write `evaluation.json`, `report.json` and `report.html`, and return the report.
-
-    With `against`, another model with the same tokenizer, the report says how much `model` differs from it. The result
-    of `more()` is added to a report that is complete without it.
-    """
+    """Measure a corpus, write `evaluation.json`, `report.json` and `report.html`, and return the report. With
+    `against`, another model with the same tokenizer, it says how much `model` differs from that. The result of
+    `more()` is added to a report that is complete without it."""
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")
     if against is not None and stride is not None:
@@ -49,15 +47,13 @@ def evaluate_corpus(
         else:
             first, second = partial(opened, "against", against), partial(opened, "model", model)
             compared = compare(first, second, data, output, window, max_tokens)
-            perplexity = compared.second
-            shares = {"step": STEP, "shares": compared.within}
+            perplexity, shares = compared.second, {"step": STEP, "shares": compared.within}
             difference = {"difference": compared.row(), "difference_within": shares}
         print_tally(perplexity.tally)
         how = {"window": perplexity.window, "stride": perplexity.stride, "max_tokens": max_tokens}
         sections = {"data": {"path": str(data)}, **identities, "recipe": how}
-        result = page.write_measures(
-            settings, sections, {"perplexity": perplexity.row(), **difference, "tally": perplexity.tally}
-        )
+        figures = {"perplexity": perplexity.row(), **difference, "tally": perplexity.tally}
+        result = page.write_measures(settings, sections, figures)
         if more is not None:
             result |= more()
             page.write(output, result)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,20 +59,17 @@ def score(model: Scorer, segments: Sequence[Segment]) -> Score:
 def prompt_perplexities(
     model: Scorer, task: Task, samples: Iterable[Sample], progress: bool = False
 ) -> dict[str, Score]:
-    """Problem id -> the score of its prompts, summed over its samples. Equal texts are scored once.
-
-    `UserError` if the task, which must have a method `segments`, has no prompt perplexity.
-    """
-    if not hasattr(task, "segments"):
+    """Problem id -> the score of its prompts, summed over its samples. Equal texts are scored once. `UserError` if the
+    task, which must have a method `segments`, has no prompt perplexity."""
+    segments_of = getattr(task, "segments", None)
+    if segments_of is None:
         raise UserError(f"{task.name}: has no prompt perplexity; only mtpb and humaneval have")
-    prompted: Any = task
     problems = {problem.id: problem for problem in task.problems}
     known: dict[tuple[Segment, ...], Score] = {}
-    scores: dict[str, Score] = {}
-    every = list(samples)
+    scores, every = dict[str, Score](), list(samples)
     with progress_of(len(every), "prompts", shown=progress) as bar:
         for sample in every:
-            segments = tuple(prompted.segments(problems[sample.task_id], sample))
+            segments = tuple(segments_of(problems[sample.task_id], sample))
             if segments not in known:
                 known[segments] = score(model, segments)
             scores[sample.task_id] = scores.get(sample.task_id, Score(0.0, 0)) + known[segments]
@@ -81,28 +79,23 @@ def prompt_perplexities(
 
 def solved(judgements: Iterable[Judgement], mode: str = "strict") -> dict[str, bool]:
     """Problem id -> whether at least one of its samples passed."""
-    result: dict[str, bool] = {}
+    result: dict[str, bool] = defaultdict(bool)
     for one in judgements:
-        result[one.task_id] = result.get(one.task_id, False) or one.verdicts[mode] is Verdict.PASSED
-    return result
+        result[one.task_id] |= one.verdicts[mode] is Verdict.PASSED
+    return dict(result)
 
 
 def split(scores: Mapping[str, Score], passed: Mapping[str, bool]) -> dict[str, Any]:
     """Count, mean perplexity and standard error (None for fewer than 2) of all, solved and unsolved problems, which the
     CodeGen paper compares."""
-    groups = {
-        "all": list(scores),
-        "solved": [name for name in scores if passed.get(name) is True],
-        "unsolved": [name for name in scores if passed.get(name) is False],
-    }
+    scored = {name: one.perplexity for name, one in scores.items() if one.tokens}
     result: dict[str, Any] = {"tokens": sum(one.tokens for one in scores.values())}
-    for group, names in groups.items():
-        values = [scores[name].perplexity for name in names if scores[name].tokens]
+    for group, kinds in (("all", (True, False, None)), ("solved", (True,)), ("unsolved", (False,))):
+        values = [perplexity for name, perplexity in scored.items() if passed.get(name) in kinds]
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         result[f"problems, {group}"] = len(values)
         result[f"prompt perplexity, {group}"] = statistics.fmean(values) if values else None
-        result[f"standard error, {group}"] = (
-            statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        )
+        result[f"standard error, {group}"] = error
     return result
 
 

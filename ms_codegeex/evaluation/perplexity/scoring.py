@@ -43,19 +43,16 @@ class Score:
 
 
 def windowed(model: Scorer, ids: Sequence[int], window: int | None = None, stride: int | None = None) -> np.ndarray:
-    """Log-probabilities FP32 [len(ids) - 1] of all ids but the first.
-
-    A text of more than `window` tokens (default: the model's context) is read in windows that start every `stride`
-    tokens (default: half a window). Each token is scored once, in the first window that contains it, so its context is
-    at least `window` - `stride` tokens, or all tokens before it.
-    """
+    """Log-probabilities FP32 [len(ids) - 1] of all ids but the first. A text of more than `window` tokens (default: the
+    model's context) is read in windows that start every `stride` tokens (default: half a window). Each token is scored
+    once, in the first window with it, so its context is at least `window` - `stride` tokens, or all before it."""
     window = model.seq_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     if not 2 <= window <= model.seq_length or not 1 <= stride < window:
-        raise UserError(
-            f"window {window}, stride {stride}: expected a window of 2 to {model.seq_length} tokens (the model's "
-            "context) and a stride of 1 to one less than it"
+        wanted = (
+            f"a window of 2 to {model.seq_length} tokens (the model's context) and a stride of 1 to one less than it"
         )
+        raise UserError(f"window {window}, stride {stride}: expected {wanted}")
     scored, parts = 1, []
     for begin in range(0, max(1, len(ids)), stride):
         piece = ids[begin : begin + window]

@@ -17,8 +17,8 @@ from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 LARGEST = 40_000  # characters of a text
 DEEPEST = 300  # brackets that are open; `<` counts as one
-LONGEST, CHUNK = 5.0, 512  # seconds of reading a text, and the bytes after which they are looked at
-TRIES = 12  # places at which code without a fence may begin
+LONGEST, CHUNK = 2.0, 512  # seconds of reading a text, and the bytes after which they are looked at
+TRIES = 6  # places at which code without a fence may begin
 # C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that say nothing else than types and names
 ALIAS = re.compile(
     r"using\s+(\w+)\s*=([^;]*);|typedef\b([^;]*?)\b(\w+)\s*;|#\s*define\s+(\w+)[ \t]+([^\n]*)", re.DOTALL

@@ -6,6 +6,7 @@ values are in `published.yaml`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,7 @@ from ms_codegeex.evaluation.reports.estimators import pass_at_k
 
 LANGUAGES = ("cpp", "go", "java", "python", "js")
 # The published shares of the `weighted` strategy, by model, in the order of LANGUAGES.
-WEIGHTS: dict[str, tuple[int, ...]] = {
-    "CodeGeeX": (33, 6, 20, 32, 9),
-    "CodeGen": (38, 8, 29, 17, 8),
-    "InCoder": (12, 4, 5, 45, 34),
-}
+WEIGHTS = {"CodeGeeX": (33, 6, 20, 32, 9), "CodeGen": (38, 8, 29, 17, 8), "InCoder": (12, 4, 5, 45, 34)}
 BUDGETS = (10, 100)
 LanguageCounts = Mapping[str, tuple[int, int]]  # language -> samples drawn, samples passed, of one problem
 
@@ -37,11 +34,7 @@ def split(budget: int, weights: Sequence[float]) -> list[int]:
 def solve_rate(counts: LanguageCounts, parts: Mapping[str, int]) -> float:
     """The probability that at least one sample passes if `parts` samples are drawn per language, without
     replacement: 1 - product of C(n-c, k) / C(n, k). `ValueError` if there are too few samples."""
-    unsolved = 1.0
-    for language, part in parts.items():
-        if part:
-            unsolved *= 1.0 - pass_at_k(*counts[language], part)
-    return 1.0 - unsolved
+    return 1.0 - math.prod(1.0 - pass_at_k(*counts[language], part) for language, part in parts.items() if part)
 
 
 def mean_rate(problems: Sequence[LanguageCounts], parts: Mapping[str, int]) -> float:
@@ -64,12 +57,9 @@ def strategies(problems: Sequence[LanguageCounts], budget: int, weights: Mapping
     return [*rows, {"samples": budget, "strategy": "max", "rate": oracle, "split": "the best language of each problem"}]
 
 
-def table(
-    counts: Mapping[str, Mapping[int, tuple[int, int]]], budgets: Sequence[int] = BUDGETS
-) -> list[dict[str, Any]]:
+def table(counts: Mapping[str, Mapping[int, Any]], budgets: Sequence[int] = BUDGETS) -> list[dict[str, Any]]:
     """Rows of a report from language -> problem number -> (samples, passed). They cover the paper's languages found
-    here, the problems that all of these have, and the budgets for which enough samples exist; no rows for fewer
-    than two languages."""
+    here, the problems that all have, and the budgets with enough samples; no rows for fewer than two languages."""
     weights = {name: share for name, share in zip(LANGUAGES, WEIGHTS["CodeGeeX"], strict=True) if counts.get(name)}
     if len(weights) < 2:
         return []

@@ -26,6 +26,8 @@ DRAWS, SEED = 10_000, 0  # of the permutation test
 HARD, EASY = 0.3, 0.7  # mean rate of a problem over the evaluations; the split of CodeGen's paper, as recalled
 STEP = re.compile(r"step-(\d{8,})")  # a checkpoint's name
 Counts = tuple[int, int]  # samples judged, samples passed
+Judged = Mapping[str, Mapping[str, Counts]]  # evaluation -> problem -> counts
+Members = dict[str, dict[str, list[str]]]  # group -> evaluation -> problems
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,7 @@ class Evaluation:
 
 def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
     """Evaluations from `DIR` or `NAME=DIR`; without a name, the directory's, preceded by its parent's if two are equal.
-
-    Raises:
-        UserError: fewer than two, one without verdicts, two of one name, or of different benchmarks.
-    """
+    `UserError`: fewer than two, one without verdicts, two of one name, or of different benchmarks."""
     if len(given) < 2:
         raise UserError("compare: expected two or more evaluations, such as evaluate compare full int8 --output both")
     named = [("", word) if Path(word).is_dir() else word.rpartition("=")[::2] for word in given]
@@ -86,10 +85,8 @@ def _read(directory: Path) -> Mapping[str, Any]:
     report = read_json(path)
     known = isinstance(report, dict) and report.get("format") == FORMAT and isinstance(report.get("by_problem"), list)
     if not known or not report.get("scores"):
-        raise UserError(
-            f"{path}: has no verdicts of problems; judge its samples with --judge-only, or compare perplexities with "
-            "evaluate perplexity --against"
-        )
+        remedy = "judge its samples with --judge-only, or compare perplexities with evaluate perplexity --against"
+        raise UserError(f"{path}: has no verdicts of problems; {remedy}")
     if not all(map(_is_row, report["by_problem"])):
         raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
     settings, sections = report.get("settings", {}), ("recipe", "model", "data")
@@ -121,31 +118,23 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
     if known := {row.name for row in published} & {each.name for each in evaluations}:
         raise UserError(f"--published: {min(known)} is an evaluation's name, too; rename one of them")
     counts = {each.name: each.counts(mode) for each in evaluations}
-    if any(each.source for each in evaluations):
-        groups_of = _directions(evaluations, mode)
-    else:
-        groups_of = _common_groups(evaluations, counts, mode)
+    grouped = _directions if any(each.source for each in evaluations) else _common_groups
+    groups_of = grouped(evaluations, counts, mode)
     cases = "pass_at" not in evaluations[0].report["scores"][mode]["all"]
     groups = {
         group: {name: _score([counts[name][each] for each in problems], cases) for name, problems in members.items()}
         for group, members in groups_of.items()
     }
-    common = sorted({name for members in groups_of["all"].values() for name in members}, key=_natural)
+    about = {each.name: {"directory": str(each.directory), "model": each.model} for each in evaluations}
+    for each in evaluations:
+        about[each.name] |= {"from": each.source, "problems": len(counts[each.name])}
     return {
         "format": "ms-codegeex comparison",
         "version": 1,
         "task": evaluations[0].report["task"],
         "mode": mode,
-        "evaluations": {
-            each.name: {
-                "directory": str(each.directory),
-                "model": each.model,
-                "from": each.source,
-                "problems": len(counts[each.name]),
-            }
-            for each in evaluations
-        },
-        "problems": common,
+        "evaluations": about,
+        "problems": sorted({name for members in groups_of["all"].values() for name in members}, key=_natural),
         "other_files": _other_files(evaluations),
         "groups": groups,
         "steps": _steps(evaluations, groups["all"]),
@@ -158,9 +147,7 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
     }
 
 
-def _common_groups(
-    evaluations: Sequence[Evaluation], counts: Mapping[str, Mapping[str, Counts]], mode: str
-) -> dict[str, dict[str, list[str]]]:
+def _common_groups(evaluations: Sequence[Evaluation], counts: Judged, mode: str) -> Members:
     """Problems by group and evaluation, only those that all evaluations have judged."""
     common = sorted(set.intersection(*(set(judged) for judged in counts.values())), key=_natural)
     if not common:
@@ -169,16 +156,16 @@ def _common_groups(
     return {group: dict.fromkeys(counts, members) for group, members in groups.items()}
 
 
-def _directions(evaluations: Sequence[Evaluation], mode: str) -> dict[str, dict[str, list[str]]]:
+def _directions(evaluations: Sequence[Evaluation], counts: Judged, mode: str) -> Members:
     """Problems by direction of translation, such as "python → cpp", and evaluation. Each direction is compared on the
     problems that all evaluations of this direction have judged: no problem is in all directions."""
     members: dict[str, dict[str, set[str]]] = {}
     for each in evaluations:
         labels = each.labels()
-        for problem in each.counts(mode):
+        for problem in counts[each.name]:
             direction = f"{each.source or 'text'} → {labels[problem].get('language', 'python')}"
             members.setdefault(direction, {}).setdefault(each.name, set()).add(problem)
-    groups: dict[str, dict[str, list[str]]] = {"all": {each.name: [] for each in evaluations}}
+    groups: Members = {"all": {each.name: [] for each in evaluations}}
     for direction, judged in members.items():
         common = sorted(set.intersection(*judged.values()), key=_natural)
         if common:
@@ -194,9 +181,7 @@ def _score(pairs: Sequence[Counts], cases: bool) -> dict[str, Any]:
     return {name: value for name, value in score(pairs, cases).items() if name != "passed"}
 
 
-def _steps(
-    evaluations: Sequence[Evaluation], scores: Mapping[str, Mapping[str, Any]]
-) -> dict[str, list[dict[str, Any]]]:
+def _steps(evaluations: Sequence[Evaluation], scores: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Run -> its evaluated checkpoints by step, for each run with several."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for each in evaluations:
@@ -208,9 +193,7 @@ def _steps(
     return {run: sorted(rows, key=lambda row: row["step"]) for run, rows in several.items()}
 
 
-def _against(
-    groups: Mapping[str, Mapping[str, Mapping[str, Any]]], published: Sequence[PublishedRow]
-) -> list[dict[str, Any]]:
+def _against(groups: Mapping[str, Any], published: Sequence[PublishedRow]) -> list[dict[str, Any]]:
     """Each evaluation minus each published rate. The interval is the evaluation's: published rates have none, and
     their problems cannot be paired."""
     differences = []
@@ -229,9 +212,7 @@ def _against(
     return differences
 
 
-def _groups(
-    common: Sequence[str], labels: Mapping[str, Mapping[str, str]], counts: Mapping[str, Mapping[str, Counts]]
-) -> dict[str, list[str]]:
+def _groups(common: Sequence[str], labels: Mapping[str, Mapping[str, str]], counts: Judged) -> dict[str, list[str]]:
     """Problems by name of a group: all, each value of each label, and each level of difficulty."""
     groups: dict[str, list[str]] = {"all": list(common)}
     for label, values in by_label({name: labels[name] for name in common}).items():
@@ -256,9 +237,7 @@ def _natural(value: str) -> list[tuple[int, str]]:
 
 
 def _pairs(
-    evaluations: Sequence[Evaluation],
-    counts: Mapping[str, Mapping[str, Counts]],
-    problems: Mapping[str, Sequence[str]],
+    evaluations: Sequence[Evaluation], counts: Judged, problems: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Every pair of evaluations with the same directions of translation, the later one minus the earlier one, on the
     `problems` that both have."""
@@ -269,18 +248,13 @@ def _pairs(
         if one.source != other.source or not common:
             continue
         rates = np.array([[_rate(counts[each.name][name]) for each in (one, other)] for name in common])
-        differences = rates[:, 1] - rates[:, 0]
+        differences, solved = rates[:, 1] - rates[:, 0], list(zip(common, rates > 0, strict=True))
         low, high = estimators.difference_interval(differences)
-        pairs.append(
-            {
-                "from": one.name,
-                "to": other.name,
-                "difference": {"value": float(differences.mean()), "low": low, "high": high},
-                "p": permutation_p(differences),
-                "solved_only_before": [name for name, (a, b) in zip(common, rates, strict=True) if a > 0 == b],
-                "solved_only_after": [name for name, (a, b) in zip(common, rates, strict=True) if a == 0 < b],
-            }
-        )
+        difference = {"value": float(differences.mean()), "low": low, "high": high}
+        pair = {"from": one.name, "to": other.name, "difference": difference, "p": permutation_p(differences)}
+        pair["solved_only_before"] = [name for name, (before, after) in solved if before and not after]
+        pair["solved_only_after"] = [name for name, (before, after) in solved if after and not before]
+        pairs.append(pair)
     for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["adjusted_p"] = adjusted
     return pairs
@@ -294,10 +268,8 @@ def permutation_p(differences: np.ndarray) -> float:
     nonzero = differences[differences != 0]
     if len(nonzero) < 2:  # either sign has the same sum
         return 1.0
-    test = stats.permutation_test(
-        (nonzero,), np.mean, permutation_type="samples", vectorized=True, n_resamples=DRAWS, random_state=SEED
-    )
-    return float(test.pvalue)
+    how = {"permutation_type": "samples", "vectorized": True, "n_resamples": DRAWS, "random_state": SEED}
+    return float(stats.permutation_test((nonzero,), np.mean, **how).pvalue)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -357,15 +329,12 @@ def lines(comparison: Mapping[str, Any]) -> list[str]:
         summary += [f"{model}, pass@1 from each language (rows) to each", *_matrix_lines(sources)]
     for pair in comparison["pairs"]:
         gained, lost = len(pair["solved_only_after"]), len(pair["solved_only_before"])
-        summary.append(
-            f"{pair['to']} - {pair['from']}: {percent(pair['difference'])}, p {pair['adjusted_p']:.3g} (of "
-            f"{len(comparison['pairs'])} pairs), solves {gained} more problems and {lost} no longer"
-        )
+        p = f"p {pair['adjusted_p']:.3g} (of {len(comparison['pairs'])} pairs)"
+        words = f"{percent(pair['difference'])}, {p}, solves {gained} more problems and {lost} no longer"
+        summary.append(f"{pair['to']} - {pair['from']}: {words}")
     for each in comparison["against_published"]:
         group = "" if each["group"] == "all" else f" ({each['group']})"
         side = "outside of" if each["outside"] else "within"
-        summary.append(
-            f"{each['evaluation']} - {each['row']}, pass@{each['k']}{group}: {percent(each['difference'])}, published "
-            f"{100 * each['published']:.2f} % is {side} the interval"
-        )
+        words = f"{percent(each['difference'])}, published {100 * each['published']:.2f} % is {side} the interval"
+        summary.append(f"{each['evaluation']} - {each['row']}, pass@{each['k']}{group}: {words}")
     return summary

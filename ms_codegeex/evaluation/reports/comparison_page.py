@@ -14,13 +14,13 @@ from ms_codegeex.evaluation.reports.page import label_of, published_table
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.rows import current_results, key
 
-MAX_NAMES = 40  # of problems in a cell
-MAX_LINES = 60  # of standard error
+MAX_NAMES, MAX_LINES = 40, 60  # of problems in a cell; of standard error
 LEXERS = {"js": "javascript"}  # where a language's name is not that of its lexer
+Answer = tuple[Mapping[str, Any], Mapping[str, Any]]  # a sample, and its verdicts
 
 
 def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], maximum: int) -> str:
-    """The page. `most`: distinct answers shown of each problem and evaluation; 0: all."""
+    """The page. `maximum`: distinct answers shown of each problem and evaluation; 0: all."""
     parts = [
         ("Evaluations", _evaluations(comparison)),
         ("Scores on the common problems", _scores(comparison["groups"], comparison["published_rows"])),
@@ -42,10 +42,9 @@ def _evaluations(comparison: Mapping[str, Any]) -> str:
         [text(name), count(entry["problems"]), text(entry["model"]), f"<code>{text(entry['directory'])}</code>"]
         for name, entry in comparison["evaluations"].items()
     ]
-    each = (
-        ", each in all evaluations of its direction" if comparison["translation"] else " were judged in all evaluations"
-    )
-    words = f"{comparison['task']}, judged {comparison['mode']}; {len(comparison['problems'])} problems{each}."
+    each = ", each in all evaluations of its direction" if comparison["translation"] else ""
+    where = each or " were judged in all evaluations"
+    words = f"{comparison['task']}, judged {comparison['mode']}; {len(comparison['problems'])} problems{where}."
     heads = ("", "problems judged", "model", "directory")
     return table(heads, rows, 1) + note(text(words)) + note(text(warning(comparison)))
 
@@ -83,17 +82,11 @@ def _charts(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Map
 
 
 def _pairs(pairs: Iterable[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            f"{text(pair['to'])} minus {text(pair['from'])}",
-            percent(pair["difference"]),
-            f"{pair['p']:.3g}",
-            f"{pair['adjusted_p']:.3g}",
-            _names(pair["solved_only_after"]),
-            _names(pair["solved_only_before"]),
-        ]
-        for pair in pairs
-    ]
+    rows = []
+    for pair in pairs:
+        solved = [_names(pair["solved_only_after"]), _names(pair["solved_only_before"])]
+        figures = [percent(pair["difference"]), f"{pair['p']:.3g}", f"{pair['adjusted_p']:.3g}"]
+        rows.append([f"{text(pair['to'])} minus {text(pair['from'])}", *figures, *solved])
     small = (
         "Mean differences in pass rate per problem, with 95 % intervals. p: sign-flip permutation test; adjusted: for "
         "the number of pairs (Holm). Use the adjusted one: below 0.05, chance is an unlikely explanation."
@@ -114,29 +107,18 @@ def steps_figure(
     """The pass rate of a run's checkpoints, each with `step` and `value`; `losses`, in nats per token by step, are
     at the right."""
     rates = [(point["step"], point["value"]) for point in points]
-    figure = lines(
-        "by step",
-        {"pass rate": rates} if rates else {},
-        "step",
-        "pass rate",
-        heights=(0.0, max((rate for _, rate in rates), default=0.0) or 0.01),
-        shown=lambda rate: f"{100 * rate:.1f} %",
-        beside=("nats per token", losses),
-    )
-    return charts([figure])
+    heights = 0.0, max((rate for _, rate in rates), default=0.0) or 0.01
+    how = {"shown": lambda rate: f"{100 * rate:.1f} %", "beside": ("nats per token", losses)}
+    series = {"pass rate": rates} if rates else {}
+    return charts([lines("by step", series, "step", "pass rate", heights=heights, **how)])
 
 
 def _against(comparison: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            f"{text(each['evaluation'])} minus {text(each['row'])}",
-            text(f"{each['group']}, pass@{each['k']}"),
-            f"{100 * each['published']:.2f} %",
-            percent(each["difference"]),
-            "outside" if each["outside"] else "within",
-        ]
-        for each in comparison["against_published"]
-    ]
+    rows = []
+    for each in comparison["against_published"]:
+        names = f"{text(each['evaluation'])} minus {text(each['row'])}", text(f"{each['group']}, pass@{each['k']}")
+        figures = f"{100 * each['published']:.2f} %", percent(each["difference"])
+        rows.append([*names, *figures, "outside" if each["outside"] else "within"])
     sources = "; ".join(f"{name}: {row['source']}" for name, row in comparison["published_rows"].items())
     small = (
         "The intervals are those of the evaluations: published figures have none, and cannot be paired problem by "
@@ -191,33 +173,27 @@ def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], 
     return note(f"{shown}, those that pass first.") + "".join(parts)
 
 
-def _answers(evaluation: Evaluation) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
+def _answers(evaluation: Evaluation) -> dict[str, list[Answer]]:
     """Samples and their verdicts by problem."""
-    samples, results = (
-        read_rows(path) if (path := evaluation.directory / name).is_file() else []
-        for name in ("samples.jsonl", "results.jsonl")
-    )
+    paths = [evaluation.directory / name for name in ("samples.jsonl", "results.jsonl")]
+    samples, results = (read_rows(path) if path.is_file() else [] for path in paths)
     judged = {key(row): row for row in current_results(samples, results)}
-    answers: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    answers: dict[str, list[Answer]] = {}
     for row in samples:
         if key(row) in judged:
-            answers.setdefault(row["task_id"], []).append((row, dict(judged[key(row)])))
+            answers.setdefault(row["task_id"], []).append((row, judged[key(row)]))
     return answers
 
 
-def _of_one(
-    name: str, answers: Sequence[tuple[dict[str, Any], dict[str, Any]]], mode: str, lexer: str, maximum: int
-) -> str:
+def _of_one(name: str, answers: Sequence[Answer], mode: str, lexer: str, maximum: int) -> str:
     """The distinct answers of one evaluation to one problem."""
-    alike: dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    alike: dict[tuple[str, str], list[Answer]] = {}
     for sample, result in answers:
         alike.setdefault((result["verdicts"][mode], sample["generation"]), []).append((sample, result))
-    groups = list(alike.values())
-    groups.sort(key=lambda group: (group[0][1]["verdicts"][mode] != "passed", -len(group)))
+    groups = sorted(alike.values(), key=lambda group: (group[0][1]["verdicts"][mode] != "passed", -len(group)))
     parts = [f"<h3>{text(name)}</h3>"]
-    for group in groups[: maximum or None]:
-        sample, result = group[0]
-        times = f", {len(group)} times" if len(group) > 1 else ""
+    for (sample, result), *others in groups[: maximum or None]:
+        times = f", {1 + len(others)} times" if others else ""
         parts.append(note(f"{text(result['verdicts'][mode])}{times}, {result['seconds']:.2f} s"))
         parts.append(f"<pre>{code(sample['generation'], lexer)}</pre>")
         if result["stderr"].strip():

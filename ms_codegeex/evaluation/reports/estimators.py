@@ -18,11 +18,8 @@ CURVE = 200  # the largest k of a curve
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
     """The probability that at least one of k samples passes, drawn without replacement from `samples` of which
-    `passed` pass.
-
-    1 - C(n-c, k) / C(n, k), computed as the product of 1 - k/i for i from n-c+1 to n, which neither overflows nor
-    cancels (Chen et al. 2021).
-    """
+    `passed` pass: 1 - C(n-c, k) / C(n, k), computed as the product of 1 - k/i for i from n-c+1 to n, which neither
+    overflows nor cancels (Chen et al. 2021)."""
     if not 0 <= passed <= samples or not 1 <= k <= samples:
         raise ValueError(f"pass@{k} of {passed} passed in {samples} samples")
     if samples - passed < k:
@@ -66,11 +63,9 @@ def difference_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def interval(values: np.ndarray) -> np.ndarray:
-    """float64 [2, columns]: the 95 % percentile bootstrap interval of each column's mean.
-
-    Problems (rows) are drawn with replacement, samples within a problem are not: the interval says how the mean
-    would vary over other problems of this kind. It is always the same.
-    """
+    """float64 [2, columns]: the 95 % percentile bootstrap interval of each column's mean; it is always the same. It
+    says how the mean would vary over other problems of this kind: problems (rows) are drawn with replacement, samples
+    within a problem are not."""
     rows = len(values)
     drawn = np.random.default_rng(SEED).multinomial(rows, np.full(rows, 1 / rows), RESAMPLES)
     means = drawn @ values / rows
@@ -83,15 +78,12 @@ def pass_rate(counts: Sequence[tuple[int, int]]) -> dict[str, float]:
 
 
 def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str, dict]:
-    """{k: {value, low, high}} for every k for which each problem has enough samples, {k: {missing: why}} for the
-    others."""
+    """{k: {value, low, high}} for each k, {k: {missing: why}} for those for which a problem has too few samples."""
     fewest = min(samples for samples, _ in counts)
     possible = [k for k in ks if k <= fewest]
     columns = zip(possible, table(counts, possible).T, strict=True)
-    rates: dict[str, dict] = {str(k): mean_share(values) for k, values in columns}
-    for k in ks[len(possible) :]:
-        rates[str(k)] = {"missing": f"a problem has {fewest} samples, pass@{k} needs {k} of each"}
-    return rates
+    missing = {str(k): f"a problem has {fewest} samples, pass@{k} needs {k} of each" for k in ks[len(possible) :]}
+    return {str(k): mean_share(values) for k, values in columns} | {k: {"missing": why} for k, why in missing.items()}
 
 
 def curve(counts: Sequence[tuple[int, int]]) -> list[float]:

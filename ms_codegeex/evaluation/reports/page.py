@@ -14,6 +14,7 @@ from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.scores import FORMAT, model_of, no_code, percent
 
 VERDICTS = ("passed", "wrong", "error", "compile error", "timeout", "memory", "killed")
+Report = Mapping[str, Any]
 LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", "go": "Go", "rust": "Rust"}
 
 
@@ -47,11 +48,8 @@ def write(output: Path, report: Mapping[str, Any]) -> None:
         temporary.write_text(render(report), encoding="utf-8")
 
 
-def write_measures(
-    settings: RecordedSettings, sections: Mapping[str, Any], figures: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Record these sections of the settings, and write and return the report of figures that no program was judged
-    for."""
+def write_measures(settings: RecordedSettings, sections: Report, figures: Report) -> dict[str, Any]:
+    """Record these sections of the settings; write and return the report of figures without a judged program."""
     output = settings.path.parent
     for section, values in {**sections, "versions": versions()}.items():
         settings.write(section, values)
@@ -103,14 +101,10 @@ def _scores(scores: Mapping[str, Any]) -> str:
         for value in values:
             scored = [each["by"].get(label, {}).get(value) for each in scores.values()]
             groups.append((f"{label}: {label_of(value)}", scored))
-    rows = [
-        [
-            text(name),
-            *(count(scored[0][size]) for size in ("problems", "samples")),
-            *(cell for score in scored for cell in _rates(score, shown)),
-        ]
-        for name, scored in groups
-    ]
+    rows = []
+    for name, scored in groups:
+        sizes = [count(scored[0][size]) for size in ("problems", "samples")]
+        rows.append([text(name), *sizes, *(cell for score in scored for cell in _rates(score, shown))])
     notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
     small = f"In parentheses: {INTERVALS}. Rely on strict; published is the original rule."
     return table(heads, rows, len(heads) - 1) + note(small) + notes
@@ -121,14 +115,10 @@ def measures_table(groups: Mapping[str, Mapping[str, Any]]) -> str:
     if not groups:
         return ""
     names = [name for name, value in groups["all"].items() if isinstance(value, Mapping)]
-    rows = [
-        [
-            text(label_of(group)),
-            *(count(each[size]) for size in ("problems", "samples")),
-            *(percent(each[n]) for n in names),
-        ]
-        for group, each in groups.items()
-    ]
+    rows = []
+    for group, each in groups.items():
+        sizes = [count(each[size]) for size in ("problems", "samples")]
+        rows.append([text(label_of(group)), *sizes, *(percent(each[name]) for name in names)])
     small = f"Means over problems. In parentheses: {INTERVALS}."
     return table(("", "problems", "samples", *names), rows, 2 + len(names)) + note(small)
 
@@ -183,10 +173,10 @@ def _not_judged(reasons: Mapping[str, str]) -> str:
 
 
 def _budget(rows: Iterable[Mapping[str, Any]]) -> str:
-    cells = [
-        [text(f"{row['samples']} samples, {row['strategy']}"), f"{100 * row['rate']:.2f} %", text(row.get("split", ""))]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        name = text(f"{row['samples']} samples, {row['strategy']}")
+        cells.append([name, f"{100 * row['rate']:.2f} %", text(row.get("split", ""))])
     return table(("", "expected solve rate", "samples per language"), cells, 1) if cells else ""
 
 
@@ -218,15 +208,8 @@ def _difference(report: Mapping[str, Any]) -> str:
     own, other = report["perplexity"]["perplexity"], difference["perplexity of the other model"]
     both = [("model", own, f"{own:.4f}"), ("other model", other, f"{other:.4f}")]
     within, step = report["difference_within"]["shares"], report["difference_within"]["step"]
-    figures = [
-        bars("perplexity", both),
-        curves(
-            "log-probability of a token differs by at most",
-            {"share of tokens": within},
-            f"{step:g} nats",
-            "share of tokens",
-        ),
-    ]
+    title, series = "log-probability of a token differs by at most", {"share of tokens": within}
+    figures = [bars("perplexity", both), curves(title, series, f"{step:g} nats", "share of tokens")]
     return _perplexity(difference) + charts(figures)
 
 
@@ -239,8 +222,7 @@ def _validity(validity: Mapping[str, Any]) -> str:
     for language, models in languages.items():
         figures = (count(models[name][key]) if name in models else "" for name in names for key in keys)
         rows.append([text(label_of(language)), *figures])
-    parts = [table(heads, rows, len(heads) - 1)] if rows else []
-    return "".join(parts) + (_not_judged(left_out) if left_out else "")
+    return (table(heads, rows, len(heads) - 1) if rows else "") + (_not_judged(left_out) if left_out else "")
 
 
 def published_table(entry: Mapping[str, Any]) -> str:

@@ -33,14 +33,9 @@ def _all_tables() -> list[Mapping[str, Any]]:
 def tables(recipe: Recipe) -> list[Mapping[str, Any]]:
     """The tables about a recipe's task: title, source, columns, and rows of cells. A cell is the source's text,
     with a ~ before it if it was not verified."""
-    kinds = ("translation",) if recipe.translate_from else ("generation", "budget")
-    return [
-        table
-        for table in _all_tables()
-        if table["task"] == recipe.task
-        and table.get("kind") in (None, *kinds)
-        and table.get("from") in (None, recipe.translate_from)
-    ]
+    kinds = (None, "translation") if recipe.translate_from else (None, "generation", "budget")
+    found = (table for table in _all_tables() if table["task"] == recipe.task and table.get("kind") in kinds)
+    return [table for table in found if table.get("from") in (None, recipe.translate_from)]
 
 
 @dataclass(frozen=True)

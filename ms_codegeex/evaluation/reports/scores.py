@@ -40,9 +40,7 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
     }
 
 
-def _measures(
-    problems: Sequence[Problem], rows: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def _measures(problems: Sequence[Problem], rows: Sequence[Mapping], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Problems, samples and each measure's mean by language, and of all. A problem counts once, and an answer without
     a measure, such as one to a prompt that was too long, as 0."""
     by_problem: dict[str, list[Mapping[str, Any]]] = {}
@@ -77,9 +75,8 @@ def _scores(problems: Sequence[Problem], counts: ProblemCounts, cases: bool) -> 
     def score_of(names: Iterable[str]) -> dict[str, Any]:
         return score([counts[name] for name in names], cases)
 
-    by = {
-        label: {value: score_of(names) for value, names in values.items()} for label, values in by_label(labels).items()
-    }
+    groups = by_label(labels).items()
+    by = {label: {value: score_of(names) for value, names in values.items()} for label, values in groups}
     return {"all": score_of(labels), "by": by}
 
 
@@ -95,13 +92,9 @@ def by_label(labels: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, lis
 def score(pairs: Sequence[tuple[int, int]], cases: bool) -> dict[str, Any]:
     """The score of problems, of each its samples judged and samples passed. If `cases`, a problem's samples answer
     different questions, and pass@k is meaningless."""
-    tally = {
-        "problems": len(pairs),
-        "samples": sum(samples for samples, _ in pairs),
-        "passed": sum(passed for _, passed in pairs),
-        "solved": sum(passed > 0 for _, passed in pairs),
-        "pass_rate": estimators.pass_rate(pairs),
-    }
+    samples, passed = (sum(column) for column in zip(*pairs, strict=True))
+    tally = {"problems": len(pairs), "samples": samples, "passed": passed, "solved": sum(n > 0 for _, n in pairs)}
+    tally["pass_rate"] = estimators.pass_rate(pairs)
     return tally if cases else {**tally, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +10,7 @@ from ms_codegeex.base.webpage import count, note, table, text
 from ms_codegeex.evaluation.reports.comparison_page import steps_figure
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.reproduction.papers import PaperPart
-from ms_codegeex.evaluation.reproduction.results import MODE
+from ms_codegeex.evaluation.reproduction.results import MODE, csv_text
 
 Losses = Mapping[str, Sequence[tuple[int, float]]]  # "training loss", "validation loss" -> (step, nats per token)
 
@@ -31,6 +29,11 @@ class CheckpointRow:
     samples: int
     reason: str = ""
 
+    @property
+    def losses(self) -> tuple[float | None, float | None]:
+        """Training and validation."""
+        return self.training_loss, self.validation_loss
+
 
 @dataclass(frozen=True)
 class CheckpointCurve:
@@ -48,29 +51,22 @@ class CheckpointCurve:
 
 def row(step: int, name: str, losses: Losses, report: Mapping[str, Any] | None, reason: str) -> CheckpointRow:
     """A checkpoint with its report; None: the evaluation did not run."""
-    training, validation = (_until(losses.get(kind, ()), step) for kind in ("training loss", "validation loss"))
+    logged = (reversed(losses.get(kind, ())) for kind in ("training loss", "validation loss"))
+    last = [next((value for at, value in points if at <= step), None) for points in logged]
     score = (report or {}).get("scores", {}).get(MODE, {}).get("all")
     if score is None:
-        return CheckpointRow(step, name, training, validation, None, 0, 0, reason or "nothing was judged")
-    return CheckpointRow(step, name, training, validation, score["pass_rate"], score["problems"], score["samples"])
-
-
-def _until(points: Sequence[tuple[int, float]], step: int) -> float | None:
-    """The last value up to this step."""
-    return next((value for at, value in reversed(points) if at <= step), None)
+        return CheckpointRow(step, name, *last, None, 0, 0, reason or "nothing was judged")
+    return CheckpointRow(step, name, *last, score["pass_rate"], score["problems"], score["samples"])
 
 
 def section(curve: CheckpointCurve) -> str:
     """The table and the figure."""
-    rows = [
-        [
-            count(each.step),
-            *("not logged" if loss is None else f"{loss:.4f}" for loss in (each.training_loss, each.validation_loss)),
-            *(count(size) if each.rate else "" for size in (each.problems, each.samples)),
-            percent(each.rate) if each.rate else f"not run: {text(each.reason)}",
-        ]
-        for each in curve.rows
-    ]
+    rows = []
+    for each in curve.rows:
+        losses = ["not logged" if loss is None else f"{loss:.4f}" for loss in each.losses]
+        sizes = [count(size) if each.rate else "" for size in (each.problems, each.samples)]
+        rate = percent(each.rate) if each.rate else f"not run: {text(each.reason)}"
+        rows.append([count(each.step), *losses, *sizes, rate])
     heads = ("step", "training loss", "validation loss", "problems", "samples", "pass rate")
     points = [{"step": each.step, **each.rate} for each in curve.rows if each.rate]
     words = f"{curve.part.title}: the share of samples that pass, {MODE} verdicts. Losses in nats per token, as logged."
@@ -80,26 +76,20 @@ def section(curve: CheckpointCurve) -> str:
 
 def as_csv(curve: CheckpointCurve) -> str:
     """One line for each checkpoint; what is not known is empty."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     heads = ("step", "training loss", "validation loss", "pass rate", "low", "high", "problems", "samples", "reason")
-    writer.writerow(heads)
+    rows: list[Sequence[Any]] = [heads]
     for each in curve.rows:
-        rate = each.rate or {}
-        known = (each.training_loss, each.validation_loss, *(rate.get(key) for key in ("value", "low", "high")))
+        known = (*each.losses, *((each.rate or {}).get(key) for key in ("value", "low", "high")))
         figures = ("" if value is None else f"{value:.6f}" for value in known)
-        writer.writerow((each.step, *figures, each.problems, each.samples, each.reason))
-    return stream.getvalue()
+        rows.append((each.step, *figures, each.problems, each.samples, each.reason))
+    return csv_text(rows)
 
 
 def as_table(curve: CheckpointCurve) -> dict[str, Any]:
     """A table for LaTeX."""
-    rows = {
-        f"step {each.step:,}": [
-            *("" if loss is None else f"{loss:.4f}" for loss in (each.training_loss, each.validation_loss)),
-            percent(each.rate) if each.rate else f"not run: {each.reason}",
-        ]
-        for each in curve.rows
-    }
+    rows = {}
+    for each in curve.rows:
+        losses = ["" if loss is None else f"{loss:.4f}" for loss in each.losses]
+        rows[f"step {each.step:,}"] = [*losses, percent(each.rate) if each.rate else f"not run: {each.reason}"]
     columns = ["training loss", "validation loss", "pass rate"]
     return {"title": "Checkpoints", "source": curve.part.title, "columns": columns, "rows": rows, "ours": False}

@@ -23,16 +23,9 @@ QUICK = (
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a page shows.
-
-    Args:
-        paper, model: whose tables, and which model is in them.
-        results: what became of each part.
-        known, listed, compared, curves: see `results`: figures, tables, differences, and pass rates by size.
-        precisions: memory and speed of the model in each precision.
-        quick: a sample was evaluated.
-        checkpoints: of a run, or why there are none; empty if nobody asked.
-    """
+    """What a page shows: the results of a `paper`'s parts for a `model`, of a sample if `quick`; from these figures
+    (`known`), tables, differences and pass rates by size, see `results`; memory and speed by precision; and the
+    checkpoints of a run, or why there are none, empty if nobody asked."""
 
     paper: Paper
     model: str
@@ -110,19 +103,13 @@ def _verdicts(results: Sequence[PartResult]) -> str:
 
 def _matrix(known: Sequence[Figure]) -> str:
     """pass@1 by source (rows) and target (columns) of translations."""
-    rates = {
-        (figure.part.removeprefix("from-"), figure.group): figure.value
-        for figure in known
-        if figure.part.startswith("from-") and (figure.mode, figure.measure) == (MODE, "pass@1")
-    }
+    shown = [x for x in known if x.part.startswith("from-") and (x.mode, x.measure) == (MODE, "pass@1")]
+    rates = {(figure.part.removeprefix("from-"), figure.group): figure.value for figure in shown}
     targets = list(dict.fromkeys(target for _, target in rates if target != "all"))
-    rows = [
-        [
-            text(f"from {label_of(source)}"),
-            *(f"{100 * rates[source, t]:.2f}" if (source, t) in rates else "" for t in targets),
-        ]
-        for source in dict.fromkeys(source for source, _ in rates)
-    ]
+    rows = []
+    for source in dict.fromkeys(source for source, _ in rates):
+        cells = [f"{100 * rates[source, target]:.2f}" if (source, target) in rates else "" for target in targets]
+        rows.append([text(f"from {label_of(source)}"), *cells])
     small = note(text(f"pass@1 of {OURS} in per cent, {MODE}: sources in rows, targets in columns."))
     return table(("", *(label_of(target) for target in targets)), rows, len(targets)) + small if rows else ""
 
@@ -143,20 +130,13 @@ def _curves(curves: Sequence[Mapping[str, Any]]) -> str:
 
 def _perplexity(results: Sequence[PartResult]) -> str:
     found = [(each.part, (each.report or {}).get("perplexity")) for each in results if each.part.perplexity]
-    rows = [
-        [
-            text(part.title),
-            *(
-                ""
-                if shares.get(f"prompt perplexity, {group}") is None
-                # one problem has no standard error
-                else f"{shares[f'prompt perplexity, {group}']:.2f} ± {shares[f'standard error, {group}'] or 0:.2f}"
-                for group in ("all", "solved", "unsolved")
-            ),
-        ]
-        for part, shares in found
-        if shares
-    ]
+    rows = []
+    for part, shares in found:
+        cells = []
+        for group in ("all", "solved", "unsolved"):
+            mean, error = ((shares or {}).get(f"{name}, {group}") for name in ("prompt perplexity", "standard error"))
+            cells.append("" if mean is None else f"{mean:.2f} ± {error or 0:.2f}")  # one problem has no error
+        rows += [[text(part.title), *cells]] if shares else []
     if rows:
         return table(("", "all problems", "solved", "unsolved"), rows, 3)
     return note("A server does not score prompts: give --model.") if found else ""
@@ -167,14 +147,10 @@ def _precisions(paper: Paper, measured: Sequence[Mapping[str, Any]]) -> str:
         return ""
     if not measured:
         return note("Measured only with --model, and without --only.")
-    rows = [
-        [
-            text(row["precision"]),
-            f"{row['peak_bytes'] / 1e9:.2f} GB" if row["peak_bytes"] else text(row["reason"]),
-            f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else "",
-            text(paper.precisions.get(row["precision"], "")),
-        ]
-        for row in measured
-    ]
+    rows = []
+    for row in measured:
+        memory = f"{row['peak_bytes'] / 1e9:.2f} GB" if row["peak_bytes"] else text(row["reason"])
+        speed = f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else ""
+        rows.append([text(row["precision"]), memory, speed, text(paper.precisions.get(row["precision"], ""))])
     small = f"One answer at a time on this machine. {paper.compared}: GPU memory, as published."
     return table(("", "peak memory", "tokens/s", paper.compared), rows, 3) + note(text(small))

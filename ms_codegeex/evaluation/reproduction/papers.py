@@ -21,25 +21,15 @@ CHECKPOINT_SAMPLES = 10  # of each problem at most, of each checkpoint of a run:
 
 @dataclass(frozen=True)
 class PaperPart:
-    """One evaluation of a paper.
+    """One evaluation of a paper."""
 
-    Args:
-        name: of its directory.
-        title: for readers.
-        data: which of the benchmarks' files it needs: `humaneval_x`, `humaneval`, `mtpb` or `ds1000`.
-        recipe: a name in configs/evaluation.
-        translate_from: the source language of a translation.
-        languages: the targets of a translation; none: all that the data has.
-        perplexity: whether the paper has the perplexity of its prompts.
-    """
-
-    name: str
+    name: str  # of its directory
     title: str
-    data: str
-    recipe: str
+    data: str  # which of the benchmarks' files it needs: `humaneval_x`, `humaneval`, `mtpb` or `ds1000`
+    recipe: str  # a name in configs/evaluation
     translate_from: str | None = None
-    languages: tuple[str, ...] = ()
-    perplexity: bool = False
+    languages: tuple[str, ...] = ()  # the targets of a translation; none: all that the data has
+    perplexity: bool = False  # whether the paper has the perplexity of its prompts
 
     def settings(self, quick: bool) -> Recipe:
         """The recipe as it is drawn."""
@@ -75,11 +65,9 @@ class Paper:
 
     def chosen(self, names: Iterable[str]) -> tuple[PaperPart, ...]:
         """The parts of these names, in the paper's order; all if there are none. An unknown one is a `UserError`."""
-        names = list(names)
-        known = [part.name for part in self.parts]
-        for name in names:
-            if name not in known:
-                raise UserError(f"--only: {self.name} has no part {name}; choose of {', '.join(known)}")
+        names, known = list(names), [part.name for part in self.parts]
+        if absent := [name for name in names if name not in known]:
+            raise UserError(f"--only: {self.name} has no part {absent[0]}; choose of {', '.join(known)}")
         return tuple(part for part in self.parts if not names or part.name in names)
 
 
@@ -90,14 +78,9 @@ def _papers() -> Mapping[str, Any]:
 
 def paper(name: str) -> Paper:
     """The paper of a name."""
-    values = _papers()[name]
-    between = tuple(values.get("languages", ()))
-
-    def part(key: str, given: Mapping[str, Any]) -> PaperPart:
+    values, parts = _papers()[name], []
+    for key, given in values["parts"].items():
         source = given.get("translate_from")
-        targets = tuple(each for each in between if each != source) if source else ()
-        prompts = given.get("perplexity", False)
-        return PaperPart(key, given["title"], given["data"], given["recipe"], source, targets, prompts)
-
-    parts = tuple(part(*each) for each in values["parts"].items())
-    return Paper(name, values["title"], values["compared"], parts, values.get("precisions", {}))
+        targets = tuple(each for each in values.get("languages", ()) if source and each != source)
+        parts.append(PaperPart(key, **{**given, "languages": targets}))
+    return Paper(name, values["title"], values["compared"], tuple(parts), values.get("precisions", {}))

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from ms_codegeex.evaluation.reports import published
@@ -50,18 +50,18 @@ def figures(results: Iterable[PartResult]) -> list[Figure]:
 
 
 def _figures(name: str, report: Mapping[str, Any]) -> Iterator[Figure]:
+    found: list[tuple[str, str, Mapping[str, Any], dict[str, Any]]] = []  # mode, group, its sizes, rates by measure
     for mode, scores in report["scores"].items():
-        groups = {"all": scores["all"], **scores["by"].get("language", {})}
-        for group, score in groups.items():
+        for group, score in {"all": scores["all"], **scores["by"].get("language", {})}.items():
             rates = {f"pass@{k}": rate for k, rate in score.get("pass_at", {}).items() if "value" in rate}
-            for measure, rate in (rates or {"pass rate": score["pass_rate"]}).items():
-                interval = rate["value"], rate["low"], rate["high"]
-                yield Figure(name, mode, group, measure, *interval, score["problems"], score["samples"])
+            found.append((mode, group, score, rates or {"pass rate": score["pass_rate"]}))
     for group, measured in report.get("measures", {}).items():
-        for measure, rate in measured.items():
-            if isinstance(rate, Mapping):
-                interval = rate["value"], rate["low"], rate["high"]
-                yield Figure(name, COMPARED, group, measure, *interval, measured["problems"], measured["samples"])
+        rates = {measure: rate for measure, rate in measured.items() if isinstance(rate, Mapping)}
+        found.append((COMPARED, group, measured, rates))
+    for mode, group, sizes, rates in found:
+        for measure, rate in rates.items():
+            interval = rate["value"], rate["low"], rate["high"]
+            yield Figure(name, mode, group, measure, *interval, sizes["problems"], sizes["samples"])
 
 
 def left_out(result: PartResult) -> dict[str, str]:
@@ -75,10 +75,8 @@ def tables(results: Sequence[PartResult], quick: bool) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for result in results:
         for table in published.tables(result.part.settings(quick)):
-            entry = found.setdefault(
-                (table["title"], table["source"]), {**table, "rows": dict(table["rows"]), "of": []}
-            )
-            entry["of"].append(result)
+            key = table["title"], table["source"]
+            found.setdefault(key, {**table, "rows": dict(table["rows"]), "of": []})["of"].append(result)
     finished = []
     for entry in found.values():
         of = entry.pop("of")
@@ -92,11 +90,8 @@ def tables(results: Sequence[PartResult], quick: bool) -> list[dict[str, Any]]:
 
 def _with_budget(table: Mapping[str, Any], of: Iterable[PartResult]) -> dict[str, Any]:
     """The table of rates by budget and strategy, whose columns are models, with a column of ours."""
-    rates = {
-        f"{row['samples']} samples, {row['strategy']}": _percent(row["rate"])
-        for result in of
-        for row in (result.report or {}).get("budget", ())
-    }
+    rows = [row for result in of for row in (result.report or {}).get("budget", ())]
+    rates = {f"{row['samples']} samples, {row['strategy']}": _percent(row["rate"]) for row in rows}
     if not rates:
         return {**table, "ours": False}
     rows = {name: [rates.get(name, ""), *cells] for name, cells in table["rows"].items()}
@@ -184,12 +179,8 @@ def by_size(ours: Iterable[tuple[int, Sequence[Figure]]], listed: Iterable[Mappi
             continue
         mine = []
         for parameters, known in ours:
-            rates = [
-                figure.value
-                for figure in known
-                if (figure.mode, figure.group, figure.measure) == (MODE, "all", measure)
-                and figure.part.startswith(f"{task}-t")
-            ]
+            own = [each for each in known if each.part.startswith(f"{task}-t")]
+            rates = [x.value for x in own if (x.mode, x.group, x.measure) == (MODE, "all", measure)]
             if rates:
                 mine.append((parameters, round(100 * max(rates), 4)))
         title = f"{table['title']}, {measure}" if measure not in table["title"] else table["title"]
@@ -211,12 +202,15 @@ def measures_tables(results: Iterable[PartResult]) -> list[dict[str, Any]]:
 
 def as_csv(known: Iterable[Figure]) -> str:
     """One line for each of our figures."""
+    rows: list[Sequence[Any]] = [[field.name for field in fields(Figure)]]
+    rows += [[f"{each:.6f}" if isinstance(each, float) else each for each in astuple(figure)] for figure in known]
+    return csv_text(rows)
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("part", "mode", "group", "measure", "value", "low", "high", "problems", "samples"))
-    for x in known:
-        shares = (f"{share:.6f}" for share in (x.value, x.low, x.high))
-        writer.writerow((x.part, x.mode, x.group, x.measure, *shares, x.problems, x.samples))
+    csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
 
 
@@ -228,19 +222,10 @@ def as_latex(listed: Iterable[Mapping[str, Any]]) -> str:
         rows = [" & ".join(map(_escaped, (name, *cells))) + r" \\" for name, cells in table["rows"].items()]
         if table["ours"]:
             rows.insert(1, r"\midrule")
-        lines = [
-            r"\begin{table}",
-            rf"\caption{{{_escaped(table['title'])}. {_escaped(table['source'])}.}}",
-            rf"\begin{{tabular}}{{l{'r' * len(table['columns'])}}}",
-            r"\toprule",
-            rf"{heads} \\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-        parts.append("\n".join(lines))
+        caption = rf"\caption{{{_escaped(table['title'])}. {_escaped(table['source'])}.}}"
+        begin = [r"\begin{table}", caption, rf"\begin{{tabular}}{{l{'r' * len(table['columns'])}}}"]
+        body = [r"\toprule", rf"{heads} \\", r"\midrule", *rows, r"\bottomrule"]
+        parts.append("\n".join([*begin, *body, r"\end{tabular}", r"\end{table}"]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,7 +1,5 @@
 """Tokens a second of a model that answers one prompt: `python -m ms_codegeex.evaluation.reproduction.speed MODEL`.
-
-A process of its own, because its peak memory is measured too. The first answer is not timed: with it graphs compile.
-"""
+A separate process, because its peak memory is measured too. The first answer is not timed: with it graphs compile."""
 
 from __future__ import annotations
 

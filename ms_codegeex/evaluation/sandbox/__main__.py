@@ -10,8 +10,7 @@ from ms_codegeex.evaluation.sandbox import open_sandbox
 
 def main() -> int:
     """Print what is missing; the exit status."""
-    missing = open_sandbox("best-effort").missing
-    if missing:
+    if missing := open_sandbox("best-effort").missing:
         print_out("; ".join(f"{name}: {problem}" for name, problem in missing.items()))
     return 1 if missing else 0
 

@@ -55,16 +55,12 @@ class OutputPipe:
 
 @contextmanager
 def standard_input(data: bytes, owner: int) -> Iterator[int]:
-    """A descriptor from which standard input is read, -1 if it is empty.
-
-    What has been read from a pipe is gone, so a secret that a judge's harness reads first cannot be read again.
-    Only data that does not fit into a pipe is passed as a file.
-    """
+    """A descriptor from which standard input is read, -1 if it is empty. What has been read from a pipe is gone, so a
+    secret that a judge's harness reads first cannot be read again. Only data that does not fit is passed as a file."""
     if not data:
         yield -1
         return
-    descriptor = filled_pipe(data, owner)
-    if descriptor < 0:
+    if (descriptor := filled_pipe(data, owner)) < 0:
         descriptor = sealed_file(data)
     try:
         yield descriptor
@@ -100,11 +96,8 @@ def sealed_file(data: bytes) -> int:
 
 
 class Collector:
-    """Reads the streams of all commands and the control socket until the sandbox is gone.
-
-    As a context manager: on exit, a supervisor that was ready has ended, with everything it started, whatever
-    happened. One that was not ready ends as soon as it notices that nobody listens.
-    """
+    """Reads the streams of all commands and the control socket until the sandbox is gone. On exit, a supervisor that
+    was ready has ended, with all that it started; one that was not ready ends when it notices that nobody listens."""
 
     def __init__(self, control: socket.socket, streams: Sequence[Sequence[OutputPipe]], allowed: float) -> None:
         self.control, self.streams = control, streams
@@ -137,8 +130,7 @@ class Collector:
             for stream in (stream for pair in self.streams for stream in pair):
                 selector.register(stream.read, selectors.EVENT_READ, stream)
             while selector.get_map():
-                ready = selector.select(max(0.0, self.deadline - time.monotonic()))
-                if not ready:
+                if not (ready := selector.select(max(0.0, self.deadline - time.monotonic()))):
                     return
                 for key, _ in ready:
                     if not (self.hear() if key.data is None else self.take(key.data)):
@@ -147,8 +139,7 @@ class Collector:
 
     def take(self, stream: OutputPipe) -> bool:
         """Read a stream; the first byte beyond the cap ends the program."""
-        before = stream.over
-        alive = stream.take()
+        before, alive = stream.over, stream.take()
         if stream.over and not before:
             self.stop()
         return alive

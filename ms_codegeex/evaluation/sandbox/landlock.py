@@ -24,23 +24,18 @@ def abi() -> int:
 
 
 def rules(version: int, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str]) -> dict[str, Any]:
-    """The description from which the supervisor makes a ruleset.
-
-    Everything is denied except reading `readable`, everything but device nodes in `writable`, and reading and
-    writing the files `devices`.
-    """
+    """The description from which the supervisor makes a ruleset: everything is denied except reading `readable`,
+    everything but device nodes in `writable`, and reading and writing the files `devices`."""
     handled = FIRST_RIGHTS
     for since, right in ((2, REFER), (3, TRUNCATE), (5, IOCTL_DEVICE)):
         handled |= right if version >= since else 0
     everything = handled & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEVICE)
-    paths = [(path, READ) for path in readable]
-    paths += [(path, everything) for path in writable]
-    paths += [(path, (READ_FILE | WRITE_FILE | TRUNCATE) & handled) for path in devices]
+    rights = ((readable, READ), (writable, everything), (devices, (READ_FILE | WRITE_FILE | TRUNCATE) & handled))
     return {
         "size": 8 if version < 4 else 16 if version < 6 else 24,
         "fs": handled,
         "net": TCP if version >= 4 else 0,
         "scoped": SCOPES if version >= 6 else 0,
         "of_files": OF_FILES & handled,
-        "paths": paths,
+        "paths": [(path, allowed) for paths, allowed in rights for path in paths],
     }

@@ -22,10 +22,7 @@ SWITCHES = {
     "kernel/unprivileged_userns_clone": (0, 1),  # Debian's
     "kernel/apparmor_restrict_unprivileged_userns": (1, 0),  # Ubuntu's
 }
-CONTAINER = (
-    "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt "
-    "systempaths=unconfined"
-)
+UNCONFINED = " ".join(f"--security-opt {option}=unconfined" for option in ("seccomp", "apparmor", "systempaths"))
 
 
 @dataclass
@@ -51,13 +48,16 @@ class Layers:
 
 def find_layers() -> Layers:
     """Try everything but namespaces, which a first program tries (`runner.best`)."""
-    layers = Layers()
-    find_identity(layers)
+    layers, root = Layers(), os.geteuid() == 0
+    # root's programs run as nobody: root has rights that no namespace takes away, and no limit on processes
+    identity: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": ()} if root else {}
+    problem = attempt(["/bin/true"], identity) if root else ""
+    layers.state("unprivileged user", problem and f"root cannot become nobody ({problem}); run as an ordinary user")
+    layers.identity = {} if problem else identity
     find_seccomp(layers)
     layers.landlock = landlock.abi()
-    layers.state(
-        "Landlock", "" if layers.landlock else "the kernel does not offer it; Linux 5.13 with lsm=landlock does"
-    )
+    lacking = "" if layers.landlock else "the kernel does not offer it; Linux 5.13 with lsm=landlock does"
+    layers.state("Landlock", lacking)
     return layers
 
 
@@ -73,21 +73,13 @@ def attempt(words: list[str], identity: Mapping[str, Any]) -> str:
     return lines[-1] if lines else f"exit status {done.returncode}"
 
 
-def find_identity(layers: Layers) -> None:
-    """Root's programs run as nobody: root has rights that no namespace takes away, and no limit on processes."""
-    identity: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
-    problem = attempt(["/bin/true"], identity) if identity else ""
-    layers.state("unprivileged user", problem and f"root cannot become nobody ({problem}); run as an ordinary user")
-    layers.identity = {} if problem else identity
-
-
 def advice(proc: Path = Path("/proc")) -> str:
     """How to let an ordinary user create namespaces."""
     for name, (refusing, value) in SWITCHES.items():
         with suppress(OSError, ValueError):
             if int((proc / "sys" / name).read_text()) == refusing:
                 return f"as root: sysctl -w {name.replace('/', '.')}={value}"
-    return f"in a container: start it by {CONTAINER}, or judge outside it"
+    return f"in a container: start it by docker run {UNCONFINED}, or judge outside it"
 
 
 def find_seccomp(layers: Layers) -> None:
@@ -100,7 +92,6 @@ def find_seccomp(layers: Layers) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     action = ctypes.c_uint32(seccomp.KILL)
     available = libc.syscall(ctypes.c_long(SECCOMP_CALL[machine]), 2, 0, ctypes.byref(action)) == 0
-    layers.state(
-        "seccomp", "" if available else "the kernel has no seccomp filters; Linux 4.14 with CONFIG_SECCOMP_FILTER has"
-    )
+    lacking = "" if available else "the kernel has no seccomp filters; Linux 4.14 with CONFIG_SECCOMP_FILTER has"
+    layers.state("seccomp", lacking)
     layers.filter = code if available else b""

@@ -33,11 +33,10 @@ class ResourceLimits:
 def limits_of(limits: ResourceLimits, others: int) -> dict[str, Any]:
     """The limits that the supervisor sets for each process (`rlimits`) and those that it watches for the whole program.
 
-    RLIMIT_DATA rather than RLIMIT_AS: the virtual machines of Java, JavaScript and Go reserve far more address
-    space than they use. It is twice the memory limit, so that the supervisor ends a program that uses too much, as
-    MEMORY, and only a single excessive request fails inside the program. RLIMIT_CORE is 1: with 0 the kernel still
-    pipes a dump to the program in core_pattern (core(5)). `others` is added to RLIMIT_NPROC, see `foreign_threads`.
-    """
+    RLIMIT_DATA rather than RLIMIT_AS: the virtual machines of Java, JavaScript and Go reserve far more address space
+    than they use. It is twice the memory limit: the supervisor ends a program that uses too much, as MEMORY, and only
+    one excessive request fails inside the program. RLIMIT_CORE is 1: with 0 the kernel still pipes a dump to the
+    program in core_pattern (core(5)). `others` is added to RLIMIT_NPROC, see `foreign_threads`."""
     cpu = math.ceil(limits.wall * (os.cpu_count() or 1) if limits.cpu is None else limits.cpu)
     rlimits = [
         ("RLIMIT_CPU", cpu, cpu + 1),

@@ -43,10 +43,7 @@ class Command:
 
 
 class Sandbox:
-    """Runs programs. Safe to share between threads: every program has its own sandbox.
-
-    `layers` says for each layer "active", or "missing: " with its reason and remedy.
-    """
+    """Runs programs. Safe to share between threads: every program has its own sandbox."""
 
     def __init__(self, layers: Layers, interpreter: SupervisorInterpreter) -> None:
         self._parts = layers
@@ -54,7 +51,7 @@ class Sandbox:
 
     @property
     def layers(self) -> Mapping[str, str]:
-        """See the class."""
+        """For each layer "active", or "missing: " with its reason and remedy."""
         return dict(self._parts.states)
 
     @property
@@ -65,15 +62,12 @@ class Sandbox:
     def run(
         self, commands: Sequence[Command], files: Mapping[str, bytes], readable: Mapping[str, Path] | None = None
     ) -> list[Execution]:
-        """Run the commands in order in one fresh sandbox until one does not succeed; return an execution for
-        each that ran.
+        """Run the commands in order in one fresh sandbox until one does not succeed; the executions of those that ran.
 
-        `files` (relative path -> content) are the initial content of the program's directory. Each command
-        finds what the previous ones wrote there; nothing outlives the program. `readable` (path inside -> path
-        on this machine) is mounted read-only, in addition to the system's tool chains. Without namespaces
-        (best-effort), paths inside `/program`, `/tmp` and `readable` at the beginning of a word or a variable
-        are replaced by the paths on this machine.
-        """
+        `files` (relative path -> content) are the initial content of the program's directory. Each command finds what
+        the previous ones wrote there; nothing outlives the program. `readable` (path inside -> path on this machine)
+        is mounted read-only, in addition to the system's tool chains. Without namespaces (best-effort), paths inside
+        `/program`, `/tmp` and `readable` at the beginning of a word or a variable are replaced by the paths here."""
         check_names(files)
         for _ in range(ATTEMPTS - 1):
             with suppress(ServerLost):
@@ -146,10 +140,8 @@ def check_names(files: Mapping[str, bytes]) -> None:
 
 
 def open_sandbox(mode: str = "strict") -> Sandbox:
-    """A sandbox with every layer that this machine's kernel offers; `mode` is "strict" or "best-effort".
-
-    In strict mode a missing layer is a `UserError` that gives the reason and the remedy.
-    """
+    """A sandbox with every layer that this machine's kernel offers. If `mode` is "strict" and not "best-effort", a
+    missing layer is a `UserError` that gives the reason and the remedy."""
     if mode not in MODES:
         raise UserError(f"sandbox: {mode!r} is not a mode; expected one of {', '.join(MODES)}")
     sandbox = best(find_layers(), find_interpreter())

@@ -11,6 +11,7 @@ import errno
 import platform
 import struct
 from dataclasses import dataclass
+from functools import partial
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_SET, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -59,10 +60,6 @@ REFUSED = {
     "semget": errno.ENOSYS, "mq_open": errno.ENOSYS,
 }  # fmt: skip
 OF_A_PROCESS = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
-OF_SEVERAL = ("setpriority", "ioprio_set")
-BY_ARGUMENT = (
-    "personality", "clone", "socket", "socketpair", "ioctl", "mmap", *OF_A_PROCESS, *OF_SEVERAL
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,27 +92,26 @@ def when(number: int, body: list[bytes]) -> list[bytes]:
     return [instruction(JUMP_EQUAL, number, 0, len(body)), *body]
 
 
-def by_argument(name: str) -> list[bytes]:
-    """The decision on a call whose arguments matter (their low words: the kernel reads these as int)."""
-    first, second = (instruction(LOAD, ARGUMENTS + offset) for offset in (0, 8))
-    allow, refused = instruction(RETURN, ALLOW), refuse(errno.EPERM)
-    if name in ("socket", "socketpair"):
-        return [first, instruction(JUMP_EQUAL, AF_UNIX, 0, 1), allow, refuse(errno.EAFNOSUPPORT)]
-    if name == "clone":
-        return [first, instruction(JUMP_SET, NAMESPACES, 0, 1), instruction(RETURN, KILL), allow]
-    if name == "personality":  # 0, and the query of the current value
-        known = [instruction(JUMP_EQUAL, 0, 2, 0), instruction(JUMP_EQUAL, 0xFFFFFFFF, 1, 0)]
-        return [first, *known, refused, allow]
-    if name == "ioctl":
-        requests = [instruction(JUMP_EQUAL, TIOCSTI, 1, 0), instruction(JUMP_EQUAL, TIOCLINUX, 0, 1)]
-        return [second, *requests, refused, allow]
-    if name in OF_A_PROCESS:  # not for the supervisor's process
-        return [first, instruction(JUMP_EQUAL, SUPERVISOR, 0, 1), refused, allow]
-    if name in OF_SEVERAL:  # nor for a whole user or group, which includes the supervisor
-        single = instruction(JUMP_EQUAL, 0 if name == "setpriority" else 1, 0, 3)
-        return [first, single, second, instruction(JUMP_EQUAL, SUPERVISOR, 1, 0), allow, refused]
-    flags = [instruction(LOAD, ARGUMENTS + 3 * 8), instruction(0x54, MAP_SHARED_ANONYMOUS)]  # 0x54: and
-    return [*flags, instruction(JUMP_EQUAL, MAP_SHARED_ANONYMOUS, 0, 1), refused, allow]
+def by_argument() -> dict[str, list[bytes]]:
+    """The decisions on the calls whose arguments matter (their low words: the kernel reads these as int)."""
+    first, second, fourth = (instruction(LOAD, ARGUMENTS + 8 * number) for number in (0, 1, 3))
+    allow, killed, refused = instruction(RETURN, ALLOW), instruction(RETURN, KILL), refuse(errno.EPERM)
+    equal, shared = partial(instruction, JUMP_EQUAL), MAP_SHARED_ANONYMOUS
+    local = [first, equal(AF_UNIX, 0, 1), allow, refuse(errno.EAFNOSUPPORT)]
+    # not for the supervisor's process, nor for a whole user or group, which includes it
+    others = [first, equal(SUPERVISOR, 0, 1), refused, allow]
+    single = [second, equal(SUPERVISOR, 1, 0), allow, refused]
+    return {
+        "socket": local,
+        "socketpair": local,
+        "clone": [first, instruction(JUMP_SET, NAMESPACES, 0, 1), killed, allow],
+        "personality": [first, equal(0, 2, 0), equal(0xFFFFFFFF, 1, 0), refused, allow],  # 0xFFFFFFFF: a query
+        "ioctl": [second, equal(TIOCSTI, 1, 0), equal(TIOCLINUX, 0, 1), refused, allow],
+        **dict.fromkeys(OF_A_PROCESS, others),
+        "setpriority": [first, equal(0, 0, 3), *single],
+        "ioprio_set": [first, equal(1, 0, 3), *single],
+        "mmap": [fourth, instruction(0x54, shared), equal(shared, 0, 1), refused, allow],  # 0x54: and
+    }
 
 
 def assemble(machine: str | None = None) -> bytes | None:
@@ -124,13 +120,13 @@ def assemble(machine: str | None = None) -> bytes | None:
     if here is None:
         return None
     killed = instruction(RETURN, KILL)
+    refused = {name: [refuse(error)] for name, error in REFUSED.items()}
+    decisions = {name: [killed] for name in NUMBERS} | refused | by_argument()
     code = [instruction(LOAD, ARCHITECTURE), instruction(JUMP_EQUAL, here.audit, 1, 0), killed]
     code.append(instruction(LOAD, NUMBER))
     if here.column == 0:
         code += [instruction(JUMP_AT_LEAST, X32, 0, 1), killed]
-    for name in NUMBERS:
-        number = here.number(name)
-        if number is not None:
-            otherwise = [refuse(REFUSED[name]) if name in REFUSED else killed]
-            code += when(number, by_argument(name) if name in BY_ARGUMENT else otherwise)
+    for name, decision in decisions.items():
+        if (number := here.number(name)) is not None:
+            code += when(number, decision)
     return b"".join([*code, instruction(RETURN, ALLOW)])

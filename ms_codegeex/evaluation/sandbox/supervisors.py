@@ -56,7 +56,11 @@ class SupervisorInterpreter:
 
 def find_interpreter() -> SupervisorInterpreter:
     """The system's Python, which every user may run, or else this process's."""
-    path = SYSTEM if suits(SYSTEM) else os.path.realpath(sys.executable)
+    try:
+        suits = subprocess.run([SYSTEM, "-I", "-S", "-c", MINIMUM], capture_output=True).returncode == 0
+    except OSError:
+        suits = False
+    path = SYSTEM if suits else os.path.realpath(sys.executable)
     sources = [(name, Path(__file__).with_name("inside").joinpath(f"{name}.py").read_text("utf-8")) for name in MODULES]
     done = subprocess.run([path, "-I", "-S", "-c", COMPILE], input=marshal.dumps(sources, 2), capture_output=True)
     if done.returncode != 0:
@@ -64,24 +68,14 @@ def find_interpreter() -> SupervisorInterpreter:
     return SupervisorInterpreter(path, marshal.loads(done.stdout))
 
 
-def suits(path: str) -> bool:
-    """Whether this is a Python of a sufficient version."""
-    try:
-        return subprocess.run([path, "-I", "-S", "-c", MINIMUM], capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
 class ServerLost(RunFailure):
     """A fork server was killed from outside, and its sandboxes with it."""
 
 
 class SupervisorProcess:
-    """An interpreter that we have started, and its standard error: a supervisor, or a server that forks some.
-
-    It receives `bundle`, the code of the modules `names`, over the first of the descriptors, and gets all of them as
-    arguments. `identity` goes to Popen.
-    """
+    """An interpreter that we have started, and its standard error: a supervisor, or a server that forks some. It
+    receives `bundle`, the code of the modules `names`, over the first of the descriptors, and gets all of them as
+    arguments. `identity` goes to Popen."""
 
     def __init__(
         self, interpreter: SupervisorInterpreter, names: tuple[str, ...], identity: Mapping[str, Any], *descriptors: int
@@ -206,10 +200,8 @@ class SandboxForkServer(SupervisorProcess):
 
 
 class ForkServers:
-    """A fork server for each set of directories that programs see, started when the first program needs it.
-
-    They end with this object or with this process, whichever comes first.
-    """
+    """A fork server for each set of directories that programs see, started when the first program needs it. They end
+    with this object or with this process, whichever comes first."""
 
     def __init__(self, interpreter: SupervisorInterpreter) -> None:
         self._interpreter = interpreter

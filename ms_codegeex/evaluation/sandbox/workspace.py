@@ -38,8 +38,7 @@ class Workspace:
     job: dict[str, Any]
     view: bytes = b""  # what the fork server shows, marshalled
     shown: Sequence[tuple[int, int]] = ()  # device and inode of the readable paths, as a path may be replaced
-    # path in the sandbox -> path on this machine, where they differ
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)  # path in the sandbox -> path here, where they differ
 
     def local(self, text: str) -> str:
         """A word or a variable, with paths of the sandbox replaced by those of this workspace."""
@@ -59,11 +58,9 @@ def homes(disk: int) -> list[tuple[str, int]]:
 
 
 def system_view(readable: Mapping[str, str]) -> dict[str, Any]:
-    """The description from which inside/rootfs.py makes a root file system.
-
-    It has symbolic links (path, target), empty directories, files and directories of this machine (path inside,
-    path here), and device nodes. `readable` maps further paths inside to paths here.
-    """
+    """The description from which inside/rootfs.py makes a root file system: symbolic links (path, target), empty
+    directories, files and directories of this machine (path inside, path here), and device nodes. `readable` maps
+    further paths inside to paths here."""
     links = [(path, os.readlink(path)) for path in SYSTEM if os.path.islink(path)]
     links += [(f"/dev/{name}", f"/proc/self/fd{target}") for name, target in STREAMS]
     directories = [path for path in SYSTEM if os.path.isdir(path) and not os.path.islink(path)]
@@ -85,8 +82,7 @@ def rules(layers: Layers, readable: list[str], writable: list[str]) -> dict[str,
 
 
 def home_directories() -> set[Path]:
-    """The home directories of this machine's users, without symbolic links. System users' homes in /usr are left
-    out, because programs see /usr anyway."""
+    """The users' home directories, symbolic links resolved, but not those in /usr, which programs see anyway."""
     known = {*HOMES, os.path.expanduser("~"), *(user.pw_dir for user in pwd.getpwall())}
     paths = {Path(os.path.realpath(path)) for path in known if path.startswith("/")}
     return {path for path in paths if not path.is_relative_to("/usr")}
@@ -100,15 +96,12 @@ def check_readable(paths: Iterable[Path]) -> None:
         exposed = next((home for home in sorted(private) if home.is_relative_to(real)), None)
         if exposed is not None:
             what = "is" if exposed == real else f"contains {exposed},"
-            raise UserError(
-                f"sandbox: {path} {what} a home directory, which no program may read; install the tool that needs it "
-                "in a separate directory"
-            )
+            remedy = "which no program may read; install the tool that needs it in a separate directory"
+            raise UserError(f"sandbox: {path} {what} a home directory, {remedy}")
 
 
 def resolved(readable: Mapping[str, Path]) -> dict[str, str]:
-    """The paths on this machine without symbolic links. A home directory, or one that contains a home, is a
-    `UserError`."""
+    """The paths on this machine without symbolic links. One that is or contains a home directory is a `UserError`."""
     check_readable(readable.values())
     try:
         return {inside: str(path.resolve(strict=True)) for inside, path in readable.items()}

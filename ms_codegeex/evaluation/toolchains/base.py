@@ -64,14 +64,12 @@ def outside_system(*paths: Path) -> dict[str, Path]:
 
 
 def parts_of(root: Path, *names: str) -> dict[str, Path]:
-    """For `readable`: the parts of its installation directory that a tool needs. That directory may be a home
-    directory, or contain unrelated files."""
+    """For `readable`: the parts that a tool needs of its directory, which may be a home or have unrelated files."""
     return outside_system(*(root / name for name in names))
 
 
 def with_libraries(program: Path | None) -> dict[str, Path]:
-    """For `readable`: a program, which may be among a user's own files, and the shared libraries that it is linked
-    to."""
+    """For `readable`: a program, which may be among a user's own files, and the shared libraries that it needs."""
     if program is None:  # it was there when the evaluation began; this is no verdict about an answer
         raise RunFailure("a program of the tool chain is gone; install it again and repeat the same command")
     output = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
@@ -81,27 +79,17 @@ def with_libraries(program: Path | None) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Program:
-    """A source text in two parts with the witness between them, and other files.
-
-    Attributes:
-        before, call, after: `call` has a `%s` for the token, or is empty if the runner needs none.
-        others: other files by name, which must not share a scope with the text.
-        libraries: for the linker.
-        only_compiles: the benchmark has no tests for it, so `published` is satisfied when it compiles.
-        check: it has to compile without tests too.
-        checks: of the values that it says, in order.
-        witnessed: it has tests besides, so the witness is needed.
-    """
+    """A source text in two parts with the witness between them, and other files."""
 
     before: str
-    call: str
+    call: str  # with a `%s` for the token, or empty if the runner needs none
     after: str
-    libraries: tuple[str, ...] = ()
-    only_compiles: bool = False
-    check: bool = False
-    others: Mapping[str, str] = field(default_factory=dict)
-    checks: tuple[values.Check, ...] = ()
-    witnessed: bool = True
+    libraries: tuple[str, ...] = ()  # for the linker
+    only_compiles: bool = False  # the benchmark has no tests for it, so `published` is satisfied when it compiles
+    check: bool = False  # it has to compile without tests too
+    others: Mapping[str, str] = field(default_factory=dict)  # by name; they must not share a scope with the text
+    checks: tuple[values.Check, ...] = ()  # of the values that it says, in order
+    witnessed: bool = True  # it has tests besides, so the witness is needed
 
     def source(self, token: str) -> bytes:
         """The text with a token."""
@@ -208,8 +196,7 @@ class ToolChain(ABC):
     def prepare(self) -> None:
         """Fill the cache, unless that has been done on this machine before."""
         with self._lock:
-            if self._prepared is None:
-                self._prepared = self._made()
+            self._prepared = self._prepared or self._made()
 
     def _made(self) -> Path:
         key = hashlib.sha256(f"{self.found}".encode())
@@ -223,10 +210,9 @@ class ToolChain(ABC):
                 self._root.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(directory.with_suffix(".lock")))
             except OSError as error:
-                raise UserError(
-                    f"{self._root}: prepared tool chains cannot be kept there ({error.strerror}); set XDG_CACHE_HOME "
-                    "to a directory that can be written"
-                ) from None
+                problem = f"prepared tool chains cannot be kept there ({error.strerror})"
+                remedy = "set XDG_CACHE_HOME to a directory that can be written"
+                raise UserError(f"{self._root}: {problem}; {remedy}") from None
             if not (directory / COMPLETE).exists():
                 shutil.rmtree(directory, ignore_errors=True)
                 directory.mkdir(mode=0o755)
@@ -237,14 +223,11 @@ class ToolChain(ABC):
     def run_tool(self, words: Sequence[str | Path], cache: Path, **environment: str) -> None:
         """Run a command on our own sources that fills the cache; a `UserError` if it fails."""
         values = {"PATH": PATH, "HOME": str(cache), "LANG": "C.UTF-8", **environment}
-        done = subprocess.run(
-            [str(word) for word in words], cwd=cache, env=values, capture_output=True, timeout=PREPARING
-        )
+        done = subprocess.run([*map(str, words)], cwd=cache, env=values, capture_output=True, timeout=PREPARING)
         if done.returncode:
             output = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no message"]
-            raise UserError(
-                f"{self.language}: {words[0]} fails on our own sources ({output[-1]}); its packages: {self.install}"
-            )
+            problem = f"{words[0]} fails on our own sources ({output[-1]})"
+            raise UserError(f"{self.language}: {problem}; its packages: {self.install}")
 
     @property
     def compiling(self) -> ResourceLimits:
@@ -278,19 +261,12 @@ class ToolChain(ABC):
 
 @dataclass(frozen=True)
 class ProgramVerdicts:
-    """What the judge finds in a program's executions.
+    """What the judge finds in a program's executions."""
 
-    Attributes:
-        published: nothing that the program said or tested was wrong, by the original rule.
-        strict: and all of it was said and tested.
-        wrong: the first wrong value, in words.
-        undecided: only the tests as they are can say what is published, since they may accept what is no data.
-    """
-
-    strict: Verdict
-    published: Verdict
-    wrong: str = ""
-    undecided: bool = False
+    strict: Verdict  # as `published`, and all of it was said and tested
+    published: Verdict  # nothing that the program said or tested was wrong, by the original rule
+    wrong: str = ""  # the first wrong value, in words
+    undecided: bool = False  # only the tests as they are can say what is published: they may accept what is no data
 
 
 def verdicts_of(
@@ -318,8 +294,7 @@ def verdicts_of(
 
 def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: Sandbox, seconds: float) -> Judgement:
     """Compile and run a sample's program with its tests, for at most this many seconds. The judgement's `extra` has the
-    wall clock of compiling, and of running as far as it got; "no_data" if the published verdict is not final, because
-    a value is no data."""
+    seconds of compiling and running, and "no_data" if the published verdict is not final: a value is no data."""
     chain.prepare()
     token, challenge = secrets.token_hex(8), secrets.token_hex(8)
     plan = chain.plan(program, token, challenge.encode("ascii"), seconds)

@@ -37,9 +37,8 @@ class Cpp(ToolChain):
     def make(self, cache: Path) -> None:
         """Compile the headers and the witness."""
         super().make(cache)
-        (cache / "headers.h").write_text(
-            "".join(f"#include<{name}>\n" for name in self.headers) + '#include "values.h"\n'
-        )
+        headers = "".join(f"#include<{name}>\n" for name in self.headers)
+        (cache / "headers.h").write_text(f'{headers}#include "values.h"\n')
         compiler = [str(self.tool), self.standard, *FLAGS]
         self.run_tool([*compiler, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
         self.run_tool([*compiler, "-c", "witness.cpp", "-o", "witness.o"], cache)

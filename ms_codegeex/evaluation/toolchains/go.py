@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
-from ms_codegeex.evaluation.toolchains.base import (
-    INSIDE,
-    Program,
-    RunPlan,
-    ToolChain,
-    output_of,
-    outside_system,
-    parts_of,
-)
+from ms_codegeex.evaluation.toolchains import base
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, ToolChain
 
 DEBIAN = Path("/usr/share/gocode")
 PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
@@ -62,11 +55,12 @@ class Go(ToolChain):
     @cached_property
     def root(self) -> Path:
         """GOROOT, where Go's own files are."""
-        return Path(output_of(str(self.tool), "env", "GOROOT") or "/usr/lib/go")
+        return Path(base.output_of(str(self.tool), "env", "GOROOT") or "/usr/lib/go")
 
     def readable(self) -> dict[str, Path]:
         """The cache and the parts of GOROOT."""
-        return {**super().readable(), **outside_system(Path(str(self.tool))), **parts_of(self.root, *PARTS)}
+        program, parts = base.outside_system(Path(str(self.tool))), base.parts_of(self.root, *PARTS)
+        return {**super().readable(), **program, **parts}
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Compile and vet, then run the test binary."""

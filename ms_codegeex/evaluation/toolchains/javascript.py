@@ -54,8 +54,7 @@ class JavaScript(ToolChain):
 
     @cached_property
     def md5(self) -> Path | None:
-        """The directory of js-md5, None without it. Searched: NODE_PATH, `node_modules` of the working
-        directory, and where `npm install -g` puts packages."""
+        """The directory of js-md5, in NODE_PATH, `node_modules` here, or where `npm install -g` puts packages."""
         node = self.tool
         folders = [Path(folder) for folder in os.environ.get("NODE_PATH", "").split(os.pathsep) if folder]
         folders += [Path.cwd() / "node_modules", *((node.parent.parent / "lib/node_modules",) if node else ())]

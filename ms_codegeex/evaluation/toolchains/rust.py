@@ -33,8 +33,7 @@ class Rustc(ToolChain):
 
     @cached_property
     def root(self) -> Path | None:
-        """The tool chain's directory: Debian's if it is installed, else that of the user's `rustc`, for example
-        rustup's."""
+        """The tool chain's directory: Debian's if it is installed, else the user's, such as that of rustup."""
         for compiler in (Path("/usr/bin/rustc"), program_of("rustc")):
             if compiler and compiler.exists() and (root := output_of(compiler, "--print", "sysroot")):
                 return Path(root)
@@ -94,17 +93,15 @@ class Rust(Rustc):
         (cache / "src/main.rs").write_text("fn main() {}\n")
         environment = {**self.environment, "CARGO_HOME": str(cache / "home")}
         self.run_tool([self.tool.with_name("cargo"), "build", "--offline", "--quiet"], cache, **environment)
-        libraries = cache / "libraries"
-        libraries.mkdir()
+        (cache / "libraries").mkdir()
         for file in (cache / "target/debug/deps").glob("lib*.rlib"):
-            shutil.move(file, libraries / file.name)
+            shutil.move(file, cache / "libraries" / file.name)
         shutil.rmtree(cache / "target")
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Compile, once more without tests if the program needs that, then run the tests."""
-        words = [str(self.tool), "--edition", "2021", "-A", "warnings", "-C", "debuginfo=0", "main.rs"]
-        libraries = f"{self.inside}/libraries"
-        words += ["-L", f"dependency={libraries}"]
+        words, libraries = [str(self.tool), "--edition", "2021", "-A", "warnings"], f"{self.inside}/libraries"
+        words += ["-C", "debuginfo=0", "main.rs", "-L", f"dependency={libraries}"]
         for name, library in CRATES.items():
             (file,) = (self.cache / "libraries").glob(f"lib{library}-*.rlib")
             words += ["--extern", f"{name}={libraries}/{file.name}"]

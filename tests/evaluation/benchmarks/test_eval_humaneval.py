@@ -106,8 +106,10 @@ PROGRAMS = [
 def test_the_file_is_found_in_a_directory(tmp_path):
     place = tmp_path / "human-eval" / "data"
     place.mkdir(parents=True)
-    write(tmp_path / "humaneval_js.jsonl", {**ROW, "task_id": "another"})
-    with pytest.raises(UserError, match=r"no HumanEval.jsonl.gz there; give the file"):
+    write(tmp_path / "humaneval_js.jsonl", {name: ROW[name] for name in ROW if name != "entry_point"})
+    with pytest.raises(
+        UserError, match=r"no file of HumanEval; seen: humaneval_js\.jsonl; expected HumanEval\.jsonl\.gz"
+    ):
         humaneval.build(tmp_path)
     write(place / "HumanEval.jsonl", ROW)
     assert humaneval.build(tmp_path).problems == humaneval.build(place / "HumanEval.jsonl").problems

@@ -125,11 +125,11 @@ def test_the_page_has_every_installing_line():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt": None}, r"problem 0: prompt is NoneType; a row has name"),
+        ({"prompt": None}, r"m.jsonl:1: prompt is NoneType; a row has name"),
         ({"stop_tokens": "x"}, "stop_tokens is not a list of texts"),
         ({"stop_tokens": [""]}, "stop_tokens is not a list of texts"),
         ({"tests": "}"}, "rust/HumanEval_900_swapped: no test function in its tests"),
-        ({"language": "rkt"}, "no problems in python, cpp"),
+        ({"language": "rkt"}, "no problems of MultiPL-E"),
     ],
 )
 def test_damage_is_reported(tmp_path, change, message):
@@ -139,12 +139,12 @@ def test_damage_is_reported(tmp_path, change, message):
 
 
 def test_other_files(tmp_path):
-    with pytest.raises(UserError, match=r"no \*\.jsonl, .* there"):
+    with pytest.raises(UserError, match="no file of MultiPL-E; seen: nothing"):
         multipl_e.build(tmp_path)
     for name, content, message in (
-        ("m.json", "{}", "expected a list of objects"),
-        ("m.json", "{", "not readable as JSON"),
-        ("m.parquet", "x", "not readable as Parquet"),
+        ("m.json", "{}", "m.json:1: name is NoneType"),
+        ("m.json", "{", "m.json:1: invalid JSON"),
+        ("m.parquet", "x", "m.parquet:0: damaged archive"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=message):

@@ -160,12 +160,12 @@ def test_only_the_outermost_order_counts():
 @pytest.mark.parametrize(
     "rows, reason",
     [
-        ([], "no questions"),
+        ([], "no problems of Spider or BIRD"),
         ([{"question": "q", "query": "SELECT 1"}], "db_id is missing"),
         ([{"question": "q", "schema": "x"}], "query or SQL is missing"),
         ([{"question": "q", "query": "SELECT 1", "db_id": "../../etc"}], "is not the name of a database"),
         ([{"question": "q", "query": "SELECT 1", "db_id": "absent"}], "no database absent/absent.sqlite"),
-        ({"a": 1}, "expected a list"),
+        ({"a": 1}, "question is missing"),
     ],
 )
 def test_refused_files(tmp_path, rows, reason):
@@ -179,5 +179,5 @@ def test_a_file_that_is_no_database(tmp_path):
     (tmp_path / "dev_databases/library/library.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match="not an SQLite database"):
         Sql(tmp_path)
-    with pytest.raises(UserError, match=r"none of dev\.json"):
+    with pytest.raises(UserError, match="no file of Spider or BIRD"):
         Sql(tmp_path / "dev_databases")

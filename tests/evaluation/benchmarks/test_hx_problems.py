@@ -42,16 +42,16 @@ def test_languages_that_are_asked_for(tmp_path: Path):
         problems.read(tmp_path, ["java"])
     with pytest.raises(UserError, match="pyton"):
         problems.read(tmp_path, ["pyton"])
-    with pytest.raises(UserError, match="no file of HumanEval-X"):
+    with pytest.raises(UserError, match="no such file"):
         problems.read(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("line", "reported"),
     [
-        ("{", "2: not JSON"),
-        ("[" * 100_000, "2: not JSON"),
-        ("[1]", "2: not an object"),
+        ("{", "2: invalid JSON"),
+        ("[" * 100_000, "2: invalid JSON"),
+        ("[1]", "2: found list, expected an object"),
         (json.dumps({**PYTHON, "task_id": "Pyton/1"}), "2: task_id is 'Pyton/1'"),
         (json.dumps({**PYTHON, "task_id": "Python/x"}), "2: task_id"),
         (json.dumps({**PYTHON, "task_id": "Python/²"}), "2: task_id"),

@@ -146,11 +146,11 @@ def test_a_verdict_about_no_sample_is_not_believed(options, row):
 def test_samples_of_others_are_read_as_carefully(options, tmp_path):
     for change, words in (
         ({"prompt": 3}, "prompt is 3, expected str"),
-        ({"task_id": ["x"]}, "is not a problem of doubl"),
+        ({"task_id": ["x"]}, "expected the id of a problem"),
     ):
         path = tmp_path / "given.jsonl"
         path.write_text(json.dumps({**SAMPLE, **change}) + "\n")
-        with pytest.raises(UserError, match="row 1: ") as caught:
+        with pytest.raises(UserError, match=r"given\.jsonl:1: ") as caught:
             evaluate(Doubling(), RECIPE, dataclasses.replace(options, sampler=None, given=path))
         assert words in str(caught.value)
 
@@ -196,4 +196,4 @@ def test_a_sample_of_no_case_is_one_line(tmp_path, options, extra, words):
     path.write_text(json.dumps({**SAMPLE, "task_id": "1", "generation": "print(1)", "extra": extra}) + "\n")
     with pytest.raises(UserError) as caught:
         evaluate(task, Recipe("mtpb"), dataclasses.replace(options, sampler=None, given=path, references="skip"))
-    assert f"row 1: {words}" in str(caught.value)
+    assert f"given.jsonl:1: {words}" in str(caught.value)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.tables import value_of
-from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, value_of
+from ms_codegeex.evaluation.task import Problem
 
 # in a problem's directory: what no program may see, or needs
 HIDDEN = (
@@ -46,33 +46,34 @@ class Ds1000Problem:
     answers: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
-    """The problems of a directory in the original layout, or of a .jsonl(.gz) file or a directory with one.
+FORM = "has prompt, code_context, reference_code and metadata"
+FILES = ProblemFiles(
+    "DS-1000", ("ds1000",), ("prompt", "code_context", "metadata"), FORM, "github.com/xlang-ai/DS-1000"
+)
+
+
+def read_problems(data: Path, mode: str) -> tuple[str, list[Problem]]:
+    """The format, "original" or "simplified", whose figures are not comparable, and the problems of a directory in the
+    original layout, or of a file of the simplified format or a directory with one.
 
     Raises:
         UserError: there are none, a problem is damaged, or the format does not have this mode.
     """
-    if not data.exists():
-        raise UserError(f"{data}: no such file or directory; give DS-1000's ds1000_data or ds1000.jsonl.gz")
-    if data.is_dir() and (files := sorted(data.glob("*.jsonl*"))):
-        data = files[0]
-    if data.is_dir():
-        return _original(data, mode)
+    if data.is_dir() and (found := _original(data, mode)):
+        return "original", found
     if mode != "completion":
         raise UserError(f"{data}: the simplified format has no insertion problems; give ds1000_data or mode completion")
-    return [_row(row, f"{data}:{number}") for number, row in enumerate(read_rows(data), 1)]
+    return "simplified", FILES.problems(data, _row)
 
 
-def format_of(data: Path) -> str:
-    """ "original" or "simplified"; figures of the two are not comparable."""
-    return "original" if data.is_dir() and not list(data.glob("*.jsonl*")) else "simplified"
+def _labelled(problem: Ds1000Problem) -> Problem:
+    return Problem(problem.id, {"library": problem.library, "perturbation": problem.perturbation}, problem)
 
 
-def _original(root: Path, mode: str) -> list[Ds1000Problem]:
+def _original(root: Path, mode: str) -> list[Problem]:
     paths = [path for path in root.glob(f"*/{mode.capitalize()}/q*") if re.fullmatch(r"q\d+", path.name)]
-    if not paths:
-        raise UserError(f"{root}: no LIBRARY/{mode.capitalize()}/qN; give DS-1000's ds1000_data directory")
-    return [_directory(path, mode) for path in sorted(paths, key=lambda path: (path.parts[-3], int(path.name[1:])))]
+    paths.sort(key=lambda path: (path.parts[-3], int(path.name[1:])))
+    return [_labelled(_directory(path, mode)) for path in paths]
 
 
 def _directory(path: Path, mode: str) -> Ds1000Problem:
@@ -105,15 +106,11 @@ def _directory(path: Path, mode: str) -> Ds1000Problem:
         raise UserError(f"{path}: not a problem of DS-1000 ({type(error).__name__} {error}); restore it") from None
 
 
-def _row(row: Mapping[str, Any], where: str) -> Ds1000Problem:
-    try:
-        about = row["metadata"]
-        library = str(about["library"])
-        prompt, context, reference = (
-            value_of(row, key, str, where, "of DS-1000 has text there; restore it")
-            for key in ("prompt", "code_context", "reference_code")
-        )
-        cases, origin = int(about["test_case_cnt"]), str(about["perturbation_type"])
-        return Ds1000Problem(f"{library}/{about['problem_id']}", library, origin, prompt, context, reference, cases)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: not a problem of DS-1000 ({type(error).__name__} {error}); restore it") from None
+def _row(row: Mapping[str, Any], where: str, _: int) -> Problem:
+    about = row["metadata"]
+    library = str(about["library"])
+    texts = (
+        value_of(row, key, str, where, f"{FORM}; restore it") for key in ("prompt", "code_context", "reference_code")
+    )
+    cases, origin = int(about["test_case_cnt"]), str(about["perturbation_type"])
+    return _labelled(Ds1000Problem(f"{library}/{about['problem_id']}", library, origin, *texts, cases))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
-from ms_codegeex.evaluation.benchmarks.ds1000.problems import Ds1000Problem, format_of, read_problems
+from ms_codegeex.evaluation.benchmarks.ds1000.problems import Ds1000Problem, read_problems
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, encoded, judgement
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import read_report
@@ -44,11 +44,9 @@ class Ds1000(PythonTask):
     """
 
     def __init__(self, data: Path, mode: str = "completion", python: Path | None = None):
-        problems = [
-            Problem(p.id, {"library": p.library, "perturbation": p.perturbation}, p) for p in read_problems(data, mode)
-        ]
+        self.format, problems = read_problems(data, mode)
         super().__init__(problems, python)
-        self.mode, self.format = mode, format_of(data)
+        self.mode = mode
         self.name = f"ds1000-{self.format}-{mode}"
         self.limits = ResourceLimits(wall=SECONDS[self.format], memory=MEMORY)
         libraries = dict.fromkeys(problem.data.library.lower() for problem in problems)

@@ -5,4 +5,5 @@ from ms_codegeex.evaluation.benchmarks.registry import Benchmark
 BENCHMARK = Benchmark(
     "HumanEval+ and MBPP+: the problems of both with many more tests",
     options=("timeout", "python"),
+    places=("cache:evalplus", "cache:huggingface/hub/datasets--evalplus--mbppplus"),
 )

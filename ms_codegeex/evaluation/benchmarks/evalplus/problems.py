@@ -1,4 +1,4 @@
-"""EvalPlus's files: HumanEvalPlus.jsonl and MbppPlus.jsonl, also as .gz; and MBPP+ from Hugging Face (`hub`).
+"""EvalPlus's files, HumanEvalPlus.jsonl and MbppPlus.jsonl, and MBPP+ from Hugging Face (`hub`).
 
 A row has `task_id` (HumanEval/0, Mbpp/2), `prompt`, `entry_point`, `canonical_solution`, `base_input` and `plus_input`
 (for each call the list of its arguments) and `atol`, the absolute tolerance.
@@ -7,19 +7,18 @@ A row has `task_id` (HumanEval/0, Mbpp/2), `prompt`, `entry_point`, `canonical_s
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.evalplus import hub
-from ms_codegeex.evaluation.benchmarks.tables import distinct, read_table, value_of
-from ms_codegeex.evaluation.jsonl import find_file, numbered_rows
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, value_of
+from ms_codegeex.evaluation.jsonl import record_files
 from ms_codegeex.evaluation.task import Problem
 
 STEMS = ("HumanEvalPlus", "MbppPlus")  # of the files; a version may follow
-HUB = ("test-*.parquet", "*/test-*.parquet", "*/*/test-*.parquet")  # Hugging Face's
 DATASETS = {"HumanEval": "humaneval", "Mbpp": "mbpp"}  # by the part of task_id before the number
 WHERE = "github.com/evalplus: the releases of humanevalplus_release and mbppplus_release"
 KEYS = "task_id, prompt, entry_point, canonical_solution, base_input, plus_input and atol"
@@ -41,34 +40,21 @@ class EvalPlusProblem:
     tolerance: float
 
 
-def read_problems(data: Path) -> list[Problem]:
-    """The rows of a file, or of HumanEval+ and MBPP+ in a directory.
+class EvalPlusFiles(ProblemFiles):
+    """Both benchmarks may lie in one directory."""
 
-    Raises:
-        UserError: there is no such file, a row lacks something, or a `task_id` occurs twice.
-    """
-    paths = _files(data) if data.is_dir() else [data]
-    if not paths:
-        raise UserError(f"{data}: no HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz there; they are at {WHERE}")
-    problems = ((where, _problem(row, where)) for path in paths for where, row in _rows(path))
-    return distinct(problems, f"{paths[0]}: no problems; expected rows with {KEYS}")
+    def find(self, data: Path) -> list[Path]:
+        """EvalPlus's own files in a directory, or else those of a copy of the dataset on Hugging Face."""
+        files = record_files(data) if data.is_dir() else ()
+        named = [path for stem in STEMS if (path := self.named(files, (stem, f"{stem}-v*")))]
+        return named or super().find(data)
 
 
-def _files(directory: Path) -> list[Path]:
-    """EvalPlus's own files in a directory, or else those of a copy of the dataset on Hugging Face."""
-    files = [path for stem in STEMS if (path := find_file(directory, stem, f"{stem}-v*")) is not None]
-    return files or next((paths for pattern in HUB if (paths := sorted(directory.glob(pattern)))), [])
+FILES = EvalPlusFiles("EvalPlus", STEMS, ("task_id", "prompt", "test_list"), FORM, WHERE)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a file, each with its position."""
-    if path.suffix == ".parquet":
-        yield from ((f"{path}: problem {number}", row) for number, row in enumerate(read_table(path, hub.KEYS)))
-    else:
-        yield from ((f"{path}:{number}", row) for number, row in numbered_rows(path))
-
-
-def _problem(row: Mapping[str, Any], where: str) -> Problem:
+def read_problem(row: Mapping[str, Any], where: str, _: int) -> Problem:
+    """The problem in a row of either form."""
     from_hub = hub.is_hub_row(row)
     row = hub.converted_row(row, where) if from_hub else row
     name, *texts = (

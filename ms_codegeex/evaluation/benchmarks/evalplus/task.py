@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.evalplus.problems import Calls, EvalPlusProblem, read_problems
+from ms_codegeex.evaluation.benchmarks.evalplus.problems import FILES, Calls, EvalPlusProblem, read_problem
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
@@ -53,11 +53,10 @@ class EvalPlus(PythonTask):
 
     name = "evalplus"
     modes = ("strict", "published", "base")
-    whole_programs = True
     packages = ("numpy",)  # some solutions use it
 
     def __init__(self, data: Path, timeout: float | None = None, python: Path | None = None):
-        super().__init__(read_problems(data), python)
+        super().__init__(FILES.problems(data, read_problem), python)
         self.seconds = timeout or SECONDS
         self._expected: dict[tuple[str, str], Expected] = {}
         self._locks = {problem.id: threading.Lock() for problem in self.problems}

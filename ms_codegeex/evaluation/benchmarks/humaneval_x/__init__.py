@@ -7,4 +7,5 @@ BENCHMARK = Benchmark(
     keys=("languages", "translate_from", "tag", "rules"),
     options=("timeout",),
     references_first=True,
+    places=("cache:huggingface/hub/datasets--THUDM--humaneval-x",),
 )

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import json
+import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from ms_codegeex.evaluation.judging.values import Check
 
 SAY = "ms_codegeex_say"
 PIECES = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\\n])*\'|`[^`]*`|[()\[\]{}]', re.DOTALL)
+NESTING = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 RULES = {"python": "equal", "cpp": "equal", "js": "json", "java": "typed", "go": "typed", "rust": "equal"}
 ASSERTS = {
     "cpp": re.compile(r"\bassert\s*\("),
@@ -89,7 +91,7 @@ def pieces(text: str) -> Iterator[tuple[int, int]]:
     for piece in PIECES.finditer(text):
         if depth == 0:
             yield at, piece.start()
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(piece.group(), 0)
+        depth += NESTING.get(piece.group(), 0)
         at = piece.end()
     yield at, len(text)
 
@@ -111,18 +113,24 @@ def closing(text: str, start: int) -> int:
     """Where the bracket that was opened before `start` is closed."""
     depth = 1
     for piece in PIECES.finditer(text, start):
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(piece.group(), 0)
+        depth += NESTING.get(piece.group(), 0)
         if depth == 0:
             return piece.start()
     raise NotALiteral("a bracket is not closed")
 
 
+def unwrapped(text: str) -> str:
+    """The text without white space and brackets around it."""
+    text = text.strip()
+    while text.startswith("(") and closing(text, 1) == len(text) - 1:
+        text = text[1:-1].strip()
+    return text
+
+
 def call(text: str) -> tuple[str, str] | None:
     """Name and arguments, if the whole text is one call."""
     found = CALL.match(text)
-    if found is None or closing(text, found.end()) != len(text) - 1:
-        return None
-    return found[1], text[found.end() : -1]
+    return (found[1], text[found.end() : -1]) if found and closing(text, found.end()) == len(text) - 1 else None
 
 
 class Translation:
@@ -130,10 +138,9 @@ class Translation:
 
     def __init__(self, test: str, language: str) -> None:
         self.language = language
-        self.text = without_comments(test)
-        self.names: dict[str, Any] = {}
-        self.checks: list[Check] = []
-        self.statements: list[str] = []
+        # comments may mention expected values
+        self.text = PIECES.sub(lambda found: "" if found.group().startswith(("//", "/*")) else found.group(), test)
+        self.names, self.checks, self.statements = dict[str, Any](), list[Check](), list[str]()
         self.tolerance = 1e-4 if language == "cpp" and TOLERANCE.search(test) else None
 
     def cases(self) -> Cases:
@@ -141,10 +148,10 @@ class Translation:
         variables = self.variables()
         text, at, complete = "", 0, True
         while found := ASSERTS[self.language].search(self.text, at):
-            end = closing(self.text, found.end())
-            statement = None
-            in_loop = BODY.search(self.text, 0, found.start())
-            if self.depth(found.start()) == DEPTHS[self.language] and not in_loop:
+            end, statement = closing(self.text, found.end()), None
+            braces = [piece.group() for piece in PIECES.finditer(self.text, 0, found.start())]
+            once = braces.count("{") - braces.count("}") == DEPTHS[self.language]
+            if once and not BODY.search(self.text, 0, found.start()):
                 statement = self.statement(found, self.text[found.end() : end])
             complete &= statement is not None
             text += self.text[at : found.start()] + (statement or self.text[found.start() : end + 1])
@@ -183,40 +190,25 @@ class Translation:
                     found[declared[1]] = [declared.group(), *(put.group() for put in puts)]
         return found
 
-    def depth(self, place: int) -> int:
-        """The number of open braces there."""
-        depth = 0
-        for piece in PIECES.finditer(self.text, 0, place):
-            depth += {"{": 1, "}": -1}.get(piece.group(), 0)
-        return depth
-
     def statement(self, found: re.Match[str], inside: str) -> str | None:
         """What replaces an assertion; None if it stays."""
         parts = split(inside)
         kind = found[1] if found.re.groups else ""
         if self.language == "java":
             translations = [self.relation(part) for part in parts]
-            if not all(translations):
-                return None
-            self.checks += [each[1] for each in translations if each]
-            return "\n".join(self.said(each[0]) for each in translations if each) + "\n"
-        if kind in ("True", "False"):
-            translation = self.truth(parts[0], kind == "True")
-        elif kind == "Equal":
-            translation = self.equal(parts[1], parts[0]) if len(parts) > 1 else None
-        elif kind == "assert_eq":
-            translation = self.equal(parts[0], parts[1]) if len(parts) > 1 else None
+        elif kind in ("True", "False"):
+            translations = [self.truth(parts[0], kind == "True")]
+        elif kind in ("Equal", "assert_eq"):
+            translations = [self.equal(*(parts[1::-1] if kind == "Equal" else parts[:2])) if len(parts) > 1 else None]
         else:
-            translation = self.relation(inside.strip().rstrip(","))
-        if translation is None:
+            translations = [self.relation(inside.strip().rstrip(","))]
+        made = [each for each in translations if each]
+        if len(made) < len(translations):
             return None
-        self.checks.append(translation[1])
-        return self.said(translation[0])
-
-    def said(self, actual: str) -> str:
-        """The statement that says a value."""
-        self.statements.append(said(actual, self.language))
-        return self.statements[-1]
+        statements = [said(actual, self.language) for actual, _ in made]
+        self.checks += [check for _, check in made]
+        self.statements += statements
+        return "\n".join(statements) + ("\n" if self.language == "java" else "")
 
     def literal(self, text: str) -> list[Any] | None:
         """The value in a list, None if the text is no literal."""
@@ -230,23 +222,19 @@ class Translation:
 
     def relation(self, text: str) -> tuple[str, Check] | None:
         """The expression of the answer's value in a condition, and what it must be."""
-        text = text.strip()
-        while text.startswith("(") and closing(text, 1) == len(text) - 1:
-            text = text[1:-1].strip()
+        text = unwrapped(text)
         signs = places(text)
-        if len(signs) > 1:
-            return None
         if not signs:
             return self.truth(text[1:], False) if text.startswith("!") else self.truth(text, True)
-        (begin, end), left, right = signs[0], text[: signs[0][0]].strip(), text[signs[0][1] :].strip()
-        sign = text[begin:end]
+        if len(signs) > 1:
+            return None
+        ((begin, end),) = signs
+        left, sign, right = text[:begin].strip(), text[begin:end], text[end:].strip()
         if sign in ("==", "==="):
             equal = self.equal(left, right)
             loose = equal and self.language == "js" and sign == "==" and not left.startswith("JSON")
             return (equal[0], replace(equal[1], rule="loose")) if equal and loose else equal
-        if sign in ("<", "<=", ">", ">="):
-            return self.near(left, right, sign)
-        return None
+        return self.near(left, right, sign) if sign in ("<", "<=") else None
 
     def equal(self, left: str, right: str) -> tuple[str, Check] | None:
         """Of two sides, one is a literal."""
@@ -258,20 +246,15 @@ class Translation:
                 continue
             if self.literal(actual) is not None:
                 return None
-            if literal[0] is True and (self.language == "go"):
-                return self.truth(actual, True)
-            return self.wrapped(actual, literal[0])
+            go_truth = literal[0] is True and self.language == "go"
+            return self.truth(actual, True) if go_truth else self.wrapped(actual, literal[0])
         return (left, Check(None, "any")) if left == right else None
 
     def shown(self, text: str) -> str | None:
         """The text of a value of Rust/137's enumeration, such as `RtnType::Int(2)`."""
         found = re.fullmatch(r"RtnType::(\w+)(?:\((.*)\))?", text, re.DOTALL)
-        if found is None:
-            return None
-        inner = self.literal(found[2]) if found[2] else []
-        if inner is None:
-            return None
-        return found[1] + "".join(f"({json.dumps(each)})" for each in inner)
+        inner = self.literal(found[2]) if found and found[2] else []
+        return found[1] + "".join(f"({json.dumps(each)})" for each in inner) if found and inner is not None else None
 
     def wrapped(self, actual: str, expected: Any) -> tuple[str, Check]:
         """Without casts, and without what a container is opened with."""
@@ -290,17 +273,14 @@ class Translation:
 
     def truth(self, text: str, expected: bool) -> tuple[str, Check] | None:
         """A condition without a comparison: what it must be."""
-        text = text.strip()
-        while text.startswith("(") and closing(text, 1) == len(text) - 1:
-            text = text[1:-1].strip()
+        text = unwrapped(text)
         found = call(text)
         if found and expected and found[0] in ("issame", "Objects.equals", "same"):
             parts = split(found[1])
-            if len(parts) == 2 and (equal := self.equal(*parts)):
-                if self.tolerance is not None:
-                    return equal[0], Check(equal[1].expected, "close", self.tolerance, inclusive=True)
+            equal = self.equal(*parts) if len(parts) == 2 else None
+            if equal is None or self.tolerance is None:
                 return equal
-            return None
+            return equal[0], Check(equal[1].expected, "close", self.tolerance, inclusive=True)
         if self.language == "java" and expected:
             if text.endswith(".isEmpty()"):
                 return text[: -len(".isEmpty()")], Check(None, "empty")
@@ -319,7 +299,7 @@ class Translation:
     def near(self, left: str, right: str, sign: str) -> tuple[str, Check] | None:
         """A difference, or its absolute value, smaller than a literal."""
         tolerance, found, rule = self.literal(right), call(left), "less"
-        if not tolerance or sign[0] == ">":
+        if not tolerance:
             return None
         if found and ABSOLUTE.fullmatch(found[0]):
             left, rule = found[1], "close"
@@ -337,25 +317,17 @@ class Translation:
 DEPTHS = {"cpp": 1, "js": 1, "java": 2, "go": 1, "rust": 2}  # open braces around an assertion that runs once
 
 
-def without_comments(text: str) -> str:
-    """The text without comments, which may mention expected values."""
-    return PIECES.sub(lambda found: "" if found.group().startswith(("//", "/*")) else found.group(), text)
-
-
 def python(test: str) -> Cases:
     """Python's, by its own parser."""
-    tree = ast.parse(test)
-    checks: list[Check] = []
-    statements: list[ast.stmt] = []
-    complete = True
+    tree, complete = ast.parse(test), True
+    checks, statements = list[Check](), list[ast.stmt]()
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     for function in functions:
         body: list[ast.stmt] = []
         for node in function.body:
             translation = python_relation(node.test) if isinstance(node, ast.Assert) else None
             if translation:
-                call_ = ast.Call(ast.Name(SAY, ast.Load()), [translation[0]], [])
-                body.append(ast.Expr(call_))
+                body.append(ast.Expr(ast.Call(ast.Name(SAY, ast.Load()), [translation[0]], [])))
                 statements.append(body[-1])
                 checks.append(translation[1])
             elif not (isinstance(node, ast.Assert) and isinstance(node.test, ast.Constant)):
@@ -374,8 +346,8 @@ def python_relation(test: ast.expr) -> tuple[ast.expr, Check] | None:
         return ast.Call(ast.Name("bool", ast.Load()), [test], []), Check(True)
     if not isinstance(test, ast.Compare) or len(test.ops) != 1:
         return None
-    (operator,), left, (right,) = test.ops, test.left, test.comparators
-    if isinstance(operator, ast.Lt) and isinstance(left, ast.Call) and len(left.args) == 1:
+    (sign,), left, (right,) = test.ops, test.left, test.comparators
+    if isinstance(sign, ast.Lt) and isinstance(left, ast.Call) and len(left.args) == 1:
         difference, tolerance = left.args[0], python_value(right)
         if ast.unparse(left.func) in ("abs", "math.fabs") and isinstance(difference, ast.BinOp) and tolerance:
             term = python_value(difference.right)
@@ -383,38 +355,28 @@ def python_relation(test: ast.expr) -> tuple[ast.expr, Check] | None:
                 expected = term[0] if isinstance(difference.op, ast.Sub) else -term[0]
                 return difference.left, Check(expected, "close", tolerance[0])
         return None
-    if not isinstance(operator, ast.Eq | ast.Is):
+    if not isinstance(sign, ast.Eq | ast.Is):
         return None
     for actual, other in ((left, right), (right, left)):
         literal = python_value(other)
         if literal is not None and python_value(actual) is None:
-            return actual, Check(literal[0], "typed" if isinstance(operator, ast.Is) else "equal")
+            return actual, Check(literal[0], "typed" if isinstance(sign, ast.Is) else "equal")
     return (left, Check(None, "any")) if ast.dump(left) == ast.dump(right) else None
 
 
-OPERATIONS: Mapping[type[ast.operator], Any] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
-}
+OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
 def python_value(node: ast.expr) -> list[Any] | None:
     """The value of a literal in a list, None if it is none."""
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "tuple"
-        and len(node.args) == 1
-    ):
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "tuple" and len(node.args) == 1:
         inner = python_value(node.args[0])
         return inner and [tuple(inner[0])]
-    if isinstance(node, ast.List | ast.Tuple) and not isinstance(node, ast.Constant):
-        found: Sequence[list[Any] | None] = [python_value(each) for each in node.elts]
-        if any(each is None for each in found):
-            return None
+    if isinstance(node, ast.List | ast.Tuple):
+        found = [python_value(each) for each in node.elts]
         values = [each[0] for each in found if each]
+        if len(values) < len(found):
+            return None
         return [tuple(values) if isinstance(node, ast.Tuple) else values]
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
         left, right = python_value(node.left), python_value(node.right)

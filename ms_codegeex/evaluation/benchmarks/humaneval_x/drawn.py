@@ -18,13 +18,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 POLYNOMIALS = ([1, 2], [-6, 11, -6, 1], [10, -7], [3, 8], [-4, 5, 1, 1], [-27, 27, -9, 1], [5, -9, 2, 3, 1, 7])
 Call = tuple[Sequence[Any], Check]
 LISTS = {
-    "python": "[{}]",
-    "cpp": "{{{}}}",
-    "java": "new ArrayList<>(Arrays.asList({}))",
-    "js": "[{}]",
-    "go": "[]float64{{{}}}",
-    "rust": "vec![{}]",
-}
+    "python": "[{}]", "cpp": "{{{}}}", "java": "new ArrayList<>(Arrays.asList({}))", "js": "[{}]",
+    "go": "[]float64{{{}}}", "rust": "vec![{}]",
+}  # fmt: skip
 TESTS = {  # what holds the statements
     "python": "def check(candidate):\n{body}\ncheck({name})",
     "cpp": "int main(){{\n{body}\n}}\n",
@@ -35,11 +31,6 @@ TESTS = {  # what holds the statements
     "rust": "#[cfg(test)]\nmod tests {{\n    use super::*;\n\n    #[test]\n    fn test_drawn() {{\n"
     "{body}\n    }}\n}}\n",
 }
-
-
-def text(generator: random.Random) -> str:
-    """Ten to twenty small letters."""
-    return "".join(generator.choice(LETTERS) for _ in range(generator.randint(10, 20)))
 
 
 def cyclic(plain: str) -> str:
@@ -53,10 +44,10 @@ def shifted(plain: str) -> str:
 
 
 def decoding(encode: Callable[[str], str]) -> Callable[[random.Random], Call]:
-    """Calls of a function that decodes."""
+    """Calls of a function that decodes ten to twenty small letters."""
 
     def draw(generator: random.Random) -> Call:
-        plain = text(generator)
+        plain = "".join(generator.choice(LETTERS) for _ in range(generator.randint(10, 20)))
         return [encode(plain)], Check(plain)
 
     return draw
@@ -102,18 +93,15 @@ def calls(number: int, language: str, test: str) -> tuple[str, list[tuple[str, C
             drawn = [([check.expected], check) for _, check in drawn]
     else:
         return None
-    words = name.split("_")
-    if language in ("java", "js"):
-        name = words[0] + "".join(map(str.capitalize, words[1:]))
-    elif language == "go":
-        name = "".join(map(str.capitalize, words))
+    first, *words = name.split("_")
+    if language in ("java", "js", "go"):
+        name = (first.capitalize() if language == "go" else first) + "".join(map(str.capitalize, words))
     if not re.search(rf"\b{name}\(", test):
         return None
-    place = "s." if language == "java" else ""
-    made = []
+    called, made = f"s.{name}" if language == "java" else name, []
     for arguments, check in drawn:
         inside = ", ".join(literal(each, number, language) for each in arguments)
-        made.append((f"{place}{name}({inside})", check))
+        made.append((f"{called}({inside})", check))
     return name, made
 
 

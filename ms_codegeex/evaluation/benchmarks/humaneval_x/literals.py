@@ -23,10 +23,10 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "f": "\f", "\n
 ESCAPE = re.compile(r"\\(u\{?([0-9a-fA-F]+)\}?|x([0-9a-fA-F]{2})|.)", re.DOTALL)
 CONSTANTS = {"true": True, "false": False, "null": None, "nil": None, "None": None}
 LISTS = ("Arrays.asList", "List.of")
-SAME = ("String::from", "string", "std::string", "int", "(double)")  # functions that return their argument
-GO_TYPE = re.compile(
-    r"(?:\[\d*\])+\s*(?:\[\d*\])*\s*(?:interface\s*\{\s*\}|[a-z]\w*)\s*(?=\{)|map\s*\[[^\]]*\]\s*\w+\s*(?=\{)"
-)
+MAPS = ("HashMap::from", "HashMap::new")
+OPTIONS = ("Optional.of", "Optional.empty")
+SAME = ("String::from", "string", "std::string", "int", "(double)", "Some")  # functions that return their argument
+GO_TYPE = re.compile(r"(?:(?:\[\d*\]\s*)+(?:interface\s*\{\s*\}|[a-z]\w*)|map\s*\[[^\]]*\]\s*\w+)\s*(?=\{)")
 CPP_TYPE = re.compile(r"(?:std::)?(?:vector|map)\s*<[\w<>, ]*>\s*(?=\{)")
 JAVA_NEW = re.compile(r"new\s+\w+\s*(?:<[\w<>, ]*>)?\s*(?=\()")
 
@@ -73,26 +73,21 @@ class Reader:
 
     def skip(self, sign: str) -> bool:
         """Whether the next token is this one, which is then taken."""
-        found = self.peek()[1] == sign
-        if found:
-            self.take()
-        return found
+        return self.peek()[1] == sign and bool(self.take())
 
     def sum(self) -> Any:
         """Terms with + and - between them."""
         value = self.product()
-        while (sign := self.peek()[1]) in ("+", "-"):
-            self.take()
-            other = self.product()
+        while self.peek()[1] in ("+", "-"):
+            sign, other = self.take()[1], self.product()
             value = value + other if sign == "+" else value - other
         return value
 
     def product(self) -> Any:
         """Factors with * / % between them. Integers are divided as in C, except in JavaScript."""
         value = self.factor()
-        while (sign := self.peek()[1]) in ("*", "/", "%"):
-            self.take()
-            other = self.factor()
+        while self.peek()[1] in ("*", "/", "%"):
+            sign, other = self.take()[1], self.factor()
             if sign == "*":
                 value = value * other
             elif isinstance(value, int) and isinstance(other, int) and self.language != "js":
@@ -184,11 +179,11 @@ class Reader:
 
     def named(self, name: str) -> Any:
         """What a name, or a call, stands for."""
-        method = name.rpartition(".")
-        if method[0] in self.names and method[2] in ("clone", "to_vec"):
+        variable, _, method = name.rpartition(".")
+        if variable in self.names and method in ("clone", "to_vec"):
             self.take("(")
             self.take(")")
-            return self.names[method[0]]
+            return self.names[variable]
         if name in self.names:
             return self.names[name]
         if name in CONSTANTS and not (name == "None" and self.language != "rust"):
@@ -196,23 +191,13 @@ class Reader:
         if name == "vec!":
             self.take("[")
             return self.items("]")
-        if name == "f64::NAN" or name not in (
-            *LISTS,
-            *SAME,
-            "HashMap::from",
-            "HashMap::new",
-            "Optional.of",
-            "Optional.empty",
-            "Some",
-        ):
+        if name not in (*LISTS, *MAPS, *OPTIONS, *SAME):
             raise NotALiteral(name)
         self.take("(")
         found = self.items(")")
-        if name in LISTS:
-            return found
-        if name.startswith("HashMap"):
+        if name in MAPS:
             return dict(one(found)) if found else {}
-        return tuple(found) if name.startswith("Optional") else one(found)
+        return found if name in LISTS else tuple(found) if name in OPTIONS else one(found)
 
 
 def one(found: list[Any]) -> Any:
@@ -225,9 +210,7 @@ def one(found: list[Any]) -> Any:
 def number(text: str, language: str) -> int | float:
     """A number without its suffix. JavaScript's are all floats."""
     hexadecimal = text[:2] in ("0x", "0X")
-    suffix = re.search(
-        r"_?(?:[fui](?:8|16|32|64|size)|[lL])$" if hexadecimal else r"_?(?:[fui](?:8|16|32|64|size)|[fFdDlL])$", text
-    )
+    suffix = re.search(rf"_?(?:[fui](?:8|16|32|64|size)|[{'lL' if hexadecimal else 'fFdDlL'}])$", text)
     digits = (text[: suffix.start()] if suffix else text).replace("_", "")
     if hexadecimal:
         return int(digits, 16)

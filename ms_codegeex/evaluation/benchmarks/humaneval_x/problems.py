@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.evaluation.jsonl import find_file, numbered_lines
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
+from ms_codegeex.evaluation.jsonl import numbered_rows, record_files
 
 PREFIXES = {  # language -> the beginning of its problems' ids, as in `CPP/12`
     "python": "Python",
@@ -24,6 +24,8 @@ KEYS = ("task_id", "prompt", "declaration", "canonical_solution", "test")
 KEYS_OF = {"go": ("import", "test_setup")}  # those that only rows of one language have
 LARGEST = 64 << 20  # bytes of an uncompressed file; the published ones have less than one million
 WHERE = "github.com/THUDM/CodeGeeX and CodeGeeX2 (benchmark/humanevalx)"
+FORM = f"has {', '.join(KEYS)}"
+FILES = ProblemFiles("HumanEval-X", (), ("task_id", "declaration", "canonical_solution", "test"), FORM, WHERE)
 # SHA-256 of the published files. CodeGeeX2 corrected JavaScript and completed the prompts of Rust.
 KNOWN = {
     "5752fb122efddb0e9b47c77907ae6ce9a15aac4dea14e44c46032c831e6b987a": "CodeGeeX v1, python",
@@ -62,54 +64,51 @@ class ProblemFile:
 
 
 def read(data: Path, languages: Sequence[str] = ()) -> dict[str, ProblemFile]:
-    """Language -> file, for these languages (none: those that have one). `data` is a directory or one of the files."""
+    """Language -> file, for these languages (none: those that have one). `data` is a directory or one of the files. A
+    file is known by its name, or else by its rows, as in `data/python/data/humaneval.jsonl` of Hugging Face."""
     wanted = dict.fromkeys(languages or PREFIXES)
     for name in wanted:
         if name not in PREFIXES:
             raise UserError(f"language {name!r}: HumanEval-X has {', '.join(PREFIXES)}")
     files: dict[str, ProblemFile] = {}
-    if data.is_file():
-        file = read_file(data)
-        files[file.rows[0].language] = file
-    elif data.is_dir():
-        for name in wanted:
-            # CodeGeeX2's before CodeGeeX's, which `js.jsonl.gz` counts as
-            if path := find_file(data, f"humanevalx_{name}", f"humaneval_{name}", name):
-                files[name] = read_file(path, name)
+    below = record_files(data) if data.is_dir() else ()
+    for name in wanted:
+        # CodeGeeX2's before CodeGeeX's, which `js.jsonl.gz` counts as
+        if path := FILES.named(below, (f"humanevalx_{name}", f"humaneval_{name}", name)):
+            files[name] = read_file(path, name)[name]
+    for path in () if files else FILES.find(data):
+        for name, file in read_file(path).items():
+            if name in files:
+                raise UserError(f"{path}: has {name} like {files[name].path}; give --data one of the files")
+            files[name] = file
     for name in languages:
         if name not in files:
             raise UserError(f"{data}: no file of HumanEval-X for {name}, such as {name}.jsonl.gz; it is in {WHERE}")
-    if not files:
-        raise UserError(f"{data}: no file of HumanEval-X, such as python.jsonl.gz; they are in {WHERE}")
     return {name: files[name] for name in wanted if name in files}
 
 
-def read_file(path: Path, language: str | None = None) -> ProblemFile:
-    """All rows of a file, which must be of one language. Anything invalid is a `UserError`."""
-    rows: dict[int, HumanEvalXProblem] = {}
-    for number, line in numbered_lines(path, LARGEST):
+def read_file(path: Path, language: str | None = None) -> dict[str, ProblemFile]:
+    """All rows of a file by language; `language`: it must be of this one. Anything invalid is a `UserError`."""
+    rows: dict[str, dict[int, HumanEvalXProblem]] = {}
+    for number, record in numbered_rows(path, LARGEST):
         where = f"{path}:{number}"
-        row = parse(line, where)
-        language = language or row.language
-        if row.language != language:
+        row = parse(record, where)
+        if row.language != (language or row.language):
             raise UserError(f"{where}: a problem in {row.language} in a file for {language}; give each its own file")
-        if row.number in rows:
+        if row.number in rows.setdefault(row.language, {}):
             raise UserError(f"{where}: problem {row.number} for the second time; a problem may stand once")
-        rows[row.number] = row
+        rows[row.language][row.number] = row
     if not rows:
-        raise UserError(f"{path}: no problems; expected one JSON object a line, see {WHERE}")
+        raise UserError(f"{path}: no problems; a row {FORM}, see {WHERE}")
     digest = sha256(path)
-    return ProblemFile(path, digest, KNOWN.get(digest, "unknown"), tuple(rows.values()))
+    version = KNOWN.get(digest, "unknown")
+    return {name: ProblemFile(path, digest, version, tuple(each.values())) for name, each in rows.items()}
 
 
-def parse(line: bytes, where: str) -> HumanEvalXProblem:
+def parse(record: Mapping[str, Any], where: str) -> HumanEvalXProblem:
     """A row of a file."""
-    try:
-        record: Any = parse_json(line)
-    except Malformed as error:
-        raise UserError(f"{where}: not JSON ({error}); fetch the file again") from None
     if not isinstance(record, dict):
-        raise UserError(f"{where}: not an object; expected the keys {', '.join(KEYS)}")
+        raise UserError(f"{where}: found {type(record).__name__}; a row {FORM}")
     language, number = identity(record.get("task_id"), where)
     keys = (*KEYS[1:], *KEYS_OF.get(language, ()))
     for key in keys:

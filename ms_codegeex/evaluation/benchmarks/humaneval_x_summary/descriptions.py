@@ -21,10 +21,8 @@ LEAD = " Summary:"
 
 
 def description(row: HumanEvalXProblem) -> str:
-    """The first paragraph of the comment on the function, without examples, in one line; empty if there is none.
-
-    A prompt with a helper function has a comment on it first, so the last one counts.
-    """
+    """The first paragraph of the comment on the function, without examples, in one line; empty if there is none. A
+    prompt with a helper function has a comment on it first, so the last one counts."""
     comments = COMMENTS.get(row.language, COMMENT).findall(row.prompt)
     if not comments:
         return ""

@@ -16,13 +16,8 @@ from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference,
 
 
 class HumanEvalXSummary(Task):
-    """The problems that have a description: all but one of C++.
-
-    Args:
-        data, languages: see `HumanEvalX`.
-        tag: put CodeGeeX's tag line before the prompt.
-        form: how a summary is asked for, see `descriptions.prompt`; None: `comment`.
-    """
+    """The problems that have a description: all but one of C++. `data` and `languages` as in `HumanEvalX`; `tag`: put
+    CodeGeeX's tag line before the prompt; `form`: see `descriptions.prompt`, None: `comment`."""
 
     name = "humaneval-x-summary"
     modes = ()
@@ -33,11 +28,9 @@ class HumanEvalXSummary(Task):
         metrics()  # an installation without them is refused before a model writes
         self._tag, self._form = tag, form or descriptions.FORMS[0]
         files = problems.read(data, languages)
+        rows = [(name, row) for name, file in files.items() for row in file.rows if descriptions.description(row)]
         self.problems = [
-            Problem(f"{problems.PREFIXES[name]}/{row.number}", {"language": name}, row)
-            for name, file in files.items()
-            for row in file.rows
-            if descriptions.description(row)
+            Problem(f"{problems.PREFIXES[name]}/{row.number}", {"language": name}, row) for name, row in rows
         ]
         self.provenance = {
             name: {"path": str(file.path), "sha256": file.sha256, "version": file.version}

@@ -1,8 +1,6 @@
-"""Compare what a program printed with the expected value: by the release's rule, and by our strict one.
-
-Both compare outside the sandbox. Values arrive as JSON that includes their types (`inside/program.py`); the expected
-values never enter the sandbox.
-"""
+"""Compare what a program printed with the expected value: by the release's rule, and by our strict one. Both compare
+outside the sandbox: values arrive as JSON that includes their types (`inside/program.py`), and expected values never
+enter it."""
 
 from __future__ import annotations
 
@@ -21,11 +19,9 @@ class Incomparable:
 
 
 def decode(encoded: Any, strict: bool) -> Any:
-    """The Python value.
-
-    For the strict judge, arrays become lists, classes their names, sets incomparable, and dictionary keys what JSON
-    makes of them. For the published judge, arrays and classes are incomparable, as they are under its `==`.
-    """
+    """The Python value. For the strict judge, arrays become lists, classes their names, sets incomparable, and
+    dictionary keys what JSON makes of them; for the published judge, arrays and classes are incomparable, as under its
+    `==`."""
     kind, content = encoded
     if kind in ("list", "tuple", "set", "array"):
         items = [decode(item, strict) for item in content]
@@ -72,29 +68,23 @@ def published(printed: Mapping[str, Any] | None, gold: Any) -> bool:
     if not printed or "value" not in printed or isinstance(gold, dict) or gold is None:
         return False
     kind = type(gold).__name__
-    if printed["type"] == kind:
-        value = decode(printed["value"], strict=False)
-    elif "cast" in printed:
-        value = decode(printed["cast"], strict=False)
-        gold = str(gold) if isinstance(gold, bool) else gold
-    else:
+    same = printed["type"] == kind
+    if not same and "cast" not in printed:
         return False
+    value = decode(printed["value" if same else "cast"], strict=False)
+    gold = str(gold) if not same and isinstance(gold, bool) else gold
     if isinstance(gold, float):
         return isinstance(value, float) and abs(value - gold) < ABSOLUTE
     return type(value) is type(gold) and value == gold
 
 
 def strict(printed: Mapping[str, Any] | None, gold: Any) -> bool:
-    """The value that the program printed last equals the expected one, or looks the same.
-
-    Numbers may differ by 1e-6 (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not;
-    dictionary keys are compared as JSON writes them; a bool equals only a bool. Text is also right if it is exactly
-    the printed form of the expected value. Nothing is cast.
-    """
+    """The value that the program printed last equals the expected one, or looks the same. Numbers may differ by 1e-6
+    (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not; dictionary keys are compared as
+    JSON writes them; a bool equals only a bool. Text is also right if it is exactly the printed form of the expected
+    value. Nothing is cast."""
     shown = (printed or {}).get("strict")
-    if not shown:
-        return False
-    return equal(decode(shown["value"], strict=True), gold) or shown["text"] == str(gold)
+    return bool(shown) and (equal(decode(shown["value"], strict=True), gold) or shown["text"] == str(gold))
 
 
 def equal(value: Any, gold: Any) -> bool:

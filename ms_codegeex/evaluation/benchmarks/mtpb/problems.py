@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.evaluation.benchmarks.tables import distinct
-from ms_codegeex.evaluation.jsonl import find_file, read_rows
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
 from ms_codegeex.evaluation.task import Problem
 
-FILE = "mtpb.jsonl"
+FORM = "has id, name, category, prompts, inputs and outputs"
+FILES = ProblemFiles("MTPB", ("mtpb",), ("prompts", "inputs", "outputs"), FORM, "github.com/salesforce/CodeGen")
 KNOWN_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"  # of Salesforce's file
 MAX_GEN_LENGTH = 256  # tokens per turn if the problem sets none, as in the release
 
@@ -38,38 +37,24 @@ class MtpbProblem:
     max_gen_length: int
 
 
-def file_of(data: Path) -> Path:
-    """The file itself, or the one in a directory."""
-    file = find_file(data, "mtpb")
-    if file is None:
-        raise UserError(f"{data}: no {FILE} there; give the file, it is in github.com/salesforce/CodeGen")
-    return file
-
-
 def read_problems(data: Path) -> list[Problem]:
-    """The problems of a file, or of the one that `file_of` finds in a directory.
+    """The problems of a file, or of the one in a directory.
 
     As in the release, an output without an input is dropped (id 57 has one). Any other flaw is a `UserError` that
     names the problem.
     """
-    path = file_of(data)
 
-    def found() -> Iterator[tuple[str, Problem]]:
-        for number, row in enumerate(read_rows(path), 1):
-            try:
-                problem = _problem(row)
-            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-                reason = f"{type(error).__name__} {error}"
-                raise UserError(f"{path}: problem {number} is not one of MTPB ({reason}); restore the file") from None
-            labels = {"category": problem.category, "turns": str(len(problem.cases[0].prompts))}
-            yield str(path), Problem(problem.id, labels, problem)
+    def convert(row: Mapping[str, Any], _where: str, _index: int) -> Problem:
+        problem = _problem(row)
+        labels = {"category": problem.category, "turns": str(len(problem.cases[0].prompts))}
+        return Problem(problem.id, labels, problem)
 
-    return distinct(found(), f"{path}: no problems; give CodeGen's {FILE}")
+    return FILES.problems(data, convert)
 
 
 def provenance(data: Path) -> dict[str, Any]:
     """The description of the file in a report: name, hash, and whether it is the published one."""
-    path = file_of(data)
+    path = FILES.find(data)[0]
     digest = sha256(path)
     return {"file": path.name, "sha256": digest, "known": digest == KNOWN_SHA256}
 

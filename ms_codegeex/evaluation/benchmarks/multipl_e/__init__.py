@@ -6,4 +6,5 @@ BENCHMARK = Benchmark(
     "MultiPL-E: HumanEval and MBPP translated to other languages",
     keys=("languages",),
     options=("timeout",),
+    places=("cache:huggingface/hub/datasets--nuprl--MultiPL-E",),
 )

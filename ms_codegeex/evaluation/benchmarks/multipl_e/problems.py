@@ -1,4 +1,4 @@
-"""MultiPL-E's files: .jsonl, .json (a list) or .parquet, each with problems in one or more languages.
+"""MultiPL-E's files, each with problems in one or more languages.
 
 A row has `name`, `language` (as in file names: cpp, rs, go_test.go), `prompt`, `tests` and `stop_tokens`; other keys
 are not used.
@@ -6,21 +6,20 @@ are not used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.tables import distinct, read_table, value_of
-from ms_codegeex.evaluation.jsonl import files_below
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, value_of
 from ms_codegeex.evaluation.recipe import ALIASES
 from ms_codegeex.evaluation.task import Problem
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS
 
-PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.json", "*.parquet")
-WHERE = "huggingface.co/datasets/nuprl/MultiPL-E"
-KEYS = "name, language, prompt, tests and stop_tokens"
+KEYS = ("name", "language", "prompt", "tests", "stop_tokens")
+FORM = f"has {', '.join(KEYS)}"
+FILES = ProblemFiles("MultiPL-E", (), KEYS, FORM, "huggingface.co/datasets/nuprl/MultiPL-E")
 
 
 @dataclass(frozen=True)
@@ -34,28 +33,21 @@ class MultiPlEProblem:
 
 
 def read_problems(data: Path, languages: Sequence[str]) -> list[Problem]:
-    """The problems in these languages (none: in all that the data has) of a file, or of all files of a directory and
-    of up to two levels below.
+    """The problems in these languages (none: in all that the data has) of a file, or of all
+    files of a directory.
 
     Raises:
         UserError: there is no such file, a row lacks something or occurs twice, a language has no problems, or the
             data has languages without a tool chain and `languages` is not given.
     """
-    files = [data] if data.is_file() else list(files_below(data, *PATTERNS))
-    if not files:
-        raise UserError(f"{data}: no {', '.join(PATTERNS)} there; the files are at {WHERE}")
     foreign = set[str]()
 
-    def found() -> Iterator[tuple[str, Problem]]:
-        for path in files:
-            for number, row in enumerate(read_table(path, KEYS)):
-                where = f"{path}: problem {number}"
-                if (problem := _problem(row, where)) is None:
-                    foreign.add(row["language"])
-                else:
-                    yield where, problem
+    def convert(row: Mapping[str, Any], where: str, _: int) -> Problem | None:
+        if (problem := _problem(row, where)) is None:
+            foreign.add(row["language"])
+        return problem
 
-    problems = distinct(found(), f"{data}: no problems in {', '.join(PLAIN_TOOL_CHAINS)}; they are at {WHERE}")
+    problems = FILES.problems(data, convert)
     known = list(dict.fromkeys(problem.labels["language"] for problem in problems))
     if foreign and not languages:
         raise UserError(
@@ -70,11 +62,11 @@ def read_problems(data: Path, languages: Sequence[str]) -> list[Problem]:
 def _problem(row: Mapping[str, Any], where: str) -> Problem | None:
     """The problem in a row; None if its language has no tool chain here."""
     name, given, prompt, tests = (
-        value_of(row, key, str, where, f"has {KEYS}") for key in ("name", "language", "prompt", "tests")
+        value_of(row, key, str, where, FORM) for key in ("name", "language", "prompt", "tests")
     )
     stops = row.get("stop_tokens")
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise UserError(f"{where}: stop_tokens is not a list of texts; a row has {KEYS}")
+        raise UserError(f"{where}: stop_tokens is not a list of texts; a row {FORM}")
     language = "go" if given == "go_test.go" else ALIASES.get(given, given)
     if language not in PLAIN_TOOL_CHAINS:
         return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import KEYS, LARGEST
 from ms_codegeex.evaluation.benchmarks.own_problems.language import LanguageDescription, read_language
-from ms_codegeex.evaluation.jsonl import ENDINGS, numbered_lines
+from ms_codegeex.evaluation.jsonl import entries, stem
 
 BROKEN = "broken"  # the key of wrong solutions
 
@@ -45,7 +45,7 @@ def described_files(data: Path) -> list[DescribedFile]:
     files = dict[str, DescribedFile]()
     for path in sorted(data.glob("*.yaml")) if data.is_dir() else ():
         language = read_language(path)
-        found = [file for ending in ENDINGS if (file := path.with_name(path.stem + ending)).is_file()]
+        found = [file for file in sorted(data.glob("*.json*"), reverse=True) if stem(file) == path.stem]
         if not found:
             raise UserError(f"{path}: no {path.stem}.jsonl beside it, which has the problems")
         if language.name in files:
@@ -57,10 +57,10 @@ def described_files(data: Path) -> list[DescribedFile]:
 def rows(file: DescribedFile) -> Iterator[tuple[int, OwnProblem | UserError]]:
     """The problems of a file with their lines; in place of one that is wrong, the reason."""
     seen: dict[int, int] = {}
-    for number, line in numbered_lines(file.path, LARGEST):
+    for number, row in entries(file.path, LARGEST):
         where = f"{file.path}:{number}"
         try:
-            problem = parse(line, file.language, where)
+            problem = parse(row, file.language, where)
             first = seen.setdefault(problem.number, number)
             if first != number:
                 raise UserError(f"{where}: {file.language.name}/{problem.number} is also in line {first}")
@@ -69,12 +69,10 @@ def rows(file: DescribedFile) -> Iterator[tuple[int, OwnProblem | UserError]]:
             yield number, error
 
 
-def parse(line: bytes, language: LanguageDescription, where: str) -> OwnProblem:
-    """The problem in a line."""
-    try:
-        row = parse_json(line)
-    except Malformed as error:
-        raise UserError(f"{where}: not JSON ({error})") from None
+def parse(row: Mapping[str, Any] | UserError, language: LanguageDescription, where: str) -> OwnProblem:
+    """The problem in a row, or a `UserError`: what is given, or what is wrong."""
+    if isinstance(row, UserError):
+        raise row
     if not isinstance(row, dict):
         raise UserError(f"{where}: found {type(row).__name__}, expected an object")
     if unknown := row.keys() - {*KEYS, BROKEN, "example_test", "text", "docstring"}:

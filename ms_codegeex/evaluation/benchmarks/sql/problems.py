@@ -9,20 +9,22 @@ from __future__ import annotations
 import functools
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.tables import distinct, read_table
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
 from ms_codegeex.evaluation.task import Problem
 
-FILES = ("dev.json", "dev.jsonl", "test.json", "sql.jsonl")  # looked for in a directory, in this order
 FOLDERS = ("database", "dev_databases", "databases", "test_database")
 TABLES = "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL"
-KEYS = "question, query and db_id or schema"
+FORM = "has question, query (or SQL) and db_id or schema"
+FILES = ProblemFiles(
+    "Spider or BIRD", ("dev", "test", "sql", "mini_dev_sqlite"), ("question",), FORM, "their downloads"
+)
 NAME = re.compile(r"[A-Za-z0-9_ .()-]{1,100}")
 
 
@@ -40,37 +42,33 @@ class Question:
 
 
 def read_questions(data: Path) -> list[Problem]:
-    """The rows of a file, or of the first of `FILES` in a directory.
+    """The rows of a file, or of the one in a directory.
 
     Raises:
         UserError: there is no such file, a row lacks something, or a database is missing or not SQLite's.
     """
-    path = data if data.is_file() else next((data / name for name in FILES if (data / name).is_file()), None)
-    if path is None:
-        raise UserError(f"{data}: none of {', '.join(FILES)}; give the directory or file of Spider, BIRD or your own")
     tables_of = functools.cache(_tables)
+    root = FILES.find(data)[0].parent
 
-    def found() -> Iterator[tuple[str, Problem]]:
-        for number, row in enumerate(read_table(path, KEYS)):
-            where = f"{path}: question {number}"
-            question, query = _text(row, where, "question"), _text(row, where, "query", "SQL")
-            labels = {"difficulty": row["difficulty"]} if isinstance(row.get("difficulty"), str) else {}
-            script = _text(row, where, "schema") if "schema" in row else ""
-            file = None if script else _database(path.parent, _text(row, where, "db_id"), where)
-            if file is not None:
-                labels["database"] = file.stem
-            shown = script if file is None else tables_of(file)
-            evidence = row["evidence"] if isinstance(row.get("evidence"), str) else ""
-            content = Question(question, evidence, query, shown, file, script)
-            yield where, Problem(f"{labels.get('database', 'sql')}/{number}", labels, content)
+    def convert(row: Mapping[str, Any], where: str, index: int) -> Problem:
+        question, query = _text(row, where, "question"), _text(row, where, "query", "SQL")
+        labels = {"difficulty": row["difficulty"]} if isinstance(row.get("difficulty"), str) else {}
+        script = _text(row, where, "schema") if "schema" in row else ""
+        file = None if script else _database(root, _text(row, where, "db_id"), where)
+        if file is not None:
+            labels["database"] = file.stem
+        shown = script if file is None else tables_of(file)
+        evidence = row["evidence"] if isinstance(row.get("evidence"), str) else ""
+        content = Question(question, evidence, query, shown, file, script)
+        return Problem(f"{labels.get('database', 'sql')}/{index}", labels, content)
 
-    return distinct(found(), f"{path}: no questions; expected rows with {KEYS}")
+    return FILES.problems(data, convert)
 
 
 def _text(row: Mapping[str, Any], where: str, *names: str) -> str:
     value = next((row[name] for name in names if name in row), None)
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {' or '.join(names)} is missing or not text; a row has {KEYS}")
+        raise UserError(f"{where}: {' or '.join(names)} is missing or not text; a row {FORM}")
     return value
 
 

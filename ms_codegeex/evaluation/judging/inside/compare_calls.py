@@ -30,11 +30,6 @@ SETS = (
 PRESENT = ("check_str", "text_match_three", "text_starta_endb")
 
 
-def polynomial(coefficients: list, x: float) -> float:
-    """Its value at x; the coefficient of x**0 is the first."""
-    return sum(coefficient * math.pow(x, power) for power, coefficient in enumerate(coefficients))
-
-
 def pyramid(side: float, height: float) -> int:
     """The surface of a square pyramid of which `height` is the height, rounded (Mbpp/581 leaves open which it is)."""
     return round(side**2 + 2 * side * math.sqrt((side / 2) ** 2 + height**2))
@@ -68,15 +63,13 @@ def near(returned: object, expected: object, absolute: float) -> bool:
 
 def special(entry_point: str, dataset: str, arguments: list, returned: object, tolerance: float) -> bool:
     """Whether a value is accepted whatever the expected one is."""
-    if dataset != "mbpp":
-        return False
-    if entry_point == "are_equivalent":  # Mbpp/164 leaves open what is equivalent
-        return True
-    if entry_point == "sum_div":
-        return returned == 0
-    if entry_point == "surface_Area":
-        return abs(returned - pyramid(*arguments)) <= tolerance
-    return entry_point == "digit_distance_nums" and returned == digits(*arguments)
+    rules = {
+        "are_equivalent": lambda: True,  # Mbpp/164 leaves open what is equivalent
+        "sum_div": lambda: returned == 0,
+        "surface_Area": lambda: abs(returned - pyramid(*arguments)) <= tolerance,
+        "digit_distance_nums": lambda: returned == digits(*arguments),
+    }
+    return dataset == "mbpp" and entry_point in rules and rules[entry_point]()
 
 
 def exact(entry_point: str, dataset: str, returned: object, expected: object) -> bool:
@@ -92,8 +85,9 @@ def right_calls(given: dict, arguments: list, returned: list, expected: list) ->
     """The number of leading calls with a right value."""
     name, dataset, tolerance = given["entry_point"], given["dataset"], given["tolerance"]
     for number, (words, value, wanted) in enumerate(zip(arguments, returned, expected)):
-        if dataset == "humaneval" and name == "find_zero":  # any root will do
-            right = abs(polynomial(*words, value)) <= tolerance
+        if dataset == "humaneval" and name == "find_zero":  # any root of the polynomial will do
+            there = sum(coefficient * math.pow(value, power) for power, coefficient in enumerate(words[0]))
+            right = abs(there) <= tolerance
         else:
             equal = exact(name, dataset, value, wanted) or special(name, dataset, words, value, tolerance)
             if tolerance == 0 and is_float(wanted):

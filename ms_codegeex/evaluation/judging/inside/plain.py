@@ -65,10 +65,8 @@ class Iterated(list):
 
 
 class Unpickler(pickle._Unpickler):
-    """Loads plain data; anything else is an UnpicklingError.
-
-    Python's own implementation, because in C the calls and changes that a pickle asks for cannot be checked.
-    """
+    """Loads plain data; anything else is an UnpicklingError. Python's own implementation, because in C the calls and
+    changes that a pickle asks for cannot be checked."""
 
     def __init__(self, file: io.BufferedIOBase):
         super().__init__(file)
@@ -84,14 +82,11 @@ class Unpickler(pickle._Unpickler):
                 return value
         raise pickle.UnpicklingError(f"{module}.{name} is no plain data")
 
-    def check_named(self, function: object) -> None:
-        """Refuse to call anything else."""
+    def load_call(self, load: Callable, index: int) -> None:
+        """An operation that calls what lies at this index of the stack, if a pickle may name it."""
+        function = self.stack[index]
         if not any(function is known for known in self.named):
             raise pickle.UnpicklingError(f"{function!r} is no plain data and cannot be called")
-
-    def load_call(self, load: Callable, index: int) -> None:
-        """An operation that calls what lies at this index of the stack."""
-        self.check_named(self.stack[index])
         load(self)
 
     def load_build(self) -> None:

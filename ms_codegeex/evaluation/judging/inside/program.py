@@ -2,8 +2,7 @@
 
     python program.py run|value|bare SECONDS GOLD_TYPE PROGRAM [ARGUMENT...]
 
-`run` executes it as `__main__`, `value` also reports what it prints, `bare` executes it as HumanEval's published runner
-does.
+`run` executes it as `__main__`, `value` also reports its prints, `bare` does as HumanEval's published runner.
 
 Standard library only, compatible with Python 3.7, which some benchmarks need. The report is one line of JSON on
 standard output and, on the next line, the secret from standard input. What the program prints is discarded. Half of the
@@ -102,10 +101,8 @@ def execute_bare(code: object, source: str) -> None:
 
 class ValueEncoder:
     """Encodes a value as JSON that includes its types: [kind, content]. What is too large, too deep or of another
-    type is ["other", type name].
-
-    NumPy's numbers become Python's, at any depth; arrays and series are "array" with the content of a list.
-    """
+    type is ["other", type name]. NumPy's numbers become Python's, at any depth; arrays and series are "array" with the
+    content of a list."""
 
     def __init__(self):
         self.nodes, self.characters = NODES, CHARACTERS
@@ -123,10 +120,8 @@ class ValueEncoder:
         if depth == 0 or self.nodes < 0:
             raise ValueError("too large")
         value = plain(value)
-        if value is None:
-            return ["none", None]
-        if isinstance(value, bool):
-            return ["bool", value]
+        if value is None or isinstance(value, bool):
+            return ["none" if value is None else "bool", value]
         if isinstance(value, int):
             return ["int", self.text(hex(int(value)))]
         if isinstance(value, float):
@@ -155,8 +150,7 @@ class ValueEncoder:
 
 
 def of_library(value: object, library: str, *names: str) -> bool:
-    """Whether a value is an instance of one of a library's types. If the program has not imported the library, it
-    is not."""
+    """Whether a value is an instance of one of a library's types; not if the program has not imported the library."""
     module = sys.modules.get(library)
     kinds = tuple(kind for kind in (getattr(module, name, None) for name in names) if isinstance(kind, type))
     return isinstance(value, kinds)
@@ -178,8 +172,7 @@ def normalised(value: object) -> object:
     """The value as the published judge normalises it before comparing: series and arrays become lists, tuples in a
     list become lists, NumPy's scalars become Python's."""
     array = as_array(value)
-    if array is not None:
-        value = array.tolist()
+    value = value if array is None else array.tolist()
     if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
         value = [list(item) for item in value]
     return plain(value)
@@ -204,8 +197,7 @@ class Printed:
             file.write((" " if sep is None else str(sep)).join(texts) + ("\n" if end is None else str(end)))
 
     def last_expression(self, value: object) -> None:
-        """Record the value of an expression that is the program's last statement, as if it was printed. In
-        strict mode, None shows nothing."""
+        """Record the value of the last statement as if it was printed. In strict mode, None shows nothing."""
         strict = self.strict
         self.show(value)
         if value is None:
@@ -228,8 +220,7 @@ class Printed:
 
 
 def with_last_expression(source: str) -> object:
-    """The program's tree; a last statement that is an expression, but no print, is wrapped in
-    `_last_expression(...)`."""
+    """The program's tree; a last statement that is an expression, but no print, is in `_last_expression(...)`."""
     import ast  # only here, because it makes every start slower
 
     tree = ast.parse(source)
@@ -278,11 +269,9 @@ def guarded(action: Callable[[], object]) -> str | None:
 
 def read(descriptor: int, size: int) -> bytes:
     """So many bytes, fewer at the end."""
-    data = b""
-    while len(data) < size:
+    data = piece = os.read(descriptor, size)
+    while piece and len(data) < size:
         piece = os.read(descriptor, size - len(data))
-        if not piece:
-            break
         data += piece
     return data
 

@@ -45,9 +45,7 @@ def comparable(value: object) -> object:
     """The value, as data that equals what it equals: a view of keys or items as a set, a named tuple as a tuple."""
     if isinstance(value, (KeysView, ItemsView)):
         return set(value)
-    if isinstance(value, tuple) and type(value) is not tuple:
-        return tuple(value)
-    return value
+    return tuple(value) if isinstance(value, tuple) else value
 
 
 def main(seconds: str, mode: str) -> None:

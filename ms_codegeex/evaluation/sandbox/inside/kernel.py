@@ -30,18 +30,20 @@ class SockFilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def checked(value: int, what: str) -> int:
-    """The result of a C call, or an OSError that names the call."""
+def call(name: str, *arguments: object, what: str = "") -> int:
+    """The result of a C function, to which integers are passed as longs and texts as bytes. If it fails, an OSError
+    names `what`, or the function."""
+    words = [each.encode() if isinstance(each, str) else each for each in arguments]
+    value = getattr(LIBC, name)(*(ctypes.c_ulong(each) if isinstance(each, int) else each for each in words))
     if value < 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"{what}: {os.strerror(error)}")
+        raise OSError(error, f"{what or name}: {os.strerror(error)}")
     return value
 
 
 def prctl(option: int, first: object = 0, second: object = 0) -> None:
     """A prctl call with two arguments."""
-    words = [ctypes.c_ulong(each) if isinstance(each, int) else each for each in (first, second, 0, 0)]
-    checked(LIBC.prctl(option, *words), f"prctl {option}")
+    call("prctl", option, first, second, 0, 0, what=f"prctl {option}")
 
 
 def set_limits(limits: list) -> None:
@@ -57,10 +59,7 @@ def set_limits(limits: list) -> None:
 def landlock_ruleset(rules: dict) -> int:
     """A ruleset's descriptor. `rules` has the ABI's size, the handled rights, and (path, rights) pairs."""
     attributes = (ctypes.c_uint64 * 3)(rules["fs"], rules["net"], rules["scoped"])  # landlock_ruleset_attr of ABI 6
-    size = ctypes.c_size_t(rules["size"])
-    ruleset = checked(
-        LIBC.syscall(ctypes.c_long(LANDLOCK_CREATE), ctypes.byref(attributes), size, ctypes.c_uint(0)), "landlock"
-    )
+    ruleset = call("syscall", LANDLOCK_CREATE, ctypes.byref(attributes), rules["size"], 0, what="landlock")
     for path, access in rules["paths"]:
         try:
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -68,8 +67,7 @@ def landlock_ruleset(rules: dict) -> int:
             continue  # a missing file needs no rule
         rights = access if os.path.isdir(path) else access & rules["of_files"]
         beneath = rights.to_bytes(8, sys.byteorder) + descriptor.to_bytes(4, sys.byteorder)  # ..._path_beneath_attr
-        arguments = (ctypes.c_int(ruleset), ctypes.c_int(1), ctypes.c_char_p(beneath), ctypes.c_uint(0))
-        checked(LIBC.syscall(ctypes.c_long(LANDLOCK_ADD), *arguments), f"landlock rule for {path}")
+        call("syscall", LANDLOCK_ADD, ruleset, 1, beneath, 0, what=f"landlock rule for {path}")
         os.close(descriptor)
     return ruleset
 
@@ -78,8 +76,7 @@ def restrict(ruleset: int, filter_code: bytes) -> None:
     """No new privileges; Landlock, unless the ruleset is -1; the system call filter, unless it is empty."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     if ruleset >= 0:
-        arguments = (ctypes.c_long(LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0))
-        checked(LIBC.syscall(*arguments), "landlock restrict")
+        call("syscall", LANDLOCK_RESTRICT, ruleset, 0, what="landlock restrict")
     if filter_code:
         program = SockFilterProgram(len(filter_code) // 8, filter_code)
         prctl(PR_SET_SECCOMP, 2, ctypes.byref(program))
@@ -96,14 +93,12 @@ def write(path: str, content: bytes, directory: int) -> None:
 
 def unshare(kinds: int) -> None:
     """Enter new namespaces of these kinds."""
-    checked(LIBC.unshare(ctypes.c_int(kinds)), "new namespaces (limits: /proc/sys/user/max_*)")
+    call("unshare", kinds, what="new namespaces (limits: /proc/sys/user/max_*)")
 
 
 def enter_namespaces(kinds: int, user: int, group: int, proc: int) -> None:
     """Enter new namespaces of these kinds, and a user namespace with this one user, who keeps the same id outside.
-
-    `proc` is a descriptor of a /proc that can be written.
-    """
+    `proc` is a descriptor of a /proc that can be written."""
     unshare(kinds | CLONE_NEWUSER)
     write("self/setgroups", b"deny", proc)
     write("self/uid_map", b"%d %d 1" % (user, user), proc)
@@ -117,9 +112,7 @@ def open_proc() -> int:
 
 def mount(source: str, target: str, kind: str, flags: int, data: str | None = None) -> None:
     """One mount(2)."""
-    options = None if data is None else data.encode()
-    done = LIBC.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options)
-    checked(done, f"mount {source or 'again'} on {target}")
+    call("mount", source, target, kind, flags, data, what=f"mount {source or 'again'} on {target}")
 
 
 def make_private() -> None:
@@ -127,26 +120,10 @@ def make_private() -> None:
     mount("none", "/", "", MS_REC | MS_PRIVATE)
 
 
-def pivot_root(new: str, old: str) -> None:
-    """pivot_root(2): the mount `new` becomes the root; the old root appears at `old`."""
-    checked(LIBC.pivot_root(new.encode(), old.encode()), "pivot_root")
-
-
-def detach(path: str) -> None:
-    """Unmount what is mounted there, with all mounts within, for everyone who has not opened it."""
-    checked(LIBC.umount2(path.encode(), ctypes.c_int(MNT_DETACH)), f"umount {path}")
-
-
-def name_host(name: bytes) -> None:
-    """Set the host name of our namespace."""
-    checked(LIBC.sethostname(ctypes.c_char_p(name), ctypes.c_size_t(len(name))), "sethostname")
-
-
 def drop_capabilities(kept: int = 0) -> None:
-    """Drop all capabilities but those in `kept` (one bit each, of the first 32), and the ability to gain any by
-    execve."""
+    """Drop all capabilities but those in `kept` (bits of the first 32), and the ability to gain any by execve."""
     for number in range(CAPABILITIES):
         if LIBC.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) < 0:
             break  # there are no more
     header, words = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)(kept, kept)
-    checked(LIBC.capset(header, words), "capset")
+    call("capset", header, words)

@@ -14,8 +14,7 @@ FLAGS = {b"ro": MS_RDONLY, b"nosuid": MS_NOSUID, b"nodev": MS_NODEV, b"noexec": 
 
 
 def unveil(shown: list) -> list:
-    """As root: return what the view shows, with sources that every user can reach. Only this process and its
-    children see these mounts."""
+    """As root: return what the view shows, with sources that every user can reach, mounted for this process alone."""
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.make_private()
     opened = [(path, f"{STAGE}/{index}", os.open(source, os.O_PATH)) for index, (path, source) in enumerate(shown)]
@@ -32,7 +31,7 @@ def make(view: dict) -> None:
     devices = [(path, os.open(path, os.O_PATH)) for path in view["devices"]]
     kernel.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=1m,mode=755")
     os.mkdir(STAGE + OUTSIDE)
-    kernel.pivot_root(STAGE, STAGE + OUTSIDE)
+    kernel.call("pivot_root", STAGE, STAGE + OUTSIDE)
     os.chdir("/")  # from here on, paths lead outside only through OUTSIDE
     for path in ("/proc", *view["directories"]):
         os.makedirs(path)
@@ -45,7 +44,7 @@ def make(view: dict) -> None:
     for path, descriptor in devices:
         show(path, descriptor)
         restrict_mounts(path, MS_RDONLY | MS_NOSUID | MS_NOEXEC)
-    kernel.detach(OUTSIDE)
+    kernel.call("umount2", OUTSIDE, kernel.MNT_DETACH, what=f"umount {OUTSIDE}")
     os.rmdir(OUTSIDE)
     kernel.mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
@@ -63,8 +62,7 @@ def show(path: str, descriptor: int) -> None:
 
 
 def restrict_mounts(path: str, flags: int) -> None:
-    """Add flags to the mount at `path` and to those within. Their present flags stay: the kernel refuses to remove
-    them."""
+    """Add flags to the mount at `path` and those within, whose present flags stay: the kernel does not remove them."""
     top, restricted = os.path.realpath(path), set()
     for number, point, options in mounts():
         if point != top and not point.startswith(top + "/"):

@@ -16,15 +16,13 @@ import _signal  # not `signal` or `socket`: their enumerations cost more than th
 import _socket
 import gc
 import os
-import sys
 import warnings  # noqa: F401 - os.execvpe needs it, when the interpreter's files may be invisible
 
 import kernel
 import rootfs
 import supervisor
 
-MAXIMUM = 250  # descriptors in a message; the kernel takes 253
-WORD = 4  # bytes of a descriptor
+MAXIMUM = 250  # descriptors in a message, of 4 bytes each; the kernel takes 253
 NO_MORE = "sys/user/max_user_namespaces"
 # A user's programs share these, by default 128 instances. This is the share of one of ours.
 SHARES = (("sys/user/max_inotify_instances", b"16"), ("sys/user/max_inotify_watches", b"4096"))
@@ -41,12 +39,10 @@ def enter_namespaces(user: int, group: int) -> None:
 
 
 def settle_program(homes: list, covered: list, user: int, group: int) -> None:
-    """As the first process of a program's namespaces: mount its own file systems, and give up all rights.
-
-    Mount empty file systems (`homes`: path, bytes) and our own /proc over the copied ones, and on top of these what
-    they cover but the program must see. Then enter a last user namespace, after which no other can be made, and
-    drop all rights there, including those over the mounts. Every step is needed: one that fails is an OSError.
-    """
+    """As the first process of a program's namespaces: mount empty file systems (`homes`: path, bytes) and our own /proc
+    over the copied ones, and on top of these what they cover but the program must see. Then enter a last user
+    namespace, after which no other can be made, and drop all rights there, including those over the mounts. Every
+    step is needed: one that fails is an OSError."""
     proc = kernel.open_proc()  # the new one is read-only
     flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     kernel.mount("proc", "/proc", "proc", flags)
@@ -68,26 +64,12 @@ def settle_program(homes: list, covered: list, user: int, group: int) -> None:
 
 def received(channel: _socket.socket) -> list:
     """The descriptors for the next supervisor, the control socket first; none when the other end has hung up."""
-    data, extra, _, _ = channel.recvmsg(1, _socket.CMSG_SPACE(WORD * MAXIMUM))
-    if not data:
-        return []
-    words = b"".join(content for _, _, content in extra)
-    return [int.from_bytes(words[at : at + WORD], sys.byteorder) for at in range(0, len(words), WORD)]
-
-
-def become_supervisor(descriptors: list, user: int, group: int) -> None:
-    """In the child: enter new namespaces and run the supervisor in them, which does not return."""
-    enter_namespaces(user, group)
-    if os.fork():
-        return
-    os.setsid()
-    kernel.prctl(kernel.PR_SET_NAME, b"sandbox")
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    supervisor.main(descriptors, lambda homes, covered: settle_program(homes, covered, user, group))
+    data, extra, _, _ = channel.recvmsg(1, _socket.CMSG_SPACE(4 * MAXIMUM))
+    return memoryview(b"".join(content for _, _, content in extra)).cast("i").tolist() if data else []
 
 
 def fork_supervisor(channel: _socket.socket, descriptors: list, user: int, group: int) -> None:
-    """Fork a supervisor. If it cannot start, the reason goes over its control socket."""
+    """Fork a supervisor into new namespaces. If it cannot start, the reason goes over its control socket."""
     try:
         if os.fork():
             return
@@ -96,7 +78,12 @@ def fork_supervisor(channel: _socket.socket, descriptors: list, user: int, group
         return
     try:
         channel.close()
-        become_supervisor(descriptors, user, group)
+        enter_namespaces(user, group)
+        if not os.fork():
+            os.setsid()
+            kernel.prctl(kernel.PR_SET_NAME, b"sandbox")
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+            supervisor.main(descriptors, lambda homes, covered: settle_program(homes, covered, user, group))
     except BaseException as error:
         supervisor.complain(descriptors[0], error)
     finally:
@@ -114,18 +101,10 @@ def give_up_root(view: dict) -> None:
     os.setuid(view["user"])
 
 
-def wait_outside() -> None:
-    """The process that made the namespaces: it ends with them, and they end with it."""
-    kernel.drop_capabilities()
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    _, status = os.wait()
-    os._exit(1 if status else 0)
-
-
 def settle(view: dict, user: int) -> None:
     """As PID 1: see only what the view shows, and drop all rights but that to make namespaces."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, kernel.SIGKILL)
-    kernel.name_host(b"sandbox")
+    kernel.call("sethostname", b"sandbox", len(b"sandbox"))
     rootfs.make(view)
     kernel.drop_capabilities(0 if user else kernel.CAP_SETFCAP)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
@@ -135,13 +114,11 @@ def serve(channel: _socket.socket, user: int, group: int) -> None:
     """Fork supervisors until the other end hangs up. Then PID 1 ends, and with it every process here."""
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # reap children automatically
     gc.freeze()  # otherwise a collection in a child would copy every page
-    while True:
-        passed = received(channel)
-        if not passed:
-            os._exit(0)
+    while passed := received(channel):
         fork_supervisor(channel, passed, user, group)
         for descriptor in passed:
             os.close(descriptor)
+    os._exit(0)
 
 
 def main(descriptors: list) -> None:
@@ -156,9 +133,11 @@ def main(descriptors: list) -> None:
         give_up_root(view)
         user, group = os.getuid(), os.getgid()
         enter_namespaces(user, group)
-        if os.fork():
+        if os.fork():  # the process that made the namespaces: it ends with them, and they end with it
             channel.close()
-            wait_outside()
+            kernel.drop_capabilities()
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+            os._exit(1 if os.wait()[1] else 0)
         settle(view, user)
         serve(channel, user, group)
     except BaseException as error:

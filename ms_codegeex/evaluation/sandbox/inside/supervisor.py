@@ -89,8 +89,7 @@ def others(alone: bool) -> list:
         return [number for number in numbers if number != 1]
     parents = {}
     for number in numbers:
-        words = content(f"/proc/{number}/stat").rpartition(b")")[2].split()
-        if words:
+        if words := content(f"/proc/{number}/stat").rpartition(b")")[2].split():
             parents[number] = int(words[1])
     family, children = {os.getpid()}, True
     while children:
@@ -185,14 +184,12 @@ def reap(child: int) -> tuple:
     """Collect all processes that have ended; (status, usage) of the child if it is among them, else ()."""
     result = ()
     try:
-        while True:
-            number, status, usage = os.wait4(-1, os.WNOHANG)
-            if number == 0:
-                return result
-            if number == child:
-                result = status, usage
+        while (ended := os.wait4(-1, os.WNOHANG))[0]:
+            if ended[0] == child:
+                result = ended[1:]
     except ChildProcessError:
-        return result
+        pass
+    return result
 
 
 def verdict(status: int, cpu: float, limit: float) -> tuple:
@@ -221,8 +218,7 @@ def watch(job: dict, command: dict, child: int, control: _socket.socket) -> tupl
         left = deadline - time.monotonic()
         events = poll.poll(max(0, min(pause, left)) * 1000)
         pause = min(2 * pause, longest)
-        ended = reap(child)
-        if ended:
+        if ended := reap(child):
             status, usage = ended
             end, code = verdict(status, usage.ru_utime + usage.ru_stime, command["cpu"])
             # on a busy machine, a program can grow between two looks until its own requests for memory fail
@@ -233,8 +229,7 @@ def watch(job: dict, command: dict, child: int, control: _socket.socket) -> tupl
             os._exit(0)
         if left <= 0:
             return "timeout", -SIGKILL
-        reason = excess(job, command)
-        if reason:
+        if reason := excess(job, command):
             return reason, -SIGKILL
 
 
@@ -284,15 +279,10 @@ def ready(control: _socket.socket) -> None:
     """Report that we are ready, with a pidfd of ourselves by which we can be killed whatever happens here."""
     try:
         handle = os.pidfd_open(os.getpid())
-    except OSError:
+        control.sendmsg([b"ready\n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, handle.to_bytes(4, sys.byteorder))])
+        os.close(handle)
+    except OSError:  # before Linux 5.3, or programs of this user have too many descriptors in transit
         control.sendall(b"ready\n")
-        return
-    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, handle.to_bytes(4, sys.byteorder))
-    try:
-        control.sendmsg([b"ready\n"], [rights])
-    except OSError:  # programs of this user have too many descriptors in transit
-        control.sendall(b"ready\n")
-    os.close(handle)
 
 
 def described(error: BaseException) -> bytes:
