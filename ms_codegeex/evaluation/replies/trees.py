@@ -620,6 +620,8 @@ def _is_prose(text: str) -> bool:
 def _without_prose(code: str, asked: Asked, name: str) -> str:
     """The code without sentences before and after it; all of it if that has no function."""
     lines = code.split("\n")
+    while lines and (not lines[-1].strip() or _is_prose(lines[-1])):  # operators such as `-` would join it to the code
+        lines.pop()
     named = re.compile(rf"\b{re.escape(name)}\b")
     places = [
         n
