@@ -11,7 +11,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems as humaneval_x
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import HumanEvalX
-from ms_codegeex.evaluation.benchmarks.own_problems import problems as own
+from ms_codegeex.evaluation.benchmarks.own_problems import task as own
 from ms_codegeex.evaluation.benchmarks.own_problems.task import OwnProblems
 from ms_codegeex.evaluation.jsonl import entries, numbered_rows, record_files, stem
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict, open_sandbox

@@ -14,7 +14,7 @@ from forged_answers import EXPECTED, FORGED
 from forged_answers import ROWS as FORGED_ROWS
 from humaneval_x_rows import ROWS, write
 
-from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects, problems, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, problems, programs
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 from ms_codegeex.evaluation.sandbox import Verdict
 
@@ -108,7 +108,7 @@ def test_all_tests_are_translated(language: str):
     for problem in build(benchmark(""), [language]).problems:
         program = programs.assemble(problem.data, "ANSWER")
         assert program.call == "" and not program.witnessed and program.checks, problem.id
-        tests = cases.translated(defects.tests(problem.data)[0], language, problem.data.number)
+        tests = cases.translated(problems.tests_of(problem.data)[0], language, problem.data.number)
         assert "assert" not in tests.text.replace("#include<assert.h>", ""), problem.id
         values += len(program.checks)
     page = (Path(__file__).parents[3] / "docs" / "humaneval-x.md").read_text()
@@ -136,7 +136,7 @@ def test_beside_calls_the_tests_have_no_literals(language: str):
     """So no expected value is left in them, as a variable or a message."""
     found = set()
     for problem in build(benchmark(""), [language]).problems:
-        tests = cases.translated(defects.tests(problem.data)[0], language, problem.data.number)
+        tests = cases.translated(problems.tests_of(problem.data)[0], language, problem.data.number)
         left = re.sub(r"METADATA = .*", "", tests.text)
         for statement in tests.statements:
             assert statement in left

@@ -1,11 +1,16 @@
-"""EvalPlus's files, HumanEvalPlus.jsonl and MbppPlus.jsonl, and MBPP+ from Hugging Face (`hub`).
+"""EvalPlus's files, HumanEvalPlus.jsonl and MbppPlus.jsonl, and MBPP+ from Hugging Face (evalplus/mbppplus).
 
-A row has `task_id` (HumanEval/0, Mbpp/2), `prompt`, `entry_point`, `canonical_solution`, `base_input` and `plus_input`
-(for each call the list of its arguments) and `atol`, the absolute tolerance.
+In EvalPlus's own files `base_input` and `plus_input` have the list of arguments of each call; `atol` is the absolute
+tolerance. On Hugging Face `prompt` is the sentence alone, `test_list` has MBPP's assertions, and `test` is a program:
+its line `inputs = [...]` holds the arguments of each call, MBPP's first, and its last line is `assertion(NAME(*inp),
+exp, ATOL)`, or with `ref_func(*inp)` for `exp`. EvalPlus's `tools/mbpp/to_original_fmt.py` writes this format.
 """
 
 from __future__ import annotations
 
+import ast
+import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +18,67 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.evalplus import hub
-from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, value_of
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, listed, values_of
 from ms_codegeex.evaluation.jsonl import record_files
 from ms_codegeex.evaluation.task import Problem
+
+INPUTS = "inputs = "
+CALL = re.compile(r"^    assertion\((?P<name>\w+)\(\*inp\), (?:exp|ref_func\(\*inp\)), (?P<atol>[0-9.e+-]+)\)$")
+CONSTANTS = {"inf": math.inf, "nan": math.nan}
+
+
+def converted_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A row of Hugging Face as in EvalPlus's own file, but with arguments that already have their types."""
+    number, prompt, code, tests, test = values_of(row, HUB, where, f"on Hugging Face has {listed(HUB)}")
+    if not tests or not all(isinstance(each, str) for each in tests):
+        raise UserError(f"{where}: test_list is not a list of assertions; fetch the file again")
+    inputs, name, tolerance = _calls_of(test, where)
+    return {
+        "task_id": f"Mbpp/{number}",
+        "prompt": f'"""\n{prompt.strip()}\n{tests[0].strip()}\n"""\n',
+        "entry_point": name,
+        "canonical_solution": code,
+        "base_input": inputs[: len(tests)],
+        "plus_input": inputs[len(tests) :],
+        "atol": tolerance,
+    }
+
+
+def _calls_of(test: str, where: str) -> tuple[list[Any], str, float]:
+    """The arguments of each call, the function's name and the tolerance. Nothing of the program is run."""
+    lines = test.rstrip().split("\n")
+    given = [line[len(INPUTS) :] for line in lines if line.startswith(INPUTS)]
+    call = CALL.match(lines[-1])
+    if len(given) != 1 or call is None:
+        expected = f"one line {INPUTS!r} and the last '    assertion(NAME(*inp), exp, ATOL)', or with ref_func(*inp)"
+        form = f"another form than MBPP+'s on Hugging Face, {expected} instead of exp"
+        raise UserError(f"{where}: test has {form}; fetch the file again")
+    try:
+        inputs = ast.literal_eval(_Constants().visit(ast.parse(given[0], mode="eval")))
+        tolerance = float(call["atol"])
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UserError(f"{where}: the inputs of test are not plain values ({error}); fetch the file again") from None
+    if not isinstance(inputs, list) or not all(isinstance(each, list | tuple) for each in inputs):
+        raise UserError(f"{where}: the inputs of test are not a list of calls; fetch the file again")
+    return [list(each) for each in inputs], call["name"], tolerance
+
+
+class _Constants(ast.NodeTransformer):
+    """Replaces `inf` and `nan`, which `repr` writes for numbers."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.copy_location(ast.Constant(CONSTANTS[node.id]), node) if node.id in CONSTANTS else node
+
 
 STEMS = ("HumanEvalPlus", "MbppPlus")  # of the files; a version may follow
 DATASETS = {"HumanEval": "humaneval", "Mbpp": "mbpp"}  # by the part of task_id before the number
 WHERE = "github.com/evalplus: the releases of humanevalplus_release and mbppplus_release"
-KEYS = "task_id, prompt, entry_point, canonical_solution, base_input, plus_input and atol"
-FORM = f"has {KEYS}, or as MBPP+ on Hugging Face {hub.KEYS} (HumanEval+ from there is for `evaluate humaneval`)"
+OWN = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "atol": (int, float)}
+HUB = {"task_id": int, "prompt": str, "code": str, "test_list": list, "test": str}
+FORM = (
+    f"has {listed([*OWN, 'base_input', 'plus_input'])}, or as MBPP+ on Hugging Face {listed(HUB)} "
+    "(HumanEval+ from there is for `evaluate humaneval`)"
+)
 Calls = list[list[Any]]  # the arguments of each call
 Convert = Callable[[Any], Any]
 
@@ -55,15 +111,12 @@ FILES = EvalPlusFiles("EvalPlus", STEMS, ("task_id", "prompt", "test_list"), FOR
 
 def read_problem(row: Mapping[str, Any], where: str, _: int) -> Problem:
     """The problem in a row of either form."""
-    from_hub = hub.is_hub_row(row)
-    row = hub.converted_row(row, where) if from_hub else row
-    name, *texts = (
-        value_of(row, key, str, where, FORM) for key in ("task_id", "prompt", "entry_point", "canonical_solution")
-    )
+    from_hub = "test_list" in row and "base_input" not in row
+    row = converted_row(row, where) if from_hub else row
+    name, *texts, tolerance = values_of(row, OWN, where, FORM)
     dataset = DATASETS.get(name.partition("/")[0])
     if dataset is None:
         raise UserError(f"{where}: task_id {name[:60]!r} begins with neither {' nor '.join(DATASETS)}")
-    tolerance = value_of(row, "atol", (int, float), where, FORM)
     if not 0 <= tolerance <= sys.float_info.max:
         raise UserError(f"{where}: atol is {tolerance!r}, expected a number of 0 or more")
     calls = [_calls(row, key, name, from_hub, where) for key in ("base_input", "plus_input")]

@@ -43,13 +43,7 @@ class Expected:
 
 
 class EvalPlus(PythonTask):
-    """The problems of HumanEval+, MBPP+ or both.
-
-    Args:
-        data: a file, or a directory with one or both.
-        timeout: the least limit of a call in seconds; None: `SECONDS`.
-        python: the interpreter of the programs; None: this process's.
-    """
+    """The problems of HumanEval+, MBPP+ or both. `timeout`: the least limit of a call in seconds; None: `SECONDS`."""
 
     name = "evalplus"
     modes = ("strict", "published", "base")
@@ -124,10 +118,8 @@ class EvalPlus(PythonTask):
         report = python_program.read_report(executions[-1], secret)
         if not report.finished or report.printed is None or report.printed["calls"] != len(calls):
             lines = python_program.tail(executions).strip().splitlines() or [report.verdict.value]
-            raise RunFailure(
-                f"{problem.id}: its canonical solution fails here ({lines[-1][:200]}); "
-                "give --python an interpreter with what it needs, and run the same command again"
-            )
+            remedy = "give --python an interpreter with what it needs, and run the same command again"
+            raise RunFailure(f"{problem.id}: its canonical solution fails here ({lines[-1][:200]}); {remedy}")
         return Expected(base64.b64decode(report.printed["values"]), report.printed["seconds"])
 
     def _files(self, calls: Calls, limits: Sequence[float], entry_point: str, program: str) -> dict[str, bytes]:

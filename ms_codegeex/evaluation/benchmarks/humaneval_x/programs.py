@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import blocks
-from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects, drawn
+from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, drawn
 from ms_codegeex.evaluation.benchmarks.humaneval_x.cases import Cases
-from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem, tests_of
 from ms_codegeex.evaluation.replies import trees
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.stop_rules import first_unindented
@@ -85,9 +85,8 @@ def asked(row: HumanEvalXProblem) -> Asked:
 
 def known(row: HumanEvalXProblem) -> str:
     """The prompt. Rust's is only a comment in CodeGeeX's file, which the declaration completes."""
-    return (
-        row.prompt if row.language != "rust" or row.declaration.strip() in row.prompt else row.declaration + row.prompt
-    )
+    complete = row.language != "rust" or row.declaration.strip() in row.prompt
+    return row.prompt if complete else row.declaration + row.prompt
 
 
 def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True, whole: bool = False) -> Program:
@@ -97,7 +96,7 @@ def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True, whole:
     A translation is placed after the prompt too, not after the declaration that its model saw: Go's declarations
     lack functions that some tests call.
     """
-    published, untested = defects.tests(row)
+    published, untested = tests_of(row)
     tests = Cases(published, (), False)
     if translate:
         tests = cases.translated(published, row.language, row.number)
@@ -230,9 +229,8 @@ def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
     """C++'s prompt, split before the function that the answer completes."""
     signatures = list(CPP_SIGNATURE.finditer(row.prompt))
     if not signatures:
-        raise UserError(
-            f"{place(row)}: no function in `prompt`, expected one as in the published files; fetch the file again"
-        )
+        expected = "expected one as in the published files; fetch the file again"
+        raise UserError(f"{place(row)}: no function in `prompt`, {expected}")
     return row.prompt[: signatures[-1].start()], row.prompt[signatures[-1].start() :]
 
 

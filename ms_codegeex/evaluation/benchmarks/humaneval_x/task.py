@@ -10,7 +10,7 @@ from pathlib import Path
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import translation_prompt
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x import problems, programs
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
@@ -29,12 +29,10 @@ class HumanEvalX(ToolChainTask):
     """`timeouts` holds the seconds of a run by language: the release's, until `calibrate` or the user changes them.
 
     Args:
-        data: a directory with the published files, in it or up to two levels below, or one of the files.
         languages: of python, cpp, java, js, go, rust; none: those that have a file.
         translate_from: the language to translate from; the problems are those of the other languages.
         tag: put CodeGeeX's tag line before the prompt; without it the prompt is stripped, as CodeGeeX2's was.
         rules: where an answer ends, "codegeex" or "codegeex2"; None: the former with the tag, the latter without.
-        timeout: seconds of a run; None: the published 5, or more after `calibrate`.
         cache: where prepared tool chains are kept; None: the user's cache directory.
     """
 
@@ -66,14 +64,11 @@ class HumanEvalX(ToolChainTask):
         self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in self._files}
         rows = (row for file in self._files.values() for row in file.rows)
         self.problems = [self._problem(row) for row in rows if self._sources is None or row.number in self._sources]
-        self.provenance = {
-            name: {"path": str(file.path), "sha256": file.sha256, "version": file.version}
-            for name, file in self._files.items()
-        }
+        self.provenance = problems.provenance(self._files)
 
     def _problem(self, row: HumanEvalXProblem) -> Problem:
         source = {} if self._sources is None else {"source": self._sources[row.number].language}
-        return Problem(f"{problems.PREFIXES[row.language]}/{row.number}", {"language": row.language, **source}, row)
+        return Problem(row.id, {"language": row.language, **source}, row)
 
     def prompt(self, row: HumanEvalXProblem) -> str:
         """The model's prompt: CodeGeeX's with the tag line, or CodeGeeX2's, without it and stripped at both ends. For
@@ -98,8 +93,7 @@ class HumanEvalX(ToolChainTask):
 
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""
-        row: HumanEvalXProblem = problem.data
-        return Reference(problem.id, 0, self.prompt(row), row.solution, "eos", {"reference": True})
+        return Reference(problem.id, 0, self.prompt(problem.data), problem.data.solution, "eos", {"reference": True})
 
     def program(self, problem: Problem, sample: Sample) -> Program:
         """The program of a sample, before it gets a secret. Equal samples have the same `fingerprint`."""
@@ -139,7 +133,7 @@ class HumanEvalX(ToolChainTask):
 
     def known_defects(self) -> Mapping[str, str]:
         """The defects of the published files, and the problem that needs js-md5 if that is missing."""
-        reasons = defects.known(self._files)
+        reasons = problems.known_defects(self._files)
         if "js" in self._files and not self._has_md5():
             reasons["JavaScript/162"] = f"{MD5} is not on this machine; {MD5_INSTALL}"
         return reasons

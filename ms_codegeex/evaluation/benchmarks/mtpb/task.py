@@ -1,18 +1,128 @@
-"""MTPB as a task."""
+"""MTPB as a task: its file, the turns of a test case, and the judges of what a program prints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong
-from ms_codegeex.evaluation.benchmarks.mtpb import judges, turns
-from ms_codegeex.evaluation.benchmarks.mtpb.problems import MtpbProblem, provenance, read_problems
+from ms_codegeex.base.reading import sha256
+from ms_codegeex.evaluation.benchmarks import truncation
+from ms_codegeex.evaluation.benchmarks.mtpb import judges
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, judgement
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
 from ms_codegeex.evaluation.judging.python_program import ProgramReport
+from ms_codegeex.evaluation.replies import python
+from ms_codegeex.evaluation.replies.blocks import Asked
+from ms_codegeex.evaluation.replies.code import code_of
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
-from ms_codegeex.evaluation.task import UNREAD, Complete, Judgement, Problem, Sample
+from ms_codegeex.evaluation.task import UNREAD, Complete, Judgement, Problem, Sample, SampledAnswer
+
+FORM = "has id, name, category, prompts, inputs and outputs"
+FILES = ProblemFiles("MTPB", ("mtpb",), ("prompts", "inputs", "outputs"), FORM, "github.com/salesforce/CodeGen")
+KNOWN_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"  # of Salesforce's file
+MAX_GEN_LENGTH = 256  # tokens per turn if the problem sets none, as in the release
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test case: the prompts of all turns with their values filled in, and the value the program has to print."""
+
+    prompts: tuple[str, ...]
+    inputs: Mapping[str, Any]
+    gold: Any
+
+
+@dataclass(frozen=True)
+class MtpbProblem:
+    """A problem. `max_gen_length` is in tokens per turn."""
+
+    id: str
+    name: str
+    category: str
+    cases: tuple[Case, ...]
+    max_gen_length: int
+
+
+def read_problem(row: Mapping[str, Any], _where: str, _index: int) -> Problem:
+    """The problem in a row. As in the release, an output without an input is dropped (id 57 has one)."""
+    prompts, inputs, outputs = row["prompts"], row["inputs"], row["outputs"]
+    for name, value in (("prompts", prompts), ("inputs", inputs), ("outputs", outputs)):
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"{name} is not a list, or is empty")
+    if len(outputs) < len(inputs):
+        raise ValueError(f"{len(outputs)} outputs for {len(inputs)} inputs")
+    length = row.get("max_gen_length", MAX_GEN_LENGTH)
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(f"max_gen_length is {length}")
+    cases = tuple(
+        Case(tuple(prompt.format(**values) for prompt in prompts), values, gold)
+        for values, gold in zip(inputs, outputs, strict=False)
+    )
+    problem = MtpbProblem(str(row["id"]), str(row["name"]), str(row["category"]), cases, length)
+    return Problem(problem.id, {"category": problem.category, "turns": str(len(cases[0].prompts))}, problem)
+
+
+HISTORY = "# Import libraries.\n\nimport numpy as np\n\n"  # the first lines of every program
+
+
+def turn_seed(seed: int, turn: int) -> int:
+    """The seed of a turn, 31 bits, derived from the sample's, so that turns use different random numbers."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{turn}".encode(), digest_size=4).digest(), "big") >> 1
+
+
+def comment(prompt: str) -> str:
+    """A prompt as the model reads it."""
+    return f"# {prompt}\n"
+
+
+def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
+    """The turns, each with its prompt, the truncated answer and why that ended. A turn whose context leaves the model
+    no room ends the sample: it has finish "length", no text and a "reason"; if it is the first, `PromptTooLong`."""
+    history, turns = HISTORY, []
+    for number, prompt in enumerate(prompts):
+        history += comment(prompt)
+        turn = {"prompt": prompt, "text": "", "finish": "length"}
+        turns.append(turn)
+        try:
+            answer = complete(history, seed=turn_seed(seed, number), stop=truncation.stop(), max_new_tokens=length)
+        except PromptTooLong as error:
+            if number == 0:
+                raise
+            turn["reason"] = f"turn {number + 1} of {len(prompts)}: {error}"
+            return turns
+        turn |= _read(answer, history)
+        history += turn["text"] + "\n\n"
+    return turns
+
+
+def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
+    """One turn that combines all prompts, with the limits on tokens, `print` lines and `def` lines of all turns. The
+    release has no such variant: this follows the paper, and applies the multi-turn rule to the complete text."""
+    text, count = "".join(map(comment, prompts)), len(prompts)
+    seed = turn_seed(seed, 0)
+    answer = complete(HISTORY + text, seed=seed, stop=truncation.stop(count), max_new_tokens=length * count)
+    return [{"prompt": text, **_read(answer, HISTORY + text, count)}]
+
+
+def _read(answer: SampledAnswer, prompt: str, limit: int = 1) -> dict[str, str]:
+    """The text of a turn and why it ended: of a completion what comes before its cut, of a reply the code that goes
+    beyond the earlier turns, or why there is none."""
+    if not answer.is_reply:
+        return {"text": truncation.truncated(answer.text, limit), "finish": answer.finish}
+    code = code_of(answer.text, Asked("python", "", finished=answer.finish != "length"))
+    found = {"text": python.beyond(code.text, prompt), "finish": answer.finish}
+    return {**found, "lacking": code.lacking} if code.lacking else found
+
+
+def parts(turns: Sequence[dict[str, Any]], multi: bool) -> list[tuple[str, str]]:
+    """What follows `HISTORY` in a program: each turn's prompt, as the model reads it, and its answer. The release
+    executes all turns, one after the other."""
+    return [(comment(turn["prompt"]) if multi else turn["prompt"], f"{turn['text']}\n\n") for turn in turns]
+
 
 SECONDS = 20.0  # per program, as published: then it is interrupted, and what it has printed counts
 GRACE = 5.0  # extra seconds until it is killed: for imports, and for programs that cannot be interrupted
@@ -30,22 +140,18 @@ DEFECTS = {
 
 
 class Mtpb(PythonTask):
-    """Problems of several turns. Sample i of a problem is sample i // cases of its test case i % cases, so a larger
-    n only adds samples.
-
-    Args:
-        data: CodeGen's mtpb.jsonl, or its directory.
-        turns: "multi" or "single".
-        python: the interpreter of the programs; None: this process's.
-    """
+    """Problems of several turns, "multi", or with all `turns` as one, "single". Sample i of a problem is sample
+    i // cases of its test case i % cases, so a larger n only adds samples."""
 
     packages = tuple(LIBRARIES.values())
 
     def __init__(self, data: Path, turns: str = "multi", python: Path | None = None):
-        super().__init__(read_problems(data), python)
+        files = FILES.find(data)
+        super().__init__(FILES.problems(data, read_problem, files), python)
         self.multi, self.name = turns == "multi", "mtpb" if turns == "multi" else "mtpb-single-turn"
         self._cases = {problem.id: len(problem.data.cases) for problem in self.problems}
-        self.provenance = provenance(data)
+        digest = sha256(files[0])
+        self.provenance = {"file": files[0].name, "sha256": digest, "known": digest == KNOWN_SHA256}
         self.limits = ResourceLimits(wall=SECONDS + GRACE)
 
     def samples_per_problem(self, n: int) -> int:
@@ -58,17 +164,16 @@ class Mtpb(PythonTask):
         number = completion_id % len(mtpb.cases)
         case, multi = mtpb.cases[number], self.multi
         try:
-            made = (turns.multi_turn if multi else turns.single_turn)(case.prompts, mtpb.max_gen_length, seed, complete)
+            made = (multi_turn if multi else single_turn)(case.prompts, mtpb.max_gen_length, seed, complete)
         except PromptTooLong as error:
-            raise PromptTooLong(
-                f"MTPB problem {problem.id}, case {number}: {error}; the benchmark is for models that read 2048 tokens"
-            ) from None
-        parts = turns.parts(made, multi)
-        program = turns.HISTORY + "".join(map("".join, parts))
+            known = f"{error}; the benchmark is for models that read 2048 tokens"
+            raise PromptTooLong(f"MTPB problem {problem.id}, case {number}: {known}") from None
+        pieces = parts(made, multi)
+        program = HISTORY + "".join(map("".join, pieces))
         extra = {"case": number, "turns": made}
         if all(turn.get("lacking") for turn in made):
             extra["lacking"] = made[-1]["lacking"]
-        return Sample(problem.id, completion_id, turns.HISTORY + parts[0][0], program, made[-1]["finish"], extra)
+        return Sample(problem.id, completion_id, HISTORY + pieces[0][0], program, made[-1]["finish"], extra)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """One run serves both judges: the printed value comes out, the expected one never goes in."""
@@ -87,27 +192,21 @@ class Mtpb(PythonTask):
         case, made = sample.extra.get("case"), sample.extra.get("turns", [])
         if not isinstance(case, int) or isinstance(case, bool) or not 0 <= case < count:
             return f"extra.case is {str(case)[:60]}, expected one of 0 to {count - 1}"
-        sound = isinstance(made, list) and all(
-            isinstance(turn, dict) and isinstance(turn.get("prompt"), str) and isinstance(turn.get("text"), str)
-            for turn in made
-        )
+        turns = [turn if isinstance(turn, dict) else {} for turn in (made if isinstance(made, list) else [None])]
+        sound = all(isinstance(turn.get(key), str) for turn in turns for key in ("prompt", "text"))
         return "" if sound else "extra.turns: expected a list of objects with prompt and text"
 
     def segments(self, problem: Problem, sample: Sample) -> list[tuple[str, bool]]:
-        """For prompt perplexity: the program in parts, with prompts scored; nothing for a sample that was never
-        drawn."""
+        """For prompt perplexity: the program in parts, with prompts scored; nothing for a sample never drawn."""
         made = sample.extra.get("turns")
         if not made:
             return []
-        parts = [(turns.HISTORY, False)]
-        for prompt, text in turns.parts(made, self.multi):
-            parts += [(prompt, True), (text, False)]
-        return parts[:-1]
+        pieces = [each for prompt, text in parts(made, self.multi) for each in ((prompt, True), (text, False))]
+        return [(HISTORY, False), *pieces[:-1]]
 
     def known_defects(self) -> Mapping[str, str]:
-        """Defects of the published file: 7 cases that the published judge cannot accept (41, 89), and those
-        that we found: 10 without their data (38, 46), 4 that are random (23), 2 with a wrong value (31, 94;
-        there may be more)."""
+        """Defects of the published file: 7 cases that the published judge cannot accept (41, 89); 10 without their
+        data (38, 46), 4 that are random (23) and 2 with a wrong value (31, 94) we found ourselves."""
         ids = {problem.id for problem in self.problems}
         return {key: reason for key, reason in DEFECTS.items() if self.provenance["known"] and key in ids}
 
@@ -117,8 +216,7 @@ class Mtpb(PythonTask):
 
 
 def published(report: ProgramReport, gold: Any) -> Verdict:
-    """The right value passes whatever the program did afterwards, except for exiting, which ends the published
-    judge."""
+    """The right value passes whatever the program did afterwards, except exiting, which ends the published judge."""
     right = report.ended != "exit" and judges.right(judges.published, report.printed, gold)
     return Verdict.PASSED if right else report.verdict
 

@@ -1,19 +1,96 @@
-"""Own problems as a task: generation in described languages, each with its tool chain."""
+"""Own problems as a task: a `.jsonl` for each `.yaml` of a directory, which describes a language and its tool chain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.evaluation.benchmarks.own_problems.language import LanguageDescription
-from ms_codegeex.evaluation.benchmarks.own_problems.problems import OwnProblem, described_files, rows
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import KEYS, LARGEST
+from ms_codegeex.evaluation.benchmarks.own_problems.language import LanguageDescription, read_language
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
+from ms_codegeex.evaluation.jsonl import entries, stem
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, open_sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import Program, ToolChain
 from ms_codegeex.evaluation.toolchains.base import RunPlan, program_of, with_libraries
+
+BROKEN = "broken"  # the key of wrong solutions
+
+
+@dataclass(frozen=True)
+class OwnProblem:
+    """A problem as in the file. `broken`: wrong solutions, each of which the tests must find."""
+
+    language: str
+    number: int
+    prompt: str
+    declaration: str
+    solution: str
+    test: str
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DescribedFile:
+    """A language's description and the file of its problems."""
+
+    language: LanguageDescription
+    path: Path
+
+
+def described_files(data: Path) -> list[DescribedFile]:
+    """The languages of a directory, by name of their files. `UserError`: a description is wrong, has no problems beside
+    it, or two have one name."""
+    files = dict[str, DescribedFile]()
+    for path in sorted(data.glob("*.yaml")) if data.is_dir() else ():
+        language = read_language(path)
+        found = [file for file in sorted(data.glob("*.json*"), reverse=True) if stem(file) == path.stem]
+        if not found:
+            raise UserError(f"{path}: no {path.stem}.jsonl beside it, which has the problems")
+        if language.name in files:
+            raise UserError(f"{path}: name: {language.name} is also that of another description here")
+        files[language.name] = DescribedFile(language, found[0])
+    return list(files.values())
+
+
+def rows(file: DescribedFile) -> Iterator[tuple[int, OwnProblem | UserError]]:
+    """The problems of a file with their lines; in place of one that is wrong, the reason."""
+    seen: dict[int, int] = {}
+    for number, row in entries(file.path, LARGEST):
+        where = f"{file.path}:{number}"
+        try:
+            problem = parse(row, file.language, where)
+            first = seen.setdefault(problem.number, number)
+            if first != number:
+                raise UserError(f"{where}: {file.language.name}/{problem.number} is also in line {first}")
+            yield number, problem
+        except UserError as error:
+            yield number, error
+
+
+def parse(row: Mapping[str, Any] | UserError, language: LanguageDescription, where: str) -> OwnProblem:
+    """The problem in a row, or a `UserError`: what is given, or what is wrong."""
+    if isinstance(row, UserError):
+        raise row
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: found {type(row).__name__}, expected an object")
+    if unknown := row.keys() - {*KEYS, BROKEN, "example_test", "text", "docstring"}:
+        raise UserError(f"{where}: {min(unknown)}: unknown key; known: {', '.join((*KEYS, BROKEN))}")
+    for key in KEYS:
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            raise UserError(f"{where}: {key} is missing or no text")
+    prefix, _, digits = row["task_id"].partition("/")
+    if prefix != language.name or not (digits.isascii() and digits.isdigit() and len(digits) < 7):
+        raise UserError(f"{where}: task_id is {row['task_id'][:60]!r}, expected one such as {language.name}/0")
+    broken = row.get(BROKEN, [])
+    if not isinstance(broken, list) or not all(isinstance(each, str) for each in broken):
+        raise UserError(f"{where}: {BROKEN} is no list of texts")
+    texts = (row[key] for key in KEYS[1:])
+    return OwnProblem(language.name, int(digits), *texts, tuple(broken))
 
 
 class DescribedToolChain(ToolChain):
@@ -45,8 +122,8 @@ class DescribedToolChain(ToolChain):
         return self.install
 
     def version(self) -> str | None:
-        """The first line that its command for that prints; None if something is missing. The command is a stranger's,
-        so it runs in a sandbox."""
+        """The first line that its command for that prints; None if something is missing. It runs in a sandbox, as
+        the command is a stranger's."""
         if self.lacking():
             return None
         words = self._description.version or (self._description.tool, "--version")
@@ -83,14 +160,8 @@ REFERENCE_SECONDS = 60.0  # a canonical solution may be slow
 
 
 class OwnProblems(ToolChainTask):
-    """The problems of all languages that a directory describes.
-
-    Args:
-        data: a directory with descriptions and problems, such as perl.yaml and perl.jsonl.
-        tag: put CodeGeeX's kind of tag line before the prompt.
-        timeout: seconds of a run; None: each description's.
-        cache: where prepared tool chains are kept; None: the user's cache directory.
-    """
+    """The problems of all languages that a directory describes, such as perl.yaml and perl.jsonl. `tag`: put a
+    tag line like CodeGeeX's before the prompt. `timeout`: seconds of a run; None: each description's."""
 
     name = "own-problems"
 
