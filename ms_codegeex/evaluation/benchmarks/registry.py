@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation.jsonl import readable_again
 
 if TYPE_CHECKING:
     from ms_codegeex.evaluation.recipe import Recipe
@@ -72,9 +73,8 @@ def find_data(name: str) -> Path:
             folders = list(spec.submodule_search_locations or ()) if spec else []
         else:
             cache = user_cache()
-            folders = (
-                [str(cache.parent)] if cache.name == "ms_codegeex" else []
-            )  # not in a folder that all may write to
+            # not in a folder that all may write to
+            folders = [str(cache.parent)] if cache.name == "ms_codegeex" else []
         for folder in folders:
             if (found := Path(folder, path)).exists():
                 return found
@@ -93,10 +93,10 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
         elif value is not None:
             raise UserError(f"--{option}: {recipe.task} has no such option; leave it out")
     if not data.exists():
-        raise UserError(
-            f"--data: {data} does not exist; see docs/evaluation.md for where a benchmark's files come from"
-        )
-    return importlib.import_module(f"{_module(recipe.task)}.task").build(data, **settings)
+        remedy = "see docs/evaluation.md for where a benchmark's files come from"
+        raise UserError(f"--data: {data} does not exist; {remedy}")
+    with readable_again(data) as files:
+        return importlib.import_module(f"{_module(recipe.task)}.task").build(files, **settings)
 
 
 def _module(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -99,6 +99,25 @@ def _listed(paths: Sequence[Path], root: Path) -> str:
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name for path in paths]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more if names else "nothing"
+
+
+def parsed_rows(path: Path, maximum: int, parse: Callable[[dict[str, Any], str], Any]) -> Iterator[tuple[int, Any]]:
+    """The rows of a file of at most `maximum` bytes, as `parse` makes them, each with its line; in place of one that is
+    wrong, or that has the id of another, a `UserError`."""
+    seen = dict[str, int]()
+    for number, row in entries(path, maximum):
+        where = f"{path}:{number}"
+        try:
+            if isinstance(row, UserError):
+                raise row
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: found {type(row).__name__}, expected an object")
+            parsed = parse(row, where)
+            if (first := seen.setdefault(parsed.id, number)) != number:
+                raise UserError(f"{where}: {parsed.id} is also in line {first}; a problem may stand once")
+            yield number, parsed
+        except UserError as error:
+            yield number, error
 
 
 def values_of(row: Mapping[str, Any], kinds: Mapping[str, Any], where: str, form: str) -> list[Any]:

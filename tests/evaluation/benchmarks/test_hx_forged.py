@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def test_equal_values_pass(judged):
 def test_the_problem_of_the_forged_answers_is_sound(judged, language: str):
     """The solution passes, and no program contains what is expected."""
     assert set(judged(language, FORGED_ROWS[language]["canonical_solution"]).verdicts.values()) == {Verdict.PASSED}
-    row = problems.parse(json.dumps(FORGED_ROWS[language]).encode(), "here:1")
+    row = problems.parse(FORGED_ROWS[language], "here:1")
     program = programs.assemble(row, "ANSWER")
     assert not program.witnessed and [check.expected for check in program.checks] == list(EXPECTED.values())
     assert not any(b"1719283645" in text or b"884736521" in text for text in program.files("main", "T").values())
@@ -121,7 +120,7 @@ def test_a_program_is_the_same_whatever_its_tests_expect(language: str):
     made = []
     for value in ("6", "7"):
         row = {**ROWS[language], "test": ROWS[language]["test"].replace("6", value)}
-        made.append(programs.assemble(problems.parse(json.dumps(row).encode(), "here:1"), "ANSWER"))
+        made.append(programs.assemble(problems.parse(row, "here:1"), "ANSWER"))
     first, second = made
     assert first.files("main", "T") == second.files("main", "T")
     assert [check.expected for check in first.checks] == [6, -3] != [check.expected for check in second.checks]

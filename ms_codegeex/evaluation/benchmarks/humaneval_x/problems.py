@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
-from ms_codegeex.evaluation.jsonl import numbered_rows, record_files
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, parsed_rows
+from ms_codegeex.evaluation.jsonl import record_files
 
 # By version of the file, or by language for all versions. See CodeGeeX's issue #45; Go/95 is our own finding.
 REFERENCES: Mapping[str, Mapping[str, str]] = {
@@ -131,39 +132,40 @@ def provenance(files: Mapping[str, ProblemFile]) -> dict[str, dict[str, str]]:
 
 def read_file(path: Path, language: str | None = None) -> dict[str, ProblemFile]:
     """All rows of a file by language; `language`: it must be of this one. Anything invalid is a `UserError`."""
-    rows: dict[str, dict[int, HumanEvalXProblem]] = {}
-    for number, record in numbered_rows(path, LARGEST):
-        where = f"{path}:{number}"
-        row = parse(record, where)
-        if row.language != (language or row.language):
-            raise UserError(f"{where}: a problem in {row.language} in a file for {language}; give each its own file")
-        if row.number in rows.setdefault(row.language, {}):
-            raise UserError(f"{where}: problem {row.number} for the second time; a problem may stand once")
-        rows[row.language][row.number] = row
+    rows: dict[str, list[HumanEvalXProblem]] = {}
+    for _, row in parsed_rows(path, LARGEST, partial(parse, wanted=language)):
+        if isinstance(row, UserError):
+            raise row
+        rows.setdefault(row.language, []).append(row)
     if not rows:
         raise UserError(f"{path}: no problems; a row {FORM}, see {WHERE}")
     digest = sha256(path)
     version = KNOWN.get(digest, "unknown")
-    return {name: ProblemFile(path, digest, version, tuple(each.values())) for name, each in rows.items()}
+    return {name: ProblemFile(path, digest, version, tuple(each)) for name, each in rows.items()}
 
 
-def parse(record: Mapping[str, Any], where: str) -> HumanEvalXProblem:
-    """A row of a file."""
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: found {type(record).__name__}; a row {FORM}")
-    language, number = identity(record.get("task_id"), where)
-    keys = (*KEYS[1:], *KEYS_OF.get(language, ()))
-    for key in keys:
-        if not isinstance(record.get(key), str):
-            raise UserError(f"{where}: {key} is missing or no text; rows of {language} need it")
-    return HumanEvalXProblem(language, number, *(record[key] for key in keys))
+def parse(record: Mapping[str, Any], where: str, wanted: str | None = None) -> HumanEvalXProblem:
+    """A row of a file; `wanted`: it must be in this language."""
+    language, number = identity(record, where, PREFIXES)
+    if language != (wanted or language):
+        raise UserError(f"{where}: a problem in {language} in a file for {wanted}; give each its own file")
+    return HumanEvalXProblem(language, number, *texts_of(record, (*KEYS[1:], *KEYS_OF.get(language, ())), where))
 
 
-def identity(task_id: object, where: str) -> tuple[str, int]:
-    """The language and number of an id such as `CPP/12`."""
+def identity(record: Mapping[str, Any], where: str, prefixes: Mapping[str, str]) -> tuple[str, int]:
+    """The language and number of a row's id such as `CPP/12`. `prefixes`: language -> prefix."""
+    task_id = record.get("task_id")
     prefix, _, number = task_id.partition("/") if isinstance(task_id, str) else ("", "", "")
-    language = next((name for name, known in PREFIXES.items() if known == prefix), None)
+    language = next((name for name, known in prefixes.items() if known == prefix), None)
     if language is None or not (number.isascii() and number.isdigit() and len(number) < 7):
-        expected = ", ".join(f"{name}/0" for name in PREFIXES.values())
+        expected = ", ".join(f"{name}/0" for name in prefixes.values())
         raise UserError(f"{where}: task_id is {str(task_id)[:80]!r}; expected one such as {expected}")
     return language, int(number)
+
+
+def texts_of(record: Mapping[str, Any], keys: Iterable[str], where: str, blank: bool = True) -> list[str]:
+    """The texts of a row; `blank`: they may be."""
+    for key in keys:
+        if not isinstance(record.get(key), str) or not (blank or record[key].strip()):
+            raise UserError(f"{where}: {key} is missing or no text; this row needs it")
+    return [record[key] for key in keys]

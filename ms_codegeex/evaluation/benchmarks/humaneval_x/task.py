@@ -13,7 +13,7 @@ from ms_codegeex.data.languages import find_language
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems, programs
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
-from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
+from ms_codegeex.evaluation.benchmarks.tool_chain_task import REFERENCE_SECONDS, ToolChainTask
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
@@ -21,7 +21,6 @@ from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, Program
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
 PUBLISHED_SECONDS = 5.0  # the published time limit of a run
-REFERENCE_SECONDS = 60.0  # for canonical solutions, from whose times the limits are derived
 FACTOR = 5.0  # a limit is at least this many times the slowest reference
 
 
@@ -58,9 +57,8 @@ class HumanEvalX(ToolChainTask):
             self._files.pop(translate_from, None)
             (source,) = problems.read(data, [translate_from]).values()
             self._sources = {row.number: row for row in source.rows}
-        super().__init__({name: TOOL_CHAINS[name](cache) for name in self._files})
+        super().__init__({name: TOOL_CHAINS[name](cache) for name in self._files}, timeout)
         self._tag, self._rules = tag, rules or ("codegeex" if tag else "codegeex2")
-        self._timeout = timeout
         self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in self._files}
         rows = (row for file in self._files.values() for row in file.rows)
         self.problems = [self._problem(row) for row in rows if self._sources is None or row.number in self._sources]
@@ -103,9 +101,7 @@ class HumanEvalX(ToolChainTask):
         """Compile and run the program with its tests. If a value is no data, only a run with the tests as they are
         can give the published verdict."""
         program = self.program(problem, sample)
-        wall = self.timeouts[problem.labels["language"]]
-        if isinstance(sample, Reference) and self._timeout is None:
-            wall = max(wall, REFERENCE_SECONDS)
+        wall = self.wall(sample, self.timeouts[problem.labels["language"]])
         judgement = self.judge_program(problem, sample, program, sandbox, wall)
         if judgement.extra.get("no_data") and not program.only_compiles:
             as_published = programs.assemble(problem.data, sample.generation, translate=False, whole=sample.whole)
@@ -140,7 +136,7 @@ class HumanEvalX(ToolChainTask):
 
     def missing(self) -> Mapping[str, str]:
         """Language or library -> the command that installs it."""
-        commands = {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
+        commands = dict(super().missing())
         if "js" in self._files and "js" not in commands and not self._has_md5():
             commands[MD5] = MD5_INSTALL
         return commands

@@ -182,8 +182,7 @@ class MultiPlE(ToolChainTask):
     ) -> None:
         self.problems = read_problems(data, languages)
         names = dict.fromkeys(problem.labels["language"] for problem in self.problems)
-        super().__init__({name: PLAIN_TOOL_CHAINS[name](cache) for name in names})
-        self._timeout = timeout
+        super().__init__({name: PLAIN_TOOL_CHAINS[name](cache) for name in names}, timeout)
         for problem in self.problems:  # a damaged row is found before any sample is drawn
             assemble(problem.data, "", problem.id)
 
@@ -196,14 +195,13 @@ class MultiPlE(ToolChainTask):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. Published: exit status 0. Strict: and their end was reached."""
         program = assemble(problem.data, sample.generation, problem.id, sample.whole)
-        wall = self._timeout or LONGER.get(problem.labels["language"], SECONDS)
+        wall = self.wall(sample, LONGER.get(problem.labels["language"], SECONDS))
         return self.judge_program(problem, sample, program, sandbox, wall)
 
     def missing(self) -> Mapping[str, str]:
         """Nothing. If tool chains are lacking, a `UserError` names the languages, which the user has to leave out
         explicitly: a mean over fewer languages is a different score."""
-        lacking = {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
-        if lacking:
+        if lacking := super().missing():
             rest = " ".join(name for name in self._chains if name not in lacking)
             lines = "; ".join(f"{name}: {line}" for name, line in lacking.items())
             remedy = f", or leave them out: --language {rest}" if rest else ""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import KEYS, LARGEST
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import KEYS, LARGEST, identity, texts_of
 from ms_codegeex.evaluation.benchmarks.own_problems.language import LanguageDescription, read_language
+from ms_codegeex.evaluation.benchmarks.tables import parsed_rows
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
-from ms_codegeex.evaluation.jsonl import entries, stem
+from ms_codegeex.evaluation.jsonl import stem
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, open_sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import Program, ToolChain
@@ -32,6 +34,11 @@ class OwnProblem:
     solution: str
     test: str
     broken: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Such as `Perl/13`."""
+        return f"{self.language}/{self.number}"
 
 
 @dataclass(frozen=True)
@@ -59,38 +66,18 @@ def described_files(data: Path) -> list[DescribedFile]:
 
 def rows(file: DescribedFile) -> Iterator[tuple[int, OwnProblem | UserError]]:
     """The problems of a file with their lines; in place of one that is wrong, the reason."""
-    seen: dict[int, int] = {}
-    for number, row in entries(file.path, LARGEST):
-        where = f"{file.path}:{number}"
-        try:
-            problem = parse(row, file.language, where)
-            first = seen.setdefault(problem.number, number)
-            if first != number:
-                raise UserError(f"{where}: {file.language.name}/{problem.number} is also in line {first}")
-            yield number, problem
-        except UserError as error:
-            yield number, error
+    return parsed_rows(file.path, LARGEST, partial(parse, file.language))
 
 
-def parse(row: Mapping[str, Any] | UserError, language: LanguageDescription, where: str) -> OwnProblem:
-    """The problem in a row, or a `UserError`: what is given, or what is wrong."""
-    if isinstance(row, UserError):
-        raise row
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: found {type(row).__name__}, expected an object")
+def parse(language: LanguageDescription, row: Mapping[str, Any], where: str) -> OwnProblem:
+    """The problem in a row."""
     if unknown := row.keys() - {*KEYS, BROKEN, "example_test", "text", "docstring"}:
         raise UserError(f"{where}: {min(unknown)}: unknown key; known: {', '.join((*KEYS, BROKEN))}")
-    for key in KEYS:
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            raise UserError(f"{where}: {key} is missing or no text")
-    prefix, _, digits = row["task_id"].partition("/")
-    if prefix != language.name or not (digits.isascii() and digits.isdigit() and len(digits) < 7):
-        raise UserError(f"{where}: task_id is {row['task_id'][:60]!r}, expected one such as {language.name}/0")
+    _, number = identity(row, where, {language.name: language.name})
     broken = row.get(BROKEN, [])
     if not isinstance(broken, list) or not all(isinstance(each, str) for each in broken):
         raise UserError(f"{where}: {BROKEN} is no list of texts")
-    texts = (row[key] for key in KEYS[1:])
-    return OwnProblem(language.name, int(digits), *texts, tuple(broken))
+    return OwnProblem(language.name, number, *texts_of(row, KEYS[1:], where, blank=False), tuple(broken))
 
 
 class DescribedToolChain(ToolChain):
@@ -156,9 +143,6 @@ class DescribedToolChain(ToolChain):
         return [str(path or words[0]), *words[1:]]
 
 
-REFERENCE_SECONDS = 60.0  # a canonical solution may be slow
-
-
 class OwnProblems(ToolChainTask):
     """The problems of all languages that a directory describes, such as perl.yaml and perl.jsonl. `tag`: put a
     tag line like CodeGeeX's before the prompt. `timeout`: seconds of a run; None: each description's."""
@@ -170,16 +154,16 @@ class OwnProblems(ToolChainTask):
         if not files:
             raise UserError(f"{data}: no descriptions of languages, such as perl.yaml; see docs/own-problems.md")
         self.languages = {file.language.name: file.language for file in files}
-        super().__init__({name: DescribedToolChain(each, cache) for name, each in self.languages.items()})
-        self._tag, self._timeout = tag, timeout
+        chains = {name: DescribedToolChain(each, cache) for name, each in self.languages.items()}
+        super().__init__(chains, timeout)
+        self._tag = tag
         self.problems, self.places = [], {}
         for file in files:
             for line, row in rows(file):
                 if isinstance(row, UserError):
                     raise row
-                name = f"{row.language}/{row.number}"
-                self.problems.append(Problem(name, {"language": row.language}, row))
-                self.places[name] = f"{file.path}:{line}"
+                self.problems.append(Problem(row.id, {"language": row.language}, row))
+                self.places[row.id] = f"{file.path}:{line}"
         self.provenance = {file.language.name: {"path": str(file.path), "sha256": sha256(file.path)} for file in files}
 
     def prompt(self, row: OwnProblem) -> str:
@@ -199,15 +183,8 @@ class OwnProblems(ToolChainTask):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. Published: exit status 0. Strict: and their end was reached."""
         row, language = problem.data, self.languages[problem.data.language]
-        wall = self._timeout or language.seconds
-        if isinstance(sample, Reference) and self._timeout is None:
-            wall = max(wall, REFERENCE_SECONDS)
         program = language.assemble(row.prompt, sample.generation, row.test, sample.whole)
-        return self.judge_program(problem, sample, program, sandbox, wall)
-
-    def missing(self) -> Mapping[str, str]:
-        """Language -> the command that installs it."""
-        return {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
+        return self.judge_program(problem, sample, program, sandbox, self.wall(sample, language.seconds))
 
 
 build = OwnProblems
