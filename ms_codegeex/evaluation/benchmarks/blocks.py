@@ -6,10 +6,7 @@ import re
 
 from ms_codegeex.base.errors import UserError
 
-TOKENS = re.compile(
-    r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""",
-    re.DOTALL,
-)
+TOKENS = re.compile(r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""", re.DOTALL)
 CALL = "ms_codegeex_tests_ended"
 CPP_MAIN = r"\bint\s+main\s*\(\s*\)\s*\{"
 GO_TEST = r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{"

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -180,7 +180,11 @@ class _Names:
             if position >= len(self._ids):
                 raise UserError(f"{where}: the list has more than the {len(self._ids)} problems; check --data")
             return self._ids[position]
-        given = next((value for path in layout.ids for value in found(row, path) if value is not None), None)
+        at = (
+            reduce(lambda value, key: value.get(key) if isinstance(value, dict) else None, path.split("."), row)
+            for path in layout.ids
+        )
+        given = next((value for value in at if value is not None), None)
         if isinstance(given, bool) or not isinstance(given, str | int):
             raise UserError(f"{where}: {layout.ids[0]} is {str(given)[:60]}, expected the id of a problem")
         name = str(given)

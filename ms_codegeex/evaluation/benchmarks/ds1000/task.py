@@ -231,14 +231,11 @@ class Ds1000(PythonTask):
         run also reached its end."""
         program = encoded(ds.context.replace("[insert]", sample.generation))
         secrets = [judging.witness() for _ in range(ds.cases + 1)]
-        commands = [
-            self.runner.command(secret, self.limits, "program.py", "--test_case", str(case))
-            for case, secret in enumerate(secrets[:-1], 1)
-        ]
-        commands += [
-            self.script("open_results.py", b"", self.limits, str(ds.cases)),
-            self._comparison(ds, sample.generation, secrets[-1]),
-        ]
+        cases = [("program.py", "--test_case", str(case)) for case in range(1, ds.cases + 1)]
+        runs = zip(secrets, cases, strict=False)
+        commands = [self.runner.command(secret, self.limits, *words) for secret, words in runs]
+        commands.append(self.script("open_results.py", b"", self.limits, str(ds.cases)))
+        commands.append(self._comparison(ds, sample.generation, secrets[-1]))
         executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
         reports = [read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
         right = len(executions) == len(commands) and _right(executions[-1], secrets[-1])
