@@ -112,17 +112,6 @@ def entries(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[Mapping[str, Any]], str]) -> None:
-    lines: dict[tuple[str, int], int] = {}
-    for number, row in rows:
-        if reason := flaw(row):
-            raise UserError(f"{path}:{number}: {reason}; remove the line, or restore the file")
-        first = lines.setdefault((row["task_id"], row["completion_id"]), number)
-        if first != number:
-            name = f"{row['task_id']}, completion {row['completion_id']}"
-            raise UserError(f"{path}:{number}: {name}, is also in line {first}; remove one of them")
-
-
 class RowFile:
     """A growing file of rows, to which threads may append. `flaw` says what is wrong with a row, "" for nothing. A file
     with such a row, or with two of the same `task_id` and `completion_id`, is a `UserError` with file and line."""
@@ -134,10 +123,14 @@ class RowFile:
             raise UserError(f"{self.path}: is a link; put the file that it leads to in its place")
         if self.path.exists():
             self._repair()
-            numbered = list(numbered_rows(self.path))
-            if flaw is not None:
-                _check(self.path, numbered, flaw)
-            self.rows = [row for _, row in numbered]
+            lines: dict[str, int] = {}
+            for number, row in numbered_rows(self.path):
+                if reason := flaw(row) if flaw else "":
+                    raise UserError(f"{self.path}:{number}: {reason}; remove the line, or restore the file")
+                name = f"{row['task_id']}, completion {row['completion_id']}" if flaw else str(number)
+                if (first := lines.setdefault(name, number)) != number:
+                    raise UserError(f"{self.path}:{number}: {name}, is also in line {first}; remove one of them")
+                self.rows.append(row)
 
     def _repair(self) -> None:
         """Remove what follows the last line break: the process died while it wrote."""

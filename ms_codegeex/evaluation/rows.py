@@ -15,17 +15,9 @@ Row = Mapping[str, Any]
 RowKey = tuple[str, int]  # task_id, completion_id
 NOTES = ("raw", "turns", "reason")  # keys of `extra` that record how a text was made; they do not affect its verdict
 TYPES: dict[str, tuple[type, ...]] = {
-    "task_id": (str,),
-    "completion_id": (int,),
-    "prompt": (str,),
-    "generation": (str,),
-    "finish": (str,),
-    "extra": (dict,),
-    "verdicts": (dict,),
-    "seconds": (int, float),
-    "exit_code": (int, type(None)),
-    "stderr": (str,),
-    "sample": (str,),
+    **dict.fromkeys(("task_id", "prompt", "generation", "finish", "stderr", "sample"), (str,)),
+    **{"extra": (dict,), "verdicts": (dict,), "completion_id": (int,)},
+    **{"seconds": (int, float), "exit_code": (int, type(None))},
 }
 SAMPLE = ("task_id", "completion_id", "prompt", "generation", "finish", "extra")
 JUDGEMENT = ("task_id", "completion_id", "verdicts", "seconds", "exit_code", "stderr", "extra", "sample")

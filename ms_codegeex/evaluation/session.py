@@ -178,8 +178,7 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
 
 
 def check_references(session: Session, engine: JudgeEngine, machine: Mapping[str, Any], binding: bool) -> None:
-    """Judge the canonical solutions, unless they passed with the same equipment before. If `binding`, refuse groups
-    that fail."""
+    """Judge the canonical solutions, unless they passed with this equipment. If `binding`, refuse groups that fail."""
     file = session.file(REFERENCES)
     if session.record.values.get("references") != json.loads(json.dumps(machine)):
         file.replace([])
@@ -234,8 +233,7 @@ def obtain_samples(session: Session) -> None:
     session.record.write("recipe", session.settings)
     session.record.write("versions", versions())
     drawing.generate(task, session.problems, recipe.n, recipe.seed, sampler, samples, options.progress)
-    unread = sum(row["finish"] == UNREAD for row in samples.rows)
-    if unread:
+    if unread := sum(row["finish"] == UNREAD for row in samples.rows):
         session.say(f"{unread} of {len(samples.rows)} prompts leave the model no room; they count as not passed")
 
 

@@ -26,23 +26,15 @@ class Benchmark:
     A folder here is a benchmark. Its `__init__.py` has `BENCHMARK` and imports nothing else, so that `--help` is fast.
     Its `task.py` has `build`, which gives the `Task` for the user's data. `build` takes by their names the keys below,
     and of the options `timeout` (seconds; None: its default) and `python` (an interpreter; None: ours).
-
-    Args:
-        summary: a line of `evaluate --help`.
-        keys: the keys of recipes that it has and not every benchmark (`recipe.py`).
-        options: those of `timeout`, `python` and `prompt_perplexity` that it has.
-        references_first: its canonical solutions are judged before anything else.
-        places: where its files are without `--data`, in this order: `package:MODULE/PATH` in an installed package, or
-            `cache:PATH` in the user's cache.
-        install: the command after which the first of these places has them.
     """
 
-    summary: str
-    keys: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    references_first: bool = False
+    summary: str  # a line of `evaluate --help`
+    keys: tuple[str, ...] = ()  # of recipes, that it has and not every benchmark (`recipe.py`)
+    options: tuple[str, ...] = ()  # those of `timeout`, `python` and `prompt_perplexity` that it has
+    references_first: bool = False  # its canonical solutions are judged before anything else
+    # where its files are without `--data`: `package:MODULE/PATH` in an installed package, or `cache:PATH` in the cache
     places: tuple[str, ...] = ()
-    install: str = ""
+    install: str = ""  # the command after which the first of these places has them
 
 
 def names() -> tuple[str, ...]:

@@ -95,8 +95,8 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Taken:
     for where, row, layout, position in _rows(path, taken.remarks):
         name = names.of_row(row, layout, position, where)
         if "filtered_resps" in layout.keys:  # once for each of lm_eval's filters
-            filters[str(row.get("filter", ""))] += 1
-            if str(row.get("filter", "")) != next(iter(filters)):
+            filters[kind := str(row.get("filter", ""))] += 1
+            if kind != next(iter(filters)):
                 continue
         if name not in chosen:
             others += 1

@@ -149,14 +149,14 @@ def _calls(row: Mapping[str, Any], key: str, name: str, typed: bool, where: str)
         raise UserError(f"{where}: {key} has other types than {name[:60]} takes ({error})") from None
 
 
+def unchanged(value: Any) -> Any:
+    """The value."""
+    return value
+
+
 def each(convert: Convert, kind: Convert = list) -> Convert:
     """A function that converts every item of a list."""
     return lambda items: kind([convert(item) for item in items])
-
-
-def as_it_is(value: Any) -> Any:
-    """The value."""
-    return value
 
 
 def tuples(value: Any) -> Any:
@@ -179,23 +179,23 @@ def values_as_tuples(value: dict[str, Any]) -> dict[str, Any]:
 TYPES: tuple[tuple[str, Sequence[Convert]], ...] = (
     ("2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809", [tuple]),
     ("63 64 70 94 120 237 272 299 400 409 417 438 473 614 780", [each(tuple)]),
-    ("75 413 444 753", [each(tuple), as_it_is]),
-    ("106 750", [as_it_is, tuple, as_it_is]),
+    ("75 413 444 753", [each(tuple), unchanged]),
+    ("106 750", [unchanged, tuple, unchanged]),
     ("115", [each(set_or_dict)]),
     ("124", [float, complex]),
-    ("250 307 405 446 617 720 763 808", [tuple, as_it_is]),
+    ("250 307 405 446 617 720 763 808", [tuple, unchanged]),
     ("252", [complex]),
     ("259 401 445", [each(tuple, tuple)]),
     ("278", [each(lambda item: tuple(item) if isinstance(item, list) else item, tuple)]),
     ("580 615 791", [tuples]),
-    ("722", [values_as_tuples, as_it_is]),
+    ("722", [values_as_tuples, unchanged]),
 )
 CONVERTERS = {f"Mbpp/{number}": rules for numbers, rules in TYPES for number in numbers.split()}
 
 
 def converted(name: str, arguments: list[Any]) -> list[Any]:
     """A call's arguments with the types that the problem's function takes."""
-    rules = CONVERTERS.get(name, [as_it_is])
+    rules = CONVERTERS.get(name, [unchanged])
     return [rules[min(index, len(rules) - 1)](argument) for index, argument in enumerate(arguments)]
 
 
@@ -277,11 +277,10 @@ class EvalPlus(PythonTask):
 
     def _expect(self, problem: Problem, kind: str, calls: Calls, sandbox: Sandbox) -> Expected:
         """The values that the canonical solution returns, computed once."""
-        key = (problem.id, kind)
         with self._locks[problem.id]:
-            if key not in self._expected:
-                self._expected[key] = self._returned(problem, calls, sandbox)
-            return self._expected[key]
+            if (problem.id, kind) not in self._expected:
+                self._expected[problem.id, kind] = self._returned(problem, calls, sandbox)
+            return self._expected[problem.id, kind]
 
     def _returned(self, problem: Problem, calls: Calls, sandbox: Sandbox) -> Expected:
         row: EvalPlusProblem = problem.data

@@ -123,7 +123,7 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     leading, answer = led(CPP_LEADING, answer) if made is None else (made.leading(CPP_LEADING), made.text)
     includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
-    head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, place(row))
+    head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, row.id)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
     call = "" if tests.complete else f';\nvoid {blocks.CALL}(const char *);\n{blocks.CALL}("%s");\n'
     again = "#include<assert.h>\n" if CPP_ASSERTS.search(known + leading) else ""
@@ -183,7 +183,7 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progra
         guard = "".join(f'import {name} "ms_codegeex/witness"\n' for name in named)
         guard += "".join(f"var _ = {name}.Ours\n" for name in named)
         others, call = {"names_test.go": f"package main\n\n{guard}"}, blocks.GO_CALL
-    head, tail = blocks.at_end_of_block(text, blocks.GO_TEST, place(row))
+    head, tail = blocks.at_end_of_block(text, blocks.GO_TEST, row.id)
     head += "".join(f"\n_ = {name}\n" for name in GO_CLOSURE.findall(text)) if tests.checks else ""
     setup = f"{given}\n{blocks.GO_IMPORT if call else ''}{GO_SAY if tests.checks else ''}{imports}"
     return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others=others)
@@ -205,7 +205,7 @@ def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
         if name in named
     )
     text = text.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
-    head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
+    head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row.id)
     check = re.search(r"\bcfg\b", answer) is not None
     rest = f"{tail}\n{'' if whole else given}{answer}\n"
     call = "" if tests.complete else blocks.RUST_CALL
@@ -230,10 +230,5 @@ def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
     signatures = list(CPP_SIGNATURE.finditer(row.prompt))
     if not signatures:
         expected = "expected one as in the published files; fetch the file again"
-        raise UserError(f"{place(row)}: no function in `prompt`, {expected}")
+        raise UserError(f"{row.id}: no function in `prompt`, {expected}")
     return row.prompt[: signatures[-1].start()], row.prompt[signatures[-1].start() :]
-
-
-def place(row: HumanEvalXProblem) -> str:
-    """Names a problem in an error message."""
-    return f"problem {row.number}, {row.language}"

@@ -61,12 +61,13 @@ class HumanEvalX(ToolChainTask):
         self._tag, self._rules = tag, rules or ("codegeex" if tag else "codegeex2")
         self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in self._files}
         rows = (row for file in self._files.values() for row in file.rows)
-        self.problems = [self._problem(row) for row in rows if self._sources is None or row.number in self._sources]
+        labels = {} if translate_from is None else {"source": translate_from}
+        self.problems = [
+            Problem(row.id, {"language": row.language, **labels}, row)
+            for row in rows
+            if self._sources is None or row.number in self._sources
+        ]
         self.provenance = problems.provenance(self._files)
-
-    def _problem(self, row: HumanEvalXProblem) -> Problem:
-        source = {} if self._sources is None else {"source": self._sources[row.number].language}
-        return Problem(row.id, {"language": row.language, **source}, row)
 
     def prompt(self, row: HumanEvalXProblem) -> str:
         """The model's prompt: CodeGeeX's with the tag line, or CodeGeeX2's, without it and stripped at both ends. For

@@ -42,8 +42,8 @@ class MultiPlEProblem:
 
 
 def read_problems(data: Path, languages: Sequence[str]) -> list[Problem]:
-    """The problems in these languages (none: in all that the data has) of a file, or of all files of a directory.
-    `UserError` if a language has no problems, or lacks a tool chain and `languages` is not given."""
+    """The problems in these languages (none: in all that the data has). `UserError` if a language has no problems, or
+    lacks a tool chain and `languages` is not given."""
     foreign = set[str]()
     problems = FILES.problems(data, partial(_problem, foreign))
     known = list(dict.fromkeys(problem.labels["language"] for problem in problems))
