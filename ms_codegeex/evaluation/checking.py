@@ -1,5 +1,4 @@
-"""Check a directory of problems before models are measured on it: their form, that the references pass, and that wrong
-answers do not."""
+"""Check a directory of problems before use: their form, that the references pass, and that wrong answers do not."""
 
 from __future__ import annotations
 

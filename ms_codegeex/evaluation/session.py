@@ -96,8 +96,7 @@ class Session:
 
 
 def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Do the requested work that is not done yet; return the report. Problems that cannot be judged here are reported,
-    never scored."""
+    """Do the work that is not done yet; return the report. Problems that cannot be judged are reported, not scored."""
     with sole_writer(options.output):
         record = RecordedSettings(options.output)
         return _evaluate(Session(task, recipe, options, record, list(selected(task, options.limit))))

@@ -21,12 +21,11 @@ UNREAD = "too long"  # `finish` of a sample whose prompt leaves the model no roo
 
 @dataclass(frozen=True)
 class SampledAnswer:
-    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length". `is_reply`: it is
-    a chat model's whole reply instead."""
+    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length"."""
 
     text: str
     finish: str
-    is_reply: bool = False
+    is_reply: bool = False  # it is a chat model's whole reply instead
 
 
 class Complete(Protocol):

@@ -121,8 +121,7 @@ def parsed_rows(path: Path, maximum: int, parse: Callable[[dict[str, Any], str],
 
 
 def values_of(row: Mapping[str, Any], kinds: Mapping[str, Any], where: str, form: str) -> list[Any]:
-    """The values of a row's declared keys, each of one of its kinds, no bool; otherwise a `UserError` that says that "a
-    row `form`"."""
+    """The values of declared keys, each of its kinds, no bool; otherwise a `UserError`: "a row `form`"."""
     for key, kind in kinds.items():
         value = row.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -1,5 +1,4 @@
-"""CodeGen's truncation rule: where the answer of a model that never stops ends (`truncate` in the release's
-scripts)."""
+"""CodeGen's truncation rule, `truncate` in its scripts: where the answer of a model that never stops ends."""
 
 from __future__ import annotations
 

@@ -259,8 +259,7 @@ def common(answers: Sequence[tuple[JudgeNode, Equipment]]) -> Equipment:
 
 
 def check_same(kind: str, answers: Sequence[tuple[JudgeNode, Mapping[str, str]]], absent: str) -> None:
-    """UserError if a node differs from the first one: a verdict would depend on where it was found. `absent`: text for
-    an entry that a node lacks."""
+    """UserError if a node differs from the first: verdicts would depend on the node. `absent`: text for no entry."""
     first, expected = answers[0]
     for node, values in answers:
         if names := sorted(name for name in {*values, *expected} if values.get(name) != expected.get(name)):

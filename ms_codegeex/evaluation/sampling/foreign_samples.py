@@ -120,8 +120,7 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Taken:
 
 
 def _rows(path: Path, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayout, int]]:
-    """The rows, each with its place, layout and position in its file. In a directory, files of no layout are passed
-    over, with a remark."""
+    """The rows, with place, layout and position. In a directory, files of no layout are passed over, with a remark."""
     for file in _files(path):
         if file.suffix == ".py":
             text = read_regular(file, LARGEST_PROGRAM).decode("utf-8", "surrogateescape")

@@ -124,8 +124,7 @@ def prompt(text: str, mode: str) -> str:
 
 
 def from_code(code: str, text: str) -> str:
-    """What a chat model's code adds to the code that it was given: `text` is the prompt. A function that the prompt
-    leaves open gets a body."""
+    """What a chat model's code adds to the code of `text`, the prompt. A function left open there gets a body."""
     section = text.rpartition("\nA:\n")[2]
     given = "\n".join(GIVEN.findall(section)) or section
     code = python.beyond(code, given)

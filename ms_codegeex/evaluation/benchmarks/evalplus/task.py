@@ -230,8 +230,7 @@ class EvalPlus(PythonTask):
         self._locks = {problem.id: threading.Lock() for problem in self.problems}
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """One completion, truncated at the first stop word. The model continues the prompt, stripped of surrounding
-        white space, and a line break."""
+        """One completion of the prompt, stripped and with a line break, truncated at the first stop word."""
         words = (*STOPS, *STOPS_OF[problem.data.dataset])
         prompt = f"{problem.data.prompt.strip()}\n"
         answer = complete(prompt, seed=seed, stop=stop_rules.words(words))

@@ -190,8 +190,7 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progra
 
 
 def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
-    """The tests come first, where the answer's macros are unknown, and import only its functions, whose types they
-    check. Main is empty."""
+    """The tests come first, where the answer's macros are unknown, and import only its functions, and check types."""
     text, given = tests.text, known(row)
     imports = "\n".join(dict.fromkeys(RUST_USE.findall(given)))
     functions = dict.fromkeys(RUST_FUNCTION.findall(given))

@@ -62,11 +62,8 @@ class HumanEvalX(ToolChainTask):
         self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in self._files}
         rows = (row for file in self._files.values() for row in file.rows)
         labels = {} if translate_from is None else {"source": translate_from}
-        self.problems = [
-            Problem(row.id, {"language": row.language, **labels}, row)
-            for row in rows
-            if self._sources is None or row.number in self._sources
-        ]
+        kept = (row for row in rows if self._sources is None or row.number in self._sources)
+        self.problems = [Problem(row.id, {"language": row.language, **labels}, row) for row in kept]
         self.provenance = problems.provenance(self._files)
 
     def prompt(self, row: HumanEvalXProblem) -> str:
@@ -99,8 +96,7 @@ class HumanEvalX(ToolChainTask):
         return programs.assemble(problem.data, sample.generation, whole=sample.whole)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Compile and run the program with its tests. If a value is no data, only a run with the tests as they are
-        can give the published verdict."""
+        """Compile and run the program. If a value is no data, only the tests unchanged give the published verdict."""
         program = self.program(problem, sample)
         wall = self.wall(sample, self.timeouts[problem.labels["language"]])
         judgement = self.judge_program(problem, sample, program, sandbox, wall)
@@ -119,13 +115,11 @@ class HumanEvalX(ToolChainTask):
         languages = {problem.id: problem.labels["language"] for problem in self.problems}
         for each in judgements:
             if each.task_id in languages and each.verdicts["strict"].value == "passed":
-                name = languages[each.task_id]
-                spent = each.extra.get("run_seconds")
+                name, spent = languages[each.task_id], each.extra.get("run_seconds")
                 known = isinstance(spent, int | float) and 0 <= spent <= REFERENCE_SECONDS
                 slowest[name] = max(slowest.get(name, 0.0), float(spent) if known else 0.0)
         if self._timeout is None:
-            for name, seconds in slowest.items():
-                self.timeouts[name] = max(PUBLISHED_SECONDS, FACTOR * seconds)
+            self.timeouts |= {name: max(PUBLISHED_SECONDS, FACTOR * each) for name, each in slowest.items()}
         return dict(self.timeouts)
 
     def known_defects(self) -> Mapping[str, str]:

@@ -1,5 +1,4 @@
-"""Summaries of HumanEval-X's solutions as a task. No program runs: an answer is compared with the published
-description."""
+"""Summaries of HumanEval-X's solutions as a task: answers are compared with the published descriptions."""
 
 from __future__ import annotations
 

@@ -1,9 +1,16 @@
-"""MTPB as a task: its file, the turns of a test case, and the judges of what a program prints."""
+"""MTPB as a task: its file, the turns of a test case, and the judges of what a program prints.
+
+The judges, by the rule of the release and by our strict one, compare outside the sandbox: values arrive as JSON that
+includes their types (`inside/program.py`), and expected values never enter it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +18,114 @@ from typing import Any
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.base.reading import sha256
 from ms_codegeex.evaluation.benchmarks import truncation
-from ms_codegeex.evaluation.benchmarks.mtpb import judges
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
-from ms_codegeex.evaluation.judging.python_program import ProgramReport
 from ms_codegeex.evaluation.replies import python
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.replies.code import code_of
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import UNREAD, Complete, Judgement, Problem, Sample, SampledAnswer
+
+ABSOLUTE, RELATIVE = 1e-6, 1e-9
+CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+
+
+class Incomparable:
+    """A value that JSON cannot express: equal to nothing."""
+
+
+def decode(encoded: Any, strict: bool) -> Any:
+    """The Python value. For the strict judge, arrays become lists, classes their names, sets incomparable, and
+    dictionary keys what JSON makes of them; for the published judge, arrays and classes are incomparable, as under its
+    `==`."""
+    kind, content = encoded
+    if kind in ("list", "tuple", "set", "array"):
+        items = [decode(item, strict) for item in content]
+        if kind == "list" or (kind == "array" and strict):
+            return items
+        if kind == "tuple":
+            return tuple(items)
+        return _made(set, items) if kind == "set" and not strict else Incomparable()
+    if kind == "dict":
+        pairs = [(decode(key, strict), decode(value, strict)) for key, value in content]
+        return {_key(key): value for key, value in pairs} if strict else _made(dict, pairs)
+    if kind == "int":
+        return int(content, 16)
+    if kind == "float":
+        return float.fromhex(content)
+    known = ("none", "bool", "str", "type") if strict else ("none", "bool", "str")
+    return content if kind in known else Incomparable()
+
+
+def _made(kind: type, items: list[Any]) -> Any:
+    try:
+        return kind(items)
+    except TypeError:  # an unhashable item: the program's set cannot have had it
+        return Incomparable()
+
+
+def _key(key: Any) -> str | None:
+    """A dictionary key as JSON writes it; a class by its name, as in the one problem that needs it (id 89)."""
+    if isinstance(key, str):
+        return CLASS.sub(r"\1", key)
+    return json.dumps(key) if isinstance(key, (int, float, bool, type(None))) else None
+
+
+def right(judge: Callable[..., bool], printed: Mapping[str, Any] | None, gold: Any) -> bool:
+    """The judge's result; False for an invalid report, which a program may have tampered with."""
+    try:
+        return judge(printed, gold)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return False
+
+
+def published(printed: Mapping[str, Any] | None, gold: Any) -> bool:
+    """The release's rule, including what it never accepts: an expected dictionary or null."""
+    if not printed or "value" not in printed or isinstance(gold, dict) or gold is None:
+        return False
+    kind = type(gold).__name__
+    same = printed["type"] == kind
+    if not same and "cast" not in printed:
+        return False
+    value = decode(printed["value" if same else "cast"], strict=False)
+    gold = str(gold) if not same and isinstance(gold, bool) else gold
+    if isinstance(gold, float):
+        return isinstance(value, float) and abs(value - gold) < ABSOLUTE
+    return type(value) is type(gold) and value == gold
+
+
+def strict(printed: Mapping[str, Any] | None, gold: Any) -> bool:
+    """The value that the program printed last equals the expected one, or looks the same. Numbers may differ by 1e-6
+    (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not; dictionary keys are compared as
+    JSON writes them; a bool equals only a bool. Text is also right if it is exactly the printed form of the expected
+    value. Nothing is cast."""
+    shown = (printed or {}).get("strict")
+    return bool(shown) and (equal(decode(shown["value"], strict=True), gold) or shown["text"] == str(gold))
+
+
+def equal(value: Any, gold: Any) -> bool:
+    """Structural equality of a decoded value and one from JSON."""
+    if isinstance(gold, bool) or isinstance(value, bool) or gold is None:
+        return type(value) is type(gold) and value == gold
+    if isinstance(gold, (int, float)):
+        return isinstance(value, (int, float)) and _close(value, gold)
+    if isinstance(gold, list):
+        same = isinstance(value, (list, tuple)) and len(value) == len(gold)
+        return same and all(map(equal, value, gold))
+    if isinstance(gold, dict):
+        same = isinstance(value, dict) and value.keys() == gold.keys()
+        return same and all(equal(value[key], gold[key]) for key in gold)
+    return isinstance(value, str) and value == gold
+
+
+def _close(value: int | float, gold: int | float) -> bool:
+    if isinstance(value, int) and isinstance(gold, int):
+        return value == gold
+    try:
+        return math.isclose(value, gold, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    except OverflowError:  # an integer beyond any float
+        return False
+
 
 FORM = "has id, name, category, prompts, inputs and outputs"
 FILES = ProblemFiles("MTPB", ("mtpb",), ("prompts", "inputs", "outputs"), FORM, "github.com/salesforce/CodeGen")
@@ -181,7 +287,12 @@ class Mtpb(PythonTask):
         gold = problem.data.cases[case].gold
         kind = "none" if gold is None else type(gold).__name__
         report = self.run(sample.generation, sandbox, gold_type=kind, seconds=SECONDS)
-        verdicts = {"strict": strict(report, gold), "published": published(report, gold)}
+        passed = {
+            "strict": report.finished and right(strict, report.printed, gold),
+            # whatever the program did afterwards, except exiting, which ends the published judge
+            "published": report.ended != "exit" and right(published, report.printed, gold),
+        }
+        verdicts = {mode: Verdict.PASSED if each else report.verdict for mode, each in passed.items()}
         return judgement(sample, verdicts, [report.execution], case=case)
 
     def flaw(self, sample: Sample) -> str:
@@ -213,17 +324,6 @@ class Mtpb(PythonTask):
     def missing(self) -> Mapping[str, str]:
         """Package -> the command that installs it, for the libraries that some programs import."""
         return {LIBRARIES[name]: f"pip install {LIBRARIES[name]}" for name in self.runner.interpreter.lacks(LIBRARIES)}
-
-
-def published(report: ProgramReport, gold: Any) -> Verdict:
-    """The right value passes whatever the program did afterwards, except exiting, which ends the published judge."""
-    right = report.ended != "exit" and judges.right(judges.published, report.printed, gold)
-    return Verdict.PASSED if right else report.verdict
-
-
-def strict(report: ProgramReport, gold: Any) -> Verdict:
-    """The right value passes if the program also reached its end."""
-    return Verdict.PASSED if report.finished and judges.right(judges.strict, report.printed, gold) else report.verdict
 
 
 build = Mtpb

@@ -1,4 +1,4 @@
-"""Own problems as a task: a directory has a description of each language, `perl.yaml`, and its problems, `perl.jsonl`."""
+"""Own problems as a task: for each language a directory has its description, `perl.yaml`, and its `perl.jsonl`."""
 
 from __future__ import annotations
 
@@ -167,8 +167,7 @@ class DescribedFile:
 
 
 def described_files(data: Path) -> list[DescribedFile]:
-    """The languages of a directory, by name of their files. `UserError`: a description is wrong, has no problems beside
-    it, or two have one name."""
+    """The languages of a directory. `UserError`: a description is wrong or without problems, or two have one name."""
     files = dict[str, DescribedFile]()
     for path in sorted(data.glob("*.yaml")) if data.is_dir() else ():
         language = read_language(path)

@@ -182,8 +182,7 @@ def is_query(text: str) -> bool:
 
 
 def statements(block: CodeBlock) -> Iterator[str]:
-    """The statements of a reply's block, with the comments before them; without a fence, those of paragraphs in which
-    a line begins a query, from there on."""
+    """The statements of a reply's block; without a fence, those of paragraphs from a line on that begins a query."""
     texts = [block.code]
     if not block.fenced:
         paragraphs = re.split(r"\n\s*\n", TICKS.sub("", block.code))
