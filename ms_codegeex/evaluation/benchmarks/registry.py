@@ -64,9 +64,8 @@ def find_data(name: str) -> Path:
             spec = importlib.util.find_spec(module)
             folders = list(spec.submodule_search_locations or ()) if spec else []
         else:
-            cache = user_cache()
             # not in a folder that all may write to
-            folders = [str(cache.parent)] if cache.name == "ms_codegeex" else []
+            folders = [str(user_cache().parent)] if user_cache().name == "ms_codegeex" else []
         for folder in folders:
             if (found := Path(folder, path)).exists():
                 return found

@@ -83,7 +83,7 @@ def test_cpp():
         "#undef NDEBUG\n\nint main(){\n    ms_codegeex::say(triple(2));\n    ms_codegeex::say(triple(-1));\n}\n\n"
         "#undef assert\nint triple(int number){\n    return 3*number;\n}\n\n"
     )
-    with pytest.raises(UserError, match="problem 7, cpp: no function in `prompt`"):
+    with pytest.raises(UserError, match="CPP/7: no function in `prompt`"):
         source("cpp", "", prompt="nothing")
     asserts = ROWS["cpp"]["prompt"].replace("<stdio.h>", "<cassert>")
     assert "#undef assert\n#include<assert.h>\nint triple(int number){\n}" in source("cpp", "}", prompt=asserts)

@@ -263,7 +263,7 @@ class EvalPlus(PythonTask):
         """The executions of one kind of calls, and the verdict."""
         expected = self._expect(problem, kind, calls, sandbox)
         limits = [max(self.seconds, FACTOR * spent) for spent in expected.seconds]
-        files = self._files(calls, limits, problem.data.entry_point, program)
+        files = {"program.py": encoded(program), "calls": pickle.dumps((problem.data.entry_point, calls, limits), 4)}
         secret, checked, wall = judging.witness(), judging.witness(), START + min(MAXIMUM, sum(limits))
         command = self._command("run_calls.py", secret.encode("ascii"), wall, str(START), "keep")
         comparison = self._comparison(problem, calls, expected, checked, wall)
@@ -283,7 +283,8 @@ class EvalPlus(PythonTask):
 
     def _returned(self, problem: Problem, calls: Calls, sandbox: Sandbox) -> Expected:
         row: EvalPlusProblem = problem.data
-        files = self._files(calls, [REFERENCE] * len(calls), row.entry_point, row.prompt + row.canonical_solution)
+        given = pickle.dumps((row.entry_point, calls, [REFERENCE] * len(calls)), 4)
+        files = {"program.py": encoded(row.prompt + row.canonical_solution), "calls": given}
         secret = judging.witness()
         command = self._command("run_calls.py", secret.encode("ascii"), REFERENCE, str(REFERENCE), "report")
         executions = sandbox.run([command], files, self.runner.readable)
@@ -293,10 +294,6 @@ class EvalPlus(PythonTask):
             remedy = "give --python an interpreter with what it needs, and run the same command again"
             raise RunFailure(f"{problem.id}: its canonical solution fails here ({lines[-1][:200]}); {remedy}")
         return Expected(base64.b64decode(report.printed["values"]), report.printed["seconds"])
-
-    def _files(self, calls: Calls, limits: Sequence[float], entry_point: str, program: str) -> dict[str, bytes]:
-        """The files of a run."""
-        return {"program.py": encoded(program), "calls": pickle.dumps((entry_point, calls, list(limits)), 4)}
 
     def _comparison(self, problem: Problem, calls: Calls, expected: Expected, secret: str, wall: float) -> Command:
         row: EvalPlusProblem = problem.data

@@ -83,10 +83,8 @@ class HumanEval(PythonTask):
 
     def reference(self, problem: Problem) -> Sample | None:
         """The canonical solution, if the file has one."""
-        row: HumanEvalProblem = problem.data
-        if row.canonical_solution is None:
-            return None
-        return Sample(problem.id, 0, row.prompt, row.canonical_solution, "eos")
+        text = problem.data.canonical_solution
+        return None if text is None else Sample(problem.id, 0, problem.data.prompt, text, "eos")
 
 
 def program(row: HumanEvalProblem, sample: Sample) -> str:

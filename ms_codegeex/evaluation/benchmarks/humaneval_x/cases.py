@@ -320,8 +320,7 @@ def python(test: str) -> Cases:
     """Python's, by its own parser."""
     tree, complete = ast.parse(test), True
     checks, statements = list[Check](), list[ast.stmt]()
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
-    for function in functions:
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"):
         body: list[ast.stmt] = []
         for node in function.body:
             translation = python_relation(node.test) if isinstance(node, ast.Assert) else None

@@ -77,8 +77,7 @@ class HumanEvalX(ToolChainTask):
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One answer, cleaned up; the raw text is kept if it differs."""
-        row: HumanEvalXProblem = problem.data
-        prompt = self.prompt(row)
+        row, prompt = problem.data, self.prompt(problem.data)
         done = complete(prompt, seed=seed, stop=endings.stop(row.language, self._rules))
         clean = partial(endings.clean, language=row.language, rules=self._rules)
         return self.sample(problem, completion_id, prompt, done, clean)
