@@ -210,7 +210,7 @@ def obtain_samples(session: Session) -> None:
             read, known = foreign_samples.read_samples(given, task, session.problems), foreign_samples.identity(given)
         taken = [dataclasses.asdict(each) for each in read.samples]
         for remark in read.remarks:
-            session.say(remark)
+            session.say(remark.replace(str(given), str(options.given)))
         if not taken and session.problems:
             raise UserError(f"{options.given}: no samples of the problems that are evaluated")
         session.record.settle("model", {**known, "samples": str(options.given)}, free=("samples",))

@@ -26,7 +26,7 @@ from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
 
 # `language` is as in file names: cpp, rs, go_test.go
-KEYS = {"name": str, "language": str, "prompt": str, "tests": str, "stop_tokens": list}
+KEYS = {"name": str, "language": str, "prompt": str, "tests": str, "stop_tokens": object}
 FORM = f"has {', '.join(KEYS)}"
 FILES = ProblemFiles("MultiPL-E", (), tuple(KEYS), FORM, "huggingface.co/datasets/nuprl/MultiPL-E")
 
@@ -58,7 +58,7 @@ def read_problems(data: Path, languages: Sequence[str]) -> list[Problem]:
 def _problem(foreign: set[str], row: Mapping[str, Any], where: str, _: int) -> Problem | None:
     """The problem in a row; None, with its language added to `foreign`, if that has no tool chain here."""
     name, given, prompt, tests, stops = values_of(row, KEYS, where, FORM)
-    if not all(isinstance(stop, str) and stop for stop in stops):
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise UserError(f"{where}: stop_tokens is not a list of texts; a row {FORM}")
     language = "go" if given == "go_test.go" else ALIASES.get(given, given)
     if language not in PLAIN_TOOL_CHAINS:
