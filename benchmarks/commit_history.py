@@ -141,7 +141,7 @@ class Repository:
 def _language(path: str) -> str:
     """The name of a file's programming language; empty if it is unknown."""
     found = detect(path)
-    return "" if found is None or found.name in PROSE else found.name
+    return "" if found is None or not found.tag or found.name in PROSE else found.name
 
 
 def _text(content: bytes) -> str | None:

@@ -44,8 +44,7 @@ from commit_history import (
 from common import print_command
 
 from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
-from ms_codegeex.data.corpus.writing import write_description
+from ms_codegeex.data.corpus.writing import DatasetWriter, write_description
 from ms_codegeex.data.datasets.layout import file_records
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, joined_files

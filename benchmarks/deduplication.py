@@ -57,7 +57,7 @@ from common import ROOT, print_command, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.data.corpus.sources import Root, default_roots, search, user_roots
-from ms_codegeex.data.languages import LANGUAGES
+from ms_codegeex.data.languages import languages
 
 THRESHOLD, TOLERANCE, SAMPLES = 0.85, 0.05, 128
 LOWEST = 0.5  # pairs that are less similar are not searched for
@@ -77,7 +77,7 @@ form must reproduce it in their documentation. This software is provided as it i
 def read_sources(roots: list[Root], limit: float, generator: random.Random) -> list[str]:
     """Texts of at most `limit` bytes in all, at most a tenth of that from one package."""
     packages: dict[str, list] = defaultdict(list)
-    for file in search(roots, [language.name for language in LANGUAGES]).sources:
+    for file in search(roots, [language.name for language in languages("codegeex")]).sources:
         packages[file.package].append(file)
     names = sorted(packages)
     generator.shuffle(names)

@@ -3,6 +3,7 @@
     python benchmarks/languages.py                                     # headers of this machine
     python benchmarks/languages.py --c ~/src/linux/include --cpp ~/src/qt/src --each 5000
     python benchmarks/languages.py --quick                             # few headers, to see that it works
+    python benchmarks/languages.py --labels magika.tsv                 # beside what another program says
 
 Extensions: a file of each extension that belongs to one language, without content.
 
@@ -14,6 +15,9 @@ Planted headers: one piece of `C_PIECES` is inserted `--each` times in a real C 
 `__cplusplus`, between two lines outside of comments, in the bytes that detection reads; so is one of `CPP_PIECES`. A C
 piece has words of C++ in comments, strings, guards and names, and the header must still be C. A C++ piece is one
 declaration that only C++ allows, and the header must be C++.
+
+Labels: lines `path<TAB>name` that another program made, for example Google's magika. Printed is a confusion table of
+every suffix that needs a file's content: our language, the other program's name and the number of files.
 
 Precision and recall of C and C++ are over the headers of both. Headers called neither, for example Cuda, count as
 missed.
@@ -34,8 +38,8 @@ from common import ROOT, print_command, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.data.detection import HEAD_BYTES, detect
-from ms_codegeex.data.languages import ALL_LANGUAGES
+from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 
 _PATHS = sysconfig.get_paths()
 _PACKAGES = _PATHS["purelib"]
@@ -179,14 +183,27 @@ def _called(head: bytes) -> str:
 
 
 def by_extension() -> None:
-    """Print how many extensions and whole names give their language."""
-    names = [
-        (language.name, name)
-        for language in ALL_LANGUAGES
-        for name in (*(f"planted{extension}" for extension in language.extensions), *language.filenames)
-    ]
+    """Print how many suffixes and whole names give their language."""
+    table = shipped_table(ROOT / "ms_codegeex/data/endings.yaml")["ours"]
+    words = [(name, word) for name, listed in table.items() for word in listed.split() if word[0] in "./"]
+    names = [(name, f"planted{word}" if word[0] == "." else word[1:]) for name, word in words]
     right = sum((found := detect(name)) is not None and found.name == language for language, name in names)
-    print(f"extensions and file names: {_share(right, len(names))} of {len(ALL_LANGUAGES)} languages")
+    print(f"suffixes and file names: {_share(right, len(names))} of {len(table)} languages")
+
+
+def by_labels(path: Path, listed: int) -> None:
+    """Print, for each suffix that content decides, how often our language met which label of another program."""
+    confusion: dict[str, Counter[tuple[str, str]]] = {}
+    for line in path.read_text(errors="surrogateescape").splitlines():
+        name, label = line.split("\t")[:2]
+        if needs_head(name) and Path(name).is_file():
+            with open(name, "rb") as stream:
+                found = detect(name, stream.read(HEAD_BYTES))
+            pair = (found.name if found is not None else "unknown", label)
+            confusion.setdefault(Path(name).suffix.lower() or "none", Counter())[pair] += 1
+    for suffix, counts in sorted(confusion.items(), key=lambda item: -item[1].total()):
+        pairs = ", ".join(f"{ours}/{label} {count}" for (ours, label), count in counts.most_common(listed))
+        print(f"  {suffix} {counts.total()}: {pairs}")
 
 
 def main() -> int:
@@ -197,6 +214,7 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=1000, help="headers of a directory, and planted ones (1000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", type=int, default=20, metavar="N", help="misjudged headers to print (20)")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="labels of another program to compare with")
     parser.add_argument("--quick", action="store_true", help="20 headers of a directory")
     arguments = parser.parse_args()
     each, generator = 20 if arguments.quick else arguments.each, random.Random(arguments.seed)
@@ -205,6 +223,9 @@ def main() -> int:
     print_command()
     print(versions())
     by_extension()
+    if arguments.labels is not None:
+        by_labels(arguments.labels, arguments.list)
+        return 0
     headers = texts(places, each, generator)
     judged = [(language, _called(head), path) for language, path, head in headers]
     report("real headers", judged, arguments.list)

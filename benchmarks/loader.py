@@ -34,10 +34,9 @@ sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.base.files import write_json
 from ms_codegeex.config.blend import parse_stages
-from ms_codegeex.data.datasets.batches import PackedSequences
+from ms_codegeex.data.datasets.batches import PackedSequences, stream_seed
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.indexed import IndexedWriter
-from ms_codegeex.data.datasets.order import stream_seed
 
 VOCABULARY, EOS = 50_400, 50_256
 LENGTH = 128  # of the sequences of the start-up

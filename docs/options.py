@@ -22,11 +22,12 @@ from typing import Any
 
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.options import declared
-from ms_codegeex.base.yaml_reading import read_yaml_file
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
-from ms_codegeex.data.tokenizer.files import FILES
+from ms_codegeex.data.corpus import filters
+from ms_codegeex.data.tokenizer.files import TABLE
 from ms_codegeex.evaluation.benchmarks.registry import with_key
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling import foreign_samples
@@ -164,21 +165,20 @@ def refused() -> str:
 def weights() -> str:
     """What a file or folder of weights may be, in the order in which it is tried."""
 
-    def outcome(then: object) -> str:
-        if not isinstance(then, str):
-            return "read"
-        if then == files.BELOW:
-            return "what is below it is opened"
-        found = "..." if then != "{found}" else "the error says what it is and what helps"
-        return f"refused: {then.format(path='PATH', folder='DIR', file='FILE', found=found)}"
+    def outcome(layout: files.Layout) -> str:
+        if not layout.refused:
+            return "what is below it is opened" if layout.below else "read"
+        found = "..." if layout.refused != "{found}" else "the error says what it is and what helps"
+        return f"refused: {layout.refused.format(path='PATH', folder='DIR', file='FILE', found=found)}"
 
-    rows = [(each.name, each.source, each.recognised, outcome(each.then)) for each in files.LAYOUTS]
+    rows = [(each.name, each.source, each.recognised, outcome(each)) for each in files.layouts()]
     return table(("a file or folder", "written by", "recognised by", "what becomes of it"), rows)
 
 
 def tokenizer_files() -> str:
     """Files of tokenizers."""
-    return table(("file", "what is read"), [(f"`{name}`", sentence(text)) for name, text in FILES.items()])
+    texts = shipped_table(TABLE)["files"]
+    return table(("file", "what is read"), [(f"`{name}`", sentence(text)) for name, text in texts.items()])
 
 
 def code(names: str) -> str:
@@ -213,7 +213,7 @@ def foreign() -> str:
 
 def result_files() -> str:
     """Result files of other programs that `evaluate --samples` reads."""
-    kinds = read_yaml_file(foreign_samples.FILE)["kinds"]
+    kinds = shipped_table(foreign_samples.FILE)["kinds"]
     rows = [
         (
             each.name,
@@ -223,6 +223,26 @@ def result_files() -> str:
         for each in foreign_samples.layouts()
     ]
     return table(("written by", "known by", "what becomes of a text"), rows)
+
+
+def generators() -> str:
+    """Programs whose files `prepare` recognises."""
+    shown = {"comment": "comments at the top", "text": "the beginning", "end": "the last line"}
+    found: dict[str, dict[str, str]] = {}
+    for rule in shipped_table(filters.GENERATORS)["generators"]:
+        found.setdefault(rule["name"], {}).update(rule)
+    return table(
+        ("program or kind of file", "recognised by"),
+        [
+            (
+                name,
+                ", ".join(
+                    [*(words for place, words in shown.items() if place in rule), code(rule.get("files", ""))]
+                ).strip(", "),
+            )
+            for name, rule in found.items()
+        ],
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -235,6 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tokenizers": tokenizer_files,
     "results": result_files,
     "foreign": foreign,
+    "generators": generators,
 }
 
 

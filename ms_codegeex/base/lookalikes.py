@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,16 +10,14 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_inside
+from ms_codegeex.base.shipped import shipped_table
 
 _CODE_BESIDE, _MOST_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 16 << 20  # read for names, never run
 
 
-@functools.cache
 def lookalikes() -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """The models that resemble one of ours, as `lookalikes.yaml` describes them."""
-    from ms_codegeex.base.yaml_reading import read_yaml_file  # processes that read no model are spared the import
-
-    return read_yaml_file(Path(__file__).with_name("lookalikes.yaml"))
+    return shipped_table(Path(__file__).with_name("lookalikes.yaml"))
 
 
 def refuse_lookalike(

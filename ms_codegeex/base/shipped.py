@@ -1,16 +1,27 @@
-"""Configuration files that come with the package, found by name. They are the repository's `configs/`, which
-`ms_codegeex/configs` links to: a checkout, an editable installation and a wheel have the same files under the same
-path."""
+"""Configuration files that come with the package, found by name, and tables in YAML beside the code that reads them.
+
+The configurations are the repository's `configs/`, which `ms_codegeex/configs` links to: a checkout, an editable
+installation and a wheel have the same files under the same path."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
 
 SUFFIXES = (".yaml", ".yml")
+
+
+@functools.cache
+def shipped_table(path: Path) -> Any:
+    """The content of a YAML file of the package, which nobody changes."""
+    from ms_codegeex.base.yaml_reading import read_yaml_file  # processes that read no table are spared the import
+
+    return read_yaml_file(path)
 
 
 def shipped_directory(group: str = "") -> Path:

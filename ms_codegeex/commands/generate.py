@@ -68,23 +68,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
-    from ms_codegeex.data.languages import LANGUAGES, find_language
+    from ms_codegeex.data.languages import find_language, languages
 
     text = given_text(arguments.prompt_file, "--prompt-file") if arguments.prompt_file else arguments.prompt or ""
     if arguments.language:
         return f"{find_language(arguments.language).tag}\n{text}"
     # training documents start with a tag line, which ends with a newline
-    return f"{text}\n" if any(text == known.tag for known in LANGUAGES) else text
+    return f"{text}\n" if any(text == known.tag for known in languages("codegeex")) else text
 
 
 def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:
-    from ms_codegeex.data.languages import LANGUAGES
+    from ms_codegeex.data.languages import languages
     from ms_codegeex.generation.blocks import block
 
     if arguments.stop_at is None:
         return None
     tag = prompt.partition("\n")[0]
-    language = arguments.language or next((known.name for known in LANGUAGES if known.tag == tag), None)
+    language = arguments.language or next((known.name for known in languages("codegeex") if known.tag == tag), None)
     if language is None:
         raise UserError("--stop-at: the prompt's language is unknown; name it with --language")
     return block(language, prompt)

@@ -224,7 +224,7 @@ def _import(arguments: argparse.Namespace) -> None:
 def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> PrepareSettings:
     from ms_codegeex.data.corpus.filters import preset
     from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
-    from ms_codegeex.data.languages import SCHEMES
+    from ms_codegeex.data.languages import languages as known_languages
 
     text = given(TextOptions, arguments)
     sizes = {name: getattr(text, name) for name in ("min_bytes", "max_file_bytes") if getattr(text, name) is not None}
@@ -238,7 +238,7 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
         raise UserError(f"--near-duplicates-by {text.near_duplicates_by}: has no effect; add --near-duplicates 0.85")
     languages = text.languages
     if arguments.tags == "codegeex2":
-        languages = languages or [language.name for language in SCHEMES["codegeex2"]]  # all that the model knows
+        languages = languages or [language.name for language in known_languages()]  # all that the model knows
     reading = ReadingSettings(
         languages=languages,
         rules=dataclasses.replace(rules, **sizes),

@@ -1,141 +1,245 @@
-"""How a file's language is detected: by its name, and by its first bytes where the name is ambiguous."""
+"""How a file's language is found, from `endings.yaml`: by its name, and by its first bytes where that is not enough.
+Also how texts in other encodings become UTF-8."""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import functools
 import re
-from pathlib import PurePath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
 
-from ms_codegeex.data.languages import ALL_LANGUAGES, Language, find_language
-from ms_codegeex.data.languages_codegeex2 import AMBIGUOUS_FURTHER
+from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data.languages import Language, languages, lookup
 
+_FILE = Path(__file__).with_name("endings.yaml")
 HEAD_BYTES = 16_384
 """The bytes of a file that `detect` reads: the first declaration comes after the licence header, which may be long."""
 
-# Space before a word is `[ \t]*`: `\s*` crosses lines, so the search would restart on every blank line.
-_OBJECTIVE_C = (
-    rb"(?m)^[ \t]*(?:@(?:interface|implementation|protocol|class|import|end)\b|#[ \t]*import\b)|"
-    rb"\bNS_ASSUME_NONNULL"
-)
-# What C refuses. In C, `class`, `private` and `operator` may be names of variables and fields, and the width of a field
-# may follow the colon. Each branch of `_CPP_WORDS` begins with a letter or a sign, since `\b` makes it twice as slow.
-_CPP_LINES = (
-    rb"(?m)^[ \t]*(?:(?:class|namespace|template|using|constexpr|inline[ \t]+namespace|virtual|typename)\b"
-    rb"(?![ \t]*(?:[-+=;,.)]|\[[^\[]))|(?:public|private|protected)[ \t]*:(?![ \t]*\d)|#[ \t]*include[ \t]*<[a-z_]+>|"
-    rb"~\w+\([ \t]*\)[ \t]*[;{=]|friend[ \t]+(?:class|struct)\b|explicit[ \t]+\w+[ \t]*\()"
-)
-_CPP_WORDS = (
-    rb"::(?<=\w::)\w|nullptr\b(?<!\wnullptr)(?<!define NULL nullptr)|noexcept\b(?<!\wnoexcept)|"
-    rb"operator(?<!\woperator)\s*(?:[-+*/%&|^~!=<>]{1,3}|\[\]|\(\))\s*\(|decltype(?<!\wdecltype)[ \t]*\(|"
-    rb"static_cast[ \t]*<|const_cast[ \t]*<|dynamic_cast[ \t]*<|reinterpret_cast[ \t]*<|"
-    rb"enum(?<!\wenum)[ \t]+(?:class|struct)[ \t]+\w+\s*[:{]|"
-    rb"struct(?<!\wstruct)[ \t]+\w+[ \t]*(?:final[ \t]*)?:[^;:{}()]{1,200}\{|"
-    rb"\)[ \t]*(?:(?:const[ \t]*)?=[ \t]*(?:delete|default)[ \t]*;|const[ \t]*(?:[{;]|override\b|final\b))|"
-    rb"const(?<!\wconst)[ \t]+\w+[ \t]*&[ \t]*\w+[ \t]*[,)]|"
-    rb"(?:bool|char|double|float|int|long|short|unsigned|size_t|u?int(?:8|16|32|64)_t)[ \t]*&[ \t]*\w+[ \t]*[,)]|"
-    rb"= new[ \t]+\w+[ \t]*[\[({<]|return new[ \t]+\w+[ \t]*[\[({<]"
-)
-
-AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
-    # extension -> (pattern in the head, language); the first match decides, an empty pattern always matches,
-    # None means "not one of ours".
-    ".h": (
-        (_OBJECTIVE_C, "Objective-C"),
-        (rb"\b__(?:global|device|host)__\b", "Cuda"),
-        (_CPP_LINES, "C++"),
-        (_CPP_WORDS, "C++"),
-        (b"", "C"),
-    ),
-    ".m": (
-        (_OBJECTIVE_C, "Objective-C"),
-        (rb"\A\s*\(\*", "Mathematica"),
-        (rb"(?m)^\s*(?:%|function\b|classdef\b|clear\b|clc\b)", "Matlab"),
-        (b"", None),
-    ),
-    ".mm": ((rb"\A\s*<", None), (rb"(?m)\A[.'][A-Za-z\\]", None), (b"", "Objective-C++")),  # mind maps, troff macros
-    ".inc": (
-        (rb"<\?php", "PHP"),
-        (rb"(?im)^\s*(?:\{\$|unit\s+\w+;|procedure\s+\w+|implementation\b)", "Pascal"),
-        (rb"(?im)^\s+(?:subroutine|common\s*/|integer\b.*::|real\b.*::)", "Fortran"),
-        (_CPP_LINES, "C++"),
-        (_CPP_WORDS, "C++"),
-        (rb"(?m)^\s*#\s*(?:include|define|if)\b|^\s*(?:static|const|typedef|struct)\s", "C"),
-        (b"", None),
-    ),
-    ".ts": (
-        (rb"\A\s*(?:<\?xml|<!DOCTYPE TS|<TS)", None),
-        (rb"\x00|\A\x47[\x40-\x5f]", None),  # Qt translations, video
-        (b"", "TypeScript"),
-    ),
-    ".pp": (
-        (rb"(?im)^\s*(?:unit|program|library)\s+\w+\s*;|^\s*(?:interface|implementation)\s*$", "Pascal"),
-        (b"", None),
-    ),  # otherwise Puppet
-    ".f": ((rb"(?m)^: \S+ ", None), (b"", "Fortran")),  # otherwise Forth
-    ".cls": (
-        (rb"\\(?:NeedsTeXFormat|ProvidesClass|documentclass|LoadClass)", "TeX"),
-        (rb"\AVERSION 1\.0 CLASS", "Visual Basic"),
-        (b"", None),
-    ),
-    **AMBIGUOUS_FURTHER,
-}
-
+_PLAIN = "Text"  # no language; listed, so that such files need not be read
 _C_LIKE = frozenset((".h", ".inc"))
+_RULES_ALONE = frozenset((".h", ".ts", ".tsx"))  # first lines often name another language: `#!/usr/bin/env node`
 # Comments and strings contain "class" and "this::that" in every language.
 _C_PROSE = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
-
 # Part of a C header that only C++ compilers see, up to the next condition.
 _CPP_PART = re.compile(
     rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__cplusplus\b[ \t]*\)?[ \t]*(?:&&[^|\n]*)?$"
     rb"(?:\n(?![ \t]*#[ \t]*(?:if|el|endif))[^\n]*)*"
 )
 
-_SHEBANG = re.compile(rb"\A#![ \t]*(\S+)(?:[ \t]+(?:-\S+[ \t]+)*(\S+))?")
+_SHEBANG = re.compile(rb"#![ \t]*(\S+)((?:[ \t]+\S+)*)")
+_EXEC = re.compile(
+    rb"(?m)^[ \t]*exec[ \t]+(?:\S*/)?([\w.]+)[^\n]*\$0[^\n]*\$[@{]"
+)  # a shell that starts another program
+_MODE_LINE = 500  # bytes of a line that is searched
+_VIM = re.compile(rb"(?:^|\s)(?:vi|vim|ex)(?:[<=>]?\d+)?:[^\n]*?\b(?:ft|filetype|syntax)=([\w+#-]+)")
 
-_EXTENSIONS = {extension: language for language in ALL_LANGUAGES for extension in language.extensions}
-_FILENAMES = {filename: language for language in ALL_LANGUAGES for filename in language.filenames}
-_INTERPRETERS = {program: language for language in ALL_LANGUAGES for program in language.interpreters}
+_MARKS = (  # that of UTF-32 begins like that of UTF-16
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DECLARED = re.compile(  # for Python, Emacs, Vim, XML, HTML, CSS, gettext and Perl, then for LaTeX
+    rb"(?:coding|charset)[\"']?[ \t]*[:= ][ \t]*[\"']?([A-Za-z][\w.-]+)|\[([a-z\d]+)\]\{inputenc\}", re.IGNORECASE
+)
+_EMACS_NAME = re.compile(r"^(?:iso-)?(latin)-(\d+)|-(?:unix|dos|mac)$")
+_LATEX = {"ansinew": "cp1252", "applemac": "mac-roman"}
+_ENCODINGS = re.compile(
+    r"iso8859-\d+|cp(?:125\d|437|850|852|866|932|949)|koi8-[ru]|mac-roman|shift_jis|euc_(?:jp|kr)|gb2312|gbk|gb18030|big5"
+)
+_CONTROLS = re.compile("[\0-\x08\x0e-\x19\x1c-\x1f\x7f]")
+# What makes it doubtful that a text is in Latin-1 or Windows-1252. Other scripts have words of three letters and more,
+# Latin-2 has letters in the place of signs, the code pages of DOS and of the Macintosh in that of quotation marks.
+_DOUBTFUL = re.compile(
+    rb"[\0-\x08\x0e-\x19\x1c-\x1f\x7f]|[\x80-\xff]{3}|[\xc2\xc3][\x80-\xbf]|"
+    rb"[\x81-\x84\x86-\x90\x98\x9a-\x9f\xa4\xa6\xa8\xaf\xb8\xd0\xdd\xde\xf0\xfd-\xff]|"
+    rb"[A-Za-z](?:[\x80\x91\x93\xa1\xa3\xa5\xa9\xac\xb1\xb3\xb6\xb9\xbc-\xbf]|"
+    rb"[\x85\x94-\x97\x99\xa7\xaa\xab\xae\xb0\xb2\xba\xbb][A-Za-z]|\x92(?![a-z]{0,2}\b))|"
+    rb"[\x99\xa3\xac\xae\xb1\xb3\xb6\xb9\xbc-\xbe][A-Za-z]|[a-z][\xc0-\xde]"
+)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What `endings.yaml` says: languages by suffix, name of a file, program, mode and their own name."""
+
+    suffixes: Mapping[str, Language]
+    names: Mapping[str, Language]
+    programs: Mapping[str, Language]
+    modes: Mapping[str, Language]
+    known: Mapping[str, Language]
+
+
+@functools.cache
+def _table() -> _Table:
+    content = shipped_table(_FILE)
+    known = {language.name: language for language in languages()}
+    known |= {name: Language(name, "") for name in content["others"]}
+    kinds: dict[str, dict[str, Language]] = {sign: {} for sign in "./$="}
+    for name, listed in (*content["ours"].items(), *content["others"].items()):
+        for word in listed.split():
+            kinds[word[0]][word if word[0] == "." else word[1:]] = known[name]
+    kinds["="] |= {name.lower(): language for name, language in known.items() if not language.tag}
+    return _Table(kinds["."], kinds["/"], kinds["$"], kinds["="], known)
+
+
+@functools.cache
+def _rules(suffix: str) -> tuple[tuple[Any, Language | None], ...]:
+    """The rules of an ambiguous suffix: pattern (None: always matches) and language (None: unknown)."""
+    content, known = shipped_table(_FILE), _table().known
+    pairs = (pair for rule in content["rules"][suffix] for pair in rule.items())
+    return tuple((_compiled(pattern, content["patterns"]), known.get(name)) for name, pattern in pairs)
+
+
+def _compiled(pattern: str | list[str], named: Mapping[str, list[str]]) -> Any:
+    import re2
+
+    if pattern == "any":
+        return None
+    parts = named[pattern[1:]] if isinstance(pattern, str) and pattern[0] == "$" else pattern
+    text = (parts if isinstance(parts, str) else "|".join(parts)).encode()
+    if b"(?!" in text or b"(?<" in text:
+        return re.compile(b"(?m)" + text)
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    return re2.compile(b"(?m)" + text, options)
+
+
+def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
+    """A text in UTF-8 without its byte order mark, and the encoding it had: empty for UTF-8 without a mark, and for
+    what is in no encoding that is clear, which stays. `errors` is `ignore` for the beginning of a file."""
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return _converted(data, encoding, errors) or (data, "")
+    if b"\0" in data:
+        pairs = data[:4096]
+        low, high = pairs[::2].count(0), pairs[1::2].count(0)
+        if (
+            min(low, high) > 0 or max(low, high) < len(pairs) * 0.35 or len(pairs) < 20
+        ):  # code is ASCII for the most part
+            return data, ""
+        return _converted(data, "utf-16-le" if high else "utf-16-be", errors) or (data, "")
+    if data.isascii() or _is_utf8(data):
+        return data, ""
+    for found in _DECLARED.finditer(data, 0, 2000):
+        name = (found[1] or found[2]).decode("ascii", "ignore").lower()
+        name = _EMACS_NAME.sub(r"\1\2", name)
+        with contextlib.suppress(LookupError, ValueError):  # no encoding, not a name
+            name = codecs.lookup(_LATEX.get(name, name)).name
+            if _ENCODINGS.fullmatch(name) and (converted := _converted(data, name, errors)):
+                return converted
+    high = len(data.translate(None, bytes(range(0x80))))
+    if 4 * high > len(data) or _DOUBTFUL.search(data):
+        return data, ""
+    return _converted(data, "iso8859-1", errors) or (data, "")
+
+
+def _converted(data: bytes, encoding: str, errors: str) -> tuple[bytes, str] | None:
+    if encoding == "iso8859-1" and re.search(rb"[\x80-\x9f]", data):
+        encoding = "cp1252"  # as browsers read it: Latin-1 has controls there
+    try:
+        text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding, errors)
+    except UnicodeError:
+        return None
+    return None if encoding != "utf-8" and _CONTROLS.search(text) else (text.encode("utf-8", errors), encoding)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > HEAD_BYTES - 4 and len(data) == HEAD_BYTES  # a head ends within a character
+    return True
+
+
+def _suffixes(name: str) -> Iterator[str]:
+    """The endings of a file's name, the longest first; that of `.bashrc` is not one."""
+    place = name.find(".", 1)
+    while place > 0:
+        yield name[place:]
+        place = name.find(".", place + 1)
+
+
+def _by_name(name: str) -> Language | str:
+    """The language of a file of this name, else the suffix whose rules decide: `none` if it has no suffix of ours."""
+    table = _table()
+    named = table.names.get(name) or table.names.get(name.lower())
+    if named is not None:
+        return named
+    for suffix in _suffixes(name):
+        found = table.suffixes.get(suffix) or table.suffixes.get(suffix.lower())
+        if found is not None:
+            return found
+        if suffix.lower() in shipped_table(_FILE)["rules"]:
+            return suffix.lower()
+    return "none"
 
 
 def needs_head(path: PurePath | str) -> bool:
-    """Whether `detect` needs the file's first bytes: the extension is ambiguous or missing."""
-    path = PurePath(path)
-    if path.name.lower() in _FILENAMES:
-        return False
-    suffix = path.suffix
-    return suffix.lower() in AMBIGUOUS and suffix not in _EXTENSIONS if suffix else True
+    """Whether `detect` needs the file's first bytes: its suffix is ambiguous, in no list or missing."""
+    return isinstance(_by_name(PurePath(path).name), str)
 
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
-    """The language of a file, or None if it is not one of the 96. Only the last part of `path` counts. `head` is the
-    file's first bytes (up to `HEAD_BYTES`), for ambiguous extensions and `#!` lines."""
-    path = PurePath(path)
-    if path.name.lower() in _FILENAMES:
-        return _FILENAMES[path.name.lower()]
-    suffix = path.suffix
-    if not suffix:
-        return _by_shebang(head)
-    if suffix in _EXTENSIONS:
-        return _EXTENSIONS[suffix]
-    suffix = suffix.lower()
+    """The language of a file, or None if it is unknown; one without a tag line is not one of the 96. Only the last part
+    of `path` counts. `head` is the file's first bytes (up to `HEAD_BYTES`), for ambiguous suffixes, editors' modes and
+    `#!` lines."""
+    suffix = _by_name(PurePath(path).name)
+    if isinstance(suffix, Language):
+        return suffix if suffix.name != _PLAIN else None
+    head, _ = as_utf8(head, "ignore")
+    named = _by_shebang(head) if suffix not in _RULES_ALONE else None
+    if suffix == "none" or named is not None:  # the rest of a shell's script may be Tcl or Perl, and says so
+        named = _by_mode(head) or named
+    if named is not None:
+        return named
+    text = head
     if suffix in _C_LIKE:
         head = _C_PROSE.sub(b" ", head)
         if b"__cplusplus" in head:
             shared = _CPP_PART.sub(b"", head)
             head = head if b";" in head and b";" not in shared else shared  # the rest may declare nothing
-    for pattern, name in AMBIGUOUS.get(suffix, ()):
-        if pattern is _OBJECTIVE_C and not any(part in head for part in (b"@", b"import", b"NS_ASSUME_NONNULL")):
-            continue  # ten times as fast as a search that finds nothing
-        if re.search(pattern, head):
-            return None if name is None else find_language(name)
-    return _EXTENSIONS.get(suffix)
+    ruled = next((found for pattern, found in _rules(suffix) if pattern is None or pattern.search(head)), None)
+    return ruled or _by_mode(text)
+
+
+def _by_mode(head: bytes) -> Language | None:
+    """What the first two lines tell Emacs, or the first or last five tell Vim; a text longer than `head` has no end."""
+    lines = [line[:_MODE_LINE] for line in head.split(b"\n", 5)[:5]]
+    modes = [_emacs_mode(line) for line in lines[:2] if line.count(b"-*-") > 1]
+    lines += head[-5 * _MODE_LINE :].split(b"\n")[-6:] if len(head) < HEAD_BYTES else []
+    modes += [found[1] for line in lines if (found := _VIM.search(line[:_MODE_LINE]))]
+    table = _table()
+    for mode in (mode.decode("ascii", "replace").lower() for mode in modes):
+        language = table.modes.get(mode) or lookup(mode) or table.suffixes.get(f".{mode}") or table.programs.get(mode)
+        if language is not None:
+            return language
+    return None
+
+
+def _emacs_mode(line: bytes) -> bytes:
+    """`perl` of `-*- perl -*-` and of `-*- mode: perl; coding: utf-8 -*-`."""
+    variables = [variable.partition(b":") for variable in line.split(b"-*-")[1].split(b";")]
+    named = (value for name, colon, value in variables if not colon or name.strip().lower() == b"mode")
+    return next((value or variables[0][0] for value in named), b"").strip()
 
 
 def _by_shebang(head: bytes) -> Language | None:
     match = _SHEBANG.match(head)
     if match is None:
         return None
-    program = match[1].rsplit(b"/", 1)[-1]
-    if program == b"env" and match[2]:
-        program = match[2].rsplit(b"/", 1)[-1]
-    name = re.sub(r"[\d.]+\Z", "", program.decode("ascii", "replace").lower())
-    return _INTERPRETERS.get(name)
+    words = [match[1], *match[2].split()]
+    program = words.pop(0).rsplit(b"/", 1)[-1]
+    if program == b"env":  # its options, `-S` among them, and variables
+        rest = [word for word in words if not word.startswith(b"-") and b"=" not in word]
+        program = rest[0].rsplit(b"/", 1)[-1] if rest else b""
+    if program in (b"sh", b"bash") and (started := _EXEC.search(head, 0, 1000)):
+        program = started[1]
+    name = program.decode("ascii", "replace").lower()
+    programs = _table().programs
+    return programs.get(name) or programs.get(re.sub(r"[-\d.]+\Z", "", name))

@@ -184,13 +184,11 @@ def read_sample(
     dataset: Dataset, split: str, number: int, seq_length: int | None, seed: int, functions_from: int | None = None
 ) -> dict[str, Any]:
     """Training sample `number` of a run with this seed: its documents, and which of their tokens the loss counts.
-
     Epochs follow each other. `seq_length` is the run's; None: the dataset's, or 2048. `functions_from` is the sample
     from which on sequences begin at functions. In the result, `counted` is the number of labels in the loss and
     `padding` of tokens; each of the `documents` has the tokens `start` to `stop`, its origin, and `runs` of `counted`,
     `tokens` and `text`. Instead of text, the end token has `end`, and a sentinel of infilling has `sentinel`, the part
-    that it marks.
-    """
+    that it marks."""
     if not 0 <= number < 2**63:
         raise UserError(f"--sample {number}: samples are numbered from 0 to 2**63 - 1")
     if not 0 <= seed < 2**32:

@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.shipped import shipped_table
+
 FILE = Path(__file__).with_name("layouts.yaml")
 
 
 @dataclass(frozen=True)
 class RecordLayout:
     """One form in which records come, whose format it is, and what users call it. Fields are named with spaces between
-    them, as in `layouts.yaml`.
-
-    Attributes:
-        task: completion, chat, translation or corpus; others are not prepared, and `remedy` says what to do.
-        by: the keys of `uses` that a record must have to be of this layout; with `[]` as a list, `[{}]` of objects.
-        uses: for what we use fields -> their names, the first ones first.
-        refused: fields that change what is trained: `fields`, `why`, and perhaps `neutral`, values that change nothing,
-            or `only`, the values that change something; others are reported.
-        harmless: fields that change nothing.
-    """
+    them, as in `layouts.yaml`. `task`: completion, chat, translation or corpus; others are not prepared, and `remedy`
+    says what to do. `by`: the keys of `uses` that a record must have to be of this layout; with `[]` as a list, `[{}]`
+    of objects. `uses`: for what we use fields -> their names, the first ones first. `refused`: fields that change what
+    is trained: `fields`, `why`, and perhaps `neutral`, values that change nothing, or `only`, the values that change
+    something; others are reported. `harmless`: fields that change nothing."""
 
     name: str
     source: str
@@ -132,9 +129,7 @@ class Table:
 @functools.cache
 def table() -> Table:
     """The content of `layouts.yaml`."""
-    from ms_codegeex.base.yaml_reading import read_yaml_file  # only workers that read records need it
-
-    content = read_yaml_file(FILE)
+    content = shipped_table(FILE)
     roles = {name: role for role, listed in content["roles"].items() for name in listed.split()}
     layouts = tuple(_layout(name, entry) for name, entry in content["layouts"].items())
     return Table(layouts, _layout("message", content["message"]), roles)

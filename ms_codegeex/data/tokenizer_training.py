@@ -21,11 +21,12 @@ from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.locks import locked
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.corpus.reading import Noted, Search, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
-from ms_codegeex.data.corpus.tally import REMEDIES, Tally, read_documents
-from ms_codegeex.data.languages import LANGUAGES
+from ms_codegeex.data.corpus.tally import Tally, read_documents
+from ms_codegeex.data.languages import languages
 from ms_codegeex.data.tokenizer import CONFIG, Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import MODEL, SPACE, CodeGeeX2Tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import (
@@ -49,13 +50,11 @@ SEED = 0  # of the order in which source files are read
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """The settings that decide the tokenizer, apart from its text.
-
-    `vocab_size` counts all ids; for codegeex2 only the pieces of the SentencePiece model, to which five command tokens
-    are added. `whitespace_run`: the longest run of spaces that is one token; None: the family's, which codegen's always
-    are. `language_tags`: codegeex2: whether each language's tag line is one token. `max_bytes`: how much text to read;
-    of more source files, a sample. `reading`: which text is read.
-    """
+    """The settings that decide the tokenizer, apart from its text. `vocab_size` counts all ids; for codegeex2 only the
+    pieces of the SentencePiece model, to which five command tokens are added. `whitespace_run`: the longest run of
+    spaces that is one token; None: the family's, which codegen's always are. `language_tags`: codegeex2: whether each
+    language's tag line is one token. `max_bytes`: how much text to read; of more source files, a sample. `reading`:
+    which text is read."""
 
     vocab_size: int = 32_000
     whitespace_run: int | None = None
@@ -109,7 +108,7 @@ class TokenizerSettings:
     def whole_tokens(self) -> list[str]:
         """codegeex2: texts that are one token wherever they occur."""
         runs = [SPACE * length for length in range(2, self.whitespace_run + 1)]
-        tags = sorted({language.tag for language in LANGUAGES}) if self.language_tags else []
+        tags = sorted({language.tag for language in languages("codegeex")}) if self.language_tags else []
         return [*runs, *(tag.replace(" ", SPACE) for tag in tags)]
 
 
@@ -187,22 +186,11 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
         SentencePieceTrainer.train(
             sentence_iterator=_lines(texts),
             model_writer=model,
-            model_type="bpe",
             vocab_size=settings.vocab_size,
-            character_coverage=0.9995,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            split_digits=True,
             user_defined_symbols=settings.whole_tokens,
             max_sentence_length=LONGEST_LINE,
             num_threads=threads,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            minloglevel=2,
+            **shipped_table(Path(__file__).with_name("sentencepiece.yaml")),
         )
     except (RuntimeError, OSError) as error:
         texts.check()
@@ -246,5 +234,5 @@ class _Texts:
     def check(self) -> None:
         """`UserError` if there was none."""
         if not self.read:
-            why = self._tally.nothing_left(REMEDIES, "give source trees or records (docs/prepare.md)")
+            why = self._tally.nothing_left("give source trees or records (docs/prepare.md)")
             raise UserError(f"--input: no text in there: {why}")

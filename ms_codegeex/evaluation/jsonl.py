@@ -15,7 +15,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, read_stream
-from ms_codegeex.data.corpus.archives import ENDINGS, UNPACKED, ArchivePart, Broken, archive_kind, read_records
+from ms_codegeex.data.corpus.archives import ENDINGS, ArchivePart, Broken, archive_kind, read_records, remedies
 
 MAX_BYTES = 8 << 30  # of a file's records
 MAX_PIPE = 1 << 30  # bytes
@@ -97,8 +97,9 @@ def entries(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror})") from None
-    if path.suffix in UNPACKED and not archive_kind(path.name) and path.suffix != ".gz":
-        raise UserError(f"{path}: {path.suffix} is not read; {UNPACKED[path.suffix].replace('FILE', path.name)}")
+    unpacking = remedies("unpacked").get(path.suffix)
+    if unpacking and not archive_kind(path.name) and path.suffix != ".gz":
+        raise UserError(f"{path}: {path.suffix} is not read; {unpacking.replace('FILE', path.name)}")
     size = 0
     for number, value, line in read_records(path, ArchivePart(None, 0, 0), MAX_RECORD):
         texts = value.values() if isinstance(value, dict) else ()

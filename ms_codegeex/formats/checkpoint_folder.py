@@ -35,10 +35,7 @@ def step_of(path: Path) -> int:
 
 def newest_sound(root: Path, reasons: list[str] | None = None, verify: bool = True) -> Checkpoint | None:
     """The newest sound checkpoint in `root`, or None. Without `verify` it is only intact: whoever reads it hashes what
-    it reads.
-
-    The reasons for skipping later ones are added to `reasons`.
-    """
+    it reads. The reasons for skipping later ones are added to `reasons`."""
     for path in reversed(list_checkpoints(root)):
         try:
             checkpoint = Checkpoint(path)
@@ -92,13 +89,11 @@ def prune(
     is_protected: Callable[[Path], bool] = lambda path: False,
     job: str | None = None,
 ) -> list[Path]:
-    """Delete old checkpoints and leftovers of killed writes; returns the deleted checkpoints, newest first.
-
-    Kept are the newest `keep` (at least 1) that are intact; the newest of step `settled` or before, and the one after
-    it, which is settled next. Damaged ones do not count, and are deleted only if they are older than a settled one.
-    Those of which `is_protected` is true are never deleted. Nor are the files that the running `job` still writes;
-    their `save` names begin with it.
-    """
+    """Delete old checkpoints and leftovers of killed writes; returns the deleted checkpoints, newest first. Kept are
+    the newest `keep` (at least 1) that are intact; the newest of step `settled` or before, and the one after it, which
+    is settled next. Damaged ones do not count, and are deleted only if they are older than a settled one. Those of
+    which `is_protected` is true are never deleted. Nor are the files that the running `job` still writes; their `save`
+    names begin with it."""
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
     checkpoints = list_checkpoints(root)

@@ -291,7 +291,6 @@ def _publish(
 
 
 def _tensors(parts: Sequence[Mapping[str, Any]], final: Path) -> dict[str, Any]:
-    """The tensors of all ranks with their slices, which must cover them."""
     tensors: dict[str, Any] = {}
     for rank, part in enumerate(parts):
         for record in part["slices"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -59,6 +60,14 @@ def wrong_crc32(array: np.ndarray, expected: int) -> str:
     for block in byte_blocks(array):
         checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
     return different(checksum, expected)
+
+
+def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checksum: int = 0) -> int:
+    """Write blocks, none of which is kept in memory; returns the CRC-32 continued."""
+    for block in blocks:
+        checksum = isal_zlib.crc32(block, checksum)
+        stream.write(block)
+    return checksum
 
 
 def different(checksum: int, expected: int) -> str:

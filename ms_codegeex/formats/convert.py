@@ -142,7 +142,6 @@ def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[FileT
 
 
 def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
-    """The file of each part; `directory` itself if there is only one."""
     if ranks == 1:
         return [directory]
     return [directory / _RANK_FILES[to].format(rank=rank, family=family) for rank in range(ranks)]

@@ -111,14 +111,12 @@ class Sizes:
             raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.model_type!r}")
         values = {key: value for key, value in values.items() if value not in (None, [])}
         if method := values.get("quantization_config"):
-            raise UserError(
-                f"config.json: quantization_config is {method!r:.80}; give the model before it was quantised"
-            )
+            said = f"quantization_config is {method!r:.80}"
+            raise UserError(f"config.json: {said}; give the model before it was quantised")
         for key, expected in self.data.only.items():
             if key in values and values[key] not in (expected, *self.data.synonyms.get(key, ())):
-                raise UserError(
-                    f"config.json: {key} is {values[key]!r}, expected {expected!r}; give a model that has it"
-                )
+                said = f"{key} is {values[key]!r}, expected {expected!r}"
+                raise UserError(f"config.json: {said}; give a model that has it")
         for name in self.fields:
             other = next((other for other in RENAMED.get(name, ()) if other in values), None)
             if (key := self.data.keys.get(name, name)) not in values and other is not None:
@@ -185,9 +183,8 @@ class FamilyFormats:
         `UserError` for a setting of that architecture which the family does not have."""
         for key in layout.config.keys() & config_json.keys() - {"model_type", "architectures", "tokenizer_class"}:
             if (value := config_json[key]) != layout.config[key]:
-                raise UserError(
-                    f"config.json: {key} is {value!r}, expected {layout.config[key]!r}; give a model that has it"
-                )
+                said = f"{key} is {value!r}, expected {layout.config[key]!r}"
+                raise UserError(f"config.json: {said}; give a model that has it")
         kept = {key: value for key, value in config_json.items() if key not in layout.config}
         return {**kept, "model_type": self.data.sizes.model_type}
 

@@ -1,14 +1,15 @@
 """What users name as a model, a file or a folder of any program, and the way from it to files of weights.
 
-`LAYOUTS` declares all that is recognised: each is read, leads to a place below it, or is refused with a remedy.
+`layouts.yaml` declares all that is recognised: each is read, leads to a place below it, or is refused with a remedy.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import admit, check_file, entries
 from ms_codegeex.base.reading import open_regular, place_inside, read_inside
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.layout import shown
-from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
+from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin, state_table
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, is_of_rank, merge_slices, read_strategy
@@ -33,33 +35,20 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
 _SUFFIXES = (*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)
 GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
-ADAPTER_CONFIG = "adapter_config.json"
 _ZIP = b"PK"  # how PyTorch's files begin
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d{3})(?!\d))?(?:_(\d{3})(?!\d))?")
 _BLOCK = re.compile(r"(?<=\blayers\.)\d+|(?<=\bh\.)\d+")
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
-# what the shapes do not show: our name, the training program's
-_ARGUMENTS = {
-    "num_heads": "num_attention_heads",
-    "layer_norm_eps": "layernorm_epsilon",
-    "softmax_fp32": "attention_softmax_in_fp32",
-    _RANKS: _RANKS,
-}
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
-# keys and files of what training programs save with the weights: optimizers, schedules, generators of random numbers
-_TRAINING_STATE = re.compile(
-    r"(optim|(dist(rib)?_)?optimizer|(lr_|opt_param_)?scheduler|scaler|grad_scaler|amp|(.*_)?ema|callbacks?|loops)(_.*|s)?"
-    r"|(.*_)?rng_(tracker_)?states?|frozen_param_fragments|hyper_parameters"
-)
-_TRAINING_FILE = re.compile(
-    r"(.*[-_.])?(optim|optimizer|scheduler|scaler|rng_state|random_states|training_args|optim_states)"
-    r"([-_.]?\d+)?\.(pt|pth|bin|pkl|ckpt|safetensors)"
-)
 _EMA = re.compile(r"(.*_)?ema(_.*)?")  # averages of the weights
 _NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 _MOST_STEPS = 8  # from what the user names down to the weights
 _LONGEST_POINTER = 256  # bytes of a file that names a folder
+
+
+def _is_state(kind: str, name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in state_table()[kind])
 
 
 @dataclass(frozen=True)
@@ -110,7 +99,7 @@ class Place:
     def candidates(self) -> list[str]:
         """The files of a folder that may hold weights."""
         names = (name for name in self.files if name.endswith(_SUFFIXES))
-        return [name for name in names if not _TRAINING_FILE.fullmatch(name)]
+        return [name for name in names if not _is_state("files", name)]
 
     def begins(self, text: bytes) -> bool:
         """Whether it is a file that begins so."""
@@ -119,16 +108,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """One thing that a file or folder can be. `name`: what it is; `source`: the programs that write it; `recognised`:
-    by what, for people. `found(place)`: something true if it is this. `then(place, found)` reads it; None: the caller
-    does, who has its configuration; `BELOW`: `found` is the name in the folder to go on with; another text: why it is
-    refused and what helps, with `{path}` and `{found}`."""
+    """One thing that a file or folder can be: a row of `layouts.yaml`, which describes the fields. `found(place)`:
+    something true if it is this. `read(place, found)`: its tensors."""
 
     name: str
     source: str
     recognised: str
     found: Callable[[Place], Any]
-    then: Callable[[Place, Any], RawModel] | str | None
+    read: Callable[[Place, Any], RawModel] | None = None
+    key: str = ""
+    below: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,22 +158,22 @@ class Found:
 
 
 def find_model(path: Path) -> Found:
-    """What a user names as a model, followed down to its weights. `UserError` if it is nothing of `LAYOUTS`, or is
+    """What a user names as a model, followed down to its weights. `UserError` if it is nothing of `layouts`, or is
     refused."""
     root = Path(path)
     place, way = Place.at(root, root), ()
     for _ in range(_MOST_STEPS):
-        layout, what = next(((each, what) for each in LAYOUTS if (what := each.found(place))), (None, None))
+        layout, what = next(((each, what) for each in layouts() if (what := each.found(place))), (None, None))
         way += (place,) if place.beginning is None else ()
         if layout is None:
             break
-        if layout.then == BELOW:
+        if layout.below:
             place = Place.at(root, place.path / what)
-        elif isinstance(layout.then, str):
+        elif layout.refused:
             file = place.folder / what if isinstance(what, str) else place.path
             quoted = {"path": place.path, "folder": place.folder, "file": file}
             quoted = {name: shlex.quote(str(each)) for name, each in quoted.items()}
-            raise UserError(f"{place.path}: {layout.then.format(found=what, **quoted)}")
+            raise UserError(f"{place.path}: {layout.refused.format(found=what, **quoted)}")
         else:
             return Found(layout, place, what, way)
     listed = ", ".join(place.files[:3]) + ", ..." * (len(place.files) > 3)
@@ -222,7 +212,8 @@ def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """Sizes recorded in the file: our own `config`, or the arguments of the training program."""
     config, arguments = tree.get("config"), tree.get("args")
     arguments = arguments if isinstance(arguments, dict) else namespace(arguments) or {}
-    sizes = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
+    named = state_table()["arguments"].items()
+    sizes = {ours: arguments[name] for ours, name in named if arguments.get(name) is not None}
     if arguments.get(_SCALED_SCORES) is True:
         sizes["softmax_fp32"] = True
     sizes |= config if isinstance(config, dict) else {}
@@ -236,7 +227,7 @@ def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignNam
     found = dict(nested_tensors(tree))
     roots = {name: _path(name)[0].partition(".")[0] for name in found}
     numbers = {name for name, tensor in found.items() if not tensor.shape and name == roots[name]}  # a loss, a step
-    state = numbers | {name for name, root in roots.items() if _TRAINING_STATE.fullmatch(root)}
+    state = numbers | {name for name, root in roots.items() if _is_state("keys", root)}
     if len(state) == len(found):  # averages of the weights, if there is nothing else
         state -= {name for name in state - numbers if _EMA.fullmatch(roots[name])}
     return {name: found[name] for name in found if name not in state}, [shown(name) for name in found if name in state]
@@ -407,46 +398,38 @@ def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
 
 
 def _only(place: Place) -> str | None:
-    """The only file of weights in a folder."""
     names = (_shards(place) or place.candidates) if place.beginning is None else ()
     return names[0] if len(names) == 1 and not _is_ranks(place) else None
 
 
-def _named_by(file: str, folder: Callable[[str], str] = str, pattern: str = r"[\w.+=-]+") -> Callable[[Place], Any]:
-    """Finds the folder that a small file names. `UserError` if it names anything else."""
-
-    def found(place: Place) -> str | None:
-        if file not in place.files:
-            return None
-        text = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
-        name = folder(text) if re.fullmatch(pattern, text) else text
-        if name not in place.folders:
-            there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"
-            raise UserError(f"{place.path / file}: names {name[:60]!r}, which is not beside it; give {there}")
-        return name
-
-    return found
+def _named_by(place: Place, file: str, numbered: str = "") -> str | None:
+    """The folder that a small file names, perhaps by a number. `UserError` if it names anything else."""
+    if file not in place.files:
+        return None
+    name = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
+    name = numbered.format(int(name)) if numbered and re.fullmatch(r"\d{1,18}", name) else name
+    if name not in place.folders:
+        there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"
+        raise UserError(f"{place.path / file}: names {name[:60]!r}, which is not beside it; give {there}")
+    return name
 
 
-def _newest(pattern: str) -> Callable[[Place], Any]:
-    """Finds the folder or file of the highest number; `pattern` has one group of digits."""
-
-    def found(place: Place) -> str | None:
-        matches = [match for name in (*place.folders, *place.files) if (match := re.fullmatch(pattern, name))]
-        return max(matches, key=lambda match: int(match[1]))[0] if matches else None
-
-    return found
+def _newest(place: Place, pattern: str) -> str | None:
+    matches = [match for name in (*place.folders, *place.files) if (match := re.fullmatch(pattern, name))]
+    return max(matches, key=lambda match: int(match[1]))[0] if matches else None
 
 
-def _first(pattern: str, alone: bool = False) -> Callable[[Place], Any]:
-    """Finds a file in a folder; `alone`: also the file itself."""
-    matches = re.compile(pattern).fullmatch
+def _first(place: Place, pattern: str, alone: bool = False) -> str | None:
+    names = (place.path.name,) if alone and place.beginning is not None else place.files
+    return next(filter(re.compile(pattern).fullmatch, names), None)
 
-    def found(place: Place) -> str | None:
-        names = (place.path.name,) if alone and place.beginning is not None else place.files
-        return next(filter(matches, names), None)
 
-    return found
+def _listed(place: Place, what: str) -> str:
+    return ", ".join(getattr(place, what)[:3])
+
+
+def _gguf(place: Place) -> bool:
+    return is_gguf(place.path)
 
 
 def _is_file_of_tensors(place: Place) -> bool:
@@ -454,7 +437,7 @@ def _is_file_of_tensors(place: Place) -> bool:
 
 
 def _training_file(place: Place) -> bool:
-    return place.beginning is not None and _TRAINING_FILE.fullmatch(place.path.name) is not None
+    return place.beginning is not None and _is_state("files", place.path.name)
 
 
 def _mistaken(place: Place) -> str | None:
@@ -476,8 +459,8 @@ def _is_ranks(place: Place) -> bool:
     return bool(beside) or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
 
 
-def _around(place: Place) -> str | None:
-    known = [name for name in place.folders if _KNOWN_FOLDER.fullmatch(name)]
+def _around(place: Place, pattern: str) -> str | None:
+    known = [name for name in place.folders if re.fullmatch(pattern, name)]
     return known[0] if len(known) == 1 else place.folders[0] if len(place.folders) == 1 else None
 
 
@@ -486,75 +469,24 @@ _EXPECTED = (
     "a run directory, a checkpoint directory, a model directory (config.json and *.safetensors or pytorch_model*.bin), "
     "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
 )
-BELOW = "below"
 _NUMBERED = re.compile(r"((iter|global_step|checkpoint|version|epoch|step)[-_]?(\d+|best|last|final))|release|original")
-_KNOWN_FOLDER = re.compile(r"checkpoints|lightning_logs|snapshots|pytorch_model_fsdp_\d+|checkpoint-(best|last|final)")
-_OTHERS = _first(r".*\.(h5|msgpack|ot|onnx|tflite|npz|pdparams)", True)
-_LAST_STEP = _newest(r"(?:iter_|global_step|version_|(?:checkpoint|epoch|step)[-_])(\d{1,18})")
-_LAST_EPOCH = _newest(r".*step=(\d{1,18})(?:-v\d+)?\.ckpt")
-_ITERATION = _named_by(
-    "latest_checkpointed_iteration.txt",
-    lambda text: text if text == "release" else f"iter_{int(text):07d}",
-    r"release|\d{1,18}",
-)
-# why something is refused, and what helps
-_GGUF = (
-    "a GGUF file, which only `convert` and `inspect` read; convert it first: "
-    "ms-codegeex convert --model {path} --to hf --output DIR"
-)
-_DCP = (
-    "is a distributed checkpoint (.distcp), which is not read; make one file of it: "
-    "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pt"
-)
-_TORCH_DIST = "is a distributed checkpoint (torch_dist, zarr), which is not read; save it with --ckpt-format torch"
-_PIPELINE = (
-    "holds the layers of a DeepSpeed pipeline ({found}), which are not read; write "
-    "torch.save(model.state_dict(), 'model.pt') in the program that can load them, and give that file"
-)
-_ZERO = (
-    "holds weights sharded by ZeRO 3 ({found}); join them with DeepSpeed's script in the folder above: "
-    "python zero_to_fp32.py . joined"
-)
-_STATE = "is an optimizer's or another file of training state, not of weights; give its folder: {folder}"
-_ARCHIVE = (
-    "is or holds an archive ({found}), which is not read; unpack it (tar -xf {file}) and give the file of weights in it"
-)
-_OTHER = "is or holds a file of another program ({found}), which is not read; save the model as safetensors there"
-_SEVERAL = "holds several files of weights, such as {found}; give one of them"
-_FOLDERS = "holds no weights itself, but the folders {found}; give one of them"
+FINDERS = {
+    finder.__name__[1:]: finder
+    for finder in (
+        *(_around, _first, _gguf, _is_file_of_tensors, _is_ranks, _is_run, _listed, _many_shards, _megatron_ranks),
+        *(_mistaken, _named_by, _newest, _only, _training_file, _with_config),
+    )
+}
+_ALL_READERS = (_read_file, _read_mindspore_ranks, _read_npy_folder, _read_shards, _read_torch)
+READERS = {reader.__name__.removeprefix("_read_"): reader for reader in _ALL_READERS}
 
-RUN = Layout("run, checkpoint", "ms-codegeex", f"`{MANIFEST}`, `step-*`, `checkpoints/step-*`", _is_run, None)
-_BY_NAME = f"`{CONFIG}` and `model.safetensors`, `pytorch_model.bin`, an index, all shards or a variant (`.fp16`)"
-DIRECTORY = Layout("model directory", "transformers", _BY_NAME, _with_config, _read_shards)
-ADAPTERS = Layout("adapters", "PEFT", f"`{ADAPTER_CONFIG}`", lambda place: ADAPTER_CONFIG in place.files, None)
-LAYOUTS = (  # the first that is found counts
-    Layout("GGUF", "llama.cpp", "`.gguf`", lambda place: is_gguf(place.path), _GGUF),
-    Layout("no weights", "Git LFS, a web site, PyTorch before 1.6", "how it begins", _mistaken, "{found}"),
-    DIRECTORY,
-    RUN,
-    ADAPTERS,
-    Layout("shards alone", "transformers", "an index, or all shards", _many_shards, _read_shards),
-    Layout("distributed checkpoint", "Megatron-LM, NeMo", "`common.pt`", _first(r"common\.pt"), _TORCH_DIST),
-    Layout(
-        "distributed checkpoint", "FSDP, torch", "`.metadata`, `.distcp`", _first(r"\.metadata|.*\.distcp", True), _DCP
-    ),
-    Layout("pipeline", "DeepSpeed", "`layer_XX-model_*.pt`", _first(r"layer_\d+-model_.*", True), _PIPELINE),
-    Layout("ZeRO 3", "DeepSpeed", "`zero_*_model_states.pt`", _first(r"(bf16_)?zero_.*_model_states\.pt", True), _ZERO),
-    Layout("training state", "all", "`optimizer.pt`, `*_optim_states.pt`, ...", _training_file, _STATE),
-    Layout("file of tensors", "PyTorch, MindSpore", "`.pt`, `.ckpt`, how it begins", _is_file_of_tensors, _read_file),
-    Layout("run", "DeepSpeed, Lightning", "what `latest` names", _named_by("latest"), BELOW),
-    Layout("run", "Megatron-LM", "what `latest_checkpointed_iteration.txt` names", _ITERATION, BELOW),
-    Layout("ranks", "Megatron-LM, DeepSpeed", "`mp_rank_XX`, `mp_rank_XX_YYY` (stages)", _megatron_ranks, _read_torch),
-    Layout("arrays", "CodeGeeX's export", "`*.npy`", _first(r".*\.npy"), _read_npy_folder),
-    Layout("one file", "all", "the only file of weights that is not an optimizer's", _only, BELOW),
-    Layout("last checkpoint", "Lightning", "`last.ckpt`", _first(r"last\.ckpt"), BELOW),
-    Layout("checkpoints", "Lightning", "the highest `step=N` of `*.ckpt`", _LAST_EPOCH, BELOW),
-    Layout("ranks", "MindSpore", "`rank_R/*.ckpt`, `*R-<step>.ckpt`, `.safetensors`", _is_ranks, _read_mindspore_ranks),
-    Layout("several files", "all", "none of the above", lambda place: ", ".join(place.candidates[:3]), _SEVERAL),
-    Layout("steps", "all", "the highest `iter_N`, `global_stepN`, `checkpoint-N`, `version_N`", _LAST_STEP, BELOW),
-    Layout("folder around it", "all", "`checkpoints`, `lightning_logs`, `snapshots`, the only folder", _around, BELOW),
-    Layout("folder of GGUF", "llama.cpp", "`*.gguf`, and no other weights", _first(r".*\.gguf"), BELOW),
-    Layout("archive", "NeMo", "`.nemo`, `.tar`", _first(r".*\.(nemo|tar|tar\.gz|tgz)", True), _ARCHIVE),
-    Layout("another format", "TensorFlow, Flax, ONNX, Paddle", "`.h5`, `.msgpack`, `.onnx`, ...", _OTHERS, _OTHER),
-    Layout("several folders", "all", "none of the above", lambda place: ", ".join(place.folders[:3]), _FOLDERS),
-)
+
+@functools.cache
+def layouts() -> tuple[Layout, ...]:
+    """All that is recognised, in the order in which it is tried."""
+    made, own = [], {each.name for each in fields(Layout)}
+    for row in map(dict, shipped_table(Path(__file__).with_name("layouts.yaml"))):
+        found, read = FINDERS[row.pop("by")], READERS.get(row.pop("read", ""))
+        said = {key: row.pop(key) for key in own & row.keys()}
+        made.append(Layout(**said, found=functools.partial(found, **row), read=read))
+    return tuple(made)

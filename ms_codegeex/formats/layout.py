@@ -126,7 +126,6 @@ def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
 
 
 def _rows_below(parts: Sequence[LazyTensor], count: int) -> Iterator[np.ndarray]:
-    """The rows of one tensor below those of the other, some at a time."""
     for part in parts:
         yield from pieces(part, count * (part.nbytes // part.shape[0]))
 

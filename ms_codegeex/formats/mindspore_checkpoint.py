@@ -14,16 +14,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.chunks import wrong_crc32
+from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.formats.chunks import write_checked, wrong_crc32
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
@@ -48,22 +48,16 @@ ORIGIN = 1000  # of Checkpoint: who wrote the file; unknown to MindSpore, which 
 TAG, TENSOR, MAP_TENSOR = 1, 2, 3  # of Value
 DIMS, TYPE, CONTENT = 1, 2, 3  # of TensorProto
 
-# What MindSpore's optimizers and train steps add to a checkpoint: moments are named after their weight, with a prefix;
-# counters, loss scales and the keys and values of incremental inference are recognised by the last part of the name.
-STATE_PREFIXES = (
-    *("adam_m.", "adam_v.", "moment1.", "moment2.", "vhat.", "exp_avg.", "exp_avg_sq.", "lamb_m.", "lamb_v."),
-    *("moment.", "moments.", "accum.", "accu_grads.", "grad_sum.", "optimizer."),
-)
-STATE_PARTS = {
-    *("epoch_num", "step_num", "global_step", "learning_rate", "momentum", "beta1_power", "beta2_power"),
-    *("scale_sense", "loss_scale", "current_iterator_step", "last_overflow_iterator_step"),
-    *("key_past", "value_past"),
-}
+
+def state_table() -> Mapping[str, Any]:
+    """What training programs save along with the weights."""
+    return shipped_table(Path(__file__).with_name("training_state.yaml"))
 
 
 def is_weight(name: str) -> bool:
     """Whether a checkpoint's entry belongs to the model and is not a moment, counter, loss scale or inference cache."""
-    return not name.startswith(STATE_PREFIXES) and name.rpartition(".")[2] not in STATE_PARTS
+    state = state_table()["mindspore"]
+    return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
 
 
 @dataclass(frozen=True)
@@ -141,7 +135,6 @@ class _Checkpoint:
         return tensors
 
     def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], range]:
-        """Name, type, dims and content of one `Value`."""
         fields = reader.message(value, (TAG, TENSOR, MAP_TENSOR))
         name = reader.text(only(fields[TAG], "the name of a tensor"))
         if fields[MAP_TENSOR]:
@@ -220,35 +213,23 @@ def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
         yield from byte_blocks(piece)
 
 
-def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | None) -> int | None:
-    """Write one tensor, and keep no reference to it. Returns the checksum continued; None if there is none."""
-    for block in blocks:
-        if crc is not None:
-            crc = isal_zlib.crc32(block, crc)
-        stream.write(block)
-    return crc
-
-
 def write_mindspore(
     path: Path,
     tensors: Mapping[str, LazyTensor],
-    checksum: bool = True,
     check: Callable[[Path], object] | None = None,
     origin: Mapping[str, int] | None = None,
 ) -> None:
     """Write a `.ckpt` file for `mindspore.load_checkpoint`, one tensor in memory at a time. It appears only when it is
-    complete and `check(temporary)` raises nothing. Without `checksum` the file suits old versions that do not know the
-    checksum. `origin` marks this program as the writer and holds these numbers; MindSpore ignores it. `UserError` for
-    an empty vector, which MindSpore would take for the number 0."""
+    complete and `check(temporary)` raises nothing. `origin` marks this program as the writer and holds these numbers;
+    MindSpore ignores it. `UserError` for an empty vector, which MindSpore would take for the number 0."""
     for name, tensor in tensors.items():
         if tensor.shape == (0,):
             raise UserError(f"{path}: tensor {name} has no elements, which a MindSpore checkpoint cannot hold; drop it")
     with atomic_file(path, check) as temporary, open(temporary, "wb") as stream:
         crc = 0
         for name, tensor in tensors.items():
-            crc = _write(stream, _pieces(name, tensor), crc if checksum else None)
+            crc = write_checked(stream, _pieces(name, tensor), crc)
         if origin is not None:
             mark = json.dumps({"writer": _WRITER, **origin}).encode()
-            crc = _write(stream, iter([length_field(ORIGIN, len(mark)) + mark]), crc if checksum else None)
-        if checksum:
-            stream.write(TRAILER + crc.to_bytes(TRAILER_BYTES - len(TRAILER), "big"))
+            crc = write_checked(stream, [length_field(ORIGIN, len(mark)) + mark], crc)
+        stream.write(TRAILER + crc.to_bytes(TRAILER_BYTES - len(TRAILER), "big"))

@@ -19,6 +19,7 @@ from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.nested import flattened
 from ms_codegeex.base.quarantine import read_json_inside
 from ms_codegeex.base.reading import read_inside
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.content import CONTENT, content_hash
@@ -28,33 +29,10 @@ from ms_codegeex.formats.sources import Source
 CARD, PLOT = "README.md", "loss.png"
 SUMMARY = "summary.json"  # of a run
 MAX_BYTES = 16 << 20  # of the plot
-FAMILY_NAMES = {"codegeex": "CodeGeeX", "codegen": "CodeGen", "codegeex2": "CodeGeeX2"}
 _CHECKPOINTS, _EXPORT = "checkpoints", "huggingface"  # directories of a run that do not name a model
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|&~$@])")
 _WARM_UP = "training.schedule.warmup_steps"
-_SETTINGS = {  # what the card says of a run's configuration
-    "data.seq_length": "tokens in a sequence",
-    "training.global_batch": "sequences in a batch",
-    "training.precision": "precision",
-    "training.schedule.learning_rate": "learning rate, highest",
-    "training.schedule.end_learning_rate": "learning rate, at the end",
-    _WARM_UP: "warm-up steps",
-    "training.optimizer.name": "optimizer",
-    "training.optimizer.beta1": "AdamW beta1",
-    "training.optimizer.beta2": "AdamW beta2",
-    "training.optimizer.weight_decay": "weight decay",
-    "training.dropout": "dropout",
-    "lora.rank": "LoRA rank",
-    "lora.alpha": "LoRA alpha",
-    "seed": "seed",
-}
-_FIGURES = {
-    "validation_loss": "loss, nats per token",
-    "validation_loss_before": "loss before the training",
-    "unigram_entropy": "loss of a table of token frequencies",
-    "shuffled_context_loss": "loss with shuffled contexts",
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +67,7 @@ def card_files(source: Source, adapter: bool = False) -> dict[str, bytes]:
         figures = list(_figures(run.summary))
         parts += ["## Evaluation", _table("on the validation split", "value", figures)] if figures else []
     parts += ["## Use", _use(source, run, adapter)]
-    parts += ["## Limits", "\n".join(f"- {limit}" for limit in _limits(source, run))]
+    parts += ["## Limits", _limits(source, run)]
     return {CARD: ("\n\n".join(parts) + "\n").encode("utf-8"), **files}
 
 
@@ -108,13 +86,16 @@ def _run(source: Source) -> _Run | None:
 
 
 def _name(path: Path) -> str:
-    """The name of the model at a path: its run's, its directory's or its file's."""
     path = path.resolve()
     if path.parent.name == _CHECKPOINTS:
         path = path.parent.parent
     if path.name == _EXPORT:
         path = path.parent
     return (path.stem if path.is_file() else path.name) or "model"
+
+
+def _texts() -> Mapping[str, Any]:
+    return shipped_table(Path(__file__).with_name("card.yaml"))
 
 
 def _text(value: object) -> str:
@@ -168,7 +149,7 @@ def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
 
 
 def _opening(source: Source, run: _Run | None, adapter: bool) -> str:
-    family = FAMILY_NAMES.get(source.family.name, source.family.name)
+    family = _texts()["families"].get(source.family.name, source.family.name)
     kind = f"Adapters (LoRA) for a {family} model" if adapter else f"A {family} language model of code"
     kind = f"{kind} with {source.parameters:,} parameters"
     if run is None:
@@ -178,7 +159,7 @@ def _opening(source: Source, run: _Run | None, adapter: bool) -> str:
 
 
 def _sizes(source: Source) -> Iterator[tuple[str, str]]:
-    yield "family", FAMILY_NAMES.get(source.family.name, source.family.name)
+    yield "family", _texts()["families"].get(source.family.name, source.family.name)
     for name in FamilyFormats(source.family).sizes.fields:
         yield _text(name), _text(source.fields[name])
 
@@ -193,7 +174,7 @@ def _training(run: _Run) -> Iterator[tuple[str, str]]:
     adapted = bool(run.config.get("lora.rank"))
     warmup = warm_up_of(steps) if type(steps := _part(run.state, "schedule").get("steps")) is int else None
     config = {**run.config, _WARM_UP: warmup} if run.config.get(_WARM_UP) is None else run.config
-    for key, name in _SETTINGS.items():
+    for key, name in _texts()["settings"].items():
         if config.get(key) is not None and (adapted or not key.startswith("lora.")):
             yield name, _text(config[key])
     if tokenizer := _part(run.state, "tokenizer"):
@@ -214,7 +195,7 @@ def _data(run: _Run) -> list[str]:
 
 
 def _figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, name in _FIGURES.items():
+    for key, name in _texts()["figures"].items():
         value = summary.get(key)
         if isinstance(value, int | float):
             yield name, f"{value:.4f}"
@@ -224,15 +205,9 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _use(source: Source, run: _Run | None, adapter: bool) -> str:
-    """How to load it; for `DIR` the reader writes this directory's path."""
     if adapter:
         base = "the model that it was trained on" if run is None or run.weights is None else _text(run.weights)
-        return (
-            f"`BASE` is the directory of {base}, `DIR` this one.\n\n```python\n"
-            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-            'base = AutoModelForCausalLM.from_pretrained("BASE", trust_remote_code=True)\n'
-            'model = PeftModel.from_pretrained(base, "DIR")\n```'
-        )
+        return _texts()["use_of_adapters"].format(base=base)
     formats = source.family.weights.FORMATS
     auto_map = formats.sizes.written(source.config).get("auto_map", {})
     modules = sorted({f"{name.partition('.')[0]}.py" for name in auto_map.values()})
@@ -242,19 +217,12 @@ def _use(source: Source, run: _Run | None, adapter: bool) -> str:
     classes = {"model": "AutoModelForCausalLM"}
     if source.save_tokenizer is not None:
         classes["tokenizer"] = "AutoTokenizer"
-    lines = (f'{name} = {auto}.from_pretrained("DIR"{trust})' for name, auto in classes.items())
-    return (
-        f"`DIR` is this directory. {copied}With transformers:\n\n```python\n"
-        f"from transformers import {', '.join(classes.values())}\n\n" + "\n".join(lines) + "\n```\n\n"
-        'With ms-codegeex:\n\n```bash\nms-codegeex generate --model DIR --language Python --prompt "import os"\n```'
-    )
+    lines = "\n".join(f'{name} = {auto}.from_pretrained("DIR"{trust})' for name, auto in classes.items())
+    return _texts()["use"].format(copied=copied, classes=", ".join(classes.values()), lines=lines)
 
 
-def _limits(source: Source, run: _Run | None) -> Iterator[str]:
-    yield f"It sees at most {source.fields['max_position_embeddings']:,} tokens, prompt and answer together."
-    tokens = None if run is None else run.state.get("tokens")
+def _limits(source: Source, run: _Run | None) -> str:
+    tokens, seen = None if run is None else run.state.get("tokens"), ""
     if type(tokens) is int and run is not None and run.weights is None:
-        yield f"The run saw {tokens / source.parameters:.2g} tokens for each parameter."
-    yield "Its answers may be wrong or insecure and may repeat training data: review and test them."
-    yield "Results on programming tasks are not recorded here."
-    yield "Licences of weights and data are not recorded here; add `license` to the front matter."
+        seen = f"\n- The run saw {tokens / source.parameters:.2g} tokens for each parameter."
+    return _texts()["limits"].format(positions=source.fields["max_position_embeddings"], seen=seen)

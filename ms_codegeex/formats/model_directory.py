@@ -16,8 +16,9 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
-from ms_codegeex.base.quarantine import admit, entries, is_weights, read_json_inside
+from ms_codegeex.base.quarantine import admit, entries, has_file, is_weights, read_json_inside
 from ms_codegeex.base.reading import open_regular, read_json
+from ms_codegeex.data.infilling.sentinels import DESCRIPTION
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
@@ -196,6 +197,12 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path / CONFIG}: expected a JSON object")
     return config
+
+
+def declared_infill(directory: Path) -> Mapping[str, Any] | None:
+    """The setting `infill` in a model directory, unchecked; None if there is none."""
+    content = read_json_inside(directory, DESCRIPTION) if has_file(directory, DESCRIPTION) else None
+    return content.get("infill") if isinstance(content, dict) else None
 
 
 class ModelDirectory:

@@ -16,12 +16,13 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.quarantine import admit, read_json_inside
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.validation import Positive, validated
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters, check_base, checked_scale
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
-from ms_codegeex.formats.files import ADAPTERS, RUN, find_model
+from ms_codegeex.formats.files import find_model
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import read_tensors
@@ -37,30 +38,6 @@ PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[AB])(?:\.default)?\.weight")
 COPY = re.compile(r"(?!.*\.lora_[AB]\.)(.+?)(\.base_layer)?\.(weight|bias)")  # of the model's own tensors, saved along
 _MERGE = "merge the adapters with PEFT (merge_and_unload) and give that model"
-# settings that could change an adapter's product, each with the value that does not
-PLAIN = {
-    "use_dora": False,
-    "bias": "none",
-    "lora_bias": False,
-    "modules_to_save": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-    "layer_replication": None,
-    "alora_invocation_tokens": None,
-    "arrow_config": None,
-    "kasa_config": None,
-    "monteclora_config": None,
-    "use_bdlora": None,
-    "use_qalora": False,
-}
-# settings that do not change what the files hold: who wrote them, which layers were chosen, how training went
-HARMLESS = {
-    *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "runtime_config", "megatron_config"),
-    *("megatron_core", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
-    *("fan_in_fan_out", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
-    "qalora_group_size",
-}
-OF_THE_MODEL = (True, False, None, "gaussian", "eva", "orthogonal")  # `init_lora_weights` that leave its weights alone
 
 
 @dataclass(frozen=True)
@@ -84,11 +61,10 @@ def adapters_path(path: Path) -> Path:
     if (path / CONFIG).is_file():
         return path
     found = find_model(path)
-    if found.layout not in (ADAPTERS, RUN):
-        raise UserError(
-            f"{path}: holds no adapters; give a run that trained some (lora.rank), or a folder with {CONFIG}"
-        )
-    return found.place.path if found.layout is ADAPTERS else resolve(path).path
+    if found.layout.key not in ("adapters", "run"):
+        remedy = f"give a run that trained some (lora.rank), or a folder with {CONFIG}"
+        raise UserError(f"{path}: holds no adapters; {remedy}")
+    return found.place.path if found.layout.key == "adapters" else resolve(path).path
 
 
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:
@@ -221,14 +197,14 @@ def read_peft(path: Path, base: Source) -> Adapters:
 
 def _check_settings(config: Mapping[str, Any], path: Path) -> None:
     """`UserError` for a variant of LoRA that computes something else; names settings that are not known."""
-    for key, value in PLAIN.items():
+    table = shipped_table(Path(__file__).with_name("peft.yaml"))
+    for key, value in table["plain"].items():
         if (config.get(key) or value) != value:
             raise UserError(f"{path / CONFIG}: {key} is {config[key]}, and only {value} can be read; {_MERGE}")
-    if config.get("init_lora_weights", True) not in OF_THE_MODEL:
+    if config.get("init_lora_weights", True) not in table["init_lora_weights"]:
         said = f"init_lora_weights is {config['init_lora_weights']}, which may have changed the model's own weights"
         raise UserError(f"{path / CONFIG}: {said}; {_MERGE}")
-    known = {*PLAIN, *HARMLESS, *(each.name for each in fields(_Settings))}
-    known |= {"peft_type", "base_model_name_or_path", "init_lora_weights"}
+    known = {*table["plain"], *table["harmless"], *(each.name for each in fields(_Settings))}
     if others := [key for key, value in config.items() if value and key not in known]:
         print_error(f"{path / CONFIG}: not known here, so not used: {', '.join(map(str, others[:5]))}")
 
@@ -246,7 +222,6 @@ def _check_copies(opened: Mapping[str, LazyTensor], entries: Iterable[Entry], ba
 
 
 def _factors(names: Iterable[str], modules: Collection[str], file: str) -> dict[str, dict[str, str]]:
-    """The names of the factors A and B of each module. `UserError` for a name that is none of these."""
     factors: dict[str, dict[str, str]] = {}
     for name in names:
         if (match := FACTOR.fullmatch(name)) is None:

@@ -261,7 +261,6 @@ def check(target: Path, thorough: bool = False) -> None:
 
 
 def _unlike(target: Path, first: Deviation, recorded: Recorded, others: int = 0) -> UserError:
-    """The error for a model that is not as its statement says."""
     more = f", and {others} more" if others else ""
     remedy = f"restore the files, or delete {recorded.path.name} if you meant to edit them"
     said = f"is {first.what}, by {recorded.path.name}{more}"
@@ -328,7 +327,6 @@ def verify_signature(directory: Path, public_key: Path) -> None:
 
 
 def _package(option: str) -> ModuleType:
-    """`model_signing`, which only this option needs."""
     try:
         import model_signing
     except ImportError as error:
@@ -339,7 +337,6 @@ def _package(option: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _reading(option: str, file: Path) -> Iterator[None]:
-    """While the package reads a key."""
     try:
         yield
     except Exception as error:  # each kind of wrong file, and each other kind of key, raises another one

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, wrong_crc32
+from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, write_checked, wrong_crc32
 from ms_codegeex.formats.tensors import (
     NUMPY_DTYPES,
     SAFETENSORS_TAGS,
@@ -70,11 +69,7 @@ def write_safetensors(
         for name in names:
             array = tensors[name].array()
             if checksums:
-                checksum = 0
-                for block in byte_blocks(array):
-                    checksum = isal_zlib.crc32(block, checksum)
-                    stream.write(block)
-                written_metadata[CHECKSUM + name] = f"{checksum:08x}"
+                written_metadata[CHECKSUM + name] = f"{write_checked(stream, byte_blocks(array)):08x}"
                 continue
             hashed = []
             for chunk in chunks(array, rows_per_chunk(array.shape, array.itemsize)):

@@ -20,7 +20,6 @@ from ms_codegeex.base.printing import print_once
 from ms_codegeex.base.quarantine import PROVENANCE, admit, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
-from ms_codegeex.data.infilling.declaration import declared_infill
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
 from ms_codegeex.data.tokenizer.files import CONFIG as TOKENIZER_CONFIG
@@ -37,8 +36,8 @@ from ms_codegeex.formats.adapters import Adapters, by_layer, checked_scale, fing
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
-from ms_codegeex.formats.files import ADAPTERS, DIRECTORY, RUN, RawModel, find_model
-from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, read_config
+from ms_codegeex.formats.files import RawModel, find_model
+from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
@@ -134,7 +133,6 @@ class _Lora:
 
 
 def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
-    """The section `model` of a checkpoint's configuration, and its adapters."""
     where, config = checkpoint.path / MANIFEST, checkpoint.state.get("config")
     model, lora = (config.get("model"), config.get("lora")) if isinstance(config, dict) else (None, None)
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
@@ -195,7 +193,6 @@ def checkpoint_inputs(checkpoint: Checkpoint) -> Input:
 
 
 def _base(checkpoint: Checkpoint, path: Path) -> Source:
-    """The model that a checkpoint's adapters were trained on."""
     holds = f"{checkpoint.path}: holds adapters for the model"
     if not path.exists():
         raise UserError(f"{holds} at {path}, which is gone; put that model back there")
@@ -307,19 +304,11 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
         raise UserError(f"{path}: config.json says {said}, but the tensors are those of {theirs}; restore either")
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
     used = sorted({*(path / name for name in data), *raw.files})
-    return Source(
-        path,
-        "huggingface",
-        its_family,
-        fields,
-        _ours(raw, its_family, its, fields),
-        partial(_copy_files, path, keep_code),
-        _skipped(raw, its),
-        config_json=config if keep_code else without_code(config),
-        infill=declared_infill(path),
-        left_out=left_out(path, keep_code),
-        inputs=(inputs_of("model", path, used),),
-    )
+    tensors, saver = _ours(raw, its_family, its, fields), partial(_copy_files, path, keep_code)
+    further = {"infill": declared_infill(path), "left_out": left_out(path, keep_code)}
+    further |= {"config_json": config if keep_code else without_code(config), "skipped": _skipped(raw, its)}
+    inputs = (inputs_of("model", path, used),)
+    return Source(path, "huggingface", its_family, fields, tensors, saver, inputs=inputs, **further)
 
 
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
@@ -400,7 +389,7 @@ def open_source(
     path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False, say: Say = print_once
 ) -> Source:
     """Open a run or checkpoint directory of ours, a model directory, or files of other programs: all that
-    `files.LAYOUTS` declares. `known` overrides single sizes (our field names), for files that do not record them.
+    `layouts.yaml` declares. `known` overrides single sizes (our field names), for files that do not record them.
     `keep_code`: the user trusts the Python files of a model directory, which then come out of a conversion too. `say`
     gets what the user has to know, such as what was passed over on the way to the weights. Numbers are read later.
     Raises `UserError` naming the file and tensor when anything is missing, unexpected, of another shape or dtype."""
@@ -408,17 +397,18 @@ def open_source(
     if (path / "quantised.json").is_file():
         raise UserError(f"{path}: is a quantised model, which only answers; give the model that it was made of")
     found = find_model(path)
-    if found.layout is ADAPTERS:
+    kind = found.layout.key
+    if kind == "adapters":
         merge = f"ms-codegeex adapter merge --model MODEL --adapter {shlex.quote(str(found.place.path))} --output DIR"
         raise UserError(f"{found.place.path}: holds adapters, not a model; merge them into theirs: {merge}")
-    if keep_code and found.layout is not DIRECTORY:
+    if keep_code and kind != "directory":
         raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
-    if found.layout is RUN:
+    if kind == "run":
         return _open_checkpoint(found.place.path, known)
-    if found.layout is DIRECTORY:
+    if kind == "directory":
         admit(found.place.folder)
-    raw, folder, notes = found.layout.then(found.place, found.what), found.configured, list[str]()
-    if folder is not None and (found.layout is DIRECTORY or _is_configured(folder, raw)):
+    raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
+    if folder is not None and (kind == "directory" or _is_configured(folder, raw)):
         source = _open_model_directory(folder, raw, known, keep_code, notes.append)
     else:
         source = _open_raw(found.place.path, raw, given, notes.append)

@@ -121,7 +121,6 @@ def _shards(name: str, devices: tuple[int, ...], used: list[int], shards: int, s
 
 
 def _lists(reader: WireReader, items: list[Value]) -> list[tuple[int, ...]]:
-    """A repeated message that has nothing but a list of numbers."""
     return [reader.integers(reader.message(item, (DIM,))[DIM]) for item in items]
 
 
@@ -233,14 +232,12 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
     for rank, (path, *others) in ranks.items():
         if others:
             raise UserError(f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one")
-    for (path,) in ranks.values():
         check_file(directory, str(path.relative_to(directory)))
     return {rank: path for rank, (path,) in ranks.items()}
 
 
 @lru_cache(maxsize=256)  # a few kinds of layouts, thousands of parameters
 def _places(layout: TensorStrategy) -> dict[tuple[int, ...], list[int]]:
-    """The ranks that hold each part."""
     places, devices = defaultdict(list), math.prod(layout.devices)  # of a stage
     for k in range(devices):
         places[layout.cell(k)].append(layout.stage * devices + k)
@@ -321,7 +318,6 @@ def merge_slices(
 def _merged(
     name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...], int], files: _Files, distinct: Distinct
 ) -> LazyTensor:
-    """One whole tensor from equal shards; `holders`: the rank that has each of them."""
     parts = {cell: files.slice(name, rank) for cell, rank in holders.items()}
     where, first = [files.paths[rank] for rank in holders.values()], next(iter(parts.values()))
     check_alike(name, parts.values(), where, "run")

@@ -7,15 +7,18 @@ Python's own unpickler makes whatever objects a pickle asks for; ours has what p
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 import pickletools
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor, damaged
 
 MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
@@ -132,7 +135,8 @@ class _Global:
 
 
 def _is_inert(reference: _Global) -> bool:
-    return reference in _INERT or reference in _OF_PROGRAMS or reference.module.split(".")[0] in _INERT_PROGRAMS
+    whole = reference.module.split(".")[0] in shipped_table(_NAMES)["whole"]
+    return whole or reference in _known("inert") or reference in _known("programs")
 
 
 class _Machine:
@@ -156,7 +160,9 @@ class _Machine:
                 (result,) = self._stack
                 return result
             if name in _CONSTANTS:
-                self._push(_CONSTANTS[name]())
+                self._push(_CONSTANTS[name])
+            elif name in _EMPTY:
+                self._push(_EMPTY[name]())
             elif name not in _VALUES:
                 self._perform(name, argument)
             elif type(argument) is int and argument.bit_length() > LONGEST_NUMBER:
@@ -166,7 +172,6 @@ class _Machine:
         raise ValueError("no end")
 
     def _perform(self, name: str, argument: Any) -> None:
-        """One operation that works on the stack, the most frequent ones first."""
         match name:
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = self._stack[-1]
@@ -257,7 +262,7 @@ class _Machine:
         if type(name) is not str or type(module) is not str:
             raise ValueError("a global whose name is not a text")
         reference = _Global(module, name)
-        if not (reference in _CALLS or reference in _STORAGE_TYPES or _is_inert(reference)):
+        if not (reference in _calls() or reference in _STORAGE_TYPES or _is_inert(reference)):
             remedy = "only plain state dicts of tensors, numbers and strings are read. Save the state dict alone"
             called = str(reference)[:LONGEST_NAME]
             raise UserError(f"{self._where}: refused, because loading it would call {called}; {remedy}")
@@ -269,10 +274,10 @@ class _Machine:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(function) is not _Global or type(arguments) is not tuple:
             raise ValueError("a call of something that is not a function")
-        if function in _CALLS and len(arguments) > MOST_ARGUMENTS:
+        if function in _calls() and len(arguments) > MOST_ARGUMENTS:
             raise ValueError(f"a call with {len(arguments)} arguments")
-        if function in _CALLS:
-            self._push(_CALLS[function](self, *arguments))
+        if function in _calls():
+            self._push(_calls()[function](self, *arguments))
         elif _is_inert(function):
             self._push(_Inert(str(function)))
         else:
@@ -312,7 +317,7 @@ class _Machine:
 
     def rebuild_typed(self, function: Any, _type: Any, arguments: Any, *_state: Any) -> LazyTensor:
         """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which are not needed."""
-        call = _CALLS.get(function)
+        call = _calls().get(function)
         if call not in (_Machine.rebuild_tensor, _Machine.rebuild_parameter) or type(arguments) is not tuple:
             raise ValueError("a tensor that no function rebuilds")
         if len(arguments) > MOST_ARGUMENTS:
@@ -338,68 +343,25 @@ class _Machine:
         return list(items)
 
 
-def _globals(*rows: tuple[str, str]) -> Iterator[_Global]:
-    """All names of the modules of each row."""
+def _globals(rows: Iterable[Sequence[str]]) -> Iterator[_Global]:
     return (_Global(module, name) for modules, names in rows for module in modules.split() for name in names.split())
 
 
-_CALLS: dict[_Global, Callable[..., Any]] = {
-    _Global("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
-    _Global("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
-    _Global("torch._utils", "_rebuild_parameter_with_state"): _Machine.rebuild_parameter,
-    _Global("torch._tensor", "_rebuild_from_type_v2"): _Machine.rebuild_typed,
-    _Global("collections", "OrderedDict"): _Machine.ordered,
-    _Global("collections", "Counter"): _Machine.ordered,
-    _Global("collections", "defaultdict"): _Machine.default,
-    _Global("collections", "deque"): _Machine.items,
-    _Global("torch", "Size"): _Machine.items,
-    **dict.fromkeys(_globals(("builtins __builtin__", "set frozenset")), _Machine.items),
-    **dict.fromkeys(  # in which Lightning keeps hyperparameters
-        _globals(
-            ("pytorch_lightning.utilities.parsing lightning.pytorch.utilities.parsing", "AttributeDict"),
-            ("lightning_fabric.utilities.data lightning.fabric.utilities.data", "AttributeDict"),
-        ),
-        _Machine.ordered,
-    ),
-}
+@functools.cache
+def _calls() -> dict[_Global, Callable[..., Any]]:
+    methods = ((getattr(_Machine, method), rows) for method, rows in shipped_table(_NAMES)["calls"].items())
+    return {reference: method for method, rows in methods for reference in _globals(rows)}
+
+
+@functools.cache
+def _known(kind: str) -> frozenset[_Global]:
+    return frozenset(_globals(shipped_table(_NAMES)[kind]))
+
+
+_NAMES = Path(__file__).with_name("pickle_names.yaml")
 _STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
-# What training programs save along with the weights: arguments, states of random generators, plain values.
-_INERT = {
-    *_globals(
-        ("argparse types", "Namespace SimpleNamespace"),
-        ("pathlib pathlib._local", "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
-        ("signal", "Signals Handlers Sigmasks"),
-        ("builtins __builtin__", "int long float bool complex list dict tuple bytearray slice range xrange object"),
-        ("_codecs io _io", "encode BytesIO StringIO"),
-        ("datetime uuid", "datetime date time timedelta timezone UUID SafeUUID"),
-        ("torch", " ".join(("device dtype Tensor complex64 complex128", *TORCH_STORAGES))),
-        ("torch.nn.parameter torch.torch_version", "Parameter TorchVersion"),
-        ("numpy", "ndarray dtype"),
-        ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar _frombuffer"),
-        ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
-        ("numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor"),
-    )
-}
-_OF_PROGRAMS = {
-    *_globals(
-        ("omegaconf.dictconfig omegaconf.listconfig", "DictConfig ListConfig"),
-        ("omegaconf.base omegaconf.nodes", "ContainerMetadata Metadata AnyNode BooleanNode FloatNode IntegerNode"),
-        ("transformers.training_args", "TrainingArguments OptimizerNames ParallelMode"),
-        ("transformers.trainer_utils", "IntervalStrategy SaveStrategy EvaluationStrategy SchedulerType HubStrategy"),
-        ("transformers.trainer_pt_utils accelerate.state", "AcceleratorConfig PartialState AcceleratorState"),
-        ("accelerate.utils.dataclasses", "DistributedType DynamoBackend DeepSpeedPlugin"),
-    )
-}
-_INERT_PROGRAMS = ("codegeex", "megatron", "deepspeed")
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_SET": list,
-    "EMPTY_TUPLE": tuple,
-}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple}
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -410,9 +372,9 @@ _VALUES = {
 def use_of_name(module: str, name: str) -> str | None:
     """What a name that a pickle asks for is for; None if no state dict needs it."""
     reference = _Global(module, name)
-    if reference in _CALLS or reference in _STORAGE_TYPES:
+    if reference in _calls() or reference in _STORAGE_TYPES:
         return "rebuilds tensors and containers"
-    if reference in _INERT:
+    if reference in _known("inert"):
         return "a plain value that training programs save"
     return OF_A_PROGRAM if _is_inert(reference) and "." not in name else None  # megatron.x's os.system is not theirs
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
-from ms_codegeex.data.corpus.writing import write_description
+from ms_codegeex.data.corpus.writing import DatasetWriter, write_description
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
 from ms_codegeex.data.datasets.layout import check_output, file_records, mask_path

@@ -22,7 +22,7 @@ from ms_codegeex.formats.adapters import untied
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
-from ms_codegeex.formats.files import RUN, find_model
+from ms_codegeex.formats.files import find_model
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A
@@ -51,7 +51,7 @@ def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Content
     `open_source` reads, such as MindSpore's rank files with their strategy; `known` are sizes that those do not record.
     `UserError` if it is none of these."""
     path = Path(path)
-    if (found := find_model(path)).layout is RUN:
+    if (found := find_model(path)).layout.key == "run":
         return _of_checkpoint(resolve(found.place.path))
     source = open_source(path, known)
     model = model_config({"family": source.family.name, **source.fields})

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.data.conversations import ChatTemplate
 from ms_codegeex.data.infilling.sentinels import Sentinels
-from ms_codegeex.data.languages import SCHEMES, tag_line
+from ms_codegeex.data.languages import languages, tag_line
 from ms_codegeex.data.tokenizer.base import Tokenizer
 
 STEP = 256  # tokens; about 1,000 characters
@@ -44,7 +44,7 @@ class ServedModel:
     @property
     def languages(self) -> tuple[str, ...]:
         """Names of the languages that requests may name: those of the family's tag lines, else CodeGeeX's."""
-        return tuple(language.name for language in SCHEMES["codegeex2" if self.family == "codegeex2" else "codegeex"])
+        return tuple(language.name for language in languages("codegeex2" if self.family == "codegeex2" else "codegeex"))
 
     def tagged(self, prompt: str, language: str | None) -> str:
         """The prompt after the family's tag line of a language, if it has one. `UserError` for an unknown language."""

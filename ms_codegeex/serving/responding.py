@@ -23,7 +23,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Send
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.languages import LANGUAGES
+from ms_codegeex.data.languages import languages
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece, TextFilter
@@ -132,7 +132,7 @@ def seeded(settings: SamplingSettings, number: int) -> SamplingSettings:
 def block_rule(backend: Backend, prompt: str, language: str | None) -> Rule:
     """The rule of `stop_at: "block"` for a prompt; its tag line gives the language if nothing else does."""
     tag = prompt.partition("\n")[0]
-    name = language or next((known.name for known in LANGUAGES if known.tag == tag), None)
+    name = language or next((known.name for known in languages("codegeex") if known.tag == tag), None)
     if name is None:
         raise UserError("stop_at: the prompt's language is unknown; name it with language")
     try:

@@ -205,7 +205,7 @@ class Chat:
         except (OSError, RuntimeError, ValueError) as error:  # also no such home directory, not UTF-8
             raise UserError(f"{path} cannot be read as text ({error})") from None
         detected = detect(path, code.encode()[:16384])
-        return code, language or (detected.name if detected else self.language)
+        return code, language or (detected.name if detected and detected.tag else self.language)
 
     def _set(self, words: list[str]) -> None:
         if not words:

@@ -1,8 +1,13 @@
 """The language of a file, by its name and its first bytes."""
 
+import re
+
 import pytest
 
-from ms_codegeex.data.detection import detect, needs_head
+from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data import detection
+from ms_codegeex.data.detection import as_utf8, detect, needs_head
+from ms_codegeex.data.languages import languages
 
 
 @pytest.mark.parametrize(
@@ -61,30 +66,30 @@ from ms_codegeex.data.detection import detect, needs_head
         ("a.m", b'#import "A.h"\n@implementation A\n@end\n', "Objective-C"),
         ("a.m", b"function y = f(x)\n% matlab\n  y = x';\nend\n", "Matlab"),
         ("a.mm", b"#include <string>\n@implementation A\n@end\n", "Objective-C++"),
-        ("a.mm", b'<map version="1">', None),
+        ("a.mm", b'<map version="1">', "another"),
         ("a.inc", b"<?php echo 1;", "PHP"),
         ("a.inc", b"{$mode objfpc}\n", "Pascal"),
         ("a.inc", b"#define A 1\n", "C"),
         ("a.inc", b"just text", None),
         ("a.ts", b"const x: number = 1;\n", "TypeScript"),
-        ("a.ts", b"<?xml version='1.0'?><TS>", None),
+        ("a.ts", b"<?xml version='1.0'?><TS>", "another"),
         ("a.cls", b"\\ProvidesClass{x}", "TeX"),
         ("a.cls", b"VERSION 1.0 CLASS", "Visual Basic"),
         ("a.m", b"(* mathematica *)\nf[x_] := x\n", "Mathematica"),
-        ("a.m", b":- module m.\n", None),
+        ("a.m", b":- module m.\n", "another"),
         ("a.cls", b"class A", None),
         ("a.pl", b":- use_module(library(lists)).\n", "Prolog"),
         ("a.pl", b"parent(tom, bob).\n", "Prolog"),
         ("a.pl", b"use strict;\nmy $x = 1;\n", "Perl"),
         ("a.v", b"`timescale 1ns\n", "Verilog"),
-        ("a.v", b"Theorem x : True.\n", None),
+        ("a.v", b"Theorem x : True.\n", "another"),
         ("a.fs", b"#version 330\nvoid main() {}\n", "GLSL"),
-        ("a.fs", b": square dup * ;\n", None),
+        ("a.fs", b": square dup * ;\n", "another"),
         ("a.fs", b"module A\nlet x = 1\n", "F#"),
         ("a.gd", b"extends Node\n", "GDScript"),
-        ("a.gd", b'DeclareGlobalFunction("x");\n', None),
-        ("a.f", b": square dup * ;\n", None),
-        ("a.pp", b"class apache {}\n", None),
+        ("a.gd", b'DeclareGlobalFunction("x");\n', "another"),
+        ("a.f", b": square dup * ;\n", "another"),
+        ("a.pp", b"class apache {}\n", "another"),
         ("a.rs", b"", "Rust"),
         ("a.zig", b"", "Zig"),
         ("a.S", b"", "Assembly"),
@@ -98,13 +103,134 @@ from ms_codegeex.data.detection import detect, needs_head
         ("run", b"#!/usr/bin/env -S python3 -u\n", "Python"),
         ("run", b"#!/usr/bin/python3.11\n", "Python"),
         ("run", b"#!/usr/bin/env perl\n", "Perl"),
+        ("run", b"#!/usr/bin/env FOO=1 ruby -w\n", "Ruby"),
+        ("run", b"#!/usr/bin/env tclsh\n", "another"),
+        ("run", b'#!/bin/sh\n# next line for the shell \\\nexec tclsh "$0" ${1+"$@"}\n', "another"),
+        ("run", b"#!/bin/sh\n# -*- perl -*-\n", "Perl"),
+        ("vector", b"// <vector> -*- C++ -*-\n", "C++"),
+        ("run.in", b"# -*- mode: python; coding: utf-8 -*-\n", "Python"),
+        ("notes", b"one\ntwo\n# vim: set ts=4 ft=sh:\n", "Shell"),
+        ("_tool", b"#compdef tool\n_arguments\n", "Shell"),
+        ("tool", b"_tool()\n{\n    COMPREPLY=()\n} &&\ncomplete -F _tool tool\n", "Shell"),
+        ("a.t", b"use strict;\nuse Test::More;\n", "Perl"),
+        ("a.t", b"use v6;\nuse Test;\n", "another"),
+        ("a.t", b"List:\n\n  $ ls\n  a\n", None),
+        ("a.psgi", b"", "Perl"),
+        ("a.cgi", b"#!/usr/bin/python\n", "Python"),
+        ("a.pro", b"TEMPLATE = app\nSOURCES += a.cpp\n", "another"),
+        ("a.pro", b":- module(a, []).\n", "Prolog"),
+        ("a.pl", b"% f = g\n:- dynamic f/1.\n", "Prolog"),
+        ("a.s", b"f <- function(x) x + 1\n", "R"),
+        ("a.st", b"group a;\nb(c) ::= <<\n<c>\n>>\n", "another"),
+        ("a.st", b"Object subclass: #A\n  instanceVariableNames: ''\n", "Smalltalk"),
+        ("a.inc", b"{ Functions of the unit }\nconst\n  A = 1;\n", "Pascal"),
+        ("a.inc", b"%define A 1\n", "Assembly"),
+        ("a.l", b"%{\n/* -*- C -*- */\n%}\n%%\n", "another"),
+        ("a.l", b"(defun a (b) b)\n", "Common Lisp"),
+        ("a.d", b"a.o: a.c \\\n  a.h\n", "Makefile"),
+        ("a.d", b"module a;\nimport std.stdio;\n", "another"),
+        ("a.ml", b"structure A = struct\n  val x = 1\nend;\n", "Standard ML"),
+        ("a.ml", b"let rec f x = match x with _ -> f x\n", "OCaml"),
+        ("a.m", b"## Copyright\nx = [1, 2];\nendfunction\n", "Matlab"),
+        ("a.md", b'(define_insn "a"\n', "another"),
+        ("a.as", b"  mov eax, 1\n", "Assembly"),
+        ("a.rs", b"<?xml version='1.0'?>\n", "another"),
+        ("a.ts", b"#!/usr/bin/env node\nlet x = 1;\n", "TypeScript"),
+        ("a.spec.ts", b"", "TypeScript"),
+        ("go.mod", b"module a\n", "another"),
+        ("a.h", b"\xef\xbb\xbf#include <vector>\n", "C++"),
+        ("a.h", "#include <vector>\nint f(int);\n".encode("utf-16"), "C++"),
     ],
 )
 def test_detect(path, head, name):
     found = detect(path, head)
-    assert (found and found.name) == name
+    assert (found and (found.name if found.tag else "another")) == name
 
 
 def test_a_head_is_asked_for_where_it_decides():
-    asked = [path for path in ("a.py", "a.h", "a.C", "a.c", "a.pl", "a.txt", "run", "Makefile") if needs_head(path)]
-    assert asked == ["a.h", "a.pl", "run"]
+    paths = ("a.py", "a.h", "a.C", "a.c", "a.pl", "a.txt", "a.unlisted", "run", ".bashrc", "Makefile", "a.rs")
+    assert [path for path in paths if needs_head(path)] == ["a.h", "a.pl", "a.unlisted", "run", "a.rs"]
+
+
+def test_the_table_gives_each_suffix_and_name_once_and_every_rule_compiles():
+    table = shipped_table(detection._FILE)
+    words = [word for kind in ("ours", "others") for listed in table[kind].values() for word in listed.split()]
+    words += [suffix for suffix in table["rules"] if suffix != "none"]
+    assert len(words) == len(set(words))
+    known = {*table["others"], *(language.name for language in languages())}
+    assert known.issuperset(table["ours"])
+    for suffix, rules in table["rules"].items():
+        assert len(detection._rules(suffix)) == len(rules)
+        assert {name for rule in rules for name in rule if name is not None} <= known
+
+
+def test_only_headers_need_patterns_whose_time_is_not_bounded_by_re2():
+    by_python = {
+        suffix
+        for suffix in shipped_table(detection._FILE)["rules"]
+        if any(isinstance(pattern, re.Pattern) for pattern, _ in detection._rules(suffix))
+    }
+    assert by_python == {".h", ".inc"}
+
+
+@pytest.mark.parametrize(
+    "piece", [b"-*- mode:", b"vim: ", b"#!/bin/sh\nexec a $0 ", b"coding: \xe9", b"\n", b"caf\xe9 "]
+)
+def test_a_hostile_head_takes_no_time(piece):
+    """A search that starts again at each of them would take minutes."""
+    for suffix in shipped_table(detection._FILE)["rules"]:
+        detect("run" if suffix == "none" else f"a{suffix}", b"-*-" + b" " * 8000 + piece * 1000)
+
+
+GERMAN = 'print("Größe: 5 µm, «schön»")  # © René, 20 °C\n'
+CZECH = "# Jiří Šťastný, žluťoučký kůň\n"
+
+
+@pytest.mark.parametrize(
+    "data, text, encoding",
+    [
+        (GERMAN.encode(), GERMAN, ""),
+        (GERMAN.encode("utf-8-sig"), GERMAN, "utf-8"),
+        (GERMAN.encode("utf-16"), GERMAN, "utf-16"),
+        (GERMAN.encode("utf-32"), GERMAN, "utf-32"),
+        (GERMAN.encode("utf-16-be"), GERMAN, "utf-16-be"),
+        (GERMAN.encode("latin-1"), GERMAN, "iso8859-1"),
+        (
+            "# it\u2019s \u201cso\u201d \u2013 a naïve way\n".encode("cp1252"),
+            "# it\u2019s \u201cso\u201d \u2013 a naïve way\n",
+            "cp1252",
+        ),
+        *(
+            (declared.encode(encoding), declared, name)
+            for encoding, name, declared in (
+                ("iso8859-2", "iso8859-2", f"# -*- coding: iso-latin-2-unix -*-\n{CZECH}"),
+                ("koi8-r", "koi8-r", "# vim: set fileencoding=koi8-r :\nщит, щит\n"),
+                ("shift-jis", "shift_jis", '<?xml version="1.0" encoding="Shift_JIS"?>\n<a>週報</a>\n'),
+                ("cp1251", "cp1251", '<meta charset="windows-1251">щит\n'),
+                ("cp1252", "cp1252", "\\usepackage[ansinew]{inputenc}\n…ž…\n"),
+            )
+        ),
+    ],
+)
+def test_a_clear_encoding_is_converted(data, text, encoding):
+    assert as_utf8(data) == (text.encode(), encoding)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CZECH.encode("iso8859-2"),  # not declared
+        "щит\n".encode("koi8-r"),
+        "週報\n".encode("euc-jp"),
+        "Größe schön\n".encode("cp437"),
+        "voilà très déjà\n".encode("mac-roman"),
+        "Größe\n".encode() + b"caf\xe9\n",  # two encodings
+        "# coding: ascii\nщит".encode("cp1251"),
+        b"# coding: rot13\n\xff\xfe\xfd",
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        b"\xff\xfe\0\xd8a\0",  # half of a surrogate pair
+        b"\x00\x01" * 40,
+    ],
+)
+def test_an_encoding_that_is_not_clear_stays(data):
+    assert as_utf8(data) == (data, "")

@@ -15,36 +15,20 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from ms_codegeex.base.json_reading import DEEPEST, Malformed, parse_json
-from ms_codegeex.data.corpus.frames import frame_bounds
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.corpus.remote import RemotePath, open_input
 
 T = TypeVar("T")
 
-ENDINGS = {
-    **{f".{name}{packed}": "jsonl" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst")},
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-}
+ENDINGS = {f".{name}{packed}": "jsonl" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst")}
+ENDINGS |= {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 """Endings of the files that hold records, and their kinds."""
-
-_LINES = "python -c 'import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{})]'"
-UNPACKED = {
-    ".csv": f"make records of it: `{_LINES.format('')} < FILE > FILE.jsonl`",
-    ".tsv": f"make records of it: `{_LINES.format(', dialect=csv.excel_tab')} < FILE > FILE.jsonl`",
-    ".xz": "unpack it: `xz --decompress FILE`",
-    ".bz2": "unpack it: `bunzip2 FILE`",
-    ".gz": "unpack it: `tar -xzf FILE` for an archive, else `gunzip FILE`",
-    ".zip": "unpack it: `unzip FILE`",
-    **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz"), "unpack it: `tar -xf FILE`"),
-}
-"""What to do with files that hold records or sources but are not read, by their endings."""
 
 PART_BYTES = 32 << 20
 """Lines of JSON and `.parquet` files are split into parts of about this size, where compression allows it."""
@@ -58,6 +42,12 @@ MAX_WINDOW = 2 << 30
 """Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
 MAX_BATCH = 512 << 20  # bytes that a compressed batch of an Arrow file may unpack to
 _FIRST_BYTES = 16 << 20  # of the record that `first_record` reads
+
+# Frames are those of RFC 8878, blocks those that `bgzip` writes (the SAM specification, section 4.1).
+_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+_LONGEST_HEADER = 18  # bytes of a frame's header
+_RLE, _RESERVED = 1, 3  # types of blocks
+_GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # with the extra field that bgzip writes, first in its header
 
 # An array, or an object that ends in another line.
 _VALUES = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)')
@@ -105,6 +95,11 @@ class _Ended(Exception):
     """Compressed data end early; arguments: reason and detail, as in `Broken`."""
 
 
+def remedies(of: str) -> Mapping[str, str]:
+    """What helps, by reasons: a part of `rules/remedies.yaml`."""
+    return shipped_table(Path(__file__).parent / "rules" / "remedies.yaml")[of]
+
+
 def archive_kind(name: str) -> str | None:
     """`jsonl`, `parquet` or `arrow` for a file name with one of `ENDINGS` in any case, otherwise None."""
     name = name.lower()
@@ -128,13 +123,11 @@ def read_records(
     limit: int,
     columns: Callable[[Sequence[str]], Sequence[str]] | None = None,
 ) -> Generator[tuple[int, dict[str, Any] | Broken, bytes], None, int]:
-    """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes.
-
-    Lines are numbered from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns
-    the number of lines, by which the numbers of the next part are greater (0 for rows). A record of JSON longer than
-    `limit` bytes is `Broken`. `columns` chooses from the names in a table those that are read, whose texts then come as
-    bytes, unchecked; None: all, and texts come as `str`.
-    """
+    """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes. Lines are numbered
+    from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns the number of lines,
+    by which the numbers of the next part are greater (0 for rows). A record of JSON longer than `limit` bytes is
+    `Broken`. `columns` chooses from the names in a table those that are read, whose texts then come as bytes,
+    unchecked; None: all, and texts come as `str`."""
     if archive_kind(path.name) not in ("parquet", "arrow"):
         lines = Returning(read_lines(path, part, limit))
         for number, line in lines:
@@ -186,7 +179,7 @@ def _text(value: Any) -> Any:
 
 def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
     """A file of JSON of `size` bytes as parts. It is one part if it does not hold lines, or is compressed and not a
-    sequence of independently compressed frames or blocks (`ms_codegeex.data.corpus.frames`)."""
+    sequence of independently compressed frames or blocks (`frame_bounds`)."""
     name = path.name.lower()
     bounds = [*range(0, size, part_bytes), size]
     if size > part_bytes and name.endswith(tuple(_PACKED)):
@@ -431,6 +424,62 @@ def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[b
         raise _Ended("truncated archive", "ends before the end of its compressed data")
 
 
+def frame_bounds(stream: BinaryIO, name: str) -> list[int] | None:
+    """Offsets at which the independently compressed frames (.zst) or blocks (.gz) of a file start, and last its size;
+    None unless it is a sequence of complete ones. Their lengths are in their headers, so nothing is unpacked. `stream`
+    is at its beginning."""
+    size = os.fstat(stream.fileno()).st_size
+    follow = _zstd_frames if name.endswith(".zst") else _gzip_blocks
+    try:
+        bounds = [0, *follow(stream)]
+    except struct.error:  # ends within a header
+        return None
+    return bounds if bounds[-1] == size else None
+
+
+def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
+    """The end of each frame, up to the first data that is not a frame."""
+    import zstandard
+
+    while head := stream.read(_LONGEST_HEADER):
+        start, (magic, size) = stream.tell() - len(head), struct.unpack_from("<II", head)
+        if magic in _SKIPPABLE:
+            stream.seek(start + 8 + size)
+        else:
+            try:
+                stream.seek(start + zstandard.frame_header_size(head))
+                checksum = 4 if zstandard.get_frame_parameters(head).has_checksum else 0
+            except zstandard.ZstdError:
+                return
+            if not _skip_blocks(stream):
+                return
+            stream.seek(checksum, os.SEEK_CUR)
+        yield stream.tell()
+
+
+def _skip_blocks(stream: BinaryIO) -> bool:
+    """Seek to the end of a frame's blocks; False if one is invalid."""
+    last = False
+    while not last:
+        low, high = struct.unpack("<HB", stream.read(3))
+        header = low | high << 16
+        last, kind = bool(header & 1), header >> 1 & 3
+        if kind == _RESERVED:
+            return False
+        stream.seek(1 if kind == _RLE else header >> 3, os.SEEK_CUR)
+    return True
+
+
+def _gzip_blocks(stream: BinaryIO) -> Iterator[int]:
+    """The end of each block of `bgzip`, up to the first data that is not one."""
+    while data := stream.read(_GZIP_BLOCK.size):
+        magic, extra, name, length, rest = _GZIP_BLOCK.unpack(data)
+        if magic != b"\x1f\x8b\x08\x04" or (name, length) != (b"BC", 2) or extra < 6 or rest < _GZIP_BLOCK.size:
+            return
+        stream.seek(rest + 1 - _GZIP_BLOCK.size, os.SEEK_CUR)
+        yield stream.tell()
+
+
 # Rows
 
 
@@ -460,8 +509,7 @@ def read_rows(
     """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
     order of the columns, which `columns` chooses from the names in the file; no other column is read. Text and bytes
     come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part. `batch_rows` rows
-    are held in memory at once, besides what pyarrow holds: a file of a kilobyte can hold a gigabyte of equal texts.
-    """
+    are held in memory at once, besides what pyarrow holds: a file of a kilobyte can hold a gigabyte of equal texts."""
     from pyarrow import parquet
 
     number = part.first
@@ -527,9 +575,8 @@ def _arrow_rows(
 
 def _unpacked_size(message: Any) -> int:
     """Bytes to which the compressed buffers of a message of Arrow's IPC unpack, by the lengths that they begin with.
-
-    Source: Arrow's Message.fbs; pyarrow has verified the tables, whose fields are found through their lists of offsets.
-    """
+    Source: Arrow's Message.fbs; pyarrow has verified the tables, whose fields are found through their lists of
+    offsets."""
     metadata, body = message.metadata.to_pybytes(), message.body
 
     def number(form: str, at: int) -> int:

@@ -40,7 +40,7 @@ from ms_codegeex.data.corpus.shards import (
 from ms_codegeex.data.corpus.sources import Inputs, Root, printable, sample
 from ms_codegeex.data.corpus.stages import Documents, Stages
 from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise_in_stages
-from ms_codegeex.data.corpus.tally import EXAMPLES, REMEDIES, Tally
+from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import sweep
 from ms_codegeex.data.corpus.writing import write_description, write_report, write_splits
@@ -142,7 +142,6 @@ def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
 
 
 def _count_dropped(documents: Documents, selection: Selection, summary: Summary, tally: Tally) -> None:
-    """Count the documents that the selection dropped, with examples."""
     for number, reason in enumerate(REASONS):
         if reason not in selection.dropped:
             continue
@@ -154,7 +153,7 @@ def _count_dropped(documents: Documents, selection: Selection, summary: Summary,
 
 
 def _nothing_left(request: PrepareRequest, corpus: FoundInput) -> NothingLeft:
-    why = corpus.tally.nothing_left(REMEDIES, "give --input other files")
+    why = corpus.tally.nothing_left("give --input other files")
     limit = f" (max_bytes {request.settings.max_bytes})" if NOT_SAMPLED in corpus.tally.dropped else ""
     return NothingLeft(f"{request.places}: nothing is left{limit}: {why}")
 
@@ -238,7 +237,6 @@ def _report(request: PrepareRequest, corpus: FoundInput, summary: Summary, direc
 def _describe(
     request: PrepareRequest, corpus: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
-    """Write dataset.json for the finished files in `directory`, and return its content."""
     left_out = corpus.tally.described("files")
     left_out.pop(NOT_SAMPLED, None)
     passed = summary.counts(*(number for number in summary.languages if number != -1 - REASONS.index(NOT_SAMPLED)))

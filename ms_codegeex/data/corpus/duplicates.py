@@ -20,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.minhash import PERMUTATIONS, are_similar, band_keys, bands_for
-from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Mapper, Stages, directory_name, result_path
+from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Flags, Mapper, Stages, directory_name, result_path
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
 VERSION = 3
@@ -125,11 +124,7 @@ def find_near(documents: Documents, left_out: Flags, threshold: float, stages: S
 
 
 def _by_bands(
-    name: str,
-    undecided: Flags,
-    threshold: float,
-    stages: Stages,
-    compare: Callable[[_Signatures, np.ndarray], np.ndarray],
+    name: str, undecided: Flags, threshold: float, stages: Stages, compare: Callable[..., np.ndarray]
 ) -> Iterator[np.ndarray]:
     """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part."""
     bands = bands_for(threshold)

@@ -13,7 +13,7 @@ from ms_codegeex.data.corpus.archives import Broken
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.detection import HEAD_BYTES, detect
-from ms_codegeex.data.languages import LANGUAGES, lookup
+from ms_codegeex.data.languages import canonical_languages, lookup
 from ms_codegeex.data.layouts import absent, changes, table, value_of
 
 KINDS = ("text", "language", "licence", "path", "group")
@@ -25,11 +25,13 @@ _MOST_NAMES = 100  # of fields in no list that are counted: they come from the i
 
 
 class RecordText(NamedTuple):
-    """A record's text in UTF-8, its language (empty: unknown, where that is allowed) and its group (None: itself)."""
+    """A record's text in UTF-8, its language (empty: unknown, where that is allowed), its group (None: itself) and the
+    path of its file, if the record has it."""
 
     data: bytes
     language: str
     group: str | None
+    path: str = ""
 
 
 class Fields:
@@ -53,7 +55,7 @@ class Fields:
         self._reading, self._licences = reading, frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
-        self._known = self._languages | {language.name for language in LANGUAGES}
+        self._known = self._languages | {*canonical_languages(())}
 
     def needed(self, present: Iterable[str]) -> list[str]:
         """The present fields that are needed; nothing else has to be read."""
@@ -124,7 +126,8 @@ class Fields:
         if isinstance(language, Broken):
             return language
         groups = (self._named_group(_plain(value)) for value in self._values(record, "group"))
-        return RecordText(data, language, next(filter(None, groups), None))
+        path = _plain(next(self._values(record, "path"), ""))
+        return RecordText(data, language, next(filter(None, groups), None), path if isinstance(path, str) else "")
 
     def _values(self, record: Mapping[str, Any], kind: str) -> Iterator[Any]:
         """The values that a record has for this, without those that stand for nothing."""
@@ -140,7 +143,6 @@ class Fields:
         return _valid(value) if isinstance(value, str) and value else None
 
     def _refused_licence(self, value: Any) -> str | None:
-        """The first licence that is not allowed, or None."""
         named = [_plain(item) for item in (value if isinstance(value, list | tuple) else [value])]
         named = [str(item) for item in named if item not in (None, "")]
         if not named:

@@ -6,7 +6,7 @@ declaration, a doctype, PHP's opening tag, lines that are directives for an edit
 documentation comments such as Rust's `//!`, docstrings, and all other comments.
 
 Nothing is removed unless it is certain to be only a comment. Comments are not found by pygments, since its version
-would decide the bytes of every corpus.
+would decide the bytes of every corpus. The styles of comments and the words of licences are in `rules/licences.yaml`.
 """
 
 from __future__ import annotations
@@ -15,95 +15,14 @@ import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from ms_codegeex.base.shipped import shipped_table
 
-@dataclass(frozen=True)
-class CommentStyle:
-    """How a language writes comments: the pattern that opens a comment that ends with the `line` (empty: none), pairs
-    of the pattern that opens a block and the text that closes it, and whether blocks nest."""
-
-    line: bytes = b""
-    blocks: tuple[tuple[bytes, bytes], ...] = ()
-    nested: bool = False
-
-
-_C_BLOCK = ((rb"/\*", b"*/"),)
-_ML_BLOCK = ((rb"\(\*(?!\$)", b"*)"),)
-_DASHES = rb"--(?![!#$%&*+./<=>?@\\^|~:])"  # a longer sequence of symbols is an operator in Haskell and its relatives
-_HASKELL = CommentStyle(_DASHES, ((rb"\{-(?!#)", b"-}"),), nested=True)
-_XML_BLOCK = ((rb"<!--(?!\[if|-?>)", b"-->"),)
-
-_STYLES: tuple[tuple[CommentStyle, str], ...] = (
-    (
-        CommentStyle(rb"//", _C_BLOCK),
-        "C++,Java,JavaScript,C,Go,TypeScript,Objective-C,Cuda,C#,Objective-C++,Groovy,ActionScript,Solidity,Stan,GLSL,"
-        "ANTLR,Verilog,Protocol Buffer,Bluespec,SystemVerilog,Zig,Assembly",
-    ),
-    (CommentStyle(rb"//", _C_BLOCK, nested=True), "Scala,Kotlin,Dart,Swift"),
-    (CommentStyle(rb"//(?![/!])", ((rb"/\*(?!!)", b"*/"),), nested=True), "Rust"),
-    (CommentStyle(rb"//|#(?!\[)", _C_BLOCK), "PHP,Thrift"),
-    (CommentStyle(rb"//|--", _C_BLOCK), "Alloy"),
-    (CommentStyle(b"", _C_BLOCK), "CSS,SAS"),
-    (CommentStyle(rb"//|\*", _C_BLOCK), "Stata"),
-    (CommentStyle(rb"#(?!')"), "Python,Shell,R,Perl,GDScript,Elixir,SPARQL,Dockerfile,YAML,Makefile,TCSH,Maple,AWK"),
-    (CommentStyle(rb"#", ((rb"=begin\b", b"\n=end"),)), "Ruby"),
-    (CommentStyle(rb"#", ((rb"#=", b"=#"),), nested=True), "Julia"),
-    (CommentStyle(rb"#", ((rb"<#", b"#>"),)), "PowerShell"),
-    (CommentStyle(rb"#(?!\[=*\[)", ((rb"#\[\[", b"]]"),)), "CMake"),
-    (CommentStyle(rb"#", ((rb"###(?!#)", b"###"),)), "CoffeeScript"),
-    (CommentStyle(rb"--", ((rb"/\*(?![!+])", b"*/"),)), "SQL"),
-    (CommentStyle(rb"--(?!\[=*\[)", ((rb"--\[\[", b"]]"),)), "Lua"),
-    (CommentStyle(rb"--"), "VHDL,Ada"),
-    (CommentStyle(rb"--|#", _ML_BLOCK, nested=True), "AppleScript"),
-    (_HASKELL, "Haskell,Elm,Idris,Agda"),
-    (CommentStyle(rb"--", ((rb"/-(?![-!])", b"-/"),), nested=True), "Lean"),
-    (CommentStyle(rb";", ((rb"#\|", b"|#"),), nested=True), "Lisp,Scheme,Racket,Common Lisp"),
-    (CommentStyle(rb";"), "Clojure,Emacs Lisp"),
-    (CommentStyle(rb"%(?![ \t]*\\|<)"), "TeX"),
-    (CommentStyle(rb"%"), "Erlang"),
-    (CommentStyle(rb"%", ((rb"%\{(?=[ \t]*\r?\n)", b"\n%}"),)), "Matlab"),
-    (CommentStyle(rb"%", _C_BLOCK), "Prolog"),
-    (CommentStyle(rb"'"), "Visual Basic,Basic,Excel"),
-    (CommentStyle(rb"[!*]"), "Fortran"),
-    (CommentStyle(rb"\*"), "Abap"),
-    (CommentStyle(rb"\*>"), "Cobol"),
-    (CommentStyle(rb"//", ((rb"\{(?!\$)", b"}"), *_ML_BLOCK), nested=True), "Pascal,Delphi"),
-    (CommentStyle(rb"//", _ML_BLOCK, nested=True), "F#"),
-    (CommentStyle(b"", _ML_BLOCK, nested=True), "OCaml,Standard ML,Isabelle,Mathematica,Augeas"),
-    (CommentStyle(b"", _XML_BLOCK), "HTML,Vue,Markdown,XSLT,RMarkdown"),
-    (CommentStyle(b"", ((rb"<%--", b"--%>"), *_XML_BLOCK)), "Java Server Pages"),
-    (CommentStyle(b"", ((rb'"', b'"'),)), "Smalltalk"),
-)
-STYLES: dict[str, CommentStyle] = {name: style for style, names in _STYLES for name in names.split(",")}
-"""Comment styles by canonical name of the language; literate languages and reStructuredText have none."""
-
+RULES = Path(__file__).parent / "rules" / "licences.yaml"
 _OPENING = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:#!(?!\[)[^\n]*\n)?(?:<\?xml\b[^>]*\?>\s*)?(?:<!DOCTYPE\b[^>\[]*>\s*)?"
     rb"(?:<\?php\b\s*)?(?:@charset\b[^\n;]*;\s*)?",
-    re.IGNORECASE,
-)
-# Text after a comment's opening that makes it a directive for an editor, a compiler or a checker.
-_DIRECTIVE = (
-    rb"[^\n]{0,60}?(?:-\*-|\b(?:file|en)?coding[:=]|\bvim?:)|[ \t]*(?:go:\w|\+build\b|cython:|distutils:|pylint:|"
-    rb"flake8:|ruff:|noqa\b|fmt:|isort:|mypy:|pyright:|type:|yapf:|shellcheck\b|frozen_string_literal:|syntax[ \t]*=|"
-    rb"escape[ \t]*=|requires\b|eslint|jshint\b|jslint\b|jscs:|global[ \t]|@ts-|@flow\b|@jsx\b|standard\b|prettier|"
-    rb"istanbul|rubocop:|typed:|yaml-language-server:|cloud-config\b|"
-    rb"swift-tools-|clang-format|NOLINT|NOSONAR|!TEX\b)|[$&]|(?:dir|dec)\$|[ \t]*@(?:generated|noflow)\b"
-)
-_LICENCE = re.compile(
-    rb"\bcopyright(?:s|ed)?\b[^\n]{0,80}?(?:\b(?:19|20)\d\d\b|\(c\)|\xc2\xa9|\bauthors?\b|\bcontributors?\b|"
-    rb"\binc\b|\bltd\b|\breserved\b)|\bcopyright(?:ed)?[ \t]+by\b|"
-    rb"(?:\(c\)|\xc2\xa9)[^\n]{0,20}?(?:\b(?:19|20)\d\d\b|\bcopyright\b)|"
-    rb"\bspdx-(?:license-identifier|filecopyrighttext)\b|\ball rights reserved\b|"
-    rb"\b(?:re)?licen[cs]ed[ \t]+(?:\w+[ \t]+){0,3}?(?:under|to)\b|"
-    rb"\b(?:apache|mit|bsd|isc|zlib|boost software|mozilla public|eclipse public|python software foundation|psf|"
-    rb"general public|creative commons)[ \t-]+(?:style[ \t]+)?licen[cs]e|"
-    rb"\bpermission is hereby granted\b|\bpermission to use, copy\b|\bredistribution and use in source\b|"
-    rb"\bthis (?:\w+ ){1,3}is (?:\w+ ){0,2}free software\b|\bcan be found in the licen[cs]e\b|"
-    rb"\b(?:governed|covered) by (?:\w+ ){0,3}(?:\S+ )?licen[cs]e\b|"
-    rb"\bsee (?:the )?(?:file )?(?:\S+/)?licen[cs]e(?:\.\w+)?(?: file)?\b(?! \w)|"
-    rb"\b(?:placed in|released into|in) the public domain\b|\bwithout (?:any )?warrant(?:y|ies)\b|"
-    rb"\bsubject to the (?:terms|conditions) (?:of|and)\b|\bterms and conditions of the\b",
     re.IGNORECASE,
 )
 # Line ends that only some languages recognise, continued lines, and unusual ends of a comment: keep the comment.
@@ -118,11 +37,12 @@ _AFTER = (b"", b" ", b"\n", b"a", b"1", b'"', b"''", b'""', b"*", b"-", b"/")
 
 @dataclass(frozen=True)
 class _Patterns:
-    """The patterns of a style: `run` matches consecutive one-line comments, `directive` a line with a directive.
-    `code` holds bytes with which no comment begins."""
+    """The patterns of a language's style: `run` matches consecutive one-line comments, `directive` a line with a
+    directive, `header` a part of a licence header. `code` holds bytes with which no comment begins."""
 
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]
+    header: re.Pattern[bytes]
     blocks: tuple[tuple[re.Pattern[bytes], bytes], ...]
     nested: bool
     code: frozenset[int]
@@ -130,25 +50,30 @@ class _Patterns:
 
 @functools.cache
 def _patterns(language: str) -> _Patterns | None:
-    style = STYLES.get(language)
+    rules = shipped_table(RULES)
+    style = next((style for style in rules["styles"] if language in style["languages"]), None)
     if style is None:
         return None
-    starts = [rb"(?:%s)" % opening for opening, _ in style.blocks]
-    blocks = tuple((re.compile(opening), closing) for opening, closing in style.blocks)
+    pairs = [(opening.encode(), closing.encode()) for opening, closing in style.get("blocks", ())]
+    starts = [rb"(?:%s)" % opening for opening, _ in pairs]
     one_line = [
         rb"%s(%%s)(?:(?!%s|%s)[^\n])*%s[ \t]*" % (start, re.escape(closing), start, re.escape(closing))
-        for start, (_, closing) in zip(starts, style.blocks, strict=True)
+        for start, (_, closing) in zip(starts, pairs, strict=True)
         if not closing.startswith(b"\n")
     ]
-    if style.line:
-        one_line.append(rb"(?!%s)(?:%s)(%%s)[^\n]*" % (b"|".join(starts) or rb"(?!)", style.line))
+    lines = [style["line"].encode()] if "line" in style else []
+    one_line += [rb"(?!%s)(?:%s)(%%s)[^\n]*" % (b"|".join(starts) or rb"(?!)", line) for line in lines]
     # `(%s)` is a placeholder for the lookahead that accepts or rejects directives.
     comment = rb"[ \t]*(?:%s)(?:\r?\n|\Z)" % b"|".join(one_line)
-    run = rb"(?:%s)+" % comment.replace(b"(%s)", rb"(?!%s)" % _DIRECTIVE)
-    directive = comment.replace(b"(%s)", rb"(?=%s)" % _DIRECTIVE)
-    openings = re.compile(b"|".join([*starts, *([style.line] if style.line else [])]))
+    directives = "|".join(rules["directives"]).encode()
+    run = rb"(?:%s)+" % comment.replace(b"(%s)", rb"(?!%s)" % directives)
+    directive = comment.replace(b"(%s)", rb"(?=%s)" % directives)
+    openings = re.compile(b"|".join([*starts, *lines]))
     code = frozenset(byte for byte in _CODE if not any(openings.match(bytes([byte]) + more) for more in _AFTER))
-    return _Patterns(re.compile(run, re.IGNORECASE), re.compile(directive, re.IGNORECASE), blocks, style.nested, code)
+    header = "|".join(rules["headers"]).encode()
+    run, directive, header = (re.compile(pattern, re.IGNORECASE) for pattern in (run, directive, header))
+    blocks = tuple((re.compile(opening), closing) for opening, closing in pairs)
+    return _Patterns(run, directive, header, blocks, style.get("nested", False), code)
 
 
 def strip_licence(data: bytes, language: str) -> bytes:
@@ -174,7 +99,7 @@ def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
         if end is None or end == offset:
             return
         comment = data[offset:end]
-        if not directive and _LICENCE.search(comment) and not _DOUBTFUL.search(comment):
+        if not directive and patterns.header.search(comment) and not _DOUBTFUL.search(comment):
             yield offset, _BLANK.match(data, end).end()
         offset = end
 

@@ -6,10 +6,9 @@ A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for la
 language's tag line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that
 was given as a directory is copied to `tokenizer/`.
 
-The input is read once, in units of a few megabytes. Worker processes make a shard of each unit (`shards`) in a work
-directory next to the output (`workspace`), where finished shards survive a killed run. What becomes of each document
-is decided in stages over all shards (`duplicates`, `selection`); then the shards' ids are copied to the dataset in runs
-(`writing`). Order and bytes depend only on the input and the settings.
+The input is read once, in units of which worker processes make shards, in a work directory where they survive a killed
+run. What becomes of each document is decided in stages over all shards. Order and bytes depend only on the input and
+the settings.
 """
 
 from __future__ import annotations
@@ -110,14 +109,11 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
 def prepare_dataset(
     inputs: Inputs, output: Path | str, settings: PrepareSettings, options: RunOptions
 ) -> dict[str, Any]:
-    """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`.
-
-    An interrupted run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with
-    them. A second process with the same `output` waits for the first. A dataset of the same request is reused.
-    The result also has `output`, `cached`, `seconds` and `megabytes_per_second`. `UserError` if a path is missing,
-    nothing is left to write, `output` holds something else, there is no room, or the input is broken and
-    `settings.on_error` is `stop`.
-    """
+    """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`. An interrupted
+    run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with them. A second
+    process with the same `output` waits for the first. A dataset of the same request is reused. The result also has
+    `output`, `cached`, `seconds` and `megabytes_per_second`. `UserError` if a path is missing, nothing is left to
+    write, `output` holds something else, there is no room, or the input is broken and `settings.on_error` is `stop`."""
     started, output, report = time.perf_counter(), Path(output), ProgressBar(options.progress)
     if options.workers < 1:
         raise UserError(f"workers {options.workers}: expected 1 or more processes")
@@ -125,10 +121,7 @@ def prepare_dataset(
     description, cached = already_prepared(output, key, options.replace), True
     if description is None:
         description, cached = _prepare(inputs, output, settings, key, options)
-    if cached:
-        report.say(f"{output}: {ALREADY}")
-    print_tally(description.get("tally"))
-    return _result(description, printable(output), cached, time.perf_counter() - started)
+    return _result(description, output, cached, time.perf_counter() - started, report)
 
 
 def _prepare(
@@ -155,11 +148,16 @@ def _prepare(
             return build(request, output, work, mapper, report), False
 
 
-def _result(description: dict[str, Any], output: str, cached: bool, seconds: float) -> dict[str, Any]:
-    """The result of `prepare_dataset`; the rate is that of the bytes read, or 0 if nothing was read."""
+def _result(
+    description: dict[str, Any], output: Path | RemotePath, cached: bool, seconds: float, report: ProgressBar
+) -> dict[str, Any]:
+    """Report and return the result of `prepare_dataset`; the rate is that of the bytes read, or 0 if none was read."""
+    if cached:
+        report.say(f"{output}: {ALREADY}")
+    print_tally(description.get("tally"))
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     speed = {"seconds": round(seconds, 3), "megabytes_per_second": round(rate, 3)}
-    return {**description, "output": output, "cached": cached, **speed}
+    return {**description, "output": printable(output), "cached": cached, **speed}
 
 
 def prepare_remote(
@@ -169,9 +167,7 @@ def prepare_remote(
     If copying fails, the same call copies again."""
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
     if (known := already_prepared(output, key, options.replace)) is not None:
-        report.say(f"{output}: {ALREADY}")
-        print_tally(known.get("tally"))
-        return _result(known, str(output), True, 0.0)
+        return _result(known, output, True, 0.0, report)
     local = work / f"{output.name}-{key[:12]}"
     described = prepare_dataset(inputs, local, settings, options)
     report.say(f"copying to {output}")

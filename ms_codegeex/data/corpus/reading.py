@@ -10,19 +10,20 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, read_records, record_parts
 from ms_codegeex.data.corpus.fields import Fields, RecordText
-from ms_codegeex.data.corpus.filters import rejection, size_rejection
+from ms_codegeex.data.corpus.filters import generator_of, rejection, size_rejection
 from ms_codegeex.data.corpus.licences import strip_licence
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import FoundSources, Root, SourceFile, search
+from ms_codegeex.data.detection import as_utf8
 
 SPECIAL = "a text has the name of a special token, which is read as plain text"
 _SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
@@ -32,12 +33,10 @@ _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
 class Document(NamedTuple):  # made in a third of a dataclass's time
     """A text that is kept, in UTF-8 after redaction, with how often each kind of text was replaced and the bytes of the
-    licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed.
-
-    The source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from
-    its first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a group stay in one split: the
-    package of a file, the repository of a record, else the source.
-    """
+    licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed. The
+    source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from its
+    first line), `label/x.parquet:17` for row 17 of the file (from 0). Documents of a group stay in one split: the
+    package of a file, the repository of a record, else the source."""
 
     source: str
     data: bytes
@@ -49,8 +48,7 @@ class Document(NamedTuple):  # made in a third of a dataclass's time
 
 class Rejected(NamedTuple):
     """Input that gives no document, and why: see `Broken`. The source is as in `Document`, or the identity of a file if
-    no single line or row is meant; the excerpt is the first characters of the text, at most 200.
-    """
+    no single line or row is meant; the excerpt is the first characters of the text, at most 200."""
 
     source: str
     reason: str
@@ -149,14 +147,14 @@ def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Reje
     return items.value
 
 
-def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
+def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
     limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     for file in unit.files:
         try:
             text = _read_file(file, limit)
         except OSError as error:
             text = Broken("unreadable", error.strerror or "", file.size)
-        yield _judge(file.identity, text, reading, reading.strip_licences != "none")
+        yield from _judge(file.identity, text, reading, reading.strip_licences != "none")
     return 0
 
 
@@ -198,7 +196,7 @@ def _read_records(
             text = replace(text, bytes=len(line) or text.bytes)
         elif len(text.data) > limit:
             text = Broken("too large", f"more than {limit} bytes", len(text.data), text.data, problem=False)
-        yield _judge(source, text, reading, reading.strip_licences == "all")
+        yield from _judge(source, text, reading, reading.strip_licences == "all")
     if rows:
         fields.count_unlisted(columns, file.identity, rows)
     for remark, (count, first) in fields.remarks.items():
@@ -206,17 +204,26 @@ def _read_records(
     return records.value
 
 
-def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Document | Rejected:
-    """Strip licence headers, apply the rules to the rest, then redact it."""
+def _judge(
+    source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool
+) -> Iterator[Document | Rejected | Noted]:
+    """Convert a text to UTF-8, strip licence headers, apply the rules to the rest, then redact it."""
     if isinstance(text, Broken):
-        return _rejected(source, text, reading.redact)
-    data = strip_licence(text.data, text.language) if strip else text.data
-    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
+        yield _rejected(source, text, reading.redact)
+        return
+    whole, encoding = as_utf8(text.data)
+    data = strip_licence(whole, text.language) if strip else whole
+    path = text.path or source
+    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, whole, path)
     if reason is not None:
-        return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading.redact)
-    licence_bytes = len(text.data) - len(data)
+        program = generator_of(whole, path) or "" if reason == "generated" else ""
+        yield _rejected(source, Broken(reason, program, len(whole), whole, problem=False), reading.redact)
+        return
+    licence_bytes = len(whole) - len(data)
     data, redacted = redact(data, reading.redact)
-    return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
+    yield Document(source, data, text.language, text.group or source, redacted, licence_bytes)
+    if encoding:
+        yield Noted(source, "byte order mark left out" if encoding == "utf-8" else f"converted from {encoding}")
 
 
 def _rejected(source: str, broken: Broken, redactions: Sequence[str] = ()) -> Rejected:

@@ -1,6 +1,7 @@
 """Where secrets are in a text: tokens known by their form, and values known by the name that they are assigned to.
 
-The forms are ours (`rules/issuers.yaml`) and gitleaks' (`rules/gitleaks.json`, made by `docs/secret_rules.py`). RE2
+The forms are ours (`rules/issuers.yaml`) and gitleaks' (`rules/gitleaks.json`, made by `docs/secret_rules.py`), the
+places of assigned values in `rules/places.yaml`. RE2
 looks for everything in two passes, one for tokens and one for assigned values, in time linear in the length of the
 text. Most texts have nothing that looks like either; what has is looked at more closely.
 """
@@ -14,17 +15,18 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.base.yaml_reading import parse_yaml
+from ms_codegeex.base.shipped import shipped_table
 
 Hit = tuple[int, int, str]
 """Start, end and kind of a secret."""
 
+_RULES = Path(__file__).parent / "rules"
 _LONGER = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON; not a letter of a word
 _LONGEST = 200  # bytes of an assigned value
@@ -82,6 +84,11 @@ def is_random(value: bytes) -> bool:
     return one_case and len(value) >= 20 and digits >= len(value) / 8 and entropy(value) >= 3.5 and changes >= 0.22
 
 
+def is_assigned(value: bytes) -> bool:
+    """Whether this may be what a name of a secret is followed by."""
+    return 12 <= len(value) <= _LONGEST and is_random(value)
+
+
 def is_name(value: bytes) -> bool:
     """Whether this is mostly words in camel case."""
     return sum(map(len, _CAMEL.findall(value))) >= 0.6 * len(value)
@@ -101,8 +108,7 @@ def is_phrase(value: bytes) -> bool:
 
 def is_password(value: bytes) -> bool:
     """Whether this may be the password in a URL, not a word or a placeholder."""
-    plain = value.replace(b"-", b"").replace(b"_", b"").islower() and value.isalpha()
-    return not plain and not is_placeholder(value)
+    return len(value) <= _LONGEST and not (value.islower() and value.isalpha()) and not is_placeholder(value)
 
 
 def is_login(value: bytes) -> bool:
@@ -123,18 +129,6 @@ _PRIVATE_KEY = re.compile(
 _GROUPS = re.compile(rb"\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|(\((?!\?)|\(\?P<\w+>)", re.DOTALL)
 _KEY_BODY = re.compile(rb"[A-Za-z0-9+/]{40}")
 
-# The patterns below are in the syntax that RE2 and Python share.
-_NAME = (
-    rb"(?i:passw(?:or)?d|passphrase|pwd|secret|token|credential|creds|authorization|[_.\"'-]auth"
-    rb"|(?:api|access|account|auth|private|encryption|signing|licen[cs]e|shared|client|consumer|master|app|storage"
-    rb"|session|deploy)[_.-]?key)\w{0,20}"
-)
-_TYPE = rb"(?:\s?:\s?[A-Za-z\[\], |.?]{1,40}|[ \t]{1,4}[Ss]tring)?"
-_ASSIGNS = rb"(?:=>|:{1,3}=|\?\?=|[?.+]=|=|:)"
-_QUOTED = rb"[A-Za-z0-9+/=_.~!@#$%^&*-]"
-_BARE = rb"[A-Za-z0-9+/=_.~!@#%^*-]"
-_SERVICE_VALUE = rb"[A-Za-z0-9_=.:/+%|~-]{11,220}"
-
 
 class _Place(NamedTuple):
     """Where a value may be: a pattern, whose last group is the value, the value's kind, and which values count."""
@@ -145,81 +139,25 @@ class _Place(NamedTuple):
     near: bytes = b""  # must be in the text before it
 
 
-def _is_assigned(value: bytes) -> bool:
-    return 12 <= len(value) <= _LONGEST and is_random(value)
+_LOOKS = {look.__name__[3:]: look for look in (is_assigned, is_key, is_login, is_password, is_phrase, is_random)}
 
 
-def _is_short_password(value: bytes) -> bool:
-    return len(value) <= _LONGEST and is_password(value)
+@functools.cache
+def _places(part: str) -> tuple[_Place, ...]:
+    table = shipped_table(_RULES / "places.yaml")
+    parts, places = table["parts"], []
+    for place in table[part]:
+        pattern = place["pattern"]
+        for name in parts:
+            pattern = pattern.replace(name, "".join(parts[name]))
+        near = place.get("near", "").encode()
+        places.append(_Place(pattern.encode(), place["kind"], _LOOKS[place["look"]], near))
+    return tuple(places)
 
 
-# By a name in front of them.
-_ASSIGNMENTS = (
-    # Docker's config.json and npm's .npmrc.
-    _Place(rb"[_\"']auth[\"']?\s?[:=]\s?[\"']?([A-Za-z0-9+/]{12,}={0,2})", "credential", is_login),
-    # Quoted, or to the end of a line, of an escaped line, of a parameter in a URL.
-    _Place(
-        rb"%s[\\\"'\]]{0,3}%s[ \t]{0,8}%s\s{0,8}\\?[\"'`](%s+)\\?[\"'`]" % (_NAME, _TYPE, _ASSIGNS, _QUOTED),
-        "password",
-        _is_assigned,
-    ),
-    _Place(
-        rb"%s[\\\"'\]]{0,3}[ \t]{0,8}%s\s{0,8}(%s+)" % (_NAME, _ASSIGNS, _BARE)
-        + rb"(?:[ \t]*,?[ \t]*(?:[#;].*)?\r?(?:\n|\z)|\\[nr]|[&\"'<])",
-        "password",
-        _is_assigned,
-    ),
-    # An argument after the name; an element or an attribute of XML.
-    _Place(_NAME + rb"[\"']\s{0,4},\s{0,4}[\"'](" + _QUOTED + rb"+)[\"']", "password", _is_assigned),
-    _Place(_NAME + rb">\s{0,20}(" + _QUOTED + rb"+)\s{0,20}</", "password", _is_assigned),
-    _Place(_NAME + rb"[\"']\s{1,4}value\s?=\s?[\"'](" + _QUOTED + rb"+)[\"']", "password", _is_assigned),
-    # Settings of Django and WordPress.
-    _Place(
-        rb"(?i:secret_key|(?:auth|logged_in|nonce)_(?:key|salt))[\"'\]]{0,2}\s{0,8}[=,:]\s{0,8}"
-        rb"[\"']([ !#-&(-~]{40,90})[\"']",
-        "password",
-        is_phrase,
-    ),
-)
-# By what is around them.
-_CREDENTIALS = (
-    _Place(rb"(?:[Bb]earer|[Aa]uthorization:[ \t]?[Tt]oken)[ \t]+([A-Za-z0-9_.~+/=-]{20,})", "credential", is_random),
-    _Place(rb"[Bb]asic[ \t]+([A-Za-z0-9+/]{12,}={0,2})", "credential", is_login),
-    # The file .netrc.
-    _Place(rb"machine\s+\S{1,80}\s+login\s+\S{1,80}\s+password\s+([^\s\"'\\<$]{6,})", "password", _is_short_password),
-)
-# The same, and not at the beginning of a word.
-_ANYWHERE = (
-    _Place(rb"://[^\s/:@\"'`<>{}$()]*:([^\s/:@\"'`<>{}$()]{6,})@[A-Za-z0-9\[]", "credential", _is_short_password),
-    # PostgreSQL's file .pgpass, and curl's option.
-    _Place(
-        rb":(?:543\d|6432|\*):[\w*-]{1,64}:[\w.*-]{1,64}:(" + _QUOTED + rb"{8,})(?:\r?\n|\z)",
-        "password",
-        _is_short_password,
-    ),
-    _Place(
-        rb"[ \t](?:-u|--user)(?:=|[ \t]{1,5})[\"']?[^\s:\"'$<{]{0,80}:([^\s\"'$<{:][^\s\"']{2,})",
-        "credential",
-        _is_short_password,
-        b"curl",
-    ),
-    _Place(rb":(AA[A-Za-z0-9_-]{33})", "Telegram token", is_key),
-)
-
-# Names in front of `token` or `key`, and ends of names, whose values everybody may see.
-_PUBLIC_BEFORE = re.compile(
-    rb"(?i)(?:next|prev(?:ious)?|page|pagination|continuation|cursor|sync|lock|resume|start|end|request|change|client"
-    rb"|idempotency|csrf|xsrf|public|pub|primary|foreign|sequence|schema|sha256|integrity|partition|sort|cache)[_.-]?\Z"
-    rb"|:\d{12}:\Z"  # in the name of one of AWS's resources
-)
-_PUBLIC_NAME = re.compile(
-    rb"(?i)(?:[_-]?(?:ids?|address|addr|mint|hash|digest|name|type|uri|url|path|file|arn|contract))\W*\Z"
-)
-_SECRET_BEFORE = re.compile(
-    rb"(?i)(?:api|auth|access|bearer|refresh|bot|user|session|id|secret|private|personal)[_.-]?\Z"
-)
-_CHAIN_ADDRESS = re.compile(rb"0x[0-9a-fA-F]{40}\Z")  # of Ethereum and those like it
-_BASE58 = re.compile(rb"[1-9A-HJ-NP-Za-km-z]{32,44}\Z")  # an address on Solana or Tron
+@functools.cache
+def _public(what: str) -> re.Pattern[bytes]:
+    return re.compile("".join(shipped_table(_RULES / "places.yaml")["public"][what]).encode())
 
 
 def find_secrets(data: bytes) -> list[Hit]:
@@ -246,25 +184,17 @@ class _Rule:
 @functools.cache
 def _rules() -> tuple[tuple[_Rule, ...], tuple[_Rule, ...]]:
     """The rules for tokens, ours first, and gitleaks' for assigned values."""
-    rules = resources.files("ms_codegeex.data.corpus") / "rules"
-    read = parse_json((rules / "gitleaks.json").read_bytes(), data=True)
-    made = [
-        tuple(
-            _Rule(
-                rule["id"].replace("-", " "),
-                _no_groups(rule.get("value", rule.get("pattern")).encode()),
-                rule["entropy"],
-                rule.get("begins", "").encode(),
-                rule.get("inside", "").encode(),
-                _no_groups(rule.get("names", "").encode()),
-                "|".join(rule.get("allowed", ())).encode(),
-            )
-            for rule in read[part]
-        )
-        for part in ("tokens", "assigned")
-    ]
-    ours = parse_yaml((rules / "issuers.yaml").read_bytes())
-    return (*(rule for form in ours for rule in _rules_of_issuer(**form)), *made[0]), made[1]
+    read = parse_json((_RULES / "gitleaks.json").read_bytes(), data=True)
+
+    def made(rule: Mapping[str, Any]) -> _Rule:
+        begins, inside, names = (rule.get(key, "").encode() for key in ("begins", "inside", "names"))
+        pattern, allowed = rule.get("value", rule.get("pattern")).encode(), "|".join(rule.get("allowed", ())).encode()
+        further = (begins, inside, _no_groups(names), allowed)
+        return _Rule(rule["id"].replace("-", " "), _no_groups(pattern), rule["entropy"], *further)
+
+    tokens, assigned = (tuple(map(made, read[part])) for part in ("tokens", "assigned"))
+    ours = shipped_table(_RULES / "issuers.yaml")
+    return (*(rule for form in ours for rule in _rules_of_issuer(**form)), *tokens), assigned
 
 
 def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
@@ -279,7 +209,6 @@ def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
 
 
 def _options() -> Any:
-    """Bytes in, bytes out."""
     import re2
 
     options = re2.Options()
@@ -326,10 +255,10 @@ def _any_token() -> Any:
     """The beginnings of all that `_tokens` looks for. Most must be those of a word: so the automaton stays small."""
     words = (
         _KEY_BEGINS,
-        *(place.pattern for place in _CREDENTIALS),
+        *(place.pattern for place in _places("credentials")),
         *(rule.begins for rule in _rules()[0] if rule.begins),
     )
-    anywhere = (*(place.pattern for place in _ANYWHERE), *(rule.inside for rule in _found_inside()))
+    anywhere = (*(place.pattern for place in _places("anywhere")), *(rule.inside for rule in _found_inside()))
     service = rb"(?:\A|[^A-Za-z0-9])(?i:" + _services() + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}[=>|:?,]"
     return _re2(rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + _any_of(words) + b"|" + _any_of((*anywhere, service)))
 
@@ -341,14 +270,13 @@ def _services() -> bytes:
 
 @functools.cache
 def _service() -> bytes:
-    """A name of a service and the value after it."""
     between = rb"[ \t\w.-]{0,20}[\s'\"]{0,3}(?:=>|:{0,3}=|\|\||:|\?=|>|,)[\x60'\"\s=]{0,5}"
-    return rb"(?i:(%s)%s)(%s)" % (_services(), between, _SERVICE_VALUE)
+    return rb"(?i:(%s)%s)([A-Za-z0-9_=.:/+%%|~-]{11,220})" % (_services(), between)
 
 
 @functools.cache
 def _any_assignment() -> Any:
-    return _re2(_any_of(place.pattern for place in _ASSIGNMENTS))
+    return _re2(_any_of(place.pattern for place in _places("assignments")))
 
 
 @functools.lru_cache(1024)
@@ -359,7 +287,7 @@ def _rules_of(name: bytes) -> tuple[_Rule, ...]:
 def _tokens(data: bytes) -> Iterator[Hit]:
     for candidate in _any_token().finditer(data):
         start = candidate.start()
-        for place in _ANYWHERE:
+        for place in _places("anywhere"):
             found = _re2(place.pattern).match(data, start)
             if found and place.accepts(found.group(1)) and place.near in data[max(0, start - _NEAR) : start]:
                 yield found.start(1), found.end(1), place.kind
@@ -375,13 +303,12 @@ def _tokens(data: bytes) -> Iterator[Hit]:
 
 
 def _token(data: bytes, start: int) -> Iterator[Hit]:
-    """The secret that begins at `start`."""
     if data.startswith(b"-----BEGIN", start):
         match = _PRIVATE_KEY.match(data, start)
         if match and _KEY_BODY.search(match[1]):  # otherwise it is code that looks for these two lines
             yield match.start(), match.end(), "private key"
         return
-    for place in _CREDENTIALS:
+    for place in _places("credentials"):
         found = _re2(place.pattern).match(data, start)
         if found and place.accepts(found.group(1)):
             yield found.start(1), found.end(1), place.kind
@@ -408,7 +335,6 @@ def _known_values() -> Any:
 
 
 def _of_service(data: bytes, start: int) -> Iterator[Hit]:
-    """The value after a service's name that begins at `start`."""
     found = _re2(_service()).match(data, start)
     for rule in _rules_of(found.group(1)) if found and is_key(found.group(2)) else ():
         if _re2(rule.pattern).fullmatch(found.group(2)):
@@ -419,7 +345,7 @@ def _of_service(data: bytes, start: int) -> Iterator[Hit]:
 def _assigned(data: bytes) -> Iterator[Hit]:
     for candidate in _any_assignment().finditer(data):
         start, end = candidate.start(), candidate.end()
-        for place in _ASSIGNMENTS:
+        for place in _places("assignments"):
             found = _re2(place.pattern).search(data, start, end)
             if not found or not place.accepts(found.group(1)):
                 continue
@@ -432,7 +358,7 @@ def _assigned(data: bytes) -> Iterator[Hit]:
 def _is_public(before: bytes, name: bytes, value: bytes) -> bool:
     """Whether a value is one that everybody may see: a place in a list, an identifier, an address on a chain."""
     word = re.match(rb"[\w.-]*", name)[0]  # type: ignore[index]
-    if _PUBLIC_BEFORE.search(before) or _PUBLIC_NAME.search(word) or _CHAIN_ADDRESS.match(value):
+    if _public("before").search(before) or _public("name").search(word) or _public("address").match(value):
         return True
-    bare = word.lower().startswith(b"token") and not _SECRET_BEFORE.search(before)
-    return bare and _BASE58.match(value) is not None
+    bare = word.lower().startswith(b"token") and not _public("secret_before").search(before)
+    return bare and _public("base58").match(value) is not None

@@ -16,11 +16,18 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, NEAR_DUPLICATE, Duplicates
-from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.sources import hash_key
-from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Stages, directory_name, result_path, save_array
+from ms_codegeex.data.corpus.stages import (
+    DocumentBlock,
+    Documents,
+    Flags,
+    Stages,
+    directory_name,
+    result_path,
+    save_array,
+)
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
 VERSION = 2
@@ -203,12 +210,10 @@ def _summed(rows: np.ndarray) -> np.ndarray:
 
 def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) -> np.ndarray:
     """The keys, uint64, ascending, of the groups (packages or documents) for validation: about `share` of all bytes.
-
     `groups()` iterates over all groups in the order of their keys, in arrays with the fields `key` and `bytes`. Small
     groups are preferred: first those of at most a third of the target, then the target, then three times the target. If
     none of these choices has half the target, the closest one is taken, or a single group if that is closer. Neither
-    side is left empty, unless `share` is 0, which chooses nothing.
-    """
+    side is left empty, unless `share` is 0, which chooses nothing."""
     sums = [(rows.size, int(rows["bytes"].sum())) for rows in groups()]
     target, maximum = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1
     if not target:

@@ -25,23 +25,15 @@ NEAR_DUPLICATES_BY = ("words", "tokens")
 
 @dataclass(frozen=True)
 class ReadingSettings:
-    """How input is read: everything that decides which documents there are.
-
-    Attributes:
-        languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
-        rules: when a text is dropped.
-        text_field, language_field, licence_field, path_field, group_field: names of a record's fields; None: the first
-            of the usual ones (`data/layouts.yaml`) that is set; `a.b` is the field `b` of the object `a`. The path
-            decides the language if no field names one that is known.
-        licences: allowed for records, in upper or lower case; a record must name at least one, and only these. Empty:
-            any. Source files are not checked.
-        redact: of `email`, `secrets`.
-        strip_licences: where licence headers are left out: in source `files`, in `all` texts, or in `none`.
-        all_text: also take documents of no known language, with an empty language. Known are the wanted languages and
-            the 23: README.md is taken without a language, or as Markdown if that is wanted.
-        max_line_bytes: longer lines and files are "too large" and never held in memory; so are longer texts in rows,
-            except that pyarrow holds them.
-    """
+    """How input is read: everything that decides which documents there are. `languages`: wanted, names or aliases, made
+    canonical; empty: the 23 training languages. `rules`: when a text is dropped. The fields are names of a record's
+    fields; None: the first of the usual ones (`data/layouts.yaml`) that is set; `a.b` is the field `b` of the object
+    `a`. The path decides the language if no field names one that is known. `licences`: allowed for records, in upper or
+    lower case; a record must name at least one, and only these; empty: any. Source files are not checked. `redact`: of
+    `email`, `secrets`. `strip_licences`: where licence headers are left out: in source `files`, in `all` texts, or in
+    `none`. `all_text`: also take documents of no known language, with an empty language. Known are the wanted languages
+    and the 23: README.md is taken without a language, or as Markdown if that is wanted. `max_line_bytes`: longer lines
+    and files are "too large" and never held in memory; so are longer texts in rows, except that pyarrow holds them."""
 
     languages: tuple[str, ...] = ()
     rules: Rules = field(default_factory=Rules)
@@ -71,21 +63,15 @@ class ReadingSettings:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How sources become documents, and which of these a dataset gets.
-
-    Attributes:
-        reading: what is read, and when a text is dropped.
-        tags: scheme of the language tag line before each document: `codegeex` (23 languages), `codegeex2`, `none`, or a
-            line with `{language}` in it.
-        validation_share: share of bytes for validation, 0 <= share < 1.
-        seed: chooses the sample and the validation split.
-        max_bytes: upper bound on source bytes; a larger corpus is sampled by document. None: everything.
-        near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
-        near_duplicates_by: whether `words` are compared, or the `tokens` of code without its names and literals.
-        tokenizer: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer.
-        on_error: count broken input and leave it out (`skip`), or fail (`stop`).
-        infill: what runs on the dataset rearrange for infilling; None: nothing.
-    """
+    """How sources become documents, and which of these a dataset gets. `tags`: scheme of the language tag line before
+    each document: `codegeex` (23 languages), `codegeex2`, `none`, or a line with `{language}` in it.
+    `validation_share`: share of bytes for validation, 0 <= share < 1. `seed` chooses the sample and the validation
+    split. `max_bytes`: upper bound on source bytes; a larger corpus is sampled by document; None: everything.
+    `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
+    `near_duplicates_by`: whether `words` are compared, or the `tokens` of code without its names and literals.
+    `tokenizer`: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `on_error`: count
+    broken input and leave it out (`skip`), or fail (`stop`). `infill`: what runs on the dataset rearrange for
+    infilling; None: nothing."""
 
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     tags: str = "codegeex"
@@ -105,23 +91,18 @@ class PrepareSettings:
         check_scheme(self.tags)
         if self.on_error not in ON_ERROR:
             raise UserError(f"on_error {self.on_error!r}: expected one of {', '.join(ON_ERROR)}")
-        if not 0 <= self.validation_share < 1:
-            raise UserError(
-                f"validation_share {self.validation_share}: expected 0 or more and less than 1, for example 0.05"
-            )
-        rules = self.reading.rules
-        if rules.min_bytes > rules.max_file_bytes:
-            raise UserError(
-                f"min_bytes {rules.min_bytes}: no file could be kept; give --min-bytes less, or --max-file-bytes more"
-            )
+        share, least, most = self.validation_share, self.reading.rules.min_bytes, self.reading.rules.max_file_bytes
+        if not 0 <= share < 1:
+            raise UserError(f"validation_share {share}: expected 0 or more and less than 1, for example 0.05")
+        if least > most:
+            remedy = "give --min-bytes less, or --max-file-bytes more"
+            raise UserError(f"min_bytes {least}: no file could be kept; {remedy}")
         if self.max_bytes is not None and self.max_bytes <= 0:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")
         if not 0 <= self.near_duplicates <= 1:
             raise UserError(f"near_duplicates {self.near_duplicates}: expected 0 (off) to 1, for example 0.85")
-        if self.near_duplicates_by not in NEAR_DUPLICATES_BY:
-            raise UserError(
-                f"near_duplicates_by {self.near_duplicates_by!r}: expected {' or '.join(NEAR_DUPLICATES_BY)}"
-            )
+        if (by := self.near_duplicates_by) not in NEAR_DUPLICATES_BY:
+            raise UserError(f"near_duplicates_by {by!r}: expected {' or '.join(NEAR_DUPLICATES_BY)}")
         for name, value in self.record().items():
             if any("\ud800" <= character <= "\udfff" for character in str(value)):
                 raise UserError(f"{name} {value!r}: expected valid UTF-8, for it is written to {DATASET_JSON}")

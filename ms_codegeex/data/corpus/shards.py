@@ -117,7 +117,6 @@ class DocumentRows:
             np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), **self._columns())
 
     def _columns(self) -> dict[str, np.ndarray]:
-        """The columns of a `Shard`."""
         count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 5)
         columns = {
             "source": np.frombuffer(b"".join(self._sources), np.uint8),

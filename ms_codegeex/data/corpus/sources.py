@@ -14,10 +14,10 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
-from ms_codegeex.data.corpus.archives import UNPACKED, archive_kind, first_record
+from ms_codegeex.data.corpus.archives import archive_kind, first_record, remedies
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
-from ms_codegeex.data.languages import LANGUAGES
+from ms_codegeex.data.languages import canonical_languages
 
 _NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them
@@ -149,7 +149,7 @@ class _Search:
     def __init__(self, languages: Iterable[str], recognise: Recognise, all_text: bool, leave_out: Path | None) -> None:
         self.languages, self.all_text, self.leave_out = frozenset(languages), all_text, leave_out
         self.recognise = recognise
-        self.known = self.languages | {language.name for language in LANGUAGES}
+        self.known = self.languages | {*canonical_languages(())}
         self.sources: dict[Path | RemotePath, SourceFile] = {}
         self.archives: dict[Path | RemotePath, SourceFile] = {}
         self.skipped: set[tuple[str, str]] = set()
@@ -254,7 +254,9 @@ class _Search:
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
-        elif path == root.path and path_ending(path) not in UNPACKED:  # given by name: report that it is not taken
+        elif path == root.path and path_ending(path) not in remedies(
+            "unpacked"
+        ):  # given by name: report that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
         elif not root.installed:
             ending = path_ending(path)

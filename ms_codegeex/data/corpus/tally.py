@@ -9,33 +9,13 @@ from typing import Any
 
 from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.data.corpus.archives import UNPACKED, Returning
+from ms_codegeex.data.corpus.archives import Returning, remedies
 from ms_codegeex.data.corpus.reading import Document, Noted, Rejected, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 
 EXAMPLES = 3
 REMARKS = 100
 NOT_ENTERED = frozenset({"hidden directory", "node_modules", "symbolic link"})  # reasons of the search
-_PREPARE = "`ms-codegeex prepare --output corpus --input …"
-_ALL = f"{_PREPARE} --all-text` takes texts of no known language"
-REMEDIES = {
-    "unknown language": f"name it in a field `language`, or the path in `path`; {_ALL}",
-    "files passed over": _ALL,
-    "other language": f"{_PREPARE} --languages …` takes those that it names",
-    "licence": "leave out --licences",
-    "missing field": f"{_PREPARE} --text-field NAME` reads the texts of that field",
-    "binary": "give texts; records are read from JSON (also .gz, .zst), Parquet and Arrow files",
-    "invalid JSON": "write one object per line, or an array of objects",
-    "not sampled": "raise --max-bytes",
-    **dict.fromkeys(NOT_ENTERED, "give that itself as --input"),
-    **dict.fromkeys(
-        ("too small", "too large", "long lines", "few letters", "many digits", "generated"),
-        f"{_PREPARE} --filters none` keeps such texts",
-    ),
-}
-"""What helps if a reason leaves nothing; other reasons say it in their details."""
-
-
 Entries = dict[str, dict[str, Any]]
 
 
@@ -109,8 +89,9 @@ class Tally:
         noted = {"noted": first(self.noted), "passed_over": first(self.passed)}
         return {"read": read, "kept": kept, "dropped": first({**self.dropped, **self.problems}), **noted}
 
-    def nothing_left(self, remedies: Mapping[str, str], otherwise: str) -> str:
-        """What to say if nothing is left: the most frequent reason, and what helps against it."""
+    def nothing_left(self, otherwise: str, of: str = "corpora", **values: object) -> str:
+        """What to say if nothing is left: the most frequent reason, and what helps against it, one of the `remedies`
+        with these values, or else `otherwise`."""
         entries = {**self.dropped, **self.problems}
         if not entries.keys() - NOT_ENTERED and self.passed:
             entries = {f"files passed over, {name}": it for name, it in self.passed.items()}
@@ -121,7 +102,7 @@ class Tally:
         counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted(entries.items()))
         others = f" (all reasons: {counts})" if len(entries) > 1 else ""
         kind, _, ending = reason.partition(", ")
-        remedy = UNPACKED.get(ending) or remedies.get(kind, otherwise)
+        remedy = remedies("unpacked").get(ending) or remedies(of).get(kind, otherwise).format(**values)
         return f"{most['documents']} times {why}, first {source}{others}; {remedy}"
 
 

@@ -124,9 +124,8 @@ class Cluster(Protocol):
 
 @contextlib.contextmanager
 def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callable]:
-    """`map` in this process, or in `workers` others, which start at once and which `prepare()` makes ready for work.
-
-    If this process has no threads, `prepare` is called here and the workers are forked, so that they share what it has
+    """`map` in this process, or in `workers` others, which start at once and which `prepare()` makes ready for work. If
+    this process has no threads, `prepare` is called here and the workers are forked, so that they share what it has
     loaded. Otherwise forking would be unsafe: each worker is a fresh process and calls it. An interrupt or an error in
     the block ends the workers at once. A worker that dies is a `UserError`."""
     if workers < 2:

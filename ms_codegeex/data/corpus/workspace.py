@@ -38,9 +38,8 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
             waiting()
             descriptor = _open_locked(path, wait=True)
     except OSError as error:
-        raise UserError(
-            f"{path}: could not be made ({error.strerror}); it has to be next to the output, give --output another"
-        ) from error
+        remedy = "it has to be next to the output, give --output another"
+        raise UserError(f"{path}: could not be made ({error.strerror}); {remedy}") from error
     try:
         yield path
     finally:

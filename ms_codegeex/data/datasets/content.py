@@ -59,7 +59,6 @@ def _train_files(directory: Path, info: Mapping[str, Any]) -> dict[Path, str | N
 
 
 def _parts(path: Path) -> Iterator[bytes]:
-    """All of a file."""
     with open(path, "rb") as stream:
         while part := stream.read(READ):
             yield part

@@ -133,6 +133,5 @@ def _reported_damage(path: Path) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
         problem = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: not the table of this dataset's documents ({problem}); prepare the dataset again with --replace"
-        ) from None
+        what = f"not the table of this dataset's documents ({problem})"
+        raise UserError(f"{path}: {what}; prepare the dataset again with --replace") from None

@@ -66,9 +66,8 @@ class IndexedWriter:
         values = np.asarray(ids)
         limits = np.iinfo(self.dtype)
         if values.ndim != 1 or not values.size or values.min() < self.lowest or values.max() > limits.max:
-            raise ValueError(
-                f"a document is a non-empty row of ids {self.lowest}..{limits.max}, got shape {values.shape}"
-            )
+            ids = f"ids {self.lowest}..{limits.max}"
+            raise ValueError(f"a document is a non-empty row of {ids}, got shape {values.shape}")
         self.add_run(np.ascontiguousarray(values, self.dtype), np.array([values.size]))
 
     def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
@@ -191,9 +190,8 @@ def _map(path: Path, dtype: np.dtype, total: int) -> np.ndarray:
 
 def damaged_dataset(path: Path, problem: str) -> UserError:
     """The error for a file of a dataset that is not as `prepare` left it."""
-    return UserError(
-        f"{path}: {problem}; the dataset is damaged, prepare it again with `ms-codegeex prepare --replace`"
-    )
+    remedy = "the dataset is damaged, prepare it again with `ms-codegeex prepare --replace`"
+    return UserError(f"{path}: {problem}; {remedy}")
 
 
 def _read_header(path: Path) -> tuple[np.dtype, int, int]:

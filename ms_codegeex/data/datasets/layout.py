@@ -38,10 +38,12 @@ def is_occupied(output: Path) -> bool:
     except OSError as error:  # a name too long, no permission
         raise UserError(f"{output}: cannot be read ({error.strerror}); give --output another directory") from None
     if foreign:
-        raise UserError(
-            f"{output}: holds {foreign[0]}, which is not part of a dataset; give --output another directory"
-        )
+        raise _foreign(output, foreign[0])
     return bool(entries)
+
+
+def _foreign(output: Path, name: str) -> UserError:
+    return UserError(f"{output}: holds {name}, which is not part of a dataset; give --output another directory")
 
 
 def check_output(output: Path, replace: bool) -> None:
@@ -49,8 +51,7 @@ def check_output(output: Path, replace: bool) -> None:
     if not is_occupied(output):
         return
     if not (output / DATASET_JSON).is_file():
-        first = min(entry.name for entry in output.iterdir())
-        raise UserError(f"{output}: holds {first}, which is not part of a dataset; give --output another directory")
+        raise _foreign(output, min(entry.name for entry in output.iterdir()))
     if not replace:
         raise UserError(f"{output}: holds a dataset; add --replace, or give --output another directory")
 

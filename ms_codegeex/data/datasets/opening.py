@@ -11,11 +11,10 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.blend import LONGEST_PERIOD, parse_stages
-from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
+from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info, stream_seed
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.functions import function_starts
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
-from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
 from ms_codegeex.data.infilling.transform import Infilling, chosen
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer

@@ -56,9 +56,8 @@ class FineTuningRows(Sequences):
             raise UserError(f"{self.directory}/dataset.json: seq_length is missing; prepare the dataset again")
         if longest > seq_length:
             long = f"{self.directory} has examples of up to {longest} tokens (seq_length in its dataset.json)"
-            remedy = (
-                f"prepare it again with --seq-length {seq_length}, or set it to {longest} for a model of such a context"
-            )
+            again = f"prepare it again with --seq-length {seq_length}"
+            remedy = f"{again}, or set it to {longest} for a model of such a context"
             raise UserError(f"data.seq_length: {seq_length}, but {long} and none is cut; {remedy}")
         sizes = IndexedDataset(self.directory / split).sizes
         self._check(sizes, longest)

@@ -56,24 +56,20 @@ def _summary(report: Mapping[str, Any]) -> str:
     return counts_table + (note(f"Truncated prompts: {count(truncated)}.") if truncated else "")
 
 
-def _ordered(languages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return sorted(languages.items(), key=lambda item: (-item[1].get("bytes", 0), item[0]))
-
-
 def _languages(languages: Mapping[str, Any]) -> str:
     total, share = sum(entry.get("tokens", 0) for entry in languages.values()), "share of tokens"
     rows = [
         (language or "(none)", {**entry, share: f"{entry.get('tokens', 0) / total:.1%}" if total else ""})
-        for language, entry in _ordered(languages)
+        for language, entry in languages.items()
     ]
     return _table("language", rows, "documents", "bytes", "tokens", share)
 
 
 def _bars(languages: Mapping[str, Any], name: str) -> str:
-    """A horizontal bar per language, in the table's order."""
+    """A horizontal bar per language."""
     rows = [
         (language or "(none)", entry.get(name, 0), _cell(name, entry.get(name, 0)))
-        for language, entry in _ordered(languages)
+        for language, entry in languages.items()
     ]
     return bars(f"{name} per language", rows)
 

@@ -42,10 +42,8 @@ class BadRecord(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and its answer. The loss counts the answer and the end token after it.
-
-    The prompt is the first `size` bytes of `text`, which all examples of a conversation share.
-    """
+    """A prompt and its answer. The loss counts the answer and the end token after it. The prompt is the first `size`
+    bytes of `text`, which all examples of a conversation share."""
 
     text: bytes
     size: int
@@ -93,7 +91,6 @@ def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayou
 
 
 def _found(record: Mapping[str, Any]) -> str:
-    """The first fields that are set."""
     return ", ".join([_valid(name) for name, value in record.items() if not absent(value)][:_SHOWN]) or "none"
 
 
@@ -249,11 +246,9 @@ def _content(name: str, value: Any) -> str:
 
 
 def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example]:
-    """An example for each answer that is learnt, with all earlier messages as its prompt.
-
-    One row for the whole conversation would need an end token after each answer, but an end token inside a row ends the
-    document: attention restarts after it.
-    """
+    """An example for each answer that is learnt, with all earlier messages as its prompt. One row for the whole
+    conversation would need an end token after each answer, but an end token inside a row ends the document: attention
+    restarts after it."""
     if not any(turn.role == "assistant" for turn in turns):
         raise BadRecord("empty answer", "no message by the assistant")
     if not any(turn.role == "assistant" and turn.trained for turn in turns):

@@ -23,14 +23,13 @@ from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.corpus.archives import ENDINGS, Broken, Returning, read_records
-from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.reading import SPECIAL, Noted, Rejected, Unit, units_of
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ON_ERROR
 from ms_codegeex.data.corpus.sources import Root, printable, search, user_roots
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.corpus.workers import ProgressBar
-from ms_codegeex.data.corpus.writing import write_description, write_report
+from ms_codegeex.data.corpus.writing import DatasetWriter, write_description, write_report
 from ms_codegeex.data.datasets.layout import check_output, file_records
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.finetuning.examples import BadRecord, Example, reader
@@ -44,16 +43,6 @@ TASKS = ("completion", "chat", "translation")
 MAX_BYTES = 64 << 20  # of a line; longer ones are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
-_REMEDIES = {
-    **dict.fromkeys(("missing field", "wrong type", "empty answer"), "docs/what-we-read.md lists what is read"),
-    "invalid JSON": "write one object per line, or an array of objects",
-    "unknown language": "remove the field `language`, or name one of those that `ms-codegeex prepare` knows",
-    "longer than seq_length": "give --overlong truncate, or --seq-length N",
-    "order of roles": "join the messages that follow each other, or remove the record",
-    "files passed over": "give files of records: " + ", ".join(ENDINGS),
-    **{f"record of another task ({task})": f"give --task {task}" for task in TASKS},
-}
-"""What helps if a reason leaves no example; the details of other reasons say it."""
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
 _SPECIAL = re.compile(
     r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|(?:start|end)_of_turn)>"
@@ -67,12 +56,10 @@ Row = tuple[np.ndarray, np.ndarray, bool]
 @dataclass(frozen=True)
 class FinetuneSettings:
     """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
-    and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory.
-
-    A row has at most `seq_length` tokens. A longer example is dropped (`overlong="drop"`), or the left end of its
-    prompt is truncated, never the answer. A hash of the texts chooses `validation_share` of the examples. `template`:
-    for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
-    """
+    and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory. A row has at most `seq_length`
+    tokens. A longer example is dropped (`overlong="drop"`), or the left end of its prompt is truncated, never the
+    answer. A hash of the texts chooses `validation_share` of the examples. `template`: for conversations, a name of
+    `conversations.TEMPLATES`, or `auto`: the tokenizer's."""
 
     task: str
     seq_length: int
@@ -120,11 +107,9 @@ class RowEncoder:
         return self._fast.encode_inside(answer.encode()).tolist()
 
     def rows(self, examples: Sequence[Example]) -> Iterator[Row | str]:
-        """The row of each of a record's examples, or the reason why it is left out.
-
-        Each prompt begins with the one before. Up to the last place where the text may be divided, its ids are settled.
-        Without such a place, prompts are encoded as a whole until they have `_MAX_PROMPTS`.
-        """
+        """The row of each of a record's examples, or the reason why it is left out. Each prompt begins with the one
+        before. Up to the last place where the text may be divided, its ids are settled. Without such a place, prompts
+        are encoded as a whole until they have `_MAX_PROMPTS`."""
         settled, encoded, ids = 0, 0, list[int]()
         for example in examples:
             if not settled and encoded > _MAX_PROMPTS:
@@ -257,13 +242,11 @@ def prepare_finetune(
     *,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`.
-
-    It is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The
+    """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
+    is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The
     result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
     `UserError` if a path is missing, no example is left, a record is bad and `on_error` is `stop`, or `output` holds
-    something else.
-    """
+    something else."""
     output = Path(output)
     check_output(output, replace)
     encoder = RowEncoder(settings)
@@ -288,8 +271,8 @@ def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> n
 
 def _nothing_left(inputs: Sequence[Path | str], tally: Tally, longest: int = 0) -> UserError:
     """What to say if there is no example; `longest`: the tokens that the longest answer needs."""
-    remedies = {**_REMEDIES, "answer longer than seq_length": f"give --seq-length {longest}"}
-    why = tally.nothing_left(remedies, "docs/what-we-read.md lists what is read")
+    values = {"longest": longest, "endings": ", ".join(ENDINGS)}
+    why = tally.nothing_left("docs/what-we-read.md lists what is read", "examples", **values)
     return UserError(f"{', '.join(map(str, inputs))}: no example is left: {why}")
 
 

@@ -118,9 +118,8 @@ def sentinels(value: Any, where: str) -> Sentinels:
     if len({*marks}) < len(marks):
         raise UserError(f"{setting}: {', '.join(PARTS)} are not three different sentinels; give the model's")
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(PARTS) or order[-1] == "suffix":
-        raise UserError(
-            f"{setting}: order is {order}; give prefix, suffix and middle in the model's order, suffix not last"
-        )
+        remedy = "give prefix, suffix and middle in the model's order, suffix not last"
+        raise UserError(f"{setting}: order is {order}; {remedy}")
     if not isinstance(end, list) or not all(isinstance(text, str) and text for text in end):
         raise UserError(f"{setting}: end is {end}; give a list of texts")
     return Sentinels(*marks, order=tuple(order), end=tuple(end))

@@ -15,7 +15,7 @@ from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, FILES, JSON, read_object
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
-TOKENIZER_FILES = tuple(FILES)
+TOKENIZER_FILES = FILES
 _CLASSES = {  # what tokenizer_class may be, and whose tokenizer that is; "any": the other files show it
     "CodeGeeXTokenizer": "codegeex",
     "ChatGLMTokenizer": "codegeex2",
@@ -27,12 +27,10 @@ __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
 
 
 def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
-    """A tokenizer by name (`TOKENIZER_NAMES`), or the one in a model directory.
-
-    A directory is read as its tokenizer_config.json says, or as its other files show; anything unknown or contradictory
-    is a `UserError`. CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution. All
-    callers in a process share the tokenizer of a name, which nothing changes; a directory is read at every call.
-    """
+    """A tokenizer by name (`TOKENIZER_NAMES`), or the one in a model directory. A directory is read as its
+    tokenizer_config.json says, or as its other files show; anything unknown or contradictory is a `UserError`.
+    CodeGeeX2's tokenizer comes from a directory only, as its licence forbids redistribution. All callers in a process
+    share the tokenizer of a name, which nothing changes; a directory is read at every call."""
     name = str(name_or_directory)
     if name in TOKENIZER_NAMES:
         return _named("codegen-multi" if name == "codegen-mono" else name)
@@ -44,9 +42,8 @@ def load_tokenizer(name_or_directory: str | Path) -> Tokenizer:
             "tokenizer codegeex2: its tokenizer.model does not come with this program; give a directory that holds "
             f"tokenizer.model and {CONFIG} of the released model"
         )
-    raise UserError(
-        f"tokenizer {name!r}: neither one of the names {', '.join(TOKENIZER_NAMES)} nor a directory with {CONFIG}"
-    )
+    names = f"neither one of the names {', '.join(TOKENIZER_NAMES)}"
+    raise UserError(f"tokenizer {name!r}: {names} nor a directory with {CONFIG}")
 
 
 @cache  # building one takes half a second of CPU time
@@ -80,9 +77,6 @@ def _load_directory(directory: Path) -> Tokenizer:
         found = ", ".join(present) or "no file of a tokenizer"
         needed = f"{JSON}, or vocab.json and merges.txt, or tokenizer.model of CodeGeeX2"
         raise UserError(f"{directory}: has no tokenizer, found {found}; copy {needed} from the model")
-    classes: dict[str, type[Tokenizer]] = {
-        "codegeex": gpt2.CodeGeeXTokenizer,
-        "codegeex2": chatglm.CodeGeeX2Tokenizer,
-        "codegen": gpt2.CodeGenTokenizer,
-    }
-    return classes[kind].load(directory)
+    if kind == "codegeex2":
+        return chatglm.CodeGeeX2Tokenizer.load(directory)
+    return (gpt2.CodeGeeXTokenizer if kind == "codegeex" else gpt2.CodeGenTokenizer).load(directory)

@@ -17,19 +17,12 @@ Broken = Literal["ignore", "replace"]  # what becomes of bytes that are no chara
 
 
 class Tokenizer(ABC):
-    """Text to ids and back.
-
-    `encode` is for corpora and takes every character literally: a file that contains `<|endoftext|>` must not end a
-    document. `encode_prompt` is for prompts and gives what the released model expects before an answer.
-
-    Attributes:
-        name: which tokenizer this is; `codegen-mono` is the same as `codegen-multi`.
-        eos_id: the id that ends a document.
-        vocab_size: ids are 0 to `vocab_size` - 1. A model's table may have more rows, which no text uses.
-        prefix: ids that every prompt starts with. Documents of a corpus are encoded without them.
-        pieces: the bytes of each id, as `token_bytes` returns them.
-        divides: whether no token and no choice of tokens crosses from a visible ASCII character to a line break.
-    """
+    """Text to ids and back. `encode` is for corpora and takes every character literally: a file that contains
+    `<|endoftext|>` must not end a document. `encode_prompt` is for prompts and gives what the released model expects
+    before an answer. `name`: which tokenizer this is; `codegen-mono` is the same as `codegen-multi`. `eos_id` ends a
+    document. Ids are 0 to `vocab_size` - 1; a model's table may have more rows, which no text uses. `prefix`: ids that
+    every prompt starts with, and documents of a corpus do not. `pieces`: the bytes of each id, as `token_bytes` returns
+    them. `divides`: whether no token and no choice of tokens crosses from a visible ASCII character to a line break."""
 
     name: str
     eos_id: int
@@ -63,10 +56,8 @@ class Tokenizer(ABC):
         """The bytes one id stands for inside a text, none for some special ids. A token may be part of a character; a
         foreign id is a `UserError`."""
         if not 0 <= number < self.vocab_size:
-            raise UserError(
-                f"token id {int(number)}: the {self.name} tokenizer has ids 0..{self.vocab_size - 1}; "
-                "check that the ids were made with it"
-            )
+            known = f"the {self.name} tokenizer has ids 0..{self.vocab_size - 1}"
+            raise UserError(f"token id {int(number)}: {known}; check that the ids were made with it")
         return self.pieces[number]
 
     @property
@@ -88,20 +79,15 @@ class Tokenizer(ABC):
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of a whole sequence; broken UTF-8 becomes U+FFFD.
-
-        For ids that continue others use `continuation`: a tokenizer may remove a space from the front of a text, but
-        not in the middle of one.
-        """
+        """Text of a whole sequence; broken UTF-8 becomes U+FFFD. For ids that continue others use `continuation`: a
+        tokenizer may remove a space from the front of a text, but not in the middle of one."""
         return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
 
     def continuation(self, before: Sequence[int], ids: Iterable[int], broken: Broken = "ignore") -> Iterator[str]:
-        """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive.
-
-        Joined, the pieces are the decoded text without the text of `before`. A character that `before` begins is part
-        of them once it is complete; one that the last id leaves incomplete is not. Bytes that are no character are left
-        out, or `broken` is "replace", and each becomes U+FFFD.
-        """
+        """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive. Joined, the pieces are
+        the decoded text without the text of `before`. A character that `before` begins is part of them once it is
+        complete; one that the last id leaves incomplete is not. Bytes that are no character are left out, or `broken`
+        is "replace", and each becomes U+FFFD."""
         text = Continuation(self, before, broken)
         for number in ids:
             if piece := text.feed(number):
@@ -109,9 +95,7 @@ class Tokenizer(ABC):
 
     def truncate_prompt(self, ids: Sequence[int], room: int) -> list[int]:
         """At most `room` ids of a prompt: its prefix, and as much of the rest as fits, truncated on the left.
-
-        `UserError` if nothing but the prefix would fit.
-        """
+        `UserError` if nothing but the prefix would fit."""
         if len(ids) <= room:
             return list(ids)
         kept = room - len(self.prefix)

@@ -25,18 +25,11 @@ _PROBE = " a  b\t\r\n\n  \u00e9\ufb01\uff21\u3000\u4f60\U0001f600 "  # character
 
 
 class CodeGeeX2Tokenizer(Tokenizer):
-    """Ids are 0..64793 with the released model: 64789 pieces, then `[MASK] [gMASK] [sMASK] sop eop`.
-
-    A prompt starts with `[gMASK] sop` (64790, 64792); a document of a corpus does not and ends with `</s>` (2). The
-    names of the command tokens are ordinary text, in prompts too, as in the release: `sop` is part of many words.
-    The only text that does not survive is U+2581, which becomes a space.
-
-    Args:
-        model: path of the SentencePiece model, `tokenizer.model` in a released directory.
-
-    Raises:
-        UserError: the file is not readable, or not a model of this kind.
-    """
+    """The tokenizer of the SentencePiece model at `model`, `tokenizer.model` in a released directory. Ids are 0..64793
+    with the released one: 64789 pieces, then `[MASK] [gMASK] [sMASK] sop eop`. A prompt starts with `[gMASK] sop`
+    (64790, 64792); a document of a corpus does not and ends with `</s>` (2). The names of the command tokens are
+    ordinary text, in prompts too, as in the release: `sop` is part of many words. The only text that does not survive
+    is U+2581, which becomes a space. `UserError` if the file is not readable, or not a model of this kind."""
 
     name = "codegeex2"
     tokenizer_class = "ChatGLMTokenizer"

@@ -1,20 +1,27 @@
 """Copies the data files of a model's or tokenizer's directory: its tokenizer, settings for generation, licences.
 
-Code is not copied, because it would come out under our name: Python files, and settings that name code.
+Code is not copied, because it would come out under our name: Python files, and settings that name code. For CodeGeeX,
+whose tokenizer transformers lack, tokenizer.json and a module with its class are written.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import write_json
+from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, entries, is_copied, is_weights, largest
 from ms_codegeex.base.reading import json_of, read_inside
-from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, write_codegeex_module
+from ms_codegeex.data.tokenizer.files import EOS, JSON, Added
+from ms_codegeex.data.tokenizer.tables import Tables
 
+CODEGEEX_MODULE = "tokenization_codegeex.py"
+CODEGEEX_AUTO_MAP = {"AutoTokenizer": [None, f"{Path(CODEGEEX_MODULE).stem}.CodeGeeXTokenizer"]}
 MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
 _CODE, _LARGEST_CODE = ".py", 16 << 20  # bytes of a Python file that the user trusts
 _WRITTEN_ANEW = (PROVENANCE, SIGNATURE, "model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -39,12 +46,9 @@ def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copy_data(source: Path, target: Path) -> None:
-    """Copy the data files of the directory `source`; For CodeGeeX our own class for transformers is written,
-    whatever the source has under its name.
-
-    Raises:
-        UserError: one of them is a link out of `source`, is not a regular file or is very large.
-    """
+    """Copy the data files of the directory `source`. For CodeGeeX our own class for transformers is written, whatever
+    the source has under its name. `UserError` if one of them is a link out of `source`, is not a regular file or is
+    very large."""
     for name in _names(source):
         if name in (CONFIG, GENERATION):
             _write_config(source, name, target)
@@ -101,3 +105,49 @@ def _write_config(source: Path, name: str, target: Path) -> None:
         (target / name).write_bytes(content)
     else:
         write_json(target / name, kept)
+
+
+def write_codegeex_files(
+    directory: Path, tables: Tables, names: Mapping[str, int], spaces: Mapping[str, int], max_len: int, added: Added
+) -> None:
+    """Write both files. transformers then gives the ids of `encode_prompt` and the text of `decode`. A run of `spaces`,
+    at most `max_len` long in text, has the id of one of the `names`. So the text is rewritten to names before it is
+    split, and names are rewritten to spaces after decoding."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    runs = _runs(spaces, names)
+    model = Tokenizer(models.BPE({**tables.vocab, **names}, tables.pairs()))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    model.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), *(decoders.Replace(name, run) for run, name in runs.items())]
+    )
+    model.add_tokens([AddedToken(name, normalized=True, special=False) for name in names])
+    model.add_special_tokens([AddedToken(EOS, normalized=False, special=True)])
+    further = sorted({**added.plain, **added.special}.items(), key=lambda item: item[1])
+    for entry in (added.entry(token) for token, _ in further):  # in the order of ids, which the library gives out
+        model.add_tokens([AddedToken(**entry)])
+    content = {**parse_json(model.to_str(), data=True), "normalizer": spaces_normalizer(spaces, names, max_len)}
+    with atomic_file(directory / JSON) as path:
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    write_codegeex_module(directory)
+
+
+def _runs(spaces: Mapping[str, int], names: Mapping[str, int]) -> dict[str, str]:
+    name_of = {number: name for name, number in names.items()}
+    return {run: name_of[number] for run, number in spaces.items()}
+
+
+def spaces_normalizer(spaces: Mapping[str, int], names: Mapping[str, int], max_len: int) -> dict[str, Any]:
+    """The step of tokenizer.json that writes names in the place of spaces, the longest run first."""
+    runs = _runs(spaces, names)
+    longest_first = sorted((run for run in runs if len(run) <= max_len), key=len, reverse=True)
+    steps = [{"type": "Replace", "pattern": {"String": run}, "content": runs[run]} for run in longest_first]
+    return {"type": "Sequence", "normalizers": steps}
+
+
+def write_codegeex_module(directory: Path) -> None:
+    """Write the module with the class for transformers, which needs `tokenizer.json` next to it."""
+    with atomic_file(directory / CODEGEEX_MODULE) as path:
+        path.write_bytes(
+            resources.files("ms_codegeex.data.tokenizer").joinpath("exported", CODEGEEX_MODULE).read_bytes()
+        )

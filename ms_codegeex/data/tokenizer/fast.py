@@ -44,31 +44,21 @@ _SAMPLE_DIGESTS = {
 
 
 class CorpusEncoder:
-    """Encodes corpus texts given as UTF-8, to the same ids as `tokenizer.encode`.
-
-    Args:
-        tokenizer: any tokenizer. If `gigatoken` cannot load it, or would encode differently, or a token is
-            more than white space that a model's owner has added, it does the work itself.
-
-    Attributes:
-        is_fast: whether `gigatoken` does the work.
-    """
+    """Encodes corpus texts given as UTF-8, to the same ids as `tokenizer.encode`. If `gigatoken` cannot load the
+    tokenizer, or would encode differently, or a token is more than white space that a model's owner has added, the
+    tokenizer does the work itself; else it `is_fast`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        plain = (
-            isinstance(tokenizer, ByteLevelTokenizer) and all(map(str.isspace, tokenizer.runs)) and tokenizer.divides
-        )
-        self._fast = _gigatoken(tokenizer) if plain else None
+        known = isinstance(tokenizer, ByteLevelTokenizer) and tokenizer.divides
+        self._fast = _gigatoken(tokenizer) if known and all(map(str.isspace, tokenizer.runs)) else None
         self.is_fast = self._fast is not None and sample_digest(self._fast.encode) == (
             _SAMPLE_DIGESTS.get(tokenizer.fingerprint) or sample_digest(tokenizer.encode)
         )
 
     def encode(self, data: bytes) -> np.ndarray:
         """Ids `[size]` (unsigned, 32 bits or more) of valid UTF-8; neither a prefix nor the end token is among them.
-
-        Nothing here starts a thread.
-        """
+        Nothing here starts a thread."""
         if not self.is_fast:
             return self._slowly(data)
         if _HINT.search(data) is None:

@@ -11,31 +11,12 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.lookalikes import refuse_lookalike
 from ms_codegeex.base.printing import print_once
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.shipped import shipped_table
 
 ADDED, CONFIG, JSON, SPECIAL = "added_tokens.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"
 EOS = "<|endoftext|>"
-FILES = {  # each file of a tokenizer, and what is taken from it
-    "vocab.json": "byte-level BPE: the vocabulary; must be that of tokenizer.json, if both are there",
-    "merges.txt": "byte-level BPE: the merges, likewise",
-    ADDED: "added tokens and their ids",
-    JSON: "vocabulary, merges and added tokens; enough alone",
-    SPECIAL: "which added tokens are special, as texts or objects",
-    "tokenizer.model": "CodeGeeX2's SentencePiece model; enough alone",
-    "tokenization_codegeex.py": "our class for transformers; never run here",
-    CONFIG: "tokenizer_class, added tokens, the end token; `add_prefix_space`, `add_bos_token` and "
-    "`split_special_tokens` must be off; all other settings change no ids (chat_template, padding_side, "
-    "model_max_length …)",
-}
-OFF = ("add_prefix_space", "add_bos_token", "split_special_tokens")  # of tokenizer_config.json
-FIXED: Mapping[str, tuple[Any, ...]] = {  # fields of tokenizer.json's model that decide ids: values that change none
-    "type": ("BPE", None),
-    "dropout": (None, 0),
-    "continuing_subword_prefix": (None, ""),
-    "end_of_word_suffix": (None, ""),
-    "byte_fallback": (None, False),
-    "ignore_merges": (None, False),
-}
-STEPS = {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}, "post_processor": None}
+FILES = ("vocab.json", "merges.txt", ADDED, JSON, SPECIAL, "tokenizer.model", "tokenization_codegeex.py", CONFIG)
+TABLE = Path(__file__).with_name("files.yaml")
 _SEVERAL = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
 # for each file that lists added tokens, their ids and what it says of them
 _LISTS: Mapping[str, Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Any, Any]]]] = {
@@ -102,11 +83,13 @@ def read_settings(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def check_fields(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], normalizer: Any) -> None:
     """`UserError` for a setting of tokenizer_config.json, or a step of tokenizer.json, `content`, that makes other ids
     than the family's tokenizer, whose `normalizer` is given."""
-    wrong = [(CONFIG, key, config[key], False) for key in OFF if config.get(key)]
+    table = shipped_table(TABLE)
+    wrong = [(CONFIG, key, config[key], False) for key in table["must_be_off"] if config.get(key)]
     if content:
         model = content["model"]
-        wrong += [(JSON, f"model.{key}", model[key], of[0]) for key, of in FIXED.items() if model.get(key) not in of]
-        for key, step in {**STEPS, "normalizer": normalizer}.items():
+        fixed = table["fixed"].items()
+        wrong += [(JSON, f"model.{key}", model[key], of[0]) for key, of in fixed if model.get(key) not in of]
+        for key, step in {**table["steps"], "normalizer": normalizer}.items():
             if _steps(found := content.get(key), key) != _steps(step, key):
                 wrong.append((JSON, key, found, step))
     for name, key, value, expected in wrong:
@@ -135,14 +118,9 @@ def read_added(
 ) -> Added:
     """The tokens that any file of the directory adds to the `vocabulary`, whose ids have no gap. Those that only have a
     name get the next ids, as in transformers. `of`: the family. `own`: tokens of the vocabulary whose ids its code
-    computes, so that lists of them change nothing.
-
-    A padding token after a gap is left out, and said.
-
-    Raises:
-        UserError: a list is malformed, two contradict each other, an id between them has no token, or a token is one of
-            another family, or in the model's vocabulary only.
-    """
+    computes, so that lists of them change nothing. A padding token after a gap is left out, and said. `UserError` if a
+    list is malformed, two contradict each other, an id between them has no token, or a token is one of another family,
+    or in the model's vocabulary only."""
     entries: dict[str, tuple[int, bool, bool, str]] = {}
     in_model = content.get("model", {}).get("vocab", {})  # its values were checked
     listed_only = {token: number for token, number in in_model.items() if number >= len(vocabulary)}

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
+from ms_codegeex.data.tokenizer.copying import CODEGEEX_AUTO_MAP, spaces_normalizer, write_codegeex_files
 from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, EOS, Added, check_fields, read_added, read_settings
-from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, spaces_normalizer, write_codegeex_files
 from ms_codegeex.data.tokenizer.tables import DIGESTS, Tables, gpt2_tables, read_tables, token_bytes
 
 if TYPE_CHECKING:
@@ -58,15 +58,11 @@ def _byte_pair_encoder(tables: Tables, runs: frozenset[tuple[str, int]], late: f
 
 
 class ByteLevelTokenizer(Tokenizer):
-    """GPT-2's tokenizer with further tokens, or one of the same kind with tables of its own.
-
-    Args:
-        tables: vocabulary and merges.
-        runs: white space that is one token wherever it occurs, leftmost and longest first, with its id.
-        names: in prompts, the names of special tokens besides `<|endoftext|>`, with their ids.
-        further: the bytes of every id above the vocabulary's, without a gap, except those of `added`.
-        added: the tokens that a model's owner has added, the end token among them if it is not `<|endoftext|>`.
-    """
+    """GPT-2's tokenizer with further tokens, or one of the same kind with tables of its own. `tables`: vocabulary and
+    merges. `runs`: white space that is one token wherever it occurs, leftmost and longest first, with its id. `names`:
+    in prompts, the names of special tokens besides `<|endoftext|>`, with their ids. `further`: the bytes of every id
+    above the vocabulary's, without a gap, except those of `added`: the tokens that a model's owner has added, the end
+    token among them if it is not `<|endoftext|>`."""
 
     def __init__(
         self,
@@ -142,28 +138,18 @@ class ByteLevelTokenizer(Tokenizer):
 
 
 class CodeGeeXTokenizer(ByteLevelTokenizer):
-    """CodeGeeX-13B's tokenizer; ids are 0..50399, 50256 ends a document.
-
-    Ids 50266..50399 decode to runs of 2..135 spaces, 50257..50265 to their names. In prompts `<|extratoken_1..143|>`
-    become their ids too. With tables of its own, the names start after its end token, and the last stands for the
-    longest run of spaces in text.
-
-    Args:
-        max_len: longest run of spaces with its own token, 2..135; the released models use 10.
-        tables: vocabulary and merges; None: GPT-2's.
-        added: tokens besides these.
-
-    Raises:
-        UserError: GPT-2's tables are missing or damaged, or `max_len` is out of range.
-    """
+    """CodeGeeX-13B's tokenizer; ids are 0..50399, 50256 ends a document. Ids 50266..50399 decode to runs of 2..135
+    spaces, 50257..50265 to their names. In prompts `<|extratoken_1..143|>` become their ids too. With `tables` of its
+    own (None: GPT-2's), the names start after its end token, and the last stands for the longest run of spaces in text.
+    `max_len`: the longest run of spaces with its own token, 2..135; the released models use 10. `added`: tokens besides
+    these. `UserError` if GPT-2's tables are missing or damaged, or `max_len` is out of range."""
 
     tokenizer_class = "CodeGeeXTokenizer"
 
     def __init__(self, max_len: int = 10, tables: Tables | None = None, added: Added | None = None) -> None:
         if type(max_len) is not int or not 2 <= max_len <= LONGEST_RUN:
-            raise UserError(
-                f"tokenizer max_len {max_len!r}: expected 2..{LONGEST_RUN} spaces, the released models use 10"
-            )
+            expected = f"expected 2..{LONGEST_RUN} spaces, the released models use 10"
+            raise UserError(f"tokenizer max_len {max_len!r}: {expected}")
         self.max_len, tables = max_len, gpt2_tables() if tables is None else tables
         added = added or Added()
         self.name = "own-codegeex" if tables.are_own or added.plain or added.special else "codegeex"
@@ -171,13 +157,9 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         self._extra = {f"<|extratoken_{number}|>": tables.eos_id + number for number in range(1, count + 1)}
         first, longest = tables.eos_id + START_EXTRA_ID, count - START_EXTRA_ID + 2
         self._spaces = {" " * length: first + length - 2 for length in range(2, longest + 1)}
-        super().__init__(
-            tables,
-            runs={run: number for run, number in self._spaces.items() if len(run) <= max_len},
-            names=self._extra,
-            further={number: text.encode() for text, number in (*self._extra.items(), *self._spaces.items())},
-            added=added,
-        )
+        runs = {run: number for run, number in self._spaces.items() if len(run) <= max_len}
+        further = {number: text.encode() for text, number in (*self._extra.items(), *self._spaces.items())}
+        super().__init__(tables, runs, self._extra, further, added)
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
@@ -239,14 +221,9 @@ def own_extra_tokens(max_len: int) -> int:
 
 
 class CodeGenTokenizer(ByteLevelTokenizer):
-    """CodeGen's tokenizer; 50256 ends a document, or the last token of other tables than GPT-2's.
-
-    Args:
-        whitespace: with the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in
-            the nl models (ids 0..50256).
-        tables: as in `CodeGeeXTokenizer`.
-        added: the tokens of a model's directory, in the place of those for white space.
-    """
+    """CodeGen's tokenizer; 50256 ends a document, or the last token of other `tables` than GPT-2's. `whitespace`: with
+    the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in the nl models (ids
+    0..50256). `added`: the tokens of a model's directory, in the place of those for white space."""
 
     tokenizer_class = "CodeGenTokenizer"
 
@@ -271,13 +248,9 @@ class CodeGenTokenizer(ByteLevelTokenizer):
 
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, tokenizer_config.json and, with white space tokens, added_tokens.json.
-
-        transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids.
-        """
-        decoder = {str(self.tables.eos_id): Added().entry(EOS)}
-        decoder |= {
-            str(number): self.added.entry(text) for text, number in (self.added.plain | self.added.special).items()
-        }
+        transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids."""
+        added, decoder = self.added.plain | self.added.special, {str(self.tables.eos_id): Added().entry(EOS)}
+        decoder |= {str(number): self.added.entry(text) for text, number in added.items()}
         self._save(directory, {}, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
 
     @classmethod

@@ -25,15 +25,13 @@ def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> T
     files are missing, or the tokenizer no longer matches the record."""
     name = str(record.get("name"))
     if not files.is_dir() and name not in TOKENIZER_NAMES and not Path(name).is_dir():
-        raise UserError(
-            f"{files}: missing, but {owner} was made with tokenizer {name}; put that tokenizer's files there"
-        )
+        made = f"{owner} was made with tokenizer {name}"
+        raise UserError(f"{files}: missing, but {made}; put that tokenizer's files there")
     source = files if files.is_dir() else name
     tokenizer = load_tokenizer(source)
     if tokenizer.fingerprint != record.get("fingerprint"):
-        raise UserError(
-            f"tokenizer {source}: no longer the one {owner} was made with; restore it, or make {owner} again"
-        )
+        changed = f"no longer the one {owner} was made with"
+        raise UserError(f"tokenizer {source}: {changed}; restore it, or make {owner} again")
     return tokenizer
 
 
@@ -68,10 +66,7 @@ def _files(checkpoint: Path) -> Path:
 
 def family_tokenizer(owner: Path, family: str, remedy: str, known: bool = True) -> Tokenizer:
     """The tokenizer of a model that records none: its family's, if there is a single one that needs no files, and it is
-    `known` that the model has this one.
-
-    `owner` and `remedy` are for the `UserError` that any other model raises.
-    """
+    `known` that the model has this one. `owner` and `remedy` are for the `UserError` that any other model raises."""
     if known and family in DEFAULTS:
         return load_tokenizer(DEFAULTS[family])
     raise UserError(f"{owner}: does not say which tokenizer this {family} model has; {remedy}")

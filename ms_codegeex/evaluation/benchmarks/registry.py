@@ -31,7 +31,7 @@ class Benchmark:
     summary: str  # a line of `evaluate --help`
     keys: tuple[str, ...] = ()  # of recipes, that it has and not every benchmark (`recipe.py`)
     options: tuple[str, ...] = ()  # those of `timeout`, `python` and `prompt_perplexity` that it has
-    references_first: bool = False  # its canonical solutions are judged before anything else
+    references_first: bool = False  # all of its canonical solutions are judged first, not one of each language
     # where its files are without `--data`: `package:MODULE/PATH` in an installed package, or `cache:PATH` in the cache
     places: tuple[str, ...] = ()
     install: str = ""  # the command after which the first of these places has them

@@ -21,7 +21,7 @@ from ms_codegeex.data.corpus.filters import preset
 from ms_codegeex.data.corpus.reading import find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
-from ms_codegeex.data.corpus.tally import REMEDIES, Tally, read_documents
+from ms_codegeex.data.corpus.tally import Tally, read_documents
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.evaluation.progress import progress_of
 
@@ -87,7 +87,7 @@ def measure(
             documents += 1
             bar.update(len(logprobs))
     if not total.tokens:
-        why = tally.nothing_left(REMEDIES, "give UTF-8 files, records or a dataset")
+        why = tally.nothing_left("give UTF-8 files, records or a dataset")
         raise UserError(f"{', '.join(map(str, paths))}: no text in there: {why}")
     return CorpusPerplexity(total, size, documents, window, stride, tally.summed(documents), whole)
 

@@ -321,12 +321,6 @@ class CodeGeeXForCausalLM(CodeGeeXPreTrainedModel, GenerationMixin):
         self.language_model = CodeGeeXModel(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, table: nn.Module) -> None:
-        self.language_model.set_input_embeddings(table)
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -345,18 +339,9 @@ class CodeGeeXForCausalLM(CodeGeeXPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits [batch, n, vocab_size], or of the last `logits_to_keep` tokens; with `labels` [batch, n], the mean
         loss of the next tokens (-100 is left out). The rest is as in `CodeGeeXModel`."""
-        below = self.language_model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_attentions,
-            output_hidden_states,
-            others.pop("cache_position", None),
-            cache,
-        )
+        inputs = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
+        wanted = (use_cache, output_attentions, output_hidden_states)
+        below = self.language_model(*inputs, *wanted, others.pop("cache_position", None), cache)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = F.linear(below.last_hidden_state[:, kept], self.get_input_embeddings().weight)
         loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **others)

@@ -9,7 +9,7 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import find_config, shipped_names
 from ms_codegeex.cli import main
-from ms_codegeex.data.corpus.filters import PRESETS
+from ms_codegeex.data.corpus.filters import preset
 from ms_codegeex.data.corpus.recipes import read_recipe
 from ms_codegeex.data.datasets.documents import read_documents
 
@@ -52,7 +52,7 @@ def test_the_rules_are_those_of_codegens_paper():
     for name in shipped_names("corpora"):
         assert read_recipe(name)
     recipe = read_recipe("bigpython")
-    assert dataclasses.asdict(recipe.rules) == dataclasses.asdict(PRESETS["codegen"])
+    assert dataclasses.asdict(recipe.rules) == dataclasses.asdict(preset("codegen"))
     assert recipe.values()["languages"] == ("Python",)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import filters
-from ms_codegeex.data.corpus.filters import PRESETS, Rules, preset, rejection, size_rejection
+from ms_codegeex.data.corpus.filters import Rules, preset, rejection, size_rejection
 
 GOOD = b"def function(argument):\n    return argument\n"
 OFF = Rules(max_mean_line=None, min_alphabetic=0.0, generated=True)
@@ -99,7 +99,7 @@ class TestPresets:
             preset("strict")
 
     def test_default_is_the_default(self):
-        assert PRESETS["default"] == Rules()
+        assert preset("default") == Rules()
 
 
 # Characters where counting bytes could go wrong: kinds of white space, letters and digits of other scripts, limits of

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.data.corpus.flags import Flags
+from ms_codegeex.data.corpus.stages import Flags
 
 
 def raised(size, numbers):

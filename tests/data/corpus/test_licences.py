@@ -8,13 +8,15 @@ import pytest
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, String, Text, Whitespace
 
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.corpus import licences
-from ms_codegeex.data.corpus.licences import STYLES, strip_licence
-from ms_codegeex.data.languages import ALL_LANGUAGES
+from ms_codegeex.data.corpus.licences import RULES, strip_licence
+from ms_codegeex.data.languages import languages
 
 NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, Version 2.0", "WITHOUT WARRANTIES.")
 # Without comments, or with comments that no header is in.
 WITHOUT = {"reStructuredText", "Literate CoffeeScript", "Literate Agda", "Literate Haskell"}
+STYLES = [language for style in shipped_table(RULES)["styles"] for language in style["languages"]]
 # Language -> how a comment of several lines begins, goes on and ends, and a line of code.
 COMMENTS = {
     "Python": ("", "# ", "", "name = 'Copyright 2020 Nobody'"),
@@ -105,9 +107,9 @@ def test_other_comments_stay(language):
 
 
 def test_every_language_has_a_style():
-    names = {language.name for language in ALL_LANGUAGES}
-    assert set(STYLES) | WITHOUT == names and not set(STYLES) & WITHOUT
-    assert {STYLES[name] for name in COMMENTS} == set(STYLES.values())
+    names = {language.name for language in languages()}
+    assert {*STYLES} | WITHOUT == names and not {*STYLES} & WITHOUT and len({*STYLES}) == len(STYLES)
+    assert all(any(name in COMMENTS for name in style["languages"]) for style in shipped_table(RULES)["styles"])
 
 
 def test_texts_of_no_known_language_stay():

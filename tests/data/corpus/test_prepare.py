@@ -1,3 +1,4 @@
+import codecs
 import hashlib
 import json
 import subprocess
@@ -22,7 +23,7 @@ TEXTS = {  # name -> exact text; awkward on purpose
     "alpha/one.py": "def one(argument):\n    if argument:\n            return '<|endoftext|>'\n",
     "alpha/two.c": "int two(void)\r\n{\r\n\treturn 2;  /* extratoken: <|extratoken_12|> */\r\n}\r\n",
     "beta/three.h": "namespace three {\nclass Name {};\n}  // no newline at the end",
-    "beta/four.py": "\ufeffname = 'ünïcödé 😀 你好'\n\n\n\t\tand_so_on = name\n",
+    "beta/four.py": "name = 'ünïcödé 😀 你好'\n\n\n\t\tand_so_on = name\n",
     "gamma/five.js": "function five(first, second) {\n" + " " * 137 + "return first + second;\n}\n",
     "gamma/six.html": "<html><body>six words of plain text</body></html>\n",
     "delta/seven.sql": "SELECT something FROM somewhere WHERE condition;\n",
@@ -31,7 +32,7 @@ TEXTS = {  # name -> exact text; awkward on purpose
 DROPPED = {
     "alpha/copy.py": (TEXTS["alpha/one.py"].encode(), "exact duplicate"),
     "alpha/binary.py": (b"name = 1\0\n", "binary"),
-    "alpha/latin.py": (b"# caf\xe9 words\n", "not UTF-8"),
+    "alpha/latin.py": (b"# caf\xe9\xe9\xe9 words\n", "not UTF-8"),
     "beta/empty.py": (b"", "empty"),
     "beta/blank.py": (b"\n\n", "empty"),
     "beta/wide.py": (b"name = " + b"a" * 400, "long lines"),
@@ -49,6 +50,7 @@ ALL_FILES = {*DATA_FILES, *TABLES, *REPORTS, "dataset.json"}
 def sources(tmp_path_factory):
     root = tmp_path_factory.mktemp("sources") / "project"
     contents = {name: text.encode() for name, text in TEXTS.items()} | {name: DROPPED[name][0] for name in DROPPED}
+    contents["beta/four.py"] = codecs.BOM_UTF8 + contents["beta/four.py"]
     for name, data in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
@@ -220,7 +222,7 @@ def test_mistakes_leave_nothing_behind(sources, tmp_path):
     words.mkdir()
     (words / "notes.txt").write_text("no source")
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/a.py").write_bytes(b"\xff\xfe")
+    (tmp_path / "bad/a.py").write_bytes(b"\xff\xfd\xfc")
     (tmp_path / "bad/b.py").write_bytes(b"")
     output = tmp_path / "out"
     for inputs, settings, message in [

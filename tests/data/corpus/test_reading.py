@@ -16,7 +16,7 @@ from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.reading import Document, Rejected, _read_file, find_units, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
-from ms_codegeex.data.corpus.tally import moved
+from ms_codegeex.data.corpus.tally import Tally, moved
 
 GOOD = "def function(argument):\n    return argument\n"
 
@@ -78,11 +78,28 @@ class TestFiles:
         assert [item.source for item in read(tmp_path / "x", languages=("c",))[0]] == ["x/a.c"]
         assert [item.language for item in read(tmp_path / "x", all_text=True)[0]] == ["", "C", "Python", "Python"]
 
+    def test_other_encodings_are_converted_and_counted(self, tmp_path):
+        text = f"# café\n{GOOD}"
+        for name, encoding in (("a", "utf-8"), ("b", "utf-8-sig"), ("c", "utf-16"), ("d", "latin-1"), ("e", "utf-16")):
+            (tmp_path / f"{name}.py").write_bytes(text.encode(encoding))
+        [unit] = find_units(user_roots([tmp_path]), ReadingSettings())[0]
+        items, tally = list(read_unit(unit, ReadingSettings())), Tally()
+        documents = [item for item in items if isinstance(item, Document)]
+        assert {item.data for item in documents} == {text.encode()} and len(documents) == 5
+        for item in items:
+            if not isinstance(item, Document):
+                tally.add(item)
+        assert {name: entry["documents"] for name, entry in tally.noted.items()} == {
+            "byte order mark left out": 1,
+            "converted from utf-16": 2,
+            "converted from iso8859-1": 1,
+        }
+
     def test_bad_files(self, tmp_path):
         files = {
             "binary.py": b"\0" + GOOD.encode(),
             "empty.py": b"",
-            "encoding.py": b"# caf\xe9\n",
+            "encoding.py": b"# caf\xe9\xe9\xe9\n",
             "large.py": GOOD.encode() * 20,
             "long.py": b"x" * 200,
             "white.py": b"\n\n",
@@ -98,12 +115,12 @@ class TestFiles:
             ("pipe.py", "not a regular file", 0),
             ("binary.py", "binary", len(GOOD) + 1),
             ("empty.py", "empty", 0),
-            ("encoding.py", "not UTF-8", 7),
+            ("encoding.py", "not UTF-8", 9),
             ("large.py", "too large", 20 * len(GOOD)),
             ("long.py", "long lines", 200),
             ("white.py", "empty", 2),
         ]
-        assert rejected[4].excerpt == "# caf\ufffd\n" and rejected[6].excerpt == "x" * 200
+        assert rejected[4].excerpt == "# caf\ufffd\ufffd\ufffd\n" and rejected[6].excerpt == "x" * 200
 
     def test_a_file_that_disappears(self, tmp_path):
         for name in "abc":
@@ -271,7 +288,7 @@ class TestFields:
         ):
             assert one(tmp_path, {"text": GOOD, "language": language, "path": path}).language == ours
         assert one(tmp_path, {"text": GOOD, "language": "TSX"}) == ("unknown language", "'TSX'", False)
-        assert one(tmp_path, {"text": GOOD, "language": "JSON", "path": "a.json"})[1] == "'JSON'"
+        assert one(tmp_path, {"text": GOOD, "language": "JSON", "path": "a.json"})[1] == "JSON"
 
     def test_repositories(self, tmp_path):
         """Each layout's name; null and objects without a name are absent."""
@@ -419,8 +436,8 @@ class TestParquet:
     @pytest.mark.parametrize(
         "column, reason",
         [
-            (pa.array([b"caf\xe9 caf\xe9"], pa.binary()), "not UTF-8"),
-            (pa.array([b"caf\xe9 caf\xe9"], pa.binary()).view(pa.string()), "not UTF-8"),
+            (pa.array([b"caf\xe9\xe9\xe9 caf\xe9"], pa.binary()), "not UTF-8"),
+            (pa.array([b"caf\xe9\xe9\xe9 caf\xe9"], pa.binary()).view(pa.string()), "not UTF-8"),
             (pa.array([7]), "not text"),
             (pa.array([["a"]]), "not text"),
             (pa.array([None], pa.string()), "missing field"),

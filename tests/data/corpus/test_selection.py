@@ -13,7 +13,6 @@ from prepare_inputs import shard
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import stages as module
 from ms_codegeex.data.corpus.duplicates import Duplicates
-from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.selection import (
     SUM,
     TRAIN,
@@ -24,7 +23,7 @@ from ms_codegeex.data.corpus.selection import (
 )
 from ms_codegeex.data.corpus.selection import select as select_among
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.stages import Documents, Stages
+from ms_codegeex.data.corpus.stages import Documents, Flags, Stages
 from ms_codegeex.data.corpus.summary import summarise_in_stages
 
 

@@ -17,7 +17,7 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.config.blend import corpora_of, parse_stages
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.data.datasets.batches import PackedSequences
+from ms_codegeex.data.datasets.batches import PackedSequences, stream_seed
 from ms_codegeex.data.datasets.blend import Blend, quota_order
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.data.datasets.opening import (
@@ -27,7 +27,6 @@ from ms_codegeex.data.datasets.opening import (
     training_data,
     validation_data,
 )
-from ms_codegeex.data.datasets.order import stream_seed
 
 DECIMALS = st.one_of(
     st.integers(1, 50),

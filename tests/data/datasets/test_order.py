@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.data.datasets.order import sample_indices, stream_seed
+from ms_codegeex.data.datasets.batches import sample_indices, stream_seed
 
 
 @settings(max_examples=60, deadline=None)

@@ -143,12 +143,12 @@ class Sql(PythonTask):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Strict: the same rows with the same multiplicity, in the same order if the reference query ends with ORDER
         BY; columns may be in any order (Spider's test suites). Published: the same set of rows (BIRD)."""
-        question: Question = problem.data
+        question, text = problem.data, sample.generation
         files = {
             "check.py": (INSIDE / "check_query.py").read_bytes(),
             "schema.sql": encoded(question.script),
             "expected.sql": encoded(question.query),
-            "query.sql": encoded(sample.generation if sample.whole else f"{BEGIN}{sample.generation}"),
+            "query.sql": encoded(text if sample.whole or is_query(text) else f"{BEGIN}{text}"),
         }
         readable, database = dict(self.runner.readable), "-"
         if question.file is not None:
