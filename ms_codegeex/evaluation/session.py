@@ -192,9 +192,8 @@ def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, or_else
     tools = ", ".join(f"{tool} {version}" for tool, version in equipment.tools.items()) or "no tools"
     each = "; ".join(f"{name} ({equipment.tools.get(name, tools)}): {why}" for name, why in groups.items())
     if groups:
-        raise RunFailure(
-            f"nothing is sampled, because {fault} here: {each}; mend that and repeat the command,{or_else}"
-        )
+        why = f"nothing is sampled, because {fault} here: {each}"
+        raise RunFailure(f"{why}; mend that and repeat the command,{or_else}")
 
 
 def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:
