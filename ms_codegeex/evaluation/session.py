@@ -15,7 +15,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.evaluation import rows
 from ms_codegeex.evaluation.benchmarks.registry import benchmark
-from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.jsonl import RowFile, readable_again
 from ms_codegeex.evaluation.judging import judge, references
 from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine, sandbox_for
 from ms_codegeex.evaluation.judging.references import Findings
@@ -78,8 +78,7 @@ class Session:
             print_error(line)
 
     def file(self, name: str) -> RowFile:
-        """One of the directory's row files. A damaged file, or one with rows of other problems, is a
-        `UserError`."""
+        """One of the directory's row files. A damaged file, or one with rows of other problems, is a `UserError`."""
         keys = rows.SAMPLE if name == SAMPLES else rows.JUDGEMENT
         return RowFile(self.options.output / name, rows.flaws(self.task, keys))
 
@@ -97,15 +96,14 @@ class Session:
 
 
 def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Do the requested work that is not done yet; return the report. Problems that cannot be judged here are reported,
-    never scored."""
+    """Do the work that is not done yet; return the report. Problems that cannot be judged are reported, not scored."""
     with sole_writer(options.output):
-        return _evaluate(task, recipe, options)
+        record = RecordedSettings(options.output)
+        return _evaluate(Session(task, recipe, options, record, list(selected(task, options.limit))))
 
 
-def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
-    problems = list(selected(task, options.limit))
-    session = Session(task, recipe, options, RecordedSettings(options.output), problems)
+def _evaluate(session: Session) -> dict[str, Any]:
+    task, options = session.task, session.options
     if options.given is None and options.references != "only":
         session.record.compare("recipe", session.settings, growing=("n", "limit"))
     content = rows.problems_fingerprint(task.problems)
@@ -136,10 +134,8 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     result = finish(session)
     if session.refused:
         why = "; ".join(f"{name}: {reason[:300]}" for name, reason in session.refused.items())
-        raise RunFailure(
-            f"not judged: {why}; see {options.output / 'report.html'}, fix the tool chain, or pass --skip-references "
-            "if only references fail"
-        )
+        remedy = "fix the tool chain, or pass --skip-references if only references fail"
+        raise RunFailure(f"not judged: {why}; see {options.output / 'report.html'}, {remedy}")
     return result
 
 
@@ -196,9 +192,8 @@ def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, or_else
     tools = ", ".join(f"{tool} {version}" for tool, version in equipment.tools.items()) or "no tools"
     each = "; ".join(f"{name} ({equipment.tools.get(name, tools)}): {why}" for name, why in groups.items())
     if groups:
-        raise RunFailure(
-            f"nothing is sampled, because {fault} here: {each}; mend that and repeat the command,{or_else}"
-        )
+        why = f"nothing is sampled, because {fault} here: {each}"
+        raise RunFailure(f"{why}; mend that and repeat the command,{or_else}")
 
 
 def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:
@@ -227,13 +222,14 @@ def obtain_samples(session: Session) -> None:
     task, recipe, options = session.task, session.recipe, session.options
     samples = session.file(SAMPLES)
     if options.given is not None:
-        read = foreign_samples.read_samples(options.given, task, session.problems)
+        with readable_again(options.given) as given:
+            read, known = foreign_samples.read_samples(given, task, session.problems), foreign_samples.identity(given)
         taken = [dataclasses.asdict(each) for each in read.samples]
         for remark in read.remarks:
-            session.say(remark)
+            session.say(remark.replace(str(given), str(options.given)))
         if not taken and session.problems:
             raise UserError(f"{options.given}: no samples of the problems that are evaluated")
-        session.record.settle("model", foreign_samples.identity(options.given), free=("samples",))
+        session.record.settle("model", {**known, "samples": str(options.given)}, free=("samples",))
         samples.replace(taken)
         return
     wanted = drawing.wanted(task, session.problems, recipe.n)
@@ -252,8 +248,7 @@ def obtain_samples(session: Session) -> None:
     session.record.write("recipe", session.settings)
     session.record.write("versions", versions())
     drawing.generate(task, session.problems, recipe.n, recipe.seed, sampler, samples, options.progress)
-    unread = sum(row["finish"] == UNREAD for row in samples.rows)
-    if unread:
+    if unread := sum(row["finish"] == UNREAD for row in samples.rows):
         session.say(f"{unread} of {len(samples.rows)} prompts leave the model no room; they count as not passed")
 
 

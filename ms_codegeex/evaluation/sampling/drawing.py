@@ -34,10 +34,8 @@ def wanted(task: Task, problems: Sequence[Problem], n: int) -> dict[RowKey, Prob
 def generate(
     task: Task, problems: Sequence[Problem], n: int, seed: int, sampler: Sampler, samples: RowFile, progress: bool
 ) -> None:
-    """Draw the samples that `samples` lacks. Rows that are not wanted stay, at the end of the file.
-
-    A sample is a function of (seed, problem, number). Threads append in any order; the file is sorted at the end.
-    """
+    """Draw the samples that `samples` lacks. Rows that are not wanted stay, at the end of the file. A sample is a
+    function of (seed, problem, number). Threads append in any order; the file is sorted at the end."""
     keys = wanted(task, problems, n)
     present = {key(row) for row in samples.rows}
     missing = [each for each in keys if each not in present]
