@@ -1,8 +1,7 @@
 """Formats of conversations and translations, in which models are tuned and served.
 
 Source of `codegeex2`: the chat template of CodeGeeX2, which is ChatGLM2's. `plain` is ours. The prompt of
-translations is CodeGeeX's.
-"""
+translations is CodeGeeX's."""
 
 from __future__ import annotations
 

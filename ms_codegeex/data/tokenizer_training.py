@@ -3,8 +3,7 @@
 For CodeGeeX and CodeGen it is byte-level BPE with the family's pre-tokenisation, which is GPT-2's, and its tokens for
 white space: the family's own class with other tables. For CodeGeeX2, whose released tokenizer may not be redistributed,
 it is a SentencePiece BPE model with the properties that `CodeGeeX2Tokenizer` needs: ids 0 to 2 are unknown, begin and
-end of text, every character survives (identity normalisation, bytes as a last resort).
-"""
+end of text, every character survives (identity normalisation, bytes as a last resort)."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 Any number of devices can load one: a reader assembles only the window it needs, and checks the hash of every chunk that
 it reads. `checkpoint_writing.py` writes them, `checkpoint_folder.py` chooses among a run's.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`. Chunks of slices
-(`chunks.py`) and each file's header have hashes.
-"""
+(`chunks.py`) and each file's header have hashes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The checkpoints of a run: which exist, which to resume from, which to delete.
 
 *Intact*: manifest and files fit each other. *Sound*: every hash matches, too. *Settled*: at least `SETTLED_STEPS` steps
-came after it; a run whose numbers are not finite goes back to such a one.
-"""
+came after it; a run whose numbers are not finite goes back to such a one."""
 
 from __future__ import annotations
 

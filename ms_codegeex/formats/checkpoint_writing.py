@@ -2,8 +2,7 @@
 
 A checkpoint is written under a temporary name and renamed when it is complete, so a killed run never leaves a
 half-written one. Ranks agree through files in the folder of the checkpoints, which they share, because a thread must
-not take part in the engine's communication.
-"""
+not take part in the engine's communication."""
 
 from __future__ import annotations
 

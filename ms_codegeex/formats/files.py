@@ -1,7 +1,6 @@
 """What users name as a model, a file or a folder of any program, and the way from it to files of weights.
 
-`layouts.yaml` declares all that is recognised: each is read, leads to a place below it, or is refused with a remedy.
-"""
+`layouts.yaml` declares all that is recognised: each is read, leads to a place below it, or is refused with a remedy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Conversion of tensors between two formats; both directions read the same data.
 
-A family's `weights.py` lists `Entry`s; nothing here or in `convert` knows any family's names.
-"""
+A family's `weights.py` lists `Entry`s; nothing here or in `convert` knows any family's names."""
 
 from __future__ import annotations
 

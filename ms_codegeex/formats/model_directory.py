@@ -2,8 +2,7 @@
 
 The weights are `*.safetensors`, with an index when there are several; older directories hold PyTorch pickles named
 `pytorch_model*.bin` instead, which are read and never written. Shards without an index, and variants such as
-`model.fp16.safetensors`, are read too.
-"""
+`model.fp16.safetensors`, are read too."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ next to a file.
 It is the in-toto statement that OpenSSF model signing v1.0 signs: a SHA-256 for every file, and one over all of them
 (https://github.com/sigstore/model-transparency). What made the files is in `predicate.ms_codegeex`. It has no time and
 no path of a machine, so the same model gives the same bytes. It shows accidents; `sign` protects it from edits, with
-the package `model-signing`, whose own command reads what this writes and writes what this reads.
-"""
+the package `model-signing`, whose own command reads what this writes and writes what this reads."""
 
 from __future__ import annotations
 

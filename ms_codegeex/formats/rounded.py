@@ -2,8 +2,7 @@
 
 16 bits: FP16, or BF16 as uint16. 8 and 4 bits are symmetric: the value is the number times its scale. 8 bits: -127 to
 127 with a scale for each row. 4 bits: -7 to 7 with a scale for each `group` consecutive numbers of a row; in files and
-in training, two share a byte (`halves`).
-"""
+in training, two share a byte (`halves`)."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 The format: the header's length (8 bytes, little-endian), a JSON header padded with spaces, then the raw tensors back
 to back (https://github.com/huggingface/safetensors, "Format"). The library's own writer wants every tensor in memory
-at once; this one holds one.
-"""
+at once; this one holds one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Tensors of known dtype and shape whose values are loaded only when needed.
 
 Every format of this package reads into and writes from `LazyTensor`, so a conversion holds one tensor in memory at a
-time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of its raw bits as uint16.
-"""
+time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of its raw bits as uint16."""
 
 from __future__ import annotations
 

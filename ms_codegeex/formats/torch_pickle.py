@@ -2,8 +2,7 @@
 
 A tensor is a call of `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`, its
 storage a persistent id `("storage", type, key, location, number of elements)` (PyTorch, torch/serialization.py).
-Python's own unpickler makes whatever objects a pickle asks for; ours has what plain data needs and no more.
-"""
+Python's own unpickler makes whatever objects a pickle asks for; ours has what plain data needs and no more."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 The archive is an uncompressed zip: `<stem>/data.pkl`, `<stem>/byteorder`, `<stem>/data/<key>` with the raw elements
 of each storage at a multiple of 64 bytes (so that it can be memory-mapped), `<stem>/version`
-(PyTorch, caffe2/serialize/inline_container.cc). Ours have `<stem>/written_by` as well, which PyTorch ignores.
-"""
+(PyTorch, caffe2/serialize/inline_container.cc). Ours have `<stem>/written_by` as well, which PyTorch ignores."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 A file of JSON holds one object per line, or arrays of objects, or objects that are written over several lines: its
 first bytes decide. Broken input is returned, never raised: everything before it is still read. pyarrow's readers lose
-the last block before damage, and zstandard's ends a truncated file without an error.
-"""
+the last block before damage, and zstandard's ends a truncated file without an error."""
 
 from __future__ import annotations
 

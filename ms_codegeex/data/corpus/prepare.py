@@ -8,8 +8,7 @@ was given as a directory is copied to `tokenizer/`.
 
 The input is read once, in units of which worker processes make shards, in a work directory where they survive a killed
 run. What becomes of each document is decided in stages over all shards. Order and bytes depend only on the input and
-the settings.
-"""
+the settings."""
 
 from __future__ import annotations
 

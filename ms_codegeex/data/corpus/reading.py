@@ -1,8 +1,7 @@
 """Units of input, each read by one worker, and the documents in them.
 
 A unit is a batch of source files, a part of a file of JSON or of a table. Units are found
-once, in an order that does not depend on the machine; each is then read independently, in any process.
-"""
+once, in an order that does not depend on the machine; each is then read independently, in any process."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 A read that fails is retried, as only some of fsspec's file systems do. If it keeps failing, the run ends and can be
 continued later: no data are left out. Credentials come from the environment variables and files of fsspec and of the
-scheme's library. Those in a URL itself are in no text that leaves this file.
-"""
+scheme's library. Those in a URL itself are in no text that leaves this file."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 `NAME.bin` holds the concatenated ids of all documents, `NAME.npz` the columns and the rejected input. The .npz appears
 last, in one step; a shard without it does not exist. Nothing is synced: shards have to survive a killed process, not a
-power failure, after which their checksums show the damage.
-"""
+power failure, after which their checksums show the damage."""
 
 from __future__ import annotations
 

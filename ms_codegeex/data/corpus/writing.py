@@ -1,7 +1,6 @@
 """Writes the files of a dataset, from shards and each document's split.
 
-Ids are copied in runs, at the speed of the disk.
-"""
+Ids are copied in runs, at the speed of the disk."""
 
 from __future__ import annotations
 

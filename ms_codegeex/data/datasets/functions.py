@@ -3,8 +3,7 @@
 A sequence that begins anywhere begins in the middle of a statement, a string or a table, and its tokens do not say in
 which. "Fewer Truncations Improve Language Modeling" (Ding et al., ICML 2024) found that this harms, among other things,
 the synthesis of programs. The sequences that repeat themselves most are left out: from tables, a small model learns to
-repeat itself. Rae et al. (2021, "Scaling Language Models", A.1.1) filter documents by repeated n-grams too.
-"""
+repeat itself. Rae et al. (2021, "Scaling Language Models", A.1.1) filter documents by repeated n-grams too."""
 
 from __future__ import annotations
 

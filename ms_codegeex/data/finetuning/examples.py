@@ -6,8 +6,7 @@ chat: each message of the assistant is the answer of one example, whose prompt i
     `data.conversations`.
 translation: the prompt is the line `code translation`, the source below its language, and the other language.
 
-Source: CodeGeeX's fine-tuning packer and translation prompt.
-"""
+Source: CodeGeeX's fine-tuning packer and translation prompt."""
 
 from __future__ import annotations
 

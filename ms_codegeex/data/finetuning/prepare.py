@@ -4,8 +4,7 @@ Next to `{split}.bin/.idx` is `{split}.mask`, uint8, one byte per token of the `
 end token, 0 for the prompt. No row is longer than `seq_length`.
 
 Prompt and answer are tokenised separately, because the model's prompts are tokenised alone too. Tokenising both
-together could give ids that span the border, which never occur when the model answers.
-"""
+together could give ids that span the border, which never occur when the model answers."""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ of the trained model, and the middle moves to the end:
     spm   <suffix> suffix <prefix> prefix <middle> middle <end>
 
 The text keeps its number of tokens, so that every sample stays where it is in the dataset. Sentinels and split words
-need a few tokens; to make room, the suffix loses its end or the prefix its start.
-"""
+need a few tokens; to make room, the suffix loses its end or the prefix its start."""
 
 from __future__ import annotations
 

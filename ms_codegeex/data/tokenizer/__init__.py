@@ -1,7 +1,6 @@
 """The tokenizers of the model families.
 
-`load_tokenizer` returns one by name, or the one in a model directory.
-"""
+`load_tokenizer` returns one by name, or the one in a model directory."""
 
 from __future__ import annotations
 

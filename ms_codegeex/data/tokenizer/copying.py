@@ -1,8 +1,7 @@
 """Copies the data files of a model's or tokenizer's directory: its tokenizer, settings for generation, licences.
 
 Code is not copied, because it would come out under our name: Python files, and settings that name code. For CodeGeeX,
-whose tokenizer transformers lack, tokenizer.json and a module with its class are written.
-"""
+whose tokenizer transformers lack, tokenizer.json and a module with its class are written."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Fast encoding and decoding of corpora.
 
-`gigatoken` agrees with the tokenizers here id for id at tens of times their speed.
-"""
+`gigatoken` agrees with the tokenizers here id for id at tens of times their speed."""
 
 from __future__ import annotations
 

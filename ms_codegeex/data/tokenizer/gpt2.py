@@ -6,8 +6,7 @@
 | `codegen-multi`, `codegen-mono` | 50295 | runs of 2..31 spaces and of 2..9 tabs |
 | `codegeex` | 50400 | runs of 2..10 spaces, under the names `<|extratoken_10|>` and following |
 
-Sources: the released tokenizer files; CodeGeeX paper, section 3.1.
-"""
+Sources: the released tokenizer files; CodeGeeX paper, section 3.1."""
 
 from __future__ import annotations
 

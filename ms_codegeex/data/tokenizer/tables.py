@@ -2,8 +2,7 @@
 
 The vocabulary has ids from 0 without a gap: the 256 bytes in GPT-2's order, the merged tokens, `<|endoftext|>`. What a
 family adds follows. Tables are known by their digests, so a damaged file is found; a directory with tables of its own
-records them.
-"""
+records them."""
 
 from __future__ import annotations
 
