@@ -187,8 +187,7 @@ def needs_head(path: PurePath | str) -> bool:
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     """The language of a file, or None if it is unknown; one without a tag line is not one of the 96. Only the last part
-    of `path` counts. `head` is the file's first bytes (up to `HEAD_BYTES`), for ambiguous suffixes, editors' modes and
-    `#!` lines."""
+    of `path` counts. `head`: the first `HEAD_BYTES`, for ambiguous suffixes, editors' modes and `#!` lines."""
     suffix = _by_name(PurePath(path).name)
     if isinstance(suffix, Language):
         return suffix if suffix.name != _PLAIN else None

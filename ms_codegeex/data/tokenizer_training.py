@@ -52,8 +52,7 @@ class TokenizerSettings:
     """The settings that decide the tokenizer, apart from its text. `vocab_size` counts all ids; for codegeex2 only the
     pieces of the SentencePiece model, to which five command tokens are added. `whitespace_run`: the longest run of
     spaces that is one token; None: the family's, which codegen's always are. `language_tags`: codegeex2: whether each
-    language's tag line is one token. `max_bytes`: how much text to read; of more source files, a sample. `reading`:
-    which text is read."""
+    language's tag line is one token. `max_bytes`: how much text to read, of more files a sample. `reading`: which."""
 
     vocab_size: int = 32_000
     whitespace_run: int | None = None

@@ -227,8 +227,7 @@ class Checkpoint:
         return result
 
     def _copy(self, name: str, record: Mapping[str, Any], source: Index, target: np.ndarray) -> None:
-        """Copy the part `source` of a slice to `target`. Complete chunks are read directly into `target` where
-        possible."""
+        """Copy the part `source` of a slice to `target`, where possible without a buffer between them."""
         read, shape, size = self._chunk_reader(name, record), record["shape"], record["rows"]
         if not shape:
             return read(0, target)

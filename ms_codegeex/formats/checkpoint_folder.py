@@ -91,8 +91,7 @@ def prune(
     """Delete old checkpoints and leftovers of killed writes; returns the deleted checkpoints, newest first. Kept are
     the newest `keep` (at least 1) that are intact; the newest of step `settled` or before, and the one after it, which
     is settled next. Damaged ones do not count, and are deleted only if they are older than a settled one. Those of
-    which `is_protected` is true are never deleted. Nor are the files that the running `job` still writes; their `save`
-    names begin with it."""
+    which `is_protected` is true stay, and what the running `job` still writes: its `save` names begin with it."""
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
     checkpoints = list_checkpoints(root)

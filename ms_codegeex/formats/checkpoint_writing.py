@@ -106,8 +106,7 @@ class _Names:
 
 
 def failure_file(root: Path, step: int, save: str) -> Path:
-    """The file that tells the other ranks that a save has failed, and after which step to try again (`next_try`), once
-    rank 0 knows."""
+    """The file that says that a save has failed and, once rank 0 knows, the step of the `next_try`."""
     return root / f".{step_name(step)}.{save}.failed"
 
 
@@ -148,8 +147,7 @@ def write_checkpoint(
 
 
 def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
-    """Tell the waiting ranks before the files that they write to are deleted; a full disk may have room for the note
-    only afterwards."""
+    """Tell the waiting ranks before their files are deleted; a full disk may have room for the note only afterwards."""
     for silent in _looks(names, patience):
         with contextlib.suppress(UserError):
             return write_json(names.failed, {"message": str(failure)})

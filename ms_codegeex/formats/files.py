@@ -66,8 +66,8 @@ class RawModel:
 
 @dataclass(frozen=True)
 class Place:
-    """A file or folder on the way from `root`, which the user named, to the weights: what a folder holds, and the first
-    bytes of a file."""
+    """A file or folder on the way from the user's `root` to the weights: the `files` and `folders` in a folder, the
+    `beginning` of a file."""
 
     root: Path
     path: Path
@@ -157,8 +157,7 @@ class Found:
 
 
 def find_model(path: Path) -> Found:
-    """What a user names as a model, followed down to its weights. `UserError` if it is nothing of `layouts`, or is
-    refused."""
+    """What a user names as a model, followed down to its weights. `UserError` if it is not in `layouts`, or refused."""
     root = Path(path)
     place, way = Place.at(root, root), ()
     for _ in range(_MOST_STEPS):

@@ -246,8 +246,7 @@ def read_statement(target: Path) -> Recorded | None:
 
 def check(target: Path, thorough: bool = False) -> None:
     """Check a model that is going to be used with its statement, if it has one. A changed, missing or extra file that
-    has a part in the model's answers is a `UserError`; the first one of any other kind is a warning on standard error.
-    """
+    has a part in the model's answers is a `UserError`; the first of any other kind is a warning on standard error."""
     if (recorded := read_statement(target)) is None:
         return
     different = recorded.differences(Path(target), thorough)

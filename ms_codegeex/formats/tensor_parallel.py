@@ -124,8 +124,7 @@ def merge(
 ) -> dict[str, LazyTensor]:
     """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet. `axes`: name ->
     the axis along which it is split; None: every rank holds it whole. `where` names the ranks' files. `UserError` for
-    dtypes that differ between ranks, and on loading for copies that differ or a file that is a copy of another rank's.
-    """
+    dtypes that differ, and on loading for copies that differ or a file that is a copy of another rank's."""
     result, distinct = {}, Distinct()
     for name, first in ranks[0].items():
         pieces = [rank[name] for rank in ranks]

@@ -108,8 +108,7 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
 
 
 def checked_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
-    """The shape that a file states for the tensor `name`. `ValueError`, whose text may be very
-    long, if no array can have it."""
+    """The shape that a file states for a tensor. `ValueError`, whose text may be very long, if no array can have it."""
     sizes = len(shape) <= MAX_AXES and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
     if not sizes or math.prod(max(1, size) for size in shape) > LARGEST:
         raise ValueError(f"no array can have the shape of tensor {name}: {list(shape)}")
@@ -177,8 +176,7 @@ Index = tuple[slice, ...]
 
 
 def check_coverage(name: str, tensor: Mapping[str, Any], where: str) -> None:
-    """Raise `UserError` unless the slices cover the tensor exactly once: their borders divide it into cells, each of
-    which must be covered once."""
+    """`UserError` unless the slices cover the tensor once: each of the cells into which their borders divide it."""
     shape = tensor["shape"]
     boxes = [[(o, o + n) for o, n in zip(s["offset"], s["shape"], strict=True)] for s in tensor["slices"]]
     for box in boxes:

@@ -105,9 +105,6 @@ def archive_kind(name: str) -> str | None:
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
-# Records
-
-
 def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
     """A file of records, of `size` bytes, as parts that can be read independently, or why it cannot be read."""
     kind = archive_kind(path.name)
@@ -171,9 +168,6 @@ def _text(value: Any) -> Any:
     with contextlib.suppress(UnicodeDecodeError):  # then it stays bytes, which are refused where a text is needed
         return value.decode() if isinstance(value, bytes) else value
     return value
-
-
-# Lines and values of JSON
 
 
 def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
@@ -374,8 +368,7 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
 
 
 def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
-    """The brackets and commas outside of strings: block, offset behind the sign, and the sign; an empty sign at the end
-    of each block."""
+    """The brackets and commas outside of strings: block, offset behind the sign, and the sign, "" at a block's end."""
     string = escaped = False
     for block in blocks:
         # Without escaped characters, each quote begins or ends a string.
@@ -393,8 +386,7 @@ def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[bytes]:
-    """The unpacked blocks of one or more compressed members up to the offset `end`; of a truncated file, what can be
-    recovered."""
+    """The unpacked blocks of compressed members up to the offset `end`; what can be recovered of a truncated file."""
     from isal import isal_zlib
     from zstandard import ZstdDecompressor, ZstdError
 
@@ -425,8 +417,7 @@ def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[b
 
 def frame_bounds(stream: BinaryIO, name: str) -> list[int] | None:
     """Offsets at which the independently compressed frames (.zst) or blocks (.gz) of a file start, and last its size;
-    None unless it is a sequence of complete ones. Their lengths are in their headers, so nothing is unpacked. `stream`
-    is at its beginning."""
+    None unless all are complete. Their headers say how long they are. `stream` is at its beginning."""
     size = os.fstat(stream.fileno()).st_size
     follow = _zstd_frames if name.endswith(".zst") else _gzip_blocks
     try:
@@ -477,9 +468,6 @@ def _gzip_blocks(stream: BinaryIO) -> Iterator[int]:
             return
         stream.seek(rest + 1 - _GZIP_BLOCK.size, os.SEEK_CUR)
         yield stream.tell()
-
-
-# Rows
 
 
 def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
@@ -574,8 +562,7 @@ def _arrow_rows(
 
 def _unpacked_size(message: Any) -> int:
     """Bytes to which the compressed buffers of a message of Arrow's IPC unpack, by the lengths that they begin with.
-    Source: Arrow's Message.fbs; pyarrow has verified the tables, whose fields are found through their lists of
-    offsets."""
+    pyarrow has verified the tables, whose fields are found through lists of offsets (Arrow's Message.fbs)."""
     metadata, body = message.metadata.to_pybytes(), message.body
 
     def number(form: str, at: int) -> int:

@@ -109,8 +109,7 @@ class RemotePath:
         return _request(self, lambda filesystem, path: _exactly(size, filesystem.cat_file(path)))
 
     def open(self) -> BinaryIO:
-        """The file, to be read from any offset. `OSError` if it is gone or may not be read, `UserError` if it could not
-        be read after all attempts."""
+        """The file, to be read anywhere. `OSError`: gone, or may not be read. `UserError`: all attempts have failed."""
         from fsspec.spec import AbstractBufferedFile
 
         class Ranges(AbstractBufferedFile):
@@ -174,8 +173,7 @@ def _hidden(text: str, location: RemotePath) -> str:
 
 
 def _request(location: RemotePath, work: Callable[[Any, str], T]) -> T:
-    """The result of `work` with the file system and its path, retried if its error may be temporary; `UserError` if it
-    persists."""
+    """The result of `work(file system, path)`. An error that may be temporary is a `UserError` if it persists."""
     arguments = _filesystem(location)
     for pause in (*PAUSES, None):
         try:

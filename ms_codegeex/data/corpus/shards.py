@@ -108,8 +108,7 @@ class DocumentRows:
             self._signatures.append(signature(document.data, document.language, self._signed_by))
 
     def write(self, path: Path, **meta: Any) -> None:
-        """Write the `.npz` file of a shard, with the names of the codes in `language` and `group`, and the rest of
-        `meta`."""
+        """Write the `.npz` file of a shard, with `meta` and the names of the codes in `language` and `group`."""
         names = {"languages": list(self._languages), "groups": list(self._groups)}
         text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
         with open(path, "wb") as stream:

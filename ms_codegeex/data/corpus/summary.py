@@ -101,8 +101,7 @@ class Summary:
         return dict(sorted(sums.items(), key=lambda item: (-item[1]["bytes"], item[0])))
 
     def length_histogram(self) -> dict[str, list[int]]:
-        """A histogram of kept documents by length: `documents[i]` of them have at least `edges[i]` and less than
-        `edges[i + 1]` tokens."""
+        """Kept documents by length: `documents[i]` of them have `edges[i]` to `edges[i + 1] - 1` tokens."""
         counts = self.lengths or [0]
         return {"edges": [0, *(_SHORTEST << number for number in range(len(counts)))], "documents": counts}
 

@@ -43,8 +43,7 @@ def write_splits(
     directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
 ) -> None:
     """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if the shards have
-    masks (`masked`). `placed`: each shard, whose ids are `dtype`, with the splits of its documents, int8 `[documents]`.
-    """
+    masks. `placed`: each shard, whose ids are `dtype`, with the splits of its documents, int8 `[documents]`."""
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
         masks = [stack.enter_context(open(mask_path(directory / split), "wb")) for split in SPLITS if masked]

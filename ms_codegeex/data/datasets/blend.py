@@ -3,8 +3,7 @@
 A stage repeats a table of one period. Weights are converted to integers without a common divisor; the period is their
 sum. Each corpus's k-th position in the table lies in the window that keeps its count within one of its share (the quota
 method: Balinski and Young 1975, Tijdeman 1980). Among the corpora with an open window, the one whose window closes
-first gets the position. These are unit jobs on one machine: earliest deadline first is optimal, and a valid order is
-known to exist."""
+first gets the position: a valid order exists, and earliest deadline first finds one for unit jobs on one machine."""
 
 from __future__ import annotations
 

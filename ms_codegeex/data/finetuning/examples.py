@@ -246,8 +246,7 @@ def _content(name: str, value: Any) -> str:
 
 def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example]:
     """An example for each answer that is learnt, with all earlier messages as its prompt. One row for the whole
-    conversation would need an end token after each answer, but an end token inside a row ends the document: attention
-    restarts after it."""
+    conversation would need an end token after each answer, and attention restarts after an end token."""
     if not any(turn.role == "assistant" for turn in turns):
         raise BadRecord("empty answer", "no message by the assistant")
     if not any(turn.role == "assistant" and turn.trained for turn in turns):

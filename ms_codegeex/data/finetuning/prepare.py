@@ -244,8 +244,7 @@ def prepare_finetune(
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
     is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The
     result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
-    `UserError` if a path is missing, no example is left, a record is bad and `on_error` is `stop`, or `output` holds
-    something else."""
+    `UserError` for a missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
     output = Path(output)
     check_output(output, replace)
     encoder = RowEncoder(settings)
@@ -276,8 +275,7 @@ def _nothing_left(inputs: Sequence[Path | str], tally: Tally, longest: int = 0) 
 
 
 def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
-    """What `find_units` gives, for files of records. Of a `.json` file in a directory, which may hold settings, the
-    first object decides."""
+    """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one."""
     if remote := next((root.path for root in roots if isinstance(root.path, RemotePath)), None):
         raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
     known = table().of
