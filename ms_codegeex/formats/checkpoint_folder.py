@@ -5,6 +5,7 @@ came after it; a run whose numbers are not finite goes back to such a one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -128,8 +129,6 @@ def _not_needed(checkpoints: list[Path], keep: int, settled: int) -> list[Path]:
 
 
 def _is_intact(path: Path) -> bool:
-    try:
-        Checkpoint(path)
-    except (UserError, OSError):
-        return False
-    return True
+    with contextlib.suppress(UserError, OSError):
+        return Checkpoint(path) is not None
+    return False

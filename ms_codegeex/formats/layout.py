@@ -62,8 +62,7 @@ def pack(packing: Packing, arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def unpack(packing: Packing, array: np.ndarray, shapes: Sequence[Shape]) -> Sequence[np.ndarray]:
-    """Our arrays from the foreign one, the exact inverse of `pack`; views where possible, so that only a part of a
-    mapped file is read."""
+    """Our arrays from the foreign one, the exact inverse of `pack`; views where possible, e.g. of a mapped file."""
     if packing.kind == "stack":
         return np.split(array, np.cumsum([shape[0] for shape in shapes])[:-1])
     if packing.kind == "group":

@@ -110,7 +110,7 @@ def _same_end(file: Path, config: Mapping[str, Any]) -> None:
 def weight_files(path: Path, chosen: str | None = None) -> tuple[str, ...]:
     """The files in a folder that make one model, or their index alone, in the order of transformers: safetensors before
     pickles, a single file before an index, an index before shards without one, no variant before any. Empty if there
-    are none. `chosen`: the file that the user names. `UserError` for incomplete shards, and for several variants only."""
+    are none. `chosen`: the file that the user names. `UserError` for incomplete shards, and several variants alone."""
     found: dict[tuple[str, bool, int], list[str]] = {}  # variant, pickles?, shards (0: their index, -1: a single file)
     for match in filter(None, map(_NAME.fullmatch, entries(path))):
         variant = match["variant"] or match["later"] or match["last"] or ""
@@ -171,9 +171,8 @@ def _indexed(path: Path, index: str) -> tuple[dict[str, LazyTensor], dict[str, s
     """`read_weights` of the files that an index lists: what it does not list is left out, as in transformers."""
     content = read_json_inside(path, index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(name, str) and is_weights(name) for name in weight_map.values()
-    ):
+    named = weight_map.values() if isinstance(weight_map, dict) else [None]
+    if not all(isinstance(name, str) and is_weights(name) for name in named):
         expected = "expected a weight_map from tensor names to files of weights in the same directory"
         raise UserError(f"{path / index}: {expected}")
     shards: dict[str, dict[str, LazyTensor]] = {}

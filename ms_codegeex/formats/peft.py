@@ -68,7 +68,7 @@ def adapters_path(path: Path) -> Path:
 
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:
     """The adapters at `path` for the model `base`; numbers are read later. `check_fingerprint`: require that they were
-    trained on `base`; otherwise any model of the same sizes will do. `UserError` for none, or others."""
+    trained on `base`; otherwise any model of the same sizes will do. `UserError` if none fit."""
     named, path = path, adapters_path(path)
     if named != path and (path / CONFIG).is_file():
         print_error(f"{named}: the adapters are in {path.relative_to(named)}")
@@ -262,7 +262,7 @@ def _tensors_file(path: Path) -> str:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], Path, Mapping[str, LazyTensor], Mapping[str, str]]:
-    """The settings, checked, of a stranger's directory in PEFT's layout; its file of tensors, these, and metadata."""
+    """The settings, checked, of a stranger's directory in PEFT's layout; its file, tensors and metadata."""
     admit(path)
     config = read_json_inside(path, CONFIG)
     if not isinstance(config, dict):

@@ -99,9 +99,7 @@ class Hashed:
 
     def __init__(self, inputs: Sequence[Input], pool: ThreadPoolExecutor) -> None:
         self.inputs, self._pool = inputs, pool
-        self._hashes: dict[Path, Future[dict[str, Any]]] = {
-            path: pool.submit(_sha256, path) for each in inputs for path in each.files.values()
-        }
+        self._hashes = {path: pool.submit(_sha256, path) for each in inputs for path in each.files.values()}
 
     def begin(self, file: Path) -> None:
         """Begin to hash a file of the output, which is complete, while others are written."""

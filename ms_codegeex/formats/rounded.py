@@ -20,7 +20,7 @@ _LARGEST = {8: 127, 4: 7}
 
 @dataclass(frozen=True)
 class Quantised:
-    """`values` FP32, FP16, BF16 or int8 [n, k]; `scales` FP32, 8 bits: [n], 4 bits: [n, ceil(k / group)]."""
+    """A matrix: `values` FP32, FP16, BF16 or int8 [n, k], `scales` FP32 [n] (8 bits) or [n, ceil(k / group)] (4)."""
 
     values: np.ndarray
     bits: int

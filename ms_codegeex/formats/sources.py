@@ -231,7 +231,7 @@ def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> N
 
 
 def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
-    """The tensors under the layout's names; says which parts of names were left away. `UserError` for equal names."""
+    """The tensors under the layout's names; says which parts of names were left away. `UserError` if two are equal."""
     ranks, prefixes = [], dict.fromkeys(())
     for tensors, where in zip(raw.ranks, raw.where, strict=True):
         names, owners = its.own_names(tensors), dict[ForeignName, ForeignName]()

@@ -24,6 +24,7 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.corpus.remote import RemotePath, open_input
 
 T = TypeVar("T")
+Choose = Callable[[Sequence[str]], Sequence[str]]  # those of a table's columns that are read
 
 ENDINGS = {f".{name}{packed}": "jsonl" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst")}
 ENDINGS |= {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
@@ -59,8 +60,7 @@ _QUOTE = ord('"')
 @dataclass(frozen=True)
 class ArchivePart:
     """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
-    the number of the rows before it; and its size in bytes. A line belongs to the part that has the byte before it, so
-    a part skips its first line."""
+    the rows before it; and its bytes. A line belongs to the part with the byte before it: a part skips its first line."""
 
     span: tuple[int, int] | None
     first: int
@@ -114,10 +114,7 @@ def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTE
 
 
 def read_records(
-    path: Path | RemotePath,
-    part: ArchivePart,
-    limit: int,
-    columns: Callable[[Sequence[str]], Sequence[str]] | None = None,
+    path: Path | RemotePath, part: ArchivePart, limit: int, columns: Choose | None = None
 ) -> Generator[tuple[int, dict[str, Any] | Broken, bytes], None, int]:
     """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes. Lines are numbered
     from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns the number of lines,
@@ -491,7 +488,7 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
 
 
 def read_rows(
-    path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 4
+    path: Path | RemotePath, part: ArchivePart, columns: Choose, batch_rows: int = 4
 ) -> Iterator[tuple[int, tuple | Broken]]:
     """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
     order of the columns, which `columns` chooses from the names in the file; no other column is read. Text and bytes
@@ -524,9 +521,7 @@ def read_rows(
         yield number, _arrow_problem(error)
 
 
-def _arrow_rows(
-    path: Path | RemotePath, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int
-) -> Iterator[tuple]:
+def _arrow_rows(path: Path | RemotePath, columns: Choose, batch_rows: int) -> Iterator[tuple]:
     """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather),
     which is a stream with a table of contents behind it. Bounds in the file are checked before they are followed. A
     batch is held as a whole only if it is compressed; it may then unpack to `MAX_BATCH`."""

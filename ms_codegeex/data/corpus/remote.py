@@ -27,11 +27,9 @@ PAUSES = (1, 2, 4, 8, 16)  # seconds before a read is retried
 _BUFFER = 8 << 20
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _USER = re.compile(r"[^/]*(?=@)|[^/:@]*:(?!\d*/)[^@]*(?=@)")  # a password may contain a slash, a port may not
-# How file systems name a hash of a file, or when it was written.
-_VERSIONS = (
-    "ETag", "etag", "blob_id", "oid", "md5Hash", "sha", "mtime", "modified", "modify", "modificationTime",
-    "last_modified", "LastModified", "created", "last_commit",
-)  # fmt: skip
+# How file systems name a hash of a file, and when it was written.
+_HASHES = ("ETag", "etag", "blob_id", "oid", "md5Hash", "sha", "last_commit")
+_TIMES = ("mtime", "modified", "modify", "modificationTime", "last_modified", "LastModified", "created")
 _NOT_RETRIED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, for URL schemes
 
@@ -226,7 +224,7 @@ def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
 
 def _version(entry: dict[str, Any]) -> int:
     """A number for a version of a file: from its hash if the store has one, or else from its time."""
-    known = {name: str(entry[name]) for name in _VERSIONS if entry.get(name) is not None}
+    known = {name: str(entry[name]) for name in (*_HASHES, *_TIMES) if entry.get(name) is not None}
     return int.from_bytes(hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()[:7], "little")
 
 

@@ -237,8 +237,7 @@ def _open(path: Path) -> Any:
 
 
 def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
-    """A shard that `make_shard` wrote, and what was rejected; its ids, columns and names stay in its files. `lines` are
-    those of its input before it."""
+    """A shard that `make_shard` wrote, which stays in its files, and what was rejected. `lines`: those before it."""
     meta, tally = read_meta(path), Tally()
     tally.merge(Tally(**meta["tally"]), lines)
     return Shard(path, meta["documents"], lines=lines), tally

@@ -71,10 +71,8 @@ class Summary:
                 self._count(number, language, counts)
         for number, names in other.packages.items():
             self._name(number, names)
-        self.lengths, self.redacted = (
-            [a + b for a, b in itertools.zip_longest(mine, others, fillvalue=0)]
-            for mine, others in ((self.lengths, other.lengths), (self.redacted, other.redacted))
-        )
+        pairs = ((self.lengths, other.lengths), (self.redacted, other.redacted))
+        self.lengths, self.redacted = ([*map(sum, itertools.zip_longest(*pair, fillvalue=0))] for pair in pairs)
         self.licences = {name: size + other.licences[name] for name, size in self.licences.items()}
         self.stripped += other.stripped
 

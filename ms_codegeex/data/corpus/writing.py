@@ -38,6 +38,8 @@ from ms_codegeex.data.datasets.report import render
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
+Entries = Mapping[str, Any]  # of a JSON file
+
 
 def write_splits(
     directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
@@ -144,12 +146,7 @@ def _choose(hashes: np.ndarray, share: float) -> np.ndarray:
 
 
 def write_report(
-    directory: Path,
-    summary: Summary,
-    size: Mapping[str, Any],
-    tally: Tally,
-    settings: Mapping[str, Any],
-    extra: Mapping[str, Any],
+    directory: Path, summary: Summary, size: Entries, tally: Tally, settings: Entries, extra: Entries
 ) -> None:
     """Write report.json and report.html, without times or host names, so that equal requests give equal bytes.
     `summary` is that of all documents, `size` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
@@ -175,7 +172,7 @@ def write_report(
 
 
 def write_description(
-    directory: Path, tokenizer: Tokenizer, name: str, first: Mapping[str, Any], further: Mapping[str, Any]
+    directory: Path, tokenizer: Tokenizer, name: str, first: Entries, further: Entries
 ) -> dict[str, Any]:
     """Write dataset.json, which has the tokenizer between the entries `first` and `further`, and the files of a
     tokenizer whose `name` is a directory, without times or host names. Returns the content of dataset.json."""

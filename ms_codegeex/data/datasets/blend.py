@@ -129,8 +129,7 @@ def mixed_before(
     samples: int, data: Mapping[str, Any], global_batch: int, contents: Mapping[str, str] | None = None
 ) -> str:
     """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are. `data`
-    is the section of the configuration. `contents` are the texts that represent directories, such as hashes of their
-    content; None: their paths."""
+    is the section of the configuration. `contents`: texts by directories, such as hashes; None: their paths."""
     contents = contents or {}
     stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
     parts = []

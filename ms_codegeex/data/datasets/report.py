@@ -67,11 +67,8 @@ def _languages(languages: Mapping[str, Any]) -> str:
 
 def _bars(languages: Mapping[str, Any], name: str) -> str:
     """A horizontal bar per language."""
-    rows = [
-        (language or "(none)", entry.get(name, 0), _cell(name, entry.get(name, 0)))
-        for language, entry in languages.items()
-    ]
-    return bars(f"{name} per language", rows)
+    counts = {language or "(none)": entry.get(name, 0) for language, entry in languages.items()}
+    return bars(f"{name} per language", [(language, n, _cell(name, n)) for language, n in counts.items()])
 
 
 def _histogram(lengths: Mapping[str, Any]) -> str:

@@ -264,9 +264,8 @@ def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example
 
 
 def _translation(layout: RecordLayout, record: Mapping[str, Any]) -> Example:
-    source, target, *languages = (
-        _text(*_one(layout, record, use)) for use in ("source", "target", "source_language", "target_language")
-    )
+    uses = ("source", "target", "source_language", "target_language")
+    source, target, *languages = (_text(*_one(layout, record, use)) for use in uses)
     names = [translation_name(name) for name in languages]
     if (wrong := next((name for name in names if not name or "\n" in name), None)) is not None:
         raise BadRecord("unknown language", repr(wrong))
