@@ -1,5 +1,4 @@
 """Formats of conversations and translations, in which models are tuned and served.
-
 `codegeex2` is the chat template of CodeGeeX2 and ChatGLM2, `plain` is ours, translations have CodeGeeX's prompt."""
 
 from __future__ import annotations

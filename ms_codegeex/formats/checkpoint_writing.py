@@ -163,9 +163,9 @@ def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
     return UserError(f"{path}: could not be written ({error.strerror}); {remedy}")
 
 
-def _looks(names: _Names, patience: float) -> Iterator[bool]:
-    """Sleeps before each further look, longer and longer; whether the ranks of a save have written nothing for longer
-    than the patience. Their files are looked at rarely, since there may be many of both."""
+def _looks(names: _Names, patience: float) -> Iterator[str]:
+    """Sleeps before each further look, longer and longer. Yields a text if the ranks of a save have written nothing for
+    longer than the patience, or "". Their files are looked at rarely, since there may be many of both."""
     since = looked = time.monotonic()
     sizes: dict[str, int] | None = None
     seconds, maximum = POLL_SECONDS
@@ -176,7 +176,7 @@ def _looks(names: _Names, patience: float) -> Iterator[bool]:
             with contextlib.suppress(OSError):  # published or deleted meanwhile
                 sizes = {entry.name: entry.stat().st_size for entry in os.scandir(names.temporary)}
             since = since if sizes == before else now
-        yield now - since > patience
+        yield f"no rank has written anything for {patience:g} s" if now - since > patience else ""
         time.sleep(seconds)
         seconds = min(1.2 * seconds, maximum)
 
@@ -195,8 +195,7 @@ def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
         if not missing:
             break
         if silent:
-            others = f"no rank has written anything for {patience:g} s"
-            raise UserError(f"{names.final}: rank {min(missing)} did not write its part, and {others}; see its log")
+            raise UserError(f"{names.final}: rank {min(missing)} did not write its part, and {silent}; see its log")
     return [parts[rank] for rank in sorted(parts)]
 
 
@@ -217,8 +216,7 @@ def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarra
         if not names.temporary.exists() and _published(names):
             return
         if silent:  # rank 0 may continue nevertheless, so all files stay
-            others = f"no rank has written anything for {patience:g} s"
-            raise failure or UserError(f"{names.final}: rank 0 has not published it, and {others}; see the ranks' logs")
+            raise failure or UserError(f"{names.final}: rank 0 has not published it, and {silent}; see the ranks' logs")
         if not refused:  # a full disk may have no room for the note at first
             with contextlib.suppress(UserError, OSError):
                 (names.temporary / f"rank_{rank:05d}.safetensors").unlink(missing_ok=True)

@@ -1,6 +1,5 @@
-"""Conversion of tensors between two formats; both directions read the same data.
-
-A family's `weights.py` lists `Entry`s; nothing here or in `convert` knows any family's names."""
+"""Conversion of tensors between two formats. Both directions read the same data, the `Entry`s of a family's
+`weights.py`; nothing here or in `convert` knows any family's names."""
 
 from __future__ import annotations
 

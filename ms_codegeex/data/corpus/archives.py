@@ -60,7 +60,7 @@ _QUOTE = ord('"')
 @dataclass(frozen=True)
 class ArchivePart:
     """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
-    the rows before it; and its bytes. A line belongs to the part with the byte before it: a part skips its first line."""
+    the rows before it; its bytes. A line belongs to the part with the byte before it: a part skips its first line."""
 
     span: tuple[int, int] | None
     first: int

@@ -1,6 +1,4 @@
-"""Writes the files of a dataset, from shards and each document's split.
-
-Ids are copied in runs, at the speed of the disk."""
+"""Writes the files of a dataset, from shards and each document's split, at the speed of the disk."""
 
 from __future__ import annotations
 
