@@ -17,7 +17,7 @@ from ms_codegeex.models.parameters import LORA_A, LORA_B, ParameterTable
 @dataclass(frozen=True)
 class Adapters:
     """Adapters for the model at `base`. `fingerprint` is that model's; None if another program wrote the adapters.
-    `tensors` have our names; every layer has A and B, also where layers share A. `rank`, `dropout`: in training."""
+    `tensors` have our names; each layer has A and B, also where layers share A. `rank` and `dropout`: of training."""
 
     base: Path
     tensors: Mapping[str, LazyTensor]
@@ -87,7 +87,7 @@ def checked_scale(scale: float, where: str) -> float:
 
 
 def check_base(adapters: Adapters, base: Mapping[str, LazyTensor], where: str, model: Path) -> None:
-    """`UserError`, in which the adapters are `where`, unless they fit a model's tensors and a recorded fingerprint."""
+    """`UserError` unless adapters fit a model's tensors and the fingerprint that they record; `where` names them."""
     merged(base, adapters, where)
     if adapters.fingerprint is not None and fingerprint(base) != adapters.fingerprint:
         raise UserError(f"{where}: adapters of another model than {model}; give theirs, which was at {adapters.base}")

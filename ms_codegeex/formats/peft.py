@@ -89,7 +89,7 @@ def adapters_inputs(path: Path) -> Input:
 
 
 def write_peft(source: Source, path: Path) -> None:
-    """Write a source's adapters as a directory for PEFT, which appears when it is complete. `UserError` for none."""
+    """Write a source's adapters as PEFT's directory, which appears when it is complete. `UserError` if it has none."""
     adapters, formats = source.adapters, FamilyFormats(source.family)
     if adapters is None:
         raise UserError(f"{source.path}: holds no adapters; give a run that trained some (lora.rank)")
@@ -132,7 +132,7 @@ def _modules(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32. Our
     layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
-    these are then one below the other, A [k rank, in], and each B is in its own rows and columns. `shapes`: of ours."""
+    these are then one below the other, A [k rank, in], and each B is in its own rows and columns. `shapes` are ours."""
     factors = {}
     for entry in entries:
         layers = [name.removesuffix(".weight") for name in entry.ours]

@@ -176,7 +176,7 @@ Index = tuple[slice, ...]
 
 
 def check_coverage(name: str, tensor: Mapping[str, Any], where: str) -> None:
-    """`UserError` unless the slices cover the tensor once: each of the cells into which their borders divide it."""
+    """`UserError` unless the slices cover the tensor, each of the cells into which they divide it, exactly once."""
     shape = tensor["shape"]
     boxes = [[(o, o + n) for o, n in zip(s["offset"], s["shape"], strict=True)] for s in tensor["slices"]]
     for box in boxes:

@@ -94,7 +94,7 @@ def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict
 
 
 def _check_places(roots: Sequence[Root], output: Path) -> None:
-    """Check the output and its work directory, which are removed and renamed: named, and without input in them."""
+    """Check the output and its work directory, which are removed and renamed: both need a name and hold no input."""
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
     for directory in (output.resolve(), work_path(output).resolve()):

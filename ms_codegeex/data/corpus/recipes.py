@@ -35,7 +35,7 @@ class CorpusRecipe:
 
 
 def read_recipe(name: str) -> CorpusRecipe:
-    """The recipe in a YAML file, or the shipped one of that name. `UserError` for none, or an unknown or wrong key."""
+    """The recipe in a YAML file, or the shipped one of that name. `UserError` if there is none, or a key is wrong."""
     path = find_config(name, "corpora", "--recipe")
     values = read_yaml(path)
     try:

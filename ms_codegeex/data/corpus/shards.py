@@ -237,7 +237,7 @@ def _open(path: Path) -> Any:
 
 
 def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
-    """A shard that `make_shard` wrote, which stays in its files, and what was rejected. `lines`: those before it."""
+    """A shard that `make_shard` wrote, and what was rejected. `lines`: how many lines of its input are before it."""
     meta, tally = read_meta(path), Tally()
     tally.merge(Tally(**meta["tally"]), lines)
     return Shard(path, meta["documents"], lines=lines), tally

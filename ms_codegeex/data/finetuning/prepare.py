@@ -235,11 +235,7 @@ class _Work:
 
 
 def prepare_finetune(
-    inputs: Places,
-    output: Path,
-    settings: FinetuneSettings,
-    progress: bool = False,
-    replace: bool = False,
+    inputs: Places, output: Path, settings: FinetuneSettings, progress: bool = False, replace: bool = False
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
     is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The

@@ -46,7 +46,7 @@ def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def copy_data(source: Path, target: Path) -> None:
     """Copy the data files of the directory `source`. For CodeGeeX our own class for transformers is written, whatever
-    the source has under its name. `UserError` for a link out of `source`, no regular file, and a very large one."""
+    the source has under its name. `UserError` for a link out of `source`, an irregular file or a very large one."""
     for name in _names(source):
         if name in (CONFIG, GENERATION):
             _write_config(source, name, target)
