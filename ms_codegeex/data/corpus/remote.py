@@ -107,7 +107,7 @@ class RemotePath:
         return _request(self, lambda filesystem, path: _exactly(size, filesystem.cat_file(path)))
 
     def open(self) -> BinaryIO:
-        """The file, to be read from any offset. `OSError` if it is gone or forbidden, `UserError` if all attempts fail."""
+        """The file, to be read from any offset. `OSError` if it is gone or forbidden, `UserError` if reading fails."""
         from fsspec.spec import AbstractBufferedFile
 
         class Ranges(AbstractBufferedFile):
