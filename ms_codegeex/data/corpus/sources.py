@@ -25,7 +25,6 @@ _COMPILER = "ziglang"  # set-up installs it where there is no compiler; the corp
 _JSON = ".json"  # what is in such a file decides whether it holds records
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
 
-
 Inputs = Sequence[Path | RemotePath | str] | None
 """Files, directories and URLs; None: the running interpreter's libraries."""
 
@@ -254,9 +253,7 @@ class _Search:
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
-        elif path == root.path and path_ending(path) not in remedies(
-            "unpacked"
-        ):  # given by name: report that it is not taken
+        elif path == root.path and path_ending(path) not in remedies("unpacked"):  # a file that was given by name
             self._skip(root, path, "other language" if language is not None else "unknown language")
         elif not root.installed:
             ending = path_ending(path)
@@ -287,10 +284,8 @@ def search(
     work = _Search(languages, recognise, all_text, leave_out)
     for root in roots:
         work.search(root)
-    sources, archives = (
-        sorted(files.values(), key=lambda file: (file.identity, str(file.path)))
-        for files in (work.sources, work.archives)
-    )
+    found = (work.sources, work.archives)
+    sources, archives = (sorted(files.values(), key=lambda file: (file.identity, str(file.path))) for files in found)
     return FoundSources(sources, archives, sorted(work.skipped), work.passed)
 
 
