@@ -9,7 +9,7 @@ from conftest import ROOT
 from ms_codegeex.cli import build_parser
 from ms_codegeex.commands.prepare_options import DEFAULT_NEAR_DUPLICATES
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.data.corpus.filters import PRESETS as FILTERS
+from ms_codegeex.data.corpus import filters
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.tokenizer.gpt2 import CodeGeeXTokenizer
 from ms_codegeex.evaluation.benchmarks.humaneval import task as humaneval
@@ -101,14 +101,14 @@ def test_other_numbers_of_the_13b():
     here = found["Architecture: dead rows of the table"][1]
     assert f"from {tokenizer.vocab_size:,} to {config.model.sizes.vocab_size - 1:,}" in here
     assert f"2 to {tokenizer.max_len} (`max_len`)" in found["Data: white space tokens"][1]
-    rules = FILTERS["codegeex"]
+    rules = filters.preset("codegeex")
     assert (rules.min_bytes, rules.max_file_bytes, rules.max_mean_line, rules.min_alphabetic) == (
         1024,
         102_400,
         100,
         0.4,
     )
-    default = FILTERS["default"]
+    default = filters.preset("default")
     assert (default.min_bytes, default.max_file_bytes) == (1, 1_000_000) and not default.generated
     assert "1 byte to 1 MB" in found["Data: filters"][1]
     assert f"default corpus {DEFAULT_NEAR_DUPLICATES}" in found["Data: duplicates"][1]
@@ -142,7 +142,7 @@ def test_the_recipes_of_codegen():
     assert f"other matrices {model.init_std}" in found["Architecture: first values"][1]
     assert model.initial_std("blocks.0.attention.output.weight") == 2 / (20 * math.sqrt(1024))
     assert model.scores_fp32
-    rules = FILTERS["codegen"]
+    rules = filters.preset("codegen")
     assert (rules.max_line, rules.max_digits) == (1000, 0.9)
 
 

@@ -142,7 +142,7 @@ def _tune(arguments: argparse.Namespace) -> bool:
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 
     settings = FinetuneSettings(**given_values(TuningOptions, arguments), **_common(arguments))
-    result = prepare_finetune(arguments.input, arguments.output, settings, True, replace=arguments.replace)
+    result = prepare_finetune(arguments.input, Path(arguments.output), settings, True, arguments.replace)
     print_dataset(arguments, result)
     return True
 

@@ -1,8 +1,5 @@
 """Formats of conversations and translations, in which models are tuned and served.
-
-Source of `codegeex2`: the chat template of CodeGeeX2, which is ChatGLM2's. `plain` is ours. The prompt of
-translations is CodeGeeX's.
-"""
+`codegeex2` is the chat template of CodeGeeX2 and ChatGLM2, `plain` is ours, translations have CodeGeeX's prompt."""
 
 from __future__ import annotations
 

@@ -31,9 +31,8 @@ _CPP_PART = re.compile(
 )
 
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)((?:[ \t]+\S+)*)")
-_EXEC = re.compile(
-    rb"(?m)^[ \t]*exec[ \t]+(?:\S*/)?([\w.]+)[^\n]*\$0[^\n]*\$[@{]"
-)  # a shell that starts another program
+# A shell that starts another program.
+_EXEC = re.compile(rb"(?m)^[ \t]*exec[ \t]+(?:\S*/)?([\w.]+)[^\n]*\$0[^\n]*\$[@{]")
 _MODE_LINE = 500  # bytes of a line that is searched
 _VIM = re.compile(rb"(?:^|\s)(?:vi|vim|ex)(?:[<=>]?\d+)?:[^\n]*?\b(?:ft|filetype|syntax)=([\w+#-]+)")
 
@@ -119,9 +118,8 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
     if b"\0" in data:
         pairs = data[:4096]
         low, high = pairs[::2].count(0), pairs[1::2].count(0)
-        if (
-            min(low, high) > 0 or max(low, high) < len(pairs) * 0.35 or len(pairs) < 20
-        ):  # code is ASCII for the most part
+        # Code is ASCII for the most part.
+        if min(low, high) > 0 or max(low, high) < len(pairs) * 0.35 or len(pairs) < 20:
             return data, ""
         return _converted(data, "utf-16-le" if high else "utf-16-be", errors) or (data, "")
     if data.isascii() or _is_utf8(data):
@@ -187,8 +185,7 @@ def needs_head(path: PurePath | str) -> bool:
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     """The language of a file, or None if it is unknown; one without a tag line is not one of the 96. Only the last part
-    of `path` counts. `head` is the file's first bytes (up to `HEAD_BYTES`), for ambiguous suffixes, editors' modes and
-    `#!` lines."""
+    of `path` counts. `head`: the first `HEAD_BYTES`, for ambiguous suffixes, editors' modes and `#!` lines."""
     suffix = _by_name(PurePath(path).name)
     if isinstance(suffix, Language):
         return suffix if suffix.name != _PLAIN else None

@@ -71,8 +71,7 @@ def open_dataset(directory: Path) -> Dataset:
 
 
 def verify_dataset(dataset: Dataset) -> None:
-    """Check ids, end tokens, masks, the tables of documents and the hashes of all files; a `UserError` names the file
-    that is wrong."""
+    """Check ids, end tokens, masks, tables of documents and hashes; a `UserError` names the file that is wrong."""
     directory, description = dataset.directory, dataset.description
     for split, documents in dataset.splits.items():
         documents.check_ids(description["vocab_size"])
@@ -187,8 +186,7 @@ def read_sample(
     Epochs follow each other. `seq_length` is the run's; None: the dataset's, or 2048. `functions_from` is the sample
     from which on sequences begin at functions. In the result, `counted` is the number of labels in the loss and
     `padding` of tokens; each of the `documents` has the tokens `start` to `stop`, its origin, and `runs` of `counted`,
-    `tokens` and `text`. Instead of text, the end token has `end`, and a sentinel of infilling has `sentinel`, the part
-    that it marks."""
+    `tokens` and `text`. Instead of text, the end token has `end`, and a sentinel of infilling `sentinel`, its part."""
     if not 0 <= number < 2**63:
         raise UserError(f"--sample {number}: samples are numbered from 0 to 2**63 - 1")
     if not 0 <= seed < 2**32:

@@ -67,16 +67,14 @@ def find_language(name: str) -> Language:
 
 
 def canonical_languages(names: Sequence[str]) -> tuple[str, ...]:
-    """Canonical names without duplicates, in the order of `languages()`; an unknown one is a `UserError`; empty:
-    the 23."""
+    """Canonical names, each once, in the order of `languages()`; of none: the 23. `UserError` for an unknown one."""
     chosen = {find_language(name).name for name in names} or {language.name for language in languages("codegeex")}
     return tuple(language.name for language in languages() if language.name in chosen)
 
 
 def tag_text(language: str, scheme: str = "codegeex") -> str:
     """The tag line, without its newline, of a canonical name in a scheme or in a line with the placeholder
-    `{language}`. Empty for no name, for the scheme `none`, and for a language that the scheme's models have not seen.
-    """
+    `{language}`. Empty for no name, for the scheme `none`, and for a language that is not in the scheme."""
     check_scheme(scheme)
     if not language or scheme == "none":
         return ""

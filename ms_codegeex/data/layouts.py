@@ -2,8 +2,7 @@
 each of their fields.
 
 A field counts as absent if it is null, NaN, or an empty list or object: that is what a table has in the columns that a
-record does not use. A field that no list names is not used, and reported with the number of its records.
-"""
+record does not use. A field that no list names is not used, and reported with the number of its records."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 For CodeGeeX and CodeGen it is byte-level BPE with the family's pre-tokenisation, which is GPT-2's, and its tokens for
 white space: the family's own class with other tables. For CodeGeeX2, whose released tokenizer may not be redistributed,
 it is a SentencePiece BPE model with the properties that `CodeGeeX2Tokenizer` needs: ids 0 to 2 are unknown, begin and
-end of text, every character survives (identity normalisation, bytes as a last resort).
-"""
+end of text, every character survives (identity normalisation, bytes as a last resort)."""
 
 from __future__ import annotations
 
@@ -53,8 +52,7 @@ class TokenizerSettings:
     """The settings that decide the tokenizer, apart from its text. `vocab_size` counts all ids; for codegeex2 only the
     pieces of the SentencePiece model, to which five command tokens are added. `whitespace_run`: the longest run of
     spaces that is one token; None: the family's, which codegen's always are. `language_tags`: codegeex2: whether each
-    language's tag line is one token. `max_bytes`: how much text to read; of more source files, a sample. `reading`:
-    which text is read."""
+    language's tag line is one token. `max_bytes`: how much text to read. `reading`: which text."""
 
     vocab_size: int = 32_000
     whitespace_run: int | None = None
@@ -136,14 +134,12 @@ def train_tokenizer(
     return tokenizer
 
 
-def cached_tokenizer(
-    inputs: Inputs, parent: Path | str, settings: TokenizerSettings, search: Search = find_units
-) -> Path:
+def cached_tokenizer(inputs: Inputs, parent: Path, settings: TokenizerSettings, search: Search = find_units) -> Path:
     """The directory of the tokenizer for this request, trained on first use: `parent/tokenizer-<12 hex digits>`, which
     depend on the places of `inputs` and the settings. Once it is there nothing is searched or read again."""
     places = [printable(root.path) for root in user_roots(inputs)]
     request = json.dumps({"version": VERSION, "inputs": places, "settings": asdict(settings)}, sort_keys=True)
-    directory = Path(parent) / f"tokenizer-{hashlib.sha256(request.encode()).hexdigest()[:12]}"
+    directory = parent / f"tokenizer-{hashlib.sha256(request.encode()).hexdigest()[:12]}"
     if not (directory / CONFIG).is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock")):  # runs started together train it once

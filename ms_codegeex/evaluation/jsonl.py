@@ -1,22 +1,24 @@
-"""JSONL files that survive a kill: rows are appended and synced; a torn last line is removed when the file is
-opened."""
+"""JSONL files that survive a kill: rows are appended and synced; opening removes a torn last line."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.base.reading import check_regular
+from ms_codegeex.base.reading import check_regular, read_stream
 from ms_codegeex.data.corpus.archives import ENDINGS, ArchivePart, Broken, archive_kind, read_records, remedies
 
 MAX_BYTES = 8 << 30  # of a file's records
+MAX_PIPE = 1 << 30  # bytes
 MAX_RECORD = 256 << 20  # of a record, such as the log of a whole evaluation
 DEEPEST, MOST = 6, 20_000  # levels of a directory that are searched, and names that are looked at
 
@@ -49,6 +51,20 @@ def record_files(directory: Path) -> list[Path]:
                     found.append(path)
         level = folders
     return found
+
+
+@contextmanager
+def readable_again(path: Path) -> Iterator[Path]:
+    """The path, or for a pipe such as bash's `<(command)` a copy of its content, as files are read more than once."""
+    if not path.is_fifo():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (copy := Path(folder, "pipe")).write_bytes(read_stream(path, MAX_PIPE))
+        try:
+            yield copy
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), str(path))) from None
 
 
 def stem(path: Path) -> str:
@@ -86,7 +102,8 @@ def entries(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path}: {path.suffix} is not read; {unpacking.replace('FILE', path.name)}")
     size = 0
     for number, value, line in read_records(path, ArchivePart(None, 0, 0), MAX_RECORD):
-        size += len(line) or sum(len(each) for each in _values(value) if isinstance(each, str))
+        texts = value.values() if isinstance(value, dict) else ()
+        size += len(line) or sum(len(each) for each in texts if isinstance(each, str))
         if size > maximum:
             raise UserError(f"{path}: more than {maximum >> 20} MiB uncompressed, the most for a file of its kind")
         if isinstance(value, Broken) and value.reason == "no object":
@@ -96,29 +113,9 @@ def entries(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def _values(row: Any) -> Iterable[Any]:
-    return row.values() if isinstance(row, dict) else ()
-
-
-def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[Mapping[str, Any]], str]) -> None:
-    lines: dict[tuple[str, int], int] = {}
-    for number, row in rows:
-        if reason := flaw(row):
-            raise UserError(f"{path}:{number}: {reason}; remove the line, or restore the file")
-        first = lines.setdefault((row["task_id"], row["completion_id"]), number)
-        if first != number:
-            raise UserError(
-                f"{path}:{number}: {row['task_id']}, completion {row['completion_id']}, is also in line {first}; "
-                "remove one of them"
-            )
-
-
 class RowFile:
-    """A growing file of rows. Threads may append concurrently.
-
-    `flaw` says what is wrong with a row, "" for nothing. A file with such a row, or with two rows of the same
-    `task_id` and `completion_id`, is a `UserError` that names file and line.
-    """
+    """A growing file of rows, to which threads may append. `flaw` says what is wrong with a row, "" for nothing. A file
+    with such a row, or with two of the same `task_id` and `completion_id`, is a `UserError` with file and line."""
 
     def __init__(self, path: Path, flaw: Callable[[Mapping[str, Any]], str] | None = None):
         self.path, self.rows = Path(path), list[dict[str, Any]]()
@@ -127,10 +124,14 @@ class RowFile:
             raise UserError(f"{self.path}: is a link; put the file that it leads to in its place")
         if self.path.exists():
             self._repair()
-            numbered = list(numbered_rows(self.path))
-            if flaw is not None:
-                _check(self.path, numbered, flaw)
-            self.rows = [row for _, row in numbered]
+            lines: dict[str, int] = {}
+            for number, row in numbered_rows(self.path):
+                if reason := flaw(row) if flaw else "":
+                    raise UserError(f"{self.path}:{number}: {reason}; remove the line, or restore the file")
+                name = f"{row['task_id']}, completion {row['completion_id']}" if flaw else str(number)
+                if (first := lines.setdefault(name, number)) != number:
+                    raise UserError(f"{self.path}:{number}: {name}, is also in line {first}; remove one of them")
+                self.rows.append(row)
 
     def _repair(self) -> None:
         """Remove what follows the last line break: the process died while it wrote."""

@@ -11,20 +11,13 @@ from typing import Any
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task
 
+Row = Mapping[str, Any]
 RowKey = tuple[str, int]  # task_id, completion_id
 NOTES = ("raw", "turns", "reason")  # keys of `extra` that record how a text was made; they do not affect its verdict
 TYPES: dict[str, tuple[type, ...]] = {
-    "task_id": (str,),
-    "completion_id": (int,),
-    "prompt": (str,),
-    "generation": (str,),
-    "finish": (str,),
-    "extra": (dict,),
-    "verdicts": (dict,),
-    "seconds": (int, float),
-    "exit_code": (int, type(None)),
-    "stderr": (str,),
-    "sample": (str,),
+    **dict.fromkeys(("task_id", "prompt", "generation", "finish", "stderr", "sample"), (str,)),
+    **{"extra": (dict,), "verdicts": (dict,), "completion_id": (int,)},
+    **{"seconds": (int, float), "exit_code": (int, type(None))},
 }
 SAMPLE = ("task_id", "completion_id", "prompt", "generation", "finish", "extra")
 JUDGEMENT = ("task_id", "completion_id", "verdicts", "seconds", "exit_code", "stderr", "extra", "sample")
@@ -84,10 +77,8 @@ def judgement_from(row: Mapping[str, Any]) -> Judgement:
 def fingerprint(sample: Sample) -> str:
     """A hash of everything that decides a sample's verdict. Samples of a problem with the same hash are judged once."""
     extra = {name: value for name, value in sample.extra.items() if name not in NOTES}
-    program = json.dumps(
-        [sample.task_id, sample.prompt, sample.generation, sample.finish == UNREAD, extra], sort_keys=True
-    )
-    return hashlib.sha256(program.encode()).hexdigest()[:32]
+    program = [sample.task_id, sample.prompt, sample.generation, sample.finish == UNREAD, extra]
+    return hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def problems_fingerprint(problems: Sequence[Problem]) -> str:
@@ -116,9 +107,7 @@ def _text(value: Any) -> str:
     return repr(value)
 
 
-def current_results(
-    samples: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
+def current_results(samples: Iterable[Row], results: Iterable[Row]) -> list[Row]:
     """The results that belong to the present texts of these samples."""
     fingerprints = {key(row): fingerprint(sample_from(row)) for row in samples}
     return [row for row in results if fingerprints.get(key(row)) == row["sample"]]

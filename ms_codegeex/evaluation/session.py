@@ -15,7 +15,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.evaluation import rows
 from ms_codegeex.evaluation.benchmarks.registry import benchmark
-from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.jsonl import RowFile, readable_again
 from ms_codegeex.evaluation.judging import judge, references
 from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine, sandbox_for
 from ms_codegeex.evaluation.judging.references import Findings
@@ -78,8 +78,7 @@ class Session:
             print_error(line)
 
     def file(self, name: str) -> RowFile:
-        """One of the directory's row files. A damaged file, or one with rows of other problems, is a
-        `UserError`."""
+        """One of the directory's row files. A damaged file, or one with rows of other problems, is a `UserError`."""
         keys = rows.SAMPLE if name == SAMPLES else rows.JUDGEMENT
         return RowFile(self.options.output / name, rows.flaws(self.task, keys))
 
@@ -97,15 +96,14 @@ class Session:
 
 
 def evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Do the requested work that is not done yet; return the report. Problems that cannot be judged here are reported,
-    never scored."""
+    """Do the work that is not done yet; return the report. Problems that cannot be judged are reported, not scored."""
     with sole_writer(options.output):
-        return _evaluate(task, recipe, options)
+        record = RecordedSettings(options.output)
+        return _evaluate(Session(task, recipe, options, record, list(selected(task, options.limit))))
 
 
-def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
-    problems = list(selected(task, options.limit))
-    session = Session(task, recipe, options, RecordedSettings(options.output), problems)
+def _evaluate(session: Session) -> dict[str, Any]:
+    task, options = session.task, session.options
     if options.given is None and options.references != "only":
         session.record.compare("recipe", session.settings, growing=("n", "limit"))
     content = rows.problems_fingerprint(task.problems)
@@ -136,10 +134,8 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     result = finish(session)
     if session.refused:
         why = "; ".join(f"{name}: {reason[:300]}" for name, reason in session.refused.items())
-        raise RunFailure(
-            f"not judged: {why}; see {options.output / 'report.html'}, fix the tool chain, or pass --skip-references "
-            "if only references fail"
-        )
+        remedy = "fix the tool chain, or pass --skip-references if only references fail"
+        raise RunFailure(f"not judged: {why}; see {options.output / 'report.html'}, {remedy}")
     return result
 
 
@@ -172,21 +168,36 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     session.drop(broken, session.refused)
     if not session.problems:
         raise UserError(f"nothing can be judged on {where}; " + "; ".join([*missing.values(), *broken.values()]))
+    if options.references != "only":
+        stop_at(broken, equipment, "tools do not work", " or leave them out")
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
     machine |= {"engine": where} if where != HERE else {}
     session.record.write("machine", machine)
     gated = benchmark(session.recipe.task).references_first
-    if options.references in ("check", "only") or (options.references == "default" and gated):
-        check_references(session, engine, machine, gated or options.references == "only")
+    if options.references == "skip":
+        return
+    file = session.file(REFERENCES)  # what passed with the same equipment before stays
+    same = session.record.values.get("references") == json.loads(json.dumps(machine))
+    file.replace(row for row in file.rows if same and row["verdicts"].get("strict") == "passed")
+    session.record.write("references", machine)
+    if options.references != "only":
+        failing = references.unjudgeable(session.task, session.problems, engine, known_defects(session), file)
+        stop_at(failing, equipment, "right programs fail", " or pass --skip-references")
+    if options.references != "default" or gated:
+        check_references(session, engine, file, gated or options.references == "only")
 
 
-def check_references(session: Session, engine: JudgeEngine, machine: Mapping[str, Any], binding: bool) -> None:
-    """Judge the canonical solutions, unless they passed with the same equipment before. If `binding`, refuse groups
-    that fail."""
-    file = session.file(REFERENCES)
-    if session.record.values.get("references") != json.loads(json.dumps(machine)):
-        file.replace([])
-        session.record.write("references", machine)
+def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, or_else: str) -> None:
+    """`RunFailure` if there are groups in which any model would get 0 % because of the machine."""
+    tools = ", ".join(f"{tool} {version}" for tool, version in equipment.tools.items()) or "no tools"
+    each = "; ".join(f"{name} ({equipment.tools.get(name, tools)}): {why}" for name, why in groups.items())
+    if groups:
+        why = f"nothing is sampled, because {fault} here: {each}"
+        raise RunFailure(f"{why}; mend that and repeat the command,{or_else}")
+
+
+def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:
+    """Judge the canonical solutions. If `binding`, refuse groups in which one fails."""
     defects = known_defects(session)
     groups = references.check(session.task, session.problems, engine, defects, file, session.options.progress)
     engine.calibrate([rows.judgement_from(row) for row in file.rows])
@@ -211,13 +222,14 @@ def obtain_samples(session: Session) -> None:
     task, recipe, options = session.task, session.recipe, session.options
     samples = session.file(SAMPLES)
     if options.given is not None:
-        read = foreign_samples.read_samples(options.given, task, session.problems)
+        with readable_again(options.given) as given:
+            read, known = foreign_samples.read_samples(given, task, session.problems), foreign_samples.identity(given)
         taken = [dataclasses.asdict(each) for each in read.samples]
         for remark in read.remarks:
-            session.say(remark)
+            session.say(remark.replace(str(given), str(options.given)))
         if not taken and session.problems:
             raise UserError(f"{options.given}: no samples of the problems that are evaluated")
-        session.record.settle("model", foreign_samples.identity(options.given), free=("samples",))
+        session.record.settle("model", {**known, "samples": str(options.given)}, free=("samples",))
         samples.replace(taken)
         return
     wanted = drawing.wanted(task, session.problems, recipe.n)
@@ -236,8 +248,7 @@ def obtain_samples(session: Session) -> None:
     session.record.write("recipe", session.settings)
     session.record.write("versions", versions())
     drawing.generate(task, session.problems, recipe.n, recipe.seed, sampler, samples, options.progress)
-    unread = sum(row["finish"] == UNREAD for row in samples.rows)
-    if unread:
+    if unread := sum(row["finish"] == UNREAD for row in samples.rows):
         session.say(f"{unread} of {len(samples.rows)} prompts leave the model no room; they count as not passed")
 
 
@@ -254,6 +265,10 @@ def finish(session: Session) -> dict[str, Any]:
     samples = session.file(SAMPLES).rows
     results = rows.current_results(samples, session.file(RESULTS).rows)
     result = scores.build(session.task, session.problems, samples, results)
+    model = session.record.values.get("model", {})
+    if "url" in model and (equal := drawing.equal_answers(samples, session.recipe, model.get("fields", {}))):
+        result["samples"]["equal"] = equal
+        session.say(f"warning: {equal}")
     result |= {
         "output": str(session.options.output),
         "settings": {key: value for key, value in session.record.values.items() if key not in ("format", "references")},

@@ -21,12 +21,11 @@ UNREAD = "too long"  # `finish` of a sample whose prompt leaves the model no roo
 
 @dataclass(frozen=True)
 class SampledAnswer:
-    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length". `is_reply`: it is
-    a chat model's whole reply instead."""
+    """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length"."""
 
     text: str
     finish: str
-    is_reply: bool = False
+    is_reply: bool = False  # it is a chat model's whole reply instead
 
 
 class Complete(Protocol):
@@ -35,11 +34,8 @@ class Complete(Protocol):
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
     ) -> SampledAnswer:
-        """Continue a prompt. Only a task that prescribes it passes `max_new_tokens`.
-
-        Raises `PromptTooLong` if the prompt leaves the model no room. A task may let it pass: the sample then
-        finishes as "too long" and is judged without running.
-        """
+        """Continue a prompt. Only a task that prescribes it passes `max_new_tokens`. `PromptTooLong` if the prompt
+        leaves the model no room: unless the task catches it, the sample finishes as "too long" and does not run."""
 
 
 @dataclass(frozen=True)
@@ -85,24 +81,19 @@ class Reference(Sample):
 
 @dataclass(frozen=True)
 class Judgement:
-    """The result for one sample: a row of `results.jsonl`.
-
-    `verdicts` has an entry for each of the task's judging modes; `seconds` is the wall clock of
-    compiling and running; `stderr` is the end of standard error.
-    """
+    """The result for one sample: a row of `results.jsonl`."""
 
     task_id: str
     completion_id: int
-    verdicts: Mapping[str, Verdict]
-    seconds: float
+    verdicts: Mapping[str, Verdict]  # for each of the task's judging modes
+    seconds: float  # wall clock of compiling and running
     exit_code: int | None
-    stderr: str
+    stderr: str  # its end
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):
-    """A benchmark. `name` is the one on the command line, plus the variant if there are several: "humaneval-x", "mtpb",
-    ..."""
+    """A benchmark. `name` is the one on the command line, such as "humaneval-x", plus the variant if it has several."""
 
     name: str
     problems: Sequence[Problem]
@@ -147,9 +138,13 @@ class Task(ABC):
         """The canonical solution as a sample, None if the benchmark has none."""
         return None
 
+    def trial(self, problem: Problem) -> Sample | None:
+        """A program that passes wherever this problem's language or library works: the canonical solution, or one of
+        ours. None: there is nothing to try."""
+        return self.reference(problem) if self.runs_programs else None
+
     def flaw(self, sample: Sample) -> str:
-        """Why a sample read from a file cannot be judged, "" if it can. Its problem is known to be one of the
-        task's."""
+        """Why a sample read from a file cannot be judged, "" if it can. Its problem is one of the task's."""
         return ""
 
     def known_defects(self) -> Mapping[str, str]:
@@ -161,19 +156,14 @@ class Task(ABC):
         return {}
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
-        """Prepare to judge these problems, once per machine. Return label value -> reason for each tool that
-        does not work.
-
-        A broken tool never raises an exception here.
-        """
+        """Prepare to judge these problems, once per machine. Return label value -> reason for each tool that does not
+        work; a broken one never raises an exception here."""
         return {}
 
     def tools(self) -> Mapping[str, str]:
-        """Name of a tool chain or interpreter -> its version. Verdicts on references are valid for these
-        versions only."""
+        """Name of a tool chain or interpreter -> its version. Verdicts on references are valid for these only."""
         return {}
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
-        """Fit the time limits to this machine, given judgements of its references; return the limits in
-        seconds."""
+        """Fit the time limits to this machine, given judgements of its references; return the seconds."""
         return {}

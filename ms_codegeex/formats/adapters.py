@@ -17,8 +17,7 @@ from ms_codegeex.models.parameters import LORA_A, LORA_B, ParameterTable
 @dataclass(frozen=True)
 class Adapters:
     """Adapters for the model at `base`. `fingerprint` is that model's; None if another program wrote the adapters.
-    `tensors` have our names; every layer has A and B, also where layers share A. `rank` and `dropout` are those of
-    their training."""
+    `tensors` have our names; each layer has A and B, also where layers share A. `rank` and `dropout`: of training."""
 
     base: Path
     tensors: Mapping[str, LazyTensor]
@@ -63,8 +62,7 @@ def as_trained(adapters: Adapters, table: ParameterTable, where: str) -> dict[st
 
 
 def untied(where: str, layer: str) -> UserError:
-    """The error for adapters of earlier versions, which had a factor A for each fused layer, where a run is needed that
-    could be trained further."""
+    """The error for adapters of earlier versions, with an A for each fused layer, where a run is to be continued."""
     return UserError(
         f"{where}: {layer} has a factor A of its own, from an earlier version; now fused layers share one, as in PEFT, "
         "so merge these adapters into their model with `ms-codegeex adapter merge` and train new ones on that"
@@ -89,16 +87,14 @@ def checked_scale(scale: float, where: str) -> float:
 
 
 def check_base(adapters: Adapters, base: Mapping[str, LazyTensor], where: str, model: Path) -> None:
-    """`UserError` unless adapters fit a model's tensors and have its fingerprint, if they record one. `where` names the
-    adapters in messages."""
+    """`UserError` unless adapters fit a model's tensors and the fingerprint that they record; `where` names them."""
     merged(base, adapters, where)
     if adapters.fingerprint is not None and fingerprint(base) != adapters.fingerprint:
         raise UserError(f"{where}: adapters of another model than {model}; give theirs, which was at {adapters.base}")
 
 
 def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> dict[str, LazyTensor]:
-    """The base model with W + alpha / rank B A, FP32, in the place of each adapted W. `UserError` naming `where` and
-    the adapter that does not fit."""
+    """The base model with W + alpha / rank B A, FP32, for each adapted W. `UserError` if an adapter does not fit."""
     result, scale, tensors = dict(base), adapters.alpha / adapters.rank, adapters.tensors
     for layer in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
         a, b, weight = tensors.get(f"{layer}.{LORA_A}"), tensors.get(f"{layer}.{LORA_B}"), base.get(f"{layer}.weight")

@@ -3,8 +3,7 @@
 Any number of devices can load one: a reader assembles only the window it needs, and checks the hash of every chunk that
 it reads. `checkpoint_writing.py` writes them, `checkpoint_folder.py` chooses among a run's.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`. Chunks of slices
-(`chunks.py`) and each file's header have hashes.
-"""
+(`chunks.py`) and each file's header have hashes."""
 
 from __future__ import annotations
 
@@ -228,8 +227,7 @@ class Checkpoint:
         return result
 
     def _copy(self, name: str, record: Mapping[str, Any], source: Index, target: np.ndarray) -> None:
-        """Copy the part `source` of a slice to `target`. Complete chunks are read directly into `target` where
-        possible."""
+        """Copy the part `source` of a slice to `target`, where possible without a buffer between them."""
         read, shape, size = self._chunk_reader(name, record), record["shape"], record["rows"]
         if not shape:
             return read(0, target)

@@ -1,11 +1,11 @@
 """The checkpoints of a run: which exist, which to resume from, which to delete.
 
 *Intact*: manifest and files fit each other. *Sound*: every hash matches, too. *Settled*: at least `SETTLED_STEPS` steps
-came after it; a run whose numbers are not finite goes back to such a one.
-"""
+came after it; a run whose numbers are not finite goes back to such a one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -92,8 +92,7 @@ def prune(
     """Delete old checkpoints and leftovers of killed writes; returns the deleted checkpoints, newest first. Kept are
     the newest `keep` (at least 1) that are intact; the newest of step `settled` or before, and the one after it, which
     is settled next. Damaged ones do not count, and are deleted only if they are older than a settled one. Those of
-    which `is_protected` is true are never deleted. Nor are the files that the running `job` still writes; their `save`
-    names begin with it."""
+    which `is_protected` is true stay, and what the running `job` still writes: its `save` names begin with it."""
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
     checkpoints = list_checkpoints(root)
@@ -130,8 +129,6 @@ def _not_needed(checkpoints: list[Path], keep: int, settled: int) -> list[Path]:
 
 
 def _is_intact(path: Path) -> bool:
-    try:
-        Checkpoint(path)
-    except (UserError, OSError):
-        return False
-    return True
+    with contextlib.suppress(UserError, OSError):
+        return Checkpoint(path) is not None
+    return False

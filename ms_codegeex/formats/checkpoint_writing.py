@@ -2,8 +2,7 @@
 
 A checkpoint is written under a temporary name and renamed when it is complete, so a killed run never leaves a
 half-written one. Ranks agree through files in the folder of the checkpoints, which they share, because a thread must
-not take part in the engine's communication.
-"""
+not take part in the engine's communication."""
 
 from __future__ import annotations
 
@@ -107,8 +106,7 @@ class _Names:
 
 
 def failure_file(root: Path, step: int, save: str) -> Path:
-    """The file that tells the other ranks that a save has failed, and after which step to try again (`next_try`), once
-    rank 0 knows."""
+    """The file that says that a save has failed and, once rank 0 knows, the step of the `next_try`."""
     return root / f".{step_name(step)}.{save}.failed"
 
 
@@ -149,8 +147,7 @@ def write_checkpoint(
 
 
 def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
-    """Tell the waiting ranks before the files that they write to are deleted; a full disk may have room for the note
-    only afterwards."""
+    """Tell the waiting ranks before their files are deleted; a full disk may have room for the note only afterwards."""
     for silent in _looks(names, patience):
         with contextlib.suppress(UserError):
             return write_json(names.failed, {"message": str(failure)})
@@ -166,9 +163,9 @@ def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
     return UserError(f"{path}: could not be written ({error.strerror}); {remedy}")
 
 
-def _looks(names: _Names, patience: float) -> Iterator[bool]:
-    """Sleeps before each further look, longer and longer; whether the ranks of a save have written nothing for longer
-    than the patience. Their files are looked at rarely, since there may be many of both."""
+def _looks(names: _Names, patience: float) -> Iterator[str]:
+    """Sleeps before each further look, longer and longer. Yields a text if the ranks of a save have written nothing for
+    longer than the patience, or "". Their files are looked at rarely, since there may be many of both."""
     since = looked = time.monotonic()
     sizes: dict[str, int] | None = None
     seconds, maximum = POLL_SECONDS
@@ -179,7 +176,7 @@ def _looks(names: _Names, patience: float) -> Iterator[bool]:
             with contextlib.suppress(OSError):  # published or deleted meanwhile
                 sizes = {entry.name: entry.stat().st_size for entry in os.scandir(names.temporary)}
             since = since if sizes == before else now
-        yield now - since > patience
+        yield f"no rank has written anything for {patience:g} s" if now - since > patience else ""
         time.sleep(seconds)
         seconds = min(1.2 * seconds, maximum)
 
@@ -198,8 +195,7 @@ def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
         if not missing:
             break
         if silent:
-            others = f"no rank has written anything for {patience:g} s"
-            raise UserError(f"{names.final}: rank {min(missing)} did not write its part, and {others}; see its log")
+            raise UserError(f"{names.final}: rank {min(missing)} did not write its part, and {silent}; see its log")
     return [parts[rank] for rank in sorted(parts)]
 
 
@@ -220,8 +216,7 @@ def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarra
         if not names.temporary.exists() and _published(names):
             return
         if silent:  # rank 0 may continue nevertheless, so all files stay
-            others = f"no rank has written anything for {patience:g} s"
-            raise failure or UserError(f"{names.final}: rank 0 has not published it, and {others}; see the ranks' logs")
+            raise failure or UserError(f"{names.final}: rank 0 has not published it, and {silent}; see the ranks' logs")
         if not refused:  # a full disk may have no room for the note at first
             with contextlib.suppress(UserError, OSError):
                 (names.temporary / f"rank_{rank:05d}.safetensors").unlink(missing_ok=True)

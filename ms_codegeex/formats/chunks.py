@@ -1,8 +1,7 @@
 """Hashes of a tensor's bytes: as a whole, or by chunk, so that a window of it is verified without reading all of it.
 
 A chunk is a number of rows (entries of axis 0) of about 8 MiB. The hash is XXH3-128, which runs at the speed of memory.
-It detects accidental damage, not tampering.
-"""
+It detects accidental damage, not tampering."""
 
 from __future__ import annotations
 

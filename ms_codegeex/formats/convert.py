@@ -46,7 +46,8 @@ _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "r
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
 CONVERTED: Mapping[str, Any] = MappingProxyType({"command": "convert"})
-OutputCheck = Callable[[Path], object] | None
+Check = Callable[[Path], object] | None
+Written = Callable[[Path], object]
 
 
 def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
@@ -90,13 +91,7 @@ def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterat
 
 
 def _write_file(
-    to: str,
-    target: Path,
-    source: Source,
-    tensors: FileTensors,
-    check: OutputCheck,
-    origin: Mapping[str, int],
-    written: Callable[[Path], object],
+    to: str, target: Path, source: Source, tensors: FileTensors, check: Check, origin: dict[str, int], written: Written
 ) -> None:
     """Write a file of this format, or a model directory; `origin` identifies the file of a rank. `written(file)` is
     called for each file of weights of a model directory that is complete."""
@@ -147,14 +142,7 @@ def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
     return [directory / _RANK_FILES[to].format(rank=rank, family=family) for rank in range(ranks)]
 
 
-def _write(
-    target: Path,
-    to: str,
-    source: Source,
-    parts: Sequence[FileTensors],
-    check: OutputCheck,
-    written: Callable[[Path], object],
-) -> None:
+def _write(target: Path, to: str, source: Source, parts: Sequence[FileTensors], check: Check, written: Written) -> None:
     """Write all parts; `check(temporary)` is called before the result is renamed into place."""
     if len(parts) == 1:
         _write_file(to, target, source, parts[0], check, rank_record(0, 1), written)

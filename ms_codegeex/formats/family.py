@@ -64,11 +64,8 @@ class Sizes:
         for name in self.data.required:
             value = values.get(key := keys.get(name, name))
             if type(value) is not int or value < 1:
-                of = (
-                    f", such as {sizes[name]} of {preset}"
-                    for preset, sizes in self._similar(values, keys)
-                    if name in sizes
-                )
+                similar = self._similar(values, keys)
+                of = (f", such as {sizes[name]} of {preset}" for preset, sizes in similar if name in sizes)
                 remedy = f"write it there{next(of, '')}"
                 raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number; {remedy}")
             fields[name] = value
@@ -232,8 +229,7 @@ class FamilyFormats:
         return shapes
 
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
-        """The sizes that `infer` takes from a preset: the weights mean nothing without them, and neither the shapes nor
-        `known` give them."""
+        """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
         given = {*known, *self.data.visible, "num_layers", "init_std"}
         return tuple(field for field in self.sizes.fields if field not in given)
 

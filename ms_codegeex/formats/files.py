@@ -1,7 +1,6 @@
 """What users name as a model, a file or a folder of any program, and the way from it to files of weights.
 
-`layouts.yaml` declares all that is recognised: each is read, leads to a place below it, or is refused with a remedy.
-"""
+`layouts.yaml` declares all that is recognised: each is read, leads to a place below it, or is refused with a remedy."""
 
 from __future__ import annotations
 
@@ -67,8 +66,7 @@ class RawModel:
 
 @dataclass(frozen=True)
 class Place:
-    """A file or folder on the way from `root`, which the user named, to the weights: what a folder holds, and the first
-    bytes of a file."""
+    """A file, with its `beginning`, or a folder and what it holds, on the way from the user's `root` to the weights."""
 
     root: Path
     path: Path
@@ -158,8 +156,7 @@ class Found:
 
 
 def find_model(path: Path) -> Found:
-    """What a user names as a model, followed down to its weights. `UserError` if it is nothing of `layouts`, or is
-    refused."""
+    """What a user names as a model, followed down to its weights. `UserError` if it is not in `layouts`, or refused."""
     root = Path(path)
     place, way = Place.at(root, root), ()
     for _ in range(_MOST_STEPS):
@@ -386,10 +383,6 @@ def _many_shards(place: Place) -> tuple[str, ...]:
     return names if len(names) > 1 or "".join(names).endswith(".json") else ()
 
 
-def _with_config(place: Place) -> tuple[str, ...]:
-    return _shards(place) if (place.folder / CONFIG).is_file() else ()
-
-
 def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
     admit(place.folder)
     tensors, files, unlisted = read_weights(place.folder, names)
@@ -424,24 +417,8 @@ def _first(place: Place, pattern: str, alone: bool = False) -> str | None:
     return next(filter(re.compile(pattern).fullmatch, names), None)
 
 
-def _listed(place: Place, what: str) -> str:
-    return ", ".join(getattr(place, what)[:3])
-
-
-def _gguf(place: Place) -> bool:
-    return is_gguf(place.path)
-
-
 def _is_file_of_tensors(place: Place) -> bool:
     return (place.path.suffix in _SUFFIXES and place.begins(b"")) or place.begins(_ZIP) or place.begins(b"\n")
-
-
-def _training_file(place: Place) -> bool:
-    return place.beginning is not None and _is_state("files", place.path.name)
-
-
-def _mistaken(place: Place) -> str | None:
-    return None if place.beginning is None else mistaken(place.path, place.beginning)
 
 
 def _is_run(place: Place) -> bool:
@@ -470,12 +447,13 @@ _EXPECTED = (
     "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
 )
 _NUMBERED = re.compile(r"((iter|global_step|checkpoint|version|epoch|step)[-_]?(\d+|best|last|final))|release|original")
-FINDERS = {
-    finder.__name__[1:]: finder
-    for finder in (
-        *(_around, _first, _gguf, _is_file_of_tensors, _is_ranks, _is_run, _listed, _many_shards, _megatron_ranks),
-        *(_mistaken, _named_by, _newest, _only, _training_file, _with_config),
-    )
+_FINDERS = (_around, _first, _is_file_of_tensors, _is_ranks, _is_run, _many_shards, _megatron_ranks, _named_by)
+FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only)} | {
+    "gguf": lambda place: is_gguf(place.path),
+    "listed": lambda place, what: ", ".join(getattr(place, what)[:3]),
+    "mistaken": lambda place: None if place.beginning is None else mistaken(place.path, place.beginning),
+    "training_file": lambda place: place.beginning is not None and _is_state("files", place.path.name),
+    "with_config": lambda place: _shards(place) if (place.folder / CONFIG).is_file() else (),
 }
 _ALL_READERS = (_read_file, _read_mindspore_ranks, _read_npy_folder, _read_shards, _read_torch)
 READERS = {reader.__name__.removeprefix("_read_"): reader for reader in _ALL_READERS}

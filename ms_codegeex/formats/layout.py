@@ -1,7 +1,5 @@
-"""Conversion of tensors between two formats; both directions read the same data.
-
-A family's `weights.py` lists `Entry`s; nothing here or in `convert` knows any family's names.
-"""
+"""Conversion of tensors between two formats. Both directions read the same data, the `Entry`s of a family's
+`weights.py`; nothing here or in `convert` knows any family's names."""
 
 from __future__ import annotations
 
@@ -63,8 +61,7 @@ def pack(packing: Packing, arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def unpack(packing: Packing, array: np.ndarray, shapes: Sequence[Shape]) -> Sequence[np.ndarray]:
-    """Our arrays from the foreign one, the exact inverse of `pack`; views where possible, so that only a part of a
-    mapped file is read."""
+    """Our arrays from the foreign one, the exact inverse of `pack`; views where possible, e.g. of a mapped file."""
     if packing.kind == "stack":
         return np.split(array, np.cumsum([shape[0] for shape in shapes])[:-1])
     if packing.kind == "group":

@@ -3,8 +3,7 @@
 The file is a protocol buffer, `Checkpoint`: a run of `Value`s, each with a name (`tag`) and a tensor (dims, type, raw
 little-endian elements); several neighbours of one name are the pieces of a large tensor. `save_checkpoint(...,
 crc_check=True)` appends `crc_num` and the CRC-32 of everything before it (MindSpore,
-python/mindspore/train/checkpoint.proto and train/serialization.py).
-"""
+python/mindspore/train/checkpoint.proto and train/serialization.py)."""
 
 from __future__ import annotations
 

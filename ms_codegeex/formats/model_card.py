@@ -1,7 +1,5 @@
 """The model card of an exported directory: README.md in the Hugging Face hub's format, from what the source records.
-
-The same source gives the same bytes: no times, no paths of this machine.
-"""
+The same source gives the same bytes: no times, no paths of this machine."""
 
 from __future__ import annotations
 

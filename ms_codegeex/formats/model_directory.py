@@ -2,8 +2,7 @@
 
 The weights are `*.safetensors`, with an index when there are several; older directories hold PyTorch pickles named
 `pytorch_model*.bin` instead, which are read and never written. Shards without an index, and variants such as
-`model.fp16.safetensors`, are read too.
-"""
+`model.fp16.safetensors`, are read too."""
 
 from __future__ import annotations
 
@@ -111,8 +110,7 @@ def _same_end(file: Path, config: Mapping[str, Any]) -> None:
 def weight_files(path: Path, chosen: str | None = None) -> tuple[str, ...]:
     """The files in a folder that make one model, or their index alone, in the order of transformers: safetensors before
     pickles, a single file before an index, an index before shards without one, no variant before any. Empty if there
-    are none. `chosen`: the file that the user names. `UserError` for shards that are not complete, and for several
-    variants alone."""
+    are none. `chosen`: the file that the user names. `UserError` for incomplete shards, and several variants alone."""
     found: dict[tuple[str, bool, int], list[str]] = {}  # variant, pickles?, shards (0: their index, -1: a single file)
     for match in filter(None, map(_NAME.fullmatch, entries(path))):
         variant = match["variant"] or match["later"] or match["last"] or ""
@@ -173,9 +171,8 @@ def _indexed(path: Path, index: str) -> tuple[dict[str, LazyTensor], dict[str, s
     """`read_weights` of the files that an index lists: what it does not list is left out, as in transformers."""
     content = read_json_inside(path, index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(name, str) and is_weights(name) for name in weight_map.values()
-    ):
+    named = weight_map.values() if isinstance(weight_map, dict) else [None]
+    if not all(isinstance(name, str) and is_weights(name) for name in named):
         expected = "expected a weight_map from tensor names to files of weights in the same directory"
         raise UserError(f"{path / index}: {expected}")
     shards: dict[str, dict[str, LazyTensor]] = {}
@@ -207,13 +204,12 @@ def declared_infill(directory: Path) -> Mapping[str, Any] | None:
 
 class ModelDirectory:
     """A model directory opened for reading: its `config`, its `tensors` in the files' order, read when they are loaded,
-    and the name of the file that each is in; `unlisted` tensors are not in the index. `chosen`: a file of weights that
-    the user names. Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when
-    index and shards disagree."""
+    and the name of the file that each is in; `unlisted` tensors are not in the index. `UserError` naming the file or
+    tensor when a file is missing, truncated or malformed, or when index and shards disagree."""
 
-    def __init__(self, path: Path, chosen: str | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        names = weight_files(self.path, chosen)
+        names = weight_files(self.path)
         if not names or not (self.path / CONFIG).is_file():
             raise UserError(f"{path}: not a model directory; expected {CONFIG} and {SINGLE} (or {INDEX}) in it")
         self.config = read_config(self.path)

@@ -54,8 +54,7 @@ class _Settings:
 
 
 def adapters_path(path: Path) -> Path:
-    """Where a run's newest adapters are; the path itself if it is a directory in PEFT's layout. `UserError` if there
-    is nothing."""
+    """Where a run's newest adapters are, or `path` if it has PEFT's layout. `UserError` if there is nothing."""
     if not path.exists():
         raise UserError(f"{path}: no such directory; give a run with adapters, or a directory in PEFT's layout")
     if (path / CONFIG).is_file():
@@ -69,8 +68,7 @@ def adapters_path(path: Path) -> Path:
 
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:
     """The adapters at `path` for the model `base`; numbers are read later. `check_fingerprint`: require that they were
-    trained on `base`; otherwise any model of the same sizes will do. `UserError` if there are none, or if they do not
-    fit."""
+    trained on `base`; otherwise any model of the same sizes will do. `UserError` if none fit."""
     named, path = path, adapters_path(path)
     if named != path and (path / CONFIG).is_file():
         print_error(f"{named}: the adapters are in {path.relative_to(named)}")
@@ -91,8 +89,7 @@ def adapters_inputs(path: Path) -> Input:
 
 
 def write_peft(source: Source, path: Path) -> None:
-    """Write a source's adapters as a directory for PEFT, which appears only when it is complete. `UserError` if it has
-    none."""
+    """Write a source's adapters as PEFT's directory, which appears when it is complete. `UserError` if it has none."""
     adapters, formats = source.adapters, FamilyFormats(source.family)
     if adapters is None:
         raise UserError(f"{source.path}: holds no adapters; give a run that trained some (lora.rank)")
@@ -135,8 +132,7 @@ def _modules(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32. Our
     layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
-    these are then one below the other, A [k rank, in], and each layer's B is in its own rows and columns. `shapes`: of
-    our parameters."""
+    these are then one below the other, A [k rank, in], and each B is in its own rows and columns. `shapes` are ours."""
     factors = {}
     for entry in entries:
         layers = [name.removesuffix(".weight") for name in entry.ours]
@@ -249,8 +245,7 @@ def _of_modules(patterns: Mapping[str, Any], modules: Collection[str], where: st
 
 
 def _matches(expression: str, names: list[str], where: str) -> list[str]:
-    """The names that an expression matches. A stranger's expression could keep Python's `re` busy for ever; this engine
-    takes linear time."""
+    """The names that a stranger's expression matches, in linear time; Python's `re` could be busy for ever."""
     import pyarrow
     import pyarrow.compute
 
@@ -267,8 +262,7 @@ def _tensors_file(path: Path) -> str:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], Path, Mapping[str, LazyTensor], Mapping[str, str]]:
-    """The settings, checked, of a directory in PEFT's layout, which may be a stranger's; its file of tensors, what that
-    holds, and its metadata."""
+    """The settings, checked, of a stranger's directory in PEFT's layout; its file, tensors and metadata."""
     admit(path)
     config = read_json_inside(path, CONFIG)
     if not isinstance(config, dict):

@@ -4,8 +4,7 @@ next to a file.
 It is the in-toto statement that OpenSSF model signing v1.0 signs: a SHA-256 for every file, and one over all of them
 (https://github.com/sigstore/model-transparency). What made the files is in `predicate.ms_codegeex`. It has no time and
 no path of a machine, so the same model gives the same bytes. It shows accidents; `sign` protects it from edits, with
-the package `model-signing`, whose own command reads what this writes and writes what this reads.
-"""
+the package `model-signing`, whose own command reads what this writes and writes what this reads."""
 
 from __future__ import annotations
 
@@ -100,9 +99,7 @@ class Hashed:
 
     def __init__(self, inputs: Sequence[Input], pool: ThreadPoolExecutor) -> None:
         self.inputs, self._pool = inputs, pool
-        self._hashes: dict[Path, Future[dict[str, Any]]] = {
-            path: pool.submit(_sha256, path) for each in inputs for path in each.files.values()
-        }
+        self._hashes = {path: pool.submit(_sha256, path) for each in inputs for path in each.files.values()}
 
     def begin(self, file: Path) -> None:
         """Begin to hash a file of the output, which is complete, while others are written."""
@@ -247,8 +244,7 @@ def read_statement(target: Path) -> Recorded | None:
 
 def check(target: Path, thorough: bool = False) -> None:
     """Check a model that is going to be used with its statement, if it has one. A changed, missing or extra file that
-    has a part in the model's answers is a `UserError`; the first one of any other kind is a warning on standard error.
-    """
+    has a part in the model's answers is a `UserError`; the first of any other kind is a warning on standard error."""
     if (recorded := read_statement(target)) is None:
         return
     different = recorded.differences(Path(target), thorough)

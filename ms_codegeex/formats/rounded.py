@@ -2,8 +2,7 @@
 
 16 bits: FP16, or BF16 as uint16. 8 and 4 bits are symmetric: the value is the number times its scale. 8 bits: -127 to
 127 with a scale for each row. 4 bits: -7 to 7 with a scale for each `group` consecutive numbers of a row; in files and
-in training, two share a byte (`halves`).
-"""
+in training, two share a byte (`halves`)."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ _LARGEST = {8: 127, 4: 7}
 
 @dataclass(frozen=True)
 class Quantised:
-    """A matrix [n, k]: `values` FP32, FP16, BF16 or int8 [n, k], `scales` FP32 [n] (8 bits) or [n, ceil(k / group)]
-    (4 bits)."""
+    """A matrix: `values` FP32, FP16, BF16 or int8 [n, k], `scales` FP32 [n] (8 bits) or [n, ceil(k / group)] (4)."""
 
     values: np.ndarray
     bits: int
@@ -79,8 +77,7 @@ def _parts(weight: np.ndarray, bits: int, group: int) -> np.ndarray:
 
 
 def scales_of(weight: np.ndarray, bits: int, group: int = 64) -> np.ndarray:
-    """The scales of a matrix FP32 [n, k], FP32 [n] or [n, ceil(k / group)]: each the largest magnitude over the largest
-    number."""
+    """The scales of a matrix FP32 [n, k], FP32 [n] or [n, ceil(k / group)]: largest magnitude over largest number."""
     largest = np.abs(_parts(weight, bits, group)).max(2)
     scales = np.maximum(largest / _LARGEST[bits], np.finfo(np.float32).tiny).astype(np.float32)
     return scales[:, 0].copy() if bits == 8 else scales

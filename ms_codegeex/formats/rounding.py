@@ -1,8 +1,7 @@
 """Tensors in another floating-point type, rounded to nearest: what NumPy computes, in less time.
 
 NumPy converts FP16 one number at a time and has no bfloat16. Here a part that stays in the processor's cache is
-computed on as bits, by instructions for many numbers at once.
-"""
+computed on as bits, by instructions for many numbers at once."""
 
 from __future__ import annotations
 

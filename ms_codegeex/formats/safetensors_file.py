@@ -1,9 +1,7 @@
 """Safetensors files written and read tensor by tensor.
 
 The format: the header's length (8 bytes, little-endian), a JSON header padded with spaces, then the raw tensors back
-to back (https://github.com/huggingface/safetensors, "Format"). The library's own writer wants every tensor in memory
-at once; this one holds one.
-"""
+to back (https://github.com/huggingface/safetensors, "Format"). The library's writer holds all tensors, this one one."""
 
 from __future__ import annotations
 
@@ -51,8 +49,7 @@ def write_safetensors(
 ) -> tuple[str, dict[str, list[str]]]:
     """Write `tensors` to `path`, which is synced but not renamed; returns the header's hash, and those of each tensor's
     chunks. Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the
-    metadata holds the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; chunks are not
-    hashed then."""
+    metadata holds each tensor's CRC-32, for `SafetensorsFile`, and chunks are not hashed."""
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[tensors[name].dtype].itemsize)
     written_metadata = dict(metadata or {})
     if checksums:
@@ -136,8 +133,7 @@ class SafetensorsFile:
         return tensor
 
     def _check_places(self) -> int:
-        """Check that the tensors are contiguous from the first byte on, in any order, as the format demands; returns
-        where the last one ends."""
+        """Where the last tensor ends. `ValueError` unless they are contiguous from the first byte on, in any order."""
         position = 0
         for name, begin in sorted(self._begins.items(), key=lambda item: (item[1], self.tensors[item[0]].nbytes)):
             if begin != position:

@@ -211,8 +211,7 @@ def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family
 
 @contextmanager
 def _reading_sizes(where: Path, its_family: Family, known: Mapping[str, Any]) -> Iterator[FamilyFormats]:
-    """Meanwhile, a `UserError` names `where` the sizes are. `UserError` for one that the user gives and the family does
-    not have."""
+    """Meanwhile, a `UserError` names `where` the sizes are. `UserError` for a `known` one that the family lacks."""
     formats = FamilyFormats(its_family)
     fields = formats.sizes.fields
     if wrong := [key for key in known if key not in fields]:
@@ -232,8 +231,7 @@ def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> N
 
 
 def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
-    """The tensors under the names that the layout has for them; says which parts of names were left away. `UserError`
-    for two tensors of one name."""
+    """The tensors under the layout's names; says which parts of names were left away. `UserError` if two are equal."""
     ranks, prefixes = [], dict.fromkeys(())
     for tensors, where in zip(raw.ranks, raw.where, strict=True):
         names, owners = its.own_names(tensors), dict[ForeignName, ForeignName]()
@@ -312,8 +310,7 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
 
 
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
-    """Copy a model directory's files besides configuration and weights. `UserError` for a tokenizer that is refused:
-    the copy would look complete."""
+    """Copy a model directory's files besides configuration and weights. `UserError` for a tokenizer that is refused."""
     stated, known = _tokenizer_config(path).get("tokenizer_class"), {*TOKENIZER_FILES} - {TOKENIZER_CONFIG}
     if any((path / name).is_file() for name in known) or stated not in (None, "ChatGLMTokenizer"):
         load_tokenizer(path)
@@ -328,8 +325,7 @@ def _tokenizer_config(path: Path) -> dict[str, Any]:
 
 
 def _end_token(path: Path, stated: Any, fields: Mapping[str, Any], say: Say) -> int:
-    """The end token of a model directory's tokenizer, which decides, or else that of its configuration: in older ones
-    of CodeGen it is 2, `#`."""
+    """The end token of a model directory's tokenizer, or else of its configuration (2, `#`, in old ones of CodeGen)."""
     try:
         end = load_tokenizer(path).eos_id
     except UserError:  # whoever needs the tokenizer reports it
@@ -351,8 +347,7 @@ def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str, s
 
 
 def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: Say) -> Source:
-    """A model without a configuration: family and sizes follow from the tensors, and what is `given`; None: by a verb
-    that has no `--set`."""
+    """A model without a configuration: its tensors and `given` (None: a verb without `--set`) show family and sizes."""
     known = given or {}
     recognised = _recognise(raw.ranks[0], raw.kind)
     if recognised is None:

@@ -2,8 +2,7 @@
 
 MindSpore saves along with a partitioned run how each parameter is sharded (`strategy_ckpt_config`): a protocol buffer
 `ParallelStrategyMap`, or JSON of the same content when the file's name ends in `.json` (MindSpore,
-python/mindspore/train/node_strategy.proto and parallel/_tensor.py).
-"""
+python/mindspore/train/node_strategy.proto and parallel/_tensor.py)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -10,7 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, overlap, window_ranges
+from ms_codegeex.formats.chunks import content_hash
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, overlap, window_ranges
 
 
 def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTensor:
@@ -55,7 +55,7 @@ class Distinct:
             for number, group in enumerate(waiting):
                 for path in group:
                     array = self._slices[path][name].array()
-                    same[number, array_sha256(array)].append(path)
+                    same[number, content_hash(array)].append(path)
             waiting = [group for group in same.values() if len(group) > 1]
             if not waiting:
                 return
@@ -65,14 +65,6 @@ class Distinct:
             one, other, *_ = waiting[0]
             reason = f"holds the same slices as {one}, so one of them is a copy of the other"
             raise UserError(f"{other}: {reason}; copy the files of all ranks again")
-
-
-def array_sha256(array: np.ndarray) -> str:
-    """Hex SHA-256 of an array's bytes in C order."""
-    digest = hashlib.sha256()
-    for block in byte_blocks(np.asarray(array, order="C")):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def assembled(
@@ -124,8 +116,7 @@ def merge(
 ) -> dict[str, LazyTensor]:
     """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet. `axes`: name ->
     the axis along which it is split; None: every rank holds it whole. `where` names the ranks' files. `UserError` for
-    dtypes that differ between ranks, and on loading for copies that differ or a file that is a copy of another rank's.
-    """
+    dtypes that differ, and on loading for copies that differ or a file that is a copy of another rank's."""
     result, distinct = {}, Distinct()
     for name, first in ranks[0].items():
         pieces = [rank[name] for rank in ranks]

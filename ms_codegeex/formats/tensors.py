@@ -1,8 +1,7 @@
 """Tensors of known dtype and shape whose values are loaded only when needed.
 
 Every format of this package reads into and writes from `LazyTensor`, so a conversion holds one tensor in memory at a
-time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of its raw bits as uint16.
-"""
+time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of its raw bits as uint16."""
 
 from __future__ import annotations
 
@@ -109,8 +108,7 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
 
 
 def checked_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
-    """The shape that a file states for the tensor `name`. `ValueError`, whose text may be very
-    long, if no array can have it."""
+    """The shape that a file states for a tensor. `ValueError`, whose text may be very long, if no array can have it."""
     sizes = len(shape) <= MAX_AXES and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
     if not sizes or math.prod(max(1, size) for size in shape) > LARGEST:
         raise ValueError(f"no array can have the shape of tensor {name}: {list(shape)}")
@@ -178,8 +176,7 @@ Index = tuple[slice, ...]
 
 
 def check_coverage(name: str, tensor: Mapping[str, Any], where: str) -> None:
-    """Raise `UserError` unless the slices cover the tensor exactly once: their borders divide it into cells, each of
-    which must be covered once."""
+    """`UserError` unless the slices cover the tensor, each of the cells into which they divide it, exactly once."""
     shape = tensor["shape"]
     boxes = [[(o, o + n) for o, n in zip(s["offset"], s["shape"], strict=True)] for s in tensor["slices"]]
     for box in boxes:

@@ -2,8 +2,7 @@
 
 A tensor is a call of `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`, its
 storage a persistent id `("storage", type, key, location, number of elements)` (PyTorch, torch/serialization.py).
-Python's own unpickler makes whatever objects a pickle asks for; ours has what plain data needs and no more.
-"""
+Python's own unpickler makes whatever objects a pickle asks for; ours has what plain data needs and no more."""
 
 from __future__ import annotations
 
@@ -59,7 +58,8 @@ def _integer(value: int) -> bytes:
     return pickle.LONG1 + struct.pack("<B", len(data)) + data
 
 
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a contiguous tensor, in elements."""
     return tuple(math.prod(max(1, size) for size in shape[axis + 1 :]) for axis in range(len(shape)))
 
 
@@ -68,7 +68,7 @@ def _tensor(tensor: LazyTensor, key: str) -> Iterator[bytes]:
     yield _global("torch._utils", "_rebuild_tensor_v2") + pickle.MARK
     yield pickle.MARK + _text("storage") + storage_type + _text(key) + _text("cpu") + _integer(tensor.size)
     yield pickle.TUPLE + pickle.BINPERSID + _integer(0)
-    for numbers in (tensor.shape, _strides(tensor.shape)):
+    for numbers in (tensor.shape, strides(tensor.shape)):
         yield pickle.MARK + b"".join(map(_integer, numbers)) + pickle.TUPLE
     yield pickle.NEWFALSE + _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     yield pickle.TUPLE + pickle.REDUCE

@@ -2,14 +2,11 @@
 
 The archive is an uncompressed zip: `<stem>/data.pkl`, `<stem>/byteorder`, `<stem>/data/<key>` with the raw elements
 of each storage at a multiple of 64 bytes (so that it can be memory-mapped), `<stem>/version`
-(PyTorch, caffe2/serialize/inline_container.cc). Ours have `<stem>/written_by` as well, which PyTorch ignores.
-"""
+(PyTorch, caffe2/serialize/inline_container.cc). Ours have `<stem>/written_by` as well, which PyTorch ignores."""
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
 import struct
 import zipfile
 import zlib
@@ -167,8 +164,7 @@ class _Archive:
             expected = None if info.filename in self._sound else info.CRC
             return checked_rows(self.path, self._start(info), tensor, count, expected, partial(self._judge, info))
 
-        in_order = tuple(itertools.accumulate(shape[:0:-1], operator.mul, initial=1))[::-1]
-        whole = shape and stride == in_order and math.prod(shape) == storage.numel
+        whole = shape and stride == torch_pickle.strides(shape) and math.prod(shape) == storage.numel
         tensor = LazyTensor(storage.dtype, shape, load, rows=rows if whole else None)
         return tensor
 

@@ -2,8 +2,7 @@
 
 The `google.protobuf` package reads whole messages only; a checkpoint is one message of many gigabytes. A message is a
 run of fields: a varint that holds number and kind, then a varint, 8 or 4 bytes, or a length and that many bytes
-(https://protobuf.dev/programming-guides/encoding).
-"""
+(https://protobuf.dev/programming-guides/encoding)."""
 
 from __future__ import annotations
 

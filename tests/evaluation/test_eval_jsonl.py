@@ -1,11 +1,12 @@
 import gzip
 import json
+import os
 import threading
 
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.jsonl import RowFile, numbered_rows, read_rows
+from ms_codegeex.evaluation.jsonl import RowFile, numbered_rows, read_rows, readable_again
 
 ROWS = [{"task_id": "a/1", "text": "x\n\u2028\ud800é"}, {"task_id": "a/2", "text": ""}]
 
@@ -88,3 +89,20 @@ def test_a_link_is_refused_before_anything_is_added(tmp_path):
     (tmp_path / "samples.jsonl").symlink_to("own")
     with pytest.raises(UserError, match=r"samples\.jsonl: is a link; put the file that it leads to in its place"):
         RowFile(tmp_path / "samples.jsonl")
+
+
+def test_a_pipe_is_read_as_often_as_a_file_and_keeps_its_name(tmp_path):
+    """As bash's `<(command)`."""
+    pipe = tmp_path / "pipe"
+    for text in ('{"a": 1}\n', "{\n"):
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_text, args=(text,))
+        writer.start()
+        if text == "{\n":
+            with pytest.raises(UserError, match=f"^{pipe}:1: "), readable_again(pipe) as path:
+                read_rows(path)
+        else:
+            with readable_again(pipe) as path:
+                assert read_rows(path) == read_rows(path) == [{"a": 1}]
+        writer.join()
+        pipe.unlink()

@@ -8,7 +8,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import truncation
-from ms_codegeex.evaluation.benchmarks.ds1000 import answers
+from ms_codegeex.evaluation.benchmarks.ds1000 import task as answers
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.generation import stopping
 from ms_codegeex.generation.blocks import block, quotes

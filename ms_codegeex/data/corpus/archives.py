@@ -2,8 +2,7 @@
 
 A file of JSON holds one object per line, or arrays of objects, or objects that are written over several lines: its
 first bytes decide. Broken input is returned, never raised: everything before it is still read. pyarrow's readers lose
-the last block before damage, and zstandard's ends a truncated file without an error.
-"""
+the last block before damage, and zstandard's ends a truncated file without an error."""
 
 from __future__ import annotations
 
@@ -25,6 +24,7 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.corpus.remote import RemotePath, open_input
 
 T = TypeVar("T")
+Choose = Callable[[Sequence[str]], Sequence[str]]  # those of a table's columns that are read
 
 ENDINGS = {f".{name}{packed}": "jsonl" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst")}
 ENDINGS |= {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
@@ -60,8 +60,7 @@ _QUOTE = ord('"')
 @dataclass(frozen=True)
 class ArchivePart:
     """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
-    the number of the rows before it; and its size in bytes. A line belongs to the part that has the byte before it, so
-    a part skips its first line."""
+    the rows before it; its bytes. A line belongs to the part with the byte before it: a part skips its first line."""
 
     span: tuple[int, int] | None
     first: int
@@ -106,9 +105,6 @@ def archive_kind(name: str) -> str | None:
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
-# Records
-
-
 def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
     """A file of records, of `size` bytes, as parts that can be read independently, or why it cannot be read."""
     kind = archive_kind(path.name)
@@ -118,10 +114,7 @@ def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTE
 
 
 def read_records(
-    path: Path | RemotePath,
-    part: ArchivePart,
-    limit: int,
-    columns: Callable[[Sequence[str]], Sequence[str]] | None = None,
+    path: Path | RemotePath, part: ArchivePart, limit: int, columns: Choose | None = None
 ) -> Generator[tuple[int, dict[str, Any] | Broken, bytes], None, int]:
     """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes. Lines are numbered
     from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns the number of lines,
@@ -172,9 +165,6 @@ def _text(value: Any) -> Any:
     with contextlib.suppress(UnicodeDecodeError):  # then it stays bytes, which are refused where a text is needed
         return value.decode() if isinstance(value, bytes) else value
     return value
-
-
-# Lines and values of JSON
 
 
 def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
@@ -375,8 +365,7 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
 
 
 def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
-    """The brackets and commas outside of strings: block, offset behind the sign, and the sign; an empty sign at the end
-    of each block."""
+    """The brackets and commas outside of strings: block, offset behind the sign, and the sign, "" at a block's end."""
     string = escaped = False
     for block in blocks:
         # Without escaped characters, each quote begins or ends a string.
@@ -394,8 +383,7 @@ def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[bytes]:
-    """The unpacked blocks of one or more compressed members up to the offset `end`; of a truncated file, what can be
-    recovered."""
+    """The unpacked blocks of compressed members up to the offset `end`; what can be recovered of a truncated file."""
     from isal import isal_zlib
     from zstandard import ZstdDecompressor, ZstdError
 
@@ -426,8 +414,7 @@ def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[b
 
 def frame_bounds(stream: BinaryIO, name: str) -> list[int] | None:
     """Offsets at which the independently compressed frames (.zst) or blocks (.gz) of a file start, and last its size;
-    None unless it is a sequence of complete ones. Their lengths are in their headers, so nothing is unpacked. `stream`
-    is at its beginning."""
+    None unless all are complete. Their headers say how long they are. `stream` is at its beginning."""
     size = os.fstat(stream.fileno()).st_size
     follow = _zstd_frames if name.endswith(".zst") else _gzip_blocks
     try:
@@ -480,9 +467,6 @@ def _gzip_blocks(stream: BinaryIO) -> Iterator[int]:
         yield stream.tell()
 
 
-# Rows
-
-
 def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
     """The row groups of a `.parquet` file as parts of about `part_bytes`, or why it cannot be read."""
     from pyarrow import parquet
@@ -504,7 +488,7 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
 
 
 def read_rows(
-    path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 4
+    path: Path | RemotePath, part: ArchivePart, columns: Choose, batch_rows: int = 4
 ) -> Iterator[tuple[int, tuple | Broken]]:
     """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
     order of the columns, which `columns` chooses from the names in the file; no other column is read. Text and bytes
@@ -537,9 +521,7 @@ def read_rows(
         yield number, _arrow_problem(error)
 
 
-def _arrow_rows(
-    path: Path | RemotePath, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int
-) -> Iterator[tuple]:
+def _arrow_rows(path: Path | RemotePath, columns: Choose, batch_rows: int) -> Iterator[tuple]:
     """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather),
     which is a stream with a table of contents behind it. Bounds in the file are checked before they are followed. A
     batch is held as a whole only if it is compressed; it may then unpack to `MAX_BATCH`."""
@@ -575,8 +557,7 @@ def _arrow_rows(
 
 def _unpacked_size(message: Any) -> int:
     """Bytes to which the compressed buffers of a message of Arrow's IPC unpack, by the lengths that they begin with.
-    Source: Arrow's Message.fbs; pyarrow has verified the tables, whose fields are found through their lists of
-    offsets."""
+    pyarrow has verified the tables, whose fields are found through lists of offsets (Arrow's Message.fbs)."""
     metadata, body = message.metadata.to_pybytes(), message.body
 
     def number(form: str, at: int) -> int:

@@ -138,10 +138,8 @@ def _check_licences(kept: int, tally: Tally) -> None:
     """`NothingLeft` if no licence of any text is known, so that `--licences` can decide nothing."""
     unclear = tally.noted.get(UNKNOWN_LICENCE, {}).get("documents", 0)
     if kept == unclear and "licence" not in tally.dropped and (unclear or "unknown licence" in tally.dropped):
-        raise NothingLeft(
-            "--licences: no text has a known licence in a field, an SPDX line or its package's metadata; leave it out"
-            ", or give --licence-field NAME, or as --input the directory with the metadata or a LICENSE"
-        )
+        where = "in its comments, in a field, or in the metadata of its package"
+        raise NothingLeft(f"--licences: no text has a known licence, {where}; leave out --licences")
 
 
 def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:

@@ -6,10 +6,8 @@ A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for la
 language's tag line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that
 was given as a directory is copied to `tokenizer/`.
 
-The input is read once, in units of which worker processes make shards, in a work directory where they survive a killed
-run. What becomes of each document is decided in stages over all shards. Order and bytes depend only on the input and
-the settings.
-"""
+Worker processes read the input once and make shards, which survive a killed run in the work directory. What becomes of
+each document is decided in stages over all shards. Order and bytes depend only on the input and the settings."""
 
 from __future__ import annotations
 
@@ -96,8 +94,7 @@ def already_prepared(output: Path | RemotePath, key: str, replace: bool) -> dict
 
 
 def _check_places(roots: Sequence[Root], output: Path) -> None:
-    """Check the output and its work directory, which are removed and renamed: they need a name, and must not contain
-    any input."""
+    """Check the output and its work directory, which are removed and renamed: both need a name and hold no input."""
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
     for directory in (output.resolve(), work_path(output).resolve()):

@@ -1,8 +1,7 @@
 """Units of input, each read by one worker, and the documents in them.
 
-A unit is a batch of source files, a part of a file of JSON or of a table. Units are found
-once, in an order that does not depend on the machine; each is then read independently, in any process.
-"""
+A unit is a batch of source files, a part of a file of JSON or of a table. Units are found once, in an order that does
+not depend on the machine; each is then read independently, in any process."""
 
 from __future__ import annotations
 
@@ -86,15 +85,12 @@ class Unit:
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
 
 
-Search = Callable[
-    [tuple[Root, ...], ReadingSettings, Path | None], tuple[list[Unit], list[Rejected | Noted], dict[str, int]]
-]
+Listing = tuple[list[Unit], list[Rejected | Noted], dict[str, int]]
+Search = Callable[[tuple[Root, ...], ReadingSettings, Path | None], Listing]
 """`find_units`, or the same with a memory, for several things that are made of the same places."""
 
 
-def find_units(
-    roots: Sequence[Root], reading: ReadingSettings, leave_out: Path | None = None
-) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
+def find_units(roots: Sequence[Root], reading: ReadingSettings, leave_out: Path | None = None) -> Listing:
     """Everything to read below `roots`, without the directory `leave_out`: the units, in an order that depends only on
     the names, source files first; the files rejected or passed over; and the amount found, `files` and `bytes`."""
     recognise, licences = Fields(reading).recognise, bool(reading.licences)
@@ -102,9 +98,7 @@ def find_units(
     return units_of(listing, reading.redact)
 
 
-def units_of(
-    listing: FoundSources, redactions: Sequence[str] = ()
-) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
+def units_of(listing: FoundSources, redactions: Sequence[str] = ()) -> Listing:
     """The units of the files that a search found, and the rest as `find_units` returns it."""
     rejected: list[Rejected | Noted] = [
         Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped

@@ -36,8 +36,7 @@ class CorpusRecipe:
 
 
 def read_recipe(name: str) -> CorpusRecipe:
-    """The recipe in a YAML file, or the shipped one of that name. `UserError` if there is none, or a key is unknown or
-    wrong."""
+    """The recipe in a YAML file, or the shipped one of that name. `UserError` if there is none, or a key is wrong."""
     path = find_config(name, "corpora", "--recipe")
     values = read_yaml(path)
     try:

@@ -2,8 +2,7 @@
 
 A read that fails is retried, as only some of fsspec's file systems do. If it keeps failing, the run ends and can be
 continued later: no data are left out. Credentials come from the environment variables and files of fsspec and of the
-scheme's library. Those in a URL itself are in no text that leaves this file.
-"""
+scheme's library. Those in a URL itself are in no text that leaves this file."""
 
 from __future__ import annotations
 
@@ -28,11 +27,9 @@ PAUSES = (1, 2, 4, 8, 16)  # seconds before a read is retried
 _BUFFER = 8 << 20
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _USER = re.compile(r"[^/]*(?=@)|[^/:@]*:(?!\d*/)[^@]*(?=@)")  # a password may contain a slash, a port may not
-# How file systems name a hash of a file, or when it was written.
-_VERSIONS = (
-    "ETag", "etag", "blob_id", "oid", "md5Hash", "sha", "mtime", "modified", "modify", "modificationTime",
-    "last_modified", "LastModified", "created", "last_commit",
-)  # fmt: skip
+# How file systems name a hash of a file, and when it was written.
+_HASHES = ("ETag", "etag", "blob_id", "oid", "md5Hash", "sha", "last_commit")
+_TIMES = ("mtime", "modified", "modify", "modificationTime", "last_modified", "LastModified", "created")
 _NOT_RETRIED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, for URL schemes
 
@@ -110,8 +107,7 @@ class RemotePath:
         return _request(self, lambda filesystem, path: _exactly(size, filesystem.cat_file(path)))
 
     def open(self) -> BinaryIO:
-        """The file, to be read from any offset. `OSError` if it is gone or may not be read, `UserError` if it could not
-        be read after all attempts."""
+        """The file, to be read from any offset. `OSError` if it is gone or forbidden, `UserError` if reading fails."""
         from fsspec.spec import AbstractBufferedFile
 
         class Ranges(AbstractBufferedFile):
@@ -175,8 +171,7 @@ def _hidden(text: str, location: RemotePath) -> str:
 
 
 def _request(location: RemotePath, work: Callable[[Any, str], T]) -> T:
-    """The result of `work` with the file system and its path, retried if its error may be temporary; `UserError` if it
-    persists."""
+    """The result of `work(file system, path)`. An error that may be temporary is a `UserError` if it persists."""
     arguments = _filesystem(location)
     for pause in (*PAUSES, None):
         try:
@@ -229,7 +224,7 @@ def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
 
 def _version(entry: dict[str, Any]) -> int:
     """A number for a version of a file: from its hash if the store has one, or else from its time."""
-    known = {name: str(entry[name]) for name in _VERSIONS if entry.get(name) is not None}
+    known = {name: str(entry[name]) for name in (*_HASHES, *_TIMES) if entry.get(name) is not None}
     return int.from_bytes(hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()[:7], "little")
 
 

@@ -73,9 +73,8 @@ class PrepareSettings:
     split. `max_bytes`: upper bound on source bytes; a larger corpus is sampled by document; None: everything.
     `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
     `near_duplicates_by`: whether `words` are compared, or the `tokens` of code without its names and literals.
-    `tokenizer`: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `on_error`: count
-    broken input and leave it out (`skip`), or fail (`stop`). `infill`: what runs on the dataset rearrange for
-    infilling; None: nothing."""
+    `tokenizer`: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `on_error`: leave
+    broken input out and count it (`skip`), or fail (`stop`). `infill`: what runs rearrange for infilling."""
 
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     tags: str = "codegeex"

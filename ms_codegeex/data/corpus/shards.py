@@ -2,8 +2,7 @@
 
 `NAME.bin` holds the concatenated ids of all documents, `NAME.npz` the columns and the rejected input. The .npz appears
 last, in one step; a shard without it does not exist. Nothing is synced: shards have to survive a killed process, not a
-power failure, after which their checksums show the damage.
-"""
+power failure, after which their checksums show the damage."""
 
 from __future__ import annotations
 
@@ -111,8 +110,7 @@ class DocumentRows:
             self._signatures.append(signature(document.data, document.language, self._signed_by))
 
     def write(self, path: Path, **meta: Any) -> None:
-        """Write the `.npz` file of a shard, with the names of the codes in `language` and `group`, and the rest of
-        `meta`."""
+        """Write the `.npz` file of a shard, with `meta` and the names of its codes."""
         names = {"languages": list(self._languages), "groups": list(self._groups), "licences": list(self._licences)}
         text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
         with open(path, "wb") as stream:
@@ -242,8 +240,7 @@ def _open(path: Path) -> Any:
 
 
 def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
-    """A shard that `make_shard` wrote, and what was rejected; its ids, columns and names stay in its files. `lines` are
-    those of its input before it."""
+    """A shard that `make_shard` wrote, and what was rejected. `lines`: how many lines of its input are before it."""
     meta, tally = read_meta(path), Tally()
     tally.merge(Tally(**meta["tally"]), lines)
     return Shard(path, meta["documents"], lines=lines), tally

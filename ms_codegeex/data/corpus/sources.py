@@ -29,7 +29,6 @@ _METADATA_BYTES = 1 << 18
 _JSON = ".json"  # what is in such a file decides whether it holds records
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
 
-
 Inputs = Sequence[Path | RemotePath | str] | None
 """Files, directories and URLs; None: the running interpreter's libraries."""
 
@@ -267,9 +266,7 @@ class _Search:
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
-        elif path == root.path and path_ending(path) not in remedies(
-            "unpacked"
-        ):  # given by name: report that it is not taken
+        elif path == root.path and path_ending(path) not in remedies("unpacked"):  # a file that was given by name
             self._skip(root, path, "other language" if language is not None else "unknown language")
         elif not root.installed:
             ending = path_ending(path)
@@ -324,15 +321,13 @@ def search(
 ) -> FoundSources:
     """Files below `roots`: sources in these languages (canonical names), with `all_text` also those of no known
     language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
-    file begins with is a record. The directory `leave_out` is not searched. `licences`: look for
-    those of source files."""
+    file begins with is a record. The directory `leave_out` is not searched. `licences`: those of source files are
+    looked for."""
     work = _Search(languages, recognise, all_text, leave_out, licences)
     for root in roots:
         work.search(root)
-    sources, archives = (
-        sorted(files.values(), key=lambda file: (file.identity, str(file.path)))
-        for files in (work.sources, work.archives)
-    )
+    found = (work.sources, work.archives)
+    sources, archives = (sorted(files.values(), key=lambda file: (file.identity, str(file.path))) for files in found)
     if licences:
         sources = [work.licensed(file) for file in sources]
     return FoundSources(sources, archives, sorted(work.skipped), work.passed)

@@ -3,8 +3,7 @@
 The files are in one directory that all machines share. They are written atomically, so an interrupted run continues
 where it stopped. Documents are taken in blocks of complete shards. If documents with equal keys have to be compared,
 each block's rows are written in parts, by the range of the key, and a second stage reads one part from the files of all
-blocks. No task holds more than a block or a part.
-"""
+blocks. No task holds more than a block or a part."""
 
 from __future__ import annotations
 

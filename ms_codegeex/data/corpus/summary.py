@@ -76,10 +76,8 @@ class Summary:
                 self._count(number, language, counts)
         for number, names in other.packages.items():
             self._name(number, names)
-        self.lengths, self.redacted = (
-            [a + b for a, b in itertools.zip_longest(mine, others, fillvalue=0)]
-            for mine, others in ((self.lengths, other.lengths), (self.redacted, other.redacted))
-        )
+        pairs = ((self.lengths, other.lengths), (self.redacted, other.redacted))
+        self.lengths, self.redacted = ([*map(sum, itertools.zip_longest(*pair, fillvalue=0))] for pair in pairs)
         self.licences = {name: size + other.licences[name] for name, size in self.licences.items()}
         self.stripped += other.stripped
         for name, counts in other.by_licence.items():
@@ -113,8 +111,7 @@ class Summary:
         return {name: {each: counts[each] for each in ("documents", "bytes")} for name, counts in ordered}
 
     def length_histogram(self) -> dict[str, list[int]]:
-        """A histogram of kept documents by length: `documents[i]` of them have at least `edges[i]` and less than
-        `edges[i + 1]` tokens."""
+        """Kept documents by length: `documents[i]` of them have `edges[i]` to `edges[i + 1] - 1` tokens."""
         counts = self.lengths or [0]
         return {"edges": [0, *(_SHORTEST << number for number in range(len(counts)))], "documents": counts}
 

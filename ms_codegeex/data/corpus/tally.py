@@ -120,8 +120,7 @@ def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally) -> Iterator[Document]:
-    """The documents of units, of which those of one file follow each other. `tally` counts the rest, and documents that
-    `prepare` would drop."""
+    """The documents of units, in which files stay together. `tally` counts the rest, and what `prepare` would drop."""
     lines, seen = 0, set[bytes]()
     for unit in units:
         span = unit.part and unit.part.span

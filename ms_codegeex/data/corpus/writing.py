@@ -1,7 +1,4 @@
-"""Writes the files of a dataset, from shards and each document's split.
-
-Ids are copied in runs, at the speed of the disk.
-"""
+"""Writes the files of a dataset, from shards and each document's split, at the speed of the disk."""
 
 from __future__ import annotations
 
@@ -39,13 +36,14 @@ from ms_codegeex.data.datasets.report import render
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
+Entries = Mapping[str, Any]  # of a JSON file
+
 
 def write_splits(
     directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
 ) -> None:
     """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if the shards have
-    masks (`masked`). `placed`: each shard, whose ids are `dtype`, with the splits of its documents, int8 `[documents]`.
-    """
+    masks. `placed`: each shard, whose ids are `dtype`, with the splits of its documents, int8 `[documents]`."""
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
         masks = [stack.enter_context(open(mask_path(directory / split), "wb")) for split in SPLITS if masked]
@@ -146,12 +144,7 @@ def _choose(hashes: np.ndarray, share: float) -> np.ndarray:
 
 
 def write_report(
-    directory: Path,
-    summary: Summary,
-    size: Mapping[str, Any],
-    tally: Tally,
-    settings: Mapping[str, Any],
-    extra: Mapping[str, Any],
+    directory: Path, summary: Summary, size: Entries, tally: Tally, settings: Entries, extra: Entries
 ) -> None:
     """Write report.json and report.html, without times or host names, so that equal requests give equal bytes.
     `summary` is that of all documents, `size` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
@@ -177,7 +170,7 @@ def write_report(
 
 
 def write_description(
-    directory: Path, tokenizer: Tokenizer, name: str, first: Mapping[str, Any], further: Mapping[str, Any]
+    directory: Path, tokenizer: Tokenizer, name: str, first: Entries, further: Entries
 ) -> dict[str, Any]:
     """Write dataset.json, which has the tokenizer between the entries `first` and `further`, and the files of a
     tokenizer whose `name` is a directory, without times or host names. Returns the content of dataset.json."""

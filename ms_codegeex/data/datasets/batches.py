@@ -300,10 +300,8 @@ class PackedSequences(Sequences):
         bounds = self._document_bounds()
         start = int(self._starts(np.array(index)))
         stop = start + self.seq_length + 1
-        return [
-            DocumentSpan(number, max(start, low) - low, min(stop, high) - low)
-            for number, low, high in _documents_between(bounds, start, stop)
-        ]
+        between = _documents_between(bounds, start, stop)
+        return [DocumentSpan(number, max(start, low) - low, min(stop, high) - low) for number, low, high in between]
 
     def label_counts(self) -> np.ndarray:
         tokens = np.asarray(self.tokens)

@@ -3,9 +3,7 @@
 A stage repeats a table of one period. Weights are converted to integers without a common divisor; the period is their
 sum. Each corpus's k-th position in the table lies in the window that keeps its count within one of its share (the quota
 method: Balinski and Young 1975, Tijdeman 1980). Among the corpora with an open window, the one whose window closes
-first gets the position. These are unit jobs on one machine: earliest deadline first is optimal, and a valid order is
-known to exist.
-"""
+first gets the position: a valid order exists, and earliest deadline first finds one for unit jobs on one machine."""
 
 from __future__ import annotations
 
@@ -131,8 +129,7 @@ def mixed_before(
     samples: int, data: Mapping[str, Any], global_batch: int, contents: Mapping[str, str] | None = None
 ) -> str:
     """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are. `data`
-    is the section of the configuration. `contents` are the texts that represent directories, such as hashes of their
-    content; None: their paths."""
+    is the section of the configuration. `contents`: texts by directories, such as hashes; None: their paths."""
     contents = contents or {}
     stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
     parts = []

@@ -95,8 +95,7 @@ def _array(values: Any, kind: Any) -> Any:
 
 
 def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None:
-    """The table (a pyarrow.Table); None if the dataset, from an older version, has none. `UserError` if the file is
-    damaged or lacks a column."""
+    """The pyarrow.Table; None if a dataset of an older version has none. `UserError` for damage or a missing column."""
     import pyarrow.parquet
 
     path = documents_path(prefix)

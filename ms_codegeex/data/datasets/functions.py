@@ -3,8 +3,7 @@
 A sequence that begins anywhere begins in the middle of a statement, a string or a table, and its tokens do not say in
 which. "Fewer Truncations Improve Language Modeling" (Ding et al., ICML 2024) found that this harms, among other things,
 the synthesis of programs. The sequences that repeat themselves most are left out: from tables, a small model learns to
-repeat itself. Rae et al. (2021, "Scaling Language Models", A.1.1) filter documents by repeated n-grams too.
-"""
+repeat itself. Rae et al. (2021, "Scaling Language Models", A.1.1) filter documents by repeated n-grams too."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ _PIECE, _AROUND = 1 << 16, 64  # tokens that are read as text at a time, and tho
 def function_starts(tokens: np.ndarray, pieces: Sequence[bytes], eos: int, seq_length: int) -> np.ndarray:
     """The tokens at which sequences of `seq_length` + 1 begin: int64 [sequences], in order. Each begins a line with a
     function or method, or is the next one within its indentation; the most repetitive sequences are left out. `tokens`:
-    ids of the split, documents ended by `eos`. `pieces`: the bytes of each id. Reads some millions of tokens a second.
-    """
+    ids of the split, documents ended by `eos`. `pieces`: the bytes of each id. Reads millions of tokens a second."""
     texts = np.array([*pieces, *[b""] * max(1, eos + 2 - len(pieces))], object)  # the last one of all other ids
     texts[eos] = b"\n"  # the next document begins a line
     sizes = np.array([len(text) for text in texts])

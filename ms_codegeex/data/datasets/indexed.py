@@ -3,8 +3,7 @@
 Layout of `.idx`, little-endian, as Megatron-LM's `indexed_dataset.py` writes it:
 
     magic b"MMIDIDX\\0\\0" | version u64 = 1 | dtype code u8 | sequences u64 | documents + 1 u64 |
-    sizes int32[sequences] (ids) | pointers int64[sequences] (bytes into .bin) | document starts int64[documents + 1]
-"""
+    sizes int32[sequences] (ids) | pointers int64[sequences] (bytes into .bin) | document starts int64[documents + 1]"""
 
 from __future__ import annotations
 

@@ -137,10 +137,8 @@ def _opened(config: RunConfig, directory: str, split: str, seed: int, learnt: bo
 def training_data(config: RunConfig) -> Sequences | Blend:
     """The training data of a run; `UserError` if a dataset is missing or damaged, or two of them do not match."""
     data = config.data
-    corpora = {
-        name: _opened(config, name, "train", stream_seed(config.seed, number), learnt=True)
-        for number, name in enumerate(data.directories)
-    }
+    seeds = {name: stream_seed(config.seed, number) for number, name in enumerate(data.directories)}
+    corpora = {name: _opened(config, name, "train", seed, learnt=True) for name, seed in seeds.items()}
     if data.blend is None:
         return corpora[str(data.train)]
     return Blend(parse_stages(data.blend), corpora, config.training.global_batch)

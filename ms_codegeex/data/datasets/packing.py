@@ -41,8 +41,7 @@ def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
 class FineTuningRows(Sequences):
     """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples. Examples end with
     eos, where attention and positions restart; rows are padded with eos. The loss counts a label iff `{split}.mask` is
-    1 there and its input is not eos. The packing depends only on the dataset and `seq_length`; `seed` orders the rows.
-    """
+    1 there and its input is not eos. Only the dataset and `seq_length` decide the packing; `seed` orders the rows."""
 
     def __init__(
         self, directory: Path, split: str, seq_length: int, seed: int, infilling: Rearrangement | None = None

@@ -14,14 +14,15 @@ SHOWN = "\n\t"  # control characters that an excerpt keeps
 
 def render(report: Mapping[str, Any]) -> str:
     """The page for a `report.json`; the same report gives the same bytes. Missing sections are left out."""
-    figures = [_bars(report.get("languages", {}), name) for name in ("documents", "bytes", "tokens")]
+    most_first = sorted(report.get("languages", {}).items(), key=lambda item: (-item[1].get("bytes", 0), item[0]))
+    figures = [_bars(dict(most_first), name) for name in ("documents", "bytes", "tokens")]
     stripped = report.get("licences_stripped")  # none for fine-tuning data, because its texts keep their headers
     licences = [] if stripped is None else [("Licence headers left out", _licences(stripped))]
     if "licences" in report:
         licences.insert(0, ("Licences", _table("licence", report["licences"].items(), "documents", "bytes")))
     parts = [
         ("Summary", _summary(report)),
-        ("Languages", _languages(report.get("languages", {})) + charts(figures)),
+        ("Languages", _languages(dict(most_first)) + charts(figures)),
         ("Lengths of the documents kept", _histogram(report.get("lengths", {}))),
         ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
         ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
@@ -69,11 +70,8 @@ def _languages(languages: Mapping[str, Any]) -> str:
 
 def _bars(languages: Mapping[str, Any], name: str) -> str:
     """A horizontal bar per language."""
-    rows = [
-        (language or "(none)", entry.get(name, 0), _cell(name, entry.get(name, 0)))
-        for language, entry in languages.items()
-    ]
-    return bars(f"{name} per language", rows)
+    counts = {language or "(none)": entry.get(name, 0) for language, entry in languages.items()}
+    return bars(f"{name} per language", [(language, n, _cell(name, n)) for language, n in counts.items()])
 
 
 def _histogram(lengths: Mapping[str, Any]) -> str:

@@ -6,8 +6,7 @@ chat: each message of the assistant is the answer of one example, whose prompt i
     `data.conversations`.
 translation: the prompt is the line `code translation`, the source below its language, and the other language.
 
-Source: CodeGeeX's fine-tuning packer and translation prompt.
-"""
+Source: CodeGeeX's fine-tuning packer and translation prompt."""
 
 from __future__ import annotations
 
@@ -247,8 +246,7 @@ def _content(name: str, value: Any) -> str:
 
 def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example]:
     """An example for each answer that is learnt, with all earlier messages as its prompt. One row for the whole
-    conversation would need an end token after each answer, but an end token inside a row ends the document: attention
-    restarts after it."""
+    conversation would need an end token after each answer, and attention restarts after an end token."""
     if not any(turn.role == "assistant" for turn in turns):
         raise BadRecord("empty answer", "no message by the assistant")
     if not any(turn.role == "assistant" and turn.trained for turn in turns):
@@ -266,9 +264,8 @@ def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example
 
 
 def _translation(layout: RecordLayout, record: Mapping[str, Any]) -> Example:
-    source, target, *languages = (
-        _text(*_one(layout, record, use)) for use in ("source", "target", "source_language", "target_language")
-    )
+    uses = ("source", "target", "source_language", "target_language")
+    source, target, *languages = (_text(*_one(layout, record, use)) for use in uses)
     names = [translation_name(name) for name in languages]
     if (wrong := next((name for name in names if not name or "\n" in name), None)) is not None:
         raise BadRecord("unknown language", repr(wrong))

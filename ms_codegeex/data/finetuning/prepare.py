@@ -4,8 +4,7 @@ Next to `{split}.bin/.idx` is `{split}.mask`, uint8, one byte per token of the `
 end token, 0 for the prompt. No row is longer than `seq_length`.
 
 Prompt and answer are tokenised separately, because the model's prompts are tokenised alone too. Tokenising both
-together could give ids that span the border, which never occur when the model answers.
-"""
+together could give ids that span the border, which never occur when the model answers."""
 
 from __future__ import annotations
 
@@ -49,6 +48,7 @@ _SPECIAL = re.compile(
     r"|\[(?:/?INST|[gs]?MASK)\]|<</?SYS>>"
 )
 
+Places = Sequence[Path | str]
 Row = tuple[np.ndarray, np.ndarray, bool]
 """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was truncated."""
 
@@ -160,7 +160,7 @@ class _Work:
             template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
         self._read = reader(settings.task, template, settings.tags)
 
-    def read_all(self, inputs: Sequence[Path | str], progress: bool) -> None:
+    def read_all(self, inputs: Places, progress: bool) -> None:
         """Add every example below `inputs`; `UserError` if there is none."""
         units, others, found = _find(user_roots(inputs))
         self.found["files"] = found["files"]
@@ -235,19 +235,12 @@ class _Work:
 
 
 def prepare_finetune(
-    inputs: Sequence[Path | str],
-    output: Path | str,
-    settings: FinetuneSettings,
-    progress: bool = False,
-    *,
-    replace: bool = False,
+    inputs: Places, output: Path, settings: FinetuneSettings, progress: bool = False, replace: bool = False
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
     is a pure function of settings and input: files of records (`archives.ENDINGS`) and directories with them. The
     result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
-    `UserError` if a path is missing, no example is left, a record is bad and `on_error` is `stop`, or `output` holds
-    something else."""
-    output = Path(output)
+    `UserError` for a missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
     check_output(output, replace)
     encoder = RowEncoder(settings)
     infill_record(settings.infill, encoder.tokenizer)
@@ -262,14 +255,14 @@ def prepare_finetune(
     return {**description, "output": str(output)}
 
 
-def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> np.ndarray:
+def example_sizes(inputs: Places, settings: FinetuneSettings) -> np.ndarray:
     """Tokens of each example's row, at most `settings.seq_length`: int64 [n]. `UserError` as for `prepare_finetune`."""
     sizes = list[int]()
     _Work(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
     return np.array(sizes, np.int64)
 
 
-def _nothing_left(inputs: Sequence[Path | str], tally: Tally, longest: int = 0) -> UserError:
+def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
     """What to say if there is no example; `longest`: the tokens that the longest answer needs."""
     values = {"longest": longest, "endings": ", ".join(ENDINGS)}
     why = tally.nothing_left("docs/what-we-read.md lists what is read", "examples", **values)
@@ -277,15 +270,14 @@ def _nothing_left(inputs: Sequence[Path | str], tally: Tally, longest: int = 0) 
 
 
 def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
-    """What `find_units` gives, for files of records. Of a `.json` file in a directory, which may hold settings, the
-    first object decides."""
+    """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one."""
     if remote := next((root.path for root in roots if isinstance(root.path, RemotePath)), None):
         raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
     known = table().of
     return units_of(search(roots, (), lambda record: known(record) is not None))
 
 
-def recognised_task(inputs: Sequence[Path | str]) -> str:
+def recognised_task(inputs: Places) -> str:
     """The task of the first record in these files and directories that has one; `UserError` if there is none."""
     where, other = ", ".join(map(str, inputs)), ""
     units, others, _ = _find(user_roots(inputs))

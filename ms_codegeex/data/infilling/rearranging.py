@@ -1,5 +1,4 @@
-"""What a dataset asks of a transform that rearranges texts while they are read: `infilling.transform` has the one that
-moves the middle to the end."""
+"""What a dataset asks of a transform that rearranges texts while they are read; `infilling.transform` has one."""
 
 from __future__ import annotations
 

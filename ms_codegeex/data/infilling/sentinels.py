@@ -7,8 +7,7 @@ in the manifest of a checkpoint.
 A sentinel is an id, or the text of a special token. `order` is that of the parts; each sentinel precedes its text, and
 the answer follows the last part: the middle's sentinel, or the prefix, which the middle then continues without a break
 ("Efficient Training of Language Models to Fill in the Middle", 2022, its second form of SPM). `end` is optional: texts
-that end an answer besides the model's end token.
-"""
+that end an answer besides the model's end token."""
 
 from __future__ import annotations
 

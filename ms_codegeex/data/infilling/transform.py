@@ -7,8 +7,7 @@ of the trained model, and the middle moves to the end:
     spm   <suffix> suffix <prefix> prefix <middle> middle <end>
 
 The text keeps its number of tokens, so that every sample stays where it is in the dataset. Sentinels and split words
-need a few tokens; to make room, the suffix loses its end or the prefix its start.
-"""
+need a few tokens; to make room, the suffix loses its end or the prefix its start."""
 
 from __future__ import annotations
 
@@ -56,8 +55,7 @@ class Infilling:
     ) -> Rearranged | None:
         """A text with the same number of tokens and its middle at its end, or None if it stays unchanged. `ids`, int
         `[n]`, lack the end token; unless it follows (`ended`), it takes the last position. `key` identifies the text
-        and decides all, with the seed. The first `prompt` tokens stay in the prefix, and the loss does not count them.
-        """
+        and decides all, with the seed. The first `prompt` tokens stay in the prefix; the loss leaves them out."""
         generator = np.random.default_rng([self.seed, *key])
         if generator.random() >= self.rate:
             return None

@@ -1,7 +1,4 @@
-"""The tokenizers of the model families.
-
-`load_tokenizer` returns one by name, or the one in a model directory.
-"""
+"""The tokenizers of the model families; `load_tokenizer` returns one by name, or the one in a model directory."""
 
 from __future__ import annotations
 

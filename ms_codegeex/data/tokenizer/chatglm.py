@@ -2,8 +2,7 @@
 
 Source: the released tokenizer and its configuration. The SentencePiece model keeps every character (identity
 normalisation, byte fallback), writes a space as U+2581 and puts one more space before each text. So decoding a text is
-not the same as joining its decoded parts: the first token's marker is removed only at the start of the text.
-"""
+not the same as joining its decoded parts: the first token's marker is removed only at the start of the text."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Copies the data files of a model's or tokenizer's directory: its tokenizer, settings for generation, licences.
 
 Code is not copied, because it would come out under our name: Python files, and settings that name code. For CodeGeeX,
-whose tokenizer transformers lack, tokenizer.json and a module with its class are written.
-"""
+whose tokenizer transformers lack, tokenizer.json and a module with its class are written."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, entries, is_copied, is_weights, largest
 from ms_codegeex.base.reading import json_of, read_inside
-from ms_codegeex.data.tokenizer.files import EOS, JSON, Added
+from ms_codegeex.data.tokenizer.files import EOS, JSON, Added, Ids
 from ms_codegeex.data.tokenizer.tables import Tables
 
 CODEGEEX_MODULE = "tokenization_codegeex.py"
@@ -47,8 +46,7 @@ def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def copy_data(source: Path, target: Path) -> None:
     """Copy the data files of the directory `source`. For CodeGeeX our own class for transformers is written, whatever
-    the source has under its name. `UserError` if one of them is a link out of `source`, is not a regular file or is
-    very large."""
+    the source has under its name. `UserError` for a link out of `source`, an irregular file or a very large one."""
     for name in _names(source):
         if name in (CONFIG, GENERATION):
             _write_config(source, name, target)
@@ -78,20 +76,17 @@ def _names(directory: Path) -> Iterator[str]:
 
 
 def _copy(source: Path, name: str, target: Path) -> None:
-    (target / name).write_bytes(read_inside(source, name, _LARGEST_CODE if name.endswith(_CODE) else _limit(name)))
+    limit = _LARGEST_CODE if name.endswith(_CODE) else largest(name) or 0
+    (target / name).write_bytes(read_inside(source, name, limit))
 
 
 def _is_code(name: str) -> bool:
     return name.endswith(_CODE) and name.isprintable()
 
 
-def _limit(name: str) -> int:
-    return largest(name) or 0
-
-
 def _write_config(source: Path, name: str, target: Path) -> None:
     """Write a file of settings without names of code, or for a tokenizer class that we know with the right ones."""
-    content = read_inside(source, name, _limit(name))
+    content = read_inside(source, name, largest(name) or 0)
     settings = json_of(content, source / name)
     if not isinstance(settings, dict):
         raise UserError(f"{source / name}: holds a {type(settings).__name__}, expected a JSON object; restore the file")
@@ -107,9 +102,7 @@ def _write_config(source: Path, name: str, target: Path) -> None:
         write_json(target / name, kept)
 
 
-def write_codegeex_files(
-    directory: Path, tables: Tables, names: Mapping[str, int], spaces: Mapping[str, int], max_len: int, added: Added
-) -> None:
+def write_codegeex_files(directory: Path, tables: Tables, names: Ids, spaces: Ids, max_len: int, added: Added) -> None:
     """Write both files. transformers then gives the ids of `encode_prompt` and the text of `decode`. A run of `spaces`,
     at most `max_len` long in text, has the id of one of the `names`. So the text is rewritten to names before it is
     split, and names are rewritten to spaces after decoding."""
@@ -118,9 +111,8 @@ def write_codegeex_files(
     runs = _runs(spaces, names)
     model = Tokenizer(models.BPE({**tables.vocab, **names}, tables.pairs()))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    model.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), *(decoders.Replace(name, run) for run, name in runs.items())]
-    )
+    replaced = (decoders.Replace(name, run) for run, name in runs.items())
+    model.decoder = decoders.Sequence([decoders.ByteLevel(), *replaced])
     model.add_tokens([AddedToken(name, normalized=True, special=False) for name in names])
     model.add_special_tokens([AddedToken(EOS, normalized=False, special=True)])
     further = sorted({**added.plain, **added.special}.items(), key=lambda item: item[1])
@@ -132,12 +124,12 @@ def write_codegeex_files(
     write_codegeex_module(directory)
 
 
-def _runs(spaces: Mapping[str, int], names: Mapping[str, int]) -> dict[str, str]:
+def _runs(spaces: Ids, names: Ids) -> dict[str, str]:
     name_of = {number: name for name, number in names.items()}
     return {run: name_of[number] for run, number in spaces.items()}
 
 
-def spaces_normalizer(spaces: Mapping[str, int], names: Mapping[str, int], max_len: int) -> dict[str, Any]:
+def spaces_normalizer(spaces: Ids, names: Ids, max_len: int) -> dict[str, Any]:
     """The step of tokenizer.json that writes names in the place of spaces, the longest run first."""
     runs = _runs(spaces, names)
     longest_first = sorted((run for run in runs if len(run) <= max_len), key=len, reverse=True)
@@ -147,7 +139,6 @@ def spaces_normalizer(spaces: Mapping[str, int], names: Mapping[str, int], max_l
 
 def write_codegeex_module(directory: Path) -> None:
     """Write the module with the class for transformers, which needs `tokenizer.json` next to it."""
+    module = resources.files("ms_codegeex.data.tokenizer").joinpath("exported", CODEGEEX_MODULE)
     with atomic_file(directory / CODEGEEX_MODULE) as path:
-        path.write_bytes(
-            resources.files("ms_codegeex.data.tokenizer").joinpath("exported", CODEGEEX_MODULE).read_bytes()
-        )
+        path.write_bytes(module.read_bytes())

@@ -15,11 +15,13 @@ from ms_codegeex.base.shipped import shipped_table
 
 ADDED, CONFIG, JSON, SPECIAL = "added_tokens.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"
 EOS = "<|endoftext|>"
+Ids = Mapping[str, int]  # of tokens, by their texts
+Settings = Mapping[str, Any]  # the content of a JSON file
 FILES = ("vocab.json", "merges.txt", ADDED, JSON, SPECIAL, "tokenizer.model", "tokenization_codegeex.py", CONFIG)
 TABLE = Path(__file__).with_name("files.yaml")
 _SEVERAL = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
 # for each file that lists added tokens, their ids and what it says of them
-_LISTS: Mapping[str, Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Any, Any]]]] = {
+_LISTS: Mapping[str, Callable[[Path, Settings, Settings], Iterable[tuple[Any, Any]]]] = {
     JSON: lambda directory, config, content: ((entry["id"], entry) for entry in content.get("added_tokens") or ()),
     CONFIG: lambda directory, config, content: (
         (int(number), entry) for number, entry in (config.get("added_tokens_decoder") or {}).items()
@@ -38,8 +40,8 @@ class Added:
     prompts only. `late`: plain ones that are looked for after the others. `roles`: the special tokens that
     transformers names, such as `pad_token`."""
 
-    plain: Mapping[str, int] = field(default_factory=dict)
-    special: Mapping[str, int] = field(default_factory=dict)
+    plain: Ids = field(default_factory=dict)
+    special: Ids = field(default_factory=dict)
     late: frozenset[str] = frozenset()
     roles: Mapping[str, str] = field(default_factory=dict)
 
@@ -80,7 +82,7 @@ def read_settings(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, content
 
 
-def check_fields(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], normalizer: Any) -> None:
+def check_fields(directory: Path, config: Settings, content: Settings, normalizer: Any) -> None:
     """`UserError` for a setting of tokenizer_config.json, or a step of tokenizer.json, `content`, that makes other ids
     than the family's tokenizer, whose `normalizer` is given."""
     table = shipped_table(TABLE)
@@ -109,12 +111,7 @@ def _steps(step: Any, key: str) -> list[Any]:
 
 
 def read_added(
-    directory: Path,
-    config: Mapping[str, Any],
-    content: Mapping[str, Any],
-    vocabulary: Mapping[str, int],
-    of: str,
-    own: Collection[str] = (),
+    directory: Path, config: Settings, content: Settings, vocabulary: Ids, of: str, own: Collection[str] = ()
 ) -> Added:
     """The tokens that any file of the directory adds to the `vocabulary`, whose ids have no gap. Those that only have a
     name get the next ids, as in transformers. `of`: the family. `own`: tokens of the vocabulary whose ids its code
@@ -166,7 +163,7 @@ def read_added(
     return Added(plain, special, frozenset(token for token in plain if entries[token][2]), roles)
 
 
-def _roles(settings: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def _roles(settings: Settings) -> tuple[dict[str, str], list[str]]:
     """The special tokens that settings name: those of a role, and the others; as texts or as objects."""
     roles, others = {}, []
     for key, value in settings.items():

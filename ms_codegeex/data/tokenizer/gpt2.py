@@ -6,8 +6,7 @@
 | `codegen-multi`, `codegen-mono` | 50295 | runs of 2..31 spaces and of 2..9 tabs |
 | `codegeex` | 50400 | runs of 2..10 spaces, under the names `<|extratoken_10|>` and following |
 
-Sources: the released tokenizer files; CodeGeeX paper, section 3.1.
-"""
+Sources: the released tokenizer files; CodeGeeX paper, section 3.1."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
 from ms_codegeex.data.tokenizer.copying import CODEGEEX_AUTO_MAP, spaces_normalizer, write_codegeex_files
-from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, EOS, Added, check_fields, read_added, read_settings
+from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, EOS, Added, Ids, check_fields, read_added, read_settings
 from ms_codegeex.data.tokenizer.tables import DIGESTS, Tables, gpt2_tables, read_tables, token_bytes
 
 if TYPE_CHECKING:
@@ -64,14 +63,7 @@ class ByteLevelTokenizer(Tokenizer):
     above the vocabulary's, without a gap, except those of `added`: the tokens that a model's owner has added, the end
     token among them if it is not `<|endoftext|>`."""
 
-    def __init__(
-        self,
-        tables: Tables,
-        runs: Mapping[str, int],
-        names: Mapping[str, int],
-        further: Mapping[int, bytes],
-        added: Added,
-    ) -> None:
+    def __init__(self, tables: Tables, runs: Ids, names: Ids, further: Mapping[int, bytes], added: Added) -> None:
         self.tables, self.added, self.runs = tables, added, {**runs, **added.plain}
         # the pattern that finds words ends one at a line break, but an added token may hold one
         self.divides = not any("\n" in run for run in self.runs)
@@ -115,7 +107,7 @@ class ByteLevelTokenizer(Tokenizer):
             position = match.end()
         return ids + self.encode(text[position:])
 
-    def _save(self, directory: Path | str, added: Mapping[str, int], config: Mapping[str, Any]) -> None:
+    def _save(self, directory: Path | str, added: Ids, config: Mapping[str, Any]) -> None:
         directory = Path(directory)
         self.tables.save(directory)
         added = {**added, **self.added.plain, **self.added.special}

@@ -1,8 +1,7 @@
 """The tokenizer of a dataset, a run or a checkpoint: the one that made its ids, never a default.
 
 Datasets and checkpoints record `Tokenizer.description()`. A tokenizer that needs files is copied to `tokenizer/` in the
-dataset directory, and from there to the run directory.
-"""
+dataset directory, and from there to the run directory."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """The tables of byte-level BPE: a vocabulary and its merges, GPT-2's or those of a tokenizer of one's own.
 
 The vocabulary has ids from 0 without a gap: the 256 bytes in GPT-2's order, the merged tokens, `<|endoftext|>`. What a
-family adds follows. Tables are known by their digests, so a damaged file is found; a directory with tables of its own
-records them.
-"""
+family adds follows. Digests find a damaged file; a directory with tables of its own records theirs."""
 
 from __future__ import annotations
 
@@ -102,8 +100,7 @@ def gpt2_tables() -> Tables:
 
 def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any]) -> Tables:
     """The tables in a tokenizer's directory, in two files or in its tokenizer.json, `content`, or in both: GPT-2's, or
-    those whose digests its `config` records. `UserError` if a file is missing or damaged, or is not the recorded
-    one."""
+    those whose digests its `config` records. `UserError` for a file that is missing, damaged or another one."""
     digests = config.get(DIGESTS, list(GPT2))
     if not (isinstance(digests, list) and len(digests) == 2 and all(map(_is_digest, digests))):
         raise UserError(f"{directory / CONFIG}: {DIGESTS} is not two SHA-256 in hexadecimal; restore the file")

@@ -6,10 +6,7 @@ import re
 
 from ms_codegeex.base.errors import UserError
 
-TOKENS = re.compile(
-    r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""",
-    re.DOTALL,
-)
+TOKENS = re.compile(r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""", re.DOTALL)
 CALL = "ms_codegeex_tests_ended"
 CPP_MAIN = r"\bint\s+main\s*\(\s*\)\s*\{"
 GO_TEST = r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{"
@@ -24,8 +21,7 @@ void ms_codegeex_test_failed(const char *);
 
 
 def at_end_of_block(test: str, opening: str, where: str) -> tuple[str, str]:
-    """The tests' text, split before the brace that closes the block that the pattern opens. `where` names the problem
-    in the error message."""
+    """The tests' text, split before the brace that closes the block that the pattern opens. `where`: of an error."""
     start = re.search(opening, test)
     depth = 1
     for token in TOKENS.finditer(test, start.end()) if start else ():

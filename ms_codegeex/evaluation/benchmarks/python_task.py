@@ -33,8 +33,7 @@ class PythonTask(Task):
         return python_program.read_report(execution, secret)
 
     def script(self, name: str, stdin: bytes, limits: ResourceLimits, *arguments: str) -> Command:
-        """The command for one of our scripts. With -s it ignores modules that programs have installed in /tmp,
-        their home."""
+        """The command for one of our scripts. -s: without modules that programs have installed in /tmp, their home."""
         words = [str(self.runner.interpreter.path), "-s", f"{PLACE}/{name}", *arguments]
         return Command(words, limits, python_program.ENVIRONMENT, stdin)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation.jsonl import readable_again
 
 if TYPE_CHECKING:
     from ms_codegeex.evaluation.recipe import Recipe
@@ -25,23 +26,15 @@ class Benchmark:
     A folder here is a benchmark. Its `__init__.py` has `BENCHMARK` and imports nothing else, so that `--help` is fast.
     Its `task.py` has `build`, which gives the `Task` for the user's data. `build` takes by their names the keys below,
     and of the options `timeout` (seconds; None: its default) and `python` (an interpreter; None: ours).
-
-    Args:
-        summary: a line of `evaluate --help`.
-        keys: the keys of recipes that it has and not every benchmark (`recipe.py`).
-        options: those of `timeout`, `python` and `prompt_perplexity` that it has.
-        references_first: its canonical solutions are judged before anything else.
-        places: where its files are without `--data`, in this order: `package:MODULE/PATH` in an installed package, or
-            `cache:PATH` in the user's cache.
-        install: the command after which the first of these places has them.
     """
 
-    summary: str
-    keys: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    references_first: bool = False
+    summary: str  # a line of `evaluate --help`
+    keys: tuple[str, ...] = ()  # of recipes, that it has and not every benchmark (`recipe.py`)
+    options: tuple[str, ...] = ()  # those of `timeout`, `python` and `prompt_perplexity` that it has
+    references_first: bool = False  # all of its canonical solutions are judged first, not one of each language
+    # where its files are without `--data`: `package:MODULE/PATH` in an installed package, or `cache:PATH` in the cache
     places: tuple[str, ...] = ()
-    install: str = ""
+    install: str = ""  # the command after which the first of these places has them
 
 
 def names() -> tuple[str, ...]:
@@ -71,10 +64,8 @@ def find_data(name: str) -> Path:
             spec = importlib.util.find_spec(module)
             folders = list(spec.submodule_search_locations or ()) if spec else []
         else:
-            cache = user_cache()
-            folders = (
-                [str(cache.parent)] if cache.name == "ms_codegeex" else []
-            )  # not in a folder that all may write to
+            # not in a folder that all may write to
+            folders = [str(user_cache().parent)] if user_cache().name == "ms_codegeex" else []
         for folder in folders:
             if (found := Path(folder, path)).exists():
                 return found
@@ -93,10 +84,10 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
         elif value is not None:
             raise UserError(f"--{option}: {recipe.task} has no such option; leave it out")
     if not data.exists():
-        raise UserError(
-            f"--data: {data} does not exist; see docs/evaluation.md for where a benchmark's files come from"
-        )
-    return importlib.import_module(f"{_module(recipe.task)}.task").build(data, **settings)
+        remedy = "see docs/evaluation.md for where a benchmark's files come from"
+        raise UserError(f"--data: {data} does not exist; {remedy}")
+    with readable_again(data) as files:
+        return importlib.import_module(f"{_module(recipe.task)}.task").build(files, **settings)
 
 
 def _module(name: str) -> str:

@@ -16,26 +16,19 @@ from ms_codegeex.evaluation.task import Problem
 
 LARGEST = 1 << 30  # bytes of a benchmark's records
 SHOWN = 5  # names in an error
+OPTIONAL = (str, type(None))  # a key's kinds
 NO_PROBLEM = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what reading a damaged row raises
 
 
 @dataclass(frozen=True)
 class ProblemFiles:
-    """How a benchmark's files are recognised.
-
-    Args:
-        name: the benchmark.
-        stems: names of its files without their endings, which may be patterns, most wanted first.
-        keys: what every row has; files with other names are known by them.
-        form: what a row has, in errors.
-        where: where the files are published.
-    """
+    """How a benchmark's files are recognised."""
 
     name: str
-    stems: tuple[str, ...]
-    keys: tuple[str, ...]
-    form: str
-    where: str
+    stems: tuple[str, ...]  # names of its files without their endings, which may be patterns, most wanted first
+    keys: tuple[str, ...]  # what every row has; files with other names are known by them
+    form: str  # what a row has, in errors
+    where: str  # the files are published
 
     def find(self, data: Path) -> list[Path]:
         """`data` itself if it is a file. Of a directory the file with the first of the names (of several versions the
@@ -48,11 +41,9 @@ class ProblemFiles:
         fitting = [path for path in files if self._fits(path)]
         if not fitting:
             seen = files or [each for each in data.iterdir() if each.name[0] != "."]
-            raise UserError(
-                f"{data}: no file of {self.name}; seen: {_listed(seen, data)}; expected "
-                f"{self.stems[0] if self.stems else 'files'}.jsonl.gz, or rows with {', '.join(self.keys)}; "
-                f"{self.name} is in {self.where}"
-            )
+            expected = f"{self.stems[0] if self.stems else 'files'}.jsonl.gz, or rows with {', '.join(self.keys)}"
+            found = f"no file of {self.name}; seen: {_listed(seen, data)}"
+            raise UserError(f"{data}: {found}; expected {expected}; {self.name} is in {self.where}")
         if others := [path for path in files if path not in fitting]:
             print_error(f"{data}: passed over, since they hold no problems of {self.name}: {_listed(others, data)}")
         return fitting
@@ -72,29 +63,32 @@ class ProblemFiles:
             return not path.name.endswith(".json")  # of which clones have many that others read
         return isinstance(row, dict) and row.keys() >= set(self.keys)
 
-    def rows(self, data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The rows of all files, each with its place."""
-        for path in self.find(data):
-            yield from ((f"{path}:{number}", row) for number, row in numbered_rows(path, LARGEST))
-
-    def problems(self, data: Path, convert: Callable[[dict[str, Any], str, int], Problem | None]) -> list[Problem]:
-        """The problems, which `convert` makes of a row, its place and its number from 0; None is left out.
-
-        Raises:
-            UserError: there is no file, a row is none of this benchmark, two have one id, or there are none.
-        """
-
-        def found() -> Iterator[tuple[str, Problem]]:
-            for index, (where, row) in enumerate(self.rows(data)):
-                try:
-                    problem = convert(row, where, index)
-                except NO_PROBLEM as error:
-                    reason = f"not a problem of {self.name} ({type(error).__name__} {error})"
-                    raise UserError(f"{where}: {reason}; a row {self.form}; restore it") from None
-                if problem is not None:
-                    yield where, problem
-
-        return distinct(found(), f"{data}: no problems of {self.name}; a row {self.form}; it is in {self.where}")
+    def problems(
+        self,
+        data: Path,
+        convert: Callable[[dict[str, Any], str, int], Problem | None],
+        files: Sequence[Path] | None = None,
+    ) -> list[Problem]:
+        """The problems in the files that `find` finds, or found before. `convert` makes one of a row, its place and its
+        number from 0; None is left out. `UserError`: a row is none, two have one id, or there are none."""
+        problems = dict[str, Problem]()
+        rows = ((path, *row) for path in files or self.find(data) for row in numbered_rows(path, LARGEST))
+        for index, (path, number, row) in enumerate(rows):
+            where = f"{path}:{number}"
+            try:
+                problem = convert(row, where, index)
+            except NO_PROBLEM as error:
+                reason = f"not a problem of {self.name} ({type(error).__name__} {error})"
+                raise UserError(f"{where}: {reason}; a row {self.form}; restore it") from None
+            if problem is None:
+                continue
+            if problem.id in problems:
+                twice = f"task_id {problem.id[:60]} occurs twice; give each file and each problem once"
+                raise UserError(f"{where}: {twice}")
+            problems[problem.id] = problem
+        if not problems:
+            raise UserError(f"{data}: no problems of {self.name}; a row {self.form}; it is in {self.where}")
+        return list(problems.values())
 
 
 def _version(path: Path) -> list[int]:
@@ -107,23 +101,35 @@ def _listed(paths: Sequence[Path], root: Path) -> str:
     return ", ".join(names[:SHOWN]) + more if names else "nothing"
 
 
-def value_of(row: Mapping[str, Any], key: str, kinds: Any, where: str, form: str) -> Any:
-    """The value of a key, which is of one of these kinds, no bool; otherwise a `UserError` that says that "a row
-    `form`"."""
-    value = row.get(key)
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise UserError(f"{where}: {key} is {type(value).__name__}; a row {form}")
-    return value
+def parsed_rows(path: Path, maximum: int, parse: Callable[[dict[str, Any], str], Any]) -> Iterator[tuple[int, Any]]:
+    """The rows of a file of at most `maximum` bytes, as `parse` makes them, each with its line; in place of one that is
+    wrong, or that has the id of another, a `UserError`."""
+    seen = dict[str, int]()
+    for number, row in entries(path, maximum):
+        where = f"{path}:{number}"
+        try:
+            if isinstance(row, UserError):
+                raise row
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: found {type(row).__name__}, expected an object")
+            parsed = parse(row, where)
+            if (first := seen.setdefault(parsed.id, number)) != number:
+                raise UserError(f"{where}: {parsed.id} is also in line {first}; a problem may stand once")
+            yield number, parsed
+        except UserError as error:
+            yield number, error
 
 
-def distinct(found: Iterable[tuple[str, Problem]], lacking: str) -> list[Problem]:
-    """The problems, each given with its position in a file. Two of one id are a `UserError`; none at all are one that
-    says `lacking`."""
-    problems = dict[str, Problem]()
-    for where, problem in found:
-        if problem.id in problems:
-            raise UserError(f"{where}: task_id {problem.id[:60]} occurs twice; give each file and each problem once")
-        problems[problem.id] = problem
-    if not problems:
-        raise UserError(lacking)
-    return list(problems.values())
+def values_of(row: Mapping[str, Any], kinds: Mapping[str, Any], where: str, form: str) -> list[Any]:
+    """The values of declared keys, each of its kinds, no bool; otherwise a `UserError`: "a row `form`"."""
+    for key, kind in kinds.items():
+        value = row.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"{where}: {key} is {type(value).__name__}; a row {form}")
+    return [row.get(key) for key in kinds]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in words: `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}"

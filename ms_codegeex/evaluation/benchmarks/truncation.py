@@ -1,5 +1,4 @@
-"""CodeGen's truncation rule: where the answer of a model that never stops ends (`truncate` in the release's
-scripts)."""
+"""CodeGen's truncation rule, `truncate` in its scripts: where the answer of a model that never stops ends."""
 
 from __future__ import annotations
 
@@ -16,12 +15,9 @@ ENDINGS = re.compile(f"^#|{re.escape(END_OF_TEXT)}|^'''|^\"\"\"|\n\n\n", re.MULT
 
 
 def cut(text: str, limit: int = 1) -> int | None:
-    """The position at which newly generated text is truncated, None if it is not. Later text never changes it.
-
-    The first of: the line that starts with `print` and exceeds `limit` such lines, the same for `def`, a line that
-    starts with `#` or three quotes, the end-of-text token, three line breaks. The release applies these rules one
-    after the other, which gives the same result.
-    """
+    """The position at which newly generated text is truncated, None if it is not. Later text never changes it. The
+    first of: the line that starts with `print` and exceeds `limit` such lines, the same for `def`, a line that starts
+    with `#` or three quotes, the end-of-text token, three line breaks; the release does one after the other."""
     allowed = ((PRINTS, limit), (DEFS, limit), (ENDINGS, 0))
     matches = (match for pattern, count in allowed for match in islice(pattern.finditer(text), count, count + 1))
     return min((match.start() for match in matches), default=None)

@@ -1,9 +1,6 @@
-"""Where samples are judged: in threads of this process, or on several machines, each with its own task, tool chains and
-sandbox.
-
-The machines, or nodes, must have the same problems, tools and tool chains as the first; otherwise judging does not
-begin. A machine that is lost gives its programs back, and others judge them.
-"""
+"""Where samples are judged: in threads of this process, or on several machines, or nodes, each with its own task, tool
+chains and sandbox, which must be those of the first. A machine that is lost gives its programs back, and others judge
+them."""
 
 from __future__ import annotations
 
@@ -25,19 +22,12 @@ THREADS = 1024  # maximum programs at once on all nodes: a thread of this proces
 
 @dataclass(frozen=True)
 class Equipment:
-    """What a machine has to judge with.
+    """What a machine has to judge with."""
 
-    Attributes:
-        missing: tool chain or library that it lacks -> the command that installs it.
-        defects: problem id -> why its reference cannot pass there.
-        tools: tool chain or interpreter -> version.
-        layers: layer of the sandbox -> "active", or "missing: " with the reason.
-    """
-
-    missing: Mapping[str, str]
-    defects: Mapping[str, str]
-    tools: Mapping[str, str]
-    layers: Mapping[str, str]
+    missing: Mapping[str, str]  # tool chain or library that it lacks -> the command that installs it
+    defects: Mapping[str, str]  # problem id -> why its reference cannot pass there
+    tools: Mapping[str, str]  # tool chain or interpreter -> version
+    layers: Mapping[str, str]  # layer of the sandbox -> "active", or "missing: " with the reason
 
     @classmethod
     def of(cls, task: Task, sandbox: Sandbox | None) -> Equipment:
@@ -89,26 +79,16 @@ class JudgeNode(Protocol):
     workers: int  # programs at once
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the node's `NodeJudge`.
-
-        Raises:
-            NodeLost: there is no answer; the method may have run or not.
-            Exception: what the method raised.
-        """
+        """Call a method of the node's `NodeJudge`; raises what that raises, or `NodeLost` if there is no answer, in
+        which case the method may have run or not."""
 
 
 class NodeJudge:
     """What runs on a node. `open` comes first; `judge` may then be called by several threads."""
 
     def open(self, build: Callable[[], Task], mode: str) -> tuple[str, Equipment]:
-        """Build the task and this machine's sandbox (`mode` as in `open_sandbox`).
-
-        Returns:
-            A hash of the problems, and the equipment.
-
-        Raises:
-            UserError: a layer of the sandbox is missing, or the task's files are not here.
-        """
+        """Build the task and this machine's sandbox (`mode` as in `open_sandbox`). Returns a hash of the problems and
+        the equipment. `UserError` if a layer of the sandbox is missing, or the task's files are not here."""
         self.task = build()
         self.sandbox = sandbox_for(self.task, mode)
         self.problems = {problem.id: problem for problem in self.task.problems}
@@ -128,29 +108,17 @@ class NodeJudge:
 
 
 class NodesEngine:
-    """Judges samples on nodes, as `LocalEngine` does in this process.
-
-    Args:
-        nodes: at least one, with different names; those that are lost leave this list.
-        build: builds the task on a node, where its files have the same paths.
-        mode: of the sandboxes, as in `open_sandbox`.
-        content: a hash of the problems that `build` must return.
-        say: prints a line for the user.
-        place: what the nodes are, in words.
-
-    Raises:
-        UserError: a node lacks a layer of the sandbox or the task's files, or has other problems or other tools than
-            the first one.
-    """
+    """Judges samples on nodes, as `LocalEngine` does in this process. `UserError` if a node lacks a layer of the
+    sandbox or the task's files, or has other problems or other tools than the first one."""
 
     def __init__(
         self,
-        nodes: Sequence[JudgeNode],
-        build: Callable[[], Task],
-        mode: str,
-        content: str,
-        say: Callable[[str], None],
-        place: str,
+        nodes: Sequence[JudgeNode],  # at least one, with different names; those that are lost leave the list
+        build: Callable[[], Task],  # builds the task on a node, where its files have the same paths
+        mode: str,  # of the sandboxes, as in `open_sandbox`
+        content: str,  # a hash of the problems that `build` must return
+        say: Callable[[str], None],  # prints a line for the user
+        place: str,  # what the nodes are, in words
     ) -> None:
         self.nodes, self.place = list(nodes), place
         self._say, self._turn = say, threading.Condition()
@@ -179,11 +147,8 @@ class NodesEngine:
         self._on_all("calibrate", list(judgements))
 
     def judge(self, problem: Problem, sample: Sample) -> Judgement:
-        """See `Task.judge`. A sample whose node is lost is judged on another.
-
-        Raises:
-            RunFailure: that node is lost too, so that the sample may be the reason.
-        """
+        """See `Task.judge`. A sample whose node is lost is judged on another; `RunFailure` if that is lost too, so that
+        the sample may be the reason."""
         try:
             return self._judge(sample)
         except NodeLost as first:
@@ -192,11 +157,11 @@ class NodesEngine:
                     return self._judge(sample, again=True)
                 except NodeLost as second:  # the exceptions have the nodes' names
                     name, remedy = described(sample)
-                    raise RunFailure(
-                        f"judging: nodes {first} and {second} were lost while they ran {name}; run the same command "
-                        "again (what is judged is kept), with fewer --workers if memory ran out, or "
-                        f"{remedy} if its program ends the nodes"
-                    ) from None
+                    lost = f"nodes {first} and {second} were lost while they ran {name}"
+                    again = (
+                        "run the same command again (what is judged is kept), with fewer --workers if memory ran out"
+                    )
+                    raise RunFailure(f"judging: {lost}; {again}, or {remedy} if its program ends the nodes") from None
 
     def _judge(self, sample: Sample, again: bool = False) -> Judgement:
         """The judgement of one node. NodeLost, with the node's name, if it is lost and others are left."""
@@ -266,10 +231,8 @@ class NodesEngine:
 
     def _check_any(self) -> None:
         if not self.nodes:
-            raise UserError(
-                "judging: all nodes were lost; run the same command again when they are back (what is judged is kept)"
-                + self._hint
-            )
+            remedy = "run the same command again when they are back (what is judged is kept)"
+            raise UserError(f"judging: all nodes were lost; {remedy}{self._hint}")
 
 
 JudgeEngine = LocalEngine | NodesEngine
@@ -296,18 +259,14 @@ def common(answers: Sequence[tuple[JudgeNode, Equipment]]) -> Equipment:
 
 
 def check_same(kind: str, answers: Sequence[tuple[JudgeNode, Mapping[str, str]]], absent: str) -> None:
-    """UserError if a node differs from the first one: a verdict would depend on where it was found. `absent`: text for
-    an entry that a node lacks."""
+    """UserError if a node differs from the first: verdicts would depend on the node. `absent`: text for no entry."""
     first, expected = answers[0]
     for node, values in answers:
         if names := sorted(name for name in {*values, *expected} if values.get(name) != expected.get(name)):
-            here, there = (
-                ", ".join(f"{name}: {each.get(name, absent)}" for name in names)[:MAXIMUM]
-                for each in (values, expected)
-            )
-            raise UserError(
-                f"node {node.name}: {kind}: {here}, but on node {first.name} {there}; install the same on all nodes"
-            )
+            lists = [[f"{name}: {each.get(name, absent)}" for name in names] for each in (values, expected)]
+            here, there = (", ".join(each)[:MAXIMUM] for each in lists)
+            differs = f"{kind}: {here}, but on node {first.name} {there}"
+            raise UserError(f"node {node.name}: {differs}; install the same on all nodes")
 
 
 def called(node: JudgeNode, method: str, *arguments: Any) -> Any:

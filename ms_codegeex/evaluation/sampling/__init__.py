@@ -1,2 +1,1 @@
-"""Draw samples: recipes, model samplers (our engine or a server), stop rules, and samples from other programs'
-files."""
+"""Draw samples: recipes, model samplers (our engine or a server), and samples from other programs' files."""

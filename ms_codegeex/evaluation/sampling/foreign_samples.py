@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, reduce
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,12 +45,9 @@ class SampleLayout:
 def layouts() -> tuple[SampleLayout, ...]:
     """The layouts in the order in which they are tried; the last is known by its form, a list of lists."""
     content = read_yaml_file(FILE)
-    return tuple(
-        SampleLayout(
-            **{name: tuple(value.split()) if name in ("keys", "ids") else value for name, value in each.items()}
-        )
-        for each in (*content["layouts"], content["by_position"])
-    )
+    rows = [*content["layouts"], content["by_position"]]
+    words = [{key: tuple(row[key].split()) for key in ("keys", "ids") if key in row} for row in rows]
+    return tuple(SampleLayout(**{**row, **split}) for row, split in zip(rows, words, strict=True))
 
 
 def found(value: Any, path: str) -> Iterator[Any]:
@@ -91,18 +87,16 @@ class Taken:
 
 
 def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Taken:
-    """The samples of these problems in a file or directory, numbered in its order.
-
-    `UserError`: a layout is unknown, a text is missing, or a row is about an unknown problem.
-    """
+    """The samples of these problems in a file or directory, numbered in its order. `UserError`: a layout is unknown, a
+    text is missing, or a row is about an unknown problem."""
     names, taken = _Names(task), Taken()
     chosen, count = {problem.id: problem for problem in problems}, Counter[str]()
     of_layout, others, filters = Counter[str](), 0, Counter[str]()
     for where, row, layout, position in _rows(path, taken.remarks):
         name = names.of_row(row, layout, position, where)
         if "filtered_resps" in layout.keys:  # once for each of lm_eval's filters
-            filters[str(row.get("filter", ""))] += 1
-            if str(row.get("filter", "")) != next(iter(filters)):
+            filters[kind := str(row.get("filter", ""))] += 1
+            if kind != next(iter(filters)):
                 continue
         if name not in chosen:
             others += 1
@@ -126,10 +120,8 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Taken:
 
 
 def _rows(path: Path, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayout, int]]:
-    """The rows, each with its place, layout and position in its file. In a directory, files of no layout are passed
-    over, with a remark."""
-    files = _files(path)
-    for file in files:
+    """The rows, with place, layout and position. In a directory, files of no layout are passed over, with a remark."""
+    for file in _files(path):
         if file.suffix == ".py":
             text = read_regular(file, LARGEST_PROGRAM).decode("utf-8", "surrogateescape")
             row = {"task_id": file.parent.name, "solution": text}
@@ -220,7 +212,7 @@ def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Prob
     kind = layout.kind
     if "resps" in row and [*found(row["resps"], "")] == [*found(row["filtered_resps"], "")]:
         kind = "reply"  # lm_eval took nothing out of it
-    code = isinstance(row, Mapping) and row.get("finish")
+    code = row.get("finish") if isinstance(row, Mapping) else None
     finish = FINISH.get(code, "given") if isinstance(code, int) else "given"
 
     def replay(prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None) -> SampledAnswer:
@@ -254,14 +246,12 @@ def export(kind: Export, task: Task, samples: Sequence[Mapping[str, Any]], outpu
         programs[row["task_id"]].append(sample_from(row).program)
     if kind == "evalplus":
         path = output / "samples.evalplus.jsonl"
-        content = b"".join(
-            encode({"task_id": name, "solution": text}) for name, texts in programs.items() for text in texts
-        )
+        rows = ({"task_id": name, "solution": text} for name, texts in programs.items() for text in texts)
+        content = b"".join(map(encode, rows))
     else:
         path = output / "generations.json"
-        lists = [*programs.values()]
-        empty = len([*takewhile(lambda texts: not texts, reversed(lists))])
-        content = json.dumps(lists[: len(lists) - empty]).encode("ascii")
+        last = max((number for number, texts in enumerate(programs.values(), 1) if texts), default=0)
+        content = json.dumps([*programs.values()][:last]).encode("ascii")
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)
     return path

@@ -119,27 +119,21 @@ class ServerSampler:
         try:
             self.client = openai.OpenAI(base_url=self.url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
         except httpx.InvalidURL as error:
-            raise UserError(
-                f"--url: {url[:200]} is not the address of a server ({error}); expected http(s)://HOST[:PORT]/v1"
-            ) from None
+            expected = "expected http(s)://HOST[:PORT]/v1"
+            raise UserError(f"--url: {url[:200]} is not the address of a server ({error}); {expected}") from None
         ours = {name: value for name, value in unusual(recipe).items() if name not in OPENAIS}
         self.fields = {**ours, **(fields or {})}
         self.model = model or self._only_model()
-        self.identity: dict[str, Any] = {
-            "url": self.url,
-            "model": self.model,
-            **({"fields": self.fields} if self.fields else {}),
-        }
-        if template is not None:
-            self.identity["chat"] = template
+        self.identity: dict[str, Any] = {"url": self.url, "model": self.model}
+        self.identity |= {"fields": self.fields} if self.fields else {}
+        self.identity |= {"chat": template} if template is not None else {}
 
     def _only_model(self) -> str:
         try:
             known = [str.strip(model.id) for model in self._asked(lambda: self.client.models.list().data)]
         except (ValueError, TypeError, AttributeError):
-            raise UserError(
-                f"--url: {self.url}/models is not a list of models; addresses mostly end in /v1, or give --url-model"
-            ) from None
+            remedy = "addresses mostly end in /v1, or give --url-model"
+            raise UserError(f"--url: {self.url}/models is not a list of models; {remedy}") from None
         if len(known) != 1:
             raise UserError(f"--url-model: missing; {self.url} has {', '.join(known) or 'no models'}")
         return known[0]
@@ -161,13 +155,11 @@ class ServerSampler:
         except openai.APITimeoutError:
             raise FailedServer(f"{self.url} is silent for {self.timeout:g} s (--url-timeout)") from None
         except openai.APIConnectionError as error:
-            raise UnreachableServer(
-                f"{self.url} cannot be reached ({error.__cause__ or error})", "is the server up?"
-            ) from None
+            reason = f"{self.url} cannot be reached ({error.__cause__ or error})"
+            raise UnreachableServer(reason, "is the server up?") from None
         except openai.BadRequestError as error:
-            advice = "see --url-field"
-            if getattr(error, "code", None) == "not_a_chat_model":
-                advice = "leave out --chat"
+            no_chat = getattr(error, "code", None) == "not_a_chat_model"
+            advice = "leave out --chat" if no_chat else "see --url-field"
             raise UserError(f"--url: {self.url} refuses the request ({_reason(error)}); {advice}") from None
         except openai.APIError as error:
             raise FailedServer(f"{self.url}: {_reason(error)}") from None
@@ -240,10 +232,8 @@ class ServerSampler:
             return
         beginning = " ".join(response.read()[:300].decode("utf-8", "replace").split())[:80]
         what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
-        raise FailedServer(
-            f"{self.url} answers {what} instead of a stream of events ({beginning!r})",
-            f"expected OpenAI's /v1/{self._route} with stream: true",
-        )
+        reason = f"{self.url} answers {what} instead of a stream of events ({beginning!r})"
+        raise FailedServer(reason, f"expected OpenAI's /v1/{self._route} with stream: true")
 
     def _choices(self, stream: Any) -> Iterator[Any]:
         """The choices of all events."""
@@ -251,10 +241,8 @@ class ServerSampler:
 
         try:
             for chunk in stream:
-                choices = getattr(chunk, "choices", None)
-                if not isinstance(choices, list) or not all(
-                    _is_choice(choice, self.template is not None) for choice in choices
-                ):
+                choices, chat = getattr(chunk, "choices", None), self.template is not None
+                if not isinstance(choices, list) or not all(_is_choice(each, chat) for each in choices):
                     raise _Unreadable(f"sends an event that does not belong to a completion ({str(chunk)[:80]!r})")
                 yield from choices
         except UnicodeDecodeError as error:

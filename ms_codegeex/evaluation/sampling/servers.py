@@ -8,24 +8,16 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.evaluation.sampling.samplers import (
-    SERVER_FAILURES,
-    FailedServer,
-    Sampler,
-    ServerSampler,
-    UnreachableServer,
-)
+from ms_codegeex.evaluation.sampling import samplers
+from ms_codegeex.evaluation.sampling.samplers import SERVER_FAILURES, Sampler, ServerSampler
 from ms_codegeex.evaluation.task import SampledAnswer, Stop
 
-ServerFailure = UnreachableServer | FailedServer
+ServerFailure = samplers.UnreachableServer | samplers.FailedServer
 
 
 def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> Sampler:
-    """A sampler for one server, or for several of the same model. `make` opens one.
-
-    Raises:
-        UserError: an address occurs twice, no server can be reached, or they have different models.
-    """
+    """A sampler for one server, or for several of the same model. `make` opens one. `UserError`: an address occurs
+    twice, no server can be reached, or they have different models."""
     if len(urls) == 1:
         return make(urls[0])
     if len(set(urls)) < len(urls):
@@ -55,10 +47,8 @@ class ManyServers:
         self._servers, self._changed = servers, threading.Condition()
         self._failure: ServerFailure | None = None
         self.concurrency = sum(server.concurrency for server in servers)
-        self.identity: Mapping[str, Any] = {
-            **servers[0].identity,
-            "url": ", ".join(str(server.url) for server in servers),
-        }
+        urls = ", ".join(str(server.url) for server in servers)
+        self.identity: Mapping[str, Any] = {**servers[0].identity, "url": urls}
 
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None

@@ -8,7 +8,6 @@ import pytest
 from ds1000_data import INSERTION, PROMPT, write_original, write_simplified
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.ds1000 import task as ds1000
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample, SampledAnswer
@@ -88,14 +87,14 @@ def test_mistakes(tmp_path, root):
     ],
 )
 def test_answers_are_cleaned(text, library, code):
-    assert answers.cleaned(text, library) == code
+    assert ds1000.cleaned(text, library) == code
 
 
 def test_decoding_ends_with_the_answer():
     for text in ("", "y = 1\n", "``", "```python", "```python\ny = 1\n"):
-        assert not answers.ended(text), text
+        assert not ds1000.ended(text), text
     for text in ("y = 1\n</code>", "y\n# SOLUTION END", "```\ny = 1\n```", "y = 1\n```"):
-        assert answers.ended(text), text
+        assert ds1000.ended(text), text
 
 
 def test_prompts_keep_their_last_line_break_and_insertion_gives_what_is_before(root):

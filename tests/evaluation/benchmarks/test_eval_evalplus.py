@@ -12,7 +12,7 @@ import pytest
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.evaluation.benchmarks.evalplus import task as evalplus
-from ms_codegeex.evaluation.benchmarks.evalplus.problems import converted
+from ms_codegeex.evaluation.benchmarks.evalplus.task import converted
 from ms_codegeex.evaluation.judging.python_program import INSIDE
 from ms_codegeex.evaluation.sampling.foreign_samples import read_samples
 from ms_codegeex.evaluation.sandbox import Verdict

@@ -8,8 +8,7 @@ from mtpb_programs import ANSWERS
 
 from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.evaluation.benchmarks.mtpb import task as mtpb
-from ms_codegeex.evaluation.benchmarks.mtpb import turns
-from ms_codegeex.evaluation.benchmarks.mtpb.problems import read_problems
+from ms_codegeex.evaluation.benchmarks.mtpb import task as turns
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample, SampledAnswer
 
@@ -109,16 +108,16 @@ def test_another_file_is_read_and_has_no_known_defects(tmp_path):
 )
 def test_damage_is_reported(tmp_path, change, message):
     with pytest.raises(UserError, match=r"m\.jsonl:2: not a problem of MTPB .*" + message):
-        read_problems(write(tmp_path / "m.jsonl", ROW, {**ROW, "id": "8", **change}))
+        mtpb.build(write(tmp_path / "m.jsonl", ROW, {**ROW, "id": "8", **change}))
 
 
 def test_missing_twice_and_empty(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        read_problems(tmp_path / "m.jsonl")
+        mtpb.build(tmp_path / "m.jsonl")
     with pytest.raises(UserError, match="id 7 occurs twice"):
-        read_problems(write(tmp_path / "m.jsonl", ROW, ROW))
+        mtpb.build(write(tmp_path / "m.jsonl", ROW, ROW))
     with pytest.raises(UserError, match="no problems"):
-        read_problems(write(tmp_path / "m.jsonl"))
+        mtpb.build(write(tmp_path / "m.jsonl"))
 
 
 def test_the_file_is_found_in_a_directory(tmp_path):

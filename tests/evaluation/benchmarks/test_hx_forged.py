@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from forged_answers import EXPECTED, FORGED
 from forged_answers import ROWS as FORGED_ROWS
 from humaneval_x_rows import ROWS, write
 
-from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects, problems, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, problems, programs
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 from ms_codegeex.evaluation.sandbox import Verdict
 
@@ -76,7 +75,7 @@ def test_equal_values_pass(judged):
 def test_the_problem_of_the_forged_answers_is_sound(judged, language: str):
     """The solution passes, and no program contains what is expected."""
     assert set(judged(language, FORGED_ROWS[language]["canonical_solution"]).verdicts.values()) == {Verdict.PASSED}
-    row = problems.parse(json.dumps(FORGED_ROWS[language]).encode(), "here:1")
+    row = problems.parse(FORGED_ROWS[language], "here:1")
     program = programs.assemble(row, "ANSWER")
     assert not program.witnessed and [check.expected for check in program.checks] == list(EXPECTED.values())
     assert not any(b"1719283645" in text or b"884736521" in text for text in program.files("main", "T").values())
@@ -108,7 +107,7 @@ def test_all_tests_are_translated(language: str):
     for problem in build(benchmark(""), [language]).problems:
         program = programs.assemble(problem.data, "ANSWER")
         assert program.call == "" and not program.witnessed and program.checks, problem.id
-        tests = cases.translated(defects.tests(problem.data)[0], language, problem.data.number)
+        tests = cases.translated(problems.tests_of(problem.data)[0], language, problem.data.number)
         assert "assert" not in tests.text.replace("#include<assert.h>", ""), problem.id
         values += len(program.checks)
     page = (Path(__file__).parents[3] / "docs" / "humaneval-x.md").read_text()
@@ -121,7 +120,7 @@ def test_a_program_is_the_same_whatever_its_tests_expect(language: str):
     made = []
     for value in ("6", "7"):
         row = {**ROWS[language], "test": ROWS[language]["test"].replace("6", value)}
-        made.append(programs.assemble(problems.parse(json.dumps(row).encode(), "here:1"), "ANSWER"))
+        made.append(programs.assemble(problems.parse(row, "here:1"), "ANSWER"))
     first, second = made
     assert first.files("main", "T") == second.files("main", "T")
     assert [check.expected for check in first.checks] == [6, -3] != [check.expected for check in second.checks]
@@ -136,7 +135,7 @@ def test_beside_calls_the_tests_have_no_literals(language: str):
     """So no expected value is left in them, as a variable or a message."""
     found = set()
     for problem in build(benchmark(""), [language]).problems:
-        tests = cases.translated(defects.tests(problem.data)[0], language, problem.data.number)
+        tests = cases.translated(problems.tests_of(problem.data)[0], language, problem.data.number)
         left = re.sub(r"METADATA = .*", "", tests.text)
         for statement in tests.statements:
             assert statement in left

@@ -58,7 +58,7 @@ def test_languages_that_are_asked_for(tmp_path: Path):
         (json.dumps({**PYTHON, "task_id": 3}), "2: task_id"),
         (json.dumps({key: value for key, value in PYTHON.items() if key != "test"}), "2: test is missing"),
         (json.dumps({**PYTHON, "prompt": 5}), "2: prompt is missing or no text"),
-        (json.dumps(PYTHON), "2: problem 7 for the second time"),
+        (json.dumps(PYTHON), "2: Python/7 is also in line 1"),
         (json.dumps(CPP), "2: a problem in cpp in a file for python"),
     ],
 )

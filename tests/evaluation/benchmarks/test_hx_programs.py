@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -19,7 +18,7 @@ from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 
 def row(language: str, **changes: str) -> problems.HumanEvalXProblem:
     """Our problem in a language, changed."""
-    return problems.parse(json.dumps({**ROWS[language], **changes}), "here:1")
+    return problems.parse({**ROWS[language], **changes}, "here:1")
 
 
 def source(language: str, answer: str, **changes: str) -> str:
@@ -84,7 +83,7 @@ def test_cpp():
         "#undef NDEBUG\n\nint main(){\n    ms_codegeex::say(triple(2));\n    ms_codegeex::say(triple(-1));\n}\n\n"
         "#undef assert\nint triple(int number){\n    return 3*number;\n}\n\n"
     )
-    with pytest.raises(UserError, match="problem 7, cpp: no function in `prompt`"):
+    with pytest.raises(UserError, match="CPP/7: no function in `prompt`"):
         source("cpp", "", prompt="nothing")
     asserts = ROWS["cpp"]["prompt"].replace("<stdio.h>", "<cassert>")
     assert "#undef assert\n#include<assert.h>\nint triple(int number){\n}" in source("cpp", "}", prompt=asserts)

@@ -8,7 +8,7 @@ from benchmark_data import benchmark
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
-from ms_codegeex.evaluation.benchmarks.humaneval_x_summary import descriptions, similarity
+from ms_codegeex.evaluation.benchmarks.humaneval_x_summary import task as descriptions
 
 PROMPTS = {
     "python": 'def f(x):\n    """ Add one\n    to x.\n    >>> f(1)\n    2\n    """\n',
@@ -35,10 +35,10 @@ def test_of_two_functions_the_last_ones_description_counts():
 
 
 def test_prompts():
-    assert descriptions.prompt(row("python"), "comment", True) == "# language: Python\nhead\n    body\n\n# Summary:"
-    assert descriptions.prompt(row("cpp"), "comment", False) == "head\n    body\n\n// Summary:"
+    assert descriptions.prompt_of(row("python"), "comment", True) == "# language: Python\nhead\n    body\n\n# Summary:"
+    assert descriptions.prompt_of(row("cpp"), "comment", False) == "head\n    body\n\n// Summary:"
     titled = "code summarization\nC++:\nhead\n    body\nSummary:\n"
-    assert descriptions.prompt(row("cpp"), "titled", False) == titled
+    assert descriptions.prompt_of(row("cpp"), "titled", False) == titled
 
 
 def test_a_summary_ends_with_its_comment_or_paragraph():
@@ -65,25 +65,25 @@ def test_bleu_by_hand():
     # "the cat sat on a mat" against "the cat sat on the mat": of 6 words 5 match, of 5 pairs 3, of 4 triples 2, of 3
     # fours 1; one is added to the last three
     by_hand = math.exp(sum(map(math.log, (5 / 6, 4 / 6, 3 / 5, 2 / 4))) / 4)
-    found = similarity.similarity("The cat sat on a mat", "the cat sat on the mat")
+    found = descriptions.similarity("The cat sat on a mat", "the cat sat on the mat")
     assert found["BLEU-4"] == pytest.approx(by_hand)
     # "ab" against "abc": characters 2 of 2 and 2 of 3, pairs 1 of 1 and 1 of 2; F with beta 2 of the averages
     precision, recall = 1.0, (2 / 3 + 1 / 2) / 2
-    assert similarity.similarity("ab", "abc")["chrF"] == pytest.approx(
+    assert descriptions.similarity("ab", "abc")["chrF"] == pytest.approx(
         5 * precision * recall / (4 * precision + recall)
     )
 
 
 def test_the_same_text_is_1_and_nothing_is_0():
     pytest.importorskip("sacrebleu")
-    same = similarity.similarity("Return the sum of all numbers.", "Return the sum of all numbers.")
+    same = descriptions.similarity("Return the sum of all numbers.", "Return the sum of all numbers.")
     assert same == pytest.approx({"BLEU-4": 1.0, "chrF": 1.0})
-    assert similarity.similarity("", "Return the sum.") == {"BLEU-4": 0.0, "chrF": 0.0}
+    assert descriptions.similarity("", "Return the sum.") == {"BLEU-4": 0.0, "chrF": 0.0}
 
 
 def test_without_the_package_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sacrebleu.metrics", None)
-    similarity.metrics.cache_clear()
+    descriptions.metrics.cache_clear()
     with pytest.raises(UserError, match=r"sacrebleu.metrics is not installed.*ms-codegeex\[evaluation\]"):
-        similarity.metrics()
-    similarity.metrics.cache_clear()
+        descriptions.metrics()
+    descriptions.metrics.cache_clear()

@@ -6,8 +6,8 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import shipped_directory
-from ms_codegeex.evaluation.benchmarks.own_problems import problems
-from ms_codegeex.evaluation.benchmarks.own_problems.language import LanguageDescription, read_language
+from ms_codegeex.evaluation.benchmarks.own_problems import task as problems
+from ms_codegeex.evaluation.benchmarks.own_problems.task import LanguageDescription, read_language
 
 PERL = shipped_directory("evaluation") / "perl"
 END = 'print "witness-{token}-", scalar(<STDIN>), "100 %"'

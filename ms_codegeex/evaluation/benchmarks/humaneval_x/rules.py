@@ -75,21 +75,9 @@ def without_main(language: str) -> Callable[[str], str]:
     return lambda text: through_last_brace(stop_rules.cut(text, [MAINS[language]]))
 
 
+BOTH = {"java": java, "js": through_last_brace}
 CLEAN_UPS: dict[str, dict[str, Callable[[str], str]]] = {
-    "codegeex": {
-        "python": python_codegeex,
-        "cpp": through_last_brace,
-        "java": java,
-        "js": through_last_brace,
-        "go": go_codegeex,
-        "rust": str,
-    },
-    "codegeex2": {
-        "python": python_codegeex2,
-        "cpp": without_main("cpp"),
-        "java": java,
-        "js": through_last_brace,
-        "go": without_main("go"),
-        "rust": through_last_brace,
-    },
+    "codegeex": {**BOTH, "python": python_codegeex, "cpp": through_last_brace, "go": go_codegeex, "rust": str},
+    "codegeex2": {**BOTH, "python": python_codegeex2, **{name: without_main(name) for name in ("cpp", "go")}}
+    | {"rust": through_last_brace},
 }

@@ -10,10 +10,10 @@ from pathlib import Path
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import translation_prompt
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x import problems, programs
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
-from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
+from ms_codegeex.evaluation.benchmarks.tool_chain_task import REFERENCE_SECONDS, ToolChainTask
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
@@ -21,7 +21,6 @@ from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, Program
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
 PUBLISHED_SECONDS = 5.0  # the published time limit of a run
-REFERENCE_SECONDS = 60.0  # for canonical solutions, from whose times the limits are derived
 FACTOR = 5.0  # a limit is at least this many times the slowest reference
 
 
@@ -29,12 +28,10 @@ class HumanEvalX(ToolChainTask):
     """`timeouts` holds the seconds of a run by language: the release's, until `calibrate` or the user changes them.
 
     Args:
-        data: a directory with the published files, in it or up to two levels below, or one of the files.
         languages: of python, cpp, java, js, go, rust; none: those that have a file.
         translate_from: the language to translate from; the problems are those of the other languages.
         tag: put CodeGeeX's tag line before the prompt; without it the prompt is stripped, as CodeGeeX2's was.
         rules: where an answer ends, "codegeex" or "codegeex2"; None: the former with the tag, the latter without.
-        timeout: seconds of a run; None: the published 5, or more after `calibrate`.
         cache: where prepared tool chains are kept; None: the user's cache directory.
     """
 
@@ -60,20 +57,14 @@ class HumanEvalX(ToolChainTask):
             self._files.pop(translate_from, None)
             (source,) = problems.read(data, [translate_from]).values()
             self._sources = {row.number: row for row in source.rows}
-        super().__init__({name: TOOL_CHAINS[name](cache) for name in self._files})
+        super().__init__({name: TOOL_CHAINS[name](cache) for name in self._files}, timeout)
         self._tag, self._rules = tag, rules or ("codegeex" if tag else "codegeex2")
-        self._timeout = timeout
         self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in self._files}
         rows = (row for file in self._files.values() for row in file.rows)
-        self.problems = [self._problem(row) for row in rows if self._sources is None or row.number in self._sources]
-        self.provenance = {
-            name: {"path": str(file.path), "sha256": file.sha256, "version": file.version}
-            for name, file in self._files.items()
-        }
-
-    def _problem(self, row: HumanEvalXProblem) -> Problem:
-        source = {} if self._sources is None else {"source": self._sources[row.number].language}
-        return Problem(f"{problems.PREFIXES[row.language]}/{row.number}", {"language": row.language, **source}, row)
+        labels = {} if translate_from is None else {"source": translate_from}
+        kept = (row for row in rows if self._sources is None or row.number in self._sources)
+        self.problems = [Problem(row.id, {"language": row.language, **labels}, row) for row in kept]
+        self.provenance = problems.provenance(self._files)
 
     def prompt(self, row: HumanEvalXProblem) -> str:
         """The model's prompt: CodeGeeX's with the tag line, or CodeGeeX2's, without it and stripped at both ends. For
@@ -86,8 +77,7 @@ class HumanEvalX(ToolChainTask):
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One answer, cleaned up; the raw text is kept if it differs."""
-        row: HumanEvalXProblem = problem.data
-        prompt = self.prompt(row)
+        row, prompt = problem.data, self.prompt(problem.data)
         done = complete(prompt, seed=seed, stop=endings.stop(row.language, self._rules))
         clean = partial(endings.clean, language=row.language, rules=self._rules)
         return self.sample(problem, completion_id, prompt, done, clean)
@@ -98,20 +88,16 @@ class HumanEvalX(ToolChainTask):
 
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""
-        row: HumanEvalXProblem = problem.data
-        return Reference(problem.id, 0, self.prompt(row), row.solution, "eos", {"reference": True})
+        return Reference(problem.id, 0, self.prompt(problem.data), problem.data.solution, "eos", {"reference": True})
 
     def program(self, problem: Problem, sample: Sample) -> Program:
         """The program of a sample, before it gets a secret. Equal samples have the same `fingerprint`."""
         return programs.assemble(problem.data, sample.generation, whole=sample.whole)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Compile and run the program with its tests. If a value is no data, only a run with the tests as they are
-        can give the published verdict."""
+        """Compile and run the program. If a value is no data, only the tests unchanged give the published verdict."""
         program = self.program(problem, sample)
-        wall = self.timeouts[problem.labels["language"]]
-        if isinstance(sample, Reference) and self._timeout is None:
-            wall = max(wall, REFERENCE_SECONDS)
+        wall = self.wall(sample, self.timeouts[problem.labels["language"]])
         judgement = self.judge_program(problem, sample, program, sandbox, wall)
         if judgement.extra.get("no_data") and not program.only_compiles:
             as_published = programs.assemble(problem.data, sample.generation, translate=False, whole=sample.whole)
@@ -128,25 +114,23 @@ class HumanEvalX(ToolChainTask):
         languages = {problem.id: problem.labels["language"] for problem in self.problems}
         for each in judgements:
             if each.task_id in languages and each.verdicts["strict"].value == "passed":
-                name = languages[each.task_id]
-                spent = each.extra.get("run_seconds")
+                name, spent = languages[each.task_id], each.extra.get("run_seconds")
                 known = isinstance(spent, int | float) and 0 <= spent <= REFERENCE_SECONDS
                 slowest[name] = max(slowest.get(name, 0.0), float(spent) if known else 0.0)
         if self._timeout is None:
-            for name, seconds in slowest.items():
-                self.timeouts[name] = max(PUBLISHED_SECONDS, FACTOR * seconds)
+            self.timeouts |= {name: max(PUBLISHED_SECONDS, FACTOR * each) for name, each in slowest.items()}
         return dict(self.timeouts)
 
     def known_defects(self) -> Mapping[str, str]:
         """The defects of the published files, and the problem that needs js-md5 if that is missing."""
-        reasons = defects.known(self._files)
+        reasons = problems.known_defects(self._files)
         if "js" in self._files and not self._has_md5():
             reasons["JavaScript/162"] = f"{MD5} is not on this machine; {MD5_INSTALL}"
         return reasons
 
     def missing(self) -> Mapping[str, str]:
         """Language or library -> the command that installs it."""
-        commands = {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
+        commands = dict(super().missing())
         if "js" in self._files and "js" not in commands and not self._has_md5():
             commands[MD5] = MD5_INSTALL
         return commands

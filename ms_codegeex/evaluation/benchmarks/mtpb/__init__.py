@@ -3,7 +3,5 @@
 from ms_codegeex.evaluation.benchmarks.registry import Benchmark
 
 BENCHMARK = Benchmark(
-    "MTPB: programs in several turns, CodeGen's benchmark",
-    keys=("turns",),
-    options=("python", "prompt_perplexity"),
+    "MTPB: programs in several turns, CodeGen's benchmark", keys=("turns",), options=("python", "prompt_perplexity")
 )

@@ -8,20 +8,65 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import blocks
-from ms_codegeex.evaluation.benchmarks.multipl_e.problems import MultiPlEProblem, read_problems
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, values_of
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
+from ms_codegeex.evaluation.recipe import ALIASES
 from ms_codegeex.evaluation.replies import trees
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
+
+# `language` is as in file names: cpp, rs, go_test.go
+KEYS = {"name": str, "language": str, "prompt": str, "tests": str, "stop_tokens": object}
+FORM = f"has {', '.join(KEYS)}"
+FILES = ProblemFiles("MultiPL-E", (), tuple(KEYS), FORM, "huggingface.co/datasets/nuprl/MultiPL-E")
+
+
+@dataclass(frozen=True)
+class MultiPlEProblem:
+    """A row."""
+
+    language: str
+    prompt: str
+    tests: str
+    stops: tuple[str, ...]
+
+
+def read_problems(data: Path, languages: Sequence[str]) -> list[Problem]:
+    """The problems in these languages (none: in all that the data has). `UserError` if a language has no problems, or
+    lacks a tool chain and `languages` is not given."""
+    foreign = set[str]()
+    problems = FILES.problems(data, partial(_problem, foreign))
+    known = list(dict.fromkeys(problem.labels["language"] for problem in problems))
+    if foreign and not languages:
+        remedy = f"leave them out by naming the others: --language {' '.join(known)}"
+        raise UserError(f"{data}: there is no tool chain for {', '.join(sorted(foreign))}; {remedy}")
+    if absent := [name for name in languages if name not in known]:
+        raise UserError(f"--language: {data} has no problems in {', '.join(absent)}; it has {', '.join(known)}")
+    return [problem for problem in problems if problem.labels["language"] in (languages or known)]
+
+
+def _problem(foreign: set[str], row: Mapping[str, Any], where: str, _: int) -> Problem | None:
+    """The problem in a row; None, with its language added to `foreign`, if that has no tool chain here."""
+    name, given, prompt, tests, stops = values_of(row, KEYS, where, FORM)
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise UserError(f"{where}: stop_tokens is not a list of texts; a row {FORM}")
+    language = "go" if given == "go_test.go" else ALIASES.get(given, given)
+    if language not in PLAIN_TOOL_CHAINS:
+        return foreign.add(given)
+    labels = {"language": language, "benchmark": name.partition("_")[0].lower()}
+    return Problem(f"{language}/{name}", labels, MultiPlEProblem(language, prompt, tests, tuple(stops)))
+
 
 GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*\n", re.MULTILINE)
 TS_REQUIRE = "declare var require: any;"
@@ -127,14 +172,16 @@ SECONDS = 15.0  # of a run, as published
 LONGER = {"go": 30.0}
 
 
-class MultiPlE(ToolChainTask):
-    """The problems of a file or directory, in the languages that are named (none: in all of them).
+@cache
+def trial(language: str) -> MultiPlEProblem:
+    """A problem of ours, whose prompt is also its solution."""
+    texts = read_yaml_file(Path(__file__).with_name("trials.yaml"))[language]
+    return MultiPlEProblem(language, texts["function"], texts["tests"], ())
 
-    Args:
-        data: see `problems`.
-        timeout: seconds of a run; None: the published ones.
-        cache: where prepared tool chains are kept; None: the user's cache directory.
-    """
+
+class MultiPlE(ToolChainTask):
+    """The problems of a file or directory, in the languages that are named (none: in all of them). `timeout`: seconds
+    of a run; None: the published ones. `cache`: see `ToolChain`."""
 
     name = "multipl-e"
 
@@ -143,8 +190,7 @@ class MultiPlE(ToolChainTask):
     ) -> None:
         self.problems = read_problems(data, languages)
         names = dict.fromkeys(problem.labels["language"] for problem in self.problems)
-        super().__init__({name: PLAIN_TOOL_CHAINS[name](cache) for name in names})
-        self._timeout = timeout
+        super().__init__({name: PLAIN_TOOL_CHAINS[name](cache) for name in names}, timeout)
         for problem in self.problems:  # a damaged row is found before any sample is drawn
             assemble(problem.data, "", problem.id)
 
@@ -155,17 +201,20 @@ class MultiPlE(ToolChainTask):
         return self.sample(problem, completion_id, problem.data.prompt, answer, partial(stop_rules.cut, known=words))
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Compile and run the program with its tests. Published: exit status 0. Strict: and the tests' end was
-        reached."""
-        program = assemble(problem.data, sample.generation, problem.id, sample.whole)
+        """Compile and run the program with its tests. Published: exit status 0. Strict: and their end was reached."""
+        row = trial(problem.labels["language"]) if isinstance(sample, Reference) else problem.data
+        program = assemble(row, sample.generation, problem.id, sample.whole)
         wall = self._timeout or LONGER.get(problem.labels["language"], SECONDS)
         return self.judge_program(problem, sample, program, sandbox, wall)
 
+    def trial(self, problem: Problem) -> Sample:
+        """Our own program in its language: the benchmark has no solutions."""
+        return Reference(problem.id, 0, trial(problem.labels["language"]).prompt, "", "eos")
+
     def missing(self) -> Mapping[str, str]:
-        """Nothing. If this machine lacks tool chains, a `UserError` names the languages, because a mean over fewer
-        languages is a different score. The user has to leave them out explicitly."""
-        lacking = {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
-        if lacking:
+        """Nothing. If tool chains are lacking, a `UserError` names the languages, which the user has to leave out
+        explicitly: a mean over fewer languages is a different score."""
+        if lacking := super().missing():
             rest = " ".join(name for name in self._chains if name not in lacking)
             lines = "; ".join(f"{name}: {line}" for name, line in lacking.items())
             remedy = f", or leave them out: --language {rest}" if rest else ""

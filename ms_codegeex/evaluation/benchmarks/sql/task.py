@@ -1,20 +1,97 @@
-"""Questions answered by queries on SQLite, judged by the rows that they return."""
+"""Questions about databases, answered by queries on SQLite and judged by the rows that they return.
+
+A row has `question`, `query` (or `SQL`), and either `db_id`, which names `DIR/DB/DB.sqlite` in one of `FOLDERS` next to
+the file, or `schema`, a script that creates the database. `evidence` and `difficulty` (BIRD) are optional.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
-from ms_codegeex.evaluation.benchmarks.sql.problems import Question, read_questions
+from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report
 from ms_codegeex.evaluation.replies.blocks import CodeBlock, ReplyCode, blocks
 from ms_codegeex.evaluation.replies.code import TICKS, reason
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
+
+FOLDERS = ("database", "dev_databases", "databases", "test_database")
+TABLES = "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL"
+FORM = "has question, query (or SQL) and db_id or schema"
+FILES = ProblemFiles(
+    "Spider or BIRD", ("dev", "test", "sql", "mini_dev_sqlite"), ("question",), FORM, "their downloads"
+)
+NAME = re.compile(r"[A-Za-z0-9_ .()-]{1,100}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row: the question with its evidence, the query that answers it, the tables as `CREATE` statements, and the
+    database: a file, or a script if `file` is None."""
+
+    question: str
+    evidence: str
+    query: str
+    tables: str
+    file: Path | None
+    script: str
+
+
+def read_questions(data: Path) -> list[Problem]:
+    """The rows of a file, or of the one in a directory, whose databases are checked."""
+    tables_of = functools.cache(_tables)
+    files = FILES.find(data)
+
+    def convert(row: Mapping[str, Any], where: str, index: int) -> Problem:
+        question, query = _text(row, where, "question"), _text(row, where, "query", "SQL")
+        labels = {"difficulty": row["difficulty"]} if isinstance(row.get("difficulty"), str) else {}
+        script = _text(row, where, "schema") if "schema" in row else ""
+        file = None if script else _database(files[0].parent, _text(row, where, "db_id"), where)
+        if file is not None:
+            labels["database"] = file.stem
+        shown = script if file is None else tables_of(file)
+        evidence = row["evidence"] if isinstance(row.get("evidence"), str) else ""
+        content = Question(question, evidence, query, shown, file, script)
+        return Problem(f"{labels.get('database', 'sql')}/{index}", labels, content)
+
+    return FILES.problems(data, convert, files)
+
+
+def _text(row: Mapping[str, Any], where: str, *names: str) -> str:
+    value = next((row[name] for name in names if name in row), None)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: {' or '.join(names)} is missing or not text; a row {FORM}")
+    return value
+
+
+def _database(root: Path, name: str, where: str) -> Path:
+    if not NAME.fullmatch(name) or name in (".", ".."):
+        raise UserError(f"{where}: db_id {name[:60]!r} is not the name of a database")
+    for folder in FOLDERS:
+        if (file := root / folder / name / f"{name}.sqlite").is_file():
+            return file.resolve()
+    raise UserError(f"{where}: no database {name}/{name}.sqlite in {', '.join(FOLDERS)} of {root}; download them too")
+
+
+def _tables(file: Path) -> str:
+    """The statements that created a database's tables. No query of a benchmark runs here."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            rows = connection.execute(TABLES).fetchall()
+    except sqlite3.Error as error:
+        raise UserError(f"{file}: not an SQLite database ({error}); download it again") from None
+    return "\n\n".join(f"{statement};" for (statement,) in rows)
+
 
 SECONDS = 30.0  # per query, as in BIRD's runner
 GRACE = 2.0
@@ -33,15 +110,8 @@ RULES = {"strict": "multiset", "published": "set"}
 
 
 class Sql(PythonTask):
-    """Text to SQL over the questions of one file; see `problems`.
-
-    The prompt is that of Rajkumar et al. (2022): the tables, the question as a comment, and `SELECT`.
-
-    Args:
-        data: a file, or a directory with it and the databases.
-        timeout: seconds of a query; None: `SECONDS`.
-        python: the interpreter whose SQLite runs the queries; None: ours.
-    """
+    """Text to SQL over the questions of one file. The prompt is that of Rajkumar et al. (2022): the tables, the
+    question as a comment, and `SELECT`. The interpreter's SQLite runs the queries, each for `timeout` seconds."""
 
     name = "sql"
     whole_programs = True
@@ -112,8 +182,7 @@ def is_query(text: str) -> bool:
 
 
 def statements(block: CodeBlock) -> Iterator[str]:
-    """The statements of a reply's block, with the comments before them; without a fence, those of paragraphs in which
-    a line begins a query, from there on."""
+    """The statements of a reply's block; without a fence, those of paragraphs from a line on that begins a query."""
     texts = [block.code]
     if not block.fenced:
         paragraphs = re.split(r"\n\s*\n", TICKS.sub("", block.code))
