@@ -330,7 +330,8 @@ def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list
     if rule.get("globs"):  # the last paragraph for a path decides
         paragraphs = [dict(_DEBIAN.findall(paragraph)) for paragraph in re.split(r"\n[ \t]*\n", text)]
         pairs = [(it["Files"].split(), it["License"].strip().partition("\n")[0]) for it in paragraphs if len(it) == 2]
-        return [(re.compile("|".join(map(fnmatch.translate, globs))), name) for globs, name in reversed(pairs)]
+        short = [([glob for glob in globs[:1000] if len(glob) < 200], name) for globs, name in reversed(pairs)]
+        return [(re.compile("|".join(map(fnmatch.translate, globs))), name) for globs, name in short]
     if "keys" in rule:
         with contextlib.suppress(ValueError):
             content = parse_json(data)
