@@ -1,9 +1,8 @@
 """Near duplicates among documents.
 
 Two documents are near duplicates if the estimated Jaccard similarity of their sets of word 5-grams, or of 8-grams of
-the tokens of their code, is at least the threshold. The estimate comes from MinHash signatures (Broder
-1997), candidates from locality-sensitive hashing. This file has the arithmetic; `duplicates` applies it to all
-documents of a corpus.
+the tokens of their code, is at least the threshold. The estimate comes from MinHash signatures (Broder 1997),
+candidates from locality-sensitive hashing. `duplicates` applies this arithmetic to all documents of a corpus.
 """
 
 from __future__ import annotations
@@ -20,9 +19,12 @@ import numpy as np
 
 SHINGLE_WORDS = 5
 SHINGLE_TOKENS = 8  # there are few different tokens
+FEWEST_SHINGLES = 40  # of tokens; with fewer, a text is a table or short, and its words decide
 PERMUTATIONS = 128
 _CHUNK = 1024  # shingles per step: 1024 x 128 x 4 bytes stay in the processor's cache
-_WORD, _TEXT_WORD = re.compile(rb"\w+"), re.compile(r"\w+")
+# Scripts without spaces between words (Thai to Burmese, Khmer, Kana, Han): each character is a word.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_ASCII_WORD, _WORD = re.compile(rb"\w+"), re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
 
 # Some lexers (C, C++, Java, C#, Scala, HTML, Makefile) take quadratic time or worse for long runs of the first, or for
@@ -58,11 +60,12 @@ def _permutations() -> tuple[np.ndarray, np.ndarray]:
 
 
 def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray | None:
-    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word. They are `by` its words, ASCII
-    `\\w+`, or, if its language is known, by the `tokens` of its code."""
+    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word. They are `by` its words or, if
+    its language is known and they have `FEWEST_SHINGLES`, by the `tokens` of its code."""
     tokens = code_tokens(data, language) if by == "tokens" else None
-    words, length = (_WORD.findall(data), SHINGLE_WORDS) if tokens is None else (tokens, SHINGLE_TOKENS)
-    hashes = _shingle_hashes(words, length)
+    hashes = _shingle_hashes(tokens or (), SHINGLE_TOKENS)
+    if hashes.size < FEWEST_SHINGLES:
+        hashes = _shingle_hashes(_words(data), SHINGLE_WORDS)
     if not hashes.size:
         return None
     factors, summands = _permutations()
@@ -74,10 +77,16 @@ def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray 
     return lowest
 
 
+def _words(data: bytes) -> list[bytes]:
+    if data.isascii():
+        return _ASCII_WORD.findall(data)
+    return [word.encode() for word in _WORD.findall(data.decode("utf-8", "replace"))]
+
+
 def code_tokens(data: bytes, language: str) -> list[bytes] | None:
-    """The tokens of a text in UTF-8, with `i` for each name, `0` for each number and `s` for each part of a string or
-    several in a row. Keywords, operators, built-in names and the words of text that is not code, as in HTML, stay;
-    comments and white space are left out. None if pygments does not know the language (a canonical name), if it is
+    """The tokens of a text in UTF-8, with `i` for each name, `0` for each number and `s` for each string or several in
+    a row, before their words. Keywords, operators, built-in names and the words of text that is not code, as in HTML,
+    stay; comments and white space are left out. None if pygments does not know the language (a canonical name), if it is
     prose, or if pygments might take too long for the text. A megabyte of Python takes about four seconds, of C or HTML
     one to two, against less than 0.2 by words."""
     lexer = _lexer(language)
@@ -92,13 +101,13 @@ def code_tokens(data: bytes, language: str) -> list[bytes] | None:
     for _, kind, value in lexer.get_tokens_unprocessed(text + "\n"):  # a last comment without it is looked for anywhere
         if kind in Comment and kind not in Comment.Preproc:
             continue
-        if kind in Text:
-            words = _TEXT_WORD.findall(value)
-            if not words:
+        if kind in Text or kind in String:
+            words = _words(value.encode())
+            if kind in String and last not in String:
+                tokens.append(b"s")
+            elif not words:
                 continue
-            tokens += [word.encode() for word in words]
-        elif kind in String:
-            tokens += [b"s"] if last not in String else []
+            tokens += words
         elif kind in Number or (kind in Name and kind not in Name.Builtin):
             tokens.append(b"0" if kind in Number else b"i")
         else:

@@ -70,6 +70,7 @@ def test_a_shard_holds_what_was_read(made):
         "bytes",
         "tokens",
         "sha256",
+        "text_sha256",
         "redacted",
         "signature",
         "signed",
