@@ -92,7 +92,7 @@ class TextOptions:
         "strip the licence headers of source files, of records as well, or of nothing (default: files with "
         "--filters default, otherwise none)"
     )
-    redact: tuple[Literal["email", "secrets"], ...] = option(
+    redact: tuple[Literal["email", "real-email", "secrets"], ...] = option(
         "replace e-mail addresses, or keys and passwords; the report counts them", default=()
     )
 

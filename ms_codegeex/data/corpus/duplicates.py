@@ -116,7 +116,9 @@ def find_near(documents: Documents, left_out: Flags, threshold: float, stages: S
         if not undecided.any():
             return near
     similar = np.concatenate(list(_by_bands("rest", undecided, threshold, stages, compare_all)))
-    similar = similar[np.lexsort((similar[:, 1], similar[:, 0], similar[:, 3], similar[:, 2]))]  # by the later one first
+    similar = similar[
+        np.lexsort((similar[:, 1], similar[:, 0], similar[:, 3], similar[:, 2]))
+    ]  # by the later one first
     decided: dict[int, int] = {}
     for _, earlier, _, later in similar.tolist():
         if later not in decided and earlier not in decided:

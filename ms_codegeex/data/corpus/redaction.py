@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ms_codegeex.data.corpus.secrets import Hit
 
-REDACTIONS = ("email", "secrets")
+REDACTIONS = ("email", "real-email", "secrets")
 EMAIL, SECRET = b"<EMAIL>", b"<SECRET>"
 
 _LOCAL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LOCAL_BYTES = 64  # RFC 5321, section 4.5.3.1.1
 # The text after it must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
 _DOMAIN = re.compile(rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![\w(\[@-]|\.\w)")
+_RESERVED = re.compile(rb"(?i)(?:\A|\.)example\.(?:com|net|org|edu)\Z")  # RFC 2606; its `.test` is no public suffix
+_WINDOW = 140  # bytes before an address that tell what it is
+_ESCAPE = re.compile(rb"(?:u003[ce]|x3[ce]|[nrt])")
+_SERVER = re.compile(rb":(?:[/~\d]|[\w.-]+/)|/[\w.~-]+\.git\b")  # what follows a user of a server
 _FILES = frozenset((b"py", b"rs", b"sh", b"pl", b"md", b"zip", b"mov"))  # top-level domains too
 # Kotlin's and Swift's `this@Outer.field` and `return@label`, and the operands of Python's matrix product.
 _KEYWORDS = frozenset((b"this", b"super", b"return", b"break", b"continue"))
@@ -29,15 +33,15 @@ _OPERANDS = frozenset((b"self", b"this", b"cls", b"np", b"jnp", b"torch"))
 
 
 def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the number of places of each kind: `email`,
-    `private key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
+    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the number of places of each kind: `email` (with
+    `real-email`, without those at domains that are reserved for examples), `private key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
     hits: list[Hit] = []
     if "secrets" in what:
         from ms_codegeex.data.corpus.secrets import find_secrets  # compiles its patterns
 
         hits += find_secrets(data)
-    if "email" in what and b"@" in data:
-        hits += _emails(data)
+    if b"@" in data and not {"email", "real-email"}.isdisjoint(what):
+        hits += _emails(data, "email" not in what)
     if not hits:
         return data, ()
     pieces, end, counts = [], 0, Counter()
@@ -50,15 +54,25 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
     return b"".join([*pieces, data[end:]]), tuple(sorted(counts.items()))
 
 
-def _emails(data: bytes) -> Iterator[Hit]:
+def _emails(data: bytes, real: bool = False) -> Iterator[Hit]:
     for match in _DOMAIN.finditer(data):
         at = match.start()
-        window = data[max(0, at - _LOCAL_BYTES) : at]
-        left = window.rstrip(_LOCAL)
-        local = window[len(left) :].lstrip(b".%+-")
-        server = local == b"git" and data[match.end() : match.end() + 1] in (b":", b"/")
-        if local and not server and not left.endswith(b"//") and not _is_code(local, match[1]):
+        window = data[max(0, at - _WINDOW) : at]
+        left = window[-_LOCAL_BYTES:].rstrip(_LOCAL)
+        local = window[-_LOCAL_BYTES:][len(left) :].lstrip(b".%+-")
+        if left.endswith(b"\\"):  # the letter of an escape
+            local = _ESCAPE.sub(b"", local, 1) if _ESCAPE.match(local) else local
+        if not local or _is_code(local, match[1]) or (real and _RESERVED.search(match[1])):
+            continue
+        if not _SERVER.match(data, match.end()) and not _is_name(window[: -len(local)], local + match[0]):
             yield at - len(local), match.end(), "email"
+
+
+def _is_name(before: bytes, address: bytes) -> bool:
+    """Whether this is a name of SSH's, a user of a server or the number of a message."""
+    from ms_codegeex.data.corpus.secrets import stated_pattern
+
+    return bool(stated_pattern("no_address").match(address) or stated_pattern("no_address_after").search(before))
 
 
 def _is_code(local: bytes, domain: bytes) -> bool:

@@ -102,7 +102,7 @@ class DocumentRows:
         self._hashes.append([hashlib.sha256(data).digest() for data in (document.data, text)])
         if self._redactions:
             emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
-            counts = {"email": emails, "secrets": everything - emails}
+            counts = {"email": emails, "real-email": emails, "secrets": everything - emails}
             self._redacted.append([counts[name] for name in self._redactions])
         if self._signed_by:
             from ms_codegeex.data.corpus.minhash import signature

@@ -183,7 +183,7 @@ def test_what_is_no_email(text):
         ("Authorization: Bearer ", drawn(40), "\n"),
         ('{"authorization": "bearer ', drawn(32, "0123456789abcdef"), '"}'),
         ("Authorization: Basic ", base64.b64encode(b"service:Gk3xW9qLz").decode(), ""),
-        ("postgres://app:", "s3cr3t-Value", "@db.example.org:5432/app"),
+        ("postgres://app:", "Gk3-xW9qLz", "@db.example.org:5432/app"),
         ("redis://:", drawn(24), "@10.0.0.1"),
     ],
 )
