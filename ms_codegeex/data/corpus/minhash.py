@@ -86,9 +86,9 @@ def _words(data: bytes) -> list[bytes]:
 def code_tokens(data: bytes, language: str) -> list[bytes] | None:
     """The tokens of a text in UTF-8, with `i` for each name, `0` for each number and `s` for each string or several in
     a row, before their words. Keywords, operators, built-in names and the words of text that is not code, as in HTML,
-    stay; comments and white space are left out. None if pygments does not know the language (a canonical name), if it is
-    prose, or if pygments might take too long for the text. A megabyte of Python takes about four seconds, of C or HTML
-    one to two, against less than 0.2 by words."""
+    stay; comments and white space are left out. None if pygments does not know the language (a canonical name), if it
+    is prose, or if pygments might take too long for the text. A megabyte of Python takes about four seconds, of C or
+    HTML one to two, against less than 0.2 by words."""
     lexer = _lexer(language)
     if lexer is None:
         return None

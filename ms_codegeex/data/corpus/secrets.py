@@ -349,7 +349,7 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
     if data.startswith(b"-----BEGIN", start):
         for ends in ("whole", "cut"):
             match = _re2(_KEY_BEGINS + _key(ends)).match(data, start)
-            if match and {*b"lud"} <= {*match[1].translate(_KINDS)} and match[1].count(b"/") * 8 <= len(match[1]):
+            if match and {*b"lud"} <= {*match[1].translate(_KINDS)} and wordiness(match[1]) < 0:
                 yield start, match.end(), "private key"
                 return
         return

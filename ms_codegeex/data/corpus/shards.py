@@ -23,7 +23,7 @@ from isal import isal_zlib
 from ms_codegeex.base.files import shared_files
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.data.corpus.archives import Returning
-from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
+from ms_codegeex.data.corpus.reading import Document, Noted, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.tally import Tally, moved
 from ms_codegeex.data.datasets.indexed import token_dtype
@@ -173,6 +173,8 @@ def _fill(
             encoded = [encoder.encode(tag_prefix(each.language, job.tags) + each.data) for each in block]
             for document, count in zip(block, tokens.add(encoded), strict=True):
                 rows.add(document, count)
+                for kind, number in document.redacted:
+                    tally.add(Noted(document.source, f"replaced, {kind}", count=number))
             block, size = [], 0
     return items.value
 

@@ -34,7 +34,8 @@ def body(count, seed=1):
 def test_what_copies_change_is_left_out():
     tokens = b" ".join(code_tokens(PYTHON.encode(), "Python")).decode()
     assert tokens == (
-        "def i ( i , i = 0 ) : s Sums for i in i : i + = i * 0 return print ( s f i s is the sum , s of , len ( i ) ) or i"
+        "def i ( i , i = 0 ) : s Sums for i in i : i + = i * 0 "
+        "return print ( s f i s is the sum , s of , len ( i ) ) or i"
     )
     other = re.sub(r"\b(values|value|start|total)\b", lambda name: "x" + name[0], PYTHON).replace("17", "0x3F")
     changed = other.replace("  # all of them", "").replace("    ", "\t").replace("\n", "\r\n")
