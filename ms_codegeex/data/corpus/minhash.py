@@ -22,9 +22,10 @@ SHINGLE_TOKENS = 8  # there are few different tokens
 FEWEST_SHINGLES = 40  # of tokens; with fewer, a text is a table or short, and its words decide
 PERMUTATIONS = 128
 _CHUNK = 1024  # shingles per step: 1024 x 128 x 4 bytes stay in the processor's cache
-# Scripts without spaces between words (Thai to Burmese, Khmer, Kana, Han): each character is a word.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_ASCII_WORD, _WORD = re.compile(rb"\w+"), re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_ASCII_WORD, _WORD = re.compile(rb"\w+"), re.compile(r"\w+")
+# Thai to Burmese, Khmer, Kana and Han have no spaces between words: each character is a word.
+_UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_HAS_UNSPACED, _CHARACTER = re.compile(_UNSPACED), re.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\w)+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
 
 # Some lexers (C, C++, Java, C#, Scala, HTML, Makefile) take quadratic time or worse for long runs of the first, or for
@@ -34,12 +35,10 @@ _RUN = re.compile(r"[\w\s*.\[\]<>$?]+|(\W{1,4})\1+")
 _LONGEST_RUN = 1000
 
 
-def _shingle_hashes(words: Sequence[bytes], length: int) -> np.ndarray:
+def _shingle_hashes(words: Sequence[bytes | str], length: int) -> np.ndarray:
     """Distinct 32-bit hashes of `length` words in a row, sorted; a shorter document is one shingle."""
-    known: dict[bytes, int] = {}
-    words = np.array(
-        [known.get(word) or known.setdefault(word, zlib.crc32(word) or 1) for word in words], dtype=np.uint64
-    )
+    known = {word: zlib.crc32(word if isinstance(word, bytes) else word.encode()) for word in set(words)}
+    words = np.array([known[word] for word in words], dtype=np.uint64)
     if not words.size:
         return np.empty(0, np.uint32)
     length = min(length, words.size)
@@ -65,7 +64,8 @@ def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray 
     tokens = code_tokens(data, language) if by == "tokens" else None
     hashes = _shingle_hashes(tokens or (), SHINGLE_TOKENS)
     if hashes.size < FEWEST_SHINGLES:
-        hashes = _shingle_hashes(_words(data), SHINGLE_WORDS)
+        words = _ASCII_WORD.findall(data) if data.isascii() else _words(data.decode("utf-8", "replace"))
+        hashes = _shingle_hashes(words, SHINGLE_WORDS)
     if not hashes.size:
         return None
     factors, summands = _permutations()
@@ -77,10 +77,8 @@ def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray 
     return lowest
 
 
-def _words(data: bytes) -> list[bytes]:
-    if data.isascii():
-        return _ASCII_WORD.findall(data)
-    return [word.encode() for word in _WORD.findall(data.decode("utf-8", "replace"))]
+def _words(text: str) -> list[str]:
+    return (_CHARACTER if _HAS_UNSPACED.search(text) else _WORD).findall(text)
 
 
 def code_tokens(data: bytes, language: str) -> list[bytes] | None:
@@ -102,7 +100,7 @@ def code_tokens(data: bytes, language: str) -> list[bytes] | None:
         if kind in Comment and kind not in Comment.Preproc:
             continue
         if kind in Text or kind in String:
-            words = _words(value.encode())
+            words = [word.encode() for word in _words(value)]
             if kind in String and last not in String:
                 tokens.append(b"s")
             elif not words:

@@ -74,7 +74,7 @@ def _weights() -> Mapping[bytes, int]:
         for case, other in itertools.product((first, first - 32), b"0123456789"):
             weights |= dict.fromkeys((bytes((case, other)), bytes((other, case))), -1)
         for case, other in itertools.product((first, first - 32), b"_-."):
-            weights |= dict.fromkeys((bytes((case, other)), bytes((other, case))), 1)
+            weights |= dict.fromkeys((bytes((case, other)), bytes((other, case))), 3)
     return weights
 
 
