@@ -39,10 +39,8 @@ def _shingle_hashes(words: Sequence[bytes | str], length: int) -> np.ndarray:
     """Distinct 32-bit hashes of `length` words in a row, sorted; a shorter document is one shingle."""
     known = {word: zlib.crc32(word if isinstance(word, bytes) else word.encode()) for word in set(words)}
     words = np.array([known[word] for word in words], dtype=np.uint64)
-    if not words.size:
-        return np.empty(0, np.uint32)
     length = min(length, words.size)
-    count = words.size - length + 1
+    count = words.size - length + 1 if length else 0
     mixed = np.zeros(count, np.uint64)
     for index in range(length):  # a polynomial in the word hashes: the order of words counts
         mixed = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIER + words[index : index + count]

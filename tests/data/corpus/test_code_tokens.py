@@ -101,6 +101,18 @@ def test_a_renamed_copy_is_similar_by_tokens_alone():
     assert not are_similar(*(signature(text, "Python", "tokens")[None] for text in (first, other)), 0.85)
 
 
+def test_content_of_strings_and_numbers_tells_documents_apart():
+    """Tables have few different tokens: strings count with their words, and below the floor the text decides."""
+    names = [f"item{number}" for number in range(200)]
+    strings = [f"names = {[*names[start:], *names[:start]]}\n" for start in (0, 100)]
+    numbers = [f"table = {[(number * factor) % 997 for number in range(400)]}\n" for factor in (7, 11)]
+    texts = [f'text = """{" ".join(part)}"""\n' for part in (names[:100], names[100:])]
+    for first, other in (numbers, texts):
+        rows = [signature(text.encode(), "Python", "tokens")[None] for text in (first, other, f"{first}# more\n")]
+        assert not are_similar(rows[0], rows[1], 0.85) and are_similar(rows[0], rows[2], 0.85)
+    assert are_similar(*(signature(text.encode(), "Python", "tokens")[None] for text in strings), 0.85)  # the same ones
+
+
 def test_a_corpus_without_renamed_copies(tmp_path):
     source = tmp_path / "src"
     source.mkdir()
