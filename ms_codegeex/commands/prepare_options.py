@@ -93,7 +93,8 @@ class TextOptions:
         "--filters default, otherwise none)"
     )
     redact: tuple[Literal["email", "real-email", "secrets"], ...] = option(
-        "replace e-mail addresses, or keys and passwords; the report counts them", default=()
+        "replace e-mail addresses (real-email: not those at example.com and its like), or keys and passwords",
+        default=(),
     )
 
 
