@@ -139,7 +139,8 @@ def is_mixed(value: bytes) -> bool:
 def is_password(value: bytes) -> bool:
     """Whether this may be the password in a URL, not a word or a placeholder."""
     bare = _ESCAPED.sub(b"", value)
-    return 6 <= len(bare) <= _LONGEST and not bare.isalpha() and wordiness(bare) <= -2 and not is_placeholder(value)
+    mixed = not bare.isalpha() and not {*b"ud"}.isdisjoint(bare.translate(_KINDS))
+    return 6 <= len(bare) <= _LONGEST and mixed and wordiness(bare) <= -2 and not is_placeholder(value)
 
 
 def is_login(value: bytes) -> bool:

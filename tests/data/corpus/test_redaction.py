@@ -173,6 +173,7 @@ def test_emails(address, before, after):
         'names = ("hmac-sha2-256-etm@openssh.com", "statvfs@openssh.com")',
         'names = ("aes256-cbc@ssh.com", "rijndael-cbc@lysator.liu.se")',
         "ssh -T git@github.com",
+        'printf("%s@host.example.org", name)',
         "scp build.tar.gz me@host.example.org:/srv/",
         "fetch me@host.example.org:project/name",
         "https://lists.example.org/git/20150811100527.GW14466@mail.example.org/",
