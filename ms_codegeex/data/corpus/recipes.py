@@ -25,7 +25,7 @@ class CorpusRecipe:
     near_duplicates: float | None = None
     near_duplicates_by: Literal["words", "tokens"] | None = None
     licences: tuple[str, ...] | None = None
-    redact: tuple[Literal["email", "secrets"], ...] | None = None
+    redact: tuple[Literal["email", "real-email", "secrets"], ...] | None = None
     rules: Rules = field(default_factory=Rules)
 
     def values(self) -> dict[str, Any]:
