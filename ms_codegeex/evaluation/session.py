@@ -172,21 +172,37 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     session.drop(broken, session.refused)
     if not session.problems:
         raise UserError(f"nothing can be judged on {where}; " + "; ".join([*missing.values(), *broken.values()]))
+    if options.references != "only":
+        stop_at(broken, equipment, "tools do not work", " or leave them out")
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
     machine |= {"engine": where} if where != HERE else {}
     session.record.write("machine", machine)
     gated = benchmark(session.recipe.task).references_first
-    if options.references in ("check", "only") or (options.references == "default" and gated):
-        check_references(session, engine, machine, gated or options.references == "only")
+    if options.references == "skip":
+        return
+    file = session.file(REFERENCES)  # what passed with the same equipment before stays
+    same = session.record.values.get("references") == json.loads(json.dumps(machine))
+    file.replace(row for row in file.rows if same and row["verdicts"].get("strict") == "passed")
+    session.record.write("references", machine)
+    if options.references != "only":
+        failing = references.unjudgeable(session.task, session.problems, engine, known_defects(session), file)
+        stop_at(failing, equipment, "right programs fail", " or pass --skip-references")
+    if options.references != "default" or gated:
+        check_references(session, engine, file, gated or options.references == "only")
 
 
-def check_references(session: Session, engine: JudgeEngine, machine: Mapping[str, Any], binding: bool) -> None:
-    """Judge the canonical solutions, unless they passed with the same equipment before. If `binding`, refuse groups
-    that fail."""
-    file = session.file(REFERENCES)
-    if session.record.values.get("references") != json.loads(json.dumps(machine)):
-        file.replace([])
-        session.record.write("references", machine)
+def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, or_else: str) -> None:
+    """`RunFailure` if there are groups in which any model would get 0 % because of the machine."""
+    tools = ", ".join(f"{tool} {version}" for tool, version in equipment.tools.items()) or "no tools"
+    each = "; ".join(f"{name} ({equipment.tools.get(name, tools)}): {why}" for name, why in groups.items())
+    if groups:
+        raise RunFailure(
+            f"nothing is sampled, because {fault} here: {each}; mend that and repeat the command,{or_else}"
+        )
+
+
+def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:
+    """Judge the canonical solutions. If `binding`, refuse groups in which one fails."""
     defects = known_defects(session)
     groups = references.check(session.task, session.problems, engine, defects, file, session.options.progress)
     engine.calibrate([rows.judgement_from(row) for row in file.rows])
@@ -254,6 +270,10 @@ def finish(session: Session) -> dict[str, Any]:
     samples = session.file(SAMPLES).rows
     results = rows.current_results(samples, session.file(RESULTS).rows)
     result = scores.build(session.task, session.problems, samples, results)
+    model = session.record.values.get("model", {})
+    if "url" in model and (equal := drawing.equal_answers(samples, session.recipe, model.get("fields", {}))):
+        result["samples"]["equal"] = equal
+        session.say(f"warning: {equal}")
     result |= {
         "output": str(session.options.output),
         "settings": {key: value for key, value in session.record.values.items() if key not in ("format", "references")},

@@ -147,6 +147,11 @@ class Task(ABC):
         """The canonical solution as a sample, None if the benchmark has none."""
         return None
 
+    def trial(self, problem: Problem) -> Sample | None:
+        """A program that passes wherever this problem's language or library works: the canonical solution, or one of
+        ours. None: there is nothing to try."""
+        return self.reference(problem) if self.runs_programs else None
+
     def flaw(self, sample: Sample) -> str:
         """Why a sample read from a file cannot be judged, "" if it can. Its problem is known to be one of the
         task's."""

@@ -5,14 +5,17 @@ made-up text."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import logging
 import time
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule
@@ -22,6 +25,7 @@ from ms_codegeex.serving.fairness import RecentClients, Turns, Waiting, check_co
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
+REMEMBERED, SHORT = 256, 60.0  # prompts that were sampled from, and for how many seconds
 AHEAD = 1  # answers that the engine holds beyond its slots, so that a slot is taken in the next step
 
 
@@ -46,6 +50,33 @@ class Counters:
     suspended: int = _counter("Answers that gave their slots to other clients, and went on later.")
     steps: int = _counter("Passes of the engine.")
     restarts: int = _counter("Restarts of the engine's process.")
+
+
+class Draws:
+    """Notices, once, that a prompt is sampled from again with the same seed: a client that wants several samples gets
+    the same one. Keeps hashes of the latest prompts."""
+
+    def __init__(self) -> None:
+        self._times: dict[Any, float] = {}
+        self._said = False
+
+    def note(self, ids: Sequence[int], settings: SamplingSettings) -> None:
+        """Take note of an answer that begins."""
+        if self._said or not settings.temperature:
+            return
+        values = (settings.seed, settings.temperature, settings.adapter)
+        drawn, now = (hashlib.sha256(array("q", ids).tobytes()).digest(), *values), time.monotonic()
+        self._said = now - self._times.pop(drawn, -SHORT) < SHORT
+        self._times[drawn] = now
+        if len(self._times) > REMEMBERED:
+            del self._times[next(iter(self._times))]
+        if self._said:
+            self._times.clear()
+            print_error(
+                f"a prompt came again within {SHORT:g} s with the same seed ({settings.seed}) and temperature "
+                f"{settings.temperature:g}: its answers are equal; for different samples send another seed, or none "
+                "(this is said once)"
+            )
 
 
 class StreamedAnswer(AsyncIterator[Piece]):
@@ -146,7 +177,7 @@ class Backend(ABC):
         self.first_token_observers: list[Callable[[float], None]] = []  # seconds from arrival
         self.numbers = itertools.count(1)
         self._waiting, self._active = Waiting[StreamedAnswer](), dict[int, StreamedAnswer]()
-        self._turns, self._recent = Turns(), RecentClients()
+        self._turns, self._recent, self._draws = Turns(), RecentClients(), Draws()
 
     @property
     def ready(self) -> bool:
@@ -223,6 +254,8 @@ class Backend(ABC):
         answer = StreamedAnswer(
             self, ids, settings, rule, client, through, prompt_scores, prompt_only, weight, indent, with_mean
         )
+        if not prompt_only:
+            self._draws.note(ids, settings)
         self.counters.answers += 1
         self.counters.prompt_tokens += len(ids)
         self._turns.enter(client, weight, {each.client for each in (*self._active.values(), *self._waiting)})

@@ -22,7 +22,7 @@ class Doubling(Task):
         self.problems = [Problem(f"{x}/{i}", {"language": x}, i) for x in languages for i in range(problems)]
         self.defects, self.judged, self.lock = dict(defects or {}), list[tuple[str, str]](), threading.Lock()
         self.lacking: dict[str, str] = {}
-        self.broken: set[str] = set()  # languages whose references fail
+        self.broken: set[str] = set()  # languages, or problems, whose references fail
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         prompt = f"double {problem.data}"
@@ -33,7 +33,7 @@ class Doubling(Task):
         with self.lock:
             self.judged.append((problem.id, sample.generation))
         right = sample.generation == str(2 * problem.data)
-        right = right and not (sample.finish == "reference" and problem.labels["language"] in self.broken)
+        right = right and not (sample.finish == "reference" and self.broken & {problem.id, problem.labels["language"]})
         strict = Verdict.PASSED if right else Verdict.WRONG
         lenient = Verdict.PASSED if sample.generation else Verdict.ERROR
         verdicts = {"strict": strict, "published": lenient}

@@ -39,6 +39,7 @@ def test_what_an_evaluation_leaves(options):
     result = evaluate(Doubling(), RECIPE, options)
     assert set(files(options.output)) == {
         "evaluation.json",
+        "references.jsonl",
         "samples.jsonl",
         "results.jsonl",
         "report.json",
@@ -170,22 +171,52 @@ def test_nothing_to_judge_with(options):
 
 def test_failing_references_refuse_their_language(options, capsys):
     task = Doubling(defects={"python/1": "its test is wrong"})
-    task.broken = {"cpp"}
-    with pytest.raises(RunFailure, match="not judged: cpp: references fail: cpp/0, cpp/1"):
+    task.broken = {"cpp/0", "cpp/2"}
+    with pytest.raises(RunFailure, match="not judged: cpp: references fail: cpp/0, cpp/2"):
         evaluate(task, GATED, dataclasses.replace(options, progress=True))
     reported = capsys.readouterr().err
     assert (
         "references, python: 2 of 3 pass" in reported
         and "python/1 does not, as expected: its test is wrong" in reported
     )
-    assert "references, cpp: 0 of 3 pass" in reported and "cpp/2 FAILS (strict wrong, published passed: " in reported
+    assert "references, cpp: 1 of 3 pass" in reported and "cpp/2 FAILS (strict wrong, published passed: " in reported
     result = read_json(options.output / "report.json")
-    assert result["refused"] == {"cpp": "references fail: cpp/0, cpp/1, cpp/2"}
+    assert result["refused"] == {"cpp": "references fail: cpp/0, cpp/2"}
     assert result["references"]["python"]["defects"] == {"python/1": "its test is wrong"}
     assert {row["task_id"][:3] for row in read_rows(options.output / "results.jsonl")} == {"pyt"}
     task.judged.clear()
     result = evaluate(task, GATED, dataclasses.replace(options, references="skip"))
     assert not result["refused"] and result["samples"]["judged"] == 24
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, GATED])
+@pytest.mark.parametrize("given", [False, True])
+def test_where_no_reference_of_a_language_passes_nothing_is_sampled(options, tmp_path, recipe, given):
+    """Also for samples from elsewhere. Once the machine is mended, the same command goes on."""
+    row = {"task_id": "cpp/1", "completion_id": 0, "prompt": "", "generation": "2", "finish": "eos", "extra": {}}
+    (tmp_path / "given.jsonl").write_text(json.dumps(row) + "\n")
+    if given:
+        options = dataclasses.replace(options, sampler=None, given=tmp_path / "given.jsonl")
+    task = Doubling(defects={"cpp/0": "its test is wrong"})
+    task.broken, task.tools = {"cpp"}, lambda: {"cpp": "g++ 13"}
+    with pytest.raises(RunFailure, match=r"cpp \(g\+\+ 13\): strict wrong, published passed: .*--skip-references"):
+        evaluate(task, recipe, options)
+    assert not (options.output / "samples.jsonl").exists() and "cpp/0" not in {name for name, _ in task.judged}
+    skipped = evaluate(task, recipe, dataclasses.replace(options, output=tmp_path / "skipped", references="skip"))
+    assert skipped["samples"]["judged"] == (1 if given else 24)
+    task.broken = set()
+    assert evaluate(task, recipe, options)["samples"]["judged"] == (1 if given else 24)
+
+
+def test_one_reference_that_passes_is_enough(options):
+    """Each is only tried if those before it fail."""
+    task = Doubling()
+    task.broken = {"cpp/0", "cpp/1"}
+    evaluate(task, RECIPE, dataclasses.replace(options, sampler=lambda: Seeded(limit=24)))
+    assert sorted(name for name, _ in task.judged[:4]) == ["cpp/0", "cpp/1", "cpp/2", "python/0"]
+    task.judged.clear()
+    evaluate(task, RECIPE, dataclasses.replace(options, output=options.output / "x", judge=False))
+    assert not task.judged
 
 
 def test_references_are_judged_once_on_a_machine(options):
@@ -228,10 +259,10 @@ def test_a_problem_that_needs_a_missing_package_is_left_out(options):
 
 def test_references_of_other_tasks_are_reported_and_bind_nobody(options):
     task = Doubling()
-    task.broken = {"cpp"}
+    task.broken = {"cpp/1", "cpp/2"}
     assert evaluate(task, RECIPE, options)["references"] == {}
     result = evaluate(task, RECIPE, dataclasses.replace(options, references="check"))
-    assert list(result["references"]["cpp"]["failing"]) == ["cpp/0", "cpp/1", "cpp/2"] and not result["refused"]
+    assert list(result["references"]["cpp"]["failing"]) == ["cpp/1", "cpp/2"] and not result["refused"]
 
 
 def test_a_part_of_a_benchmark_is_not_compared_with_published_figures(options, tmp_path):

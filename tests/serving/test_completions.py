@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from asking import ask, connected, events, running
@@ -9,6 +10,7 @@ from fake_backend import TEXT, FakeBackend, cached_tokenizer, fake_model, fake_s
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.serving import backend as backends
 from ms_codegeex.serving.model import step_of
 from ms_codegeex.serving.schemas import MAX_IDS
 
@@ -195,6 +197,41 @@ def test_defaults_are_openais_and_a_seed_is_drawn_for_each_request():
     one, two = (given({"temperature": None, "n": None})[0].settings for _ in range(2))
     assert (one.temperature, one.top_p, one.top_k, one.max_new_tokens) == (1.0, 1.0, 0, 128)
     assert one.seed != two.seed and one == replace(two, seed=one.seed)
+
+
+def test_the_same_prompt_with_the_same_seed_is_said_once(capsys, monkeypatch):
+    """Without the prompt. Not for other seeds, greedy answers, drawn seeds and long afterwards; memory is bounded."""
+    clock = [0.0]
+    monkeypatch.setattr(backends, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def said(*requests):
+        draws = backends.Draws()
+        for ids, values in requests:
+            draws.note(ids, SamplingSettings(1, **{"temperature": 0.8, "seed": 3, **values}))
+            clock[0] += 1
+        assert len(draws._times) <= backends.REMEMBERED
+        return capsys.readouterr().err
+
+    same = ([5, 6], {})
+    (line,) = said(same, same, same).splitlines()
+    assert "same seed (3) and temperature 0.8: its answers are equal" in line and "[5, 6]" not in line
+    for other in (([5, 6], {"seed": 4}), ([5], {}), ([5, 6], {"temperature": 0.2})):
+        assert said(same, other) == ""
+    assert said(*2 * [([5, 6], {"temperature": 0.0})]) == ""
+    assert said(same, *(([number], {}) for number in range(61)), same) == ""
+    assert said(*(([number], {}) for number in range(2 * backends.REMEMBERED))) == ""
+
+
+def test_equal_requests_are_noticed_and_others_are_not(capsys):
+    async def sent(**values):
+        async with connected(FakeBackend()) as client:
+            for _ in range(2):
+                await client.post(PATH, json={"prompt": "def secret():", "max_tokens": 2, "temperature": 1, **values})
+        return capsys.readouterr().err
+
+    assert running(sent()) == running(sent(seed=-1)) == running(sent(n=2)) == running(sent(seed=1, max_tokens=0)) == ""
+    line = running(sent(seed=1))
+    assert line.count("came again") == 1 and "secret" not in line
 
 
 def test_a_language_adds_its_tag_line_to_text_and_to_ids():

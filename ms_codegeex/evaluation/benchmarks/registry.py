@@ -30,7 +30,7 @@ class Benchmark:
         summary: a line of `evaluate --help`.
         keys: the keys of recipes that it has and not every benchmark (`recipe.py`).
         options: those of `timeout`, `python` and `prompt_perplexity` that it has.
-        references_first: its canonical solutions are judged before anything else.
+        references_first: all of its canonical solutions are judged before anything else, not one of each language.
         places: where its files are without `--data`, in this order: `package:MODULE/PATH` in an installed package, or
             `cache:PATH` in the user's cache.
         install: the command after which the first of these places has them.

@@ -10,7 +10,9 @@ from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging.engines import JudgeEngine
 from ms_codegeex.evaluation.judging.judge import judge
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Problem, Task
+from ms_codegeex.evaluation.task import Problem, Sample, Task
+
+TRIED = 3  # programs of a group, each only if those before it fail: a machine where none passes cannot judge the group
 
 
 @dataclass
@@ -52,6 +54,25 @@ def check(
     return result
 
 
+def unjudgeable(
+    task: Task, problems: Sequence[Problem], engine: JudgeEngine, known: Mapping[str, str], rows: RowFile
+) -> dict[str, str]:
+    """Group -> verdict and last line of stderr, for groups in which no `Task.trial` passes: any model would get 0 %
+    there, and the machine is at fault. Verdicts and `known` are as in `check`."""
+    groups: dict[str, list[Sample]] = {}
+    for problem in problems:
+        if problem.id not in known and (sample := task.trial(problem)) is not None:
+            groups.setdefault(group(problem), []).append(sample)
+    failing = dict.fromkeys(groups, "")
+    for number in range(TRIED):
+        turn = {name: groups[name][len(groups[name]) * number // TRIED] for name in failing}
+        judge(task, problems, engine, list(turn.values()), rows, progress=False)
+        found = {row["task_id"]: row for row in rows.rows}
+        tried = {name: found[sample.task_id] for name, sample in turn.items()}
+        failing = {name: _why(row) for name, row in tried.items() if row["verdicts"].get("strict") != "passed"}
+    return failing
+
+
 def group(problem: Problem) -> str:
     """The problem's group, which is accepted or refused as a whole: its language, its library, or "all"."""
     return problem.labels.get("language") or problem.labels.get("library") or "all"
@@ -60,6 +81,7 @@ def group(problem: Problem) -> str:
 def _why(row: Mapping[str, Any]) -> str:
     verdicts = ", ".join(f"{mode} {verdict}" for mode, verdict in row["verdicts"].items())
     lines = [line for line in row["stderr"].splitlines() if line.strip()]
+    lines = [line for line in lines if ": error: " in line][:1] or lines  # a compiler's first one says most
     return f"{verdicts}: {lines[-1].strip()[:200]}" if lines else verdicts
 
 

@@ -114,16 +114,19 @@ def _fenced(text: str, nested: bool = True) -> Iterator[CodeBlock]:
 
 def _end(text: str, marks: list[re.Match[str]], at: int) -> tuple[int, int]:
     """The number of the mark after a block, and where its code ends."""
-    first, loose = marks[at], 0
+    first, loose, inner = marks[at], 0, 0  # `inner`: fences further in, as in a docstring
     for number in range(at + 1, len(marks)):
         mark = marks[number]
         fits = mark["mark"][0] == first["mark"][0] and len(mark["mark"]) >= len(first["mark"])
+        deeper = len(mark["lead"].expandtabs(4)) > len(first["lead"].expandtabs(4)) + 3 if mark.re is MARK else False
         if mark.re is not MARK:
             loose = loose or (number if fits and mark.re is ENDING else 0)
+        elif fits and deeper and (mark["info"].strip() or inner):
+            inner += 1 if mark["info"].strip() else -1
         elif fits and mark["info"].strip():  # another block begins
             if len(mark["mark"]) == len(first["mark"]):
                 return (loose + 1, marks[loose].start("mark")) if loose else (number, mark.start())
-        elif fits and len(mark["lead"].expandtabs(4)) <= len(first["lead"].expandtabs(4)) + 3:
+        elif fits and not deeper:
             return (loose + 1, marks[loose].start("mark")) if loose else (number + 1, mark.start())
         elif fits:
             loose = loose or number

@@ -25,7 +25,10 @@ OTHERS = "text txt plaintext output console json yaml toml markdown md diff"
 
 MOST = 60_000  # characters of a reply without its thoughts; no function is that long
 BLOCKS = 40  # the last ones are looked at
-TICKS = re.compile(r"^[ \t]*`{1,3}(?:python|py)?(?=\S| \S)[ \t]*|`{1,3}[ \t]*$", re.MULTILINE)
+TICKS = re.compile(
+    r"^[ \t]*`{1,3}(?:python|py)?(?=\S| \S)[ \t]*|`{1,3}[ \t]*$|^[ \t]*</?(?:code|answer|solution|pre)>[ \t]*$",
+    re.MULTILINE,
+)
 
 
 def code_of(reply: str, asked: Asked) -> ReplyCode:

@@ -7,7 +7,7 @@ mentions, and so on. Main functions, tests, drivers and examples are mentioned b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from time import monotonic
@@ -442,7 +442,10 @@ def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgr
     """The parts of the program; None if no code defines the entry point. `fixed`: the prompt's imports and definitions
     are there already, and are not replaced."""
     language, name = asked.language, entry_point(asked)
-    prompt = outline(closed(asked.prompt, language), language)
+    text = closed(asked.prompt, language)
+    prompt = outline(text, language)
+    # the function that the prompt leaves open; the entry point may be one that calls it
+    opened = prompt[-1].names if prompt and text != asked.prompt else frozenset()
     outlines = [outline(code, language, name) for code in codes]
     for number, items in enumerate(outlines):
         if any(each.role == "error" for each in items):
@@ -455,6 +458,7 @@ def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgr
     )[-1]
     entry = [each for each in chosen if each.defines(name)][-1]
     given = [each for each in prompt if each.role != "error" and not each.defines(name)]
+    given = [each for each in given if not each.names or each.names != opened]
     known = {word for each in given if each.role == "definition" for word in each.names} if fixed else set()
     others = [
         each
@@ -466,7 +470,7 @@ def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgr
     defined = {word for each in chosen for word in each.names}
     spare = [each for each in others if each.role == "import" or (each.names and not each.names & defined)]
     items = [each for each in (*spare, *chosen) if each is entry or not each.names & known]
-    kept = reached(items, entry, name)
+    kept = reached(items, entry, {name, *opened})
     theirs = {word for each in kept for word in each.names}
     if not fixed:
         kept = [*(each for each in given if not each.names & theirs and each.role != "member"), *kept]
@@ -488,16 +492,16 @@ def new_imports(code: str, made: ReplyProgram) -> list[Item]:
     return [each for each in made.imports if not each.names & known]
 
 
-def reached(items: Sequence[Item], entry: Item, name: str) -> list[Item]:
-    """The items that the entry point mentions, with what these mention, in their order; and statements that prepare
-    something of these."""
+def reached(items: Sequence[Item], entry: Item, wanted: Set[str]) -> list[Item]:
+    """What defines the `wanted` names, with the items that it mentions, with what these mention, in their order; and
+    statements that prepare something of these."""
     by_word: dict[str, list[int]] = {}
     for number, each in enumerate(items):
         for word in {*each.names} if not each.hosts else {*each.hosts}:
             by_word.setdefault(word, []).append(number)
     kept, seen = set[int](), set[str]()
     waiting = [
-        n for n, each in enumerate(items) if each is entry or name in each.names or each.role in ("kept", "import")
+        n for n, each in enumerate(items) if each is entry or wanted & each.names or each.role in ("kept", "import")
     ]
 
     def follow() -> None:
@@ -513,10 +517,10 @@ def reached(items: Sequence[Item], entry: Item, name: str) -> list[Item]:
             seen.update(words)
 
     follow()
-    prepared = {word for n in kept for word in items[n].names} - {name}
+    prepared = {word for n in kept for word in items[n].names} - wanted
     for number, each in enumerate(items):
         words = {*WORD.findall(each.text)} if each.role == "statement" else set()
-        if words & prepared and name not in words and not NOISE.search(each.text):
+        if words & prepared and not wanted & words and not NOISE.search(each.text):
             waiting.append(number)
     follow()
     return [items[n] for n in sorted(kept)]
@@ -573,7 +577,8 @@ def _in_class(made: ReplyProgram, language: str, theirs: Item) -> ReplyProgram:
         )
         return replace(made, items=(*rest, entry), entry=entry, owner=wanted)
     (owner,) = made.entry.names
-    items = [each for each in made.items if each.role != "member"]
+    body = made.entry.text.rpartition("}")[0] + "".join(f"\n{each.text}\n" for each in bare) + "}"  # of other blocks
+    items = [replace(each, text=body) if each is made.entry else each for each in made.items if each.role != "member"]
     if owner != wanted:
         items = [each for each in items if wanted not in each.names]
         items = [replace(each, text=renamed(each.text, language, owner, wanted)) for each in items]
@@ -615,6 +620,8 @@ def _is_prose(text: str) -> bool:
 def _without_prose(code: str, asked: Asked, name: str) -> str:
     """The code without sentences before and after it; all of it if that has no function."""
     lines = code.split("\n")
+    while lines and (not lines[-1].strip() or _is_prose(lines[-1])):  # operators such as `-` would join it to the code
+        lines.pop()
     named = re.compile(rf"\b{re.escape(name)}\b")
     places = [
         n

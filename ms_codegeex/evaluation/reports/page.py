@@ -71,6 +71,7 @@ def _summary(report: Mapping[str, Any]) -> str:
     for name, totals, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
         rows += [[name, f"{count(totals['judged'])} judged of {count(totals[whole])}"]] if totals else []
     rows += [["finish reasons", finish]] if finish else []
+    rows += [["equal answers", text(samples["equal"])]] if "equal" in samples else []
     rows += [["replies", text(no_code(report))]] if report.get("no_code") else []
     layers = settings.get("machine", {}).get("sandbox", {})
     lacking = [name for name, state in layers.items() if state != "active"]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.rows import RowKey, in_order, key
 from ms_codegeex.evaluation.sampling.samplers import Sampler
 from ms_codegeex.evaluation.task import UNREAD, Problem, Sample, Task
 from ms_codegeex.evaluation.threads import in_parallel
+
+EQUAL = 500  # characters
 
 
 def sample_seed(seed: int, task_id: str, completion_id: int) -> int:
@@ -48,3 +52,30 @@ def generate(
     for _, sample in in_parallel(missing, draw, sampler.concurrency, "samples", progress, done):
         samples.append([asdict(sample)])
     samples.replace(in_order(samples.rows, keys))
+
+
+def equal_answers(rows: Sequence[Mapping[str, Any]], recipe: Recipe, fields: Mapping[str, Any]) -> str:
+    """What is wrong with rows of `samples.jsonl` if a server repeats itself instead of sampling; "" otherwise. The
+    requests' own `fields` are over the recipe's settings.
+
+    The rule: in each of at least two problems with several samples all answers are equal, and what was repeated has
+    `EQUAL` characters in all, divided by the temperature. A code model's text has at least 0.01 bits a character at 0.2
+    and 0.05 at 0.8, so such repeats by chance have a probability below 2^-25.
+    """
+    settings = {**asdict(recipe), **fields}
+    if not isinstance(heat := settings["temperature"], int | float) or heat <= 0 or settings["top_k"] == 1:
+        return ""
+    answers: dict[tuple[Any, ...], list[str]] = {}
+    for row in rows:
+        if row["finish"] != UNREAD:
+            asked = (row["task_id"], row["prompt"], row["extra"].get("case"))
+            answers.setdefault(asked, []).append(row["extra"].get("raw", row["generation"]))
+    several = [texts for texts in answers.values() if len(texts) > 1]
+    repeated = sum(len(text) for texts in several for text in texts[1:])
+    if len(several) < 2 or any(len(set(texts)) > 1 for texts in several) or repeated * heat < EQUAL:
+        return ""
+    cause, remedy = "a cache, or a fixed seed in the server or a proxy", "switch it off"
+    if "seed" in fields:
+        cause, remedy = "--url-field seed, which all requests have", "leave it out"
+    found = f"all {sum(map(len, several))} answers to {len(several)} problems are equal, problem by problem"
+    return f"{found}, at temperature {heat:g}: probably {cause}; {remedy} and sample again with another --output"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -52,13 +54,28 @@ class PlainJava(Java):
 
     def has(self, name: str) -> bool:
         """As in the base class, and javatuples."""
-        return bool(self.jars()) if name == TUPLES else super().has(name)
+        return bool(self.jars()) and not self._wrong if name == TUPLES else super().has(name)
 
     def jars(self) -> list[Path]:
         """Javatuples, where CLASSPATH names it or where Debian puts it."""
         named = (Path(part) for part in os.environ.get("CLASSPATH", "").split(os.pathsep) if TUPLES in part)
         paths = (*named, Path(f"/usr/share/java/{TUPLES}.jar"))
         return [path.resolve() for path in paths if path.is_file()][:1]
+
+    @property
+    def _wrong(self) -> str:
+        """What to do with an archive that is empty, cut off, or another library; "" for the right one."""
+        for path in self.jars():
+            with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as opened:
+                if f"org/{TUPLES}/Pair.class" in opened.namelist():
+                    break
+            return f"{path} is not {TUPLES}, or was cut off; put the right one there, or take it out of CLASSPATH and "
+        return ""
+
+    @property
+    def remedy(self) -> str:
+        """As in the base class; a wrong archive would hide the right one."""
+        return self._wrong + super().remedy
 
     def readable(self) -> dict[str, Path]:
         """As in the base class, with javatuples."""

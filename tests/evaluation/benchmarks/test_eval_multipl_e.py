@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -33,10 +34,32 @@ def test_verdicts(tmp_path, sandbox, language):
         return (found.verdicts["published"].value, found.verdicts["strict"].value), found.stderr
 
     assert task.prepare(task.problems) == {} and set(task.tools()) == {language}
+    assert task.judge(problem, task.trial(problem), sandbox).verdicts["strict"].value == "passed"
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(ANSWERS[language], pool.map(judged, ANSWERS[language]), strict=True))
     expected = ANSWERS[language]
     assert {answer: each for answer, each in found.items() if each[0] != expected[answer]} == {}
+
+
+def test_an_archive_that_is_not_the_library_is_named(tmp_path, monkeypatch):
+    """Another library, one that was cut off, an empty file; then the right one takes its place."""
+    archive, java = tmp_path / "javatuples-1.2.jar", PLAIN_TOOL_CHAINS["java"]()
+    monkeypatch.setenv("CLASSPATH", f"{tmp_path / 'none.jar'}:{archive}")
+
+    def content(member):
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr(member, "x")
+        return archive.read_bytes()
+
+    right = content("org/javatuples/Pair.class")
+    for wrong in (content("org/javatuples/Triplet.class"), right[:-30], b""):
+        archive.write_bytes(wrong)
+        assert not java.has("javatuples")
+    task = multipl_e.build(write(tmp_path / "m.jsonl", "java"))
+    with pytest.raises(UserError, match=rf"java: {archive} is not javatuples, or was cut off; put the right one there"):
+        task.missing()
+    archive.write_bytes(right)
+    assert java.has("javatuples")
 
 
 def test_answers_end_at_the_problems_stop_words(tmp_path):

@@ -79,6 +79,11 @@ class Mtpb(PythonTask):
         verdicts = {"strict": strict(report, gold), "published": published(report, gold)}
         return judgement(sample, verdicts, [report.execution], case=case)
 
+    def trial(self, problem: Problem) -> Sample:
+        """A program that prints what the first case expects, with the import of every program."""
+        program = f"{turns.HISTORY}print({problem.data.cases[0].gold!r})\n"
+        return Sample(problem.id, 0, turns.HISTORY, program, "eos", {"case": 0})
+
     def flaw(self, sample: Sample) -> str:
         """A sample must name a case of its problem and have valid turns."""
         if sample.finish == UNREAD:

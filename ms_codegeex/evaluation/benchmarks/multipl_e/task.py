@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import blocks
 from ms_codegeex.evaluation.benchmarks.multipl_e.problems import MultiPlEProblem, read_problems
@@ -20,7 +21,7 @@ from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.replies import trees
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
 
 GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*\n", re.MULTILINE)
@@ -127,6 +128,13 @@ SECONDS = 15.0  # of a run, as published
 LONGER = {"go": 30.0}
 
 
+@cache
+def trial(language: str) -> MultiPlEProblem:
+    """A problem of ours, whose prompt is also its solution."""
+    texts = read_yaml_file(Path(__file__).with_name("trials.yaml"))[language]
+    return MultiPlEProblem(language, texts["function"], texts["tests"], ())
+
+
 class MultiPlE(ToolChainTask):
     """The problems of a file or directory, in the languages that are named (none: in all of them).
 
@@ -157,9 +165,14 @@ class MultiPlE(ToolChainTask):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. Published: exit status 0. Strict: and the tests' end was
         reached."""
-        program = assemble(problem.data, sample.generation, problem.id, sample.whole)
+        row = trial(problem.labels["language"]) if isinstance(sample, Reference) else problem.data
+        program = assemble(row, sample.generation, problem.id, sample.whole)
         wall = self._timeout or LONGER.get(problem.labels["language"], SECONDS)
         return self.judge_program(problem, sample, program, sandbox, wall)
+
+    def trial(self, problem: Problem) -> Sample:
+        """Our own program in its language: the benchmark has no solutions."""
+        return Reference(problem.id, 0, trial(problem.labels["language"]).prompt, "", "eos")
 
     def missing(self) -> Mapping[str, str]:
         """Nothing. If this machine lacks tool chains, a `UserError` names the languages, because a mean over fewer
