@@ -199,6 +199,7 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     """The program of a reply's blocks: the last one that defines the entry point, with what it lacks from the other
     blocks and from the prompt, without tests and examples. None if there is no Python."""
     reader = PythonReader()
+    codes = _rejoined(codes)
     blocks, name = [reader.parts(code) for code in codes], entry_point(asked)
     chosen = [at for at, parts in enumerate(blocks) if parts and (not name or defines(parts, name))]
     given = reader.parts(asked.prompt)
@@ -217,6 +218,20 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     if not chosen and (owner := _class_with(parts, name)):  # as on LeetCode
         parts = [*parts, *reader.parts(f"{name} = {owner}().{name}\n")]
     return ReplyCode(_text(_with_given(_undriven(parts, name), given, name)), True)
+
+
+def _rejoined(codes: Sequence[str]) -> list[str]:
+    """The codes; one that goes on where the last one stops, within a function, is joined to it."""
+    joined = list[str]()
+    for code in codes:
+        last = joined[-1].strip("\n").rstrip() if joined else ""
+        line = last.rpartition("\n")[2]
+        within = line.endswith(":") or (line[:1].isspace() and not line.strip().startswith(("return", "raise")))
+        if code.strip("\n")[:1].isspace() and not last[:1].isspace() and within:
+            joined[-1] = f"{last}\n{code}"
+        else:
+            joined.append(code)
+    return joined
 
 
 def _class_with(parts: Iterable[CodePart], method: str) -> str:

@@ -19,7 +19,7 @@ from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 
 def row(language: str, **changes: str) -> problems.HumanEvalXProblem:
     """Our problem in a language, changed."""
-    return problems.parse(json.dumps({**ROWS[language], **changes}), "here:1")
+    return problems.parse({**ROWS[language], **changes}, "here:1")
 
 
 def source(language: str, answer: str, **changes: str) -> str:
