@@ -47,7 +47,7 @@ def code_of(reply: str, asked: Asked) -> ReplyCode:
     first: ReplyCode | None = None
     for candidates in (codes, [loose]):
         code = language.program(candidates, asked)
-        if code is not None and code.whole:
+        if code is not None and (code.whole or code.lacking):
             return code
         first = first or code
     broken = codes and (found[0].fenced or re.search(r"^(?:async +)?def \w", codes[-1], re.MULTILINE))

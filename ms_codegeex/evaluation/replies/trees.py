@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from time import monotonic
+from time import thread_time
 from typing import Any
 
 from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 LARGEST = 40_000  # characters of a text
 DEEPEST = 300  # brackets that are open; `<` counts as one
-LONGEST, CHUNK = 2.0, 512  # seconds of reading a text, and the bytes after which they are looked at
+LONGEST, CHUNK = 3.0, 4096  # seconds of reading the texts of a reply, and bytes that are read at once
 TRIES = 6  # places at which code without a fence may begin
 # C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that say nothing else than types and names
 ALIAS = re.compile(
@@ -151,48 +151,75 @@ def _text(node: Any) -> str:
     return str(node.text, "utf-8", "replace")
 
 
-def parsed(code: str, language: str) -> Any:
-    """The root of a text's tree; `Unread` if that would need minutes or gigabytes, as a hostile text can."""
-    import tree_sitter
+class TreeReader:
+    """Parses texts of a language, each once, for `LONGEST` seconds of computing in all."""
 
-    if len(code) > LARGEST:
-        raise Unread(f"{len(code)} characters of code; at most {LARGEST} are read")
-    depth = angles = 0
-    for bracket in BRACKETS.finditer(code):
-        angles += {"<": 1, ">": -1}.get(bracket[0], 0)
-        depth = max(0, depth + {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket[0], 0))
-        if max(depth, angles) > DEEPEST:
-            raise Unread(f"more than {DEEPEST} brackets are open in its code")
-    grammar, source, begun = LANGUAGES[language], code.encode("utf-8", "replace"), monotonic()
-    known = tree_sitter.Language(getattr(import_module(grammar.package), grammar.function)())
-    tree = tree_sitter.Parser(known).parse(
-        lambda place, _: source[place : place + CHUNK] if monotonic() - begun < LONGEST else b""
-    )
-    if monotonic() - begun > LONGEST:
-        raise Unread(f"reading its code takes more than {LONGEST:g} s")
-    return tree.root_node
+    def __init__(self, language: str) -> None:
+        self.language, self.grammar = language, LANGUAGES[language]
+        self._left = LONGEST
+        self._trees: dict[str, Any] = {}
 
+    def parsed(self, code: str) -> Any:
+        """The root of a text's tree; `Unread` if that would need minutes or gigabytes, as a hostile text can."""
+        if code not in self._trees:
+            self._trees[code] = self._parsed(code)
+        return self._trees[code].root_node
 
-def outline(code: str, language: str, name: str = "") -> list[Item]:
-    """The top-level items of a text, without comments. `name`: of a function that is exported without one."""
-    return _outline(parsed(code, language), language, name)
+    def _parsed(self, code: str) -> Any:
+        import tree_sitter
 
+        if len(code) > LARGEST:
+            raise Unread(f"{len(code)} characters of code; at most {LARGEST} are read")
+        depth = angles = 0
+        for bracket in BRACKETS.finditer(code):
+            angles += {"<": 1, ">": -1}.get(bracket[0], 0)
+            depth = max(0, depth + {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket[0], 0))
+            if max(depth, angles) > DEEPEST:
+                raise Unread(f"more than {DEEPEST} brackets are open in its code")
+        known = tree_sitter.Language(getattr(import_module(self.grammar.package), self.grammar.function)())
+        source, begun = code.encode("utf-8", "replace"), thread_time()
+        try:
+            return tree_sitter.Parser(known).parse(
+                lambda place, _: source[place : place + CHUNK],
+                progress_callback=lambda *_: thread_time() - begun > self._left,
+            )
+        except ValueError:
+            raise Unread(f"reading its code takes more than {LONGEST:g} s") from None
+        finally:
+            self._left -= thread_time() - begun
 
-def _outline(root: Any, language: str, name: str = "") -> list[Item]:
-    grammar, items, prefix = LANGUAGES[language], list[Item](), ""
-    for node in root.children:
-        text = _text(node).strip("\n")
-        if node.type.endswith("comment") or node.type in grammar.dropped or node.type == "hash_bang_line":
-            continue
-        if node.type == "attribute_item":
-            prefix += f"{text}\n"
-            continue
-        if node.type == ";":
-            items[-1:] = [replace(each, text=f"{each.text};") for each in items[-1:]]
-        elif not re.search(r"\bcfg\(test\)|^#\[test\]", prefix, re.MULTILINE):
-            items += _items(node, f"{prefix}{text}", grammar, name)
-        prefix = ""
-    return items
+    def outline(self, code: str, name: str = "") -> list[Item]:
+        """The top-level items of a text, without comments. `name`: of a function that is exported without one."""
+        items, prefix = list[Item](), ""
+        for node in self.parsed(code).children:
+            text = _text(node).strip("\n")
+            if node.type.endswith("comment") or node.type in self.grammar.dropped or node.type == "hash_bang_line":
+                continue
+            if node.type == "attribute_item":
+                prefix += f"{text}\n"
+                continue
+            if node.type == ";":
+                items[-1:] = [replace(each, text=f"{each.text};") for each in items[-1:]]
+            elif not re.search(r"\bcfg\(test\)|^#\[test\]", prefix, re.MULTILINE):
+                items += _items(node, f"{prefix}{text}", self.grammar, name)
+            prefix = ""
+        return items
+
+    def closed(self, code: str) -> str:
+        """The text with what ends the functions and classes that are open at its end."""
+        root = self.parsed(code)
+        if self.grammar.closing != "}":
+            return f"{code}\nend" if root.has_error else code
+        opened = sum({"{": 1, "}": -1}.get("" if node.is_missing else node.type, 0) for node in _walked(root))
+        return code + "\n}" * max(0, opened)
+
+    def renamed(self, code: str, old: str, new: str) -> str:
+        """The text with another name for a class or function, not in texts and comments."""
+        source, word = code.encode("utf-8", "replace"), old.encode()
+        nodes = (node for node in _walked(self.parsed(code)) if node.type.endswith("identifier"))
+        for start in sorted((node.start_byte for node in nodes if node.text == word), reverse=True):
+            source = source[:start] + new.encode() + source[start + len(word) :]
+        return source.decode("utf-8", "replace")
 
 
 def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
@@ -320,15 +347,6 @@ def uses(tree: str, base: str = "") -> Iterator[tuple[str, str]]:
     yield path, name or path.rpartition("::")[2]
 
 
-def closed(code: str, language: str) -> str:
-    """The text with what ends the functions and classes that are open at its end."""
-    root = parsed(code, language)
-    if LANGUAGES[language].closing != "}":
-        return f"{code}\nend" if root.has_error else code
-    opened = sum({"{": 1, "}": -1}.get("" if node.is_missing else node.type, 0) for node in _walked(root))
-    return code + "\n}" * max(0, opened)
-
-
 def _walked(node: Any) -> Iterator[Any]:
     waiting = [node]
     while waiting:
@@ -423,8 +441,9 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
         whole = [code for code in codes if line in " ".join(code.split())]
         return ReplyCode((whole or list(codes))[-1], bool(whole))
     try:
-        found = parts(codes, asked)
-        return ReplyCode(found.text, True) if found else _continuation(codes, asked)
+        reader = TreeReader(asked.language)
+        found = _parts(codes, asked, False, reader)
+        return ReplyCode(found.text, True) if found else _continuation(codes, asked.prompt, reader)
     except Unread as error:
         return ReplyCode("", False, str(error))
 
@@ -432,14 +451,17 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
 def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgram | None:
     """The parts of the program; None if no code defines the entry point. `fixed`: the prompt's imports and definitions
     are there already, and are not replaced."""
-    language, grammar = asked.language, LANGUAGES[asked.language]
-    text = closed(asked.prompt, language)
-    prompt = outline(text, language)
+    return _parts(codes, asked, fixed, TreeReader(asked.language))
+
+
+def _parts(codes: Sequence[str], asked: Asked, fixed: bool, reader: TreeReader) -> ReplyProgram | None:
+    text = reader.closed(asked.prompt)
+    prompt = reader.outline(text)
     # the function that the prompt leaves open; the entry point may be one that calls it
     opened = prompt[-1].names if prompt and text != asked.prompt else frozenset()
     named = next((each for each in reversed(prompt) if each.names), None)
     name = asked.entry_point or ([*sorted(named.names), *named.members][-1] if named else "")
-    outlines = [_readable(code, asked, name) for code in codes]
+    outlines = [_readable(code, reader, name) for code in codes]
     whole = [items for items in outlines if any(each.defines(name) for each in items)]
     if not name or not whole:
         return None
@@ -464,14 +486,14 @@ def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgr
         each.names or each.text: each
         for each in kept
         if each.role == "import"
-        and (each.names & words or not ((grammar.by_name and each.names) or TESTING.search(each.text)))
+        and (each.names & words or not ((reader.grammar.by_name and each.names) or TESTING.search(each.text)))
     }
-    return _adapted(ReplyProgram(name, tuple(imports.values()), rest, entry, theirs), asked)
+    return _adapted(ReplyProgram(name, tuple(imports.values()), rest, entry, theirs), reader)
 
 
 def new_imports(code: str, made: ReplyProgram) -> list[Item]:
     """Go's imports of a program that a text does not have."""
-    known = {name for each in outline(code, "go") if each.role == "import" for name in each.names}
+    known = {name for each in TreeReader("go").outline(code) if each.role == "import" for name in each.names}
     return [each for each in made.imports if not each.names & known]
 
 
@@ -502,27 +524,28 @@ def reached(items: Sequence[Item], entry: Item, wanted: Set[str]) -> list[Item]:
     return [items[n] for n in sorted(kept)]
 
 
-def _adapted(made: ReplyProgram, asked: Asked) -> ReplyProgram:
+def _adapted(made: ReplyProgram, reader: TreeReader) -> ReplyProgram:
     """The program with the entry point where the prompt has it: a function of this name, or a method of this class."""
-    entry, name, grammar, theirs = made.entry, made.name, LANGUAGES[asked.language], made.prompted
+    entry, name, grammar, theirs = made.entry, made.name, reader.grammar, made.prompted
+    language = reader.language
     if theirs and theirs.members and grammar.members:
-        return _in_class(made, asked.language, theirs)
+        return _in_class(made, reader, theirs)
     path = re.search(rf"([\w.]+)\.{name}\b", entry.text.partition("(")[0])
     head, types = signature(theirs.node) if theirs else "", [word for each in made.items for word in each.names]
     owner = next(iter(entry.names - {name}), "") or next((each for each in types if each in entry.hosts), "")
     call, text = f"{owner}().{name}", ""
     own = signature(entry.node)
-    if head and asked.language == "cpp" and re.match(r"(?:\w+\s+)*auto\b", own) and "->" not in own:
+    if head and language == "cpp" and re.match(r"(?:\w+\s+)*auto\b", own) and "->" not in own:
         given = head[: head.index(name)].strip()  # a deduced type, which nothing can be called by before it
         entry = replace(entry, text=re.sub(r"\bauto\b", given, entry.text, count=1))
         return replace(made.with_entry(entry), owner=name)
-    if asked.language == "lua" and path:
+    if language == "lua" and path:
         text = f"local {name} = {path[1]}.{name}"
     elif entry.node.type == "template_declaration" and name in entry.names:
         call = f"{name}<>"
-    elif head and asked.language == "cpp" and entry.node.type == "declaration":  # a lambda
+    elif head and language == "cpp" and entry.node.type == "declaration":  # a lambda
         call = f"their_{name}"
-        made = made.with_entry(replace(entry, text=renamed(entry.text, "cpp", name, call)))
+        made = made.with_entry(replace(entry, text=reader.renamed(entry.text, name, call)))
     elif entry.node.type == "namespace_definition":
         call = f"{owner}::{name}"
     elif name in entry.names:
@@ -531,13 +554,13 @@ def _adapted(made: ReplyProgram, asked: Asked) -> ReplyProgram:
         values = ", ".join(names_of_parameters(theirs.node)) if theirs else ""
         owner = owner or next(iter(entry.hosts), "")
         text = grammar.forward.format(signature=head, owner=owner, name=name, names=values, call=call)
-        if asked.language == "rust" and owner not in types:
+        if language == "rust" and owner not in types:
             text = f"struct {owner};\n{text}"
     added = replace(entry, role="kept", names=frozenset((name,)), text=text)
     return replace(made, items=(*made.items, added), owner=owner or name) if text else made
 
 
-def _in_class(made: ReplyProgram, language: str, theirs: Item) -> ReplyProgram:
+def _in_class(made: ReplyProgram, reader: TreeReader, theirs: Item) -> ReplyProgram:
     """Java's program with the entry point in the prompt's class, with the methods that only the prompt has."""
     (wanted,), entry = theirs.names, made.entry
     bare, rest = ([each for each in made.items if (each.role == "member") is member] for member in (True, False))
@@ -555,7 +578,7 @@ def _in_class(made: ReplyProgram, language: str, theirs: Item) -> ReplyProgram:
     owner = next(iter(entry.names), wanted) if entry.role != "member" else wanted
     if owner != wanted:
         items = [each for each in items if wanted not in each.names]
-        items = [replace(each, text=renamed(each.text, language, owner, wanted)) for each in items]
+        items = [replace(each, text=reader.renamed(each.text, owner, wanted)) for each in items]
     return replace(made, items=tuple(items), entry=within, owner=wanted)
 
 
@@ -575,15 +598,6 @@ def names_of_parameters(node: Any) -> list[str]:
     return []
 
 
-def renamed(code: str, language: str, old: str, new: str) -> str:
-    """The text with another name for a class or function, not in texts and comments."""
-    source, word = code.encode("utf-8", "replace"), old.encode()
-    found = (node for node in _walked(parsed(code, language)) if node.type.endswith("identifier") and node.text == word)
-    for start in sorted((node.start_byte for node in found), reverse=True):
-        source = source[:start] + new.encode() + source[start + len(word) :]
-    return source.decode("utf-8", "replace")
-
-
 def _is_prose(text: str) -> bool:
     """Whether a text's first line is a sentence."""
     line = text.strip().partition("\n")[0].rstrip()
@@ -592,9 +606,9 @@ def _is_prose(text: str) -> bool:
     )
 
 
-def _readable(code: str, asked: Asked, name: str) -> list[Item]:
+def _readable(code: str, reader: TreeReader, name: str) -> list[Item]:
     """The items of a code; without sentences before and after it if it does not parse with them."""
-    items = outline(code, asked.language, name)
+    items = reader.outline(code, name)
     if not any(each.role == "error" for each in items):
         return items
     lines = code.split("\n")
@@ -608,26 +622,26 @@ def _readable(code: str, asked: Asked, name: str) -> list[Item]:
     ]
     for place in places[:TRIES]:
         kept = list[str]()
-        for node in parsed("\n".join(lines[place:]), asked.language).children:
+        for node in reader.parsed("\n".join(lines[place:])).children:
             if not (node.has_error and _is_prose(_text(node))):
                 kept.append(_text(node))
             elif not named.search("\n".join(kept)):
                 break
         else:
-            shorter = outline("\n".join(kept), asked.language, name)
+            shorter = reader.outline("\n".join(kept), name)
             if any(each.defines(name) for each in shorter):
                 return shorter
     return items
 
 
-def _continuation(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
+def _continuation(codes: Sequence[str], prompt: str, reader: TreeReader) -> ReplyCode | None:
     """The last code that continues the prompt, with the braces that it leaves open."""
     last = None
     for code in reversed(codes):
-        text = code if asked.prompt.endswith("\n") or code.startswith("\n") else f"\n{code}"
-        whole = closed(f"{asked.prompt}{text.rstrip()}", asked.language)
-        found = ReplyCode(whole[len(asked.prompt) :] + "\n", False)
-        if not parsed(whole, asked.language).has_error:
+        text = code if prompt.endswith("\n") or code.startswith("\n") else f"\n{code}"
+        whole = reader.closed(f"{prompt}{text.rstrip()}")
+        found = ReplyCode(whole[len(prompt) :] + "\n", False)
+        if not reader.parsed(whole).has_error:
             return found
         if last is None and not _is_prose(code):
             last = found
