@@ -17,7 +17,7 @@ from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 LARGEST = 40_000  # characters of a text
 DEEPEST = 300  # brackets that are open; `<` counts as one
-LONGEST, CHUNK = 3.0, 4096  # seconds of reading the texts of a reply, and bytes that are read at once
+LONGEST, CHUNK = 1.5, 4096  # seconds of reading the texts of a reply, and bytes that are read at once
 TRIES = 6  # places at which code without a fence may begin
 # C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that say nothing else than types and names
 ALIAS = re.compile(
@@ -31,6 +31,7 @@ TESTING = re.compile(
     r"|mocha|chai|testify)\b"
 )  # libraries whose imports go unless the function needs them
 METHOD = re.compile(r"[^({=;]*?\b(\w+)::~?\w+\s*\(")  # C++'s outside of its class
+USED = re.compile(r"([^{},]*)\{([^{}]*)\}")
 RUST_RETURNED = re.compile(
     r"(?:[\s&<>(),;\[\]\d]|'\w+|\b(?:[iu](?:8|16|32|64|128|size)|f32|f64|bool|char|str|String|Vec|Option|Result|Box"
     r"|HashMap|HashSet)\b)*"
@@ -330,21 +331,16 @@ def _imports(node: Any, text: str, grammar: Grammar) -> Iterator[Item]:
         yield Item("import", frozenset(), " ".join(text.split()) if node.type != "preproc_include" else text, node)
 
 
-def uses(tree: str, base: str = "") -> Iterator[tuple[str, str]]:
+def uses(tree: str) -> Iterator[tuple[str, str]]:
     """Rust's `a::{b, c::{self, d as e}}` as pairs of a path and a name: a::b and b, a::c and c, a::c::d and e."""
-    head, brace, rest = tree.strip().partition("{")
-    if brace:
-        depth, start, inside = 0, 0, rest.rpartition("}")[0] + ","
-        for place, character in enumerate(inside):
-            depth += {"{": 1, "}": -1}.get(character, 0)
-            if character == "," and depth == 0:
-                if part := inside[start:place].strip():
-                    yield from uses(part, base + head.strip())
-                start = place + 1
-        return
-    path, _, name = re.sub(r"\s+", " ", base + head).strip().partition(" as ")
-    path = path.removesuffix("::self")
-    yield path, name or path.rpartition("::")[2]
+    groups = tree.count("{")
+    for _ in range(min(groups, DEEPEST)):  # the innermost ones first
+        tree = USED.sub(lambda group: ",".join(group[1].strip() + each.strip() for each in group[2].split(",")), tree)
+    for each in tree.split(","):
+        path, _, name = re.sub(r"\s+", " ", each).strip().partition(" as ")
+        if path and not path.endswith("::"):  # after a comma at the end of a group
+            path = path.removesuffix("::self")
+            yield path, name or path.rpartition("::")[2]
 
 
 def _walked(node: Any) -> Iterator[Any]:
@@ -380,11 +376,6 @@ class ReplyProgram:
     def code(self) -> str:
         """The program without its imports."""
         return "\n\n".join(each.text for each in self.items) + "\n"
-
-    def leading(self, pattern: re.Pattern[str]) -> str:
-        """The imports of this form, one a line."""
-        lines = dict.fromkeys(f"{each.text.strip()}\n" for each in self.imports)
-        return "".join(line for line in lines if pattern.fullmatch(line.rstrip("\n") + "\n"))
 
     def declaration(self) -> str:
         """C++'s declaration of the entry point, without names that only the program knows; empty if it has others, or
@@ -589,12 +580,9 @@ def _types_of_parameters(node: Any) -> list[str]:
 
 def names_of_parameters(node: Any) -> list[str]:
     """The names of a function's parameters."""
-    waiting = [node]
-    while waiting:
-        node = waiting.pop()
-        if (found := node.child_by_field_name("parameters")) and node.type != "template_declaration":
-            return [name for each in found.named_children for name in sorted(names(each))]
-        waiting += node.named_children
+    for each in _walked(node):
+        if (found := each.child_by_field_name("parameters")) and each.type != "template_declaration":
+            return [name for part in found.named_children for name in sorted(names(part))]
     return []
 
 

@@ -120,7 +120,8 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     has it, and what the prompt defines stays the prompt's."""
     known, signature = before_signature(row)
     made = trees.parts([answer], asked(row), fixed=True) if whole else None
-    leading, answer = (made.leading(CPP_LEADING), made.text) if made else ("", answer)
+    led = dict.fromkeys(f"{each.text.strip()}\n" for each in made.imports) if made else ()
+    leading, answer = "".join(filter(CPP_LEADING.fullmatch, led)), made.text if made else answer
     includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
     head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, place(row))
