@@ -433,19 +433,18 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
         return ReplyCode((whole or list(codes))[-1], bool(whole))
     try:
         reader = TreeReader(asked.language)
-        found = _parts(codes, asked, False, reader)
+        found = parts(codes, asked, reader=reader)
         return ReplyCode(found.text, True) if found else _continuation(codes, asked.prompt, reader)
     except Unread as error:
         return ReplyCode("", False, str(error))
 
 
-def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgram | None:
+def parts(
+    codes: Sequence[str], asked: Asked, fixed: bool = False, reader: TreeReader | None = None
+) -> ReplyProgram | None:
     """The parts of the program; None if no code defines the entry point. `fixed`: the prompt's imports and definitions
     are there already, and are not replaced."""
-    return _parts(codes, asked, fixed, TreeReader(asked.language))
-
-
-def _parts(codes: Sequence[str], asked: Asked, fixed: bool, reader: TreeReader) -> ReplyProgram | None:
+    reader = reader or TreeReader(asked.language)
     text = reader.closed(asked.prompt)
     prompt = reader.outline(text)
     # the function that the prompt leaves open; the entry point may be one that calls it
