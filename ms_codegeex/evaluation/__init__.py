@@ -16,6 +16,7 @@ Imports go one way: each part may import those in the lines below its own.
     judging                    verdicts, Python programs and their harness, reference solutions
     rows                       the rows of samples.jsonl and results.jsonl
     task                       the contract of a benchmark: problems, samples, judgements
+    replies                    programs in the replies of chat models
     recipe                     every setting that influences what a model writes
     output_directory, jsonl    an evaluation's settings and its JSONL files
     local_model                a model for our own engine, and its identity
