@@ -83,6 +83,7 @@ def shard(rows, path=None, mask_path=None, **changed):
         "language": np.array([languages.index(row[1]) for row in rows], np.int64),
         "group": np.array([-1 if row[2] is None else groups.index(row[2]) for row in rows], np.int64),
         "sha256": np.array([[row[3]] * 32 for row in rows], np.uint8).reshape(-1, 32),
+        "text_sha256": np.array([[row[3]] * 32 for row in rows], np.uint8).reshape(-1, 32),
         "bytes": np.array([row[4] for row in rows], np.int64),
         "tokens": np.array([row[5] for row in rows], np.int64),
         "licence_bytes": np.zeros(len(rows), np.int64),

@@ -92,8 +92,9 @@ class TextOptions:
         "strip the licence headers of source files, of records as well, or of nothing (default: files with "
         "--filters default, otherwise none)"
     )
-    redact: tuple[Literal["email", "secrets"], ...] = option(
-        "replace e-mail addresses, or keys and passwords; the report counts them", default=()
+    redact: tuple[Literal["email", "real-email", "secrets"], ...] = option(
+        "replace e-mail addresses (real-email: not those at example.com and its like), or keys and passwords",
+        default=(),
     )
 
 

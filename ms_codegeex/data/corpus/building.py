@@ -49,7 +49,7 @@ from ms_codegeex.data.datasets.layout import SPLITS, file_records
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 12
+SHARD_VERSION = 13
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Finds documents that repeat others, in stages whose memory does not grow with the number of documents.
 
-Exact duplicates are grouped by their hashes, and the first of each group is kept. Near duplicates: in the order of the
-input, a document is dropped if it is similar to one that is kept. No two kept documents are similar, so no split of
-them puts a repetition of the training data into validation.
+Exact duplicates are grouped by their hashes, and the first of each group is kept. Near duplicates: from the largest
+document to the smallest, and among equal sizes in the order of the input, a document is dropped if it is similar to one
+that is kept. No two kept documents are similar, so no split of them puts a repetition of the training data into
+validation.
 
-Processing documents in the order of the input would need a single process. But whether a document is kept depends only
+Processing documents in this order would need a single process. But whether a document is kept depends only
 on the few documents that share a band with it. So there are rounds. In each, the first document of a group that shares
 a band is compared with the others of the group. A document that is the first in all of its groups is kept, and every
 document similar to it is dropped. The next round has the rest. After `ROUNDS` rounds the rest is small, and all of its
@@ -24,11 +25,11 @@ from ms_codegeex.data.corpus.minhash import PERMUTATIONS, are_similar, band_keys
 from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Flags, Mapper, Stages, directory_name, result_path
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
-VERSION = 3
+VERSION = 4
 EXACT_DUPLICATE, NEAR_DUPLICATE = "exact duplicate", "near duplicate"
 ROUNDS = 3
 EXACT = np.dtype([("key", "<u8", 4), ("number", "<i8")])
-BAND = np.dtype([("key", "<u8"), ("number", "<i8")])
+BAND = np.dtype([("key", "<u8"), ("smaller", "<i8"), ("number", "<i8")])  # `smaller`: minus the document's bytes
 _PAIRS = 1 << 16  # whose signatures are in memory at once: 64 MiB
 
 
@@ -67,7 +68,7 @@ def find_duplicates(documents: Documents, threshold: float, directory: Path, map
 
 
 def find_exact(documents: Documents, stages: Stages) -> Duplicates:
-    """Documents with the same hash as an earlier one."""
+    """Documents whose text is that of an earlier one, apart from line ends and empty lines at the end."""
     duplicates = Duplicates(Flags(len(documents)))
     keyed = stages.keyed("hashes", EXACT, len(documents))
     for pairs in stages.by_key("exact", keyed, _hashes, _exact_pairs):
@@ -77,7 +78,7 @@ def find_exact(documents: Documents, stages: Stages) -> Duplicates:
 
 def _hashes(directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
     hashes = np.empty(rows.size, EXACT)
-    hashes["key"] = np.ascontiguousarray(block.column("sha256")).view("<u8")
+    hashes["key"] = np.ascontiguousarray(block.column("text_sha256")).view("<u8")
     hashes["number"] = rows + block.first
     return hashes
 
@@ -115,8 +116,11 @@ def find_near(documents: Documents, left_out: Flags, threshold: float, stages: S
         if not undecided.any():
             return near
     similar = np.concatenate(list(_by_bands("rest", undecided, threshold, stages, compare_all)))
+    similar = similar[
+        np.lexsort((similar[:, 1], similar[:, 0], similar[:, 3], similar[:, 2]))
+    ]  # by the later one first
     decided: dict[int, int] = {}
-    for earlier, later in similar[np.lexsort(similar.T)].tolist():  # by the later one, then by the earlier one
+    for _, earlier, _, later in similar.tolist():
         if later not in decided and earlier not in decided:
             decided[later] = earlier
     near.add(np.array(list(decided), np.int64), np.array(list(decided.values()), np.int64))
@@ -144,7 +148,7 @@ def _bands(bands: int, directory: Path, block: DocumentBlock, rows: np.ndarray) 
     signatures = np.load(result_path(directory, "signatures", block.number), mmap_mode="r", allow_pickle=False)
     table = np.empty((rows.size, bands), BAND)
     table["key"] = band_keys(np.asarray(signatures[rows]), bands)
-    table["number"] = (rows + block.first)[:, None]
+    table["smaller"], table["number"] = -block.column("bytes")[rows, None], (rows + block.first)[:, None]
     return table.reshape(-1)
 
 
@@ -181,27 +185,36 @@ class _Signatures:
 def compare_with_first(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
     """Compare the first document of each band of one part, `BAND`, with every other one. Returns int64 `[pairs, 3]`:
     the first document, the other one, and 1 if they are similar, else 0."""
+    rows = _in_order(rows)
     repeated, firsts = exact_duplicates(rows["key"][:, None])
-    pairs = _distinct(rows["number"][firsts], rows["number"][repeated])
+    pairs = _distinct(rows[firsts], rows[repeated])[:, 1::2]
     return np.column_stack([pairs, signatures.similar(pairs)])
 
 
 def compare_all(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
     """Compare all pairs of documents that share a band of one part, `BAND`. Returns the similar ones, int64 `[pairs,
-    2]`, the earlier document first."""
+    4]`: `smaller` and `number` of the one that comes first and of the other."""
+    rows = _in_order(rows)
     rows = rows[np.argsort(rows["key"], kind="stable")]  # documents with equal keys stay in their order
-    keys, numbers = rows["key"], rows["number"]
-    similar = [np.empty((0, 2), np.int64)]
+    keys = rows["key"]
+    similar = [np.empty((0, 4), np.int64)]
     left, distance = np.arange(keys.size), 1
     while left.size:
         left = left[left + distance < keys.size]
         left = left[keys[left] == keys[left + distance]]
-        pairs = _distinct(numbers[left], numbers[left + distance])
-        similar.append(pairs[signatures.similar(pairs)])
+        pairs = _distinct(rows[left], rows[left + distance])
+        similar.append(pairs[signatures.similar(pairs[:, 1::2])])
         distance += 1
     return np.unique(np.concatenate(similar), axis=0)
 
 
+def _in_order(rows: np.ndarray) -> np.ndarray:
+    """Rows `BAND` from the largest document to the smallest, then in the order of the input."""
+    return rows[np.lexsort((rows["number"], rows["smaller"]))]
+
+
 def _distinct(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
-    """Each pair once, without pairs of a document with itself (two of its bands may have equal keys)."""
-    return np.unique(np.stack([earlier, later], axis=1)[earlier != later], axis=0)
+    """Each pair of rows `BAND` once, int64 `[pairs, 4]`: `smaller` and `number` of both; without pairs of a document
+    with itself (two of its bands may have equal keys)."""
+    columns = [side[name] for side in (earlier, later) for name in ("smaller", "number")]
+    return np.unique(np.stack(columns, axis=1)[earlier["number"] != later["number"]], axis=0)

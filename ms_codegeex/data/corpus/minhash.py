@@ -1,9 +1,8 @@
 """Near duplicates among documents.
 
 Two documents are near duplicates if the estimated Jaccard similarity of their sets of word 5-grams, or of 8-grams of
-the tokens of their code, is at least the threshold. The estimate comes from MinHash signatures (Broder
-1997), candidates from locality-sensitive hashing. This file has the arithmetic; `duplicates` applies it to all
-documents of a corpus.
+the tokens of their code, is at least the threshold. The estimate comes from MinHash signatures (Broder 1997),
+candidates from locality-sensitive hashing. `duplicates` applies this arithmetic to all documents of a corpus.
 """
 
 from __future__ import annotations
@@ -20,9 +19,13 @@ import numpy as np
 
 SHINGLE_WORDS = 5
 SHINGLE_TOKENS = 8  # there are few different tokens
+FEWEST_SHINGLES = 40  # of tokens; with fewer, a text is a table or short, and its words decide
 PERMUTATIONS = 128
 _CHUNK = 1024  # shingles per step: 1024 x 128 x 4 bytes stay in the processor's cache
-_WORD, _TEXT_WORD = re.compile(rb"\w+"), re.compile(r"\w+")
+_ASCII_WORD, _WORD = re.compile(rb"\w+"), re.compile(r"\w+")
+# Thai to Burmese, Khmer, Kana and Han have no spaces between words: each character is a word.
+_UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_HAS_UNSPACED, _CHARACTER = re.compile(_UNSPACED), re.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\w)+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
 
 # Some lexers (C, C++, Java, C#, Scala, HTML, Makefile) take quadratic time or worse for long runs of the first, or for
@@ -32,16 +35,12 @@ _RUN = re.compile(r"[\w\s*.\[\]<>$?]+|(\W{1,4})\1+")
 _LONGEST_RUN = 1000
 
 
-def _shingle_hashes(words: Sequence[bytes], length: int) -> np.ndarray:
+def _shingle_hashes(words: Sequence[bytes | str], length: int) -> np.ndarray:
     """Distinct 32-bit hashes of `length` words in a row, sorted; a shorter document is one shingle."""
-    known: dict[bytes, int] = {}
-    words = np.array(
-        [known.get(word) or known.setdefault(word, zlib.crc32(word) or 1) for word in words], dtype=np.uint64
-    )
-    if not words.size:
-        return np.empty(0, np.uint32)
+    known = {word: zlib.crc32(word if isinstance(word, bytes) else word.encode()) for word in set(words)}
+    words = np.array([known[word] for word in words], dtype=np.uint64)
     length = min(length, words.size)
-    count = words.size - length + 1
+    count = words.size - length + 1 if length else 0
     mixed = np.zeros(count, np.uint64)
     for index in range(length):  # a polynomial in the word hashes: the order of words counts
         mixed = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIER + words[index : index + count]
@@ -58,11 +57,13 @@ def _permutations() -> tuple[np.ndarray, np.ndarray]:
 
 
 def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray | None:
-    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word. They are `by` its words, ASCII
-    `\\w+`, or, if its language is known, by the `tokens` of its code."""
+    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word. They are `by` its words or, if
+    its language is known and they have `FEWEST_SHINGLES`, by the `tokens` of its code."""
     tokens = code_tokens(data, language) if by == "tokens" else None
-    words, length = (_WORD.findall(data), SHINGLE_WORDS) if tokens is None else (tokens, SHINGLE_TOKENS)
-    hashes = _shingle_hashes(words, length)
+    hashes = _shingle_hashes(tokens or (), SHINGLE_TOKENS)
+    if hashes.size < FEWEST_SHINGLES:
+        words = _ASCII_WORD.findall(data) if data.isascii() else _words(data.decode("utf-8", "replace"))
+        hashes = _shingle_hashes(words, SHINGLE_WORDS)
     if not hashes.size:
         return None
     factors, summands = _permutations()
@@ -74,12 +75,16 @@ def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray 
     return lowest
 
 
+def _words(text: str) -> list[str]:
+    return (_CHARACTER if _HAS_UNSPACED.search(text) else _WORD).findall(text)
+
+
 def code_tokens(data: bytes, language: str) -> list[bytes] | None:
-    """The tokens of a text in UTF-8, with `i` for each name, `0` for each number and `s` for each part of a string or
-    several in a row. Keywords, operators, built-in names and the words of text that is not code, as in HTML, stay;
-    comments and white space are left out. None if pygments does not know the language (a canonical name), if it is
-    prose, or if pygments might take too long for the text. A megabyte of Python takes about four seconds, of C or HTML
-    one to two, against less than 0.2 by words."""
+    """The tokens of a text in UTF-8, with `i` for each name, `0` for each number and `s` for each string or several in
+    a row, before their words. Keywords, operators, built-in names and the words of text that is not code, as in HTML,
+    stay; comments and white space are left out. None if pygments does not know the language (a canonical name), if it
+    is prose, or if pygments might take too long for the text. A megabyte of Python takes about four seconds, of C or
+    HTML one to two, against less than 0.2 by words."""
     lexer = _lexer(language)
     if lexer is None:
         return None
@@ -92,13 +97,13 @@ def code_tokens(data: bytes, language: str) -> list[bytes] | None:
     for _, kind, value in lexer.get_tokens_unprocessed(text + "\n"):  # a last comment without it is looked for anywhere
         if kind in Comment and kind not in Comment.Preproc:
             continue
-        if kind in Text:
-            words = _TEXT_WORD.findall(value)
-            if not words:
+        if kind in Text or kind in String:
+            words = [word.encode() for word in _words(value)]
+            if kind in String and last not in String:
+                tokens.append(b"s")
+            elif not words:
                 continue
-            tokens += [word.encode() for word in words]
-        elif kind in String:
-            tokens += [b"s"] if last not in String else []
+            tokens += words
         elif kind in Number or (kind in Name and kind not in Name.Builtin):
             tokens.append(b"0" if kind in Number else b"i")
         else:

@@ -26,7 +26,7 @@ class CorpusRecipe:
     near_duplicates_by: Literal["words", "tokens"] | None = None
     licences: tuple[str, ...] | None = None
     unknown_licences: Literal["drop", "keep"] | None = None
-    redact: tuple[Literal["email", "secrets"], ...] | None = None
+    redact: tuple[Literal["email", "real-email", "secrets"], ...] | None = None
     rules: Rules = field(default_factory=Rules)
 
     def values(self) -> dict[str, Any]:

@@ -15,29 +15,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ms_codegeex.data.corpus.secrets import Hit
 
-REDACTIONS = ("email", "secrets")
+REDACTIONS = ("email", "real-email", "secrets")
 EMAIL, SECRET = b"<EMAIL>", b"<SECRET>"
 
 _LOCAL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LOCAL_BYTES = 64  # RFC 5321, section 4.5.3.1.1
 # The text after it must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
 _DOMAIN = re.compile(rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![\w(\[@-]|\.\w)")
-_FILES = frozenset((b"py", b"rs", b"sh", b"pl", b"md", b"zip", b"mov"))  # top-level domains too
-# Kotlin's and Swift's `this@Outer.field` and `return@label`, and the operands of Python's matrix product.
-_KEYWORDS = frozenset((b"this", b"super", b"return", b"break", b"continue"))
-_OPERANDS = frozenset((b"self", b"this", b"cls", b"np", b"jnp", b"torch"))
+_WINDOW = 140  # bytes before an address that tell what it is
+_ESCAPE = re.compile(rb"\A(?:u003[ce]|x3[ce]|[nrt])")
 
 
 def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the number of places of each kind: `email`,
-    `private key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
+    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the number of places of each kind: `email`, with
+    `real-email` without addresses at domains reserved for examples; `private key`, `password`, `credential`, the kinds
+    of `rules/issuers.yaml` and the names of gitleaks' rules."""
     hits: list[Hit] = []
     if "secrets" in what:
         from ms_codegeex.data.corpus.secrets import find_secrets  # compiles its patterns
 
         hits += find_secrets(data)
-    if "email" in what and b"@" in data:
-        hits += _emails(data)
+    if b"@" in data and not {"email", "real-email"}.isdisjoint(what):
+        hits += _emails(data, "email" not in what)
     if not hits:
         return data, ()
     pieces, end, counts = [], 0, Counter()
@@ -50,25 +49,28 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
     return b"".join([*pieces, data[end:]]), tuple(sorted(counts.items()))
 
 
-def _emails(data: bytes) -> Iterator[Hit]:
+def _emails(data: bytes, real: bool = False) -> Iterator[Hit]:
+    from ms_codegeex.data.corpus.secrets import stated_pattern
+
+    left_out = ("no_address", "reserved") if real else ("no_address",)
     for match in _DOMAIN.finditer(data):
         at = match.start()
-        window = data[max(0, at - _LOCAL_BYTES) : at]
-        left = window.rstrip(_LOCAL)
-        local = window[len(left) :].lstrip(b".%+-")
-        server = local == b"git" and data[match.end() : match.end() + 1] in (b":", b"/")
-        if local and not server and not left.endswith(b"//") and not _is_code(local, match[1]):
+        window = data[max(0, at - _WINDOW) : at]
+        left = window[-_LOCAL_BYTES:].rstrip(_LOCAL)
+        local = window[-_LOCAL_BYTES:][len(left) :].lstrip(b".%+-")
+        local = _ESCAPE.sub(b"", local) if left.endswith(b"\\") else local
+        before, address = window[: len(window) - len(local)], local + match[0]
+        if not local or any(stated_pattern(name).match(address) for name in left_out):
+            continue
+        server = stated_pattern("before_address").search(before)
+        server = server or stated_pattern("after_address").match(data, match.end())
+        if not server and _can_exist(match[1]):
             yield at - len(local), match.end(), "email"
 
 
-def _is_code(local: bytes, domain: bytes) -> bool:
-    """Whether `local@domain` is an expression or a file's name."""
+def _can_exist(domain: bytes) -> bool:
     top = domain.rsplit(b".", 1)[-1]
-    if len(local) == 1 and local.isupper() and domain[1:2] == b".":  # the product of two matrices
-        return True
-    if local in _KEYWORDS or domain.split(b".", 1)[0] in _OPERANDS or top.lower() in _FILES:
-        return True
-    return not (top.islower() or top.isupper()) or _public_suffixes().privatesuffix(domain.decode()) is None
+    return (top.islower() or top.isupper()) and _public_suffixes().privatesuffix(domain.decode()) is not None
 
 
 @functools.cache

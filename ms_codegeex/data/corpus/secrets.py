@@ -33,14 +33,10 @@ _LONGEST = 200  # bytes of an assigned value
 _INSIDE = 40  # bytes of a token in front of the part that is looked for
 _NEAR = 400  # bytes in which a word must be
 
-_PLACEHOLDER = re.compile(
-    rb"(?i)x{4}|\*{3}|\.{3}|#{4}|your|example|placeholder|change_?(?:me|it)|dummy|redacted|passw(?:or)?d"
-    rb"|abcdefgh|abc123|_here|tokenhere|stringhere"
-)
 _HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
-_WORDS = re.compile(rb"[a-z]{5}|[A-Z]{5}")
+_DIGITS = re.compile(rb"[0-9a-fA-F]+\Z")
 _CAMEL = re.compile(rb"[A-Z][a-z]{3,}")
-_SYLLABLES = re.compile(rb"[a-z]{4}|[A-Z]{4}")
+_ESCAPED = re.compile(rb"%[0-9A-Fa-f]{2}")
 _KINDS = (
     bytes(
         ord("d" if chr(n).isdigit() else "u" if chr(n).isupper() else "l" if chr(n).islower() else "o")
@@ -51,8 +47,8 @@ _KINDS = (
 
 
 def is_placeholder(value: bytes) -> bool:
-    """Whether this stands for a secret in a manual or a template."""
-    return _PLACEHOLDER.search(value) is not None
+    """Whether this stands for a secret in a manual, a template or a test."""
+    return stated_pattern("placeholders").search(value) is not None
 
 
 def entropy(value: bytes) -> float:
@@ -65,28 +61,55 @@ def _changes(kinds: bytes) -> float:
     return sum(a != b for a, b in itertools.pairwise(kinds)) / (len(kinds) - 1)
 
 
+@functools.cache
+def _weights() -> Mapping[bytes, int]:
+    """How much two bytes in a row speak for words, in bits, below 0 for random characters: two letters by how often
+    they follow each other in words; a change between upper case, lower case and digits; `_`, `-` and `.`."""
+    lower, weights = bytes(range(97, 123)), {}
+    for first, row in zip(lower, shipped_table(_RULES / "places.yaml")["bigrams"], strict=True):
+        for second, digit in zip(lower, row, strict=True):
+            pair = bytes((first, second))
+            weights |= dict.fromkeys((pair, pair.upper(), pair.title()), int(digit) - 5)
+            weights[pair[:1] + pair[1:].upper()] = -1
+        for case, other in itertools.product((first, first - 32), b"0123456789"):
+            weights |= dict.fromkeys((bytes((case, other)), bytes((other, case))), -1)
+        for case, other in itertools.product((first, first - 32), b"_-."):
+            weights |= dict.fromkeys((bytes((case, other)), bytes((other, case))), 3)
+    return weights
+
+
+def wordiness(value: bytes) -> int:
+    """How much this looks like words, in bits: about 1 for each letter of names, -1 to -2 for each random one."""
+    weights = _weights()
+    return sum(weights.get(value[place : place + 2], 0) for place in range(len(value) - 1))
+
+
 def is_random(value: bytes) -> bool:
-    """Whether these characters look random: hexadecimal digits, a UUID, or letters and digits well mixed. Names in
-    camel or snake case change the kind of character at about one step in three; random text does at three in five, and
-    at two in five if its letters are of one case. A random text that changes it less often or has no digits still has
-    no four or five letters of one case in a row, and names have."""
+    """Whether these characters look random: hexadecimal digits, a UUID, or letters, with digits if they are of one
+    case, that form no words. Base64 of a text that does not look random is none."""
     if _HEX.match(value):
-        return entropy(value) >= 3.0
-    if is_placeholder(value):
-        return False
+        return entropy(value) >= 3.0 and not is_placeholder(value)
     kinds = value.translate(_KINDS)
-    changes, digits = _changes(kinds), kinds.count(b"d")
-    if b"u" in kinds and b"l" in kinds:
-        names = _WORDS if digits > 1 else _SYLLABLES
-        mixed = (changes >= 0.42 and digits > 0) or (changes >= 0.3 and not names.search(value))
-        return mixed and entropy(value) >= 3.1 and not is_name(value)
-    one_case = b"o" not in kinds
-    return one_case and len(value) >= 20 and digits >= len(value) / 8 and entropy(value) >= 3.5 and changes >= 0.22
+    lower, upper, digits = (kind in kinds for kind in b"lud")
+    if not ((lower and upper) or (digits and (lower or upper) and b"o" not in kinds and kinds.count(b"d") > 1)):
+        return False
+    least = 3.1 if len(value) > 14 else 2.8
+    return wordiness(value) <= -6 and entropy(value) >= least and not is_placeholder(value) and not is_text(value)
+
+
+def is_text(value: bytes) -> bool:
+    """Whether this is the base64 of words or a placeholder."""
+    try:
+        text = base64.b64decode(value, validate=True).strip()
+    except binascii.Error:
+        return False
+    readable = len(text) > 5 and text.isascii() and text.decode().isprintable()
+    return readable and not is_password(text)
 
 
 def is_assigned(value: bytes) -> bool:
     """Whether this may be what a name of a secret is followed by."""
-    return 12 <= len(value) <= _LONGEST and is_random(value)
+    return 12 <= len(value) <= _LONGEST and (is_random(value) or is_mixed(value))
 
 
 def is_name(value: bytes) -> bool:
@@ -106,9 +129,18 @@ def is_phrase(value: bytes) -> bool:
     return len(set(kinds)) >= 3 and kinds.count(b"o") >= 4 and entropy(value) >= 4.2 and _changes(kinds) >= 0.45
 
 
+def is_mixed(value: bytes) -> bool:
+    """Whether this has characters of all kinds, well mixed, as generators of passwords draw them."""
+    kinds = value.translate(_KINDS)
+    mixed = len(set(kinds)) == 4 and _changes(kinds) >= 0.5 and entropy(value) >= 3.2
+    return mixed and wordiness(value) <= -3 and not is_placeholder(value) and not is_text(value)
+
+
 def is_password(value: bytes) -> bool:
     """Whether this may be the password in a URL, not a word or a placeholder."""
-    return len(value) <= _LONGEST and not (value.islower() and value.isalpha()) and not is_placeholder(value)
+    bare = _ESCAPED.sub(b"", value)
+    mixed = not bare.isalpha() and not {*b"ud"}.isdisjoint(bare.translate(_KINDS))
+    return 6 <= len(bare) <= _LONGEST and mixed and wordiness(bare) <= -2 and not is_placeholder(value)
 
 
 def is_login(value: bytes) -> bool:
@@ -118,16 +150,16 @@ def is_login(value: bytes) -> bool:
     except binascii.Error:
         return False
     text = user + password
-    return bool(colon and password) and text.isascii() and text.decode().isprintable() and not is_placeholder(text)
+    return bool(colon) and text.isascii() and text.decode().isprintable() and is_password(password)
 
 
-# The end may be missing where a text is truncated.
+def is_argument(value: bytes) -> bool:
+    """Whether this may be what a name of a secret in quotes is followed by, not the digest of that word."""
+    return is_assigned(value) and not _HEX.match(value)
+
+
 _KEY_BEGINS = rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-_PRIVATE_KEY = re.compile(
-    _KEY_BEGINS + rb"((?:[^-]|-(?!----)){64,20000})(?:-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)"
-)
 _GROUPS = re.compile(rb"\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|(\((?!\?)|\(\?P<\w+>)", re.DOTALL)
-_KEY_BODY = re.compile(rb"[A-Za-z0-9+/]{40}")
 
 
 class _Place(NamedTuple):
@@ -139,7 +171,8 @@ class _Place(NamedTuple):
     near: bytes = b""  # must be in the text before it
 
 
-_LOOKS = {look.__name__[3:]: look for look in (is_assigned, is_key, is_login, is_password, is_phrase, is_random)}
+_CHECKS = (is_argument, is_assigned, is_key, is_login, is_mixed, is_password, is_phrase, is_random)
+_LOOKS = {look.__name__[3:]: look for look in _CHECKS}
 
 
 @functools.cache
@@ -156,8 +189,19 @@ def _places(part: str) -> tuple[_Place, ...]:
 
 
 @functools.cache
-def _public(what: str) -> re.Pattern[bytes]:
-    return re.compile("".join(shipped_table(_RULES / "places.yaml")["public"][what]).encode())
+def _key(ends: str) -> bytes:
+    """The pattern of what follows the first line of a key, `whole` or `cut` off; the group is its first base64."""
+    parts = shipped_table(_RULES / "places.yaml")["key"]
+    pattern = parts[ends]
+    for name in ("<FIRST>", "<BETWEEN>", "<NEXT>"):
+        pattern = pattern.replace(name, parts[name])
+    return pattern.encode()
+
+
+@functools.cache
+def stated_pattern(what: str) -> re.Pattern[bytes]:
+    """The pattern in `places.yaml` by this name."""
+    return re.compile("".join(shipped_table(_RULES / "places.yaml")["stated"][what]).encode())
 
 
 def find_secrets(data: bytes) -> list[Hit]:
@@ -304,9 +348,11 @@ def _tokens(data: bytes) -> Iterator[Hit]:
 
 def _token(data: bytes, start: int) -> Iterator[Hit]:
     if data.startswith(b"-----BEGIN", start):
-        match = _PRIVATE_KEY.match(data, start)
-        if match and _KEY_BODY.search(match[1]):  # otherwise it is code that looks for these two lines
-            yield match.start(), match.end(), "private key"
+        for ends in ("whole", "cut"):
+            match = _re2(_KEY_BEGINS + _key(ends)).match(data, start)
+            if match and {*b"lud"} <= {*match[1].translate(_KINDS)} and wordiness(match[1]) < 0:
+                yield start, match.end(), "private key"
+                return
         return
     for place in _places("credentials"):
         found = _re2(place.pattern).match(data, start)
@@ -349,16 +395,25 @@ def _assigned(data: bytes) -> Iterator[Hit]:
             found = _re2(place.pattern).search(data, start, end)
             if not found or not place.accepts(found.group(1)):
                 continue
-            name = data[found.start() : found.start(1)]
-            if not _is_public(data[max(0, found.start() - 14) : found.start()], name, found.group(1)):
+            name, before = data[found.start() : found.start(1)], data[max(0, found.start() - _NEAR) : found.start()]
+            if not _is_public(before, name, found.group(1)):
                 yield found.start(1), found.end(1), place.kind
                 break
 
 
 def _is_public(before: bytes, name: bytes, value: bytes) -> bool:
-    """Whether a value is one that everybody may see: a place in a list, an identifier, an address on a chain."""
-    word = re.match(rb"[\w.-]*", name)[0]  # type: ignore[index]
-    if _public("before").search(before) or _public("name").search(word) or _public("address").match(value):
+    """Whether a value is one that everybody may see: a place in a list, an identifier, an address on a chain, a hash of
+    a password, digits next to words of cryptography, as in its test vectors."""
+    word, before_name = re.match(rb"\W*([\w.-]*)", name)[1].lower(), before[-14:]  # type: ignore[index]
+    if (
+        stated_pattern("name").search(word)
+        or stated_pattern("address").match(value)
+        or stated_pattern("hash").match(value)
+    ):
         return True
-    bare = word.lower().startswith(b"token") and not _public("secret_before").search(before)
-    return bare and _public("base58").match(value) is not None
+    if _DIGITS.match(value) and stated_pattern("cryptography").search(before + name):
+        return True
+    if not word.startswith((b"secret", b"pass")) and stated_pattern("before").search(before_name):
+        return True
+    bare = word.startswith(b"token") and not stated_pattern("secret_before").search(before_name)
+    return bare and stated_pattern("base58").match(value) is not None

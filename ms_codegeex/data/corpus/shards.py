@@ -22,7 +22,7 @@ from isal import isal_zlib
 from ms_codegeex.base.files import shared_files
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.data.corpus.archives import Returning
-from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
+from ms_codegeex.data.corpus.reading import Document, Noted, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.tally import Tally, moved
 from ms_codegeex.data.datasets.indexed import token_dtype
@@ -84,7 +84,7 @@ class DocumentRows:
         self._groups: dict[str, int] = {}
         self._licences: dict[str, int] = {}
         self._numbers: list[tuple[int, int, int, int, int, int]] = []
-        self._hashes: list[bytes] = []
+        self._hashes: list[list[bytes]] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
 
@@ -99,10 +99,11 @@ class DocumentRows:
         group = -1 if own else self._groups.setdefault(document.group, len(self._groups))
         licence = self._licences.setdefault(document.licence, len(self._licences))
         self._numbers.append((language, group, len(document.data), tokens, document.licence_bytes, licence))
-        self._hashes.append(hashlib.sha256(document.data).digest())
+        text = document.data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n")
+        self._hashes.append([hashlib.sha256(data).digest() for data in (document.data, text)])
         if self._redactions:
             emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
-            counts = {"email": emails, "secrets": everything - emails}
+            counts = {"email": emails, "real-email": emails, "secrets": everything - emails}
             self._redacted.append([counts[name] for name in self._redactions])
         if self._signed_by:
             from ms_codegeex.data.corpus.minhash import signature
@@ -118,6 +119,7 @@ class DocumentRows:
 
     def _columns(self) -> dict[str, np.ndarray]:
         count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 6)
+        hashes = np.frombuffer(b"".join(itertools.chain(*self._hashes)), np.uint8).reshape(count, 2, 32)
         columns = {
             "source": np.frombuffer(b"".join(self._sources), np.uint8),
             "source_end": np.cumsum([len(source) for source in self._sources], dtype=np.int64),
@@ -127,7 +129,8 @@ class DocumentRows:
             "tokens": numbers[:, 3],
             "licence_bytes": numbers[:, 4],
             "licence": numbers[:, 5],
-            "sha256": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(count, 32),
+            "sha256": hashes[:, 0],
+            "text_sha256": hashes[:, 1],
             "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._redactions)),
         }
         if self._signed_by:
@@ -171,6 +174,8 @@ def _fill(
             encoded = [encoder.encode(tag_prefix(each.language, job.tags) + each.data) for each in block]
             for document, count in zip(block, tokens.add(encoded), strict=True):
                 rows.add(document, count)
+                for kind, number in document.redacted:
+                    tally.add(Noted(document.source, f"replaced, {kind}", count=number))
             block, size = [], 0
     return items.value
 
@@ -209,8 +214,9 @@ class Shard:
     def read(self, *names: str) -> dict[str, np.ndarray]:
         """Columns by name, read together: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each
         ends), `language`, `group` and `licence` int64 (indices into the `names`; group -1: the document itself),
-        `bytes`, `tokens` and `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents,
-        kinds]`, and if there are signatures, `signature` uint32 `[documents, 128]` and `signed` bool."""
+        `bytes`, `tokens` and `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `text_sha256` the same without
+        differences of line ends, `redacted` int64 `[documents, kinds]`, and if there are signatures, `signature` uint32
+        `[documents, 128]` and `signed` bool."""
         with _open(self.path) as stored:
             return {name: stored[name] for name in names}
 

@@ -57,6 +57,7 @@ LEAD = r"^(?P<lead>(?:[ \t]|>|[-*+][ \t]|\d{1,3}[.)][ \t])*)"
 MARK = re.compile(LEAD + r"(?P<mark>`{3,}|~{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
 LATE = re.compile(r"^(?P<lead>)[^`\n]*[^`\s](?:[ \t]+|(?=```\w))(?P<mark>```)(?P<info>\w*)[ \t]*$", re.MULTILINE)
 ENDING = re.compile(r"^[^`\n]*[^`\s](?P<mark>```)[ \t]*$", re.MULTILINE)
+QUOTED = re.compile(r"^'''(?P<tag>python|py|java|cpp|javascript|js|go|rust)\n(?P<code>.*?)^'''[ \t]*$", re.M | re.S)
 END = re.compile(r"(?:\s*(?:<\|\w+\|>|</s>|<end_of_turn>|<\uff5c[^>\n]{1,30}\uff5c>))+\s*\Z")  # tokens that end a reply
 LOOKED_BACK = 80  # characters before a tag in which its line's beginning is looked for
 
@@ -66,7 +67,8 @@ def blocks(reply: str, finished: bool = True) -> list[CodeBlock]:
     fenced. Fences may be nested, indented, in lists and quotations, opened or closed on a line with text, or never
     closed."""
     text = without_thoughts(reply, finished)
-    return list(_fenced(text)) or [CodeBlock(text, fenced=False)]
+    quoted = [CodeBlock(found["code"], found["tag"]) for found in QUOTED.finditer(text)]
+    return list(_fenced(text)) or quoted or [CodeBlock(text, fenced=False)]
 
 
 def without_thoughts(text: str, finished: bool = True) -> str:

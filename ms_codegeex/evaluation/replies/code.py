@@ -47,10 +47,11 @@ def code_of(reply: str, asked: Asked) -> ReplyCode:
     first: ReplyCode | None = None
     for candidates in (codes, [loose]):
         code = language.program(candidates, asked)
-        if code is not None and code.whole and language.is_whole(code.text, asked):
+        if code is not None and (code.whole or code.lacking):
             return code
         first = first or code
-    if first is None and codes and found[0].fenced and asked.finished:
+    broken = codes and (found[0].fenced or re.search(r"^(?:async +)?def \w", codes[-1], re.MULTILINE))
+    if first is None and broken and asked.finished:
         first = ReplyCode(codes[-1], True)  # it shows its error
     return first or ReplyCode("", False, reason(reply, asked.finished))
 

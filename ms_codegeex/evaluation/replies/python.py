@@ -170,15 +170,6 @@ def _part(text: str, nodes: Sequence[ast.stmt]) -> CodePart:
     return CodePart(text, tuple(nodes), frozenset(bound), frozenset(now), frozenset(later))
 
 
-def is_whole(code: str, asked: Asked) -> bool:
-    """Whether a text parses and defines the entry point; without an entry point, whether it has statements."""
-    reader = PythonReader()
-    if (tree := reader.parsed(code)) is None:
-        return False
-    name = entry_point(asked)
-    return defines(list(_parts(tree, code)), name) if name else bool(tree.body)
-
-
 def entry_point(asked: Asked) -> str:
     """The function that was asked for: the last one of the prompt if the problem does not say it."""
     found = re.findall(r"^(?:async +)?def +(\w+)", asked.prompt, re.MULTILINE)
@@ -208,6 +199,7 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     """The program of a reply's blocks: the last one that defines the entry point, with what it lacks from the other
     blocks and from the prompt, without tests and examples. None if there is no Python."""
     reader = PythonReader()
+    codes = _rejoined(codes)
     blocks, name = [reader.parts(code) for code in codes], entry_point(asked)
     chosen = [at for at, parts in enumerate(blocks) if parts and (not name or defines(parts, name))]
     given = reader.parts(asked.prompt)
@@ -220,16 +212,26 @@ def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
         joined = _joined(blocks, (assigning or chosen)[-1]) if chosen else []
         return ReplyCode(_text(_with_given(joined, given)), True) if joined else None
     methods = [at for at, parts in enumerate(blocks) if _class_with(parts, name)]
-    texts = [code for code in codes if re.search(rf"\bdef +{re.escape(name)}\b", code)]
-    if texts and not (chosen or methods):
-        return ReplyCode(texts[-1], True) if asked.finished else None  # Python says what is wrong with it
-    others = [at for at, parts in enumerate(blocks) if any(part.only(*DEFINITIONS) for part in parts)]
-    if not (some := chosen or methods or others):
+    if not (some := chosen or methods):
         return None
     parts = _joined(blocks, some[-1])
     if not chosen and (owner := _class_with(parts, name)):  # as on LeetCode
         parts = [*parts, *reader.parts(f"{name} = {owner}().{name}\n")]
     return ReplyCode(_text(_with_given(_undriven(parts, name), given, name)), True)
+
+
+def _rejoined(codes: Sequence[str]) -> list[str]:
+    """The codes; one that goes on where the last one stops, within a function, is joined to it."""
+    joined = list[str]()
+    for code in codes:
+        last = joined[-1].strip("\n").rstrip() if joined else ""
+        line = last.rpartition("\n")[2]
+        within = line.endswith(":") or (line[:1].isspace() and not line.strip().startswith(("return", "raise")))
+        if code.strip("\n")[:1].isspace() and not last[:1].isspace() and within:
+            joined[-1] = f"{last}\n{code}"
+        else:
+            joined.append(code)
+    return joined
 
 
 def _class_with(parts: Iterable[CodePart], method: str) -> str:

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from time import monotonic
+from time import thread_time
 from typing import Any
 
 from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 
 LARGEST = 40_000  # characters of a text
 DEEPEST = 300  # brackets that are open; `<` counts as one
-LONGEST, CHUNK = 2.0, 512  # seconds of reading a text, and the bytes after which they are looked at
+LONGEST, CHUNK = 1.5, 4096  # seconds of reading the texts of a reply, and bytes that are read at once
 TRIES = 6  # places at which code without a fence may begin
 # C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that say nothing else than types and names
 ALIAS = re.compile(
@@ -26,35 +26,29 @@ ALIAS = re.compile(
 PLAIN = re.compile(r"[\w\s:<>,&*()\[\]]+")
 WORD = re.compile(r"\w+")
 NOISE = re.compile(r"\b(?:console|print|printf|process\.std\w+|io\.(?:read|write)|echo|read|exit|assert)\b")
+TESTING = re.compile(
+    r"\b(?:junit|testng|mockito|hamcrest|assertj|gtest|gmock|catch2?|doctest|proptest|quickcheck|rstest|jest|vitest"
+    r"|mocha|chai|testify)\b"
+)  # libraries whose imports go unless the function needs them
+METHOD = re.compile(r"[^({=;]*?\b(\w+)::~?\w+\s*\(")  # C++'s outside of its class
+USED = re.compile(r"([^{},]*)\{([^{}]*)\}")
+RUST_RETURNED = re.compile(
+    r"(?:[\s&<>(),;\[\]\d]|'\w+|\b(?:[iu](?:8|16|32|64|128|size)|f32|f64|bool|char|str|String|Vec|Option|Result|Box"
+    r"|HashMap|HashSet)\b)*"
+)  # types of the standard library
 BRACKETS = re.compile(r"<[<=\-/]|->|=>|[][(){}<>]")
-SKIPPED = frozenset(
-    [
-        "body",
-        "value",
-        "type",
-        "parameters",
-        "result",
-        "return_type",
-        "right",
-        "arguments",
-        "trait",
-        "type_parameters",
-        "bounds",
-        "receiver",
-        "superclass",
-        "interfaces",
-        "permits",
-        "source",
-        "path",
-        "condition",
-        "consequence",
-        "alternative",
-        "default_value",
-        "kind",
-        "operator",
-    ]
-)  # the fields of a definition that do not name what it defines
-PARTS = frozenset(("base_class_clause", "class_heritage", "expression_list", "modifiers", "attribute_specifier"))
+
+
+def _types(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# fields of a definition that do not name what it defines
+SKIPPED = _types(
+    "body value type parameters result return_type right arguments trait type_parameters bounds receiver superclass"
+    " interfaces permits source path condition consequence alternative default_value kind operator"
+)
+PARTS = _types("base_class_clause class_heritage expression_list modifiers attribute_specifier trailing_return_type")
 SPECIFIERS = ("struct_specifier", "class_specifier", "enum_specifier", "union_specifier")
 FUNCTIONS = ("arrow_function", "function_expression", "function", "generator_function", "class")
 
@@ -70,7 +64,7 @@ class Grammar:
         attached: to a type; kept with it.
         scripts: other nodes are statements, which are kept if they prepare what is mentioned.
         closing: what ends an open function.
-        forward: a function that calls a method; with `signature`, `owner`, `name` and `names`.
+        forward: the function that calls a method; with `signature`, `owner`, `name`, `names`, and `call`, C++'s.
     """
 
     package: str
@@ -85,10 +79,6 @@ class Grammar:
     function: str = "language"
 
 
-def _types(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 JAVASCRIPT = Grammar(
     "tree_sitter_javascript",
     _types("import_statement"),
@@ -100,7 +90,7 @@ LANGUAGES = {
     "cpp": Grammar(
         "tree_sitter_cpp",
         _types("preproc_include using_declaration namespace_alias_definition"),
-        forward="{signature} {{ return {owner}().{name}({names}); }}",
+        forward="{signature} {{ return {call}({names}); }}",
     ),
     "java": Grammar(
         "tree_sitter_java",
@@ -122,7 +112,6 @@ LANGUAGES = {
         _types("package_clause"),
         attached={"method_declaration": ("receiver",)},
         by_name=True,
-        forward="{signature} {{ return (&{owner}{{}}).{name}({names}) }}",
     ),
     "rust": Grammar(
         "tree_sitter_rust",
@@ -163,83 +152,112 @@ def _text(node: Any) -> str:
     return str(node.text, "utf-8", "replace")
 
 
-def parsed(code: str, language: str) -> Any:
-    """The root of a text's tree; `Unread` if that would need minutes or gigabytes, as a hostile text can."""
-    import tree_sitter
+class TreeReader:
+    """Parses texts of a language, each once, for `LONGEST` seconds of computing in all."""
 
-    if len(code) > LARGEST:
-        raise Unread(f"{len(code)} characters of code; at most {LARGEST} are read")
-    depth = angles = 0
-    for bracket in BRACKETS.finditer(code):
-        angles += {"<": 1, ">": -1}.get(bracket[0], 0)
-        depth = max(0, depth + {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket[0], 0))
-        if max(depth, angles) > DEEPEST:
-            raise Unread(f"more than {DEEPEST} brackets are open in its code")
-    grammar, source, begun = LANGUAGES[language], code.encode("utf-8", "replace"), monotonic()
-    known = tree_sitter.Language(getattr(import_module(grammar.package), grammar.function)())
-    tree = tree_sitter.Parser(known).parse(
-        lambda place, _: source[place : place + CHUNK] if monotonic() - begun < LONGEST else b""
-    )
-    if monotonic() - begun > LONGEST:
-        raise Unread(f"reading its code takes more than {LONGEST:g} s")
-    return tree.root_node
+    def __init__(self, language: str) -> None:
+        self.language, self.grammar = language, LANGUAGES[language]
+        self._left = LONGEST
+        self._trees: dict[str, Any] = {}
 
+    def parsed(self, code: str) -> Any:
+        """The root of a text's tree; `Unread` if that would need minutes or gigabytes, as a hostile text can."""
+        if code not in self._trees:
+            self._trees[code] = self._parsed(code)
+        return self._trees[code].root_node
 
-def outline(code: str, language: str, name: str = "") -> list[Item]:
-    """The top-level items of a text, without comments. `name`: of a function that is exported without one."""
-    grammar, items, prefix = LANGUAGES[language], list[Item](), ""
-    for node in parsed(code, language).children:
-        text = _text(node).strip("\n")
-        if node.type.endswith("comment") or node.type in grammar.dropped or node.type == "hash_bang_line":
-            continue
-        if node.type == "attribute_item":
-            prefix += f"{text}\n"
-        elif node.type == ";":
-            items[-1:] = [replace(each, text=f"{each.text};") for each in items[-1:]]
-        elif re.search(r"\bcfg\(test\)|^#\[test\]", prefix, re.MULTILINE):
+    def _parsed(self, code: str) -> Any:
+        import tree_sitter
+
+        if len(code) > LARGEST:
+            raise Unread(f"{len(code)} characters of code; at most {LARGEST} are read")
+        depth = angles = 0
+        for bracket in BRACKETS.finditer(code):
+            angles += {"<": 1, ">": -1}.get(bracket[0], 0)
+            depth = max(0, depth + {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(bracket[0], 0))
+            if max(depth, angles) > DEEPEST:
+                raise Unread(f"more than {DEEPEST} brackets are open in its code")
+        known = tree_sitter.Language(getattr(import_module(self.grammar.package), self.grammar.function)())
+        source, begun = code.encode("utf-8", "replace"), thread_time()
+        try:
+            return tree_sitter.Parser(known).parse(
+                lambda place, _: source[place : place + CHUNK],
+                progress_callback=lambda *_: thread_time() - begun > self._left,
+            )
+        except ValueError:
+            raise Unread(f"reading its code takes more than {LONGEST:g} s") from None
+        finally:
+            self._left -= thread_time() - begun
+
+    def outline(self, code: str, name: str = "") -> list[Item]:
+        """The top-level items of a text, without comments. `name`: of a function that is exported without one."""
+        items, prefix = list[Item](), ""
+        for node in self.parsed(code).children:
+            text = _text(node).strip("\n")
+            if node.type.endswith("comment") or node.type in self.grammar.dropped or node.type == "hash_bang_line":
+                continue
+            if node.type == "attribute_item":
+                prefix += f"{text}\n"
+                continue
+            if node.type == ";":
+                items[-1:] = [replace(each, text=f"{each.text};") for each in items[-1:]]
+            elif not re.search(r"\bcfg\(test\)|^#\[test\]", prefix, re.MULTILINE):
+                items += _items(node, f"{prefix}{text}", self.grammar, name)
             prefix = ""
-        else:
-            items += _items(node, f"{prefix}{text}", grammar, name)
-            prefix = ""
-    return items
+        return items
+
+    def closed(self, code: str) -> str:
+        """The text with what ends the functions and classes that are open at its end."""
+        root = self.parsed(code)
+        if self.grammar.closing != "}":
+            return f"{code}\nend" if root.has_error else code
+        opened = sum({"{": 1, "}": -1}.get("" if node.is_missing else node.type, 0) for node in _walked(root))
+        return code + "\n}" * max(0, opened)
+
+    def renamed(self, code: str, old: str, new: str) -> str:
+        """The text with another name for a class or function, not in texts and comments."""
+        source, word = code.encode("utf-8", "replace"), old.encode()
+        nodes = (node for node in _walked(self.parsed(code)) if node.type.endswith("identifier"))
+        for start in sorted((node.start_byte for node in nodes if node.text == word), reverse=True):
+            source = source[:start] + new.encode() + source[start + len(word) :]
+        return source.decode("utf-8", "replace")
 
 
 def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
+    declared = node.child_by_field_name("declaration") if node.type == "export_statement" else None
+    path, value = _assigned(node)
     if node.type in grammar.imports and not re.match(r"using\s+(?!namespace\s+std\b|std\b)", text):
         yield from _imports(node, text, grammar)
     elif node.type == "ERROR":
         yield Item("error", frozenset(), text, node)
-    elif node.type == "export_statement":
-        yield from _exported(node, grammar, name)
+    elif declared is not None:
+        yield from _items(declared, _text(declared), grammar, name)
+    elif exported := re.fullmatch(r"(?:module\.)?exports(?:\.(\w+))?|export", path):
+        if value is not None and value.type in FUNCTIONS:
+            name = exported[1] or next(iter(names(value)), name)
+            yield Item("definition", frozenset((name,)), f"const {name} = {_text(value)};", value)
+    elif path:
+        yield Item("definition", frozenset(WORD.findall(path)), text, node)
     elif node.type in grammar.attached:
-        parts = [node.child_by_field_name(each) for each in grammar.attached[node.type]]
-        hosts = frozenset(word for part in parts if part for word in WORD.findall(_text(part)))
+        hosts = [node.child_by_field_name(each) for each in grammar.attached[node.type]]
+        known = frozenset(word for part in hosts if part for word in WORD.findall(_text(part)))
         members = _members(node) or dict.fromkeys(names(node), node)
-        yield Item("definition", frozenset(), text, node, hosts, members)
-    elif assigned := _assigned(node):
-        left, right = assigned
-        path = _text(left)
-        given = re.fullmatch(r"(?:module\.)?exports(?:\.(\w+))?", path)
-        if given and right.type in FUNCTIONS:
-            name = given[1] or next(iter(names(right)), name)
-            yield Item("definition", frozenset((name,)), f"const {name} = {_text(right)};", right)
-        elif not given:
-            yield Item("definition", frozenset(WORD.findall(path)), text, node)
+        yield Item("definition", frozenset(), text, node, known, members)
+    elif node.type == "function_definition" and (outside := METHOD.match(text)):
+        members = dict.fromkeys(names(node) - {outside[1]}, node)
+        yield Item("definition", frozenset(), text, node, frozenset((outside[1],)), members)
     elif node.type in grammar.members:
         yield Item("member", names(node), text, node)
     else:
         found = names(node)
-        if grammar.by_name and found == {"init"}:  # Go calls it
-            yield Item("statement", frozenset(), text, node)
-            return
         loose = grammar.scripts and not re.search(r"declaration|definition|assignment$|signature|module", node.type)
-        if loose or (found and node.type == "command"):
+        if loose or (found and node.type == "command") or (grammar.by_name and found == {"init"}):  # Go calls it
             directive = re.match(r"['\"]use strict|(?:set|shopt|unset)\b", text)
             yield Item("kept" if directive else "statement", frozenset(), text, node)
-        else:
-            public = re.sub(r"^((?:@\w+\s+)*)public\s+", r"\1", text) if grammar.members else text
-            role = "definition" if found and "std" not in found else "kept"  # a specialisation of the library's
-            yield Item(role, found if role == "definition" else frozenset(), public, node, members=_members(node))
+            return
+        public = re.sub(r"^((?:@\w+\s+)*)public\s+", r"\1", text) if grammar.members else text
+        role = "definition" if found and "std" not in found else "kept"  # a specialisation of the library's
+        yield Item(role, found if role == "definition" else frozenset(), public, node, members=_members(node))
 
 
 def names(node: Any) -> frozenset[str]:
@@ -264,30 +282,22 @@ def names(node: Any) -> frozenset[str]:
 
 def _members(node: Any) -> dict[str, Any]:
     body = node.child_by_field_name("body")
-    if body is None or not re.search(r"class|struct|impl|record|interface|enum", node.type):
+    if body is None or not re.search(r"class|struct|impl|record|interface|enum|namespace", node.type):
         return {}
     kinds = ("method", "function")
     return {name: each for each in body.named_children if each.type.startswith(kinds) for name in names(each)}
 
 
-def _assigned(node: Any) -> tuple[Any, Any] | None:
-    """Both sides of an assignment."""
+def _assigned(node: Any) -> tuple[str, Any]:
+    """The path and the value of an assignment; "export" and the value of JavaScript's `export default`."""
     inner = node.named_children[0] if node.type == "expression_statement" and node.named_children else node
+    if inner.type == "export_statement":
+        return "export", inner.child_by_field_name("value")
     if inner.type == "assignment_expression":
-        return inner.child_by_field_name("left"), inner.child_by_field_name("right")
+        return _text(inner.child_by_field_name("left")), inner.child_by_field_name("right")
     if inner.type == "assignment_statement" and inner.named_child_count > 1:
-        return inner.named_children[0], inner.named_children[1]
-    return None
-
-
-def _exported(node: Any, grammar: Grammar, name: str) -> Iterator[Item]:
-    """What an export declares, without the export."""
-    declared, value = (node.child_by_field_name(each) for each in ("declaration", "value"))
-    if declared is not None:
-        yield from _items(declared, _text(declared), grammar, name)
-    elif value is not None and value.type in FUNCTIONS:
-        name = next(iter(names(value)), name)
-        yield Item("definition", frozenset((name,)), f"const {name} = {_text(value)};", value)
+        return _text(inner.named_children[0]), inner.named_children[1]
+    return "", None
 
 
 def _imports(node: Any, text: str, grammar: Grammar) -> Iterator[Item]:
@@ -321,52 +331,24 @@ def _imports(node: Any, text: str, grammar: Grammar) -> Iterator[Item]:
         yield Item("import", frozenset(), " ".join(text.split()) if node.type != "preproc_include" else text, node)
 
 
-def uses(tree: str, base: str = "") -> Iterator[tuple[str, str]]:
+def uses(tree: str) -> Iterator[tuple[str, str]]:
     """Rust's `a::{b, c::{self, d as e}}` as pairs of a path and a name: a::b and b, a::c and c, a::c::d and e."""
-    head, brace, rest = tree.strip().partition("{")
-    if brace:
-        depth, start, inside = 0, 0, rest.rpartition("}")[0] + ","
-        for place, character in enumerate(inside):
-            depth += {"{": 1, "}": -1}.get(character, 0)
-            if character == "," and depth == 0:
-                if part := inside[start:place].strip():
-                    yield from uses(part, base + head.strip())
-                start = place + 1
-        return
-    path, _, name = re.sub(r"\s+", " ", base + head).strip().partition(" as ")
-    path = path.removesuffix("::self")
-    yield path, name or path.rpartition("::")[2]
+    groups = tree.count("{")
+    for _ in range(min(groups, DEEPEST)):  # the innermost ones first
+        tree = USED.sub(lambda group: ",".join(group[1].strip() + each.strip() for each in group[2].split(",")), tree)
+    for each in tree.split(","):
+        path, _, name = re.sub(r"\s+", " ", each).strip().partition(" as ")
+        if path and not path.endswith("::"):  # after a comma at the end of a group
+            path = path.removesuffix("::self")
+            yield path, name or path.rpartition("::")[2]
 
 
-def entry_point(asked: Asked) -> str:
-    """The function that the prompt leaves open; empty if there is none."""
-    if asked.entry_point or asked.language not in LANGUAGES:
-        return asked.entry_point
-    items = [each for each in outline(closed(asked.prompt, asked.language), asked.language) if each.names]
-    if not items:
-        return ""
-    return list(items[-1].members or sorted(items[-1].names))[-1]
-
-
-def closed(code: str, language: str) -> str:
-    """The text with what ends the functions and classes that are open at its end."""
-    if LANGUAGES[language].closing != "}":
-        return f"{code}\nend" if parsed(code, language).has_error else code
-    opened, waiting = 0, [parsed(code, language)]
+def _walked(node: Any) -> Iterator[Any]:
+    waiting = [node]
     while waiting:
         node = waiting.pop()
-        opened += {"{": 1, "}": -1}.get("" if node.is_missing else node.type, 0)
+        yield node
         waiting += node.children
-    return code + "\n}" * max(0, opened)
-
-
-def is_whole(code: str, asked: Asked) -> bool:
-    """Whether a text defines the entry point; without one, whether it is a program."""
-    if asked.language not in LANGUAGES:
-        lines = asked.prompt.rstrip().splitlines()
-        return bool(lines) and " ".join(lines[-1].split()) in " ".join(code.split())
-    name, items = entry_point(asked), outline(code, asked.language)
-    return any(each.defines(name) if name else each.role == "definition" for each in items)
 
 
 @dataclass(frozen=True)
@@ -386,15 +368,14 @@ class ReplyProgram:
         head = "\n".join(dict.fromkeys(each.text for each in self.imports))
         return f"{head}\n\n{self.code}" if head else self.code
 
+    def with_entry(self, entry: Item) -> ReplyProgram:
+        """The program with another entry point in the same place."""
+        return replace(self, entry=entry, items=tuple(entry if each is self.entry else each for each in self.items))
+
     @property
     def code(self) -> str:
         """The program without its imports."""
         return "\n\n".join(each.text for each in self.items) + "\n"
-
-    def leading(self, pattern: re.Pattern[str]) -> str:
-        """The imports of this form, one a line."""
-        lines = dict.fromkeys(f"{each.text.strip()}\n" for each in self.imports)
-        return "".join(line for line in lines if pattern.fullmatch(line.rstrip("\n") + "\n"))
 
     def declaration(self) -> str:
         """C++'s declaration of the entry point, without names that only the program knows; empty if it has others, or
@@ -405,8 +386,26 @@ class ReplyProgram:
                 meanings[found[1] or found[4] or found[5]] = (found[2] or found[3] or found[6]).strip()
         for _ in range(3):
             text = WORD.sub(lambda word: meanings.get(word[0], word[0]), text)
+        text = re.sub(r"\bauto\b(.*)->(.*)", r"\2 \1", text, flags=re.DOTALL)
         plain = PLAIN.fullmatch(text) and not re.search(r"\b(?:decltype|auto|struct|class)\b", text)
         return text if plain and self.entry.node.type == "function_definition" else ""
+
+    def pointer(self) -> str:
+        """Rust's type of the entry point, with the prompt's types for generic parameters; empty if it returns others
+        than the standard library's."""
+        node, theirs = self.entry.node, self.prompted and self.prompted.node
+        if self.owner or node.type != "function_item" or not theirs or theirs.type != node.type:
+            return ""
+        returned, generic = (node.child_by_field_name(key) for key in ("return_type", "type_parameters"))
+        known = WORD.findall(_text(generic)) if generic else []
+        types = _types_of_parameters(node)
+        for number, (own, given) in enumerate(zip(types, _types_of_parameters(theirs), strict=False)):
+            types[number] = given if {"impl", *known} & {*re.findall(r"(?<!')\b\w+", own)} else own
+        lifetimes = dict.fromkeys(re.findall(r"'\w+", _text(generic))) if generic else ()
+        text = f" -> {_text(returned)}" if returned else ""
+        bound = f"for<{', '.join(lifetimes)}> " if lifetimes else ""
+        plain = returned is None or RUST_RETURNED.fullmatch(_text(returned))
+        return f"{bound}fn({', '.join(types)}){text}" if plain else ""
 
     def called(self, owner: str) -> str:
         """Java's static method that calls the entry point in a class of another name."""
@@ -428,67 +427,63 @@ def signature(node: Any) -> str:
 def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
     """The program of a reply's codes: the last that defines the entry point, with what it needs from the others and
     from the prompt; else what continues the prompt; None without either."""
-    if asked.language not in LANGUAGES:
-        whole = [code for code in codes if is_whole(code, asked)]
+    if asked.language not in LANGUAGES:  # whole if it repeats the prompt's last line
+        line = " ".join((asked.prompt.rstrip().splitlines() or ["\0"])[-1].split())
+        whole = [code for code in codes if line in " ".join(code.split())]
         return ReplyCode((whole or list(codes))[-1], bool(whole))
     try:
-        found = parts(codes, asked)
-        return ReplyCode(found.text, True) if found else _continuation(codes, asked)
+        reader = TreeReader(asked.language)
+        found = parts(codes, asked, reader=reader)
+        return ReplyCode(found.text, True) if found else _continuation(codes, asked.prompt, reader)
     except Unread as error:
         return ReplyCode("", False, str(error))
 
 
-def parts(codes: Sequence[str], asked: Asked, fixed: bool = False) -> ReplyProgram | None:
+def parts(
+    codes: Sequence[str], asked: Asked, fixed: bool = False, reader: TreeReader | None = None
+) -> ReplyProgram | None:
     """The parts of the program; None if no code defines the entry point. `fixed`: the prompt's imports and definitions
     are there already, and are not replaced."""
-    language, name = asked.language, entry_point(asked)
-    text = closed(asked.prompt, language)
-    prompt = outline(text, language)
+    reader = reader or TreeReader(asked.language)
+    text = reader.closed(asked.prompt)
+    prompt = reader.outline(text)
     # the function that the prompt leaves open; the entry point may be one that calls it
     opened = prompt[-1].names if prompt and text != asked.prompt else frozenset()
-    outlines = [outline(code, language, name) for code in codes]
-    for number, items in enumerate(outlines):
-        if any(each.role == "error" for each in items):
-            outlines[number] = outline(_without_prose(codes[number], asked, name), language, name)
+    named = next((each for each in reversed(prompt) if each.names), None)
+    name = asked.entry_point or ([*sorted(named.names), *named.members][-1] if named else "")
+    outlines = [_readable(code, reader, name) for code in codes]
     whole = [items for items in outlines if any(each.defines(name) for each in items)]
     if not name or not whole:
         return None
-    chosen = (
-        [items for items in whole if not any(each.node.has_error for each in items if each.defines(name))] or whole
-    )[-1]
+    sound = [items for items in whole if not any(each.node.has_error for each in items if each.defines(name))]
+    chosen = (sound or whole)[-1]
     entry = [each for each in chosen if each.defines(name)][-1]
+    theirs = next((each for each in prompt if each.defines(name)), None)
     given = [each for each in prompt if each.role != "error" and not each.defines(name)]
     given = [each for each in given if not each.names or each.names != opened]
     known = {word for each in given if each.role == "definition" for word in each.names} if fixed else set()
-    others = [
-        each
-        for items in outlines
-        if items is not chosen
-        for each in items
-        if each.role in ("import", "definition", "member")
-    ]
     defined = {word for each in chosen for word in each.names}
+    others = [each for items in outlines if items is not chosen for each in items if each.role not in ("error", "kept")]
     spare = [each for each in others if each.role == "import" or (each.names and not each.names & defined)]
     items = [each for each in (*spare, *chosen) if each is entry or not each.names & known]
     kept = reached(items, entry, {name, *opened})
-    theirs = {word for each in kept for word in each.names}
     if not fixed:
-        kept = [*(each for each in given if not each.names & theirs and each.role != "member"), *kept]
-        entry, kept = _completed(entry, kept, prompt, name)
-    imports = tuple(each for each in kept if each.role == "import")
+        defined = {word for each in kept for word in each.names}
+        kept = [*(each for each in given if not each.names & defined and each.role != "member"), *kept]
     rest = tuple(each for each in kept if each.role != "import")
-    if LANGUAGES[language].by_name:
-        words = {word for each in rest for word in WORD.findall(each.text)}
-        imports = tuple(
-            {each.names or each.text: each for each in imports if not each.names or each.names & words}.values()
-        )
-    theirs = next((each for each in prompt if each.defines(name)), None)
-    return _adapted(ReplyProgram(name, imports, rest, entry, theirs), asked)
+    words = {word for each in rest for word in WORD.findall(each.text)}
+    imports = {
+        each.names or each.text: each
+        for each in kept
+        if each.role == "import"
+        and (each.names & words or not ((reader.grammar.by_name and each.names) or TESTING.search(each.text)))
+    }
+    return _adapted(ReplyProgram(name, tuple(imports.values()), rest, entry, theirs), reader)
 
 
 def new_imports(code: str, made: ReplyProgram) -> list[Item]:
     """Go's imports of a program that a text does not have."""
-    known = {name for each in outline(code, "go") if each.role == "import" for name in each.names}
+    known = {name for each in TreeReader("go").outline(code) if each.role == "import" for name in each.names}
     return [each for each in made.imports if not each.names & known]
 
 
@@ -497,116 +492,97 @@ def reached(items: Sequence[Item], entry: Item, wanted: Set[str]) -> list[Item]:
     statements that prepare something of these."""
     by_word: dict[str, list[int]] = {}
     for number, each in enumerate(items):
-        for word in {*each.names} if not each.hosts else {*each.hosts}:
+        for word in each.hosts or each.names:
             by_word.setdefault(word, []).append(number)
     kept, seen = set[int](), set[str]()
     waiting = [
         n for n, each in enumerate(items) if each is entry or wanted & each.names or each.role in ("kept", "import")
     ]
-
-    def follow() -> None:
+    for statements in (False, True):
+        prepared = {word for n in kept for word in items[n].names} - wanted
+        for number, each in enumerate(items if statements else ()):
+            words = {*WORD.findall(each.text)} if each.role == "statement" else set()
+            if words & prepared and not wanted & words and not NOISE.search(each.text):
+                waiting.append(number)
         while waiting:
             number = waiting.pop()
-            if number in kept:
-                continue
-            kept.add(number)
-            each = items[number]
-            words = {*WORD.findall(each.text)}
-            for word in words - seen:
-                waiting.extend(by_word.get(word, ()))
-            seen.update(words)
-
-    follow()
-    prepared = {word for n in kept for word in items[n].names} - wanted
-    for number, each in enumerate(items):
-        words = {*WORD.findall(each.text)} if each.role == "statement" else set()
-        if words & prepared and not wanted & words and not NOISE.search(each.text):
-            waiting.append(number)
-    follow()
+            if number not in kept:
+                kept.add(number)
+                words = {*WORD.findall(items[number].text)} - seen
+                waiting += [n for word in words for n in by_word.get(word, ())]
+                seen |= words
     return [items[n] for n in sorted(kept)]
 
 
-def _completed(entry: Item, kept: list[Item], prompt: Sequence[Item], name: str) -> tuple[Item, list[Item]]:
-    """The entry point's class with the methods that only the prompt has."""
-    (theirs,) = [each for each in prompt if each.defines(name) and each.members] or [entry]
-    lacking = [_text(node) for key, node in theirs.members.items() if key not in entry.members and key != name]
-    body = entry.node.child_by_field_name("body")
-    if not lacking or not entry.members or body is None or body.type != "class_body":
-        return entry, kept
-    place = len(entry.text) - len(_text(body)) + 1
-    fuller = replace(entry, text="\n    ".join([entry.text[:place], *lacking]) + entry.text[place:])
-    return fuller, [fuller if each is entry else each for each in kept]
-
-
-def _adapted(made: ReplyProgram, asked: Asked) -> ReplyProgram:
+def _adapted(made: ReplyProgram, reader: TreeReader) -> ReplyProgram:
     """The program with the entry point where the prompt has it: a function of this name, or a method of this class."""
-    entry, name, grammar = made.entry, made.name, LANGUAGES[asked.language]
-    theirs, owner = made.prompted, next(iter(entry.names), "")
-    if theirs is not None and theirs.members and grammar.members:
-        return _in_class(made, asked.language, theirs)
+    entry, name, grammar, theirs = made.entry, made.name, reader.grammar, made.prompted
+    language = reader.language
+    if theirs and theirs.members and grammar.members:
+        return _in_class(made, reader, theirs)
     path = re.search(rf"([\w.]+)\.{name}\b", entry.text.partition("(")[0])
-    text = ""
-    if asked.language == "lua" and path:
+    head, types = signature(theirs.node) if theirs else "", [word for each in made.items for word in each.names]
+    owner = next(iter(entry.names - {name}), "") or next((each for each in types if each in entry.hosts), "")
+    call, text = f"{owner}().{name}", ""
+    own = signature(entry.node)
+    if head and language == "cpp" and re.match(r"(?:\w+\s+)*auto\b", own) and "->" not in own:
+        given = head[: head.index(name)].strip()  # a deduced type, which nothing can be called by before it
+        entry = replace(entry, text=re.sub(r"\bauto\b", given, entry.text, count=1))
+        return replace(made.with_entry(entry), owner=name)
+    if language == "lua" and path:
         text = f"local {name} = {path[1]}.{name}"
-    elif theirs and asked.language == "cpp" and entry.node.type == "template_declaration" and name in entry.names:
-        text = f"{signature(theirs.node)} {{ return {name}<>({', '.join(names_of_parameters(theirs.node))}); }}"
-    elif name not in entry.names and grammar.forward and (theirs or "{signature}" not in grammar.forward):
-        values = ", ".join(names_of_parameters(theirs.node)) if theirs else ""
-        types = [name for each in made.items for name in each.names]
-        owner = owner or next((each for each in types if each in entry.hosts), next(iter(entry.hosts), ""))
-        head = signature(theirs.node) if theirs else ""
-        text = grammar.forward.format(signature=head, owner=owner, name=name, names=values)
-        if asked.language == "rust" and not any(owner in each.names for each in made.items):
-            text = f"struct {owner};\n{text}"
-    else:
+    elif entry.node.type == "template_declaration" and name in entry.names:
+        call = f"{name}<>"
+    elif head and language == "cpp" and entry.node.type == "declaration":  # a lambda
+        call = f"their_{name}"
+        made = made.with_entry(replace(entry, text=reader.renamed(entry.text, name, call)))
+    elif entry.node.type == "namespace_definition":
+        call = f"{owner}::{name}"
+    elif name in entry.names:
         return made
+    if not text and grammar.forward and (head or "{signature}" not in grammar.forward):
+        values = ", ".join(names_of_parameters(theirs.node)) if theirs else ""
+        owner = owner or next(iter(entry.hosts), "")
+        text = grammar.forward.format(signature=head, owner=owner, name=name, names=values, call=call)
+        if language == "rust" and owner not in types:
+            text = f"struct {owner};\n{text}"
     added = replace(entry, role="kept", names=frozenset((name,)), text=text)
-    return replace(made, items=(*made.items, added), owner=owner)
+    return replace(made, items=(*made.items, added), owner=owner or name) if text else made
 
 
-def _in_class(made: ReplyProgram, language: str, theirs: Item) -> ReplyProgram:
-    """Java's program with the entry point in the prompt's class."""
-    (wanted,), bare = theirs.names, [each for each in made.items if each.role == "member"]
-    if made.entry.role == "member":
-        known = {name for each in bare for name in each.names}
-        lacking = [_text(node) for key, node in theirs.members.items() if key not in known]
-        body = "\n\n".join([*lacking, *(each.text for each in bare)])
-        rest = [each for each in made.items if each.role != "member"]
-        entry = replace(
-            made.entry, role="definition", names=frozenset((wanted,)), text=f"class {wanted} {{\n{body}\n}}"
-        )
-        return replace(made, items=(*rest, entry), entry=entry, owner=wanted)
-    (owner,) = made.entry.names
-    body = made.entry.text.rpartition("}")[0] + "".join(f"\n{each.text}\n" for each in bare) + "}"  # of other blocks
-    items = [replace(each, text=body) if each is made.entry else each for each in made.items if each.role != "member"]
+def _in_class(made: ReplyProgram, reader: TreeReader, theirs: Item) -> ReplyProgram:
+    """Java's program with the entry point in the prompt's class, with the methods that only the prompt has."""
+    (wanted,), entry = theirs.names, made.entry
+    bare, rest = ([each for each in made.items if (each.role == "member") is member] for member in (True, False))
+    known = {made.name, *entry.members, *(name for each in bare for name in each.names)}
+    lacking = [_text(node) for key, node in theirs.members.items() if key not in known]
+    body = "\n\n".join([*lacking, *(each.text for each in bare)])
+    if entry.role == "member":
+        text = f"class {wanted} {{\n{body}\n}}"
+        rest.append(entry)
+    else:
+        text = entry.text.rpartition("}")[0] + f"\n{body}\n}}"
+    text = re.sub(rf"\b(?:private|protected)\s+(?=[^;=(){{}}]*\b{made.name}\s*\()", "", text)
+    within = replace(entry, role="definition", names=entry.names, text=text)
+    items = [within if each is entry else each for each in rest]
+    owner = next(iter(entry.names), wanted) if entry.role != "member" else wanted
     if owner != wanted:
         items = [each for each in items if wanted not in each.names]
-        items = [replace(each, text=renamed(each.text, language, owner, wanted)) for each in items]
-    return replace(made, items=tuple(items), owner=wanted)
+        items = [replace(each, text=reader.renamed(each.text, owner, wanted)) for each in items]
+    return replace(made, items=tuple(items), entry=within, owner=wanted)
+
+
+def _types_of_parameters(node: Any) -> list[str]:
+    types = (each.child_by_field_name("type") for each in node.child_by_field_name("parameters").named_children)
+    return [_text(each) for each in types if each]
 
 
 def names_of_parameters(node: Any) -> list[str]:
     """The names of a function's parameters."""
-    waiting = [node]
-    while waiting:
-        node = waiting.pop()
-        if (found := node.child_by_field_name("parameters")) and node.type != "template_declaration":
-            return [name for each in found.named_children for name in sorted(names(each))]
-        waiting += node.named_children
+    for each in _walked(node):
+        if (found := each.child_by_field_name("parameters")) and each.type != "template_declaration":
+            return [name for part in found.named_children for name in sorted(names(part))]
     return []
-
-
-def renamed(code: str, language: str, old: str, new: str) -> str:
-    """The text with another name for a class or function, not in texts and comments."""
-    places, waiting, source = [], [parsed(code, language)], code.encode("utf-8", "replace")
-    while waiting:
-        node = waiting.pop()
-        if node.type.endswith("identifier") and node.text == old.encode():
-            places.append((node.start_byte, node.end_byte))
-        waiting += node.children
-    for start, end in sorted(places, reverse=True):
-        source = source[:start] + new.encode() + source[end:]
-    return source.decode("utf-8", "replace")
 
 
 def _is_prose(text: str) -> bool:
@@ -617,8 +593,11 @@ def _is_prose(text: str) -> bool:
     )
 
 
-def _without_prose(code: str, asked: Asked, name: str) -> str:
-    """The code without sentences before and after it; all of it if that has no function."""
+def _readable(code: str, reader: TreeReader, name: str) -> list[Item]:
+    """The items of a code; without sentences before and after it if it does not parse with them."""
+    items = reader.outline(code, name)
+    if not any(each.role == "error" for each in items):
+        return items
     lines = code.split("\n")
     while lines and (not lines[-1].strip() or _is_prose(lines[-1])):  # operators such as `-` would join it to the code
         lines.pop()
@@ -629,26 +608,27 @@ def _without_prose(code: str, asked: Asked, name: str) -> str:
         if not n or not lines[n - 1].strip() or lines[n - 1].rstrip().endswith(":") or named.search(line)
     ]
     for place in places[:TRIES]:
-        text, kept = "\n".join(lines[place:]), []
-        for node in parsed(text, asked.language).children:
+        kept = list[str]()
+        for node in reader.parsed("\n".join(lines[place:])).children:
             if not (node.has_error and _is_prose(_text(node))):
                 kept.append(_text(node))
             elif not named.search("\n".join(kept)):
                 break
         else:
-            if any(each.defines(name) for each in outline("\n".join(kept), asked.language, name)):
-                return "\n".join(kept)
-    return code
+            shorter = reader.outline("\n".join(kept), name)
+            if any(each.defines(name) for each in shorter):
+                return shorter
+    return items
 
 
-def _continuation(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
+def _continuation(codes: Sequence[str], prompt: str, reader: TreeReader) -> ReplyCode | None:
     """The last code that continues the prompt, with the braces that it leaves open."""
     last = None
     for code in reversed(codes):
-        text = code if asked.prompt.endswith("\n") or code.startswith("\n") else f"\n{code}"
-        whole = closed(f"{asked.prompt}{text.rstrip()}", asked.language)
-        found = ReplyCode(whole[len(asked.prompt) :] + "\n", False)
-        if not parsed(whole, asked.language).has_error:
+        text = code if prompt.endswith("\n") or code.startswith("\n") else f"\n{code}"
+        whole = reader.closed(f"{prompt}{text.rstrip()}")
+        found = ReplyCode(whole[len(prompt) :] + "\n", False)
+        if not reader.parsed(whole).has_error:
             return found
         if last is None and not _is_prose(code):
             last = found

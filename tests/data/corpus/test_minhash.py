@@ -87,3 +87,22 @@ def test_long_documents_are_cut_into_steps():
     whole = signature(text(items))
     parts = [signature(text(items[start : start + 1204])) for start in range(0, 5000, 1200)]  # all 5-grams are in one
     assert (np.min(parts, axis=0) == whole).all()
+
+
+SCRIPTS = {
+    "Arabic": "الفرن ساخن انتظر حتى يبرد ثم افتح الباب ببطء وأخرج كل وعاء بكلتا يديك قبل المساء",
+    "Cyrillic": "печь горячая подожди пока она остынет затем медленно открой дверь и вынь каждую миску двумя руками",
+    "Han": "窑炉很热请等待直到冷却然后慢慢打开门用双手取出每一个碗在晚上之前完成这项工作并记录温度",
+    "Kana": "かまはあついのでさめるまでまってからゆっくりとびらをあけてうつわをりょうてでだしてください",
+    "Devanagari": "भट्टी गर्म है ठंडा होने तक प्रतीक्षा करें फिर धीरे से दरवाजा खोलें और हर कटोरा दोनों हाथों से निकालें",
+    "Thai": "เตาเผาร้อนรอจนเย็นแล้วค่อยๆเปิดประตูและนำชามแต่ละใบออกด้วยมือทั้งสองข้างก่อนเย็น",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_words_in_any_script(script):
+    """Texts of other words are not similar; a text with one word more is."""
+    pick, parts = random.Random(script), SCRIPTS[script].split() if " " in SCRIPTS[script] else list(SCRIPTS[script])
+    first, other = ((" " if " " in SCRIPTS[script] else "").join(pick.choices(parts, k=400)) for _ in range(2))
+    rows = [signature(f"x = 1\n{each}\ny = 2\n".encode())[None] for each in (first, other, f"{first} {parts[0]}")]
+    assert not are_similar(rows[0], rows[1], 0.5) and are_similar(rows[0], rows[2], 0.85)

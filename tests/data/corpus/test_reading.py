@@ -542,7 +542,7 @@ class TestReading:
         assert reading.licences == ("apache-2.0", "mit") and reading.redact == ("email", "secrets")
 
     def test_mistakes(self):
-        with pytest.raises(UserError, match="redact 'phone': expected some of email, secrets"):
+        with pytest.raises(UserError, match="redact 'phone': expected some of email, real-email, secrets"):
             ReadingSettings(redact=("phone",))
         with pytest.raises(UserError, match="unknown language 'klingon'"):
             ReadingSettings(("klingon",))

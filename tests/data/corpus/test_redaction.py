@@ -170,6 +170,15 @@ def test_emails(address, before, after):
         "https://user@example.org/path",
         "loader@self.io",
         "/** @param x.y */",
+        'names = ("hmac-sha2-256-etm@openssh.com", "statvfs@openssh.com")',
+        'names = ("aes256-cbc@ssh.com", "rijndael-cbc@lysator.liu.se")',
+        "ssh -T git@github.com",
+        'printf("%s@host.example.org", name)',
+        "scp build.tar.gz me@host.example.org:/srv/",
+        "fetch me@host.example.org:project/name",
+        "https://lists.example.org/git/20150811100527.GW14466@mail.example.org/",
+        "Message-ID: <20150811100527.GW14466@mail.example.org>",
+        "http://name:${secret}@host.example.org",
         "@" * 50,
     ],
 )
@@ -183,7 +192,7 @@ def test_what_is_no_email(text):
         ("Authorization: Bearer ", drawn(40), "\n"),
         ('{"authorization": "bearer ', drawn(32, "0123456789abcdef"), '"}'),
         ("Authorization: Basic ", base64.b64encode(b"service:Gk3xW9qLz").decode(), ""),
-        ("postgres://app:", "s3cr3t-Value", "@db.example.org:5432/app"),
+        ("postgres://app:", "Gk3-xW9qLz", "@db.example.org:5432/app"),
         ("redis://:", drawn(24), "@10.0.0.1"),
     ],
 )
@@ -208,8 +217,55 @@ def test_what_is_no_credential(text):
     assert only(text) == (text, {})
 
 
+def test_addresses_at_reserved_domains_may_stay():
+    text = "a@b.de c@example.com d@mail.example.org e@myexample.com f@example.dev"
+    assert only(text, ("real-email",)) == ("<EMAIL> c@example.com d@mail.example.org <EMAIL> <EMAIL>", {"email": 3})
+    assert only(text, ("email",))[1] == {"email": 5}
+
+
+def test_the_letter_of_an_escape_is_not_part_of_an_address():
+    for escape in ("\\n", "\\t", "\\u003c"):
+        assert only(f'"{escape}me@b.de"')[0] == f'"{escape}<EMAIL>"'
+
+
+FIRST, LAST = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
+
+
 def test_a_key_without_its_end():
-    assert only(f"x -----BEGIN PRIVATE KEY-----\n{BODY}") == ("x <SECRET>", {"private key": 1})
+    assert only(f"x {FIRST}\n{BODY}") == ("x <SECRET>", {"private key": 1})
+    for after in ("\n\nAnd then the next part.\n", '"""\nname = "some text"\n', "\n# Next\n", "\nEnd of this page\n"):
+        assert only(f"x {FIRST}\n{BODY}{after}") == (f"x <SECRET>{after}", {"private key": 1})
+
+
+@pytest.mark.parametrize(
+    "joined",
+    ["\\n", "\r\n", "\n    ", '\\n" +\n  "', "\\n'\n  '", "\n# ", "\\n\\\n", '",\n  "', "\\\\n"],
+)
+def test_keys_in_strings(joined):
+    for middle in (BODY, f"Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,{'0A' * 16}\n\n{BODY}"):
+        key = f"{FIRST}\n{middle}\n{LAST}"
+        if middle == BODY or joined == "\n    ":
+            assert only(f"k = '{key}'".replace("\n", joined)) == ("k = '<SECRET>'", {"private key": 1})
+
+
+PATH = "/usr/local/share/certificates/authorities/internal2/bundles/current"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"The first line is {FIRST}, and the last {LAST}; look into {PATH}.",
+        f'KINDS = {{"{FIRST}": "{drawn(50)}"}}',
+        f"{FIRST}\n{PATH}\n{LAST}",
+        f"{FIRST}\n\nand was not changed. Its digest is\n{drawn(64, '0123456789abcdef')}\n",
+        f"{FIRST}\nMIIEvQIBADANBg...\n{LAST}",
+        f'return "{FIRST}" + base64EncodedPrivateKeyOfThisUserAndThatServer + "{LAST}"',
+        f"{FIRST}\n{{{{ vault.private_key_of_the_server }}}}\n{LAST}",
+        f"if (text.startsWith('{FIRST}')) {{ return parsePrivateKey(text); }}",
+    ],
+)
+def test_lines_of_keys_without_a_key(text):
+    assert only(text, ("secrets",)) == (text, {})
 
 
 def test_counts():

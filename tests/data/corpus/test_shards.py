@@ -70,6 +70,7 @@ def test_a_shard_holds_what_was_read(made):
         "bytes",
         "tokens",
         "sha256",
+        "text_sha256",
         "redacted",
         "signature",
         "signed",
@@ -88,9 +89,19 @@ def test_a_shard_holds_what_was_read(made):
     tags = ["# language: Python\n", "// language: C\n", ""]
     for row, (tag, item) in enumerate(zip(tags, documents, strict=True)):
         assert ids[row].tolist() == [*tokenizer.encode(tag + item.data.decode()), 50256]
+    assert {name: it["documents"] for name, it in tally.noted.items()} == {"replaced, secrets": 2}
     assert tally.first == ("b:1", "invalid JSON (at column 3)")
     assert tally.problems["invalid JSON"]["bytes"] == 25 and tally.dropped.keys() == {"long lines"}
     assert vars(tally) == read_meta(made)["tally"]
+
+
+def test_texts_that_differ_in_line_ends_alone_are_copies(tmp_path, monkeypatch):
+    texts = [b"a\nb\n", b"a\r\nb\r\n", b"a\rb", b"a\nb\n\n", b"a\n\nb\n", b"a b\n"]
+    documents = [Document(f"{number}.py", text, "Python", "p") for number, text in enumerate(texts)]
+    monkeypatch.setattr(module, "read_unit", lambda unit, reading: iter(documents))
+    make_shard(JOB, (UNIT, tmp_path / "shard"))
+    hashes = [row.tobytes() for row in read_shard(tmp_path / "shard")[0].column("text_sha256")]
+    assert len(set(hashes[:4])) == 1 and len(set(hashes)) == 3
 
 
 def test_lines_are_counted_on_from_the_parts_before(tmp_path, monkeypatch):

@@ -90,6 +90,8 @@ RIGHT = {
     "star imports in one block": f"{fenced('from operator import *')}{fenced('def add(x, y):' + chr(10) + '    return sub(x, neg(y))')}",
     "a helper in one block": f"{fenced('def plus(a, b):' + chr(10) + '    return a + b')}{fenced('def add(a, b):' + chr(10) + '    return plus(a, b)')}",
     "a helper in a later block": f"{fenced('def add(a, b):' + chr(10) + '    return plus(a, b)')}with\n{fenced('def plus(a, b):' + chr(10) + '    return a + b')}",
+    "a function in two blocks": f"{fenced('def add(a, b):' + chr(10) + '    c = a + b')}and\n{fenced('    return c')}",
+    "quotes as a fence": f"Here:\n\n'''python\n{CODE}'''\nDone.",
     "a stub after it": f"{fenced(CODE)}The signature was\n{fenced('def add(a: int, b: int) -> int:' + chr(10) + '    ...')}",
     "another language after it": f"{fenced(CODE)}In JavaScript:\n{fenced('function add(a, b) { return a - b }', 'javascript')}",
     "a wrong tag": fenced(CODE, "ruby"),

@@ -16,7 +16,7 @@ from humaneval_x_rows import write
 
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.replies.code import code_of
-from ms_codegeex.evaluation.replies.trees import uses
+from ms_codegeex.evaluation.replies.trees import parts, uses
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import SampledAnswer
 
@@ -35,6 +35,12 @@ KEPT = [
     ("cpp", "struct P { int x; };\nint add(int a, int b) { P p{a}; return p.x + b; }\nint main() {}", ["struct P", "#include<vector>"], ["main"]),
     ("cpp", "#define ll long long\nll add(ll a, ll b) { return a + b; }\nvoid test() { add(1, 2); }", ["#define ll"], ["test"]),
     ("cpp", "namespace std { template<> struct hash<int*> {}; }\nint add(int a, int b) { return a + b; }", ["hash"], []),
+    ("cpp", "namespace n { int add(int a, int b) { return a + b; } }", ["return n::add(a, b)"], []),
+    ("cpp", "struct S { int add(int, int); };\nint S::add(int a, int b) { return a + b; }", ["return S().add(a, b)"], []),
+    ("cpp", "auto add = [](int a, int b) { return a + b; };", ["return their_add(a, b)"], []),
+    ("cpp", "auto add(int a, int b) { return a + b; }", ["int add(int a, int b) { return a"], ["auto"]),
+    ("cpp", "#include <gtest/gtest.h>\nauto add(int a, int b) -> int { return a + b; }\nTEST(A, B) {}", ["-> int"], ["gtest", "TEST"]),
+    ("java", "import static org.junit.Assert.*;\nclass Solution { private int add(int a, int b) { return a + b; } }", ["{ int add"], ["junit"]),
     ("java", "package a.b;\npublic class Main { static int add(int a, int b) { return a + b; } }", ["class Solution"], ["package", "Main", "public"]),
     ("java", "int add(int a, int b) { return a + b; }", ["class Solution {", "import java.util.*;"], []),
     ("java", "class H {}\nclass Solution { int add(int a, int b) { new H(); return a + b; } }\nclass Main {}", ["class H"], ["Main"]),
@@ -71,6 +77,22 @@ def test_sentences_around_a_function_are_no_code():
     assert code_of("I cannot help with that.", Asked("cpp", PROMPTS["cpp"])).lacking
 
 
+@pytest.mark.parametrize(
+    ("signature", "type_"),
+    [
+        ("fn add(a: u8, mut b: i64) -> Option<u64>", "fn(u8, i64) -> Option<u64>"),
+        ("fn add<'a, T: Into<i32>>(a: T, b: &'a str) -> &'a str", "for<'a> fn(i32, &'a str) -> &'a str"),
+        ("fn add(a: impl Into<i32>, b: i32) -> &'static str", "fn(i32, i32) -> &'static str"),
+        ("fn add(a: i32, b: i32) -> Sum", ""),
+        ("fn add(a: i32, b: i32) -> impl PartialEq<i32>", ""),
+    ],
+)
+def test_types_of_rust_that_a_program_may_have(signature: str, type_: str):
+    """Only the standard library's are returned; others can be equal to everything."""
+    made = parts([f"{signature} {{ todo!() }}"], Asked("rust", PROMPTS["rust"]))
+    assert made is not None and made.pointer() == type_
+
+
 def test_imports_of_rust_are_names():
     assert list(uses("a::{b, c::{self, d as e}, f::*}")) == [
         ("a::b", "b"),
@@ -81,7 +103,7 @@ def test_imports_of_rust_are_names():
 
 
 @pytest.mark.parametrize("language", PROMPTS)
-@pytest.mark.parametrize("text", ["(" * 1_000_000, "{" * 30_000, "a<" * 15_000, "a<;" * 9_000])
+@pytest.mark.parametrize("text", ["(" * 1_000_000, "{" * 30_000, "a<" * 15_000, "a<;" * 9_000, "a<?," * 9_000])
 def test_hostile_texts_are_not_read(language: str, text: str):
     """They cost little, and the reason is said."""
     found = code_of(f"{FENCE}\n{text}\n{FENCE}", Asked(language, PROMPTS[language]))

@@ -56,9 +56,8 @@ JAVA_CLASSES = (
     *(f"java.lang.{name}" for name in ("AssertionError", "Boolean", "Character", "Double", "Integer", "Long", "Math")),
     *(f"java.lang.{name}" for name in ("Object", "String", "StringBuilder")),
 )  # classes that the tests use
-# Imports that lead an answer, such as a chat model's, and belong in front of the program; none reaches a file of ours.
+# includes of a program that come before the tests; none is a file of ours
 CPP_LEADING = re.compile(r"(?:\s*#\s*include\s*<[a-z][\w+]*(?:/[\w+]+)*(?:\.h)?>[ \t]*(?=\n))+")
-JAVA_LEADING = re.compile(r"(?:\s*import java(?:\.\w+)+(?:\.\*)?;[ \t]*(?=\n))+")
 JS_NAMES = re.compile(r"^(?:const|let|var|function|class)\s+(\w+)", re.MULTILINE)
 GO_NAMES = (
     "append", "bool", "byte", "cap", "copy", "false", "float64", "int", "int32", "int64", "len", "make", "new", "nil",
@@ -120,7 +119,8 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     has it, and what the prompt defines stays the prompt's."""
     known, signature = before_signature(row)
     made = trees.parts([answer], asked(row), fixed=True) if whole else None
-    leading, answer = led(CPP_LEADING, answer) if made is None else (made.leading(CPP_LEADING), made.text)
+    led = dict.fromkeys(f"{each.text.strip()}\n" for each in made.imports) if made else ()
+    leading, answer = "".join(filter(CPP_LEADING.fullmatch, led)), made.text if made else answer
     includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
     head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, row.id)
@@ -143,8 +143,7 @@ def java(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
     mine = "".join(f"import {name};\n" for name in names)
     given = [name for name in names if re.search(rf"\b{name.rpartition('.')[2]}\b", row.declaration)]
     theirs = "".join(f"import {name};\n" for name in given)
-    leading, answer = led(JAVA_LEADING, answer)
-    others = {"Solution.java": f"{leading}{theirs}{'' if whole else row.prompt}{answer}\n"}
+    others = {"Solution.java": f"{theirs}{'' if whole else row.prompt}{answer}\n"}
     return Program(f"{imports}\n{mine}{tests.text}", "", "", others=others)
 
 
@@ -190,7 +189,8 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progra
 
 
 def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Program:
-    """The tests come first, where the answer's macros are unknown, and import only its functions, and check types."""
+    """The tests come first, where the answer's macros and types are unknown, and import only its functions, whose types
+    they check: the prompt's, or of a whole program its own. Main is empty."""
     text, given = tests.text, known(row)
     imports = "\n".join(dict.fromkeys(RUST_USE.findall(given)))
     functions = dict.fromkeys(RUST_FUNCTION.findall(given))
@@ -198,11 +198,14 @@ def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
     defined = (*(name for name, *_ in RUST_FUNCTION.findall(solved)), *RUST_TYPE.findall(solved))
     needed = text + "".join(rest for name, _, rest in functions if re.search(rf"\b{name}\b", text))
     named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", needed)]
-    checks = "\n".join(
-        f"const _: {generic and f'for{generic} '}fn({RUST_MUT.sub('', rest)} = {name};"
+    types = {
+        name: f"{generic and f'for{generic} '}fn({RUST_MUT.sub('', rest)}"
         for name, generic, rest in functions
         if name in named
-    )
+    }
+    if whole and (made := trees.parts([answer], asked(row))) and made.name in types:
+        types[made.name] = made.pointer() or types[made.name]
+    checks = "\n".join(f"const _: {text} = {name};" for name, text in types.items())
     text = text.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
     head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row.id)
     check = re.search(r"\bcfg\b", answer) is not None
@@ -214,14 +217,6 @@ def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
 ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str, Cases, bool], Program]] = {
     each.__name__: each for each in (python, cpp, java, js, go, rust)
 }
-
-
-def led(pattern: re.Pattern[str], answer: str) -> tuple[str, str]:
-    """The imports that lead an answer, one a line, and the rest."""
-    found = pattern.match(answer)
-    if found is None:
-        return "", answer
-    return "".join(f"{line.strip()}\n" for line in found[0].split("\n") if line.strip()), answer[found.end() :]
 
 
 def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:

@@ -87,13 +87,15 @@ def assemble(row: MultiPlEProblem, answer: str, name: str, whole: bool = False) 
 
 def in_class(row: MultiPlEProblem, made: trees.ReplyProgram) -> str:
     """Java's tests call a static method of their own class, which calls the answer's."""
-    text = trees.renamed(made.text, row.language, JAVA_CLASS, f"Their{JAVA_CLASS}")
+    text = trees.TreeReader("java").renamed(made.text, JAVA_CLASS, f"Their{JAVA_CLASS}")
     return f"{text}\nclass {JAVA_CLASS} {{\n    {made.called(f'Their{JAVA_CLASS}')}\n"
 
 
 def in_package(row: MultiPlEProblem, made: trees.ReplyProgram) -> str:
     """Go's tests need the prompt's package and imports."""
-    head = "".join(f"{each.text}\n" for each in trees.outline(row.prompt + "}", row.language) if each.role == "import")
+    head = "".join(
+        f"{each.text}\n" for each in trees.TreeReader("go").outline(row.prompt + "}") if each.role == "import"
+    )
     package = GO_PACKAGE.search(row.prompt)
     others = "".join(f"{each.text}\n" for each in trees.new_imports(row.prompt + "}", made))
     return f"{package[0] if package else ''}{head}{others}\n{made.code}\n"
