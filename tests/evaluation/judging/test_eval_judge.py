@@ -59,4 +59,7 @@ def test_a_prompt_without_room_is_a_sample_that_is_not_run(tmp_path):
     judged(tmp_path / "r.jsonl", tmp_path / "s.jsonl", task)
     rows = read_rows(tmp_path / "r.jsonl")
     assert len(rows) == 12 and not task.judged
-    assert rows[0]["verdicts"] == {"strict": "error", "published": "error"} and rows[0]["stderr"] == "prompt: 9 tokens"
+    assert (
+        rows[0]["verdicts"] == {"strict": "error", "published": "error"}
+        and rows[0]["stderr"] == "nothing: prompt: 9 tokens"
+    )

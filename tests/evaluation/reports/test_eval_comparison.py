@@ -349,5 +349,5 @@ def test_refusals(both, tmp_path, monkeypatch, capsys, words, reason):
 
 def test_other_tasks_need_data_and_take_no_directories(tmp_path):
     words = ("evaluate", "humaneval", "--model", "m", "--output", tmp_path / "o")
-    assert "the following arguments are required: --data" in command_here(*words).stderr
+    assert "--data: missing" in command_here(*words).stderr
     assert "unrecognized arguments: a" in command_here(*words, "--data", "d", "a").stderr
