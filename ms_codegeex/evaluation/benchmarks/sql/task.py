@@ -114,7 +114,6 @@ class Sql(PythonTask):
     question as a comment, and `SELECT`. The interpreter's SQLite runs the queries, each for `timeout` seconds."""
 
     name = "sql"
-    whole_programs = True
 
     def __init__(self, data: Path, timeout: float | None = None, python: Path | None = None):
         super().__init__(read_questions(data), python)
