@@ -3,7 +3,7 @@
     python benchmarks/languages.py                                     # headers of this machine
     python benchmarks/languages.py --c ~/src/linux/include --cpp ~/src/qt/src --each 5000
     python benchmarks/languages.py --quick                             # few headers, to see that it works
-    python benchmarks/languages.py --labels magika.tsv                 # beside what another program says
+    python benchmarks/languages.py --labels magika.tsv                 # next to the labels of another program
 
 Extensions: a file of each extension that belongs to one language, without content.
 

@@ -365,7 +365,7 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
 
 
 def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
-    """The brackets and commas outside of strings: block, offset behind the sign, and the sign, "" at a block's end."""
+    """The brackets and commas outside of strings: block, offset after the sign, and the sign, "" at a block's end."""
     string = escaped = False
     for block in blocks:
         # Without escaped characters, each quote begins or ends a string.

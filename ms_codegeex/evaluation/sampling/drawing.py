@@ -57,8 +57,8 @@ def equal_answers(rows: Sequence[Mapping[str, Any]], recipe: Recipe, fields: Map
     requests' own `fields` are over the recipe's settings.
 
     The rule: in each of at least two problems with several samples all answers are equal, and what was repeated has
-    `EQUAL` characters in all, divided by the temperature. A code model's text has at least 0.01 bits a character at 0.2
-    and 0.05 at 0.8, so such repeats by chance have a probability below 2^-25.
+    `EQUAL` characters in all, divided by the temperature. If a code model's text has 0.01 bits a character at 0.2 and
+    0.05 at 0.8 (assumed, not measured), such repeats by chance have a probability below 2^-25.
     """
     settings = {**asdict(recipe), **fields}
     if not isinstance(heat := settings["temperature"], int | float) or heat <= 0 or settings["top_k"] == 1:

@@ -328,6 +328,12 @@ def test_names_and_expressions(names, expected):
         assert licences.judge((name,), ("mit", "apache 2.0")) == expected, name
 
 
+def test_all_licences_of_a_list_have_to_be_allowed():
+    assert licences.judge(("MIT", "Apache-2.0"), ("mit", "apache-2.0")) == ("MIT AND Apache-2.0", True)
+    assert licences.judge(("MIT", "GPL-3.0-only"), ("mit", "apache-2.0"))[1] is False
+    assert licences.judge(("MIT", "nobody knows"), ("mit", "apache-2.0"))[1] is None
+
+
 def test_later_versions():
     assert licences.judge(("GPL-2.0-or-later",), ("gpl-3.0",))[1] and licences.judge(("GPLv3",), ("gpl-3.0",))[1]
     for name in ("GPL-3.0-only", "LGPL-2.1-or-later", "AGPL-3.0-or-later"):

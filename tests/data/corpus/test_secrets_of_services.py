@@ -99,7 +99,7 @@ UUID = "{8h}-{4h}-{4h}-{4h}-{12h}"
 ALPHABETS = {"w": ALNUM, "h": HEX, "u": ALNUM + "-_", "c": string.ascii_lowercase + string.digits}
 ALPHABETS |= {"U": string.ascii_uppercase + string.digits, "b": ALNUM + "+/"}
 ALPHABETS |= {"B": string.ascii_uppercase + "234567", "l": string.ascii_letters}
-# As issuers, GitHub's list of secret scanning partners and the detectors of other programs describe them.
+# As issuers and the detectors of trufflehog describe them.
 FORMS = [
     *("aio_{28w}", "apify_api_{36w}", "AKCp{69w}", "cmVmdGtu{56w}", "cio{32w}", "packagist_uut_{68h}", "sqp_{40h}"),
     *("bkua_{40c}", "CCIPAT_{22w}_{40h}", "BBDC-{44b}", "figu_{40u}", "tfp_{44w}", "rdme_{70c}", "slk_{64h}"),

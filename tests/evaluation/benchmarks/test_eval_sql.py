@@ -73,6 +73,11 @@ def test_verdicts(own, sandbox):
     assert judged(own, sandbox, " DISTINCT price FROM book WHERE price IS NOT NULL", 2)[:2] == (WRONG, PASSED)
     assert judged(own, sandbox, " price FROM book", 2)[:2] == (WRONG, WRONG)
     assert judged(own, sandbox, " nothing FROM nowhere")[0] == ERROR
+    for query in (
+        QUESTIONS[1][1],
+        f"-- the prices\nWITH b AS (SELECT * FROM book) {QUESTIONS[1][1]};",
+    ):  # not continued
+        assert judged(own, sandbox, query, 1)[:2] == (PASSED, PASSED)
     assert "no such table" in judged(own, sandbox, " 1 FROM nowhere")[2]
 
 

@@ -63,6 +63,13 @@ def test_a_program_is_what_its_entry_point_needs(language: str, code: str, has: 
         assert not [each for each in has if each not in found.text] and not [e for e in lacks if e in found.text]
 
 
+def test_the_last_of_several_programs_counts():
+    first, second = ("const add = (a, b) => a - b;", "const add = (a, b) => a + b;")
+    reply = f"{FENCE}js\n{first}\n{FENCE}\nThat subtracts. Corrected:\n\n{FENCE}js\n{second}\n{FENCE}\n"
+    found = code_of(reply, Asked("js", PROMPTS["js"]))
+    assert found.whole and second in found.text and first not in found.text
+
+
 @pytest.mark.parametrize("language", ["cpp", "java", "js", "go", "rust"])
 def test_a_body_continues_the_prompt(language: str):
     """With the braces that it leaves open."""
