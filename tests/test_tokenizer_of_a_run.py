@@ -187,10 +187,10 @@ def test_languages_of_the_corpus_that_a_run_prepares(tmp_path, monkeypatch):
 def test_the_tokenizer_and_the_corpus_of_a_run_are_made_of_one_search(tmp_path, monkeypatch):
     searched = []
 
-    def counted(roots, languages, recognise=None, all_text=False, leave_out=None):
+    def counted(roots, languages, recognise=None, all_text=False, leave_out=None, licences=False):
         """`sources.search`, counted."""
         searched.append(leave_out)
-        return sources.search(roots, languages, recognise, all_text, leave_out)
+        return sources.search(roots, languages, recognise, all_text, leave_out, licences)
 
     monkeypatch.setattr(reading, "search", counted)
     shutil.copytree(ROOT / "ms_codegeex" / "config", tmp_path / "text")

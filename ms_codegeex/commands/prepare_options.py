@@ -110,7 +110,7 @@ class RecordOptions:
     )
     licences: tuple[str, ...] = option(
         "only take records and source files under these licences: SPDX identifiers or common names. A file's is in its "
-        "SPDX line, or in the nearest package.json, METADATA, Cargo.toml, debian/copyright, LICENSE ...",
+        "SPDX line, or in the nearest package.json, METADATA, Cargo.toml, debian/copyright or LICENSE",
         "NAME",
         (),
     )
