@@ -3,7 +3,7 @@
 Any number of devices can load one: a reader assembles only the window it needs, and checks the hash of every chunk that
 it reads. `checkpoint_writing.py` writes them, `checkpoint_folder.py` chooses among a run's.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`. Chunks of slices
-(`chunks.py`) and each file's header have hashes."""
+(`tensors.py`) and each file's header have hashes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.config.validation import Natural, Positive
-from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
+from ms_codegeex.config.validation import Natural, Positive, validated
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.tensors import (
     NUMPY_DTYPES,
@@ -34,6 +32,8 @@ from ms_codegeex.formats.tensors import (
     Window,
     check_coverage,
     checked_shape,
+    content_hash_of_parts,
+    count_chunks,
     overlap,
     read_bytes,
     window_ranges,
@@ -91,9 +91,6 @@ class _Manifest:
     tensors: dict[str, _Tensor]
 
 
-_SCHEMA = TypeAdapter(_Manifest)
-
-
 class Checkpoint:
     """A checkpoint opened for reading: the manifest is checked at once, tensors are read and hashed on demand.
     `UserError` names the file or tensor if the manifest is damaged, a file is missing or has another size, slices do
@@ -109,13 +106,9 @@ class Checkpoint:
         if manifest.get("sha256") != manifest_digest(manifest):
             raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not match)")
         self.manifest: dict[str, Any] = manifest
+        validated(_Manifest, manifest, f"{self.path / MANIFEST}: not a checkpoint manifest; ")
         try:
-            _SCHEMA.validate_python(manifest)
             self._check()
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, first["loc"]))
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({key}: {first['msg']})") from None
         except (KeyError, ValueError) as error:
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r:.{QUOTED}})") from None
 

@@ -54,11 +54,6 @@ class Sizes:
         """All of them, in our names."""
         return tuple(self.defaults)
 
-    @property
-    def optional(self) -> dict[str, Any]:
-        """Those that a file need not record, with their defaults."""
-        return {name: value for name, value in self.defaults.items() if name not in self.data.required}
-
     def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for name in self.data.required:
@@ -69,7 +64,9 @@ class Sizes:
                 remedy = f"write it there{next(of, '')}"
                 raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number; {remedy}")
             fields[name] = value
-        for name, default in self.optional.items():
+        for name, default in self.defaults.items():
+            if name in fields:
+                continue
             value = values.get(key := keys.get(name, name), default)
             types = (int, float) if type(default) is float else (type(default),)
             if type(value) not in types or not (isinstance(value, str) or 0 <= value < float("inf")):
@@ -212,14 +209,14 @@ class FamilyFormats:
         """Every tensor of the layout for a model of `config`'s sizes, or for one of `ranks` slices of it, in order."""
         return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config.num_layers))
 
-    def check_ranks(self, config: Any, ranks: int, where: str, remedy: str) -> None:
-        """`UserError` unless the heads divide evenly among `ranks` tensor-parallel ranks."""
+    def rank_shapes(
+        self, layout: ForeignLayout, config: Any, ranks: int, where: str = "ranks", remedy: str = "choose a divisor"
+    ) -> dict[str, Shape]:
+        """Our parameters' shapes in one of `ranks` tensor-parallel slices. `UserError`, which says `where` their number
+        is, if the heads, or a tensor, do not divide evenly among them."""
         number, what = self.data.ranks(config)
         if ranks < 1 or number % ranks:
             raise UserError(f"{where}: {ranks} does not divide {number}, the {what}; {remedy}")
-
-    def rank_shapes(self, layout: ForeignLayout, config: Any, ranks: int) -> dict[str, Shape]:
-        """Our parameters' shapes in one of `ranks` tensor-parallel slices."""
         shapes = config.parameter_shapes()
         for name, shape in shapes.items() if ranks > 1 else ():
             if (axis := self.axis(layout, name)) is not None:

@@ -256,10 +256,9 @@ def _ours(raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping
     """The tensors of all ranks, merged and under our names."""
     formats, config, ranks = FamilyFormats(its_family), its_family.config.build_config(None, fields), len(raw.ranks)
     check_layers(config, raw.ranks[0], raw.where[0])
-    if ranks > 1:
-        where = f"{raw.where[0]}: number of rank files in its folder"
-        formats.check_ranks(config, ranks, where, "is one missing?")
-    entries, shapes = formats.entries(its, config, ranks), formats.rank_shapes(its, config, ranks)
+    where = f"{raw.where[0]}: number of rank files in its folder"
+    shapes = formats.rank_shapes(its, config, ranks, where, "is one missing?")
+    entries = formats.entries(its, config, ranks)
     parts = [
         layout.to_ours(entries, {name: t for name, t in tensors.items() if not its.skips(name)}, shapes, path)
         for tensors, path in zip(raw.ranks, raw.where, strict=True)

@@ -21,9 +21,9 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
-from ms_codegeex.base.reading import read_json, read_regular
+from ms_codegeex.base.reading import limited, opened, read_json
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
-from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
+from ms_codegeex.formats.tensor_parallel import Distinct, check_alike
 from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged
 from ms_codegeex.formats.wire import Value, WireReader, only
 
@@ -31,7 +31,9 @@ from ms_codegeex.formats.wire import Value, WireReader, only
 STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
 ITEM_NAME, ITEM_CONTENT = 1, 2  # of ParallelStrategyItem and ParallelLayoutItem
 STAGE = 1  # of ParallelStrategys
-DEV_MATRIX, TENSOR_MAP, SPLIT_SHAPE, OFFSET, FIELD, SHARD_STEP, SHARD_SIZE = 1, 2, 3, 4, 5, 6, 7  # of ParallelLayouts
+# Those of ParallelLayouts in their order, 1 to 7, as JSON names them: lists of numbers, then numbers.
+_LISTS = ("dev_matrix", "tensor_map", "param_split_shape", "indices_offset")
+_NUMBERS = ("field", "opt_weight_shard_step", "opt_weight_shard_size")
 DIM = 1  # of the lists in it
 LARGEST = 256 << 20  # bytes of a strategy file: thousands of parameters take a megabyte
 
@@ -119,34 +121,24 @@ def _shards(name: str, devices: tuple[int, ...], used: list[int], shards: int, s
     return shards
 
 
-def _lists(reader: WireReader, items: list[Value]) -> list[tuple[int, ...]]:
-    return [reader.integers(reader.message(item, (DIM,))[DIM]) for item in items]
-
-
 def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
     """A `ParallelLayouts` message under the names that the JSON form has."""
-    fields = reader.message(value, range(DEV_MATRIX, SHARD_SIZE + 1))
-    maps = _lists(reader, fields[TENSOR_MAP])
-    (matrix,) = _lists(reader, fields[DEV_MATRIX]) or [()]
-    sizes = (only(fields[number], "a shard's size") for number in (FIELD, SHARD_STEP, SHARD_SIZE))
-    field, step, size = (reader.integers([each])[0] for each in sizes)
-    return {
-        "dev_matrix": matrix,
-        "tensor_map": [list(axes) for axes in maps if axes] if len(maps) > 1 else (maps or [()])[0],
-        "param_split_shape": [n for numbers in _lists(reader, fields[SPLIT_SHAPE]) for n in numbers],
-        "indices_offset": [n for numbers in _lists(reader, fields[OFFSET]) for n in numbers],
-        "field": field,
-        "opt_weight_shard_step": step,
-        "opt_weight_shard_size": size,
-    }
+    fields = reader.message(value, range(1, 1 + len(_LISTS) + len(_NUMBERS)))
+    layout: dict[str, Any] = {}
+    for number, name in enumerate((*_LISTS, *_NUMBERS), 1):
+        if name in _NUMBERS:
+            (layout[name],) = reader.integers([only(fields[number], name)])
+            continue
+        lists = [reader.integers(reader.message(item, (DIM,))[DIM]) for item in fields[number]]
+        several = name == "tensor_map" and len(lists) > 1
+        layout[name] = [list(axes) for axes in lists if axes] if several else tuple(itertools.chain(*lists))
+    return layout
 
 
 def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
     """Stages of the operators, and (parameter, layout) pairs."""
-    try:
-        data = read_regular(path, LARGEST)
-    except OSError as error:
-        raise UserError(f"{path}: could not be read ({error.strerror})") from None
+    with opened(path) as stream:
+        data = limited(stream, path, LARGEST)
     reader = WireReader(io.BytesIO(data))
     fields = reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
     stages, layouts = set(), []
@@ -323,11 +315,9 @@ def _merged(
     if len(first.shape) != (axes := len(layout.split_axes)):
         described = f"the strategy describes one of {axes} axes; give the strategy file of this run"
         raise UserError(f"{where[0]}: tensor {name} has shape {list(first.shape)}, {described}")
-    shape = tuple(size * count for size, count in zip(first.shape, layout.pieces, strict=True))
-    if layout.shape is not None and layout.shape != shape:
-        made = f"tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} parts of {list(shape)}"
+    whole = distinct.joined(name, parts, list(map(str, where)))
+    if layout.shape is not None and layout.shape != whole.shape:
+        part = f"tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} parts"
         recorded = f"the strategy records {list(layout.shape)}"
-        raise UserError(f"{where[0]}: {made}, but {recorded}; the files are not of one run")
-    for path, part in zip(where, parts.values(), strict=True) if len(parts) > 1 else ():
-        distinct.add(str(path), name, part)
-    return assembled(shape, parts, distinct.check)
+        raise UserError(f"{where[0]}: {part} of {list(whole.shape)}, but {recorded}; the files are not of one run")
+    return whole

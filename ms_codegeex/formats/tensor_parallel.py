@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.chunks import content_hash
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, overlap, window_ranges
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, content_hash, overlap, window_ranges
 
 
 def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTensor:
@@ -33,9 +32,28 @@ class Distinct:
         self._lock = threading.Lock()
         self._checked = False
 
-    def add(self, path: str, name: str, tensor: LazyTensor) -> None:
-        """The file at `path` holds this slice of `name`, and no other file holds the same one."""
-        self._slices[path][name] = tensor
+    def joined(self, name: str, parts: Mapping[tuple[int, ...], LazyTensor], where: Sequence[str]) -> LazyTensor:
+        """Equal parts of a tensor by their position in a grid as one tensor; a window loads only the parts that it
+        meets. `where`: the file of each part, no two of which hold the same one; `check` precedes the first load."""
+        first = next(iter(parts.values()))
+        if len(parts) == 1:
+            return first
+        for path, piece in zip(where, parts.values(), strict=True):
+            self._slices[path][name] = piece
+        shape = tuple(size * (1 + max(axis)) for size, axis in zip(first.shape, zip(*parts, strict=True), strict=True))
+
+        def part(index: Sequence[slice] | None) -> np.ndarray:
+            self.check()
+            ranges = window_ranges(shape, index)
+            result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[first.dtype])
+            for cell, piece in parts.items():
+                offset = [coordinate * size for coordinate, size in zip(cell, piece.shape, strict=True)]
+                if (common := overlap(ranges, {"offset": offset, "shape": piece.shape})) is not None:
+                    inside, within = common
+                    result[within] = piece.array()[inside]
+            return result
+
+        return LazyTensor(first.dtype, shape, lambda: part(None), part)
 
     def check(self) -> None:
         """`UserError` naming two files of which one is a copy; looks once, however many threads ask."""
@@ -65,27 +83,6 @@ class Distinct:
             one, other, *_ = waiting[0]
             reason = f"holds the same slices as {one}, so one of them is a copy of the other"
             raise UserError(f"{other}: {reason}; copy the files of all ranks again")
-
-
-def assembled(
-    shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor], check: Callable[[], object] = lambda: None
-) -> LazyTensor:
-    """Equal parts by their position in a grid as one tensor; a window loads only the parts that it meets. `check()` is
-    called before anything is loaded."""
-    first = next(iter(parts.values()))
-
-    def part(index: Sequence[slice] | None) -> np.ndarray:
-        check()
-        ranges = window_ranges(shape, index)
-        result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[first.dtype])
-        for cell, piece in parts.items():
-            offset = [coordinate * size for coordinate, size in zip(cell, piece.shape, strict=True)]
-            if (common := overlap(ranges, {"offset": offset, "shape": piece.shape})) is not None:
-                inside, within = common
-                result[within] = piece.array()[inside]
-        return result
-
-    return first if len(parts) == 1 else LazyTensor(first.dtype, shape, lambda: part(None), part)
 
 
 def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> LazyTensor:
@@ -127,9 +124,7 @@ def merge(
         elif axis is None:
             result[name] = _same(name, pieces, where)
         else:
-            shape = tuple(n * len(pieces) if k == axis else n for k, n in enumerate(first.shape))
-            cells = {tuple(rank * (k == axis) for k in range(len(shape))): piece for rank, piece in enumerate(pieces)}
-            result[name] = assembled(shape, cells, distinct.check)
-            for piece, path in zip(pieces, where, strict=True):
-                distinct.add(path, name, piece)
+            axes_of = range(len(first.shape))
+            cells = {tuple(rank * (k == axis) for k in axes_of): piece for rank, piece in enumerate(pieces)}
+            result[name] = distinct.joined(name, cells, where)
     return result

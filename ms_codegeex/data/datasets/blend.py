@@ -16,7 +16,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.blend import KEY, BlendStage, corpora_of, parse_stages
-from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
+from ms_codegeex.data.datasets.batches import Batch, Sequences
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:
@@ -113,11 +113,6 @@ class Blend:
             parts.append(corpus.read(corpus.indices(times[here]), numbers[here]).arrays())
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
-
-    def sample(self, number: int) -> TrainingSample:
-        """The training sample with this global number."""
-        owners, times = self.locate(np.array([number]))
-        return self.corpora[owners[0]].sample(number, int(times[0]))
 
     def check_model(self, vocab_size: int, eos_token_id: int) -> None:
         """`UserError` if a corpus holds ids beyond the model's table or ends its documents with another token."""

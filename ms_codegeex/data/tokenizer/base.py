@@ -46,7 +46,11 @@ class Tokenizer(ABC):
     @property
     def sentinels(self) -> tuple[int, int, int]:
         """Ids that mark prefix, suffix and middle for infilling: rows of the model's table that nothing else uses."""
-        return self.vocab_size, self.vocab_size + 1, self.vocab_size + 2
+        first = self._first_sentinel()
+        return first, first + 1, first + 2
+
+    def _first_sentinel(self) -> int:
+        return self.vocab_size
 
     def is_unused(self, number: int) -> bool:
         """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""

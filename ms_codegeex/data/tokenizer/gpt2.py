@@ -153,10 +153,8 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         further = {number: text.encode() for text, number in (*self._extra.items(), *self._spaces.items())}
         super().__init__(tables, runs, self._extra, further, added)
 
-    @property
-    def sentinels(self) -> tuple[int, int, int]:
-        """`<|extratoken_1..3|>`, which never stand for a run of spaces, whatever `max_len` is."""
-        return self.tables.eos_id + 1, self.tables.eos_id + 2, self.tables.eos_id + 3
+    def _first_sentinel(self) -> int:
+        return self.tables.eos_id + 1  # <|extratoken_1..3|> never stand for a run of spaces, whatever `max_len` is
 
     def is_unused(self, number: int) -> bool:
         """See `Tokenizer.is_unused`: all extra tokens but those for runs of spaces."""
@@ -227,11 +225,9 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         self.name = ("codegen-multi" if added.plain else "codegen-nl") if released else "own-codegen"
         super().__init__(tables, runs={}, names={}, further={}, added=added)
 
-    @property
-    def sentinels(self) -> tuple[int, int, int]:
-        """The first rows after the white space tokens, in nl models too: multi models continue them."""
-        first = max(self.vocab_size, self.tables.eos_id + 1 + len(whitespace_tokens(0)))
-        return first, first + 1, first + 2
+    def _first_sentinel(self) -> int:
+        """After the white space tokens, in nl models too: multi models continue them."""
+        return max(self.vocab_size, self.tables.eos_id + 1 + len(whitespace_tokens(0)))
 
     @property
     def fingerprint(self) -> str:
