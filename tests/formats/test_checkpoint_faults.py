@@ -9,7 +9,7 @@ from checkpoint_faults import FAULTS, ROWS, silent_faults, write_pair
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint_writing as module
-from ms_codegeex.formats import safetensors_file
+from ms_codegeex.formats import safetensors_file, tensors
 from ms_codegeex.formats.checkpoint import Checkpoint, manifest_digest
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint, write_ranks
 from ms_codegeex.formats.sources import checkpoint_adapters, open_source

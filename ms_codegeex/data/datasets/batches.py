@@ -141,7 +141,7 @@ class Sequences(ABC):
         return [(0, 0, self.size)]
 
     def indices(self, numbers: np.ndarray) -> np.ndarray:
-        """The sequence of each sample number, int64 [n]. In a segment epochs follow each other, each in its own order."""
+        """The sequence of each sample number, int64 [n]. Epochs of a segment follow each other, each in its order."""
         result = np.empty(np.shape(numbers), np.int64)
         for start, first, size in self.segments:
             here = numbers >= start
