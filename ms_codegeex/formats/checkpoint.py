@@ -258,16 +258,11 @@ class Checkpoint:
             self._file(file)
         for name in self.names:
             for record in self.slices(name):
-                for size in self._verify_slice(name, record):
-                    total += size
-                    progress(size)
+                read, (length, *rest), rows = self._chunk_reader(name, record), record["shape"] or [1], record["rows"]
+                buffer = np.empty((min(rows, length), *rest), NUMPY_DTYPES[self.dtype(name)])
+                for number in range(len(record["chunks"])):
+                    part = buffer[: min(rows, length - number * rows)]
+                    read(number, part)
+                    total += part.nbytes
+                    progress(part.nbytes)
         return total
-
-    def _verify_slice(self, name: str, record: Mapping[str, Any]) -> Iterator[int]:
-        """Check a slice. Yields the number of bytes of each part that was read."""
-        read, (length, *rest), size = self._chunk_reader(name, record), record["shape"] or [1], record["rows"]
-        buffer = np.empty((min(size, length), *rest), NUMPY_DTYPES[self.dtype(name)])
-        for number in range(len(record["chunks"])):
-            part = buffer[: min(size, length - number * size)]
-            read(number, part)
-            yield part.nbytes

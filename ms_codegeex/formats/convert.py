@@ -32,7 +32,7 @@ from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_mo
 from ms_codegeex.formats.provenance import ends, files_below, hashed, read_statement, statement_path
 from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source, open_source
-from ms_codegeex.formats.tensor_parallel import shard
+from ms_codegeex.formats.strategy import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor
 from ms_codegeex.formats.torch_zip import is_written_by_us, read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName

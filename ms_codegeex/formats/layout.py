@@ -110,14 +110,6 @@ def _check(name: ForeignName, tensor: LazyTensor, shape: Shape, where: str) -> N
         raise UserError(f"{where}: {has}, the model's configuration asks for {list(shape)}")
 
 
-def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
-    dtypes = {tensors[name].dtype for name in entry.ours}
-    if len(dtypes) > 1:
-        names, listed = ", ".join(entry.ours), f"found {', '.join(sorted(dtypes))}"
-        raise UserError(f"tensors {names} make one tensor and must share a dtype, {listed}; choose one with --dtype")
-    return dtypes.pop()
-
-
 def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[ForeignName, LazyTensor]:
     """Our tensors as the foreign ones, in the entries' order; nothing is loaded yet."""
 
@@ -125,14 +117,19 @@ def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> d
         parts = [tensors[name] for name in entry.ours]
         if entry.packing.kind == "copy":
             return parts[0]
-        dtype, shape = _common_dtype(entry, tensors), packed_shape(entry.packing, [part.shape for part in parts])
+        dtypes, shape = {part.dtype for part in parts}, packed_shape(entry.packing, [part.shape for part in parts])
+        if len(dtypes) > 1:
+            differ = f"make one tensor and must share a dtype, found {', '.join(sorted(dtypes))}"
+            raise UserError(f"tensors {', '.join(entry.ours)} {differ}; choose one with --dtype")
+
+        def whole() -> np.ndarray:
+            return pack(entry.packing, [part.array() for part in parts])
 
         def rows(count: int) -> Iterator[np.ndarray]:
             for part in parts:
                 yield from pieces(part, count * (part.nbytes // part.shape[0]))
 
-        stacked = rows if entry.packing.kind == "stack" else None
-        return LazyTensor(dtype, shape, lambda: pack(entry.packing, [part.array() for part in parts]), rows=stacked)
+        return LazyTensor(dtypes.pop(), shape, whole, rows=rows if entry.packing.kind == "stack" else None)
 
     return {entry.foreign: joined(entry) for entry in entries}
 

@@ -20,7 +20,7 @@ from ms_codegeex.base.reading import read_inside
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.data.datasets.batches import read_info
-from ms_codegeex.data.datasets.content import CONTENT, content_hash
+from ms_codegeex.data.datasets.opening import CONTENT, content_hash
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import Source
 

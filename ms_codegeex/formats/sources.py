@@ -39,7 +39,7 @@ from ms_codegeex.formats.family import FamilyFormats, model_types
 from ms_codegeex.formats.files import RawModel, find_model
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
-from ms_codegeex.formats.tensor_parallel import merge
+from ms_codegeex.formats.strategy import merge
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts
 from ms_codegeex.models.registry import FAMILIES, Family, family

@@ -19,9 +19,8 @@ from ms_codegeex.config.blend import parse_stages
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.blend import Blend
-from ms_codegeex.data.datasets.content import content_hash
 from ms_codegeex.data.datasets.indexed import IndexedDataset
-from ms_codegeex.data.datasets.opening import open_sequences, training_data, validation_data
+from ms_codegeex.data.datasets.opening import content_hash, open_sequences, training_data, validation_data
 from ms_codegeex.data.infilling.transform import Infilling
 from ms_codegeex.data.tokenizer import load_tokenizer
 
