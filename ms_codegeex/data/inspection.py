@@ -121,7 +121,9 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
     if table is None:
         raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {REMEDY}")
     documents, fine_tuning = dataset.splits[split], dataset.description.get("kind") == KIND
-    decode, scheme, number = text_decoder(tokenizer), _scheme(dataset.description), 0
+    tags = dataset.description.get("settings", {}).get("tags", "none")
+    scheme = {True: "codegeex", False: "none"}.get(tags, tags)  # older datasets record only whether there are any
+    decode, number = text_decoder(tokenizer), 0
     for batch in table.to_batches(_ROWS):
         size = lossy = 0
         for row in batch.to_pylist():
@@ -134,14 +136,6 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
                 lossy += 1
             size, number = size + len(text), number + 1
         yield size, lossy
-
-
-def _scheme(description: dict[str, Any]) -> str:
-    """Scheme of the documents' tag lines; older datasets record only whether there are any."""
-    tags = description.get("settings", {}).get("tags", "none")
-    if isinstance(tags, bool):
-        return "codegeex" if tags else "none"
-    return tags
 
 
 def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:

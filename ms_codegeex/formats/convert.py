@@ -104,7 +104,7 @@ def _write_file(
         write_mindspore(target, tensors, check=check, origin=origin)
     else:
         formats = FamilyFormats(source.family)
-        config = formats.sizes.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
+        config = formats.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
         config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
         exported = resources.files("ms_codegeex.formats").joinpath("exported")
         classes = {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +15,6 @@ from ms_codegeex.models.foreign import (
     ForeignFormats,
     ForeignLayout,
     ForeignName,
-    SizeKeys,
     plain_name,
     spellings,
 )
@@ -35,28 +34,37 @@ RENAMED = {
 }
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Reads and writes a family's sizes, which are all fields of its configuration. `build`: the family's
-    `build_config`; `presets`: its named sizes."""
+def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
+    """The family and the layout of a model directory by the `model_type` that its `config.json` states."""
+    types: dict[str, tuple[Family, ForeignLayout]] = {}
+    for its in map(family, FAMILIES):
+        for layout in FamilyFormats(its).data.layouts:
+            if layout.kind == "huggingface" or "model_type" in layout.config:
+                stated = layout.config.get("model_type", its.weights.FORMATS.sizes.model_type)
+                types.setdefault(stated, (its, layout))
+    return types
 
-    data: SizeKeys
-    build: Callable[[None, dict[str, Any]], Any]
-    presets: Mapping[str, Mapping[str, Any]]
+
+@dataclass(frozen=True)
+class FamilyFormats:
+    """A family as the converters see it: its table of parameters, its tables of foreign names, and its sizes, which are
+    all fields of its configuration."""
+
+    family: Family
+
+    @property
+    def data(self) -> ForeignFormats:
+        """Names in files of other programs."""
+        return self.family.weights.FORMATS
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Every size in our names, with the value that it has where a file does not record it."""
-        return {field.name: field.default for field in fields(self.build(None, {}))}
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """All of them, in our names."""
-        return tuple(self.defaults)
+        return {field.name: field.default for field in fields(self.family.config.build_config(None, {}))}
 
     def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
-        for name in self.data.required:
+        for name in self.data.sizes.required:
             value = values.get(key := keys.get(name, name))
             if type(value) is not int or value < 1:
                 similar = self._similar(values, keys)
@@ -73,7 +81,7 @@ class Sizes:
                 raise UserError(f"{where}: {key} is {value!r}, expected a value like {default!r}")
             fields[name] = value
         try:
-            self.build(None, fields)
+            self.family.config.build_config(None, fields)
         except UserError as error:  # it names the keys of a run's configuration
             text = re.sub(r"model\.(\w+)", lambda match: keys.get(match[1], match[1]), str(error))
             raise UserError(f"{where}: {text}") from None
@@ -81,15 +89,15 @@ class Sizes:
 
     def _similar(self, values: Mapping[str, Any], keys: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The presets that have those of the telling sizes which `values` state."""
-        for preset in self.presets:
-            sizes = vars(self.build(preset, {}))
+        for preset in self.family.config.PRESETS:
+            sizes = vars(self.family.config.build_config(preset, {}))
             if all(values.get(keys.get(name, name)) in (None, sizes[name]) for name in _TELLING):
                 yield preset, sizes
 
     def from_ours(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The sizes, checked, from a mapping in our own names. `UserError` for one that the family does not have:
         without it, the model may be another one."""
-        known = self.fields
+        known = self.defaults
         for name in values:
             if name not in known:
                 near = "".join(f", whose nearest is {each}" for each in difflib.get_close_matches(str(name), known, 1))
@@ -101,69 +109,41 @@ class Sizes:
         """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid. null
         and [] count as absent; the first of several end tokens counts."""
         model_type = values.get("model_type")
-        if model_type != self.data.model_type:
-            raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.model_type!r}")
+        if model_type != self.data.sizes.model_type:
+            raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.sizes.model_type!r}")
         values = {key: value for key, value in values.items() if value not in (None, [])}
         if method := values.get("quantization_config"):
             said = f"quantization_config is {method!r:.80}"
             raise UserError(f"config.json: {said}; give the model before it was quantised")
-        for key, expected in self.data.only.items():
-            if key in values and values[key] not in (expected, *self.data.synonyms.get(key, ())):
+        for key, expected in self.data.sizes.only.items():
+            if key in values and values[key] not in (expected, *self.data.sizes.synonyms.get(key, ())):
                 said = f"{key} is {values[key]!r}, expected {expected!r}"
                 raise UserError(f"config.json: {said}; give a model that has it")
-        for name in self.fields:
+        for name in self.defaults:
             other = next((other for other in RENAMED.get(name, ()) if other in values), None)
-            if (key := self.data.keys.get(name, name)) not in values and other is not None:
+            if (key := self.data.sizes.keys.get(name, name)) not in values and other is not None:
                 values |= {key: values[other]}
         if isinstance(ends := values.get("eos_token_id"), list) and ends:
             values |= {"eos_token_id": ends[0]}
-        read = self.data.read(values)
-        absent = [key for name in self.fields if (key := self.data.keys.get(name, name)) not in read]
+        read = self.data.sizes.read(values)
+        absent = [key for name in self.defaults if (key := self.data.sizes.keys.get(name, name)) not in read]
         for key in values:  # most others are of other programs
             if not key.endswith("_token_id") and (near := difflib.get_close_matches(str(key), absent, 1, MISSPELT)):
                 raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
-        return self._checked(read, self.data.keys, "config.json")
+        return self._checked(read, self.data.sizes.keys, "config.json")
 
     def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`config.json` of a model directory with parameters like ours, float32; keys of `base` we do not know stay."""
-        data = self.data
+        data = self.data.sizes
         return {
             "model_type": data.model_type,
             **data.written(config),
             **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
-            **{data.keys.get(name, name): getattr(config, name) for name in self.fields if name not in data.counted},
+            **{data.keys.get(name, name): getattr(config, name) for name in self.defaults if name not in data.counted},
             **{data.keys[name]: getattr(config, name) + more for name, more in data.counted.items()},
             **data.only,
             "torch_dtype": "float32",
         }
-
-
-def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
-    """The family and the layout of a model directory by the `model_type` that its `config.json` states."""
-    types: dict[str, tuple[Family, ForeignLayout]] = {}
-    for its in map(family, FAMILIES):
-        for layout in FamilyFormats(its).data.layouts:
-            if layout.kind == "huggingface" or "model_type" in layout.config:
-                stated = layout.config.get("model_type", its.weights.FORMATS.sizes.model_type)
-                types.setdefault(stated, (its, layout))
-    return types
-
-
-@dataclass(frozen=True)
-class FamilyFormats:
-    """A family as the converters see it: its table of parameters and its tables of foreign names."""
-
-    family: Family
-
-    @property
-    def data(self) -> ForeignFormats:
-        """Names in files of other programs."""
-        return self.family.weights.FORMATS
-
-    @property
-    def sizes(self) -> Sizes:
-        """The family's sizes in our names and as the keys of a `config.json`."""
-        return Sizes(self.data.sizes, self.family.config.build_config, self.family.config.PRESETS)
 
     def layout(self, kind: str) -> ForeignLayout:
         """The layout of that kind which we write; `UserError` if the family has none."""
@@ -228,7 +208,7 @@ class FamilyFormats:
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
         """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
         given = {*known, *self.data.visible, "num_layers", "init_std"}
-        return tuple(field for field in self.sizes.fields if field not in given)
+        return tuple(field for field in self.defaults if field not in given)
 
     def infer(
         self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape], known: Mapping[str, Any], ranks: int = 1
@@ -248,17 +228,17 @@ class FamilyFormats:
         repeated = [entry for entry in layout.entries if "{i}" in entry.ours[0]]
         there = (any(entry.numbered(i).foreign in shapes for entry in repeated) for i in range(len(shapes) + 1))
         fields["num_layers"] = next(i for i, layer in enumerate(there) if not layer)
-        default = vars(self.sizes.build(None, {}))
+        default = vars(self.family.config.build_config(None, {}))
         for preset in ({**default, **preset} for preset in self.family.config.PRESETS.values()):
             if all(preset[key] == fields[key] for key in _TELLING):
-                fields |= {key: preset[key] for key in self.sizes.fields if key not in fields}
-        fields |= {key: value for key, value in known.items() if key in self.sizes.fields}
+                fields |= {key: preset[key] for key in self.defaults if key not in fields}
+        fields |= {key: value for key, value in known.items() if key in self.defaults}
         sizes = ", ".join(f"{key} {fields[key]}" for key in _TELLING)
         missing = {key: f"no preset has {sizes}" for key in self.data.sizes.required if key not in fields}
-        eos = fields.get("eos_token_id", self.sizes.defaults["eos_token_id"])
+        eos = fields.get("eos_token_id", self.defaults["eos_token_id"])
         if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
             missing["eos_token_id"] = f"{eos} has no row in a table of {fields['vocab_size']}"
         for key, reason in missing.items():
             settings = " ".join(f"--set {name}=N" for name in missing)
             raise UserError(f"{key}: the file does not record it, and {reason}; add {settings}")
-        return self.sizes.from_ours(fields)
+        return self.from_ours(fields)

@@ -158,7 +158,7 @@ def _opening(source: Source, run: _Run | None, adapter: bool) -> str:
 
 def _sizes(source: Source) -> Iterator[tuple[str, str]]:
     yield "family", _texts()["families"].get(source.family.name, source.family.name)
-    for name in FamilyFormats(source.family).sizes.fields:
+    for name in FamilyFormats(source.family).defaults:
         yield _text(name), _text(source.fields[name])
 
 

@@ -155,8 +155,7 @@ def _modules(
 def read_peft(path: Path, base: Source) -> Adapters:
     """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later. What
     was trained on a module that fuses k of our layers becomes k adapters with the same A. The scale of rsLoRA, alpha /
-    sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and for modules
-    that the model does not have."""
+    sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and unknown modules."""
     config, file, opened, metadata = _opened(path)
     _check_settings(config, path)
     formats = FamilyFormats(base.family)

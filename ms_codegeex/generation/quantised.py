@@ -90,7 +90,7 @@ class QuantisedModel:
         self.family: Family = family(str(description.get("family")))
         self._file = SafetensorsFile(self.path / TENSORS)
         try:
-            self.fields = FamilyFormats(self.family).sizes.from_ours(sizes)
+            self.fields = FamilyFormats(self.family).from_ours(sizes)
             self.config = self.family.config.build_config(None, self.fields)
         except UserError as error:
             raise UserError(f"{where}: sizes: {error}; quantise the model again") from None

@@ -67,8 +67,7 @@ def sample_indices(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences for one device: inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], and samples, their
-    global numbers, int32 [batch]."""
+    """Sequences for one device: inputs, labels int32 and loss_mask FP32 [batch, seq]; global numbers int32 [batch]."""
 
     inputs: np.ndarray
     labels: np.ndarray
