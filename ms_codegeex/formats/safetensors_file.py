@@ -75,7 +75,7 @@ def write_safetensors(
                 continue
             hashed = []
             for chunk in chunks(array, rows_per_chunk(array.shape, array.itemsize)):
-                hashed.append(thread.submit(content_hash, chunk))  # neither hashing nor writing holds the interpreter
+                hashed.append(thread.submit(content_hash, [chunk]))  # neither hashing nor writing holds the interpreter
                 stream.write(chunk)
             hashes[name] = [each.result() for each in hashed]
         if checksums:
@@ -83,7 +83,7 @@ def write_safetensors(
             stream.write(_packed(header))
         stream.flush()
         os.fsync(stream.fileno())
-    return content_hash(_packed(header)), hashes
+    return content_hash([_packed(header)]), hashes
 
 
 class SafetensorsFile:
@@ -100,7 +100,7 @@ class SafetensorsFile:
             if 8 + length > total or length > LONGEST_HEADER:
                 raise damaged(self.path, f"not a safetensors file, or cut off in its header ({total} bytes)")
             text = stream.read(length)
-        self.header_hash = content_hash(prefix + text)
+        self.header_hash = content_hash([prefix, text])
         try:
             header = parse_json(text)
             if len(header) > MOST_TENSORS:

@@ -33,8 +33,7 @@ from ms_codegeex.data.tokenizer.recorded import (
 )
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, by_layer, checked_scale, fingerprint, merged
-from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
-from ms_codegeex.formats.checkpoint_folder import resolve
+from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
 from ms_codegeex.formats.files import RawModel, find_model
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config

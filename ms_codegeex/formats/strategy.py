@@ -112,7 +112,7 @@ class Distinct:
             for number, group in enumerate(waiting):
                 for path in group:
                     array = self._slices[path][name].array()
-                    same[number, content_hash(array)].append(path)
+                    same[number, content_hash([array])].append(path)
             waiting = [group for group in same.values() if len(group) > 1]
             if not waiting:
                 return
@@ -180,11 +180,6 @@ class TensorStrategy:
     split_axes: tuple[tuple[int, ...], ...]
     shards: int = 1
     shape: tuple[int, ...] | None = None
-
-    @property
-    def slices(self) -> int:
-        """Number of slices of the tensor, without optimizer shards."""
-        return math.prod(self.devices[k] for axes in self.split_axes for k in axes)
 
     @property
     def pieces(self) -> tuple[int, ...]:
@@ -415,7 +410,8 @@ def merge_slices(
     dtype or shape, or an unknown tensor. Compare shapes with the model: the strategy does not always state them."""
     if not files:
         raise UserError("no checkpoint of a rank is given; expected one for each part of the model")
-    tensor_ranks = max((layout.slices for layouts in strategy.values() for layout in layouts), default=0)
+    every = (layout for layouts in strategy.values() for layout in layouts)
+    tensor_ranks = max((math.prod(layout.pieces) // layout.shards for layout in every), default=0)
     if shards_merged and len(files) == tensor_ranks:
         strategy = {name: [replace(layout, shards=1) for layout in layouts] for name, layouts in strategy.items()}
     opened, result, distinct = _Files(files, keep), {}, Distinct()

@@ -62,8 +62,7 @@ class Blend:
     """Training samples of several corpora, mixed by the stages. Sample n belongs to the last stage that begins at or
     before it, at sample from_step times `global_batch`. After any number of samples of a stage, each corpus's count is
     within one of its share. A corpus's k-th sample in the run is sample k of its own order, which a later stage
-    continues. `corpora` are by the names in the stages, each with its own seed. `UserError` if two of them were not
-    made with the same tokenizer."""
+    continues. `corpora` are by the names in the stages, each with its own seed. `UserError` if tokenizers differ."""
 
     def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int) -> None:
         names = corpora_of(stages)

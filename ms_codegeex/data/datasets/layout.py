@@ -90,11 +90,12 @@ def _schema() -> Any:
     return pyarrow.schema(list(zip(COLUMNS, kinds, strict=True)))
 
 
-class DocumentsWriter:
+class DocumentsWriter(contextlib.ExitStack):
     """Writes the table of the split at `prefix`; it appears only if the `with` block ends without an error."""
 
     def __init__(self, prefix: Path) -> None:
-        self._path, self._stack = documents_path(prefix), contextlib.ExitStack()
+        super().__init__()
+        self._path = documents_path(prefix)
         self._waiting: list[Any] = []
         self._rows = 0
 
@@ -102,15 +103,12 @@ class DocumentsWriter:
         import pyarrow.parquet
 
         self._schema = _schema()
-        temporary = self._stack.enter_context(atomic_file(self._path))
-        stream = self._stack.enter_context(open(temporary, "wb"))
+        temporary = self.enter_context(atomic_file(self._path))
+        stream = self.enter_context(open(temporary, "wb"))
         writer = pyarrow.parquet.ParquetWriter(stream, self._schema, compression="zstd")
-        self._writer = self._stack.enter_context(writer)
-        self._stack.push(lambda kind, *_: self._flush() if kind is None else None)
+        self._writer = self.enter_context(writer)
+        self.push(lambda kind, *_: self._flush() if kind is None else None)
         return self
-
-    def __exit__(self, *error: Any) -> bool | None:
-        return self._stack.__exit__(*error)
 
     def add(self, columns: Mapping[str, Any]) -> None:
         """Append a row for each document. In `columns`, `source` and `language` are sequences of str, `sha256` is a
