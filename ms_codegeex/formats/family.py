@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -67,8 +67,10 @@ class FamilyFormats:
         for name in self.data.sizes.required:
             value = values.get(key := keys.get(name, name))
             if type(value) is not int or value < 1:
-                similar = self._similar(values, keys)
-                of = (f", such as {sizes[name]} of {preset}" for preset, sizes in similar if name in sizes)
+                stated = {telling: values.get(keys.get(telling, telling)) for telling in _TELLING}
+                presets = ((its, vars(self.family.config.build_config(its, {}))) for its in self.family.config.PRESETS)
+                like = ((its, sizes) for its, sizes in presets if all(stated[t] in (None, sizes[t]) for t in _TELLING))
+                of = (f", such as {sizes[name]} of {preset}" for preset, sizes in like if name in sizes)
                 remedy = f"write it there{next(of, '')}"
                 raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number; {remedy}")
             fields[name] = value
@@ -86,13 +88,6 @@ class FamilyFormats:
             text = re.sub(r"model\.(\w+)", lambda match: keys.get(match[1], match[1]), str(error))
             raise UserError(f"{where}: {text}") from None
         return fields
-
-    def _similar(self, values: Mapping[str, Any], keys: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The presets that have those of the telling sizes which `values` state."""
-        for preset in self.family.config.PRESETS:
-            sizes = vars(self.family.config.build_config(preset, {}))
-            if all(values.get(keys.get(name, name)) in (None, sizes[name]) for name in _TELLING):
-                yield preset, sizes
 
     def from_ours(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The sizes, checked, from a mapping in our own names. `UserError` for one that the family does not have:

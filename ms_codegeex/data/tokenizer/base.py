@@ -57,7 +57,7 @@ class Tokenizer(ABC):
         return number >= self.vocab_size
 
     def token_bytes(self, number: int) -> bytes:
-        """The bytes of an id inside a text: maybe part of a character, none for some special ids. `UserError`: no id."""
+        """The bytes of an id in a text, maybe a part of a character; none for some special ids. `UserError`: no id."""
         if not 0 <= number < self.vocab_size:
             known = f"the {self.name} tokenizer has ids 0..{self.vocab_size - 1}"
             raise UserError(f"token id {int(number)}: {known}; check that the ids were made with it")
