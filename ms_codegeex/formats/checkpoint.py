@@ -3,7 +3,7 @@
 Any number of devices can load one: a reader assembles only the window it needs, and checks the hash of every chunk that
 it reads. `checkpoint_writing.py` writes them.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`. Chunks of slices
-(`tensors.py`) and each file's header have hashes.
+(`chunks.py`) and each file's header have hashes.
 
 Of a run's checkpoints one is chosen, and old ones are deleted. *Intact*: manifest and files fit each other. *Sound*:
 every hash matches, too. *Settled*: at least `SETTLED_STEPS` steps came after it; a run whose numbers are not finite
@@ -30,6 +30,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive, validated
+from ms_codegeex.formats.chunks import content_hash, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.tensors import (
     NUMPY_DTYPES,
@@ -39,8 +40,6 @@ from ms_codegeex.formats.tensors import (
     Window,
     check_coverage,
     checked_shape,
-    content_hash,
-    count_chunks,
     overlap,
     read_bytes,
     window_ranges,

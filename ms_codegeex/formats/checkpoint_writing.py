@@ -23,8 +23,9 @@ from ms_codegeex.base.files import sync, write_json, written_back
 from ms_codegeex.base.installed import versions
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import FORMAT, MANIFEST, RESERVED_KEYS, manifest_digest, step_name
+from ms_codegeex.formats.chunks import rows_per_chunk
 from ms_codegeex.formats.safetensors_file import write_safetensors
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, check_coverage, from_array, rows_per_chunk
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, check_coverage, from_array
 
 POLL_SECONDS = (0.005, 0.5)  # between two looks for the files of other ranks: at first, and at most
 LOOKS = 8  # at the files of other ranks, while the patience lasts

@@ -22,6 +22,7 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import opened
 from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.formats.chunks import write_checked, wrong_crc32
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
@@ -31,8 +32,6 @@ from ms_codegeex.formats.tensors import (
     checked_shape,
     damaged,
     map_bytes,
-    write_checked,
-    wrong_crc32,
 )
 from ms_codegeex.formats.wire import Value, WireError, WireReader, length_field, number_field, only
 

@@ -19,20 +19,15 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import opened
+from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, write_checked, wrong_crc32
 from ms_codegeex.formats.tensors import (
     NUMPY_DTYPES,
     SAFETENSORS_TAGS,
     LazyTensor,
     byte_blocks,
-    checked_rows,
     checked_shape,
-    chunks,
-    content_hash,
     damaged,
     map_bytes,
-    rows_per_chunk,
-    write_checked,
-    wrong_crc32,
 )
 
 DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}

@@ -23,13 +23,13 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import limited, opened, read_json
+from ms_codegeex.formats.chunks import content_hash
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensors import (
     MAX_AXES,
     NUMPY_DTYPES,
     LazyTensor,
     checked_shape,
-    content_hash,
     damaged,
     overlap,
     window_ranges,

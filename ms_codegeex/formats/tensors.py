@@ -1,4 +1,4 @@
-"""Tensors of known dtype and shape whose values are loaded only when needed, and the hashes of their bytes.
+"""Tensors of known dtype and shape whose values are loaded only when needed.
 
 Every format of this package reads into and writes from `LazyTensor`, so a conversion holds one tensor in memory at a
 time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of its raw bits as uint16."""
@@ -6,15 +6,13 @@ time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import xxhash
-from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 
@@ -217,75 +215,3 @@ def overlap(ranges: Sequence[tuple[int, int]], record: Mapping[str, Any]) -> tup
         inside.append(slice(low - offset, high - offset))
         within.append(slice(low - start, high - start))
     return tuple(inside), tuple(within)
-
-
-CHUNK_BYTES = 8 << 20
-"""A chunk is a number of rows (entries of axis 0) of about this size. Its hash verifies a window of a tensor without
-reading all of it. XXH3-128 runs at the speed of memory; it detects accidental damage, not tampering."""
-
-
-def rows_per_chunk(shape: Sequence[int], itemsize: int) -> int:
-    """Rows in a chunk of a tensor of `shape`, at least one. A single number counts as one row."""
-    return max(1, CHUNK_BYTES // max(1, math.prod(shape[1:]) * itemsize))
-
-
-def count_chunks(shape: Sequence[int], rows: int) -> int:
-    """Chunks of `rows` rows in a tensor of `shape`; none if it is empty."""
-    if 0 in shape:
-        return 0
-    return -(-shape[0] // rows) if shape else 1
-
-
-def content_hash(parts: Iterable[bytes | np.ndarray]) -> str:
-    """Hex XXH3-128 of these parts in a row: bytes, or C-contiguous arrays."""
-    digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """The bytes of each chunk of a C-contiguous array, without a copy."""
-    if array.size:
-        flat = array.reshape(-1).view(np.uint8)
-        size = rows * (flat.size // len(array) if array.ndim else flat.size)
-        for start in range(0, flat.size, size):
-            yield flat[start : start + size]
-
-
-def wrong_crc32(array: np.ndarray, expected: int) -> str:
-    """In words, if the bytes of a C-contiguous array do not have this checksum of zip, gzip and PNG; "" if they do."""
-    checksum = 0
-    for block in byte_blocks(array):
-        checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
-    return different(checksum, expected)
-
-
-def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checksum: int = 0) -> int:
-    """Write blocks, none of which is kept in memory; returns the CRC-32 continued."""
-    for block in blocks:
-        checksum = isal_zlib.crc32(block, checksum)
-        stream.write(block)
-    return checksum
-
-
-def different(checksum: int, expected: int) -> str:
-    """In words, if these checksums differ; "" if they do not."""
-    return "" if checksum == expected else f"checksum {checksum:08x}, expected {expected:08x}"
-
-
-def checked_rows(
-    path: Path, position: int, like: LazyTensor, count: int, expected: int | None, judge: Callable[[str], None]
-) -> Iterator[np.ndarray]:
-    """`like.rows(count)` of a tensor that begins at this byte of a file, read without a map, whose pages would count as
-    memory of this process. After the last row `judge` gets what is wrong with the checksum, if one is expected."""
-    (length, *rest), checksum = like.shape or (1,), 0
-    for start in range(0, length, count):
-        piece = np.empty((min(count, length - start), *rest), NUMPY_DTYPES[like.dtype])
-        for part in read_bytes(path, position, piece.reshape(-1).view(np.uint8)):
-            if expected is not None:
-                checksum = isal_zlib.crc32(part, checksum)
-        position += piece.nbytes
-        yield piece
-    if expected is not None:
-        judge(different(checksum, expected))

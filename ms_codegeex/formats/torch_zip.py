@@ -21,16 +21,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.reading import open_regular, opened
 from ms_codegeex.formats import torch_pickle
-from ms_codegeex.formats.tensors import (
-    MAX_AXES,
-    NUMPY_DTYPES,
-    LazyTensor,
-    byte_blocks,
-    checked_rows,
-    damaged,
-    map_bytes,
-    wrong_crc32,
-)
+from ms_codegeex.formats.chunks import checked_rows, wrong_crc32
+from ms_codegeex.formats.tensors import MAX_AXES, NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
 
 ALIGNMENT = 64
 _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"

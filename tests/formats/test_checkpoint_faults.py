@@ -9,7 +9,7 @@ from checkpoint_faults import FAULTS, ROWS, silent_faults, write_pair
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint_writing as module
-from ms_codegeex.formats import safetensors_file, tensors
+from ms_codegeex.formats import chunks, safetensors_file
 from ms_codegeex.formats.checkpoint import Checkpoint, manifest_digest
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint, write_ranks
 from ms_codegeex.formats.sources import checkpoint_adapters, open_source
@@ -84,12 +84,12 @@ def test_manifests_that_do_not_fit_themselves_are_refused(tmp_path, change):
 
 def test_chunks_are_whole_rows_of_about_eight_mebibytes():
     assert (
-        tensors.rows_per_chunk((52_224, 5120), 4) * 5120 * 4
+        chunks.rows_per_chunk((52_224, 5120), 4) * 5120 * 4
         <= 8 << 20
-        < (tensors.rows_per_chunk((9, 5120), 4) + 1) * 20480
+        < (chunks.rows_per_chunk((9, 5120), 4) + 1) * 20480
     )
-    assert tensors.rows_per_chunk((), 4) * 4 <= 8 << 20 and tensors.rows_per_chunk((3, 1 << 24), 4) == 1
-    assert [tensors.count_chunks(shape, 5) for shape in ((), (0, 3), (3, 0), (5,), (6,))] == [1, 0, 0, 1, 2]
+    assert chunks.rows_per_chunk((), 4) * 4 <= 8 << 20 and chunks.rows_per_chunk((3, 1 << 24), 4) == 1
+    assert [chunks.count_chunks(shape, 5) for shape in ((), (0, 3), (3, 0), (5,), (6,))] == [1, 0, 0, 1, 2]
 
 
 DELETED = object()
