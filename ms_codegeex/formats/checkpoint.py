@@ -30,20 +30,9 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive, validated
-from ms_codegeex.formats.chunks import content_hash, count_chunks
+from ms_codegeex.formats.chunks import count_chunks, read_hashed
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
-from ms_codegeex.formats.tensors import (
-    NUMPY_DTYPES,
-    QUOTED,
-    Index,
-    LazyTensor,
-    Window,
-    check_coverage,
-    checked_shape,
-    overlap,
-    read_bytes,
-    window_ranges,
-)
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, QUOTED, LazyTensor, Window, check_coverage, checked_shape, gather
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -206,9 +195,7 @@ class Checkpoint:
         first, size = file.position(record["key"]), record["rows"] * row
 
         def read(number: int, into: np.ndarray) -> None:
-            data = into.reshape(-1).view(np.uint8)
-            digest = content_hash(read_bytes(file.path, first + number * size, data))
-            if digest != record["chunks"][number]:
+            if read_hashed(file.path, first + number * size, into) != record["chunks"][number]:
                 where = f"{file.path}: tensor {name} at offset {record['offset']}"
                 raise Damaged(f"{where} is damaged (its hash does not match the manifest); use another checkpoint")
 
@@ -218,15 +205,9 @@ class Checkpoint:
         """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1. Every chunk that
         the window overlaps is read completely, to check its hash. bfloat16 comes as raw uint16. `UserError` naming the
         file and the tensor if a hash does not match."""
-        ranges = window_ranges(self.shape(name), window)
-        result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[self.dtype(name)])
-        for record in self.slices(name):
-            if (common := overlap(ranges, record)) is not None:
-                source, target = common
-                self._copy(name, record, source, result[target] if result.ndim else result)
-        return result
+        return gather(self.shape(name), self.dtype(name), window, self.slices(name), partial(self._copy, name))
 
-    def _copy(self, name: str, record: Mapping[str, Any], source: Index, target: np.ndarray) -> None:
+    def _copy(self, name: str, record: Mapping[str, Any], source: tuple[slice, ...], target: np.ndarray) -> None:
         """Copy the part `source` of a slice to `target`, where possible without a buffer between them."""
         read, shape, size = self._chunk_reader(name, record), record["shape"], record["rows"]
         if not shape:

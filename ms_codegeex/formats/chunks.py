@@ -39,6 +39,11 @@ def content_hash(parts: Iterable[bytes | np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def read_hashed(path: Path, start: int, into: np.ndarray) -> str:
+    """Fill a C-contiguous array from a file; returns the hash of its bytes."""
+    return content_hash(read_bytes(path, start, into.reshape(-1).view(np.uint8)))
+
+
 def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
     """The bytes of each chunk of a C-contiguous array, without a copy."""
     if array.size:

@@ -10,14 +10,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
-from ms_codegeex.models.foreign import (
-    Entry,
-    ForeignFormats,
-    ForeignLayout,
-    ForeignName,
-    plain_name,
-    spellings,
-)
+from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, plain_name, spellings
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one

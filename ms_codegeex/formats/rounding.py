@@ -153,8 +153,7 @@ class Quantised:
         return n, k
 
     def part(self, rows: slice, columns: slice) -> Quantised:
-        """A copy of some rows and columns. `UserError` if columns of 4 bits do not begin, or end before the matrix's
-        end, at a multiple of 32."""
+        """A copy of some rows and columns. `UserError` if 4-bit columns begin, or end inside, at no multiple of 32."""
         values = np.array(self.values[rows, columns], order="C")
         if self.scales is None or self.bits == 8:
             return Quantised(values, self.bits, None if self.scales is None else self.scales[rows].copy())

@@ -25,15 +25,7 @@ from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import limited, opened, read_json
 from ms_codegeex.formats.chunks import content_hash
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
-from ms_codegeex.formats.tensors import (
-    MAX_AXES,
-    NUMPY_DTYPES,
-    LazyTensor,
-    checked_shape,
-    damaged,
-    overlap,
-    window_ranges,
-)
+from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged, gather
 from ms_codegeex.formats.wire import Value, WireReader, only
 
 # Fields of the messages.
@@ -81,16 +73,15 @@ class Distinct:
             self._slices[path][name] = piece
         shape = tuple(size * (1 + max(axis)) for size, axis in zip(first.shape, zip(*parts, strict=True), strict=True))
 
+        pieces = ((np.multiply(cell, first.shape).tolist(), piece) for cell, piece in parts.items())
+        records = [{"offset": offset, "shape": first.shape, "tensor": piece} for offset, piece in pieces]
+
+        def copy(record: Mapping[str, Any], index: tuple[slice, ...], into: np.ndarray) -> None:
+            into[...] = record["tensor"].array()[index]
+
         def part(index: Sequence[slice] | None) -> np.ndarray:
             self.check()
-            ranges = window_ranges(shape, index)
-            result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[first.dtype])
-            for cell, piece in parts.items():
-                offset = [coordinate * size for coordinate, size in zip(cell, piece.shape, strict=True)]
-                if (common := overlap(ranges, {"offset": offset, "shape": piece.shape})) is not None:
-                    inside, within = common
-                    result[within] = piece.array()[inside]
-            return result
+            return gather(shape, first.dtype, index, records, copy)
 
         return LazyTensor(first.dtype, shape, lambda: part(None), part)
 
