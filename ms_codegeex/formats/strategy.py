@@ -72,7 +72,6 @@ class Distinct:
         for path, piece in zip(where, parts.values(), strict=True):
             self._slices[path][name] = piece
         shape = tuple(size * (1 + max(axis)) for size, axis in zip(first.shape, zip(*parts, strict=True), strict=True))
-
         pieces = ((np.multiply(cell, first.shape).tolist(), piece) for cell, piece in parts.items())
         records = [{"offset": offset, "shape": first.shape, "tensor": piece} for offset, piece in pieces]
 
