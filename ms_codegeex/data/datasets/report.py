@@ -20,8 +20,9 @@ def render(report: Mapping[str, Any]) -> str:
     kept = [("kept without them", stripped)] if stripped and any(stripped.values()) else []
     headers = _table("", kept, "documents", "bytes", nothing="None.")
     licences = [] if stripped is None else [("Licence headers left out", headers)]
-    redacted = {kind: {"places": number} for kind, number in report.get("redacted", {}).items() if number}
-    places = _table("kind", redacted.items(), "places", nothing="Nothing was redacted.")
+    redacted = report.get("redacted", {})
+    found = {kind: {"places": number} for kind, number in redacted.items()} if any(redacted.values()) else {}
+    places = _table("kind", found.items(), "places", nothing="Nothing was redacted.")
     if "licences" in report:
         licences.insert(0, ("Licences", _table("licence", report["licences"].items(), "documents", "bytes")))
     parts = [
