@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.reading import sha256
@@ -136,6 +134,7 @@ class DocumentsWriter(contextlib.ExitStack):
 
 def _array(values: Any, kind: Any) -> Any:
     """A column from its bytes: `pyarrow.array` and `pyarrow.table` would import pandas, which is slow."""
+    import numpy as np
     import pyarrow
 
     parts: list[Any]
