@@ -101,7 +101,7 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
 
         entries = formats.entries(formats.layout("huggingface"), config)
         written = {str(name): tensor for name, tensor in to_foreign(entries, tensors).items()}
-        json_config = {**formats.sizes.to_json(config, {}), "torch_dtype": "float32"}
+        json_config = {**formats.to_json(config, {}), "torch_dtype": "float32"}
         write_model_directory(directory, json_config, written, tokenizer=tokenizer.save)
     for bits in (8, 4):
         quantised = directory.with_name(f"{directory.name}-ours-{bits}")

@@ -167,8 +167,7 @@ def kill_once(job: Job, kind: str, step: int, chance: random.Random) -> bool:
 
 def compare(broken: Job, unbroken: Job) -> dict[str, Any]:
     """Compare what the two runs left; ends with an error if anything differs or is lost."""
-    from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-    from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+    from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints, step_name
     from ms_codegeex.runs.history import read_history
     from ms_codegeex.runs.records import read_log
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from kernel_checks import Kernels
 
-from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.generation.matrices import pack
 from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.kernels.levels import AUTO, LEVELS, cpu_level, possible_levels

@@ -20,7 +20,7 @@ import numpy as np
 from training_kernel_checks import check_training
 
 from ms_codegeex.base.options import declared
-from ms_codegeex.formats.rounded import Quantised, quantise
+from ms_codegeex.formats.rounding import Quantised, quantise
 from ms_codegeex.generation.choice import COLUMNS, TokenChoice
 from ms_codegeex.generation.kernels.library import (
     PART_FLOATS,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ms_codegeex.formats.rounded import halves, quantise
+from ms_codegeex.formats.rounding import halves, quantise
 
 EXACT = 1e-6  # of the largest number of a result
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import open_regular
+from ms_codegeex.base.reading import opened
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.torch_pickle import LONGEST_NAME, MAX_OPERATIONS, OF_A_PROGRAM, use_of_name
@@ -112,16 +112,13 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
 def scan(path: Path) -> PickleReport:
     """The report of a file. `UserError` if it is missing or no regular file."""
     path = Path(path)
-    try:
-        with open_regular(path) as stream:
-            beginning = stream.read(tarfile.BLOCKSIZE)
-            stream.seek(0)
-            if beginning.startswith(_ZIP):
-                return _scan_archive(path, stream)
-            report = PickleReport(path, "pickle")
-            reason = _scan_stream(report, path.name, stream)
-    except OSError as error:
-        raise UserError(f"{path}: could not be read ({error.strerror})") from None
+    with opened(path) as stream:
+        beginning = stream.read(tarfile.BLOCKSIZE)
+        stream.seek(0)
+        if beginning.startswith(_ZIP):
+            return _scan_archive(path, stream)
+        report = PickleReport(path, "pickle")
+        reason = _scan_stream(report, path.name, stream)
     if _is_tar(beginning):  # the oldest format of PyTorch, which its newest version still tries first
         report.damage.append("not recognised: a tar archive, which was not looked into")
     elif reason and (known := _known_format(path)):

@@ -1,4 +1,4 @@
-"""Where MindSpore is installed, without importing it; and imports that leave out PyTorch."""
+"""Where MindSpore is installed, without importing it; versions of packages; and imports that leave out PyTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
@@ -29,6 +29,15 @@ def mindspore_directory(purpose: str, machines: Sequence[str], required: Sequenc
             version = importlib.metadata.version("mindspore")
             raise UserError(f"{directory / file}: missing, MindSpore {version} {advice}")
     return directory
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +43,16 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(_descriptor(path, path), "rb")
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, open as `open_regular` does; meanwhile an `OSError` becomes a `UserError` that names it."""
+    try:
+        with open_regular(path) as stream:
+            yield stream
+    except OSError as error:
+        raise UserError(f"{path}: could not be read ({error.strerror})") from None
+
+
 def _descriptor(name: Path | str, path: Path, flags: int = 0, folder: int | None = None) -> int:
     """A descriptor of the regular file `name` in `folder`, which is `path` in an error. It is looked at before, because
     opening a device may act on it, and once it is open."""
@@ -58,7 +69,7 @@ def _descriptor(name: Path | str, path: Path, flags: int = 0, folder: int | None
 def read_regular(path: Path, maximum: int) -> bytes:
     """The content of a regular file of at most `maximum` bytes; errors as `open_regular`."""
     with open_regular(path) as stream:
-        return _limited(stream, path, maximum)
+        return limited(stream, path, maximum)
 
 
 def read_stream(path: Path, maximum: int) -> bytes:
@@ -66,10 +77,11 @@ def read_stream(path: Path, maximum: int) -> bytes:
     if not stat.S_ISFIFO(os.stat(path).st_mode):
         return read_regular(path, maximum)
     with open(path, "rb") as stream:
-        return _limited(stream, path, maximum)
+        return limited(stream, path, maximum)
 
 
-def _limited(stream: BinaryIO, path: Path, maximum: int) -> bytes:
+def limited(stream: BinaryIO, path: Path, maximum: int) -> bytes:
+    """The rest of a stream; `UserError` naming `path` for more than `maximum` bytes."""
     data = bytearray()
     while block := stream.read(_BLOCK):  # a single read would reserve memory for `maximum` bytes
         data += block
@@ -138,7 +150,7 @@ def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
 def read_inside(directory: Path, name: str, maximum: int) -> bytes:
     """The content of a file of at most `maximum` bytes in a directory that may be hostile; see `open_inside`."""
     with open_inside(directory, name) as stream:
-        return _limited(stream, Path(directory) / name, maximum)
+        return limited(stream, Path(directory) / name, maximum)
 
 
 def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
@@ -169,7 +181,7 @@ def given_text(name: str, option: str) -> str:
         elif sys.stdin is None:
             raise UserError(f"{option}: standard input is closed; give a file, or pipe the text in")
         else:  # not `sys.stdin` itself, which lets anything through if the locale is C
-            data = _limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
+            data = limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
         return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None

@@ -14,8 +14,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.family import model_types
 from ms_codegeex.formats.model_directory import ModelDirectory
 from ms_codegeex.formats.safetensors_file import SafetensorsFile

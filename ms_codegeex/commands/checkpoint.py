@@ -106,8 +106,7 @@ def _progress(label: str, total: int) -> Iterator[tqdm]:
 
 def _check(arguments: argparse.Namespace) -> int:
     from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
-    from ms_codegeex.formats.checkpoint import MANIFEST
-    from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+    from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
     from ms_codegeex.formats.provenance import read_statement
 
     directory, verifies = arguments.directory, arguments.action == "verify"

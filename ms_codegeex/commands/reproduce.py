@@ -156,7 +156,7 @@ def _of_checkpoint(options: ReproduceOptions, path: Path) -> Path:
 
 def _checkpoints_of(run: Path) -> dict[int, Path]:
     """Step -> checkpoint; `UserError` if this is no run directory, or it has none."""
-    from ms_codegeex.formats.checkpoint_folder import list_checkpoints, step_of
+    from ms_codegeex.formats.checkpoint import list_checkpoints, step_of
     from ms_codegeex.runs.run_directory import RunDirectory
 
     if not (found := list_checkpoints(RunDirectory(run).checkpoints)):

@@ -7,7 +7,7 @@ import codecs
 import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -155,21 +155,13 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _suffixes(name: str) -> Iterator[str]:
-    """The endings of a file's name, the longest first; that of `.bashrc` is not one."""
-    place = name.find(".", 1)
-    while place > 0:
-        yield name[place:]
-        place = name.find(".", place + 1)
-
-
 def _by_name(name: str) -> Language | str:
     """The language of a file of this name, else the suffix whose rules decide: `none` if it has no suffix of ours."""
     table = _table()
     named = table.names.get(name) or table.names.get(name.lower())
     if named is not None:
         return named
-    for suffix in _suffixes(name):
+    for suffix in (name[place:] for place in range(1, len(name)) if name[place] == "."):  # that of .bashrc is not one
         found = table.suffixes.get(suffix) or table.suffixes.get(suffix.lower())
         if found is not None:
             return found

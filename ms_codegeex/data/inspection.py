@@ -14,11 +14,19 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.batches import DocumentSpan
-from ms_codegeex.data.datasets.documents import documents_path, read_document_row, read_documents
 from ms_codegeex.data.datasets.indexed import IndexedDataset
-from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORT_HTML, SPLITS
+from ms_codegeex.data.datasets.layout import (
+    DATA_FILES,
+    DATASET_JSON,
+    FORMAT,
+    REPORT_HTML,
+    SPLITS,
+    documents_path,
+    read_document_row,
+    read_documents,
+)
 from ms_codegeex.data.datasets.opening import open_sequences
-from ms_codegeex.data.datasets.packing import KIND
+from ms_codegeex.data.datasets.packing import KIND, open_mask
 from ms_codegeex.data.languages import tag_prefix
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
@@ -80,8 +88,9 @@ def verify_dataset(dataset: Dataset) -> None:
         if open_ended.size:
             found = f"document {open_ended[0]} does not end with id {description['eos_id']}"
             raise UserError(f"{directory / split}.bin: {found}; {REMEDY}")
-        if description.get("kind") == KIND:
-            _check_mask(directory / f"{split}.mask", documents.tokens.size)
+        examples = description.get("kind") == KIND
+        if examples and open_mask(directory / split, documents.tokens.size).max(initial=0) > 1:
+            raise UserError(f"{directory / split}.mask: holds other values than 0 and 1; {REMEDY}")
         _check_table(directory / split, documents)
     for name, entry in description["files"].items():
         path = directory / Path(name).name  # nothing outside the directory is read
@@ -89,15 +98,6 @@ def verify_dataset(dataset: Dataset) -> None:
             raise UserError(f"{path}: missing, but {DATASET_JSON} names it; {REMEDY}")
         if sha256(path) != entry.get("sha256"):
             raise UserError(f"{path}: its sha256 is not the one in {DATASET_JSON}; the file has changed, {REMEDY}")
-
-
-def _check_mask(path: Path, tokens: int) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: missing, without it the loss would count prompts; {REMEDY}")
-    if path.stat().st_size != tokens:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, expected one for each of {tokens} tokens; {REMEDY}")
-    if tokens and np.memmap(path, np.uint8, "r").max() > 1:
-        raise UserError(f"{path}: holds other values than 0 and 1; {REMEDY}")
 
 
 def _check_table(prefix: Path, documents: IndexedDataset) -> None:
@@ -121,7 +121,9 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
     if table is None:
         raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {REMEDY}")
     documents, fine_tuning = dataset.splits[split], dataset.description.get("kind") == KIND
-    decode, scheme, number = text_decoder(tokenizer), _scheme(dataset.description), 0
+    tags = dataset.description.get("settings", {}).get("tags", "none")
+    scheme = {True: "codegeex", False: "none"}.get(tags, tags)  # older datasets record only whether there are any
+    decode, number = text_decoder(tokenizer), 0
     for batch in table.to_batches(_ROWS):
         size = lossy = 0
         for row in batch.to_pylist():
@@ -134,14 +136,6 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
                 lossy += 1
             size, number = size + len(text), number + 1
         yield size, lossy
-
-
-def _scheme(description: dict[str, Any]) -> str:
-    """Scheme of the documents' tag lines; older datasets record only whether there are any."""
-    tags = description.get("settings", {}).get("tags", "none")
-    if isinstance(tags, bool):
-        return "codegeex" if tags else "none"
-    return tags
 
 
 def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:
@@ -198,17 +192,18 @@ def read_sample(
     functions_from = functions_from if split == "train" else None
     sequences = open_sequences(dataset.directory, split, length, seed, infill=infill, functions_from=functions_from)
     marks = {number: part for part, number in sequences.infilling.marks.items()} if sequences.infilling else {}
-    sample = sequences.sample(number)
-    ids = np.append(sample.inputs, sample.labels[-1:])
-    counted = np.append(False, sample.loss_mask > 0)  # the first token is not a label
+    index = int(sequences.indices(np.array([number]))[0])
+    batch = sequences.read(np.array([index]), np.array([number]))
+    ids = np.append(batch.inputs[0], batch.labels[0, -1:])
+    counted = np.append(False, batch.loss_mask[0] > 0)  # the first token is not a label
     tokenizer, documents, offset = dataset.tokenizer(), [], 0
-    for span in sample.documents:
+    for span in sequences.documents_of(index):
         stop = offset + span.stop - span.start
         documents.append(_part(dataset, split, tokenizer, span, ids[offset:stop], counted[offset:stop], marks))
         offset = stop
     return {
         "number": number,
-        "index": sample.index,
+        "index": index,
         "split": split,
         "seq_length": length,
         "seed": seed,

@@ -101,12 +101,9 @@ def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> di
         there = a is not None and b is not None and weight is not None
         if not there or b.shape[:1] + a.shape[1:] != weight.shape or b.shape[1:] != a.shape[:1]:
             raise UserError(f"{where}: the adapter of {layer} does not fit the model; use the model it was trained on")
-        result[f"{layer}.weight"] = _sum(weight, a, b, scale)
+
+        def load(weight: LazyTensor = weight, a: LazyTensor = a, b: LazyTensor = b) -> np.ndarray:
+            return weight.float32() + np.float32(scale) * (b.float32() @ a.float32())
+
+        result[f"{layer}.weight"] = LazyTensor("float32", weight.shape, load)
     return result
-
-
-def _sum(weight: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float) -> LazyTensor:
-    def load() -> np.ndarray:
-        return weight.float32() + np.float32(scale) * (b.float32() @ a.float32())
-
-    return LazyTensor("float32", weight.shape, load)

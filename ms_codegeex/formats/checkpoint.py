@@ -1,16 +1,23 @@
 """Read checkpoints: one safetensors file per rank, and a manifest with the position of every slice of every tensor.
 
 Any number of devices can load one: a reader assembles only the window it needs, and checks the hash of every chunk that
-it reads. `checkpoint_writing.py` writes them, `checkpoint_folder.py` chooses among a run's.
+it reads. `checkpoint_writing.py` writes them.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`. Chunks of slices
-(`chunks.py`) and each file's header have hashes."""
+(`chunks.py`) and each file's header have hashes.
+
+Of a run's checkpoints one is chosen, and old ones are deleted. *Intact*: manifest and files fit each other. *Sound*:
+every hash matches, too. *Settled*: at least `SETTLED_STEPS` steps came after it; a run whose numbers are not finite
+goes back to such a one."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,29 +25,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.config.validation import Natural, Positive
-from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
+from ms_codegeex.config.validation import Natural, Positive, validated
+from ms_codegeex.formats.chunks import count_chunks, read_hashed
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
-from ms_codegeex.formats.tensors import (
-    NUMPY_DTYPES,
-    QUOTED,
-    Index,
-    LazyTensor,
-    Window,
-    check_coverage,
-    checked_shape,
-    overlap,
-    read_bytes,
-    window_ranges,
-)
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, QUOTED, LazyTensor, Window, check_coverage, checked_shape, gather
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+SETTLED_STEPS = 10
 # manifest keys that are not the caller's state
 RESERVED_KEYS = ("format", "step", "world_size", "versions", "save", "tensors", "files", "headers", "sha256")
 NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
@@ -91,9 +87,6 @@ class _Manifest:
     tensors: dict[str, _Tensor]
 
 
-_SCHEMA = TypeAdapter(_Manifest)
-
-
 class Checkpoint:
     """A checkpoint opened for reading: the manifest is checked at once, tensors are read and hashed on demand.
     `UserError` names the file or tensor if the manifest is damaged, a file is missing or has another size, slices do
@@ -109,13 +102,9 @@ class Checkpoint:
         if manifest.get("sha256") != manifest_digest(manifest):
             raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not match)")
         self.manifest: dict[str, Any] = manifest
+        validated(_Manifest, manifest, f"{self.path / MANIFEST}: not a checkpoint manifest; ")
         try:
-            _SCHEMA.validate_python(manifest)
             self._check()
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, first["loc"]))
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({key}: {first['msg']})") from None
         except (KeyError, ValueError) as error:
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r:.{QUOTED}})") from None
 
@@ -206,9 +195,7 @@ class Checkpoint:
         first, size = file.position(record["key"]), record["rows"] * row
 
         def read(number: int, into: np.ndarray) -> None:
-            data = into.reshape(-1).view(np.uint8)
-            digest = content_hash_of_parts(read_bytes(file.path, first + number * size, data))
-            if digest != record["chunks"][number]:
+            if read_hashed(file.path, first + number * size, into) != record["chunks"][number]:
                 where = f"{file.path}: tensor {name} at offset {record['offset']}"
                 raise Damaged(f"{where} is damaged (its hash does not match the manifest); use another checkpoint")
 
@@ -218,15 +205,9 @@ class Checkpoint:
         """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1. Every chunk that
         the window overlaps is read completely, to check its hash. bfloat16 comes as raw uint16. `UserError` naming the
         file and the tensor if a hash does not match."""
-        ranges = window_ranges(self.shape(name), window)
-        result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[self.dtype(name)])
-        for record in self.slices(name):
-            if (common := overlap(ranges, record)) is not None:
-                source, target = common
-                self._copy(name, record, source, result[target] if result.ndim else result)
-        return result
+        return gather(self.shape(name), self.dtype(name), window, self.slices(name), partial(self._copy, name))
 
-    def _copy(self, name: str, record: Mapping[str, Any], source: Index, target: np.ndarray) -> None:
+    def _copy(self, name: str, record: Mapping[str, Any], source: tuple[slice, ...], target: np.ndarray) -> None:
         """Copy the part `source` of a slice to `target`, where possible without a buffer between them."""
         read, shape, size = self._chunk_reader(name, record), record["shape"], record["rows"]
         if not shape:
@@ -265,16 +246,128 @@ class Checkpoint:
             self._file(file)
         for name in self.names:
             for record in self.slices(name):
-                for size in self._verify_slice(name, record):
-                    total += size
-                    progress(size)
+                read, (length, *rest), rows = self._chunk_reader(name, record), record["shape"] or [1], record["rows"]
+                buffer = np.empty((min(rows, length), *rest), NUMPY_DTYPES[self.dtype(name)])
+                for number in range(len(record["chunks"])):
+                    part = buffer[: min(rows, length - number * rows)]
+                    read(number, part)
+                    total += part.nbytes
+                    progress(part.nbytes)
         return total
 
-    def _verify_slice(self, name: str, record: Mapping[str, Any]) -> Iterator[int]:
-        """Check a slice. Yields the number of bytes of each part that was read."""
-        read, (length, *rest), size = self._chunk_reader(name, record), record["shape"] or [1], record["rows"]
-        buffer = np.empty((min(size, length), *rest), NUMPY_DTYPES[self.dtype(name)])
-        for number in range(len(record["chunks"])):
-            part = buffer[: min(size, length - number * size)]
-            read(number, part)
-            yield part.nbytes
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The checkpoint directories in `root`, oldest step first, sound or not; half-written ones have other names."""
+    by_step: dict[int, Path] = {}
+    for path in sorted(Path(root).glob("step-*")):  # "step-n" sorts before "step-n.replaced"
+        if (match := NAME.fullmatch(path.name)) and path.is_dir():
+            by_step.setdefault(int(match[1]), path)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint of `list_checkpoints`."""
+    match = NAME.fullmatch(path.name)
+    assert match
+    return int(match[1])
+
+
+def newest_sound(root: Path, reasons: list[str] | None = None, verify: bool = True) -> Checkpoint | None:
+    """The newest sound checkpoint in `root`, or None. Without `verify` it is only intact: whoever reads it hashes what
+    it reads. The reasons for skipping later ones are added to `reasons`."""
+    for path in reversed(list_checkpoints(root)):
+        try:
+            checkpoint = Checkpoint(path)
+            if verify:
+                checkpoint.verify()
+            return checkpoint
+        except UserError as error:
+            if reasons is not None:
+                reasons.append(str(error))
+    return None
+
+
+def resolve(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, or the newest sound one of a run directory (or of its `checkpoints` folder)."""
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return Checkpoint(path)
+    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    reasons: list[str] = []
+    checkpoint = newest_sound(root, reasons)
+    if checkpoint is None:
+        why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
+        raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
+    target = checkpoint.path.resolve()
+    if path.resolve() not in target.parents:  # a stranger's run would lead to a model of the user's
+        raise UserError(f"{checkpoint.path}: leads to {target}, outside {path}; give that checkpoint itself")
+    return checkpoint
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a skipped checkpoint, so that its step can be saved again; returns the new path."""
+    number, target = 1, path.with_name(f"{why}-{path.name}")
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{why}-{path.name}.{number}")
+    os.replace(path, target)
+    return target
+
+
+def set_doubtful_aside(root: Path, first: int, keep_one: bool) -> list[Path]:
+    """Set aside the checkpoints of step `first` and later ones; with `keep_one` not the oldest of all: a run has to
+    begin somewhere. Returns their new paths."""
+    paths = list_checkpoints(root)[keep_one:]
+    return [set_aside(path, "doubtful") for path in paths if step_of(path) >= first]
+
+
+def prune(
+    root: Path,
+    keep: int,
+    settled: int,
+    is_protected: Callable[[Path], bool] = lambda path: False,
+    job: str | None = None,
+) -> list[Path]:
+    """Delete old checkpoints and leftovers of killed writes; returns the deleted checkpoints, newest first. Kept are
+    the newest `keep` (at least 1) that are intact; the newest of step `settled` or before, and the one after it, which
+    is settled next. Damaged ones do not count, and are deleted only if they are older than a settled one. Those of
+    which `is_protected` is true stay, and what the running `job` still writes: its `save` names begin with it."""
+    if keep < 1:
+        raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
+    checkpoints = list_checkpoints(root)
+    superseded = set(Path(root).glob("step-*.replaced")) - set(checkpoints)
+    doomed = _not_needed(checkpoints, keep, settled) if len(checkpoints) > keep else []
+    doomed = [path for path in doomed if not is_protected(path)]
+    for path in doomed:
+        # a half-deleted checkpoint must not look like a damaged one
+        os.replace(path, path.with_name(f".{path.name}.deleted"))
+    present = (path for pattern in (".step-*.tmp", ".step-*.failed") for path in Path(root).glob(pattern))
+    unfinished = [path for path in present if job is None or f".{job}-" not in path.name]
+    for leftover in (*Path(root).glob(".step-*.deleted"), *unfinished, *superseded):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+    return doomed
+
+
+def _not_needed(checkpoints: list[Path], keep: int, settled: int) -> list[Path]:
+    """The deletable ones of `checkpoints` (oldest first), newest first."""
+    intact: list[Path] = []  # newest first, up to the newest settled one if that is not among the first `keep`
+    for path in reversed(checkpoints):
+        if len(intact) >= keep and step_of(intact[-1]) <= settled:
+            break
+        if _is_intact(path):
+            intact.append(path)
+    if len(intact) < keep:
+        return []
+    last = next((place for place, path in enumerate(intact) if step_of(path) <= settled), len(intact))
+    needed = {*intact[:keep], *intact[max(0, last - 1) : last + 1]}
+    older = checkpoints[: checkpoints.index(intact[last])] if last < len(intact) else []  # damaged ones, too
+    return [path for path in reversed(checkpoints) if path not in needed and (path in intact or path in older)]
+
+
+def _is_intact(path: Path) -> bool:
+    with contextlib.suppress(UserError, OSError):
+        return Checkpoint(path) is not None
+    return False

@@ -7,7 +7,6 @@ not take part in the engine's communication."""
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import sync, write_json, written_back
+from ms_codegeex.base.installed import versions
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import FORMAT, MANIFEST, RESERVED_KEYS, manifest_digest, step_name
 from ms_codegeex.formats.chunks import rows_per_chunk
@@ -252,12 +252,6 @@ def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(state), default=lambda x: x.tolist() if isinstance(x, numpy) else str(x)))
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            yield name, importlib.metadata.version(name)
-
-
 def _publish(
     temporary: Path, final: Path, of: Mapping[str, Any], state: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -269,7 +263,7 @@ def _publish(
         **of,
         **plain_state(state),
         "world_size": len(parts),
-        "versions": dict(_versions()),
+        "versions": versions(PACKAGES),
         "tensors": _tensors(parts, final),
     }
     files = [part["file"] for part in parts if "file" in part]

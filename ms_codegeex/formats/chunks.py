@@ -31,17 +31,17 @@ def count_chunks(shape: Sequence[int], rows: int) -> int:
     return -(-shape[0] // rows) if shape else 1
 
 
-def content_hash(data: bytes | memoryview | np.ndarray) -> str:
-    """Hex XXH3-128 of bytes, or of a C-contiguous array's bytes."""
-    return xxhash.xxh3_128_hexdigest(data)
-
-
-def content_hash_of_parts(parts: Iterable[np.ndarray]) -> str:
-    """The `content_hash` of these parts in a row."""
+def content_hash(parts: Iterable[bytes | np.ndarray]) -> str:
+    """Hex XXH3-128 of these parts in a row: bytes, or C-contiguous arrays."""
     digest = xxhash.xxh3_128()
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def read_hashed(path: Path, start: int, into: np.ndarray) -> str:
+    """Fill a C-contiguous array from a file; returns the hash of its bytes."""
+    return content_hash(read_bytes(path, start, into.reshape(-1).view(np.uint8)))
 
 
 def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:

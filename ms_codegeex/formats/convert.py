@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -25,19 +26,19 @@ from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import TORCH_SUFFIXES, nested_tensors, rank_record
-from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
+from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, read_origin, write_mindspore
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
-from ms_codegeex.formats.output import check_target, resolved
-from ms_codegeex.formats.provenance import hashed, statement_path
+from ms_codegeex.formats.provenance import ends, files_below, hashed, read_statement, statement_path
 from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source, open_source
-from ms_codegeex.formats.tensor_parallel import shard
+from ms_codegeex.formats.strategy import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor
-from ms_codegeex.formats.torch_zip import read_torch, write_torch
+from ms_codegeex.formats.torch_zip import is_written_by_us, read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName
 
 _MAX_CODE = 16 << 20  # bytes of a module that is compared with ours
+_NAMED = 3  # files in a message
 AHEAD = 2  # tensors that are loaded while one is written
 DIRECTORIES = ("hf", "gptj")  # model directories
 LAYOUTS = {"hf": "huggingface", "gptj": "gptj", "megatron": "megatron", "mindspore": "mindspore"}
@@ -61,7 +62,7 @@ def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
     return tree
 
 
-@contextmanager
+@contextlib.contextmanager
 def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
     """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead, in their
     order: while one is written, threads load the next `AHEAD`, together no larger than the largest tensor."""
@@ -103,7 +104,7 @@ def _write_file(
         write_mindspore(target, tensors, check=check, origin=origin)
     else:
         formats = FamilyFormats(source.family)
-        config = formats.sizes.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
+        config = formats.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
         config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
         exported = resources.files("ms_codegeex.formats").joinpath("exported")
         classes = {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
@@ -123,9 +124,7 @@ def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[FileT
     """The tensors of every file that will be written; nothing is loaded yet."""
     formats = FamilyFormats(source.family)
     its = formats.layout(LAYOUTS[to])
-    if ranks != 1:
-        formats.check_ranks(source.config, ranks, "--tensor-parallel", "choose a divisor")
-    formats.rank_shapes(its, source.config, ranks)  # an error names a tensor that does not split evenly
+    formats.rank_shapes(its, source.config, ranks, "--tensor-parallel")  # what does not split evenly is an error
     entries = formats.entries(its, source.config, ranks)
 
     def slices(rank: int) -> Iterator[tuple[str, LazyTensor]]:
@@ -215,19 +214,81 @@ def _check_request(to: str, dtype: str | None, ranks: int) -> None:
         raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
 
 
-def _free_target(output: Path, to: str, model: Source, ranks: int, replace: bool) -> Path:
-    """What to write: `output`, or a file in it, named after the family, if a file is needed and `output` names none.
-    Links are followed, leftovers removed; `UserError` if it cannot be written."""
-    directory = to in DIRECTORIES or ranks > 1
+def _foreign(target: Path) -> list[str]:
+    """The files at `target` that no conversion wrote, or that changed since."""
+    recorded, foreign = dict[str, Any](), list[str]()
+    if target.is_dir():
+        with contextlib.suppress(UserError):
+            statement = read_statement(target)
+            recorded = statement.ends if statement is not None else recorded
+        for path in files_below(target, statement=not recorded):
+            name = path.relative_to(target).as_posix()
+            if path.is_symlink() or name not in recorded or not path.is_file():
+                foreign.append(name)
+            elif recorded[name] != ends(path):
+                foreign.append(f"{name} (changed since)")
+        return foreign
     try:
-        named = directory or (output.suffix in _SUFFIXES[to] and not output.is_dir())
-        target = output if named else output / f"{model.family.name}{_SUFFIXES[to][0]}"
+        ours = target.is_file() and (is_written_by_us(target) or read_origin(target) is not None)
+    except UserError:
+        ours = False
+    return [] if ours else [target.name]
+
+
+def free_target(output: Path, source: Path, replace: bool, file: str = "", suffixes: Sequence[str] = ()) -> Path:
+    """What to write: the directory `output`, or a `file` of this name in it, unless `output` itself names one with one
+    of these `suffixes`. Links are followed, leftovers removed; `UserError` if it cannot be written."""
+    try:
+        named = not file or (output.suffix in suffixes and not output.is_dir())
+        target = output if named else output / file
         target = resolved(target) if target.is_symlink() else target
         remove_leftovers(target)
-        check_target(target, model.path, replace, directory)
+        check_target(target, source, replace, not file)
     except OSError as error:
         raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
     return target
+
+
+def resolved(target: Path) -> Path:
+    """The target of a symbolic link, which itself stays; `UserError` if the link leads to itself."""
+    try:
+        return target.resolve()
+    except RuntimeError:  # how `resolve` reports a loop
+        raise UserError(f"{target}: is a symbolic link that leads to itself; choose another --output") from None
+
+
+def _check_apart(target: Path, source: Path) -> None:
+    """`UserError` if writing `target` would change the source, directly or through links."""
+    here, there = resolved(target), source.resolve()
+    if here == there or here in there.parents:
+        raise UserError(f"{target}: is or contains the model that is being converted; choose another --output")
+    if there.is_dir() and there in here.parents:
+        raise UserError(f"{target}: is inside the model that is being converted; choose another --output")
+    for file in source.rglob("*") if source.is_dir() else (source,):
+        linked = Path(os.path.realpath(file))  # of a link to itself, too
+        if here == linked or here in linked.parents:
+            raise UserError(f"{target}: {file} leads there, which is being converted; choose another --output")
+
+
+def check_target(target: Path, source: Path, replace: bool, directory: bool) -> None:
+    """Refuse to replace what is at `target`, unless `replace` is set and a conversion wrote all of it. `directory`:
+    whether a directory will be written there. A `UserError` names the files that are in the way."""
+    if target.name in ("", ".."):
+        raise UserError(f"{target}: is not a name that can be written; choose another --output")
+    _check_apart(target, source)
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    foreign = _foreign(target)
+    if target.is_dir() != directory:
+        kind = "a directory" if directory else "a file"
+        raise UserError(f"{target}: exists and is not a converted model that is {kind}; choose another --output")
+    if not replace:
+        remedy = " or add --replace" if not foreign else ""
+        raise UserError(f"{target}: exists already; choose another --output{remedy}")
+    if foreign:
+        more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
+        holds = f"holds what no conversion wrote ({', '.join(foreign[:_NAMED])}{more}), so --replace leaves it alone"
+        raise UserError(f"{target}: {holds}; move that elsewhere or choose another --output")
 
 
 def convert(
@@ -253,7 +314,8 @@ def convert(
     _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))
     directory = to in DIRECTORIES or tensor_parallel > 1
-    target = _free_target(Path(output), to, model, tensor_parallel, replace)
+    file, suffixes = ("", ()) if directory else (f"{model.family.name}{_SUFFIXES[to][0]}", _SUFFIXES[to])
+    target = free_target(Path(output), model.path, replace, file, suffixes)
     parts = _parts(model, to, dtype, tensor_parallel)
 
     def finish(temporary: Path) -> None:

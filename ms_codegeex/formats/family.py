@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
-from ms_codegeex.models.foreign import (
-    Entry,
-    ForeignFormats,
-    ForeignLayout,
-    ForeignName,
-    SizeKeys,
-    plain_name,
-    spellings,
-)
+from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, plain_name, spellings
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
@@ -35,112 +27,6 @@ RENAMED = {
 }
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Reads and writes a family's sizes, which are all fields of its configuration. `build`: the family's
-    `build_config`; `presets`: its named sizes."""
-
-    data: SizeKeys
-    build: Callable[[None, dict[str, Any]], Any]
-    presets: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """Every size in our names, with the value that it has where a file does not record it."""
-        return {field.name: field.default for field in fields(self.build(None, {}))}
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """All of them, in our names."""
-        return tuple(self.defaults)
-
-    @property
-    def optional(self) -> dict[str, Any]:
-        """Those that a file need not record, with their defaults."""
-        return {name: value for name, value in self.defaults.items() if name not in self.data.required}
-
-    def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        for name in self.data.required:
-            value = values.get(key := keys.get(name, name))
-            if type(value) is not int or value < 1:
-                similar = self._similar(values, keys)
-                of = (f", such as {sizes[name]} of {preset}" for preset, sizes in similar if name in sizes)
-                remedy = f"write it there{next(of, '')}"
-                raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number; {remedy}")
-            fields[name] = value
-        for name, default in self.optional.items():
-            value = values.get(key := keys.get(name, name), default)
-            types = (int, float) if type(default) is float else (type(default),)
-            if type(value) not in types or not (isinstance(value, str) or 0 <= value < float("inf")):
-                raise UserError(f"{where}: {key} is {value!r}, expected a value like {default!r}")
-            fields[name] = value
-        try:
-            self.build(None, fields)
-        except UserError as error:  # it names the keys of a run's configuration
-            text = re.sub(r"model\.(\w+)", lambda match: keys.get(match[1], match[1]), str(error))
-            raise UserError(f"{where}: {text}") from None
-        return fields
-
-    def _similar(self, values: Mapping[str, Any], keys: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The presets that have those of the telling sizes which `values` state."""
-        for preset in self.presets:
-            sizes = vars(self.build(preset, {}))
-            if all(values.get(keys.get(name, name)) in (None, sizes[name]) for name in _TELLING):
-                yield preset, sizes
-
-    def from_ours(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The sizes, checked, from a mapping in our own names. `UserError` for one that the family does not have:
-        without it, the model may be another one."""
-        known = self.fields
-        for name in values:
-            if name not in known:
-                near = "".join(f", whose nearest is {each}" for each in difflib.get_close_matches(str(name), known, 1))
-                remedy = "a newer version may have written it: use that one"
-                raise UserError(f"model configuration: {name} is not among the family's sizes{near}; {remedy}")
-        return self._checked(values, {}, "model configuration")
-
-    def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid. null
-        and [] count as absent; the first of several end tokens counts."""
-        model_type = values.get("model_type")
-        if model_type != self.data.model_type:
-            raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.model_type!r}")
-        values = {key: value for key, value in values.items() if value not in (None, [])}
-        if method := values.get("quantization_config"):
-            said = f"quantization_config is {method!r:.80}"
-            raise UserError(f"config.json: {said}; give the model before it was quantised")
-        for key, expected in self.data.only.items():
-            if key in values and values[key] not in (expected, *self.data.synonyms.get(key, ())):
-                said = f"{key} is {values[key]!r}, expected {expected!r}"
-                raise UserError(f"config.json: {said}; give a model that has it")
-        for name in self.fields:
-            other = next((other for other in RENAMED.get(name, ()) if other in values), None)
-            if (key := self.data.keys.get(name, name)) not in values and other is not None:
-                values |= {key: values[other]}
-        if isinstance(ends := values.get("eos_token_id"), list) and ends:
-            values |= {"eos_token_id": ends[0]}
-        read = self.data.read(values)
-        absent = [key for name in self.fields if (key := self.data.keys.get(name, name)) not in read]
-        for key in values:  # most others are of other programs
-            if not key.endswith("_token_id") and (near := difflib.get_close_matches(str(key), absent, 1, MISSPELT)):
-                raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
-        return self._checked(read, self.data.keys, "config.json")
-
-    def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """`config.json` of a model directory with parameters like ours, float32; keys of `base` we do not know stay."""
-        data = self.data
-        return {
-            "model_type": data.model_type,
-            **data.written(config),
-            **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
-            **{data.keys.get(name, name): getattr(config, name) for name in self.fields if name not in data.counted},
-            **{data.keys[name]: getattr(config, name) + more for name, more in data.counted.items()},
-            **data.only,
-            "torch_dtype": "float32",
-        }
-
-
 def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
     """The family and the layout of a model directory by the `model_type` that its `config.json` states."""
     types: dict[str, tuple[Family, ForeignLayout]] = {}
@@ -154,7 +40,8 @@ def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
 
 @dataclass(frozen=True)
 class FamilyFormats:
-    """A family as the converters see it: its table of parameters and its tables of foreign names."""
+    """A family as the converters see it: its table of parameters, its tables of foreign names, and its sizes, which are
+    all fields of its configuration."""
 
     family: Family
 
@@ -164,9 +51,87 @@ class FamilyFormats:
         return self.family.weights.FORMATS
 
     @property
-    def sizes(self) -> Sizes:
-        """The family's sizes in our names and as the keys of a `config.json`."""
-        return Sizes(self.data.sizes, self.family.config.build_config, self.family.config.PRESETS)
+    def defaults(self) -> dict[str, Any]:
+        """Every size in our names, with the value that it has where a file does not record it."""
+        return {field.name: field.default for field in fields(self.family.config.build_config(None, {}))}
+
+    def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for name in self.data.sizes.required:
+            value = values.get(key := keys.get(name, name))
+            if type(value) is not int or value < 1:
+                stated = {telling: values.get(keys.get(telling, telling)) for telling in _TELLING}
+                presets = ((its, vars(self.family.config.build_config(its, {}))) for its in self.family.config.PRESETS)
+                like = ((its, sizes) for its, sizes in presets if all(stated[t] in (None, sizes[t]) for t in _TELLING))
+                of = (f", such as {sizes[name]} of {preset}" for preset, sizes in like if name in sizes)
+                remedy = f"write it there{next(of, '')}"
+                raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number; {remedy}")
+            fields[name] = value
+        for name, default in self.defaults.items():
+            if name in fields:
+                continue
+            value = values.get(key := keys.get(name, name), default)
+            types = (int, float) if type(default) is float else (type(default),)
+            if type(value) not in types or not (isinstance(value, str) or 0 <= value < float("inf")):
+                raise UserError(f"{where}: {key} is {value!r}, expected a value like {default!r}")
+            fields[name] = value
+        try:
+            self.family.config.build_config(None, fields)
+        except UserError as error:  # it names the keys of a run's configuration
+            text = re.sub(r"model\.(\w+)", lambda match: keys.get(match[1], match[1]), str(error))
+            raise UserError(f"{where}: {text}") from None
+        return fields
+
+    def from_ours(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The sizes, checked, from a mapping in our own names. `UserError` for one that the family does not have:
+        without it, the model may be another one."""
+        known = self.defaults
+        for name in values:
+            if name not in known:
+                near = "".join(f", whose nearest is {each}" for each in difflib.get_close_matches(str(name), known, 1))
+                remedy = "a newer version may have written it: use that one"
+                raise UserError(f"model configuration: {name} is not among the family's sizes{near}; {remedy}")
+        return self._checked(values, {}, "model configuration")
+
+    def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid. null
+        and [] count as absent; the first of several end tokens counts."""
+        model_type = values.get("model_type")
+        if model_type != self.data.sizes.model_type:
+            raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.sizes.model_type!r}")
+        values = {key: value for key, value in values.items() if value not in (None, [])}
+        if method := values.get("quantization_config"):
+            said = f"quantization_config is {method!r:.80}"
+            raise UserError(f"config.json: {said}; give the model before it was quantised")
+        for key, expected in self.data.sizes.only.items():
+            if key in values and values[key] not in (expected, *self.data.sizes.synonyms.get(key, ())):
+                said = f"{key} is {values[key]!r}, expected {expected!r}"
+                raise UserError(f"config.json: {said}; give a model that has it")
+        for name in self.defaults:
+            other = next((other for other in RENAMED.get(name, ()) if other in values), None)
+            if (key := self.data.sizes.keys.get(name, name)) not in values and other is not None:
+                values |= {key: values[other]}
+        if isinstance(ends := values.get("eos_token_id"), list) and ends:
+            values |= {"eos_token_id": ends[0]}
+        read = self.data.sizes.read(values)
+        absent = [key for name in self.defaults if (key := self.data.sizes.keys.get(name, name)) not in read]
+        for key in values:  # most others are of other programs
+            if not key.endswith("_token_id") and (near := difflib.get_close_matches(str(key), absent, 1, MISSPELT)):
+                raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
+        return self._checked(read, self.data.sizes.keys, "config.json")
+
+    def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`config.json` of a model directory with parameters like ours, float32; keys of `base` we do not know stay."""
+        data = self.data.sizes
+        return {
+            "model_type": data.model_type,
+            **data.written(config),
+            **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
+            **{data.keys.get(name, name): getattr(config, name) for name in self.defaults if name not in data.counted},
+            **{data.keys[name]: getattr(config, name) + more for name, more in data.counted.items()},
+            **data.only,
+            "torch_dtype": "float32",
+        }
 
     def layout(self, kind: str) -> ForeignLayout:
         """The layout of that kind which we write; `UserError` if the family has none."""
@@ -212,14 +177,14 @@ class FamilyFormats:
         """Every tensor of the layout for a model of `config`'s sizes, or for one of `ranks` slices of it, in order."""
         return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config.num_layers))
 
-    def check_ranks(self, config: Any, ranks: int, where: str, remedy: str) -> None:
-        """`UserError` unless the heads divide evenly among `ranks` tensor-parallel ranks."""
+    def rank_shapes(
+        self, layout: ForeignLayout, config: Any, ranks: int, where: str = "ranks", remedy: str = "choose a divisor"
+    ) -> dict[str, Shape]:
+        """Our parameters' shapes in one of `ranks` tensor-parallel slices. `UserError`, which says `where` their number
+        is, if the heads, or a tensor, do not divide evenly among them."""
         number, what = self.data.ranks(config)
         if ranks < 1 or number % ranks:
             raise UserError(f"{where}: {ranks} does not divide {number}, the {what}; {remedy}")
-
-    def rank_shapes(self, layout: ForeignLayout, config: Any, ranks: int) -> dict[str, Shape]:
-        """Our parameters' shapes in one of `ranks` tensor-parallel slices."""
         shapes = config.parameter_shapes()
         for name, shape in shapes.items() if ranks > 1 else ():
             if (axis := self.axis(layout, name)) is not None:
@@ -231,7 +196,7 @@ class FamilyFormats:
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
         """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
         given = {*known, *self.data.visible, "num_layers", "init_std"}
-        return tuple(field for field in self.sizes.fields if field not in given)
+        return tuple(field for field in self.defaults if field not in given)
 
     def infer(
         self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape], known: Mapping[str, Any], ranks: int = 1
@@ -251,17 +216,17 @@ class FamilyFormats:
         repeated = [entry for entry in layout.entries if "{i}" in entry.ours[0]]
         there = (any(entry.numbered(i).foreign in shapes for entry in repeated) for i in range(len(shapes) + 1))
         fields["num_layers"] = next(i for i, layer in enumerate(there) if not layer)
-        default = vars(self.sizes.build(None, {}))
+        default = vars(self.family.config.build_config(None, {}))
         for preset in ({**default, **preset} for preset in self.family.config.PRESETS.values()):
             if all(preset[key] == fields[key] for key in _TELLING):
-                fields |= {key: preset[key] for key in self.sizes.fields if key not in fields}
-        fields |= {key: value for key, value in known.items() if key in self.sizes.fields}
+                fields |= {key: preset[key] for key in self.defaults if key not in fields}
+        fields |= {key: value for key, value in known.items() if key in self.defaults}
         sizes = ", ".join(f"{key} {fields[key]}" for key in _TELLING)
         missing = {key: f"no preset has {sizes}" for key in self.data.sizes.required if key not in fields}
-        eos = fields.get("eos_token_id", self.sizes.defaults["eos_token_id"])
+        eos = fields.get("eos_token_id", self.defaults["eos_token_id"])
         if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
             missing["eos_token_id"] = f"{eos} has no row in a table of {fields['vocab_size']}"
         for key, reason in missing.items():
             settings = " ".join(f"--set {name}=N" for name in missing)
             raise UserError(f"{key}: the file does not record it, and {reason}; add {settings}")
-        return self.sizes.from_ours(fields)
+        return self.from_ours(fields)

@@ -18,8 +18,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import admit, check_file, entries
 from ms_codegeex.base.reading import open_regular, place_inside, read_inside
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.formats.checkpoint import MANIFEST
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin, state_table
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files

@@ -95,36 +95,19 @@ def check_names(present: Iterable[ForeignName], expected: Iterable[ForeignName],
         raise UserError(f"{where}: {what}; {counts}")
 
 
-def _check_shape(name: ForeignName, shape: Shape, expected: Shape, where: str) -> None:
-    if shape != expected:
-        has = f"tensor {shown(name)} has shape {list(shape)}"
-        raise UserError(f"{where}: {has}, the model's configuration asks for {list(expected)}")
-
-
 def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], where: str) -> None:
     """Raise `UserError` unless `tensors` are exactly those of `shapes`, all of a floating-point dtype."""
     check_names(tensors, shapes, where)
     for name, shape in shapes.items():
-        _check_shape(name, tensors[name].shape, shape, where)
-        _check_float(name, tensors[name], where)
+        _check(name, tensors[name], shape, where)
 
 
-def _check_float(name: ForeignName, tensor: LazyTensor, where: str) -> None:
+def _check(name: ForeignName, tensor: LazyTensor, shape: Shape, where: str) -> None:
     if "float" not in tensor.dtype:
         raise UserError(f"{where}: tensor {shown(name)} has dtype {tensor.dtype}, expected a floating-point type")
-
-
-def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
-    dtypes = {tensors[name].dtype for name in entry.ours}
-    if len(dtypes) > 1:
-        names, listed = ", ".join(entry.ours), f"found {', '.join(sorted(dtypes))}"
-        raise UserError(f"tensors {names} make one tensor and must share a dtype, {listed}; choose one with --dtype")
-    return dtypes.pop()
-
-
-def _rows_below(parts: Sequence[LazyTensor], count: int) -> Iterator[np.ndarray]:
-    for part in parts:
-        yield from pieces(part, count * (part.nbytes // part.shape[0]))
+    if tensor.shape != shape:
+        has = f"tensor {shown(name)} has shape {list(tensor.shape)}"
+        raise UserError(f"{where}: {has}, the model's configuration asks for {list(shape)}")
 
 
 def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[ForeignName, LazyTensor]:
@@ -134,9 +117,19 @@ def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> d
         parts = [tensors[name] for name in entry.ours]
         if entry.packing.kind == "copy":
             return parts[0]
-        dtype, shape = _common_dtype(entry, tensors), packed_shape(entry.packing, [part.shape for part in parts])
-        rows = (lambda count: _rows_below(parts, count)) if entry.packing.kind == "stack" else None
-        return LazyTensor(dtype, shape, lambda: pack(entry.packing, [part.array() for part in parts]), rows=rows)
+        dtypes, shape = {part.dtype for part in parts}, packed_shape(entry.packing, [part.shape for part in parts])
+        if len(dtypes) > 1:
+            differ = f"make one tensor and must share a dtype, found {', '.join(sorted(dtypes))}"
+            raise UserError(f"tensors {', '.join(entry.ours)} {differ}; choose one with --dtype")
+
+        def whole() -> np.ndarray:
+            return pack(entry.packing, [part.array() for part in parts])
+
+        def rows(count: int) -> Iterator[np.ndarray]:
+            for part in parts:
+                yield from pieces(part, count * (part.nbytes // part.shape[0]))
+
+        return LazyTensor(dtypes.pop(), shape, whole, rows=rows if entry.packing.kind == "stack" else None)
 
     return {entry.foreign: joined(entry) for entry in entries}
 
@@ -160,9 +153,8 @@ def to_ours(
 
     for entry in entries:
         tensor = tensors[entry.foreign]
-        _check_float(entry.foreign, tensor, where)
         parts = [shapes[name] for name in entry.ours]
-        _check_shape(entry.foreign, tensor.shape, packed_shape(entry.packing, parts), where)
+        _check(entry.foreign, tensor, packed_shape(entry.packing, parts), where)
         if entry.packing.kind == "copy":
             result[entry.ours[0]] = tensor
             continue

@@ -20,7 +20,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.base.reading import open_regular
+from ms_codegeex.base.reading import opened
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.chunks import write_checked, wrong_crc32
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
@@ -86,12 +86,10 @@ class _Checkpoint:
         self.path = path
         self.origin: dict[str, int] | None = None
         try:
-            with open_regular(path) as stream:
+            with opened(path) as stream:
                 self._size = os.fstat(stream.fileno()).st_size
                 self._expected = self._checksum(stream)
                 self.found = self._scan(stream)
-        except OSError as error:
-            raise UserError(f"{path}: could not be read ({error.strerror})") from None
         except WireError as error:
             remedy = "copy it again, or save it again with mindspore.save_checkpoint without a key"
             what = f"damaged, cut off, encrypted, or not a MindSpore checkpoint ({error})"

@@ -20,7 +20,7 @@ from ms_codegeex.base.reading import read_inside
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.data.datasets.batches import read_info
-from ms_codegeex.data.datasets.content import CONTENT, content_hash
+from ms_codegeex.data.datasets.opening import CONTENT, content_hash
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import Source
 
@@ -158,7 +158,7 @@ def _opening(source: Source, run: _Run | None, adapter: bool) -> str:
 
 def _sizes(source: Source) -> Iterator[tuple[str, str]]:
     yield "family", _texts()["families"].get(source.family.name, source.family.name)
-    for name in FamilyFormats(source.family).sizes.fields:
+    for name in FamilyFormats(source.family).defaults:
         yield _text(name), _text(source.fields[name])
 
 

@@ -20,7 +20,7 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.validation import Positive, validated
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters, check_base, checked_scale
-from ms_codegeex.formats.checkpoint_folder import resolve
+from ms_codegeex.formats.checkpoint import resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import find_model
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
@@ -155,8 +155,7 @@ def _modules(
 def read_peft(path: Path, base: Source) -> Adapters:
     """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later. What
     was trained on a module that fuses k of our layers becomes k adapters with the same A. The scale of rsLoRA, alpha /
-    sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and for modules
-    that the model does not have."""
+    sqrt(rank), is that of a larger alpha. `UserError` for other variants of LoRA and for modules of another model."""
     config, file, opened, metadata = _opened(path)
     _check_settings(config, path)
     formats = FamilyFormats(base.family)

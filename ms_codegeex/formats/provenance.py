@@ -87,10 +87,11 @@ def _sha256(file: Path, progress: Progress = lambda size: None) -> dict[str, Any
     return {"size": size, "sha256": digest.hexdigest()}
 
 
-def files_below(directory: Path) -> list[Path]:
-    """Everything in a directory but its folders and the statement itself, in the order of model signing."""
+def files_below(directory: Path, statement: bool = False) -> list[Path]:
+    """Everything in a directory but its folders and, unless wanted, the `statement`, in the order of model signing."""
     found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
-    kept = (path for path in found if path.relative_to(directory).as_posix() not in (PROVENANCE, SIGNATURE))
+    own = () if statement else (directory / PROVENANCE, directory / SIGNATURE)
+    kept = (path for path in found if path not in own)
     return sorted(kept, key=lambda path: PurePosixPath(path.relative_to(directory).as_posix()))
 
 

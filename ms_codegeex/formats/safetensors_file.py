@@ -18,7 +18,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.base.reading import open_regular
+from ms_codegeex.base.reading import opened
 from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, write_checked, wrong_crc32
 from ms_codegeex.formats.tensors import (
     NUMPY_DTYPES,
@@ -70,7 +70,7 @@ def write_safetensors(
                 continue
             hashed = []
             for chunk in chunks(array, rows_per_chunk(array.shape, array.itemsize)):
-                hashed.append(thread.submit(content_hash, chunk))  # neither hashing nor writing holds the interpreter
+                hashed.append(thread.submit(content_hash, [chunk]))  # neither hashing nor writing holds the interpreter
                 stream.write(chunk)
             hashes[name] = [each.result() for each in hashed]
         if checksums:
@@ -78,7 +78,7 @@ def write_safetensors(
             stream.write(_packed(header))
         stream.flush()
         os.fsync(stream.fileno())
-    return content_hash(_packed(header)), hashes
+    return content_hash([_packed(header)]), hashes
 
 
 class SafetensorsFile:
@@ -88,17 +88,14 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        try:
-            with open_regular(self.path) as stream:
-                total = os.fstat(stream.fileno()).st_size
-                prefix = stream.read(8)
-                length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else total
-                if 8 + length > total or length > LONGEST_HEADER:
-                    raise damaged(self.path, f"not a safetensors file, or cut off in its header ({total} bytes)")
-                text = stream.read(length)
-        except OSError as error:
-            raise UserError(f"{self.path}: could not be read ({error.strerror})") from None
-        self.header_hash = content_hash(prefix + text)
+        with opened(self.path) as stream:
+            total = os.fstat(stream.fileno()).st_size
+            prefix = stream.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else total
+            if 8 + length > total or length > LONGEST_HEADER:
+                raise damaged(self.path, f"not a safetensors file, or cut off in its header ({total} bytes)")
+            text = stream.read(length)
+        self.header_hash = content_hash([prefix, text])
         try:
             header = parse_json(text)
             if len(header) > MOST_TENSORS:

@@ -33,13 +33,12 @@ from ms_codegeex.data.tokenizer.recorded import (
 )
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, by_layer, checked_scale, fingerprint, merged
-from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
-from ms_codegeex.formats.checkpoint_folder import resolve
+from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
 from ms_codegeex.formats.files import RawModel, find_model
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
-from ms_codegeex.formats.tensor_parallel import merge
+from ms_codegeex.formats.strategy import merge
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts
 from ms_codegeex.models.registry import FAMILIES, Family, family
@@ -152,7 +151,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     its_family = family(model["family"])
     sizes = {name: value for name, value in model.items() if name not in SECTION}
     with _reading_sizes(checkpoint.path / MANIFEST, its_family, known) as formats:
-        fields = formats.sizes.from_ours({**sizes, **known})
+        fields = formats.from_ours({**sizes, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = its_family.config.build_config(None, fields)
     adapters, inputs = None, [checkpoint_inputs(checkpoint)]
@@ -213,7 +212,7 @@ def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family
 def _reading_sizes(where: Path, its_family: Family, known: Mapping[str, Any]) -> Iterator[FamilyFormats]:
     """Meanwhile, a `UserError` names `where` the sizes are. `UserError` for a `known` one that the family lacks."""
     formats = FamilyFormats(its_family)
-    fields = formats.sizes.fields
+    fields = formats.defaults
     if wrong := [key for key in known if key not in fields]:
         hint = ", ".join(difflib.get_close_matches(wrong[0], fields, 1) or fields)
         raise UserError(f"--set {wrong[0]}: {its_family.name} has no such size; did you mean {hint}?")
@@ -256,10 +255,9 @@ def _ours(raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping
     """The tensors of all ranks, merged and under our names."""
     formats, config, ranks = FamilyFormats(its_family), its_family.config.build_config(None, fields), len(raw.ranks)
     check_layers(config, raw.ranks[0], raw.where[0])
-    if ranks > 1:
-        where = f"{raw.where[0]}: number of rank files in its folder"
-        formats.check_ranks(config, ranks, where, "is one missing?")
-    entries, shapes = formats.entries(its, config, ranks), formats.rank_shapes(its, config, ranks)
+    where = f"{raw.where[0]}: number of rank files in its folder"
+    shapes = formats.rank_shapes(its, config, ranks, where, "is one missing?")
+    entries = formats.entries(its, config, ranks)
     parts = [
         layout.to_ours(entries, {name: t for name, t in tensors.items() if not its.skips(name)}, shapes, path)
         for tensors, path in zip(raw.ranks, raw.where, strict=True)
@@ -291,7 +289,7 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     its_family, its = kinds[str(kind)]
     with _reading_sizes(path, its_family, known) as formats:
         config = formats.own_config(its, settings)
-        fields = formats.sizes.from_ours({**formats.sizes.from_json(config), **known})
+        fields = formats.from_ours({**formats.from_json(config), **known})
     if "eos_token_id" not in known:
         fields |= {"eos_token_id": _end_token(path, settings.get("eos_token_id"), fields, say)}
     _say_if_unclear(path, its_family.name, fields, str(settings.get("_name_or_path")), say)
@@ -373,7 +371,7 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
     _say_if_unclear(path, its_family.name, fields, str(path), say)
     tensors = _ours(raw, its_family, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
-    default = formats.sizes.defaults["eos_token_id"]
+    default = formats.defaults["eos_token_id"]
     released = fields.get("eos_token_id", default) == default  # else its tokenizer is another one
     saver, skipped = _tokenizer_saver(its_family.name, path) if released else None, _skipped(raw, its)
     further = {"guessed": formats.guessed(said), "inputs": (inputs_of("model", path, raw.files),)}

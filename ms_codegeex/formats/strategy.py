@@ -1,4 +1,4 @@
-"""Merge the checkpoints of many devices into one model: which device holds which shard, and whole tensors from shards.
+"""Shards: tensors split for tensor-parallel ranks, and the checkpoints of many devices merged into one model.
 
 MindSpore saves along with a partitioned run how each parameter is sharded (`strategy_ckpt_config`): a protocol buffer
 `ParallelStrategyMap`, or JSON of the same content when the file's name ends in `.json` (MindSpore,
@@ -10,8 +10,9 @@ import io
 import itertools
 import math
 import re
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,23 +22,141 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
-from ms_codegeex.base.reading import read_json, read_regular
+from ms_codegeex.base.reading import limited, opened, read_json
+from ms_codegeex.formats.chunks import content_hash
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
-from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
-from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged
+from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged, gather
 from ms_codegeex.formats.wire import Value, WireReader, only
 
 # Fields of the messages.
 STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
 ITEM_NAME, ITEM_CONTENT = 1, 2  # of ParallelStrategyItem and ParallelLayoutItem
 STAGE = 1  # of ParallelStrategys
-DEV_MATRIX, TENSOR_MAP, SPLIT_SHAPE, OFFSET, FIELD, SHARD_STEP, SHARD_SIZE = 1, 2, 3, 4, 5, 6, 7  # of ParallelLayouts
+# Those of ParallelLayouts in their order, 1 to 7, as JSON names them: lists of numbers, then numbers.
+_LISTS = ("dev_matrix", "tensor_map", "param_split_shape", "indices_offset")
+_NUMBERS = ("field", "opt_weight_shard_step", "opt_weight_shard_size")
 DIM = 1  # of the lists in it
 LARGEST = 256 << 20  # bytes of a strategy file: thousands of parameters take a megabyte
 
 _STEP = r"-(?P<step>\d+(_\d+)?)"  # epoch and step
 _NAMED = re.compile(rf"(?P<rank>\d+)(_\d+)?{_STEP}$")  # code-13B7-50, or code-13B7_1-50 after a restart
 _PLAIN = re.compile(r"(^|[^a-z])rank_?(?P<rank>\d+)$")
+
+
+def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTensor:
+    """The slice of `rank`: an equal share along `axis`, or the whole tensor when `axis` is None."""
+    if axis is None:
+        return tensor
+    share = tensor.shape[axis] // ranks
+    index = [slice(None)] * len(tensor.shape)
+    index[axis] = slice(rank * share, (rank + 1) * share)
+    return tensor.window(tuple(index))
+
+
+class Distinct:
+    """Finds a rank's file that is a copy of another rank's, by the slices they hold of split tensors: two ranks may
+    hold equal slices of one tensor, such as a bias of zeros, but not of all. The smallest tensor that differs ends the
+    search, so little is read unless a file is a copy."""
+
+    def __init__(self) -> None:
+        self._slices: dict[str, dict[str, LazyTensor]] = defaultdict(dict)  # path -> name -> slice
+        self._lock = threading.Lock()
+        self._checked = False
+
+    def joined(self, name: str, parts: Mapping[tuple[int, ...], LazyTensor], where: Sequence[str]) -> LazyTensor:
+        """Equal parts of a tensor by their position in a grid as one tensor; a window loads only the parts that it
+        meets. `where`: the file of each part, no two of which hold the same one; `check` precedes the first load."""
+        first = next(iter(parts.values()))
+        if len(parts) == 1:
+            return first
+        for path, piece in zip(where, parts.values(), strict=True):
+            self._slices[path][name] = piece
+        shape = tuple(size * (1 + max(axis)) for size, axis in zip(first.shape, zip(*parts, strict=True), strict=True))
+        pieces = ((np.multiply(cell, first.shape).tolist(), piece) for cell, piece in parts.items())
+        records = [{"offset": offset, "shape": first.shape, "tensor": piece} for offset, piece in pieces]
+
+        def copy(record: Mapping[str, Any], index: tuple[slice, ...], into: np.ndarray) -> None:
+            into[...] = record["tensor"].array()[index]
+
+        def part(index: Sequence[slice] | None) -> np.ndarray:
+            self.check()
+            return gather(shape, first.dtype, index, records, copy)
+
+        return LazyTensor(first.dtype, shape, lambda: part(None), part)
+
+    def check(self) -> None:
+        """`UserError` naming two files of which one is a copy; looks once, however many threads ask."""
+        with self._lock:
+            if not self._checked:
+                alike = defaultdict(list)
+                for path, slices in self._slices.items():
+                    alike[frozenset(slices)].append(path)
+                for names, paths in alike.items():
+                    self._check(names, paths)
+                self._checked = True
+
+    def _check(self, names: Collection[str], paths: Sequence[str]) -> None:
+        waiting, telling = [paths], False
+        for name in sorted(names, key=lambda name: (self._slices[paths[0]][name].nbytes, name)):
+            same = defaultdict(list)
+            for number, group in enumerate(waiting):
+                for path in group:
+                    array = self._slices[path][name].array()
+                    same[number, content_hash([array])].append(path)
+            waiting = [group for group in same.values() if len(group) > 1]
+            if not waiting:
+                return
+            first = self._slices[waiting[0][0]][name].array().reshape(-1)
+            telling = telling or bool((first != first[:1]).any())  # slices of one repeated number prove nothing
+        if telling:
+            one, other, *_ = waiting[0]
+            reason = f"holds the same slices as {one}, so one of them is a copy of the other"
+            raise UserError(f"{other}: {reason}; copy the files of all ranks again")
+
+
+def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> LazyTensor:
+    """The first of equal copies; whether they are equal is checked when it is loaded."""
+
+    def load() -> np.ndarray:
+        first = copies[0].array()
+        for copy, path in zip(copies[1:], where[1:], strict=True):
+            if copy.array().tobytes() != first.tobytes():
+                differs = f"tensor {name} differs from that in {where[0]}, though every rank holds all of it"
+                raise UserError(f"{path}: {differs}; the files are not of one checkpoint")
+        return first
+
+    return LazyTensor(copies[0].dtype, copies[0].shape, load)
+
+
+def check_alike(name: str, parts: Iterable[LazyTensor], where: Sequence[object], of: str) -> None:
+    """`UserError` unless the parts of a tensor have one dtype and shape; `where` names their files, of one `of`."""
+    kinds = [f"{part.dtype} {list(part.shape)}" for part in parts]
+    for path, kind in zip(where, kinds, strict=True):
+        if kind != kinds[0]:
+            differ = f"tensor {name} is {kind}, in {where[0]} it is {kinds[0]}"
+            raise UserError(f"{path}: {differ}; the files are not of one {of}")
+
+
+def merge(
+    ranks: Sequence[Mapping[str, LazyTensor]], axes: Mapping[str, int | None], where: Sequence[str]
+) -> dict[str, LazyTensor]:
+    """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet. `axes`: name ->
+    the axis along which it is split; None: every rank holds it whole. `where` names the ranks' files. `UserError` for
+    dtypes that differ, and on loading for copies that differ or a file that is a copy of another rank's."""
+    result, distinct = {}, Distinct()
+    for name, first in ranks[0].items():
+        pieces = [rank[name] for rank in ranks]
+        check_alike(name, pieces, where, "checkpoint")
+        axis = axes.get(name)
+        if len(pieces) == 1:
+            result[name] = first
+        elif axis is None:
+            result[name] = _same(name, pieces, where)
+        else:
+            axes_of = range(len(first.shape))
+            cells = {tuple(rank * (k == axis) for k in axes_of): piece for rank, piece in enumerate(pieces)}
+            result[name] = distinct.joined(name, cells, where)
+    return result
 
 
 @dataclass(frozen=True)
@@ -51,11 +170,6 @@ class TensorStrategy:
     split_axes: tuple[tuple[int, ...], ...]
     shards: int = 1
     shape: tuple[int, ...] | None = None
-
-    @property
-    def slices(self) -> int:
-        """Number of slices of the tensor, without optimizer shards."""
-        return math.prod(self.devices[k] for axes in self.split_axes for k in axes)
 
     @property
     def pieces(self) -> tuple[int, ...]:
@@ -119,34 +233,24 @@ def _shards(name: str, devices: tuple[int, ...], used: list[int], shards: int, s
     return shards
 
 
-def _lists(reader: WireReader, items: list[Value]) -> list[tuple[int, ...]]:
-    return [reader.integers(reader.message(item, (DIM,))[DIM]) for item in items]
-
-
 def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
     """A `ParallelLayouts` message under the names that the JSON form has."""
-    fields = reader.message(value, range(DEV_MATRIX, SHARD_SIZE + 1))
-    maps = _lists(reader, fields[TENSOR_MAP])
-    (matrix,) = _lists(reader, fields[DEV_MATRIX]) or [()]
-    sizes = (only(fields[number], "a shard's size") for number in (FIELD, SHARD_STEP, SHARD_SIZE))
-    field, step, size = (reader.integers([each])[0] for each in sizes)
-    return {
-        "dev_matrix": matrix,
-        "tensor_map": [list(axes) for axes in maps if axes] if len(maps) > 1 else (maps or [()])[0],
-        "param_split_shape": [n for numbers in _lists(reader, fields[SPLIT_SHAPE]) for n in numbers],
-        "indices_offset": [n for numbers in _lists(reader, fields[OFFSET]) for n in numbers],
-        "field": field,
-        "opt_weight_shard_step": step,
-        "opt_weight_shard_size": size,
-    }
+    fields = reader.message(value, range(1, 1 + len(_LISTS) + len(_NUMBERS)))
+    layout: dict[str, Any] = {}
+    for number, name in enumerate((*_LISTS, *_NUMBERS), 1):
+        if name in _NUMBERS:
+            (layout[name],) = reader.integers([only(fields[number], name)])
+            continue
+        lists = [reader.integers(reader.message(item, (DIM,))[DIM]) for item in fields[number]]
+        several = name == "tensor_map" and len(lists) > 1
+        layout[name] = [list(axes) for axes in lists if axes] if several else tuple(itertools.chain(*lists))
+    return layout
 
 
 def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
     """Stages of the operators, and (parameter, layout) pairs."""
-    try:
-        data = read_regular(path, LARGEST)
-    except OSError as error:
-        raise UserError(f"{path}: could not be read ({error.strerror})") from None
+    with opened(path) as stream:
+        data = limited(stream, path, LARGEST)
     reader = WireReader(io.BytesIO(data))
     fields = reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
     stages, layouts = set(), []
@@ -296,7 +400,8 @@ def merge_slices(
     dtype or shape, or an unknown tensor. Compare shapes with the model: the strategy does not always state them."""
     if not files:
         raise UserError("no checkpoint of a rank is given; expected one for each part of the model")
-    tensor_ranks = max((layout.slices for layouts in strategy.values() for layout in layouts), default=0)
+    every = (layout for layouts in strategy.values() for layout in layouts)
+    tensor_ranks = max((math.prod(layout.pieces) // layout.shards for layout in every), default=0)
     if shards_merged and len(files) == tensor_ranks:
         strategy = {name: [replace(layout, shards=1) for layout in layouts] for name, layouts in strategy.items()}
     opened, result, distinct = _Files(files, keep), {}, Distinct()
@@ -323,11 +428,9 @@ def _merged(
     if len(first.shape) != (axes := len(layout.split_axes)):
         described = f"the strategy describes one of {axes} axes; give the strategy file of this run"
         raise UserError(f"{where[0]}: tensor {name} has shape {list(first.shape)}, {described}")
-    shape = tuple(size * count for size, count in zip(first.shape, layout.pieces, strict=True))
-    if layout.shape is not None and layout.shape != shape:
-        made = f"tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} parts of {list(shape)}"
+    whole = distinct.joined(name, parts, list(map(str, where)))
+    if layout.shape is not None and layout.shape != whole.shape:
+        part = f"tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} parts"
         recorded = f"the strategy records {list(layout.shape)}"
-        raise UserError(f"{where[0]}: {made}, but {recorded}; the files are not of one run")
-    for path, part in zip(where, parts.values(), strict=True) if len(parts) > 1 else ():
-        distinct.add(str(path), name, part)
-    return assembled(shape, parts, distinct.check)
+        raise UserError(f"{where[0]}: {part} of {list(whole.shape)}, but {recorded}; the files are not of one run")
+    return whole

@@ -6,7 +6,7 @@ time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -215,3 +215,19 @@ def overlap(ranges: Sequence[tuple[int, int]], record: Mapping[str, Any]) -> tup
         inside.append(slice(low - offset, high - offset))
         within.append(slice(low - start, high - start))
     return tuple(inside), tuple(within)
+
+
+def gather(
+    shape: Sequence[int],
+    dtype: str,
+    window: Window | None,
+    records: Iterable[Mapping[str, Any]],
+    copy: Callable[[Mapping[str, Any], Index, np.ndarray], object],
+) -> np.ndarray:
+    """A window of a tensor from its slices: `copy(record, index, into)` is called with each that the window meets."""
+    ranges = window_ranges(shape, window)
+    result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[dtype])
+    for record in records:
+        if (common := overlap(ranges, record)) is not None:
+            copy(record, common[0], result[common[1]] if result.ndim else result)
+    return result

@@ -145,9 +145,9 @@ class _Machine:
 
     def __init__(self, make_tensor: Callable[..., LazyTensor], where: str) -> None:
         self._make_tensor, self._where = make_tensor, where
-        self._stack: list[Any] = []
+        self.stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stack under each mark
-        self._memo: dict[int, Any] = {}
+        self.memo: dict[int, Any] = {}
         self._room = ROOM
 
     def run(self, data: bytes) -> Any:
@@ -155,70 +155,13 @@ class _Machine:
         for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
             if count == MAX_OPERATIONS:
                 raise ValueError(f"more than {MAX_OPERATIONS} operations")
-            name = operation.name
-            if name == "STOP":
-                (result,) = self._stack
+            if operation.name == "STOP":
+                (result,) = self.stack
                 return result
-            if name in _CONSTANTS:
-                self._push(_CONSTANTS[name])
-            elif name in _EMPTY:
-                self._push(_EMPTY[name]())
-            elif name not in _VALUES:
-                self._perform(name, argument)
-            elif type(argument) is int and argument.bit_length() > LONGEST_NUMBER:
-                raise ValueError(f"a number of {argument.bit_length()} bits")
-            else:
-                self._push(argument)
+            if (perform := _OPERATIONS.get(operation.name)) is None:
+                raise ValueError(f"the operation {operation.name}, which no state dict needs")
+            perform(self, argument)
         raise ValueError("no end")
-
-    def _perform(self, name: str, argument: Any) -> None:
-        match name:
-            case "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = self._stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                self._push(self._memo[argument])
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = self._stack[-1]
-            case "MARK":
-                self._below.append(self._stack)
-                self._stack = []
-            case "TUPLE":
-                self._push(tuple(self._marked()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                size = int(name[-1])
-                if len(self._stack) < size:
-                    raise ValueError("a tuple of nothing")
-                self._stack[-size:] = [tuple(self._stack[-size:])]
-            case "GLOBAL":
-                self._find(*argument.split(" ", 1))
-            case "STACK_GLOBAL":
-                member, module = self._stack.pop(), self._stack.pop()
-                self._find(module, member)
-            case "REDUCE" | "NEWOBJ":
-                self._call()
-            case "BINPERSID":
-                self._push(self._storage(*self._stack.pop()))
-            case "SETITEM":
-                value, key = self._stack.pop(), self._stack.pop()
-                self._set([key, value])
-            case "SETITEMS":
-                self._set(self._marked())
-            case "APPEND":
-                self._extend([self._stack.pop()])
-            case "APPENDS" | "ADDITEMS":
-                self._extend(self._marked())
-            case "LIST" | "FROZENSET":
-                self._push(self._marked())
-            case "DICT":
-                items = self._marked()
-                self._push({})
-                self._set(items)
-            case "BUILD":
-                self._build(self._stack.pop())
-            case "PROTO" | "FRAME":
-                pass
-            case _:
-                raise ValueError(f"the operation {name}, which no state dict needs")
 
     def _spend(self, cost: int) -> None:
         """Before an operation that takes more than a step. The memo repeats an operand of any length in two bytes."""
@@ -239,26 +182,46 @@ class _Machine:
             self._spend(_COST_OF_KEY)
         return key
 
-    def _push(self, value: Any) -> None:
-        self._stack.append(value)
+    def push(self, value: Any) -> None:
+        if type(value) is int and value.bit_length() > LONGEST_NUMBER:
+            raise ValueError(f"a number of {value.bit_length()} bits")
+        self.stack.append(value)
 
-    def _marked(self) -> list[Any]:
-        """The objects above the latest mark, which is removed."""
-        items, self._stack = self._stack, self._below.pop()
+    def take(self, count: int) -> list[Any]:
+        """The objects on top, which are removed."""
+        if len(self.stack) < count:
+            raise ValueError("an operation on nothing")
+        items = self.stack[-count:]
+        del self.stack[-count:]
         return items
 
-    def _extend(self, items: list[Any]) -> None:
-        if type(self._stack[-1]) is not list:
-            raise ValueError("items of something that is not a list")
-        self._stack[-1].extend(items)
+    def mark(self, _: None) -> None:
+        self._below.append(self.stack)
+        self.stack = []
 
-    def _set(self, items: list[Any]) -> None:
-        if type(self._stack[-1]) is not dict or len(items) % 2:
+    def marked(self) -> list[Any]:
+        """The objects above the latest mark, which is removed."""
+        items, self.stack = self.stack, self._below.pop()
+        return items
+
+    def extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise ValueError("items of something that is not a list")
+        self.stack[-1].extend(items)
+
+    def fill(self, items: list[Any]) -> None:
+        """Put keys and values, which take turns, into the dictionary on top."""
+        if type(self.stack[-1]) is not dict or len(items) % 2:
             raise ValueError("keys of something that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            self._stack[-1][self._key(key)] = value
+            self.stack[-1][self._key(key)] = value
 
-    def _find(self, module: Any, name: Any) -> None:
+    def dictionary(self, _: None) -> None:
+        items = self.marked()
+        self.push({})
+        self.fill(items)
+
+    def find(self, module: Any, name: Any) -> None:
         if type(name) is not str or type(module) is not str:
             raise ValueError("a global whose name is not a text")
         reference = _Global(module, name)
@@ -268,29 +231,28 @@ class _Machine:
             raise UserError(f"{self._where}: refused, because loading it would call {called}; {remedy}")
         if len(module) + len(name) > LONGEST_NAME:
             raise ValueError(f"a name of {len(module) + len(name)} characters")
-        self._push(reference)
+        self.push(reference)
 
-    def _call(self) -> None:
-        arguments, function = self._stack.pop(), self._stack.pop()
+    def call(self, function: Any, arguments: Any) -> None:
         if type(function) is not _Global or type(arguments) is not tuple:
             raise ValueError("a call of something that is not a function")
         if function in _calls() and len(arguments) > MOST_ARGUMENTS:
             raise ValueError(f"a call with {len(arguments)} arguments")
         if function in _calls():
-            self._push(_calls()[function](self, *arguments))
+            self.push(_calls()[function](self, *arguments))
         elif _is_inert(function):
-            self._push(_Inert(str(function)))
+            self.push(_Inert(str(function)))
         else:
             raise ValueError(f"a call of {function.name}")
 
-    def _build(self, state: Any) -> None:
-        target = self._stack[-1]
+    def build(self, state: Any) -> None:
+        target = self.stack[-1]
         if type(target) is _Inert:
             target.state = state
         elif type(target) is not dict:  # attributes of a dictionary, such as a state dict's _metadata, are not needed
             raise ValueError(f"a {type(target).__name__} cannot be altered")
 
-    def _storage(self, kind: Any, storage_type: Any, key: Any, _location: Any, numel: Any) -> Storage:
+    def storage(self, kind: Any, storage_type: Any, key: Any, _location: Any, numel: Any) -> Storage:
         known = type(storage_type) is _Global and _STORAGE_TYPES.get(storage_type)
         if kind != "storage" or not known or type(key) is not str or type(numel) is not int:
             raise ValueError("unknown persistent id")
@@ -360,12 +322,36 @@ def _known(kind: str) -> frozenset[_Global]:
 
 _NAMES = Path(__file__).with_name("pickle_names.yaml")
 _STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple}
-_VALUES = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+_OPERATIONS: Mapping[str, Callable[[_Machine, Any], object]] = {  # all there are, with the argument in the pickle
+    **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), _Machine.push),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.push),
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _Machine.push),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "MARK": _Machine.mark,
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), lambda machine, _: machine.push([])),
+    **dict.fromkeys(("LIST", "FROZENSET"), lambda machine, _: machine.push(machine.marked())),
+    "APPEND": lambda machine, _: machine.extend(machine.take(1)),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda machine, _: machine.extend(machine.marked())),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.marked())),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.take(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.take(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.take(3))),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "DICT": _Machine.dictionary,
+    "SETITEM": lambda machine, _: machine.fill(machine.take(2)),
+    "SETITEMS": lambda machine, _: machine.fill(machine.marked()),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda machine, key: machine.memo.update({key: machine.stack[-1]})),
+    "MEMOIZE": lambda machine, _: machine.memo.update({len(machine.memo): machine.stack[-1]}),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, key: machine.push(machine.memo[key])),
+    "GLOBAL": lambda machine, names: machine.find(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.find(*machine.take(2)),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.call(*machine.take(2))),
+    "BINPERSID": lambda machine, _: machine.push(machine.storage(*machine.stack.pop())),
+    "BUILD": lambda machine, _: machine.build(machine.stack.pop()),
 }
 
 

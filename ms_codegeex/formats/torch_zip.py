@@ -19,7 +19,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
-from ms_codegeex.base.reading import open_regular
+from ms_codegeex.base.reading import open_regular, opened
 from ms_codegeex.formats import torch_pickle
 from ms_codegeex.formats.chunks import checked_rows, wrong_crc32
 from ms_codegeex.formats.tensors import MAX_AXES, NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
@@ -78,7 +78,7 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            with opened(path) as stream, zipfile.ZipFile(stream) as archive:
                 self._records = {info.filename: info for info in archive.infolist()}
                 if len(self._records) != len(archive.infolist()):
                     raise damaged(path, "two of its records have the same name")
@@ -92,8 +92,6 @@ class _Archive:
                 order = f"{self._stem}/byteorder"
                 if order in self._records and self._read(archive, order, len("little")) != b"little":
                     raise UserError(f"{path}: written on a big-endian machine, which is not supported")
-        except OSError as error:
-            raise UserError(f"{path}: could not be read ({error.strerror})") from None
         except _DAMAGE as error:
             what = f"damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]})"
             raise UserError(f"{path}: {what}; copy it again, or save it with PyTorch 1.6 or newer") from None

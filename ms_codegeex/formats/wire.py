@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+_FIXED = {FIXED32: 4, FIXED64: 8}  # bytes
 _LONGEST_VARINT = 10  # bytes of a 64-bit number
 _LONGEST_TEXT = 1 << 16  # a name; a damaged length must not read the whole file
 
@@ -46,22 +47,17 @@ class WireReader:
         while position < end:
             key, position = self._varint(position, end)
             number, kind = key >> 3, key & 7
+            if kind in (VARINT, LENGTH):
+                size, position = self._varint(position, end)
+            elif (size := _FIXED.get(kind, 0)) == 0:
+                raise WireError(f"a field of kind {kind} before byte {position}")
             if kind == VARINT:
-                value, position = self._varint(position, end)
-            else:
-                value, position = self._byte_range(position, end, kind)
-            yield number, value
-
-    def _byte_range(self, position: int, end: int, kind: int) -> tuple[range, int]:
-        if kind == LENGTH:
-            size, position = self._varint(position, end)
-        elif kind in (FIXED32, FIXED64):
-            size = 4 if kind == FIXED32 else 8
-        else:
-            raise WireError(f"a field of kind {kind} before byte {position}")
-        if size > end - position:
-            raise WireError(f"{size} bytes from byte {position} leave what ends at byte {end}")
-        return range(position, position + size), position + size
+                yield number, size
+                continue
+            if size > end - position:
+                raise WireError(f"{size} bytes from byte {position} leave what ends at byte {end}")
+            yield number, range(position, position + size)
+            position += size
 
     def message(self, value: Value, known: Iterable[int]) -> dict[int, list[Value]]:
         """All fields of a message by number, in order; a field of another number is an error."""

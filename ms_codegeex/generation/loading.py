@@ -14,7 +14,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.formats.checkpoint_folder import resolve
+from ms_codegeex.formats.checkpoint import resolve
 from ms_codegeex.formats.model_directory import declared_infill
 from ms_codegeex.formats.peft import CONFIG, adapters_path, open_adapters
 from ms_codegeex.formats.provenance import check, verify_signature

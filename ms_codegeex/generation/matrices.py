@@ -1,4 +1,4 @@
-"""A model's weights for the engine, as they are or rounded (`formats/rounded.py`), and how its kernels read them, in
+"""A model's weights for the engine, as they are or rounded (`formats/rounding.py`), and how its kernels read them, in
 NumPy. Nothing here imports MindSpore."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ms_codegeex.formats.rounded import Quantised, quantise, rounded_up
+from ms_codegeex.formats.rounding import Quantised, quantise, rounded_up
 from ms_codegeex.formats.tensors import LazyTensor
 
 ROWS = 32  # a packed matrix has a multiple of this many rows

@@ -17,7 +17,7 @@ from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.provenance import hashed
-from ms_codegeex.formats.rounded import Quantised, check_bits, rounded_tensors, stored_as, whole
+from ms_codegeex.formats.rounding import Quantised, check_bits, rounded_tensors, stored_as, whole
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Source, check_layers, converting
 from ms_codegeex.formats.tensors import LazyTensor
@@ -90,7 +90,7 @@ class QuantisedModel:
         self.family: Family = family(str(description.get("family")))
         self._file = SafetensorsFile(self.path / TENSORS)
         try:
-            self.fields = FamilyFormats(self.family).sizes.from_ours(sizes)
+            self.fields = FamilyFormats(self.family).from_ours(sizes)
             self.config = self.family.config.build_config(None, self.fields)
         except UserError as error:
             raise UserError(f"{where}: sizes: {error}; quantise the model again") from None

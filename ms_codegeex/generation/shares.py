@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.rounded import Quantised
+from ms_codegeex.formats.rounding import Quantised
 from ms_codegeex.generation.matrices import WHOLE, Weights
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.layers import Heads

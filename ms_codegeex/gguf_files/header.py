@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import open_regular
+from ms_codegeex.base.reading import opened
 from ms_codegeex.formats.files import GGUF_MAGIC
 from ms_codegeex.formats.tensors import LazyTensor, damaged, map_bytes
 
@@ -119,11 +119,9 @@ class GGUFHeader:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         try:
-            with open_regular(self.path) as stream:
+            with opened(self.path) as stream:
                 self.size = os.fstat(stream.fileno()).st_size
                 self._read(_Parser(stream, self.size))
-        except OSError as error:
-            raise UserError(f"{self.path}: could not be read ({error.strerror})") from None
         except (ValueError, OverflowError, struct.error) as error:
             raise damaged(self.path, f"not a sound GGUF file: {error}") from None
 

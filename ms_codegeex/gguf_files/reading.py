@@ -78,7 +78,7 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     its_family, its = _family_of(header)
     formats = FamilyFormats(its_family)
     try:
-        fields = formats.sizes.from_ours(_sizes(header, its, known))
+        fields = formats.from_ours(_sizes(header, its, known))
         config = its_family.config.build_config(None, fields)
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None

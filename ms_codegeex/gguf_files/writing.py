@@ -30,11 +30,10 @@ from gguf import (
 from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, remove_leftovers
-from ms_codegeex.formats.convert import CONVERTED
+from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.formats.convert import CONVERTED, check_target, free_target
 from ms_codegeex.formats.files import GGUF_SUFFIX
 from ms_codegeex.formats.layout import to_foreign
-from ms_codegeex.formats.output import check_target, resolved
 from ms_codegeex.formats.provenance import hashed
 from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source
@@ -289,13 +288,7 @@ def _warnings(source: Source) -> list[str]:
 def _target(output: Path, model: Source, replace: bool) -> Path:
     if output.suffix == GGUF_SUFFIX:
         raise UserError(f"--output {output}: is a directory, for the model and its Modelfile; leave {GGUF_SUFFIX} out")
-    try:
-        target = resolved(output) if output.is_symlink() else output
-        remove_leftovers(target)
-        check_target(target, model.path, replace, True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
-    return target
+    return free_target(output, model.path, replace)
 
 
 def export_gguf(

@@ -20,8 +20,8 @@ from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.corpus.writing import DatasetWriter, write_description
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
-from ms_codegeex.data.datasets.layout import check_output, file_records, mask_path
-from ms_codegeex.data.datasets.packing import KIND
+from ms_codegeex.data.datasets.layout import check_output, file_records
+from ms_codegeex.data.datasets.packing import KIND, open_mask
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
 
@@ -105,11 +105,7 @@ def export_triplet(
     examples = IndexedDataset(dataset / split)
     if len(examples) and (size := int(examples.sizes.max())) > longest + 1:
         raise UserError(f"{dataset / split}: a row of {size} tokens, seq_length {longest}; damaged, prepare it again")
-    if not mask_path(dataset / split).is_file():
-        raise UserError(f"{mask_path(dataset / split)}: no such file; the dataset is damaged, prepare it again")
-    mask = np.fromfile(mask_path(dataset / split), np.uint8)
-    if mask.size != examples.tokens.size:
-        raise UserError(f"{mask_path(dataset / split)}: {mask.size} bytes for {examples.tokens.size} tokens; damaged")
+    mask = open_mask(dataset / split, examples.tokens.size)
     check_new(output)
     width, end = seq_length + 1, 0
     with atomic_directory(output) as directory, progress_bar(len(examples), progress) as bar, ExitStack() as stack:

@@ -14,8 +14,7 @@ from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.formats.checkpoint import Damaged
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Damaged, list_checkpoints
 from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import Stopped

@@ -21,8 +21,15 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
-from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound, resolve, set_aside, step_of
+from ms_codegeex.formats.checkpoint import (
+    Checkpoint,
+    Damaged,
+    list_checkpoints,
+    newest_sound,
+    resolve,
+    set_aside,
+    step_of,
+)
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import set_doubtful_checkpoints_aside

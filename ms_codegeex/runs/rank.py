@@ -46,8 +46,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     config = read_config(run_directory)
     if config.device == "gpu":
         prepare()  # before the imports that follow, because most of them import MindSpore
-    from ms_codegeex.data.datasets.content import content_hashes
-    from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
+    from ms_codegeex.data.datasets.opening import content_hashes, held_out_data, training_data, validation_data
     from ms_codegeex.runs.callbacks import callbacks_of
     from ms_codegeex.runs.joining import join, kept_peak, stress_check
     from ms_codegeex.runs.resume import transition_from

@@ -19,8 +19,7 @@ from ms_codegeex.config.model import ModelConfig, model_config
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.config.validation import validated
 from ms_codegeex.formats.adapters import untied
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import resolve
+from ms_codegeex.formats.checkpoint import Checkpoint, resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.files import find_model
 from ms_codegeex.formats.sources import open_source

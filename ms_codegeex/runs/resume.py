@@ -21,7 +21,7 @@ from ms_codegeex.config.schedule_fit import misfit
 from ms_codegeex.config.sections import ScheduleConfig
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets.blend import mixed_before
-from ms_codegeex.data.datasets.content import content_hashes
+from ms_codegeex.data.datasets.opening import content_hashes
 from ms_codegeex.formats.checkpoint import Checkpoint
 
 DATASET = ("data.train", "data.blend")

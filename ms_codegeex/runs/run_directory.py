@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.installed import versions
 from ms_codegeex.base.nested import finite
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.runs.records import read_events
@@ -77,17 +76,12 @@ class RunDirectory:
 
     def write_environment(self) -> None:
         """Write the versions of Python and packages, and the machine."""
-        versions = {"python": platform.python_version(), "platform": platform.platform()}
+        software = {"python": platform.python_version(), "platform": platform.platform()}
         machine = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
-        write_json(self.environment, {**versions, **machine, "packages": dict(_versions())})
+        packages = versions(("ms-codegeex", *REPORTED_PACKAGES))
+        write_json(self.environment, {**software, **machine, "packages": packages})
 
 
 def event_line(event: str, content: Mapping[str, Any]) -> str:
     """A line of events.jsonl: the event now; its time is in seconds since 1970."""
     return json.dumps({"event": event, "time": time.time(), **finite(content)})
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in ("ms-codegeex", *REPORTED_PACKAGES):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            yield name, importlib.metadata.version(name)

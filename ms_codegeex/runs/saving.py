@@ -19,8 +19,7 @@ from pathlib import Path
 from ms_codegeex.base.errors import NotFinite, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-from ms_codegeex.formats.checkpoint_folder import SETTLED_STEPS, prune
+from ms_codegeex.formats.checkpoint import SETTLED_STEPS, Checkpoint, prune, step_name
 from ms_codegeex.formats.checkpoint_writing import failure_file, plain_state, write_checkpoint
 from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, saves_in_background
 from ms_codegeex.training.observers import Callback, StepRecord

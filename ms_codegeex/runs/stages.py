@@ -19,8 +19,7 @@ from ms_codegeex.base.webpage import table as html_table
 from ms_codegeex.base.webpage import text as html_text
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import Stage, StagedRun
-from ms_codegeex.formats.checkpoint import step_name
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound
+from ms_codegeex.formats.checkpoint import list_checkpoints, newest_sound, step_name
 from ms_codegeex.runs.display import loss_figure
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.rendezvous import JOIN_SECONDS

@@ -20,8 +20,7 @@ from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, RunFailure, Us
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.checkpoint import Damaged
-from ms_codegeex.formats.checkpoint_folder import SETTLED_STEPS, set_doubtful_aside
+from ms_codegeex.formats.checkpoint import SETTLED_STEPS, Damaged, set_doubtful_aside
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 

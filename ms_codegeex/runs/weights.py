@@ -17,7 +17,7 @@ from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.peft import open_adapters
-from ms_codegeex.formats.rounded import rounded_tensors
+from ms_codegeex.formats.rounding import rounded_tensors
 from ms_codegeex.formats.sources import Source, open_source, tokenizer_place
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS

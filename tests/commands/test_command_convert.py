@@ -94,7 +94,7 @@ def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
     assert len(loaded) == len(parameters)  # no optimizer moments
     assert loaded[LAYER].tobytes() == parameters["blocks.1.feed_forward.down.weight"].tobytes()
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    assert config["torch_dtype"] == "float32" and FORMATS.sizes.from_json(config) == FIELDS
+    assert config["torch_dtype"] == "float32" and FORMATS.from_json(config) == FIELDS
 
 
 def test_a_run_becomes_a_nested_file_that_torch_reads(tmp_path, run, parameters):

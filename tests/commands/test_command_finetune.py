@@ -9,8 +9,7 @@ import pytest
 import small_models
 from conftest import ROOT, command, command_here
 
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.records import read_log

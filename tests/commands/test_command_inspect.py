@@ -449,7 +449,7 @@ def mask(change):
         (mask(lambda data: data[1:]), "train.mask: "),
         (mask(lambda data: b"\2" + data[1:]), "train.mask: holds other values than 0 and 1"),
         (mask(lambda data: b"\1" + data[1:]), "train.mask: its sha256"),
-        (lambda directory: (directory / "train.mask").unlink(), "train.mask: missing"),
+        (lambda directory: (directory / "train.mask").unlink(), "train.mask: no such file"),
     ],
 )
 def test_a_damaged_mask_is_found(tuned_copy, capsys, damage, message):

@@ -15,8 +15,7 @@ import pytest
 from conftest import ROOT, VOCABULARY, command, command_here, small_run, write_config, write_dataset
 from run_processes import processes_of
 
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.runs.records import read_events, read_log
 
 

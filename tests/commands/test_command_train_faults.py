@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, command_here, small_run, write_config
 
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.runs.beats import read_beat
 from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.records import read_events, read_log

@@ -14,8 +14,7 @@ import pytest
 from conftest import ROOT, command_here, small_run, write_config
 from run_processes import processes_of, ranks_of
 
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 

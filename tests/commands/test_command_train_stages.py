@@ -18,8 +18,7 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.commands import staged_training
 from ms_codegeex.config.loading import load_stages
 from ms_codegeex.config.values import merged
-from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints, step_name
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.runs import stages
 from ms_codegeex.runs.records import read_log

@@ -18,8 +18,7 @@ import pytest
 import small_benchmarks
 from conftest import ROOT, command, small_run, write_config
 
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.models.registry import FAMILIES
 from ms_codegeex.runs.records import read_log
 

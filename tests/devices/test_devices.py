@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import alive
 from ms_codegeex.devices.network import Devices
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
-from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.loading import load_model

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint_writing as module
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import (
+from ms_codegeex.formats.checkpoint import (
+    Checkpoint,
     list_checkpoints,
     newest_sound,
     prune,

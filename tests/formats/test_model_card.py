@@ -9,7 +9,7 @@ import small_models
 import yaml
 
 from ms_codegeex.base.files import write_json
-from ms_codegeex.data.datasets.content import content_hash
+from ms_codegeex.data.datasets.opening import content_hash
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.adapters import fingerprint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint

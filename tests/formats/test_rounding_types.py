@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats import checkpoint
+from ms_codegeex.formats import checkpoint, chunks
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
@@ -107,7 +107,7 @@ def test_pieces_of_a_pytorch_file_are_checked_too(tmp_path):
 def test_pieces_of_a_checkpoint_read_a_chunk_once(tmp_path, monkeypatch):
     array = np.random.default_rng(1).standard_normal((3 << 10, 1 << 10)).astype(np.float32)  # chunks of 8 MB
     path, read = write_checkpoint(tmp_path, 1, {"x": array}, {"optimizer_step": 1}), []
-    whole = checkpoint.read_bytes
-    monkeypatch.setattr(checkpoint, "read_bytes", lambda *given: read.append(given[2].nbytes) or whole(*given))
+    whole = chunks.read_bytes
+    monkeypatch.setattr(chunks, "read_bytes", lambda *given: read.append(given[2].nbytes) or whole(*given))
     tensor = checkpoint.Checkpoint(path).lazy("x")
     assert np.array_equal(joined(tensor, 1 << 20), array) and read == [8 << 20, 4 << 20]

@@ -494,7 +494,7 @@ def written(tmp_path, codegen, write, with_config=False):
     write(tmp_path / "m", codegen[1])
     if with_config:
         small = formats("codegen")
-        text(tmp_path / "m/config.json", json.dumps(small.sizes.to_json(config("codegen"))))
+        text(tmp_path / "m/config.json", json.dumps(small.to_json(config("codegen"))))
     return tmp_path / "m"
 
 

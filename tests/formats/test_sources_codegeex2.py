@@ -132,7 +132,7 @@ def test_a_configuration_we_cannot_honour_is_refused(tmp_path, change, message):
 
 
 def test_a_wrong_family_is_named(tmp_path):
-    config = formats("codegen").sizes.to_json(type("C", (), FIELDS["codegen"]))
+    config = formats("codegen").to_json(type("C", (), FIELDS["codegen"]))
     save_chatglm(tmp_path / "m", bfloat16(parameters("codegeex2")), config)
     with pytest.raises(UserError, match=r"config\.json says codegen, but the tensors are those of codegeex2"):
         open_source(tmp_path / "m")

@@ -21,8 +21,7 @@ from partitioned_net import SHAPES, values
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import strategy as strategy_module
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, write_mindspore
-from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
-from ms_codegeex.formats.tensor_parallel import merge, shard
+from ms_codegeex.formats.strategy import find_rank_files, merge, merge_slices, read_strategy, shard
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.rehearsal.stubs import loader_environment
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.tensor_parallel import merge, shard
+from ms_codegeex.formats.strategy import merge, shard
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 
 

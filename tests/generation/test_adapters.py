@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.generation.beams import next_tokens
 from ms_codegeex.generation.loading import Adapter
 from ms_codegeex.generation.matrices import LowRank

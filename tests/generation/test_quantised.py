@@ -18,7 +18,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.evaluation.local_model import files_identity
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation import engine
 from ms_codegeex.generation.engine import Generator

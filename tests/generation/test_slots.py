@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings

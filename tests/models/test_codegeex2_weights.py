@@ -65,11 +65,11 @@ def test_a_ranks_slice_has_a_share_of_each_part():
 
 
 def test_config_json_there_and_back():
-    config = FORMATS.sizes.to_json(SMALL)
-    assert FORMATS.sizes.from_json(config) == FIELDS["codegeex2"]
+    config = FORMATS.to_json(SMALL)
+    assert FORMATS.from_json(config) == FIELDS["codegeex2"]
     assert config["model_type"] == "chatglm" and config["padded_vocab_size"] == 24 and config["kv_channels"] == 8
     large = build_config("6b", {})
-    written = FORMATS.sizes.to_json(large)
+    written = FORMATS.to_json(large)
     published = {  # the released config.json
         **{"num_layers": 28, "hidden_size": 4096, "num_attention_heads": 32, "kv_channels": 128},
         **{"multi_query_attention": True, "multi_query_group_num": 2, "ffn_hidden_size": 13696},
@@ -80,13 +80,13 @@ def test_config_json_there_and_back():
         **{"tie_word_embeddings": False, "eos_token_id": 2, "quantization_bit": 0, "pre_seq_len": None},
     }
     assert published.items() <= written.items()
-    expected = {key: asdict(large)[key] for key in FORMATS.sizes.fields}
-    assert FORMATS.sizes.from_json({"model_type": "chatglm", **published}) == expected
+    expected = {key: asdict(large)[key] for key in FORMATS.defaults}
+    assert FORMATS.from_json({"model_type": "chatglm", **published}) == expected
 
 
 def test_what_the_configuration_cannot_say_is_refused():
     with pytest.raises(UserError, match="rotary_dim: 2 of 8 channels"):
-        FORMATS.sizes.to_json(build_config(None, FIELDS["codegeex2"] | {"rotary_dim": 2}))
+        FORMATS.to_json(build_config(None, FIELDS["codegeex2"] | {"rotary_dim": 2}))
 
 
 @pytest.mark.parametrize("kind", ["huggingface", "megatron", "mindspore"])
@@ -94,5 +94,5 @@ def test_sizes_are_inferred_from_the_tensors(kind):
     large = build_config("6b", {})
     ours = large.parameter_shapes()
     found = {e.foreign: packed_shape(e.packing, [ours[n] for n in e.ours]) for e in entries(kind, large)}
-    expected = {key: asdict(large)[key] for key in FORMATS.sizes.fields}
+    expected = {key: asdict(large)[key] for key in FORMATS.defaults}
     assert FORMATS.infer(FORMATS.layout(kind), found, {}) == expected

@@ -39,7 +39,7 @@ LAYOUTS = ("huggingface", "megatron", "mindspore")
 
 def sizes_of(config):
     """What the formats record of a configuration."""
-    return {name: getattr(config, name) for name in FORMATS.sizes.fields}
+    return {name: getattr(config, name) for name in FORMATS.defaults}
 
 
 def entries(layout, config, ranks=1):
@@ -116,10 +116,10 @@ def test_there_and_back(layout):
 
 
 def test_config_json_there_and_back():
-    config = FORMATS.sizes.to_json(LARGE)
+    config = FORMATS.to_json(LARGE)
     assert config["model_type"] == "codegeex" and config["num_hidden_layers"] == 40
     assert config["hidden_act"] == "fast_gelu" and config["tie_word_embeddings"] is True
-    assert FORMATS.sizes.from_json(config) == sizes_of(LARGE)
+    assert FORMATS.from_json(config) == sizes_of(LARGE)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_config_json_there_and_back():
 )
 def test_a_bad_config_key_is_named(change, key):
     with pytest.raises(UserError, match=key):
-        FORMATS.sizes.from_json(FORMATS.sizes.to_json(LARGE) | change)
+        FORMATS.from_json(FORMATS.to_json(LARGE) | change)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -171,4 +171,4 @@ def test_it_agrees_with_the_models_own_configuration():
         model = config.build_config(name, {})
         count = sum(math.prod(shape) for shape in model.parameter_shapes().values())
         assert count == model.parameter_count()
-        assert FORMATS.sizes.from_json(FORMATS.sizes.to_json(model))["num_layers"] == model.num_layers
+        assert FORMATS.from_json(FORMATS.to_json(model))["num_layers"] == model.num_layers

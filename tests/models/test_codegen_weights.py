@@ -88,17 +88,17 @@ def test_a_fused_matrix_is_read_once():
 
 
 def test_config_json_there_and_back():
-    config = FORMATS.sizes.to_json(SMALL)
-    assert FORMATS.sizes.from_json(config) == FIELDS["codegen"]
+    config = FORMATS.to_json(SMALL)
+    assert FORMATS.from_json(config) == FIELDS["codegen"]
     assert config["n_embd"] == 64 and config["architectures"] == ["CodeGenForCausalLM"] and config["bos_token_id"] == 1
     released = {  # codegen-350M-mono, what its file says about sizes
         **{"model_type": "codegen", "activation_function": "gelu_new", "vocab_size": 51200, "n_embd": 1024},
         **{"n_layer": 20, "n_head": 16, "n_inner": None, "rotary_dim": 32, "n_positions": 2048, "n_ctx": 2048},
         **{"layer_norm_epsilon": 1e-05, "eos_token_id": 50256, "bos_token_id": 1, "tie_word_embeddings": False},
     }
-    fields = FORMATS.sizes.from_json(released)
+    fields = FORMATS.from_json(released)
     expected = asdict(build_config("350m-mono", {}))
-    assert fields == {key: expected[key] for key in FORMATS.sizes.fields}
+    assert fields == {key: expected[key] for key in FORMATS.defaults}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_config_json_there_and_back():
 )
 def test_a_bad_config_key_is_named(change, key):
     with pytest.raises(UserError, match=f"config.json: {key}"):
-        FORMATS.sizes.from_json(FORMATS.sizes.to_json(SMALL) | change)
+        FORMATS.from_json(FORMATS.to_json(SMALL) | change)
 
 
 @pytest.mark.parametrize("kind", ["huggingface", "megatron", "mindspore"])
@@ -128,7 +128,7 @@ def test_sizes_are_inferred_from_the_tensors(kind):
         ours = config.parameter_shapes()
         return {e.foreign: packed_shape(e.packing, [ours[n] for n in e.ours]) for e in entries(kind, config)}
 
-    expected = {key: asdict(large)[key] for key in FORMATS.sizes.fields}
+    expected = {key: asdict(large)[key] for key in FORMATS.defaults}
     assert FORMATS.infer(its, found(large), {}) == expected
     assert FORMATS.infer(its, found(SMALL), vars(SMALL)) == FIELDS["codegen"]
     with pytest.raises(UserError, match=r"num_heads.*--set num_heads=N"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from ms_codegeex.formats.rounded import halves, quantise
+from ms_codegeex.formats.rounding import halves, quantise
 from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.models import quantised
 from ms_codegeex.models.compiled import CompiledHalfProduct

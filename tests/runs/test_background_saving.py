@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints, Writers

@@ -10,8 +10,7 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory

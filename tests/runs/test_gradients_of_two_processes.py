@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from conftest import command, write_config
 
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 
 CLOSE = 2e-3  # of a loss
 

@@ -12,8 +12,7 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.serving.infilling import infill_filter, infill_prompt

@@ -371,7 +371,7 @@ def test_two_launchers_that_are_started_again_train_as_one_does(dataset, tmp_pat
     both launchers end; started again, they give the losses of one launcher with two workers to the bit."""
     from conftest import command, small_run
 
-    from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+    from ms_codegeex.formats.checkpoint import list_checkpoints
     from ms_codegeex.runs.records import read_events, read_log
     from ms_codegeex.runs.run_directory import RunDirectory
     from ms_codegeex.runs.supervision import reserved_port

@@ -7,7 +7,7 @@ import pytest
 
 from ms_codegeex.base.errors import Corrupted
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs.replicas import ReplicaCheck, first_difference
 from ms_codegeex.runs.run_directory import RunDirectory

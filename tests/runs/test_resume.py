@@ -19,8 +19,8 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.config.values import flattened
-from ms_codegeex.data.datasets import content
-from ms_codegeex.data.datasets.content import content_hashes
+from ms_codegeex.data.datasets import opening as content
+from ms_codegeex.data.datasets.opening import content_hashes
 from ms_codegeex.runs.resume import (
     REFUSED,
     UNRECORDED,

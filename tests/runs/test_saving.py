@@ -5,8 +5,7 @@ import contextlib
 import pytest
 
 from ms_codegeex.base.errors import NotFinite, UserError
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints

@@ -8,7 +8,7 @@ import pytest
 
 from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints, step_of
+from ms_codegeex.formats.checkpoint import list_checkpoints, step_of
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import supervision
 from ms_codegeex.runs.node import Node

@@ -11,12 +11,11 @@ from mindspore import Tensor
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import open_adapters, write_peft
-from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.quantised import write_quantised

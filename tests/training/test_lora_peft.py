@@ -12,7 +12,7 @@ from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import open_adapters, write_peft
-from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.kernels.compiling import library_path

@@ -14,8 +14,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import unigram_entropy
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import training_data, validation_data
-from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.compiled import CompiledAttention
 from ms_codegeex.models.layers import LayerNorm

@@ -19,7 +19,6 @@ from ms_codegeex.data.corpus.selection import TRAIN, VALIDATION
 from ms_codegeex.data.corpus.shards import DocumentRows, Shard, TokenFile
 from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise
 from ms_codegeex.data.corpus.tally import Tally
-from ms_codegeex.data.datasets.documents import DocumentsWriter
 from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
 from ms_codegeex.data.datasets.layout import (
     DATASET_JSON,
@@ -30,6 +29,7 @@ from ms_codegeex.data.datasets.layout import (
     REPORT_VERSION,
     SPLITS,
     VERSION,
+    DocumentsWriter,
     mask_path,
 )
 from ms_codegeex.data.datasets.report import render

@@ -67,8 +67,7 @@ def sample_indices(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences for one device: inputs and labels int32 [batch, seq], loss_mask FP32 [batch, seq], and samples, their
-    global numbers, int32 [batch]."""
+    """Sequences for one device: inputs, labels int32 and loss_mask FP32 [batch, seq]; global numbers int32 [batch]."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -97,20 +96,6 @@ class DocumentSpan(NamedTuple):
     stop: int
 
 
-@dataclass(frozen=True)
-class TrainingSample:
-    """A training sample for inspection: its corpus, the index of its sequence there, inputs and labels int32 [seq],
-    loss_mask FP32 [seq], and the parts of documents that make up its seq_length + 1 tokens, before the padding."""
-
-    number: int
-    directory: Path
-    index: int
-    inputs: np.ndarray
-    labels: np.ndarray
-    loss_mask: np.ndarray
-    documents: list[DocumentSpan]
-
-
 class Sequences(ABC):
     """The sequences of one split of a dataset directory, in the seed's order. A sequence has `seq_length` + 1 tokens.
     `info` is dataset.json, `eos` the id that ends documents, `tokens` the read-only ids of the split, and `size` the
@@ -135,7 +120,7 @@ class Sequences(ABC):
 
     @abstractmethod
     def documents_of(self, index: int) -> list[DocumentSpan]:
-        """The parts of documents that make up sequence `index`, in order."""
+        """The parts of documents that make up the tokens of sequence `index` before its padding, in order."""
 
     @abstractmethod
     def label_counts(self) -> np.ndarray:
@@ -149,25 +134,29 @@ class Sequences(ABC):
             remedy = "the file is damaged or of another tokenizer, restore or prepare it again"
             raise UserError(f"{self.directory / self.split}.bin: {found}; {remedy}")
 
+    @property
+    def segments(self) -> list[tuple[int, int, int]]:
+        """The first sample of each segment of a run, and the first sequence and the number of those read in it."""
+        return [(0, 0, self.size)]
+
     def indices(self, numbers: np.ndarray) -> np.ndarray:
-        """The sequence of each sample number, int64 [n]: epochs follow each other, each in its own order."""
-        return sample_indices(numbers, self.size, self.seed)
+        """The sequence of each sample number, int64 [n]. Epochs of a segment follow each other, each in its order."""
+        result = np.empty(np.shape(numbers), np.int64)
+        for start, first, size in self.segments:
+            here = numbers >= start
+            result[here] = first + sample_indices(numbers[here] - start, size, self.seed)
+        return result
 
     def first_time(self, numbers: np.ndarray) -> np.ndarray:
         """Whether each sample is the first with its sequence, bool [n]."""
-        return numbers < self.size
+        start, _, size = (np.array(column) for column in zip(*self.segments, strict=True))
+        segment = np.searchsorted(start, numbers, side="right") - 1
+        return numbers - start[segment] < size[segment]
 
     def training_batch(self, first: int, count: int) -> Batch:
         """Samples with the global numbers first..first+count-1, in the seed's order; epochs follow each other."""
         numbers = np.arange(first, first + count, dtype=np.int64)
         return self.read(self.indices(numbers), numbers)
-
-    def sample(self, number: int, own: int | None = None) -> TrainingSample:
-        """The training sample with this global number, which in a blend is number `own` of this corpus."""
-        index = int(self.indices(np.array([number if own is None else own]))[0])
-        batch = self.read(np.array([index]), np.array([number]))
-        inputs, labels, loss_mask, _ = (array[0] for array in batch.arrays())
-        return TrainingSample(number, self.directory, index, inputs, labels, loss_mask, self.documents_of(index))
 
     def evaluation_batch(self, rank: int, ranks: int, samples: int) -> Batch:
         """This rank's share of `samples` evenly spaced sequences. Masked sequences pad the shares to equal size."""
@@ -248,19 +237,11 @@ class PackedSequences(Sequences):
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, self._counted(inputs), numbers)
 
-    def indices(self, numbers: np.ndarray) -> np.ndarray:
-        """See `Sequences.indices`; both kinds have their own order and epochs."""
-        if self.starts is None:
-            return super().indices(numbers)
-        late = sample_indices(np.maximum(numbers - self.starts_from, 0), len(self.starts), self.seed)
-        early = sample_indices(numbers, self._continuous, self.seed)
-        return np.where(numbers < self.starts_from, early, self._continuous + late)
-
-    def first_time(self, numbers: np.ndarray) -> np.ndarray:
-        if self.starts is None:
-            return super().first_time(numbers)
-        late = numbers - self.starts_from
-        return np.where(late < 0, numbers < self._continuous, late < len(self.starts))
+    @property
+    def segments(self) -> list[tuple[int, int, int]]:
+        """See `Sequences.segments`; both kinds of sequences have their own order and epochs."""
+        late = [] if self.starts is None else [(self.starts_from, self._continuous, len(self.starts))]
+        return [(0, 0, self._continuous), *late]
 
     def _starts(self, indices: np.ndarray) -> np.ndarray:
         if self.starts is None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.blend import KEY, BlendStage, corpora_of, parse_stages
-from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
+from ms_codegeex.data.datasets.batches import Batch, Sequences
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:
@@ -62,8 +62,7 @@ class Blend:
     """Training samples of several corpora, mixed by the stages. Sample n belongs to the last stage that begins at or
     before it, at sample from_step times `global_batch`. After any number of samples of a stage, each corpus's count is
     within one of its share. A corpus's k-th sample in the run is sample k of its own order, which a later stage
-    continues. `corpora` are by the names in the stages, each with its own seed. `UserError` if two of them were not
-    made with the same tokenizer."""
+    continues. `corpora` are by the names in the stages, each with its own seed. `UserError` if tokenizers differ."""
 
     def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int) -> None:
         names = corpora_of(stages)
@@ -113,11 +112,6 @@ class Blend:
             parts.append(corpus.read(corpus.indices(times[here]), numbers[here]).arrays())
         back = np.argsort(np.concatenate(places))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
-
-    def sample(self, number: int) -> TrainingSample:
-        """The training sample with this global number."""
-        owners, times = self.locate(np.array([number]))
-        return self.corpora[owners[0]].sample(number, int(times[0]))
 
     def check_model(self, vocab_size: int, eos_token_id: int) -> None:
         """`UserError` if a corpus holds ids beyond the model's table or ends its documents with another token."""

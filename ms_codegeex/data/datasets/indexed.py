@@ -34,12 +34,13 @@ def _file(prefix: Path, ending: str) -> Path:
     return prefix.with_name(prefix.name + ending)
 
 
-class IndexedWriter:
+class IndexedWriter(contextlib.ExitStack):
     """Write documents one by one; both files appear only if the `with` block ends without an error. `prefix` is their
     path without ending, `dtype` is `uint16` or `int32`, and `lowest` the least value that is accepted: below 0 only for
     values that are not ids, such as labels of -100."""
 
     def __init__(self, prefix: Path | str, dtype: np.typing.DTypeLike = np.uint16, lowest: int = 0) -> None:
+        super().__init__()
         self.prefix, self.lowest = Path(prefix), lowest
         self.dtype = np.dtype(dtype).newbyteorder("<")
         codes = [code for code, known in DTYPE_CODES.items() if known == self.dtype]
@@ -47,17 +48,16 @@ class IndexedWriter:
             raise ValueError(f"dtype {np.dtype(dtype)}: the format here takes uint16 or int32")
         self._code = codes[0]
         self._documents = 0
-        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> IndexedWriter:
         # The .idx is opened first and so renamed last: there is never an index without its .bin.
-        index_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".idx")))
+        index_path = self.enter_context(atomic_file(_file(self.prefix, ".idx")))
         # Sizes go to their position in the file at once: a large corpus has hundreds of millions.
-        self._index = self._stack.enter_context(open(index_path, "w+b", buffering=1 << 20))
+        self._index = self.enter_context(open(index_path, "w+b", buffering=1 << 20))
         self._index.seek(_HEADER.size)
-        data_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".bin")))
-        self._stream = self._stack.enter_context(open(data_path, "wb", buffering=1 << 20))
-        self._stack.push(self._complete_index)
+        data_path = self.enter_context(atomic_file(_file(self.prefix, ".bin")))
+        self._stream = self.enter_context(open(data_path, "wb", buffering=1 << 20))
+        self.push(self._complete_index)
         return self
 
     def add(self, ids: np.ndarray | list[int]) -> None:
@@ -77,9 +77,6 @@ class IndexedWriter:
         self._stream.write(memoryview(ids).cast("B"))
         self._index.write(sizes.astype("<i4").tobytes())
         self._documents += sizes.size
-
-    def __exit__(self, *error: object) -> bool | None:
-        return self._stack.__exit__(*error)
 
     def _complete_index(self, *error: object) -> None:
         """Write the header before the sizes, and what follows them."""

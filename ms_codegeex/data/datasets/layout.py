@@ -1,11 +1,15 @@
-"""A dataset directory: its files by name, and checks before one is written."""
+"""A dataset directory: its files by name, checks before one is written, and the origin of each document of a split, in
+the order of the `.idx`: `{split}.documents.parquet`."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.reading import sha256
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
@@ -18,6 +22,8 @@ MASKS = tuple(f"{split}.mask" for split in SPLITS)
 TABLES = tuple(f"{split}.documents.parquet" for split in SPLITS)
 DATASET_JSON = "dataset.json"
 REPORT_JSON, REPORT_HTML = REPORTS = ("report.json", "report.html")
+_ROWS = 1 << 16  # of a row group: paths have 4 KiB at most, so their offsets fit int32
+COLUMNS = ("source", "language", "sha256", "bytes", "tokens")
 REPORT_FORMAT, REPORT_VERSION = "ms-codegeex report", 1
 
 
@@ -68,3 +74,118 @@ def file_records(directory: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of each file of both splits, for dataset.json."""
     paths = [directory / name for name in (*DATA_FILES, *MASKS, *TABLES) if (directory / name).is_file()]
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+
+
+def documents_path(prefix: Path) -> Path:
+    """The table of the split whose `.bin` and `.idx` start with `prefix`."""
+    return prefix.with_name(prefix.name + ".documents.parquet")
+
+
+def _schema() -> Any:
+    import pyarrow
+
+    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.binary(32), pyarrow.int64(), pyarrow.int64())
+    return pyarrow.schema(list(zip(COLUMNS, kinds, strict=True)))
+
+
+class DocumentsWriter(contextlib.ExitStack):
+    """Writes the table of the split at `prefix`; it appears only if the `with` block ends without an error."""
+
+    def __init__(self, prefix: Path) -> None:
+        super().__init__()
+        self._path = documents_path(prefix)
+        self._waiting: list[Any] = []
+        self._rows = 0
+
+    def __enter__(self) -> DocumentsWriter:
+        import pyarrow.parquet
+
+        self._schema = _schema()
+        temporary = self.enter_context(atomic_file(self._path))
+        stream = self.enter_context(open(temporary, "wb"))
+        writer = pyarrow.parquet.ParquetWriter(stream, self._schema, compression="zstd")
+        self._writer = self.enter_context(writer)
+        self.push(lambda kind, *_: self._flush() if kind is None else None)
+        return self
+
+    def add(self, columns: Mapping[str, Any]) -> None:
+        """Append a row for each document. In `columns`, `source` and `language` are sequences of str, `sha256` is a
+        sequence of 32-byte hashes or uint8 `[documents, 32]`, and `bytes` and `tokens` are int64 `[documents]`."""
+        import pyarrow
+
+        count = len(columns["source"])
+        for start in range(0, count, _ROWS):
+            rows = slice(start, start + _ROWS)
+            arrays = [_array(columns[field.name][rows], field.type) for field in self._schema]
+            self._waiting.append(pyarrow.Table.from_arrays(arrays, schema=self._schema))
+        self._rows += count
+        if self._rows >= _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if self._waiting:
+            table = pyarrow.concat_tables(self._waiting)
+            for start in range(0, self._rows, _ROWS):
+                self._writer.write_table(table.slice(start, _ROWS).combine_chunks())
+        self._waiting, self._rows = [], 0
+
+
+def _array(values: Any, kind: Any) -> Any:
+    """A column from its bytes: `pyarrow.array` and `pyarrow.table` would import pandas, which is slow."""
+    import numpy as np
+    import pyarrow
+
+    parts: list[Any]
+    if kind == pyarrow.string():
+        texts = [text.encode() for text in values]
+        parts = [np.cumsum([0, *map(len, texts)], dtype=np.int32), b"".join(texts)]
+    elif kind == pyarrow.binary(32):
+        parts = [b"".join(bytes(value) for value in values)]
+    else:
+        parts = [np.array(values, np.int64)]
+    buffers = [None, *(pyarrow.py_buffer(part) for part in parts)]
+    return pyarrow.Array.from_buffers(kind, len(values), buffers)
+
+
+def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None:
+    """The pyarrow.Table; None if a dataset of an older version has none. `UserError` for damage or a missing column."""
+    import pyarrow.parquet
+
+    path = documents_path(prefix)
+    if not path.is_file():
+        return None
+    with _reported_damage(path):
+        table = pyarrow.parquet.read_table(path, columns=list(columns))
+        return table.cast(pyarrow.schema([_schema().field(name) for name in columns]))
+
+
+def read_document_row(prefix: Path, number: int) -> dict[str, Any] | None:
+    """The row of document `number`; None if the dataset has no table. A damaged table is a `UserError`."""
+    import pyarrow.parquet
+
+    path = documents_path(prefix)
+    if not path.is_file():
+        return None
+    with _reported_damage(path), pyarrow.parquet.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if number < first + rows:
+                table = file.read_row_group(group, columns=list(COLUMNS)).slice(number - first, 1)
+                return table.cast(_schema()).to_pylist()[0]
+            first += rows
+        raise IndexError(f"row {number} of {first}")
+
+
+@contextlib.contextmanager
+def _reported_damage(path: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
+        problem = " ".join(str(error).split())[:200]
+        what = f"not the table of this dataset's documents ({problem})"
+        raise UserError(f"{path}: {what}; prepare the dataset again with --replace") from None

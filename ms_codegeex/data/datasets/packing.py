@@ -9,6 +9,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch, other_data
 from ms_codegeex.data.datasets.indexed import IndexedDataset, damaged_dataset
+from ms_codegeex.data.datasets.layout import mask_path
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
 KIND = "finetune"  # "kind" in dataset.json
@@ -38,6 +39,17 @@ def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
     return rows
 
 
+def open_mask(prefix: Path, tokens: int) -> np.ndarray:
+    """Which of its tokens the loss counts of the split at `prefix`, uint8 [tokens], a read-only map of 0 and 1.
+    `UserError` for a file that is missing or of another size; without it, prompts would count."""
+    path = mask_path(prefix)
+    size = path.stat().st_size if path.is_file() else None
+    if size != tokens:
+        state = "no such file" if size is None else f"{size} bytes"
+        raise damaged_dataset(path, f"{state}, expected one byte for each of the {tokens} tokens")
+    return np.memmap(path, np.uint8, "r") if tokens else np.empty(0, np.uint8)
+
+
 class FineTuningRows(Sequences):
     """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples. Examples end with
     eos, where attention and positions restart; rows are padded with eos. The loss counts a label iff `{split}.mask` is
@@ -60,7 +72,9 @@ class FineTuningRows(Sequences):
             raise UserError(f"data.seq_length: {seq_length}, but {long} and none is cut; {remedy}")
         sizes = IndexedDataset(self.directory / split).sizes
         self._check(sizes, longest)
-        self._mask = self._read_mask()
+        self._mask = open_mask(self.directory / split, len(self.tokens))
+        if not (self._mask[1:].astype(bool) & (self.tokens[:-1] != self.eos)).any():
+            raise UserError(f"{mask_path(self.directory / split)}: no token counts; give examples with answers")
         self._starts = np.cumsum(sizes) - sizes
         self._sizes = sizes
         rows = pack(sizes, seq_length + 1)
@@ -79,16 +93,6 @@ class FineTuningRows(Sequences):
         if unended.size:
             found = f"example {int(unended[0])} does not end with token {self.eos} (eos_id in dataset.json)"
             raise damaged_dataset(name, found)
-
-    def _read_mask(self) -> np.ndarray:
-        path = self.directory / f"{self.split}.mask"
-        if not path.is_file() or path.stat().st_size != len(self.tokens):
-            state = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
-            raise damaged_dataset(path, f"{state}, expected one byte for each of the {len(self.tokens)} tokens")
-        mask = np.memmap(path, np.uint8, "r")
-        if not (mask[1:].astype(bool) & (self.tokens[:-1] != self.eos)).any():
-            raise UserError(f"{path}: no token counts; give examples with answers")
-        return mask
 
     def _items_of(self, index: int) -> list[int]:
         """The numbers of the examples in a row."""

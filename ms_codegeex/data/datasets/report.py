@@ -17,7 +17,12 @@ def render(report: Mapping[str, Any]) -> str:
     most_first = sorted(report.get("languages", {}).items(), key=lambda item: (-item[1].get("bytes", 0), item[0]))
     figures = [_bars(dict(most_first), name) for name in ("documents", "bytes", "tokens")]
     stripped = report.get("licences_stripped")  # none for fine-tuning data, because its texts keep their headers
-    licences = [] if stripped is None else [("Licence headers left out", _licences(stripped))]
+    kept = [("kept without them", stripped)] if stripped and any(stripped.values()) else []
+    headers = _table("", kept, "documents", "bytes", nothing="None.")
+    licences = [] if stripped is None else [("Licence headers left out", headers)]
+    redacted = report.get("redacted", {})
+    found = {kind: {"places": number} for kind, number in redacted.items()} if any(redacted.values()) else {}
+    places = _table("kind", found.items(), "places", nothing="Nothing was redacted.")
     if "licences" in report:
         licences.insert(0, ("Licences", _table("licence", report["licences"].items(), "documents", "bytes")))
     parts = [
@@ -27,7 +32,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
         ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
         *licences,
-        ("Redactions", _counts(report.get("redacted", {}), "Nothing was redacted.")),
+        ("Redactions", places),
         ("Settings", settings(report.get("settings", {}))),
     ]
     return page("Dataset report", parts)
@@ -47,10 +52,10 @@ def _cell(name: str, value: object) -> str:
     return "" if value is None else (_size(value) if name == "bytes" else count(value))
 
 
-def _table(head: str, rows: Iterable[tuple[str, Mapping[str, Any]]], *names: str) -> str:
-    """The counts called `names` of each title."""
+def _table(head: str, rows: Iterable[tuple[str, Mapping[str, Any]]], *names: str, nothing: str = "") -> str:
+    """The counts called `names` of each title; if there are none, what to say of `nothing`."""
     cells = [[text(title), *(_cell(name, counts.get(name)) for name in names)] for title, counts in rows]
-    return table((head, *names), cells, len(names))
+    return table((head, *names), cells, len(names)) if cells or not nothing else note(nothing)
 
 
 def _summary(report: Mapping[str, Any]) -> str:
@@ -87,9 +92,7 @@ def _histogram(lengths: Mapping[str, Any]) -> str:
 
 def _reasons(reasons: Mapping[str, Any], nothing: str) -> str:
     """Counts by reason, then for each reason its examples."""
-    if not reasons:
-        return note(nothing)
-    reasons_table = _table("reason", reasons.items(), "documents", "bytes")
+    reasons_table = _table("reason", reasons.items(), "documents", "bytes", nothing=nothing)
     return reasons_table + "".join(_examples(reason, entry.get("examples", [])) for reason, entry in reasons.items())
 
 
@@ -104,14 +107,3 @@ def _examples(reason: str, examples: Sequence[Mapping[str, Any]]) -> str:
             + "</li>"
         )
     return f"<h3>{text(reason)}: examples</h3><ul>{''.join(items)}</ul>" if items else ""
-
-
-def _licences(stripped: Mapping[str, Any]) -> str:
-    if not any(stripped.values()):
-        return note("None.")
-    return _table("", [("kept without them", stripped)], "documents", "bytes")
-
-
-def _counts(counts: Mapping[str, Any], nothing: str) -> str:
-    rows = [(kind, {"places": places}) for kind, places in counts.items()]
-    return _table("kind", rows, "places") if any(counts.values()) else note(nothing)

@@ -46,15 +46,18 @@ class Tokenizer(ABC):
     @property
     def sentinels(self) -> tuple[int, int, int]:
         """Ids that mark prefix, suffix and middle for infilling: rows of the model's table that nothing else uses."""
-        return self.vocab_size, self.vocab_size + 1, self.vocab_size + 2
+        first = self._first_sentinel()
+        return first, first + 1, first + 2
+
+    def _first_sentinel(self) -> int:
+        return self.vocab_size
 
     def is_unused(self, number: int) -> bool:
         """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
 
     def token_bytes(self, number: int) -> bytes:
-        """The bytes one id stands for inside a text, none for some special ids. A token may be part of a character; a
-        foreign id is a `UserError`."""
+        """The bytes of an id in a text, maybe a part of a character; none for some special ids. `UserError`: no id."""
         if not 0 <= number < self.vocab_size:
             known = f"the {self.name} tokenizer has ids 0..{self.vocab_size - 1}"
             raise UserError(f"token id {int(number)}: {known}; check that the ids were made with it")

@@ -54,8 +54,7 @@ class CorpusEncoder:
         )
 
     def encode(self, data: bytes) -> np.ndarray:
-        """Ids `[size]` (unsigned, 32 bits or more) of valid UTF-8; neither a prefix nor the end token is among them.
-        Nothing here starts a thread."""
+        """Ids `[size]` (unsigned, 32 bits or more) of valid UTF-8 without prefix and end token. Starts no thread."""
         if not self.is_fast:
             return self._slowly(data)
         if _HINT.search(data) is None:

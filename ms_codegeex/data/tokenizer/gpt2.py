@@ -63,8 +63,10 @@ class ByteLevelTokenizer(Tokenizer):
     above the vocabulary's, without a gap, except those of `added`: the tokens that a model's owner has added, the end
     token among them if it is not `<|endoftext|>`."""
 
+    kind: str  # in the fingerprint
+
     def __init__(self, tables: Tables, runs: Ids, names: Ids, further: Mapping[int, bytes], added: Added) -> None:
-        self.tables, self.added, self.runs = tables, added, {**runs, **added.plain}
+        self.tables, self.added, self.runs, self.names = tables, added, {**runs, **added.plain}, names
         # the pattern that finds words ends one at a line break, but an added token may hold one
         self.divides = not any("\n" in run for run in self.runs)
         self._names = {EOS: tables.eos_id, **names, **added.special}
@@ -107,11 +109,10 @@ class ByteLevelTokenizer(Tokenizer):
             position = match.end()
         return ids + self.encode(text[position:])
 
-    def _save(self, directory: Path | str, added: Ids, config: Mapping[str, Any]) -> None:
+    def _save(self, directory: Path | str, config: Mapping[str, Any]) -> None:
         directory = Path(directory)
         self.tables.save(directory)
-        added = {**added, **self.added.plain, **self.added.special}
-        if added:
+        if added := {**self.names, **self.added.plain, **self.added.special}:
             write_json(directory / ADDED, added)
         common = {
             "model_max_length": MODEL_MAX_LENGTH,
@@ -123,7 +124,14 @@ class ByteLevelTokenizer(Tokenizer):
         own = {DIGESTS: [*self.tables.digests]} if self.tables.are_own else {}
         write_json(directory / CONFIG, {**config, **common, **own})
 
-    def _fingerprint(self, **parts: Any) -> str:
+    def _parameters(self) -> dict[str, int]:
+        """What tokenizer_config.json says of the white space."""
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over tables and parameters: equal fingerprints give equal ids for every text."""
+        parts = {"tokenizer": self.kind, "added": {**self.names, **self.added.plain}, **self._parameters()}
         parts |= dict(zip(("vocab", "merges"), self.tables.digests, strict=True))
         parts |= {} if self.eos_id == self.tables.eos_id else {"end": self.eos_id}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -136,7 +144,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     `max_len`: the longest run of spaces with its own token, 2..135; the released models use 10. `added`: tokens besides
     these. `UserError` if GPT-2's tables are missing or damaged, or `max_len` is out of range."""
 
-    tokenizer_class = "CodeGeeXTokenizer"
+    tokenizer_class, kind = "CodeGeeXTokenizer", "codegeex"
 
     def __init__(self, max_len: int = 10, tables: Tables | None = None, added: Added | None = None) -> None:
         if type(max_len) is not int or not 2 <= max_len <= LONGEST_RUN:
@@ -146,27 +154,20 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         added = added or Added()
         self.name = "own-codegeex" if tables.are_own or added.plain or added.special else "codegeex"
         count = own_extra_tokens(max_len) if tables.are_own else EXTRA_TOKENS
-        self._extra = {f"<|extratoken_{number}|>": tables.eos_id + number for number in range(1, count + 1)}
+        names = {f"<|extratoken_{number}|>": tables.eos_id + number for number in range(1, count + 1)}
         first, longest = tables.eos_id + START_EXTRA_ID, count - START_EXTRA_ID + 2
         self._spaces = {" " * length: first + length - 2 for length in range(2, longest + 1)}
         runs = {run: number for run, number in self._spaces.items() if len(run) <= max_len}
-        further = {number: text.encode() for text, number in (*self._extra.items(), *self._spaces.items())}
-        super().__init__(tables, runs, self._extra, further, added)
+        further = {number: text.encode() for text, number in (*names.items(), *self._spaces.items())}
+        super().__init__(tables, runs, names, further, added)
 
-    @property
-    def sentinels(self) -> tuple[int, int, int]:
-        """`<|extratoken_1..3|>`, which never stand for a run of spaces, whatever `max_len` is."""
-        return self.tables.eos_id + 1, self.tables.eos_id + 2, self.tables.eos_id + 3
+    def _first_sentinel(self) -> int:
+        return self.tables.eos_id + 1  # <|extratoken_1..3|> never stand for a run of spaces, whatever `max_len` is
 
     def is_unused(self, number: int) -> bool:
         """See `Tokenizer.is_unused`: all extra tokens but those for runs of spaces."""
-        extra = {*self._extra.values()} - {*self.runs.values(), self.eos_id}
+        extra = {*self.names.values()} - {*self.runs.values(), self.eos_id}
         return super().is_unused(number) or number in extra
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits over tables and parameters: equal fingerprints give equal ids for every text."""
-        return self._fingerprint(tokenizer="codegeex", added={**self._extra, **self.added.plain}, **self._parameters())
 
     def description(self) -> dict[str, Any]:
         """Name, fingerprint and `max_len`."""
@@ -179,8 +180,8 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`, and for
         transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
         names = {"tokenizer_class": self.tokenizer_class, "auto_map": CODEGEEX_AUTO_MAP}
-        self._save(directory, self._extra, {"pad_token": EOS, **names, **self._parameters()})
-        write_codegeex_files(Path(directory), self.tables, self._extra, self._spaces, self.max_len, self.added)
+        self._save(directory, {"pad_token": EOS, **names, **self._parameters()})
+        write_codegeex_files(Path(directory), self.tables, self.names, self._spaces, self.max_len, self.added)
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
@@ -196,15 +197,15 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         tables = read_tables(directory, config, content)
         max_len = config.get("ws_encoding_length", 1 + len((content.get("normalizer") or {}).get("normalizers", ())))
         found = cls(max_len, tables)
-        check_fields(directory, config, content, spaces_normalizer(found._spaces, found._extra, found.max_len))
+        check_fields(directory, config, content, spaces_normalizer(found._spaces, found.names, found.max_len))
         added = read_added(directory, config, content, tables.vocab, "codegeex")
         numbers = {**added.plain, **added.special}
-        if {name: numbers.get(name) for name in found._extra} != found._extra:
+        if {name: numbers.get(name) for name in found.names} != found.names:
             raise UserError(
                 f"{directory}: expected the added tokens <|extratoken_1|> = {tables.eos_id + 1} to "
-                f"<|extratoken_{len(found._extra)}|> = {tables.eos_id + len(found._extra)}; restore the files"
+                f"<|extratoken_{len(found.names)}|> = {tables.eos_id + len(found.names)}; restore the files"
             )
-        return cls(max_len, tables, added.without(found._extra))
+        return cls(max_len, tables, added.without(found.names))
 
 
 def own_extra_tokens(max_len: int) -> int:
@@ -217,7 +218,7 @@ class CodeGenTokenizer(ByteLevelTokenizer):
     the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in the nl models (ids
     0..50256). `added`: the tokens of a model's directory, in the place of those for white space."""
 
-    tokenizer_class = "CodeGenTokenizer"
+    tokenizer_class, kind = "CodeGenTokenizer", "gpt2"
 
     def __init__(self, whitespace: bool, tables: Tables | None = None, added: Added | None = None) -> None:
         tables = gpt2_tables() if tables is None else tables
@@ -227,23 +228,16 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         self.name = ("codegen-multi" if added.plain else "codegen-nl") if released else "own-codegen"
         super().__init__(tables, runs={}, names={}, further={}, added=added)
 
-    @property
-    def sentinels(self) -> tuple[int, int, int]:
-        """The first rows after the white space tokens, in nl models too: multi models continue them."""
-        first = max(self.vocab_size, self.tables.eos_id + 1 + len(whitespace_tokens(0)))
-        return first, first + 1, first + 2
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits over the tables: equal fingerprints give equal ids for every text."""
-        return self._fingerprint(tokenizer="gpt2", added=dict(self.added.plain))
+    def _first_sentinel(self) -> int:
+        """After the white space tokens, in nl models too: multi models continue them."""
+        return max(self.vocab_size, self.tables.eos_id + 1 + len(whitespace_tokens(0)))
 
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, tokenizer_config.json and, with white space tokens, added_tokens.json.
         transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids."""
         added, decoder = self.added.plain | self.added.special, {str(self.tables.eos_id): Added().entry(EOS)}
         decoder |= {str(number): self.added.entry(text) for text, number in added.items()}
-        self._save(directory, {}, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
+        self._save(directory, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGenTokenizer:

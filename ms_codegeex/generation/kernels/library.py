@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.formats.rounded import GROUPS
+from ms_codegeex.formats.rounding import GROUPS
 from ms_codegeex.generation.matrices import MAX_RANK, MULTIPLES, ROWS, LowRank, Packed
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")

@@ -11,7 +11,7 @@ from ms_codegeex.base.shipped import find_config, shipped_names
 from ms_codegeex.cli import main
 from ms_codegeex.data.corpus.filters import preset
 from ms_codegeex.data.corpus.recipes import read_recipe
-from ms_codegeex.data.datasets.documents import read_documents
+from ms_codegeex.data.datasets.layout import read_documents
 
 GOOD = "def function(argument):\n    return argument\n"
 FILES = {  # what BigPython's steps drop, and what is just kept

@@ -125,15 +125,12 @@ def test_samples_are_what_they_always_were(tmp_path):
 def test_a_sample_says_which_documents_it_is_made_of(dataset, train):
     documents = IndexedDataset(dataset / "train")
     for number in range(60):
-        sample, batch = train.sample(number), train.training_batch(number, 1)
-        np.testing.assert_array_equal(sample.inputs, batch.inputs[0])
-        np.testing.assert_array_equal(sample.loss_mask, batch.loss_mask[0])
-        parts = [documents.document(d)[start:stop] for d, start, stop in sample.documents]
+        batch = train.training_batch(number, 1)
+        spans = train.documents_of(int(train.indices(np.array([number]))[0]))
+        parts = [documents.document(d)[start:stop] for d, start, stop in spans]
         assert all(len(part) for part in parts)
-        assert np.concatenate(parts).tolist() == [*sample.inputs, sample.labels[-1]]
-        assert [d for d, _, _ in sample.documents] == list(
-            range(sample.documents[0].document, sample.documents[-1].document + 1)
-        )
+        assert np.concatenate(parts).tolist() == [*batch.inputs[0], batch.labels[0, -1]]
+        assert [d for d, _, _ in spans] == list(range(spans[0].document, spans[-1].document + 1))
     for index in (-1, train.size):
         with pytest.raises(IndexError):
             train.documents_of(index)

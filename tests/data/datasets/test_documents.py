@@ -4,7 +4,7 @@ import pyarrow.parquet
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.datasets.documents import (
+from ms_codegeex.data.datasets.layout import (
     COLUMNS,
     DocumentsWriter,
     documents_path,

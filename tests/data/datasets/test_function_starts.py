@@ -10,10 +10,17 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.sections import InfillConfig
-from ms_codegeex.data.datasets import functions
-from ms_codegeex.data.datasets.functions import APART, function_starts, repeated_shares
+from ms_codegeex.data.datasets import opening
 from ms_codegeex.data.datasets.indexed import IndexedWriter, open_tokens
-from ms_codegeex.data.datasets.opening import note_on_functions, open_sequences, training_data, validation_data
+from ms_codegeex.data.datasets.opening import (
+    APART,
+    function_starts,
+    note_on_functions,
+    open_sequences,
+    repeated_shares,
+    training_data,
+    validation_data,
+)
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 SEQ = 32
@@ -95,11 +102,11 @@ def written(directory, texts, tokenizer, changes=()):
     return directory
 
 
-@pytest.mark.parametrize("piece", [functions._PIECE, 100])
+@pytest.mark.parametrize("piece", [opening._PIECE, 100])
 def test_sequences_begin_where_functions_do(tmp_path, tokenizer, piece, monkeypatch):
     texts = documents(40, 1)
     directory = written(tmp_path / "a", texts, tokenizer)
-    monkeypatch.setattr(functions, "_PIECE", piece)
+    monkeypatch.setattr(opening, "_PIECE", piece)
     tokens = open_tokens(directory / "train")
     found = function_starts(tokens, list(tokenizer.pieces), tokenizer.eos_id, SEQ).tolist()
     every = expected(texts, tokenizer, SEQ)

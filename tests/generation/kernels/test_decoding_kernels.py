@@ -16,7 +16,7 @@ from training_kernel_checks import check_training
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.generation.kernels.library import AttentionSizes
 from ms_codegeex.generation.matrices import pack
 from ms_codegeex.kernels import compiling, levels
