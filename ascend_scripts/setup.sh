@@ -9,10 +9,12 @@ root=${here%/*}
 
 usage() {
     cat <<'EOF'
-usage: bash ascend_scripts/setup.sh [--venv DIR] [--gpu] [--tests] [--help]
+usage: bash ascend_scripts/setup.sh [--venv DIR] [--mindspore 2.9|2.10] [--gpu] [--tests] [--help]
 
 Installs what ms_codegeex needs into .venv of this checkout; a second run changes nothing and needs no network.
   --venv DIR   use this virtual environment instead (also: MS_CODEGEEX_VENV=DIR)
+  --mindspore  the engine's version: the one that your CANN asks for (docs/hardware.md). A new environment gets 2.9;
+               later runs keep what is there
   --gpu        also install NVIDIA's CUDA libraries, so that a GPU needs its driver only (1.7 GB to download)
   --tests      also install what the tests need
 environment:
@@ -32,17 +34,23 @@ die() {  # die STATUS MESSAGE (2: for the user to change, 1: failed)
 }
 
 venv=${MS_CODEGEEX_VENV:-$root/.venv}
-gpu=() tests=()
+gpu=() tests=() engine=
 while (($#)); do
     case $1 in
         --venv) (($# > 1)) || die 2 "--venv needs a directory"; venv=$2; shift 2 ;;
         --venv=*) venv=${1#*=}; shift ;;
+        --mindspore) (($# > 1)) || die 2 "--mindspore needs a version"; engine=$2; shift 2 ;;
+        --mindspore=*) engine=${1#*=}; shift ;;
         --gpu) gpu=(gpu); shift ;;
         --tests) tests=(tests torch); shift ;;
         -h | --help) usage; exit 0 ;;
         *) die 2 "unknown argument '$1'; --help shows what there is" ;;
     esac
 done
+case $engine in
+    '' | 2.9 | 2.10) ;;
+    *) die 2 "--mindspore '$engine': expected 2.9 or 2.10" ;;
+esac
 # Whether a compiler is needed is decided by today's PATH. One that was installed stays when another has come; where the
 # one that was there has gone, the next set-up installs one, and goes on without it if it cannot.
 compiler=()
@@ -51,7 +59,7 @@ stages=(runtime source package ${compiler[@]+"${compiler[@]}"} ${gpu[@]+"${gpu[@
 [[ $venv == /* ]] || venv=$PWD/$venv
 venv=${venv%/}
 python=$venv/bin/python
-state=$venv/.ms_codegeex # location, made, installing, lock, pip.log, and one file per finished stage
+state=$venv/.ms_codegeex # location, mindspore, made, installing, lock, pip.log, and one file per finished stage
 
 # Keep the caller's Python settings out of the installation, and pip settings that change what is installed or where.
 # Mirrors, proxies, certificates and the cache stay as they are. The exported ones also win over a pip.conf.
@@ -64,10 +72,13 @@ export PIP_USER=0 PIP_REQUIRE_HASHES=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CH
 
 read_file() { [[ -f $1 ]] && printf '%s' "$(<"$1")"; }
 
+engine=${engine:-$(read_file "$state/mindspore" || echo 2.9)}
+other_engine=$root/requirements-mindspore-$engine.txt # what it replaces in requirements.txt, which is for 2.9
+
 key() {  # what a stage depends on; when it changes, the stage is done again
     printf 'Python %s ' "$version"
     case $1 in
-        runtime) cksum <"$root/requirements.txt" ;;
+        runtime) cksum <"$root/requirements.txt"; [[ $engine == 2.9 ]] || cksum <"$other_engine" ;;
         source) cksum <"$root/requirements-source.txt" ;;
         package) printf '%s ' "$root"; cksum <"$root/pyproject.toml" ;;
         compiler) cksum <"$root/requirements-compiler.txt" ;;
@@ -198,12 +209,30 @@ pip_install() {  # pip_install ARGUMENTS: pip's words to the log; of them only t
     done
 }
 
+without_replaced() {  # requirements.txt without the packages that another engine's list has
+    local line keeps=yes others
+    others=$(<"$other_engine")
+    while IFS= read -r line; do
+        if [[ $line == [a-z]* ]]; then
+            if [[ $others == *$'\n'"${line%%==*}=="* ]]; then keeps=; else keeps=yes; fi
+        fi
+        [[ -z $keeps ]] || printf '%s\n' "$line"
+    done <"$root/requirements.txt"
+}
+
 install() {  # install STAGE
     local sources=()
     case $1 in
         runtime)
             say 'installing MindSpore and the other requirements: about 1 GB to download, takes a few minutes'
-            pip_install $again --no-deps --require-hashes --only-binary :all: -r "$root/requirements.txt" ;;
+            if [[ $engine == 2.9 ]]; then
+                sources=(-r "$root/requirements.txt")
+            else
+                without_replaced >"$state/requirements.txt"
+                sources=(-r "$state/requirements.txt" -r "$other_engine")
+            fi
+            pip_install $again --no-deps --require-hashes --only-binary :all: "${sources[@]}" &&
+                printf '%s\n' "$engine" >"$state/mindspore" ;;
         source)
             # By pip's newer way of building, which every pip that comes with Python 3.10 has but not all take unasked.
             say 'installing jieba, which mindformers imports and which has to be built'

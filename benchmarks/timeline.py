@@ -102,7 +102,7 @@ def run_all(processes: Iterable[tuple[str, str, dict[str, str]]], folder: Path, 
 
 def export(folder: Path, rank: int) -> None:
     """Write a rank's graph for execution, and its operators as they were partitioned. In a simulated cluster."""
-    from ms_codegeex.rehearsal import mindir, worker
+    from ms_codegeex.rehearsal import callbacks, mindir, worker
     from ms_codegeex.rehearsal.timeline.flatten import flatten
 
     job = RehearsalJob.read(folder)
@@ -115,7 +115,7 @@ def export(folder: Path, rank: int) -> None:
     collectives = [worker.asdict(c) for c in mindir.collectives(model, rank)]
     windows = worker.fill(model, cell.parameter_layout_dict, full, job.config, rank)
     write_json(job.file("json", rank), {"collectives": collectives, "windows": windows})
-    mindir.rewrite(model)
+    mindir.rewrite(model, callbacks.library())
     job.file("mindir", rank).write_bytes(model.SerializeToString())
 
 
@@ -123,7 +123,7 @@ def train(folder: Path, rank: int, rounds: int, steps: int) -> None:
     """Train in rounds of `steps` and one with the profiler; write what happened when."""
     from mindspore import Tensor, _c_expression, nn
 
-    from ms_codegeex.rehearsal import mindir, worker
+    from ms_codegeex.rehearsal import callbacks, mindir, worker
     from ms_codegeex.rehearsal.communicator import FileCommunicator
 
     job = RehearsalJob.read(folder)
@@ -134,7 +134,7 @@ def train(folder: Path, rank: int, rounds: int, steps: int) -> None:
     communicator = FileCommunicator(job.messages, rank, WAIT)
     nodes = [validated(mindir.CollectiveNode, x) for x in read_json(job.file("json", rank))["collectives"]]
     communicator._run = _logged(communicator._run, log)
-    communicator.register(nodes)
+    called = callbacks.Callbacks(communicator.functions(nodes))
     network = nn.GraphCell(worker.ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
     data, number = batches(job.config, job.steps), 0
@@ -142,7 +142,8 @@ def train(folder: Path, rank: int, rounds: int, steps: int) -> None:
     def step() -> None:
         nonlocal number
         rows = [Tensor(local_rows(job.config, rank, a[number % job.steps])) for a in data]
-        network(*rows).asnumpy()
+        with called.errors():
+            network(*rows).asnumpy()
         number += 1
 
     def meet(name: str) -> None:

@@ -93,7 +93,7 @@ def widened(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     """Numbers in a narrower or the same type, rounded to nearest, ties to even."""
     if dtype == "bfloat16":
         return _in_blocks(_round_to_bfloat16, array.astype(np.float32, order="C", copy=False), np.uint16)
@@ -115,7 +115,7 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
         with np.errstate(over="ignore"):
             if tensor.dtype in ("float16", "bfloat16"):
                 array = widened(array, tensor.dtype)
-            result = _rounded(array, dtype)
+            result = rounded(array, dtype)
         if dtype in _INFINITY and (result.view(np.uint16) & 0x7FFF).max(initial=0) < _INFINITY[dtype]:
             return result
         finite = np.isfinite(from_bfloat16(result) if dtype == "bfloat16" else result)

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.formats.rounding import rounded, widened
+from ms_codegeex.formats.tensors import NUMPY_DTYPES
 from ms_codegeex.rehearsal.mindir import CollectiveNode
 
 POLL_SECONDS = (0.0002, 0.005)  # the first wait and the longest
@@ -64,34 +66,25 @@ class FileCommunicator:
         path.unlink()
         return value
 
-    def function(self, collective: CollectiveNode) -> Callable[..., np.ndarray | float | int | bool]:
-        """A function that replaces one communication node: it takes this rank's tensor and returns the result.
+    def function(self, collective: CollectiveNode) -> Callable[..., np.ndarray]:
+        """A function that replaces one communication node: it takes this rank's tensor, and what the node waits for,
+        and returns the result; bfloat16 as bits, uint16."""
 
-        Scalars are passed as Python numbers, as MindSpore's PyFunc requires.
-        """
-        dtype = np.dtype(collective.dtype)
-
-        def run(value: np.ndarray | float | int | bool | None = None, *_: object) -> np.ndarray | float | int | bool:
-            given = None if value is None else np.asarray(value, dtype)
-            result = np.ascontiguousarray(self._run(collective, given), dtype).reshape(collective.shape)
-            return result if collective.shape else result.item()
+        def run(value: np.ndarray | None = None, *_: np.ndarray) -> np.ndarray:
+            return self._run(collective, value).reshape(collective.shape)
 
         return run
 
-    def register(self, collectives: Sequence[CollectiveNode]) -> None:
-        """Register the functions with MindSpore under the numbers that `mindir.rewrite` gave the nodes; once per
-        process, before the graph first runs."""
-        from mindspore.ops.operations._pyfunc_registry import add_pyfunc
-
-        for number, collective in enumerate(collectives, 1):
-            add_pyfunc(number, self.function(collective))
+    def functions(self, collectives: Sequence[CollectiveNode]) -> dict[int, Callable[..., np.ndarray]]:
+        """The functions under the numbers that `mindir.rewrite` gave the nodes."""
+        return {number: self.function(collective) for number, collective in enumerate(collectives, 1)}
 
     def _run(self, collective: CollectiveNode, value: np.ndarray | None) -> np.ndarray:
         self.runs[collective.tag] += 1  # distinguishes steps, and calls of one function within a step
         message, op = f"{collective.tag}.{self.runs[collective.tag]}", collective.op
         if op == "Receive":
             received = self.receive(message, collective.peer)
-            if received.shape != tuple(collective.shape) or received.dtype != np.dtype(collective.dtype):
+            if received.shape != tuple(collective.shape) or received.dtype != NUMPY_DTYPES[collective.dtype]:
                 raise RunFailure(
                     f"{collective.name}: rank {self.rank} receives {collective.dtype} {list(collective.shape)} from "
                     f"rank {collective.peer}, which sends {received.dtype} {list(received.shape)}"
@@ -111,9 +104,9 @@ class FileCommunicator:
         if op == "AllGather":
             return np.concatenate(values, 0)
         if op == "AllReduce":
-            return reduce(values, collective.reduce)
+            return reduce(values, collective.reduce, collective.dtype)
         if op == "ReduceScatter":
-            return np.split(reduce(values, collective.reduce), len(ranks), 0)[mine]
+            return np.split(reduce(values, collective.reduce, collective.dtype), len(ranks), 0)[mine]
         if op == "AlltoAll":
             parts = [np.split(v, collective.split_count, collective.split_dim)[mine] for v in values]
             return np.concatenate(parts, collective.concat_dim)
@@ -128,12 +121,12 @@ class FileCommunicator:
         return self.directory / f"{message}.{source}.{reader}"
 
 
-def reduce(values: Sequence[np.ndarray], kind: str) -> np.ndarray:
+def reduce(values: Sequence[np.ndarray], kind: str, dtype: str) -> np.ndarray:
     """Sum, max, min or product of arrays of equal shape, in their order: the result has the same bits on every rank.
 
-    FP16 is summed and multiplied in FP32 and rounded once, so that too large a result is infinite, as on a device.
+    FP16 and bfloat16 (bits, uint16) are reduced in FP32 and rounded once, so that too large a result is infinite, as on
+    a device.
     """
-    dtype = values[0].dtype
-    wide = [value.astype(np.float32) for value in values] if dtype == np.float16 else list(values)
+    wide = [widened(value, dtype) for value in values] if dtype in ("float16", "bfloat16") else values
     with np.errstate(over="ignore"):
-        return np.asarray(functools.reduce(REDUCTIONS[kind], wide)).astype(dtype)
+        return rounded(np.asarray(functools.reduce(REDUCTIONS[kind], wide)), dtype)

@@ -11,6 +11,7 @@ further arguments. So an edge of the graph becomes an input. No order is added t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_codegeex.rehearsal import mindir
@@ -20,18 +21,12 @@ if TYPE_CHECKING:
 
     from ms_codegeex.rehearsal.mindir import TensorType
 
-FUNCTION = 0  # number of the Python function; those of communication nodes begin with 1
+FUNCTION = 0  # number of the Python function that returns its first argument; those of communication begin with 1
 
 
-def register() -> None:
-    """Register the function that returns its first argument; once per process, before the graph first runs."""
-    from mindspore.ops.operations._pyfunc_registry import add_pyfunc
-
-    add_pyfunc(FUNCTION, lambda value, *_: value)
-
-
-def hold(model: ModelProto) -> int:
-    """Replace every Depend of a constant tensor, in place; returns how many there were. Other constants stay."""
+def hold(model: ModelProto, library: Path) -> int:
+    """Replace every Depend of a constant tensor, in place; returns how many there were. Other constants stay. `library`
+    has the operator that calls Python (`callbacks.py`)."""
     from mindspore.train.mind_ir_pb2 import GraphProto
 
     types, count = mindir.tensor_types(model), 0
@@ -49,7 +44,7 @@ def hold(model: ModelProto) -> int:
             inputs = {node.input[0]: kind}
             for source in _tensors(node.input[1], made, kinds, types, set()):
                 inputs |= _elements(model, rewritten, made[source], types, f"{name}_{len(inputs)}")
-            mindir.add_function(model, rewritten, node, name, FUNCTION, inputs, kind)
+            mindir.add_call(model, rewritten, node, library, FUNCTION, inputs, kind)
         del graph.node[:]
         graph.node.MergeFrom(rewritten.node)
     return count

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
@@ -28,7 +30,7 @@ PRE_TOKENS, NEXT_TOKENS = -5, -4  # inputs of a fused attention: how many earlie
 SOFTMAX = ("Softmax", "SoftmaxBackward")
 WIDE = ("ReduceMean", "Rsqrt", "RsqrtGrad", "Square", "LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", *SOFTMAX)
 WIDE += ("Exp", "Log", "ReduceMax", "L2Loss", "AssignAdd", "AdamWeightDecay")
-ITEM = "rehearsal_item"
+ITEM, TUPLE, CALL = "rehearsal_item", "rehearsal_tuple", "rehearsal_call"  # names of added primitives
 BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
 BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
 PROTO_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}  # where the protobuf has another name for an element type
@@ -187,9 +189,9 @@ def _constants(model: ModelProto) -> dict[str, Any]:
     return {node.output[0]: attribute_value(x) for node in constants for x in node.attribute if x.name == "value"}
 
 
-def rewrite(model: ModelProto, after: int = 0) -> int:
-    """Replace communication node number i (from 1, in the order of `collectives`) by PyFunc node `fn_id` `after` + i,
-    in place.
+def rewrite(model: ModelProto, library: Path, after: int = 0) -> int:
+    """Replace communication node number i (from 1, in the order of `collectives`) by an operator that calls Python
+    function `after` + i (`callbacks.py`), in place. `library` has that operator.
 
     The function takes the node's tensor and returns the result. Within a graph, each node waits for the one before it:
     ranks that ran independent nodes in different orders would wait for each other for ever. Returns how many nodes were
@@ -203,11 +205,10 @@ def rewrite(model: ModelProto, after: int = 0) -> int:
         for proto in graph.node:
             if proto.output and proto.output[0] in nodes:
                 number, node = nodes[proto.output[0]]
-                given = {node.source: node.given} if node.source else {}
+                given = [node.source] if node.source else []
                 if before is not None and not before.tuple_of_one:  # a further input, which is not used
-                    given[before.proto.output[0]] = before.output
-                name = f"rehearsal_{number}"
-                add_function(model, rewritten, proto, name, number, given, node.output, node.tuple_of_one)
+                    given.append(before.proto.output[0])
+                add_call(model, rewritten, proto, library, number, given, node.output, node.tuple_of_one)
                 before = node
             else:
                 rewritten.node.add().CopyFrom(proto)
@@ -216,70 +217,75 @@ def rewrite(model: ModelProto, after: int = 0) -> int:
     return len(nodes)
 
 
-def add_function(
+def add_call(
     model: ModelProto,
     graph: GraphProto,
     replaced: NodeProto,
-    name: str,
+    library: Path,
     number: int,
-    given: Mapping[str, TensorType],
+    given: Iterable[str],
     output: TensorType,
     tuple_of_one: bool = False,
 ) -> None:
-    """Append to `graph` what replaces a node: a PyFunc that calls Python function `number` with the values `given`, and
-    an operator that takes the one element of its result.
+    """Append to `graph` what replaces a node: an operator of `library` that calls Python function `number` with the
+    values `given`.
 
     Args:
-        name: of the new operator, unique in the model.
-        tuple_of_one: the node returns a tuple, so nothing is taken.
+        tuple_of_one: the node returns a tuple, so another operator makes one of the result.
     """
     from mindspore.train.mind_ir_pb2 import AttributeProto
 
-    result = replaced.output[0] if tuple_of_one else f"{name}_result"
-    _add_primitive(model, name, number, list(given.values()), output)
-    call = graph.node.add(op_type=f"REF::{name}", name=result, domain=replaced.domain, output=[result])
-    call.node_attr.MergeFrom(replaced.node_attr)
-    call.primal_attr.MergeFrom(replaced.primal_attr)
-    call.input.extend(given)
-    shape = call.attribute.add(name="shape", type=AttributeProto.TUPLE)
-    shape.seq_info.is_dyn_len = False
-    shape.values.add(type=AttributeProto.TENSORS).tensors.add(dims=output.shape, data_type=data_type(output))
-    if not tuple_of_one:
-        add_item(model, graph, result, 0, replaced)
+    name = replaced.output[0]
+    called = graph.node.add(op_type="Constant", name=f"{name}_function", output=[f"{name}_function"])
+    value = called.attribute.add(name="value", type=AttributeProto.TENSORS)
+    kind = TensorType((1,), "int64")
+    value.tensors.add(dims=kind.shape, data_type=data_type(kind), raw_data=number.to_bytes(kind.bytes, sys.byteorder))
+    call = graph.node.add()
+    call.CopyFrom(replaced)
+    call.op_type, call.input[:] = f"REF::{_custom(model, library)}", [*called.output, *given]
+    del call.attribute[:]
+    shape = call.attribute.add(name="shape", type=AttributeProto.TENSORS)
+    shape.tensors.add(dims=output.shape, data_type=data_type(output))
+    if tuple_of_one:
+        call.name, call.output[:] = f"{name}_element", [f"{name}_element"]
+        made = graph.node.add()
+        made.CopyFrom(replaced)
+        made.op_type, made.input[:] = f"REF::{_primitive(model, TUPLE, 'MakeTuple').name}", call.output
+
+
+def _custom(model: ModelProto, library: Path) -> str:
+    """The name of the operator of `library`, added to the model if it is not there yet."""
+    from mindspore.train.mind_ir_pb2 import AttributeProto
+
+    primitive = _primitive(model, CALL, "Custom")
+    if not primitive.attribute:
+        texts = {"func_type": "aot", "func_name": f"{library}:call", "imply_path": "", "uniq_name": f"Custom_{CALL}"}
+        for key, text in {**texts, "primitive_target": "CPU"}.items():
+            primitive.attribute.add(name=key, type=AttributeProto.STRING, s=text.encode())
+        for key in ("multi_output", "autodiff"):
+            primitive.attribute.add(name=key, type=AttributeProto.BOOL, i=0)
+    return primitive.name
+
+
+def _primitive(model: ModelProto, name: str, op: str) -> PrimitiveProto:
+    """The primitive of this name, added to the model if it is not there yet."""
+    from mindspore.train.mind_ir_pb2 import PrimitiveProto
+
+    found = next((primitive for primitive in model.primitives if primitive.name == name), None)
+    return found or model.primitives.add(name=name, op_type=op, prim_type=PrimitiveProto.PRIMITIVE)
 
 
 def add_item(model: ModelProto, graph: GraphProto, source: str, index: int, as_node: NodeProto) -> None:
     """Append an operator to `graph` that takes element `index` of the tuple `source`; in all else it equals `as_node`,
     its name and type too."""
-    from mindspore.train.mind_ir_pb2 import AttributeProto, PrimitiveProto
+    from mindspore.train.mind_ir_pb2 import AttributeProto
 
-    if not any(primitive.name == ITEM for primitive in model.primitives):
-        model.primitives.add(name=ITEM, op_type="TupleGetItem", prim_type=PrimitiveProto.PRIMITIVE)
     number = f"{as_node.output[0]}_index"
     constant = graph.node.add(name=number, op_type="Constant", output=[number])
     constant.attribute.add(name="value", type=AttributeProto.INT64, i=index)
     taken = graph.node.add()
     taken.CopyFrom(as_node)
-    taken.op_type, taken.input[:] = f"REF::{ITEM}", [source, number]
-
-
-def _add_primitive(model: ModelProto, name: str, number: int, given: Sequence[TensorType], output: TensorType) -> None:
-    """Add the operator PyFunc with the types of its inputs and its output."""
-    from mindspore.train.mind_ir_pb2 import AttributeProto, PrimitiveProto
-
-    primitive = model.primitives.add(name=name, op_type="PyFunc", prim_type=PrimitiveProto.PRIMITIVE)
-    primitive.attribute.add(name="fn_id", type=AttributeProto.INT64, i=number)
-    primitive.attribute.add(name="primitive_target", type=AttributeProto.STRING, s=b"CPU")
-    for flag in ("side_effect_io", "single_scalar_output", "fake_output"):
-        primitive.attribute.add(name=flag, type=AttributeProto.BOOL, i=0)
-    for side, tensors in (("in", given), ("out", [output])):
-        kinds = primitive.attribute.add(name=f"{side}_types", type=AttributeProto.LIST)
-        shapes = primitive.attribute.add(name=f"{side}_shapes", type=AttributeProto.LIST)
-        for tensor in tensors:
-            kinds.values.add(type=AttributeProto.TENSORS).tensors.add(data_type=data_type(tensor))
-            shape = shapes.values.add(type=AttributeProto.TUPLE)
-            for size in tensor.shape:
-                shape.values.add(type=AttributeProto.INT64, ints=[size])
+    taken.op_type, taken.input[:] = f"REF::{_primitive(model, ITEM, 'TupleGetItem').name}", [source, number]
 
 
 def data_type(tensor: TensorType) -> int:

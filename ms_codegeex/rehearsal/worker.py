@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
-from mindspore.common.api import _cell_graph_executor
 from mindspore.communication import init
+from mindspore.graph.api import _cell_graph_executor
 
 from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json
@@ -35,7 +35,7 @@ from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.gradients import sixteen_bits, use_gradient_functions
 from ms_codegeex.parallel.sharding import Placement, layouts_of
-from ms_codegeex.rehearsal import control_edges, mindir, probe
+from ms_codegeex.rehearsal import callbacks, control_edges, mindir, probe
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (
     RehearsalJob,
@@ -117,8 +117,9 @@ def _written(job: RehearsalJob, rank: int, cell: Any, full: dict[str, np.ndarray
     collectives = [asdict(c) for c in mindir.collectives(model, rank)]
     shown = {"parameters": mindir.described(model), "passes": schedule(model, rank)["passes"]}
     windows = fill(model, cell.parameter_layout_dict, full, job.config, rank)
-    control_edges.hold(model)
-    mindir.rewrite(model, after)
+    library = callbacks.library()
+    control_edges.hold(model, library)
+    mindir.rewrite(model, library, after)
     job.file(name, rank).write_bytes(model.SerializeToString())
     return {"collectives": collectives, **shown, "windows": windows}
 
@@ -178,10 +179,14 @@ def run(job: RehearsalJob, rank: int) -> None:
     # that wait for different messages of each other hang.
     ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
     facts = read_json(job.file("json", rank))
-    communicator = FileCommunicator(job.messages, rank, MESSAGE_SECONDS)
-    nodes = [*facts["collectives"], *facts.get("evaluation", [])]
-    communicator.register([validated(mindir.CollectiveNode, values) for values in nodes])
-    control_edges.register()
+    nodes = [validated(mindir.CollectiveNode, each) for each in (*facts["collectives"], *facts.get("evaluation", ()))]
+    messages = FileCommunicator(job.messages, rank, MESSAGE_SECONDS).functions(nodes)
+    with callbacks.Callbacks({control_edges.FUNCTION: lambda value, *_: value, **messages}).errors():
+        _execute(job, rank, facts["windows"])
+
+
+def _execute(job: RehearsalJob, rank: int, windows: Iterable[str]) -> None:
+    """`windows`: the names of the weights that this rank holds."""
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
     formula = probe.AdamWFormula(job.config.training.optimizer, probe.parameters_of(held, probe.COPY))
@@ -191,7 +196,7 @@ def run(job: RehearsalJob, rank: int) -> None:
         outputs.append(network(*[Tensor(local_rows(job.config, rank, a[step])) for a in data]).asnumpy().tolist())
         if outputs[-1][5]:
             formula.update(outputs[-1][3], probe.parameters_of(held, probe.GRADIENT))
-    np.savez(job.file("npz", rank), **{name: held[name].asnumpy() for name in facts["windows"]})
+    np.savez(job.file("npz", rank), **{name: held[name].asnumpy() for name in windows})
     errors = formula.errors(probe.parameters_of(held, probe.COPY))
     evaluation = _evaluated(job, rank, held, [a[-1] for a in data]) if job.evaluates else None
     write_json(

@@ -28,7 +28,7 @@ def test_every_name_that_mindspores_plugin_knows_is_of_one_chip():
     """The plugin lists the driver's names that it takes. The page is not about its others, 310, 310B and 950."""
     folder = Path(importlib.util.find_spec("mindspore").submodule_search_locations[0]) / "lib" / "plugin"
     (plugin,) = folder.glob("libmindspore_ascend.so.*")
-    names = {name.decode() for name in re.findall(rb"\0(Ascend(?:910|310P)[\w-]*)(?=\0)", plugin.read_bytes())}
+    names = {name.decode() for name in re.findall(rb"(?<![\w-])(Ascend(?:910|310P)[\w-]*)(?=\0)", plugin.read_bytes())}
     chips = {name: [chip.name[len("Ascend ") :] for chip in CHIPS if re.fullmatch(chip.driver, name)] for name in names}
     assert {"Ascend910A", "Ascend910B", "Ascend910B4-1", "Ascend910_9391", "Ascend310P3"} <= chips.keys()
     for name, found in chips.items():

@@ -125,27 +125,27 @@ def dropout_in_an_evaluation():
 
 def missing_reduction():
     """One weight's gradient stays as each replica computed it."""
-    register = FileCommunicator.register
+    functions = FileCommunicator.functions
 
     def forgetful(self, collectives):
         skipped = next(c for c in collectives if c.op == "AllReduce" and c.fusion and len(c.shape) == 2)
         whole = self.function
         self.function = lambda c: (lambda value, *_: value) if c is skipped else whole(c)
-        register(self, collectives)
+        return functions(self, collectives)
 
-    FileCommunicator.register = forgetful
+    FileCommunicator.functions = forgetful
 
 
 def order_of_constants_ignored():
     """What waits for a gradient that is already in its buffer waits for nothing."""
-    control_edges.hold = lambda model: 0
+    control_edges.hold = lambda model, library: 0
 
 
 def last_addition_not_waited_for():
     """The buffers' readers do not wait for the last backward pass: the edges of its additions are taken out."""
     hold = control_edges.hold
 
-    def without(model):
+    def without(model, library):
         kinds = {primitive.name: primitive.op_type for primitive in model.primitives}
         made = {node.output[0]: node for node in model.graph.node if node.output}
         for node in reversed(model.graph.node):
@@ -155,7 +155,7 @@ def last_addition_not_waited_for():
             if all(kinds.get(made[part].op_type.removeprefix("REF::")) == "Depend" for part in parts):
                 last = made[parts[-1]]
                 last.input[1] = last.input[0]
-        return hold(model)
+        return hold(model, library)
 
     control_edges.hold = without
 

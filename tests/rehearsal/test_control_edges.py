@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from ms_codegeex.rehearsal import control_edges, mindir
 
 TWO = [2, 3]
@@ -38,11 +41,11 @@ class Graph:
         return name
 
     def held(self) -> dict[str, list[str]]:
-        """The inputs of each node after `hold`, by the value it makes; a PyFunc's value has the name of its item."""
-        self.count = control_edges.hold(self.model)
-        items = {n.output[0]: n.input[0] for n in self.graph.node if n.op_type == f"REF::{mindir.ITEM}"}
-        made = {n.output[0]: list(n.input) for n in self.graph.node}
-        return {name: made[items[name]] if items.get(name, "").endswith("_result") else made[name] for name in made}
+        """The inputs of each node after `hold`, by the value it makes; of a call without the number of its function."""
+        self.count = control_edges.hold(self.model, Path("calls.so"))
+        made = {n.output[0]: n for n in self.graph.node}
+        calls = {name for name, n in made.items() if n.op_type == f"REF::{mindir.CALL}"}
+        return {name: list(n.input)[name in calls :] for name, n in made.items()}
 
 
 def test_a_constant_that_waits_takes_what_it_waits_for():
@@ -57,8 +60,8 @@ def test_a_constant_that_waits_takes_what_it_waits_for():
     assert graph.count == 1 and found["done"] == ["zero", "added"]
     after = {n.output[0]: n.SerializeToString() for n in graph.graph.node}
     assert all(after[name] == before[name] for name in before if name != "done")
-    function = next(p for p in graph.model.primitives if p.op_type == "PyFunc")
-    assert next(a.i for a in function.attribute if a.name == "fn_id") == control_edges.FUNCTION
+    (number,) = [n.attribute[0].tensors[0].raw_data for n in graph.graph.node if n.name == "done_function"]
+    assert int.from_bytes(number, sys.byteorder) == control_edges.FUNCTION
     assert mindir.tensor_types(graph.model)["done"] == mindir.TensorType((2, 3), "float32")
 
 

@@ -17,6 +17,7 @@ from ms_codegeex.rehearsal.stubs import loader_environment
 
 SCRIPT = Path(__file__).with_name("tiny_net.py")
 ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = Path("calls.so")
 RATE, MOMENTUM, STEPS = 0.01, 0.9, 3
 
 
@@ -126,14 +127,14 @@ def test_functions_are_counted_as_often_as_they_are_called(directory):
 
 def test_only_communication_is_rewritten(directory):
     model, before = load(directory, "step", 0), load(directory, "step", 0)
-    assert mindir.rewrite(model) == 8
+    assert mindir.rewrite(model, LIBRARY) == 8
     assert mindir.collectives(model, 0) == []
     counts, old = Counter(mindir.executed(model)), Counter(mindir.executed(before))
-    assert counts.pop("PyFunc") == 8
-    counts["TupleGetItem"] -= 7  # one for each but the broadcast, which gives a tuple anyway
+    assert counts.pop("Custom") == 8
+    counts["MakeTuple"] -= 1  # the broadcast's
     assert counts == Counter({op: n for op, n in old.items() if op not in mindir.COMMUNICATION})
-    numbers = [a.i for p in model.primitives if p.op_type == "PyFunc" for a in p.attribute if a.name == "fn_id"]
-    assert sorted(numbers) == list(range(1, 9))
+    called = [node.attribute[0].tensors[0].raw_data for node in model.graph.node if node.name.endswith("_function")]
+    assert [int.from_bytes(number, sys.byteorder) for number in called] == list(range(1, 9))
     assert mindir.matmul_flops(model) == mindir.matmul_flops(before)
     assert model.graph.parameter == before.graph.parameter
     kept = {node.output[0]: node for node in model.graph.node}
@@ -174,7 +175,7 @@ def test_both_ends_of_a_pipeline_message_agree():
 def test_an_unknown_communication_operator_is_named(directory):
     model = load(directory, "step", 0)
     next(p for p in model.primitives if p.op_type == "AlltoAll").op_type = "NeighborExchange"
-    for read in (lambda: mindir.collectives(model, 0), lambda: mindir.rewrite(model)):
+    for read in (lambda: mindir.collectives(model, 0), lambda: mindir.rewrite(model, LIBRARY)):
         with pytest.raises(RunFailure, match="cannot execute NeighborExchange"):
             read()
 

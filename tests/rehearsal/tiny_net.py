@@ -17,7 +17,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common import lazy_inline
 
 from ms_codegeex.base.processes import ForkSpec, run_processes
-from ms_codegeex.rehearsal import mindir
+from ms_codegeex.rehearsal import callbacks, mindir
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.stubs import rank_environment
 
@@ -91,8 +91,8 @@ class Layer(nn.Cell):
 
 def export(rank: int, *kinds: str) -> int:
     """Write rank's graphs as MindSpore partitions them; `lazy` comes last, because it changes `Layer`."""
-    from mindspore.common.api import _cell_graph_executor
     from mindspore.communication import init
+    from mindspore.graph.api import _cell_graph_executor
 
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
@@ -123,8 +123,9 @@ def run(rank: int) -> int:
     """Run rank's graph for some steps; write what it returns and its parameters."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     model = mindir.parse(Path(f"step{rank}.mindir").read_bytes())
-    FileCommunicator(Path("messages"), rank, seconds=600).register(mindir.collectives(model, rank))
-    mindir.rewrite(model)
+    messages = FileCommunicator(Path("messages"), rank, seconds=600).functions(mindir.collectives(model, rank))
+    called = callbacks.Callbacks(messages)
+    mindir.rewrite(model, callbacks.library())
     data = np.load("data.npz")
     values = {
         "first.weight": np.split(data["first"], 2)[rank],
@@ -139,7 +140,8 @@ def run(rank: int) -> int:
         parameter.raw_data = np.ascontiguousarray(value, np.float32).tobytes()
     Path(f"run{rank}.mindir").write_bytes(model.SerializeToString())
     net = nn.GraphCell(ms.load(f"run{rank}.mindir"))
-    results = [[float(value.asnumpy()) for value in net(Tensor(data["x"]))] for _ in range(STEPS)]
+    with called.errors():
+        results = [[float(value.asnumpy()) for value in net(Tensor(data["x"]))] for _ in range(STEPS)]
     held = {mindir.parameter_name(name): p.asnumpy() for name, p in net.parameters_dict().items()}
     np.savez(f"result{rank}.npz", results=results, **held)
     return 0

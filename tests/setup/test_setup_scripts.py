@@ -332,6 +332,21 @@ def test_the_libraries_of_a_gpu_are_installed_when_asked_for(checkout):
     assert checkout.taken_calls() == []
 
 
+def test_another_engine_replaces_what_its_list_has_and_stays(checkout):
+    assert checkout.run("--mindspore", "2.10").returncode == 0
+    (call,) = [call for call in checkout.taken_calls() if "--require-hashes" in call and "jieba" not in call]
+    both = re.findall(r"-r (.*?requirements[\w.-]*\.txt)", call)
+    kept, replaced = (set(re.findall(r"^([a-z][\w.-]*)==", Path(path).read_text(), re.MULTILINE)) for path in both)
+    assert replaced == {"mindspore", "mindformers"} and kept == pins("requirements.txt").keys() - replaced
+    assert checkout.run().returncode == 0 and checkout.taken_calls() == []
+    assert checkout.run("--mindspore=2.9").returncode == 0
+    (call,) = checkout.taken_calls()
+    assert call.endswith("-r " + str(checkout.root / "requirements.txt"))
+    assert checkout.run().returncode == 0 and checkout.taken_calls() == []
+    result = checkout.run("--mindspore", "2.8")
+    assert result.returncode == 2 and result.stderr == "setup: --mindspore '2.8': expected 2.9 or 2.10\n"
+
+
 def test_a_compiler_is_installed_where_there_is_none(checkout, no_compiler):
     result = checkout.run(**no_compiler)
     assert result.returncode == 0, result.stderr
