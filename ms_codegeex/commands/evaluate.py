@@ -4,10 +4,10 @@ of `evaluation/benchmarks/` is a task, and each task has its own options: those 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.host import available_cores
@@ -16,8 +16,6 @@ from ms_codegeex.base.options import add_options, declared, given, given_values,
 from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.commands import decoding
 from ms_codegeex.commands.evaluate_options import (
-    KEYS_OF_ANSWERS,
-    OF_ANSWERS,
     ComparisonOptions,
     FileOptions,
     InfillingOptions,
@@ -31,9 +29,6 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import AUTO, cpu_level
-
-if TYPE_CHECKING:
-    from ms_codegeex.evaluation import session
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
@@ -87,9 +82,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
             add_options(task, InfillingOptions)
             continue
         add_options(task, PerplexityOptions)
-        answers = task.add_argument_group("with --answers")
-        add_options(answers, JudgingOptions, OF_ANSWERS)
-        add_options(answers, Recipe, KEYS_OF_ANSWERS, over=True)
 
 
 def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
@@ -149,10 +141,13 @@ def _judge(arguments: argparse.Namespace) -> None:
     identity = None if model is None else model.identity  # without reading the model, or asking a server
     if source.url:
         identity = partial(dict, model=server.url_model) if server.url_model else dict
-    options = _session(
-        files,
-        judging,
-        _draws(source, judging),
+    references = "check" if _draws(source, judging) else "only"
+    options = session.Options(
+        output=files.output,
+        references="skip" if judging.skip_references else references if judging.check_references else "default",
+        sandbox=judging.sandbox,
+        timeout=judging.timeout,
+        workers=judging.workers or available_cores(),
         sampler=_sampler(recipe, model, source, server),
         model=identity,
         given=source.samples,
@@ -169,44 +164,19 @@ def _judge(arguments: argparse.Namespace) -> None:
 def _perplexity(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(PerplexityOptions, arguments)
     model = _local_model(arguments, needed=True)
-    if settings.answers is None:
-        refuse(arguments, JudgingOptions, "only for --answers", OF_ANSWERS)
-        refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS, over=True)
-    elif settings.against is None:
-        raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
     other = settings.against and LocalModel(
         settings.against, **{each: getattr(model, each) for each in ("threads", "exact", "cpu_level")}
     )
     from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
 
-    compared = _validity(arguments, files, settings.answers, model, other) if settings.answers else None
-    how = (settings.window, settings.stride, settings.max_tokens, other, compared)
+    how = (settings.window, settings.stride, settings.max_tokens, other)
     result = evaluate_corpus(model, files.data, files.output, *how)
 
     def lines() -> Iterable[str]:
         for name, value in (result["perplexity"] | result.get("difference", {})).items():
             yield f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}"
-        if "validity" in result:
-            from ms_codegeex.evaluation import validity
-
-            yield from validity.lines(result["validity"])
 
     _print(files, result, lines())
-
-
-def _validity(
-    arguments: argparse.Namespace, files: FileOptions, answers: Path, model: LocalModel, other: LocalModel
-) -> Callable[[], dict[str, Any]]:
-    """A function that compares the answers of two models to HumanEval-X."""
-    from ms_codegeex.evaluation.benchmarks.registry import build_task
-    from ms_codegeex.evaluation.sampling.recipes import over
-    from ms_codegeex.evaluation.validity import compare_validity
-
-    judging = given(JudgingOptions, arguments)
-    recipe = over(Recipe("humaneval-x"), **given_values(Recipe, arguments))
-    task = build_task(recipe, answers, judging.timeout)
-    options = _session(files, judging, True, limit=judging.limit)
-    return lambda: {"validity": compare_validity(task, recipe, options, {"model": model, "other": other})}
 
 
 def _infilling(arguments: argparse.Namespace) -> None:
@@ -308,21 +278,6 @@ def _recipe(arguments: argparse.Namespace, output: Path) -> Recipe:
     else:
         recipe = recipes.for_task(arguments.task, arguments.recipe)
     return recipes.over(recipe, **given_values(Recipe, arguments))
-
-
-def _session(files: FileOptions, judging: JudgingOptions, sampled: bool, **others: Any) -> session.Options:
-    """How samples are judged; `sampled`: there are some, or will be."""
-    from ms_codegeex.evaluation.session import Options
-
-    checked = "check" if sampled else "only"
-    return Options(
-        output=files.output,
-        references="skip" if judging.skip_references else checked if judging.check_references else "default",
-        sandbox=judging.sandbox,
-        timeout=judging.timeout,
-        workers=judging.workers or available_cores(),
-        **others,
-    )
 
 
 def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:

@@ -95,11 +95,6 @@ class JudgingOptions:
     )
 
 
-# What `perplexity --answers` has of the above and of recipes: it judges HumanEval-X.
-OF_ANSWERS = ("limit", "check_references", "skip_references", "sandbox", "workers", "timeout")
-KEYS_OF_ANSWERS = ("max_new_tokens", "languages", "tag")
-
-
 @dataclass(frozen=True)
 class PerplexityOptions:
     """What is read, and compared."""
@@ -111,9 +106,6 @@ class PerplexityOptions:
     )
     against: Path | None = option(
         "compare with this model of the same tokenizer, such as the one that --model was made from", "DIR"
-    )
-    answers: Path | None = option(
-        "with --against: also how many answers of both to HumanEval-X, whose files are here, are valid code", "DIR"
     )
 
 

@@ -4,7 +4,6 @@ Imports go one way: each part may import those in the lines below its own.
 
     after_training             what the end of a run shows of its model
     reproduction               a paper's evaluations, and its tables with our row
-    validity                   how many answers of two models are valid programs
     checking                   whether a directory of problems is fit for use
     session                    one evaluation, from its settings to its report
     infilling                  middles that were taken out of texts

@@ -10,7 +10,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import declared
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands import evaluate
-from ms_codegeex.commands.evaluate_options import KEYS_OF_ANSWERS, OF_ANSWERS, JudgingOptions, ServerOptions
+from ms_codegeex.commands.evaluate_options import ServerOptions
 from ms_codegeex.evaluation.benchmarks.registry import benchmark, names
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
@@ -97,15 +97,6 @@ def test_an_option_of_another_source_of_samples_is_refused(source, capsys, tmp_p
         assert (f"{found[name].option_strings[0]}: " in message and "; leave it out" in message) == (name not in own)
 
 
-def test_what_judges_the_answers_of_two_models_has_options_of_its_task(capsys):
-    found = options("perplexity")
-    words = ("perplexity", "--data", "d", "--output", "o", "--model", "m")
-    for name in (*OF_ANSWERS, *KEYS_OF_ANSWERS):
-        message = evaluated(capsys, *words, *words_of(found[name]))
-        assert f"{found[name].option_strings[0]}: only for --answers; leave it out" in message
-    assert "--answers: compares two models" in evaluated(capsys, *words, "--answers", "d")
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -134,7 +125,6 @@ def test_a_language_by_one_of_its_names():
     assert evaluate.keys_of("sql") == tuple(
         each.name for each in declared(Recipe) if each.name not in evaluate.NOT_DRAWN
     )
-    assert {each.name for each in declared(JudgingOptions)} >= set(OF_ANSWERS)
 
 
 def test_nothing_is_judged(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,9 @@ def evaluate_corpus(
     stride: int | None = None,
     max_tokens: int | None = None,
     against: LocalModel | None = None,
-    more: Callable[[], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure a corpus, write `evaluation.json`, `report.json` and `report.html`, and return the report. With
-    `against`, another model with the same tokenizer, it says how much `model` differs from that. The result of
-    `more()` is added to a report that is complete without it."""
+    `against`, another model with the same tokenizer, it says how much `model` differs from that."""
     if not data.exists():
         raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")
     if against is not None and stride is not None:
@@ -53,8 +50,4 @@ def evaluate_corpus(
         how = {"window": perplexity.window, "stride": perplexity.stride, "max_tokens": max_tokens}
         sections = {"data": {"path": str(data)}, **identities, "recipe": how}
         figures = {"perplexity": perplexity.row(), **difference, "tally": perplexity.tally}
-        result = page.write_measures(settings, sections, figures)
-        if more is not None:
-            result |= more()
-            page.write(output, result)
-        return result
+        return page.write_measures(settings, sections, figures)
