@@ -19,8 +19,7 @@ Imports go one way: each part may import those in the lines below its own.
     recipe                     every setting that influences what a model writes
     output_directory, jsonl    an evaluation's settings and its JSONL files
     local_model                a model for our own engine, and its identity
-    threads                    work in parallel
     stop_rules                 where answers of benchmarks end
-    progress                   how far long work has come
+    progress                   work in parallel, and how far it has come
     sandbox                    runs programs that nobody has reviewed
 """

@@ -1,13 +1,19 @@
-"""Rules (`generation/stopping.py`) that end answers of benchmarks: words, braces and lines, whatever the language."""
+"""Rules (`generation/stopping.py`) that end answers of benchmarks: words, braces and lines, whatever the language; and
+CodeGen's, `truncate` in its scripts, for the answers of a model that never stops."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from ms_codegeex.generation.stopping import PartialWord, Rule, Scanner
 
 Stop = Callable[[str], bool]  # text so far -> whether it has ended
+END_OF_TEXT = "<|endoftext|>"
+LINES = ("#", "'''", '"""')  # line beginnings that end a text, by CodeGen's rule
+PRINTS, DEFS = re.compile("^print", re.MULTILINE), re.compile("^def", re.MULTILINE)
+ENDINGS = re.compile(f"^#|{re.escape(END_OF_TEXT)}|^'''|^\"\"\"|\n\n\n", re.MULTILINE)
 BRACE, UNINDENTED = re.compile("[{}]"), re.compile(r"^(?![ \t])[^\n]*?\S", re.MULTILINE)
 
 
@@ -103,3 +109,40 @@ def first_unindented(text: str) -> int | None:
 
 # a line that is not blank starts in the first column
 unindented = Rule(lambda text: first_unindented(text) is not None, _unindented, dropped=1)
+
+
+def codegen_cut(text: str, limit: int = 1) -> int | None:
+    """Where CodeGen truncates newly generated text, None if nowhere; later text never changes it. The first of: the
+    line that starts with `print` and exceeds `limit` such lines, the same for `def`, a line that starts with `#` or
+    three quotes, the end-of-text token, three line breaks; the release does one after the other."""
+    allowed = ((PRINTS, limit), (DEFS, limit), (ENDINGS, 0))
+    matches = (match for pattern, count in allowed for match in islice(pattern.finditer(text), count, count + 1))
+    return min((match.start() for match in matches), default=None)
+
+
+def codegen_truncated(text: str, limit: int = 1) -> str:
+    """The text before the cut."""
+    return text[: codegen_cut(text, limit)]
+
+
+def codegen_stop(limit: int = 1) -> Rule:
+    """The text has a cut by CodeGen's rule."""
+    special = words([END_OF_TEXT, "\n\n\n"])
+
+    def scan() -> Scanner:
+        line, counts, ended = "", dict.fromkeys(("print", "def"), 0), special.scan()
+
+        def each(piece: str) -> int | None:
+            nonlocal line
+            end = ended(piece)
+            for position, character in enumerate(piece[:end], 1):
+                line = "" if character == "\n" else (line + character)[:6]
+                if line in counts:
+                    counts[line] += 1
+                if line in LINES or any(count > limit for count in counts.values()):
+                    return position
+            return end
+
+        return each
+
+    return Rule(lambda text: codegen_cut(text, limit) is not None, scan)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.ds1000 import task as answers
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.generation import stopping
@@ -19,8 +18,8 @@ RULES = {
     "closed": stop_rules.closed,
     "python": rules.stop("python", "codegeex"),
     "go": rules.stop("go", "codegeex2"),
-    "codegen": truncation.stop(),
-    "codegen, two": truncation.stop(2),
+    "codegen": stop_rules.codegen_stop(),
+    "codegen, two": stop_rules.codegen_stop(2),
     "ds1000": answers.ended,
     "both": stop_rules.first_of(stop_rules.closed, lambda text: len(text) > 40),
 }
@@ -86,7 +85,7 @@ def test_every_rule_of_a_task_can_scan():
         rules.stop(language, name) for name in rules.CLEAN_UPS for language in ("python", "cpp", "go", "js", "rust")
     ]
     assert all(isinstance(rule, stopping.Rule) for rule in found if rule is not None)
-    assert isinstance(truncation.stop(), stopping.Rule) and isinstance(answers.ended, stopping.Rule)
+    assert isinstance(stop_rules.codegen_stop(), stopping.Rule) and isinstance(answers.ended, stopping.Rule)
 
 
 WORDS = st.lists(st.sampled_from(["ab", "abab", "b", "aab", "\n\n", "é", "ba{"]), max_size=3, unique=True)

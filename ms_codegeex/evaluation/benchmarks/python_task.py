@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.evaluation.judging import python_program, verdicts
+from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging.python_program import PLACE, ProgramReport, Runner
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
@@ -27,7 +27,7 @@ class PythonTask(Task):
 
     def run(self, program: str, sandbox: Sandbox, **how: Any) -> ProgramReport:
         """Run a program; `how` as in `Runner.command`."""
-        secret = verdicts.witness()
+        secret = python_program.witness()
         command = self.runner.command(secret, self.limits, "program.py", **how)
         (execution,) = sandbox.run([command], {"program.py": encoded(program)}, self.runner.readable)
         return python_program.read_report(execution, secret)

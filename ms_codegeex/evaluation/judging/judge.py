@@ -8,10 +8,10 @@ from typing import Any
 
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging.engines import JudgeEngine
+from ms_codegeex.evaluation.progress import in_parallel
 from ms_codegeex.evaluation.rows import fingerprint, in_order, judgement_row, key
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
-from ms_codegeex.evaluation.threads import in_parallel
 
 
 def judge(

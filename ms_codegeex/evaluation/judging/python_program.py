@@ -6,6 +6,7 @@ programs cannot replace it.
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,6 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
 
 INSIDE = Path(__file__).with_name("inside")
@@ -131,7 +131,7 @@ class ProgramReport:
     def verdict(self) -> Verdict:
         """The verdict on a program that did not finish; on one that did, the verdict for a wrong answer."""
         if self.ended == "gone" or (self.ended is None and not self.execution.succeeded):
-            return judging.ENDS.get(self.execution.end, Verdict.ERROR)
+            return self.execution.failure
         if self.ended == "assertion" and self.printed is not None:
             return Verdict.ERROR
         return ENDED.get(self.ended, Verdict.ERROR)
@@ -175,6 +175,12 @@ class Runner:
         mode = "bare" if bare else "run" if gold_type is None else "value"
         words = [str(self.interpreter.path), f"{PLACE}/program.py", mode, str(seconds), gold_type or "-"]
         return Command([*words, program, *arguments], limits, ENVIRONMENT, secret.encode("ascii"))
+
+
+def witness() -> str:
+    """A secret for one run. A program that prints it right after its tests has completed them. One that exits
+    early, or prints that it passed, does not know it."""
+    return f"witness-{secrets.token_hex(16)}"
 
 
 def read_report(execution: Execution, secret: str) -> ProgramReport:

@@ -2,7 +2,7 @@
 itself."""
 
 from ms_codegeex.evaluation.sandbox.limits import ResourceLimits
-from ms_codegeex.evaluation.sandbox.outcome import End, Execution, Verdict
+from ms_codegeex.evaluation.sandbox.outcome import End, Execution, Verdict, published_verdict
 from ms_codegeex.evaluation.sandbox.runner import Command, Sandbox, open_sandbox
 
-__all__ = ["Command", "End", "Execution", "ResourceLimits", "Sandbox", "Verdict", "open_sandbox"]
+__all__ = ["Command", "End", "Execution", "ResourceLimits", "Sandbox", "Verdict", "open_sandbox", "published_verdict"]

@@ -29,8 +29,7 @@ from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.locks import locked
 from ms_codegeex.evaluation.judging import values
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, published_verdict
 from ms_codegeex.evaluation.task import Judgement, Sample
 
 INSIDE = Path(__file__).with_name("inside")
@@ -236,7 +235,7 @@ class ToolChain(ABC):
 
     def ended(self, plan: RunPlan, executions: Sequence[Execution]) -> Verdict:
         """The rule for a program that only says values: exit status 0."""
-        return self.named(judging.published(executions, plan.compiling), executions)
+        return self.named(published_verdict(executions, plan.compiling), executions)
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule: exit status 0."""
@@ -245,7 +244,7 @@ class ToolChain(ABC):
     def strict(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule, and the witness was printed."""
         verdict = self.published(plan, executions, witness)
-        if verdict is Verdict.PASSED and not (executions[-1].succeeded and judging.printed(executions[-1], witness)):
+        if verdict is Verdict.PASSED and not (executions[-1].succeeded and executions[-1].printed(witness)):
             return self.named(Verdict.ERROR, executions)
         return verdict
 

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Verdict
 from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, program_of, with_libraries
 
@@ -89,7 +88,7 @@ class JavaScript(ToolChain):
         """The program exits and has written nothing; the exit status does not count."""
         done = executions[-1]
         if done.end is not End.EXITED:
-            return judging.ENDS.get(done.end, Verdict.ERROR)
+            return done.failure
         if not done.stdout and not done.stderr:
             return Verdict.PASSED
         if b"\nSyntaxError: " in done.stderr and done.code:

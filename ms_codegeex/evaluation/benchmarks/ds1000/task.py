@@ -17,12 +17,11 @@ from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, values_of
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import read_report
+from ms_codegeex.evaluation.judging.python_program import read_report, witness
 from ms_codegeex.evaluation.replies import python
 from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 from ms_codegeex.evaluation.replies.code import code_of
-from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, published_verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
 from ms_codegeex.generation import stopping
@@ -229,7 +228,7 @@ class Ds1000(PythonTask):
         expected results and the function that compares enter the sandbox. Published: the pickles decide. Strict: every
         run also reached its end."""
         program = encoded(ds.context.replace("[insert]", sample.generation))
-        secrets = [judging.witness() for _ in range(ds.cases + 1)]
+        secrets = [witness() for _ in range(ds.cases + 1)]
         cases = [("program.py", "--test_case", str(case)) for case in range(1, ds.cases + 1)]
         runs = zip(secrets, cases, strict=False)
         commands = [self.runner.command(secret, self.limits, *words) for secret, words in runs]
@@ -240,7 +239,7 @@ class Ds1000(PythonTask):
         right = len(executions) == len(commands) and _right(executions[-1], secrets[-1])
         failed = next((report.verdict for report in reports if not report.finished), Verdict.WRONG)
         if len(executions) == len(commands) and not executions[-1].succeeded:
-            failed = judging.published(executions)
+            failed = published_verdict(executions)
         strict = right and all(report.finished for report in reports)
         verdicts = {"strict": Verdict.PASSED if strict else failed, "published": Verdict.PASSED if right else failed}
         return judgement(sample, verdicts, executions)

@@ -29,7 +29,6 @@ from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, j
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, listed, values_of
 from ms_codegeex.evaluation.jsonl import record_files
 from ms_codegeex.evaluation.judging import python_program
-from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
@@ -264,7 +263,7 @@ class EvalPlus(PythonTask):
         expected = self._expect(problem, kind, calls, sandbox)
         limits = [max(self.seconds, FACTOR * spent) for spent in expected.seconds]
         files = {"program.py": encoded(program), "calls": pickle.dumps((problem.data.entry_point, calls, limits), 4)}
-        secret, checked, wall = judging.witness(), judging.witness(), START + min(MAXIMUM, sum(limits))
+        secret, checked, wall = python_program.witness(), python_program.witness(), START + min(MAXIMUM, sum(limits))
         command = self._command("run_calls.py", secret.encode("ascii"), wall, str(START), "keep")
         comparison = self._comparison(problem, calls, expected, checked, wall)
         executions = sandbox.run([command, comparison], files, self.runner.readable)
@@ -285,7 +284,7 @@ class EvalPlus(PythonTask):
         row: EvalPlusProblem = problem.data
         given = pickle.dumps((row.entry_point, calls, [REFERENCE] * len(calls)), 4)
         files = {"program.py": encoded(row.prompt + row.canonical_solution), "calls": given}
-        secret = judging.witness()
+        secret = python_program.witness()
         command = self._command("run_calls.py", secret.encode("ascii"), REFERENCE, str(REFERENCE), "report")
         executions = sandbox.run([command], files, self.runner.readable)
         report = python_program.read_report(executions[-1], secret)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.evaluation.benchmarks import truncation
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
 from ms_codegeex.evaluation.replies import python
@@ -194,7 +194,9 @@ def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complet
         turn = {"prompt": prompt, "text": "", "finish": "length"}
         turns.append(turn)
         try:
-            answer = complete(history, seed=turn_seed(seed, number), stop=truncation.stop(), max_new_tokens=length)
+            answer = complete(
+                history, seed=turn_seed(seed, number), stop=stop_rules.codegen_stop(), max_new_tokens=length
+            )
         except PromptTooLong as error:
             if number == 0:
                 raise
@@ -210,7 +212,7 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Comple
     release has no such variant: this follows the paper, and applies the multi-turn rule to the complete text."""
     text, count = "".join(map(comment, prompts)), len(prompts)
     seed = turn_seed(seed, 0)
-    answer = complete(HISTORY + text, seed=seed, stop=truncation.stop(count), max_new_tokens=length * count)
+    answer = complete(HISTORY + text, seed=seed, stop=stop_rules.codegen_stop(count), max_new_tokens=length * count)
     return [{"prompt": text, **_read(answer, HISTORY + text, count)}]
 
 
@@ -218,7 +220,7 @@ def _read(answer: SampledAnswer, prompt: str, limit: int = 1) -> dict[str, str]:
     """The text of a turn and why it ended: of a completion what comes before its cut, of a reply the code that goes
     beyond the earlier turns, or why there is none."""
     if not answer.is_reply:
-        return {"text": truncation.truncated(answer.text, limit), "finish": answer.finish}
+        return {"text": stop_rules.codegen_truncated(answer.text, limit), "finish": answer.finish}
     code = code_of(answer.text, Asked("python", "", finished=answer.finish != "length"))
     found = {"text": python.beyond(code.text, prompt), "finish": answer.finish}
     return {**found, "lacking": code.lacking} if code.lacking else found

@@ -18,8 +18,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report
+from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report, witness
 from ms_codegeex.evaluation.replies.blocks import CodeBlock, ReplyCode, blocks
 from ms_codegeex.evaluation.replies.code import TICKS, reason
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
@@ -155,7 +154,7 @@ class Sql(PythonTask):
             database = f"{PLACE}/{question.file.name}"
         verdicts, executions = {}, []
         for mode, rule in RULES.items():
-            secret = judging.witness()
+            secret = witness()
             command = self.runner.command(secret, self.limits, "check.py", database, rule, seconds=self.timeout)
             executions += sandbox.run([command], files, readable)
             report = read_report(executions[-1], secret)
