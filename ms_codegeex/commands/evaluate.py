@@ -182,7 +182,7 @@ def _perplexity(arguments: argparse.Namespace) -> None:
 def _infilling(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(InfillingOptions, arguments)
     model = _local_model(arguments, needed=True)
-    from ms_codegeex.evaluation.infilling.evaluate import COUNT, SEED, evaluate_infilling, lines
+    from ms_codegeex.evaluation.infilling import COUNT, SEED, evaluate_infilling, lines
 
     seed = SEED if settings.seed is None else settings.seed
     result = evaluate_infilling(model, files.data, files.output, settings.limit or COUNT, seed)
@@ -295,8 +295,7 @@ def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
 def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, server: ServerOptions) -> Any:
     """A function that makes the sampler when it is needed, which for a model takes seconds."""
     from ms_codegeex.evaluation.sampling import chat
-    from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
-    from ms_codegeex.evaluation.sampling.servers import open_servers
+    from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler, open_servers
 
     if model is not None:
         return partial(EngineSampler, model, recipe)
