@@ -46,13 +46,12 @@ EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output ref
   ms-codegeex evaluate check-problems --data perl                       # problems of your own, in any language
   ms-codegeex evaluate own-problems --model model --data perl --output perl-eval --n 20 --temperature 0.8
   ms-codegeex evaluate perplexity --model model --data data/mine --output ppl
-  ms-codegeex evaluate perplexity --model model-int4 --against model --data src --output int4
   ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200
   ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
   ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
   ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
 OTHERS = {  # tasks that are no benchmark
-    "perplexity": "how likely a model finds texts, and how two models differ",
+    "perplexity": "how likely a model finds texts",
     "infilling": "how likely a model finds what was taken out of files",
     "compare": "several evaluations of one benchmark in one report",
     "check-problems": "whether problems of your own are fit for use: references pass, wrong answers fail",
@@ -164,19 +163,13 @@ def _judge(arguments: argparse.Namespace) -> None:
 def _perplexity(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(PerplexityOptions, arguments)
     model = _local_model(arguments, needed=True)
-    other = settings.against and LocalModel(
-        settings.against, **{each: getattr(model, each) for each in ("threads", "exact", "cpu_level")}
-    )
-    from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
+    from ms_codegeex.evaluation.perplexity.corpus import evaluate_corpus
 
-    how = (settings.window, settings.stride, settings.max_tokens, other)
+    how = (settings.window, settings.stride, settings.max_tokens)
     result = evaluate_corpus(model, files.data, files.output, *how)
-
-    def lines() -> Iterable[str]:
-        for name, value in (result["perplexity"] | result.get("difference", {})).items():
-            yield f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}"
-
-    _print(files, result, lines())
+    figures = result["perplexity"].items()
+    lines = (f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}" for name, value in figures)
+    _print(files, result, lines)
 
 
 def _infilling(arguments: argparse.Namespace) -> None:

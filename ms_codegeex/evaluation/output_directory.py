@@ -19,7 +19,7 @@ from ms_codegeex.base.locks import take_lock
 from ms_codegeex.base.nested import flattened
 from ms_codegeex.base.reading import read_json
 
-SECTIONS = ("task", "recipe", "data", "model", "against", "judging", "machine", "references", "versions", "run")
+SECTIONS = ("task", "recipe", "data", "model", "judging", "machine", "references", "versions", "run")
 FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of file systems without locks

@@ -60,7 +60,7 @@ def test_a_benchmark_has_its_own_options_and_those_that_all_have(task):
     found = options(task).keys()
     assert own | keys | always | EVERYWHERE <= found
     others = {"timeout", "python", "prompt_perplexity", "languages", "translate_from", "tag", "turns", "mode"}
-    assert not found & (others - own - keys) and not found & {"window", "against", "verdicts"}
+    assert not found & (others - own - keys) and not found & {"window", "verdicts"}
 
 
 @pytest.mark.parametrize("task", [*names(), *evaluate.OTHERS])

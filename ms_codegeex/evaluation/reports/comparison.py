@@ -85,7 +85,7 @@ def _read(directory: Path) -> Mapping[str, Any]:
     report = read_json(path)
     known = isinstance(report, dict) and report.get("format") == FORMAT and isinstance(report.get("by_problem"), list)
     if not known or not report.get("scores"):
-        remedy = "judge its samples with --judge-only, or compare perplexities with evaluate perplexity --against"
+        remedy = "judge its samples with --judge-only; perplexities are compared as evaluate perplexity prints them"
         raise UserError(f"{path}: has no verdicts of problems; {remedy}")
     if not all(map(_is_row, report["by_problem"])):
         raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")

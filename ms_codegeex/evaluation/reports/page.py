@@ -32,7 +32,6 @@ def render(report: Mapping[str, Any]) -> str:
         ("A budget of samples split over languages", _budget(report.get("budget", []))),
         ("Perplexity", _perplexity(report.get("perplexity", {}))),
         ("Infilling", _infilling(report.get("infilling", {}))),
-        ("Difference from the other model", _difference(report)),
         ("Published results", "".join(published_table(each) for each in report.get("published", []))),
         ("Settings", webpage.settings(report.get("settings", {}))),
     ]
@@ -195,18 +194,6 @@ def _infilling(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         "middle."
     )
     return table(heads, rows, len(heads) - 2) + note(small) if rows else ""
-
-
-def _difference(report: Mapping[str, Any]) -> str:
-    difference = report.get("difference", {})
-    if not difference:
-        return ""
-    own, other = report["perplexity"]["perplexity"], difference["perplexity of the other model"]
-    both = [("model", own, f"{own:.4f}"), ("other model", other, f"{other:.4f}")]
-    within, step = report["difference_within"]["shares"], report["difference_within"]["step"]
-    title, series = "log-probability of a token differs by at most", {"share of tokens": within}
-    figures = [bars("perplexity", both), curves(title, series, f"{step:g} nats", "share of tokens")]
-    return _perplexity(difference) + charts(figures)
 
 
 def published_table(entry: Mapping[str, Any]) -> str:
