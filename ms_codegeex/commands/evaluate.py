@@ -24,7 +24,7 @@ from ms_codegeex.commands.evaluate_options import (
     ServerOptions,
     SourceOptions,
 )
-from ms_codegeex.evaluation.benchmarks.registry import benchmark, find_data, names, with_key
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS, find_data, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.engine_options import EngineOptions
@@ -64,9 +64,9 @@ NOT_DRAWN = ("languages", "translate_from", "tag", "form", "turns", "mode")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the tasks, each with its options."""
     tasks = parser.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True)
-    for name in names():
+    for name in BENCHMARKS:
         # an abbreviation could be the whole name of another task's option
-        _configure_benchmark(tasks.add_parser(name, help=benchmark(name).summary, allow_abbrev=False), name)
+        _configure_benchmark(tasks.add_parser(name, help=BENCHMARKS[name].summary, allow_abbrev=False), name)
     for name, summary in OTHERS.items():
         task = tasks.add_parser(name, help=summary, allow_abbrev=False)
         add_options(task, FileOptions, OF_FILES.get(name))
@@ -84,7 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
-    add_options(task, FileOptions, ("data",), over=bool(benchmark(name).places))
+    add_options(task, FileOptions, ("data",), over=bool(BENCHMARKS[name].places))
     add_options(task, FileOptions, ("output", "json"))
     source = task.add_argument_group("where samples come from")
     _configure_model(source, None, "slots")
@@ -97,7 +97,7 @@ def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
     )
     add_options(drawing, Recipe, keys_of(name), over=True)
     judging = {each.name for each in declared(JudgingOptions)} - {"timeout", "python", "prompt_perplexity"}
-    add_options(task.add_argument_group("judging"), JudgingOptions, judging | {*benchmark(name).options})
+    add_options(task.add_argument_group("judging"), JudgingOptions, judging | {*BENCHMARKS[name].options})
 
 
 def _configure_model(group: argparse._ArgumentGroup, sources: Iterable[str] | None, *more: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.evaluation import rows
-from ms_codegeex.evaluation.benchmarks.registry import benchmark
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS
 from ms_codegeex.evaluation.jsonl import RowFile, readable_again
 from ms_codegeex.evaluation.judging import judge
 from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine, sandbox_for
@@ -173,7 +173,7 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
     machine |= {"engine": where} if where != HERE else {}
     session.record.write("machine", machine)
-    gated = benchmark(session.recipe.task).references_first
+    gated = BENCHMARKS[session.recipe.task].references_first
     if options.references == "skip":
         return
     file = session.file(REFERENCES)  # what passed with the same equipment before stays

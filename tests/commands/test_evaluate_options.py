@@ -11,7 +11,7 @@ from ms_codegeex.base.options import declared
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands import evaluate
 from ms_codegeex.commands.evaluate_options import ServerOptions
-from ms_codegeex.evaluation.benchmarks.registry import benchmark, names
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 
@@ -48,14 +48,14 @@ def evaluated(capsys, *words):
 
 
 def test_the_tasks_are_the_benchmarks_and_three_others():
-    assert tuple(tasks()) == (*names(), *evaluate.OTHERS)
-    assert {"humaneval", "humaneval-x", "mtpb", "ds1000", "multipl-e", "evalplus", "sql"} <= set(names())
+    assert tuple(tasks()) == (*BENCHMARKS, *evaluate.OTHERS)
+    assert {"humaneval", "humaneval-x", "mtpb", "ds1000", "multipl-e", "evalplus", "sql"} <= set(BENCHMARKS)
 
 
-@pytest.mark.parametrize("task", names())
+@pytest.mark.parametrize("task", BENCHMARKS)
 def test_a_benchmark_has_its_own_options_and_those_that_all_have(task):
-    own = {"timeout", "python", "prompt_perplexity"} & set(benchmark(task).options)
-    keys = {"languages", "translate_from", "tag", "turns", "mode"} & set(benchmark(task).keys)
+    own = {"timeout", "python", "prompt_perplexity"} & set(BENCHMARKS[task].options)
+    keys = {"languages", "translate_from", "tag", "turns", "mode"} & set(BENCHMARKS[task].keys)
     always = {"data", "model", "url", "samples", "adapter", "device", "recipe", "n", "top_k", "limit", "judge_only"}
     found = options(task).keys()
     assert own | keys | always | EVERYWHERE <= found
@@ -63,7 +63,7 @@ def test_a_benchmark_has_its_own_options_and_those_that_all_have(task):
     assert not found & (others - own - keys) and not found & {"window", "verdicts"}
 
 
-@pytest.mark.parametrize("task", [*names(), *evaluate.OTHERS])
+@pytest.mark.parametrize("task", [*BENCHMARKS, *evaluate.OTHERS])
 def test_an_option_that_the_task_does_not_have_is_refused(task, capsys):
     mine = {flag for action in options(task).values() for flag in action.option_strings}
     others = {flag: action for name in tasks() for action in options(name).values() for flag in action.option_strings}

@@ -129,8 +129,10 @@ class ToolChain(ABC):
     compile_seconds: ClassVar[float] = 60.0  # for each command that compiles
     sources: ClassVar[tuple[str, ...]]  # files of `inside` that the cache is made from
     failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
-    notices_exit: ClassVar[bool] = False  # the original runner notices that a program leaves before its tests' end
     no_memory: ClassVar[tuple[bytes, ...]]  # ... when an allocation fails
+    no_program: ClassVar[re.Pattern[bytes] | None] = None  # what an interpreter says of a text that is no program
+    notices_exit: ClassVar[bool] = False  # the original runner notices that a program leaves before its tests' end
+    shows_tool: ClassVar[bool] = False  # the sandbox must show it and its libraries: it may be among a user's files
 
     def __init__(self, cache: Path | None = None) -> None:
         self._root = cache or user_cache() / "toolchains"
@@ -172,7 +174,7 @@ class ToolChain(ABC):
 
     def readable(self) -> dict[str, Path]:
         """Paths that the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
-        return {self.inside: self.cache}
+        return {self.inside: self.cache, **(with_libraries(self.tool) if self.shows_tool else {})}
 
     @property
     def inside(self) -> str:
@@ -255,7 +257,10 @@ class ToolChain(ABC):
         text = executions[-1].stderr + executions[-1].stdout
         if any(words in text for words in self.no_memory):
             return Verdict.MEMORY
-        return Verdict.WRONG if any(words in text for words in self.failed_assertion) else verdict
+        if any(words in text for words in self.failed_assertion):
+            return Verdict.WRONG
+        unread = self.no_program is not None and self.no_program.search(executions[-1].stderr)
+        return Verdict.COMPILE_ERROR if unread else verdict
 
 
 @dataclass(frozen=True)

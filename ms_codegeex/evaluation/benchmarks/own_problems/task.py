@@ -201,6 +201,7 @@ class DescribedToolChain(ToolChain):
 
     sources = ()
     no_memory = (b"out of memory", b"Out of memory")
+    shows_tool = True
 
     def __init__(self, description: LanguageDescription, cache: Path | None = None) -> None:
         super().__init__(cache)
@@ -242,10 +243,6 @@ class DescribedToolChain(ToolChain):
         run = Command(self._resolved(self._description.run), ResourceLimits(wall=seconds), {}, challenge + b"\n")
         files = program.files(self._description.file, token)
         return RunPlan([*commands, run], files, compiling=len(commands))
-
-    def readable(self) -> Mapping[str, Path]:  # type: ignore[override]
-        """The tool and its libraries."""
-        return {**super().readable(), **with_libraries(self.tool)}
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
         """As in the base class; what the description calls a syntax error counts as a compile error."""
