@@ -287,15 +287,14 @@ def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
 
 def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, server: ServerOptions) -> Any:
     """A function that makes the sampler when it is needed, which for a model takes seconds."""
-    from ms_codegeex.evaluation.sampling import chat
-    from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler, open_servers
+    from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler, open_servers, read_template
 
     if model is not None:
         return partial(EngineSampler, model, recipe)
     if source.url:
         key, fields = decoding.read_key(server.api_key_file), _fields(server.url_field)
         how = {"concurrency": server.concurrency, "timeout": server.url_timeout}
-        template = chat.read_template(server.chat_template) if server.chat else None
+        template = read_template(server.chat_template) if server.chat else None
         make = partial(
             ServerSampler, recipe=recipe, model=server.url_model, key=key, fields=fields, template=template, **how
         )

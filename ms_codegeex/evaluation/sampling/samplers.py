@@ -8,14 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Protocol
 
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.reading import given_text
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
-from ms_codegeex.evaluation.sampling import chat
 from ms_codegeex.evaluation.task import Complete, SampledAnswer, Stop
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
 
@@ -24,6 +25,13 @@ OPENAIS = ("temperature", "top_p")  # arguments of its client
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
 # in the error messages of servers
 TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")
+PLACE = "{prompt}"
+TEMPLATE = f"""Complete the code below. Answer with one code block: the complete function, with the imports and helper
+functions that it needs, and nothing else. No tests, no examples, no main function.
+
+```
+{PLACE}
+```"""
 
 
 class UnreachableServer(UserError):
@@ -96,6 +104,21 @@ class EngineSampler:
         return SampledAnswer(text, "length" if new >= room else "eos")
 
 
+def read_template(path: Path | None) -> str:
+    """The text of a message, with `{prompt}` for the text to be continued; `TEMPLATE` without a file."""
+    if path is None:
+        return TEMPLATE
+    text = given_text(str(path), "--chat-template")
+    if PLACE not in text:
+        raise UserError(f"--chat-template: {path} lacks {PLACE}; put it where the code to be completed belongs")
+    return text
+
+
+def chat_message(template: str, prompt: str) -> str:
+    """What a chat model is asked."""
+    return template.replace(PLACE, prompt)
+
+
 class ServerSampler:
     """A server's `/v1/completions`, read as a stream, so that an answer that has ended costs no more tokens."""
 
@@ -110,7 +133,7 @@ class ServerSampler:
         timeout: float = TIMEOUT,
         template: str | None = None,
     ):
-        """`template`: of a chat model's message; the server's `/v1/chat/completions` is asked with it (see `chat`)."""
+        """`template`: of a chat model's message; the server's `/v1/chat/completions` is asked with it."""
         import httpx
         import openai
 
@@ -182,7 +205,7 @@ class ServerSampler:
             try:
                 if self.template is None:
                     return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
-                reply = self._streamed(chat.message(self.template, prompt), seed, stop_rules.words(()), max_new_tokens)
+                reply = self._streamed(chat_message(self.template, prompt), seed, stop_rules.words(()), max_new_tokens)
                 return SampledAnswer(reply.text, reply.finish, is_reply=True)
             except openai.BadRequestError as error:
                 if any(words in str(error).lower() for words in TOO_LONG):

@@ -15,9 +15,9 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, values_of
-from ms_codegeex.evaluation.judging.python_program import read_report, witness
+from ms_codegeex.evaluation.judging import python_program
+from ms_codegeex.evaluation.judging.python_program import PythonTask, both_verdicts, encoded, judgement
 from ms_codegeex.evaluation.replies import python
 from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 from ms_codegeex.evaluation.replies.code import code_of
@@ -228,14 +228,14 @@ class Ds1000(PythonTask):
         expected results and the function that compares enter the sandbox. Published: the pickles decide. Strict: every
         run also reached its end."""
         program = encoded(ds.context.replace("[insert]", sample.generation))
-        secrets = [witness() for _ in range(ds.cases + 1)]
+        secrets = [python_program.witness() for _ in range(ds.cases + 1)]
         cases = [("program.py", "--test_case", str(case)) for case in range(1, ds.cases + 1)]
         runs = zip(secrets, cases, strict=False)
         commands = [self.runner.command(secret, self.limits, *words) for secret, words in runs]
         commands.append(self.script("open_results.py", b"", self.limits, str(ds.cases)))
         commands.append(self._comparison(ds, sample.generation, secrets[-1]))
         executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
-        reports = [read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
+        reports = [python_program.read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
         right = len(executions) == len(commands) and _right(executions[-1], secrets[-1])
         failed = next((report.verdict for report in reports if not report.finished), Verdict.WRONG)
         if len(executions) == len(commands) and not executions[-1].succeeded:

@@ -25,10 +25,9 @@ from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, listed, values_of
 from ms_codegeex.evaluation.jsonl import record_files
-from ms_codegeex.evaluation.judging import python_program
+from ms_codegeex.evaluation.judging.python_program import PythonTask, encoded, judgement, read_report, tail, witness
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
@@ -263,11 +262,11 @@ class EvalPlus(PythonTask):
         expected = self._expect(problem, kind, calls, sandbox)
         limits = [max(self.seconds, FACTOR * spent) for spent in expected.seconds]
         files = {"program.py": encoded(program), "calls": pickle.dumps((problem.data.entry_point, calls, limits), 4)}
-        secret, checked, wall = python_program.witness(), python_program.witness(), START + min(MAXIMUM, sum(limits))
+        secret, checked, wall = witness(), witness(), START + min(MAXIMUM, sum(limits))
         command = self._command("run_calls.py", secret.encode("ascii"), wall, str(START), "keep")
         comparison = self._comparison(problem, calls, expected, checked, wall)
         executions = sandbox.run([command, comparison], files, self.runner.readable)
-        report = python_program.read_report(executions[0], secret)
+        report = read_report(executions[0], secret)
         if not report.finished or len(executions) < 2:
             return executions, report.verdict
         right = _right_calls(executions[1], checked) == len(calls)
@@ -284,12 +283,12 @@ class EvalPlus(PythonTask):
         row: EvalPlusProblem = problem.data
         given = pickle.dumps((row.entry_point, calls, [REFERENCE] * len(calls)), 4)
         files = {"program.py": encoded(row.prompt + row.canonical_solution), "calls": given}
-        secret = python_program.witness()
+        secret = witness()
         command = self._command("run_calls.py", secret.encode("ascii"), REFERENCE, str(REFERENCE), "report")
         executions = sandbox.run([command], files, self.runner.readable)
-        report = python_program.read_report(executions[-1], secret)
+        report = read_report(executions[-1], secret)
         if not report.finished or report.printed is None or report.printed["calls"] != len(calls):
-            lines = python_program.tail(executions).strip().splitlines() or [report.verdict.value]
+            lines = tail(executions).strip().splitlines() or [report.verdict.value]
             remedy = "give --python an interpreter with what it needs, and run the same command again"
             raise RunFailure(f"{problem.id}: its canonical solution fails here ({lines[-1][:200]}); {remedy}")
         return Expected(base64.b64decode(report.printed["values"]), report.printed["seconds"])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, judgement
 from ms_codegeex.evaluation.benchmarks.tables import OPTIONAL, ProblemFiles, values_of
+from ms_codegeex.evaluation.judging.python_program import PythonTask, both_verdicts, judgement
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample

@@ -13,11 +13,11 @@ from ms_codegeex.data.languages import find_language
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems, programs
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
-from ms_codegeex.evaluation.benchmarks.tool_chain_task import REFERENCE_SECONDS, ToolChainTask
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, Program
+from ms_codegeex.evaluation.toolchains.base import REFERENCE_SECONDS, ToolChainTask
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
 PUBLISHED_SECONDS = 5.0  # the published time limit of a run

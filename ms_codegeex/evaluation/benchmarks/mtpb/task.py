@@ -18,8 +18,8 @@ from typing import Any
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.base.reading import sha256
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
+from ms_codegeex.evaluation.judging.python_program import PythonTask, judgement
 from ms_codegeex.evaluation.replies import python
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.replies.code import code_of

@@ -18,13 +18,13 @@ from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import blocks
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, values_of
-from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.recipe import ALIASES
 from ms_codegeex.evaluation.replies import trees
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
+from ms_codegeex.evaluation.toolchains.base import ToolChainTask
 
 # `language` is as in file names: cpp, rs, go_test.go
 KEYS = {"name": str, "language": str, "prompt": str, "tests": str, "stop_tokens": object}

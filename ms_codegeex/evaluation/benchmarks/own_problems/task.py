@@ -16,12 +16,11 @@ from ms_codegeex.config.values import read_yaml
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import KEYS, LARGEST, identity, texts_of
 from ms_codegeex.evaluation.benchmarks.tables import parsed_rows
-from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.jsonl import stem
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, open_sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import Program, ToolChain
-from ms_codegeex.evaluation.toolchains.base import RunPlan, program_of, with_libraries
+from ms_codegeex.evaluation.toolchains.base import RunPlan, ToolChainTask, program_of, with_libraries
 
 PARTS = ("prompt", "answer", "test", "end")
 PLACE = re.compile(r"\{(" + "|".join(PARTS) + r")\}")

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
-from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report, witness
+from ms_codegeex.evaluation.judging.python_program import INSIDE, PythonTask, encoded, judgement, read_report, witness
 from ms_codegeex.evaluation.replies.blocks import CodeBlock, ReplyCode, blocks
 from ms_codegeex.evaluation.replies.code import TICKS, reason
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
