@@ -75,9 +75,8 @@ class RecordedSettings:
     def compare(
         self, section: str, values: Mapping[str, Any], growing: Collection[str] = (), free: Collection[str] = ()
     ) -> None:
-        """Check that a section, if it is recorded, has the same values. A different value is a `UserError` that names
-        its key. Numbers in `growing` may be larger than before (None counts as the largest); keys in `free` may
-        differ, at any depth."""
+        """Check that a section, if it is recorded, has the same values; otherwise a `UserError` names the key. Numbers
+        in `growing` may be larger than before (None is the largest); keys in `free` may differ, at any depth."""
         if section not in self.values:
             return
         old, new = _by_key(self.values[section]), _by_key(_plain(values))

@@ -62,8 +62,7 @@ def _copy(row: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
 
 @dataclass
 class Findings:
-    """The results of the references of one group of problems, such as a language. If some are failing, verdicts on
-    the group mean nothing."""
+    """The results of the references of a group of problems. If some are failing, verdicts on it mean nothing."""
 
     total: int = 0
     passed: int = 0

@@ -89,8 +89,7 @@ class PythonInterpreter:
     path: Path
 
     def ask(self, script: str, *arguments: str) -> list[str]:
-        """The lines that a script of ours prints; never run anybody else's script here. `UserError` if this is
-        no Python."""
+        """The lines that a script of ours, never anybody else's, prints. `UserError` if this is no Python."""
         words = [str(self.path), "-s", "-E", "-c", script, *arguments]
         try:
             return subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()

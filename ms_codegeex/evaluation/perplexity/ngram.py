@@ -18,8 +18,7 @@ import numpy as np
 @dataclass(frozen=True)
 class _Order:
     """The n-grams of one length. `keys` int64 [n-grams], rising: number of the context x vocabulary + last token;
-    `counts` [n-grams]; `totals` and `kinds` [contexts]: the sum of the counts after a context, and how many are not
-    0."""
+    `counts` [n-grams]; `totals` and `kinds` [contexts]: sum of the counts after a context, and how many are not 0."""
 
     keys: np.ndarray
     counts: np.ndarray

@@ -495,9 +495,8 @@ def reached(items: Sequence[Item], entry: Item, wanted: Set[str]) -> list[Item]:
         for word in each.hosts or each.names:
             by_word.setdefault(word, []).append(number)
     kept, seen = set[int](), set[str]()
-    waiting = [
-        n for n, each in enumerate(items) if each is entry or wanted & each.names or each.role in ("kept", "import")
-    ]
+    always = [each is entry or each.role in ("kept", "import") or bool(wanted & each.names) for each in items]
+    waiting = [number for number, each in enumerate(always) if each]
     for statements in (False, True):
         prepared = {word for n in kept for word in items[n].names} - wanted
         for number, each in enumerate(items if statements else ()):

@@ -194,8 +194,7 @@ def _steps(evaluations: Sequence[Evaluation], scores: Mapping[str, Any]) -> dict
 
 
 def _against(groups: Mapping[str, Any], published: Sequence[PublishedRow]) -> list[dict[str, Any]]:
-    """Each evaluation minus each published rate. The interval is the evaluation's: published rates have none, and
-    their problems cannot be paired."""
+    """Each evaluation minus each published rate. The interval is the evaluation's: published rates have none."""
     differences = []
     for row in published:
         if absent := row.rates.keys() - groups.keys():

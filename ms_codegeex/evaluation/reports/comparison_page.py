@@ -104,8 +104,7 @@ def _steps(run: str, points: Sequence[Mapping[str, Any]]) -> str:
 def steps_figure(
     points: Sequence[Mapping[str, Any]], losses: Mapping[str, Sequence[tuple[int, float]]] = MappingProxyType({})
 ) -> str:
-    """The pass rate of a run's checkpoints, each with `step` and `value`; `losses`, in nats per token by step, are
-    at the right."""
+    """The pass rate of a run's checkpoints, each with `step` and `value`, and `losses`, in nats per token by step."""
     rates = [(point["step"], point["value"]) for point in points]
     heights = 0.0, max((rate for _, rate in rates), default=0.0) or 0.01
     how = {"shown": lambda rate: f"{100 * rate:.1f} %", "beside": ("nats per token", losses)}

@@ -1,5 +1,4 @@
-"""Run programs that nobody has reviewed, without harm to this machine. Imports nothing of `evaluation` outside
-itself."""
+"""Run programs that nobody has reviewed, without harm to this machine. Imports nothing else of `evaluation`."""
 
 from ms_codegeex.evaluation.sandbox.limits import ResourceLimits
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution, Verdict, published_verdict

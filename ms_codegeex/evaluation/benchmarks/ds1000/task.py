@@ -232,7 +232,7 @@ class Ds1000(PythonTask):
         cases = [("program.py", "--test_case", str(case)) for case in range(1, ds.cases + 1)]
         runs = zip(secrets, cases, strict=False)
         commands = [self.runner.command(secret, self.limits, *words) for secret, words in runs]
-        commands.append(self.script("open_results.py", b"", self.limits, str(ds.cases)))
+        commands.append(self.script("compare.py", b"", self.limits, "open", str(ds.cases)))
         commands.append(self._comparison(ds, sample.generation, secrets[-1]))
         executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
         reports = [python_program.read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
@@ -251,7 +251,8 @@ class Ds1000(PythonTask):
             "solution": answer if ds.test_type == 3 else None,
             "secret": secret,
         }
-        return self.script("compare.py", json.dumps(given).encode("ascii") + b"\n", self.limits, str(ds.cases))
+        stdin = json.dumps(given).encode("ascii") + b"\n"
+        return self.script("compare.py", stdin, self.limits, "compare", str(ds.cases))
 
     def reference(self, problem: Problem) -> Sample | None:
         """The benchmark's own code."""

@@ -28,7 +28,6 @@ from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, listed, values_of
 from ms_codegeex.evaluation.jsonl import record_files
 from ms_codegeex.evaluation.judging.python_program import PythonTask, encoded, judgement, read_report, tail, witness
-from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
@@ -233,10 +232,6 @@ class EvalPlus(PythonTask):
         prompt = f"{problem.data.prompt.strip()}\n"
         answer = complete(prompt, seed=seed, stop=stop_rules.words(words))
         return self.sample(problem, completion_id, prompt, answer, partial(stop_rules.cut, known=words))
-
-    def asked(self, problem: Problem, prompt: str) -> Asked:
-        """The function that is called."""
-        return Asked("python", prompt, problem.data.entry_point)
 
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""

@@ -8,7 +8,6 @@ a model's, so their text may be parsed and split. The answer's text may not, and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 from ms_codegeex.base.errors import UserError
@@ -214,9 +213,7 @@ def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
     return Program(f"fn main() {{}}\n{head}", call, rest, check=check)
 
 
-ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str, Cases, bool], Program]] = {
-    each.__name__: each for each in (python, cpp, java, js, go, rust)
-}
+ASSEMBLERS = {each.__name__: each for each in (python, cpp, java, js, go, rust)}
 
 
 def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:

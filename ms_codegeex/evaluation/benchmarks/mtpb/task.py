@@ -35,9 +35,8 @@ class Incomparable:
 
 
 def decode(encoded: Any, strict: bool) -> Any:
-    """The Python value. For the strict judge, arrays become lists, classes their names, sets incomparable, and
-    dictionary keys what JSON makes of them; for the published judge, arrays and classes are incomparable, as under its
-    `==`."""
+    """The Python value. For the strict judge, arrays become lists, classes their names, sets incomparable, and keys
+    of dictionaries what JSON makes of them; for the published one, whose rule is `==`, arrays and classes are not."""
     kind, content = encoded
     if kind in ("list", "tuple", "set", "array"):
         items = [decode(item, strict) for item in content]

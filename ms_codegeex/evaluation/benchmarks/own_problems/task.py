@@ -225,8 +225,7 @@ class DescribedToolChain(ToolChain):
         return self.install
 
     def version(self) -> str | None:
-        """The first line that its command for that prints; None if something is missing. It runs in a sandbox, as
-        the command is a stranger's."""
+        """The first line that its command for that prints, in a sandbox; None if something is missing."""
         if self.lacking():
             return None
         words = self._description.version or (self._description.tool, "--version")

@@ -26,9 +26,8 @@ from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Sa
 FOLDERS = ("database", "dev_databases", "databases", "test_database")
 TABLES = "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL"
 FORM = "has question, query (or SQL) and db_id or schema"
-FILES = ProblemFiles(
-    "Spider or BIRD", ("dev", "test", "sql", "mini_dev_sqlite"), ("question",), FORM, "their downloads"
-)
+STEMS = ("dev", "test", "sql", "mini_dev_sqlite")
+FILES = ProblemFiles("Spider or BIRD", STEMS, ("question",), FORM, "their downloads")
 NAME = re.compile(r"[A-Za-z0-9_ .()-]{1,100}")
 
 
