@@ -1,5 +1,5 @@
 """Rules (`generation/stopping.py`) that end answers of benchmarks: words, braces and lines, whatever the language; and
-CodeGen's, `truncate` in its scripts, for the answers of a model that never stops."""
+those of releases: CodeGen's, `truncate` in its scripts, for the answers of a model that never stops, and CodeGeeX's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ LINES = ("#", "'''", '"""')  # line beginnings that end a text, by CodeGen's rul
 PRINTS, DEFS = re.compile("^print", re.MULTILINE), re.compile("^def", re.MULTILINE)
 ENDINGS = re.compile(f"^#|{re.escape(END_OF_TEXT)}|^'''|^\"\"\"|\n\n\n", re.MULTILINE)
 BRACE, UNINDENTED = re.compile("[{}]"), re.compile(r"^(?![ \t])[^\n]*?\S", re.MULTILINE)
+PYTHON_STOPS = ("\ndef", "\nclass", "\nif", "\n#", "\nprint")
+PYTHON_ENDS = (*PYTHON_STOPS, "\nassert")
+JAVA_MAIN = "public static void main"
+MAINS = {"go": "\nfunc main(", "cpp": "\nint main(", "rust": "\nfn main("}
 
 
 def scanner(stop: Stop) -> Scanner:
@@ -146,3 +150,71 @@ def codegen_stop(limit: int = 1) -> Rule:
         return each
 
     return Rule(lambda text: codegen_cut(text, limit) is not None, scan)
+
+
+def codegeex_stop(language: str, rules: str) -> Stop | None:
+    """The stop rule of a language in the evaluation of CodeGeeX ("codegeex") or CodeGeeX2 ("codegeex2"); None: decoding
+    ends at the end of the text or the token limit only. It only saves time; the clean-up decides."""
+    if language == "python":
+        return python_stop
+    if rules == "codegeex":
+        return None if language == "rust" else closed
+    main = MAINS.get(language)
+    return closed if main is None else first_of(closed, words([main]))
+
+
+# A line starts in the first column, or there is a stop word.
+python_stop = first_of(unindented, words(PYTHON_STOPS))
+
+
+def codegeex_clean(text: str, language: str, rules: str) -> str:
+    """The answer in the text that a model wrote."""
+    return CLEAN_UPS[rules][language](text)
+
+
+def through_last_brace(text: str) -> str:
+    """The text through the last closing brace, or all of it if there is none."""
+    return text[: text.rfind("}") + 1] or text
+
+
+def before_last(text: str, words: Sequence[str]) -> str:
+    """The text, cut at the last occurrence of each word, one word after the other."""
+    for word in words:
+        if (position := text.rfind(word)) >= 0:
+            text = text[:position]
+    return text
+
+
+def python_codegeex(text: str) -> str:
+    """CodeGeeX's test program drops more, see HumanEval-X's `programs`."""
+    return before_last(text, PYTHON_ENDS)
+
+
+def python_codegeex2(text: str) -> str:
+    """Cut at the first line that starts in the first column, else at a stop word."""
+    position = first_unindented(text)
+    return cut(text, PYTHON_STOPS) if position is None else text[:position]
+
+
+def java_class(text: str) -> str:
+    """No main, nothing after the last brace, and the class closed if only the method is."""
+    text = through_last_brace(cut(text, [JAVA_MAIN]))
+    return text + "\n}" if text.count("}") == text.count("{") + 1 else text
+
+
+def go_codegeex(text: str) -> str:
+    """The text without the comment or main that a model appends."""
+    return through_last_brace(before_last(text, ("\n//", MAINS["go"])))
+
+
+def without_main(language: str) -> Callable[[str], str]:
+    """A function that cuts at a main function, then after the last brace."""
+    return lambda text: through_last_brace(cut(text, [MAINS[language]]))
+
+
+BOTH = {"java": java_class, "js": through_last_brace}
+CLEAN_UPS: dict[str, dict[str, Callable[[str], str]]] = {
+    "codegeex": {**BOTH, "python": python_codegeex, "cpp": through_last_brace, "go": go_codegeex, "rust": str},
+    "codegeex2": {**BOTH, "python": python_codegeex2, **{name: without_main(name) for name in ("cpp", "go")}}
+    | {"rust": through_last_brace},
+}

@@ -146,11 +146,6 @@ def _calls(row: Mapping[str, Any], key: str, name: str, typed: bool, where: str)
         raise UserError(f"{where}: {key} has other types than {name[:60]} takes ({error})") from None
 
 
-def unchanged(value: Any) -> Any:
-    """The value."""
-    return value
-
-
 def each(convert: Convert, kind: Convert = list) -> Convert:
     """A function that converts every item of a list."""
     return lambda items: kind([convert(item) for item in items])
@@ -161,39 +156,31 @@ def tuples(value: Any) -> Any:
     return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
-def set_or_dict(value: Any) -> Any:
-    """A list as a set, an empty one as an empty dictionary."""
-    return (set(value) if value else {}) if isinstance(value, list) else value
-
-
-def values_as_tuples(value: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary whose values are lists, as tuples."""
-    return {key: tuple(items) for key, items in value.items()}
-
-
-# JSON has no tuples, sets and complex numbers. By MBPP's numbers: the type of each argument; the last one repeats.
+# JSON has no tuples, sets and complex numbers. By MBPP's numbers: the type of each argument, None: it stays; the last
+# one repeats. An empty list is no set, but an empty dictionary.
 # Source: EvalPlus's release 0.3.1 converts these arguments when it reads the file (`evalplus/data/mbpp.py`).
-TYPES: tuple[tuple[str, Sequence[Convert]], ...] = (
+TYPES: tuple[tuple[str, Sequence[Convert | None]], ...] = (
     ("2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809", [tuple]),
     ("63 64 70 94 120 237 272 299 400 409 417 438 473 614 780", [each(tuple)]),
-    ("75 413 444 753", [each(tuple), unchanged]),
-    ("106 750", [unchanged, tuple, unchanged]),
-    ("115", [each(set_or_dict)]),
+    ("75 413 444 753", [each(tuple), None]),
+    ("106 750", [None, tuple, None]),
+    ("115", [each(lambda item: (set(item) if item else {}) if isinstance(item, list) else item)]),
     ("124", [float, complex]),
-    ("250 307 405 446 617 720 763 808", [tuple, unchanged]),
+    ("250 307 405 446 617 720 763 808", [tuple, None]),
     ("252", [complex]),
     ("259 401 445", [each(tuple, tuple)]),
     ("278", [each(lambda item: tuple(item) if isinstance(item, list) else item, tuple)]),
     ("580 615 791", [tuples]),
-    ("722", [values_as_tuples, unchanged]),
+    ("722", [lambda value: {key: tuple(items) for key, items in value.items()}, None]),
 )
 CONVERTERS = {f"Mbpp/{number}": rules for numbers, rules in TYPES for number in numbers.split()}
 
 
 def converted(name: str, arguments: list[Any]) -> list[Any]:
     """A call's arguments with the types that the problem's function takes."""
-    rules = CONVERTERS.get(name, [unchanged])
-    return [rules[min(index, len(rules) - 1)](argument) for index, argument in enumerate(arguments)]
+    rules = CONVERTERS.get(name, [None])
+    chosen = [rules[min(index, len(rules) - 1)] for index in range(len(arguments))]
+    return [rule(given) if rule else given for rule, given in zip(chosen, arguments, strict=True)]
 
 
 SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least this many seconds, or this many times the canonical solution's

@@ -10,8 +10,8 @@ from pathlib import Path
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import translation_prompt
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems, programs
-from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
@@ -78,8 +78,8 @@ class HumanEvalX(ToolChainTask):
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One answer, cleaned up; the raw text is kept if it differs."""
         row, prompt = problem.data, self.prompt(problem.data)
-        done = complete(prompt, seed=seed, stop=endings.stop(row.language, self._rules))
-        clean = partial(endings.clean, language=row.language, rules=self._rules)
+        done = complete(prompt, seed=seed, stop=stop_rules.codegeex_stop(row.language, self._rules))
+        clean = partial(stop_rules.codegeex_clean, language=row.language, rules=self._rules)
         return self.sample(problem, completion_id, prompt, done, clean)
 
     def asked(self, problem: Problem, prompt: str) -> Asked:

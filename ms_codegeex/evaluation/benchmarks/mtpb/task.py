@@ -38,13 +38,9 @@ def decode(encoded: Any, strict: bool) -> Any:
     """The Python value. For the strict judge, arrays become lists, classes their names, sets incomparable, and keys
     of dictionaries what JSON makes of them; for the published one, whose rule is `==`, arrays and classes are not."""
     kind, content = encoded
-    if kind in ("list", "tuple", "set", "array"):
+    if kind in ("list", "tuple") or kind == ("array" if strict else "set"):
         items = [decode(item, strict) for item in content]
-        if kind == "list" or (kind == "array" and strict):
-            return items
-        if kind == "tuple":
-            return tuple(items)
-        return _made(set, items) if kind == "set" and not strict else Incomparable()
+        return _made({"tuple": tuple, "set": set}.get(kind, list), items)
     if kind == "dict":
         pairs = [(decode(key, strict), decode(value, strict)) for key, value in content]
         return {_key(key): value for key, value in pairs} if strict else _made(dict, pairs)
