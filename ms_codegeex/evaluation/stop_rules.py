@@ -167,11 +167,6 @@ def codegeex_stop(language: str, rules: str) -> Stop | None:
 python_stop = first_of(unindented, words(PYTHON_STOPS))
 
 
-def codegeex_clean(text: str, language: str, rules: str) -> str:
-    """The answer in the text that a model wrote."""
-    return CLEAN_UPS[rules][language](text)
-
-
 def through_last_brace(text: str) -> str:
     """The text through the last closing brace, or all of it if there is none."""
     return text[: text.rfind("}") + 1] or text

@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Verdict
-from ms_codegeex.evaluation.toolchains.base import (
-    Program,
-    RunPlan,
-    ToolChain,
-    output_of,
-    outside_system,
-    program_of,
-)
+from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, output_of, outside_system, program_of
 from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
 from ms_codegeex.evaluation.toolchains.java import Java
@@ -233,3 +226,6 @@ class Bash(ToolChain):
         verdict, last = super().named(verdict, executions), executions[-1]
         failed = last.end is End.EXITED and last.code == 1 and not last.stderr
         return Verdict.WRONG if failed and verdict is Verdict.ERROR else verdict
+
+
+PLAIN = (PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash, TypeScript, Lua)

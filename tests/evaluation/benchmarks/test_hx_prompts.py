@@ -148,7 +148,7 @@ CLEANED = [
 
 @pytest.mark.parametrize(("language", "rule_set", "text", "left"), CLEANED)
 def test_clean_up(language: str, rule_set: str, text: str, left: str):
-    assert stop_rules.codegeex_clean(text, language, rule_set) == left
+    assert stop_rules.CLEAN_UPS[rule_set][language](text) == left
 
 
 def test_the_text_before_the_clean_up_is_kept(everything: Path):
@@ -169,7 +169,7 @@ PIECES = st.lists(st.sampled_from(["{", "}", "\n", " ", "x", "def", "#", "//", "
 @given(PIECES.map("".join), st.sampled_from(list(ROWS)), st.sampled_from(list(stop_rules.CLEAN_UPS)))
 def test_clean_up_cuts_and_only_java_adds(text: str, language: str, rule_set: str):
     """The result is a prefix of the text; Java may close its class."""
-    left = stop_rules.codegeex_clean(text, language, rule_set)
+    left = stop_rules.CLEAN_UPS[rule_set][language](text)
     added = left.removesuffix("\n}") if language == "java" else left
     assert text.startswith(left) or text.startswith(added)
 
@@ -190,7 +190,7 @@ def test_canonical_solutions_are_their_own_answers(rule_set: str):
         row = problem.data
         if row.language == "rust":
             continue
-        left = stop_rules.codegeex_clean(row.solution + follow[row.language], row.language, rule_set)
+        left = stop_rules.CLEAN_UPS[rule_set][row.language](row.solution + follow[row.language])
         if row.language == "python" and rule_set == "codegeex":
             left = left[: stop_rules.first_unindented(left)]
         # CPP/94's solution has a line after its last brace

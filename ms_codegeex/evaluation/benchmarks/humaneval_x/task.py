@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
@@ -79,8 +78,7 @@ class HumanEvalX(ToolChainTask):
         """One answer, cleaned up; the raw text is kept if it differs."""
         row, prompt = problem.data, self.prompt(problem.data)
         done = complete(prompt, seed=seed, stop=stop_rules.codegeex_stop(row.language, self._rules))
-        clean = partial(stop_rules.codegeex_clean, language=row.language, rules=self._rules)
-        return self.sample(problem, completion_id, prompt, done, clean)
+        return self.sample(problem, completion_id, prompt, done, stop_rules.CLEAN_UPS[self._rules][row.language])
 
     def asked(self, problem: Problem, prompt: str) -> Asked:
         """The function that the benchmark's prompt leaves open, whatever the model's prompt looks like."""
