@@ -11,7 +11,7 @@ import heapq
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,11 +119,7 @@ def _anything(text: str, generator: np.random.Generator) -> tuple[int, int] | No
     return (start, start + length) if text[start : start + length].strip() else None
 
 
-_CHOOSERS: dict[str, Callable[[str, np.random.Generator], tuple[int, int] | None]] = {
-    "single-line": _single,
-    "multi-line": _several,
-    "random": _anything,
-}
+_CHOOSERS = dict(zip(KINDS, (_single, _several, _anything), strict=True))
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 
 from ms_codegeex.generation.stopping import PartialWord, Rule, Scanner
@@ -16,7 +17,7 @@ PRINTS, DEFS = re.compile("^print", re.MULTILINE), re.compile("^def", re.MULTILI
 ENDINGS = re.compile(f"^#|{re.escape(END_OF_TEXT)}|^'''|^\"\"\"|\n\n\n", re.MULTILINE)
 BRACE, UNINDENTED = re.compile("[{}]"), re.compile(r"^(?![ \t])[^\n]*?\S", re.MULTILINE)
 PYTHON_STOPS = ("\ndef", "\nclass", "\nif", "\n#", "\nprint")
-PYTHON_ENDS = (*PYTHON_STOPS, "\nassert")
+PYTHON_ENDS = (*PYTHON_STOPS, "\nassert")  # HumanEval-X's `programs` drops more
 JAVA_MAIN = "public static void main"
 MAINS = {"go": "\nfunc main(", "cpp": "\nint main(", "rust": "\nfn main("}
 
@@ -180,9 +181,7 @@ def before_last(text: str, words: Sequence[str]) -> str:
     return text
 
 
-def python_codegeex(text: str) -> str:
-    """CodeGeeX's test program drops more, see HumanEval-X's `programs`."""
-    return before_last(text, PYTHON_ENDS)
+python_codegeex = partial(before_last, words=PYTHON_ENDS)
 
 
 def python_codegeex2(text: str) -> str:
