@@ -78,8 +78,8 @@ def check_references(
     rows: RowFile,
     progress: bool,
 ) -> dict[str, Findings]:
-    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known` are the problems whose references
-    need not pass, with reasons."""
+    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known`: problems whose references need not
+    pass -> why."""
     samples = [sample for problem in problems if (sample := task.reference(problem)) is not None]
     judge(task, problems, engine, samples, rows, progress, name="references")
     wanted = {sample.task_id for sample in samples}

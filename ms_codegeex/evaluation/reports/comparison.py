@@ -238,8 +238,7 @@ def _natural(value: str) -> list[tuple[int, str]]:
 def _pairs(
     evaluations: Sequence[Evaluation], counts: Judged, problems: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Every pair of evaluations with the same directions of translation, the later one minus the earlier one, on the
-    `problems` that both have."""
+    """Every pair with the same directions of translation, the later one minus the earlier one, on common `problems`."""
     pairs = []
     for one, other in itertools.combinations(evaluations, 2):
         theirs = set(problems[other.name])

@@ -224,9 +224,8 @@ class Ds1000(PythonTask):
         return judgement(sample, both_verdicts(report), [report.execution])
 
     def _original(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Each test case is a run that leaves a pickle. The pickles are then opened, and then compared: only now the
-        expected results and the function that compares enter the sandbox. Published: the pickles decide. Strict: every
-        run also reached its end."""
+        """Each test case is a run that leaves a pickle. The pickles are opened, then compared: only now the expected
+        results and what compares enter the sandbox. Published: the pickles decide. Strict: every run also ended."""
         program = encoded(ds.context.replace("[insert]", sample.generation))
         secrets = [python_program.witness() for _ in range(ds.cases + 1)]
         cases = [("program.py", "--test_case", str(case)) for case in range(1, ds.cases + 1)]

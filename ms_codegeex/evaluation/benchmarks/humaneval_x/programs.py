@@ -249,8 +249,7 @@ def declaration(made: trees.ReplyProgram) -> str:
 
 
 def pointer(made: trees.ReplyProgram) -> str:
-    """Rust's type of the entry point, with the prompt's types for generic parameters; empty if it returns others
-    than the standard library's."""
+    """Rust's type of the entry point, with the prompt's types for generic parameters; "" unless it returns std's."""
 
     def types_of(function: Any) -> list[str]:
         parameters = function.child_by_field_name("parameters").named_children

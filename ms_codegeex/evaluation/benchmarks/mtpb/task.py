@@ -90,10 +90,9 @@ def published(printed: Mapping[str, Any] | None, gold: Any) -> bool:
 
 
 def strict(printed: Mapping[str, Any] | None, gold: Any) -> bool:
-    """The value that the program printed last equals the expected one, or looks the same. Numbers may differ by 1e-6
-    (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not; dictionary keys are compared as
-    JSON writes them; a bool equals only a bool. Text is also right if it is exactly the printed form of the expected
-    value. Nothing is cast."""
+    """The value that the program printed last equals the expected one, or is exactly its printed form. Nothing is cast.
+    Numbers may differ by 1e-6 (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not;
+    dictionary keys are compared as JSON writes them; a bool equals only a bool."""
     shown = (printed or {}).get("strict")
     return bool(shown) and (equal(decode(shown["value"], strict=True), gold) or shown["text"] == str(gold))
 
