@@ -78,8 +78,7 @@ def check_references(
     rows: RowFile,
     progress: bool,
 ) -> dict[str, Findings]:
-    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known`: problems whose references need not
-    pass -> why."""
+    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known`: references that may fail -> why."""
     samples = [sample for problem in problems if (sample := task.reference(problem)) is not None]
     judge(task, problems, engine, samples, rows, progress, name="references")
     wanted = {sample.task_id for sample in samples}

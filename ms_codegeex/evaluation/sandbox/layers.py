@@ -28,7 +28,7 @@ CREATE_RULESET, VERSION_FLAG = 444, 1  # of Landlock
 
 @dataclass
 class Layers:
-    """The parts from which sandboxes can be built. `states`: layer -> "active", or "missing: " with reason and remedy."""
+    """The parts that sandboxes are built from. `states`: layer -> "active", or "missing: " with reason and remedy."""
 
     states: dict[str, str] = field(default_factory=dict)
     filter: bytes = b""  # the system call filter, empty for none
