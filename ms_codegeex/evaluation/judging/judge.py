@@ -78,7 +78,7 @@ def check_references(
     rows: RowFile,
     progress: bool,
 ) -> dict[str, Findings]:
-    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known`: references that may fail -> why."""
+    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known`: those that may fail -> why."""
     samples = [sample for problem in problems if (sample := task.reference(problem)) is not None]
     judge(task, problems, engine, samples, rows, progress, name="references")
     wanted = {sample.task_id for sample in samples}
