@@ -214,6 +214,7 @@ def test_devices_of_the_command(source, capsys):
     assert texts[0] == texts[1] and len(texts[0]) > 8
 
 
+@pytest.mark.slow
 def test_what_rounding_costs(source, tmp_path, capsys):
     """The perplexities of both models, by `evaluate perplexity`, are those of their probabilities."""
     write_quantised(source, 4, 32, tmp_path / "q")
