@@ -24,7 +24,7 @@ from common import print_command
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.data.infilling.sentinels import joined_files
-from ms_codegeex.evaluation.infilling.evaluate import INFILL, MORE, PREFIX, Asker
+from ms_codegeex.evaluation.infilling import INFILL, MORE, PREFIX, Asker
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.perplexity.scoring import Score
 from ms_codegeex.evaluation.progress import progress_of

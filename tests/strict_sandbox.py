@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
-from ms_codegeex.evaluation.sandbox.seccomp import ALLOW, LOAD, MACHINES, NUMBER, RETURN, instruction, refuse, when
+from ms_codegeex.evaluation.sandbox.seccomp import (
+    ALLOW,
+    LOAD,
+    MACHINES,
+    NUMBER,
+    NUMBERS,
+    RETURN,
+    instruction,
+    refuse,
+    when,
+)
 from ms_codegeex.evaluation.sandbox.supervisors import find_interpreter
 
 MARK, REASON = "strict_sandbox", "the strict sandbox is not possible here: "
@@ -72,7 +82,7 @@ os.execv("@python@", ["@python@", *sys.argv[1:]])
 
 def refusing_filter() -> bytes:
     """A seccomp filter under which a process cannot create namespaces, as in a container with Docker's."""
-    unshare = MACHINES[platform.machine()].number("unshare")
+    unshare = NUMBERS["unshare"][MACHINES[platform.machine()][1]]
     assert unshare is not None
     code = [instruction(LOAD, NUMBER), *when(unshare, [refuse(errno.EPERM)]), instruction(RETURN, ALLOW)]
     return b"".join(code)

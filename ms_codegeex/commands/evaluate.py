@@ -4,10 +4,10 @@ of `evaluation/benchmarks/` is a task, and each task has its own options: those 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.host import available_cores
@@ -16,8 +16,6 @@ from ms_codegeex.base.options import add_options, declared, given, given_values,
 from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.commands import decoding
 from ms_codegeex.commands.evaluate_options import (
-    KEYS_OF_ANSWERS,
-    OF_ANSWERS,
     ComparisonOptions,
     FileOptions,
     InfillingOptions,
@@ -26,14 +24,11 @@ from ms_codegeex.commands.evaluate_options import (
     ServerOptions,
     SourceOptions,
 )
-from ms_codegeex.evaluation.benchmarks.registry import benchmark, find_data, names, with_key
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS, find_data, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import AUTO, cpu_level
-
-if TYPE_CHECKING:
-    from ms_codegeex.evaluation import session
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
@@ -51,13 +46,12 @@ EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output ref
   ms-codegeex evaluate check-problems --data perl                       # problems of your own, in any language
   ms-codegeex evaluate own-problems --model model --data perl --output perl-eval --n 20 --temperature 0.8
   ms-codegeex evaluate perplexity --model model --data data/mine --output ppl
-  ms-codegeex evaluate perplexity --model model-int4 --against model --data src --output int4
   ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200
   ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
   ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
   ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
 OTHERS = {  # tasks that are no benchmark
-    "perplexity": "how likely a model finds texts, and how two models differ",
+    "perplexity": "how likely a model finds texts",
     "infilling": "how likely a model finds what was taken out of files",
     "compare": "several evaluations of one benchmark in one report",
     "check-problems": "whether problems of your own are fit for use: references pass, wrong answers fail",
@@ -70,9 +64,9 @@ NOT_DRAWN = ("languages", "translate_from", "tag", "form", "turns", "mode")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the tasks, each with its options."""
     tasks = parser.add_subparsers(title="tasks", dest="task", metavar="TASK", required=True)
-    for name in names():
+    for name in BENCHMARKS:
         # an abbreviation could be the whole name of another task's option
-        _configure_benchmark(tasks.add_parser(name, help=benchmark(name).summary, allow_abbrev=False), name)
+        _configure_benchmark(tasks.add_parser(name, help=BENCHMARKS[name].summary, allow_abbrev=False), name)
     for name, summary in OTHERS.items():
         task = tasks.add_parser(name, help=summary, allow_abbrev=False)
         add_options(task, FileOptions, OF_FILES.get(name))
@@ -87,13 +81,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
             add_options(task, InfillingOptions)
             continue
         add_options(task, PerplexityOptions)
-        answers = task.add_argument_group("with --answers")
-        add_options(answers, JudgingOptions, OF_ANSWERS)
-        add_options(answers, Recipe, KEYS_OF_ANSWERS, over=True)
 
 
 def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
-    add_options(task, FileOptions, ("data",), over=bool(benchmark(name).places))
+    add_options(task, FileOptions, ("data",), over=bool(BENCHMARKS[name].places))
     add_options(task, FileOptions, ("output", "json"))
     source = task.add_argument_group("where samples come from")
     _configure_model(source, None, "slots")
@@ -106,7 +97,7 @@ def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
     )
     add_options(drawing, Recipe, keys_of(name), over=True)
     judging = {each.name for each in declared(JudgingOptions)} - {"timeout", "python", "prompt_perplexity"}
-    add_options(task.add_argument_group("judging"), JudgingOptions, judging | {*benchmark(name).options})
+    add_options(task.add_argument_group("judging"), JudgingOptions, judging | {*BENCHMARKS[name].options})
 
 
 def _configure_model(group: argparse._ArgumentGroup, sources: Iterable[str] | None, *more: str) -> None:
@@ -149,10 +140,13 @@ def _judge(arguments: argparse.Namespace) -> None:
     identity = None if model is None else model.identity  # without reading the model, or asking a server
     if source.url:
         identity = partial(dict, model=server.url_model) if server.url_model else dict
-    options = _session(
-        files,
-        judging,
-        _draws(source, judging),
+    references = "check" if _draws(source, judging) else "only"
+    options = session.Options(
+        output=files.output,
+        references="skip" if judging.skip_references else references if judging.check_references else "default",
+        sandbox=judging.sandbox,
+        timeout=judging.timeout,
+        workers=judging.workers or available_cores(),
         sampler=_sampler(recipe, model, source, server),
         model=identity,
         given=source.samples,
@@ -169,50 +163,19 @@ def _judge(arguments: argparse.Namespace) -> None:
 def _perplexity(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(PerplexityOptions, arguments)
     model = _local_model(arguments, needed=True)
-    if settings.answers is None:
-        refuse(arguments, JudgingOptions, "only for --answers", OF_ANSWERS)
-        refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS, over=True)
-    elif settings.against is None:
-        raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
-    other = settings.against and LocalModel(
-        settings.against, **{each: getattr(model, each) for each in ("threads", "exact", "cpu_level")}
-    )
-    from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
+    from ms_codegeex.evaluation.perplexity.corpus import evaluate_corpus
 
-    compared = _validity(arguments, files, settings.answers, model, other) if settings.answers else None
-    how = (settings.window, settings.stride, settings.max_tokens, other, compared)
+    how = (settings.window, settings.stride, settings.max_tokens)
     result = evaluate_corpus(model, files.data, files.output, *how)
-
-    def lines() -> Iterable[str]:
-        for name, value in (result["perplexity"] | result.get("difference", {})).items():
-            yield f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}"
-        if "validity" in result:
-            from ms_codegeex.evaluation import validity
-
-            yield from validity.lines(result["validity"])
-
-    _print(files, result, lines())
-
-
-def _validity(
-    arguments: argparse.Namespace, files: FileOptions, answers: Path, model: LocalModel, other: LocalModel
-) -> Callable[[], dict[str, Any]]:
-    """A function that compares the answers of two models to HumanEval-X."""
-    from ms_codegeex.evaluation.benchmarks.registry import build_task
-    from ms_codegeex.evaluation.sampling.recipes import over
-    from ms_codegeex.evaluation.validity import compare_validity
-
-    judging = given(JudgingOptions, arguments)
-    recipe = over(Recipe("humaneval-x"), **given_values(Recipe, arguments))
-    task = build_task(recipe, answers, judging.timeout)
-    options = _session(files, judging, True, limit=judging.limit)
-    return lambda: {"validity": compare_validity(task, recipe, options, {"model": model, "other": other})}
+    figures = result["perplexity"].items()
+    lines = (f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}" for name, value in figures)
+    _print(files, result, lines)
 
 
 def _infilling(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(InfillingOptions, arguments)
     model = _local_model(arguments, needed=True)
-    from ms_codegeex.evaluation.infilling.evaluate import COUNT, SEED, evaluate_infilling, lines
+    from ms_codegeex.evaluation.infilling import COUNT, SEED, evaluate_infilling, lines
 
     seed = SEED if settings.seed is None else settings.seed
     result = evaluate_infilling(model, files.data, files.output, settings.limit or COUNT, seed)
@@ -310,21 +273,6 @@ def _recipe(arguments: argparse.Namespace, output: Path) -> Recipe:
     return recipes.over(recipe, **given_values(Recipe, arguments))
 
 
-def _session(files: FileOptions, judging: JudgingOptions, sampled: bool, **others: Any) -> session.Options:
-    """How samples are judged; `sampled`: there are some, or will be."""
-    from ms_codegeex.evaluation.session import Options
-
-    checked = "check" if sampled else "only"
-    return Options(
-        output=files.output,
-        references="skip" if judging.skip_references else checked if judging.check_references else "default",
-        sandbox=judging.sandbox,
-        timeout=judging.timeout,
-        workers=judging.workers or available_cores(),
-        **others,
-    )
-
-
 def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
     """A factory of the Ray engine; None: this machine judges."""
     if judging.judge_engine == "pool":
@@ -339,16 +287,14 @@ def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
 
 def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, server: ServerOptions) -> Any:
     """A function that makes the sampler when it is needed, which for a model takes seconds."""
-    from ms_codegeex.evaluation.sampling import chat
-    from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
-    from ms_codegeex.evaluation.sampling.servers import open_servers
+    from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler, open_servers, read_template
 
     if model is not None:
         return partial(EngineSampler, model, recipe)
     if source.url:
         key, fields = decoding.read_key(server.api_key_file), _fields(server.url_field)
         how = {"concurrency": server.concurrency, "timeout": server.url_timeout}
-        template = chat.read_template(server.chat_template) if server.chat else None
+        template = read_template(server.chat_template) if server.chat else None
         make = partial(
             ServerSampler, recipe=recipe, model=server.url_model, key=key, fields=fields, template=template, **how
         )

@@ -95,26 +95,13 @@ class JudgingOptions:
     )
 
 
-# What `perplexity --answers` has of the above and of recipes: it judges HumanEval-X.
-OF_ANSWERS = ("limit", "check_references", "skip_references", "sandbox", "workers", "timeout")
-KEYS_OF_ANSWERS = ("max_new_tokens", "languages", "tag")
-
-
 @dataclass(frozen=True)
 class PerplexityOptions:
-    """What is read, and compared."""
+    """What is read."""
 
     window: int | None = option("tokens that are read at once (default: the model's context)", "N")
     stride: int | None = option("tokens between windows of a long text (default: half of one)", "N")
-    max_tokens: int | None = option(
-        "measure about N tokens (default: all; with --against 4096, whose scores take 0.8 GB of disk)", "N", ge=1
-    )
-    against: Path | None = option(
-        "compare with this model of the same tokenizer, such as the one that --model was made from", "DIR"
-    )
-    answers: Path | None = option(
-        "with --against: also how many answers of both to HumanEval-X, whose files are here, are valid code", "DIR"
-    )
+    max_tokens: int | None = option("measure about N tokens (default: all)", "N", ge=1)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
 
 if TYPE_CHECKING:
-    from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve, Losses
     from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
-    from ms_codegeex.evaluation.reproduction.results import Figure, PartResult
+    from ms_codegeex.evaluation.reproduction.results import CheckpointCurve, Figure, Losses, PartResult
 
 SUMMARY = "evaluate a model as a paper did, and show its tables with the model's row: codegeex, codegen, codegeex2"
 EXAMPLES = """  ms-codegeex reproduce codegeex --model model --humaneval-x humaneval-x --output paper --quick
@@ -177,7 +176,7 @@ def _losses_of(run: Path) -> Losses:
 
 def _curve(options: ReproduceOptions, chosen: Paper, commands: dict[int, list[str]]) -> CheckpointCurve:
     """Evaluate the checkpoints of the run that are not finished."""
-    from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve, row
+    from ms_codegeex.evaluation.reproduction.results import CheckpointCurve, checkpoint_row
 
     part = _first(options, chosen)
     assert part is not None and options.of_run is not None
@@ -186,7 +185,7 @@ def _curve(options: ReproduceOptions, chosen: Paper, commands: dict[int, list[st
     for number, (step, words) in enumerate(commands.items(), 1):
         print_error(f"checkpoint {number} of {len(commands)}: step {step}")
         report, reason = _evaluated(_of_checkpoint(options, found[step]), words)
-        rows.append(row(step, found[step].name, losses, report, reason))
+        rows.append(checkpoint_row(step, found[step].name, losses, report, reason))
     return CheckpointCurve(str(options.of_run), part, rows, losses)
 
 
@@ -200,7 +199,7 @@ def _results(
 ) -> dict[str, Any]:
     """The content of `reproduction.json`, after writing it, the page and the tables."""
     from ms_codegeex.commands import reproduce_precisions
-    from ms_codegeex.evaluation.reproduction import checkpoints, page, results
+    from ms_codegeex.evaluation.reproduction import page, results
 
     known, listed = results.figures(done), results.tables(done, options.quick)
     compared = [] if options.quick else results.differences(chosen, listed)
@@ -230,12 +229,12 @@ def _results(
     asked = "" if options.of_run is None or curve else "No evaluation of the paper has its files, so none was measured."
     content = (chosen, model, done, known, listed, compared, curves, precisions, options.quick, curve or asked)
     shown = page.render(page.Reproduction(*content))
-    extra = [*results.measures_tables(done), *([checkpoints.as_table(curve)] if curve else [])]
+    extra = [*results.measures_tables(done), *([results.checkpoints_table(curve)] if curve else [])]
     texts = {
         "index.html": shown,
         "figures.csv": results.as_csv(known),
         "tables.tex": results.as_latex([*listed, *extra]),
-        **({"checkpoints.csv": checkpoints.as_csv(curve)} if curve else {}),
+        **({"checkpoints.csv": results.checkpoints_csv(curve)} if curve else {}),
     }
     _write(options.output, written, texts)
     return written

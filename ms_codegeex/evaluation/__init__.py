@@ -4,7 +4,6 @@ Imports go one way: each part may import those in the lines below its own.
 
     after_training             what the end of a run shows of its model
     reproduction               a paper's evaluations, and its tables with our row
-    validity                   how many answers of two models are valid programs
     checking                   whether a directory of problems is fit for use
     session                    one evaluation, from its settings to its report
     infilling                  middles that were taken out of texts
@@ -20,8 +19,7 @@ Imports go one way: each part may import those in the lines below its own.
     recipe                     every setting that influences what a model writes
     output_directory, jsonl    an evaluation's settings and its JSONL files
     local_model                a model for our own engine, and its identity
-    threads                    work in parallel
     stop_rules                 where answers of benchmarks end
-    progress                   how far long work has come
+    progress                   work in parallel, and how far it has come
     sandbox                    runs programs that nobody has reviewed
 """

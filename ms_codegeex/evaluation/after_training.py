@@ -12,7 +12,6 @@ import ast
 import gzip
 import itertools
 import math
-import warnings
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.evaluation.perplexity.ngram import KneserNey
+from ms_codegeex.evaluation.replies.python import PythonReader
 from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.sampling import SamplingSettings
 
@@ -153,27 +153,18 @@ def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: i
 def _functions(text: str) -> list[tuple[Beginning, str]]:
     """Each function in the first column that has a docstring and more, if the text is Python: the beginning, up to the
     docstring's end, and the body. The text's tag line is left out."""
-    tree, tag = _parsed(text), tag_text("Python") + "\n"
+    tree, tag = PythonReader().parsed(text), tag_text("Python") + "\n"
     lines, found = text.splitlines(keepends=True), []
     ends = [0, *(each.end_lineno for each in tree.body)] if tree else []
     for number, each in enumerate(tree.body if tree else ()):
         if isinstance(each, ast.FunctionDef) and ast.get_docstring(each) is not None and len(each.body) > 1:
             last = each.body[1].lineno - 1
             begun, body = "".join(lines[each.lineno - 1 : last]), "".join(lines[last : each.end_lineno])
-            if begun.startswith("def ") and _parsed(begun):
+            if begun.startswith("def ") and PythonReader().parsed(begun):
                 edges = itertools.pairwise([*ends[: number + 1], each.lineno - 1])
                 before = ["".join(lines[start:stop]).removeprefix(tag) for start, stop in edges]
                 found.append((Beginning(begun, tuple(filter(None, before))), body))
     return found
-
-
-def _parsed(text: str) -> ast.Module | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as of escapes that a later Python refuses
-        try:
-            return ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
 
 
 def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequence[int], seed: int) -> list[str]:
@@ -206,7 +197,7 @@ def parses(text: str, prompt: str) -> bool:
         depths = {i: len(lines[i]) - len(lines[i].lstrip()) for i in range(first, len(lines)) if lines[i].strip()}
         del lines[max((i for i, depth in depths.items() if depth <= min(depths.values())), default=first) :]
     text = "".join(lines)
-    return bool(text[len(prompt) :].strip()) and _parsed(text) is not None
+    return bool(text[len(prompt) :].strip()) and PythonReader().parsed(text) is not None
 
 
 @dataclass(frozen=True)

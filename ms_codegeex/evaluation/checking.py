@@ -15,9 +15,9 @@ from ms_codegeex.evaluation.benchmarks.own_problems import task as own
 from ms_codegeex.evaluation.benchmarks.own_problems.task import OwnProblems
 from ms_codegeex.evaluation.benchmarks.tables import parsed_rows
 from ms_codegeex.evaluation.jsonl import numbered_rows, record_files, stem
+from ms_codegeex.evaluation.progress import in_parallel
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict, open_sandbox
 from ms_codegeex.evaluation.task import Problem, Sample, Task
-from ms_codegeex.evaluation.threads import in_parallel
 
 MAXIMUM = 200  # characters of a program's last line that are shown
 

@@ -19,7 +19,7 @@ from ms_codegeex.base.locks import take_lock
 from ms_codegeex.base.nested import flattened
 from ms_codegeex.base.reading import read_json
 
-SECTIONS = ("task", "recipe", "data", "model", "against", "judging", "machine", "references", "versions", "run")
+SECTIONS = ("task", "recipe", "data", "model", "judging", "machine", "references", "versions", "run")
 FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of file systems without locks
@@ -75,9 +75,8 @@ class RecordedSettings:
     def compare(
         self, section: str, values: Mapping[str, Any], growing: Collection[str] = (), free: Collection[str] = ()
     ) -> None:
-        """Check that a section, if it is recorded, has the same values. A different value is a `UserError` that names
-        its key. Numbers in `growing` may be larger than before (None counts as the largest); keys in `free` may
-        differ, at any depth."""
+        """Check that a section, if it is recorded, has the same values; otherwise a `UserError` names the key. Numbers
+        in `growing` may be larger than before (None is the largest); keys in `free` may differ, at any depth."""
         if section not in self.values:
             return
         old, new = _by_key(self.values[section]), _by_key(_plain(values))

@@ -14,11 +14,11 @@ from typing import Any
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.evaluation import rows
-from ms_codegeex.evaluation.benchmarks.registry import benchmark
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS
 from ms_codegeex.evaluation.jsonl import RowFile, readable_again
-from ms_codegeex.evaluation.judging import judge, references
+from ms_codegeex.evaluation.judging import judge
 from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine, sandbox_for
-from ms_codegeex.evaluation.judging.references import Findings
+from ms_codegeex.evaluation.judging.judge import Findings
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity import prompts as prompt_perplexity
 from ms_codegeex.evaluation.recipe import Recipe
@@ -173,7 +173,7 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
     machine |= {"engine": where} if where != HERE else {}
     session.record.write("machine", machine)
-    gated = benchmark(session.recipe.task).references_first
+    gated = BENCHMARKS[session.recipe.task].references_first
     if options.references == "skip":
         return
     file = session.file(REFERENCES)  # what passed with the same equipment before stays
@@ -181,7 +181,7 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     file.replace(row for row in file.rows if same and row["verdicts"].get("strict") == "passed")
     session.record.write("references", machine)
     if options.references != "only":
-        failing = references.unjudgeable(session.task, session.problems, engine, known_defects(session), file)
+        failing = judge.unjudgeable(session.task, session.problems, engine, known_defects(session), file)
         stop_at(failing, equipment, "right programs fail", " or pass --skip-references")
     if options.references != "default" or gated:
         check_references(session, engine, file, gated or options.references == "only")
@@ -199,10 +199,10 @@ def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, or_else
 def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:
     """Judge the canonical solutions. If `binding`, refuse groups in which one fails."""
     defects = known_defects(session)
-    groups = references.check(session.task, session.problems, engine, defects, file, session.options.progress)
+    groups = judge.check_references(session.task, session.problems, engine, defects, file, session.options.progress)
     engine.calibrate([rows.judgement_from(row) for row in file.rows])
     for name, findings in groups.items():
-        for line in references.summary(name, findings):
+        for line in judge.summary(name, findings):
             session.say(line)
     session.findings = groups
     if binding:
@@ -293,8 +293,8 @@ def finish(session: Session) -> dict[str, Any]:
 def whole(session: Session, result: Mapping[str, Any]) -> bool:
     """Whether every language that is judged is judged completely: only then are published figures comparable."""
     judged = {row["task_id"] for row in result["by_problem"]}
-    groups = {references.group(problem) for problem in session.task.problems if problem.id in judged}
-    absent = {problem.id for problem in session.task.problems if references.group(problem) in groups} - judged
+    groups = {judge.group(problem) for problem in session.task.problems if problem.id in judged}
+    absent = {problem.id for problem in session.task.problems if judge.group(problem) in groups} - judged
     return bool(judged) and absent <= session.skipped.keys()
 
 

@@ -106,8 +106,9 @@ class Task(ABC):
         """Draw one sample: build the prompt or prompts, complete them, clean up the text."""
 
     def asked(self, problem: Problem, prompt: str) -> Asked:
-        """What a chat model is asked for; a task that knows the function's name says it."""
-        return Asked(problem.labels.get("language", "python"), prompt)
+        """What a chat model is asked for, with the function's name where the problem's record has an `entry_point`."""
+        name = getattr(problem.data, "entry_point", None)
+        return Asked(problem.labels.get("language", "python"), prompt, name or "")
 
     def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
         """The code in a chat model's reply."""

@@ -19,7 +19,7 @@ from inspect_ai.solver import TaskState, generate
 from inspect_ai.util import ExecResult, SandboxEnvironment, sandboxenv
 
 from ms_codegeex.evaluation.replies.blocks import blocks
-from ms_codegeex.evaluation.sampling import chat
+from ms_codegeex.evaluation.sampling.samplers import TEMPLATE, chat_message
 from ms_codegeex.evaluation.sandbox import Command, End, ResourceLimits, open_sandbox
 from ms_codegeex.harnesses.judged import JudgedBenchmark, opened
 
@@ -35,7 +35,7 @@ PACK = ["/bin/sh", "-c", "tar -cf - -C /program . -C /tmp .ms_codegeex.out .ms_c
 def benchmark(benchmark: str, data: str, languages: str = "", sandbox: str = "strict") -> Task:
     """One of our benchmarks: prompts to a chat model, code blocks judged in our strict sandbox."""
     judge = opened({"benchmark": benchmark, "data": data, "languages": languages, "sandbox": sandbox})
-    prompts = [(row["task_id"], chat.message(chat.TEMPLATE, row["prompt"])) for row in judge.rows()]
+    prompts = [(row["task_id"], chat_message(TEMPLATE, row["prompt"])) for row in judge.rows()]
     samples = [InspectSample(id=name, input=prompt) for name, prompt in prompts]
     return Task(dataset=MemoryDataset(samples, name=benchmark), solver=generate(), scorer=passes(judge))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.registry import build_task, names
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS, build_task
 from ms_codegeex.evaluation.recipe import language
 from ms_codegeex.evaluation.sampling.recipes import build
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
@@ -30,7 +30,7 @@ class JudgedBenchmark:
     def __init__(
         self, benchmark: str, data: Path | str, languages: Sequence[str] = (), sandbox: str = "strict"
     ) -> None:
-        known = [name for name in names() if name not in UNFIT]
+        known = [name for name in BENCHMARKS if name not in UNFIT]
         if benchmark not in known:
             raise UserError(f"benchmark: {benchmark} is not for other harnesses; expected one of {', '.join(known)}")
         chosen = {"languages": [language(name) for name in languages]} if languages else {}

@@ -219,19 +219,6 @@ def test_infilling_by_a_model_that_reads_prefixes_only(model, evaluate, tmp_path
 
 
 @pytest.mark.strict_sandbox
-def test_two_models_and_their_answers(model, evaluate, tmp_path):
-    text, data = tmp_path / "text.py", small_benchmarks.humaneval_x(tmp_path)
-    text.write_text("def f(x):\n    return x + 1\n" * 20)
-    words = ("--model", model, "--data", text, "--max-tokens", 40, "--answers", data, "--language", "python")
-    report = evaluate("perplexity", *words, "--against", model, "--limit", 1, "--max-new-tokens", 4)
-    assert report["difference"]["logit error, largest"] == 0
-    found = report["validity"]["languages"]["python"]
-    assert found["model"] == found["other"] and found["model"]["answers"] == 1
-    assert "Valid answers" in (tmp_path / "out" / "report.html").read_text()
-    assert "--answers: compares two models" in evaluate("perplexity", *words, status=2)
-
-
-@pytest.mark.strict_sandbox
 def test_ds1000_from_the_model_to_the_report(model, evaluate, tmp_path):
     data = small_benchmarks.ds1000(tmp_path)
     report = evaluate("ds1000", "--model", model, "--data", data, *SHORT, "--check-references")

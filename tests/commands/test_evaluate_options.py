@@ -10,8 +10,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import declared
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands import evaluate
-from ms_codegeex.commands.evaluate_options import KEYS_OF_ANSWERS, OF_ANSWERS, JudgingOptions, ServerOptions
-from ms_codegeex.evaluation.benchmarks.registry import benchmark, names
+from ms_codegeex.commands.evaluate_options import ServerOptions
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 
@@ -48,22 +48,22 @@ def evaluated(capsys, *words):
 
 
 def test_the_tasks_are_the_benchmarks_and_three_others():
-    assert tuple(tasks()) == (*names(), *evaluate.OTHERS)
-    assert {"humaneval", "humaneval-x", "mtpb", "ds1000", "multipl-e", "evalplus", "sql"} <= set(names())
+    assert tuple(tasks()) == (*BENCHMARKS, *evaluate.OTHERS)
+    assert {"humaneval", "humaneval-x", "mtpb", "ds1000", "multipl-e", "evalplus", "sql"} <= set(BENCHMARKS)
 
 
-@pytest.mark.parametrize("task", names())
+@pytest.mark.parametrize("task", BENCHMARKS)
 def test_a_benchmark_has_its_own_options_and_those_that_all_have(task):
-    own = {"timeout", "python", "prompt_perplexity"} & set(benchmark(task).options)
-    keys = {"languages", "translate_from", "tag", "turns", "mode"} & set(benchmark(task).keys)
+    own = {"timeout", "python", "prompt_perplexity"} & set(BENCHMARKS[task].options)
+    keys = {"languages", "translate_from", "tag", "turns", "mode"} & set(BENCHMARKS[task].keys)
     always = {"data", "model", "url", "samples", "adapter", "device", "recipe", "n", "top_k", "limit", "judge_only"}
     found = options(task).keys()
     assert own | keys | always | EVERYWHERE <= found
     others = {"timeout", "python", "prompt_perplexity", "languages", "translate_from", "tag", "turns", "mode"}
-    assert not found & (others - own - keys) and not found & {"window", "against", "verdicts"}
+    assert not found & (others - own - keys) and not found & {"window", "verdicts"}
 
 
-@pytest.mark.parametrize("task", [*names(), *evaluate.OTHERS])
+@pytest.mark.parametrize("task", [*BENCHMARKS, *evaluate.OTHERS])
 def test_an_option_that_the_task_does_not_have_is_refused(task, capsys):
     mine = {flag for action in options(task).values() for flag in action.option_strings}
     others = {flag: action for name in tasks() for action in options(name).values() for flag in action.option_strings}
@@ -97,15 +97,6 @@ def test_an_option_of_another_source_of_samples_is_refused(source, capsys, tmp_p
         assert (f"{found[name].option_strings[0]}: " in message and "; leave it out" in message) == (name not in own)
 
 
-def test_what_judges_the_answers_of_two_models_has_options_of_its_task(capsys):
-    found = options("perplexity")
-    words = ("perplexity", "--data", "d", "--output", "o", "--model", "m")
-    for name in (*OF_ANSWERS, *KEYS_OF_ANSWERS):
-        message = evaluated(capsys, *words, *words_of(found[name]))
-        assert f"{found[name].option_strings[0]}: only for --answers; leave it out" in message
-    assert "--answers: compares two models" in evaluated(capsys, *words, "--answers", "d")
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -134,7 +125,6 @@ def test_a_language_by_one_of_its_names():
     assert evaluate.keys_of("sql") == tuple(
         each.name for each in declared(Recipe) if each.name not in evaluate.NOT_DRAWN
     )
-    assert {each.name for each in declared(JudgingOptions)} >= set(OF_ANSWERS)
 
 
 def test_nothing_is_judged(tmp_path):

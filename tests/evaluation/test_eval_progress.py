@@ -8,7 +8,7 @@ from contextlib import redirect_stderr
 import pytest
 
 from ms_codegeex.evaluation import progress
-from ms_codegeex.evaluation.threads import in_parallel
+from ms_codegeex.evaluation.progress import in_parallel
 
 
 class Terminal(io.StringIO):
@@ -82,3 +82,17 @@ def test_a_log_grows_while_a_single_piece_takes_long(monkeypatch, workers):
         assert sorted(each for each, _ in in_parallel([0, 1], work, workers, "samples", True, done=7)) == [0, 1]
     assert "samples: 9 of 9 after" in log.getvalue()
     assert not [each for each in threading.enumerate() if each.name.startswith("progress")]
+
+
+def test_an_error_in_a_thread_is_raised_and_nothing_new_is_started():
+    started = []
+
+    def fail(number):
+        started.append(number)
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    with pytest.raises(ValueError, match="three"):
+        list(in_parallel(range(1000), fail, 2, "", False))
+    assert len(started) < 20

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.ds1000 import task as answers
-from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.generation import stopping
 from ms_codegeex.generation.blocks import block, quotes
 
@@ -17,10 +15,10 @@ RULES = {
     "words": stop_rules.words(["\ndef", "aba", "{"]),
     "no words": stop_rules.words([]),
     "closed": stop_rules.closed,
-    "python": rules.stop("python", "codegeex"),
-    "go": rules.stop("go", "codegeex2"),
-    "codegen": truncation.stop(),
-    "codegen, two": truncation.stop(2),
+    "python": stop_rules.codegeex_stop("python", "codegeex"),
+    "go": stop_rules.codegeex_stop("go", "codegeex2"),
+    "codegen": stop_rules.codegen_stop(),
+    "codegen, two": stop_rules.codegen_stop(2),
     "ds1000": answers.ended,
     "both": stop_rules.first_of(stop_rules.closed, lambda text: len(text) > 40),
 }
@@ -83,10 +81,12 @@ def test_a_scan_ends_where_the_whole_text_is_over_for_the_first_time(name: str, 
 def test_every_rule_of_a_task_can_scan():
     """So no rule reads an answer of 64 KB 64 thousand times."""
     found = [
-        rules.stop(language, name) for name in rules.CLEAN_UPS for language in ("python", "cpp", "go", "js", "rust")
+        stop_rules.codegeex_stop(language, name)
+        for name in stop_rules.CLEAN_UPS
+        for language in ("python", "cpp", "go", "js", "rust")
     ]
     assert all(isinstance(rule, stopping.Rule) for rule in found if rule is not None)
-    assert isinstance(truncation.stop(), stopping.Rule) and isinstance(answers.ended, stopping.Rule)
+    assert isinstance(stop_rules.codegen_stop(), stopping.Rule) and isinstance(answers.ended, stopping.Rule)
 
 
 WORDS = st.lists(st.sampled_from(["ab", "abab", "b", "aab", "\n\n", "é", "ba{"]), max_size=3, unique=True)

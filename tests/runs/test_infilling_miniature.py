@@ -12,8 +12,7 @@ from conftest import command, write_config
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels
-from ms_codegeex.evaluation.infilling.evaluate import INFILL, PREFIX, Asker
-from ms_codegeex.evaluation.infilling.spans import choose_spans, chosen_texts
+from ms_codegeex.evaluation.infilling import INFILL, PREFIX, Asker, choose_spans, chosen_texts
 from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
 from ms_codegeex.evaluation.perplexity.scoring import Score
 

@@ -28,6 +28,5 @@ def at_end_of_block(test: str, opening: str, where: str) -> tuple[str, str]:
         depth += {"{": 1, "}": -1}.get(token.group(), 0)
         if depth == 0:
             return test[: token.start()], test[token.start() :]
-    raise UserError(
-        f"{where}: no test function in its tests, expected one as in the published files; fetch the file again"
-    )
+    expected = "expected one as in the published files; fetch the file again"
+    raise UserError(f"{where}: no test function in its tests, {expected}")

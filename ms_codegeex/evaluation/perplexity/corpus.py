@@ -21,9 +21,12 @@ from ms_codegeex.data.corpus.filters import preset
 from ms_codegeex.data.corpus.reading import find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
-from ms_codegeex.data.corpus.tally import Tally, read_documents
+from ms_codegeex.data.corpus.tally import Tally, print_tally, read_documents
+from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.evaluation.progress import progress_of
+from ms_codegeex.evaluation.reports import page
 
 SPLIT = "validation"
 NO_TEXT = ("binary", "not UTF-8")  # reasons why a file is no text
@@ -66,11 +69,9 @@ def measure(
     stride: int | None = None,
     max_tokens: int | None = None,
     progress: bool = False,
-    cut: bool = False,
 ) -> CorpusPerplexity:
-    """Token-weighted perplexity of the documents; with `max_tokens`, stop after the document that reaches it, or with
-    `cut` at that token. `UserError`: there is no text, a dataset was made with another tokenizer, or window and stride
-    do not fit."""
+    """Token-weighted perplexity of the documents; with `max_tokens`, stop after the document that reaches it.
+    `UserError`: there is no text, a dataset was made with another tokenizer, or window and stride do not fit."""
     window = model.seq_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     total, size, documents, whole, tally = Score(0.0, 0), 0, 0, True, Tally()
@@ -79,8 +80,6 @@ def measure(
             if max_tokens is not None and total.tokens >= max_tokens:
                 whole = False
                 break
-            if cut and max_tokens is not None and len(ids) > max_tokens - total.tokens:
-                ids, whole = ids[: max_tokens - total.tokens], False
             logprobs = windowed(model, [model.tokenizer.eos_id, *ids], window, stride)
             total += Score(-float(logprobs.astype(np.float64).sum()), len(logprobs))
             size += len(model.tokenizer.decode(ids).encode())
@@ -90,6 +89,28 @@ def measure(
         why = tally.nothing_left("give UTF-8 files, records or a dataset")
         raise UserError(f"{', '.join(map(str, paths))}: no text in there: {why}")
     return CorpusPerplexity(total, size, documents, window, stride, tally.summed(documents), whole)
+
+
+def evaluate_corpus(
+    model: LocalModel,
+    data: Path,
+    output: Path,
+    window: int | None = None,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+) -> dict[str, Any]:
+    """Measure a corpus, write `evaluation.json`, `report.json` and `report.html`, and return the report."""
+    if not data.exists():
+        raise UserError(f"--data: {data} does not exist; give a dataset directory, text files or .jsonl")
+    with sole_writer(output):
+        settings = RecordedSettings(output)
+        settings.settle("task", {"name": "perplexity"})
+        generator, identity = model.open()
+        perplexity = measure(generator, [data], window, stride, max_tokens, progress=True)
+        print_tally(perplexity.tally)
+        recipe = {"window": perplexity.window, "stride": perplexity.stride, "max_tokens": max_tokens}
+        sections = {"data": {"path": str(data)}, "model": identity, "recipe": recipe}
+        return page.write_measures(settings, sections, {"perplexity": perplexity.row(), "tally": perplexity.tally})
 
 
 def corpus_documents(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[list[int]]:

@@ -86,8 +86,7 @@ def solved(judgements: Iterable[Judgement], mode: str = "strict") -> dict[str, b
 
 
 def split(scores: Mapping[str, Score], passed: Mapping[str, bool]) -> dict[str, Any]:
-    """Count, mean perplexity and standard error (None for fewer than 2) of all, solved and unsolved problems, which the
-    CodeGen paper compares."""
+    """Count, mean perplexity and standard error (None for fewer than 2) of all, solved and unsolved problems."""
     scored = {name: one.perplexity for name, one in scores.items() if one.tokens}
     result: dict[str, Any] = {"tokens": sum(one.tokens for one in scores.values())}
     for group, kinds in (("all", (True, False, None)), ("solved", (True,)), ("unsolved", (False,))):

@@ -49,10 +49,8 @@ def windowed(model: Scorer, ids: Sequence[int], window: int | None = None, strid
     window = model.seq_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     if not 2 <= window <= model.seq_length or not 1 <= stride < window:
-        wanted = (
-            f"a window of 2 to {model.seq_length} tokens (the model's context) and a stride of 1 to one less than it"
-        )
-        raise UserError(f"window {window}, stride {stride}: expected {wanted}")
+        wanted = f"a window of 2 to {model.seq_length} tokens (the model's context) and a stride of 1 to one less"
+        raise UserError(f"window {window}, stride {stride}: expected {wanted} than it")
     scored, parts = 1, []
     for begin in range(0, max(1, len(ids)), stride):
         piece = ids[begin : begin + window]

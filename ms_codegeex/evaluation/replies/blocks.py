@@ -63,9 +63,8 @@ LOOKED_BACK = 80  # characters before a tag in which its line's beginning is loo
 
 
 def blocks(reply: str, finished: bool = True) -> list[CodeBlock]:
-    """The code blocks of a reply in their order, without its thoughts. A reply without a fence is one block that is not
-    fenced. Fences may be nested, indented, in lists and quotations, opened or closed on a line with text, or never
-    closed."""
+    """The code blocks of a reply in their order, without its thoughts. A reply without a fence is one block. Fences may
+    be nested, indented, in lists and quotations, opened or closed on a line with text, or never closed."""
     text = without_thoughts(reply, finished)
     quoted = [CodeBlock(found["code"], found["tag"]) for found in QUOTED.finditer(text)]
     return list(_fenced(text)) or quoted or [CodeBlock(text, fenced=False)]

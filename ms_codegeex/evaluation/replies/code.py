@@ -32,8 +32,7 @@ TICKS = re.compile(
 
 
 def code_of(reply: str, asked: Asked) -> ReplyCode:
-    """The program of a reply: the last whole one that defines the entry point, or the blocks that belong together. If
-    there is none, `lacking` says why."""
+    """The program of a reply: the last whole one that defines the entry point, or the blocks that belong together."""
     text = without_thoughts(reply, asked.finished)
     if len(text) > MOST:
         return ReplyCode("", False, f"longer than {MOST} characters")

@@ -21,7 +21,7 @@ ROUNDS = 50  # that names are followed from function to function
 FURTHER = 40  # pieces that are put together to find the end of a statement
 # in a statement outside of functions these names read input, leave the program or run tests
 DRIVERS = frozenset(
-    ("input", "print", "exit", "quit", "SystemExit", "__name__", "doctest", "unittest", "pytest", "argparse")
+    ["input", "print", "exit", "quit", "SystemExit", "__name__", "doctest", "unittest", "pytest", "argparse"]
 )
 LEAVING = {"exit", "_exit", "abort", "stdin"}  # attributes of modules
 TESTING = {"doctest", "unittest", "pytest", "hypothesis", "timeit"}
@@ -80,7 +80,7 @@ class PythonReader:
             return None
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # such as of escapes that a later Python refuses
                 return ast.parse(code)
         except UNPARSED as error:
             self.unfinished = bool(UNFINISHED.search(str(error))) or code.startswith("@")
@@ -357,8 +357,7 @@ def nested(code: str, name: str, call: str) -> str:
 
 
 def beyond(code: str, given: str) -> str:
-    """A text without the statements at its beginning that repeat given code; imports and functions may
-    stand between them."""
+    """A text without the statements that repeat given code before all but imports and functions."""
     reader = PythonReader()
     known = [_same(part) for part in reader.parts(given)]
     kept, repeats = list[CodePart](), True

@@ -19,11 +19,6 @@ LARGEST = 40_000  # characters of a text
 DEEPEST = 300  # brackets that are open; `<` counts as one
 LONGEST, CHUNK = 1.5, 4096  # seconds of reading the texts of a reply, and bytes that are read at once
 TRIES = 6  # places at which code without a fence may begin
-# C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that say nothing else than types and names
-ALIAS = re.compile(
-    r"using\s+(\w+)\s*=([^;]*);|typedef\b([^;]*?)\b(\w+)\s*;|#\s*define\s+(\w+)[ \t]+([^\n]*)", re.DOTALL
-)
-PLAIN = re.compile(r"[\w\s:<>,&*()\[\]]+")
 WORD = re.compile(r"\w+")
 NOISE = re.compile(r"\b(?:console|print|printf|process\.std\w+|io\.(?:read|write)|echo|read|exit|assert)\b")
 TESTING = re.compile(
@@ -32,10 +27,6 @@ TESTING = re.compile(
 )  # libraries whose imports go unless the function needs them
 METHOD = re.compile(r"[^({=;]*?\b(\w+)::~?\w+\s*\(")  # C++'s outside of its class
 USED = re.compile(r"([^{},]*)\{([^{}]*)\}")
-RUST_RETURNED = re.compile(
-    r"(?:[\s&<>(),;\[\]\d]|'\w+|\b(?:[iu](?:8|16|32|64|128|size)|f32|f64|bool|char|str|String|Vec|Option|Result|Box"
-    r"|HashMap|HashSet)\b)*"
-)  # types of the standard library
 BRACKETS = re.compile(r"<[<=\-/]|->|=>|[][(){}<>]")
 
 
@@ -148,7 +139,8 @@ class Unread(Exception):
     """A text that is not read, and why."""
 
 
-def _text(node: Any) -> str:
+def text_of(node: Any) -> str:
+    """The text of a node."""
     return str(node.text, "utf-8", "replace")
 
 
@@ -193,7 +185,7 @@ class TreeReader:
         """The top-level items of a text, without comments. `name`: of a function that is exported without one."""
         items, prefix = list[Item](), ""
         for node in self.parsed(code).children:
-            text = _text(node).strip("\n")
+            text = text_of(node).strip("\n")
             if node.type.endswith("comment") or node.type in self.grammar.dropped or node.type == "hash_bang_line":
                 continue
             if node.type == "attribute_item":
@@ -231,16 +223,16 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
     elif node.type == "ERROR":
         yield Item("error", frozenset(), text, node)
     elif declared is not None:
-        yield from _items(declared, _text(declared), grammar, name)
+        yield from _items(declared, text_of(declared), grammar, name)
     elif exported := re.fullmatch(r"(?:module\.)?exports(?:\.(\w+))?|export", path):
         if value is not None and value.type in FUNCTIONS:
             name = exported[1] or next(iter(names(value)), name)
-            yield Item("definition", frozenset((name,)), f"const {name} = {_text(value)};", value)
+            yield Item("definition", frozenset((name,)), f"const {name} = {text_of(value)};", value)
     elif path:
         yield Item("definition", frozenset(WORD.findall(path)), text, node)
     elif node.type in grammar.attached:
         hosts = [node.child_by_field_name(each) for each in grammar.attached[node.type]]
-        known = frozenset(word for part in hosts if part for word in WORD.findall(_text(part)))
+        known = frozenset(word for part in hosts if part for word in WORD.findall(text_of(part)))
         members = _members(node) or dict.fromkeys(names(node), node)
         yield Item("definition", frozenset(), text, node, known, members)
     elif node.type == "function_definition" and (outside := METHOD.match(text)):
@@ -266,13 +258,13 @@ def names(node: Any) -> frozenset[str]:
     while waiting:
         node = waiting.pop()
         leaf = node.type.endswith("identifier") or node.type in ("word", "variable_name")
-        found |= {_text(node)} if leaf and not node.named_child_count else set()
+        found |= {text_of(node)} if leaf and not node.named_child_count else set()
         for number, child in enumerate(node.children):
             key = node.field_name_for_child(number)
             if key == "type" and child.type in SPECIFIERS and child.child_by_field_name("body"):
                 waiting.append(child)
             elif child.type in ("enumerator_list", "token_tree"):
-                found.update(WORD.findall(_text(child)))
+                found.update(WORD.findall(text_of(child)))
             elif key not in SKIPPED and child.type not in PARTS and not child.type.endswith("statement_block"):
                 waiting.append(child)
             elif node.type == "trait_item" and key == "body":
@@ -294,9 +286,9 @@ def _assigned(node: Any) -> tuple[str, Any]:
     if inner.type == "export_statement":
         return "export", inner.child_by_field_name("value")
     if inner.type == "assignment_expression":
-        return _text(inner.child_by_field_name("left")), inner.child_by_field_name("right")
+        return text_of(inner.child_by_field_name("left")), inner.child_by_field_name("right")
     if inner.type == "assignment_statement" and inner.named_child_count > 1:
-        return _text(inner.named_children[0]), inner.named_children[1]
+        return text_of(inner.named_children[0]), inner.named_children[1]
     return "", None
 
 
@@ -318,7 +310,7 @@ def _imports(node: Any, text: str, grammar: Grammar) -> Iterator[Item]:
     elif grammar.by_name:
         specs = [each for part in node.named_children for each in (part, *part.named_children)]
         for spec in (each for each in specs if each.type == "import_spec"):
-            words = _text(spec)
+            words = text_of(spec)
             path = words.rpartition('"')[0].rpartition('"')[2]
             alias = words.partition('"')[0].strip()
             found = frozenset((alias or re.sub(r"/v\d+$", "", path).rpartition("/")[2],))
@@ -377,40 +369,10 @@ class ReplyProgram:
         """The program without its imports."""
         return "\n\n".join(each.text for each in self.items) + "\n"
 
-    def declaration(self) -> str:
-        """C++'s declaration of the entry point, without names that only the program knows; empty if it has others, or
-        is a template or a method."""
-        meanings, text = dict[str, str](), signature(self.entry.node) if not self.owner else ""
-        for each in self.items:
-            if found := ALIAS.fullmatch(each.text.strip()):
-                meanings[found[1] or found[4] or found[5]] = (found[2] or found[3] or found[6]).strip()
-        for _ in range(3):
-            text = WORD.sub(lambda word: meanings.get(word[0], word[0]), text)
-        text = re.sub(r"\bauto\b(.*)->(.*)", r"\2 \1", text, flags=re.DOTALL)
-        plain = PLAIN.fullmatch(text) and not re.search(r"\b(?:decltype|auto|struct|class)\b", text)
-        return text if plain and self.entry.node.type == "function_definition" else ""
-
-    def pointer(self) -> str:
-        """Rust's type of the entry point, with the prompt's types for generic parameters; empty if it returns others
-        than the standard library's."""
-        node, theirs = self.entry.node, self.prompted and self.prompted.node
-        if self.owner or node.type != "function_item" or not theirs or theirs.type != node.type:
-            return ""
-        returned, generic = (node.child_by_field_name(key) for key in ("return_type", "type_parameters"))
-        known = WORD.findall(_text(generic)) if generic else []
-        types = _types_of_parameters(node)
-        for number, (own, given) in enumerate(zip(types, _types_of_parameters(theirs), strict=False)):
-            types[number] = given if {"impl", *known} & {*re.findall(r"(?<!')\b\w+", own)} else own
-        lifetimes = dict.fromkeys(re.findall(r"'\w+", _text(generic))) if generic else ()
-        text = f" -> {_text(returned)}" if returned else ""
-        bound = f"for<{', '.join(lifetimes)}> " if lifetimes else ""
-        plain = returned is None or RUST_RETURNED.fullmatch(_text(returned))
-        return f"{bound}fn({', '.join(types)}){text}" if plain else ""
-
     def called(self, owner: str) -> str:
         """Java's static method that calls the entry point in a class of another name."""
         method = self.prompted.members[self.name] if self.prompted else None
-        text = _text(self.entry.members.get(self.name, self.entry.node)).partition("{")[0]
+        text = text_of(self.entry.members.get(self.name, self.entry.node)).partition("{")[0]
         place = owner if re.search(r"\bstatic\b", text) else f"new {owner}()"
         values = ", ".join(names_of_parameters(method))
         return f"{signature(method)} {{ return {place}.{self.name}({values}); }}"
@@ -421,7 +383,7 @@ def signature(node: Any) -> str:
     while node.type == "template_declaration":
         node = node.named_children[-1]
     body = node.child_by_field_name("body")
-    return _text(node)[: len(_text(node)) - len(_text(body))].strip() if body else ""
+    return text_of(node)[: len(text_of(node)) - len(text_of(body))].strip() if body else ""
 
 
 def program(codes: Sequence[str], asked: Asked) -> ReplyCode | None:
@@ -495,9 +457,8 @@ def reached(items: Sequence[Item], entry: Item, wanted: Set[str]) -> list[Item]:
         for word in each.hosts or each.names:
             by_word.setdefault(word, []).append(number)
     kept, seen = set[int](), set[str]()
-    waiting = [
-        n for n, each in enumerate(items) if each is entry or wanted & each.names or each.role in ("kept", "import")
-    ]
+    always = [each is entry or each.role in ("kept", "import") or bool(wanted & each.names) for each in items]
+    waiting = [number for number, each in enumerate(always) if each]
     for statements in (False, True):
         prepared = {word for n in kept for word in items[n].names} - wanted
         for number, each in enumerate(items if statements else ()):
@@ -555,7 +516,7 @@ def _in_class(made: ReplyProgram, reader: TreeReader, theirs: Item) -> ReplyProg
     (wanted,), entry = theirs.names, made.entry
     bare, rest = ([each for each in made.items if (each.role == "member") is member] for member in (True, False))
     known = {made.name, *entry.members, *(name for each in bare for name in each.names)}
-    lacking = [_text(node) for key, node in theirs.members.items() if key not in known]
+    lacking = [text_of(node) for key, node in theirs.members.items() if key not in known]
     body = "\n\n".join([*lacking, *(each.text for each in bare)])
     if entry.role == "member":
         text = f"class {wanted} {{\n{body}\n}}"
@@ -570,11 +531,6 @@ def _in_class(made: ReplyProgram, reader: TreeReader, theirs: Item) -> ReplyProg
         items = [each for each in items if wanted not in each.names]
         items = [replace(each, text=reader.renamed(each.text, owner, wanted)) for each in items]
     return replace(made, items=tuple(items), entry=within, owner=wanted)
-
-
-def _types_of_parameters(node: Any) -> list[str]:
-    types = (each.child_by_field_name("type") for each in node.child_by_field_name("parameters").named_children)
-    return [_text(each) for each in types if each]
 
 
 def names_of_parameters(node: Any) -> list[str]:
@@ -610,8 +566,8 @@ def _readable(code: str, reader: TreeReader, name: str) -> list[Item]:
     for place in places[:TRIES]:
         kept = list[str]()
         for node in reader.parsed("\n".join(lines[place:])).children:
-            if not (node.has_error and _is_prose(_text(node))):
-                kept.append(_text(node))
+            if not (node.has_error and _is_prose(text_of(node))):
+                kept.append(text_of(node))
             elif not named.search("\n".join(kept)):
                 break
         else:

@@ -85,7 +85,7 @@ def _read(directory: Path) -> Mapping[str, Any]:
     report = read_json(path)
     known = isinstance(report, dict) and report.get("format") == FORMAT and isinstance(report.get("by_problem"), list)
     if not known or not report.get("scores"):
-        remedy = "judge its samples with --judge-only, or compare perplexities with evaluate perplexity --against"
+        remedy = "judge its samples with --judge-only; perplexities are compared as evaluate perplexity prints them"
         raise UserError(f"{path}: has no verdicts of problems; {remedy}")
     if not all(map(_is_row, report["by_problem"])):
         raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
@@ -194,8 +194,7 @@ def _steps(evaluations: Sequence[Evaluation], scores: Mapping[str, Any]) -> dict
 
 
 def _against(groups: Mapping[str, Any], published: Sequence[PublishedRow]) -> list[dict[str, Any]]:
-    """Each evaluation minus each published rate. The interval is the evaluation's: published rates have none, and
-    their problems cannot be paired."""
+    """Each evaluation minus each published rate. The interval is the evaluation's: published rates have none."""
     differences = []
     for row in published:
         if absent := row.rates.keys() - groups.keys():
@@ -239,8 +238,7 @@ def _natural(value: str) -> list[tuple[int, str]]:
 def _pairs(
     evaluations: Sequence[Evaluation], counts: Judged, problems: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Every pair of evaluations with the same directions of translation, the later one minus the earlier one, on the
-    `problems` that both have."""
+    """Every pair with the same directions of translation, the later one minus the earlier one, on common `problems`."""
     pairs = []
     for one, other in itertools.combinations(evaluations, 2):
         theirs = set(problems[other.name])

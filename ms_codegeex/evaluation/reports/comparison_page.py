@@ -28,7 +28,7 @@ def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], max
         ("Checkpoints of one run", "".join(_steps(*each) for each in comparison["steps"].items())),
         ("Differences", _pairs(comparison["pairs"])),
         ("Against published figures", _against(comparison)),
-        ("Translation", "".join(_matrix(*each) for each in comparison["translation"].items())),
+        ("Translation", "".join(_translation(*each) for each in comparison["translation"].items())),
         ("Budget of samples over languages", _budget(comparison["budget"])),
         ("Published results", "".join(published_table(each) for each in comparison["published"])),
         ("Problems", _problems(comparison, evaluations, maximum)),
@@ -104,8 +104,7 @@ def _steps(run: str, points: Sequence[Mapping[str, Any]]) -> str:
 def steps_figure(
     points: Sequence[Mapping[str, Any]], losses: Mapping[str, Sequence[tuple[int, float]]] = MappingProxyType({})
 ) -> str:
-    """The pass rate of a run's checkpoints, each with `step` and `value`; `losses`, in nats per token by step, are
-    at the right."""
+    """The pass rate of a run's checkpoints, each with `step` and `value`, and `losses`, in nats per token by step."""
     rates = [(point["step"], point["value"]) for point in points]
     heights = 0.0, max((rate for _, rate in rates), default=0.0) or 0.01
     how = {"shown": lambda rate: f"{100 * rate:.1f} %", "beside": ("nats per token", losses)}
@@ -135,15 +134,16 @@ def _names(problems: Sequence[str]) -> str:
     return f"{count(len(problems))}: {shown}{more}" if problems else "0"
 
 
-def _matrix(model: str, sources: Mapping[str, Mapping[str, Any]]) -> str:
-    """Rows are translated from, columns to."""
+def matrix(sources: Mapping[str, Mapping[str, str]]) -> str:
+    """A table of translations: source -> target -> cell. Rows are translated from, columns to; "" without any."""
     targets = target_languages(sources)
-    rows = []
-    for source, row in sources.items():
-        rates = (percent(row[target]["pass_rate"]) if target in row else "" for target in targets)
-        rows.append([text(label_of(source)), *rates])
-    heads = ("from", *(f"to {label_of(target)}" for target in targets))
-    return f"<h3>{text(model)}: pass@1</h3>" + table(heads, rows, len(targets))
+    rows = [[text(label_of(source)), *(row.get(target, "") for target in targets)] for source, row in sources.items()]
+    return table(("from", *(f"to {label_of(target)}" for target in targets)), rows, len(targets)) if rows else ""
+
+
+def _translation(model: str, sources: Mapping[str, Mapping[str, Any]]) -> str:
+    rates = {name: {to: percent(each["pass_rate"]) for to, each in row.items()} for name, row in sources.items()}
+    return f"<h3>{text(model)}: pass@1</h3>" + matrix(rates)
 
 
 def _budget(budgets: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -63,9 +63,8 @@ def difference_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def interval(values: np.ndarray) -> np.ndarray:
-    """float64 [2, columns]: the 95 % percentile bootstrap interval of each column's mean; it is always the same. It
-    says how the mean would vary over other problems of this kind: problems (rows) are drawn with replacement, samples
-    within a problem are not."""
+    """float64 [2, columns]: the 95 % percentile bootstrap interval of each column's mean, always the same: how it would
+    vary over other problems of this kind. Problems (rows) are drawn with replacement, samples within one are not."""
     rows = len(values)
     drawn = np.random.default_rng(SEED).multinomial(rows, np.full(rows, 1 / rows), RESAMPLES)
     means = drawn @ values / rows

@@ -32,8 +32,6 @@ def render(report: Mapping[str, Any]) -> str:
         ("A budget of samples split over languages", _budget(report.get("budget", []))),
         ("Perplexity", _perplexity(report.get("perplexity", {}))),
         ("Infilling", _infilling(report.get("infilling", {}))),
-        ("Difference from the other model", _difference(report)),
-        ("Valid answers to HumanEval-X", _validity(report.get("validity", {}))),
         ("Published results", "".join(published_table(each) for each in report.get("published", []))),
         ("Settings", webpage.settings(report.get("settings", {}))),
     ]
@@ -152,7 +150,8 @@ def _references(report: Mapping[str, Any]) -> str:
         rows = [[text(label_of(name)), f"<code>{text(line)}</code>"] for name, line in missing.items()]
         parts.append(table(("missing on this machine", "how to install it"), rows))
     if left := {**report.get("skipped", {}), **report.get("refused", {})}:
-        parts.append(_not_judged(left))
+        rows = [[text(label_of(name)), text(why)] for name, why in left.items()]
+        parts.append(table(("not judged", "reason"), rows))
     if groups := report.get("references", {}):
         rows = [[text(label_of(name)), count(each["passed"]), count(each["total"])] for name, each in groups.items()]
         parts.append(table(("references", "passed", "of"), rows, 2))
@@ -166,10 +165,6 @@ def _references(report: Mapping[str, Any]) -> str:
     if defects := report.get("known_defects", {}):
         parts.append(table(("known defect", "description"), [[text(name), text(why)] for name, why in defects.items()]))
     return "".join(parts)
-
-
-def _not_judged(reasons: Mapping[str, str]) -> str:
-    return table(("not judged", "reason"), [[text(label_of(name)), text(why)] for name, why in reasons.items()])
 
 
 def _budget(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -199,30 +194,6 @@ def _infilling(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         "middle."
     )
     return table(heads, rows, len(heads) - 2) + note(small) if rows else ""
-
-
-def _difference(report: Mapping[str, Any]) -> str:
-    difference = report.get("difference", {})
-    if not difference:
-        return ""
-    own, other = report["perplexity"]["perplexity"], difference["perplexity of the other model"]
-    both = [("model", own, f"{own:.4f}"), ("other model", other, f"{other:.4f}")]
-    within, step = report["difference_within"]["shares"], report["difference_within"]["step"]
-    title, series = "log-probability of a token differs by at most", {"share of tokens": within}
-    figures = [bars("perplexity", both), curves(title, series, f"{step:g} nats", "share of tokens")]
-    return _perplexity(difference) + charts(figures)
-
-
-def _validity(validity: Mapping[str, Any]) -> str:
-    languages, left_out = validity.get("languages", {}), validity.get("left_out", {})
-    names = dict.fromkeys(name for models in languages.values() for name in models)
-    keys = ("answers", "valid", "passed")
-    heads = ["", *(f"{text(name)}: {key}" for name in names for key in keys)]
-    rows = []
-    for language, models in languages.items():
-        figures = (count(models[name][key]) if name in models else "" for name in names for key in keys)
-        rows.append([text(label_of(language)), *figures])
-    return (table(heads, rows, len(heads) - 1) if rows else "") + (_not_judged(left_out) if left_out else "")
 
 
 def published_table(entry: Mapping[str, Any]) -> str:

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.webpage import charts, count, lines, note, page, table, text
+from ms_codegeex.evaluation.reports.comparison_page import matrix, steps_figure
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.page import label_of, measures_table, published_table, verdicts_table
 from ms_codegeex.evaluation.reports.scores import percent
-from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve, section
 from ms_codegeex.evaluation.reproduction.papers import QUICK_PROBLEMS, QUICK_SAMPLES, Paper
-from ms_codegeex.evaluation.reproduction.results import COMPARED, MODE, OURS, Figure, PartResult, left_out
+from ms_codegeex.evaluation.reproduction.results import (
+    COMPARED,
+    MODE,
+    OURS,
+    CheckpointCurve,
+    Figure,
+    PartResult,
+    left_out,
+)
 
 QUICK = (
     f"A quick sample: {QUICK_SAMPLES} samples of the first {QUICK_PROBLEMS} problems of each language. Published rows "
@@ -49,7 +57,7 @@ def render(shown: Reproduction) -> str:
         (f"Against {paper.compared}", "" if shown.quick else _differences(shown.compared, paper)),
         ("Translation", _matrix(shown.known)),
         ("Summaries", _measures(results)),
-        ("Checkpoints of the run", section(curve) if isinstance(curve, CheckpointCurve) else curve and note(curve)),
+        ("Checkpoints of the run", checkpoints(curve) if isinstance(curve, CheckpointCurve) else curve and note(curve)),
         ("Pass rate by size", _curves(shown.curves)),
         ("Perplexity of prompts", _perplexity(results)),
         ("Memory and speed by precision", _precisions(paper, shown.precisions)),
@@ -102,22 +110,33 @@ def _verdicts(results: Sequence[PartResult]) -> str:
 
 
 def _matrix(known: Sequence[Figure]) -> str:
-    """pass@1 by source (rows) and target (columns) of translations."""
+    """pass@1 by source and target of translations."""
     shown = [x for x in known if x.part.startswith("from-") and (x.mode, x.measure) == (MODE, "pass@1")]
-    rates = {(figure.part.removeprefix("from-"), figure.group): figure.value for figure in shown}
-    targets = list(dict.fromkeys(target for _, target in rates if target != "all"))
-    rows = []
-    for source in dict.fromkeys(source for source, _ in rates):
-        cells = [f"{100 * rates[source, target]:.2f}" if (source, target) in rates else "" for target in targets]
-        rows.append([text(f"from {label_of(source)}"), *cells])
-    small = note(text(f"pass@1 of {OURS} in per cent, {MODE}: sources in rows, targets in columns."))
-    return table(("", *(label_of(target) for target in targets)), rows, len(targets)) + small if rows else ""
+    sources: dict[str, dict[str, str]] = {}
+    for figure in (each for each in shown if each.group != "all"):
+        sources.setdefault(figure.part.removeprefix("from-"), {})[figure.group] = f"{100 * figure.value:.2f}"
+    return matrix(sources) + note(text(f"pass@1 of {OURS} in per cent, {MODE}.")) if sources else ""
 
 
 def _differences(compared: Sequence[Sequence[str]], paper: Paper) -> str:
     heads = ("table", "column", OURS, paper.compared, "difference")
     rows = [[text(cell) for cell in row] for row in compared]
     return table(heads, rows, 0) if rows else ""
+
+
+def checkpoints(curve: CheckpointCurve) -> str:
+    """A run's checkpoints: the table and the figure."""
+    rows = []
+    for each in curve.rows:
+        losses = ["not logged" if loss is None else f"{loss:.4f}" for loss in each.losses]
+        sizes = [count(size) if each.rate else "" for size in (each.problems, each.samples)]
+        rate = percent(each.rate) if each.rate else f"not run: {text(each.reason)}"
+        rows.append([count(each.step), *losses, *sizes, rate])
+    heads = ("step", "training loss", "validation loss", "problems", "samples", "pass rate")
+    points = [{"step": each.step, **each.rate} for each in curve.rows if each.rate]
+    words = f"{curve.part.title}: the share of samples that pass, {MODE} verdicts. Losses in nats per token, as logged."
+    about = f"<h3><code>{text(curve.run)}</code></h3>"
+    return about + table(heads, rows, 5) + note(text(words)) + steps_figure(points, curve.losses)
 
 
 def _curves(curves: Sequence[Mapping[str, Any]]) -> str:

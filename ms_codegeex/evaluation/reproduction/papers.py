@@ -54,8 +54,7 @@ class PaperPart:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: `compared` names the published model that ours is compared with. `precisions`: published memory by
-    precision, where the paper has it."""
+    """A paper. `compared`: the published model that ours is compared with; `precisions`: its memory by precision."""
 
     name: str
     title: str

@@ -1,4 +1,5 @@
-"""What the evaluations of a paper gave: rows of figures, and the paper's tables with a row of ours."""
+"""What the evaluations of a paper gave: rows of figures, the paper's tables with a row of ours, and loss and pass rate
+over a run's checkpoints."""
 
 from __future__ import annotations
 
@@ -6,14 +7,16 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
 
 from ms_codegeex.evaluation.reports import published
 from ms_codegeex.evaluation.reports.page import label_of
+from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
 
 OURS = "this model"
+Losses = Mapping[str, Sequence[tuple[int, float]]]  # "training loss", "validation loss" -> (step, nats per token)
 KS = re.compile(r"pass@(\d+)")
 MODE = "strict"  # of the rows beside published ones
 COMPARED = "compared"  # in place of a mode of judging: a text was compared with another
@@ -200,6 +203,50 @@ def measures_tables(results: Iterable[PartResult]) -> list[dict[str, Any]]:
     return found
 
 
+@dataclass(frozen=True)
+class CheckpointRow:
+    """A checkpoint. Losses are the last ones that were logged up to its step; `rate` is a share with `low` and `high`,
+    None if the evaluation did not run, then `reason` says why."""
+
+    step: int
+    name: str
+    training_loss: float | None
+    validation_loss: float | None
+    rate: Mapping[str, float] | None
+    problems: int
+    samples: int
+    reason: str = ""
+
+    @property
+    def losses(self) -> tuple[float | None, float | None]:
+        """Training and validation."""
+        return self.training_loss, self.validation_loss
+
+
+@dataclass(frozen=True)
+class CheckpointCurve:
+    """A run's checkpoints by step, the evaluation that measured them, and the run's losses."""
+
+    run: str
+    part: PaperPart
+    rows: Sequence[CheckpointRow]
+    losses: Losses
+
+    def content(self) -> dict[str, Any]:
+        """For `reproduction.json`: the losses of all steps are in the run's own log."""
+        return {"run": self.run, "part": self.part.name, "checkpoints": [asdict(row) for row in self.rows]}
+
+
+def checkpoint_row(step: int, name: str, losses: Losses, report: Mapping | None, reason: str) -> CheckpointRow:
+    """A checkpoint with its report; None: the evaluation did not run."""
+    logged = (reversed(losses.get(kind, ())) for kind in ("training loss", "validation loss"))
+    last = [next((value for at, value in points if at <= step), None) for points in logged]
+    score = (report or {}).get("scores", {}).get(MODE, {}).get("all")
+    if score is None:
+        return CheckpointRow(step, name, *last, None, 0, 0, reason or "nothing was judged")
+    return CheckpointRow(step, name, *last, score["pass_rate"], score["problems"], score["samples"])
+
+
 def as_csv(known: Iterable[Figure]) -> str:
     """One line for each of our figures."""
     rows: list[Sequence[Any]] = [[field.name for field in fields(Figure)]]
@@ -212,6 +259,27 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
+
+
+def checkpoints_csv(curve: CheckpointCurve) -> str:
+    """One line for each checkpoint; what is not known is empty."""
+    heads = ("step", "training loss", "validation loss", "pass rate", "low", "high", "problems", "samples", "reason")
+    rows: list[Sequence[Any]] = [heads]
+    for each in curve.rows:
+        known = (*each.losses, *((each.rate or {}).get(key) for key in ("value", "low", "high")))
+        figures = ("" if value is None else f"{value:.6f}" for value in known)
+        rows.append((each.step, *figures, each.problems, each.samples, each.reason))
+    return csv_text(rows)
+
+
+def checkpoints_table(curve: CheckpointCurve) -> dict[str, Any]:
+    """A table for LaTeX."""
+    rows = {}
+    for each in curve.rows:
+        losses = ["" if loss is None else f"{loss:.4f}" for loss in each.losses]
+        rows[f"step {each.step:,}"] = [*losses, percent(each.rate) if each.rate else f"not run: {each.reason}"]
+    columns = ["training loss", "validation loss", "pass rate"]
+    return {"title": "Checkpoints", "source": curve.part.title, "columns": columns, "rows": rows, "ours": False}
 
 
 def as_latex(listed: Iterable[Mapping[str, Any]]) -> str:

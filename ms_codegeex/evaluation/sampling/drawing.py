@@ -10,11 +10,11 @@ from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.progress import in_parallel
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.rows import RowKey, in_order, key
 from ms_codegeex.evaluation.sampling.samplers import Sampler
 from ms_codegeex.evaluation.task import UNREAD, Problem, Sample, Task
-from ms_codegeex.evaluation.threads import in_parallel
 
 EQUAL = 500  # characters
 

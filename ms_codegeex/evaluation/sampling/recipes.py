@@ -11,7 +11,7 @@ from ms_codegeex.base.options import check_ranges, declared
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import read_yaml
-from ms_codegeex.evaluation.benchmarks.registry import names, with_key
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS, with_key
 from ms_codegeex.evaluation.recipe import Recipe
 
 INTEGERS = tuple(each.name for each in declared(Recipe) if each.type is int)
@@ -29,8 +29,8 @@ def build(values: Mapping[str, Any]) -> Recipe:
     if "task" not in values:
         raise UserError("task: missing; a recipe says which task it is for")
     check_tree(Recipe, values)
-    if values["task"] not in names():
-        raise UserError(f"task: found {values['task']!r}, expected one of {', '.join(names())}")
+    if values["task"] not in [*BENCHMARKS]:  # it may be of any type
+        raise UserError(f"task: found {values['task']!r}, expected one of {', '.join(BENCHMARKS)}")
     for key in INTEGERS:
         if not isinstance(values.get(key), int | None) or isinstance(values.get(key), bool):
             raise UserError(f"{key}: found {values[key]!r}, expected a whole number")

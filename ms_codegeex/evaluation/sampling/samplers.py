@@ -1,19 +1,22 @@
-"""Model samplers: our own engine, or a server with OpenAI's completions API.
+"""Model samplers: our own engine, or one or several servers with OpenAI's completions API.
 
 Each is a `task.Complete`: the same prompt, settings and seed give the same text (a server only promises it).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Protocol
 
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.reading import given_text
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
-from ms_codegeex.evaluation.sampling import chat
 from ms_codegeex.evaluation.task import Complete, SampledAnswer, Stop
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
 
@@ -22,6 +25,13 @@ OPENAIS = ("temperature", "top_p")  # arguments of its client
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
 # in the error messages of servers
 TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")
+PLACE = "{prompt}"
+TEMPLATE = f"""Complete the code below. Answer with one code block: the complete function, with the imports and helper
+functions that it needs, and nothing else. No tests, no examples, no main function.
+
+```
+{PLACE}
+```"""
 
 
 class UnreachableServer(UserError):
@@ -41,6 +51,7 @@ class FailedServer(RunFailure):
 
 
 SERVER_FAILURES = (UnreachableServer, FailedServer)
+ServerFailure = UnreachableServer | FailedServer
 
 
 class Sampler(Complete, Protocol):
@@ -93,6 +104,21 @@ class EngineSampler:
         return SampledAnswer(text, "length" if new >= room else "eos")
 
 
+def read_template(path: Path | None) -> str:
+    """The text of a message, with `{prompt}` for the text to be continued; `TEMPLATE` without a file."""
+    if path is None:
+        return TEMPLATE
+    text = given_text(str(path), "--chat-template")
+    if PLACE not in text:
+        raise UserError(f"--chat-template: {path} lacks {PLACE}; put it where the code to be completed belongs")
+    return text
+
+
+def chat_message(template: str, prompt: str) -> str:
+    """What a chat model is asked."""
+    return template.replace(PLACE, prompt)
+
+
 class ServerSampler:
     """A server's `/v1/completions`, read as a stream, so that an answer that has ended costs no more tokens."""
 
@@ -107,7 +133,7 @@ class ServerSampler:
         timeout: float = TIMEOUT,
         template: str | None = None,
     ):
-        """`template`: of a chat model's message; the server's `/v1/chat/completions` is asked with it (see `chat`)."""
+        """`template`: of a chat model's message; the server's `/v1/chat/completions` is asked with it."""
         import httpx
         import openai
 
@@ -179,7 +205,7 @@ class ServerSampler:
             try:
                 if self.template is None:
                     return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
-                reply = self._streamed(chat.message(self.template, prompt), seed, stop_rules.words(()), max_new_tokens)
+                reply = self._streamed(chat_message(self.template, prompt), seed, stop_rules.words(()), max_new_tokens)
                 return SampledAnswer(reply.text, reply.finish, is_reply=True)
             except openai.BadRequestError as error:
                 if any(words in str(error).lower() for words in TOO_LONG):
@@ -253,6 +279,90 @@ class ServerSampler:
             raise _Unreadable(f"is silent for {self.timeout:g} s in the middle of its answers") from None
         except httpx.TransportError:
             raise _Unreadable("breaks off its answers") from None
+
+
+def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> Sampler:
+    """A sampler for one server, or for several of the same model. `make` opens one. `UserError`: an address occurs
+    twice, no server can be reached, or they have different models."""
+    if len(urls) == 1:
+        return make(urls[0])
+    if len(set(urls)) < len(urls):
+        raise UserError(f"--url: {next(url for url in urls if urls.count(url) > 1)} occurs twice; give each once")
+    servers, failures = [], dict[str, ServerFailure]()
+    for url in urls:
+        try:
+            servers.append(make(url))
+        except SERVER_FAILURES as error:
+            failures[url] = error
+    if not servers:
+        raise failures[urls[-1]]
+    for url, failure in failures.items():
+        _warn(url, failure)
+    names = {server.model for server in servers}
+    if len(names) > 1:
+        raise UserError(f"--url: the servers have different models ({', '.join(sorted(names))}); see --url-model")
+    return ManyServers(servers)
+
+
+class ManyServers:
+    """At most `concurrency` requests to each server are in progress at a time. A server that fails gets no more, and
+    the others take over its requests; if none is left, the last one's error is raised."""
+
+    def __init__(self, servers: Sequence[ServerSampler]):
+        self._under_way = dict.fromkeys(range(len(servers)), 0)  # of the servers that work
+        self._servers, self._changed = servers, threading.Condition()
+        self._failure: ServerFailure | None = None
+        self.concurrency = sum(server.concurrency for server in servers)
+        urls = ", ".join(str(server.url) for server in servers)
+        self.identity: Mapping[str, Any] = {**servers[0].identity, "url": urls}
+
+    def __call__(
+        self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
+    ) -> SampledAnswer:
+        """Continue a prompt on one of the servers; `PromptTooLong` if it says so."""
+        while True:
+            number = self._take()
+            try:
+                return self._servers[number](prompt, seed=seed, stop=stop, max_new_tokens=max_new_tokens)
+            except SERVER_FAILURES as error:
+                self._lose(number, error)
+            finally:
+                self._give_back(number)
+
+    def _take(self) -> int:
+        """The number of a server that has room, once there is one. If all are lost, the last one's error."""
+
+        def free() -> list[int]:
+            return [number for number, busy in self._under_way.items() if busy < self._servers[number].concurrency]
+
+        with self._changed:
+            self._changed.wait_for(lambda: free() or not self._under_way)
+            if not self._under_way:
+                assert self._failure is not None
+                raise self._failure
+            number = min(free(), key=self._under_way.__getitem__)
+            self._under_way[number] += 1
+            return number
+
+    def _give_back(self, number: int) -> None:
+        with self._changed:
+            if number in self._under_way:
+                self._under_way[number] -= 1
+            self._changed.notify()
+
+    def _lose(self, number: int, error: ServerFailure) -> None:
+        """Remove a server, and report this unless it was the last one, whose error ends the evaluation."""
+        with self._changed:
+            if self._under_way.pop(number, None) is None:
+                return
+            self._failure, left = error, bool(self._under_way)
+            self._changed.notify_all()
+        if left:
+            _warn(self._servers[number].url, error)
+
+
+def _warn(url: str, error: ServerFailure) -> None:
+    print_error(f"warning: {error.reason}; the other servers do the work of {url}")
 
 
 class _Unreadable(Exception):

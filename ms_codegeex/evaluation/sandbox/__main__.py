@@ -1,6 +1,5 @@
-"""`python -m ms_codegeex.evaluation.sandbox` prints what this machine lacks for the strict sandbox in one line and
-exits with status 1, or prints nothing. It needs only the standard library: preflight.py runs it before anything is
-installed."""
+"""`python -m ms_codegeex.evaluation.sandbox` prints what this machine lacks for the strict sandbox in one line, with
+status 1, or nothing. It needs the standard library alone: preflight.py runs it before anything is installed."""
 
 import sys
 

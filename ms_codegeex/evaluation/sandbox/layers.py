@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.evaluation.sandbox import landlock, seccomp
+from ms_codegeex.evaluation.sandbox import seccomp
 
 NOBODY = 65534  # the user and group of all programs if we are root
 ACTIVE = "active"
@@ -23,12 +23,12 @@ SWITCHES = {
     "kernel/apparmor_restrict_unprivileged_userns": (1, 0),  # Ubuntu's
 }
 UNCONFINED = " ".join(f"--security-opt {option}=unconfined" for option in ("seccomp", "apparmor", "systempaths"))
+CREATE_RULESET, VERSION_FLAG = 444, 1  # of Landlock
 
 
 @dataclass
 class Layers:
-    """The parts from which sandboxes can be built. `states` says for each layer "active", or "missing: " with the
-    reason and the remedy."""
+    """The parts that sandboxes are built from. `states`: layer -> "active", or "missing: " with reason and remedy."""
 
     states: dict[str, str] = field(default_factory=dict)
     filter: bytes = b""  # the system call filter, empty for none
@@ -55,7 +55,7 @@ def find_layers() -> Layers:
     layers.state("unprivileged user", problem and f"root cannot become nobody ({problem}); run as an ordinary user")
     layers.identity = {} if problem else identity
     find_seccomp(layers)
-    layers.landlock = landlock.abi()
+    layers.landlock = landlock_abi()
     lacking = "" if layers.landlock else "the kernel does not offer it; Linux 5.13 with lsm=landlock does"
     layers.state("Landlock", lacking)
     return layers
@@ -95,3 +95,10 @@ def find_seccomp(layers: Layers) -> None:
     lacking = "" if available else "the kernel has no seccomp filters; Linux 4.14 with CONFIG_SECCOMP_FILTER has"
     layers.state("seccomp", lacking)
     layers.filter = code if available else b""
+
+
+def landlock_abi() -> int:
+    """The Landlock ABI version of this kernel, 0 without Landlock."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(ctypes.c_long(CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint(VERSION_FLAG))
+    return max(0, version)

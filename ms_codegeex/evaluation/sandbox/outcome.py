@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -29,6 +30,14 @@ class End(str, Enum):
     KILLED = "killed"  # forbidden system call, size of a file
 
 
+FAILURES = {  # any other end is an error of the program
+    End.TIMEOUT: Verdict.TIMEOUT,
+    End.MEMORY: Verdict.MEMORY,
+    End.OUTPUT: Verdict.KILLED,
+    End.KILLED: Verdict.KILLED,
+}
+
+
 @dataclass(frozen=True)
 class Execution:
     """One command of a program: how it ended, the wall clock seconds it took, and its output (capped, raw bytes)."""
@@ -43,3 +52,22 @@ class Execution:
     def succeeded(self) -> bool:
         """The command exited by itself with status 0."""
         return self.end is End.EXITED and self.code == 0
+
+    @property
+    def failure(self) -> Verdict:
+        """The verdict on a program whose last command is this one and did not succeed."""
+        return FAILURES.get(self.end, Verdict.ERROR)
+
+    def printed(self, secret: str | bytes) -> bool:
+        """Whether the secret is a line of standard output. Any line will do: before the tests' end nobody knows it."""
+        line = secret.encode("ascii") if isinstance(secret, str) else secret
+        return line in self.stdout.split(b"\n")
+
+
+def published_verdict(executions: Sequence[Execution], compiling: int = 0) -> Verdict:
+    """The rule of the published runners: every command exits with 0. The first `compiling` commands only compile."""
+    last = executions[-1]
+    if last.succeeded:
+        return Verdict.PASSED
+    compiled = len(executions) > compiling or last.end not in (End.EXITED, End.SIGNALLED)
+    return last.failure if compiled else Verdict.COMPILE_ERROR

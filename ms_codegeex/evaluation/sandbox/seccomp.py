@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import platform
 import struct
-from dataclasses import dataclass
 from functools import partial
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -62,19 +61,7 @@ REFUSED = {
 OF_A_PROCESS = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """An architecture: its AUDIT_ARCH value and its column in `NUMBERS`."""
-
-    audit: int
-    column: int
-
-    def number(self, name: str) -> int | None:
-        """The number of a system call on this architecture."""
-        return NUMBERS[name][self.column]
-
-
-MACHINES = {"x86_64": Architecture(0xC000003E, 0), "aarch64": Architecture(0xC00000B7, 1)}
+MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # AUDIT_ARCH value, column of `NUMBERS`
 
 
 def instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -116,17 +103,17 @@ def by_argument() -> dict[str, list[bytes]]:
 
 def assemble(machine: str | None = None) -> bytes | None:
     """The filter's instructions, 8 bytes each; None for an architecture without a table."""
-    here = MACHINES.get(machine or platform.machine())
-    if here is None:
+    audit, column = MACHINES.get(machine or platform.machine(), (0, -1))
+    if column < 0:
         return None
     killed = instruction(RETURN, KILL)
     refused = {name: [refuse(error)] for name, error in REFUSED.items()}
     decisions = {name: [killed] for name in NUMBERS} | refused | by_argument()
-    code = [instruction(LOAD, ARCHITECTURE), instruction(JUMP_EQUAL, here.audit, 1, 0), killed]
+    code = [instruction(LOAD, ARCHITECTURE), instruction(JUMP_EQUAL, audit, 1, 0), killed]
     code.append(instruction(LOAD, NUMBER))
-    if here.column == 0:
+    if column == 0:
         code += [instruction(JUMP_AT_LEAST, X32, 0, 1), killed]
     for name, decision in decisions.items():
-        if (number := here.number(name)) is not None:
+        if (number := NUMBERS[name][column]) is not None:
             code += when(number, decision)
     return b"".join([*code, instruction(RETURN, ALLOW)])

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.sandbox import landlock
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
 
 DIRECTORY, SCRATCH, SHARED_MEMORY = "/program", "/tmp", "/dev/shm"
@@ -27,6 +26,14 @@ DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")
 CONFIGURATION = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/fonts")
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 STREAMS = (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2"))
+# rights of Landlock, the kernel's access rules for files and TCP, in addition to what is mounted
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
+FIRST_RIGHTS = (1 << 13) - 1  # ABI 1
+REFER, TRUNCATE, IOCTL_DEVICE = 1 << 13, 1 << 14, 1 << 15  # ABI 2, 3, 5
+TCP, SCOPES = 0b11, 0b11  # ABI 4: bind and connect; ABI 6: abstract UNIX sockets and signals
+READ = EXECUTE | READ_FILE | READ_DIR
+OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
 HOMES = ("/", "/home", "/root")  # and every directory that contains one of them
 
 
@@ -74,11 +81,28 @@ def system_view(readable: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def rules(layers: Layers, readable: list[str], writable: list[str]) -> dict[str, Any] | None:
-    """The Landlock rules, None without Landlock."""
-    if not layers.landlock:
+def rules(layers: Layers, readable: Iterable[str], writable: Iterable[str]) -> dict[str, Any] | None:
+    """The description from which the supervisor makes Landlock's rules, None without Landlock: everything is denied but
+    reading the system and `readable`, all but device nodes in `writable`, and reading and writing `DEVICES`."""
+    version, handled = layers.landlock, FIRST_RIGHTS
+    if not version:
         return None
-    return landlock.rules(layers.landlock, ["/usr", "/etc", "/proc", *SYSTEM, *readable], writable, DEVICES)
+    for since, right in ((2, REFER), (3, TRUNCATE), (5, IOCTL_DEVICE)):
+        handled |= right if version >= since else 0
+    everything = handled & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEVICE)
+    rights = (
+        (("/usr", "/etc", "/proc", *SYSTEM, *readable), READ),
+        (writable, everything),
+        (DEVICES, (READ_FILE | WRITE_FILE | TRUNCATE) & handled),
+    )
+    return {
+        "size": 8 if version < 4 else 16 if version < 6 else 24,
+        "fs": handled,
+        "net": TCP if version >= 4 else 0,
+        "scoped": SCOPES if version >= 6 else 0,
+        "of_files": OF_FILES & handled,
+        "paths": [(path, allowed) for paths, allowed in rights for path in paths],
+    }
 
 
 def home_directories() -> set[Path]:

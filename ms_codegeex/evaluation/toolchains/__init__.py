@@ -7,24 +7,11 @@ from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
 from ms_codegeex.evaluation.toolchains.java import Java
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript
-from ms_codegeex.evaluation.toolchains.multipl_e import (
-    Bash,
-    Lua,
-    PlainCpp,
-    PlainGo,
-    PlainJava,
-    PlainJavaScript,
-    PlainRust,
-    TypeScript,
-)
+from ms_codegeex.evaluation.toolchains.multipl_e import PLAIN
 from ms_codegeex.evaluation.toolchains.python import Python
 from ms_codegeex.evaluation.toolchains.rust import Rust
 
 __all__ = ["PLAIN_TOOL_CHAINS", "TOOL_CHAINS", "Program", "ToolChain"]
 
 TOOL_CHAINS: dict[str, type[ToolChain]] = {kind.language: kind for kind in (Python, Cpp, Java, JavaScript, Go, Rust)}
-
-PLAIN_TOOL_CHAINS: dict[str, type[ToolChain]] = {
-    kind.language: kind
-    for kind in (Python, PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash, TypeScript, Lua)
-}
+PLAIN_TOOL_CHAINS: dict[str, type[ToolChain]] = {kind.language: kind for kind in (Python, *PLAIN)}

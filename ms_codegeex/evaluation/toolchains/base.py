@@ -1,4 +1,4 @@
-"""Shared by all tool chains: finding them, preparing once, making commands, judging the executions.
+"""Shared by all tool chains: finding them, preparing once, making commands, judging the executions; and by their tasks.
 
 A program whose tests were translated only says values, which `judging.values` compares with the expected ones in this
 process. Any other passes `strict` if it has printed its witness, a line of two halves: a token in the call after the
@@ -29,13 +29,14 @@ from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.locks import locked
 from ms_codegeex.evaluation.judging import values
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
-from ms_codegeex.evaluation.task import Judgement, Sample
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, published_verdict
+from ms_codegeex.evaluation.sandbox.workspace import check_readable
+from ms_codegeex.evaluation.task import Judgement, Problem, Reference, Sample, Task
 
 INSIDE = Path(__file__).with_name("inside")
 PREPARING = 900.0  # seconds for a command that fills the cache
 ALONE = 2  # processes: the sandbox's first and the program, which therefore cannot test its tests in a fork
+REFERENCE_SECONDS = 60.0  # of canonical solutions, which may be slow and from whose times limits are derived
 TAIL = 2000  # characters of a program's output that are kept
 COMPLETE = "complete"  # a file in a complete cache
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -130,8 +131,10 @@ class ToolChain(ABC):
     compile_seconds: ClassVar[float] = 60.0  # for each command that compiles
     sources: ClassVar[tuple[str, ...]]  # files of `inside` that the cache is made from
     failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
-    notices_exit: ClassVar[bool] = False  # the original runner notices that a program leaves before its tests' end
     no_memory: ClassVar[tuple[bytes, ...]]  # ... when an allocation fails
+    no_program: ClassVar[re.Pattern[bytes] | None] = None  # what an interpreter says of a text that is no program
+    notices_exit: ClassVar[bool] = False  # the original runner notices that a program leaves before its tests' end
+    shows_tool: ClassVar[bool] = False  # the sandbox must show it and its libraries: it may be among a user's files
 
     def __init__(self, cache: Path | None = None) -> None:
         self._root = cache or user_cache() / "toolchains"
@@ -173,7 +176,7 @@ class ToolChain(ABC):
 
     def readable(self) -> dict[str, Path]:
         """Paths that the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
-        return {self.inside: self.cache}
+        return {self.inside: self.cache, **(with_libraries(self.tool) if self.shows_tool else {})}
 
     @property
     def inside(self) -> str:
@@ -236,7 +239,7 @@ class ToolChain(ABC):
 
     def ended(self, plan: RunPlan, executions: Sequence[Execution]) -> Verdict:
         """The rule for a program that only says values: exit status 0."""
-        return self.named(judging.published(executions, plan.compiling), executions)
+        return self.named(published_verdict(executions, plan.compiling), executions)
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule: exit status 0."""
@@ -245,7 +248,7 @@ class ToolChain(ABC):
     def strict(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule, and the witness was printed."""
         verdict = self.published(plan, executions, witness)
-        if verdict is Verdict.PASSED and not (executions[-1].succeeded and judging.printed(executions[-1], witness)):
+        if verdict is Verdict.PASSED and not (executions[-1].succeeded and executions[-1].printed(witness)):
             return self.named(Verdict.ERROR, executions)
         return verdict
 
@@ -256,7 +259,10 @@ class ToolChain(ABC):
         text = executions[-1].stderr + executions[-1].stdout
         if any(words in text for words in self.no_memory):
             return Verdict.MEMORY
-        return Verdict.WRONG if any(words in text for words in self.failed_assertion) else verdict
+        if any(words in text for words in self.failed_assertion):
+            return Verdict.WRONG
+        unread = self.no_program is not None and self.no_program.search(executions[-1].stderr)
+        return Verdict.COMPILE_ERROR if unread else verdict
 
 
 @dataclass(frozen=True)
@@ -311,3 +317,39 @@ def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: S
     extra: dict[str, Any] = {name: round(sum(part), 3) for name, part in parts.items()}
     extra |= {"no_data": True} if found.undecided else {}
     return Judgement(sample.task_id, sample.completion_id, verdicts, sum(each), last.code, output, extra)
+
+
+class ToolChainTask(Task):
+    """A task whose problems have the label `language`, with a tool chain for each. `timeout`: the user's seconds."""
+
+    def __init__(self, chains: Mapping[str, ToolChain], timeout: float | None) -> None:
+        self._chains, self._timeout = chains, timeout
+
+    def judge_program(
+        self, problem: Problem, sample: Sample, program: Program, sandbox: Sandbox, wall: float
+    ) -> Judgement:
+        """Compile a sample's program and run it for at most `wall` seconds."""
+        return run_and_judge(self._chains[problem.labels["language"]], sample, program, sandbox, wall)
+
+    def wall(self, sample: Sample, seconds: float) -> float:
+        """The seconds of a run: the user's, or those given, which are more for a reference."""
+        return self._timeout or (max(seconds, REFERENCE_SECONDS) if isinstance(sample, Reference) else seconds)
+
+    def missing(self) -> Mapping[str, str]:
+        """Language -> the command that installs it."""
+        return {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
+
+    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
+        """Prepare the tool chains of these problems; language -> reason for each that does not work."""
+        reasons = {}
+        for name in dict.fromkeys(problem.labels["language"] for problem in problems):
+            try:
+                self._chains[name].prepare()
+                check_readable(self._chains[name].readable().values())
+            except (UserError, OSError, subprocess.SubprocessError) as error:
+                reasons[name] = " ".join(str(error).split()).removeprefix(f"{name}: ")
+        return reasons
+
+    def tools(self) -> Mapping[str, str]:
+        """Language -> the tool chain's version."""
+        return {name: chain.found for name, chain in self._chains.items() if chain.found is not None}

@@ -12,6 +12,7 @@ from ms_codegeex.evaluation.toolchains.base import ALONE, Program, RunPlan, Tool
 # Reaching the end of a function without a return is undefined. These flags end the program; otherwise it might
 # return the content of a register, which may be right by chance.
 FLAGS = ("-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
+INCLUDES = ("/usr/include", "/usr/local/include", "/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu")
 HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
 
 
@@ -32,7 +33,7 @@ class Cpp(ToolChain):
         """Whether the compiler, or a header, is installed."""
         if name in self.programs:
             return super().has(name)
-        return any((Path(directory) / name).exists() for directory in includes())
+        return any((Path(directory) / name).exists() for directory in INCLUDES)
 
     def make(self, cache: Path) -> None:
         """Compile the headers and the witness."""
@@ -50,8 +51,3 @@ class Cpp(ToolChain):
         build = Command(words, self.compiling, {"LC_ALL": "C"})
         run = Command(["./main"], ResourceLimits(wall=seconds, processes=ALONE), {}, challenge)
         return RunPlan([build, run], program.files("main.cpp", token), compiling=1)
-
-
-def includes() -> tuple[str, ...]:
-    """The directories with libraries' headers."""
-    return ("/usr/include", "/usr/local/include", "/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu")

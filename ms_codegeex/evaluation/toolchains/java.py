@@ -42,7 +42,7 @@ class Java(ToolChain):
     def readable(self) -> dict[str, Path]:
         """The cache, and the parts of the JDK."""
         programs = [program_of(name) for name in ("java", "javac")]
-        parts = [parts_of(home(path), f"bin/{path.name}", "conf", "lib") for path in programs if path]
+        parts = [parts_of(path.parent.parent, f"bin/{path.name}", "conf", "lib") for path in programs if path]
         return {**super().readable(), **{name: path for each in parts for name, path in each.items()}}
 
     def jars(self) -> list[Path]:
@@ -62,8 +62,3 @@ class Java(ToolChain):
         words = [str(self.tool), *COMMON, *self.options, "-cp", classes, *arguments]
         run = Command(words, ResourceLimits(wall=seconds), {}, challenge)
         return RunPlan([build, run], program.files("Main.java", token), compiling=1)
-
-
-def home(program: Path) -> Path:
-    """The directory that contains `bin/java`."""
-    return program.parent.parent

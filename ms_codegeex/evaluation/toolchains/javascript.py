@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,9 +14,8 @@ from typing import ClassVar
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Verdict
-from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, program_of, with_libraries
+from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, program_of
 
 MD5 = "js-md5"
 MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"
@@ -37,6 +37,8 @@ class JavaScript(ToolChain):
     sources = ("witness.js", "values.js")
     failed_assertion = (b"Assertion failed",)
     no_memory = (b"JavaScript heap out of memory",)
+    no_program = re.compile(rb"\nSyntaxError: ")
+    shows_tool = True
 
     def version(self) -> str | None:
         """The version of Node.js, and of js-md5, which one problem needs, if it is installed."""
@@ -67,10 +69,6 @@ class JavaScript(ToolChain):
         if self.md5 is not None:
             shutil.copytree(self.md5, cache / "node_modules" / MD5)
 
-    def readable(self) -> dict[str, Path]:
-        """The cache, and Node.js with its libraries."""
-        return {**super().readable(), **with_libraries(self.tool)}
-
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Run the program with the witness loaded first."""
         options = ["--random-seed=42", "--max-old-space-size=1024"]
@@ -89,11 +87,9 @@ class JavaScript(ToolChain):
         """The program exits and has written nothing; the exit status does not count."""
         done = executions[-1]
         if done.end is not End.EXITED:
-            return judging.ENDS.get(done.end, Verdict.ERROR)
+            return done.failure
         if not done.stdout and not done.stderr:
             return Verdict.PASSED
-        if b"\nSyntaxError: " in done.stderr and done.code:
-            return Verdict.COMPILE_ERROR
         return self.named(Verdict.ERROR if done.code else Verdict.WRONG, executions)
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:

@@ -13,15 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Verdict
-from ms_codegeex.evaluation.toolchains.base import (
-    Program,
-    RunPlan,
-    ToolChain,
-    output_of,
-    outside_system,
-    program_of,
-    with_libraries,
-)
+from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, output_of, outside_system, program_of
 from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
 from ms_codegeex.evaluation.toolchains.java import Java
@@ -30,7 +22,6 @@ from ms_codegeex.evaluation.toolchains.rust import Rustc
 
 TUPLES = "javatuples"
 WITNESS = "ms_codegeex_tests_ended"
-LUA_SYNTAX = re.compile(rb"program\.lua:\d+: [^\n]* near ['<]")
 LUA = ("lua", "lua5.4", "lua5.3")
 LUAUNIT = "print((package.searchpath or function() end)('luaunit', package.path) or '')"
 
@@ -85,13 +76,11 @@ class PlainJava(Java):
 class PlainJavaScript(JavaScript):
     """`node test.js`: exit status 0."""
 
+    failed_assertion = (b"AssertionError",)
+
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule, exit status 0."""
-        verdict = ToolChain.ended(self, plan, executions)
-        syntax = verdict is Verdict.ERROR and b"\nSyntaxError: " in executions[-1].stderr
-        return Verdict.COMPILE_ERROR if syntax else verdict
-
-    failed_assertion = (b"AssertionError",)
+        return ToolChain.ended(self, plan, executions)
 
 
 class TypeScript(PlainJavaScript):
@@ -144,6 +133,8 @@ class Lua(ToolChain):
     sources = (f"{WITNESS}.lua",)
     failed_assertion = (b"expected: ",)
     no_memory = (b"not enough memory",)
+    no_program = re.compile(rb"program\.lua:\d+: [^\n]* near ['<]")
+    shows_tool = True
 
     @cached_property
     def lua(self) -> tuple[Path, Path] | None:
@@ -171,21 +162,12 @@ class Lua(ToolChain):
         super().make(cache)
         shutil.copy(self.lua[1], cache / "luaunit.lua")
 
-    def readable(self) -> dict[str, Path]:
-        """The cache, and Lua with its libraries."""
-        return {**super().readable(), **with_libraries(self.tool)}
-
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Run the program with the witness loaded first."""
         words = [str(self.tool), "-l", WITNESS, "program.lua"]
         environment = {"LUA_PATH": f"{self.inside}/?.lua"}
         run = Command(words, ResourceLimits(wall=seconds), environment, challenge + b"\n")
         return RunPlan([run], program.files("program.lua", token))
-
-    def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
-        """As in the base class; a syntax error counts as a compile error."""
-        syntax = verdict is Verdict.ERROR and LUA_SYNTAX.search(executions[-1].stderr) is not None
-        return Verdict.COMPILE_ERROR if syntax else super().named(verdict, executions)
 
 
 class PlainGo(Go):
@@ -231,6 +213,7 @@ class Bash(ToolChain):
     sources = ("witness.sh",)
     failed_assertion = ()
     no_memory = (b"cannot allocate",)
+    no_program = re.compile(rb"syntax error")
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Run the program in the witness."""
@@ -240,10 +223,9 @@ class Bash(ToolChain):
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
         """As in the base class; status 1 without a message is a test that failed."""
-        verdict = super().named(verdict, executions)
-        last = executions[-1]
-        if verdict is not Verdict.ERROR or last.end is not End.EXITED:
-            return verdict
-        if b"syntax error" in last.stderr:
-            return Verdict.COMPILE_ERROR
-        return Verdict.WRONG if last.code == 1 and not last.stderr else verdict
+        verdict, last = super().named(verdict, executions), executions[-1]
+        failed = last.end is End.EXITED and last.code == 1 and not last.stderr
+        return Verdict.WRONG if failed and verdict is Verdict.ERROR else verdict
+
+
+PLAIN = (PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash, TypeScript, Lua)

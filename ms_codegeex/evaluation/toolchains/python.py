@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.evaluation.judging import python_program
-from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
 from ms_codegeex.evaluation.toolchains.base import ALONE, Program, RunPlan, ToolChain
 
@@ -59,7 +58,7 @@ class Python(ToolChain):
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """Exit status 0, and the witness was printed."""
         verdict = super().published(plan, executions, witness)
-        return Verdict.ERROR if verdict is Verdict.PASSED and not judging.printed(executions[-1], witness) else verdict
+        return Verdict.ERROR if verdict is Verdict.PASSED and not executions[-1].printed(witness) else verdict
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
         """As in the base class; a syntax error of the program counts as a compile error."""

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation.benchmarks import registry
 from ms_codegeex.evaluation.benchmarks.ds1000 import task as ds1000
 from ms_codegeex.evaluation.benchmarks.humaneval import task as humaneval
 from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
 from ms_codegeex.evaluation.benchmarks.mtpb import task as mtpb
-from ms_codegeex.evaluation.benchmarks.registry import benchmark, build_task, names
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS, build_task
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling.recipes import load, over
 
@@ -64,10 +65,15 @@ def test_what_a_task_does_not_take(tmp_path):
         build_task(Recipe("humaneval-x"), tmp_path, python=PYTHON)
 
 
-@pytest.mark.parametrize("name", names())
+def test_every_folder_is_a_benchmark():
+    folders = [path.parent.name.replace("_", "-") for path in Path(registry.__file__).parent.glob("*/task.py")]
+    assert sorted(folders) == sorted(BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_says_what_it_is_and_which_settings_it_has(name):
-    """A folder in `benchmarks/` that lacks something would fail here, and nowhere else before a user names it."""
-    found = benchmark(name)
+    """A row that lacks something would fail here, and nowhere else before a user names it."""
+    found = BENCHMARKS[name]
     assert found.summary and set(found.options) <= {"timeout", "python", "prompt_perplexity"}
     assert set(found.keys) <= {each.name for each in fields(Recipe)} - {"task", "n", "seed", "temperature"}
     module = import_module(f"ms_codegeex.evaluation.benchmarks.{name.replace('-', '_')}.task")

@@ -11,8 +11,9 @@ from broken_answers import BODIES, END, KINDS, TRICKS, broken
 from chains import answer, judge_all, open_task
 from humaneval_x_rows import ROWS, write
 
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import End, Execution, Verdict
+from ms_codegeex.evaluation.judging.python_program import witness
+from ms_codegeex.evaluation.sandbox import End, Execution, Verdict, published_verdict
+from ms_codegeex.evaluation.sandbox.outcome import FAILURES
 
 
 @pytest.fixture
@@ -153,16 +154,16 @@ def test_the_same_program_has_the_same_fingerprint(task, language: str):
 
 def test_shared_rules():
     """`published`, and whether a secret was printed: what the judges of all tasks share."""
-    secret = judging.witness()
+    secret = witness()
     good = Execution(End.EXITED, 0, 0.1, f"x\n{secret}\nok\n".encode(), b"")
-    assert judging.published([good]) is Verdict.PASSED and judging.printed(good, secret)
-    assert not judging.printed(good, judging.witness())
+    assert published_verdict([good]) is Verdict.PASSED and good.printed(secret)
+    assert not good.printed(witness())
     glued = Execution(End.EXITED, 0, 0.1, f"x{secret}\n".encode(), b"")
-    assert not judging.printed(glued, secret)
+    assert not glued.printed(secret)
     failed = Execution(End.EXITED, 1, 0.1, secret.encode(), b"")
-    assert judging.published([failed], 1) is Verdict.COMPILE_ERROR
-    assert judging.published([good, failed], 1) is Verdict.ERROR
-    for end, verdict in judging.ENDS.items():
-        assert judging.published([Execution(end, -9, 0.1, secret.encode(), b"")]) is verdict
+    assert published_verdict([failed], 1) is Verdict.COMPILE_ERROR
+    assert published_verdict([good, failed], 1) is Verdict.ERROR
+    for end, verdict in {**FAILURES, End.SIGNALLED: Verdict.ERROR}.items():
+        assert published_verdict([Execution(end, -9, 0.1, secret.encode(), b"")]) is verdict
     late = Execution(End.TIMEOUT, -9, 9.0, b"", b"")
-    assert judging.published([late], 1) is Verdict.TIMEOUT
+    assert published_verdict([late], 1) is Verdict.TIMEOUT

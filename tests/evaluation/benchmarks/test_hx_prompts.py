@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 from ms_codegeex.evaluation.task import SampledAnswer
 
@@ -113,12 +112,12 @@ STOPS = [
 
 @pytest.mark.parametrize(("language", "rule_set", "text", "stops"), STOPS)
 def test_stop_rules(language: str, rule_set: str, text: str, stops: bool):
-    rule = rules.stop(language, rule_set)
+    rule = stop_rules.codegeex_stop(language, rule_set)
     assert rule is not None and rule(text) is stops
 
 
 def test_codegeex_never_stops_rust():
-    assert rules.stop("rust", "codegeex") is None
+    assert stop_rules.codegeex_stop("rust", "codegeex") is None
 
 
 CLEANED = [
@@ -149,7 +148,7 @@ CLEANED = [
 
 @pytest.mark.parametrize(("language", "rule_set", "text", "left"), CLEANED)
 def test_clean_up(language: str, rule_set: str, text: str, left: str):
-    assert rules.clean(text, language, rule_set) == left
+    assert stop_rules.CLEAN_UPS[rule_set][language](text) == left
 
 
 def test_the_text_before_the_clean_up_is_kept(everything: Path):
@@ -167,10 +166,10 @@ def test_the_text_before_the_clean_up_is_kept(everything: Path):
 PIECES = st.lists(st.sampled_from(["{", "}", "\n", " ", "x", "def", "#", "//", "func main(", "int main(", "if", "\t"]))
 
 
-@given(PIECES.map("".join), st.sampled_from(list(ROWS)), st.sampled_from(list(rules.CLEAN_UPS)))
+@given(PIECES.map("".join), st.sampled_from(list(ROWS)), st.sampled_from(list(stop_rules.CLEAN_UPS)))
 def test_clean_up_cuts_and_only_java_adds(text: str, language: str, rule_set: str):
     """The result is a prefix of the text; Java may close its class."""
-    left = rules.clean(text, language, rule_set)
+    left = stop_rules.CLEAN_UPS[rule_set][language](text)
     added = left.removesuffix("\n}") if language == "java" else left
     assert text.startswith(left) or text.startswith(added)
 
@@ -178,11 +177,11 @@ def test_clean_up_cuts_and_only_java_adds(text: str, language: str, rule_set: st
 @given(PIECES.map("".join))
 def test_python_stays_stopped(text: str):
     """Also later: a decoder may ask only after several tokens."""
-    stopped = [rules.python_stop(text[:size]) for size in range(len(text) + 1)]
+    stopped = [stop_rules.python_stop(text[:size]) for size in range(len(text) + 1)]
     assert stopped == sorted(stopped)
 
 
-@pytest.mark.parametrize("rule_set", list(rules.CLEAN_UPS))
+@pytest.mark.parametrize("rule_set", list(stop_rules.CLEAN_UPS))
 def test_canonical_solutions_are_their_own_answers(rule_set: str):
     """What follows a solution is removed. Java's solution closes its class, which a model's need not."""
     benchmark("humaneval-x")
@@ -191,7 +190,7 @@ def test_canonical_solutions_are_their_own_answers(rule_set: str):
         row = problem.data
         if row.language == "rust":
             continue
-        left = rules.clean(row.solution + follow[row.language], row.language, rule_set)
+        left = stop_rules.CLEAN_UPS[rule_set][row.language](row.solution + follow[row.language])
         if row.language == "python" and rule_set == "codegeex":
             left = left[: stop_rules.first_unindented(left)]
         # CPP/94's solution has a line after its last brace

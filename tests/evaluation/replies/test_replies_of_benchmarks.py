@@ -20,7 +20,7 @@ from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.replies.code import code_of
-from ms_codegeex.evaluation.sampling import chat
+from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.samplers import ServerSampler
 from ms_codegeex.evaluation.session import Options, evaluate
 from ms_codegeex.evaluation.task import SampledAnswer
@@ -43,20 +43,20 @@ def test_what_a_server_is_asked():
 def test_our_own_server():
     model = fake_model(chat=TEMPLATES["codegeex2"], context=512)
     with served(lambda: FakeBackend(model=model, text=REPLY)) as server:
-        sampler = ServerSampler(f"{server.url}/v1", RECIPE, template=chat.TEMPLATE)
+        sampler = ServerSampler(f"{server.url}/v1", RECIPE, template=samplers.TEMPLATE)
         assert sampler(CODE, seed=1) == SampledAnswer(REPLY, "eos", is_reply=True)
     with served() as server, pytest.raises(UserError, match=r"is a base model.*; leave out --chat"):
-        ServerSampler(f"{server.url}/v1", RECIPE, template=chat.TEMPLATE)(CODE, seed=1)
+        ServerSampler(f"{server.url}/v1", RECIPE, template=samplers.TEMPLATE)(CODE, seed=1)
 
 
 def test_a_template_of_ones_own(tmp_path):
     path = tmp_path / "message.txt"
     path.write_text("Complete {this}: {prompt}\n")
-    assert chat.message(chat.read_template(path), "{x}") == "Complete {this}: {x}\n"
+    assert samplers.chat_message(samplers.read_template(path), "{x}") == "Complete {this}: {x}\n"
     path.write_text("Complete.\n")
     with pytest.raises(UserError, match=r"--chat-template: .* lacks"):
-        chat.read_template(path)
-    assert PROMPT in chat.message(chat.read_template(None), PROMPT)
+        samplers.read_template(path)
+    assert PROMPT in samplers.chat_message(samplers.read_template(None), PROMPT)
 
 
 # reply, why it ended: what ran, the strict verdict

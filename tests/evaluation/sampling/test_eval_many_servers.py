@@ -18,8 +18,7 @@ from ms_codegeex.evaluation.jsonl import RowFile, read_rows
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.drawing import generate
-from ms_codegeex.evaluation.sampling.samplers import ServerSampler
-from ms_codegeex.evaluation.sampling.servers import open_servers
+from ms_codegeex.evaluation.sampling.samplers import ServerSampler, open_servers
 
 RECIPE = Recipe("humaneval", max_new_tokens=20)
 

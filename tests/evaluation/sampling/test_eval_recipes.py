@@ -6,7 +6,7 @@ from conftest import ROOT, write_config
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import shipped_names
-from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
+from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS, with_key
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling.recipes import build, for_task, load, over
 
@@ -87,12 +87,12 @@ def test_values_from_the_command_line_are_checked_too():
         over(recipe, top_p=2)
 
 
-@pytest.mark.parametrize("key", sorted({key for name in names() for key in benchmark(name).keys}))
+@pytest.mark.parametrize("key", sorted({key for name in BENCHMARKS for key in BENCHMARKS[name].keys}))
 def test_a_setting_of_another_task_is_refused(tmp_path, key):
     value = {"languages": ["cpp"], "translate_from": "cpp", "tag": True, "rules": "codegeex", "turns": "single"}.get(
         key, {"mode": "insertion", "cut": "none", "strip": True, "form": "titled"}.get(key)
     )
-    for task in names():
+    for task in BENCHMARKS:
         path = write_config(tmp_path / f"{task}.yaml", {"task": task, key: value})
         if task in with_key(key):
             assert load(str(path)) == over(Recipe(task), **{key: value})

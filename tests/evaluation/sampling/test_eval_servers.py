@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.evaluation import threads
+from ms_codegeex.evaluation import progress
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling import samplers
@@ -155,7 +155,7 @@ def test_one_failure_loses_nothing_that_others_have_finished():
 
     found = []
     with pytest.raises(RunFailure, match="burns"):
-        for pair in threads.in_parallel(range(1000), work, 4, "samples", False):
+        for pair in progress.in_parallel(range(1000), work, 4, "samples", False):
             found.append(pair)
     assert {(0, 0), (1, 10), (3, 30)} <= set(found) and len(found) < 10
 

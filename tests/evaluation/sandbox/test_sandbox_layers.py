@@ -23,7 +23,6 @@ from ms_codegeex.evaluation.sandbox import (
     Execution,
     ResourceLimits,
     Sandbox,
-    landlock,
     layers,
     open_sandbox,
     supervisors,
@@ -56,7 +55,7 @@ def test_every_layer_is_active_where_the_kernel_has_it() -> None:
         pytest.skip("no unshare here (util-linux), the other tool")
     kinds = ("--user", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc")
     refusal = layers.attempt(["unshare", *kinds, "true"], identity)
-    if refusal or landlock.abi() == 0:
+    if refusal or layers.landlock_abi() == 0:
         pytest.skip(f"the kernel refuses: {refusal or 'Landlock'}")
     states = open_sandbox().layers
     assert set(states) == {"unprivileged user", "namespaces", "seccomp", "Landlock"}
@@ -169,7 +168,7 @@ except UserError as error:
 
 @pytest.mark.strict_sandbox
 def test_without_seccomp_and_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    monkeypatch.setattr(layers, "landlock_abi", lambda: 0)
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
     refused("seccomp: there is no table of system calls", "Landlock: the kernel does not offer it")
     sandbox = open_sandbox("best-effort")
@@ -196,7 +195,7 @@ print(ctypes.get_errno())
 def unfiltered(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     """A sandbox with namespaces alone, which must hold without the other layers."""
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
-    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    monkeypatch.setattr(layers, "landlock_abi", lambda: 0)
     sandbox = open_sandbox("best-effort")
     assert sandbox.layers["namespaces"] == "active"
     return sandbox
@@ -230,7 +229,7 @@ def test_directories_are_shown_wherever_they_are(shown: Path) -> None:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, refusing: None) -> Sandbox:
     """The sandbox of a machine without any layer."""
-    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    monkeypatch.setattr(layers, "landlock_abi", lambda: 0)
     monkeypatch.setattr(layers.seccomp, "assemble", lambda machine: None)
     return open_sandbox("best-effort")
 

@@ -149,14 +149,14 @@ def test_an_interpreter_that_programs_do_not_see(monkeypatch: pytest.MonkeyPatch
 MOUNTING = """
 import subprocess, sys
 from pathlib import Path
-from ms_codegeex.evaluation.sandbox import Command, landlock, layers, open_sandbox
+from ms_codegeex.evaluation.sandbox import Command, layers, open_sandbox
 
 def mount(path, options):
     path.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=True)
     (path / "file").write_text("as it was")
 
-landlock.abi, layers.seccomp.assemble = lambda: 0, lambda machine: None
+layers.landlock_abi, layers.seccomp.assemble = lambda: 0, lambda machine: None
 top = Path(sys.argv[1])
 mount(top / "open", "suid,dev,exec,mode=777")
 mount(top / "covered", "suid")

@@ -47,7 +47,7 @@ def test_on_a_bare_machine_the_packages_of_all_parts_are_those_of_the_whole(
     for module in {sys.modules[each.__module__] for each in kind.__mro__ if each.__module__.startswith("ms_codegeex")}:
         for name, nothing in (
             ("program_of", lambda name: None),
-            ("includes", lambda: ()),
+            ("INCLUDES", ()),
             ("DEBIAN", tmp_path),
             ("REGISTRY", tmp_path),
         ):

@@ -15,14 +15,13 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, values_of
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import read_report
+from ms_codegeex.evaluation.judging import python_program
+from ms_codegeex.evaluation.judging.python_program import PythonTask, both_verdicts, encoded, judgement
 from ms_codegeex.evaluation.replies import python
 from ms_codegeex.evaluation.replies.blocks import Asked, ReplyCode
 from ms_codegeex.evaluation.replies.code import code_of
-from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, published_verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
 from ms_codegeex.generation import stopping
@@ -225,22 +224,21 @@ class Ds1000(PythonTask):
         return judgement(sample, both_verdicts(report), [report.execution])
 
     def _original(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Each test case is a run that leaves a pickle. The pickles are then opened, and then compared: only now the
-        expected results and the function that compares enter the sandbox. Published: the pickles decide. Strict: every
-        run also reached its end."""
+        """Each test case is a run that leaves a pickle. The pickles are opened, then compared: only now the expected
+        results and what compares enter the sandbox. Published: the pickles decide. Strict: every run also ended."""
         program = encoded(ds.context.replace("[insert]", sample.generation))
-        secrets = [judging.witness() for _ in range(ds.cases + 1)]
+        secrets = [python_program.witness() for _ in range(ds.cases + 1)]
         cases = [("program.py", "--test_case", str(case)) for case in range(1, ds.cases + 1)]
         runs = zip(secrets, cases, strict=False)
         commands = [self.runner.command(secret, self.limits, *words) for secret, words in runs]
-        commands.append(self.script("open_results.py", b"", self.limits, str(ds.cases)))
+        commands.append(self.script("compare.py", b"", self.limits, "open", str(ds.cases)))
         commands.append(self._comparison(ds, sample.generation, secrets[-1]))
         executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
-        reports = [read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
+        reports = [python_program.read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
         right = len(executions) == len(commands) and _right(executions[-1], secrets[-1])
         failed = next((report.verdict for report in reports if not report.finished), Verdict.WRONG)
         if len(executions) == len(commands) and not executions[-1].succeeded:
-            failed = judging.published(executions)
+            failed = published_verdict(executions)
         strict = right and all(report.finished for report in reports)
         verdicts = {"strict": Verdict.PASSED if strict else failed, "published": Verdict.PASSED if right else failed}
         return judgement(sample, verdicts, executions)
@@ -252,7 +250,8 @@ class Ds1000(PythonTask):
             "solution": answer if ds.test_type == 3 else None,
             "secret": secret,
         }
-        return self.script("compare.py", json.dumps(given).encode("ascii") + b"\n", self.limits, str(ds.cases))
+        stdin = json.dumps(given).encode("ascii") + b"\n"
+        return self.script("compare.py", stdin, self.limits, "compare", str(ds.cases))
 
     def reference(self, problem: Problem) -> Sample | None:
         """The benchmark's own code."""

@@ -25,12 +25,9 @@ from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, listed, values_of
 from ms_codegeex.evaluation.jsonl import record_files
-from ms_codegeex.evaluation.judging import python_program
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.replies.blocks import Asked
+from ms_codegeex.evaluation.judging.python_program import PythonTask, encoded, judgement, read_report, tail, witness
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
@@ -149,11 +146,6 @@ def _calls(row: Mapping[str, Any], key: str, name: str, typed: bool, where: str)
         raise UserError(f"{where}: {key} has other types than {name[:60]} takes ({error})") from None
 
 
-def unchanged(value: Any) -> Any:
-    """The value."""
-    return value
-
-
 def each(convert: Convert, kind: Convert = list) -> Convert:
     """A function that converts every item of a list."""
     return lambda items: kind([convert(item) for item in items])
@@ -164,39 +156,31 @@ def tuples(value: Any) -> Any:
     return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
-def set_or_dict(value: Any) -> Any:
-    """A list as a set, an empty one as an empty dictionary."""
-    return (set(value) if value else {}) if isinstance(value, list) else value
-
-
-def values_as_tuples(value: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary whose values are lists, as tuples."""
-    return {key: tuple(items) for key, items in value.items()}
-
-
-# JSON has no tuples, sets and complex numbers. By MBPP's numbers: the type of each argument; the last one repeats.
+# JSON has no tuples, sets and complex numbers. By MBPP's numbers: the type of each argument, None: it stays; the last
+# one repeats. An empty list is no set, but an empty dictionary.
 # Source: EvalPlus's release 0.3.1 converts these arguments when it reads the file (`evalplus/data/mbpp.py`).
-TYPES: tuple[tuple[str, Sequence[Convert]], ...] = (
+TYPES: tuple[tuple[str, Sequence[Convert | None]], ...] = (
     ("2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809", [tuple]),
     ("63 64 70 94 120 237 272 299 400 409 417 438 473 614 780", [each(tuple)]),
-    ("75 413 444 753", [each(tuple), unchanged]),
-    ("106 750", [unchanged, tuple, unchanged]),
-    ("115", [each(set_or_dict)]),
+    ("75 413 444 753", [each(tuple), None]),
+    ("106 750", [None, tuple, None]),
+    ("115", [each(lambda item: (set(item) if item else {}) if isinstance(item, list) else item)]),
     ("124", [float, complex]),
-    ("250 307 405 446 617 720 763 808", [tuple, unchanged]),
+    ("250 307 405 446 617 720 763 808", [tuple, None]),
     ("252", [complex]),
     ("259 401 445", [each(tuple, tuple)]),
     ("278", [each(lambda item: tuple(item) if isinstance(item, list) else item, tuple)]),
     ("580 615 791", [tuples]),
-    ("722", [values_as_tuples, unchanged]),
+    ("722", [lambda value: {key: tuple(items) for key, items in value.items()}, None]),
 )
 CONVERTERS = {f"Mbpp/{number}": rules for numbers, rules in TYPES for number in numbers.split()}
 
 
 def converted(name: str, arguments: list[Any]) -> list[Any]:
     """A call's arguments with the types that the problem's function takes."""
-    rules = CONVERTERS.get(name, [unchanged])
-    return [rules[min(index, len(rules) - 1)](argument) for index, argument in enumerate(arguments)]
+    rules = CONVERTERS.get(name, [None])
+    chosen = [rules[min(index, len(rules) - 1)] for index in range(len(arguments))]
+    return [rule(given) if rule else given for rule, given in zip(chosen, arguments, strict=True)]
 
 
 SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least this many seconds, or this many times the canonical solution's
@@ -236,10 +220,6 @@ class EvalPlus(PythonTask):
         answer = complete(prompt, seed=seed, stop=stop_rules.words(words))
         return self.sample(problem, completion_id, prompt, answer, partial(stop_rules.cut, known=words))
 
-    def asked(self, problem: Problem, prompt: str) -> Asked:
-        """The function that is called."""
-        return Asked("python", prompt, problem.data.entry_point)
-
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""
         return Sample(problem.id, 0, problem.data.prompt, problem.data.canonical_solution, "eos")
@@ -264,14 +244,14 @@ class EvalPlus(PythonTask):
         expected = self._expect(problem, kind, calls, sandbox)
         limits = [max(self.seconds, FACTOR * spent) for spent in expected.seconds]
         files = {"program.py": encoded(program), "calls": pickle.dumps((problem.data.entry_point, calls, limits), 4)}
-        secret, checked, wall = judging.witness(), judging.witness(), START + min(MAXIMUM, sum(limits))
+        secret, checked, wall = witness(), witness(), START + min(MAXIMUM, sum(limits))
         command = self._command("run_calls.py", secret.encode("ascii"), wall, str(START), "keep")
         comparison = self._comparison(problem, calls, expected, checked, wall)
         executions = sandbox.run([command, comparison], files, self.runner.readable)
-        report = python_program.read_report(executions[0], secret)
+        report = read_report(executions[0], secret)
         if not report.finished or len(executions) < 2:
             return executions, report.verdict
-        right = _right_calls(executions[1], checked) == len(calls)
+        right = executions[1].succeeded and executions[1].stdout == f"{len(calls)}\n{checked}\n".encode("ascii")
         return executions, Verdict.PASSED if right else Verdict.WRONG
 
     def _expect(self, problem: Problem, kind: str, calls: Calls, sandbox: Sandbox) -> Expected:
@@ -285,12 +265,12 @@ class EvalPlus(PythonTask):
         row: EvalPlusProblem = problem.data
         given = pickle.dumps((row.entry_point, calls, [REFERENCE] * len(calls)), 4)
         files = {"program.py": encoded(row.prompt + row.canonical_solution), "calls": given}
-        secret = judging.witness()
+        secret = witness()
         command = self._command("run_calls.py", secret.encode("ascii"), REFERENCE, str(REFERENCE), "report")
         executions = sandbox.run([command], files, self.runner.readable)
-        report = python_program.read_report(executions[-1], secret)
+        report = read_report(executions[-1], secret)
         if not report.finished or report.printed is None or report.printed["calls"] != len(calls):
-            lines = python_program.tail(executions).strip().splitlines() or [report.verdict.value]
+            lines = tail(executions).strip().splitlines() or [report.verdict.value]
             remedy = "give --python an interpreter with what it needs, and run the same command again"
             raise RunFailure(f"{problem.id}: its canonical solution fails here ({lines[-1][:200]}); {remedy}")
         return Expected(base64.b64decode(report.printed["values"]), report.printed["seconds"])
@@ -310,14 +290,6 @@ class EvalPlus(PythonTask):
 
     def _command(self, script: str, stdin: bytes, wall: float, *arguments: str) -> Command:
         return self.script(script, stdin, ResourceLimits(wall=wall, memory=MEMORY, output=64 * MIB), *arguments)
-
-
-def _right_calls(execution: Execution, secret: str) -> int:
-    """The number of calls with a right value, -1 if the comparison did not end."""
-    lines = execution.stdout.split(b"\n")
-    if not execution.succeeded or len(lines) != 3 or lines[1] != secret.encode("ascii") or not lines[0].isdigit():
-        return -1
-    return int(lines[0])
 
 
 build = EvalPlus

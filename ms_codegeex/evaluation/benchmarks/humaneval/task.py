@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks import truncation
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, judgement
 from ms_codegeex.evaluation.benchmarks.tables import OPTIONAL, ProblemFiles, values_of
-from ms_codegeex.evaluation.replies.blocks import Asked
+from ms_codegeex.evaluation.judging.python_program import PythonTask, both_verdicts, judgement
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
 
@@ -63,13 +61,9 @@ class HumanEval(PythonTask):
         prompt = problem.data.prompt.rstrip() if self.strip else problem.data.prompt
         words = STOPS if self.cut == "stops" else ()
         by_codegen = self.cut == "codegen"
-        answer = complete(prompt, seed=seed, stop=truncation.stop() if by_codegen else stop_rules.words(words))
-        clean = truncation.truncated if by_codegen else partial(stop_rules.cut, known=words)
+        answer = complete(prompt, seed=seed, stop=stop_rules.codegen_stop() if by_codegen else stop_rules.words(words))
+        clean = stop_rules.codegen_truncated if by_codegen else partial(stop_rules.cut, known=words)
         return self.sample(problem, completion_id, prompt, answer, clean)
-
-    def asked(self, problem: Problem, prompt: str) -> Asked:
-        """The function that the tests call."""
-        return Asked("python", prompt, problem.data.entry_point or "")
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """The program runs in an empty dictionary, not as `__main__`. Published is what the original runner checks.

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import ast
 import json
-import operator
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ms_codegeex.evaluation.benchmarks.humaneval_x import drawn
-from ms_codegeex.evaluation.benchmarks.humaneval_x.literals import NotALiteral, value_of
+from ms_codegeex.evaluation.benchmarks.humaneval_x.literals import NotALiteral, value_in, value_of
 from ms_codegeex.evaluation.judging.values import Check
 
 SAY = "ms_codegeex_say"
@@ -362,24 +361,9 @@ def python_relation(test: ast.expr) -> tuple[ast.expr, Check] | None:
     return (left, Check(None, "any")) if ast.dump(left) == ast.dump(right) else None
 
 
-OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-
-
 def python_value(node: ast.expr) -> list[Any] | None:
     """The value of a literal in a list, None if it is none."""
-    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "tuple" and len(node.args) == 1:
-        inner = python_value(node.args[0])
-        return inner and [tuple(inner[0])]
-    if isinstance(node, ast.List | ast.Tuple):
-        found = [python_value(each) for each in node.elts]
-        values = [each[0] for each in found if each]
-        if len(values) < len(found):
-            return None
-        return [tuple(values) if isinstance(node, ast.Tuple) else values]
-    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
-        left, right = python_value(node.left), python_value(node.right)
-        return [OPERATIONS[type(node.op)](left[0], right[0])] if left and right else None
     try:
-        return [ast.literal_eval(node)]
-    except (ValueError, TypeError):
+        return [value_in(node, "python", {})]
+    except NotALiteral:
         return None

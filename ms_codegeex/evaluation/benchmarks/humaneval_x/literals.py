@@ -1,11 +1,14 @@
-"""The literals in the tests of C++, Java, JavaScript, Go and Rust, read as Python's values.
+"""The literals in the tests of six languages, read as Python's values.
 
-The tests are the benchmark's, not a model's. Only what stands for a value is read; anything else is `NotALiteral`.
+A text in another language becomes a Python expression, token by token, and of this, or of a test's own, only what
+stands for a value is computed; anything else is `NotALiteral`. The tests are the benchmark's, not a model's.
 """
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,183 +18,41 @@ TOKEN = re.compile(
     |(?P<string>"(?:\\.|[^"\\])*"|`[^`$]*`)
     |(?P<char>'(?:\\u\{?[0-9a-fA-F]+\}?|\\.|[^'\\\n])*')
     |(?P<number>(?:0[xX][0-9a-fA-F]+|\d[\d_]*(?:\.(?!\.)\d*)?(?:[eE][-+]?\d+)?)(?:_?[fui](?:8|16|32|64|size)|[fFdDlL])?)
-    |(?P<name>[A-Za-z_]\w*(?:\s*(?:::|\.)\s*[A-Za-z_]\w*)*!?(?!=))
-    |(?P<sign><>|[-+*/%&()\[\]{},:.;<>])""",
+    |(?P<key>[A-Za-z_]\w*(?=\s*:(?!:)))
+    |(?P<name>[A-Za-z_]\w*(?:\s*(?:::|\.)\s*[A-Za-z_]\w*)*(?!=))
+    |(?P<sign>[-+*/%&)\]},:.])""",
     re.DOTALL | re.VERBOSE,
+)
+OPENINGS = tuple(  # languages, a bracket with the type before it, and what opens and closes the value in Python
+    (languages.split(), re.compile(pattern), *brackets)
+    for languages, pattern, *brackets in (
+        ("go", r"map\s*\[[^\]]*\]\s*\w+\s*\{", "{", "}"),
+        ("go", r"(?:\[\d*\]\s*)+float64\s*\{", "floats([", "])"),
+        ("go", r"(?:\[\d*\]\s*)+(?:interface\s*\{\s*\}|[a-z]\w*)\s*\{", "[", "]"),
+        ("cpp", r"map\s*<[\w<>, ]*>\s*\{", "pairs([", "])"),
+        ("cpp", r"(?:std::)?(?:vector|map)\s*<[\w<>, ]*>\s*\{", "[", "]"),
+        ("java", r"new\s+\w*Map\w*\s*(?:<[\w<>, ]*>)?\s*\(", "new_map(", ")"),
+        ("java", r"new\s+\w+\s*(?:<[\w<>, ]*>)?\s*\(", "new_list(", ")"),
+        ("rust", r"vec!\s*\[", "[", "]"),
+        ("js rust", r"\[", "[", "]"),
+        ("js", r"\{", "{", "}"),
+        ("cpp java go rust", r"\{", "[", "]"),
+        ("cpp java js go rust", r"\(", "(", ")"),
+    )
 )
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "f": "\f", "\n": ""}
 ESCAPE = re.compile(r"\\(u\{?([0-9a-fA-F]+)\}?|x([0-9a-fA-F]{2})|.)", re.DOTALL)
-CONSTANTS = {"true": True, "false": False, "null": None, "nil": None, "None": None}
-LISTS = ("Arrays.asList", "List.of")
-MAPS = ("HashMap::from", "HashMap::new")
-OPTIONS = ("Optional.of", "Optional.empty")
-SAME = ("String::from", "string", "std::string", "int", "(double)", "Some")  # functions that return their argument
-GO_TYPE = re.compile(r"(?:(?:\[\d*\]\s*)+(?:interface\s*\{\s*\}|[a-z]\w*)|map\s*\[[^\]]*\]\s*\w+)\s*(?=\{)")
-CPP_TYPE = re.compile(r"(?:std::)?(?:vector|map)\s*<[\w<>, ]*>\s*(?=\{)")
-JAVA_NEW = re.compile(r"new\s+\w+\s*(?:<[\w<>, ]*>)?\s*(?=\()")
+CONSTANTS = {"true": "True", "false": "False", "null": "None", "nil": "None"}
+COPIES = ("clone", "into", "to_owned", "to_string", "to_vec")  # methods that return the value
+OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Mod: math.fmod,
+}  # fmt: skip
+SIGNS: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 
 
 class NotALiteral(ValueError):
     """The text is no literal."""
-
-
-def value_of(text: str, language: str, names: Mapping[str, Any] | None = None) -> Any:
-    """The value of an expression of literals. `names`: values of variables."""
-    reader = Reader(text, language, names or {})
-    try:
-        value = reader.sum()
-    except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
-        raise NotALiteral(f"{text[:60]!r}: {error}") from None
-    if reader.peek()[1]:
-        raise NotALiteral(text[:60])
-    return value
-
-
-class Reader:
-    """Reads an expression from left to right."""
-
-    def __init__(self, text: str, language: str, names: Mapping[str, Any]) -> None:
-        self.text, self.language, self.names, self.at = text, language, names, 0
-
-    def peek(self) -> tuple[str, str]:
-        """The next token's kind and text, ("", "") at the end."""
-        while found := TOKEN.match(self.text, self.at):
-            if found.lastgroup != "space":
-                return str(found.lastgroup), found.group()
-            self.at = found.end()
-        if self.at < len(self.text):
-            raise NotALiteral("unknown sign")
-        return "", ""
-
-    def take(self, wanted: str = "") -> tuple[str, str]:
-        """The next token, which must be `wanted` if that is given."""
-        kind, text = self.peek()
-        if not text or (wanted and text != wanted):
-            raise NotALiteral(f"{wanted or 'more'} expected")
-        self.at += len(text)
-        return kind, text
-
-    def skip(self, sign: str) -> bool:
-        """Whether the next token is this one, which is then taken."""
-        return self.peek()[1] == sign and bool(self.take())
-
-    def sum(self) -> Any:
-        """Terms with + and - between them."""
-        value = self.product()
-        while self.peek()[1] in ("+", "-"):
-            sign, other = self.take()[1], self.product()
-            value = value + other if sign == "+" else value - other
-        return value
-
-    def product(self) -> Any:
-        """Factors with * / % between them. Integers are divided as in C, except in JavaScript."""
-        value = self.factor()
-        while self.peek()[1] in ("*", "/", "%"):
-            sign, other = self.take()[1], self.factor()
-            if sign == "*":
-                value = value * other
-            elif isinstance(value, int) and isinstance(other, int) and self.language != "js":
-                value = math.trunc(value / other) if sign == "/" else math.fmod(value, other)
-            else:
-                value = value / other if sign == "/" else math.fmod(value, other)
-        return value
-
-    def factor(self) -> Any:
-        """A value with its signs and methods."""
-        if self.skip("-"):
-            return -self.factor()
-        if self.skip("+") or self.skip("&"):
-            return self.factor()
-        value = self.primary()
-        while self.skip("."):
-            method = self.take()[1]
-            if method not in ("to_string", "to_owned", "into", "to_vec"):
-                raise NotALiteral(method)
-            self.take("(")
-            self.take(")")
-        return value
-
-    def items(self, end: str, read: Callable[[], Any] | None = None) -> list[Any]:
-        """Expressions, or what `read` reads, with commas between them, up to the closing sign."""
-        found = []
-        while not self.skip(end):
-            found.append((read or self.sum)())
-            if not self.skip(","):
-                self.take(end)
-                break
-        return found
-
-    def primary(self) -> Any:
-        """A value without signs and methods."""
-        for pattern, of in ((GO_TYPE, "go"), (CPP_TYPE, "cpp"), (JAVA_NEW, "java")):
-            self.peek()
-            if self.language == of and (found := pattern.match(self.text, self.at)):
-                self.at = found.end()
-                return self.composite(found.group())
-        kind, text = self.take()
-        if kind == "string":
-            value = unescaped(text[1:-1])
-            while self.language == "cpp" and self.peek()[0] == "string":
-                value += unescaped(self.take()[1][1:-1])
-            return value
-        if kind == "char":
-            value = unescaped(text[1:-1])
-            return ord(value) if self.language == "go" else value
-        if kind == "number":
-            return number(text, self.language)
-        if text == "(":
-            found = self.items(")")
-            if self.language == "js":
-                return found[-1]
-            tuple_ = self.language == "rust" and (len(found) != 1 or self.text[: self.at].rstrip(") \n")[-1:] == ",")
-            return tuple(found) if tuple_ else one(found)
-        if text == "[" and self.language in ("js", "rust"):
-            return self.items("]")
-        if text == "{":
-            return dict(self.items("}", self.pair)) if self.language == "js" else self.items("}")
-        if kind == "name":
-            return self.named(re.sub(r"\s", "", text))
-        raise NotALiteral(text)
-
-    def composite(self, kind: str) -> Any:
-        """A list or map of which the type was read."""
-        if self.language == "java":
-            self.take("(")
-            found = self.items(")")
-            return {} if "Map" in kind else one(found) if found else []
-        self.take("{")
-        if kind.startswith("map"):
-            return dict(self.items("}", self.pair if self.language == "go" else None))
-        found = self.items("}")
-        return [float(each) for each in found] if kind.rstrip().endswith("float64") else found
-
-    def pair(self) -> tuple[Any, Any]:
-        """A key and its value."""
-        key = self.take()[1] if self.peek()[0] == "name" else self.sum()
-        self.take(":")
-        return key, self.sum()
-
-    def named(self, name: str) -> Any:
-        """What a name, or a call, stands for."""
-        variable, _, method = name.rpartition(".")
-        if variable in self.names and method in ("clone", "to_vec"):
-            self.take("(")
-            self.take(")")
-            return self.names[variable]
-        if name in self.names:
-            return self.names[name]
-        if name in CONSTANTS and not (name == "None" and self.language != "rust"):
-            return CONSTANTS[name]
-        if name == "vec!":
-            self.take("[")
-            return self.items("]")
-        if name not in (*LISTS, *MAPS, *OPTIONS, *SAME):
-            raise NotALiteral(name)
-        self.take("(")
-        found = self.items(")")
-        if name in MAPS:
-            return dict(one(found)) if found else {}
-        return found if name in LISTS else tuple(found) if name in OPTIONS else one(found)
 
 
 def one(found: list[Any]) -> Any:
@@ -199,6 +60,106 @@ def one(found: list[Any]) -> Any:
     if len(found) != 1:
         raise NotALiteral("one value expected")
     return found[0]
+
+
+# language -> function, with `_` for its dots and colons -> its value, from its arguments
+FUNCTIONS: dict[str, dict[str, Callable[[list[Any]], Any]]] = {
+    "python": {"tuple": lambda found: tuple(one(found))},
+    "cpp": {"string": one, "std_string": one, "int": one, "pairs": lambda found: dict(one(found))},
+    "java": {"Arrays_asList": list, "List_of": list, "Optional_of": tuple, "Optional_empty": tuple}
+    | {"new_list": lambda found: one(found) if found else [], "new_map": lambda found: {}},
+    "js": {},
+    "go": {"string": one, "int": one, "floats": lambda found: [float(each) for each in one(found)]},
+    "rust": {"String_from": one, "Some": one, "HashMap_from": lambda found: dict(one(found)), "HashMap_new": dict},
+}
+
+
+def value_of(text: str, language: str, names: Mapping[str, Any] | None = None) -> Any:
+    """The value of an expression of literals. `names`: values of variables."""
+    try:
+        return value_in(ast.parse(in_python(text, language, names or {}), mode="eval").body, language, names or {})
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise NotALiteral(f"{text[:60]!r}: {error}") from None
+
+
+def value_in(node: ast.AST | None, language: str, names: Mapping[str, Any]) -> Any:
+    """The value of a part of a Python expression, with the rules of the language that it was written in."""
+
+    def value(inner: ast.AST | None) -> Any:
+        return value_in(inner, language, names)
+
+    try:
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Name) and node.id in names:
+            return names[node.id]
+        if isinstance(node, ast.List):
+            return list(map(value, node.elts))
+        if isinstance(node, ast.Tuple) and language in ("python", "rust"):
+            return tuple(map(value, node.elts))
+        if isinstance(node, ast.Tuple) and language == "js":  # its comma operator
+            return [*map(value, node.elts)][-1]
+        if isinstance(node, ast.Dict):
+            return dict(zip(map(value, node.keys), map(value, node.values), strict=True))
+        if isinstance(node, ast.UnaryOp) and type(node.op) in SIGNS:
+            return SIGNS[type(node.op)](value(node.operand))
+        if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
+            left, right = value(node.left), value(node.right)
+            result = OPERATIONS[type(node.op)](left, right)
+            in_c = isinstance(left, int) and isinstance(right, int) and language not in ("js", "python")
+            return math.trunc(result) if in_c and isinstance(node.op, ast.Div) else result
+        if isinstance(node, ast.Call) and not node.keywords:
+            function, arguments = node.func, list(map(value, node.args))
+            if isinstance(function, ast.Name) and function.id in FUNCTIONS[language]:
+                return FUNCTIONS[language][function.id](arguments)
+            if isinstance(function, ast.Attribute) and function.attr in COPIES and not arguments:
+                return value(function.value)
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+        raise NotALiteral(str(error)) from None
+    raise NotALiteral(type(node).__name__)
+
+
+def in_python(text: str, language: str, names: Mapping[str, Any]) -> str:
+    """The text as an expression of Python's, of the kind that `value_in` reads."""
+    parts, closings, at = list[str](), list[str](), 0
+    openings = [row[1:] for row in OPENINGS if language in row[0]]
+    while at < len(text):
+        for pattern, opening, closing in openings:
+            if found := pattern.match(text, at):
+                parts.append(opening)
+                closings.append(closing)
+                break
+        else:
+            found = TOKEN.match(text, at)
+            if found is None:
+                raise NotALiteral("unknown sign")
+            kind, token = str(found.lastgroup), re.sub(r"\s", "", found.group())
+            if token in (")", "]", "}"):
+                parts.append(closings.pop() if closings else token)
+            elif kind in ("string", "char"):
+                plain = unescaped(found.group()[1:-1])
+                parts.append(repr(ord(one([*plain])) if (kind, language) == ("char", "go") else plain))
+            elif kind == "number":
+                parts.append(repr(number(token, language)))
+            elif kind == "key":
+                parts.append(repr(token))
+            elif kind == "name":
+                parts.append(name_in_python(token, language, names, parts[-1:] == ["."]))
+            elif kind == "sign" and token != "&":  # a reference
+                parts.append(token)
+        at = found.end()
+    return " ".join(parts).strip()
+
+
+def name_in_python(name: str, language: str, names: Mapping[str, Any], is_method: bool) -> str:
+    """A constant, function, method or variable, with its method if it has one; others are `NotALiteral`."""
+    if is_method or name.partition(".")[0] in names:
+        return name
+    if name in CONSTANTS or (name == "None" and language == "rust"):
+        return CONSTANTS.get(name, name)
+    if (function := re.sub(r"\W+", "_", name)) not in FUNCTIONS[language]:
+        raise NotALiteral(name)
+    return function
 
 
 def number(text: str, language: str) -> int | float:

@@ -8,8 +8,8 @@ a model's, so their text may be parsed and split. The answer's text may not, and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import blocks
@@ -38,6 +38,11 @@ STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
 CPP_SIGNATURE = re.compile(r"^[A-Za-z_][\w<>:,&* ]*[ &*>]\w+ ?\([^\n]*\) ?\{", re.MULTILINE)
 CPP_ASSERT = re.compile(r"#\s*include\s*<(?:assert\.h|cassert)>")
 CPP_ASSERTS = re.compile(r"<(?:assert\.h|cassert)>")
+# C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that say nothing else than types and names
+CPP_ALIAS = re.compile(
+    r"using\s+(\w+)\s*=([^;]*);|typedef\b([^;]*?)\b(\w+)\s*;|#\s*define\s+(\w+)[ \t]+([^\n]*)", re.DOTALL
+)
+CPP_PLAIN = re.compile(r"[\w\s:<>,&*()\[\]]+")
 CPP_BOOST = "boost/any.hpp"
 CPP_ANY = """
 namespace ms_codegeex {
@@ -73,6 +78,10 @@ GO_USES = {  # a use of each package that tests import, as Go accepts no unused 
 RUST_USE = re.compile(r"^use .*;", re.MULTILINE)
 RUST_FUNCTION = re.compile(r"^\s*(?:pub )?fn\s+(\w+)\s*(<[^(>]*>)?\s*\(([^{]*)\{", re.MULTILINE)
 RUST_TYPE = re.compile(r"^\s*(?:pub )?(?:enum|struct|type)\s+(\w+)", re.MULTILINE)
+RUST_RETURNED = re.compile(
+    r"(?:[\s&<>(),;\[\]\d]|'\w+|\b(?:[iu](?:8|16|32|64|128|size)|f32|f64|bool|char|str|String|Vec|Option|Result|Box"
+    r"|HashMap|HashSet)\b)*"
+)  # types of the standard library
 RUST_MUT = re.compile(r"\bmut\s+(?=\w+\s*:)")
 
 
@@ -127,10 +136,9 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
     call = "" if tests.complete else f';\nvoid {blocks.CALL}(const char *);\n{blocks.CALL}("%s");\n'
     again = "#include<assert.h>\n" if CPP_ASSERTS.search(known + leading) else ""
-    declaration = signature[: signature.index("{")]
-    declaration = (made and made.declaration()) or declaration
+    declared = (made and declaration(made)) or signature[: signature.index("{")]
     tail += f"\n#undef assert\n{again}{'' if whole else signature}{answer}\n"
-    before = f"{includes}\n{known}{CPP_ANY if CPP_BOOST in known else ''}{declaration};\n{head}"
+    before = f"{includes}\n{known}{CPP_ANY if CPP_BOOST in known else ''}{declared};\n{head}"
     return Program(before, call, tail, libraries)
 
 
@@ -204,7 +212,7 @@ def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
         if name in named
     }
     if whole and (made := trees.parts([answer], asked(row))) and made.name in types:
-        types[made.name] = made.pointer() or types[made.name]
+        types[made.name] = pointer(made) or types[made.name]
     checks = "\n".join(f"const _: {text} = {name};" for name, text in types.items())
     text = text.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
     head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", row.id)
@@ -214,9 +222,7 @@ def rust(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
     return Program(f"fn main() {{}}\n{head}", call, rest, check=check)
 
 
-ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str, Cases, bool], Program]] = {
-    each.__name__: each for each in (python, cpp, java, js, go, rust)
-}
+ASSEMBLERS = {each.__name__: each for each in (python, cpp, java, js, go, rust)}
 
 
 def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
@@ -226,3 +232,40 @@ def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
         expected = "expected one as in the published files; fetch the file again"
         raise UserError(f"{row.id}: no function in `prompt`, {expected}")
     return row.prompt[: signatures[-1].start()], row.prompt[signatures[-1].start() :]
+
+
+def declaration(made: trees.ReplyProgram) -> str:
+    """C++'s declaration of the entry point, without names that only the program knows; empty if it has others, or
+    is a template or a method."""
+    meanings, text = dict[str, str](), trees.signature(made.entry.node) if not made.owner else ""
+    for each in made.items:
+        if found := CPP_ALIAS.fullmatch(each.text.strip()):
+            meanings[found[1] or found[4] or found[5]] = (found[2] or found[3] or found[6]).strip()
+    for _ in range(3):
+        text = trees.WORD.sub(lambda word: meanings.get(word[0], word[0]), text)
+    text = re.sub(r"\bauto\b(.*)->(.*)", r"\2 \1", text, flags=re.DOTALL)
+    plain = CPP_PLAIN.fullmatch(text) and not re.search(r"\b(?:decltype|auto|struct|class)\b", text)
+    return text if plain and made.entry.node.type == "function_definition" else ""
+
+
+def pointer(made: trees.ReplyProgram) -> str:
+    """Rust's type of the entry point, with the prompt's types for generic parameters; "" unless it returns std's."""
+
+    def types_of(function: Any) -> list[str]:
+        parameters = function.child_by_field_name("parameters").named_children
+        types = (each.child_by_field_name("type") for each in parameters)
+        return [trees.text_of(each) for each in types if each]
+
+    node, theirs = made.entry.node, made.prompted and made.prompted.node
+    if made.owner or node.type != "function_item" or not theirs or theirs.type != node.type:
+        return ""
+    returned, generic = (node.child_by_field_name(key) for key in ("return_type", "type_parameters"))
+    known = trees.WORD.findall(trees.text_of(generic)) if generic else []
+    types = types_of(node)
+    for number, (own, given) in enumerate(zip(types, types_of(theirs), strict=False)):
+        types[number] = given if {"impl", *known} & {*re.findall(r"(?<!')\b\w+", own)} else own
+    lifetimes = dict.fromkeys(re.findall(r"'\w+", trees.text_of(generic))) if generic else ()
+    text = f" -> {trees.text_of(returned)}" if returned else ""
+    bound = f"for<{', '.join(lifetimes)}> " if lifetimes else ""
+    plain = returned is None or RUST_RETURNED.fullmatch(trees.text_of(returned))
+    return f"{bound}fn({', '.join(types)}){text}" if plain else ""

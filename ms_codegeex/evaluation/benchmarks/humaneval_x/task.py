@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import translation_prompt
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems, programs
-from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
-from ms_codegeex.evaluation.benchmarks.tool_chain_task import REFERENCE_SECONDS, ToolChainTask
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, Program
+from ms_codegeex.evaluation.toolchains.base import REFERENCE_SECONDS, ToolChainTask
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
 PUBLISHED_SECONDS = 5.0  # the published time limit of a run
@@ -78,9 +77,8 @@ class HumanEvalX(ToolChainTask):
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One answer, cleaned up; the raw text is kept if it differs."""
         row, prompt = problem.data, self.prompt(problem.data)
-        done = complete(prompt, seed=seed, stop=endings.stop(row.language, self._rules))
-        clean = partial(endings.clean, language=row.language, rules=self._rules)
-        return self.sample(problem, completion_id, prompt, done, clean)
+        done = complete(prompt, seed=seed, stop=stop_rules.codegeex_stop(row.language, self._rules))
+        return self.sample(problem, completion_id, prompt, done, stop_rules.CLEAN_UPS[self._rules][row.language])
 
     def asked(self, problem: Problem, prompt: str) -> Asked:
         """The function that the benchmark's prompt leaves open, whatever the model's prompt looks like."""

@@ -17,9 +17,9 @@ from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.evaluation.benchmarks import truncation
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, judgement
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
+from ms_codegeex.evaluation.judging.python_program import PythonTask, judgement
 from ms_codegeex.evaluation.replies import python
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.replies.code import code_of
@@ -35,17 +35,12 @@ class Incomparable:
 
 
 def decode(encoded: Any, strict: bool) -> Any:
-    """The Python value. For the strict judge, arrays become lists, classes their names, sets incomparable, and
-    dictionary keys what JSON makes of them; for the published judge, arrays and classes are incomparable, as under its
-    `==`."""
+    """The Python value. For the strict judge, arrays become lists, classes their names, sets incomparable, and keys
+    of dictionaries what JSON makes of them; for the published one, whose rule is `==`, arrays and classes are not."""
     kind, content = encoded
-    if kind in ("list", "tuple", "set", "array"):
+    if kind in ("list", "tuple") or kind == ("array" if strict else "set"):
         items = [decode(item, strict) for item in content]
-        if kind == "list" or (kind == "array" and strict):
-            return items
-        if kind == "tuple":
-            return tuple(items)
-        return _made(set, items) if kind == "set" and not strict else Incomparable()
+        return _made({"tuple": tuple, "set": set}.get(kind, list), items)
     if kind == "dict":
         pairs = [(decode(key, strict), decode(value, strict)) for key, value in content]
         return {_key(key): value for key, value in pairs} if strict else _made(dict, pairs)
@@ -95,10 +90,9 @@ def published(printed: Mapping[str, Any] | None, gold: Any) -> bool:
 
 
 def strict(printed: Mapping[str, Any] | None, gold: Any) -> bool:
-    """The value that the program printed last equals the expected one, or looks the same. Numbers may differ by 1e-6
-    (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not; dictionary keys are compared as
-    JSON writes them; a bool equals only a bool. Text is also right if it is exactly the printed form of the expected
-    value. Nothing is cast."""
+    """The value that the program printed last equals the expected one, or is exactly its printed form. Nothing is cast.
+    Numbers may differ by 1e-6 (or 1e-9 of their size) at any depth. Tuples and arrays count as lists, sets do not;
+    dictionary keys are compared as JSON writes them; a bool equals only a bool."""
     shown = (printed or {}).get("strict")
     return bool(shown) and (equal(decode(shown["value"], strict=True), gold) or shown["text"] == str(gold))
 
@@ -194,7 +188,9 @@ def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complet
         turn = {"prompt": prompt, "text": "", "finish": "length"}
         turns.append(turn)
         try:
-            answer = complete(history, seed=turn_seed(seed, number), stop=truncation.stop(), max_new_tokens=length)
+            answer = complete(
+                history, seed=turn_seed(seed, number), stop=stop_rules.codegen_stop(), max_new_tokens=length
+            )
         except PromptTooLong as error:
             if number == 0:
                 raise
@@ -210,7 +206,7 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Comple
     release has no such variant: this follows the paper, and applies the multi-turn rule to the complete text."""
     text, count = "".join(map(comment, prompts)), len(prompts)
     seed = turn_seed(seed, 0)
-    answer = complete(HISTORY + text, seed=seed, stop=truncation.stop(count), max_new_tokens=length * count)
+    answer = complete(HISTORY + text, seed=seed, stop=stop_rules.codegen_stop(count), max_new_tokens=length * count)
     return [{"prompt": text, **_read(answer, HISTORY + text, count)}]
 
 
@@ -218,7 +214,7 @@ def _read(answer: SampledAnswer, prompt: str, limit: int = 1) -> dict[str, str]:
     """The text of a turn and why it ended: of a completion what comes before its cut, of a reply the code that goes
     beyond the earlier turns, or why there is none."""
     if not answer.is_reply:
-        return {"text": truncation.truncated(answer.text, limit), "finish": answer.finish}
+        return {"text": stop_rules.codegen_truncated(answer.text, limit), "finish": answer.finish}
     code = code_of(answer.text, Asked("python", "", finished=answer.finish != "length"))
     found = {"text": python.beyond(code.text, prompt), "finish": answer.finish}
     return {**found, "lacking": code.lacking} if code.lacking else found

@@ -7,7 +7,7 @@ tests begin with the brace that closes the answer's function where that is a sto
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,13 +18,13 @@ from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import blocks
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles, values_of
-from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.recipe import ALIASES
 from ms_codegeex.evaluation.replies import trees
 from ms_codegeex.evaluation.replies.blocks import Asked
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
+from ms_codegeex.evaluation.toolchains.base import ToolChainTask
 
 # `language` is as in file names: cpp, rs, go_test.go
 KEYS = {"name": str, "language": str, "prompt": str, "tests": str, "stop_tokens": object}
@@ -93,9 +93,8 @@ def in_class(row: MultiPlEProblem, made: trees.ReplyProgram) -> str:
 
 def in_package(row: MultiPlEProblem, made: trees.ReplyProgram) -> str:
     """Go's tests need the prompt's package and imports."""
-    head = "".join(
-        f"{each.text}\n" for each in trees.TreeReader("go").outline(row.prompt + "}") if each.role == "import"
-    )
+    given = trees.TreeReader("go").outline(row.prompt + "}")
+    head = "".join(f"{each.text}\n" for each in given if each.role == "import")
     package = GO_PACKAGE.search(row.prompt)
     others = "".join(f"{each.text}\n" for each in trees.new_imports(row.prompt + "}", made))
     return f"{package[0] if package else ''}{head}{others}\n{made.code}\n"
@@ -166,9 +165,7 @@ def lua(row: MultiPlEProblem, text: str, name: str) -> Program:
     return Program(head, f'{blocks.CALL}("%s")\n', f"end\nos.exit(ms_codegeex_failed){tail}\n")
 
 
-ASSEMBLERS: dict[str, Callable[[MultiPlEProblem, str, str], Program]] = {
-    each.__name__: each for each in (python, cpp, java, js, go, rust, bash, ts, lua)
-}
+ASSEMBLERS = {each.__name__: each for each in (python, cpp, java, js, go, rust, bash, ts, lua)}
 
 SECONDS = 15.0  # of a run, as published
 LONGER = {"go": 30.0}

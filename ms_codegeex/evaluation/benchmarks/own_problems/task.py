@@ -16,12 +16,11 @@ from ms_codegeex.config.values import read_yaml
 from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import KEYS, LARGEST, identity, texts_of
 from ms_codegeex.evaluation.benchmarks.tables import parsed_rows
-from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.jsonl import stem
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, open_sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
 from ms_codegeex.evaluation.toolchains import Program, ToolChain
-from ms_codegeex.evaluation.toolchains.base import RunPlan, program_of, with_libraries
+from ms_codegeex.evaluation.toolchains.base import RunPlan, ToolChainTask, program_of, with_libraries
 
 PARTS = ("prompt", "answer", "test", "end")
 PLACE = re.compile(r"\{(" + "|".join(PARTS) + r")\}")
@@ -201,6 +200,7 @@ class DescribedToolChain(ToolChain):
 
     sources = ()
     no_memory = (b"out of memory", b"Out of memory")
+    shows_tool = True
 
     def __init__(self, description: LanguageDescription, cache: Path | None = None) -> None:
         super().__init__(cache)
@@ -225,8 +225,7 @@ class DescribedToolChain(ToolChain):
         return self.install
 
     def version(self) -> str | None:
-        """The first line that its command for that prints; None if something is missing. It runs in a sandbox, as
-        the command is a stranger's."""
+        """The first line that its command for that prints, in a sandbox; None if something is missing."""
         if self.lacking():
             return None
         words = self._description.version or (self._description.tool, "--version")
@@ -242,10 +241,6 @@ class DescribedToolChain(ToolChain):
         run = Command(self._resolved(self._description.run), ResourceLimits(wall=seconds), {}, challenge + b"\n")
         files = program.files(self._description.file, token)
         return RunPlan([*commands, run], files, compiling=len(commands))
-
-    def readable(self) -> Mapping[str, Path]:  # type: ignore[override]
-        """The tool and its libraries."""
-        return {**super().readable(), **with_libraries(self.tool)}
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
         """As in the base class; what the description calls a syntax error counts as a compile error."""

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.tables import ProblemFiles
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report
+from ms_codegeex.evaluation.judging.python_program import INSIDE, PythonTask, encoded, judgement, read_report, witness
 from ms_codegeex.evaluation.replies.blocks import CodeBlock, ReplyCode, blocks
 from ms_codegeex.evaluation.replies.code import TICKS, reason
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
@@ -28,9 +26,8 @@ from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Sa
 FOLDERS = ("database", "dev_databases", "databases", "test_database")
 TABLES = "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL"
 FORM = "has question, query (or SQL) and db_id or schema"
-FILES = ProblemFiles(
-    "Spider or BIRD", ("dev", "test", "sql", "mini_dev_sqlite"), ("question",), FORM, "their downloads"
-)
+STEMS = ("dev", "test", "sql", "mini_dev_sqlite")
+FILES = ProblemFiles("Spider or BIRD", STEMS, ("question",), FORM, "their downloads")
 NAME = re.compile(r"[A-Za-z0-9_ .()-]{1,100}")
 
 
@@ -155,7 +152,7 @@ class Sql(PythonTask):
             database = f"{PLACE}/{question.file.name}"
         verdicts, executions = {}, []
         for mode, rule in RULES.items():
-            secret = judging.witness()
+            secret = witness()
             command = self.runner.command(secret, self.limits, "check.py", database, rule, seconds=self.timeout)
             executions += sandbox.run([command], files, readable)
             report = read_report(executions[-1], secret)

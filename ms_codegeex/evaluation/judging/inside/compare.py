@@ -1,10 +1,12 @@
-"""DS-1000's comparison (original format): the programs' results in `opened` against the expected ones.
+"""DS-1000's results (original format): `open` converts them to plain data, and `compare` compares them.
 
-    python compare.py COUNT
+    python compare.py open|compare COUNT
 
-Standard input: a line of JSON {"test_code": text, "answers": {file name: base64}, "solution": text of the answer if
-there is a test of its text, else null, "secret": text}. It is sent after the programs have ended, and read after their
-results have been loaded. Those are plain data (see `open_results.py`), so no code of the programs runs here. Standard
+Unpickling a result may run whatever the program has put in it. `open` does that in a process of its own, which ends
+before any answer is in the sandbox: it can learn nothing, and change nothing but its own result. What `compare` reads
+from `opened` is plain data (see `plain.py`), so no code of the programs runs there. Its standard input, a line of JSON
+{"test_code": text, "answers": {file name: base64}, "solution": text of the answer if there is a test of its text, else
+null, "secret": text}, is sent after the programs have ended, and read after their results have been loaded. Standard
 output: {"results": [1, 0, ...], "string": 1, 0 or null} and, on the next line, the secret.
 """
 
@@ -23,6 +25,22 @@ from collections.abc import Callable
 import plain
 
 STRING_TESTS = ("stringTest", "test_string", "string_test", "testString")
+
+
+def open_results(count: int) -> None:
+    """Convert each result; one that cannot be opened is missing."""
+    if os.path.lexists("opened"):
+        os.rename("opened", "opened by the program")
+    os.mkdir("opened")
+    sys.path.append(os.getcwd())  # a result's class may be defined by the program
+    for case in range(1, count + 1):
+        try:
+            with open(f"result/result_{case}.pkl", "rb") as file:
+                value = pickle.load(file)
+            with open(f"opened/{case}", "wb") as file:
+                plain.Pickler(file, 4).dump(value)
+        except Exception:
+            traceback.print_exc(limit=-3)
 
 
 def opened(case: int) -> list:
@@ -70,7 +88,7 @@ def string_test(module: types.ModuleType, solution: str) -> int:
     return 0
 
 
-def main(count: int) -> None:
+def compare_results(count: int) -> None:
     """Compare all cases and print the report."""
     report = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -91,4 +109,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    {"open": open_results, "compare": compare_results}[sys.argv[1]](int(sys.argv[2]))

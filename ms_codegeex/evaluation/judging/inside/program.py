@@ -100,9 +100,8 @@ def execute_bare(code: object, source: str) -> None:
 
 
 class ValueEncoder:
-    """Encodes a value as JSON that includes its types: [kind, content]. What is too large, too deep or of another
-    type is ["other", type name]. NumPy's numbers become Python's, at any depth; arrays and series are "array" with the
-    content of a list."""
+    """Encodes a value as JSON that includes its types: [kind, content]. What is too large, too deep or of another type
+    is ["other", type name]. NumPy's numbers become Python's, at any depth; "array", also of series, is like a list."""
 
     def __init__(self):
         self.nodes, self.characters = NODES, CHARACTERS

@@ -31,8 +31,7 @@ class SockFilterProgram(ctypes.Structure):
 
 
 def call(name: str, *arguments: object, what: str = "") -> int:
-    """The result of a C function, to which integers are passed as longs and texts as bytes. If it fails, an OSError
-    names `what`, or the function."""
+    """The result of a C function; integers are passed as longs, texts as bytes. If it fails, an OSError has `what`."""
     words = [each.encode() if isinstance(each, str) else each for each in arguments]
     value = getattr(LIBC, name)(*(ctypes.c_ulong(each) if isinstance(each, int) else each for each in words))
     if value < 0:

@@ -13,8 +13,8 @@ from code_dataset import functions
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.evaluation.infilling import evaluate as evaluation
-from ms_codegeex.evaluation.infilling.spans import KINDS, NumberedText, choose_spans, chosen_texts
+from ms_codegeex.evaluation import infilling as evaluation
+from ms_codegeex.evaluation.infilling import KINDS, NumberedText, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.perplexity.scoring import Score
 from ms_codegeex.evaluation.reports.page import render

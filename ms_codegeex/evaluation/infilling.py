@@ -1,14 +1,17 @@
 """Evaluate infilling: the perplexity of removed middles, and the share of greedy answers that match them exactly.
 
-A model that was trained for infilling is prompted with its sentinels, and with the prefix alone for comparison. Any
-other model is prompted with the prefix. A middle has the same tokens in both cases, so the perplexities are comparable.
+Middles are single lines, several lines and random spans, a pure function of texts and seed. A model that was trained
+for infilling is prompted with its sentinels, and with the prefix alone for comparison. Any other model is prompted with
+the prefix. A middle has the same tokens in both cases, so the perplexities are comparable.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,6 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.data.corpus.tally import Tally, print_tally
-from ms_codegeex.evaluation.infilling.spans import KINDS, NumberedText, Span, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
@@ -34,7 +36,90 @@ if TYPE_CHECKING:
 COUNT, SEED = 100, 0
 SPANS = "spans.jsonl"
 INFILL, PREFIX = "infill", "prefix"
+KINDS = ("single-line", "multi-line", "random")
+MAX_LINES, MAX_CHARACTERS = 8, 256
+_ROUNDS = 16  # over the documents without a new span, after which there are no more
 MORE = 16  # tokens that an answer may be longer than the middle
+
+
+@dataclass(frozen=True)
+class Span:
+    """A middle: the characters start..stop-1 of document `document`."""
+
+    document: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class NumberedText:
+    """A document and its number in the data."""
+
+    number: int
+    text: str
+
+    def parts(self, span: Span) -> tuple[str, str, str]:
+        """Prefix, middle and suffix."""
+        return self.text[: span.start], self.text[span.start : span.stop], self.text[span.stop :]
+
+
+def chosen_texts(texts: Iterable[str], count: int, seed: int) -> list[NumberedText]:
+    """At most `count` of the texts, each as likely as any other, in an order of the seed."""
+
+    def keys() -> Iterator[tuple[float, int, str]]:
+        for number, text in enumerate(texts):
+            yield np.random.default_rng([seed, number]).random(), number, text
+
+    return [NumberedText(number, text) for _, number, text in heapq.nsmallest(count, keys())]
+
+
+def choose_spans(texts: list[NumberedText], kind: str, count: int, seed: int) -> list[Span]:
+    """At most `count` different spans of a kind, from each text in turn."""
+    spans: dict[Span, None] = {}
+    fruitless, turn = 0, 0
+    while texts and fruitless < _ROUNDS and len(spans) < count:
+        before = len(spans)
+        for text in texts:
+            generator = np.random.default_rng([seed, KINDS.index(kind), text.number, turn])
+            bounds = _CHOOSERS[kind](text.text, generator)
+            if bounds is not None and len(spans) < count:
+                spans[Span(text.number, *bounds)] = None
+        turn, fruitless = turn + 1, fruitless + 1 if len(spans) == before else 0
+    return list(spans)
+
+
+def _filled(text: str) -> list[tuple[int, int, int]]:
+    """Number, beginning and end, without the line break, of each line that is not blank."""
+    lines = enumerate(re.finditer("^.*$", text, re.MULTILINE))
+    return [(number, *line.span()) for number, line in lines if line.group().strip()]
+
+
+def _single(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
+    """A line that is not blank."""
+    filled = _filled(text)
+    return filled[int(generator.integers(len(filled)))][1:] if filled else None
+
+
+def _several(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
+    """Two to `MAX_LINES` consecutive lines; the first and the last are not blank."""
+    filled = _filled(text)
+    if len(filled) < 2:
+        return None
+    first, start, _ = filled[int(generator.integers(len(filled) - 1))]
+    stops = [stop for number, _, stop in filled if first < number < first + MAX_LINES]
+    return (start, stops[int(generator.integers(len(stops)))]) if stops else None
+
+
+def _anything(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
+    """Any characters, up to `MAX_CHARACTERS`, that are not all white space."""
+    if not text:
+        return None
+    length = int(generator.integers(1, min(MAX_CHARACTERS, len(text)) + 1))
+    start = int(generator.integers(len(text) - length + 1))
+    return (start, start + length) if text[start : start + length].strip() else None
+
+
+_CHOOSERS = dict(zip(KINDS, (_single, _several, _anything), strict=True))
 
 
 @dataclass

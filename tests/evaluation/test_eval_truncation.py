@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.evaluation.benchmarks.truncation import cut, stop, truncated
+from ms_codegeex.evaluation.stop_rules import codegen_cut as cut
+from ms_codegeex.evaluation.stop_rules import codegen_stop as stop
+from ms_codegeex.evaluation.stop_rules import codegen_truncated as truncated
 
 PIECES = [
     "print(x)\n",
