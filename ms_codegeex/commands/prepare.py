@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.ray_address is not None:
         raise UserError("--ray-address: is for --engine ray; leave it out, or add --engine ray")
     workers = available_cores() if arguments.workers is None else arguments.workers
-    options = RunOptions(workers, progress=True, replace=arguments.replace, cluster=cluster)
+    options = RunOptions(workers, True, arguments.replace, cluster, dropped=arguments.dropped)
     if isinstance(arguments.output, RemotePath):
         if arguments.work is None:
             raise UserError(f"--output {arguments.output}: is made in another directory first; add --work DIR")

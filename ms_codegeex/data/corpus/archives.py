@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 from ms_codegeex.base.json_reading import DEEPEST, Malformed, parse_json
 from ms_codegeex.base.shipped import shipped_table
@@ -77,6 +77,23 @@ class Broken:
     bytes: int = 0
     head: bytes = b""
     problem: bool = True
+
+
+class Event(NamedTuple):
+    """What became of input that is not kept unchanged. The source is that of a `Document`, or the identity of a file if
+    no single line or row is meant. `kind` and `reason`: a rule left a text out (`dropped`), or it is broken
+    (`problems`); a file is not read (`unread`), or read for its records (`archives`); a text is kept, but otherwise
+    than it was (`changed`), or with a remark (`noted`). `detail` is what matched and `where` its place in the text,
+    `count` how many files, records or places are meant; the excerpt is the first characters of a text, at most 200."""
+
+    source: str
+    kind: str
+    reason: str
+    detail: str = ""
+    bytes: int = 0
+    where: str = ""
+    count: int = 1
+    excerpt: str = ""
 
 
 @dataclass

@@ -319,9 +319,10 @@ def metadata_rule(folder: str, name: str) -> int | None:
     return None
 
 
-def is_beside(number: int) -> bool:
-    """Whether the metadata of this rule are about the directory that their folder is in."""
-    return "folder" in shipped_table(RULES)["metadata"][number]
+def rule_is(kind: str, number: int) -> bool:
+    """Whether the metadata of this rule are about the directory that their `folder` is in, or only `texts` of licences,
+    which do not make a directory a package."""
+    return kind in shipped_table(RULES)["metadata"][number]
 
 
 def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list[Stated]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,18 +36,21 @@ from ms_codegeex.data.corpus.workspace import open_workspace, work_path
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION, is_occupied
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
 
+LINE_START = b'{"path": '  # of the file of --dropped
 ALREADY = "already prepared from the same inputs with the same settings; --replace prepares it again"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that do not affect the content of a dataset; `search` is called in place of `find_units`."""
+    """Options that do not affect the content of a dataset; `search` is called in place of `find_units`; the file
+    `dropped` gets a line for each text that was dropped or changed."""
 
     workers: int
     progress: bool
     replace: bool = False
     cluster: Cluster | None = None
     search: Search | None = None
+    dropped: Path | None = None
 
 
 def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
@@ -103,6 +107,23 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
             raise UserError(f"{place}; give --output or --input another directory")
 
 
+def _check_list(path: Path, roots: Sequence[Root], output: Path, replace: bool) -> None:
+    """`UserError` unless the file of `--dropped` can be written: it is in no directory that is written, and replaces at
+    most an earlier one."""
+    remedy, real = "give --dropped another file", Path(os.path.realpath(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        present = path.is_symlink() or path.exists()
+        ours = path.is_file() and path.read_bytes()[: len(LINE_START)] in (LINE_START, b"")
+    except OSError as error:
+        raise UserError(f"--dropped {path}: cannot be written ({error.strerror}); {remedy}") from None
+    if real.is_relative_to(output.resolve()) or real.is_relative_to(work_path(output).resolve()):
+        raise UserError(f"--dropped {path}: lies in the directory that is written; {remedy}")
+    if present and (not ours or real in [root.path for root in roots] or not replace):
+        also = ", or add --replace" if ours else ""
+        raise UserError(f"--dropped {path}: exists; {remedy}{also}")
+
+
 def prepare_dataset(
     inputs: Inputs, output: Path | str, settings: PrepareSettings, options: RunOptions
 ) -> dict[str, Any]:
@@ -117,28 +138,32 @@ def prepare_dataset(
     key = dataset_key(inputs, settings)
     description, cached = already_prepared(output, key, options.replace), True
     if description is None:
-        description, cached = _prepare(inputs, output, settings, key, options)
+        description, cached = _prepare(inputs, output, settings, key, options, report)
+    if cached and options.dropped:
+        raise UserError(f"--dropped {options.dropped}: {output} is prepared already; add --replace to prepare it again")
     return _result(description, output, cached, time.perf_counter() - started, report)
 
 
 def _prepare(
-    inputs: Inputs, output: Path, settings: PrepareSettings, key: str, options: RunOptions
+    inputs: Inputs, output: Path, settings: PrepareSettings, key: str, options: RunOptions, report: ProgressBar
 ) -> tuple[dict[str, Any], bool]:
     """Make the dataset; return the content of dataset.json, and whether another process made it in the meantime."""
     # these need NumPy, a cached dataset does not
     from ms_codegeex.data.corpus.building import PrepareRequest, build, ready_workers
     from ms_codegeex.data.infilling.transform import infill_record
 
-    report = ProgressBar(options.progress)
     roots = user_roots(inputs)
     _check_places(roots, output)
+    if options.dropped:
+        _check_list(options.dropped, roots, output, options.replace)
     with ready_workers(options.workers, roots, settings.tokenizer, options.cluster) as mapper:
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
-        with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
+        waiting = f"{output}: another process prepares it; waiting"
+        with report.each_minute(), open_workspace(output, lambda: report.say(waiting)) as work:
             if (description := already_prepared(output, key, options.replace)) is not None:
                 return description, True
-            request = PrepareRequest(inputs, roots, settings, key, tokenizer, options.search)
+            request = PrepareRequest(inputs, roots, settings, key, tokenizer, options.search, options.dropped)
             if options.cluster is not None:
                 nodes = options.cluster.check_nodes(work, [root.path for root in request.roots])
                 report.say(f"{nodes} nodes of the cluster")

@@ -21,8 +21,8 @@ from isal import isal_zlib
 
 from ms_codegeex.base.files import shared_files
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.data.corpus.archives import Returning
-from ms_codegeex.data.corpus.reading import Document, Noted, Unit, read_unit
+from ms_codegeex.data.corpus.archives import Event, Returning
+from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.tally import Tally, moved
 from ms_codegeex.data.datasets.indexed import token_dtype
@@ -31,6 +31,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 ENDINGS = (".bin", ".npz")
+LISTED = ("dropped", "problems", "unread", "changed")  # kinds of events in the file of `--dropped`
 _BUFFER = 1 << 22  # bytes
 _BLOCK = 1 << 21  # bytes of text that are read before they are encoded
 
@@ -38,12 +39,14 @@ _BLOCK = 1 << 21  # bytes of text that are read before they are encoded
 @dataclass(frozen=True)
 class ShardJob:
     """Settings that all units share: how input is read, the scheme of the tag lines, a tokenizer's name or directory,
-    and what MinHash signatures are computed by, `words` or `tokens`; None: there are none."""
+    what MinHash signatures are computed by, `words` or `tokens` (None: there are none), and whether shards list what
+    was dropped or changed."""
 
     reading: ReadingSettings
     tags: str
     tokenizer: str
     signatures: str | None
+    listed: bool = False
 
 
 def shard_name(key: str, unit: Unit) -> str:
@@ -87,6 +90,7 @@ class DocumentRows:
         self._hashes: list[list[bytes]] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
+        self.events: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -115,7 +119,8 @@ class DocumentRows:
         names = {"languages": list(self._languages), "groups": list(self._groups), "licences": list(self._licences)}
         text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
         with open(path, "wb") as stream:
-            np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), **self._columns())
+            events = np.frombuffer(b"".join(self.events), np.uint8)
+            np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), events=events, **self._columns())
 
     def _columns(self) -> dict[str, np.ndarray]:
         count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 6)
@@ -169,13 +174,13 @@ def _fill(
             block.append(item)
             size += len(item.data)
         elif item is not None:
-            tally.add(item)
+            tally.add(item, unit.part is not None)
+            if job.listed and item.kind in LISTED:
+                rows.events.append(json.dumps(item).encode() + b"\n")
         if block and (size >= _BLOCK or item is None):
             encoded = [encoder.encode(tag_prefix(each.language, job.tags) + each.data) for each in block]
             for document, count in zip(block, tokens.add(encoded), strict=True):
                 rows.add(document, count)
-                for kind, number in document.redacted:
-                    tally.add(Noted(document.source, f"replaced, {kind}", count=number))
             block, size = [], 0
     return items.value
 
@@ -199,12 +204,14 @@ def is_sound(path: Path) -> bool:
 @dataclass(frozen=True, slots=True)  # there are very many
 class Shard:
     """A finished shard: its path without ending, how many documents it has, a file that says which ids the loss counts
-    (uint8, one byte per id) or None, and what is to be added to the line number at the end of every source."""
+    (uint8, one byte per id) or None, what is to be added to the line number at the end of every source, and whether its
+    documents are records."""
 
     path: Path
     documents: int
     mask_path: Path | None = None
     lines: int = 0
+    records: bool = False
 
     @property
     def ids_path(self) -> Path:
@@ -234,6 +241,12 @@ class Shard:
         data, starts = columns["source"].tobytes(), [0, *columns["source_end"].tolist()]
         return [moved(data[start:end].decode(), self.lines) for start, end in itertools.pairwise(starts)]
 
+    def events(self) -> Iterator[Event]:
+        """What was dropped or changed of the input, if that is listed."""
+        for line in self.column("events").tobytes().splitlines():
+            event = Event(*parse_json(line))
+            yield event._replace(source=moved(event.source, self.lines))
+
 
 def read_meta(path: Path) -> dict[str, Any]:
     """The metadata of the shard at `path` (without ending): `documents`, `lines`, `tally`, `languages`, `groups`."""
@@ -245,11 +258,12 @@ def _open(path: Path) -> Any:
     return np.load(path.with_name(path.name + ".npz"), allow_pickle=False)
 
 
-def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
-    """A shard that `make_shard` wrote, and what was rejected. `lines`: how many lines of its input are before it."""
+def read_shard(path: Path, lines: int = 0, records: bool = False) -> tuple[Shard, Tally]:
+    """A shard that `make_shard` wrote, of `records` or of files, and what was rejected. `lines`: how many lines of its
+    input are before it."""
     meta, tally = read_meta(path), Tally()
     tally.merge(Tally(**meta["tally"]), lines)
-    return Shard(path, meta["documents"], lines=lines), tally
+    return Shard(path, meta["documents"], lines=lines, records=records), tally
 
 
 def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:
