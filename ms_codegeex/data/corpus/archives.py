@@ -70,13 +70,14 @@ class ArchivePart:
 @dataclass(frozen=True)
 class Broken:
     """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin. It
-    is damaged or malformed (`problem`), or a rule rejects it."""
+    is damaged or malformed (`problem`), or a rule rejects it. `count` records are lost."""
 
     reason: str
     detail: str = ""
     bytes: int = 0
     head: bytes = b""
     problem: bool = True
+    count: int = 1
 
 
 class Event(NamedTuple):
@@ -532,7 +533,7 @@ def read_rows(
                 except _faults() as error:  # later groups can still be read
                     problem = _arrow_problem(error)
                     lost = f"{end - number} rows from here on are lost: {problem.detail}"
-                    yield number, replace(problem, detail=lost)
+                    yield number, replace(problem, detail=lost, count=end - number)
                 number = end
     except _faults() as error:
         yield number, _arrow_problem(error)

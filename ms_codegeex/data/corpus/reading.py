@@ -248,4 +248,4 @@ def _rejected(source: str, broken: Broken, redactions: Sequence[str] = (), where
     head, _ = redact(broken.head[:_EXCERPT_HEAD], redactions)
     excerpt = head.decode("utf-8", "replace")[:_EXCERPT]
     kind = "problems" if broken.problem else "dropped"
-    return Event(source, kind, broken.reason, broken.detail, broken.bytes, where, excerpt=excerpt)
+    return Event(source, kind, broken.reason, broken.detail, broken.bytes, where, broken.count, excerpt)
