@@ -186,8 +186,8 @@ class _Search:
                         continue
                     if not (reason := self._barrier(root, path)):
                         folders.append(path)
-                    elif path not in self.given:
-                        self._leave(root, path, reason, count=1 if path.is_symlink() else self._files_below(path))
+                    elif path not in self.given and (count := path.is_symlink() or self._files_below(path)):
+                        self._leave(root, path, reason, count=int(count))
                 for name in names:
                     self._file(root, Path(folder, name))
 
