@@ -313,3 +313,10 @@ class TestValidation:
 
     def test_no_validation(self):
         assert self.choose(self.many, share=0.0) == []
+
+
+def test_a_package_with_more_than_twice_the_share_is_named(select):
+    documents = Documents([shard([("a", "C", "x/small", 1, 120, 3), ("b", "C", "x/large", 2, 880, 5)])])
+    _, selection, _ = select(documents, settings(validation_share=0.05))
+    assert selection.remarks == ("--validation-share 0.05: x/small is not divided, and has 12% of the text",)
+    assert select(documents, settings(validation_share=0.07))[1].remarks == ()

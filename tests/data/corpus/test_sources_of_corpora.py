@@ -292,3 +292,56 @@ def test_directories_may_be_deep(tmp_path):
     (identity,) = identities(user_roots([tmp_path]))
     assert identity.endswith("/d/a.py")
     subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # pytest removes directories recursively
+
+
+@pytest.mark.parametrize(
+    "marks, files, units",
+    [
+        # the first directory in which files differ
+        ([], ["a/b/c/x.py", "a/b/d/e/y.py", "a/b/z.py"], ["in/a/b/c", "in/a/b/d", "in/a/b"]),
+        # repositories, whatever is in them
+        (
+            ["g/o/r/.git/HEAD", "g/o/r/sub/.git", "g/o/r/lib/setup.py"],
+            ["g/o/r/sub/x.py", "g/p/q/y.py"],
+            "in/g/o/r in/g/p",
+        ),
+        # packages, the outermost; metadata of the only input are of no use
+        (
+            ["pyproject.toml", "js/one/package.json", "js/one/in/package.json"],
+            ["js/one/in/x.py", "js/two/y.py"],
+            "in/js/one in/js/two",
+        ),
+        (
+            ["a/x/go.mod", "a/y/debian/copyright", "a/LICENSE"],
+            ["a/x/p/m.py", "a/y/m.py", "b/m.py"],
+            "in/a/x in/a/y in/b",
+        ),
+        # packages that are installed side by side
+        (
+            ["lib/one-1.0.dist-info/METADATA"],
+            ["lib/one/x.py", "lib/two/y.py", "lib/six.py", "z.py"],
+            "in/lib/one in/lib/two in/lib/six in",
+        ),
+    ],
+)
+def test_units_of_the_split(tmp_path, marks, files, units):
+    for name in (*marks, *files):
+        put(tmp_path / "in" / name)
+    found = {file.identity: file.package for file in search(user_roots([tmp_path / "in"]), ["Python"]).sources}
+    units = units.split() if isinstance(units, str) else units
+    assert {name: found[f"in/{name}"] for name in files} == dict(zip(files, units, strict=True))
+
+
+def test_each_of_several_repositories_is_a_unit(tmp_path):
+    for name in (
+        "one/.git/HEAD",
+        "one/a/x.py",
+        "one/b/x.py",
+        "two/Cargo.toml",
+        "two/c/x.py",
+        "two/d/x.py",
+        "three/e/x.py",
+    ):
+        put(tmp_path / name)
+    found = search(user_roots([tmp_path / name for name in ("one", "two", "three")]), ["Python"]).sources
+    assert {file.package for file in found} == {"one", "two", "three/e"}

@@ -200,8 +200,8 @@ def test_every_file_and_record_is_in_one_count(tmp_path_factory, tree, all_text,
 def test_lines_on_what_was_dropped_or_changed(tmp_path):
     """Rule, what matched and where, but no secret."""
     files = {
-        "a/one.py": b"# Copyright 2020 Some Person\n\nname = 1\nkey = 'AKIA2E0A8F3B244C9986'\n# ask jo@google.com\n",
-        "a/two.py": b"name = 1\nkey = 'AKIA2E0A8F3B244C9986'\n# ask jo@google.com\n",
+        "a/one.py": b"# Copyright 2020 Some Person\n\nname = 1\nkey = 'AKIACDEFGHIJKLMNOPQR'\n# ask jo@google.com\n",
+        "a/two.py": b"name = 1\nkey = 'AKIACDEFGHIJKLMNOPQR'\n# ask jo@google.com\n",
         "b/\x1b[31m\n.py": b"a = 1\n" + b"x" * 900,
         "b/bad.py": b"a = 1\nb = '\xff\xfe\x00'\n",
         "b/wide.py": "name = 'é'\n".encode("utf-16"),
