@@ -17,6 +17,7 @@ from ms_codegeex.commands.prepare_options import (
     CORPORA,
     DEFAULT_MAX_BYTES,
     DEFAULT_NEAR_DUPLICATES,
+    CorpusRecipe,
     DatasetOptions,
     ExchangeOptions,
     InfillOptions,
@@ -26,11 +27,11 @@ from ms_codegeex.commands.prepare_options import (
     WorkOptions,
     add_infill_options,
     infill_config,
+    read_recipe,
 )
 from ms_codegeex.data.corpus.remote import RemotePath
 
 if TYPE_CHECKING:
-    from ms_codegeex.data.corpus.recipes import CorpusRecipe
     from ms_codegeex.data.corpus.settings import PrepareSettings
 
 SUMMARY = "turn source trees and files of records into a tokenised, deduplicated dataset directory"
@@ -119,8 +120,6 @@ def _recipe(arguments: argparse.Namespace) -> CorpusRecipe | None:
     are not given."""
     recipe = None
     if arguments.recipe is not None:
-        from ms_codegeex.data.corpus.recipes import read_recipe
-
         recipe = read_recipe(arguments.recipe)
     values = {"tokenizer": "codegeex", "tags": "codegeex", **(recipe.values() if recipe else {})}
     for name, value in values.items():
