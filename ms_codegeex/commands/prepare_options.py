@@ -196,7 +196,7 @@ class ExchangeOptions:
 
 @dataclass(frozen=True)
 class CorpusRecipe:
-    """Settings that a paper published, as the options have them; None: the option's default. `rules` are what `--filters`
+    """Settings that a paper published; None: the default of the option. `rules` are what `--filters`
     names; each that is not given is as in `--filters default`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}

@@ -20,7 +20,7 @@ from ms_codegeex.base.printing import size_text
 from ms_codegeex.data.corpus.archives import PART_BYTES, Event
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
-from ms_codegeex.data.corpus.reading import UNKNOWN_LICENCE, Search, Unit, find_units
+from ms_codegeex.data.corpus.reading import STRIPPED, UNKNOWN_LICENCE, Search, Unit, find_units
 from ms_codegeex.data.corpus.selection import (
     NOT_SAMPLED,
     REASONS,
@@ -143,7 +143,6 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
             _write_dropped(path, corpus, documents, instead, settings, stages)
         directory = stack.enter_context(atomic_directory(output))
         write_splits(directory, placed_documents(stages), token_dtype(request.tokenizer.vocab_size))
-        _report(request, corpus, summary, directory)
         description = _describe(request, corpus, selection, summary, directory)
     remove(work)
     return description
@@ -292,23 +291,20 @@ def _make_shards(
     return paths
 
 
-def _report(request: PrepareRequest, corpus: FoundInput, summary: Summary, directory: Path) -> None:
-    tally, reading = corpus.tally, request.settings.reading
-    total = summary.counts(*range(len(SPLITS)))
-    documents, read = (total[name] + tally.total(name) for name in ("documents", "bytes"))
-    stripped = tally.changed.get("licence header left out", {"bytes": 0})["bytes"]
-    size = {"files": corpus.size["files"], "documents": documents, "bytes": read + stripped}
-    redacted = dict(zip(reading.redact, summary.redacted, strict=True))
-    extra = {"licences_stripped": summary.licences, "redacted": redacted}
-    if reading.licences:
-        extra["licences"] = summary.licence_counts()
-    write_report(directory, summary, size, tally, request.settings.record(), extra)
-
-
 def _describe(
     request: PrepareRequest, corpus: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
-    left_out = corpus.tally.described()
+    """Write the report and dataset.json, and return the content of that."""
+    settings, tally, splits = request.settings, corpus.tally, range(len(SPLITS))
+    licences: dict[str, Any] = {"licences_stripped": summary.licences}
+    if settings.reading.licences:
+        licences["licences"] = summary.licence_counts()
+    read = {name: count + tally.total(name) for name, count in summary.counts(*splits).items() if name != "tokens"}
+    read["bytes"] += sum(it["bytes"] for name, it in tally.changed.items() if name == STRIPPED)
+    redacted = dict(zip(settings.reading.redact, summary.redacted, strict=True))
+    size = {"files": corpus.size["files"], **read}
+    write_report(directory, summary, size, tally, settings.record(), {**licences, "redacted": redacted})
+    left_out = tally.described()
     left_out.pop(NOT_SAMPLED, None)
     passed = summary.counts(*(number for number in summary.languages if number != -1 - REASONS.index(NOT_SAMPLED)))
     further = {
@@ -319,12 +315,11 @@ def _describe(
         "found": corpus.size,
         "sampled": corpus.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
         "dropped": left_out,
-        "tally": corpus.tally.summed(corpus.tally.kept),
-        "licences_stripped": summary.licences,
-        **({"licences": summary.licence_counts()} if request.settings.reading.licences else {}),
+        "tally": tally.summed(tally.kept),
+        **licences,
         "files": file_records(directory),
-        **infill_record(request.settings.infill, request.tokenizer),
-        "settings": request.settings.record(),
-        **request.settings.deciding_versions(),
+        **infill_record(settings.infill, request.tokenizer),
+        "settings": settings.record(),
+        **settings.deciding_versions(),
     }
-    return write_description(directory, request.tokenizer, request.settings.tokenizer, {"key": request.key}, further)
+    return write_description(directory, request.tokenizer, settings.tokenizer, {"key": request.key}, further)

@@ -26,6 +26,7 @@ from ms_codegeex.data.corpus.sources import FoundSources, Root, SourceFile, sear
 from ms_codegeex.data.detection import as_utf8
 
 UNKNOWN_LICENCE = "unknown licence, kept"
+STRIPPED = "licence header left out"
 SPECIAL = "a text has the name of a special token, which is read as plain text"
 _SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
@@ -210,7 +211,7 @@ def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, str
         what = "byte order mark left out" if encoding == "utf-8" else f"converted from {encoding}"
         yield Event(source, "changed", what, bytes=len(text.data))
     if gone:
-        yield Event(source, "changed", "licence header left out", "", gone, where)
+        yield Event(source, "changed", STRIPPED, "", gone, where)
     for kind, number in redacted:
         where = _lines(whole, (gone + start for start, _, other in found if other == kind))
         yield Event(source, "changed", f"replaced, {kind}", "", len(whole), where, number)

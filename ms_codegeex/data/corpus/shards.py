@@ -31,6 +31,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 ENDINGS = (".bin", ".npz")
+NUMBERS = ("language", "group", "licence", "bytes", "tokens", "licence_bytes")  # columns of int64
 LISTED = ("dropped", "problems", "unread", "changed")  # kinds of events in the file of `--dropped`
 _BUFFER = 1 << 22  # bytes
 _BLOCK = 1 << 21  # bytes of text that are read before they are encoded
@@ -83,10 +84,8 @@ class DocumentRows:
     def __init__(self, redactions: Sequence[str] = (), signatures: str | None = None) -> None:
         self._redactions, self._signed_by = redactions, signatures
         self._sources: list[bytes] = []
-        self._languages: dict[str, int] = {}
-        self._groups: dict[str, int] = {}
-        self._licences: dict[str, int] = {}
-        self._numbers: list[tuple[int, int, int, int, int, int]] = []
+        self._names: dict[str, dict[str, int]] = {"languages": {}, "groups": {}, "licences": {}}
+        self._numbers: list[tuple[int, ...]] = []
         self._hashes: list[list[bytes]] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
@@ -98,11 +97,12 @@ class DocumentRows:
     def add(self, document: Document, tokens: int) -> None:
         """Append a document with this number of ids, including its end token."""
         self._sources.append(document.source.encode())
-        language = self._languages.setdefault(document.language, len(self._languages))
-        own = document.group == document.source
-        group = -1 if own else self._groups.setdefault(document.group, len(self._groups))
-        licence = self._licences.setdefault(document.licence, len(self._licences))
-        self._numbers.append((language, group, len(document.data), tokens, document.licence_bytes, licence))
+        named = (document.language, document.group, document.licence)
+        codes = [
+            -1 if name == document.source and kind == "groups" else known.setdefault(name, len(known))
+            for (kind, known), name in zip(self._names.items(), named, strict=True)
+        ]
+        self._numbers.append((*codes, len(document.data), tokens, document.licence_bytes))
         text = document.data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n")
         self._hashes.append([hashlib.sha256(data).digest() for data in (document.data, text)])
         if self._redactions:
@@ -116,24 +116,19 @@ class DocumentRows:
 
     def write(self, path: Path, **meta: Any) -> None:
         """Write the `.npz` file of a shard, with `meta` and the names of its codes."""
-        names = {"languages": list(self._languages), "groups": list(self._groups), "licences": list(self._licences)}
+        names = {kind: list(known) for kind, known in self._names.items()}
         text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
         with open(path, "wb") as stream:
             events = np.frombuffer(b"".join(self.events), np.uint8)
             np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), events=events, **self._columns())
 
     def _columns(self) -> dict[str, np.ndarray]:
-        count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 6)
+        count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, len(NUMBERS))
         hashes = np.frombuffer(b"".join(itertools.chain(*self._hashes)), np.uint8).reshape(count, 2, 32)
         columns = {
             "source": np.frombuffer(b"".join(self._sources), np.uint8),
             "source_end": np.cumsum([len(source) for source in self._sources], dtype=np.int64),
-            "language": numbers[:, 0],
-            "group": numbers[:, 1],
-            "bytes": numbers[:, 2],
-            "tokens": numbers[:, 3],
-            "licence_bytes": numbers[:, 4],
-            "licence": numbers[:, 5],
+            **dict(zip(NUMBERS, numbers.T, strict=True)),
             "sha256": hashes[:, 0],
             "text_sha256": hashes[:, 1],
             "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._redactions)),

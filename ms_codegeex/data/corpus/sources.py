@@ -11,7 +11,7 @@ import stat
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -131,11 +131,6 @@ def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
-def path_ending(path: Path | RemotePath) -> str:
-    """The ending of a file's name, as the tally names it."""
-    return printable(PurePosixPath(path.name).suffix.lower()) or "without an ending"
-
-
 @dataclass(frozen=True)
 class FoundSources:
     """The results of a search, sorted by identity: source files (`language` is empty if it is unknown and such files
@@ -150,22 +145,26 @@ class FoundSources:
 Recognise = Callable[[Mapping[str, Any]], bool]
 
 
+@dataclass
 class _Search:
     """One search. Results are keyed by path, so a file reached through two roots belongs to the first."""
 
-    def __init__(
-        self, roots: Iterable[Root], languages: Iterable[str], recognise: Recognise, all_text: bool, **more: Any
-    ) -> None:
-        self.languages, self.all_text, self.recognise = frozenset(languages), all_text, recognise
-        self.leave_out, self.licences = more["leave_out"], more["licences"]
-        self.given = frozenset(root.path for root in roots)
-        self.known = self.languages | {*canonical_languages(())}
-        self.sources: dict[Path | RemotePath, SourceFile] = {}
-        self.archives: dict[Path | RemotePath, SourceFile] = {}
-        self.others: dict[Path | RemotePath, Event] = {}
-        self.metadata, self.units = dict[Path | RemotePath, list[tuple[int, Path | RemotePath]]](), dict[str, int]()
-        self.stated: dict[Path | RemotePath, list[Stated]] = {}
-        self.base: Path | RemotePath = Path()
+    roots: Sequence[Root]
+    languages: Collection[str]
+    recognise: Recognise
+    all_text: bool
+    leave_out: Collection[Path]
+    licences: bool
+    sources: dict[Path | RemotePath, SourceFile] = field(default_factory=dict)
+    archives: dict[Path | RemotePath, SourceFile] = field(default_factory=dict)
+    others: dict[Path | RemotePath, Event] = field(default_factory=dict)
+    metadata: dict[Path | RemotePath, list[tuple[int, Path | RemotePath]]] = field(default_factory=dict)
+    stated: dict[Path | RemotePath, list[Stated]] = field(default_factory=dict)
+    units: dict[str, int] = field(default_factory=dict)
+    base: Path | RemotePath = field(default_factory=Path)
+
+    def __post_init__(self) -> None:
+        self.given, self.known = {root.path for root in self.roots}, {*self.languages, *canonical_languages(())}
 
     def search(self, root: Root) -> None:
         self.base = _base(root.path)
@@ -235,7 +234,7 @@ class _Search:
 
     def _search_remote(self, root: Root) -> None:
         """Take the files below a URL; their names show their directories."""
-        barriers: dict[RemotePath, tuple[RemotePath, str]] = {self.base: (self.base, "")}
+        barriers, counts = {self.base: (self.base, "")}, Counter[tuple[RemotePath, str]]()
 
         def barrier(folder: RemotePath) -> tuple[RemotePath, str]:
             if folder not in barriers:
@@ -243,7 +242,6 @@ class _Search:
                 barriers[folder] = above if above[1] else (folder, self._barrier(root, folder))
             return barriers[folder]
 
-        counts = Counter[tuple[RemotePath, str]]()
         for path, size, version in list_files(root.path):
             if path == root.path or not (found := barrier(path.parent))[1]:
                 self._add(root, path, size, version)
@@ -288,7 +286,8 @@ class _Search:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
             return
         reason = "unknown language" if language is None else "other language"
-        self._leave(root, path, reason, detail=path_ending(path), bytes=size)
+        suffix = printable(PurePosixPath(path.name).suffix.lower()) or "without a suffix"
+        self._leave(root, path, reason, detail=suffix, bytes=size)
 
     def _note_metadata(self, root: Root, path: Path | RemotePath) -> None:
         """Note the licence and the package that a file of this name tells of."""
@@ -384,7 +383,7 @@ def search(
     language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
     file begins with is a record. The files and directories `leave_out` are no input. `licences`: those of source files
     are looked for."""
-    work = _Search(roots, languages, recognise, all_text, leave_out=leave_out, licences=licences)
+    work = _Search(roots, frozenset(languages), recognise, all_text, leave_out, licences)
     for root in roots:
         work.search(root)
     found = (work.sources, work.archives)
