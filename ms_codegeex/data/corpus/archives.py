@@ -212,7 +212,7 @@ def _holds_lines(stream: BinaryIO, name: str) -> bool:
 
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
     """Bounds of parts of at least `part_bytes` (the last one may be smaller) at which frames (.zst) or blocks (.gz)
-    start. Empty unless all of these are complete, and for a URL, where finding them would take thousands of requests."""
+    start. Empty unless all are complete, and for a URL, where finding them would take thousands of requests."""
     bounds, size = [0], -1
     if isinstance(path, Path):
         # An error is reported when the file is read; `struct.error`: it ends within a header.
@@ -321,8 +321,8 @@ class _Gathering:
 def _split(
     blocks: Iterator[bytes], limit: int, covered: Callable[[], float] = lambda: math.inf
 ) -> Iterator[bytes | Broken]:
-    """Lines that start in the first bytes of `blocks`, as many as are `covered`, infinite while that is not known; last,
-    the reason if `blocks` ended early."""
+    """Lines that start in the first bytes of `blocks`, as many as are `covered` (infinite while that is not known);
+    last, the reason if `blocks` ended early."""
     line, start = _Gathering(limit), 0  # the offset of the line
     while start < covered():
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ms_codegeex.base.errors import escaped
-from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.printing import print_error, table
 from ms_codegeex.data.corpus.archives import Event, Returning, remedies
 from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
@@ -181,33 +181,27 @@ def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally
 def tally_lines(tally: Mapping[str, Any]) -> list[str]:
     """The content of `Tally.summed` in lines for people: a table of all files and records, and the remarks."""
     files, records = tally.get("files", {}), tally.get("records", {})
-    held = files.get("holding_records", 0)
-    rows = [
-        ("found", files.get("found", tally["read"]), records.get("read", 0), ""),
-        ("kept", files.get("kept", tally["kept"]), records.get("kept", 0), ""),
-        *([("hold records", held, 0, "")] if held else []),
-    ]
-    if "examples" in tally:
-        rows[1] = (*rows[1][:3], f"which give {tally['examples']} examples")
+    rows = [("found", files.get("found", tally["read"]), records.get("read", 0), "")]
+    examples = f"which give {tally['examples']} examples" if "examples" in tally else ""
+    rows.append(("kept", files.get("kept", tally["kept"]), records.get("kept", 0), examples))
+    if held := files.get("holding_records"):
+        rows.append(("hold records", held, 0, ""))
     for word, part in (("dropped", "dropped"), ("not read", "unread")):
         for name, it in tally.get(part, {}).items():
-            example = f"for example {it['first']}" + (f" ({it['detail']})" if it["detail"] else "")
+            example = _example(it)
             if suffixes := it.get("suffixes"):
                 example = ", ".join(f"{suffix} {count:,}" for suffix, count in suffixes.items())
                 example += ", …" if sum(suffixes.values()) < it["count"] else ""
             rows.append((f"{word}, {name}", it["count"] - it.get("records", 0), it.get("records", 0), example))
-    shown = [number for number in (1, 2) if number == 1 or any(row[2] for row in rows)]
-    cells = [("", "files", "records", ""), *((row[0], f"{row[1]:,}", f"{row[2]:,}", row[3]) for row in rows)]
-    cells = [[escaped(cell) for cell in row] for row in cells]
-    widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    lines = []
-    for label, *numbers, example in cells:
-        columns = "  ".join(numbers[number - 1].rjust(widths[number]) for number in shown)
-        lines.append(f"{label.ljust(widths[0])}  {columns}  {example}".rstrip())
-    for name, it in tally["noted"].items():
-        detail = f" ({escaped(it['detail'])})" if it["detail"] else ""
-        lines.append(f"{escaped(name)}: {it['count']}, for example {escaped(it['first'])}{detail}")
-    return lines
+    last = 3 if any(row[2] for row in rows) else 2
+    cells = [(escaped(label), f"{one:,}", f"{other:,}")[:last] for label, one, other, _ in rows]
+    lines = table(("", "files", "records")[:last], cells).split("\n")
+    lines = [f"{line}  {escaped(row[3])}".rstrip() for line, row in zip(lines, [("",) * 4, *rows], strict=True)]
+    return lines + [escaped(f"{name}: {it['count']}, {_example(it)}") for name, it in tally["noted"].items()]
+
+
+def _example(entry: Mapping[str, Any]) -> str:
+    return f"for example {entry['first']}" + (f" ({entry['detail']})" if entry["detail"] else "")
 
 
 def print_tally(tally: Mapping[str, Any] | None) -> None:

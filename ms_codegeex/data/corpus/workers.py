@@ -46,16 +46,12 @@ class ProgressBar:
             while not ended.wait(seconds):
                 print_error(f"{self._phase}{self._done}; {(time.monotonic() - started) / 60:.0f} minutes so far")
 
-        thread = threading.Thread(target=work, daemon=True)
-        shown = self.enabled and not sys.stderr.isatty()
-        if shown:
-            thread.start()
+        if self.enabled and not sys.stderr.isatty():
+            threading.Thread(target=work, daemon=True).start()
         try:
             yield
         finally:
             ended.set()
-            if shown:
-                thread.join()
 
     def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
         """Yield pairs of unit and result while a bar (or a line at the end) shows bytes and MB/s."""

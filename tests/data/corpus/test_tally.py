@@ -100,7 +100,7 @@ def test_ten_inputs_in_all_verbs(tmp_path, name, capsys):
     capsys.readouterr()
     print_tally(tallies[0])
     said = capsys.readouterr().err
-    rows = {words[0]: words[1:] for words in (re.split(" {2,}", line) for line in said.splitlines())}
+    rows = {words[0]: words[1:] for words in (re.split(" {2,}", line.strip()) for line in said.splitlines())}
     assert rows["found"] == ["1", str(kept + sum(reasons.values()))] and rows["kept"] == ["0", str(kept)]
     for reason, count in reasons.items():
         assert rows[f"dropped, {reason}"][:2] == ["0", str(count)]
