@@ -35,19 +35,19 @@ def _left_out(description: dict[str, Any]) -> list[str]:
 
 def corpus_lines(description: dict[str, Any]) -> list[str]:
     """A few lines for people that describe a corpus of documents."""
-    lines = []
+    lines, kept = [], description.get("tally", {}).get("files", {}).get("kept")
+    word = "records" if kept == 0 else "documents"
     for split, counts in description["splits"].items():
         packages = counts.get("package_count", len(counts["packages"]))
-        lines.append(f"{split}: {_documents(counts)}, {size_text(counts['bytes'])}, {packages} packages")
-        lines += [
-            f"  {name}: {_documents(each)}, {size_text(each['bytes'])}" for name, each in counts["languages"].items()
-        ]
+        named = {split: counts, **{f"  {name}": each for name, each in counts["languages"].items()}}
+        rows = [f"{name}: {_documents(each, word)}, {size_text(each['bytes'])}" for name, each in named.items()]
+        lines += [f"{rows[0]}, {packages} packages", *rows[1:]]
     if description["split_by"] == "file":
         lines.append("split by file: there is only one package")
     if (stripped := description.get("licences_stripped", {})).get("documents"):
-        lines.append(f"licence headers left out: of {stripped['documents']} documents, {size_text(stripped['bytes'])}")
+        lines.append(f"licence headers left out: of {stripped['documents']} {word}, {size_text(stripped['bytes'])}")
     for name, counts in itertools.islice(description.get("licences", {}).items(), 10):
-        lines.append(f"licence {name}: {counts['documents']} documents, {size_text(counts['bytes'])}")
+        lines.append(f"licence {name}: {counts['documents']} {word}, {size_text(counts['bytes'])}")
     if "output" not in description:
         lines += _left_out(description)
     else:
@@ -58,8 +58,8 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _documents(counts: dict[str, Any]) -> str:
-    return f"{counts['documents']} documents, {counts['tokens']} tokens"
+def _documents(counts: dict[str, Any], word: str = "documents") -> str:
+    return f"{counts['documents']} {word}, {counts['tokens']} tokens"
 
 
 def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:

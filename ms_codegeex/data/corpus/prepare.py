@@ -139,9 +139,7 @@ def prepare_dataset(
     description, cached = already_prepared(output, key, options.replace), True
     if description is None:
         description, cached = _prepare(inputs, output, settings, key, options, report)
-    if cached and options.dropped:
-        raise UserError(f"--dropped {options.dropped}: {output} is prepared already; add --replace to prepare it again")
-    return _result(description, output, cached, time.perf_counter() - started, report)
+    return _result(description, output, cached, time.perf_counter() - started, report, options.dropped)
 
 
 def _prepare(
@@ -171,9 +169,16 @@ def _prepare(
 
 
 def _result(
-    description: dict[str, Any], output: Path | RemotePath, cached: bool, seconds: float, report: ProgressBar
+    description: dict[str, Any],
+    output: Path | RemotePath,
+    cached: bool,
+    seconds: float,
+    report: ProgressBar,
+    dropped: Path | None,
 ) -> dict[str, Any]:
     """Report and return the result of `prepare_dataset`; the rate is that of the bytes read, or 0 if none was read."""
+    if cached and dropped:
+        raise UserError(f"--dropped {dropped}: {output} is prepared already; add --replace to prepare it again")
     if cached:
         report.say(f"{output}: {ALREADY}")
     print_tally(description.get("tally"))
@@ -189,7 +194,7 @@ def prepare_remote(
     If copying fails, the same call copies again."""
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
     if (known := already_prepared(output, key, options.replace)) is not None:
-        return _result(known, output, True, 0.0, report)
+        return _result(known, output, True, 0.0, report, options.dropped)
     local = work / f"{output.name}-{key[:12]}"
     described = prepare_dataset(inputs, local, settings, options)
     report.say(f"copying to {output}")
