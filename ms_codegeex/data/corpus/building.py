@@ -140,7 +140,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
         if request.dropped:
             remove_leftovers(request.dropped)
             path = stack.enter_context(atomic_file(request.dropped))
-            _write_dropped(path, corpus, documents, instead, settings, stages)
+            _write_dropped(path, request, corpus, documents, instead, stages)
         directory = stack.enter_context(atomic_directory(output))
         write_splits(directory, placed_documents(stages), token_dtype(request.tokenizer.vocab_size))
         description = _describe(request, corpus, selection, summary, directory)
@@ -179,12 +179,7 @@ def _count(documents: Documents, selection: Selection, summary: Summary, tally: 
 
 
 def _write_dropped(
-    path: Path,
-    corpus: FoundInput,
-    documents: Documents,
-    instead: np.ndarray,
-    settings: PrepareSettings,
-    stages: Stages,
+    path: Path, request: PrepareRequest, corpus: FoundInput, documents: Documents, instead: np.ndarray, stages: Stages
 ) -> None:
     """Write a line for each text that was dropped or changed, and each file that is not read, in the order of the
     input."""
@@ -210,7 +205,7 @@ def _write_dropped(
                 reason, kept = REASONS[-1 - placed[row]], len(documents) - int(instead[number + row])
                 event = Event(sources[row], "dropped", reason, bytes=int(sizes[row]))
                 if kept == len(documents):
-                    write(event._replace(detail=f"--max-bytes {settings.max_bytes}"))
+                    write(event._replace(detail=f"--max-bytes {request.settings.max_bytes}"))
                 else:  # a document that an exact duplicate repeats may be similar to another one
                     cluster = len(documents) - int(instead[kept]) if instead[kept] else kept
                     write(event._replace(detail=documents.source(kept)), cluster=cluster)

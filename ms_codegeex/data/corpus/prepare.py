@@ -132,25 +132,25 @@ def prepare_dataset(
     process with the same `output` waits for the first. A dataset of the same request is reused. The result also has
     `output`, `cached`, `seconds` and `megabytes_per_second`. `UserError` if a path is missing, nothing is left to
     write, `output` holds something else, there is no room, or the input is broken and `settings.on_error` is `stop`."""
-    started, output, report = time.perf_counter(), Path(output), ProgressBar(options.progress)
+    started, output = time.perf_counter(), Path(output)
     if options.workers < 1:
         raise UserError(f"workers {options.workers}: expected 1 or more processes")
     key = dataset_key(inputs, settings)
     description, cached = already_prepared(output, key, options.replace), True
     if description is None:
-        description, cached = _prepare(inputs, output, settings, key, options, report)
-    return _result(description, output, cached, time.perf_counter() - started, report, options.dropped)
+        description, cached = _prepare(inputs, output, settings, key, options)
+    return _result(description, output, cached, time.perf_counter() - started, options)
 
 
 def _prepare(
-    inputs: Inputs, output: Path, settings: PrepareSettings, key: str, options: RunOptions, report: ProgressBar
+    inputs: Inputs, output: Path, settings: PrepareSettings, key: str, options: RunOptions
 ) -> tuple[dict[str, Any], bool]:
     """Make the dataset; return the content of dataset.json, and whether another process made it in the meantime."""
     # these need NumPy, a cached dataset does not
     from ms_codegeex.data.corpus.building import PrepareRequest, build, ready_workers
     from ms_codegeex.data.infilling.transform import infill_record
 
-    roots = user_roots(inputs)
+    roots, report = user_roots(inputs), ProgressBar(options.progress)
     _check_places(roots, output)
     if options.dropped:
         _check_list(options.dropped, roots, output, options.replace)
@@ -169,18 +169,14 @@ def _prepare(
 
 
 def _result(
-    description: dict[str, Any],
-    output: Path | RemotePath,
-    cached: bool,
-    seconds: float,
-    report: ProgressBar,
-    dropped: Path | None,
+    description: dict[str, Any], output: Path | RemotePath, cached: bool, seconds: float, options: RunOptions
 ) -> dict[str, Any]:
     """Report and return the result of `prepare_dataset`; the rate is that of the bytes read, or 0 if none was read."""
-    if cached and dropped:
-        raise UserError(f"--dropped {dropped}: {output} is prepared already; add --replace to prepare it again")
+    if cached and options.dropped:
+        problem = f"--dropped {options.dropped}: {output} is prepared already"
+        raise UserError(f"{problem}; add --replace to prepare it again")
     if cached:
-        report.say(f"{output}: {ALREADY}")
+        ProgressBar(options.progress).say(f"{output}: {ALREADY}")
     print_tally(description.get("tally"))
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     speed = {"seconds": round(seconds, 3), "megabytes_per_second": round(rate, 3)}
@@ -194,7 +190,7 @@ def prepare_remote(
     If copying fails, the same call copies again."""
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
     if (known := already_prepared(output, key, options.replace)) is not None:
-        return _result(known, output, True, 0.0, report, options.dropped)
+        return _result(known, output, True, 0.0, options)
     local = work / f"{output.name}-{key[:12]}"
     described = prepare_dataset(inputs, local, settings, options)
     report.say(f"copying to {output}")
