@@ -222,8 +222,10 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
     progress.say(f"searching {request.places}")
     reading = request.settings.reading
     written = (output, work_path(output), *([request.dropped] if request.dropped else []))
-    # Only what is there: the others who share the search leave out nothing.
-    leave_out = frozenset(Path(os.path.realpath(path)) for path in written if path.exists())
+    # Only what lies in the input: the others who share the search leave out nothing.
+    local = [root.path for root in request.roots if isinstance(root.path, Path)]
+    real = (Path(os.path.realpath(path)) for path in written)
+    leave_out = frozenset(path for path in real if any(path.is_relative_to(place) for place in local))
     units, events, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
     corpus = FoundInput(units, size, None, events, Tally())
     for event in events:

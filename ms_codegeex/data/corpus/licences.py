@@ -313,10 +313,17 @@ def _texts_in(text: str, *groups: str) -> tuple[list[str], bool]:
 
 def metadata_rule(folder: str, name: str) -> int | None:
     """The number of the rule of `metadata` for a file of this name in this folder; None: there is none."""
+    if not _metadata_names().fullmatch(name.lower()):  # nearly all files
+        return None
     for number, rule in enumerate(shipped_table(RULES)["metadata"]):
         if re.fullmatch(rule["file"], name.lower()) and re.fullmatch(rule.get("folder", ".*"), folder.lower()):
             return number
     return None
+
+
+@functools.cache
+def _metadata_names() -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{rule['file']})" for rule in shipped_table(RULES)["metadata"]))
 
 
 def rule_is(kind: str, number: int) -> bool:

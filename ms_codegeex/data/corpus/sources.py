@@ -265,12 +265,13 @@ class _Search:
             self.others.setdefault(path, Event(_identity(root, self.base, path)[0], kind, reason, **more))
 
     def _add(self, root: Root, path: Path | RemotePath, size: int, modified: int) -> None:
-        if path in self.sources or path in self.archives or path in self.others:
+        if path in self.sources or path in self.archives:
             return
         self._note_metadata(root, path)
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
             self.archives[path] = SourceFile(identity, path, package, "", size, modified)
+            self.others.pop(path, None)  # of another input, where the file was not given by name
             return
         head, records = b"", archive_kind(path.name) is not None and not path.name.lower().endswith(_JSON)
         if needs_head(path.name) and not records:

@@ -345,3 +345,9 @@ def test_each_of_several_repositories_is_a_unit(tmp_path):
         put(tmp_path / name)
     found = search(user_roots([tmp_path / name for name in ("one", "two", "three")]), ["Python"]).sources
     assert {file.package for file in found} == {"one", "two", "three/e"}
+
+
+def test_a_file_that_its_directory_passes_over_is_read_where_it_is_given_by_name(tmp_path):
+    put(tmp_path / "in/x.json", b'{"size": 3}')
+    found = search(user_roots([tmp_path / "in", tmp_path / "in/x.json"]), ALL, recognise=lambda record: False)
+    assert [file.identity for file in found.archives] == ["in/x.json"] and not found.others
