@@ -36,7 +36,7 @@ def places(data: bytes, what: Sequence[str]) -> list[Hit]:
 
         hits += find_secrets(data)
     if b"@" in data and not {"email", "real-email"}.isdisjoint(what):
-        hits += _emails(data, "email" not in what)
+        hits += find_emails(data, "email" not in what)
     apart: list[Hit] = []
     end = 0
     for hit in sorted(hits, key=operator.itemgetter(0)):
@@ -58,7 +58,7 @@ def redact(
     return b"".join([*pieces, data[end:]]) if found else data, tuple(sorted(counts.items()))
 
 
-def _emails(data: bytes, real: bool = False) -> Iterator[Hit]:
+def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
     from ms_codegeex.data.corpus.secrets import stated_pattern
 
     left_out = ("no_address", "reserved") if real else ("no_address",)
