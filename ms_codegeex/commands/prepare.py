@@ -148,6 +148,8 @@ def _tune(arguments: argparse.Namespace) -> bool:
 
 def _refuse_urls(arguments: argparse.Namespace) -> None:
     """Only corpora are read from URLs and written to them."""
+    if isinstance(arguments.dropped, RemotePath):
+        raise UserError(f"--dropped {arguments.dropped}: is a URL; give a path of this machine")
     if arguments.task == "pretrain" and not arguments.to and not arguments.from_format:
         return
     for name, locations in (("input", arguments.input or ()), ("output", [arguments.output])):

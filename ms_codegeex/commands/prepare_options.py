@@ -90,10 +90,11 @@ class TextOptions:
     max_bytes: int | None = option(
         f"limit; a larger corpus is sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)", "N"
     )
-    dropped: Path | None = option(
+    dropped: Path | RemotePath | None = option(
         "write a line of JSON on each text that is dropped or changed and each file that is not read: path, rule, what "
         "matched, where, bytes (docs/prepare.md)",
         "FILE",
+        convert=_location,
     )
     strip_licences: Literal["files", "all", "none"] | None = option(
         "strip the licence headers of source files, of records as well, or of nothing (default: files with "

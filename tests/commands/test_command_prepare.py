@@ -327,3 +327,21 @@ def test_packages_too_large_for_the_validation_share(sources, tmp_path, capsys):
     for share, documents in zip(remedies, (2, 0), strict=True):
         assert main([*command, "--replace", "--validation-share", share, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["splits"].get("validation", {}).get("documents", 0) == documents
+
+
+def test_the_list_of_what_was_dropped_replaces_nothing_else(sources, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "link.jsonl").symlink_to("mine.txt")
+    command = ["prepare", "--input", "src", "--output", "out", *SHARE, "--workers", "1", "--dropped"]
+    own = "src/one/module.py"
+    for name in ("mine.txt", "link.jsonl", "src", own, "out/x", ".out.work/x", "mine.txt/x", "s3://bucket/x"):
+        assert main([*command, name, "--replace"]) == 2
+        assert "--dropped" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "mine.txt").read_text() == "mine" and not (tmp_path / "out").exists()
+    assert main([*command, "list.jsonl"]) == 0
+    first = (tmp_path / "list.jsonl").read_bytes()
+    for more in ([], ["--seed", "3"]):  # it would be the list of another run
+        assert main([*command, "list.jsonl", *more]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].count("--replace") == 1
+    assert main([*command, "list.jsonl", "--replace"]) == 0 and (tmp_path / "list.jsonl").read_bytes() == first
