@@ -111,14 +111,14 @@ def _check_list(path: Path, roots: Sequence[Root], output: Path, replace: bool) 
     """`UserError` unless the file of `--dropped` can be written: it is in no directory that is written, and replaces at
     most an earlier one."""
     remedy, real = "give --dropped another file", Path(os.path.realpath(path))
+    if real.is_relative_to(output.resolve()) or real.is_relative_to(work_path(output).resolve()):
+        raise UserError(f"--dropped {path}: lies in the directory that is written; {remedy}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         present = path.is_symlink() or path.exists()
         ours = path.is_file() and path.read_bytes()[: len(LINE_START)] in (LINE_START, b"")
     except OSError as error:
         raise UserError(f"--dropped {path}: cannot be written ({error.strerror}); {remedy}") from None
-    if real.is_relative_to(output.resolve()) or real.is_relative_to(work_path(output).resolve()):
-        raise UserError(f"--dropped {path}: lies in the directory that is written; {remedy}")
     if present and (not ours or real in [root.path for root in roots] or not replace):
         also = ", or add --replace" if ours else ""
         raise UserError(f"--dropped {path}: exists; {remedy}{also}")
