@@ -12,6 +12,7 @@ each document is decided in stages over all shards. Order and bytes depend only 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -115,8 +116,12 @@ def _check_list(path: Path, roots: Sequence[Root], output: Path, replace: bool) 
         raise UserError(f"--dropped {path}: lies in the directory that is written; {remedy}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        present = path.is_symlink() or path.exists()
-        ours = path.is_file() and path.read_bytes()[: len(LINE_START)] in (LINE_START, b"")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        present, ours = os.path.lexists(path), path.is_file() and not path.is_symlink()
+        if ours:
+            with open(path, "rb") as stream:
+                ours = stream.read(len(LINE_START)) in (LINE_START, b"")
     except OSError as error:
         raise UserError(f"--dropped {path}: cannot be written ({error.strerror}); {remedy}") from None
     if present and (not ours or real in [root.path for root in roots] or not replace):
