@@ -102,6 +102,11 @@ def _json_escape(character: str) -> str:
     return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
 
+def size_text(size: int) -> str:
+    """A number of bytes for people: below 10 kB exactly."""
+    return f"{size:,} bytes" if size < 10_000 else f"{size / 1e6:.2f} MB"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Columns as wide as their widest cell; the first `left` of them to the left, numbers to the right."""
     cells = [tuple(header), *map(tuple, rows)]

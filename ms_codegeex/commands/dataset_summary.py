@@ -6,7 +6,7 @@ import argparse
 import itertools
 from typing import Any
 
-from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.printing import print_result, size_text
 from ms_codegeex.data.corpus.tally import print_tally, tally_lines
 
 
@@ -19,7 +19,7 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
         lines.append(f"{description['kind']}: {description['task']}, at most {description['seq_length']} tokens")
     for split, counts in description["splits"].items():
         answers = f", {counts['answer_tokens']} of them in answers" if "answer_tokens" in counts else ""
-        lines.append(f"{split}: {_documents(counts)}{answers}, {_size(counts)}")
+        lines.append(f"{split}: {_documents(counts)}{answers}, {size_text(counts['bytes'])}")
     if description.get("truncated"):
         lines.append(f"truncated prompts: {description['truncated']}")
     return lines if "output" in description else lines + _left_out(description)
@@ -35,17 +35,19 @@ def _left_out(description: dict[str, Any]) -> list[str]:
 
 def corpus_lines(description: dict[str, Any]) -> list[str]:
     """A few lines for people that describe a corpus of documents."""
-    lines = []
+    lines, kept = [], description.get("tally", {}).get("files", {}).get("kept")
+    word = "records" if kept == 0 else "documents"
     for split, counts in description["splits"].items():
         packages = counts.get("package_count", len(counts["packages"]))
-        lines.append(f"{split}: {_documents(counts)}, {_size(counts)}, {packages} packages")
-        lines += [f"  {name}: {_documents(each)}, {_size(each)}" for name, each in counts["languages"].items()]
+        named = {split: counts, **{f"  {name}": each for name, each in counts["languages"].items()}}
+        rows = [f"{name}: {_documents(each, word)}, {size_text(each['bytes'])}" for name, each in named.items()]
+        lines += [f"{rows[0]}, {packages} packages", *rows[1:]]
     if description["split_by"] == "file":
         lines.append("split by file: there is only one package")
     if (stripped := description.get("licences_stripped", {})).get("documents"):
-        lines.append(f"licence headers left out: of {stripped['documents']} documents, {_size(stripped)}")
+        lines.append(f"licence headers left out: of {stripped['documents']} {word}, {size_text(stripped['bytes'])}")
     for name, counts in itertools.islice(description.get("licences", {}).items(), 10):
-        lines.append(f"licence {name}: {counts['documents']} documents, {_size(counts)}")
+        lines.append(f"licence {name}: {counts['documents']} {word}, {size_text(counts['bytes'])}")
     if "output" not in description:
         lines += _left_out(description)
     else:
@@ -56,12 +58,8 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _documents(counts: dict[str, Any]) -> str:
-    return f"{counts['documents']} documents, {counts['tokens']} tokens"
-
-
-def _size(counts: dict[str, Any]) -> str:
-    return f"{counts['bytes'] / 1e6:.2f} MB"
+def _documents(counts: dict[str, Any], word: str = "documents") -> str:
+    return f"{counts['documents']} {word}, {counts['tokens']} tokens"
 
 
 def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:

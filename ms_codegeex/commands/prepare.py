@@ -17,6 +17,7 @@ from ms_codegeex.commands.prepare_options import (
     CORPORA,
     DEFAULT_MAX_BYTES,
     DEFAULT_NEAR_DUPLICATES,
+    CorpusRecipe,
     DatasetOptions,
     ExchangeOptions,
     InfillOptions,
@@ -26,11 +27,11 @@ from ms_codegeex.commands.prepare_options import (
     WorkOptions,
     add_infill_options,
     infill_config,
+    read_recipe,
 )
 from ms_codegeex.data.corpus.remote import RemotePath
 
 if TYPE_CHECKING:
-    from ms_codegeex.data.corpus.recipes import CorpusRecipe
     from ms_codegeex.data.corpus.settings import PrepareSettings
 
 SUMMARY = "turn source trees and files of records into a tokenised, deduplicated dataset directory"
@@ -100,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.ray_address is not None:
         raise UserError("--ray-address: is for --engine ray; leave it out, or add --engine ray")
     workers = available_cores() if arguments.workers is None else arguments.workers
-    options = RunOptions(workers, progress=True, replace=arguments.replace, cluster=cluster)
+    options = RunOptions(workers, True, arguments.replace, cluster, dropped=arguments.dropped)
     if isinstance(arguments.output, RemotePath):
         if arguments.work is None:
             raise UserError(f"--output {arguments.output}: is made in another directory first; add --work DIR")
@@ -119,8 +120,6 @@ def _recipe(arguments: argparse.Namespace) -> CorpusRecipe | None:
     are not given."""
     recipe = None
     if arguments.recipe is not None:
-        from ms_codegeex.data.corpus.recipes import read_recipe
-
         recipe = read_recipe(arguments.recipe)
     values = {"tokenizer": "codegeex", "tags": "codegeex", **(recipe.values() if recipe else {})}
     for name, value in values.items():
@@ -149,6 +148,8 @@ def _tune(arguments: argparse.Namespace) -> bool:
 
 def _refuse_urls(arguments: argparse.Namespace) -> None:
     """Only corpora are read from URLs and written to them."""
+    if isinstance(arguments.dropped, RemotePath):
+        raise UserError(f"--dropped {arguments.dropped}: is a URL; give a path of this machine")
     if arguments.task == "pretrain" and not arguments.to and not arguments.from_format:
         return
     for name, locations in (("input", arguments.input or ()), ("output", [arguments.output])):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, add_options, given_values, option
+from ms_codegeex.base.shipped import find_config
+from ms_codegeex.data.corpus.filters import Rules
 from ms_codegeex.data.corpus.remote import RemotePath, parse_location
 
 if TYPE_CHECKING:
@@ -87,6 +89,12 @@ class TextOptions:
     )
     max_bytes: int | None = option(
         f"limit; a larger corpus is sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)", "N"
+    )
+    dropped: Path | RemotePath | None = option(
+        "write a line of JSON on each text that is dropped or changed and each file that is not read: path, rule, what "
+        "matched, where, bytes (docs/prepare.md)",
+        "FILE",
+        convert=_location,
     )
     strip_licences: Literal["files", "all", "none"] | None = option(
         "strip the licence headers of source files, of records as well, or of nothing (default: files with "
@@ -185,6 +193,43 @@ class ExchangeOptions:
     order: Literal["stored", "training"] | None = option(
         "order of the rows of --to mindrecord: that of the dataset, or that of training with --seed (default: stored)"
     )
+
+
+@dataclass(frozen=True)
+class CorpusRecipe:
+    """Settings that a paper published; None: the default of the option. `rules` are what `--filters`
+    names; each that is not given is as in `--filters default`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+    tokenizer: str | None = None
+    tags: str | None = None
+    languages: tuple[str, ...] | None = None
+    strip_licences: Literal["files", "all", "none"] | None = None
+    near_duplicates: float | None = None
+    near_duplicates_by: Literal["words", "tokens"] | None = None
+    licences: tuple[str, ...] | None = None
+    unknown_licences: Literal["drop", "keep"] | None = None
+    redact: tuple[Literal["email", "real-email", "secrets"], ...] | None = None
+    rules: Rules = field(default_factory=Rules)
+
+    def values(self) -> dict[str, Any]:
+        """The settings that it has, apart from the rules."""
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rules"}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def read_recipe(name: str) -> CorpusRecipe:
+    """The recipe in a YAML file, or the shipped one of that name. `UserError` if there is none, or a key is wrong."""
+    from ms_codegeex.config.validation import check_tree, validated
+    from ms_codegeex.config.values import read_yaml
+
+    path = find_config(name, "corpora", "--recipe")
+    values = read_yaml(path)
+    try:
+        check_tree(CorpusRecipe, values)
+        return validated(CorpusRecipe, values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def add_infill_options(parser: argparse.ArgumentParser) -> None:

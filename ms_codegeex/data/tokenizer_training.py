@@ -21,7 +21,8 @@ from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.locks import locked
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.corpus.reading import Noted, Search, Unit, find_units
+from ms_codegeex.data.corpus.archives import Event
+from ms_codegeex.data.corpus.reading import Search, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
 from ms_codegeex.data.corpus.tally import Tally, read_documents
@@ -213,7 +214,7 @@ class _Texts:
         self.read = 0
 
     def __iter__(self) -> Iterator[str]:
-        units, rejected, _ = self._search(self._roots, self._settings.reading, None)
+        units, rejected, _ = self._search(self._roots, self._settings.reading, frozenset())
         for item in rejected:
             self._tally.add(item)
         files = [file for unit in units if unit.part is None for file in unit.files]
@@ -222,7 +223,7 @@ class _Texts:
         for document in read_documents(units, self._settings.reading, self._tally):
             if self.read >= self._settings.max_bytes:
                 limit = f"the text from here on is not read (max_bytes {self._settings.max_bytes})"
-                self._tally.add(Noted(document.source, limit))
+                self._tally.add(Event(document.source, "noted", limit))
                 return
             self.read += len(document.data)
             yield document.data.decode()

@@ -40,7 +40,7 @@ def test_prepare_for_people(sources, tmp_path, capsys):
 def test_stripped_licences_are_printed(sources, tmp_path, capsys):
     (sources / "one" / "module.py").write_text("# Copyright 2020 Some Person\nfirst = 1\n")
     assert main(["prepare", "--input", str(sources), *SHARE, "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
-    assert "licence headers left out: of 1 documents, 0.00 MB" in capsys.readouterr().out
+    assert "licence headers left out: of 1 documents, 29 bytes" in capsys.readouterr().out
 
 
 def test_prepare_json_is_one_object(sources, tmp_path, capsys):
@@ -170,7 +170,7 @@ def test_stop_is_one_line(sources, tmp_path, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ms-codegeex prepare: src/broken.jsonl:2: invalid JSON (") and "--on-error skip" in last
     assert main(command) == 0
-    assert "dropped, invalid JSON: 1, for example src/broken.jsonl:2" in capsys.readouterr().err
+    assert re.search("dropped, invalid JSON +0 +1  for example src/broken.jsonl:2", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -327,3 +327,21 @@ def test_packages_too_large_for_the_validation_share(sources, tmp_path, capsys):
     for share, documents in zip(remedies, (2, 0), strict=True):
         assert main([*command, "--replace", "--validation-share", share, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["splits"].get("validation", {}).get("documents", 0) == documents
+
+
+def test_the_list_of_what_was_dropped_replaces_nothing_else(sources, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "link.jsonl").symlink_to("mine.txt")
+    command = ["prepare", "--input", "src", "--output", "out", *SHARE, "--workers", "1", "--dropped"]
+    own = "src/one/module.py"
+    for name in ("mine.txt", "link.jsonl", "src", own, "out/x", ".out.work/x", "mine.txt/x", "s3://bucket/x"):
+        assert main([*command, name, "--replace"]) == 2
+        assert "--dropped" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "mine.txt").read_text() == "mine" and not (tmp_path / "out").exists()
+    assert main([*command, "list.jsonl"]) == 0
+    first = (tmp_path / "list.jsonl").read_bytes()
+    for more in ([], ["--seed", "3"]):  # it would be the list of another run
+        assert main([*command, "list.jsonl", *more]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].count("--replace") == 1
+    assert main([*command, "list.jsonl", "--replace"]) == 0 and (tmp_path / "list.jsonl").read_bytes() == first

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 from ms_codegeex.base.json_reading import DEEPEST, Malformed, parse_json
 from ms_codegeex.base.shipped import shipped_table
@@ -70,13 +70,31 @@ class ArchivePart:
 @dataclass(frozen=True)
 class Broken:
     """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin. It
-    is damaged or malformed (`problem`), or a rule rejects it."""
+    is damaged or malformed (`problem`), or a rule rejects it. `count` records are lost."""
 
     reason: str
     detail: str = ""
     bytes: int = 0
     head: bytes = b""
     problem: bool = True
+    count: int = 1
+
+
+class Event(NamedTuple):
+    """What became of input that is not kept unchanged. The source is that of a `Document`, or the identity of a file if
+    no single line or row is meant. `kind` and `reason`: a rule left a text out (`dropped`), or it is broken
+    (`problems`); a file is not read (`unread`), or read for its records (`archives`); a text is kept, but otherwise
+    than it was (`changed`), or with a remark (`noted`). `detail` is what matched and `where` its place in the text,
+    `count` how many files, records or places are meant; the excerpt is the first characters of a text, at most 200."""
+
+    source: str
+    kind: str
+    reason: str
+    detail: str = ""
+    bytes: int = 0
+    where: str = ""
+    count: int = 1
+    excerpt: str = ""
 
 
 @dataclass
@@ -169,7 +187,7 @@ def _text(value: Any) -> Any:
 
 def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart]:
     """A file of JSON of `size` bytes as parts. It is one part if it does not hold lines, or is compressed and not a
-    sequence of independently compressed frames or blocks (`frame_bounds`)."""
+    sequence of independently compressed frames or blocks."""
     name = path.name.lower()
     bounds = [*range(0, size, part_bytes), size]
     if size > part_bytes and name.endswith(tuple(_PACKED)):
@@ -193,16 +211,17 @@ def _holds_lines(stream: BinaryIO, name: str) -> bool:
 
 
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
-    """Bounds of parts of at least `part_bytes` (the last one may be smaller). Empty if there are none, or if finding
-    them would take thousands of requests."""
-    offsets, bounds = None, [0]
+    """Bounds of parts of at least `part_bytes` (the last one may be smaller) at which frames (.zst) or blocks (.gz)
+    start. Empty unless all are complete, and for a URL, where finding them would take thousands of requests."""
+    bounds, size = [0], -1
     if isinstance(path, Path):
-        with contextlib.suppress(OSError), open(path, "rb") as stream:  # an error is reported when the file is read
-            offsets = frame_bounds(stream, name)
-    for bound in offsets or ():
-        if bound - bounds[-1] >= part_bytes or (bound == offsets[-1] and bound > bounds[-1]):
-            bounds.append(bound)
-    return bounds if offsets else []
+        # An error is reported when the file is read; `struct.error`: it ends within a header.
+        with contextlib.suppress(OSError, struct.error), open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            for bound in _zstd_frames(stream) if name.endswith(".zst") else _gzip_blocks(stream):
+                if bound - bounds[-1] >= part_bytes or bound == size:
+                    bounds.append(bound)
+    return bounds if bounds[-1] == size else []
 
 
 def read_lines(
@@ -235,21 +254,22 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
     read = _blocks(name)
     if part.span is None:
         lines = _holds_lines(stream, name)
-        yield from _split(read(stream), limit, _Budget()) if lines else _elements(read(stream), limit)
+        yield from _split(read(stream), limit) if lines else _elements(read(stream), limit)
         return
-    (start, end), budget = part.span, _Budget()
+    (start, end), covered = part.span, math.inf
 
     def blocks() -> Iterator[bytes]:
+        nonlocal covered
         stream.seek(start)
         total, ends = 1, not start  # the line after the last byte counts
         for block in read(stream, end=end):
             total, ends = total + len(block), ends or b"\n" in block
             yield block
-        budget.bytes = total
+        covered = total
         if ends:  # otherwise all of it is part of one line, which an earlier part reads
             yield from read(stream)
 
-    lines = _split(blocks(), limit, budget)
+    lines = _split(blocks(), limit, lambda: covered)
     if start:
         first = next(lines, b"")  # it started in an earlier part, which has it
         if isinstance(first, Broken) and first.problem:
@@ -261,13 +281,6 @@ def _blocks(name: str) -> Callable[..., Iterator[bytes]]:
     """A function that reads the unpacked blocks of a stream, for a file of this name."""
     packed = next((ending for ending in _PACKED if name.endswith(ending)), None)
     return functools.partial(_pieces, size=_BLOCK) if packed is None else functools.partial(_unpack, packed=packed)
-
-
-@dataclass
-class _Budget:
-    """In how many unpacked bytes lines may start; infinite while that is not known."""
-
-    bytes: float = math.inf
 
 
 def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[bytes]:
@@ -305,10 +318,13 @@ class _Gathering:
         return b"".join(pieces)
 
 
-def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[bytes | Broken]:
-    """Lines that start in the bytes of `blocks` that the budget covers; last, the reason if `blocks` ended early."""
+def _split(
+    blocks: Iterator[bytes], limit: int, covered: Callable[[], float] = lambda: math.inf
+) -> Iterator[bytes | Broken]:
+    """Lines that start in the first bytes of `blocks`, as many as are `covered` (infinite while that is not known);
+    last, the reason if `blocks` ended early."""
     line, start = _Gathering(limit), 0  # the offset of the line
-    while start < budget.bytes:
+    while start < covered():
         try:
             block = next(blocks, b"")
         except _Ended as error:
@@ -318,13 +334,13 @@ def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[byt
             break
         *ends, rest = block.split(b"\n")
         for end in ends:
-            if start >= budget.bytes:
+            if start >= covered():
                 return
             line.add(end)
             start += line.size + 1
             yield line.take()
         line.add(rest)
-    if line.size and start < budget.bytes:
+    if line.size and start < covered():
         yield line.take()
 
 
@@ -412,20 +428,8 @@ def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[b
         raise _Ended("truncated archive", "ends before the end of its compressed data")
 
 
-def frame_bounds(stream: BinaryIO, name: str) -> list[int] | None:
-    """Offsets at which the independently compressed frames (.zst) or blocks (.gz) of a file start, and last its size;
-    None unless all are complete. Their headers say how long they are. `stream` is at its beginning."""
-    size = os.fstat(stream.fileno()).st_size
-    follow = _zstd_frames if name.endswith(".zst") else _gzip_blocks
-    try:
-        bounds = [0, *follow(stream)]
-    except struct.error:  # ends within a header
-        return None
-    return bounds if bounds[-1] == size else None
-
-
 def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
-    """The end of each frame, up to the first data that is not a frame."""
+    """The end of each independently compressed frame, as the headers say, up to the first data that is not a frame."""
     import zstandard
 
     while head := stream.read(_LONGEST_HEADER):
@@ -438,23 +442,16 @@ def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
                 checksum = 4 if zstandard.get_frame_parameters(head).has_checksum else 0
             except zstandard.ZstdError:
                 return
-            if not _skip_blocks(stream):
-                return
+            last = False
+            while not last:  # of the frame's blocks
+                low, high = struct.unpack("<HB", stream.read(3))
+                header = low | high << 16
+                last, kind = bool(header & 1), header >> 1 & 3
+                if kind == _RESERVED:
+                    return
+                stream.seek(1 if kind == _RLE else header >> 3, os.SEEK_CUR)
             stream.seek(checksum, os.SEEK_CUR)
         yield stream.tell()
-
-
-def _skip_blocks(stream: BinaryIO) -> bool:
-    """Seek to the end of a frame's blocks; False if one is invalid."""
-    last = False
-    while not last:
-        low, high = struct.unpack("<HB", stream.read(3))
-        header = low | high << 16
-        last, kind = bool(header & 1), header >> 1 & 3
-        if kind == _RESERVED:
-            return False
-        stream.seek(1 if kind == _RLE else header >> 3, os.SEEK_CUR)
-    return True
 
 
 def _gzip_blocks(stream: BinaryIO) -> Iterator[int]:
@@ -515,7 +512,7 @@ def read_rows(
                 except _faults() as error:  # later groups can still be read
                     problem = _arrow_problem(error)
                     lost = f"{end - number} rows from here on are lost: {problem.detail}"
-                    yield number, replace(problem, detail=lost)
+                    yield number, replace(problem, detail=lost, count=end - number)
                 number = end
     except _faults() as error:
         yield number, _arrow_problem(error)

@@ -6,17 +6,21 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, remove, remove_leftovers
-from ms_codegeex.data.corpus.archives import PART_BYTES
+from ms_codegeex.base.files import atomic_directory, atomic_file, remove, remove_leftovers
+from ms_codegeex.base.printing import size_text
+from ms_codegeex.data.corpus.archives import PART_BYTES, Event
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
-from ms_codegeex.data.corpus.reading import UNKNOWN_LICENCE, Search, Unit, find_units
+from ms_codegeex.data.corpus.reading import STRIPPED, UNKNOWN_LICENCE, Search, Unit, find_units
 from ms_codegeex.data.corpus.selection import (
     NOT_SAMPLED,
     REASONS,
@@ -29,6 +33,7 @@ from ms_codegeex.data.corpus.selection import (
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import (
     ENDINGS,
+    LISTED,
     Shard,
     ShardJob,
     lines_before,
@@ -40,21 +45,21 @@ from ms_codegeex.data.corpus.shards import (
 from ms_codegeex.data.corpus.sources import Inputs, Root, printable, sample
 from ms_codegeex.data.corpus.stages import Documents, Stages
 from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise_in_stages
-from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
+from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
-from ms_codegeex.data.corpus.workspace import sweep
+from ms_codegeex.data.corpus.workspace import sweep, work_path
 from ms_codegeex.data.corpus.writing import write_description, write_report, write_splits
 from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.datasets.layout import SPLITS, file_records
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 13
+SHARD_VERSION = 14
 
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """`inputs` as given, the `roots` they stand for, and what decides the dataset; `search` as in `RunOptions`."""
+    """`inputs` as given, the `roots` they stand for, and what decides the dataset; the others as in `RunOptions`."""
 
     inputs: Inputs
     roots: Sequence[Root]
@@ -62,6 +67,7 @@ class PrepareRequest:
     key: str
     tokenizer: Tokenizer
     search: Search | None = None
+    dropped: Path | None = None
 
     @property
     def places(self) -> str:
@@ -72,11 +78,12 @@ class PrepareRequest:
 @dataclass(frozen=True)
 class FoundInput:
     """The units to read, `files` and `bytes` of all that was found (`size`) and of the `sampled` files (None:
-    `max_bytes` is applied to documents later), and counts of the documents left out so far."""
+    `max_bytes` is applied to documents later), the files that are not read, and counts of what was left out so far."""
 
     units: list[Unit]
     size: dict[str, int]
     sampled: dict[str, int] | None
+    events: list[Event]
     tally: Tally
 
 
@@ -114,11 +121,14 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
             raise _nothing_left(request, corpus)
         progress.say(f"comparing {len(documents)} documents")
         name, sampling = duplicates_name(paths, settings.near_duplicates), corpus.sampled is None
-        duplicates = find_duplicates(documents, settings.near_duplicates, work / name, mapper)
+        instead = np.zeros(len(documents), np.int64) if request.dropped else None
+        duplicates = find_duplicates(documents, settings.near_duplicates, work / name, mapper, instead)
         stages = Stages(work / selection_name(name, settings, sampling), mapper, documents.blocks())
         selection = select(documents, settings, duplicates, sampling, stages)
+        for line in selection.remarks:
+            progress.say(line)
         summary = summarise_in_stages(stages)
-        _count_dropped(documents, selection, summary, corpus.tally)
+        _count(documents, selection, summary, corpus.tally)
         if not summary.counts(*range(len(SPLITS)))["documents"]:
             raise _nothing_left(request, corpus)
     except NothingLeft:  # after any other error, such as a full disk, the same command goes on
@@ -126,9 +136,13 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
         raise
     progress.say(f"writing {output}")
     remove_leftovers(output)
-    with atomic_directory(output) as directory:
+    with contextlib.ExitStack() as stack:
+        if request.dropped:
+            remove_leftovers(request.dropped)
+            path = stack.enter_context(atomic_file(request.dropped))
+            _write_dropped(path, request, corpus, documents, instead, stages)
+        directory = stack.enter_context(atomic_directory(output))
         write_splits(directory, placed_documents(stages), token_dtype(request.tokenizer.vocab_size))
-        _report(request, corpus, summary, directory)
         description = _describe(request, corpus, selection, summary, directory)
     remove(work)
     return description
@@ -144,21 +158,58 @@ def _check_licences(kept: int, tally: Tally) -> None:
 
 def _read_shards(corpus: FoundInput, paths: Sequence[Path]) -> Iterator[Shard]:
     """The finished shards, in order; their counts of left-out input are added to the tally."""
-    for path, lines in zip(paths, lines_before(corpus.units, paths), strict=True):
-        shard, rejected = read_shard(path, lines)
+    for unit, path, lines in zip(corpus.units, paths, lines_before(corpus.units, paths), strict=True):
+        shard, rejected = read_shard(path, lines, unit.part is not None)
         corpus.tally.merge(rejected)
         yield shard
 
 
-def _count_dropped(documents: Documents, selection: Selection, summary: Summary, tally: Tally) -> None:
+def _count(documents: Documents, selection: Selection, summary: Summary, tally: Tally) -> None:
+    """Count what the stages kept and dropped."""
+    splits = range(len(SPLITS))
+    tally.kept, tally.records = summary.counts(*splits)["documents"], summary.records_at(*splits)
     for number, reason in enumerate(REASONS):
         if reason not in selection.dropped:
             continue
         relation = "identical to" if reason == EXACT_DUPLICATE else "similar to"
-        count, pairs = selection.dropped[reason]
-        kept = ["" if other is None else f"{relation} {documents.source(other)}" for _, other in pairs]
-        examples = [(documents.source(dropped), detail) for (dropped, _), detail in zip(pairs, kept, strict=True)]
-        tally.drop(reason, count, summary.counts(-1 - number)["bytes"], examples)
+        kept = ["" if it is None else f"{relation} {documents.source(it)}" for _, it in selection.dropped[reason]]
+        examples = [documents.source(dropped) for dropped, _ in selection.dropped[reason]]
+        counts = {**summary.counts(-1 - number), "records": summary.records_at(-1 - number)}
+        tally.drop(reason, counts, zip(examples, kept, strict=True))
+
+
+def _write_dropped(
+    path: Path, request: PrepareRequest, corpus: FoundInput, documents: Documents, instead: np.ndarray, stages: Stages
+) -> None:
+    """Write a line for each text that was dropped or changed, and each file that is not read, in the order of the
+    input."""
+    with open(path, "w", encoding="ascii") as stream:
+
+        def write(event: Event, **more: int) -> None:
+            line = {"path": event.source, "change": event.kind, "rule": event.reason, "matched": event.detail}
+            line |= {"where": event.where, "bytes": event.bytes, "count": event.count, **more}
+            stream.write(f"{json.dumps(line)}\n")
+
+        for event in corpus.events:
+            if event.kind in LISTED:
+                write(event)
+        number = 0
+        for shard, placed in placed_documents(stages):
+            sources, gone = shard.sources(), np.flatnonzero(placed < 0).tolist()
+            names = {sources[row] for row in gone}
+            for event in shard.events():
+                if event.kind != "changed" or event.source not in names:
+                    write(event)
+            sizes = shard.column("bytes")
+            for row in gone:
+                reason, kept = REASONS[-1 - placed[row]], len(documents) - int(instead[number + row])
+                event = Event(sources[row], "dropped", reason, bytes=int(sizes[row]))
+                if kept == len(documents):
+                    write(event._replace(detail=f"--max-bytes {request.settings.max_bytes}"))
+                else:  # a document that an exact duplicate repeats may be similar to another one
+                    cluster = len(documents) - int(instead[kept]) if instead[kept] else kept
+                    write(event._replace(detail=documents.source(kept)), cluster=cluster)
+            number += len(sources)
 
 
 def _nothing_left(request: PrepareRequest, corpus: FoundInput) -> NothingLeft:
@@ -169,39 +220,43 @@ def _nothing_left(request: PrepareRequest, corpus: FoundInput) -> NothingLeft:
 
 def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> FoundInput:
     progress.say(f"searching {request.places}")
-    reading, tally = request.settings.reading, Tally()
-    leave_out = output.resolve() if output.exists() else None  # None: as for others who share the search
-    units, rejected, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
-    for item in rejected:
-        tally.add(item)
-    _stop(request, tally)
+    reading = request.settings.reading
+    written = (output, work_path(output), *([request.dropped] if request.dropped else []))
+    # Only what lies in the input: the others who share the search leave out nothing.
+    local = [root.path for root in request.roots if isinstance(root.path, Path)]
+    real = (Path(os.path.realpath(path)) for path in written)
+    leave_out = frozenset(path for path in real if any(path.is_relative_to(place) for place in local))
+    units, events, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
+    corpus = FoundInput(units, size, None, events, Tally())
+    for event in events:
+        corpus.tally.add(event)
+    _stop(request, corpus.tally)
     if not units:
-        raise _nothing_left(request, FoundInput([], size, None, tally))
-    sampled = None
+        raise _nothing_left(request, corpus)
     if all(unit.part is None for unit in units):
-        units, sampled = _sample_files(units, request.settings, tally, progress)
-    return FoundInput(units, size, sampled, tally)
+        corpus = _sample_files(corpus, request.settings, progress)
+    return corpus
 
 
-def _sample_files(
-    units: Sequence[Unit], settings: PrepareSettings, tally: Tally, progress: ProgressBar
-) -> tuple[list[Unit], dict[str, int]]:
+def _sample_files(corpus: FoundInput, settings: PrepareSettings, progress: ProgressBar) -> FoundInput:
     """Sample source files by size, before any is read."""
-    files = [file for unit in units for file in unit.files]
+    files = [file for unit in corpus.units for file in unit.files]
     fitting = [file for file in files if size_rejection(file.size, settings.reading.rules) is None]
     limit = settings.max_bytes
     sampled = fitting if limit is None else sample(fitting, limit, settings.seed)
     total = {"files": len(sampled), "bytes": sum(file.size for file in sampled)}
     gone = {file.path for file in fitting} - {file.path for file in sampled}
     if not gone:
-        return list(units), total
+        return replace(corpus, sampled=total)
     left = [file for file in fitting if file.path in gone]
-    examples = [(file.identity, "") for file in left[:EXAMPLES]]
-    tally.drop(NOT_SAMPLED, len(left), sum(file.size for file in left), examples)
-    of = f"of {sum(file.size for file in fitting) / 1e6:.1f} MB; --max-bytes {limit} is the limit"
-    progress.say(f"sampled {len(sampled)} of {len(fitting)} files, {total['bytes'] / 1e6:.1f} {of}")
-    smaller = [replace(unit, files=tuple(file for file in unit.files if file.path not in gone)) for unit in units]
-    return [unit for unit in smaller if unit.files], total
+    events = [Event(file.identity, "dropped", NOT_SAMPLED, f"--max-bytes {limit}", file.size) for file in left]
+    for event in events:
+        corpus.tally.add(event)
+    of = f"of {size_text(sum(file.size for file in fitting))}; --max-bytes {limit} is the limit"
+    progress.say(f"sampled {len(sampled)} of {len(fitting)} files, {size_text(total['bytes'])} {of}")
+    smaller = [replace(it, files=tuple(file for file in it.files if file.path not in gone)) for it in corpus.units]
+    units = [unit for unit in smaller if unit.files]
+    return replace(corpus, units=units, sampled=total, events=[*corpus.events, *events])
 
 
 def _stop(request: PrepareRequest, tally: Tally) -> None:
@@ -217,7 +272,7 @@ def _make_shards(
     """Make the missing shards; the paths of all of them, in the order of the units."""
     settings = request.settings
     signatures = settings.near_duplicates_by if settings.near_duplicates else None
-    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, signatures)
+    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, signatures, request.dropped is not None)
     decisive = {"version": SHARD_VERSION, **asdict(replace(job, tokenizer=request.tokenizer.fingerprint))}
     decisive |= settings.deciding_versions()
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -233,22 +288,20 @@ def _make_shards(
     return paths
 
 
-def _report(request: PrepareRequest, corpus: FoundInput, summary: Summary, directory: Path) -> None:
-    tally, reading = corpus.tally, request.settings.reading
-    total = summary.counts(*range(len(SPLITS)))
-    documents, read = (total[name] + tally.total(name) for name in ("documents", "bytes"))
-    size = {"files": corpus.size["files"], "documents": documents, "bytes": read + summary.stripped}
-    redacted = dict(zip(reading.redact, summary.redacted, strict=True))
-    extra = {"licences_stripped": summary.licences, "redacted": redacted}
-    if reading.licences:
-        extra["licences"] = summary.licence_counts()
-    write_report(directory, summary, size, tally, request.settings.record(), extra)
-
-
 def _describe(
     request: PrepareRequest, corpus: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
-    left_out = corpus.tally.described("files")
+    """Write the report and dataset.json, and return the content of that."""
+    settings, tally, splits = request.settings, corpus.tally, range(len(SPLITS))
+    licences: dict[str, Any] = {"licences_stripped": summary.licences}
+    if settings.reading.licences:
+        licences["licences"] = summary.licence_counts()
+    read = {name: count + tally.total(name) for name, count in summary.counts(*splits).items() if name != "tokens"}
+    read["bytes"] += sum(it["bytes"] for name, it in tally.changed.items() if name == STRIPPED)
+    redacted = dict(zip(settings.reading.redact, summary.redacted, strict=True))
+    size = {"files": corpus.size["files"], **read}
+    write_report(directory, summary, size, tally, settings.record(), {**licences, "redacted": redacted})
+    left_out = tally.described()
     left_out.pop(NOT_SAMPLED, None)
     passed = summary.counts(*(number for number in summary.languages if number != -1 - REASONS.index(NOT_SAMPLED)))
     further = {
@@ -259,12 +312,11 @@ def _describe(
         "found": corpus.size,
         "sampled": corpus.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
         "dropped": left_out,
-        "tally": corpus.tally.summed(summary.counts(*range(len(SPLITS)))["documents"]),
-        "licences_stripped": summary.licences,
-        **({"licences": summary.licence_counts()} if request.settings.reading.licences else {}),
+        "tally": tally.summed(tally.kept),
+        **licences,
         "files": file_records(directory),
-        **infill_record(request.settings.infill, request.tokenizer),
-        "settings": request.settings.record(),
-        **request.settings.deciding_versions(),
+        **infill_record(settings.infill, request.tokenizer),
+        "settings": settings.record(),
+        **settings.deciding_versions(),
     }
-    return write_description(directory, request.tokenizer, request.settings.tokenizer, {"key": request.key}, further)
+    return write_description(directory, request.tokenizer, settings.tokenizer, {"key": request.key}, further)

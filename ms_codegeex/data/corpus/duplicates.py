@@ -36,14 +36,18 @@ _PAIRS = 1 << 16  # whose signatures are in memory at once: 64 MiB
 @dataclass
 class Duplicates:
     """Which documents are `dropped` because they repeat others, and the first of them (`examples`), each with the
-    document that is kept instead, its representative."""
+    document that is kept instead, its representative; `instead`, int64 `[documents]`, has for each of them how far the
+    number of that is from the number of all documents, if it is requested; 0: it is not dropped."""
 
     dropped: Flags
     examples: dict[int, int] = field(default_factory=dict)
+    instead: np.ndarray | None = None
 
     def add(self, numbers: np.ndarray, representatives: np.ndarray) -> None:
         """Drop `numbers`; `representatives` are the documents that are kept instead."""
         self.dropped.set(numbers)
+        if self.instead is not None:
+            np.maximum.at(self.instead, numbers, self.instead.size - representatives)
         for number in np.unique(numbers)[:EXAMPLES].tolist():
             kept = int(representatives[numbers == number].min())
             self.examples[number] = min(kept, self.examples.get(number, kept))
@@ -56,20 +60,22 @@ def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
     return directory_name("duplicates", version=VERSION, shards=names, threshold=threshold)
 
 
-def find_duplicates(documents: Documents, threshold: float, directory: Path, mapper: Mapper) -> dict[str, Duplicates]:
+def find_duplicates(
+    documents: Documents, threshold: float, directory: Path, mapper: Mapper, instead: np.ndarray | None = None
+) -> dict[str, Duplicates]:
     """Documents to drop, by reason: exact duplicates, and near duplicates from a Jaccard similarity of `threshold` on;
-    0: none. The stages' files are in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Stages`.
-    """
+    0: none. The stages' files are in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Stages`,
+    `instead` as in `Duplicates`, filled for both reasons."""
     stages = Stages(directory, mapper, documents.blocks())
-    exact = find_exact(documents, stages)
+    exact = find_exact(documents, stages, instead)
     if not threshold:
         return {EXACT_DUPLICATE: exact}
-    return {EXACT_DUPLICATE: exact, NEAR_DUPLICATE: find_near(documents, exact.dropped, threshold, stages)}
+    return {EXACT_DUPLICATE: exact, NEAR_DUPLICATE: find_near(documents, exact.dropped, threshold, stages, instead)}
 
 
-def find_exact(documents: Documents, stages: Stages) -> Duplicates:
+def find_exact(documents: Documents, stages: Stages, instead: np.ndarray | None = None) -> Duplicates:
     """Documents whose text is that of an earlier one, apart from line ends and empty lines at the end."""
-    duplicates = Duplicates(Flags(len(documents)))
+    duplicates = Duplicates(Flags(len(documents)), instead=instead)
     keyed = stages.keyed("hashes", EXACT, len(documents))
     for pairs in stages.by_key("exact", keyed, _hashes, _exact_pairs):
         duplicates.add(pairs[:, 0], pairs[:, 1])
@@ -100,9 +106,11 @@ def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return repeated[rising], kept[rising]
 
 
-def find_near(documents: Documents, left_out: Flags, threshold: float, stages: Stages) -> Duplicates:
+def find_near(
+    documents: Documents, left_out: Flags, threshold: float, stages: Stages, instead: np.ndarray | None = None
+) -> Duplicates:
     """Documents that are similar to a kept one. Documents `left_out` are ignored."""
-    near, undecided = Duplicates(Flags(len(documents))), ~left_out
+    near, undecided = Duplicates(Flags(len(documents)), instead=instead), ~left_out
     stages.by_block("signatures", _signatures)
     for number in range(ROUNDS):
         blocked = Flags(len(documents))

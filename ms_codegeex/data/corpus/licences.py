@@ -313,15 +313,23 @@ def _texts_in(text: str, *groups: str) -> tuple[list[str], bool]:
 
 def metadata_rule(folder: str, name: str) -> int | None:
     """The number of the rule of `metadata` for a file of this name in this folder; None: there is none."""
-    for number, rule in enumerate(shipped_table(RULES)["metadata"]):
-        if re.fullmatch(rule["file"], name.lower()) and re.fullmatch(rule.get("folder", ".*"), folder.lower()):
-            return number
-    return None
+    names, rules = _metadata()
+    found = rules if names.fullmatch(name := name.lower()) else ()
+    pairs = enumerate((file.fullmatch(name), there.fullmatch(folder.lower())) for file, there in found)
+    return next((number for number, pair in pairs if all(pair)), None)
 
 
-def is_beside(number: int) -> bool:
-    """Whether the metadata of this rule are about the directory that their folder is in."""
-    return "folder" in shipped_table(RULES)["metadata"][number]
+@functools.cache
+def _metadata() -> tuple[re.Pattern[str], list[tuple[re.Pattern[str], re.Pattern[str]]]]:
+    """The names of all files with metadata, and the names of files and of folders by rule."""
+    rules = [(rule["file"], rule.get("folder", ".*")) for rule in shipped_table(RULES)["metadata"]]
+    return re.compile("|".join(name for name, _ in rules)), [tuple(map(re.compile, rule)) for rule in rules]
+
+
+def rule_is(kind: str, number: int) -> bool:
+    """Whether the metadata of this rule are about the directory that their `folder` is in, or only `texts` of licences,
+    which do not make a directory a package."""
+    return kind in shipped_table(RULES)["metadata"][number]
 
 
 def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list[Stated]:

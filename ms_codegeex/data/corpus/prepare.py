@@ -12,8 +12,10 @@ each document is decided in stages over all shards. Order and bytes depend only 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,18 +37,21 @@ from ms_codegeex.data.corpus.workspace import open_workspace, work_path
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION, is_occupied
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
 
+LINE_START = b'{"path": '  # of the file of --dropped
 ALREADY = "already prepared from the same inputs with the same settings; --replace prepares it again"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that do not affect the content of a dataset; `search` is called in place of `find_units`."""
+    """Options that do not affect the content of a dataset; `search` is called in place of `find_units`; the file
+    `dropped` gets a line for each text that was dropped or changed."""
 
     workers: int
     progress: bool
     replace: bool = False
     cluster: Cluster | None = None
     search: Search | None = None
+    dropped: Path | None = None
 
 
 def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
@@ -103,6 +108,27 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
             raise UserError(f"{place}; give --output or --input another directory")
 
 
+def _check_list(path: Path, roots: Sequence[Root], output: Path, replace: bool) -> None:
+    """`UserError` unless the file of `--dropped` can be written: it is in no directory that is written, and replaces at
+    most an earlier one."""
+    remedy, real = "give --dropped another file", Path(os.path.realpath(path))
+    if real.is_relative_to(output.resolve()) or real.is_relative_to(work_path(output).resolve()):
+        raise UserError(f"--dropped {path}: lies in the directory that is written; {remedy}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        present, ours = os.path.lexists(path), path.is_file() and not path.is_symlink()
+        if ours:
+            with open(path, "rb") as stream:
+                ours = stream.read(len(LINE_START)) in (LINE_START, b"")
+    except OSError as error:
+        raise UserError(f"--dropped {path}: cannot be written ({error.strerror}); {remedy}") from None
+    if present and (not ours or real in [root.path for root in roots] or not replace):
+        also = ", or add --replace" if ours else ""
+        raise UserError(f"--dropped {path}: exists; {remedy}{also}")
+
+
 def prepare_dataset(
     inputs: Inputs, output: Path | str, settings: PrepareSettings, options: RunOptions
 ) -> dict[str, Any]:
@@ -111,14 +137,14 @@ def prepare_dataset(
     process with the same `output` waits for the first. A dataset of the same request is reused. The result also has
     `output`, `cached`, `seconds` and `megabytes_per_second`. `UserError` if a path is missing, nothing is left to
     write, `output` holds something else, there is no room, or the input is broken and `settings.on_error` is `stop`."""
-    started, output, report = time.perf_counter(), Path(output), ProgressBar(options.progress)
+    started, output = time.perf_counter(), Path(output)
     if options.workers < 1:
         raise UserError(f"workers {options.workers}: expected 1 or more processes")
     key = dataset_key(inputs, settings)
     description, cached = already_prepared(output, key, options.replace), True
     if description is None:
         description, cached = _prepare(inputs, output, settings, key, options)
-    return _result(description, output, cached, time.perf_counter() - started, report)
+    return _result(description, output, cached, time.perf_counter() - started, options)
 
 
 def _prepare(
@@ -129,16 +155,18 @@ def _prepare(
     from ms_codegeex.data.corpus.building import PrepareRequest, build, ready_workers
     from ms_codegeex.data.infilling.transform import infill_record
 
-    report = ProgressBar(options.progress)
-    roots = user_roots(inputs)
+    roots, report = user_roots(inputs), ProgressBar(options.progress)
     _check_places(roots, output)
+    if options.dropped:
+        _check_list(options.dropped, roots, output, options.replace)
     with ready_workers(options.workers, roots, settings.tokenizer, options.cluster) as mapper:
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
-        with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
+        waiting = f"{output}: another process prepares it; waiting"
+        with report.each_minute(), open_workspace(output, lambda: report.say(waiting)) as work:
             if (description := already_prepared(output, key, options.replace)) is not None:
                 return description, True
-            request = PrepareRequest(inputs, roots, settings, key, tokenizer, options.search)
+            request = PrepareRequest(inputs, roots, settings, key, tokenizer, options.search, options.dropped)
             if options.cluster is not None:
                 nodes = options.cluster.check_nodes(work, [root.path for root in request.roots])
                 report.say(f"{nodes} nodes of the cluster")
@@ -146,11 +174,14 @@ def _prepare(
 
 
 def _result(
-    description: dict[str, Any], output: Path | RemotePath, cached: bool, seconds: float, report: ProgressBar
+    description: dict[str, Any], output: Path | RemotePath, cached: bool, seconds: float, options: RunOptions
 ) -> dict[str, Any]:
     """Report and return the result of `prepare_dataset`; the rate is that of the bytes read, or 0 if none was read."""
+    if cached and options.dropped:
+        problem = f"--dropped {options.dropped}: {output} is prepared already"
+        raise UserError(f"{problem}; add --replace to prepare it again")
     if cached:
-        report.say(f"{output}: {ALREADY}")
+        ProgressBar(options.progress).say(f"{output}: {ALREADY}")
     print_tally(description.get("tally"))
     rate = 0.0 if cached else description["sampled"]["bytes"] / 1e6 / seconds
     speed = {"seconds": round(seconds, 3), "megabytes_per_second": round(rate, 3)}
@@ -164,7 +195,7 @@ def prepare_remote(
     If copying fails, the same call copies again."""
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
     if (known := already_prepared(output, key, options.replace)) is not None:
-        return _result(known, output, True, 0.0, report)
+        return _result(known, output, True, 0.0, options)
     local = work / f"{output.name}-{key[:12]}"
     described = prepare_dataset(inputs, local, settings, options)
     report.say(f"copying to {output}")

@@ -6,6 +6,7 @@ not depend on the machine; each is then read independently, in any process."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -14,21 +15,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, read_records, record_parts
+from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Event, Returning, read_records, record_parts
 from ms_codegeex.data.corpus.fields import Fields, RecordText, decide_licence
 from ms_codegeex.data.corpus.filters import generator_of, rejection, size_rejection
 from ms_codegeex.data.corpus.licences import UNKNOWN, licences_in_comments, strip_licence
-from ms_codegeex.data.corpus.redaction import redact
+from ms_codegeex.data.corpus.redaction import places, redact
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import FoundSources, Root, SourceFile, search
 from ms_codegeex.data.detection import as_utf8
 
 UNKNOWN_LICENCE = "unknown licence, kept"
+STRIPPED = "licence header left out"
 SPECIAL = "a text has the name of a special token, which is read as plain text"
 _SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
+_MOST_LINES = 100  # that are named of a text
 
 
 class Document(NamedTuple):  # made in a third of a dataclass's time
@@ -47,29 +50,6 @@ class Document(NamedTuple):  # made in a third of a dataclass's time
     licence: str = ""
 
 
-class Rejected(NamedTuple):
-    """Input that gives no document, and why: see `Broken`. The source is as in `Document`, or the identity of a file if
-    no single line or row is meant; the excerpt is the first characters of the text, at most 200."""
-
-    source: str
-    reason: str
-    bytes: int
-    detail: str = ""
-    problem: bool = False
-    excerpt: str = ""
-
-
-class Noted(NamedTuple):
-    """A remark on input: on `count` documents or records, of which `source` is the first; or, if `passed`, on a file
-    that nothing reads, with its ending as the remark."""
-
-    source: str
-    remark: str
-    detail: str = ""
-    count: int = 1
-    passed: bool = False
-
-
 @dataclass(frozen=True)
 class Unit:
     """A piece of the input that one worker reads in one go: source files, or a part of one archive. The name is unique
@@ -85,14 +65,15 @@ class Unit:
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
 
 
-Listing = tuple[list[Unit], list[Rejected | Noted], dict[str, int]]
-Search = Callable[[tuple[Root, ...], ReadingSettings, Path | None], Listing]
+Listing = tuple[list[Unit], list[Event], dict[str, int]]
+Search = Callable[[tuple[Root, ...], ReadingSettings, frozenset[Path]], Listing]
 """`find_units`, or the same with a memory, for several things that are made of the same places."""
 
 
-def find_units(roots: Sequence[Root], reading: ReadingSettings, leave_out: Path | None = None) -> Listing:
-    """Everything to read below `roots`, without the directory `leave_out`: the units, in an order that depends only on
-    the names, source files first; the files rejected or passed over; and the amount found, `files` and `bytes`."""
+def find_units(roots: Sequence[Root], reading: ReadingSettings, leave_out: frozenset[Path] = frozenset()) -> Listing:
+    """Everything to read below `roots`, without the paths `leave_out`: the units, in an order that depends only on the
+    names, source files first; the files that are not read, or read for their records; and the amount found, `files` and
+    `bytes`."""
     recognise, licences = Fields(reading).recognise, bool(reading.licences)
     listing = search(roots, reading.languages, recognise, reading.all_text, leave_out, licences)
     return units_of(listing, reading.redact)
@@ -100,24 +81,21 @@ def find_units(roots: Sequence[Root], reading: ReadingSettings, leave_out: Path 
 
 def units_of(listing: FoundSources, redactions: Sequence[str] = ()) -> Listing:
     """The units of the files that a search found, and the rest as `find_units` returns it."""
-    rejected: list[Rejected | Noted] = [
-        Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped
-    ]
-    rejected += [Noted(first, name, "", count, passed=True) for name, (count, first) in listing.passed.items()]
-    units = _file_units(listing.sources)
+    units, events = _file_units(listing.sources), [*listing.others]
     seen = Counter[str]()
     for file in listing.archives:
         seen[file.identity] += 1  # names that are not UTF-8 may be printed alike
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
         parts = record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
         if isinstance(parts, Broken):
-            rejected.append(_rejected(file.identity, parts, redactions))
+            events.append(_rejected(file.identity, parts, redactions))
             continue
+        events.append(Event(file.identity, "archives", "files of records", bytes=file.size))
         for part in parts:
             suffix = "" if part.span is None else f" [{part.span[0]}, {part.span[1]})"
             units.append(Unit(name + suffix, (file,), part))
     files = [*listing.sources, *listing.archives]
-    return units, rejected, {"files": len(files), "bytes": sum(file.size for file in files)}
+    return units, events, {"files": len(files), "bytes": sum(file.size for file in files)}
 
 
 def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
@@ -133,18 +111,18 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
     return [Unit(f"files-{number:06d}", tuple(batch)) for number, batch in enumerate(batches)]
 
 
-def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
-    """Yield the documents of a unit in order, the rejected input, and remarks. Broken input is reported, never raised.
+def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Event, None, int]:
+    """Yield the documents of a unit in order, and the events. Broken input is reported, never raised.
     Return the number of lines in a part of a `.jsonl` file, where the numbering of the next part continues."""
     items = Returning(_read_files(unit, reading) if unit.part is None else _read_records(unit, unit.part, reading))
     for item in items:
         yield item
         if isinstance(item, Document) and (found := _SPECIAL.search(item.data)):
-            yield Noted(item.source, SPECIAL, found[0].decode())
+            yield Event(item.source, "noted", SPECIAL, found[0].decode())
     return items.value
 
 
-def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
+def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Event, None, int]:
     limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     for file in unit.files:
         try:
@@ -171,11 +149,9 @@ def _read_file(file: SourceFile, limit: int) -> RecordText | Broken:
     return RecordText(data, file.language, file.package)
 
 
-def _read_records(
-    unit: Unit, part: ArchivePart, reading: ReadingSettings
-) -> Generator[Document | Rejected | Noted, None, int]:
+def _read_records(unit: Unit, part: ArchivePart, reading: ReadingSettings) -> Generator[Document | Event, None, int]:
     (file,), fields, limit = unit.files, Fields(reading), reading.max_line_bytes
-    columns, rows = list[str](), 0
+    columns, rows, without = list[str](), 0, 0
 
     def choose(present: Sequence[str]) -> list[str]:
         columns[:] = present
@@ -188,8 +164,8 @@ def _read_records(
             yield _rejected(source, replace(record, head=b"") if reading.redact else record)
             continue
         if not record and not line:  # no row of this file has a text
-            yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(columns), problem=True)
-            return 0
+            without += 1
+            continue
         text = fields.read(record)
         rows += 1
         if line:
@@ -200,16 +176,17 @@ def _read_records(
         elif len(text.data) > limit:
             text = Broken("too large", f"more than {limit} bytes", len(text.data), text.data, problem=False)
         yield from _judge(source, text, reading, reading.strip_licences == "all")
+    if without:
+        missing = fields.text_missing(columns)
+        yield Event(file.identity, "problems", "missing field", missing, part.bytes, count=without)
     if rows:
         fields.count_unlisted(columns, file.identity, rows)
     for remark, (count, first) in fields.remarks.items():
-        yield Noted(first, remark, "", count)
+        yield Event(first, "noted", remark, count=count)
     return records.value
 
 
-def _judge(
-    source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool
-) -> Iterator[Document | Rejected | Noted]:
+def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Iterator[Document | Event]:
     """Convert a text to UTF-8, strip licence headers, apply the rules to the rest, then redact it."""
     if isinstance(text, Broken):
         yield _rejected(source, text, reading.redact)
@@ -219,20 +196,57 @@ def _judge(
     path = text.path or source
     reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, whole, path)
     if reason is not None:
-        program = generator_of(whole, path) or "" if reason == "generated" else ""
-        yield _rejected(source, Broken(reason, program, len(whole), whole, problem=False), reading.redact)
+        detail, where = _matched(reason, data, whole, path)
+        yield _rejected(source, Broken(reason, detail, len(whole), whole, problem=False), reading.redact, where)
         return
-    licence_bytes = len(whole) - len(data)
-    data, redacted = redact(data, reading.redact)
-    yield Document(source, data, text.language, text.group or source, redacted, licence_bytes, text.licence)
+    gone, found = len(whole) - len(data), places(data, reading.redact)
+    if gone:  # from the first character that differs
+        pairs = enumerate(zip(whole, data, strict=False))
+        where = _lines(whole, [next((at for at, (one, other) in pairs if one != other), len(data))])
+    data, redacted = redact(data, reading.redact, found)
+    yield Document(source, data, text.language, text.group or source, redacted, gone, text.licence)
     if text.licence == UNKNOWN:
-        yield Noted(source, UNKNOWN_LICENCE)
+        yield Event(source, "noted", UNKNOWN_LICENCE)
     if encoding:
-        yield Noted(source, "byte order mark left out" if encoding == "utf-8" else f"converted from {encoding}")
+        what = "byte order mark left out" if encoding == "utf-8" else f"converted from {encoding}"
+        yield Event(source, "changed", what, bytes=len(text.data))
+    if gone:
+        yield Event(source, "changed", STRIPPED, "", gone, where)
+    for kind, number in redacted:
+        where = _lines(whole, (gone + start for start, _, other in found if other == kind))
+        yield Event(source, "changed", f"replaced, {kind}", "", len(whole), where, number)
 
 
-def _rejected(source: str, broken: Broken, redactions: Sequence[str] = ()) -> Rejected:
+def _lines(text: bytes, offsets: Iterable[int]) -> str:
+    """The lines, from 1, that ascending offsets are in, at most `_MOST_LINES`."""
+    numbers, end = [1], 0
+    for offset in itertools.islice(offsets, _MOST_LINES):
+        numbers.append(numbers[-1] + text.count(b"\n", end, offset))
+        end = offset
+    numbers = [*dict.fromkeys(numbers[1:])]
+    return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _matched(reason: str, data: bytes, whole: bytes, path: str) -> tuple[str, str]:
+    """What of a text that a rule drops for this reason matched, and where."""
+    if reason == "generated":
+        return generator_of(whole, path) or "", ""
+    if reason == "long lines":
+        longest = max(data.split(b"\n"), key=len)
+        return f"a line of {len(longest)} bytes", _lines(whole, [whole.find(longest)])
+    if reason == "binary":
+        return "a zero byte", f"byte {whole.find(0)}"
+    if reason == "not UTF-8":
+        try:
+            whole.decode()
+        except UnicodeDecodeError as error:
+            return f"byte 0x{whole[error.start]:02x}", _lines(whole, [error.start])
+    return "", ""
+
+
+def _rejected(source: str, broken: Broken, redactions: Sequence[str] = (), where: str = "") -> Event:
     """`broken` with the first characters of its text, redacted like the corpus."""
     head, _ = redact(broken.head[:_EXCERPT_HEAD], redactions)
     excerpt = head.decode("utf-8", "replace")[:_EXCERPT]
-    return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.problem, excerpt)
+    kind = "problems" if broken.problem else "dropped"
+    return Event(source, kind, broken.reason, broken.detail, broken.bytes, where, broken.count, excerpt)

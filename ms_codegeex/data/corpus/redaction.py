@@ -26,30 +26,39 @@ _WINDOW = 140  # bytes before an address that tell what it is
 _ESCAPE = re.compile(rb"\A(?:u003[ce]|x3[ce]|[nrt])")
 
 
-def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the number of places of each kind: `email`, with
-    `real-email` without addresses at domains reserved for examples; `private key`, `password`, `credential`, the kinds
-    of `rules/issuers.yaml` and the names of gitleaks' rules."""
+def places(data: bytes, what: Sequence[str]) -> list[Hit]:
+    """Where a text (UTF-8) has what is replaced for `what` (of `REDACTIONS`): start, end and kind, ascending and apart
+    from each other. Kinds are `email`, with `real-email` without addresses at domains reserved for examples; `private
+    key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
     hits: list[Hit] = []
     if "secrets" in what:
         from ms_codegeex.data.corpus.secrets import find_secrets  # compiles its patterns
 
         hits += find_secrets(data)
     if b"@" in data and not {"email", "real-email"}.isdisjoint(what):
-        hits += _emails(data, "email" not in what)
-    if not hits:
-        return data, ()
-    pieces, end, counts = [], 0, Counter()
-    for start, stop, kind in sorted(hits, key=operator.itemgetter(0)):
-        if start < end:  # inside a text that is replaced already
-            continue
+        hits += find_emails(data, "email" not in what)
+    apart: list[Hit] = []
+    end = 0
+    for hit in sorted(hits, key=operator.itemgetter(0)):
+        if hit[0] >= end:  # otherwise inside a text that is replaced already
+            apart.append(hit)
+            end = hit[1]
+    return apart
+
+
+def redact(
+    data: bytes, what: Sequence[str], found: Sequence[Hit] | None = None
+) -> tuple[bytes, tuple[tuple[str, int], ...]]:
+    """`data` (UTF-8) with every `what` replaced, and the number of places of each kind; `found`: its `places`."""
+    found, pieces, end = places(data, what) if found is None else found, [], 0
+    for start, stop, kind in found:
         pieces += [data[end:start], EMAIL if kind == "email" else SECRET]
         end = stop
-        counts[kind] += 1
-    return b"".join([*pieces, data[end:]]), tuple(sorted(counts.items()))
+    counts = Counter(kind for _, _, kind in found)
+    return b"".join([*pieces, data[end:]]) if found else data, tuple(sorted(counts.items()))
 
 
-def _emails(data: bytes, real: bool = False) -> Iterator[Hit]:
+def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
     from ms_codegeex.data.corpus.secrets import stated_pattern
 
     left_out = ("no_address", "reserved") if real else ("no_address",)

@@ -31,7 +31,7 @@ from ms_codegeex.data.corpus.stages import (
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
 VERSION = 2
-MAX_SHARES = 3
+LARGE_SHARES, MAX_SHARES = 2, 3
 TRAIN, VALIDATION = 0, 1
 NOT_SAMPLED = "not sampled"
 REASONS = (EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED)  # a document dropped for number n is placed at -1 - n
@@ -46,13 +46,14 @@ class NothingLeft(UserError):
 @dataclass(frozen=True)
 class Selection:
     """What was decided. `split_by`: the unit of the split, `package`, `document` (each record on its own) or `file`
-    (there is only one package). `packages`: how many training and validation have. `dropped`: the number of documents
-    dropped for each reason, and up to three examples: the document's number, and that of the one kept instead, or None.
+    (there is only one package). `packages`: how many training and validation have. `dropped`: for each reason up to
+    three examples: the document's number, and that of the one kept instead, or None. `remarks`: what to tell the user.
     """
 
     split_by: str
     packages: tuple[int, int]
-    dropped: Mapping[str, tuple[int, list[tuple[int, int | None]]]]
+    dropped: Mapping[str, list[tuple[int, int | None]]]
+    remarks: tuple[str, ...] = ()
 
 
 def selection_name(duplicates: str, settings: PrepareSettings, sampling: bool) -> str:
@@ -89,32 +90,43 @@ def select(
     if share and groups.count == named == 1:  # all documents are in one package
         split_by, groups = "file", _Groups(stages, settings.seed, kept, by_package=False)
     chosen = choose_validation(groups.sums, share)
-    if split_by == "package":
-        _check_share(groups, chosen, share)
+    remarks = _check_share(documents, groups, chosen, settings) if split_by == "package" else ()
     in_validation = sum(int((rows["named"] & _among(rows["key"], chosen)).sum()) for rows in groups.sums())
     packages = (1, 1) if split_by == "file" else (named - in_validation, in_validation)
     _place(stages, left_out, groups, chosen)
     dropped = {}
     for reason, flags in left_out.items():
-        if count := flags.count():
+        if flags.any():
             kept_instead = duplicates[reason].examples if reason in duplicates else {}
-            dropped[reason] = count, [(number, kept_instead.get(number)) for number in flags.first(EXAMPLES)]
-    return Selection(split_by, packages, dropped)
+            dropped[reason] = [(number, kept_instead.get(number)) for number in flags.first(EXAMPLES)]
+    return Selection(split_by, packages, dropped, remarks)
 
 
-def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
-    """`UserError` if whole packages give validation more than `MAX_SHARES` times its share. The shards stay, for a run
-    with another share."""
-    total = inside = 0
+def _check_share(
+    documents: Documents, groups: _Groups, chosen: np.ndarray, settings: PrepareSettings
+) -> tuple[str, ...]:
+    """A line on each package in validation that alone has more than `LARGE_SHARES` times its share. `UserError` if
+    whole packages give it more than `MAX_SHARES` times its share; the shards stay, for a run with another share."""
+    inside, large, share = 0, dict[int, int](), settings.validation_share
+    total = sum(int(rows["bytes"].sum()) for rows in groups.sums())
     for rows in groups.sums():
-        total += int(rows["bytes"].sum())
-        inside += int(rows["bytes"][_among(rows["key"], chosen)].sum())
+        rows = rows[_among(rows["key"], chosen)]
+        inside += int(rows["bytes"].sum())
+        rows = rows[rows["bytes"] > LARGE_SHARES * share * total]
+        large |= zip(rows["key"].tolist(), rows["bytes"].tolist(), strict=True)
     if inside > MAX_SHARES * share * total:
         actual = inside / total
         enough = math.ceil(100 * actual) / 100
         found = f"packages are not divided, the nearest choice has {actual:.0%} of the text; give it more packages"
         accepting = f"`prepare` it with --validation-share {enough:g} to accept that"
         raise UserError(f"--validation-share {share:g}: {found}, or {accepting}, or with --validation-share 0 for none")
+    names = {name for shard in documents.shards for name in shard.names()["groups"]} if large else ()
+    numbers = zip(_numbers(names, settings.seed).tolist(), names, strict=True)
+    return tuple(
+        f"--validation-share {share:g}: {name} is not divided, and has {large[key] / total:.0%} of the text"
+        for key, name in sorted(numbers, key=lambda it: it[1])
+        if key in large
+    )
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:

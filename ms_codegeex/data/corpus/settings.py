@@ -57,10 +57,7 @@ class ReadingSettings:
         if unknown:
             raise UserError(f"redact {unknown[0]!r}: expected some of {', '.join(REDACTIONS)}")
         object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
-        if self.strip_licences not in STRIP_LICENCES:
-            raise UserError(f"strip_licences {self.strip_licences!r}: expected one of {', '.join(STRIP_LICENCES)}")
-        if self.unknown_licences not in UNKNOWN_LICENCES:
-            raise UserError(f"unknown_licences {self.unknown_licences!r}: expected {' or '.join(UNKNOWN_LICENCES)}")
+        _check_choices(self, strip_licences=STRIP_LICENCES, unknown_licences=UNKNOWN_LICENCES)
         if self.max_line_bytes < 1:
             raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
 
@@ -92,8 +89,7 @@ class PrepareSettings:
         if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
         check_scheme(self.tags)
-        if self.on_error not in ON_ERROR:
-            raise UserError(f"on_error {self.on_error!r}: expected one of {', '.join(ON_ERROR)}")
+        _check_choices(self, on_error=ON_ERROR, near_duplicates_by=NEAR_DUPLICATES_BY)
         share, least, most = self.validation_share, self.reading.rules.min_bytes, self.reading.rules.max_file_bytes
         if not 0 <= share < 1:
             raise UserError(f"validation_share {share}: expected 0 or more and less than 1, for example 0.05")
@@ -104,8 +100,6 @@ class PrepareSettings:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")
         if not 0 <= self.near_duplicates <= 1:
             raise UserError(f"near_duplicates {self.near_duplicates}: expected 0 (off) to 1, for example 0.85")
-        if (by := self.near_duplicates_by) not in NEAR_DUPLICATES_BY:
-            raise UserError(f"near_duplicates_by {by!r}: expected {' or '.join(NEAR_DUPLICATES_BY)}")
         for name, value in self.record().items():
             if any("\ud800" <= character <= "\udfff" for character in str(value)):
                 raise UserError(f"{name} {value!r}: expected valid UTF-8, for it is written to {DATASET_JSON}")
@@ -132,6 +126,12 @@ class PrepareSettings:
             **pygments,
             **{name: importlib.metadata.version(name) for name in names},
         }
+
+
+def _check_choices(settings: Any, **choices: tuple[str, ...]) -> None:
+    for name, known in choices.items():
+        if (value := getattr(settings, name)) not in known:
+            raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}")
 
 
 def _absolute(path: str) -> str:

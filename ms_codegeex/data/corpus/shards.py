@@ -21,8 +21,8 @@ from isal import isal_zlib
 
 from ms_codegeex.base.files import shared_files
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.data.corpus.archives import Returning
-from ms_codegeex.data.corpus.reading import Document, Noted, Unit, read_unit
+from ms_codegeex.data.corpus.archives import Event, Returning
+from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.tally import Tally, moved
 from ms_codegeex.data.datasets.indexed import token_dtype
@@ -31,6 +31,8 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 ENDINGS = (".bin", ".npz")
+NUMBERS = ("language", "group", "licence", "bytes", "tokens", "licence_bytes")  # columns of int64
+LISTED = ("dropped", "problems", "unread", "changed")  # kinds of events in the file of `--dropped`
 _BUFFER = 1 << 22  # bytes
 _BLOCK = 1 << 21  # bytes of text that are read before they are encoded
 
@@ -38,12 +40,14 @@ _BLOCK = 1 << 21  # bytes of text that are read before they are encoded
 @dataclass(frozen=True)
 class ShardJob:
     """Settings that all units share: how input is read, the scheme of the tag lines, a tokenizer's name or directory,
-    and what MinHash signatures are computed by, `words` or `tokens`; None: there are none."""
+    what MinHash signatures are computed by, `words` or `tokens` (None: there are none), and whether shards list what
+    was dropped or changed."""
 
     reading: ReadingSettings
     tags: str
     tokenizer: str
     signatures: str | None
+    listed: bool = False
 
 
 def shard_name(key: str, unit: Unit) -> str:
@@ -80,13 +84,12 @@ class DocumentRows:
     def __init__(self, redactions: Sequence[str] = (), signatures: str | None = None) -> None:
         self._redactions, self._signed_by = redactions, signatures
         self._sources: list[bytes] = []
-        self._languages: dict[str, int] = {}
-        self._groups: dict[str, int] = {}
-        self._licences: dict[str, int] = {}
-        self._numbers: list[tuple[int, int, int, int, int, int]] = []
+        self._names: dict[str, dict[str, int]] = {"languages": {}, "groups": {}, "licences": {}}
+        self._numbers: list[tuple[int, ...]] = []
         self._hashes: list[list[bytes]] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
+        self.events: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -94,11 +97,12 @@ class DocumentRows:
     def add(self, document: Document, tokens: int) -> None:
         """Append a document with this number of ids, including its end token."""
         self._sources.append(document.source.encode())
-        language = self._languages.setdefault(document.language, len(self._languages))
-        own = document.group == document.source
-        group = -1 if own else self._groups.setdefault(document.group, len(self._groups))
-        licence = self._licences.setdefault(document.licence, len(self._licences))
-        self._numbers.append((language, group, len(document.data), tokens, document.licence_bytes, licence))
+        named = (document.language, document.group, document.licence)
+        codes = [
+            -1 if name == document.source and kind == "groups" else known.setdefault(name, len(known))
+            for (kind, known), name in zip(self._names.items(), named, strict=True)
+        ]
+        self._numbers.append((*codes, len(document.data), tokens, document.licence_bytes))
         text = document.data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n")
         self._hashes.append([hashlib.sha256(data).digest() for data in (document.data, text)])
         if self._redactions:
@@ -112,23 +116,19 @@ class DocumentRows:
 
     def write(self, path: Path, **meta: Any) -> None:
         """Write the `.npz` file of a shard, with `meta` and the names of its codes."""
-        names = {"languages": list(self._languages), "groups": list(self._groups), "licences": list(self._licences)}
+        names = {kind: list(known) for kind, known in self._names.items()}
         text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
         with open(path, "wb") as stream:
-            np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), **self._columns())
+            events = np.frombuffer(b"".join(self.events), np.uint8)
+            np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), events=events, **self._columns())
 
     def _columns(self) -> dict[str, np.ndarray]:
-        count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 6)
+        count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, len(NUMBERS))
         hashes = np.frombuffer(b"".join(itertools.chain(*self._hashes)), np.uint8).reshape(count, 2, 32)
         columns = {
             "source": np.frombuffer(b"".join(self._sources), np.uint8),
             "source_end": np.cumsum([len(source) for source in self._sources], dtype=np.int64),
-            "language": numbers[:, 0],
-            "group": numbers[:, 1],
-            "bytes": numbers[:, 2],
-            "tokens": numbers[:, 3],
-            "licence_bytes": numbers[:, 4],
-            "licence": numbers[:, 5],
+            **dict(zip(NUMBERS, numbers.T, strict=True)),
             "sha256": hashes[:, 0],
             "text_sha256": hashes[:, 1],
             "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._redactions)),
@@ -169,13 +169,13 @@ def _fill(
             block.append(item)
             size += len(item.data)
         elif item is not None:
-            tally.add(item)
+            tally.add(item, unit.part is not None)
+            if job.listed and item.kind in LISTED:
+                rows.events.append(json.dumps(item).encode() + b"\n")
         if block and (size >= _BLOCK or item is None):
             encoded = [encoder.encode(tag_prefix(each.language, job.tags) + each.data) for each in block]
             for document, count in zip(block, tokens.add(encoded), strict=True):
                 rows.add(document, count)
-                for kind, number in document.redacted:
-                    tally.add(Noted(document.source, f"replaced, {kind}", count=number))
             block, size = [], 0
     return items.value
 
@@ -199,12 +199,14 @@ def is_sound(path: Path) -> bool:
 @dataclass(frozen=True, slots=True)  # there are very many
 class Shard:
     """A finished shard: its path without ending, how many documents it has, a file that says which ids the loss counts
-    (uint8, one byte per id) or None, and what is to be added to the line number at the end of every source."""
+    (uint8, one byte per id) or None, what is to be added to the line number at the end of every source, and whether its
+    documents are records."""
 
     path: Path
     documents: int
     mask_path: Path | None = None
     lines: int = 0
+    records: bool = False
 
     @property
     def ids_path(self) -> Path:
@@ -234,6 +236,12 @@ class Shard:
         data, starts = columns["source"].tobytes(), [0, *columns["source_end"].tolist()]
         return [moved(data[start:end].decode(), self.lines) for start, end in itertools.pairwise(starts)]
 
+    def events(self) -> Iterator[Event]:
+        """What was dropped or changed of the input, if that is listed."""
+        for line in self.column("events").tobytes().splitlines():
+            event = Event(*parse_json(line))
+            yield event._replace(source=moved(event.source, self.lines))
+
 
 def read_meta(path: Path) -> dict[str, Any]:
     """The metadata of the shard at `path` (without ending): `documents`, `lines`, `tally`, `languages`, `groups`."""
@@ -245,11 +253,12 @@ def _open(path: Path) -> Any:
     return np.load(path.with_name(path.name + ".npz"), allow_pickle=False)
 
 
-def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
-    """A shard that `make_shard` wrote, and what was rejected. `lines`: how many lines of its input are before it."""
+def read_shard(path: Path, lines: int = 0, records: bool = False) -> tuple[Shard, Tally]:
+    """A shard that `make_shard` wrote, of `records` or of files, and what was rejected. `lines`: how many lines of its
+    input are before it."""
     meta, tally = read_meta(path), Tally()
     tally.merge(Tally(**meta["tally"]), lines)
-    return Shard(path, meta["documents"], lines=lines), tally
+    return Shard(path, meta["documents"], lines=lines, records=records), tally
 
 
 def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:

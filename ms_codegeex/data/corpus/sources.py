@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import stat
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
-from ms_codegeex.data.corpus.archives import archive_kind, first_record, remedies
-from ms_codegeex.data.corpus.licences import Stated, is_beside, metadata_rule, nearest_licence, stated_licences
+from ms_codegeex.data.corpus.archives import Event, archive_kind, first_record
+from ms_codegeex.data.corpus.licences import Stated, metadata_rule, nearest_licence, rule_is, stated_licences
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
 
-_NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
-_PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them
+_REPOSITORIES = frozenset({".git", ".hg", ".svn"})
+_SKIPPED = frozenset({"__pycache__", "node_modules"})  # not what a person wrote, or packages of other people
 _COMPILER = "ziglang"  # set-up installs it where there is no compiler; the corpus must not depend on that
 _METADATA_BYTES = 1 << 18
 _JSON = ".json"  # what is in such a file decides whether it holds records
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
+# What a directory is for the split: a repository, a package, or one that holds several packages.
+_REPOSITORY, _PACKAGE, _SEVERAL, _NONE = range(4)
 
 Inputs = Sequence[Path | RemotePath | str] | None
 """Files, directories and URLs; None: the running interpreter's libraries."""
@@ -45,7 +48,7 @@ class Root:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read: `identity` is `label/relative/path`, `package` the top-level package, `size` in bytes, `modified`
+    """A file to read: `identity` is `label/relative/path`, `package` the unit of the split, `size` in bytes, `modified`
     in nanoseconds since 1970, or a number that stands for the version of a remote file; and the `licence` that the
     nearest metadata of a package name, if it has to be known."""
 
@@ -128,42 +131,40 @@ def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
-def path_ending(path: Path | RemotePath) -> str:
-    """The ending of a file's name, as the tally names it."""
-    return printable(PurePosixPath(path.name).suffix.lower()) or "without an ending"
-
-
 @dataclass(frozen=True)
 class FoundSources:
     """The results of a search, sorted by identity: source files (`language` is empty if it is unknown and such files
-    were requested), files of records (without a language), identity and reason for what could not be read or is not
-    followed; and for the other files in directories of the user, by ending, their number and the first one."""
+    were requested), files of records (without a language), and the rest: a directory that is skipped is one event,
+    whose count is the number of its files."""
 
     sources: list[SourceFile]
     archives: list[SourceFile]
-    skipped: list[tuple[str, str]]
-    passed: dict[str, tuple[int, str]]
+    others: list[Event]
 
 
 Recognise = Callable[[Mapping[str, Any]], bool]
 
 
+@dataclass
 class _Search:
     """One search. Results are keyed by path, so a file reached through two roots belongs to the first."""
 
-    def __init__(
-        self, languages: Iterable[str], recognise: Recognise, all_text: bool, leave_out: Path | None, licences: bool
-    ) -> None:
-        self.licences, self.metadata = licences, dict[Path | RemotePath, list[tuple[int, Path | RemotePath]]]()
-        self.stated: dict[Path | RemotePath, list[Stated]] = {}
-        self.languages, self.all_text, self.leave_out = frozenset(languages), all_text, leave_out
-        self.recognise = recognise
-        self.known = self.languages | {*canonical_languages(())}
-        self.sources: dict[Path | RemotePath, SourceFile] = {}
-        self.archives: dict[Path | RemotePath, SourceFile] = {}
-        self.skipped: set[tuple[str, str]] = set()
-        self.passed: dict[str, tuple[int, str]] = {}
-        self.base: Path | RemotePath = Path()
+    roots: Sequence[Root]
+    languages: Collection[str]
+    recognise: Recognise
+    all_text: bool
+    leave_out: Collection[Path]
+    licences: bool
+    sources: dict[Path | RemotePath, SourceFile] = field(default_factory=dict)
+    archives: dict[Path | RemotePath, SourceFile] = field(default_factory=dict)
+    others: dict[Path | RemotePath, Event] = field(default_factory=dict)
+    metadata: dict[Path | RemotePath, list[tuple[int, Path | RemotePath]]] = field(default_factory=dict)
+    stated: dict[Path | RemotePath, list[Stated]] = field(default_factory=dict)
+    units: dict[str, int] = field(default_factory=dict)
+    base: Path | RemotePath = field(default_factory=Path)
+
+    def __post_init__(self) -> None:
+        self.given, self.known = {root.path for root in self.roots}, {*self.languages, *canonical_languages(())}
 
     def search(self, root: Root) -> None:
         self.base = _base(root.path)
@@ -174,60 +175,80 @@ class _Search:
         else:
 
             def unreadable(error: OSError) -> None:
-                self._skip(root, Path(error.filename), "unreadable")
+                self._leave(root, Path(error.filename), "unreadable", kind="problems")
 
             folders = [root.path]
             while folders:  # level by level: below Python 3.12 `os.walk` recurses
                 folder, directories, names = next(os.walk(folders.pop(), onerror=unreadable), ("", [], []))
-                folders += [path for name in directories if self._enters(root, path := Path(folder, name))]
+                for path in (Path(folder, name) for name in directories):
+                    if path in self.leave_out:
+                        continue
+                    if not (reason := self._barrier(root, path)):
+                        folders.append(path)
+                    elif path not in self.given and (count := path.is_symlink() or self._files_below(path)):
+                        self._leave(root, path, reason, count=int(count))
                 for name in names:
                     self._file(root, Path(folder, name))
 
+    def _files_below(self, folder: Path) -> int:
+        """The number of files in a directory that is skipped, links included, without those that are searched as other
+        inputs. Every entry is listed once, and nothing is opened."""
+        count, folders, apart = 0, [str(folder)], {str(path) for path in (*self.given, *self.leave_out)}
+        while folders:
+            try:
+                with os.scandir(folders.pop()) as entries:
+                    for entry in entries:
+                        if entry.path not in apart and entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        else:
+                            count += entry.path not in apart
+            except OSError:  # counts as a file
+                count += 1
+        return count
+
     def _file(self, root: Root, path: Path) -> None:
+        if path in self.leave_out:
+            return
         try:
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode) and (path == root.path or in_hub_cache(path)):
                 status = path.stat()
         except OSError:  # gone since the directory was listed
-            self._skip(root, path, "unreadable")
+            self._leave(root, path, "unreadable", kind="problems")
             return
         if stat.S_ISREG(status.st_mode):
             self._add(root, path, status.st_size, status.st_mtime_ns)
-        elif path == root.path or self._by_name(root, path):
-            self._skip(root, path, "symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file")
+        else:
+            self._leave(root, path, "symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file")
 
-    def _enters(self, root: Root, folder: Path | RemotePath) -> bool:
-        """Whether a directory of this name is searched; `skipped` says why not. Links are not followed."""
-        nested = root.installed and folder.name in (_NESTED if root.label == "stdlib" else (_COMPILER,))
-        reason = ""
+    def _barrier(self, root: Root, folder: Path | RemotePath) -> str:
+        """Why a directory of this name is not searched, or nothing. Links are not followed."""
+        if folder.name in _REPOSITORIES:
+            self._mark(root, folder.parent, _REPOSITORY)
         if isinstance(folder, Path) and folder.is_symlink():
-            reason = "symbolic link"
-        elif folder.name in _NO_SOURCES or folder == self.leave_out or nested:
-            return False
-        elif folder.name == _PACKAGES or folder.name.startswith("."):
-            reason = _PACKAGES if folder.name == _PACKAGES else "hidden directory"
-        if reason:
-            self._skip(root, folder, reason)
-        return not reason
+            return "symbolic link"
+        nested = root.installed and folder.name in (_NESTED if root.label == "stdlib" else (_COMPILER,))
+        if folder.name in _SKIPPED or nested:
+            return folder.name
+        return "hidden directory" if folder.name.startswith(".") else ""
 
     def _search_remote(self, root: Root) -> None:
         """Take the files below a URL; their names show their directories."""
-        entered = {self.base: True}
+        barriers, counts = {self.base: (self.base, "")}, Counter[tuple[RemotePath, str]]()
 
-        def enters(folder: RemotePath) -> bool:
-            if folder not in entered:
-                entered[folder] = enters(folder.parent) and self._enters(root, folder)
-            return entered[folder]
+        def barrier(folder: RemotePath) -> tuple[RemotePath, str]:
+            if folder not in barriers:
+                above = barrier(folder.parent)
+                barriers[folder] = above if above[1] else (folder, self._barrier(root, folder))
+            return barriers[folder]
 
         for path, size, version in list_files(root.path):
-            if path == root.path or enters(path.parent):
+            if path == root.path or not (found := barrier(path.parent))[1]:
                 self._add(root, path, size, version)
-
-    def _by_name(self, root: Root, path: Path) -> bool:
-        """Whether a file of this name would be taken, as far as the name decides."""
-        language = None if not path.suffix else detect(path)
-        wanted = language is not None and language.name in self.languages
-        return wanted or (not root.installed and archive_kind(path.name) is not None)
+            elif not any(path.is_relative_to(other) for other in self.given - {root.path}):
+                counts[found] += 1
+        for (folder, reason), count in counts.items():
+            self._leave(root, folder, reason, count=count)
 
     def _holds_records(self, root: Root, path: Path | RemotePath) -> bool:
         """Whether a file holds records: its name says so, or the first record does. Without `all_text`, a `.json` file
@@ -239,39 +260,79 @@ class _Search:
         record = first_record(path)
         return record is not None and self.recognise(record)
 
-    def _skip(self, root: Root, path: Path | RemotePath, reason: str) -> None:
-        self.skipped.add((_identity(root, self.base, path)[0], reason))
+    def _leave(self, root: Root, path: Path | RemotePath, reason: str, kind: str = "unread", **more: Any) -> None:
+        if path not in self.sources and path not in self.archives:
+            self.others.setdefault(path, Event(_identity(root, self.base, path)[0], kind, reason, **more))
 
     def _add(self, root: Root, path: Path | RemotePath, size: int, modified: int) -> None:
         if path in self.sources or path in self.archives:
             return
-        if self.licences and (number := metadata_rule(path.parent.name, path.name)) is not None:
-            folder = path.parent.parent if is_beside(number) else path.parent
-            self.metadata.setdefault(folder, []).append((number, path))
+        self._note_metadata(root, path)
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
             self.archives[path] = SourceFile(identity, path, package, "", size, modified)
+            self.others.pop(path, None)  # of another input, where the file was not given by name
             return
-        if archive_kind(path.name) is not None and not path.name.lower().endswith(_JSON):
-            return
-        head = b""
-        if needs_head(path.name):
+        head, records = b"", archive_kind(path.name) is not None and not path.name.lower().endswith(_JSON)
+        if needs_head(path.name) and not records:
             try:
                 with open_input(path) as stream:
                     head = stream.read(HEAD_BYTES)
             except OSError:
-                self._skip(root, path, "unreadable")
+                self._leave(root, path, "unreadable", kind="problems")
                 return
-        language = detect(path.name, head)
+        language = None if records else detect(path.name, head)
         name = language.name if language is not None and language.name in self.known else ""
-        if name in self.languages if name else self.all_text:
+        if not records and (name in self.languages if name else self.all_text):
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
-        elif path == root.path and path_ending(path) not in remedies("unpacked"):  # a file that was given by name
-            self._skip(root, path, "other language" if language is not None else "unknown language")
-        elif not root.installed:
-            ending = path_ending(path)
-            count, first = self.passed.get(ending, (0, identity))
-            self.passed[ending] = count + 1, min(first, identity)
+            return
+        reason = "unknown language" if language is None else "other language"
+        suffix = printable(PurePosixPath(path.name).suffix.lower()) or "without a suffix"
+        self._leave(root, path, reason, detail=suffix, bytes=size)
+
+    def _note_metadata(self, root: Root, path: Path | RemotePath) -> None:
+        """Note the licence and the package that a file of this name tells of."""
+        if path.name in _REPOSITORIES:  # of a submodule or a work tree
+            self._mark(root, path.parent, _REPOSITORY)
+        if (number := metadata_rule(path.parent.name, path.name)) is None:
+            return
+        folder = path.parent.parent if rule_is("folder", number) else path.parent
+        if self.licences:
+            self.metadata.setdefault(folder, []).append((number, path))
+        if not rule_is("texts", number):
+            self._mark(root, folder, _SEVERAL if path.parent.name.endswith("-info") else _PACKAGE)
+
+    def _mark(self, root: Root, folder: Path | RemotePath, kind: int) -> None:
+        if not root.installed and folder.is_relative_to(self.base):
+            name = _identity(root, self.base, folder)[0]
+            self.units[name] = min(kind, self.units.get(name, kind))
+
+    def packaged(self, files: list[SourceFile], installed: Collection[str]) -> Iterator[SourceFile]:
+        """The files, sorted by identity, with the unit of the split that each belongs to: from the outside to the
+        inside the first repository, else the first directory with a package's metadata, else the first directory in
+        which files differ. The only input is no unit, nor is a directory that holds all of its files."""
+        inputs = [(label, [*each]) for label, each in itertools.groupby(files, lambda it: it.identity.split("/", 1)[0])]
+        for label, group in inputs:
+            if label in installed:
+                yield from group
+                continue
+            # The files are sorted: what the first and the last one share, all do.
+            pair = zip(group[0].identity.split("/")[:-1], group[-1].identity.split("/")[:-1], strict=False)
+            top = len([*itertools.takewhile(lambda names: names[0] == names[1], pair)])
+            for file in group:
+                yield replace(file, package=self._unit(file.identity, top, top if len(inputs) == 1 else 0))
+
+    def _unit(self, identity: str, top: int, first: int) -> str:
+        names = identity.split("/")
+        folders = ["/".join(names[:size]) for size in range(1, len(names))]
+        kinds = [self.units.get(folder, _NONE) for folder in folders]
+        for kind in (_REPOSITORY, _PACKAGE):
+            for number, folder in enumerate(folders[first:], first):
+                if kinds[number] == kind or (kind and number and kinds[number - 1] == _SEVERAL):
+                    return folder
+        if kinds[-1] == _SEVERAL:  # a module beside packages
+            return f"{folders[-1]}/{names[-1].split('.', 1)[0]}"
+        return folders[min(top, len(folders) - 1)]
 
     def licensed(self, file: SourceFile) -> SourceFile:
         """The file with the licence that the nearest metadata state for it, from its directory up to the root's."""
@@ -312,25 +373,26 @@ def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> t
 
 
 def search(
-    roots: Iterable[Root],
+    roots: Sequence[Root],
     languages: Iterable[str],
     recognise: Recognise = lambda record: True,
     all_text: bool = False,
-    leave_out: Path | None = None,
+    leave_out: Collection[Path] = (),
     licences: bool = False,
 ) -> FoundSources:
     """Files below `roots`: sources in these languages (canonical names), with `all_text` also those of no known
     language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
-    file begins with is a record. The directory `leave_out` is not searched. `licences`: those of source files are
-    looked for."""
-    work = _Search(languages, recognise, all_text, leave_out, licences)
+    file begins with is a record. The files and directories `leave_out` are no input. `licences`: those of source files
+    are looked for."""
+    work = _Search(roots, frozenset(languages), recognise, all_text, leave_out, licences)
     for root in roots:
         work.search(root)
     found = (work.sources, work.archives)
     sources, archives = (sorted(files.values(), key=lambda file: (file.identity, str(file.path))) for files in found)
+    sources = [*work.packaged(sources, {root.label for root in roots if root.installed})]
     if licences:
         sources = [work.licensed(file) for file in sources]
-    return FoundSources(sources, archives, sorted(work.skipped), work.passed)
+    return FoundSources(sources, archives, sorted(work.others.values()))
 
 
 def hash_key(seed: int, text: str) -> bytes:

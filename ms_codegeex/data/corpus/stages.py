@@ -86,6 +86,7 @@ class Documents:
     def __init__(self, shards: Iterable[Shard]) -> None:
         self.shards = list(shards)
         self.starts = np.cumsum([0, *(shard.documents for shard in self.shards)], dtype=np.int64)
+        self._sources = functools.lru_cache(16)(Shard.sources)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -93,7 +94,7 @@ class Documents:
     def source(self, number: int) -> str:
         """The source of document `number`."""
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return self.shards[shard].sources()[number - int(self.starts[shard])]
+        return self._sources(self.shards[shard])[number - int(self.starts[shard])]
 
     def blocks(self) -> list[DocumentBlock]:
         """All documents in blocks of at most `BLOCK_DOCUMENTS`, or of one shard that has more."""

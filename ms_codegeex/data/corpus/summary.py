@@ -29,17 +29,17 @@ def _counts(documents: int = 0, tokens: int = 0, size: int = 0) -> Counter[str]:
 @dataclass
 class Summary:
     """Sums over documents: numbers of `documents`, `tokens` and `bytes` by what the documents were placed at and by
-    language (`unknown` is none); how many kept ones have less than 16 tokens, 16 to 31, 32 to 63 and so on; their
-    replacements by kind; how many lost a licence header, and its bytes; the same bytes of all documents (`stripped`);
-    and for each split the first `MAX_PACKAGES` names of its packages or repositories."""
+    language (`unknown` is none), and how many of them are `records`; how many kept ones have less than 16 tokens, 16 to
+    31, 32 to 63 and so on; their replacements by kind; how many lost a licence header, and its bytes; and for each
+    split the first `MAX_PACKAGES` names of its packages or repositories."""
 
     languages: dict[int, dict[str, Counter[str]]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
     redacted: list[int] = field(default_factory=list)
     licences: dict[str, int] = field(default_factory=lambda: {"documents": 0, "bytes": 0})
-    stripped: int = 0
     by_licence: dict[str, Counter[str]] = field(default_factory=dict)
     packages: dict[int, list[str]] = field(default_factory=dict)
+    records: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, shard: Shard, placed: np.ndarray) -> Summary:
@@ -53,7 +53,6 @@ class Summary:
             lengths=np.bincount(bins).tolist() if bins.size else [],
             redacted=columns["redacted"][kept].sum(axis=0).tolist(),
             licences={"documents": int(np.count_nonzero(licence_bytes)), "bytes": int(licence_bytes.sum())},
-            stripped=int(columns["licence_bytes"].sum()),
         )
         for code in np.unique(columns["licence"][kept]).tolist():
             rows = kept & (columns["licence"] == code)
@@ -61,6 +60,7 @@ class Summary:
                 sums.by_licence[name] = _counts(size=int(columns["bytes"][rows].sum()), documents=int(rows.sum()))
         for number in np.unique(placed).tolist():
             here = placed == number
+            sums.records[number] = int(np.count_nonzero(here)) if shard.records else 0
             for code in np.unique(columns["language"][here]).tolist():
                 rows = here & (columns["language"] == code)
                 tokens, size = (int(columns[name][rows].sum()) for name in ("tokens", "bytes"))
@@ -76,10 +76,11 @@ class Summary:
                 self._count(number, language, counts)
         for number, names in other.packages.items():
             self._name(number, names)
+        for number, count in other.records.items():
+            self.records[number] = self.records.get(number, 0) + count
         pairs = ((self.lengths, other.lengths), (self.redacted, other.redacted))
         self.lengths, self.redacted = ([*map(sum, itertools.zip_longest(*pair, fillvalue=0))] for pair in pairs)
         self.licences = {name: size + other.licences[name] for name, size in self.licences.items()}
-        self.stripped += other.stripped
         for name, counts in other.by_licence.items():
             self.by_licence.setdefault(name, _counts()).update(counts)
 
@@ -96,6 +97,10 @@ class Summary:
         for counts in self.language_counts(*numbers).values():
             total.update(counts)
         return dict(total)
+
+    def records_at(self, *numbers: int) -> int:
+        """How many of the documents that were placed at `numbers` are records."""
+        return sum(self.records.get(number, 0) for number in numbers)
 
     def language_counts(self, *numbers: int) -> dict[str, dict[str, int]]:
         """`counts` by language, most bytes first."""
@@ -118,8 +123,8 @@ class Summary:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Summary:
         """The sums whose fields were written to a JSON file, where keys are text."""
-        languages, packages = ({int(key): it for key, it in content[n].items()} for n in ("languages", "packages"))
-        return cls(**{**content, "languages": languages, "packages": packages})
+        names = ("languages", "packages", "records")
+        return cls(**{**content, **{name: {int(key): it for key, it in content[name].items()} for name in names}})
 
 
 def summarise(placed: Iterable[tuple[Shard, np.ndarray]]) -> Summary:

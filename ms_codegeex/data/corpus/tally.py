@@ -1,21 +1,23 @@
-"""Counts of input that did not become a document, by reason, with the first examples: all that the verbs say of it."""
+"""Counts of the input: every file and every record is in one, which the verbs print and JSON files hold."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ms_codegeex.base.errors import escaped
-from ms_codegeex.base.printing import print_error
-from ms_codegeex.data.corpus.archives import Returning, remedies
-from ms_codegeex.data.corpus.reading import Document, Noted, Rejected, Unit, read_unit
+from ms_codegeex.base.printing import print_error, table
+from ms_codegeex.data.corpus.archives import Event, Returning, remedies
+from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 
 EXAMPLES = 3
 REMARKS = 100
-NOT_ENTERED = frozenset({"hidden directory", "node_modules", "symbolic link"})  # reasons of the search
+SUFFIXES = 10
+BY_NAME = ("other language", "unknown language")  # why a file is not read that no directory or link hides
 Entries = dict[str, dict[str, Any]]
 
 
@@ -27,90 +29,122 @@ def moved(source: str, lines: int) -> str:
 
 @dataclass
 class Tally:
-    """Counts of left-out input: reason -> `documents`, `bytes` and up to three `examples`, for input dropped by a rule
-    or selection; the same for broken input (`problems`), for input that was kept, by a remark on it (`noted`), and for
-    files that nothing reads, by their endings (`passed`). `kept` counts what `read_documents` gave."""
+    """Counts of events by kind and reason: `documents`, how many of these are `records`, `bytes`, up to three
+    `examples`, and of files that are not read how many have which suffix. `kept` counts the documents that came of the
+    input, `records` those of them that are records."""
 
     dropped: Entries = field(default_factory=dict)
     problems: Entries = field(default_factory=dict)
+    unread: Entries = field(default_factory=dict)
+    archives: Entries = field(default_factory=dict)
+    changed: Entries = field(default_factory=dict)
     noted: Entries = field(default_factory=dict)
-    passed: Entries = field(default_factory=dict)
     kept: int = 0
+    records: int = 0
 
     @property
     def first(self) -> tuple[str, str] | None:
         """The source of the first broken input and its problem, or None."""
         return next((_first(reason, entry) for reason, entry in self.problems.items()), None)
 
-    def add(self, item: Rejected | Noted) -> None:
-        """Count one, or what a remark says of several."""
-        example = {"source": item.source, "detail": item.detail, "excerpt": ""}
-        if isinstance(item, Noted):
-            entries, name = self.passed if item.passed else self.noted, item.remark
-            name = name if name in entries or len(entries) < REMARKS else "others"  # names are from the input
-            _add(entries, name, item.count, 0, [example])
-        else:
-            entries, example = self.problems if item.problem else self.dropped, example | {"excerpt": item.excerpt}
-            _add(entries, item.reason, 1, item.bytes, [example])
+    @property
+    def left(self) -> Entries:
+        """What was read and not kept: dropped or broken."""
+        return {**self.dropped, **self.problems}
 
-    def drop(self, reason: str, documents: int, size: int, examples: list[tuple[str, str]]) -> None:
-        """Count several that were left out for one reason; `examples` are sources and details of the first of them."""
-        entries = [{"source": source, "detail": detail, "excerpt": ""} for source, detail in examples]
-        _add(self.dropped, reason, documents, size, entries)
+    def add(self, event: Event, records: bool = False) -> None:
+        """Count an event, which is about a file or about `records`."""
+        example = {"source": event.source, "detail": event.detail, "excerpt": event.excerpt}
+        counts = {"documents": event.count, "records": event.count * records, "bytes": event.bytes}
+        suffixes = {event.detail: event.count} if event.kind == "unread" and event.detail else {}
+        self._add(event.kind, event.reason, {**counts, "examples": [example], "suffixes": suffixes})
+
+    def drop(self, reason: str, counts: Mapping[str, int], examples: Iterable[tuple[str, str]]) -> None:
+        """Add the `documents`, `records` and `bytes` that were left out for one reason; `examples` are sources and
+        details of the first of them."""
+        first = [{"source": source, "detail": detail, "excerpt": ""} for source, detail in examples]
+        self._add("dropped", reason, {**counts, "examples": first, "suffixes": {}})
+
+    def keep(self, records: bool) -> None:
+        """Count a document that is kept."""
+        self.kept, self.records = self.kept + 1, self.records + records
 
     def merge(self, later: Tally, lines: int = 0) -> None:
         """Add the counts of later input. `lines` are added to the line number at the end of every source in it."""
-        for name in ("dropped", "problems", "noted", "passed"):
-            mine, others = getattr(self, name), getattr(later, name)
-            for reason, entry in others.items():
+        for kind, entries in vars(later).items():
+            for reason, entry in entries.items() if isinstance(entries, dict) else ():
                 examples = [{**item, "source": moved(item["source"], lines)} for item in entry["examples"]]
-                _add(mine, reason, entry["documents"], entry["bytes"], examples)
+                self._add(kind, reason, {**entry, "examples": examples})
+
+    def _add(self, kind: str, reason: str, more: Mapping[str, Any]) -> None:
+        entries = getattr(self, kind)
+        if kind == "noted" and reason not in entries and len(entries) >= REMARKS:  # names are from the input
+            reason = "others"
+        entry = entries.setdefault(reason, {"documents": 0, "records": 0, "bytes": 0, "examples": [], "suffixes": {}})
+        for name in ("documents", "records", "bytes"):
+            entry[name] += more[name]
+        entry["examples"] += more["examples"][: EXAMPLES - len(entry["examples"])]
+        for suffix, count in more["suffixes"].items():
+            known = suffix in entry["suffixes"] or len(entry["suffixes"]) < REMARKS
+            entry["suffixes"][suffix if known else "others"] = entry["suffixes"].get(suffix, 0) + count
 
     def total(self, name: str) -> int:
-        """The sum of `documents` or `bytes` over all reasons."""
-        return sum(entry[name] for entries in (self.dropped, self.problems) for entry in entries.values())
+        """The sum of `documents`, `records` or `bytes` over all that was read and not kept."""
+        return sum(entry[name] for entry in self.left.values())
 
-    def described(self, unit: str) -> dict[str, dict[str, Any]]:
-        """The entry `dropped` of dataset.json: for each reason a count of `unit`, bytes and an example."""
-        return {
-            reason: {unit: entry["documents"], "bytes": entry["bytes"], "example": entry["examples"][0]["source"]}
-            for reason, entry in sorted({**self.dropped, **self.problems}.items())
-        }
+    def described(self) -> dict[str, dict[str, Any]]:
+        """The entry `dropped` of dataset.json: for each reason counts and an example."""
+        names, left = ("documents", "bytes"), sorted(self.left.items())
+        return {name: {**{it: entry[it] for it in names}, "example": _first("", entry)[0]} for name, entry in left}
 
     def summed(self, kept: int, read: int | None = None) -> dict[str, Any]:
         """What `print_tally` prints and JSON files hold: how many were read (None: those that were kept or left out)
-        and kept, and for each reason, remark and ending a count, the first source and its detail."""
+        and kept, the same of `files` and `records`, and for each reason and remark a count, the first source and its
+        detail. The counts of `files` but `found` add up to it."""
 
-        def first(entries: Mapping[str, Any]) -> dict[str, Any]:
-            pairs = ((name, it["documents"], it["examples"][0]) for name, it in sorted(entries.items()))
-            return {name: {"count": n, "first": it["source"], "detail": it["detail"]} for name, n, it in pairs}
+        def first(entries: Entries) -> dict[str, Any]:
+            found = {}
+            for name, it in sorted(entries.items()):
+                example = {"first": it["examples"][0]["source"], "detail": it["examples"][0]["detail"]}
+                found[name] = {"count": it["documents"], "records": it["records"], **example}
+            return found
 
-        read = kept + self.total("documents") if read is None else read
-        noted = {"noted": first(self.noted), "passed_over": first(self.passed)}
-        return {"read": read, "kept": kept, "dropped": first({**self.dropped, **self.problems}), **noted}
+        unread = {
+            name: {**entry, "suffixes": dict(Counter(self.unread[name]["suffixes"]).most_common(SUFFIXES))}
+            for name, entry in first(self.unread).items()
+        }
+        records = {"kept": min(kept, self.records), "dropped": self.total("records")}
+        files = {
+            "kept": kept - records["kept"],
+            "dropped": self.total("documents") - records["dropped"],
+            "holding_records": sum(entry["documents"] for entry in self.archives.values()),
+            "unread": sum(entry["documents"] for entry in self.unread.values()),
+        }
+        return {
+            "read": kept + self.total("documents") if read is None else read,
+            "kept": kept,
+            "files": {"found": sum(files.values()), **files},
+            "records": {"read": sum(records.values()) if read is None else read, **records},
+            "dropped": first(self.left),
+            "unread": unread,
+            "noted": first({**self.changed, **self.noted}),
+        }
 
     def nothing_left(self, otherwise: str, of: str = "corpora", **values: object) -> str:
         """What to say if nothing is left: the most frequent reason, and what helps against it, one of the `remedies`
         with these values, or else `otherwise`."""
-        entries = {**self.dropped, **self.problems}
-        if not entries.keys() - NOT_ENTERED and self.passed:
-            entries = {f"files passed over, {name}": it for name, it in self.passed.items()}
+        unread = {name: entry for name, entry in self.unread.items() if name in BY_NAME}
+        entries = {**unread, **self.left} or self.unread
         if not entries:
             return f"all is empty; {otherwise}"
         reason, most = max(entries.items(), key=lambda item: item[1]["documents"])
         source, why = _first(reason, most)
-        counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted(entries.items()))
-        others = f" (all reasons: {counts})" if len(entries) > 1 else ""
-        kind, _, ending = reason.partition(", ")
-        remedy = remedies("unpacked").get(ending) or remedies(of).get(kind, otherwise).format(**values)
+        suffix = max(most["suffixes"], key=most["suffixes"].__getitem__, default="")
+        counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted({**self.left, **self.unread}.items()))
+        others = f" (all reasons: {counts})" if "," in counts else ""
+        kind = "files of another kind" if most["suffixes"] and of != "corpora" else reason
+        remedy = remedies("unpacked").get(suffix) or remedies(of).get(kind, otherwise).format(**values)
         return f"{most['documents']} times {why}, first {source}{others}; {remedy}"
-
-
-def _add(entries: Entries, reason: str, documents: int, size: int, examples: list[dict[str, str]]) -> None:
-    entry = entries.setdefault(reason, {"documents": 0, "bytes": 0, "examples": []})
-    entry["documents"] += documents
-    entry["bytes"] += size
-    entry["examples"] += examples[: EXAMPLES - len(entry["examples"])]
 
 
 def _first(reason: str, entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -123,38 +157,51 @@ def read_documents(units: Iterable[Unit], reading: ReadingSettings, tally: Tally
     """The documents of units, in which files stay together. `tally` counts the rest, and what `prepare` would drop."""
     lines, seen = 0, set[bytes]()
     for unit in units:
+        records = unit.part is not None
         span = unit.part and unit.part.span
         lines = lines if span and span[0] else 0
         items = Returning(read_unit(unit, reading))
         for item in items:
             item = item._replace(source=moved(item.source, lines))
             if not isinstance(item, Document):
-                tally.add(item)
+                tally.add(item, records)
                 continue
             yield item
-            tally.kept += 1
+            tally.keep(records)
             digest = hashlib.blake2b(item.data, digest_size=16).digest()
             if digest in seen:
-                tally.add(Noted(item.source, "exact duplicate, kept here; `prepare` drops it"))
+                tally.add(Event(item.source, "noted", "exact duplicate, kept here; `prepare` drops it"))
             seen.add(digest)
             if not item.language:
-                tally.add(Noted(item.source, "unknown language, kept here; `prepare` needs --all-text for it"))
+                remark = "unknown language, kept here; `prepare` needs --all-text for it"
+                tally.add(Event(item.source, "noted", remark))
         lines += items.value if span else 0
 
 
 def tally_lines(tally: Mapping[str, Any]) -> list[str]:
-    """The content of `Tally.summed` in lines for people."""
-    examples = f", which give {tally['examples']} examples" if "examples" in tally else ""
-    lines = [f"read: {tally['read']}; kept: {tally['kept']}{examples}"]
-    for part, word in (("dropped", "dropped, "), ("noted", "")):
-        for name, it in tally[part].items():
-            detail = f" ({escaped(it['detail'])})" if it["detail"] else ""
-            lines.append(f"{word}{escaped(name)}: {it['count']}, for example {escaped(it['first'])}{detail}")
-    if passed := {name: it["count"] for name, it in tally["passed_over"].items()}:
-        most = sorted(passed, key=lambda name: (-passed[name], name))
-        shown = ", ".join(f"{escaped(name)} {passed[name]}" for name in most[:8]) + (", …" if len(most) > 8 else "")
-        lines.append(f"passed over: {sum(passed.values())} files ({shown})")
-    return lines
+    """The content of `Tally.summed` in lines for people: a table of all files and records, and the remarks."""
+    files, records = tally.get("files", {}), tally.get("records", {})
+    rows = [("found", files.get("found", tally["read"]), records.get("read", 0), "")]
+    examples = f"which give {tally['examples']} examples" if "examples" in tally else ""
+    rows.append(("kept", files.get("kept", tally["kept"]), records.get("kept", 0), examples))
+    if held := files.get("holding_records"):
+        rows.append(("hold records", held, 0, ""))
+    for word, part in (("dropped", "dropped"), ("not read", "unread")):
+        for name, it in tally.get(part, {}).items():
+            example = _example(it)
+            if suffixes := it.get("suffixes"):
+                example = ", ".join(f"{suffix} {count:,}" for suffix, count in suffixes.items())
+                example += ", …" if sum(suffixes.values()) < it["count"] else ""
+            rows.append((f"{word}, {name}", it["count"] - it.get("records", 0), it.get("records", 0), example))
+    last = 3 if any(row[2] for row in rows) else 2
+    cells = [(escaped(label), f"{one:,}", f"{other:,}")[:last] for label, one, other, _ in rows]
+    lines = table(("", "files", "records")[:last], cells).split("\n")
+    lines = [f"{line}  {escaped(row[3])}".rstrip() for line, row in zip(lines, [("",) * 4, *rows], strict=True)]
+    return lines + [escaped(f"{name}: {it['count']}, {_example(it)}") for name, it in tally["noted"].items()]
+
+
+def _example(entry: Mapping[str, Any]) -> str:
+    return f"for example {entry['first']}" + (f" ({entry['detail']})" if entry["detail"] else "")
 
 
 def print_tally(tally: Mapping[str, Any] | None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.printing import print_error, size_text
 from ms_codegeex.data.corpus.reading import Unit
 from ms_codegeex.data.corpus.remote import RemotePath
 
@@ -25,15 +25,33 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A tqdm bar on a terminal, one line per phase elsewhere, nothing when switched off."""
+    """A tqdm bar on a terminal, one line per phase and minute elsewhere, nothing when switched off."""
 
     def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
+        self.enabled, self._phase, self._done = enabled, "", ""
 
     def say(self, text: str) -> None:
-        """Print a line on standard error."""
+        """Print a line on standard error; it names the phase that begins."""
+        self._phase, self._done = text, ""
         if self.enabled:
             print_error(text)
+
+    @contextlib.contextmanager
+    def each_minute(self, seconds: float = 60) -> Iterator[None]:
+        """Meanwhile, print a line on the present phase each minute if standard error is no terminal. No process may be
+        forked then: the lines come from a thread."""
+        ended, started = threading.Event(), time.monotonic()
+
+        def work() -> None:
+            while not ended.wait(seconds):
+                print_error(f"{self._phase}{self._done}; {(time.monotonic() - started) / 60:.0f} minutes so far")
+
+        if self.enabled and not sys.stderr.isatty():
+            threading.Thread(target=work, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
 
     def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
         """Yield pairs of unit and result while a bar (or a line at the end) shows bytes and MB/s."""
@@ -50,9 +68,13 @@ class ProgressBar:
                     yield unit, result
                     bar.update(unit.bytes)
             return
-        yield from pairs
+        self._phase, done = name, 0
+        for unit, result in pairs:
+            yield unit, result
+            done += unit.bytes
+            self._done = f", {done / max(total, 1):.0%} of {size_text(total)}"
         seconds = time.perf_counter() - started
-        self.say(f"{name}: {total / 1e6:.1f} MB in {seconds:.1f} s, {total / 1e6 / max(seconds, 1e-9):.1f} MB/s")
+        self.say(f"{name}: {size_text(total)} in {seconds:.1f} s, {total / 1e6 / max(seconds, 1e-9):.1f} MB/s")
 
 
 def _start_worker(watched: Connection, inherited: Connection | None, prepare: Callable[[], object]) -> None:

@@ -37,6 +37,7 @@ from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
 Entries = Mapping[str, Any]  # of a JSON file
+REPORTED = ("dropped", "problems", "unread", "changed", "noted")  # kinds of events, with examples in report.json
 
 
 def write_splits(
@@ -158,10 +159,8 @@ def write_report(
         "splits": {split: summary.counts(number) for number, split in enumerate(SPLITS)},
         "languages": summary.language_counts(*kept),
         "lengths": summary.length_histogram(),
-        "dropped": dict(sorted(tally.dropped.items())),
-        "problems": dict(sorted(tally.problems.items())),
-        "noted": dict(sorted(tally.noted.items())),
-        "passed_over": dict(sorted(tally.passed.items())),
+        **{name: counts for name, counts in tally.summed(tally.kept).items() if name in ("files", "records")},
+        **{kind: dict(sorted(getattr(tally, kind).items())) for kind in REPORTED},
         **extra,
         "settings": settings,
     }

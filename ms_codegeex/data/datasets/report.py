@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from ms_codegeex.base.printing import size_text
 from ms_codegeex.base.webpage import bars, charts, count, note, page, settings, table, text
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -31,6 +32,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("Lengths of the documents kept", _histogram(report.get("lengths", {}))),
         ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
         ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
+        ("Files that are not read", _reasons(report.get("unread", {}), "None.")),
         *licences,
         ("Redactions", places),
         ("Settings", settings(report.get("settings", {}))),
@@ -45,7 +47,7 @@ def _size(value: object) -> str:
     amount, unit = float(value), 0
     while amount >= 1000 and unit + 1 < len(UNITS):
         amount, unit = amount / 1000, unit + 1
-    return f"{value} B" if not unit else f"{amount:.1f} {UNITS[unit]}"
+    return size_text(value) if value < 10_000 else f"{amount:.1f} {UNITS[unit]}"
 
 
 def _cell(name: str, value: object) -> str:

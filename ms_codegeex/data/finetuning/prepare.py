@@ -21,8 +21,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.data.corpus.archives import ENDINGS, Broken, Returning, read_records
-from ms_codegeex.data.corpus.reading import SPECIAL, Noted, Rejected, Unit, units_of
+from ms_codegeex.data.corpus.archives import ENDINGS, Broken, Event, Returning, read_records
+from ms_codegeex.data.corpus.reading import SPECIAL, Unit, units_of
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ON_ERROR
 from ms_codegeex.data.corpus.sources import Root, printable, search, user_roots
@@ -165,7 +165,7 @@ class _Work:
         units, others, found = _find(user_roots(inputs))
         self.found["files"] = found["files"]
         for item in others:
-            if isinstance(item, Rejected) and item.problem:
+            if item.kind == "problems":
                 self._bad(item.source, Broken(item.reason, item.detail, item.bytes))
             else:
                 self.tally.add(item)
@@ -194,7 +194,7 @@ class _Work:
                 self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
                 continue
             for remark, detail in {**remarks, **dict(reversed([*_special(examples)]))}.items():
-                self.tally.add(Noted(source, remark, detail))
+                self.tally.add(Event(source, "noted", remark, detail))
             digest = self._digest(examples)
             rows = zip(examples, self.encoder.rows(examples), strict=True)
             self.kept += any([self._add(example, row, source, digest) for example, row in rows])
@@ -216,7 +216,8 @@ class _Work:
             problem = f"{source}: {broken.reason} ({broken.detail})"
             raise UserError(f"{problem}; fix it, or leave such input out with --on-error skip")
         excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
-        self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
+        event = Event(source, "problems", broken.reason, broken.detail, broken.bytes, excerpt=excerpt)
+        self.tally.add(event, records=broken.reason != "unreadable")
 
     def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> bool:
         """Whether the example was written, and not left out."""
@@ -225,7 +226,8 @@ class _Work:
             needed = len(self.encoder.answer_ids(example.answer)) + len(self.encoder.tokenizer.prefix) + 2
             self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
             detail = f"its answer needs {needed} tokens"
-            self.tally.add(Rejected(source, row, size, detail, excerpt=example.answer[:_EXCERPT]))
+            event = Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
+            self.tally.add(event, records=True)
             return False
         ids, mask, truncated = row
         self.truncated += truncated
@@ -269,7 +271,7 @@ def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
     return UserError(f"{', '.join(map(str, inputs))}: no example is left: {why}")
 
 
-def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
+def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Event], dict[str, int]]:
     """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one."""
     if remote := next((root.path for root in roots if isinstance(root.path, RemotePath)), None):
         raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
@@ -303,6 +305,7 @@ def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[
     settings, tokenizer = work.settings, work.encoder.tokenizer
     first = {"kind": KIND, "task": settings.task, "seq_length": settings.seq_length}
     examples = sum(split["documents"] for split in splits.values())
+    work.tally.records = work.kept
     tally = {**work.tally.summed(work.kept, work.found["documents"]), "examples": examples}
     further = {
         "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
@@ -310,7 +313,7 @@ def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[
         "splits": splits,
         "found": work.found,
         "truncated": work.truncated,
-        "dropped": work.tally.described("documents"),
+        "dropped": work.tally.described(),
         "tally": tally,
         "files": file_records(directory),
         **infill_record(settings.infill, tokenizer),

@@ -119,7 +119,7 @@ def corpus_documents(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iter
         if (path / "dataset.json").is_file():
             for ids in _dataset(model, path):
                 yield ids
-                tally.kept += 1
+                tally.keep(records=True)
             continue
         for text in _texts(path, tally):
             if ids := model.tokenizer.encode(text):

@@ -173,7 +173,7 @@ def test_stop_names_the_first_problem(tmp_path, monkeypatch, workers):
 def test_stop_does_not_mind_filters(tmp_path):
     write_tree(tmp_path / "tree")
     (tmp_path / "tree/package0/wide.py").write_text("name = " + "a" * 4000)
-    assert prepare([tmp_path / "tree"], tmp_path / "out", on_error="stop")["dropped"]["long lines"]["files"] == 1
+    assert prepare([tmp_path / "tree"], tmp_path / "out", on_error="stop")["dropped"]["long lines"]["documents"] == 1
 
 
 def test_redaction_is_counted_where_it_is_kept(tmp_path):
@@ -325,8 +325,8 @@ def test_a_given_file_that_is_not_taken_is_reported(tmp_path):
     given = [tmp_path / "in", *(tmp_path / name for name in ("notes.txt", "x.go", "dump.jsonl.xz"))]
     prepare(given, tmp_path / "out", ReadingSettings(languages=("python",)))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    counts = {reason: entry["documents"] for reason, entry in (report["dropped"] | report["passed_over"]).items()}
-    assert counts == {"other language": 1, "unknown language": 1, ".xz": 1}
+    counts = {reason: entry["suffixes"] for reason, entry in report["unread"].items()}
+    assert counts == {"other language": {".go": 1}, "unknown language": {".txt": 1, ".xz": 1}}
 
 
 def test_an_input_of_which_nothing_is_taken(tmp_path):

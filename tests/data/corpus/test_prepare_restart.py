@@ -89,7 +89,7 @@ def shards(work):
 @pytest.fixture(scope="module")
 def undisturbed(place):
     """The files of a run that nothing disturbs, and how many files of shards it made."""
-    process = start(place, place / "whole", 1, mode="keep")
+    process = start(place, place / "whole", 1, "--dropped", str(place / "whole.jsonl"), mode="keep")
     assert process.wait(600) == 0, process.stderr.read()
     return content(place / "whole"), len(shards(work_path(place / "whole")))
 
@@ -99,10 +99,10 @@ def gone(processes, seconds=600):
     return not alive
 
 
-def kill_and_go_on(place, output, undisturbed, finished, delay, workers, then=1):
+def kill_and_go_on(place, output, undisturbed, finished, delay, workers, then=1, more=()):
     """Kill the command `delay` seconds after so many files of shards are there, and run it again with `then` workers;
     how many of them that found. How far a run comes in a given time depends on what else the machine does."""
-    process = start(place, output, workers, mode="keep")
+    process = start(place, output, workers, *more, mode="keep")
     while process.poll() is None and len(shards(work_path(output))) < finished:
         time.sleep(0.001)
     time.sleep(delay)
@@ -116,7 +116,7 @@ def kill_and_go_on(place, output, undisturbed, finished, delay, workers, then=1)
     if output.exists():  # it was done before: whole
         assert content(output) == undisturbed
     before = shards(work_path(output))
-    process = start(place, output, then, mode="keep")
+    process = start(place, output, then, *more, mode="keep")
     _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     assert content(output) == undisturbed
@@ -130,8 +130,12 @@ def kill_and_go_on(place, output, undisturbed, finished, delay, workers, then=1)
 
 @pytest.mark.parametrize("share", [0.6, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on(place, tmp_path, undisturbed, share):
-    files, number = undisturbed
-    assert kill_and_go_on(place, tmp_path / "out", files, int(share * number), 0.0, 2)
+    (files, number), listed = undisturbed, tmp_path / "lists/list.jsonl"
+    more = ("--dropped", str(listed))
+    assert kill_and_go_on(place, tmp_path / "out", files, int(share * number), 0.0, 2, more=more)
+    assert listed.read_bytes() == (place / "whole.jsonl").read_bytes() and [*listed.parent.iterdir()] == [listed]
+    rules = [json.loads(line)["rule"] for line in listed.read_bytes().splitlines()]
+    assert sorted(rules) == ["exact duplicate", "invalid JSON", "missing field"]
 
 
 @pytest.mark.slow  # twenty runs that are killed and twenty that go on
@@ -250,14 +254,14 @@ class TestFullDisk:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             mkdir(path, *arguments, **options)
 
-        def limited(documents, threshold, directory, mapper):
+        def limited(documents, threshold, directory, mapper, instead):
             finished.update(shards(tree.parent / ".out.work"))
-            found = find(documents, threshold, directory, mapper) if stage == "selection" else None
+            found = find(documents, threshold, directory, mapper, instead) if stage == "selection" else None
             if limit is None:
                 monkeypatch.setattr(Path, "mkdir", full)
             else:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            return found or find(documents, threshold, directory, mapper)
+            return found or find(documents, threshold, directory, mapper, instead)
 
         with monkeypatch.context() as patch:
             patch.setattr(building, "find_duplicates", limited)

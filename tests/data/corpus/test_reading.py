@@ -13,10 +13,10 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import archives
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.filters import Rules, preset
-from ms_codegeex.data.corpus.reading import Document, Rejected, _read_file, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Document, _read_file, find_units, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
-from ms_codegeex.data.corpus.tally import Tally, moved
+from ms_codegeex.data.corpus.tally import BY_NAME, Tally, moved
 
 GOOD = "def function(argument):\n    return argument\n"
 
@@ -29,7 +29,7 @@ def shifted(item, lines):
 
 
 def read(root, **reading):
-    """All documents and all that is rejected, while searching and while reading."""
+    """All documents, and what is left out for another reason than its name, while searching and while reading."""
     reading = ReadingSettings(**reading)
     units, rejected, _ = find_units(user_roots([root]), reading)
     items, lines = [], 0
@@ -39,7 +39,9 @@ def read(root, **reading):
         items += [shifted(item, lines) for item in found]
         lines += found.value
     documents = [item for item in items if isinstance(item, Document)]
-    return documents, [item for item in (*rejected, *items) if isinstance(item, Rejected)]
+    left = [item for item in (*rejected, *items) if not isinstance(item, Document)]
+    unread = [it for it in left if it.kind == "unread" and it.reason not in BY_NAME]
+    return documents, unread + [it for it in left if it.kind in ("dropped", "problems")]
 
 
 def write_lines(path, records):
@@ -57,7 +59,7 @@ def one(tmp_path, record, **reading):
         return documents[0]
     [item] = rejected
     assert item.source == "x/a.jsonl:1"
-    return item.reason, item.detail, item.problem
+    return item.reason, item.detail, item.kind == "problems"
 
 
 class TestFiles:
@@ -89,7 +91,7 @@ class TestFiles:
         for item in items:
             if not isinstance(item, Document):
                 tally.add(item)
-        assert {name: entry["documents"] for name, entry in tally.noted.items()} == {
+        assert {name: entry["documents"] for name, entry in tally.changed.items()} == {
             "byte order mark left out": 1,
             "converted from utf-16": 2,
             "converted from iso8859-1": 1,
@@ -109,7 +111,7 @@ class TestFiles:
         os.mkfifo(tmp_path / "pipe.py")
         (tmp_path / "link.py").symlink_to("long.py")
         documents, rejected = read(tmp_path, rules=Rules(max_file_bytes=500))
-        assert documents == [] and not any(item.problem for item in rejected)
+        assert documents == [] and not any(item.kind == "problems" for item in rejected)
         assert [(item.source.split("/")[-1], item.reason, item.bytes) for item in rejected] == [
             ("link.py", "symbolic link", 0),
             ("pipe.py", "not a regular file", 0),
@@ -130,7 +132,7 @@ class TestFiles:
         (tmp_path / "c.py").write_text(GOOD * 100)
         first, second, third = read_unit(unit, ReadingSettings(rules=Rules(max_file_bytes=100)))
         assert isinstance(first, Document) and third.reason == "too large" and third.bytes == 100 * len(GOOD)
-        assert (second.reason, second.detail, second.problem) == ("unreadable", "No such file or directory", True)
+        assert (second.reason, second.detail, second.kind) == ("unreadable", "No such file or directory", "problems")
 
     @pytest.mark.parametrize("grown", [b"", b"more = 1\n" * 300_000])
     def test_a_file_that_grows_while_it_is_read(self, tmp_path, monkeypatch, grown):
@@ -152,7 +154,7 @@ class TestFiles:
         (tmp_path / "a.py").write_text(GOOD)
         (tmp_path / "a.py").chmod(0)
         [item] = read(tmp_path)[1]
-        assert (item.reason, item.detail, item.problem) == ("unreadable", "Permission denied", True)
+        assert (item.reason, item.detail, item.kind) == ("unreadable", "Permission denied", "problems")
 
     def test_files_beyond_the_memory_limit(self, tmp_path):
         (tmp_path / "a.py").write_text(GOOD * 10)
@@ -173,7 +175,11 @@ class TestUnits:
     def test_order_and_names(self, tmp_path, monkeypatch):
         root, scandir = self.write(tmp_path / "x"), os.scandir
         units, rejected, found = find_units(user_roots([root]), ReadingSettings())
-        assert rejected == [] and found == {"files": 43, "bytes": sum(p.stat().st_size for p in root.rglob("*.*"))}
+        assert {event.kind for event in rejected} == {"archives"}
+        assert found == {
+            "files": 43,
+            "bytes": sum(p.stat().st_size for p in root.rglob("*.*")),
+        }
         assert [unit.name for unit in units] == [
             "files-000000",
             "files-000001",
@@ -394,16 +400,22 @@ class TestBadLines:
         good = {"text": GOOD, "lang": "py"}
         documents, [item] = read(write_lines(tmp_path / "x/a.jsonl", [good, b"", line, good]))
         assert [found.source for found in documents] == ["x/a.jsonl:1", "x/a.jsonl:4"]
-        assert (item.source, item.reason, item.problem) == ("x/a.jsonl:3", reason, True)
+        assert (item.source, item.reason, item.kind) == ("x/a.jsonl:3", reason, "problems")
         assert detail in item.detail and "\n" not in item.detail and len(item.excerpt) <= 200
         json.dumps([item.detail, item.excerpt], ensure_ascii=False).encode()
 
     @pytest.mark.parametrize(
-        "text, reason",
-        [("a\0b", "binary"), ("", "empty"), (" \n", "empty"), ("x" * 101, "long lines"), ("1 2 3", "few letters")],
+        "text, reason, detail",
+        [
+            ("a\0b", "binary", "a zero byte"),
+            ("", "empty", ""),
+            (" \n", "empty", ""),
+            ("x" * 101, "long lines", "a line of 101 bytes"),
+            ("1 2 3", "few letters", ""),
+        ],
     )
-    def test_rules(self, tmp_path, text, reason):
-        assert one(tmp_path, {"text": text, "lang": "py"}) == (reason, "", False)
+    def test_rules(self, tmp_path, text, reason, detail):
+        assert one(tmp_path, {"text": text, "lang": "py"}) == (reason, detail, False)
 
     def test_sizes(self, tmp_path):
         record = {"text": GOOD * 5, "lang": "py"}
@@ -422,7 +434,7 @@ class TestBadLines:
         for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.parquet"):
             (tmp_path / name).touch()
         rejected = read(tmp_path)[1]
-        assert [(item.reason, item.problem) for item in rejected] == [("empty", False)] * 4
+        assert [(item.reason, item.kind) for item in rejected] == [("empty", "dropped")] * 4
         (tmp_path / "a.jsonl").write_bytes(b"\n \n")
         assert read(tmp_path / "a.jsonl") == ([], [])
 
@@ -435,7 +447,7 @@ class TestBadLines:
         documents, [item] = read(tmp_path / f"x.jsonl.{ending}")
         assert 1500 < len(documents) < 3500
         assert [found.data.decode() for found in documents] == [record["text"] for record in records[: len(documents)]]
-        assert (item.reason, item.problem) == ("truncated archive", True)
+        assert (item.reason, item.kind) == ("truncated archive", "problems")
         assert item.source.endswith(f"/x.jsonl.{ending}:{len(documents) + 1}")
 
 
@@ -455,9 +467,9 @@ class TestParquet:
             ("x.parquet:3", "Go", "x.parquet:3"),
         ]
         assert documents[1].data.decode() == GOOD + "#"
-        assert [(item.source.split("/")[-1], item.reason, item.problem) for item in rejected] == [
-            ("x.parquet:1", "missing field", True),
-            ("x.parquet:2", "binary", False),
+        assert [(item.source.split("/")[-1], item.reason, item.kind) for item in rejected] == [
+            ("x.parquet:1", "missing field", "problems"),
+            ("x.parquet:2", "binary", "dropped"),
         ]
         rejected = read(path, licences=("mit",))[1]
         assert [item.reason for item in rejected] == ["missing field", "binary", "licence"]
@@ -481,14 +493,14 @@ class TestParquet:
         path = tmp_path / "x.parquet"
         pq.write_table(pa.table({"text": [GOOD] * 9, "lang": ["py"] * 9}), path)
         documents, [item] = read(path, text_field="body")
-        assert (documents, item.reason, item.problem) == ([], "missing field", True)
+        assert (documents, item.reason, item.kind, item.count) == ([], "missing field", "problems", 9)
         assert item.detail.startswith("no field body; there is lang, text")
         assert item.source.endswith("/x.parquet") and item.bytes > 0
 
     def test_a_damaged_file(self, tmp_path):
         (tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
         documents, [item] = read(tmp_path)
-        assert (documents, item.reason, item.problem) == ([], "damaged archive", True)
+        assert (documents, item.reason, item.kind) == ([], "damaged archive", "problems")
         assert item.source.endswith("/x.parquet")
 
     def test_long_rows(self, tmp_path):

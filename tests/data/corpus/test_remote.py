@@ -72,7 +72,7 @@ def test_the_dataset_is_that_of_the_same_files_on_the_disk(here, memory, tmp_pat
     assert files_of(tmp_path / "out") == files_of(here / "local")
     assert made["sources"] == [{"path": "memory://bucket/stack", "label": "stack"}]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {entry for entry in report["dropped"]} >= {"hidden directory", "node_modules"}
+    assert {*report["unread"]} >= {"hidden directory", "node_modules"}
 
 
 def test_one_file_under_a_url_and_a_path(here, memory, tmp_path):
@@ -120,7 +120,7 @@ def test_a_read_that_keeps_failing_ends_the_run_and_leaves_nothing_out(memory, t
 def test_a_file_that_may_not_be_read_is_counted(memory, tmp_path, monkeypatch):
     Failing(memory, monkeypatch, lambda call: PermissionError(13, "denied") if call == 3 else None)
     made = prepare(["memory://bucket/stack"], tmp_path / "out")
-    assert made["dropped"]["unreadable"]["files"] == 1
+    assert made["dropped"]["unreadable"]["documents"] == 1
 
 
 class TestOutput:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.data.corpus import shards as module
-from ms_codegeex.data.corpus.archives import ArchivePart
-from ms_codegeex.data.corpus.reading import Document, Rejected, Unit, find_units
+from ms_codegeex.data.corpus.archives import ArchivePart, Event
+from ms_codegeex.data.corpus.reading import Document, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.shards import (
     ShardJob,
@@ -40,11 +40,12 @@ UNIT = unit_of()
 JOB = ShardJob(ReadingSettings(redact=("email", "secrets")), "codegeex", "codegeex", signatures="words")
 ITEMS = [
     Document("a.py", "naïve = '😀'\r\n".encode(), "Python", "package"),
-    Rejected("b:1", "invalid JSON", 12, "at column 3", problem=True, excerpt="{"),
+    Event("b:1", "problems", "invalid JSON", "at column 3", 12, excerpt="{"),
     Document("ünï.c", b"int main;\n", "C", "ünï.c", (("secrets", 2),)),
+    Event("ünï.c", "changed", "replaced, secrets", where="line 1", count=2),
     Document("empty words", b"()\n", "", "package"),
-    Rejected("b:2", "long lines", 500),
-    Rejected("b:3", "invalid JSON", 13, problem=True),
+    Event("b:2", "dropped", "long lines", bytes=500),
+    Event("b:3", "problems", "invalid JSON", bytes=13),
 ]
 
 
@@ -89,7 +90,7 @@ def test_a_shard_holds_what_was_read(made):
     tags = ["# language: Python\n", "// language: C\n", ""]
     for row, (tag, item) in enumerate(zip(tags, documents, strict=True)):
         assert ids[row].tolist() == [*tokenizer.encode(tag + item.data.decode()), 50256]
-    assert {name: it["documents"] for name, it in tally.noted.items()} == {"replaced, secrets": 2}
+    assert {name: it["documents"] for name, it in tally.changed.items()} == {"replaced, secrets": 2}
     assert tally.first == ("b:1", "invalid JSON (at column 3)")
     assert tally.problems["invalid JSON"]["bytes"] == 25 and tally.dropped.keys() == {"long lines"}
     assert vars(tally) == read_meta(made)["tally"]
@@ -107,7 +108,7 @@ def test_texts_that_differ_in_line_ends_alone_are_copies(tmp_path, monkeypatch):
 def test_lines_are_counted_on_from_the_parts_before(tmp_path, monkeypatch):
     def part(start, lines):
         yield Document("l/x.jsonl:1", b"a = 1\n", "Python", "l/x.jsonl:1")
-        yield Rejected(f"l/x.jsonl:{lines}", "invalid JSON", 1, problem=True)
+        yield Event(f"l/x.jsonl:{lines}", "problems", "invalid JSON", bytes=1)
         return lines
 
     spans = [None, (0, 3), (7, 5), (8, 2), None, (0, 4), (9, 9)]

@@ -17,6 +17,7 @@ from ms_codegeex.data.corpus.sources import (
     search,
     user_roots,
 )
+from ms_codegeex.data.corpus.tally import BY_NAME
 
 ALL = ("Python", "C", "C++", "Shell")
 GOOD = b"def function(argument):\n    return argument\n"
@@ -26,6 +27,11 @@ def put(path, data=GOOD):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def skipped(found):
+    """Identity and reason of what is not read for another reason than its name."""
+    return [(it.source, it.reason) for it in found.others if it.reason not in BY_NAME]
 
 
 def identities(roots, languages=ALL):
@@ -51,7 +57,12 @@ def test_search(tree):
         ("project/run", "project", "Shell"),
         ("project/top.py", "project", "Python"),
     ]
-    assert found.skipped == [] and files[0].size == len(GOOD)
+    assert files[0].size == len(GOOD)
+    assert [(it.source, it.reason, it.detail, it.count) for it in found.others] == [
+        ("project/.git", "hidden directory", "", 1),
+        ("project/a/__pycache__", "__pycache__", "", 1),
+        ("project/a/notes.txt", "unknown language", ".txt", 1),
+    ]
     assert identities(user_roots([tree]), ["C"]) == ["project/a/one.c"]
 
 
@@ -93,12 +104,14 @@ def test_links_and_special_files_are_reported(tree, monkeypatch):
     (tree / "socket.gz").rename(tree / "socket.jsonl.gz")
     found = search(user_roots([tree]), ALL)
     assert len(found.sources) == 5 and not found.archives
-    assert found.skipped == [
+    assert skipped(found)[2:] == [
         ("project/b/up", "symbolic link"),
         ("project/link.py", "symbolic link"),
         ("project/loop", "symbolic link"),
+        ("project/notes.txt", "symbolic link"),
         ("project/nowhere.jsonl", "symbolic link"),
         ("project/pipe.py", "not a regular file"),
+        ("project/pipe.txt", "not a regular file"),
         ("project/self.py", "symbolic link"),
         ("project/socket.jsonl.gz", "not a regular file"),
     ]
@@ -109,7 +122,13 @@ def test_directories_that_are_not_searched_are_reported(tree):
         put(tree / name)
     found = search(user_roots([tree]), ALL)
     assert len(found.sources) == 5
-    assert found.skipped == [("project/.github", "hidden directory"), ("project/b/node_modules", "node_modules")]
+    assert skipped(found) == [
+        ("project/.git", "hidden directory"),
+        ("project/.github", "hidden directory"),
+        ("project/a/__pycache__", "__pycache__"),
+        ("project/b/__pycache__", "__pycache__"),
+        ("project/b/node_modules", "node_modules"),
+    ]
 
 
 def test_the_order_of_the_inputs_does_not_matter(tmp_path):
@@ -135,7 +154,7 @@ def test_links_of_a_hugging_face_cache_are_followed(tmp_path):
     found = search(user_roots([shot]), ALL)
     assert [file.identity for file in found.archives] == ["5e6f/data/part.jsonl"]
     assert [file.identity for file in found.sources] == ["5e6f/tool.py"] and found.sources[0].size == len(GOOD)
-    assert found.skipped == [("5e6f/foreign.jsonl", "symbolic link")]
+    assert skipped(found) == [("5e6f/foreign.jsonl", "symbolic link")]
     other = tmp_path / "hub/datasets--owner--trap"
     (other / "snapshots/7a").mkdir(parents=True)
     put(tmp_path / "private/secret.py")
@@ -151,7 +170,7 @@ def test_a_directory_called_like_a_source(tmp_path):
     put(tmp_path / "x/c.jsonl/d.jsonl.zst")
     found = search(user_roots([tmp_path / "x"]), ALL)
     assert [file.identity for file in found.sources + found.archives] == ["x/a.py/b.py", "x/c.jsonl/d.jsonl.zst"]
-    assert found.skipped == []
+    assert found.others == []
 
 
 def test_archives(tmp_path):
@@ -186,7 +205,7 @@ def test_what_may_not_be_read(tree):
         found = search(user_roots([tree]), ALL)
     finally:
         (tree / "b/deep").chmod(0o755)
-    assert found.skipped == [("project/b/deep", "unreadable"), ("project/run", "unreadable")]
+    assert skipped(found)[2:] == [("project/b/deep", "unreadable"), ("project/run", "unreadable")]
     assert len(found.sources) == 3
 
 
@@ -200,7 +219,7 @@ def test_what_disappears_meanwhile(tree, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", vanishing)
     found = search(user_roots([tree]), ALL)
-    assert found.skipped == [("project/b/deep", "unreadable")] and len(found.sources) == 4
+    assert skipped(found)[2:] == [("project/b/deep", "unreadable")] and len(found.sources) == 4
 
 
 def test_a_file_counts_once(tree):
@@ -273,3 +292,62 @@ def test_directories_may_be_deep(tmp_path):
     (identity,) = identities(user_roots([tmp_path]))
     assert identity.endswith("/d/a.py")
     subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # pytest removes directories recursively
+
+
+@pytest.mark.parametrize(
+    "marks, files, units",
+    [
+        # the first directory in which files differ
+        ([], ["a/b/c/x.py", "a/b/d/e/y.py", "a/b/z.py"], ["in/a/b/c", "in/a/b/d", "in/a/b"]),
+        # repositories, whatever is in them
+        (
+            ["g/o/r/.git/HEAD", "g/o/r/sub/.git", "g/o/r/lib/setup.py"],
+            ["g/o/r/sub/x.py", "g/p/q/y.py"],
+            "in/g/o/r in/g/p",
+        ),
+        # packages, the outermost; metadata of the only input are of no use
+        (
+            ["pyproject.toml", "js/one/package.json", "js/one/in/package.json"],
+            ["js/one/in/x.py", "js/two/y.py"],
+            "in/js/one in/js/two",
+        ),
+        (
+            ["a/x/go.mod", "a/y/debian/copyright", "a/LICENSE"],
+            ["a/x/p/m.py", "a/y/m.py", "b/m.py"],
+            "in/a/x in/a/y in/b",
+        ),
+        # packages that are installed side by side
+        (
+            ["lib/one-1.0.dist-info/METADATA"],
+            ["lib/one/x.py", "lib/two/y.py", "lib/six.py", "z.py"],
+            "in/lib/one in/lib/two in/lib/six in",
+        ),
+    ],
+)
+def test_units_of_the_split(tmp_path, marks, files, units):
+    for name in (*marks, *files):
+        put(tmp_path / "in" / name)
+    found = {file.identity: file.package for file in search(user_roots([tmp_path / "in"]), ["Python"]).sources}
+    units = units.split() if isinstance(units, str) else units
+    assert {name: found[f"in/{name}"] for name in files} == dict(zip(files, units, strict=True))
+
+
+def test_each_of_several_repositories_is_a_unit(tmp_path):
+    for name in (
+        "one/.git/HEAD",
+        "one/a/x.py",
+        "one/b/x.py",
+        "two/Cargo.toml",
+        "two/c/x.py",
+        "two/d/x.py",
+        "three/e/x.py",
+    ):
+        put(tmp_path / name)
+    found = search(user_roots([tmp_path / name for name in ("one", "two", "three")]), ["Python"]).sources
+    assert {file.package for file in found} == {"one", "two", "three/e"}
+
+
+def test_a_file_that_its_directory_passes_over_is_read_where_it_is_given_by_name(tmp_path):
+    put(tmp_path / "in/x.json", b'{"size": 3}')
+    found = search(user_roots([tmp_path / "in", tmp_path / "in/x.json"]), ALL, recognise=lambda record: False)
+    assert [file.identity for file in found.archives] == ["in/x.json"] and not found.others

@@ -34,7 +34,6 @@ def test_counts():
     assert summary.packages == {0: ["x", "z"], 1: ["x"]}
     assert summary.redacted == [1, 3] and summary.licences == {"documents": 2, "bytes": 6}
     assert summary.licence_counts() == {"MIT": {"documents": 4, "bytes": 42}}
-    assert summary.stripped == 7
 
 
 def test_sums_of_parts_are_those_of_the_whole():

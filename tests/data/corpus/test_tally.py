@@ -2,11 +2,16 @@
 
 import gzip
 import json
+import os
+import re
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
@@ -95,8 +100,11 @@ def test_ten_inputs_in_all_verbs(tmp_path, name, capsys):
     capsys.readouterr()
     print_tally(tallies[0])
     said = capsys.readouterr().err
-    assert f"read: {kept + sum(reasons.values())}; kept: {kept}\n" in said
-    assert all(f"dropped, {reason}: {count}, for example in/{name}" in said for reason, count in reasons.items())
+    rows = {words[0]: words[1:] for words in (re.split(" {2,}", line.strip()) for line in said.splitlines())}
+    assert rows["found"] == ["1", str(kept + sum(reasons.values()))] and rows["kept"] == ["0", str(kept)]
+    for reason, count in reasons.items():
+        assert rows[f"dropped, {reason}"][:2] == ["0", str(count)]
+        assert rows[f"dropped, {reason}"][2].startswith(f"for example in/{name}")
 
 
 def test_what_is_not_read_is_named(tmp_path, capsys):
@@ -109,14 +117,10 @@ def test_what_is_not_read_is_named(tmp_path, capsys):
     (tmp_path / "in/x.jsonl").write_text("\n".join(map(json.dumps, rows)))
     settings = PrepareSettings(validation_share=0)
     tally = prepare_dataset([tmp_path / "in"], tmp_path / "out", settings, RunOptions(1, progress=False))["tally"]
-    assert {ending: entry["count"] for ending, entry in tally["passed_over"].items()} == {
-        ".md": 3,
-        ".am": 1,
-        ".json": 1,
-    }
+    assert tally["unread"]["other language"]["suffixes"] == {".md": 3, ".am": 1, ".json": 1}
     said = capsys.readouterr().err
     assert "field stars is in no list and not used: 3, for example in/x.jsonl:1" in said
-    assert "passed over: 5 files (.md 3, .am 1, .json 1)" in said
+    assert "not read, other language      5        0  .md 3, .am 1, .json 1" in said
     assert "a text has the name of a special token, which is read as plain text: 3" in said and "<|endoftext|>" in said
 
 
@@ -129,3 +133,99 @@ def test_the_remedy_for_texts_without_a_language_works(tmp_path, name):
         prepare_dataset([path], tmp_path / "out", PrepareSettings(validation_share=0), options)
     settings = PrepareSettings(ReadingSettings(all_text=True), validation_share=0)
     assert prepare_dataset([path], tmp_path / "out", settings, options)["tally"]["kept"] == 1
+
+
+FOLDERS = ("", "a", "a/b", ".git", ".cache/x", "a/node_modules/y", "b/__pycache__", "c/d")
+KINDS = {  # endings of files, and how many documents or records are in one
+    ".py": b"def f(x):\n    return x + %d\n",
+    ".rb": b"def f(x)\n  x + %d\nend\n",
+    ".glaze": b"bowl %d\n",
+    ".tar": b"\0%d",
+    ".jsonl": b'{"text": "a = %d\\n", "language": "python"}\n{"text": "b", "language": "cobol"}\n{"te\n[1]\n',
+    "": b"text %d\n",
+}
+TREES = st.lists(
+    st.tuples(
+        st.sampled_from(FOLDERS), st.sampled_from([*KINDS]), st.sampled_from(["file", "file", "empty", "link", "pipe"])
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=5, deadline=None)
+@given(tree=TREES, all_text=st.booleans(), nested=st.booleans(), near=st.sampled_from([0, 0.85]), link=st.booleans())
+def test_every_file_and_record_is_in_one_count(tmp_path_factory, tree, all_text, nested, near, link):
+    root = tmp_path_factory.mktemp("tree") / "in"
+    (root / "k").mkdir(parents=True)
+    (root / "k/kept.py").write_text("kept = 1\n")
+    files, records = 1, 0
+    for number, (folder, ending, kind) in enumerate(tree):
+        path = root / folder / f"f{number}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "link":
+            path.symlink_to("f0.py")
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.write_bytes(KINDS[ending] % (number // 2) if kind == "file" else b"")
+        files += 1
+        hidden = any(name.startswith((".", "_", "node")) for name in folder.split("/"))
+        records += 4 * (kind == "file" and ending == ".jsonl" and not hidden)
+    if link:
+        (root / "k/link").symlink_to(root)
+        files += 1
+    reading = ReadingSettings(languages=("python",), all_text=all_text)
+    how = PrepareSettings(reading, validation_share=0, near_duplicates=near)
+    inputs, listed = [root, root / "k"] if nested else [root], root / "k/list.jsonl"
+    options = RunOptions(1, progress=False, dropped=listed)
+    result = prepare_dataset(inputs, root / "a_out", how, options)
+    tally, report = result["tally"], read_json(root / "a_out/report.json")
+    assert report["files"] == tally["files"] and report["records"] == tally["records"]
+    assert tally["files"]["found"] == files == sum(tally["files"].values()) - files
+    assert tally["records"]["read"] == records == sum(tally["records"].values()) - records
+    assert sum(split["documents"] for split in result["splits"].values()) == tally["kept"]
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    left = [line for line in lines if line["change"] != "changed"]
+    assert sum(line["count"] for line in left) == files + records - tally["kept"] - tally["files"]["holding_records"]
+    for part, name in (("dropped", "dropped"), ("dropped", "problems"), ("unread", "unread")):
+        for reason, entry in report[name].items():
+            found = [line for line in left if (line["change"], line["rule"]) == (name, reason)]
+            assert sum(line["count"] for line in found) == entry["documents"] and tally[part][reason]["count"]
+    replaced = prepare_dataset(inputs, root / "a_out", how, replace(options, replace=True))
+    assert replaced["tally"] == tally  # what is written is no input
+    assert [json.loads(line) for line in listed.read_text().splitlines()] == lines
+
+
+def test_lines_on_what_was_dropped_or_changed(tmp_path):
+    """Rule, what matched and where, but no secret."""
+    files = {
+        "a/one.py": b"# Copyright 2020 Some Person\n\nname = 1\nkey = 'AKIACDEFGHIJKLMNOPQR'\n# ask jo@google.com\n",
+        "a/two.py": b"name = 1\nkey = 'AKIACDEFGHIJKLMNOPQR'\n# ask jo@google.com\n",
+        "b/\x1b[31m\n.py": b"a = 1\n" + b"x" * 900,
+        "b/bad.py": b"a = 1\nb = '\xff\xfe\x00'\n",
+        "b/wide.py": "name = 'é'\n".encode("utf-16"),
+        "b/c.go": b"package c\n",
+    }
+    for name, data in files.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    reading = ReadingSettings(languages=("python",), redact=("email", "secrets"))
+    options = RunOptions(1, progress=False, dropped=tmp_path / "new/list.jsonl")
+    prepare_dataset([tmp_path / "in"], tmp_path / "out", PrepareSettings(reading, validation_share=0), options)
+    text = (tmp_path / "new/list.jsonl").read_text("ascii")
+    assert "AKIA" not in text and "google" not in text and "\x1b" not in text
+    found = {
+        (it["path"], it["rule"]): (it["change"], it["matched"], it["where"])
+        for it in map(json.loads, text.splitlines())
+    }
+    assert found == {
+        ("in/b/c.go", "other language"): ("unread", ".go", ""),
+        ("in/a/one.py", "licence header left out"): ("changed", "", "line 1"),
+        ("in/a/one.py", "replaced, AWS access key"): ("changed", "", "line 4"),
+        ("in/a/one.py", "replaced, email"): ("changed", "", "line 5"),
+        ("in/a/two.py", "exact duplicate"): ("dropped", "in/a/one.py", ""),
+        ("in/b/\x1b[31m\n.py", "long lines"): ("dropped", "a line of 900 bytes", "line 2"),
+        ("in/b/bad.py", "binary"): ("dropped", "a zero byte", "byte 13"),
+        ("in/b/wide.py", "converted from utf-16"): ("changed", "", ""),
+    }

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from ms_codegeex.data.corpus.workers import _may_fork
+from ms_codegeex.data.corpus.workers import ProgressBar, _may_fork
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
@@ -79,3 +80,16 @@ def test_a_process_without_proc_is_not_forked(monkeypatch):
 
     monkeypatch.setattr(os, "listdir", missing)
     assert not _may_fork()
+
+
+def test_a_line_of_progress_each_minute(capsys):
+    """Where standard error is no terminal, whatever a unit takes."""
+    bar = ProgressBar(True)
+    bar.say("searching x")
+    with bar.each_minute(seconds=0.02):
+        time.sleep(0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "searching x" and set(lines[1:]) == {"searching x; 0 minutes so far"}
+    with ProgressBar(False).each_minute(seconds=0.02):
+        time.sleep(0.05)
+    assert not capsys.readouterr().err

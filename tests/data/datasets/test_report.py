@@ -75,8 +75,8 @@ def test_what_the_tables_say():
         ["Python", "600", "2.0 MB", "600,000", "66.7%"],
         ["C++", "300", "1.0 MB", "300,000", "33.3%"],
     ]
-    assert rows(page, "Dropped by filters")[1] == ["long lines", "3", "700 B"]
-    assert rows(page, "Problems in the input")[1] == ["invalid JSON", "1", "30 B"]
+    assert rows(page, "Dropped by filters")[1] == ["long lines", "3", "700 bytes"]
+    assert rows(page, "Problems in the input")[1] == ["invalid JSON", "1", "30 bytes"]
     assert rows(page, "Redactions")[1:] == [["email", "12"], ["secrets", "0"]]
     assert rows(page, "Settings")[1:] == [
         ["reading.languages", '["Python"]'],

@@ -9,8 +9,8 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import find_config, shipped_names
 from ms_codegeex.cli import main
+from ms_codegeex.commands.prepare_options import read_recipe
 from ms_codegeex.data.corpus.filters import preset
-from ms_codegeex.data.corpus.recipes import read_recipe
 from ms_codegeex.data.datasets.layout import read_documents
 
 GOOD = "def function(argument):\n    return argument\n"
