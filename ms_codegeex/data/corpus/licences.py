@@ -303,6 +303,7 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
     return named_licences(stated) or _texts_in(comments.decode("utf-8", "replace"), "notices", "texts")[0]
 
 
+@functools.lru_cache(1 << 8)  # packages repeat each other's
 def _texts_in(text: str, *groups: str) -> tuple[list[str], bool]:
     """The licences whose text or notice this has, and whether it has hardly more."""
     words = " ".join(re.findall("[a-z0-9]+", text.lower()))
@@ -313,10 +314,17 @@ def _texts_in(text: str, *groups: str) -> tuple[list[str], bool]:
 
 def metadata_rule(folder: str, name: str) -> int | None:
     """The number of the rule of `metadata` for a file of this name in this folder; None: there is none."""
-    for number, rule in enumerate(shipped_table(RULES)["metadata"]):
-        if re.fullmatch(rule["file"], name.lower()) and re.fullmatch(rule.get("folder", ".*"), folder.lower()):
-            return number
-    return None
+    names, rules = _metadata()
+    found = rules if names.fullmatch(name := name.lower()) else ()
+    pairs = enumerate((file.fullmatch(name), there.fullmatch(folder.lower())) for file, there in found)
+    return next((number for number, pair in pairs if all(pair)), None)
+
+
+@functools.cache
+def _metadata() -> tuple[re.Pattern[str], list[tuple[re.Pattern[str], re.Pattern[str]]]]:
+    """The names of all files with metadata, and the names of files and of folders by rule."""
+    rules = [(rule["file"], rule.get("folder", ".*")) for rule in shipped_table(RULES)["metadata"]]
+    return re.compile("|".join(name for name, _ in rules)), [tuple(map(re.compile, rule)) for rule in rules]
 
 
 def is_beside(number: int) -> bool:

@@ -36,7 +36,7 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
 
         hits += find_secrets(data)
     if b"@" in data and not {"email", "real-email"}.isdisjoint(what):
-        hits += _emails(data, "email" not in what)
+        hits += find_emails(data, "email" not in what)
     if not hits:
         return data, ()
     pieces, end, counts = [], 0, Counter()
@@ -49,7 +49,7 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
     return b"".join([*pieces, data[end:]]), tuple(sorted(counts.items()))
 
 
-def _emails(data: bytes, real: bool = False) -> Iterator[Hit]:
+def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
     from ms_codegeex.data.corpus.secrets import stated_pattern
 
     left_out = ("no_address", "reserved") if real else ("no_address",)
