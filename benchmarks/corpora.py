@@ -150,7 +150,7 @@ def near(files: list[SourceFile], by: str) -> Iterator[Case]:
     bands, texts, taken = bands_for(THRESHOLD), dict[bytes, SourceFile](), Counter[str]()
     rule = "near duplicates by tokens" if by == "tokens" else "near duplicates in other scripts"
     for file in sorted(files, key=lambda file: hash_key(1, file.package)):  # each text once
-        if taken[file.package] + file.size <= NEAR_BYTES / 12 and taken.total() < NEAR_BYTES:
+        if taken[file.package] + file.size <= NEAR_BYTES / 30 and taken.total() < NEAR_BYTES:
             taken[file.package] += file.size
             texts[Path(file.path).read_bytes()] = file
     for data, file in sorted(texts.items(), key=lambda row: -len(row[0])):

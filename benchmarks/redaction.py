@@ -187,6 +187,7 @@ NEAR_MISSES = (
     'tokenAddress = "0x{40h}"',
     'token_id = "{60d}"',
     "USDC_TOKEN = 0x{40h}",
+    "Signing-Key: {40H}",
     '"ARN": "arn:aws:secretsmanager:us-west-2:123456789012:secret:MyTestSecret-a1b2c3"',
     '"clientRequestToken": "{8h}-{4h}-{4h}-{4h}-{12h}"',
     '"token2wav_config": Qwen2_5OmniToken2WavConfig,',

@@ -6,12 +6,14 @@ import functools
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data.detection import linear_options
 
 _RULES = Path(__file__).with_name("rules")
 GENERATORS = _RULES / "generators.yaml"
@@ -152,7 +154,7 @@ def generator_of(data: bytes, path: str = "") -> str | None:
     found = found or marks["text"].first(head)
     if found is None or found == _HINT:
         found = marks["end"].first(data[-_END:].rstrip().rpartition(b"\n")[2]) or found
-    if found != _HINT or not marks["hint"].first(text := opening.match(head)[0]):
+    if found != _HINT or not marks["text"].first(text := opening.match(head)[0]):
         return None if found == _HINT else found
     own = rb"(?<![\w.-])%s(?![\w-]|\.\w)" % (re.escape(name) if len(name) > 3 else rb"(?!)")
     text = re.sub(own, b"this file", text)
@@ -167,9 +169,7 @@ class _Marks:
     def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
         import re2
 
-        options = re2.Options()
-        options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20
-        self._patterns, self._names = re2.Set.SearchSet(options), list[str]()
+        self._patterns, self._names = re2.Set.SearchSet(linear_options()), list[str]()
         for name, pattern in rows:
             self._names.append(name)
             self._patterns.Add(pattern.encode())
@@ -182,11 +182,9 @@ class _Marks:
 
 
 @functools.cache
-def _generators() -> tuple[
-    dict[str, _Marks], frozenset[bytes], re.Pattern[bytes], list[tuple[re.Pattern[bytes], bytes]]
-]:
-    """The marks of programs by place, of which those of `text` end with the hint at comments and `hint` has it alone;
-    how the names of `files` end; what may stand above the first statement; what is replaced in comments by what."""
+def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes], Sequence[tuple[Any, bytes]]]:
+    """The marks of programs by place, of which those of `text` end with the hint at comments; how the names of `files`
+    end; what may stand above the first statement; what is replaced in comments by what."""
     declared, rows, endings = shipped_table(GENERATORS), defaultdict[str, list[tuple[str, str]]](list), set[bytes]()
     for place, form in declared["places"].items():
         for rule in (rule for rule in declared["generators"] if place in rule):
@@ -197,8 +195,7 @@ def _generators() -> tuple[
             for word, meaning in reversed(declared["phrases"].items()):
                 pattern = pattern.replace(f"<{word}>", meaning)
             rows[place].append((rule["name"], form.replace("RULE", pattern)))
-    rows["hint"] = [(_HINT, "|".join(declared["hint"]))]
-    rows["text"] += rows["hint"]
+    rows["text"].append((_HINT, "|".join(declared["hint"])))
     opening = re.compile(rf"(?s)(?:{'|'.join(declared['opening'])})*".encode())
     cleaning = [(re.compile(old.encode()), new.encode()) for old, new in declared["cleaning"]]
     return {place: _Marks(each) for place, each in rows.items()}, frozenset(endings), opening, cleaning

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data.detection import linear_options, linear_pattern
 
 Hit = tuple[int, int, str]
 """Start, end and kind of a secret."""
@@ -252,25 +253,9 @@ def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
         yield _Rule(kind, (literal + rest).encode(), 3.0, begins.encode(), whole=whole)
 
 
-def _options() -> Any:
-    import re2
-
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.max_mem = 64 << 20  # of the automaton, which is slower with less
-    return options
-
-
 @functools.cache
 def _found_inside() -> tuple[_Rule, ...]:
     return tuple(rule for rule in _rules()[0] if rule.inside)
-
-
-@functools.cache
-def _re2(pattern: bytes) -> Any:
-    import re2
-
-    return re2.compile(pattern, _options())
 
 
 @functools.cache
@@ -278,7 +263,7 @@ def _beginnings() -> Any:
     """Which tokens may begin here, as positions in `_rules`."""
     import re2
 
-    beginnings = re2.Set.MatchSet(_options())
+    beginnings = re2.Set.MatchSet(linear_options())
     for rule in _rules()[0]:
         beginnings.Add(rule.begins or rb"[^\x00-\xff]")  # it has no beginning of its own
     beginnings.Compile()
@@ -304,7 +289,7 @@ def _any_token() -> Any:
     )
     anywhere = (*(place.pattern for place in _places("anywhere")), *(rule.inside for rule in _found_inside()))
     service = rb"(?:\A|[^A-Za-z0-9])(?i:" + _services() + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}[=>|:?,]"
-    return _re2(rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + _any_of(words) + b"|" + _any_of((*anywhere, service)))
+    return linear_pattern(rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + _any_of(words) + b"|" + _any_of((*anywhere, service)))
 
 
 @functools.cache
@@ -320,24 +305,24 @@ def _service() -> bytes:
 
 @functools.cache
 def _any_assignment() -> Any:
-    return _re2(_any_of(place.pattern for place in _places("assignments")))
+    return linear_pattern(_any_of(place.pattern for place in _places("assignments")))
 
 
 @functools.lru_cache(1024)
 def _rules_of(name: bytes) -> tuple[_Rule, ...]:
-    return tuple(rule for rule in _rules()[1] if _re2(b"(?i:" + rule.names + b")").fullmatch(name))
+    return tuple(rule for rule in _rules()[1] if linear_pattern(b"(?i:" + rule.names + b")").fullmatch(name))
 
 
 def _tokens(data: bytes) -> Iterator[Hit]:
     for candidate in _any_token().finditer(data):
         start = candidate.start()
         for place in _places("anywhere"):
-            found = _re2(place.pattern).match(data, start)
+            found = linear_pattern(place.pattern).match(data, start)
             if found and place.accepts(found.group(1)) and place.near in data[max(0, start - _NEAR) : start]:
                 yield found.start(1), found.end(1), place.kind
         for rule in _found_inside():
-            if _re2(rule.inside).match(data, start):
-                found = _re2(rule.pattern).search(data, max(0, start - _INSIDE), start + _LONGEST)
+            if linear_pattern(rule.inside).match(data, start):
+                found = linear_pattern(rule.pattern).search(data, max(0, start - _INSIDE), start + _LONGEST)
                 if found and _is_token(rule, found.group()):
                     yield found.start(), found.end(), rule.kind
         for begin in (start, start + 1, start + 2):  # of the text, after one character, after an escape
@@ -349,19 +334,19 @@ def _tokens(data: bytes) -> Iterator[Hit]:
 def _token(data: bytes, start: int) -> Iterator[Hit]:
     if data.startswith(b"-----BEGIN", start):
         for ends in ("whole", "cut"):
-            match = _re2(_KEY_BEGINS + _key(ends)).match(data, start)
+            match = linear_pattern(_KEY_BEGINS + _key(ends)).match(data, start)
             if match and {*b"lud"} <= {*match[1].translate(_KINDS)} and wordiness(match[1]) < 0:
                 yield start, match.end(), "private key"
                 return
         return
     for place in _places("credentials"):
-        found = _re2(place.pattern).match(data, start)
+        found = linear_pattern(place.pattern).match(data, start)
         if found and place.accepts(found.group(1)):
             yield found.start(1), found.end(1), place.kind
             return
     for number in sorted(_beginnings().Match(data[start : start + _LONGEST]) or ()):
         rule = _rules()[0][number]
-        pattern = _re2(rule.pattern)
+        pattern = linear_pattern(rule.pattern)
         found, group = pattern.match(data, start), pattern.groups
         longer = found and rule.whole and found.end() < len(data) and data[found.end()] in _LONGER
         if found and not longer and _is_token(rule, found.group(group)):
@@ -377,13 +362,13 @@ def _is_token(rule: _Rule, value: bytes) -> bool:
 @functools.cache
 def _known_values() -> Any:
     """What gitleaks knows as values of manuals and tests."""
-    return _re2(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed))
+    return linear_pattern(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed))
 
 
 def _of_service(data: bytes, start: int) -> Iterator[Hit]:
-    found = _re2(_service()).match(data, start)
+    found = linear_pattern(_service()).match(data, start)
     for rule in _rules_of(found.group(1)) if found and is_key(found.group(2)) else ():
-        if _re2(rule.pattern).fullmatch(found.group(2)):
+        if linear_pattern(rule.pattern).fullmatch(found.group(2)):
             yield found.start(2), found.end(2), rule.kind
             return
 
@@ -392,7 +377,7 @@ def _assigned(data: bytes) -> Iterator[Hit]:
     for candidate in _any_assignment().finditer(data):
         start, end = candidate.start(), candidate.end()
         for place in _places("assignments"):
-            found = _re2(place.pattern).search(data, start, end)
+            found = linear_pattern(place.pattern).search(data, start, end)
             if not found or not place.accepts(found.group(1)):
                 continue
             name, before = data[found.start() : found.start(1)], data[max(0, found.start() - _NEAR) : found.start()]
