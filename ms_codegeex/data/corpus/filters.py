@@ -107,40 +107,25 @@ def _letters_and_breaks(data: bytes) -> tuple[int, int]:
 
 def _exact_rejection(data: bytes, rules: Rules) -> str | None:
     """As `rejection`, without `binary` and `generated`."""
-    counted = _count(data)
-    if counted is None:
-        return "not UTF-8"
-    characters, visible, letters, digits, breaks = counted
-    if not visible:
-        return "empty"
-    lines = breaks + (not data.endswith(b"\n"))
-    if rules.max_mean_line is not None and characters - breaks > rules.max_mean_line * lines:
-        return "long lines"
-    if rules.max_line is not None and _longest_line(data) > rules.max_line:
-        return "long lines"
-    if letters < rules.min_alphabetic * visible:
-        return "few letters"
-    return "many digits" if digits > rules.max_digits * visible else None
-
-
-def _count(data: bytes) -> tuple[int, int, int, int, int] | None:
-    """Numbers of characters, visible characters, letters, hexadecimal digits and newlines; None: not UTF-8."""
     if not _is_utf8(data):
-        return None
+        return "not UTF-8"
     white, letters, digits = (len(data) - len(data.translate(None, kind)) for kind in _KINDS)
     # Most texts repeat a few characters outside ASCII: count them first, then classify each once.
     high = data.translate(None, _ASCII)
     others = Counter(high.decode("utf-8"))
     white += sum(number for character, number in others.items() if character.isspace())
     letters += sum(number for character, number in others.items() if character.isalpha())
-    characters = len(data) - len(high) + others.total()
-    return characters, characters - white, letters, digits, data.count(b"\n")
-
-
-def _longest_line(data: bytes) -> int:
-    lines = data.split(b"\n")
-    longest = max(map(len, lines))
-    return longest if data.isascii() else max(len(line.decode("utf-8")) for line in lines)
+    characters, breaks = len(data) - len(high) + others.total(), data.count(b"\n")
+    if not (visible := characters - white):
+        return "empty"
+    lines = breaks + (not data.endswith(b"\n"))
+    if rules.max_mean_line is not None and characters - breaks > rules.max_mean_line * lines:
+        return "long lines"
+    if rules.max_line is not None and max(map(len, data.decode("utf-8").split("\n"))) > rules.max_line:
+        return "long lines"
+    if letters < rules.min_alphabetic * visible:
+        return "few letters"
+    return "many digits" if digits > rules.max_digits * visible else None
 
 
 def generator_of(data: bytes, path: str = "") -> str | None:
@@ -152,8 +137,8 @@ def generator_of(data: bytes, path: str = "") -> str | None:
     if found is None and head.lstrip().startswith(b"<"):
         found = marks["page"].first(head)
     found = found or marks["text"].first(head)
-    if found is None or found == _HINT:
-        found = marks["end"].first(data[-_END:].rstrip().rpartition(b"\n")[2]) or found
+    if found in (None, _HINT) and (last := data[-_END:].rstrip().rpartition(b"\n")[2]).startswith(b"/"):
+        found = marks["end"].first(last) or found
     if found != _HINT or not marks["text"].first(text := opening.match(head)[0]):
         return None if found == _HINT else found
     own = rb"(?<![\w.-])%s(?![\w-]|\.\w)" % (re.escape(name) if len(name) > 3 else rb"(?!)")

@@ -178,24 +178,16 @@ _LOOKS = {look.__name__[3:]: look for look in _CHECKS}
 
 @functools.cache
 def _places(part: str) -> tuple[_Place, ...]:
-    table = shipped_table(_RULES / "places.yaml")
-    parts, places = table["parts"], []
-    for place in table[part]:
-        pattern = place["pattern"]
-        for name in parts:
-            pattern = pattern.replace(name, "".join(parts[name]))
-        near = place.get("near", "").encode()
-        places.append(_Place(pattern.encode(), place["kind"], _LOOKS[place["look"]], near))
-    return tuple(places)
+    rows = shipped_table(_RULES / "places.yaml")[part]
+    patterns, near = ([row.get(key, "") for row in rows] for key in ("pattern", "near"))
+    looks = [_LOOKS[row["look"]] for row in rows]
+    return tuple(map(_Place, map(_spelled_out, patterns), (row["kind"] for row in rows), looks, map(str.encode, near)))
 
 
 @functools.cache
-def _key(ends: str) -> bytes:
-    """The pattern of what follows the first line of a key, `whole` or `cut` off; the group is its first base64."""
-    parts = shipped_table(_RULES / "places.yaml")["key"]
-    pattern = parts[ends]
-    for name in ("<FIRST>", "<BETWEEN>", "<NEXT>"):
-        pattern = pattern.replace(name, parts[name])
+def _spelled_out(pattern: str) -> bytes:
+    for name, parts in shipped_table(_RULES / "places.yaml")["parts"].items():
+        pattern = pattern.replace(name, "".join(parts))
     return pattern.encode()
 
 
@@ -253,23 +245,6 @@ def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
         yield _Rule(kind, (literal + rest).encode(), 3.0, begins.encode(), whole=whole)
 
 
-@functools.cache
-def _found_inside() -> tuple[_Rule, ...]:
-    return tuple(rule for rule in _rules()[0] if rule.inside)
-
-
-@functools.cache
-def _beginnings() -> Any:
-    """Which tokens may begin here, as positions in `_rules`."""
-    import re2
-
-    beginnings = re2.Set.MatchSet(linear_options())
-    for rule in _rules()[0]:
-        beginnings.Add(rule.begins or rb"[^\x00-\xff]")  # it has no beginning of its own
-    beginnings.Compile()
-    return beginnings
-
-
 def _no_groups(pattern: bytes) -> bytes:
     """`pattern` with no group that captures."""
     return _GROUPS.sub(lambda match: b"(?:" if match[1] else match[0], pattern)
@@ -279,33 +254,42 @@ def _any_of(patterns: Iterable[bytes]) -> bytes:
     return b"(?:" + b"|".join(_no_groups(pattern) for pattern in patterns) + b")"
 
 
-@functools.cache
-def _any_token() -> Any:
-    """The beginnings of all that `_tokens` looks for. Most must be those of a word: so the automaton stays small."""
-    words = (
-        _KEY_BEGINS,
-        *(place.pattern for place in _places("credentials")),
-        *(rule.begins for rule in _rules()[0] if rule.begins),
-    )
-    anywhere = (*(place.pattern for place in _places("anywhere")), *(rule.inside for rule in _found_inside()))
-    service = rb"(?:\A|[^A-Za-z0-9])(?i:" + _services() + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}[=>|:?,]"
-    return linear_pattern(rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + _any_of(words) + b"|" + _any_of((*anywhere, service)))
+class _Patterns(NamedTuple):
+    """What RE2 looks for: which of the rules a token may belong to, by number; the rules whose tokens are found by a
+    part of them; where tokens begin; values that gitleaks knows from manuals and tests; what is given to the name of a
+    service; what is given to the name of a secret."""
+
+    beginnings: Any
+    inside: tuple[_Rule, ...]
+    token: Any
+    known: Any
+    service: Any
+    assignment: Any
 
 
 @functools.cache
-def _services() -> bytes:
-    return b"|".join(dict.fromkeys(rule.names for rule in _rules()[1]))
+def _patterns() -> _Patterns:
+    import re2
 
-
-@functools.cache
-def _service() -> bytes:
+    tokens, assigned = _rules()
+    inside = tuple(rule for rule in tokens if rule.inside)
+    beginnings = re2.Set.MatchSet(linear_options())
+    for rule in tokens:
+        beginnings.Add(rule.begins or rb"[^\x00-\xff]")  # it has no beginning of its own
+    beginnings.Compile()
+    parts = {part: [place.pattern for place in _places(part)] for part in ("credentials", "anywhere", "assignments")}
+    words = _any_of([_KEY_BEGINS, *parts["credentials"], *(rule.begins for rule in tokens if rule.begins)])
+    services = b"|".join(dict.fromkeys(rule.names for rule in assigned))
+    service = rb"(?:\A|[^A-Za-z0-9])(?i:" + services + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}[=>|:?,]"
+    anywhere = _any_of([*parts["anywhere"], *(rule.inside for rule in inside), service])
     between = rb"[ \t\w.-]{0,20}[\s'\"]{0,3}(?:=>|:{0,3}=|\|\||:|\?=|>|,)[\x60'\"\s=]{0,5}"
-    return rb"(?i:(%s)%s)([A-Za-z0-9_=.:/+%%|~-]{11,220})" % (_services(), between)
-
-
-@functools.cache
-def _any_assignment() -> Any:
-    return linear_pattern(_any_of(place.pattern for place in _places("assignments")))
+    patterns = (  # most tokens must begin a word: so the automaton stays small
+        rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + words + b"|" + anywhere,
+        b"|".join(rule.allowed for rule in tokens if rule.allowed),
+        rb"(?i:(%s)%s)([A-Za-z0-9_=.:/+%%|~-]{11,220})" % (services, between),
+        _any_of(parts["assignments"]),
+    )
+    return _Patterns(beginnings, inside, *map(linear_pattern, patterns))
 
 
 @functools.lru_cache(1024)
@@ -314,13 +298,13 @@ def _rules_of(name: bytes) -> tuple[_Rule, ...]:
 
 
 def _tokens(data: bytes) -> Iterator[Hit]:
-    for candidate in _any_token().finditer(data):
+    for candidate in _patterns().token.finditer(data):
         start = candidate.start()
         for place in _places("anywhere"):
             found = linear_pattern(place.pattern).match(data, start)
             if found and place.accepts(found.group(1)) and place.near in data[max(0, start - _NEAR) : start]:
                 yield found.start(1), found.end(1), place.kind
-        for rule in _found_inside():
+        for rule in _patterns().inside:
             if linear_pattern(rule.inside).match(data, start):
                 found = linear_pattern(rule.pattern).search(data, max(0, start - _INSIDE), start + _LONGEST)
                 if found and _is_token(rule, found.group()):
@@ -333,8 +317,8 @@ def _tokens(data: bytes) -> Iterator[Hit]:
 
 def _token(data: bytes, start: int) -> Iterator[Hit]:
     if data.startswith(b"-----BEGIN", start):
-        for ends in ("whole", "cut"):
-            match = linear_pattern(_KEY_BEGINS + _key(ends)).match(data, start)
+        for ends in shipped_table(_RULES / "places.yaml")["key"]:  # whole, else cut off
+            match = linear_pattern(_KEY_BEGINS + _spelled_out(ends)).match(data, start)
             if match and {*b"lud"} <= {*match[1].translate(_KINDS)} and wordiness(match[1]) < 0:
                 yield start, match.end(), "private key"
                 return
@@ -344,7 +328,7 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
         if found and place.accepts(found.group(1)):
             yield found.start(1), found.end(1), place.kind
             return
-    for number in sorted(_beginnings().Match(data[start : start + _LONGEST]) or ()):
+    for number in sorted(_patterns().beginnings.Match(data[start : start + _LONGEST]) or ()):
         rule = _rules()[0][number]
         pattern = linear_pattern(rule.pattern)
         found, group = pattern.match(data, start), pattern.groups
@@ -355,18 +339,12 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
 
 
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    known = is_name(value) or is_placeholder(value) or _known_values().fullmatch(value)
+    known = is_name(value) or is_placeholder(value) or _patterns().known.fullmatch(value)
     return entropy(value) >= max(rule.entropy, 2.0) and not known
 
 
-@functools.cache
-def _known_values() -> Any:
-    """What gitleaks knows as values of manuals and tests."""
-    return linear_pattern(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed))
-
-
 def _of_service(data: bytes, start: int) -> Iterator[Hit]:
-    found = linear_pattern(_service()).match(data, start)
+    found = _patterns().service.match(data, start)
     for rule in _rules_of(found.group(1)) if found and is_key(found.group(2)) else ():
         if linear_pattern(rule.pattern).fullmatch(found.group(2)):
             yield found.start(2), found.end(2), rule.kind
@@ -374,7 +352,7 @@ def _of_service(data: bytes, start: int) -> Iterator[Hit]:
 
 
 def _assigned(data: bytes) -> Iterator[Hit]:
-    for candidate in _any_assignment().finditer(data):
+    for candidate in _patterns().assignment.finditer(data):
         start, end = candidate.start(), candidate.end()
         for place in _places("assignments"):
             found = linear_pattern(place.pattern).search(data, start, end)
