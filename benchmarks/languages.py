@@ -3,7 +3,6 @@
     python benchmarks/languages.py                                     # headers of this machine
     python benchmarks/languages.py --c ~/src/linux/include --cpp ~/src/qt/src --each 5000
     python benchmarks/languages.py --quick                             # few headers, to see that it works
-    python benchmarks/languages.py --labels magika.tsv                 # next to the labels of another program
 
 Extensions: a file of each extension that belongs to one language, without content.
 
@@ -15,9 +14,6 @@ Planted headers: one piece of `C_PIECES` is inserted `--each` times in a real C 
 `__cplusplus`, between two lines outside of comments, in the bytes that detection reads; so is one of `CPP_PIECES`. A C
 piece has words of C++ in comments, strings, guards and names, and the header must still be C. A C++ piece is one
 declaration that only C++ allows, and the header must be C++.
-
-Labels: lines `path<TAB>name` that another program made, for example Google's magika. Printed is a confusion table of
-every suffix that needs a file's content: our language, the other program's name and the number of files.
 
 Precision and recall of C and C++ are over the headers of both. Headers called neither, for example Cuda, count as
 missed.
@@ -39,7 +35,7 @@ from common import ROOT, print_command, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
+from ms_codegeex.data.detection import HEAD_BYTES, detect
 
 _PATHS = sysconfig.get_paths()
 _PACKAGES = _PATHS["purelib"]
@@ -191,21 +187,6 @@ def by_extension() -> None:
     print(f"suffixes and file names: {_share(right, len(names))} of {len(table)} languages")
 
 
-def by_labels(path: Path, listed: int) -> None:
-    """Print, for each suffix that content decides, how often our language met which label of another program."""
-    confusion: dict[str, Counter[tuple[str, str]]] = {}
-    for line in path.read_text(errors="surrogateescape").splitlines():
-        name, label = line.split("\t")[:2]
-        if needs_head(name) and Path(name).is_file():
-            with open(name, "rb") as stream:
-                found = detect(name, stream.read(HEAD_BYTES))
-            pair = (found.name if found is not None else "unknown", label)
-            confusion.setdefault(Path(name).suffix.lower() or "none", Counter())[pair] += 1
-    for suffix, counts in sorted(confusion.items(), key=lambda item: -item[1].total()):
-        pairs = ", ".join(f"{ours}/{label} {count}" for (ours, label), count in counts.most_common(listed))
-        print(f"  {suffix} {counts.total()}: {pairs}")
-
-
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,7 +195,6 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=1000, help="headers of a directory, and planted ones (1000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", type=int, default=20, metavar="N", help="misjudged headers to print (20)")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="labels of another program to compare with")
     parser.add_argument("--quick", action="store_true", help="20 headers of a directory")
     arguments = parser.parse_args()
     each, generator = 20 if arguments.quick else arguments.each, random.Random(arguments.seed)
@@ -223,9 +203,6 @@ def main() -> int:
     print_command()
     print(versions())
     by_extension()
-    if arguments.labels is not None:
-        by_labels(arguments.labels, arguments.list)
-        return 0
     headers = texts(places, each, generator)
     judged = [(language, _called(head), path) for language, path, head in headers]
     report("real headers", judged, arguments.list)

@@ -2,7 +2,6 @@
 
     python benchmarks/redaction.py                          # sources of the running interpreter's packages
     python benchmarks/redaction.py --input ~/src --list     # every replacement in sources without planted text too
-    python benchmarks/redaction.py --files 10000            # what is replaced in so many real files, to be judged
     python benchmarks/redaction.py --quick                  # few sources, to see that it works
 
 Recall: each format of `PLANTED` is drawn at random `--each` times and put into a line of the kind that it occurs in.
@@ -188,6 +187,7 @@ NEAR_MISSES = (
     'tokenAddress = "0x{40h}"',
     'token_id = "{60d}"',
     "USDC_TOKEN = 0x{40h}",
+    "Signing-Key: {40H}",
     '"ARN": "arn:aws:secretsmanager:us-west-2:123456789012:secret:MyTestSecret-a1b2c3"',
     '"clientRequestToken": "{8h}-{4h}-{4h}-{4h}-{12h}"',
     '"token2wav_config": Qwen2_5OmniToken2WavConfig,',
@@ -295,24 +295,6 @@ def read_sources(directories: list[Path], limit: int) -> list[str]:
     return sources
 
 
-def print_changed_files(directories: list[Path], number: int, generator: random.Random) -> None:
-    """The secrets that are replaced in up to `number` files drawn from `directories`, each text once, for a reader."""
-    paths = sorted(path for top in directories for path in top.rglob("*") if path.suffix in _SUFFIXES)
-    generator.shuffle(paths)
-    seen, size, changed = set[bytes](), 0, list[str]()
-    for path in paths:
-        data = path.read_bytes() if path.is_file() and path.stat().st_size < 1_000_000 else b""
-        if data in seen or len(seen) == number:
-            continue
-        seen.add(data)
-        size += len(data)
-        if redact(data, ("secrets",))[1]:
-            lines = [line for line in data.splitlines() if redact(line, ("secrets",))[1]][:3]
-            changed += [f"  {path}", *(f"    {line.strip()[:160].decode('utf-8', 'replace')}" for line in lines)]
-    files = sum(line.startswith("  /") for line in changed)
-    print(f"secrets replaced in {files} of {len(seen)} files, {size / 1e6:.0f} MB", *changed, sep="\n")
-
-
 def speed(sources: list[str]) -> float:
     """Megabytes per second, the median of five rounds."""
     documents = [source.encode() for source in sources]
@@ -347,16 +329,8 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=50, help="secrets drawn of each format (50)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="print every replacement in the sources themselves")
-    parser.add_argument(
-        "--files", type=int, default=0, help="list what is replaced in so many files drawn from --input"
-    )
     parser.add_argument("--quick", action="store_true", help="1 MB and 3 of each")
     arguments = parser.parse_args()
-    if arguments.files:
-        print_command()
-        inputs = [path.resolve() for path in arguments.input]
-        print_changed_files(inputs, arguments.files, random.Random(arguments.seed))
-        return 0
     each, megabytes = (3, 1) if arguments.quick else (arguments.each, arguments.megabytes)
     sources = read_sources(arguments.input, megabytes * 1_000_000)
     print_command()

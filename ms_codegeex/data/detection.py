@@ -96,17 +96,28 @@ def _rules(suffix: str) -> tuple[tuple[Any, Language | None], ...]:
 
 
 def _compiled(pattern: str | list[str], named: Mapping[str, list[str]]) -> Any:
-    import re2
-
     if pattern == "any":
         return None
     parts = named[pattern[1:]] if isinstance(pattern, str) and pattern[0] == "$" else pattern
-    text = (parts if isinstance(parts, str) else "|".join(parts)).encode()
-    if b"(?!" in text or b"(?<" in text:
-        return re.compile(b"(?m)" + text)
+    text = ("(?m)" + (parts if isinstance(parts, str) else "|".join(parts))).encode()
+    return re.compile(text) if b"(?!" in text or b"(?<" in text else linear_pattern(text)
+
+
+@functools.cache
+def linear_pattern(pattern: bytes) -> Any:
+    """A pattern of RE2, which is looked for in time linear in the length of a text of bytes."""
+    import re2
+
+    return re2.compile(pattern, linear_options())
+
+
+def linear_options() -> Any:
+    """Options of RE2 for patterns in bytes."""
+    import re2
+
     options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    return re2.compile(b"(?m)" + text, options)
+    options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20  # an automaton is slower with less
+    return options
 
 
 def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:

@@ -129,6 +129,7 @@ from ms_codegeex.data.languages import languages
         ("a.l", b"(defun a (b) b)\n", "Common Lisp"),
         ("a.d", b"a.o: a.c \\\n  a.h\n", "Makefile"),
         ("a.d", b"module a;\nimport std.stdio;\n", "another"),
+        ("update-rc.d", b"_update_rc_d()\n{\n    COMPREPLY=()\n}\ncomplete -F _update_rc_d update-rc.d\n", "Shell"),
         ("a.ml", b"structure A = struct\n  val x = 1\nend;\n", "Standard ML"),
         ("a.ml", b"let rec f x = match x with _ -> f x\n", "OCaml"),
         ("a.m", b"## Copyright\nx = [1, 2];\nendfunction\n", "Matlab"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import re
 import string
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data.detection import linear_options
 
 _RULES = Path(__file__).with_name("rules")
 GENERATORS = _RULES / "generators.yaml"
@@ -20,6 +22,7 @@ _ASCII = bytes(range(0x80))
 _KINDS = (string.whitespace.encode() + bytes(range(28, 32)), string.ascii_letters.encode(), string.hexdigits.encode())
 _HEAD = 4096  # bytes in which a generator's marks are looked for
 _END = 200  # bytes in which the last line is looked for
+_HINT = "a comment may say so"
 _SMALL = 2000  # bytes of a text that is counted before NumPy's functions have started
 
 
@@ -104,80 +107,80 @@ def _letters_and_breaks(data: bytes) -> tuple[int, int]:
 
 def _exact_rejection(data: bytes, rules: Rules) -> str | None:
     """As `rejection`, without `binary` and `generated`."""
-    counted = _count(data)
-    if counted is None:
-        return "not UTF-8"
-    characters, visible, letters, digits, breaks = counted
-    if not visible:
-        return "empty"
-    lines = breaks + (not data.endswith(b"\n"))
-    if rules.max_mean_line is not None and characters - breaks > rules.max_mean_line * lines:
-        return "long lines"
-    if rules.max_line is not None and _longest_line(data) > rules.max_line:
-        return "long lines"
-    if letters < rules.min_alphabetic * visible:
-        return "few letters"
-    return "many digits" if digits > rules.max_digits * visible else None
-
-
-def _count(data: bytes) -> tuple[int, int, int, int, int] | None:
-    """Numbers of characters, visible characters, letters, hexadecimal digits and newlines; None: not UTF-8."""
     if not _is_utf8(data):
-        return None
+        return "not UTF-8"
     white, letters, digits = (len(data) - len(data.translate(None, kind)) for kind in _KINDS)
     # Most texts repeat a few characters outside ASCII: count them first, then classify each once.
     high = data.translate(None, _ASCII)
     others = Counter(high.decode("utf-8"))
     white += sum(number for character, number in others.items() if character.isspace())
     letters += sum(number for character, number in others.items() if character.isalpha())
-    characters = len(data) - len(high) + others.total()
-    return characters, characters - white, letters, digits, data.count(b"\n")
-
-
-def _longest_line(data: bytes) -> int:
-    lines = data.split(b"\n")
-    longest = max(map(len, lines))
-    return longest if data.isascii() else max(len(line.decode("utf-8")) for line in lines)
+    characters, breaks = len(data) - len(high) + others.total(), data.count(b"\n")
+    if not (visible := characters - white):
+        return "empty"
+    lines = breaks + (not data.endswith(b"\n"))
+    if rules.max_mean_line is not None and characters - breaks > rules.max_mean_line * lines:
+        return "long lines"
+    if rules.max_line is not None and max(map(len, data.decode("utf-8").split("\n"))) > rules.max_line:
+        return "long lines"
+    if letters < rules.min_alphabetic * visible:
+        return "few letters"
+    return "many digits" if digits > rules.max_digits * visible else None
 
 
 def generator_of(data: bytes, path: str = "") -> str | None:
-    """The program that wrote a text, as far as its first bytes or the name of its file tell by the rules of
+    """The program that wrote a text, as far as its first and last bytes or the name of its file tell by the rules of
     `rules/generators.yaml`; else None."""
-    found, steps, rules = _generators()
+    marks, endings, opening, cleaning = _generators()
     head, name = data[:_HEAD], path.rpartition("/")[2].encode("utf-8", "replace")
-    texts = {"files": name, "text": head, "end": data[-_END:]}
-    if found["hint"].search(head) and found["hint"].search(text := found["opening"].match(head)[0]):
-        own = rb"(?<![\w.-])%s(?![\w-]|\.\w)" % (re.escape(name) if len(name) > 3 else rb"(?!)")
-        text = re.sub(own, b"this file", text)
-        texts["comment"] = functools.reduce(lambda text, step: step[0].sub(step[1], text), steps, text)
-    for place, text in texts.items():
-        if found[place].search(text):
-            return next(program for program, there, pattern in rules if there == place and pattern.search(text))
-    return None
+    found = None if endings.isdisjoint((name[-3:], name[-4:])) else marks["files"].first(name)
+    if found is None and head.lstrip().startswith(b"<"):
+        found = marks["page"].first(head)
+    found = found or marks["text"].first(head)
+    if found in (None, _HINT) and (last := data[-_END:].rstrip().rpartition(b"\n")[2]).startswith(b"/"):
+        found = marks["end"].first(last) or found
+    if found != _HINT or not marks["text"].first(text := opening.match(head)[0]):
+        return None if found == _HINT else found
+    own = rb"(?<![\w.-])%s(?![\w-]|\.\w)" % (re.escape(name) if len(name) > 3 else rb"(?!)")
+    text = re.sub(own, b"this file", text)
+    for old, new in cleaning:
+        text = old.sub(new, text)
+    return marks["comment"].first(text)
+
+
+class _Marks:
+    """Patterns that RE2 looks for all at once, in time linear in the length of a text, and what each of them marks."""
+
+    def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
+        import re2
+
+        self._patterns, self._names = re2.Set.SearchSet(linear_options()), list[str]()
+        for name, pattern in rows:
+            self._names.append(name)
+            self._patterns.Add(pattern.encode())
+        self._patterns.Compile()
+
+    def first(self, text: bytes) -> str | None:
+        """What the first of the patterns marks that are in `text`."""
+        found = self._patterns.Match(text)
+        return self._names[min(found)] if found else None
 
 
 @functools.cache
-def _generators() -> tuple[dict[str, Any], list[tuple[Any, bytes]], list[tuple[str, str, Any]]]:
-    """Patterns of RE2, in time linear in the length of a text: by place, one for all rules, which nearly every text
-    fails; what is replaced in comments and by what; and each rule's program, place and pattern."""
-    import re2
-
-    options = re2.Options()
-    options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20
-    declared = shipped_table(GENERATORS)
-
-    def compiled(pattern: str) -> Any:
-        for word, meaning in reversed(declared["phrases"].items()):
-            pattern = pattern.replace(f"<{word}>", meaning)
-        return re2.compile(pattern.encode(), options)
-
-    found = {"hint": compiled("|".join(declared["hint"]))}
-    found["opening"] = re.compile(rf"(?s)(?:{'|'.join(declared['opening'])})*".encode())
-    rules = list[tuple[str, str, Any]]()
+def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes], Sequence[tuple[Any, bytes]]]:
+    """The marks of programs by place, of which those of `text` end with the hint at comments; how the names of `files`
+    end; what may stand above the first statement; what is replaced in comments by what."""
+    declared, rows, endings = shipped_table(GENERATORS), defaultdict[str, list[tuple[str, str]]](list), set[bytes]()
     for place, form in declared["places"].items():
-        marks = [(rule["name"], rule[place]) for rule in declared["generators"] if place in rule]
-        if place == "files":
-            marks = [(program, re.escape(names).replace(r"\*", ".+").replace(r"\ ", "|")) for program, names in marks]
-        rules += [(program, place, compiled(form.replace("RULE", pattern))) for program, pattern in marks]
-        found[place] = compiled(form.replace("RULE", "|".join(pattern for _, pattern in marks)))
-    return found, [(re.compile(old.encode()), new.encode()) for old, new in declared["cleaning"]], rules
+        for rule in (rule for rule in declared["generators"] if place in rule):
+            pattern = rule[place]
+            if place == "files":
+                endings |= {each.rpartition("*")[2][-4:].encode() for each in pattern.split()}
+                pattern = re.escape(pattern).replace(r"\*", ".+").replace(r"\ ", "|")
+            for word, meaning in reversed(declared["phrases"].items()):
+                pattern = pattern.replace(f"<{word}>", meaning)
+            rows[place].append((rule["name"], form.replace("RULE", pattern)))
+    rows["text"].append((_HINT, "|".join(declared["hint"])))
+    opening = re.compile(rf"(?s)(?:{'|'.join(declared['opening'])})*".encode())
+    cleaning = [(re.compile(old.encode()), new.encode()) for old, new in declared["cleaning"]]
+    return {place: _Marks(each) for place, each in rows.items()}, frozenset(endings), opening, cleaning

@@ -303,6 +303,7 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
     return named_licences(stated) or _texts_in(comments.decode("utf-8", "replace"), "notices", "texts")[0]
 
 
+@functools.lru_cache(1 << 8)  # packages repeat each other's
 def _texts_in(text: str, *groups: str) -> tuple[list[str], bool]:
     """The licences whose text or notice this has, and whether it has hardly more."""
     words = " ".join(re.findall("[a-z0-9]+", text.lower()))

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data.detection import linear_options, linear_pattern
 
 Hit = tuple[int, int, str]
 """Start, end and kind of a secret."""
@@ -177,24 +178,16 @@ _LOOKS = {look.__name__[3:]: look for look in _CHECKS}
 
 @functools.cache
 def _places(part: str) -> tuple[_Place, ...]:
-    table = shipped_table(_RULES / "places.yaml")
-    parts, places = table["parts"], []
-    for place in table[part]:
-        pattern = place["pattern"]
-        for name in parts:
-            pattern = pattern.replace(name, "".join(parts[name]))
-        near = place.get("near", "").encode()
-        places.append(_Place(pattern.encode(), place["kind"], _LOOKS[place["look"]], near))
-    return tuple(places)
+    rows = shipped_table(_RULES / "places.yaml")[part]
+    patterns, near = ([row.get(key, "") for row in rows] for key in ("pattern", "near"))
+    looks = [_LOOKS[row["look"]] for row in rows]
+    return tuple(map(_Place, map(_spelled_out, patterns), (row["kind"] for row in rows), looks, map(str.encode, near)))
 
 
 @functools.cache
-def _key(ends: str) -> bytes:
-    """The pattern of what follows the first line of a key, `whole` or `cut` off; the group is its first base64."""
-    parts = shipped_table(_RULES / "places.yaml")["key"]
-    pattern = parts[ends]
-    for name in ("<FIRST>", "<BETWEEN>", "<NEXT>"):
-        pattern = pattern.replace(name, parts[name])
+def _spelled_out(pattern: str) -> bytes:
+    for name, parts in shipped_table(_RULES / "places.yaml")["parts"].items():
+        pattern = pattern.replace(name, "".join(parts))
     return pattern.encode()
 
 
@@ -252,39 +245,6 @@ def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
         yield _Rule(kind, (literal + rest).encode(), 3.0, begins.encode(), whole=whole)
 
 
-def _options() -> Any:
-    import re2
-
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.max_mem = 64 << 20  # of the automaton, which is slower with less
-    return options
-
-
-@functools.cache
-def _found_inside() -> tuple[_Rule, ...]:
-    return tuple(rule for rule in _rules()[0] if rule.inside)
-
-
-@functools.cache
-def _re2(pattern: bytes) -> Any:
-    import re2
-
-    return re2.compile(pattern, _options())
-
-
-@functools.cache
-def _beginnings() -> Any:
-    """Which tokens may begin here, as positions in `_rules`."""
-    import re2
-
-    beginnings = re2.Set.MatchSet(_options())
-    for rule in _rules()[0]:
-        beginnings.Add(rule.begins or rb"[^\x00-\xff]")  # it has no beginning of its own
-    beginnings.Compile()
-    return beginnings
-
-
 def _no_groups(pattern: bytes) -> bytes:
     """`pattern` with no group that captures."""
     return _GROUPS.sub(lambda match: b"(?:" if match[1] else match[0], pattern)
@@ -294,50 +254,59 @@ def _any_of(patterns: Iterable[bytes]) -> bytes:
     return b"(?:" + b"|".join(_no_groups(pattern) for pattern in patterns) + b")"
 
 
-@functools.cache
-def _any_token() -> Any:
-    """The beginnings of all that `_tokens` looks for. Most must be those of a word: so the automaton stays small."""
-    words = (
-        _KEY_BEGINS,
-        *(place.pattern for place in _places("credentials")),
-        *(rule.begins for rule in _rules()[0] if rule.begins),
-    )
-    anywhere = (*(place.pattern for place in _places("anywhere")), *(rule.inside for rule in _found_inside()))
-    service = rb"(?:\A|[^A-Za-z0-9])(?i:" + _services() + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}[=>|:?,]"
-    return _re2(rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + _any_of(words) + b"|" + _any_of((*anywhere, service)))
+class _Patterns(NamedTuple):
+    """What RE2 looks for: which of the rules a token may belong to, by number; the rules whose tokens are found by a
+    part of them; where tokens begin; values that gitleaks knows from manuals and tests; what is given to the name of a
+    service; what is given to the name of a secret."""
+
+    beginnings: Any
+    inside: tuple[_Rule, ...]
+    token: Any
+    known: Any
+    service: Any
+    assignment: Any
 
 
 @functools.cache
-def _services() -> bytes:
-    return b"|".join(dict.fromkeys(rule.names for rule in _rules()[1]))
+def _patterns() -> _Patterns:
+    import re2
 
-
-@functools.cache
-def _service() -> bytes:
+    tokens, assigned = _rules()
+    inside = tuple(rule for rule in tokens if rule.inside)
+    beginnings = re2.Set.MatchSet(linear_options())
+    for rule in tokens:
+        beginnings.Add(rule.begins or rb"[^\x00-\xff]")  # it has no beginning of its own
+    beginnings.Compile()
+    parts = {part: [place.pattern for place in _places(part)] for part in ("credentials", "anywhere", "assignments")}
+    words = _any_of([_KEY_BEGINS, *parts["credentials"], *(rule.begins for rule in tokens if rule.begins)])
+    services = b"|".join(dict.fromkeys(rule.names for rule in assigned))
+    service = rb"(?:\A|[^A-Za-z0-9])(?i:" + services + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}[=>|:?,]"
+    anywhere = _any_of([*parts["anywhere"], *(rule.inside for rule in inside), service])
     between = rb"[ \t\w.-]{0,20}[\s'\"]{0,3}(?:=>|:{0,3}=|\|\||:|\?=|>|,)[\x60'\"\s=]{0,5}"
-    return rb"(?i:(%s)%s)([A-Za-z0-9_=.:/+%%|~-]{11,220})" % (_services(), between)
-
-
-@functools.cache
-def _any_assignment() -> Any:
-    return _re2(_any_of(place.pattern for place in _places("assignments")))
+    patterns = (  # most tokens must begin a word: so the automaton stays small
+        rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + words + b"|" + anywhere,
+        b"|".join(rule.allowed for rule in tokens if rule.allowed),
+        rb"(?i:(%s)%s)([A-Za-z0-9_=.:/+%%|~-]{11,220})" % (services, between),
+        _any_of(parts["assignments"]),
+    )
+    return _Patterns(beginnings, inside, *map(linear_pattern, patterns))
 
 
 @functools.lru_cache(1024)
 def _rules_of(name: bytes) -> tuple[_Rule, ...]:
-    return tuple(rule for rule in _rules()[1] if _re2(b"(?i:" + rule.names + b")").fullmatch(name))
+    return tuple(rule for rule in _rules()[1] if linear_pattern(b"(?i:" + rule.names + b")").fullmatch(name))
 
 
 def _tokens(data: bytes) -> Iterator[Hit]:
-    for candidate in _any_token().finditer(data):
+    for candidate in _patterns().token.finditer(data):
         start = candidate.start()
         for place in _places("anywhere"):
-            found = _re2(place.pattern).match(data, start)
+            found = linear_pattern(place.pattern).match(data, start)
             if found and place.accepts(found.group(1)) and place.near in data[max(0, start - _NEAR) : start]:
                 yield found.start(1), found.end(1), place.kind
-        for rule in _found_inside():
-            if _re2(rule.inside).match(data, start):
-                found = _re2(rule.pattern).search(data, max(0, start - _INSIDE), start + _LONGEST)
+        for rule in _patterns().inside:
+            if linear_pattern(rule.inside).match(data, start):
+                found = linear_pattern(rule.pattern).search(data, max(0, start - _INSIDE), start + _LONGEST)
                 if found and _is_token(rule, found.group()):
                     yield found.start(), found.end(), rule.kind
         for begin in (start, start + 1, start + 2):  # of the text, after one character, after an escape
@@ -348,20 +317,20 @@ def _tokens(data: bytes) -> Iterator[Hit]:
 
 def _token(data: bytes, start: int) -> Iterator[Hit]:
     if data.startswith(b"-----BEGIN", start):
-        for ends in ("whole", "cut"):
-            match = _re2(_KEY_BEGINS + _key(ends)).match(data, start)
+        for ends in shipped_table(_RULES / "places.yaml")["key"]:  # whole, else cut off
+            match = linear_pattern(_KEY_BEGINS + _spelled_out(ends)).match(data, start)
             if match and {*b"lud"} <= {*match[1].translate(_KINDS)} and wordiness(match[1]) < 0:
                 yield start, match.end(), "private key"
                 return
         return
     for place in _places("credentials"):
-        found = _re2(place.pattern).match(data, start)
+        found = linear_pattern(place.pattern).match(data, start)
         if found and place.accepts(found.group(1)):
             yield found.start(1), found.end(1), place.kind
             return
-    for number in sorted(_beginnings().Match(data[start : start + _LONGEST]) or ()):
+    for number in sorted(_patterns().beginnings.Match(data[start : start + _LONGEST]) or ()):
         rule = _rules()[0][number]
-        pattern = _re2(rule.pattern)
+        pattern = linear_pattern(rule.pattern)
         found, group = pattern.match(data, start), pattern.groups
         longer = found and rule.whole and found.end() < len(data) and data[found.end()] in _LONGER
         if found and not longer and _is_token(rule, found.group(group)):
@@ -370,29 +339,23 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
 
 
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    known = is_name(value) or is_placeholder(value) or _known_values().fullmatch(value)
+    known = is_name(value) or is_placeholder(value) or _patterns().known.fullmatch(value)
     return entropy(value) >= max(rule.entropy, 2.0) and not known
 
 
-@functools.cache
-def _known_values() -> Any:
-    """What gitleaks knows as values of manuals and tests."""
-    return _re2(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed))
-
-
 def _of_service(data: bytes, start: int) -> Iterator[Hit]:
-    found = _re2(_service()).match(data, start)
+    found = _patterns().service.match(data, start)
     for rule in _rules_of(found.group(1)) if found and is_key(found.group(2)) else ():
-        if _re2(rule.pattern).fullmatch(found.group(2)):
+        if linear_pattern(rule.pattern).fullmatch(found.group(2)):
             yield found.start(2), found.end(2), rule.kind
             return
 
 
 def _assigned(data: bytes) -> Iterator[Hit]:
-    for candidate in _any_assignment().finditer(data):
+    for candidate in _patterns().assignment.finditer(data):
         start, end = candidate.start(), candidate.end()
         for place in _places("assignments"):
-            found = _re2(place.pattern).search(data, start, end)
+            found = linear_pattern(place.pattern).search(data, start, end)
             if not found or not place.accepts(found.group(1)):
                 continue
             name, before = data[found.start() : found.start(1)], data[max(0, found.start() - _NEAR) : found.start()]

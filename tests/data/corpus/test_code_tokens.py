@@ -50,7 +50,7 @@ def test_any_text_has_tokens_or_none(language):
 
 
 def test_prose_and_unknown_languages_are_compared_by_words():
-    for language in ("", "Markdown", "Tcsh of the future"):
+    for language in ("", "CSS", "Markdown", "Tcsh of the future"):
         assert code_tokens(b"some words", language) is None
         both = [signature(b"these are some words of a text", language, by=by) for by in ("words", "tokens")]
         assert (both[0] == both[1]).all()

@@ -87,6 +87,7 @@ WRITTEN = [  # generator, name of the file, how it begins
     ("lock files", "package-lock.json", '{\n  "lockfileVersion": 3\n}\n'),
     ("message catalogues", "de", '# German.\n#\nmsgid ""\nmsgstr ""\n"Project-Id-Version: x 1\\n"\n'),
     ("webpack", "out.js", "/******/ (() => { // webpackBootstrap\n"),
+    ("webpack", "auto.js", "(function webpackUniversalModuleDefinition(root, factory) {\n"),
     ("browserify", "out.js", "(function(){function r(e,n,t){function o(i,f){\n"),
     ("rollup", "out.js", "(function (global, factory) {\n  typeof exports === 'object'\n"),
     ("esbuild", "out.js", '"use strict";\n(() => {\n  // src/a.js\n'),
