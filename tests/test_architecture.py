@@ -36,6 +36,8 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "installed": "errors",
     "options": "errors",
     "extras": "errors",
+    "remote": "errors json_reading",
+    "records": "json_reading remote",
 }
 FOLDERS = {  # what a folder may import besides BASE, lowest first
     "cuda": "",

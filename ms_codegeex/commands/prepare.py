@@ -12,6 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.options import add_options, given, given_values, refuse
 from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.commands.dataset_summary import corpus_lines, print_dataset
 from ms_codegeex.commands.prepare_options import (
     CORPORA,
@@ -29,7 +30,6 @@ from ms_codegeex.commands.prepare_options import (
     infill_config,
     read_recipe,
 )
-from ms_codegeex.data.corpus.remote import RemotePath
 
 if TYPE_CHECKING:
     from ms_codegeex.data.corpus.settings import PrepareSettings

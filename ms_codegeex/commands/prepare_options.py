@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, add_options, given_values, option
+from ms_codegeex.base.remote import RemotePath, parse_location
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.data.corpus.filters import Rules
-from ms_codegeex.data.corpus.remote import RemotePath, parse_location
 
 if TYPE_CHECKING:
     from ms_codegeex.config.sections import InfillConfig

@@ -21,7 +21,7 @@ from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.locks import locked
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.corpus.archives import Event
+from ms_codegeex.data.corpus.events import Event
 from ms_codegeex.data.corpus.reading import Search, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots

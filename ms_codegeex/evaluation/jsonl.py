@@ -15,7 +15,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, read_stream
-from ms_codegeex.data.corpus.archives import ENDINGS, ArchivePart, Broken, archive_kind, read_records, remedies
+from ms_codegeex.base.records import ENDINGS, ArchivePart, Broken, archive_kind, read_records
+from ms_codegeex.data.corpus.events import remedies
 
 MAX_BYTES = 8 << 30  # of a file's records
 MAX_PIPE = 1 << 30  # bytes

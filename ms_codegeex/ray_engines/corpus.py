@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError, first_line
-from ms_codegeex.data.corpus.remote import RemotePath
+from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.ray_engines import cluster
 
 OPTION = "--engine ray"

@@ -17,8 +17,9 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, atomic_file, remove, remove_leftovers
 from ms_codegeex.base.printing import size_text
-from ms_codegeex.data.corpus.archives import PART_BYTES, Event
+from ms_codegeex.base.records import PART_BYTES
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
+from ms_codegeex.data.corpus.events import Event
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.reading import STRIPPED, UNKNOWN_LICENCE, Search, Unit, find_units
 from ms_codegeex.data.corpus.selection import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ms_codegeex.data.corpus.archives import Broken
+from ms_codegeex.base.records import Broken
 from ms_codegeex.data.corpus.licences import UNKNOWN, judge, named_licences
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings

@@ -26,9 +26,9 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import remove
 from ms_codegeex.base.locks import locked
 from ms_codegeex.base.reading import read_json, sha256
+from ms_codegeex.base.remote import RemotePath, upload
+from ms_codegeex.base.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.reading import Search
-from ms_codegeex.data.corpus.remote import RemotePath, upload
-from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, printable, user_roots
 from ms_codegeex.data.corpus.tally import print_tally

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Event, Returning, read_records, record_parts
+from ms_codegeex.base.records import ArchivePart, Broken, Returning, read_records, record_parts
+from ms_codegeex.base.remote import RemotePath
+from ms_codegeex.data.corpus.events import Event
 from ms_codegeex.data.corpus.fields import Fields, RecordText, decide_licence
 from ms_codegeex.data.corpus.filters import generator_of, rejection, size_rejection
 from ms_codegeex.data.corpus.licences import UNKNOWN, licences_in_comments, strip_licence
 from ms_codegeex.data.corpus.redaction import places, redact
-from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import FoundSources, Root, SourceFile, search
 from ms_codegeex.data.detection import as_utf8

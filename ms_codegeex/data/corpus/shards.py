@@ -21,7 +21,8 @@ from isal import isal_zlib
 
 from ms_codegeex.base.files import shared_files
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.data.corpus.archives import Event, Returning
+from ms_codegeex.base.records import Returning
+from ms_codegeex.data.corpus.events import Event
 from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.tally import Tally, moved

@@ -17,9 +17,10 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
-from ms_codegeex.data.corpus.archives import Event, archive_kind, first_record
+from ms_codegeex.base.records import archive_kind, first_record
+from ms_codegeex.base.remote import RemotePath, list_files, open_input, parse_location
+from ms_codegeex.data.corpus.events import Event
 from ms_codegeex.data.corpus.licences import Stated, metadata_rule, nearest_licence, rule_is, stated_licences
-from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.printing import print_error, table
-from ms_codegeex.data.corpus.archives import Event, Returning, remedies
+from ms_codegeex.base.records import Returning
+from ms_codegeex.data.corpus.events import Event, remedies
 from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, size_text
+from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.data.corpus.reading import Unit
-from ms_codegeex.data.corpus.remote import RemotePath
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor

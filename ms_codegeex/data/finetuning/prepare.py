@@ -19,11 +19,12 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.base.records import ENDINGS, Broken, Returning, read_records
+from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.data.corpus.archives import ENDINGS, Broken, Event, Returning, read_records
+from ms_codegeex.data.corpus.events import Event
 from ms_codegeex.data.corpus.reading import SPECIAL, Unit, units_of
-from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ON_ERROR
 from ms_codegeex.data.corpus.sources import Root, printable, search, user_roots
 from ms_codegeex.data.corpus.tally import Tally

@@ -8,9 +8,10 @@ import pytest
 import zstandard
 from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_tree
 
+from ms_codegeex.base import records
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.dataset_summary import corpus_lines
-from ms_codegeex.data.corpus import archives, reading
+from ms_codegeex.data.corpus import reading
 from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
@@ -236,7 +237,7 @@ def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch, archi
         data = b"".join(pack(data[start : start + 111]) for start in range(0, len(data), 111))
     path.write_bytes(data)
     prepare([path.parent], tmp_path / "whole")
-    monkeypatch.setattr(reading, "record_parts", functools.partial(archives.record_parts, part_bytes=150))
+    monkeypatch.setattr(reading, "record_parts", functools.partial(records.record_parts, part_bytes=150))
     assert len(reading.find_units(user_roots([path.parent]), ReadingSettings())[0]) > 15
     prepare([path.parent], tmp_path / "cut")
     for name in sorted(entry.name for entry in (tmp_path / "whole").iterdir()):

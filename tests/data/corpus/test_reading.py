@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from ms_codegeex.base import records
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.corpus import archives
-from ms_codegeex.data.corpus.archives import Returning
+from ms_codegeex.base.records import Returning
 from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.reading import Document, _read_file, find_units, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
@@ -222,7 +222,7 @@ class TestUnits:
     def test_parts_give_what_the_whole_gives(self, tmp_path, monkeypatch):
         root = self.write(tmp_path / "x", size=4000)  # files are not cut
         whole, reading = read(root, languages=("python",)), ReadingSettings(languages=("python",), max_line_bytes=150)
-        small = functools.partial(archives.record_parts, part_bytes=100)
+        small = functools.partial(records.record_parts, part_bytes=100)
         monkeypatch.setattr("ms_codegeex.data.corpus.reading.record_parts", small)
         assert read(root, languages=("python",)) == whole
         units = find_units(user_roots([root]), reading)[0]

@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 
+from ms_codegeex.base.records import PART_BYTES
 from ms_codegeex.data.corpus import building
-from ms_codegeex.data.corpus.archives import PART_BYTES
 from ms_codegeex.data.corpus.sources import Root
 
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_codegeex.base.records import ArchivePart
 from ms_codegeex.data.corpus import shards as module
-from ms_codegeex.data.corpus.archives import ArchivePart, Event
+from ms_codegeex.data.corpus.events import Event
 from ms_codegeex.data.corpus.reading import Document, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.shards import (

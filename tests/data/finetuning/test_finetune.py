@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.records import line_parts
 from ms_codegeex.data.corpus import reading
-from ms_codegeex.data.corpus.archives import line_parts
 from ms_codegeex.data.corpus.prepare import PrepareSettings, RunOptions, prepare_dataset
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import open_sequences

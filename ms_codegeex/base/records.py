@@ -14,14 +14,13 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from ms_codegeex.base.json_reading import DEEPEST, Malformed, parse_json
-from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.corpus.remote import RemotePath, open_input
+from ms_codegeex.base.remote import RemotePath, open_input
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[str]], Sequence[str]]  # those of a table's columns that are read
@@ -80,23 +79,6 @@ class Broken:
     count: int = 1
 
 
-class Event(NamedTuple):
-    """What became of input that is not kept unchanged. The source is that of a `Document`, or the identity of a file if
-    no single line or row is meant. `kind` and `reason`: a rule left a text out (`dropped`), or it is broken
-    (`problems`); a file is not read (`unread`), or read for its records (`archives`); a text is kept, but otherwise
-    than it was (`changed`), or with a remark (`noted`). `detail` is what matched and `where` its place in the text,
-    `count` how many files, records or places are meant; the excerpt is the first characters of a text, at most 200."""
-
-    source: str
-    kind: str
-    reason: str
-    detail: str = ""
-    bytes: int = 0
-    where: str = ""
-    count: int = 1
-    excerpt: str = ""
-
-
 @dataclass
 class Returning(Generic[T]):
     """Iterates over a generator and keeps its return value."""
@@ -110,11 +92,6 @@ class Returning(Generic[T]):
 
 class _Ended(Exception):
     """Compressed data end early; arguments: reason and detail, as in `Broken`."""
-
-
-def remedies(of: str) -> Mapping[str, str]:
-    """What helps, by reasons: a part of `rules/remedies.yaml`."""
-    return shipped_table(Path(__file__).parent / "rules" / "remedies.yaml")[of]
 
 
 def archive_kind(name: str) -> str | None:

@@ -15,11 +15,11 @@ import zstandard
 from fsspec.registry import _registry as registered
 from prepare_inputs import source, write_mixed
 
+from ms_codegeex.base import remote
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.remote import RemotePath, list_files, parse_location
 from ms_codegeex.cli import main
-from ms_codegeex.data.corpus import remote
 from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
-from ms_codegeex.data.corpus.remote import RemotePath, list_files, parse_location
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.datasets.layout import DATA_FILES, TABLES
 

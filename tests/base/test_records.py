@@ -12,8 +12,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.data.corpus import archives
-from ms_codegeex.data.corpus.archives import (
+from ms_codegeex.base import records
+from ms_codegeex.base.records import (
     ArchivePart,
     Broken,
     Returning,
@@ -84,8 +84,8 @@ def test_layouts_of_json(tmp_path, monkeypatch, layout, name):
     assert len(record_parts(path, path.stat().st_size, 100)) == 1 or (layout, name) == ("lines", "x.json")
     if name == "x.json":
         for size in (1, 2, 7) if layout != "lines" else ():
-            blocks = archives._pieces(io.BytesIO(path.read_bytes()), size)
-            assert [json.loads(item) for item in archives._elements(blocks, MUCH)] == TEXTS
+            blocks = records._pieces(io.BytesIO(path.read_bytes()), size)
+            assert [json.loads(item) for item in records._elements(blocks, MUCH)] == TEXTS
 
 
 FLAWED = {
@@ -140,7 +140,7 @@ def test_what_a_batch_unpacks_to_is_limited(tmp_path, monkeypatch, new, compress
             writer.write_table(table)
         monkeypatch.undo()
         assert len(list(read_records(path, WHOLE, MUCH))) == 4
-        monkeypatch.setattr(archives, "MAX_BATCH", 5000)
+        monkeypatch.setattr(records, "MAX_BATCH", 5000)
         ((_, broken, _),) = read_records(path, WHOLE, MUCH)
         assert broken.reason == "damaged archive" and "unpacks to" in broken.detail
 
@@ -184,7 +184,7 @@ def test_a_line_over_many_parts_is_read_by_the_one_it_starts_in(tmp_path, monkey
             read.append(len(data))
             return data
 
-    monkeypatch.setattr(archives, "open_input", Counting)
+    monkeypatch.setattr(records, "open_input", Counting)
     assert [(number, len(line)) for number, line in lines_of_parts(path, parts)] == [(1, 1), (2, 5000), (3, 1)]
     assert path.stat().st_size < sum(read) < 4 * path.stat().st_size
 

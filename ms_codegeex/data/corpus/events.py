@@ -1,0 +1,31 @@
+"""What becomes of a corpus' input that is not kept unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ms_codegeex.base.shipped import shipped_table
+
+
+class Event(NamedTuple):
+    """What became of input that is not kept unchanged. The source is that of a `Document`, or the identity of a file if
+    no single line or row is meant. `kind` and `reason`: a rule left a text out (`dropped`), or it is broken
+    (`problems`); a file is not read (`unread`), or read for its records (`archives`); a text is kept, but otherwise
+    than it was (`changed`), or with a remark (`noted`). `detail` is what matched and `where` its place in the text,
+    `count` how many files, records or places are meant; the excerpt is the first characters of a text, at most 200."""
+
+    source: str
+    kind: str
+    reason: str
+    detail: str = ""
+    bytes: int = 0
+    where: str = ""
+    count: int = 1
+    excerpt: str = ""
+
+
+def remedies(of: str) -> Mapping[str, str]:
+    """What helps, by reasons: a part of `rules/remedies.yaml`."""
+    return shipped_table(Path(__file__).parent / "rules" / "remedies.yaml")[of]
