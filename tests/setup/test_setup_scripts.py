@@ -179,7 +179,7 @@ def test_run_distributed_forwards_arguments_and_status(checkout):
 def ci(tmp_path):
     """Runs `.ci/run` with stand-ins that note their calls; `tests/run.sh` ends with the status of its kind of tests."""
     checkout = tmp_path / "checkout"
-    for name in (".ci", "tests"):
+    for name in (".ci", "tests", "ascend_scripts"):
         (checkout / name).mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", checkout / ".ci")
     calls = checkout / "calls"
@@ -187,6 +187,7 @@ def ci(tmp_path):
     def run(default: int = 0, skipped: int = 0, slow: int = 0, toolchains: int = 0, more: str = "", **environment):
         note = 'echo "$(basename "$0") $*" >>"$(dirname "$0")/../calls"\n' + more
         (checkout / ".ci/toolchains").write_text(f"{note}exit {toolchains}\n")
+        (checkout / "ascend_scripts/setup.sh").write_text(note)
         cases = f"*-before*) exit {skipped} ;; *slow*) exit {slow} ;; *) exit {default} ;;"
         (checkout / "tests/run.sh").write_text(f'{note}case "$*" in {cases} esac\n')
         environment = {**os.environ, **environment}
@@ -202,11 +203,12 @@ def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
     _, calls = ci()
     slow, skipped = "run.sh -m slow --files-by none ", "run.sh --skipped-before -x"
     rehearsals = f"{slow}tests/rehearsal -x"  # at the same time as all that follows
-    assert calls[0] == "run.sh" and calls.pop(calls.index(rehearsals)) and len(calls) == 5
-    assert calls[3] == skipped and calls[4].startswith(slow)
-    (first,), rest = {*calls[1:3]} - {"toolchains"}, [word.removeprefix("--ignore=") for word in calls[4].split()[5:]]
+    assert calls[0] == "run.sh" and calls.pop(calls.index(rehearsals)) and len(calls) == 7
+    assert calls[3] == skipped and calls[6].startswith(slow)
+    assert calls[4].startswith("setup.sh --venv ") and calls[4].endswith("/.venv-2.10 --tests --mindspore 2.10")
+    (first,), rest = {*calls[1:3]} - {"toolchains"}, [word.removeprefix("--ignore=") for word in calls[6].split()[5:]]
     assert first.startswith(slow) and [*first.split()[5:-1], "tests/rehearsal", "-x"] == rest
-    assert all((ROOT / path).exists() for path in rest[:-1])
+    assert all((ROOT / path).exists() for path in (*rest[:-1], *calls[5].split()[1:-1]))
 
 
 @pytest.mark.parametrize("named", ["", "elsewhere"])
@@ -217,7 +219,7 @@ def test_ci_names_the_benchmarks_next_to_the_checkout(ci, tmp_path, there, named
     result, calls = ci(more='echo "benchmarks ${MS_CODEGEEX_BENCHMARKS-}"\n', MS_CODEGEEX_BENCHMARKS=named)
     expected = named or (str(tmp_path / "checkout/../shared/data") if there else "")
     found = [line for line in result.stdout.splitlines() if line.startswith("benchmarks ")]
-    assert found == [f"benchmarks {expected}"] * len(calls)
+    assert found == [f"benchmarks {expected}"] * sum(not call.startswith("setup.sh") for call in calls)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_ci_status(ci, statuses, expected, cut):
     assert result.stdout.count("did NOT run") == cut
     assert ("all tests ran" in result.stdout) == (expected == 0 and not cut)
     ends = {"default": 1, "slow": 4, "skipped": 5}
-    assert len(calls) == (next(ends[name] for name in statuses) if expected else 6)
+    assert len(calls) == (next(ends[name] for name in statuses) if expected else 8)
 
 
 def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
