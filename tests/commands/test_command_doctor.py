@@ -334,7 +334,7 @@ def test_a_compiler_that_lacks_a_library_is_not_called_missing(tmp_path, monkeyp
     header.touch()
     monkeypatch.setenv("PATH", str(tmp_path))
     only_tool_chain(monkeypatch, "cpp")
-    monkeypatch.setattr(cpp, "includes", lambda: (str(tmp_path / "include"),))
+    monkeypatch.setattr(cpp, "INCLUDES", (str(tmp_path / "include"),))
     check = found(doctor.tool_chain_checks)["cpp"]
     assert (check.found, check.fix) == ("not installed: boost/any.hpp", "apt-get install libboost-dev")
     (tmp_path / "include" / "boost").mkdir()
