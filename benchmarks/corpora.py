@@ -94,12 +94,17 @@ def download(folder: Path, packages: list[str]) -> None:
         archive.unlink()
 
 
+def package_of(file: SourceFile) -> str:
+    """The archive that a file was in."""
+    return file.identity.split("/")[1]
+
+
 def chosen(folder: Path, each: int) -> list[SourceFile]:
     """At most `each` sources of a package, with the licence that its metadata state."""
     packages: dict[str, list[SourceFile]] = defaultdict(list)
     names = [language.name for language in languages()]
     for file in search(user_roots([folder]), names, licences=True).sources:
-        packages[file.package].append(file)
+        packages[package_of(file)].append(file)
     for files in packages.values():
         files.sort(key=lambda file: hash_key(0, file.identity))
     return [file for _, files in sorted(packages.items()) for file in files[:each]]
@@ -149,9 +154,9 @@ def near(files: list[SourceFile], by: str) -> Iterator[Case]:
     kept: dict[tuple[int, int], list[tuple[str, bytes, Any]]] = defaultdict(list)
     bands, texts, taken = bands_for(THRESHOLD), dict[bytes, SourceFile](), Counter[str]()
     rule = "near duplicates by tokens" if by == "tokens" else "near duplicates in other scripts"
-    for file in sorted(files, key=lambda file: hash_key(1, file.package)):  # each text once
-        if taken[file.package] + file.size <= NEAR_BYTES / 30 and taken.total() < NEAR_BYTES:
-            taken[file.package] += file.size
+    for file in sorted(files, key=lambda file: hash_key(1, package_of(file))):  # each text once
+        if taken[package_of(file)] + file.size <= NEAR_BYTES / 30 and taken.total() < NEAR_BYTES:
+            taken[package_of(file)] += file.size
             texts[Path(file.path).read_bytes()] = file
     for data, file in sorted(texts.items(), key=lambda row: -len(row[0])):
         if (own := signature(data, file.language, by)) is None:
@@ -270,7 +275,7 @@ def main() -> int:
         download(folder, TABLE["packages"])
     files = chosen(folder, arguments.each)
     texts = {file: Path(file.path).read_bytes() for file in files}
-    size, packages = sum(map(len, texts.values())) / 1e6, len({file.package for file in files})
+    size, packages = sum(map(len, texts.values())) / 1e6, len({package_of(file) for file in files})
     print(f"{len(files)} files, {size:.0f} MB, {packages} packages")
     known = sum(licence_of(file, data)[1] is not None for file, data in texts.items())
     print(f"files whose licence is known: {known / max(1, len(files)):.3f}")

@@ -216,7 +216,7 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     "packages": (f"{CORPUS} few", 2, {}),
     "one document": (f"{CORPUS} one", 1, {}),
     "no known language": (f"{CORPUS} odd", 1, {"…": "odd", **MADE}),
-    "a language that is not there": (f"{CORPUS} tree --languages java", 1, {"…": "tree", **MADE}),
+    "a language that is not there": (f"{CORPUS} tree --languages java", 1, {"…": "tree", "NAME": "python", **MADE}),
     "no known language for a run": (f"{CODEGEN} --corpus odd", 1, {"…": "odd", **MADE}),
     "few letters": (f"{CORPUS} digits", 1, {"…": "digits", **MADE}),
     "an unknown field of texts": (f"{CORPUS} body.jsonl", 1, {"…": "body.jsonl", "NAME": "body", **MADE}),

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -222,12 +222,13 @@ def _nothing_left(request: PrepareRequest, corpus: FoundInput) -> NothingLeft:
 def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> FoundInput:
     progress.say(f"searching {request.places}")
     reading = request.settings.reading
-    written = (output, work_path(output), *([request.dropped] if request.dropped else []))
-    # Only what lies in the input: the others who share the search leave out nothing.
+    written = (output, *([request.dropped] if request.dropped else []))
+    # Only what is there, in the input: the others who share the search leave out nothing.
     local = [root.path for root in request.roots if isinstance(root.path, Path)]
-    real = (Path(os.path.realpath(path)) for path in written)
+    real = (Path(os.path.realpath(path)) for path in written if os.path.lexists(path))
     leave_out = frozenset(path for path in real if any(path.is_relative_to(place) for place in local))
     units, events, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
+    events = [event for event in events if PurePosixPath(event.source).name != work_path(output).name]
     corpus = FoundInput(units, size, None, events, Tally())
     for event in events:
         corpus.tally.add(event)
