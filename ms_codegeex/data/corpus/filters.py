@@ -60,21 +60,17 @@ def size_rejection(size: int, rules: Rules) -> str | None:
     return "too large" if size > rules.max_file_bytes else None
 
 
-def rejection(data: bytes, rules: Rules, whole: bytes | None = None, path: str = "") -> str | None:
-    """Why a text with these bytes is dropped, apart from its size, or None when it is kept: `binary`, `not UTF-8`,
-    `empty`, `long lines`, `few letters`, `many digits` or `generated`, as the text with its licence header (`whole`)
-    or the path of its file may say."""
+def rejection(data: bytes, rules: Rules) -> str | None:
+    """Why a text with these bytes is dropped, apart from its size and from what `generator_of` finds, or None when it
+    is kept: `binary`, `not UTF-8`, `empty`, `long lines`, `few letters` or `many digits`."""
     if b"\0" in data:
         return "binary"
-    if not _is_ordinary(data, rules) and (reason := _exact_rejection(data, rules)):
-        return reason
-    text = data if whole is None else whole
-    return None if rules.generated or generator_of(text, path) is None else "generated"
+    return None if _is_ordinary(data, rules) else _exact_rejection(data, rules)
 
 
 def _is_ordinary(data: bytes, rules: Rules) -> bool:
-    """Whether a quick check shows that a text passes all rules but `generated`; False: it may or may not. Nearly all
-    source code passes; counting characters instead of bytes costs several times as much."""
+    """Whether a quick check shows that a text passes the rules; False: it may or may not. Nearly all source code
+    passes; counting characters instead of bytes costs several times as much."""
     if rules.max_line is not None or rules.max_digits < 1 or not _is_utf8(data):
         return False
     letters, breaks = _letters_and_breaks(data)
@@ -106,7 +102,7 @@ def _letters_and_breaks(data: bytes) -> tuple[int, int]:
 
 
 def _exact_rejection(data: bytes, rules: Rules) -> str | None:
-    """As `rejection`, without `binary` and `generated`."""
+    """As `rejection`, without `binary`."""
     if not _is_utf8(data):
         return "not UTF-8"
     white, letters, digits = (len(data) - len(data.translate(None, kind)) for kind in _KINDS)
@@ -141,8 +137,8 @@ def generator_of(data: bytes, path: str = "") -> str | None:
         found = marks["end"].first(last) or found
     if found != _HINT or not marks["text"].first(text := opening.match(head)[0]):
         return None if found == _HINT else found
-    own = rb"(?<![\w.-])%s(?![\w-]|\.\w)" % (re.escape(name) if len(name) > 3 else rb"(?!)")
-    text = re.sub(own, b"this file", text)
+    if len(name) > 3 and name in text:  # otherwise no pattern is compiled, which would take longer than all the rest
+        text = re.sub(rb"(?<![\w.-])%s(?![\w-]|\.\w)" % re.escape(name), b"this file", text)
     for old, new in cleaning:
         text = old.sub(new, text)
     return marks["comment"].first(text)

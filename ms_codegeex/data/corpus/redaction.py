@@ -51,11 +51,13 @@ def redact(
 ) -> tuple[bytes, tuple[tuple[str, int], ...]]:
     """`data` (UTF-8) with every `what` replaced, and the number of places of each kind; `found`: its `places`."""
     found, pieces, end = places(data, what) if found is None else found, [], 0
+    if not found:
+        return data, ()
     for start, stop, kind in found:
         pieces += [data[end:start], EMAIL if kind == "email" else SECRET]
         end = stop
     counts = Counter(kind for _, _, kind in found)
-    return b"".join([*pieces, data[end:]]) if found else data, tuple(sorted(counts.items()))
+    return b"".join([*pieces, data[end:]]), tuple(sorted(counts.items()))
 
 
 def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
