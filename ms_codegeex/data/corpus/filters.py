@@ -97,8 +97,9 @@ def _letters_and_breaks(data: bytes) -> tuple[int, int]:
 
     # With Python's numbers, NumPy takes 1.5 times as long for a text of a few kilobytes.
     codes, case, first, count = np.frombuffer(data, np.uint8), np.uint8(0x20), np.uint8(0x61), np.uint8(26)
-    letters = np.count_nonzero((codes | case) - first < count)  # wraps around below "a"
-    return letters, np.count_nonzero(codes == np.uint8(0x0A))
+    lower = codes | case
+    lower -= first  # wraps around below "a"
+    return np.count_nonzero(lower < count), np.count_nonzero(codes == np.uint8(0x0A))
 
 
 def _exact_rejection(data: bytes, rules: Rules) -> str | None:
@@ -139,8 +140,8 @@ def generator_of(data: bytes, path: str = "") -> str | None:
         return None if found == _HINT else found
     if len(name) > 3 and name in text:  # otherwise no pattern is compiled, which would take longer than all the rest
         text = re.sub(rb"(?<![\w.-])%s(?![\w-]|\.\w)" % re.escape(name), b"this file", text)
-    for old, new in cleaning:
-        text = old.sub(new, text)
+    for old, new, needed in cleaning:
+        text = old.sub(new, text) if needed in text else text
     return marks["comment"].first(text)
 
 
@@ -163,7 +164,7 @@ class _Marks:
 
 
 @functools.cache
-def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes], Sequence[tuple[Any, bytes]]]:
+def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes], Sequence[tuple[Any, bytes, bytes]]]:
     """The marks of programs by place, of which those of `text` end with the hint at comments; how the names of `files`
     end; what may stand above the first statement; what is replaced in comments by what."""
     declared, rows, endings = shipped_table(GENERATORS), defaultdict[str, list[tuple[str, str]]](list), set[bytes]()
@@ -178,5 +179,7 @@ def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes
             rows[place].append((rule["name"], form.replace("RULE", pattern)))
     rows["text"].append((_HINT, "|".join(declared["hint"])))
     opening = re.compile(rf"(?s)(?:{'|'.join(declared['opening'])})*".encode())
-    cleaning = [(re.compile(old.encode()), new.encode()) for old, new in declared["cleaning"]]
+    cleaning = [
+        (re.compile(old.encode()), new.encode(), "".join(it).encode()) for old, new, *it in declared["cleaning"]
+    ]
     return {place: _Marks(each) for place, each in rows.items()}, frozenset(endings), opening, cleaning
