@@ -64,8 +64,7 @@ class Fields:
         self._listed = frozenset(first).union(self._refused, *self._columns.values())
         self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
         self.remarks = dict[str, tuple[int, str]]()
-        self._shape, self._there = tuple[str, ...](), dict[str, list[str]]()
-        self._reading = reading
+        self._shape, self._there, self._reading = None, dict[str, list[str]](), reading
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
         self._known = self._languages | {*canonical_languages(())}
@@ -104,7 +103,7 @@ class Fields:
 
     def count_others(self, record: Mapping[str, Any], source: str) -> None:
         """Count texts of a record other than the one that is used."""
-        there = [name for name in self._present(record)["text"] if name in record and not absent(record[name])]
+        there = [name for name in self._names["text"] if name in record and not absent(record[name])]
         for name in there[1:]:
             if record[name] not in (record[there[0]], "", b"") and name not in _PARTS_OF_FUNCTIONS:
                 self._remark(f"field {name} is not used beside {there[0]}; --text-field names the text", source)
@@ -128,7 +127,7 @@ class Fields:
                 return Broken("not UTF-8", detail, len(data), data)
         if not isinstance(data, bytes):
             return Broken("not text", f"the text is of type {type(data).__name__}")
-        for name in self._present(record)["refused"]:
+        for name in self._refused.keys() & record.keys():
             if not absent(value := record[name]) and changes(self._refused[name], value):
                 return Broken(f"field {name}", self._refused[name]["why"], len(data), data, problem=False)
         licence: str | Broken = ""
@@ -145,18 +144,13 @@ class Fields:
         path = paths[0] if paths and isinstance(paths[0], str) else ""
         return RecordText(data, language, next(filter(None, groups), None), path, licence)
 
-    def _present(self, record: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
-        """By kind the fields that a record has, and those that are `refused`. Records in a row mostly have the same."""
-        if (shape := tuple(record)) != self._shape:
-            self._shape, listed = shape, {**self._names, "refused": self._refused}
-            there = {name for names in listed.values() for name in names if name.partition(".")[0] in record}
-            there.update(record)
-            self._there = {kind: [name for name in names if name in there] for kind, names in listed.items()}
-        return self._there
-
     def _values(self, record: Mapping[str, Any], kind: str) -> list[Any]:
         """The values that a record has for this, without those that stand for nothing."""
-        values = (record[name] if name in record else value_of(record, name) for name in self._present(record)[kind])
+        if (shape := tuple(record)) != self._shape:  # records in a row mostly have the same fields
+            usual = (name for names in self._names.values() for name in names)
+            self._shape, there = shape, {*record, *(it for it in usual if it.partition(".")[0] in record)}
+            self._there = {kind: [name for name in names if name in there] for kind, names in self._names.items()}
+        values = (record[name] if name in record else value_of(record, name) for name in self._there[kind])
         return [value for value in values if not absent(value)]
 
     def _named_group(self, value: Any) -> str | None:

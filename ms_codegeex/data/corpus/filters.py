@@ -179,7 +179,6 @@ def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes
             rows[place].append((rule["name"], form.replace("RULE", pattern)))
     rows["text"].append((_HINT, "|".join(declared["hint"])))
     opening = re.compile(rf"(?s)(?:{'|'.join(declared['opening'])})*".encode())
-    cleaning = [
-        (re.compile(old.encode()), new.encode(), "".join(it).encode()) for old, new, *it in declared["cleaning"]
-    ]
+    rows_of_bytes = ([each.encode() for each in (*row, "")[:3]] for row in declared["cleaning"])
+    cleaning = [(re.compile(old), new, needed) for old, new, needed in rows_of_bytes]
     return {place: _Marks(each) for place, each in rows.items()}, frozenset(endings), opening, cleaning

@@ -50,9 +50,8 @@ _AFTER = (b"", b" ", b"\n", b"a", b"1", b'"', b"''", b'""', b"*", b"-", b"/")
 @dataclass(frozen=True)
 class _Patterns:
     """The patterns of a language's style: `run` matches consecutive one-line comments, `directive` a line with a
-    directive, `header` a part of a licence header (`header` and `legal` are RE2's, several times as fast). `blocks`:
-    what opens a block, the same with what may stand around it, and what closes it. `code` holds bytes with which no
-    comment begins."""
+    directive, `header` a part of a licence header; RE2 looks for that and for `legal`. `blocks`: what opens a block,
+    the same with its indentation, and what closes it. `code` holds bytes with which no comment begins."""
 
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]
@@ -114,12 +113,11 @@ def strip_licence(data: bytes, language: str) -> bytes:
 
 def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes]]:
     """Yield the bounds of each licence header, including the blank lines after it, and what of it stays."""
-    doubtful = linear_pattern(_DOUBTFUL).search
     for offset, end, kind in _comments(data, patterns):
         comment = data[offset:end]
         if kind == "directive" or not patterns.header.search(comment):
             continue
-        if not doubtful(comment) or _BOXED.fullmatch(comment):
+        if not linear_pattern(_DOUBTFUL).search(comment) or _BOXED.fullmatch(comment):
             rest = _without_terms(comment, patterns, kind == "block")
             yield offset, end if rest else _BLANK.match(data, end).end(), rest
 

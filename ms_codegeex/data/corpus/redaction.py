@@ -51,13 +51,11 @@ def redact(
 ) -> tuple[bytes, tuple[tuple[str, int], ...]]:
     """`data` (UTF-8) with every `what` replaced, and the number of places of each kind; `found`: its `places`."""
     found, pieces, end = places(data, what) if found is None else found, [], 0
-    if not found:
-        return data, ()
     for start, stop, kind in found:
         pieces += [data[end:start], EMAIL if kind == "email" else SECRET]
         end = stop
-    counts = Counter(kind for _, _, kind in found)
-    return b"".join([*pieces, data[end:]]), tuple(sorted(counts.items()))
+    counts = sorted(Counter(kind for _, _, kind in found).items()) if found else ()
+    return b"".join([*pieces, data[end:]]) if found else data, tuple(counts)
 
 
 def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:

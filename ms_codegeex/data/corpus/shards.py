@@ -104,14 +104,8 @@ class DocumentRows:
         group = -1 if own else groups.setdefault(document.group, len(groups))
         licence = licences.setdefault(document.licence, len(licences))
         self._numbers.append((language, group, licence, len(data), tokens, document.licence_bytes))
-        if b"\r" in data:
-            whole = hashlib.sha256(data)
-            text = hashlib.sha256(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n"))
-        else:  # in one pass
-            text = hashlib.sha256(stripped := data.rstrip(b"\n"))
-            whole = text.copy()
-            whole.update(data[len(stripped) :])
-        self._hashes += [whole.digest(), text.digest()]
+        text = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+        self._hashes += [hashlib.sha256(each).digest() for each in (data, text.rstrip(b"\n"))]
         if self._redactions:
             emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
             counts = {"email": emails, "real-email": emails, "secrets": everything - emails}
