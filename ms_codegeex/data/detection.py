@@ -123,6 +123,8 @@ def linear_options() -> Any:
 def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
     """A text in UTF-8 without its byte order mark, and the encoding it had: empty for UTF-8 without a mark, and for
     what is in no encoding that is clear, which stays. `errors` is `ignore` for the beginning of a file."""
+    if data.isascii() and b"\0" not in data:
+        return data, ""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return _converted(data, encoding, errors) or (data, "")
@@ -133,7 +135,7 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
         if min(low, high) > 0 or max(low, high) < len(pairs) * 0.35 or len(pairs) < 20:
             return data, ""
         return _converted(data, "utf-16-le" if high else "utf-16-be", errors) or (data, "")
-    if data.isascii() or _is_utf8(data):
+    if _is_utf8(data):
         return data, ""
     for found in _DECLARED.finditer(data, 0, 2000):
         name = (found[1] or found[2]).decode("ascii", "ignore").lower()

@@ -94,7 +94,7 @@ def changes(entry: Mapping[str, Any], value: Any) -> bool:
 
 def absent(value: Any) -> bool:
     """Whether a value stands for nothing."""
-    return value is None or value != value or (isinstance(value, list | dict) and not value)
+    return value is None or value != value or (not value and isinstance(value, list | dict))
 
 
 def value_of(record: Mapping[str, Any], name: str) -> Any:

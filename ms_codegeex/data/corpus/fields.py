@@ -6,7 +6,7 @@ matter which layout a single record has.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ms_codegeex.base.records import Broken
@@ -64,7 +64,7 @@ class Fields:
         self._listed = frozenset(first).union(self._refused, *self._columns.values())
         self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
         self.remarks = dict[str, tuple[int, str]]()
-        self._reading = reading
+        self._shape, self._there, self._reading = None, dict[str, list[str]](), reading
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
         self._known = self._languages | {*canonical_languages(())}
@@ -92,7 +92,7 @@ class Fields:
         """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,
         as no file of settings has it."""
         others = set[str]().union(*(self._columns[kind] for kind in KINDS if kind != "text"))
-        text = next(self._values(record, "text"), None)
+        text = next(iter(self._values(record, "text")), None)
         return isinstance(text, str) and (len(record) == 1 or not others.isdisjoint(record))
 
     def count_unlisted(self, names: Iterable[str], source: str, records: int = 1) -> None:
@@ -115,7 +115,7 @@ class Fields:
 
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
-        data = next(self._values(record, "text"), None)
+        data = next(iter(self._values(record, "text")), None)
         if data is None:
             null = f"{' and '.join(name for name in self._names['text'] if name in record)} is null"
             return Broken("missing field", self.text_missing(record) or null)
@@ -132,25 +132,26 @@ class Fields:
                 return Broken(f"field {name}", self._refused[name]["why"], len(data), data, problem=False)
         licence: str | Broken = ""
         if self._reading.licences:
-            named = named_licences(next(self._values(record, "licence"), None))
+            named = named_licences(next(iter(self._values(record, "licence")), None))
             licence = decide_licence(named, self._reading, len(data), data)
             if isinstance(licence, Broken):
                 return licence
-        language = self._decide_language(record, data)
+        paths = [_plain(value) for value in self._values(record, "path")]
+        language = self._decide_language(record, data, paths)
         if isinstance(language, Broken):
             return language
         groups = (self._named_group(_plain(value)) for value in self._values(record, "group"))
-        path = _plain(next(self._values(record, "path"), ""))
-        return RecordText(
-            data, language, next(filter(None, groups), None), path if isinstance(path, str) else "", licence
-        )
+        path = paths[0] if paths and isinstance(paths[0], str) else ""
+        return RecordText(data, language, next(filter(None, groups), None), path, licence)
 
-    def _values(self, record: Mapping[str, Any], kind: str) -> Iterator[Any]:
+    def _values(self, record: Mapping[str, Any], kind: str) -> list[Any]:
         """The values that a record has for this, without those that stand for nothing."""
-        for name in self._names[kind]:
-            value = record[name] if name in record else value_of(record, name) if "." in name else None
-            if not absent(value):
-                yield value
+        if (shape := tuple(record)) != self._shape:  # records in a row mostly have the same fields
+            usual = (name for names in self._names.values() for name in names)
+            self._shape, there = shape, {*record, *(it for it in usual if it.partition(".")[0] in record)}
+            self._there = {kind: [name for name in names if name in there] for kind, names in self._names.items()}
+        values = (record[name] if name in record else value_of(record, name) for name in self._there[kind])
+        return [value for value in values if not absent(value)]
 
     def _named_group(self, value: Any) -> str | None:
         """A name or a number, as valid Unicode; anything else names no group."""
@@ -162,12 +163,11 @@ class Fields:
         """The beginning of a value, redacted, for the report."""
         return redact(_valid(value).encode(), self._reading.redact)[0].decode()[:80]
 
-    def _decide_language(self, record: Mapping[str, Any], data: bytes) -> str | Broken:
+    def _decide_language(self, record: Mapping[str, Any], data: bytes, paths: Sequence[Any]) -> str | Broken:
         """The language that is named; if none is, or not one of ours, that of the path, as in a directory."""
         named = [_plain(value) for value in self._values(record, "language") if value not in ("", b"")]
         language = next((found for name in named if isinstance(name, str) and (found := lookup(name))), None)
         if language is None:
-            paths = [_plain(value) for value in self._values(record, "path")]
             path = next((path for path in paths if isinstance(path, str)), None if paths else "")
             language = None if path is None or (named and not path) else detect(path, data[:HEAD_BYTES])
         if language is not None and language.name in self._languages:

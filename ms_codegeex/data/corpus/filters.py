@@ -60,21 +60,17 @@ def size_rejection(size: int, rules: Rules) -> str | None:
     return "too large" if size > rules.max_file_bytes else None
 
 
-def rejection(data: bytes, rules: Rules, whole: bytes | None = None, path: str = "") -> str | None:
-    """Why a text with these bytes is dropped, apart from its size, or None when it is kept: `binary`, `not UTF-8`,
-    `empty`, `long lines`, `few letters`, `many digits` or `generated`, as the text with its licence header (`whole`)
-    or the path of its file may say."""
+def rejection(data: bytes, rules: Rules) -> str | None:
+    """Why a text with these bytes is dropped, apart from its size and from what `generator_of` finds, or None when it
+    is kept: `binary`, `not UTF-8`, `empty`, `long lines`, `few letters` or `many digits`."""
     if b"\0" in data:
         return "binary"
-    if not _is_ordinary(data, rules) and (reason := _exact_rejection(data, rules)):
-        return reason
-    text = data if whole is None else whole
-    return None if rules.generated or generator_of(text, path) is None else "generated"
+    return None if _is_ordinary(data, rules) else _exact_rejection(data, rules)
 
 
 def _is_ordinary(data: bytes, rules: Rules) -> bool:
-    """Whether a quick check shows that a text passes all rules but `generated`; False: it may or may not. Nearly all
-    source code passes; counting characters instead of bytes costs several times as much."""
+    """Whether a quick check shows that a text passes the rules; False: it may or may not. Nearly all source code
+    passes; counting characters instead of bytes costs several times as much."""
     if rules.max_line is not None or rules.max_digits < 1 or not _is_utf8(data):
         return False
     letters, breaks = _letters_and_breaks(data)
@@ -101,12 +97,13 @@ def _letters_and_breaks(data: bytes) -> tuple[int, int]:
 
     # With Python's numbers, NumPy takes 1.5 times as long for a text of a few kilobytes.
     codes, case, first, count = np.frombuffer(data, np.uint8), np.uint8(0x20), np.uint8(0x61), np.uint8(26)
-    letters = np.count_nonzero((codes | case) - first < count)  # wraps around below "a"
-    return letters, np.count_nonzero(codes == np.uint8(0x0A))
+    lower = codes | case
+    lower -= first  # wraps around below "a"
+    return np.count_nonzero(lower < count), np.count_nonzero(codes == np.uint8(0x0A))
 
 
 def _exact_rejection(data: bytes, rules: Rules) -> str | None:
-    """As `rejection`, without `binary` and `generated`."""
+    """As `rejection`, without `binary`."""
     if not _is_utf8(data):
         return "not UTF-8"
     white, letters, digits = (len(data) - len(data.translate(None, kind)) for kind in _KINDS)
@@ -141,10 +138,10 @@ def generator_of(data: bytes, path: str = "") -> str | None:
         found = marks["end"].first(last) or found
     if found != _HINT or not marks["text"].first(text := opening.match(head)[0]):
         return None if found == _HINT else found
-    own = rb"(?<![\w.-])%s(?![\w-]|\.\w)" % (re.escape(name) if len(name) > 3 else rb"(?!)")
-    text = re.sub(own, b"this file", text)
-    for old, new in cleaning:
-        text = old.sub(new, text)
+    if len(name) > 3 and name in text:  # otherwise no pattern is compiled, which would take longer than all the rest
+        text = re.sub(rb"(?<![\w.-])%s(?![\w-]|\.\w)" % re.escape(name), b"this file", text)
+    for old, new, needed in cleaning:
+        text = old.sub(new, text) if needed in text else text
     return marks["comment"].first(text)
 
 
@@ -167,7 +164,7 @@ class _Marks:
 
 
 @functools.cache
-def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes], Sequence[tuple[Any, bytes]]]:
+def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes], Sequence[tuple[Any, bytes, bytes]]]:
     """The marks of programs by place, of which those of `text` end with the hint at comments; how the names of `files`
     end; what may stand above the first statement; what is replaced in comments by what."""
     declared, rows, endings = shipped_table(GENERATORS), defaultdict[str, list[tuple[str, str]]](list), set[bytes]()
@@ -182,5 +179,6 @@ def _generators() -> tuple[dict[str, _Marks], frozenset[bytes], re.Pattern[bytes
             rows[place].append((rule["name"], form.replace("RULE", pattern)))
     rows["text"].append((_HINT, "|".join(declared["hint"])))
     opening = re.compile(rf"(?s)(?:{'|'.join(declared['opening'])})*".encode())
-    cleaning = [(re.compile(old.encode()), new.encode()) for old, new in declared["cleaning"]]
+    rows_of_bytes = ([each.encode() for each in (*row, "")[:3]] for row in declared["cleaning"])
+    cleaning = [(re.compile(old), new, needed) for old, new, needed in rows_of_bytes]
     return {place: _Marks(each) for place, each in rows.items()}, frozenset(endings), opening, cleaning

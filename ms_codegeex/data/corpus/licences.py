@@ -26,6 +26,7 @@ from typing import Any
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data.detection import linear_pattern
 
 RULES = Path(__file__).parent / "rules" / "licences.yaml"
 _OPENING = re.compile(
@@ -34,7 +35,7 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 # Line ends that only some languages recognise, continued lines, and unusual ends of a comment: keep the comment.
-_DOUBTFUL = re.compile(rb"\r(?!\n)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>")
+_DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>"
 # LLVM's boxes, whose lines end with a backslash inside a block.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
 _WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]{2,}")
@@ -49,15 +50,16 @@ _AFTER = (b"", b" ", b"\n", b"a", b"1", b'"', b"''", b'""', b"*", b"-", b"/")
 @dataclass(frozen=True)
 class _Patterns:
     """The patterns of a language's style: `run` matches consecutive one-line comments, `directive` a line with a
-    directive, `header` a part of a licence header. `code` holds bytes with which no comment begins."""
+    directive, `header` a part of a licence header; RE2 looks for that and for `legal`. `blocks`: what opens a block,
+    the same with its indentation, and what closes it. `code` holds bytes with which no comment begins."""
 
     run: re.Pattern[bytes]
     directive: re.Pattern[bytes]
-    header: re.Pattern[bytes]
     past: re.Pattern[bytes]
     owners: re.Pattern[bytes]
-    legal: re.Pattern[bytes]
-    blocks: tuple[tuple[re.Pattern[bytes], bytes], ...]
+    header: Any
+    legal: Any
+    blocks: tuple[tuple[re.Pattern[bytes], re.Pattern[bytes], bytes], ...]
     nested: bool
     code: frozenset[int]
 
@@ -86,13 +88,11 @@ def _patterns(language: str) -> _Patterns | None:
     code = frozenset(byte for byte in _CODE if not any(openings.match(bytes([byte]) + more) for more in _AFTER))
     code -= frozenset(b"'\"" if "past" in style else b"")  # around `use strict`
     header = "|".join(rules["headers"]).encode()
-    others = (
-        style.get("past", "(?!)").encode(),
-        rules["owners"].encode(),
-        b"|".join([header, rules["legal"].encode()]),
-    )
-    compiled = [re.compile(pattern, re.IGNORECASE) for pattern in (run, directive, header, *others)]
-    blocks = tuple((re.compile(opening), closing) for opening, closing in pairs)
+    others = (style.get("past", "(?!)").encode(), rules["owners"].encode())
+    compiled = [re.compile(pattern, re.IGNORECASE) for pattern in (run, directive, *others)]
+    compiled += [linear_pattern(b"(?i)" + pattern) for pattern in (header, header + b"|" + rules["legal"].encode())]
+    around = rb"[ \t]*(?:%s)[*!]*"
+    blocks = tuple((re.compile(opening), re.compile(around % opening), closing) for opening, closing in pairs)
     return _Patterns(*compiled, blocks, style.get("nested", False), code)
 
 
@@ -102,8 +102,9 @@ def strip_licence(data: bytes, language: str) -> bytes:
     patterns = _patterns(language)
     if patterns is None or (data[:1] and data[0] in patterns.code):
         return data
-    # without a header, an XML declaration may begin the file, and more headers follow it
-    while headers := list(_headers(data, patterns)):
+    opening = -1  # without a header, an XML declaration may begin the file, and more headers follow it
+    while (start := _OPENING.match(data).end()) != opening and (headers := list(_headers(data, patterns))):
+        opening = start
         ends = [*(start for start, _, _ in headers), len(data)]
         pieces = zip([(0, 0, b""), *headers], ends, strict=True)
         data = b"".join(rest + data[stop:end] for (_, stop, rest), end in pieces)
@@ -112,19 +113,20 @@ def strip_licence(data: bytes, language: str) -> bytes:
 
 def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes]]:
     """Yield the bounds of each licence header, including the blank lines after it, and what of it stays."""
-    for offset, end, directive in _comments(data, patterns):
+    for offset, end, kind in _comments(data, patterns):
         comment = data[offset:end]
-        doubtful = _DOUBTFUL.search(comment) and not _BOXED.fullmatch(comment)
-        if not directive and not doubtful and patterns.header.search(comment):
-            rest = _without_terms(comment, patterns)
+        if kind == "directive" or not patterns.header.search(comment):
+            continue
+        if not linear_pattern(_DOUBTFUL).search(comment) or _BOXED.fullmatch(comment):
+            rest = _without_terms(comment, patterns, kind == "block")
             yield offset, end if rest else _BLANK.match(data, end).end(), rest
 
 
-def _without_terms(comment: bytes, patterns: _Patterns) -> bytes:
+def _without_terms(comment: bytes, patterns: _Patterns, block: bool) -> bytes:
     """The paragraphs of a comment that are not about owners and terms, in a comment; empty if there are none."""
     opening, body, closing = b"", comment, b""
-    for start, end in () if patterns.run.fullmatch(comment) else patterns.blocks:
-        if found := re.match(rb"[ \t]*(?:%s)[*!]*" % start.pattern, comment):
+    for start, around, end in patterns.blocks if block else ():
+        if found := around.match(comment):
             opening, body = found[0], comment[found.end() : comment.rindex(end)].rstrip(b" \t")
             closing = comment[found.end() + len(body) :]
             if patterns.nested and start.search(body):
@@ -132,9 +134,9 @@ def _without_terms(comment: bytes, patterns: _Patterns) -> bytes:
             break
     kept, last, gone = list[bytes](), 0, False
     for is_text, group in itertools.groupby(body.splitlines(keepends=True), lambda line: bool(_WORD.search(line))):
-        lines = [line for line in group if not (is_text and patterns.owners.search(line))]
+        lines = [line for line in group if not (is_text and patterns.owners.match(line))]
         text = b"".join(lines)
-        gone = gone if not is_text else len(_WORD.findall(text)) < 5 or bool(patterns.legal.search(text))
+        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_WORD.findall(text)) < 5
         if gone:
             continue
         kept += lines
@@ -146,29 +148,27 @@ def _without_terms(comment: bytes, patterns: _Patterns) -> bytes:
     return opening + (b"\n" if own_line else b"") + rest + closing
 
 
-def _comments(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bool]]:
-    """Yield the bounds of each comment above the code, and whether it is a directive."""
+def _comments(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, str]]:
+    """Yield the bounds of each comment above the code, and what it is: `directive`, `lines` or `block`."""
     offset = _OPENING.match(data).end()
     while offset < len(data):
         offset = _BLANK.match(data, offset).end()
         directive = patterns.directive.match(data, offset)
-        end = directive.end() if directive else _comment_end(data, offset, patterns)
+        lines = directive or patterns.run.match(data, offset)
+        end = lines.end() if lines else _block_end(data, offset, patterns)
         if end is None or end == offset:
             if not (past := patterns.past.match(data, offset)):
                 return
             offset = past.end()
             continue
-        yield offset, end, bool(directive)
+        yield offset, end, "directive" if directive else "lines" if lines else "block"
         offset = end
 
 
-def _comment_end(data: bytes, offset: int, patterns: _Patterns) -> int | None:
-    """End of the last line of the comment at `offset`; None if there is no comment or that line also holds code."""
-    run = patterns.run.match(data, offset)
-    if run:
-        return run.end()
+def _block_end(data: bytes, offset: int, patterns: _Patterns) -> int | None:
+    """End of the last line of the block at `offset`; None if there is none or that line also holds code."""
     offset = _INDENTATION.match(data, offset).end()
-    for opening, closing in patterns.blocks:
+    for opening, _, closing in patterns.blocks:
         start = opening.match(data, offset)
         if start:
             end = _closed(data, start.end(), opening, closing, patterns.nested)

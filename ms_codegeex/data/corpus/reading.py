@@ -194,10 +194,12 @@ def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, str
         return
     whole, encoding = as_utf8(text.data)
     data = strip_licence(whole, text.language) if strip else whole
-    path = text.path or source
-    reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, whole, path)
+    reason, program = size_rejection(len(data), reading.rules) or rejection(data, reading.rules), None
+    if reason is None and not reading.rules.generated:
+        program = generator_of(whole, text.path or source)
+        reason = program and "generated"
     if reason is not None:
-        detail, where = _matched(reason, data, whole, path)
+        detail, where = (program, "") if program else _matched(reason, data, whole)
         yield _rejected(source, Broken(reason, detail, len(whole), whole, problem=False), reading.redact, where)
         return
     gone, found = len(whole) - len(data), places(data, reading.redact)
@@ -228,10 +230,8 @@ def _lines(text: bytes, offsets: Iterable[int]) -> str:
     return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _matched(reason: str, data: bytes, whole: bytes, path: str) -> tuple[str, str]:
+def _matched(reason: str, data: bytes, whole: bytes) -> tuple[str, str]:
     """What of a text that a rule drops for this reason matched, and where."""
-    if reason == "generated":
-        return generator_of(whole, path) or "", ""
     if reason == "long lines":
         longest = max(data.split(b"\n"), key=len)
         return f"a line of {len(longest)} bytes", _lines(whole, [whole.find(longest)])

@@ -54,8 +54,8 @@ def redact(
     for start, stop, kind in found:
         pieces += [data[end:start], EMAIL if kind == "email" else SECRET]
         end = stop
-    counts = Counter(kind for _, _, kind in found)
-    return b"".join([*pieces, data[end:]]) if found else data, tuple(sorted(counts.items()))
+    counts = sorted(Counter(kind for _, _, kind in found).items()) if found else ()
+    return b"".join([*pieces, data[end:]]) if found else data, tuple(counts)
 
 
 def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:

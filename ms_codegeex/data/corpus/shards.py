@@ -87,7 +87,7 @@ class DocumentRows:
         self._sources: list[bytes] = []
         self._names: dict[str, dict[str, int]] = {"languages": {}, "groups": {}, "licences": {}}
         self._numbers: list[tuple[int, ...]] = []
-        self._hashes: list[list[bytes]] = []
+        self._hashes: list[bytes] = []
         self._redacted: list[list[int]] = []
         self._signatures: list[np.ndarray | None] = []
         self.events: list[bytes] = []
@@ -97,15 +97,15 @@ class DocumentRows:
 
     def add(self, document: Document, tokens: int) -> None:
         """Append a document with this number of ids, including its end token."""
+        data, own = document.data, document.group == document.source
         self._sources.append(document.source.encode())
-        named = (document.language, document.group, document.licence)
-        codes = [
-            -1 if name == document.source and kind == "groups" else known.setdefault(name, len(known))
-            for (kind, known), name in zip(self._names.items(), named, strict=True)
-        ]
-        self._numbers.append((*codes, len(document.data), tokens, document.licence_bytes))
-        text = document.data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n")
-        self._hashes.append([hashlib.sha256(data).digest() for data in (document.data, text)])
+        languages, groups, licences = self._names.values()
+        language = languages.setdefault(document.language, len(languages))
+        group = -1 if own else groups.setdefault(document.group, len(groups))
+        licence = licences.setdefault(document.licence, len(licences))
+        self._numbers.append((language, group, licence, len(data), tokens, document.licence_bytes))
+        text = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+        self._hashes += [hashlib.sha256(each).digest() for each in (data, text.rstrip(b"\n"))]
         if self._redactions:
             emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
             counts = {"email": emails, "real-email": emails, "secrets": everything - emails}
@@ -125,7 +125,7 @@ class DocumentRows:
 
     def _columns(self) -> dict[str, np.ndarray]:
         count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, len(NUMBERS))
-        hashes = np.frombuffer(b"".join(itertools.chain(*self._hashes)), np.uint8).reshape(count, 2, 32)
+        hashes = np.frombuffer(b"".join(self._hashes), np.uint8).reshape(count, 2, 32)
         columns = {
             "source": np.frombuffer(b"".join(self._sources), np.uint8),
             "source_end": np.cumsum([len(source) for source in self._sources], dtype=np.int64),
