@@ -16,15 +16,16 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import admit, check_file, entries
-from ms_codegeex.base.reading import open_regular, place_inside, read_inside
+from ms_codegeex.base.reading import json_of, open_regular, place_inside, read_inside
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin, state_table
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, is_of_rank, merge_slices, read_strategy
-from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
+from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.foreign import ForeignName
@@ -43,6 +44,11 @@ _NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 _MOST_STEPS = 8  # from what the user names down to the weights
 _LONGEST_POINTER = 256  # bytes of a file that names a folder
+_CHUNKS, _LONGEST_CHUNKS, _MOST_CHUNKS = (
+    "metadata.json",
+    1 << 28,
+    4096,
+)  # mindformers' file, its bytes, parts of a tensor
 
 
 def _is_state(kind: str, name: str) -> bool:
@@ -321,6 +327,68 @@ def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
     return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped, files=[*files.values()])
 
 
+def _read_mindformers(place: Place, first: str) -> RawModel:
+    """The weights that mindformers saves beside an optimizer's: one file, or those of many ranks with the parts of
+    tensors that `metadata.json` describes (mindformers 1.9 and 2.1, checkpoint/metadata.py)."""
+    names = [name for name in place.files if name.endswith(".safetensors")]
+    for name in names:
+        check_file(place.path, name)
+    if _CHUNKS not in place.files:
+        if not first.endswith("-0000001.safetensors"):
+            remedy = f"copy it too, or give {place.path / first} if each rank has the whole model"
+            raise UserError(
+                f"{place.path / _CHUNKS}: no such file, which says how to join the files of ranks; {remedy}"
+            )
+        return _weights(read_mindspore(place.path / first), place.path, "mindspore", [place.path / first])
+    files = {name: SafetensorsFile(place.path / name) for name in names}
+    tensors, taken = dict[str, LazyTensor](), set[tuple[str, str]]()
+    described = json_of(read_inside(place.path, _CHUNKS, _LONGEST_CHUNKS), place.path / _CHUNKS)
+    try:
+        stored = described["storage_data"]
+        for name, tensor in described["state_dict_metadata"].items():
+            chunks = []
+            for chunk in tensor["chunk"] if is_weight(name) else ():
+                key, shape = str((name, (*chunk["global_offset"],))), (*chunk["local_shape"],)
+                file = stored[key][0]["file_name"].removesuffix(".safetensors") + ".safetensors"
+                if file not in files or name not in files[file].tensors:
+                    raise UserError(f"{place.path / file}: has no part of {name} at {key}; copy all files of the ranks")
+                part = files[file].tensors[name]
+                if part.shape != shape:
+                    wrong = f"its part of {name} is {list(part.shape)}, {_CHUNKS} says {list(shape)}"
+                    raise UserError(f"{place.path / file}: {wrong}; give the files of one checkpoint")
+                chunks.append({"offset": [*chunk["global_offset"]], "shape": [*shape], "tensor": part})
+                taken.add((file, name))
+            if chunks:
+                tensors[name] = _of_chunks(name, tensor["global_shape"], chunks, place.path / _CHUNKS)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise damaged(place.path / _CHUNKS, f"not mindformers' description of a checkpoint ({error!r})") from None
+    known = {name for _, name in taken}
+    for file in files.values():
+        for name in file.tensors:
+            if is_weight(name) and name not in known:
+                raise UserError(
+                    f"{file.path}: holds {name}, which {_CHUNKS} does not name; give one checkpoint's files"
+                )
+    skipped = [name for name in described["state_dict_metadata"] if not is_weight(name)]
+    used = [place.path / name for name in sorted({file for file, _ in taken} | {_CHUNKS})]
+    return RawModel([tensors], [str(place.path)], "mindspore", skipped=skipped, files=used)
+
+
+def _of_chunks(name: str, shape: Sequence[int], chunks: Sequence[Mapping[str, Any]], where: Path) -> LazyTensor:
+    """A tensor of its parts, each with `offset`, `shape` and `tensor`. `UserError` unless they cover it exactly."""
+    if len(chunks) > _MOST_CHUNKS:
+        raise UserError(f"{where}: tensor {name} has {len(chunks)} parts; at most {_MOST_CHUNKS} are joined")
+    check_coverage(name, {"shape": [*checked_shape(shape, name)], "slices": chunks}, str(where))
+    dtype, *others = sorted({chunk["tensor"].dtype for chunk in chunks})
+    if others:
+        raise UserError(f"{where}: the parts of {name} are {dtype} and {others[0]}; give the files of one checkpoint")
+
+    def copy(chunk: Mapping[str, Any], index: Any, into: np.ndarray) -> None:
+        into[...] = chunk["tensor"].array()[index]
+
+    return LazyTensor(dtype, (*shape,), lambda: gather(shape, dtype, None, chunks, copy))
+
+
 def _open_npy(file: Path) -> np.ndarray:
     try:
         with open_regular(file) as stream:
@@ -394,12 +462,13 @@ def _only(place: Place) -> str | None:
     return names[0] if len(names) == 1 and not _is_ranks(place) else None
 
 
-def _named_by(place: Place, file: str, numbered: str = "") -> str | None:
+def _named_by(place: Place, file: str, numbered: Sequence[str] = ()) -> str | None:
     """The folder that a small file names, perhaps by a number. `UserError` if it names anything else."""
     if file not in place.files:
         return None
     name = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
-    name = numbered.format(int(name)) if numbered and re.fullmatch(r"\d{1,18}", name) else name
+    names = [each.format(int(name)) for each in numbered if re.fullmatch(r"\d{1,18}", name)] or [name]
+    name = next(filter(place.folders.__contains__, names), names[0])
     if name not in place.folders:
         there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"
         raise UserError(f"{place.path / file}: names {name[:60]!r}, which is not beside it; give {there}")
@@ -454,7 +523,7 @@ FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only)
     "training_file": lambda place: place.beginning is not None and _is_state("files", place.path.name),
     "with_config": lambda place: _shards(place) if (place.folder / CONFIG).is_file() else (),
 }
-_ALL_READERS = (_read_file, _read_mindspore_ranks, _read_npy_folder, _read_shards, _read_torch)
+_ALL_READERS = (_read_file, _read_mindformers, _read_mindspore_ranks, _read_npy_folder, _read_shards, _read_torch)
 READERS = {reader.__name__.removeprefix("_read_"): reader for reader in _ALL_READERS}
 
 

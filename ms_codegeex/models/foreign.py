@@ -117,6 +117,11 @@ def renamed(entries: Iterable[Entry], rename: Callable[[str], str]) -> tuple[Ent
     return tuple(replace(entry, foreign=rename(entry.foreign)) for entry in entries)
 
 
+def in_our_names(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The tensors of these entries under our own names, as mindformers saves a model of this package."""
+    return tuple(Entry((name,), name) for entry in entries for name in entry.ours)
+
+
 @dataclass(frozen=True)
 class SizeKeys:
     """What a family's sizes, the fields of its configuration, are called in its `config.json`, and what else that file

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ms_codegeex.models.foreign import COPY, SIZES, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys
+from ms_codegeex.models.foreign import (
+    COPY,
+    SIZES,
+    STACK,
+    TRANSPOSE,
+    Entry,
+    ForeignFormats,
+    ForeignLayout,
+    SizeKeys,
+    in_our_names,
+)
 
 # a block's layers: ours, PyTorch side, original MindSpore, and how that one has the weight
 _LAYERS = (
@@ -126,6 +136,7 @@ FORMATS = ForeignFormats(
         ForeignLayout("megatron", _MEGATRON, axes=_MEGATRON_AXES),
         ForeignLayout("megatron", _MEGATRON_FUSED, axes=_MEGATRON_AXES),
         ForeignLayout("mindspore", _MINDSPORE),
+        ForeignLayout("mindspore", in_our_names(_MINDSPORE)),
     ),
     visible={
         "vocab_size": ("embedding.word.weight", 0),

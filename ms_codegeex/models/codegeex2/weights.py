@@ -18,6 +18,7 @@ from ms_codegeex.models.foreign import (
     ForeignFormats,
     ForeignLayout,
     SizeKeys,
+    in_our_names,
     inside,
     renamed,
 )
@@ -136,6 +137,7 @@ FORMATS = ForeignFormats(
         ForeignLayout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
         ForeignLayout("mindspore", _mindspore("embedding_weight"), skipped=_BUFFERS),
         ForeignLayout("mindspore", _mindspore("embedding_table"), skipped=_BUFFERS),
+        ForeignLayout("mindspore", in_our_names(_PYTORCH)),
     ),
     visible={
         "vocab_size": ("embedding.word.weight", 0),

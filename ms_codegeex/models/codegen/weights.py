@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ms_codegeex.models.foreign import SIZES, Entry, ForeignFormats, ForeignLayout, Packing, SizeKeys, inside, renamed
+from ms_codegeex.models.foreign import (
+    SIZES,
+    Entry,
+    ForeignFormats,
+    ForeignLayout,
+    Packing,
+    SizeKeys,
+    in_our_names,
+    inside,
+    renamed,
+)
 
 GROUPS = 4
 
@@ -115,6 +125,7 @@ FORMATS = ForeignFormats(
         ),
         ForeignLayout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
         ForeignLayout("mindspore", renamed(_PYTORCH, _mindspore), skipped=_BUFFERS),
+        ForeignLayout("mindspore", in_our_names(_PYTORCH)),
     ),
     visible={
         "vocab_size": ("embedding.word.weight", 0),

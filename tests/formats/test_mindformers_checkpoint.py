@@ -1,0 +1,97 @@
+"""Checkpoints in mindformers' newer layout: files of ranks, joined as `metadata.json` says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from small_models import FAMILIES, FIELDS, parameters
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.formats.sources import open_source
+
+
+def two_ranks(folder: Path, tensors: dict[str, np.ndarray]) -> dict:
+    """The files of two ranks, which hold rows of matrices, and the description, not yet written."""
+    files, described = [{}, {}], {"state_dict_metadata": {}, "storage_data": {}}
+    for name, value in tensors.items():
+        parts = np.split(value, 2) if value.ndim == 2 else [value]
+        chunks = []
+        for rank, part in enumerate(parts):
+            offset = [rank * len(part), *[0] * (value.ndim - 1)]
+            chunks.append({"global_offset": offset, "local_shape": [*part.shape]})
+            file = f"model-{rank:07}-0000002.safetensors"
+            described["storage_data"][str((name, tuple(offset)))] = [{"file_name": file, "storage_rank": rank}]
+            files[rank][name] = np.ascontiguousarray(part)
+        described["state_dict_metadata"][name] = {"global_shape": [*value.shape], "chunk": chunks}
+    folder.mkdir(parents=True)
+    for rank, held in enumerate(files):
+        save_file(held, folder / f"model-{rank:07}-0000002.safetensors", {"format": "ms"})
+        save_file({"adam_m.x": np.zeros(2, "f4")}, folder / f"opt-{rank:07}-0000002.safetensors", {"format": "ms"})
+    return described
+
+
+def opened(path: Path, fields: dict) -> tuple[str, dict[str, np.ndarray], list[str]]:
+    said: list[str] = []
+    source = open_source(path, fields, say=said.append)
+    return source.family.name, {name: tensor.array() for name, tensor in source.tensors.items()}, said
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_parts_of_two_ranks_are_joined_and_the_optimizers_files_are_named(tmp_path, name):
+    fields, tensors = FIELDS[name], parameters(name)
+    described = two_ranks(tmp_path / "iteration_00000012", tensors)
+    (tmp_path / "iteration_00000012/metadata.json").write_text(json.dumps(described))
+    two_ranks(tmp_path / "iteration_00000007", tensors)
+    for tracked in (False, True):  # without the small file, the newest
+        if tracked:
+            (tmp_path / "latest_checkpointed_iteration.txt").write_text("12")
+        found, read, said = opened(tmp_path, fields)
+        assert found == name and read.keys() == tensors.keys()
+        assert all(np.array_equal(read[key], tensors[key]) for key in tensors)
+        assert any("opt-0000001-0000002.safetensors" in line for line in said)
+
+
+NAME = "blocks.1.feed_forward.up.weight"
+PLACE = str((NAME, (0, 0)))
+WRONG = {  # a change of the description of one tensor, of all, or of the folder
+    "a part is missing": (lambda tensor, *_: tensor["chunk"].pop(), "is held 0 times, expected once"),
+    "a part twice": (lambda tensor, *_: tensor["chunk"].append(tensor["chunk"][0]), "is held 2 times"),
+    "another shape": (lambda tensor, *_: tensor["chunk"][1]["local_shape"].append(1), "metadata.json says"),
+    "too many": (lambda tensor, *_: tensor.update(chunk=tensor["chunk"] * 3000), "at most 4096 are joined"),
+    "texts": (lambda tensor, *_: tensor.update(chunk="abc"), "not mindformers' description"),
+    "not named": (lambda _, all_, *__: all_["state_dict_metadata"].pop(NAME), "which metadata.json does not name"),
+    "no place": (lambda _, all_, *__: all_["storage_data"].clear(), "not mindformers' description"),
+    "no places": (lambda _, all_, *__: all_.pop("storage_data"), "not mindformers' description"),
+    "elsewhere": (lambda _, all_, *__: all_["storage_data"].update({PLACE: [{"file_name": "../x"}]}), "has no part of"),
+    "no file": (lambda _, __, folder: (folder / "model-0000001-0000002.safetensors").unlink(), "has no part of"),
+    "nothing": (lambda _, all_, *__: all_.clear(), "metadata.json: no such file"),
+}
+
+
+@pytest.mark.parametrize("change, text", WRONG.values(), ids=WRONG)
+def test_what_does_not_fit_is_named(tmp_path, change, text):
+    fields, tensors = FIELDS["codegen"], parameters("codegen")
+    described = two_ranks(tmp_path / "iteration_00000012", tensors)
+    change(described["state_dict_metadata"][NAME], described, tmp_path / "iteration_00000012")
+    if described:
+        (tmp_path / "iteration_00000012/metadata.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=text):
+        opened(tmp_path, fields)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_mindformers_writes(tmp_path, ranks):
+    pytest.importorskip("mindformers")
+    fields, tensors = FIELDS["codegeex"], parameters("codegeex")
+    save_file(tensors, tmp_path / "tensors.safetensors")
+    script = Path(__file__).with_name("mindformers_checkpoint.py")
+    words = [sys.executable, script, tmp_path / "tensors.safetensors", tmp_path / "saved", str(ranks)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, read, _ = opened(tmp_path / "saved", fields)
+    assert found == "codegeex" and all(np.array_equal(read[key], tensors[key]) for key in tensors)
