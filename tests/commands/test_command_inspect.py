@@ -86,7 +86,7 @@ def test_a_dataset(dataset, capsys):
 def test_a_fine_tuning_dataset(tuned, capsys):
     output = inspect(capsys, tuned).out
     assert output.startswith("finetune: completion, at most 48 tokens\ntrain: ") and "of them in answers" in output
-    assert re.search("dropped, invalid JSON +0 +1  for example", output) and "verified: " in output
+    assert re.search("dropped, invalid JSON: 1, for example", output) and "verified: " in output
     result = json.loads(inspect(capsys, tuned, "--json").out)
     assert (result["kind"], result["data"], result["verified"]) == ("dataset", "finetune", True)
 

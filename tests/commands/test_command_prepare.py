@@ -170,7 +170,7 @@ def test_stop_is_one_line(sources, tmp_path, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ms-codegeex prepare: src/broken.jsonl:2: invalid JSON (") and "--on-error skip" in last
     assert main(command) == 0
-    assert re.search("dropped, invalid JSON +0 +1  for example src/broken.jsonl:2", capsys.readouterr().err)
+    assert re.search("dropped, invalid JSON: 1, for example src/broken.jsonl:2", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

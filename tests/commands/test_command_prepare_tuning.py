@@ -35,7 +35,7 @@ def test_pairs_for_people_and_as_json(pairs, tmp_path, capsys):
     output, progress = tune(capsys, pairs, tmp_path / "out")
     assert output.startswith("finetune: completion, at most 32 tokens\ntrain: ")
     assert f"dataset: {tmp_path / 'out'}" in output
-    assert re.search("dropped, invalid JSON +0 +1  for example", progress) and "tokenising" in progress
+    assert re.search("dropped, invalid JSON: 1, for example", progress) and "tokenising" in progress
     result = json.loads(tune(capsys, pairs, tmp_path / "two", "--json", "--validation-share", "0.5").out)
     assert result["kind"] == "finetune" and result["splits"]["validation"]["documents"] > 2
     assert "add --replace" in tune(capsys, pairs, tmp_path / "out", status=2).err
