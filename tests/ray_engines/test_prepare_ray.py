@@ -127,7 +127,8 @@ class TestCluster:
             ].to_pylist()
         ]
         assert report["dropped"]["exact duplicate"]["documents"] >= len(planted) // 3
-        assert len(kept) > 150 and not [source for source in kept if "zz_fork" in source]
+        originals = [path for path in (place / "input").rglob("*.py") if path not in planted]
+        assert 150 < len(kept) <= len(originals)  # one of each group: the largest, which may be the copy
 
     def test_a_lost_node_costs_only_what_it_was_doing(self, place, alone):
         output = place / "lost"
