@@ -53,7 +53,6 @@ _VALUES = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n
 _BLANK = b" \t\r\n" + codecs.BOM_UTF8
 _LEVELS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 _MARKS = re.compile(rb'"[^"]*(")?|[\[\]{},]')
-_QUOTE = ord('"')
 
 
 @dataclass(frozen=True)
@@ -368,7 +367,7 @@ def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
         if not string or at:
             string = False
             for mark in _MARKS.finditer(plain, at):
-                if plain[mark.start()] != _QUOTE:
+                if plain[mark.start()] != ord('"'):
                     yield block, mark.end(), mark[0]
                 elif mark[1] is None:
                     string = True

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore import Tensor, save_checkpoint
 from safetensors.numpy import save_file
 from small_models import FAMILIES, FIELDS, parameters
 
@@ -53,6 +54,23 @@ def test_the_parts_of_two_ranks_are_joined_and_the_optimizers_files_are_named(tm
         assert found == name and read.keys() == tensors.keys()
         assert all(np.array_equal(read[key], tensors[key]) for key in tensors)
         assert any("opt-0000001-0000002.safetensors" in line for line in said)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_the_older_layout_has_our_names_and_the_optimizers_moments(tmp_path, name, suffix):
+    """`rank_0/NAME_rank_0-EPOCH_STEP`, which MindSpore writes."""
+    tensors = parameters(name)
+    (tmp_path / "rank_0").mkdir()
+    stored = {**tensors, **{f"adam_m.{key}": value for key, value in tensors.items()}, "global_step": np.int32([7])}
+    path, entries = (
+        tmp_path / f"rank_0/mine_rank_0-1_10{suffix}",
+        [{"name": n, "data": Tensor(v)} for n, v in stored.items()],
+    )
+    save_checkpoint(entries, str(path), format=suffix[1:])
+    found, read, _ = opened(tmp_path, FIELDS[name])
+    assert found == name and read.keys() == tensors.keys()
+    assert all(np.array_equal(read[key], tensors[key]) for key in tensors)
 
 
 NAME = "blocks.1.feed_forward.up.weight"

@@ -228,6 +228,7 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
     real = (Path(os.path.realpath(path)) for path in written if os.path.lexists(path))
     leave_out = frozenset(path for path in real if any(path.is_relative_to(place) for place in local))
     units, events, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
+    # What this run has made so far is no input either. The search has not entered it: its name begins with a dot.
     events = [event for event in events if PurePosixPath(event.source).name != work_path(output).name]
     corpus = FoundInput(units, size, None, events, Tally())
     for event in events:

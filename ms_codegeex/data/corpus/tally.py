@@ -193,14 +193,14 @@ def tally_lines(tally: Mapping[str, Any]) -> list[str]:
             if suffixes := it.get("suffixes"):
                 example = ", ".join(f"{suffix} {count:,}" for suffix, count in suffixes.items())
                 example += ", …" if sum(suffixes.values()) < it["count"] else ""
-            example = example if part == "unread" else ""  # the others have lines below the table
+            example = example if part == "unread" else ""  # other examples are below the table
             rows.append((f"{word}, {name}", it["count"] - it.get("records", 0), it.get("records", 0), example))
     last = 3 if any(row[2] for row in rows) else 2
     cells = [(escaped(label), f"{one:,}", f"{other:,}")[:last] for label, one, other, _ in rows]
     lines = table(("", "files", "records")[:last], cells).split("\n")
     lines = [f"{line}  {escaped(row[3])}".rstrip() for line, row in zip(lines, [("",) * 4, *rows], strict=True)]
-    told = {**{f"dropped, {name}": it for name, it in tally["dropped"].items()}, **tally["noted"]}
-    return lines + [escaped(f"{name}: {it['count']}, {_example(it)}") for name, it in told.items()]
+    below = {**{f"dropped, {name}": it for name, it in tally["dropped"].items()}, **tally["noted"]}
+    return lines + [escaped(f"{name}: {it['count']}, {_example(it)}") for name, it in below.items()]
 
 
 def _example(entry: Mapping[str, Any]) -> str:
