@@ -17,7 +17,8 @@ from ms_codegeex.formats.tensors import from_array
 torch = pytest.importorskip("torch")
 
 RANKS = {"codegeex": 4, "codegen": 4, "codegeex2": 2}
-CHAIN = (("hf", 1), ("megatron", 1), ("mindspore", 1), ("megatron", 2), ("mindspore", 2), ("megatron", 0), ("hf", 1))
+CHAIN = (("hf", 1), ("megatron", 1), ("mindspore", 1), ("megatron", 2), ("mindspore", 2), ("megatron", 0))
+CHAIN += (("mindformers", 1), ("hf", 1))
 
 
 @pytest.fixture(autouse=True)

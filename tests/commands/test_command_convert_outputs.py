@@ -158,7 +158,7 @@ def content(place):
     return {path: path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize(("to", "ranks"), [("hf", 1), ("megatron", 2), ("mindspore", 2)])
+@pytest.mark.parametrize(("to", "ranks"), [("hf", 1), ("megatron", 2), ("mindspore", 2), ("mindformers", 1)])
 def test_other_files_in_a_model_directory_are_not_deleted(tmp_path, to, ranks):
     run, out = run_of(tmp_path), tmp_path / "out"
     convert(run, to, out, tensor_parallel=ranks)

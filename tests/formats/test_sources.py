@@ -509,8 +509,10 @@ def test_what_other_programs_write_is_read(tmp_path, codegen, capfd, kind):
     assert all(file.is_file() for each in source.inputs for file in each.files.values())
     said, other = capfd.readouterr().err, [file for file in directory.rglob("*") if file.is_file()]
     used = {file for each in source.inputs for file in each.files.values()}
-    passed = any(file not in used and file.suffix in (".pt", ".bin", ".safetensors", ".ckpt") for file in other)
-    assert ("passed over" in said, f"the weights are in {place}" in said) == (passed, place != "."), said
+    over = [file for file in other if file not in used and file.suffix in (".pt", ".bin", ".safetensors", ".ckpt")]
+    state = [file for file in over if "optim" in file.name]
+    assert (f"state of a training run ({len(state)}): " in said) == bool(state), said
+    assert ("passed over" in said, f"the weights are in {place}" in said) == (over != state, place != "."), said
 
 
 @pytest.mark.parametrize("numbered", ["in each stage", "through all"])
