@@ -11,6 +11,13 @@ def normalised(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def extras():
+    """The names of all extras."""
+    text = (ROOT / "pyproject.toml").read_text()
+    (block,) = re.findall(r"^\[project\.optional-dependencies\]\n((?:[^\[\n].*\n|\n)*)", text, flags=re.MULTILINE)
+    return re.findall(r"^(\w+) = \[", block, flags=re.MULTILINE)
+
+
 def requirements(extra=""):
     """By normalised name; those of an extra if one is named."""
     text = (ROOT / "pyproject.toml").read_text()

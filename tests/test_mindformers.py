@@ -6,15 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import EOS, ROOT, VOCABULARY, command, small_run, write_config
+from small_models import save_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.cli import main
 from ms_codegeex.models.registry import FAMILIES, family
 from ms_codegeex.runs.supervision import reserved_port
 
@@ -207,6 +210,48 @@ def test_a_resumed_run_goes_on_to_the_digit(dataset, tmp_path):
     resume = ["load_checkpoint=whole/checkpoint", "resume_training=tiny_rank_0-1_10.ckpt", "output_dir=rest"]
     rest = run(*common, *resume, cwd=tmp_path)
     assert losses(rest, first=11) == losses(whole)[10:]
+
+
+def saved_by_convert(model, tmp_path):
+    """A model's weights, which `convert` has written to `tmp_path / "saved"` in mindformers' layout."""
+    weights = {parameter.name: parameter.asnumpy().copy() for parameter in model.trainable_params()}
+    trained = save_run(
+        tmp_path / "run", model.config.model_type, weights, **asdict(model.config.run_config().model.sizes)
+    )
+    words = ["--to", "mindspore", "--layout", "mindformers", "--output", str(tmp_path / "saved")]
+    assert main(["convert", "--model", str(trained), *words]) == 0
+    return weights
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_mindformers_loads_what_convert_writes(registered, dataset, tmp_path, path):
+    from mindformers.checkpoint.checkpoint import CommonInfo, load_checkpoint
+    from mindspore import Tensor
+
+    model = built(path, dataset, SHALLOW)[1]
+    weights = saved_by_convert(model, tmp_path)
+    for parameter in model.trainable_params():
+        parameter.set_data(Tensor(np.zeros_like(weights[parameter.name])))
+    load_checkpoint(str(tmp_path / "saved"), model)
+    for parameter in model.trainable_params():
+        np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name], err_msg=parameter.name)
+    assert CommonInfo.load_common(str(tmp_path / "saved/iteration_00000000/common.json")).global_step == 0
+
+
+@pytest.mark.slow
+def test_its_trainer_begins_with_what_convert_writes(registered, dataset, tmp_path):
+    _, model, *_ = built(RUNS[0], dataset, SHALLOW)
+    for parameter in model.trainable_params():
+        parameter.set_data(parameter * 0.5)
+    saved_by_convert(model, tmp_path)
+    data, loading = (
+        f"train_dataset.data_loader.dataset_dir={dataset}",
+        "checkpoint={load_path: saved, no_load_optim: True}",
+    )
+    result = run(RUNS[0], data, *SMALL, SHALLOW, loading, "load_ckpt_format=safetensors", cwd=tmp_path)
+    print(result.stdout[-5000:], result.stderr[-3000:])
+    batch = first_batch(dataset, load(RUNS[0]))
+    assert losses(result)[0] == pytest.approx(our_loss("codegeex", model, batch)[0], abs=2e-6)
 
 
 @pytest.mark.slow

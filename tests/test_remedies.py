@@ -286,6 +286,12 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     "a model is there": ("convert --model small --to hf --output model", 1, {}),
     "a conversion is there": ("convert --model small --to hf --output small-hf", 2, {}),
     "an option for ranks": ("convert --model small --to hf --output {out} --tensor-parallel 2", 1, {}),
+    "a layout": ("convert --model small --to hf --layout mindformers --output {out}", 2, {}),
+    "ranks for mindformers": (
+        "convert --model small --to mindspore --layout mindformers --output {out} --tensor-parallel 2",
+        1,
+        {},
+    ),
     "no code": ("convert --model small --to hf --output {out} --keep-code", 1, {}),
     "a checkpoint is there": ("checkpoint merge run --output small", 1, {}),
     "no signature": ("checkpoint verify run --public-key run.yaml", 1, {}),

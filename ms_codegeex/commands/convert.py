@@ -20,6 +20,7 @@ EXAMPLES = """\
   ms-codegeex convert --model runs/tiny --to megatron --dtype fp16 --output codegeex.pt
   ms-codegeex convert --model codegeex_13b.pt --to hf --output codegeex-13b-hf
   ms-codegeex convert --model codegen-350M-mono --to mindspore --output codegen.ckpt
+  ms-codegeex convert --model runs/tiny --to mindspore --layout mindformers --output tiny-mindformers
   ms-codegeex convert --model codegeex_13b.pt --to megatron --tensor-parallel 8 --output codegeex-13b-mp8
   ms-codegeex convert --model codegeex2-6b --to gguf --dtype q8_0 --output codegeex2-gguf"""
 
@@ -41,7 +42,14 @@ class Arguments:
         default=REQUIRED,
     )
     output: Path = option(
-        "a directory for hf, gptj, gguf or --tensor-parallel, otherwise a file, or a directory for it", "OUT", REQUIRED
+        "a directory for hf, gptj, gguf, --layout mindformers or --tensor-parallel, otherwise a file, or a directory "
+        "for it",
+        "OUT",
+        REQUIRED,
+    )
+    layout: Literal["ckpt", "mindformers"] = option(
+        "mindspore: mindformers is the directory from which its Trainer takes weights (checkpoint.load_path)",
+        default="ckpt",
     )
     tensor_parallel: int = option("megatron, mindspore: write one file for each of N tensor-parallel ranks", "N", 1)
     dtype: Literal["fp32", "fp16", "bf16", "f32", "f16", "q8_0", "q4_0"] | None = option(
@@ -86,6 +94,8 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
 
     if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
+    if arguments.layout == "mindformers" and arguments.to != "mindspore":
+        raise UserError("--layout: mindformers is one of MindSpore's; choose --to mindspore, or leave the option out")
     if is_gguf(arguments.model):
         from ms_codegeex.gguf_files.reading import open_gguf
 
@@ -112,7 +122,8 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
             raise UserError("--tensor-parallel: --to gguf is one file; leave the option out")
         result = export_gguf(source, arguments.output, **wanted)
     else:
-        result = convert(source, arguments.to, arguments.output, tensor_parallel=arguments.tensor_parallel, **wanted)
+        to = "mindformers" if arguments.layout == "mindformers" else arguments.to
+        result = convert(source, to, arguments.output, tensor_parallel=arguments.tensor_parallel, **wanted)
     if not arguments.json:
         for warning in _warnings(result):
             print_error(warning)

@@ -31,19 +31,26 @@ from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
 from ms_codegeex.formats.provenance import ends, files_below, hashed, read_statement, statement_path
 from ms_codegeex.formats.rounding import cast
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.strategy import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor
 from ms_codegeex.formats.torch_zip import is_written_by_us, read_torch, write_torch
-from ms_codegeex.models.foreign import ForeignName
+from ms_codegeex.models.foreign import ForeignName, in_our_names
 
 _MAX_CODE = 16 << 20  # bytes of a module that is compared with ours
 _NAMED = 3  # files in a message
 AHEAD = 2  # tensors that are loaded while one is written
 DIRECTORIES = ("hf", "gptj")  # model directories
 LAYOUTS = {"hf": "huggingface", "gptj": "gptj", "megatron": "megatron", "mindspore": "mindspore"}
+LAYOUTS["mindformers"] = "mindspore"  # under our own names
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (".ckpt",)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
+# What mindformers 1.9 and 2.1 read (their checkpoint/checkpoint.py): the weights of the only rank at step 0, the number
+# of that step, and what was trained before it.
+_ITERATION, _ONLY_RANK = "iteration_00000000", "iteration_00000000/model-0000000-0000001.safetensors"
+_TRACKER = "latest_checkpointed_iteration.txt"
+_COMMON = dict.fromkeys(("epoch_num", "step_num", "global_step", "global_batch_size", "ckpt_status"), 0)
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
 CONVERTED: Mapping[str, Any] = MappingProxyType({"command": "convert"})
@@ -102,6 +109,13 @@ def _write_file(
         write_torch(target, _nested(tensors) | {"config": config}, check)
     elif to == "mindspore":
         write_mindspore(target, tensors, check=check, origin=origin)
+    elif to == "mindformers":
+        with atomic_directory(target, check) as directory:
+            (directory / _ITERATION).mkdir()
+            (directory / _TRACKER).write_text("0", encoding="ascii")
+            write_json(directory / _ITERATION / "common.json", {**_COMMON, "loss_scale": None})
+            write_safetensors(directory / _ONLY_RANK, tensors, {"format": "ms"}, checksums=True)
+            written(directory / _ONLY_RANK)
     else:
         formats = FamilyFormats(source.family)
         config = formats.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
@@ -117,6 +131,7 @@ _READERS = {
     **dict.fromkeys(DIRECTORIES, lambda target: ModelDirectory(target).tensors),
     "megatron": lambda target: dict(nested_tensors(read_torch(target))),
     "mindspore": read_mindspore,
+    "mindformers": lambda target: SafetensorsFile(target / _ONLY_RANK).tensors,
 }
 
 
@@ -126,6 +141,7 @@ def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[FileT
     its = formats.layout(LAYOUTS[to])
     formats.rank_shapes(its, source.config, ranks, "--tensor-parallel")  # what does not split evenly is an error
     entries = formats.entries(its, source.config, ranks)
+    entries = in_our_names(entries) if to == "mindformers" else entries
 
     def slices(rank: int) -> Iterator[tuple[str, LazyTensor]]:
         for name, tensor in source.tensors.items():
@@ -210,6 +226,8 @@ def _check_request(to: str, dtype: str | None, ranks: int) -> None:
         raise UserError(f"--to: '{to}' is unknown; choose one of {', '.join(LAYOUTS)}")
     if dtype is not None and dtype not in SHORT_NAMES:
         raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
+    if ranks != 1 and to == "mindformers":
+        raise UserError("--tensor-parallel: mindformers itself divides the weights among its devices; leave it out")
     if ranks != 1 and to not in _RANK_FILES:
         raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
 
@@ -304,16 +322,16 @@ def convert(
     origin: Mapping[str, Any] = CONVERTED,
 ) -> dict[str, Any]:
     """Convert the model at `source` to `to` at `output`: "hf" a model directory, "gptj" one of a CodeGen as a GPT-J,
-    "megatron" a nested `.pt` file, "mindspore" a `.ckpt` file with the original names. `source` is anything
-    `open_source` reads, or its result. With `tensor_parallel` above 1, `output` is a folder with a file for each rank.
-    `dtype` ("fp32", "fp16", "bf16") casts every tensor. `verify` compares all bytes of the result with the source.
-    `replace` allows replacing an earlier conversion. `origin`: the command, and its further choices, for
-    `provenance.json`. Returns figures for a report. `UserError` for anything missing, unexpected, in the way or too
-    large for the dtype; the output appears only when it is complete."""
+    "megatron" a nested `.pt` file, "mindspore" a `.ckpt` file with the original names, "mindformers" a directory in
+    mindformers' newer layout. `source` is anything `open_source` reads, or its result. With `tensor_parallel` above 1,
+    `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor. `verify`
+    compares all bytes of the result with the source. `replace` allows replacing an earlier conversion. `origin`: the
+    command, and its further choices, for `provenance.json`. Returns figures for a report. `UserError` for anything
+    missing, unexpected, in the way or too large for the dtype; the output appears only when it is complete."""
     begin = time.monotonic()
     _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))
-    directory = to in DIRECTORIES or tensor_parallel > 1
+    directory = to not in _SUFFIXES or tensor_parallel > 1
     file, suffixes = ("", ()) if directory else (f"{model.family.name}{_SUFFIXES[to][0]}", _SUFFIXES[to])
     target = free_target(Path(output), model.path, replace, file, suffixes)
     parts = _parts(model, to, dtype, tensor_parallel)

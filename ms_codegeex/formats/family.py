@@ -16,6 +16,9 @@ from ms_codegeex.models.registry import FAMILIES, Family, family
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
+# What every family rotates by, whether `config.json` says so at the top, as `rope_scaling` or, since transformers 5, as
+# `rope_parameters`.
+_ROPE = {"rope_theta": 10_000, "rope_type": "default", "type": "default"}
 # other keys of a size, in classes and versions of transformers, that count where the family's own is missing or null
 RENAMED = {
     "hidden_size": ("hidden_size",),
@@ -107,6 +110,13 @@ class FamilyFormats:
             if key in values and values[key] not in (expected, *self.data.sizes.synonyms.get(key, ())):
                 said = f"{key} is {values[key]!r}, expected {expected!r}"
                 raise UserError(f"config.json: {said}; give a model that has it")
+        for place in values.keys() & {"rope_theta", "rope_scaling", "rope_parameters"}:
+            stated = values[place] if isinstance(values[place], dict) else {place: values[place]}
+            for key, expected in _ROPE.items():
+                if stated.get(key, expected) != expected:
+                    where = key if place == key else f"{key} of {place}"
+                    said = f"{where} is {stated[key]!r:.80}, expected {expected!r}"
+                    raise UserError(f"config.json: {said}; give a model that has it")
         for name in self.defaults:
             other = next((other for other in RENAMED.get(name, ()) if other in values), None)
             if (key := self.data.sizes.keys.get(name, name)) not in values and other is not None:

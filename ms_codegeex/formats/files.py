@@ -44,6 +44,11 @@ _NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 _MOST_STEPS = 8  # from what the user names down to the weights
 _LONGEST_POINTER = 256  # bytes of a file that names a folder
+# What is said of files beside the weights: whether they are training state, and the words around their names.
+_OVER = (
+    (False, "passed over", ""),
+    (True, "left out, state of a training run ({})", "; training from here begins with a new optimizer"),
+)
 _CHUNKS, _LONGEST_CHUNKS, _MOST_CHUNKS = (
     "metadata.json",
     1 << 28,
@@ -153,9 +158,12 @@ class Found:
         inner, lines = self.place.folder, []
         below = f"the weights are in {inner.relative_to(root)}" if inner != root else ""
         for folder in dict.fromkeys((root, inner)):
-            names = [str(path.relative_to(folder)) for path in over if (inner in path.parents) == (folder == inner)]
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            said = [below if folder == root else "", f"passed over: {', '.join(names[:3])}{more}" if names else ""]
+            here = [path for path in over if (inner in path.parents) == (folder == inner)]
+            said = [below if folder == root else ""]
+            for state, before, after in _OVER:
+                names = [str(path.relative_to(folder)) for path in here if _is_state("files", path.name) == state]
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                said += [f"{before.format(len(names))}: {', '.join(names[:3])}{more}{after}"] if names else []
             lines += [f"{folder}: {'; '.join(filter(None, said))}"] if any(said) else []
         return lines
 

@@ -204,12 +204,13 @@ def test_another_family(run, tmp_path, old):
 
 
 @pytest.mark.parametrize(
-    ("to", "ranks"), [("hf", 1), ("megatron", 1), ("megatron", 2), ("mindspore", 1), ("mindspore", 2)]
+    ("to", "ranks"),
+    [("hf", 1), ("megatron", 1), ("megatron", 2), ("mindspore", 1), ("mindspore", 2), ("mindformers", 1)],
 )
 @pytest.mark.parametrize("limit", [0, 20_000])
 def test_a_full_disk_leaves_the_old_output(tmp_path, run, to, ranks, limit, capsys):
-    ranks = 1 if to == "hf" else ranks
-    out = tmp_path / "place" / ("out" if to == "hf" or ranks > 1 else f"out{'.pt' if to == 'megatron' else '.ckpt'}")
+    suffix = {"megatron": ".pt", "mindspore": ".ckpt"}.get(to, "") if ranks == 1 else ""
+    out = tmp_path / "place" / f"out{suffix}"
     convert(run, to, out, tensor_parallel=ranks)
 
     def content():
@@ -217,7 +218,8 @@ def test_a_full_disk_leaves_the_old_output(tmp_path, run, to, ranks, limit, caps
         return {str(file): file.read_bytes() for file in files}
 
     before, limits = content(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    words = ["--model", str(run), "--to", to, "--output", str(out), "--tensor-parallel", str(ranks), "--replace"]
+    said = ["mindspore", "--layout", "mindformers"] if to == "mindformers" else [to]
+    words = ["--model", str(run), "--to", *said, "--output", str(out), "--tensor-parallel", str(ranks), "--replace"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))  # no file may grow beyond
     try:
         with pytest.raises(UserError, match=r"could not be written \(File too large\).* unchanged"):

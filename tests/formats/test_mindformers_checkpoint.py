@@ -53,7 +53,10 @@ def test_the_parts_of_two_ranks_are_joined_and_the_optimizers_files_are_named(tm
         found, read, said = opened(tmp_path, fields)
         assert found == name and read.keys() == tensors.keys()
         assert all(np.array_equal(read[key], tensors[key]) for key in tensors)
-        assert any("opt-0000001-0000002.safetensors" in line for line in said)
+        left = (
+            "left out, state of a training run (2): opt-0000000-0000002.safetensors, opt-0000001-0000002.safetensors;"
+        )
+        assert any(f"{left} training from here begins with a new optimizer" in line for line in said)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -106,6 +106,7 @@ AGES = {  # changes to CodeGen's config.json as other versions and tools write i
     "n_ctx": {"n_positions": None, "n_ctx": 16},
     "end tokens": {"eos_token_id": [5, 7]},
     "dtype": {"torch_dtype": None, "dtype": "float16"},
+    "rope_parameters": {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
     "a synonym": {"activation_function": "gelu_pytorch_tanh"},
     "harmless": {
         "use_cache": False,
@@ -140,6 +141,9 @@ REFUSED = [
     ({"n_head": None}, "n_head is None, expected a positive whole number; write it there"),
     ({"rotary_dim": None, "n_embd": 1024, "n_layer": 20, "n_inner": None}, "rotary_dim is None.*such as 32 of 350m-nl"),
     ({"quantization_config": {"quant_method": "gptq"}}, "give the model before it was quantised"),
+    ({"rope_theta": 1e6}, "rope_theta is 1000000.0, expected 10000; give a model"),
+    ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_theta of rope_parameters is 1000000.0"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type of rope_scaling is 'linear', expected 'default'"),
     ({"model_type": None}, "model_type is None, expected one of codegeex, codegen, gptj, chatglm; write it there"),
 ]
 

@@ -509,8 +509,11 @@ def test_what_other_programs_write_is_read(tmp_path, codegen, capfd, kind):
     assert all(file.is_file() for each in source.inputs for file in each.files.values())
     said, other = capfd.readouterr().err, [file for file in directory.rglob("*") if file.is_file()]
     used = {file for each in source.inputs for file in each.files.values()}
-    passed = any(file not in used and file.suffix in (".pt", ".bin", ".safetensors", ".ckpt") for file in other)
-    assert ("passed over" in said, f"the weights are in {place}" in said) == (passed, place != "."), said
+    over = [file for file in other if file not in used and file.suffix in (".pt", ".bin", ".safetensors", ".ckpt")]
+    state = [file for file in over if "optim" in file.name]
+    beside = [file for file in state if any(file.parent == each.parent for each in used)]  # not in a folder without any
+    assert (f"state of a training run ({len(beside)}): " in said) == bool(beside), said
+    assert ("passed over" in said, f"the weights are in {place}" in said) == (over != state, place != "."), said
 
 
 @pytest.mark.parametrize("numbered", ["in each stage", "through all"])

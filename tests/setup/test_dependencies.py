@@ -5,9 +5,13 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
+import pytest
 from conftest import ROOT
-from declared import normalised, oldest, requirements
+from declared import extras, normalised, oldest, requirements
+from own_environment import VARIABLES, own_environment
 
 DATED = {"fsspec", "packaging", "publicsuffixlist"}  # their versions are dates, which promise nothing
 PARTS = {"pydantic_core": "pydantic"}  # modules that come with a declared package in an exact version
@@ -65,3 +69,47 @@ def test_doctor_can_use_them():
     words = [sys.executable, "-m", "ms_codegeex.commands.package_uses", *names]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[name, ""] for name in names]
+
+
+@pytest.mark.newest
+def test_the_extras_allow_the_newest_versions():
+    """On the day. A bound may be meant: who reads this decides, so CI prints it and goes on."""
+    left_out = {}
+    for extra in extras():
+        for name, one in requirements(extra).items():
+            try:
+                with urllib.request.urlopen(f"https://pypi.org/pypi/{name}/json", timeout=30) as answer:
+                    newest = json.load(answer)["info"]["version"]
+            except urllib.error.URLError as error:
+                pytest.skip(f"needs the package index ({error})")
+            print(f"{extra}: {one}: the newest is {newest}")
+            if not one.specifier.contains(newest):
+                left_out[f"{one}"] = newest
+    assert left_out == {}
+
+
+# What reads and writes files of transformers, or compares with its models.
+OF_TRANSFORMERS = (
+    *("data/tokenizer", "data/test_own_byte_pairs.py", "formats/test_engines.py", "formats/test_sizes.py"),
+    *("formats/test_sources_codegeex2.py", "commands/test_command_convert_families.py", "models/test_codegen_model.py"),
+    *("commands/test_command_convert_outputs.py", "gguf_files/test_gguf_writing.py", "test_tokenizer_of_a_run.py"),
+)
+
+
+@pytest.mark.slow
+def test_with_the_newest_transformers(tmp_path):
+    """The default tests; those of exported classes are in formats/test_exported_classes.py."""
+    python = own_environment(tmp_path / "venv", "transformers>=5,<6")
+    words = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        *(f"tests/{x}" for x in OF_TRANSFORMERS),
+    ]
+    done = subprocess.run(words, cwd=ROOT, env=VARIABLES, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

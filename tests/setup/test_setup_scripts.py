@@ -203,7 +203,8 @@ def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
     _, calls = ci()
     slow, skipped = "run.sh -m slow --files-by none ", "run.sh --skipped-before -x"
     rehearsals = f"{slow}tests/rehearsal -x"  # at the same time as all that follows
-    assert calls[0] == "run.sh" and calls.pop(calls.index(rehearsals)) and len(calls) == 7
+    assert calls[0] == "run.sh" and calls.pop(calls.index(rehearsals)) and len(calls) == 8
+    assert calls[7] == "run.sh -m newest -rP tests/setup/test_dependencies.py"
     assert calls[3] == skipped and calls[6].startswith(slow)
     assert calls[4].startswith("setup.sh --venv ") and calls[4].endswith("/.venv-2.10 --tests --mindspore 2.10")
     (first,), rest = {*calls[1:3]} - {"toolchains"}, [word.removeprefix("--ignore=") for word in calls[6].split()[5:]]
@@ -243,7 +244,7 @@ def test_ci_status(ci, statuses, expected, cut):
     assert result.stdout.count("did NOT run") == cut
     assert ("all tests ran" in result.stdout) == (expected == 0 and not cut)
     ends = {"default": 1, "slow": 4, "skipped": 5}
-    assert len(calls) == (next(ends[name] for name in statuses) if expected else 8)
+    assert len(calls) == (next(ends[name] for name in statuses) if expected else 9)
 
 
 def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):

@@ -81,8 +81,8 @@ def _limits(config: Any) -> list[str]:
     if config.num_heads % GROUPS == 0:
         return []
     return [
-        f"the original's classes and transformers cannot run it: they share the heads out to {GROUPS} groups, and "
-        f"there are {config.num_heads}"
+        f"the original's classes and transformers before 5.24 cannot run it: they share the heads out to {GROUPS} "
+        f"groups, and there are {config.num_heads}"
     ]
 
 
