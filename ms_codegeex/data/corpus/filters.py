@@ -82,8 +82,6 @@ def _is_ordinary(data: bytes, rules: Rules) -> bool:
 
 
 def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:

@@ -130,9 +130,8 @@ def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Ev
         try:
             text = _read_file(file, limit)
             if reading.licences and isinstance(text, RecordText):
-                named = (
-                    licences_in_comments(as_utf8(text.data)[0], file.language) or [file.licence][: bool(file.licence)]
-                )
+                named = licences_in_comments(as_utf8(text.data)[0], file.language)
+                named = named or [file.licence][: bool(file.licence)]
                 licence = decide_licence(named, reading, len(text.data), text.data)
                 text = text._replace(licence=licence) if isinstance(licence, str) else licence
         except OSError as error:

@@ -108,11 +108,8 @@ class DocumentRows:
         body = text.rstrip(b"\n")
         hashed = hashlib.sha256(body)
         plain = hashed.digest()
-        if text is data:  # one pass does for both
-            hashed.update(data[len(body) :])
-        else:
-            hashed = hashlib.sha256(data)
-        self._hashes += [hashed.digest(), plain]
+        hashed.update(data[len(body) :])  # so that one pass does for both
+        self._hashes += [(hashed if text is data else hashlib.sha256(data)).digest(), plain]
         if self._redactions:
             emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
             counts = {"email": emails, "real-email": emails, "secrets": everything - emails}
