@@ -77,7 +77,7 @@ def _check(value: Any, data: bool) -> None:
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
-                inner += (*item, *item.values())
+                inner += item.values() if data else (*item, *item.values())
             elif isinstance(item, list):
                 inner += item
             elif type(item) is int and not -_TOO_LONG < 10 * item < 10 * _TOO_LONG:

@@ -176,10 +176,8 @@ class Fields:
             return ""
         if language is not None:
             return Broken("other language", language.name, len(data), data, problem=False)
-        shown = next(
-            (repr(self.shown(name)) if isinstance(name, str) else self.shown(repr(name)) for name in named), ""
-        )
-        return Broken("unknown language", shown or "no field names it", len(data), data, problem=False)
+        shown = (repr(self.shown(name)) if isinstance(name, str) else self.shown(repr(name)) for name in named)
+        return Broken("unknown language", next(shown, "") or "no field names it", len(data), data, problem=False)
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ _ASCII = bytes(range(0x80))
 _KINDS = (string.whitespace.encode() + bytes(range(28, 32)), string.ascii_letters.encode(), string.hexdigits.encode())
 _HEAD = 4096  # bytes in which a generator's marks are looked for
 _END = 200  # bytes in which the last line is looked for
+_NAME = re.compile(rb"(?<![\w.\0-])\0(?![\w\0-]|\.[\w\0])")  # of a file, in the place of the name itself
 _HINT = "a comment may say so"
 _SMALL = 2000  # bytes of a text that is counted before NumPy's functions have started
 
@@ -81,8 +82,6 @@ def _is_ordinary(data: bytes, rules: Rules) -> bool:
 
 
 def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -128,7 +127,7 @@ def _exact_rejection(data: bytes, rules: Rules) -> str | None:
 def generator_of(data: bytes, path: str = "") -> str | None:
     """The program that wrote a text, as far as its first and last bytes or the name of its file tell by the rules of
     `rules/generators.yaml`; else None."""
-    marks, endings, opening, cleaning = _generators()
+    marks, endings, opening, _ = _generators()
     head, name = data[:_HEAD], path.rpartition("/")[2].encode("utf-8", "replace")
     found = None if endings.isdisjoint((name[-3:], name[-4:])) else marks["files"].first(name)
     if found is None and head.lstrip().startswith(b"<"):
@@ -138,11 +137,18 @@ def generator_of(data: bytes, path: str = "") -> str | None:
         found = marks["end"].first(last) or found
     if found != _HINT or not marks["text"].first(text := opening.match(head)[0]):
         return None if found == _HINT else found
-    if len(name) > 3 and name in text:  # otherwise no pattern is compiled, which would take longer than all the rest
-        text = re.sub(rb"(?<![\w.-])%s(?![\w-]|\.\w)" % re.escape(name), b"this file", text)
+    if len(name) > 3 and name in text:  # a pattern with the name would have to be compiled
+        text = _NAME.sub(b"this file", text.replace(name, b"\0")).replace(b"\0", name)
+    return _said_in(text)
+
+
+@functools.lru_cache(1 << 8)  # the files of a package repeat each other's
+def _said_in(comments: bytes) -> str | None:
+    """The program that wrote a text, as far as its first comments say so."""
+    marks, _, _, cleaning = _generators()
     for old, new, needed in cleaning:
-        text = old.sub(new, text) if needed in text else text
-    return marks["comment"].first(text)
+        comments = old.sub(new, comments) if needed in comments else comments
+    return marks["comment"].first(comments)
 
 
 class _Marks:

@@ -41,13 +41,14 @@ _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\
 _WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]{2,}")
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
+_REPEATED = 4096  # bytes of a comment that is remembered
 _REST_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 # Bytes with which most files without a header begin. An opening is a few symbols, of which the first one decides.
 _CODE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_\"'"
 _AFTER = (b"", b" ", b"\n", b"a", b"1", b'"', b"''", b'""', b"*", b"-", b"/")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a key of `_rest_of`
 class _Patterns:
     """The patterns of a language's style: `run` matches consecutive one-line comments, `directive` a line with a
     directive, `header` a part of a licence header; RE2 looks for that and for `legal`. `blocks`: what opens a block,
@@ -114,16 +115,20 @@ def strip_licence(data: bytes, language: str) -> bytes:
 def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes]]:
     """Yield the bounds of each licence header, including the blank lines after it, and what of it stays."""
     for offset, end, kind in _comments(data, patterns):
-        comment = data[offset:end]
-        if kind == "directive" or not patterns.header.search(comment):
-            continue
-        if not linear_pattern(_DOUBTFUL).search(comment) or _BOXED.fullmatch(comment):
-            rest = _without_terms(comment, patterns, kind == "block")
+        rest_of = _rest_of if end - offset <= _REPEATED else _rest_of.__wrapped__
+        rest = None if kind == "directive" else rest_of(data[offset:end], patterns, kind == "block")
+        if rest is not None:
             yield offset, end if rest else _BLANK.match(data, end).end(), rest
 
 
-def _without_terms(comment: bytes, patterns: _Patterns, block: bool) -> bytes:
-    """The paragraphs of a comment that are not about owners and terms, in a comment; empty if there are none."""
+@functools.lru_cache(1 << 10)  # the files of a package repeat each other's
+def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
+    """The paragraphs of a header that are not about owners and terms, in a comment; empty if there are none. None: the
+    comment is no header, or doubtful."""
+    if not patterns.header.search(comment):
+        return None
+    if linear_pattern(_DOUBTFUL).search(comment) and not _BOXED.fullmatch(comment):
+        return None
     opening, body, closing = b"", comment, b""
     for start, around, end in patterns.blocks if block else ():
         if found := around.match(comment):

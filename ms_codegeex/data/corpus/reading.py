@@ -29,7 +29,7 @@ from ms_codegeex.data.detection import as_utf8
 UNKNOWN_LICENCE = "unknown licence, kept"
 STRIPPED = "licence header left out"
 SPECIAL = "a text has the name of a special token, which is read as plain text"
-_SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
+_OPENING, _SPECIAL = re.compile(rb"<\|"), re.compile(rb"<\|[\w./-]{1,40}\|>")  # the first takes half the time
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
 _MOST_LINES = 100  # that are named of a text
@@ -118,7 +118,8 @@ def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Even
     items = Returning(_read_files(unit, reading) if unit.part is None else _read_records(unit, unit.part, reading))
     for item in items:
         yield item
-        if isinstance(item, Document) and (found := _SPECIAL.search(item.data)):
+        opening = _OPENING.search(item.data) if isinstance(item, Document) else None
+        if opening and (found := _SPECIAL.search(item.data, opening.start())):
             yield Event(item.source, "noted", SPECIAL, found[0].decode())
     return items.value
 
@@ -129,9 +130,8 @@ def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Ev
         try:
             text = _read_file(file, limit)
             if reading.licences and isinstance(text, RecordText):
-                named = (
-                    licences_in_comments(as_utf8(text.data)[0], file.language) or [file.licence][: bool(file.licence)]
-                )
+                named = licences_in_comments(as_utf8(text.data)[0], file.language)
+                named = named or [file.licence][: bool(file.licence)]
                 licence = decide_licence(named, reading, len(text.data), text.data)
                 text = text._replace(licence=licence) if isinstance(licence, str) else licence
         except OSError as error:

@@ -119,13 +119,9 @@ class PrepareSettings:
         """The versions of programs that decide the dataset's content: Python's, which decides what a letter is,
         pygments', if documents are compared by its tokens, and that of the library of licences, if they are judged."""
         by_tokens = self.near_duplicates and self.near_duplicates_by == "tokens"
-        pygments = {"pygments": importlib.metadata.version("pygments")} if by_tokens else {}
-        names = ("license-expression",) if self.reading.licences else ()
-        return {
-            "python": platform.python_version(),
-            **pygments,
-            **{name: importlib.metadata.version(name) for name in names},
-        }
+        deciding = {"pygments": by_tokens, "license-expression": self.reading.licences}
+        versions = {name: importlib.metadata.version(name) for name, decides in deciding.items() if decides}
+        return {"python": platform.python_version(), **versions}
 
 
 def _check_choices(settings: Any, **choices: tuple[str, ...]) -> None:

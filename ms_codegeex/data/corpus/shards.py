@@ -105,7 +105,11 @@ class DocumentRows:
         licence = licences.setdefault(document.licence, len(licences))
         self._numbers.append((language, group, licence, len(data), tokens, document.licence_bytes))
         text = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
-        self._hashes += [hashlib.sha256(each).digest() for each in (data, text.rstrip(b"\n"))]
+        body = text.rstrip(b"\n")
+        hashed = hashlib.sha256(body)
+        plain = hashed.digest()
+        hashed.update(data[len(body) :])  # so that one pass does for both
+        self._hashes += [(hashed if text is data else hashlib.sha256(data)).digest(), plain]
         if self._redactions:
             emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
             counts = {"email": emails, "real-email": emails, "secrets": everything - emails}

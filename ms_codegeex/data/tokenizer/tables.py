@@ -85,7 +85,8 @@ class Tables:
 def token_bytes(tables: Tables) -> tuple[bytes, ...]:
     """The bytes of the ids in order."""
     letters = str.maketrans({letter: chr(byte) for letter, byte in _byte_alphabet().items()})
-    return tuple(token.translate(letters).encode("latin-1") for token in tables.vocab)  # `EOS` stands for itself
+    text = "\uffff".join(tables.vocab).translate(letters)  # far quicker than each by itself; `EOS` stands for itself
+    return tuple(token.encode("latin-1") for token in text.split("\uffff"))
 
 
 def gpt2_tables() -> Tables:
@@ -174,8 +175,8 @@ def _checked(
         said, rest = f"{merges}: not {whose} merges{remedy}", digests[1]
         lines = _merges_in(merges.read_bytes(), rest) if model is None else _merges(model.get("merges"), rest)
         tables = Tables(vocab, lines, digests)
-        known = (len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in tables.pairs())
-        if tables.are_own and not all(known):
+        pairs = tables.pairs() if tables.are_own else ()
+        if not all(len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in pairs):
             raise _Foreign
     except _Foreign:
         raise UserError(said) from None

@@ -55,15 +55,6 @@ def test_the_same_ids_of_lines(pair, text):
     assert encoder.encode(text.encode()).tolist() == tokenizer.encode(text)
 
 
-def test_only_the_lines_of_special_names_are_encoded_slowly(monkeypatch):
-    tokenizer = load_tokenizer("codegeex")
-    encoder, slow = CorpusEncoder(tokenizer), []
-    monkeypatch.setattr(encoder, "_slowly", lambda data: slow.append(data) or CorpusEncoder._slowly(encoder, data))
-    text = "x = 1\n" * 1000 + "end = '<|endoftext|>'\nmark = '<|extratoken_10|>'  \nf()\n" + "y = 2\n" * 1000
-    assert encoder.encode(text.encode()).tolist() == tokenizer.encode(text)
-    assert b"".join(slow).count(b"\n") <= 4 and b"endoftext" in slow[0]
-
-
 @settings(max_examples=400, deadline=None)
 @given(st.lists(PIECES, max_size=12).map("".join))
 @example("")
@@ -83,10 +74,8 @@ def test_the_library_does_the_work(pair, monkeypatch):
     tokenizer, encoder = pair
     assert encoder.is_fast
     monkeypatch.setattr(type(tokenizer), "encode", None)
-    assert encoder.encode(b"def f(x):\n        return x\n").size > 5
-    for text in ("<|endoftext|>", "<|extratoken_12|>"):
-        with pytest.raises(TypeError):
-            encoder.encode(text.encode())  # left to ours
+    for text in (b"def f(x):\n        return x\n", b"x = '<|endoftext|>'\n", b"<|extratoken_12|>"):
+        assert encoder.encode(text).size > 5 and tokenizer.eos_id not in encoder.encode(text)
 
 
 @pytest.mark.parametrize("name", NAMES)
