@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed
+from ms_codegeex.base.quarantine import entries
+from ms_codegeex.base.reading import read_inside
+from ms_codegeex.base.yaml_reading import MAX_BYTES, parse_yaml
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.models.foreign import ForeignName
 from ms_codegeex.models.parameters import LORA_A, LORA_B, ParameterTable
+
+ALPHA = "lora_alpha"  # in the settings of PEFT and of mindformers
+_DELTA = re.compile(r"(.+)\.mindpet_delta_lora_([ab])", re.IGNORECASE)  # mindpet's names of an adapter's factors
+_SETTINGS = re.compile(r"(mindformers_)?adapter_config\.json|.+\.ya?ml")  # where mindformers records alpha
+_FOLDERS, _FILES = 3, 20  # a checkpoint is OUTPUT/checkpoint/rank_0/NAME.ckpt, and the settings are in one of these
 
 
 @dataclass(frozen=True)
@@ -107,3 +119,47 @@ def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> di
 
         result[f"{layer}.weight"] = LazyTensor("float32", weight.shape, load)
     return result
+
+
+def unmerged(
+    tensors: Mapping[ForeignName, LazyTensor], where: str
+) -> tuple[dict[ForeignName, LazyTensor], dict[str, LazyTensor]]:
+    """A checkpoint's weights, and mindpet's adapters in it as ours, `layer.lora_a`. `UserError` if it has adapters
+    alone, or one of them twice."""
+    weights, factors = dict[ForeignName, LazyTensor](), dict[str, LazyTensor]()
+    for name, tensor in tensors.items():
+        match = _DELTA.fullmatch(name) if isinstance(name, str) else None
+        if match is None:
+            weights[name] = tensor
+        elif factors.setdefault(f"{match[1]}.{LORA_A[:-1]}{match[2].lower()}", tensor) is not tensor:
+            raise UserError(f"{where}: {name} is there twice; give one run's checkpoint")
+    if factors and not weights:
+        remedy = "give the checkpoint of all parameters (mindformers' save_trainable_params writes adapters alone)"
+        raise UserError(f"{where}: holds adapters of mindformers without their model; {remedy}")
+    return weights, factors
+
+
+def _recorded(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The settings of adapters that mindformers, or the user of its run, left in a folder."""
+    for name in list(filter(_SETTINGS.fullmatch, entries(folder)))[:_FILES]:
+        try:
+            settings = parse_yaml(read_inside(folder, name, MAX_BYTES))  # JSON is YAML, too
+            for key in () if name.endswith("json") else ("model", "model_config", "pet_config"):
+                settings = settings[key]
+        except (Malformed, UserError, LookupError, TypeError):  # another program's file
+            continue
+        if isinstance(settings, Mapping) and ALPHA in settings:
+            yield settings
+
+
+def recorded_alpha(path: Path, rank: int) -> Any:
+    """The alpha of mindformers' adapters of this rank in the checkpoint at `path`, from the nearest folder that records
+    one. None: none does, or two differ. `UserError` if it records another rank."""
+    for folder in [path, *path.absolute().parents][path.is_file() :][:_FOLDERS]:
+        found = list(_recorded(folder))
+        for settings in found:
+            if (said := settings.get("r", settings.get("lora_rank", rank))) != rank:
+                raise UserError(f"{folder}: records adapters of rank {said}, {path} has rank {rank}; give one run's")
+        if found:
+            return found[0][ALPHA] if all(each[ALPHA] == found[0][ALPHA] for each in found) else None
+    return None
