@@ -6,11 +6,14 @@ The mindformers package has no command of its own (`run_mindformer.py` is only i
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
@@ -19,19 +22,46 @@ from ms_codegeex.base.shipped import SUFFIXES, find_config
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig
 
+UNKNOWN_STEPS = 10**6  # of a run, until its dataset is open
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
-    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides applied."""
+    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides applied. `UserError`
+    for settings that would have no effect on these models, or a wrong one."""
     from mindformers.tools.register import MindFormerConfig
 
     from ms_codegeex.config.values import parse_overrides
+    from ms_codegeex.mindformers_bridge.settings import NUMERIC, check, numbers
 
     path = find_config(path, "mindformers")
     if path.suffix not in SUFFIXES:
         raise UserError(f"--config: {path} is not a YAML file; its name must end in .yaml")
     config = MindFormerConfig(str(path))
     config.merge_from_dict(parse_overrides(overrides))
+    for section in filter(config.get, NUMERIC):
+        config[section] = numbers(config[section], section)
+    check(config)
     return config
+
+
+def check_parts(config: MindFormerConfig) -> None:
+    """`UserError` for a schedule or an optimizer that mindformers refuses, before it builds the model."""
+    from mindformers.core.lr import build_lr
+    from mindformers.core.optim import build_optim
+    from mindspore import Parameter
+
+    schedule, optimizer = copy.deepcopy((config.lr_schedule, config.optimizer))
+    given = {"params": [Parameter(np.zeros(1, np.float32), name="weight")]}
+    part = "lr_schedule"
+    try:
+        if schedule:
+            total = schedule.total_steps
+            build_lr(schedule | {"total_steps": UNKNOWN_STEPS if total in (None, -1) else total})
+            given["learning_rate"] = 1e-3
+        part = "optimizer"
+        build_optim(optimizer, default_args=given)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{part}: {str(error).strip().splitlines()[0]}; correct it") from None
 
 
 def train(path: Path, overrides: Sequence[str] = ()) -> None:
@@ -44,6 +74,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
 
     config = load(path, overrides)
     build_context(config)
+    check_parts(config)
     Trainer(args=config).train()
 
 

@@ -194,5 +194,5 @@ def test_adapters_alone_and_an_alpha_without_adapters(tmp_path):
     with pytest.raises(UserError, match="holds adapters of mindformers without their model; give the checkpoint of"):
         opened(path, {**FIELDS["codegen"], "lora_alpha": 6})
     save(path, parameters("codegen"))
-    with pytest.raises(UserError, match="--set lora_alpha: .* holds no adapters of mindformers; leave it out"):
+    with pytest.raises(UserError, match=r"--set lora_alpha: .* holds no adapters of mindformers; leave it out"):
         opened(path, {**FIELDS["codegen"], "lora_alpha": 6})
