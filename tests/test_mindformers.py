@@ -341,12 +341,20 @@ PARTS = {
 
 @pytest.mark.parametrize("override", PARTS)
 def test_what_mindformers_refuses_to_build_is_one_line(registered, override):
-    from ms_codegeex.mindformers_bridge.__main__ import check_parts
+    from mindformers.core.lr import build_lr
+    from mindformers.core.optim import build_optim
+    from mindspore import Parameter
 
-    check_parts(load(RUNS[0]))
-    with pytest.raises(UserError, match=PARTS[override]) as error:
-        check_parts(load(RUNS[0], override))
+    from ms_codegeex.mindformers_bridge.__main__ import built
+
+    weights = {"params": [Parameter(np.zeros(1, np.float32), name="weight")], "learning_rate": 1e-3}
+    config = load(RUNS[0], override, "lr_schedule.total_steps=20")
+    with pytest.raises(UserError, match=PARTS[override]) as error, built():
+        build_lr(config.lr_schedule)
+        build_optim(config.optimizer, default_args=weights)
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="another"), built():
+        raise ValueError("another")
 
 
 WRONG, CUT = r"lr_schedule: the learning rate is {} at step {}; correct", "falls at once from {} to {} at step {}; "

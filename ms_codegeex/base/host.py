@@ -52,16 +52,13 @@ def check_this_platform() -> str | None:
 
 def check_numpy() -> str | None:
     """MindSpore's wheels are compiled against NumPy 1, whatever 2.10's metadata allows."""
-    version = ""
     with contextlib.suppress(ImportError):  # no NumPy, or Python 3.7
-        from importlib import metadata
+        from importlib.metadata import version
 
-        version = metadata.version("numpy")
-    if version.split(".")[0] in ("", "0", "1"):
-        return None
-    return (
-        f"NumPy {version}, with which MindSpore's first operation on a number or an array fails: pip install 'numpy<2'"
-    )
+        if int(version("numpy").partition(".")[0]) >= 2:
+            found = f"NumPy {version('numpy')}, with which MindSpore's first operation on a number or an array fails"
+            return f"{found}: pip install 'numpy<2'"
+    return None
 
 
 def check_libraries(load: Callable[[str], object] = ctypes.CDLL, libraries: dict = LIBRARIES) -> list[str]:

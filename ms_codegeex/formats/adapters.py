@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,43 +124,29 @@ def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> di
 
 def unmerged(
     tensors: Mapping[ForeignName, LazyTensor], where: str
-) -> tuple[dict[ForeignName, LazyTensor], dict[str, LazyTensor]]:
-    """A checkpoint's weights, and mindpet's adapters in it as ours, `layer.lora_a`. `UserError` if it has adapters
-    alone, or one of them twice."""
-    weights, factors = dict[ForeignName, LazyTensor](), dict[str, LazyTensor]()
-    for name, tensor in tensors.items():
-        match = _DELTA.fullmatch(name) if isinstance(name, str) else None
-        if match is None:
-            weights[name] = tensor
-        elif factors.setdefault(f"{match[1]}.{LORA_A[:-1]}{match[2].lower()}", tensor) is not tensor:
-            raise UserError(f"{where}: {name} is there twice; give one run's checkpoint")
-    if factors and not weights:
-        remedy = "give the checkpoint of all parameters (mindformers' save_trainable_params writes adapters alone)"
-        raise UserError(f"{where}: holds adapters of mindformers without their model; {remedy}")
-    return weights, factors
-
-
-def _recorded(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """The settings of adapters that mindformers, or the user of its run, left in a folder."""
-    for name in list(filter(_SETTINGS.fullmatch, entries(folder)))[:_FILES]:
-        try:
-            settings = parse_yaml(read_inside(folder, name, MAX_BYTES))  # JSON is YAML, too
-            for key in () if name.endswith("json") else ("model", "model_config", "pet_config"):
-                settings = settings[key]
-        except (Malformed, UserError, LookupError, TypeError):  # another program's file
-            continue
-        if isinstance(settings, Mapping) and ALPHA in settings:
-            yield settings
+) -> tuple[dict[Any, LazyTensor], dict[str, LazyTensor]]:
+    """A checkpoint's weights, and mindpet's adapters in it with our names. `UserError` for adapters without weights."""
+    found = {name: match for name in tensors if isinstance(name, str) and (match := _DELTA.fullmatch(name))}
+    factors = {f"{match[1]}.lora_{match[2].lower()}": tensors[name] for name, match in found.items()}
+    if found and (len(factors) < len(found) or len(found) == len(tensors)):
+        remedy = "give a checkpoint of all parameters (mindformers' save_trainable_params writes adapters alone)"
+        raise UserError(f"{where}: holds adapters of mindformers twice, or without their model; {remedy}")
+    return {name: tensor for name, tensor in tensors.items() if name not in found}, factors
 
 
 def recorded_alpha(path: Path, rank: int) -> Any:
-    """The alpha of mindformers' adapters of this rank in the checkpoint at `path`, from the nearest folder that records
-    one. None: none does, or two differ. `UserError` if it records another rank."""
+    """The alpha of mindformers' adapters in the checkpoint at `path`, from the nearest folder with a file that has it.
+    None: there is none, or two differ. `UserError` if it is of adapters with another rank."""
     for folder in [path, *path.absolute().parents][path.is_file() :][:_FOLDERS]:
-        found = list(_recorded(folder))
-        for settings in found:
-            if (said := settings.get("r", settings.get("lora_rank", rank))) != rank:
-                raise UserError(f"{folder}: records adapters of rank {said}, {path} has rank {rank}; give one run's")
+        found = set()
+        for name in list(filter(_SETTINGS.fullmatch, entries(folder)))[:_FILES]:
+            with suppress(Malformed, UserError, AttributeError, LookupError, TypeError):  # a file of something else
+                settings = parse_yaml(read_inside(folder, name, MAX_BYTES))  # JSON is YAML, too
+                pet = settings if name.endswith("json") else settings["model"]["model_config"]["pet_config"]
+                found.add((pet[ALPHA], pet.get("r", pet.get("lora_rank", rank))))
         if found:
-            return found[0][ALPHA] if all(each[ALPHA] == found[0][ALPHA] for each in found) else None
+            alphas, (said, *_) = {alpha for alpha, _ in found}, sorted({str(its_rank) for _, its_rank in found})
+            if said != str(rank):
+                raise UserError(f"{folder}: records adapters of rank {said}, {path} has rank {rank}; give one run's")
+            return alphas.pop() if len(alphas) == 1 else None
     return None

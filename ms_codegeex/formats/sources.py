@@ -358,14 +358,16 @@ def _with_adapters(raw: RawModel, path: Path, alpha: Any, say: Say) -> RawModel:
     """The weights with mindformers' adapters merged into them. `alpha`: what `--set lora_alpha` says; None: what is
     recorded near its files. `UserError` if that is nothing, or the adapters do not fit."""
     parts = [unmerged(tensors, where) for tensors, where in zip(raw.ranks, raw.where, strict=True)]
-    ranks = {tensor.shape[0] for _, factors in parts for name, tensor in factors.items() if name.endswith(LORA_A)}
-    if not ranks:
+    ranks = {
+        tensor.shape[:1] or (0,) for _, factors in parts for name, tensor in factors.items() if name.endswith(LORA_A)
+    }
+    if not any(factors for _, factors in parts):
         if alpha is not None:
             raise UserError(f"--set {ALPHA}: {path} holds no adapters of mindformers; leave it out")
         return raw
-    if len(ranks) > 1:
-        raise UserError(f"{path}: its adapters have ranks {sorted(ranks)}, expected one; give one run's checkpoint")
-    (rank,) = ranks
+    if len(ranks) != 1 or not all(map(all, ranks)):
+        raise UserError(f"{path}: adapters of ranks {sorted(ranks)}, expected one; give the checkpoint of one run")
+    ((rank,),) = ranks
     alpha = recorded_alpha(Path(raw.where[0]), rank) if alpha is None else alpha
     if type(alpha) not in (int, float):
         holds = f"holds adapters of mindformers of rank {rank}; their alpha is {alpha or 'in no file near it'}"
@@ -373,10 +375,8 @@ def _with_adapters(raw: RawModel, path: Path, alpha: Any, say: Say) -> RawModel:
         raise UserError(f"{path}: {holds}; look for {ALPHA} in the run's YAML file: {remedy}")
     checked_scale(alpha / rank, f"{path}: {ALPHA} {alpha:g} of its adapters")
     say(f"{path}: mindformers' adapters of rank {rank} and alpha {alpha:g} are merged into the weights")
-    whole = [
-        merged(weights, Adapters(path, factors, rank, alpha), where)
-        for (weights, factors), where in zip(parts, raw.where, strict=True)
-    ]
+    adapters = [Adapters(path, factors, rank, alpha) for _, factors in parts]
+    whole = [merged(own, its, where) for (own, _), its, where in zip(parts, adapters, raw.where, strict=True)]
     return replace(raw, ranks=whole)
 
 

@@ -6,14 +6,13 @@ The mindformers package has no command of its own (`run_mindformer.py` is only i
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
@@ -22,7 +21,11 @@ from ms_codegeex.base.shipped import SUFFIXES, find_config
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig
 
-UNKNOWN_STEPS = 10**6  # of a run, until its dataset is open
+BUILDERS = {  # modules of mindformers, and the part of its file that they build
+    "build_lr.py": "lr_schedule",
+    "build_optim.py": "optimizer",
+    "optimizer_grouped_parameters.py": "optimizer",
+}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
@@ -44,23 +47,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
     return config
 
 
-def check_parts(config: MindFormerConfig) -> None:
-    """`UserError` for a schedule or an optimizer that mindformers refuses, before it builds the model."""
-    from mindformers.core.lr import build_lr
-    from mindformers.core.optim import build_optim
-    from mindspore import Parameter
-
-    schedule, optimizer = copy.deepcopy((config.lr_schedule, config.optimizer))
-    given = {"params": [Parameter(np.zeros(1, np.float32), name="weight")]}
-    part = "lr_schedule"
+@contextmanager
+def built() -> Iterator[None]:
+    """`UserError` for a part of the file that mindformers refuses to build; other errors pass."""
     try:
-        if schedule:
-            total = schedule.total_steps
-            build_lr(schedule | {"total_steps": UNKNOWN_STEPS if total in (None, -1) else total})
-            given["learning_rate"] = 1e-3
-        part = "optimizer"
-        build_optim(optimizer, default_args=given)
+        yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        files = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
+        part = next((BUILDERS[name] for name in BUILDERS if name in files), None)
+        if part is None:
+            raise
         raise UserError(f"{part}: {str(error).strip().splitlines()[0]}; correct it") from None
 
 
@@ -74,8 +70,8 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
 
     config = load(path, overrides)
     build_context(config)
-    check_parts(config)
-    Trainer(args=config).train()
+    with built():
+        Trainer(args=config).train()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -168,6 +168,7 @@ UNMERGED = {  # changes of the stored tensors, of the run's folder and of what i
     "a word": ({}, {"a.yaml": RUN_YAML.replace("6", "six")}, {}, "their alpha is six"),
     "another rank": ({}, {"a.yaml": RUN_YAML.replace("3", "4")}, {}, "records adapters of rank 4, .* has rank 3"),
     "no scale": ({}, {}, {"lora_alpha": 0}, "alpha / rank is 0"),
+    "no rows": ({"a": np.zeros((0, 64), "f4")}, {}, {"lora_alpha": 6}, "of ranks"),
     "half": ({"b": None}, {}, {"lora_alpha": 6}, "does not fit"),
     "another shape": ({"b": np.zeros((5, 3), "f4")}, {}, {"lora_alpha": 6}, "does not fit"),
 }
@@ -191,7 +192,7 @@ def test_adapters_that_cannot_be_merged_are_named(tmp_path, changes, records, gi
 def test_adapters_alone_and_an_alpha_without_adapters(tmp_path):
     path, tensors, _ = with_adapters(tmp_path)
     save(path, {name: value for name, value in tensors.items() if "mindpet" in name})
-    with pytest.raises(UserError, match="holds adapters of mindformers without their model; give the checkpoint of"):
+    with pytest.raises(UserError, match="holds adapters of mindformers twice, or without their model; give a"):
         opened(path, {**FIELDS["codegen"], "lora_alpha": 6})
     save(path, parameters("codegen"))
     with pytest.raises(UserError, match=r"--set lora_alpha: .* holds no adapters of mindformers; leave it out"):
