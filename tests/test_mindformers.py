@@ -329,6 +329,32 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(registered, tmp_path):
     assert rates == (2e-3, 5e-5, 1e-8, [0.9, 0.95]) and config.output_dir == "1e5"
 
 
+def test_a_checkpoint_without_the_models_weights_is_refused(registered, tmp_path):
+    """mindformers warns of each and trains on from random ones."""
+    from mindspore import Tensor, save_checkpoint
+
+    from ms_codegeex.mindformers_bridge.__main__ import check_weights
+
+    sizes = [*SMALL, SHALLOW, "load_checkpoint=" + str(tmp_path / "checkpoint")]
+    check_weights(load(RUNS[0], *sizes[:-1]))
+    names = load(RUNS[0], *sizes).model.model_config  # of the same sizes
+    from ms_codegeex.mindformers_bridge.models import family_classes
+
+    own = {key: value for key, value in names.items() if key not in ("type", "checkpoint_name_or_path")}
+    shapes = family_classes("codegeex")[0](**own).run_config().model.sizes.parameter_shapes()
+    weights = [{"name": name, "data": Tensor(np.zeros(1, np.float32))} for name in shapes]
+    (tmp_path / "checkpoint" / "rank_0").mkdir(parents=True)
+    for kept, complete in ((weights, True), (weights[:-1], False)):
+        save_checkpoint(kept, str(tmp_path / "checkpoint/rank_0/mine_rank_0-1_10.ckpt"))
+        if complete:
+            check_weights(load(RUNS[0], *sizes))
+            continue
+        with pytest.raises(
+            UserError, match=rf"load_checkpoint: .* lacks 1 weights, such as {weights[-1]['name']}; give"
+        ):
+            check_weights(load(RUNS[0], *sizes))
+
+
 PARTS = {
     "lr_schedule.learning_rate=fast": "lr_schedule: .*learning_rate.*; correct it",
     "lr_schedule={type: PolynomialWithWarmUpLR, learning_rate: 1.0e-3, warmup_steps: 0, lr_end: 1.0}": "lr_end",

@@ -21,6 +21,7 @@ from ms_codegeex.base.shipped import SUFFIXES, find_config
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig
 
+MOST_FILES = 10_000  # in a checkpoint's folder
 BUILDERS = {  # modules of mindformers, and the part of its file that they build
     "build_lr.py": "lr_schedule",
     "build_optim.py": "optimizer",
@@ -47,6 +48,23 @@ def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
     return config
 
 
+def check_weights(config: MindFormerConfig) -> None:
+    """`UserError` if a checkpoint lacks weights of the model, of which mindformers only warns and which stay random."""
+    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+
+    from ms_codegeex.formats.mindspore_checkpoint import SAFETENSORS, read_mindspore
+
+    path = config.load_checkpoint or (config.checkpoint or {}).get("load_path")
+    if not path:
+        return
+    files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*"))[:MOST_FILES]
+    there = {name for file in files if file.suffix in (".ckpt", SAFETENSORS) for name in read_mindspore(file)}
+    model = MindFormerRegister.get_instance_from_cfg(config.model.model_config.copy(), MindFormerModuleType.CONFIG)
+    if missing := [name for name in model.run_config().model.sizes.parameter_shapes() if name not in there]:
+        remedy = "give a checkpoint of this model, or `convert` one (docs/mindformers.md)"
+        raise UserError(f"load_checkpoint: {path} lacks {len(missing)} weights, such as {missing[0]}; {remedy}")
+
+
 @contextmanager
 def built() -> Iterator[None]:
     """`UserError` for a part of the file that mindformers refuses to build; other errors pass."""
@@ -70,6 +88,7 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
 
     config = load(path, overrides)
     build_context(config)
+    check_weights(config)
     with built():
         Trainer(args=config).train()
 

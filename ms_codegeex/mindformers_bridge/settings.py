@@ -28,7 +28,7 @@ _LENGTHS = {
     "WarmUpStableDecayLR": ("decay_start_steps", "decay_steps"),
 }
 _BORDERS = ("warmup_steps", "decay_steps", "t_0", "t_max")  # where the others' rates, or any schedule's, may change
-_FIRST = 100  # steps that are computed in any case, and as many spread over the whole schedule
+_FIRST = 50  # steps that are computed in any case, and as many spread over the whole schedule
 _CUT, _SMALL = 4, 0.0025  # a cut is so many times the falls beside it, and this share of the highest rate
 
 
