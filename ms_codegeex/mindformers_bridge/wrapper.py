@@ -48,9 +48,9 @@ def _times(factor: Tensor, gradient: Tensor) -> Tensor:
 class PortableTrainOneStepCell(TrainStep):
     """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update.
 
-    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, or at a
-    learning rate that is not finite, weights and optimizer stay as they are. Devices that hold copies of the model
-    average their losses and gradients.
+    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, or at a learning rate that is
+    negative or not finite, weights and optimizer stay as they are. Devices that hold copies of the model average their
+    losses and gradients.
 
     Args:
         network: columns of the dataset -> scalar loss.
@@ -101,7 +101,7 @@ class PortableTrainOneStepCell(TrainStep):
         if self.clip > 0:
             factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
         final = self.map(ops.partial(_times, factor), gradients)
-        updates = ops.logical_and(finite, ops.isfinite(rate))
+        updates = ops.logical_and(finite, ops.logical_and(ops.isfinite(rate), rate >= 0))
         if updates:
             mean = ops.depend(mean, self.optimizer(final))
         new_scale, new_good = self._next_scale(finite, scale)
