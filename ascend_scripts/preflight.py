@@ -2,8 +2,8 @@
 
 Run by setup.sh with the interpreter it chose, so it uses the standard library only and stays readable by Python 3.7.
 Exit status 0: nothing is missing; 2: the lines on standard error say what is. Where the kernel refuses the sandbox in
-which `evaluate` judges programs, a line says so and the status stays 0: everything else works. After installation,
-`ms-codegeex doctor` reports more.
+which `evaluate` judges programs, or the environment has NumPy 2, a line says so and the status stays 0. After
+installation, `ms-codegeex doctor` reports more.
 """
 
 from __future__ import annotations
@@ -73,9 +73,10 @@ def main(argv: list | None = None) -> int:
         print(f"preflight: {line}", file=sys.stderr)
     if lines:
         return 2
+    numpy = None if arguments.new else host.check_numpy()  # the packages that set-up installs replace it
     refused = check_sandbox() if platform.system() == "Linux" else None
-    if refused:
-        print(f"preflight: {refused}", file=sys.stderr)
+    for line in filter(None, (numpy, refused)):
+        print(f"preflight: {line}", file=sys.stderr)
     return 0
 
 

@@ -58,7 +58,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "jobs": "config runs",
     "ladder": "config",
     "calibrating": "models config planning",
-    "mindformers_bridge": "models config data training",
+    "mindformers_bridge": "models config data training formats",
     "devices": "generation",
     "evaluation": "kernels config data generation",
     "ray_engines": "data evaluation",

@@ -276,11 +276,27 @@ def test_a_misspelt_model_key_is_an_error(registered, dataset, path):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_one_line_on_the_command_line(tmp_path, dataset):
+@pytest.mark.parametrize(
+    "mistake, message",
+    [
+        ("model.model_config.num_layer=2", "model.model_config.num_layer: unknown key; did you mean 'num_layers'?"),
+        (
+            "lr_schedule={type: PolynomialWithWarmUpLR, learning_rate: 1e-3, warmup_steps: 0, decay_steps: 3, "
+            "power: 0.5}",
+            "lr_schedule: the learning rate is nan at step 5; correct warmup_steps, decay_steps and total_steps",
+        ),
+        (
+            "model.model_config.pet_config={pet_type: LoRA}",
+            "model.model_config.pet_config: found {'pet_type': 'LoRA'}; ",
+        ),
+        ("optimizer.eps=small", "optimizer: AdamW: For 'AdamW', the type of 'eps'"),
+    ],
+)
+def test_a_mistake_is_one_line_on_the_command_line(tmp_path, dataset, mistake, message):
     override = f"train_dataset.data_loader.dataset_dir={dataset}"
-    result = run(CONFIGS / "codegeex_tiny.yaml", override, "model.model_config.num_layer=2", cwd=tmp_path)
+    result = run(CONFIGS / "codegeex_tiny.yaml", override, *SMALL, mistake, cwd=tmp_path)
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "model.model_config.num_layer: unknown key; did you mean 'num_layers'?" in result.stderr.splitlines()[-1]
+    assert message in result.stderr.splitlines()[-1] and "step:[" not in result.stdout
 
 
 MISTAKES = {
@@ -289,7 +305,7 @@ MISTAKES = {
     "model.model_config.vocab_size=95": "model.model_config.vocab_size: 95 rows",
     "model.model_config.preset=huge": "model.model_config.preset: 'huge' is unknown",
     "runner_wrapper.max_grad_norm=0": "runner_wrapper.max_grad_norm: 0 is not above 0",
-    "runner_wrapper.max_gradnorm=1": "runner_wrapper.max_gradnorm: found 1",
+    "runner_wrapper.max_gradnorm=1": "runner_wrapper.max_gradnorm: unknown key",
     "runner_wrapper.calculate_per_token_loss=true": "runner_wrapper.calculate_per_token_loss: found True",
 }
 
@@ -298,6 +314,197 @@ MISTAKES = {
 def test_mistakes_name_the_key(registered, dataset, override):
     with pytest.raises(UserError, match=re.escape(MISTAKES[override])):
         built(RUNS[0], dataset, override)
+
+
+REFUSED = {  # settings that would have no effect on these models, or a wrong one
+    "model.model_config.pet_config={pet_type: lora, lora_rank: 8}": "leave it out to train all weights",
+    "model.model_config.pet_config={pet_type: LoRA}": "`ms-codegeex train` and lora.rank",
+    "model.model_config.pet_config={pet_type: prefixtuning}": "mindformers puts adapters into",
+    "model.model_config.checkpoint_name_or_path=a.ckpt": "set load_checkpoint instead",
+    "model.model_config.compute_dtype=float16": "set model.model_config.precision",
+    "model.model_config.use_flash_attention=true": "the fastest attention",
+    "run_mode=predict": "run_mode: found predict; this command trains",
+    "use_legacy=False": "use_legacy: found False",
+    "do_eval=True": "`ms-codegeex train` evaluates",
+    "runner_config.gradient_accumulation_steps=2": "set runner_config.batch_size",
+    "moe_config={expert_num: 4}": "moe_config.expert_num: found 4",
+    "optimizer.type=Muon": "optimizer.type: found Muon",
+    "lr_schedule.learning_rate=.nan": "lr_schedule.learning_rate: found nan; give a finite number",
+    "optimizer.betas=[0.9, .inf]": "optimizer.betas: found inf",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_settings_that_these_models_do_not_have_are_refused(registered, override):
+    with pytest.raises(UserError, match=REFUSED[override]) as error:
+        load(RUNS[0], override)
+    assert override.partition("=")[0].partition("={")[0] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_refused_settings_of_the_model_are_refused_without_the_command_too(registered):
+    from ms_codegeex.mindformers_bridge.models import family_classes
+
+    config, _ = family_classes("codegeex")
+    with pytest.raises(UserError, match=r"model\.model_config\.pet_config: found"):
+        config(preset="tiny", pet_config={"pet_type": "LoRA"})
+    assert config(preset="tiny", use_flash_attention=False, pet_config=None, use_past=False).family == "codegeex"
+
+
+def test_what_is_ignored_is_said(registered, capsys):
+    load(RUNS[0], "recompute_config={recompute: True}", "parallel_config={model_parallel: 2, data_parallel: 1}")
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["recompute_config.recompute", "parallel_config.model_parallel"]
+    assert all("which has no effect" in line for line in said)
+
+
+def test_the_page_has_the_table_of_settings():
+    from ms_codegeex.mindformers_bridge.settings import settings
+
+    page = (ROOT / "docs" / "mindformers.md").read_text(encoding="utf-8")
+    rows = {tuple(row["keys"]): row for row in settings().values()}
+    for keys, row in rows.items():
+        assert f"| {', '.join(f'`{key}`' for key in keys)} | {row['is']} | {row['why']} |" in page, keys
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(registered, tmp_path):
+    base = (CONFIGS / "tiny_base.yaml").read_text().replace("2.0e-3", "2e-3").replace("1.0e-8", "1E-8")
+    (tmp_path / "mine.yaml").write_text(f"{base}model: {{model_config: {{type: CodeGeeXConfig}}}}\noutput_dir: 1e5\n")
+    config = load(tmp_path / "mine.yaml", "lr_schedule.lr_end=5e-5", "optimizer.betas=[9e-1, 0.95]")
+    rates = config.lr_schedule.learning_rate, config.lr_schedule.lr_end, config.optimizer.eps, config.optimizer.betas
+    assert rates == (2e-3, 5e-5, 1e-8, [0.9, 0.95]) and config.output_dir == "1e5"
+
+
+def test_a_checkpoint_without_the_models_weights_is_refused(registered, tmp_path):
+    """mindformers warns of each and trains on from random ones."""
+    from mindspore import Tensor, save_checkpoint
+
+    from ms_codegeex.mindformers_bridge.__main__ import check_weights
+
+    sizes = [*SMALL, SHALLOW, "load_checkpoint=" + str(tmp_path / "checkpoint")]
+    check_weights(load(RUNS[0], *sizes[:-1]))
+    names = load(RUNS[0], *sizes).model.model_config  # of the same sizes
+    from ms_codegeex.mindformers_bridge.models import family_classes
+
+    own = {key: value for key, value in names.items() if key not in ("type", "checkpoint_name_or_path")}
+    shapes = family_classes("codegeex")[0](**own).run_config().model.sizes.parameter_shapes()
+    weights = [{"name": name, "data": Tensor(np.zeros(1, np.float32))} for name in shapes]
+    (tmp_path / "checkpoint" / "rank_0").mkdir(parents=True)
+    for kept, complete in ((weights, True), (weights[:-1], False)):
+        save_checkpoint(kept, str(tmp_path / "checkpoint/rank_0/mine_rank_0-1_10.ckpt"))
+        if complete:
+            check_weights(load(RUNS[0], *sizes))
+            continue
+        with pytest.raises(
+            UserError, match=rf"load_checkpoint: .* lacks 1 weights, such as {weights[-1]['name']}; give"
+        ):
+            check_weights(load(RUNS[0], *sizes))
+
+
+PARTS = {
+    "lr_schedule.learning_rate=fast": "lr_schedule: .*learning_rate.*; correct it",
+    "lr_schedule={type: PolynomialWithWarmUpLR, learning_rate: 1.0e-3, warmup_steps: 0, lr_end: 1.0}": "lr_end",
+    "lr_schedule={type: NoSuch}": "lr_schedule: .*NoSuch",
+    "lr_schedule={type: LinearWithWarmUpLR, learning_rate: 1.0e-3, warmup_ratio: 2.0}": "warmup_ratio",
+    "optimizer.eps=small": "optimizer: .*eps.*; correct it",
+    "optimizer.weight_decay=much": "optimizer: .*weight_decay",
+}
+
+
+@pytest.mark.parametrize("override", PARTS)
+def test_what_mindformers_refuses_to_build_is_one_line(registered, override):
+    from mindformers.core.lr import build_lr
+    from mindformers.core.optim import build_optim
+    from mindspore import Parameter
+
+    from ms_codegeex.mindformers_bridge.__main__ import built
+
+    weights = {"params": [Parameter(np.zeros(1, np.float32), name="weight")], "learning_rate": 1e-3}
+    config = load(RUNS[0], override, "lr_schedule.total_steps=20")
+    with pytest.raises(UserError, match=PARTS[override]) as error, built():
+        build_lr(config.lr_schedule)
+        build_optim(config.optimizer, default_args=weights)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="another"), built():
+        raise ValueError("another")
+
+
+WRONG, CUT = r"lr_schedule: the learning rate is {} at step {}; correct", "falls at once from {} to {} at step {}; "
+STEPS = {"learning_rate": 1e-3, "total_steps": 20}
+SCHEDULES = {  # of 20 steps: settings, the error, and what is said
+    "constant": ({"type": "ConstantWarmUpLR", "warmup_steps": 0}, "", ""),
+    "constant, warm-up": ({"type": "ConstantWarmUpLR", "warmup_ratio": 0.1}, "", ""),
+    "linear": ({"type": "LinearWithWarmUpLR", "warmup_steps": 0}, "", ""),
+    "linear, short": ({"type": "LinearWithWarmUpLR", "warmup_steps": 30}, "", ""),
+    "cosine": ({"type": "CosineWithWarmUpLR", "warmup_steps": 0, "lr_end": 1e-4}, "", ""),
+    "cosine, warm-up": ({"type": "CosineWithWarmUpLR", "warmup_ratio": 0.1}, "", ""),
+    "cosine, cut": ({"type": "CosineWithWarmUpLR", "decay_steps": 10}, "", CUT.format("0.00057.*", "0", "11")),
+    "cosine, cut in its warm-up": (
+        {"type": "CosineWithWarmUpLR", "warmup_steps": 4, "decay_steps": 5},
+        "",
+        CUT.format("0.001", "0", "6"),
+    ),
+    "restarts": ({"type": "CosineWithRestartsAndWarmUpLR", "warmup_steps": 0}, "", ""),
+    "restarts, cut": (
+        {"type": "CosineWithRestartsAndWarmUpLR", "warmup_steps": 0, "decay_steps": 10},
+        "",
+        CUT.format("0.0005.*", "0", "11"),
+    ),
+    "polynomial": ({"type": "PolynomialWithWarmUpLR", "warmup_steps": 0}, "", ""),
+    "polynomial, root": (
+        {"type": "PolynomialWithWarmUpLR", "warmup_steps": 0, "decay_steps": 10, "power": 0.5},
+        WRONG.format("nan", "12"),
+        "",
+    ),
+    "polynomial, short": (
+        {"type": "PolynomialWithWarmUpLR", "warmup_steps": 2, "decay_steps": 10},
+        WRONG.format("-9.9.*", "14"),
+        "",
+    ),
+    "stable": ({"type": "WarmUpStableDecayLR", "warmup_steps": 2, "decay_start_ratio": 0.5}, "", ""),
+    "stable to the end": ({"type": "WarmUpStableDecayLR", "warmup_steps": 2, "decay_start_steps": 20}, "", ""),
+    "stable, no warm-up": (
+        {"type": "WarmUpStableDecayLR", "warmup_steps": 0, "decay_start_steps": 10},
+        WRONG.format("nan", "1"),
+        "",
+    ),
+    "cool-down": (
+        {"type": "ConstantWithCoolDownLR", "warmup_steps": 0, "keep_steps": 5, "decay_steps": 10, "lr_end1": 5e-4},
+        "",
+        "",
+    ),
+    "annealing": ({"type": "CosineAnnealingLR", "base_lr": 1e-3, "t_max": 20}, "", ""),
+    "warm restarts": ({"type": "CosineAnnealingWarmRestarts", "base_lr": 1e-3, "t_0": 5, "t_mult": 2}, "", ""),
+    "long": (
+        {"type": "CosineWithWarmUpLR", "decay_steps": 123456, "total_steps": 300000},
+        "",
+        CUT.format("0.0006.*", "0", "123457"),
+    ),
+}
+
+
+@pytest.mark.parametrize("settings, wrong, said", SCHEDULES.values(), ids=SCHEDULES)
+def test_each_schedule_of_mindformers_before_the_run(registered, capsys, settings, wrong, said):
+    from mindformers.core.lr import build_lr
+
+    from ms_codegeex.base.printing import print_once
+    from ms_codegeex.mindformers_bridge.settings import check_rates
+
+    print_once.cache_clear()
+    schedule = build_lr(STEPS | settings)
+    if wrong and ("no warm-up" not in wrong or np.isnan(schedule.construct(0))):
+        with pytest.raises(UserError, match=wrong):
+            check_rates(schedule)
+    else:
+        check_rates(schedule)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said) and all(re.search(said, line) for line in lines)
+
+
+def test_every_schedule_of_mindformers_is_tried(registered):
+    from mindformers.core.lr import lr_schedule
+
+    tried = {settings["type"] for settings, *_ in SCHEDULES.values()}
+    assert tried == {*lr_schedule.__all__} - {"LearningRateWiseLayer"}
 
 
 @pytest.mark.parametrize(
@@ -376,6 +583,37 @@ def test_an_overflow_changes_nothing_but_the_loss_scale(registered):
         assert overflow or loss == pytest.approx(before.mean())
     assert seen == [(True, 64.0), (False, 16.0), (False, 16.0), (False, 64.0)]
     assert int(optimizer.global_step.asnumpy()[0]) == 3
+
+
+def test_a_rate_that_is_not_finite_changes_no_weight(registered):
+    """One that no check before the run has met: of a schedule of the user's own."""
+    import mindspore as ms
+    from mindformers.core.lr import build_lr
+    from mindspore import Parameter, Tensor, nn
+    from mindspore.nn.learning_rate_schedule import LearningRateSchedule
+
+    from ms_codegeex.mindformers_bridge.wrapper import PortableTrainOneStepCell
+
+    class Later(LearningRateSchedule):
+        def construct(self, global_step):
+            return 0.1 / (1.0 - global_step.astype(ms.float32))
+
+    class Weight(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.weight = Parameter(Tensor([2.0], ms.float32), name="weight")
+
+        def construct(self, x):
+            return (self.weight * x).mean()
+
+    network, x = Weight(), Tensor([1.0], ms.float32)
+    optimizer = nn.SGD(network.trainable_params(), learning_rate=Later())
+    step = PortableTrainOneStepCell(network, optimizer)
+    assert not bool(step(x)[1]) and network.weight.asnumpy() == pytest.approx([1.9])
+    assert all(bool(step(x)[1]) for _ in range(2)) and network.weight.asnumpy() == pytest.approx([1.9])
+    optimizer = nn.SGD(network.trainable_params(), learning_rate=build_lr(SCHEDULES["polynomial, short"][0] | STEPS))
+    with pytest.raises(UserError, match="lr_schedule: the learning rate is -"):
+        PortableTrainOneStepCell(network, optimizer)
 
 
 def test_the_shards_of_a_step_are_the_batch_of_one_device(dataset):

@@ -50,6 +50,17 @@ def check_this_platform() -> str | None:
     return check_platform(platform.system(), platform.machine(), platform.libc_ver()[0])
 
 
+def check_numpy() -> str | None:
+    """MindSpore's wheels are compiled against NumPy 1, whatever 2.10's metadata allows."""
+    with contextlib.suppress(ImportError):  # no NumPy, or Python 3.7
+        from importlib.metadata import version
+
+        if int(version("numpy").partition(".")[0]) >= 2:
+            found = f"NumPy {version('numpy')}, with which MindSpore's first operation on a number or an array fails"
+            return f"{found}: pip install 'numpy<2'"
+    return None
+
+
 def check_libraries(load: Callable[[str], object] = ctypes.CDLL, libraries: dict = LIBRARIES) -> list[str]:
     """One line per library that cannot be loaded: a file that is there but broken counts as missing."""
     missing = []

@@ -177,6 +177,8 @@ def package_checks() -> Iterator[Finding]:
     """Python, and every requirement of this package against what is installed."""
     area = "packages"
     yield _required(area, "Python", f"{platform.python_version()} ({sys.executable})", host.check_python())
+    if numpy := host.check_numpy():
+        yield _required(area, "NumPy", "", numpy)
     try:
         from packaging.requirements import Requirement
 
@@ -261,12 +263,15 @@ def _tried(*packages: str) -> tuple[list[Any], str, str]:
 
 def engine_checks() -> Iterator[Finding]:
     """Whether MindSpore can be imported, which of its device plugins load, and what `rehearse` compiles with."""
+    from ms_codegeex.config.software import pairs_note
+
     area = "engine"
     lines, ended, words = _tried()
     if not lines:
         yield Finding(area, "MindSpore", "missing", words or f"its import {ended}", SET_UP)
         return
     yield Finding(area, "MindSpore", "ok", f"{lines[-1]['version']}, CPU back end")
+    yield Finding(area, "CANN", "ok", pairs_note())
     yield _ascend_plugin(lines[-1]["plugins"])
     yield _compiled_operators()
     from ms_codegeex.rehearsal.stubs import compilers

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.chips import chip_of
+
+
+def pairs() -> list[dict[str, str]]:
+    """Which CANN and mindformers a MindSpore goes with, by published pages: the rows of `software.yaml`."""
+    return shipped_table(Path(__file__).with_name("software.yaml"))
+
+
+def pairs_note() -> str:
+    """One line: which CANN each MindSpore goes with."""
+    accepts = {each["mindspore"]: each["accepts"] and f" (its wheel accepts {each['accepts']})" for each in pairs()}
+    said = [f"MindSpore {each['mindspore']} with {each['cann']}{accepts[each['mindspore']]}" for each in pairs()]
+    return f"{'; '.join(said)}; sources in docs/hardware.md; only `device: ascend` needs it"
 
 
 def installed_mindspore() -> str:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed
+from ms_codegeex.base.quarantine import entries
+from ms_codegeex.base.reading import read_inside
+from ms_codegeex.base.yaml_reading import MAX_BYTES, parse_yaml
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.models.foreign import ForeignName
 from ms_codegeex.models.parameters import LORA_A, LORA_B, ParameterTable
+
+ALPHA = "lora_alpha"  # in the settings of PEFT and of mindformers
+_DELTA = re.compile(r"(.+)\.mindpet_delta_lora_([ab])", re.IGNORECASE)  # mindpet's names of an adapter's factors
+_SETTINGS = re.compile(r"(mindformers_)?adapter_config\.json|.+\.ya?ml")  # where mindformers records alpha
+_FOLDERS, _FILES = 3, 20  # a checkpoint is OUTPUT/checkpoint/rank_0/NAME.ckpt, and the settings are in one of these
 
 
 @dataclass(frozen=True)
@@ -107,3 +120,33 @@ def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> di
 
         result[f"{layer}.weight"] = LazyTensor("float32", weight.shape, load)
     return result
+
+
+def unmerged(
+    tensors: Mapping[ForeignName, LazyTensor], where: str
+) -> tuple[dict[Any, LazyTensor], dict[str, LazyTensor]]:
+    """A checkpoint's weights, and mindpet's adapters in it with our names. `UserError` for adapters without weights."""
+    found = {name: match for name in tensors if isinstance(name, str) and (match := _DELTA.fullmatch(name))}
+    factors = {f"{match[1]}.lora_{match[2].lower()}": tensors[name] for name, match in found.items()}
+    if found and (len(factors) < len(found) or len(found) == len(tensors)):
+        remedy = "give a checkpoint of all parameters (mindformers' save_trainable_params writes adapters alone)"
+        raise UserError(f"{where}: holds adapters of mindformers twice, or without their model; {remedy}")
+    return {name: tensor for name, tensor in tensors.items() if name not in found}, factors
+
+
+def recorded_alpha(path: Path, rank: int) -> Any:
+    """The alpha of mindformers' adapters in the checkpoint at `path`, from the nearest folder with a file that has it.
+    None: there is none, or two differ. `UserError` if it is of adapters with another rank."""
+    for folder in [path, *path.absolute().parents][path.is_file() :][:_FOLDERS]:
+        found = set()
+        for name in list(filter(_SETTINGS.fullmatch, entries(folder)))[:_FILES]:
+            with suppress(Malformed, UserError, AttributeError, LookupError, TypeError):  # a file of something else
+                settings = parse_yaml(read_inside(folder, name, MAX_BYTES))  # JSON is YAML, too
+                pet = settings if name.endswith("json") else settings["model"]["model_config"]["pet_config"]
+                found.add((pet[ALPHA], pet.get("r", pet.get("lora_rank", rank))))
+        if found:
+            alphas, (said, *_) = {alpha for alpha, _ in found}, sorted({str(its_rank) for _, its_rank in found})
+            if said != str(rank):
+                raise UserError(f"{folder}: records adapters of rank {said}, {path} has rank {rank}; give one run's")
+            return alphas.pop() if len(alphas) == 1 else None
+    return None

@@ -525,6 +525,7 @@ _EXPECTED = (
 _NUMBERED = re.compile(r"((iter|global_step|checkpoint|version|epoch|step)[-_]?(\d+|best|last|final))|release|original")
 _FINDERS = (_around, _first, _is_file_of_tensors, _is_ranks, _is_run, _many_shards, _megatron_ranks, _named_by)
 FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only)} | {
+    "beside": lambda place, file, folder: folder if file in place.files and folder in place.folders else None,
     "gguf": lambda place: is_gguf(place.path),
     "listed": lambda place, what: ", ".join(getattr(place, what)[:3]),
     "mistaken": lambda place: None if place.beginning is None else mistaken(place.path, place.beginning),

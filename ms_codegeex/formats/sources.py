@@ -32,7 +32,16 @@ from ms_codegeex.data.tokenizer.recorded import (
     family_tokenizer,
 )
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.adapters import Adapters, by_layer, checked_scale, fingerprint, merged
+from ms_codegeex.formats.adapters import (
+    ALPHA,
+    Adapters,
+    by_layer,
+    checked_scale,
+    fingerprint,
+    merged,
+    recorded_alpha,
+    unmerged,
+)
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
 from ms_codegeex.formats.files import RawModel, find_model
@@ -41,6 +50,7 @@ from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.strategy import merge
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts
+from ms_codegeex.models.parameters import LORA_A
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
@@ -344,6 +354,32 @@ def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str, s
                 say(f"{path}: taken for {name}; {fits}, and nothing here says which of them it is")
 
 
+def _with_adapters(raw: RawModel, path: Path, alpha: Any, say: Say) -> RawModel:
+    """The weights with mindformers' adapters merged into them. `alpha`: what `--set lora_alpha` says; None: what is
+    recorded near its files. `UserError` if that is nothing, or the adapters do not fit."""
+    parts = [unmerged(tensors, where) for tensors, where in zip(raw.ranks, raw.where, strict=True)]
+    ranks = {
+        tensor.shape[:1] or (0,) for _, factors in parts for name, tensor in factors.items() if name.endswith(LORA_A)
+    }
+    if not any(factors for _, factors in parts):
+        if alpha is not None:
+            raise UserError(f"--set {ALPHA}: {path} holds no adapters of mindformers; leave it out")
+        return raw
+    if len(ranks) != 1 or not all(map(all, ranks)):
+        raise UserError(f"{path}: adapters of ranks {sorted(ranks)}, expected one; give the checkpoint of one run")
+    ((rank,),) = ranks
+    alpha = recorded_alpha(Path(raw.where[0]), rank) if alpha is None else alpha
+    if type(alpha) not in (int, float):
+        holds = f"holds adapters of mindformers of rank {rank}; their alpha is {alpha or 'in no file near it'}"
+        remedy = converting(path, f"--set {ALPHA}=N --tokenizer NAME|DIR")
+        raise UserError(f"{path}: {holds}; look for {ALPHA} in the run's YAML file: {remedy}")
+    checked_scale(alpha / rank, f"{path}: {ALPHA} {alpha:g} of its adapters")
+    say(f"{path}: mindformers' adapters of rank {rank} and alpha {alpha:g} are merged into the weights")
+    adapters = [Adapters(path, factors, rank, alpha) for _, factors in parts]
+    whole = [merged(own, its, where) for (own, _), its, where in zip(parts, adapters, raw.where, strict=True)]
+    return replace(raw, ranks=whole)
+
+
 def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: Say) -> Source:
     """A model without a configuration: its tensors and `given` (None: a verb without `--set`) show family and sizes."""
     known = given or {}
@@ -401,10 +437,12 @@ def open_source(
     if kind == "directory":
         admit(found.place.folder)
     raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
+    alpha, known = known.get(ALPHA), {key: value for key, value in known.items() if key != ALPHA}
+    raw = _with_adapters(raw, found.place.path, alpha, notes.append)
     if folder is not None and (kind == "directory" or _is_configured(folder, raw)):
         source = _open_model_directory(folder, raw, known, keep_code, notes.append)
     else:
-        source = _open_raw(found.place.path, raw, given, notes.append)
+        source = _open_raw(found.place.path, raw, known if given is not None else None, notes.append)
     notes += found.passed_over({file for each in source.inputs for file in each.files.values()})
     for note in notes:  # with the whole path, by which a command that opens a model twice says it once
         say(f"{path.absolute()}{note.removeprefix(str(path))}" if note.startswith(str(path)) else note)

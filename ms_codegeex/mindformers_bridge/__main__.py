@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +21,61 @@ from ms_codegeex.base.shipped import SUFFIXES, find_config
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig
 
+MOST_FILES = 10_000  # in a checkpoint's folder
+BUILDERS = {  # modules of mindformers, and the part of its file that they build
+    "build_lr.py": "lr_schedule",
+    "build_optim.py": "optimizer",
+    "optimizer_grouped_parameters.py": "optimizer",
+}
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
-    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides applied."""
+    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides applied. `UserError`
+    for settings that would have no effect on these models, or a wrong one."""
     from mindformers.tools.register import MindFormerConfig
 
     from ms_codegeex.config.values import parse_overrides
+    from ms_codegeex.mindformers_bridge.settings import NUMERIC, check, numbers
 
     path = find_config(path, "mindformers")
     if path.suffix not in SUFFIXES:
         raise UserError(f"--config: {path} is not a YAML file; its name must end in .yaml")
     config = MindFormerConfig(str(path))
     config.merge_from_dict(parse_overrides(overrides))
+    for section in filter(config.get, NUMERIC):
+        config[section] = numbers(config[section], section)
+    check(config)
     return config
+
+
+def check_weights(config: MindFormerConfig) -> None:
+    """`UserError` if a checkpoint lacks weights of the model, of which mindformers only warns and which stay random."""
+    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+
+    from ms_codegeex.formats.mindspore_checkpoint import SAFETENSORS, read_mindspore
+
+    path = config.load_checkpoint or (config.checkpoint or {}).get("load_path")
+    if not path:
+        return
+    files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*"))[:MOST_FILES]
+    there = {name for file in files if file.suffix in (".ckpt", SAFETENSORS) for name in read_mindspore(file)}
+    model = MindFormerRegister.get_instance_from_cfg(config.model.model_config.copy(), MindFormerModuleType.CONFIG)
+    if missing := [name for name in model.run_config().model.sizes.parameter_shapes() if name not in there]:
+        remedy = "give a checkpoint of this model, or `convert` one (docs/mindformers.md)"
+        raise UserError(f"load_checkpoint: {path} lacks {len(missing)} weights, such as {missing[0]}; {remedy}")
+
+
+@contextmanager
+def built() -> Iterator[None]:
+    """`UserError` for a part of the file that mindformers refuses to build; other errors pass."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        files = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
+        part = next((BUILDERS[name] for name in BUILDERS if name in files), None)
+        if part is None:
+            raise
+        raise UserError(f"{part}: {str(error).strip().splitlines()[0]}; correct it") from None
 
 
 def train(path: Path, overrides: Sequence[str] = ()) -> None:
@@ -44,7 +88,9 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
 
     config = load(path, overrides)
     build_context(config)
-    Trainer(args=config).train()
+    check_weights(config)
+    with built():
+        Trainer(args=config).train()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

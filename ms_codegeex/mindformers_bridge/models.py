@@ -19,6 +19,7 @@ from ms_codegeex.config.model import model_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.mindformers_bridge.dataset import current_seed
+from ms_codegeex.mindformers_bridge.settings import check, known
 from ms_codegeex.mindformers_bridge.wrapper import data_parallel_devices
 from ms_codegeex.models.registry import family
 from ms_codegeex.training.build import build_network
@@ -29,11 +30,6 @@ BUILD_KEYS = {
     **dict.fromkeys(("seq_length", "reset_at_eos"), "data"),
     **dict.fromkeys(("precision", "dropout", "loss_chunk"), "training"),
 }
-# keys that mindformers adds to every model's configuration, in addition to those of its base class
-MINDFORMERS_KEYS = (
-    "batch_size", "calculate_per_token_loss", "dataset_config", "disable_lazy_inline", "input_sliced_sig",
-    "model_type", "moe_config", "name_or_path", "type", "use_past",
-)  # fmt: skip
 
 
 @contextmanager
@@ -56,8 +52,9 @@ class FamilyConfig(PretrainedConfig):
 
     def __init__(self, preset: str | float | None = None, **values: Any):
         fields = self.size_fields()
-        known = {**PretrainedConfig().__dict__, **dict.fromkeys(MINDFORMERS_KEYS), **dict.fromkeys(BUILD_KEYS)}
-        sizes = {key: value for key, value in values.items() if key in fields or key not in known}
+        check({"model": {"model_config": values}})
+        others = {*PretrainedConfig().__dict__, *known("model.model_config"), *BUILD_KEYS}
+        sizes = {key: value for key, value in values.items() if key in fields or key not in others}
         with _translated():  # an unknown key is among the sizes here, and is refused with a suggestion
             resolved = model_config({"family": self.family, "preset": preset, **sizes}).sizes
         super().__init__(**{key: value for key, value in values.items() if key not in (*fields, *BUILD_KEYS)})

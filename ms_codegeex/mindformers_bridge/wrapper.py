@@ -10,17 +10,11 @@ from mindspore.communication import get_group_size
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.sections import LossScaleConfig
+from ms_codegeex.config.validation import check_keys
+from ms_codegeex.mindformers_bridge.settings import check, check_rates, known
 from ms_codegeex.training.step import StepSettings, TrainStep, reduced
 
 NEVER = 2**31 - 1
-# passed by mindformers' Trainer even if the YAML does not set them, with the values that mean "off"
-UNSUPPORTED = {
-    "calculate_per_token_loss": (False, None),
-    "use_skip_data_by_global_norm": (False, None),
-    "grouped_lr_scheduler": (None,),
-    "local_norm": (False, None),
-}
-IGNORED = ("lr_scheduler", "global_norm_spike_threshold", "print_separate_loss", "parallel_config")
 
 
 def _loss_scale(scale_sense: Any) -> LossScaleConfig:
@@ -54,8 +48,9 @@ def _times(factor: Tensor, gradient: Tensor) -> Tensor:
 class PortableTrainOneStepCell(TrainStep):
     """One update from a scalar loss: loss scale, finite check, clipping by the global norm, the optimizer's update.
 
-    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, weights and optimizer stay as
-    they are. Devices that hold copies of the model average their losses and gradients.
+    The check, the norm and the loss scale are those of `ms-codegeex train`. On overflow, or at a learning rate that is
+    negative or not finite, weights and optimizer stay as they are. Devices that hold copies of the model average their
+    losses and gradients.
 
     Args:
         network: columns of the dataset -> scalar loss.
@@ -75,12 +70,9 @@ class PortableTrainOneStepCell(TrainStep):
         scale_sense: Any = None,
         **others: Any,
     ):
-        for key, value in others.items():
-            if key not in IGNORED and value not in UNSUPPORTED.get(key, ()):
-                raise UserError(
-                    f"runner_wrapper.{key}: found {value!r}, which PortableTrainOneStepCell does not support; "
-                    "it takes use_clip_grad, max_grad_norm and scale_sense"
-                )
+        check({"runner_wrapper": others})
+        check_keys("runner_wrapper", others, known("runner_wrapper"))
+        check_rates(optimizer.learning_rate)
         if use_clip_grad and not max_grad_norm > 0:
             raise UserError(f"runner_wrapper.max_grad_norm: {max_grad_norm} is not above 0; set use_clip_grad: False")
         clip = float(max_grad_norm) if use_clip_grad else 0.0
@@ -102,16 +94,16 @@ class PortableTrainOneStepCell(TrainStep):
         total, devices, square = self._global_sums(sums, gradients, scale)
         mean = total / devices
         norm = ops.sqrt(square) / devices  # not a number after an overflow
-        finite = ops.isfinite(norm)
+        finite, rate = ops.isfinite(norm), self.optimizer.get_lr()
+        if self.grouped_rates:
+            rate = rate[-1]
         factor = 1.0 / (scale * devices)
         if self.clip > 0:
             factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
         final = self.map(ops.partial(_times, factor), gradients)
-        rate = self.optimizer.get_lr()
-        if self.grouped_rates:
-            rate = rate[-1]
-        if finite:
+        updates = ops.logical_and(finite, ops.logical_and(ops.isfinite(rate), rate >= 0))
+        if updates:
             mean = ops.depend(mean, self.optimizer(final))
         new_scale, new_good = self._next_scale(finite, scale)
         mean = ops.depend(mean, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))
-        return mean, ops.logical_not(finite), scale, rate, norm
+        return mean, ops.logical_not(updates), scale, rate, norm

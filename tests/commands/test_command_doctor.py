@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata as host_metadata
 from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -211,6 +212,17 @@ def test_gaps_of_the_packages(monkeypatch):
     assert checks["[travel]"] == Finding(
         "packages", "[travel]", "optional", "far-away is not installed", "pip install 'ms-codegeex[travel]'"
     )
+
+
+@pytest.mark.parametrize("installed, wrong", [("1.26.4", False), ("2.4.6", True), ("2.0.0rc1", True)])
+def test_numpy_2_has_a_line_of_its_own(monkeypatch, installed, wrong):
+    real = host_metadata.version
+    monkeypatch.setattr(host_metadata, "version", lambda name: installed if name == "numpy" else real(name))
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: [])
+    check = found(doctor.package_checks).get("NumPy")
+    assert (check is not None) == wrong
+    assert not wrong or (check.state, check.fix) == ("missing", "pip install 'numpy<2'")
+    assert not wrong or check.found.startswith(f"NumPy {installed}, with which MindSpore's first operation")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from conftest import ROOT
 
 from ms_codegeex.base.hardware import DEVICES
 from ms_codegeex.config.chips import CHIPS
+from ms_codegeex.config.software import pairs, pairs_note
 
 
 def test_the_page_has_the_table_of_chips_and_a_source_for_each_row():
@@ -21,6 +22,16 @@ def test_the_page_has_the_table_of_chips_and_a_source_for_each_row():
     assert all(re.findall(r"\[(\d+)\]", row[5]) for row in rows)
     assert set(re.findall(r"\[(\d+)\]\(#sources\)", page)) == set(listed)
     assert {chip.hardware for chip in CHIPS} - {None} == {one.name for one in DEVICES.values() if one.kind == "ascend"}
+
+
+def test_the_page_has_the_pairs_that_doctor_names():
+    page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+    for pair in pairs():
+        sources = " ".join(f"[{number}](#sources)" for number in pair["sources"].split())
+        cells = [*(pair[key] for key in ("mindspore", "cann", "accepts", "mindformers", "chips")), sources]
+        assert f"| {' | '.join(cell or '—' for cell in cells)} | " in page
+        assert f"MindSpore {pair['mindspore']} with {pair['cann']}" in pairs_note()
+    assert len(re.findall(r"^\| 2\.\d+", page, re.M)) == len(pairs())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="MindSpore's plugin for Ascend is in its wheels for Linux")

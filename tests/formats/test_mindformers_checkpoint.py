@@ -116,3 +116,87 @@ def test_what_mindformers_writes(tmp_path, ranks):
     assert done.returncode == 0, done.stderr
     found, read, _ = opened(tmp_path / "saved", fields)
     assert found == "codegeex" and all(np.array_equal(read[key], tensors[key]) for key in tensors)
+
+
+LAYER = "blocks.1.attention.query"
+
+
+def with_adapters(folder: Path, suffix: str = ".ckpt", rank: int = 3, alpha: float = 6) -> tuple[Path, dict, dict]:
+    """A checkpoint of a run of mindformers with mindpet's adapter on a layer; its tensors, and what they are merged."""
+    tensors, random = parameters("codegen"), np.random.default_rng(5)
+    weight = tensors[f"{LAYER}.weight"]
+    a, b = random.standard_normal((rank, weight.shape[1])), random.standard_normal((weight.shape[0], rank))
+    kinds = "ab" if suffix == ".ckpt" else "AB"  # mindpet's attributes and its parameters differ
+    factors = {
+        f"{LAYER}.mindpet_delta_lora_{kind}": each.astype("f4") for kind, each in zip(kinds, (a, b), strict=True)
+    }
+    (folder / "checkpoint/rank_0").mkdir(parents=True)
+    path = folder / f"checkpoint/rank_0/mine_rank_0-1_10{suffix}"
+    save(path, {**tensors, **factors, **{f"adam_m.{name}": value for name, value in factors.items()}})
+    return path, {**tensors, **factors}, {**tensors, f"{LAYER}.weight": weight + alpha / rank * b @ a}
+
+
+def save(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    entries = [{"name": name, "data": Tensor(value)} for name, value in tensors.items()]
+    save_checkpoint(entries, str(path), format=path.suffix[1:])
+
+
+RUN_YAML = "model:\n  model_config:\n    pet_config: {pet_type: lora, lora_rank: 3, lora_alpha: 6}\n"
+RECORDS = {  # where alpha is: a file of the run's folder, or `--set`
+    "mindformers' own": {"adapter_config.json": '{"peft_type": "LORA", "r": 3, "lora_alpha": 6}'},
+    "a YAML file": {"run_common.yaml": RUN_YAML, "other.yaml": "model: 3", "not.yaml": "{"},
+    "beside": {"checkpoint/rank_0/finetune.yml": RUN_YAML, "run.yaml": RUN_YAML.replace("6", "7")},
+    "given": {},
+}
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("records", RECORDS.values(), ids=RECORDS)
+def test_adapters_of_mindformers_are_merged_with_the_alpha_of_their_run(tmp_path, records, suffix):
+    path, _, expected = with_adapters(tmp_path, suffix)
+    for name, text in records.items():
+        (tmp_path / name).write_text(text)
+    given = {} if records else {"lora_alpha": 6}
+    for place in (path, tmp_path):
+        found, read, said = opened(place, {**FIELDS["codegen"], **given})
+        assert found == "codegen" and read.keys() == expected.keys()
+        assert any("adapters of rank 3 and alpha 6 are merged" in line for line in said)
+        for name, value in expected.items():
+            np.testing.assert_allclose(read[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+UNMERGED = {  # changes of the stored tensors, of the run's folder and of what is given, and the error
+    "no alpha": ({}, {}, {}, r"alpha is in no file near it; .*--set lora_alpha=N --tokenizer"),
+    "two": ({}, {"a.yaml": RUN_YAML, "b.yaml": RUN_YAML.replace("6", "7")}, {}, "in no file near it"),
+    "a word": ({}, {"a.yaml": RUN_YAML.replace("6", "six")}, {}, "their alpha is six"),
+    "another rank": ({}, {"a.yaml": RUN_YAML.replace("3", "4")}, {}, "records adapters of rank 4, .* has rank 3"),
+    "no scale": ({}, {}, {"lora_alpha": 0}, "alpha / rank is 0"),
+    "no rows": ({"a": np.zeros((0, 64), "f4")}, {}, {"lora_alpha": 6}, "of ranks"),
+    "half": ({"b": None}, {}, {"lora_alpha": 6}, "does not fit"),
+    "another shape": ({"b": np.zeros((5, 3), "f4")}, {}, {"lora_alpha": 6}, "does not fit"),
+}
+
+
+@pytest.mark.parametrize("changes, records, given, message", UNMERGED.values(), ids=UNMERGED)
+def test_adapters_that_cannot_be_merged_are_named(tmp_path, changes, records, given, message):
+    path, tensors, _ = with_adapters(tmp_path)
+    for name, text in records.items():
+        (tmp_path / name).write_text(text)
+    for name in list(tensors):
+        if (kind := name[-1].lower()) in changes and "mindpet" in name:
+            value = changes[kind]
+            tensors.update({name: value} if value is not None else {})
+            tensors = {key: each for key, each in tensors.items() if value is not None or key != name}
+    save(path, tensors)
+    with pytest.raises(UserError, match=message):
+        opened(path, {**FIELDS["codegen"], **given})
+
+
+def test_adapters_alone_and_an_alpha_without_adapters(tmp_path):
+    path, tensors, _ = with_adapters(tmp_path)
+    save(path, {name: value for name, value in tensors.items() if "mindpet" in name})
+    with pytest.raises(UserError, match="holds adapters of mindformers twice, or without their model; give a"):
+        opened(path, {**FIELDS["codegen"], "lora_alpha": 6})
+    save(path, parameters("codegen"))
+    with pytest.raises(UserError, match=r"--set lora_alpha: .* holds no adapters of mindformers; leave it out"):
+        opened(path, {**FIELDS["codegen"], "lora_alpha": 6})

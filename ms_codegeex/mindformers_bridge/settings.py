@@ -1,0 +1,97 @@
+"""What becomes of mindformers' settings (`settings.yaml`), its numbers and its learning rates."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindspore.nn.learning_rate_schedule import LearningRateSchedule
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_once
+from ms_codegeex.base.shipped import shipped_table
+
+NUMERIC = ("grouped_lr_schedule", "lr_schedule", "model", "moe_config", "optimizer", "runner_config", "runner_wrapper")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+# by mindformers' schedules: the attributes whose sum is the number of their steps
+_LENGTHS = {
+    "ConstantWithCoolDownLR": ("warmup_steps", "keep_steps", "decay_steps", "final_steps"),
+    "CosineWithRestartsAndWarmUpLR": ("warmup_steps", "cosine_steps"),
+    "CosineWithWarmUpLR": ("warmup_steps", "cosine_steps"),
+    "LinearWithWarmUpLR": ("total_steps",),
+    "PolynomialWithWarmUpLR": ("total_steps",),
+    "WarmUpStableDecayLR": ("decay_start_steps", "decay_steps"),
+}
+_BORDERS = ("warmup_steps", "decay_steps", "t_0", "t_max")  # where the others' rates, or any schedule's, may change
+_FIRST = 50  # steps that are computed in any case, and as many spread over the whole schedule
+_CUT, _SMALL = 4, 0.0025  # a cut is so many times the falls beside it, and this share of the highest rate
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """The rows of `settings.yaml` by dotted key."""
+    return {key: row for row in shipped_table(Path(__file__).with_name("settings.yaml")) for key in row["keys"]}
+
+
+def known(section: str) -> list[str]:
+    """The keys of a section of mindformers' file that `settings.yaml` declares."""
+    return [key.removeprefix(f"{section}.") for key in settings() if key.startswith(f"{section}.")]
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """`UserError` for a refused setting in mindformers' file, or in a part of it; a line for an ignored one."""
+    for key, row in settings().items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        asked = value in row["never"] if "never" in row else value not in row.get("fine", (False, "", [], {}))
+        if value is not None and asked and row["is"] == "refused":
+            raise UserError(f"{key}: found {str(value)[:60]}; {row['why']}")
+        if value is not None and asked and row["is"] == "ignored":
+            print_once(f"{key}: found {str(value)[:60]}, which has no effect: {row['why']}")
+
+
+def numbers(value: Any, where: str) -> Any:
+    """A value of mindformers' file, in which YAML 1.1 takes numbers such as 2e-3 for text. `UserError` for one that is
+    not finite."""
+    if isinstance(value, dict):
+        value.update({key: numbers(each, f"{where}.{key}") for key, each in value.items()})
+    elif isinstance(value, list):
+        return [numbers(each, where) for each in value]
+    elif isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: found {value}; give a finite number")
+    return value
+
+
+def _rates(schedule: LearningRateSchedule) -> dict[int, float]:
+    """The rates of a schedule by step, in order: of all its steps, or of many around its borders and between them."""
+    lengths = _LENGTHS.get(type(schedule).__name__, ())
+    borders = {name: int(float(getattr(schedule, name, None) or 0)) for name in {*lengths, *_BORDERS}}
+    end = sum(borders[name] for name in lengths) or max(borders.values()) + 1
+    sums = {sum(some) for count in range(4) for some in combinations(borders.values(), count)}
+    steps = {each + near for each in sums for near in range(-2, 3)} | {end * part // _FIRST for part in range(_FIRST)}
+    chosen = sorted(step for step in steps | {*range(_FIRST)} if 0 <= step < end)
+    return {step: float(schedule.construct(ms.Tensor([step], ms.int32)).asnumpy().reshape(())) for step in chosen}
+
+
+def check_rates(rate: Any) -> None:
+    """Say where the learning rate of an optimizer, a schedule or some for groups, falls at once. `UserError` if it is
+    negative or not finite; the optimizer itself has checked what is no schedule."""
+    for each in rate if isinstance(rate, list | tuple) else (rate,):
+        rates = _rates(each) if isinstance(each, LearningRateSchedule) else {0: 0.0}
+        for step, value in rates.items():
+            if not 0 <= value < math.inf:
+                remedy = "correct warmup_steps, decay_steps and total_steps"
+                raise UserError(f"lr_schedule: the learning rate is {value:g} at step {step + 1}; {remedy}")
+        small = _SMALL * max(rates.values())
+        falls = {step: max(small, rates[step - 1] - rates[step]) for step in rates if step - 1 in rates}
+        for step, fall in falls.items():
+            if fall > _CUT * max(falls.get(step - 1, small), falls.get(step + 1, small)):
+                at_once = f"falls at once from {rates[step - 1]:g} to {rates[step]:g} at step {step + 1}"
+                print_once(f"lr_schedule: the learning rate {at_once}; if that is not meant, correct decay_steps")
