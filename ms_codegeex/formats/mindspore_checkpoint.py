@@ -23,7 +23,7 @@ from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import opened
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.chunks import write_checked, wrong_crc32
-from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
     NUMPY_DTYPES,
@@ -36,9 +36,8 @@ from ms_codegeex.formats.tensors import (
 from ms_codegeex.formats.wire import Value, WireError, WireReader, length_field, number_field, only
 
 DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
-SAFETENSORS = ".safetensors"
 _WRITER = "ms-codegeex"
-TEXT = "str"  # an entry of append_dict that is not a tensor
+_TEXT = "str"  # the type of an entry that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
@@ -57,6 +56,12 @@ def is_weight(name: str) -> bool:
     """Whether a checkpoint's entry belongs to the model and is not a moment, counter, loss scale or inference cache."""
     state = state_table()["mindspore"]
     return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
+
+
+def is_extra(name: str, tensor: LazyTensor) -> bool:
+    """Whether an entry that no model has is a value that `append_dict` added: a number, a text, or not named as in a
+    layer."""
+    return tensor.size == 1 or "float" not in tensor.dtype or "." not in name
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,8 @@ class _Checkpoint:
             if number != VALUE:
                 raise WireError(f"an unknown field {number}")
             name, kind, dims, content = self._value(reader, value)
-            if kind == TEXT:
-                last = None
-                continue
+            if kind == _TEXT:
+                kind, dims = MINDSPORE_TYPES["uint8"], (len(content),)
             if name != last:
                 if name in tensors:
                     raise UserError(f"{self.path}: tensor {name} occurs twice; expected once, save the file again")
@@ -178,12 +182,12 @@ class _Checkpoint:
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
-    """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out; or
-    of a `.safetensors` file, MindSpore's other format. `keep(name)` chooses tensors; None is all. Only the structure is
-    read now, and a checksum is compared when the first tensor is loaded. Without one, changed elements and tensors
-    missing at the end go unnoticed: check the names against the model. `UserError` for a damaged file, or a tensor that
-    occurs twice or has a wrong size or an unknown type."""
-    if Path(path).suffix == SAFETENSORS:
+    """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts as their
+    bytes; or of a safetensors file, MindSpore's other format. `keep(name)` chooses tensors; None is all. Only the
+    structure is read now, and a checksum is compared when the first tensor is loaded. Without one, changed elements and
+    tensors missing at the end go unnoticed: check the names against the model. `UserError` for a damaged file, or a
+    tensor that occurs twice or has a wrong size or an unknown type."""
+    if is_safetensors(path):
         return {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if keep is None or keep(name)}
     checkpoint = _Checkpoint(Path(path))
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
@@ -191,7 +195,7 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
 
 def read_origin(path: Path) -> dict[str, int] | None:
     """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
-    return None if Path(path).suffix == SAFETENSORS else _Checkpoint(Path(path)).origin
+    return None if is_safetensors(path) else _Checkpoint(Path(path)).origin
 
 
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
