@@ -21,7 +21,14 @@ from ms_codegeex.base.reading import json_of, open_regular, place_inside, read_i
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
 from ms_codegeex.formats.layout import shown
-from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_weight, read_mindspore, read_origin, state_table
+from ms_codegeex.formats.mindspore_checkpoint import (
+    is_extra,
+    is_weight,
+    read_mindspore,
+    read_origin,
+    read_texts,
+    state_table,
+)
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
@@ -276,7 +283,7 @@ def _read_torch(_place: Place, ranks: Sequence[Sequence[Path]]) -> RawModel:
 def _weights(tensors: Mapping[str, LazyTensor], path: Path, kind: str | None, files: Sequence[Path] = ()) -> RawModel:
     """The tensors without MindSpore's moments, counters and caches of inference."""
     weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
-    skipped = [name for name in tensors if name not in weights]
+    skipped = [name for name in tensors if name not in weights] + (read_texts(path) if path.is_file() else [])
     return RawModel([weights], [str(path)], kind, skipped=skipped, files=files or [path])
 
 

@@ -37,7 +37,7 @@ from ms_codegeex.formats.wire import Value, WireError, WireReader, length_field,
 
 DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 _WRITER = "ms-codegeex"
-_TEXT = "str"  # the type of an entry that is not a tensor
+TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
@@ -58,10 +58,10 @@ def is_weight(name: str) -> bool:
     return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
 
 
-def is_extra(name: str, tensor: LazyTensor) -> bool:
-    """Whether an entry that no model has is a value that `append_dict` added: a number, a text, or not named as in a
-    layer."""
-    return tensor.size == 1 or "float" not in tensor.dtype or "." not in name
+def is_extra(name: str, tensor: LazyTensor, layered: bool = True) -> bool:
+    """Whether an entry that is not known as a parameter is a value that `append_dict` added: a number, whole numbers,
+    or one that is not named like the parameters of layers, if all of those are `layered`."""
+    return tensor.size == 1 or "float" not in tensor.dtype or (layered and "." not in name)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class _Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.origin: dict[str, int] | None = None
+        self.texts: list[str] = []
         try:
             with opened(path) as stream:
                 self._size = os.fstat(stream.fileno()).st_size
@@ -122,8 +123,10 @@ class _Checkpoint:
             if number != VALUE:
                 raise WireError(f"an unknown field {number}")
             name, kind, dims, content = self._value(reader, value)
-            if kind == _TEXT:
-                kind, dims = MINDSPORE_TYPES["uint8"], (len(content),)
+            if kind == TEXT:
+                self.texts.append(name)
+                last = None
+                continue
             if name != last:
                 if name in tensors:
                     raise UserError(f"{self.path}: tensor {name} occurs twice; expected once, save the file again")
@@ -182,15 +185,20 @@ class _Checkpoint:
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
-    """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts as their
-    bytes; or of a safetensors file, MindSpore's other format. `keep(name)` chooses tensors; None is all. Only the
-    structure is read now, and a checksum is compared when the first tensor is loaded. Without one, changed elements and
-    tensors missing at the end go unnoticed: check the names against the model. `UserError` for a damaged file, or a
-    tensor that occurs twice or has a wrong size or an unknown type."""
+    """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out; or
+    of a safetensors file, MindSpore's other format. `keep(name)` chooses tensors; None is all. Only the structure is
+    read now, and a checksum is compared when the first tensor is loaded. Without one, changed elements and tensors
+    missing at the end go unnoticed: check the names against the model. `UserError` for a damaged file, or a tensor that
+    occurs twice or has a wrong size or an unknown type."""
     if is_safetensors(path):
         return {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if keep is None or keep(name)}
     checkpoint = _Checkpoint(Path(path))
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
+
+
+def read_texts(path: Path) -> list[str]:
+    """The names of the texts that `read_mindspore` leaves out."""
+    return [] if is_safetensors(path) else _Checkpoint(Path(path)).texts
 
 
 def read_origin(path: Path) -> dict[str, int] | None:

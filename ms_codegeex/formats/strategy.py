@@ -370,8 +370,9 @@ class _Files:
         return self.tensors(rank)[name]
 
     def _holder(self, name: str, ranks: Sequence[int]) -> int:
-        """The first of these ranks whose file has a parameter: without redundancy, only one of the replicas' has."""
-        return next((rank for rank in ranks if name in self.tensors(rank)), ranks[0])
+        """The first of these replicas, or the only one whose file has the parameter: saved without redundancy."""
+        having = [ranks[0]] if name in self.tensors(ranks[0]) else [r for r in ranks if name in self.tensors(r)]
+        return having[0] if len(having) == 1 else ranks[0]
 
     def holders(
         self, name: str, layouts: Sequence[TensorStrategy]
@@ -413,8 +414,10 @@ def merge_slices(
         if keep(name):
             layout, holders = opened.holders(name, layouts)
             result[name] = _merged(name, layout, holders, opened, distinct)
+    layered = all("." in name for name in strategy)
     for rank, tensors in opened.opened.items():
-        if unknown := [name for name in tensors if name not in strategy and not is_extra(name, tensors[name])]:
+        others = {name: tensor for name, tensor in tensors.items() if name not in strategy}
+        if unknown := [name for name, tensor in others.items() if not is_extra(name, tensor, layered)]:
             remedy = "give the strategy file of this run, saved with all parameters"
             raise UserError(f"{opened.paths[rank]}: the strategy does not mention tensor {unknown[0]}; {remedy}")
     if not result:
