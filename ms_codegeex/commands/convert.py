@@ -145,7 +145,7 @@ def _choices(arguments: Arguments) -> dict[str, Any]:
 
 def _warnings(result: dict[str, Any]) -> Iterator[str]:
     """What the output lacks or may have wrong."""
-    output, guessed, left_out, skipped = (result[key] for key in ("output", "guessed", "left_out", "skipped"))
+    output, guessed, left_out = (result[key] for key in ("output", "guessed", "left_out"))
     if result["to"] in ("hf", "gptj") and not result["tokenizer"]:
         remedy = "add its files, or convert with --tokenizer NAME|DIR"
         yield f"{output}: has no tokenizer, because IN does not say which one it uses; {remedy}"
@@ -159,9 +159,6 @@ def _warnings(result: dict[str, Any]) -> Iterator[str]:
         names = f"{', '.join(map(escaped, left_out[:3]))}{others}, which are not data of a known kind"
         keep = "--keep-code keeps Python files, which run wherever the model is loaded"
         yield f"left out of {output}: {names}; {keep}"
-    if skipped:
-        others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        yield f"left out, not a parameter: {escaped(str(skipped[0]))}{others}"
 
 
 # Options of the original tools: sizes, which the tensors must match, and options that do not affect a conversion.

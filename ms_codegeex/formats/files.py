@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,9 +21,16 @@ from ms_codegeex.base.reading import json_of, open_regular, place_inside, read_i
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
 from ms_codegeex.formats.layout import shown
-from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin, state_table
+from ms_codegeex.formats.mindspore_checkpoint import (
+    is_extra,
+    is_weight,
+    read_mindspore,
+    read_origin,
+    read_texts,
+    state_table,
+)
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
-from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, is_of_rank, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather
@@ -283,7 +291,7 @@ def _read_torch(_place: Place, ranks: Sequence[Sequence[Path]]) -> RawModel:
 def _weights(tensors: Mapping[str, LazyTensor], path: Path, kind: str | None, files: Sequence[Path] = ()) -> RawModel:
     """The tensors without MindSpore's moments, counters and caches of inference."""
     weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
-    skipped = [name for name in tensors if name not in weights]
+    skipped = [name for name in tensors if name not in weights] + (read_texts(path) if path.is_file() else [])
     return RawModel([weights], [str(path)], kind, skipped=skipped, files=files or [path])
 
 
@@ -326,11 +334,17 @@ def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
         check_file(directory, str(path.relative_to(directory)), LARGEST_STRATEGY)
     if strategies:
         merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
-        return RawModel([merged], [str(directory)], "mindspore", files=[*files.values(), *strategies])
+        skipped = [name for name in read_mindspore(next(iter(files.values()))) if name not in merged]
+        used = [*files.values(), *strategies]
+        return RawModel([merged], [str(directory)], "mindspore", skipped=skipped, files=used)
     parts = []
     for rank, file in enumerate(_in_order(files, directory)):
         _check_rank(read_origin(file) or {}, rank, len(files), str(file))
         parts.append(_weights(read_mindspore(file), file, "mindspore"))
+    items = [item for part in parts for item in part.ranks[0].items()]
+    held = Counter(name for name, tensor in items if not is_extra(name, tensor))
+    if len(parts) > 1 and max(held.values(), default=0) == 1:  # each has other tensors: saved without redundancy
+        return RawModel([dict(items)], [str(directory)], "mindspore", skipped=parts[0].skipped, files=[*files.values()])
     ranks, where = [part.ranks[0] for part in parts], [part.where[0] for part in parts]
     return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped, files=[*files.values()])
 
@@ -441,11 +455,11 @@ def is_gguf(path: Path) -> bool:
 
 
 def _read_file(place: Place, _found: Any) -> RawModel:
-    path, beginning = place.path, place.beginning or b""
-    if beginning.startswith(_ZIP) or path.suffix in TORCH_SUFFIXES:
+    path, kind = place.path, None if is_safetensors(place.path) else "mindspore"
+    if place.begins(_ZIP) or (kind and path.suffix in TORCH_SUFFIXES):
         return _read_torch(place, [[path]])
     _check_rank(read_origin(path) or {}, 0, 1, str(path))
-    return _weights(read_mindspore(path), path, None if path.suffix == ".safetensors" else "mindspore")
+    return _weights(read_mindspore(path), path, kind)
 
 
 def _shards(place: Place) -> tuple[str, ...]:
@@ -494,7 +508,10 @@ def _first(place: Place, pattern: str, alone: bool = False) -> str | None:
 
 
 def _is_file_of_tensors(place: Place) -> bool:
-    return (place.path.suffix in _SUFFIXES and place.begins(b"")) or place.begins(_ZIP) or place.begins(b"\n")
+    if place.beginning is None:
+        return False
+    known = place.path.suffix in _SUFFIXES or is_safetensors(place.path, place.beginning)
+    return known or place.begins(_ZIP) or place.begins(b"\n")
 
 
 def _is_run(place: Place) -> bool:

@@ -23,7 +23,7 @@ from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import opened
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.chunks import write_checked, wrong_crc32
-from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
     NUMPY_DTYPES,
@@ -36,7 +36,6 @@ from ms_codegeex.formats.tensors import (
 from ms_codegeex.formats.wire import Value, WireError, WireReader, length_field, number_field, only
 
 DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
-SAFETENSORS = ".safetensors"
 _WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
@@ -57,6 +56,12 @@ def is_weight(name: str) -> bool:
     """Whether a checkpoint's entry belongs to the model and is not a moment, counter, loss scale or inference cache."""
     state = state_table()["mindspore"]
     return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
+
+
+def is_extra(name: str, tensor: LazyTensor, layered: bool = True) -> bool:
+    """Whether an entry that is not known as a parameter is a value that `append_dict` added: a number, whole numbers,
+    or one that is not named like the parameters of layers, if all of those are `layered`."""
+    return tensor.size == 1 or "float" not in tensor.dtype or (layered and "." not in name)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class _Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.origin: dict[str, int] | None = None
+        self.texts: list[str] = []
         try:
             with opened(path) as stream:
                 self._size = os.fstat(stream.fileno()).st_size
@@ -118,6 +124,7 @@ class _Checkpoint:
                 raise WireError(f"an unknown field {number}")
             name, kind, dims, content = self._value(reader, value)
             if kind == TEXT:
+                self.texts.append(name)
                 last = None
                 continue
             if name != last:
@@ -179,19 +186,24 @@ class _Checkpoint:
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
     """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out; or
-    of a `.safetensors` file, MindSpore's other format. `keep(name)` chooses tensors; None is all. Only the structure is
+    of a safetensors file, MindSpore's other format. `keep(name)` chooses tensors; None is all. Only the structure is
     read now, and a checksum is compared when the first tensor is loaded. Without one, changed elements and tensors
     missing at the end go unnoticed: check the names against the model. `UserError` for a damaged file, or a tensor that
     occurs twice or has a wrong size or an unknown type."""
-    if Path(path).suffix == SAFETENSORS:
+    if is_safetensors(path):
         return {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if keep is None or keep(name)}
     checkpoint = _Checkpoint(Path(path))
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
 
 
+def read_texts(path: Path) -> list[str]:
+    """The names of the texts that `read_mindspore` leaves out."""
+    return [] if is_safetensors(path) else _Checkpoint(Path(path)).texts
+
+
 def read_origin(path: Path) -> dict[str, int] | None:
     """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
-    return None if Path(path).suffix == SAFETENSORS else _Checkpoint(Path(path)).origin
+    return None if is_safetensors(path) else _Checkpoint(Path(path)).origin
 
 
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:

@@ -24,6 +24,8 @@ from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetens
 from ms_codegeex.formats.tensors import LazyTensor, damaged
 from ms_codegeex.formats.torch_zip import read_torch
 
+# what `mindspore.unified_safetensors` writes: an index and its parts
+PARTS_INDEX, _PARTS = "param_name_map.json", re.compile(r"param_name_map\.json|part\d{1,6}\.safetensors")
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _NAME = re.compile(
@@ -38,6 +40,8 @@ _BEFORE_16 = (
 )
 _MISTAKEN = {  # how files begin that are taken for weights: what they are, and what helps
     b"version https://git-lfs": "is a pointer of Git LFS, not the file; run `git lfs pull` in its repository",
+    b"\n\x031.1\x12\tMindSpore": "is a MindIR graph, not weights; save those with mindspore.save_checkpoint",
+    **dict.fromkeys((b"\xd8^:\x7f", b"\xd9^:\x7f"), "is encrypted; save it again in MindSpore without enc_key"),
     **dict.fromkeys((b"<!DOCTYPE", b"<!doctype", b"<html"), _PAGE),
     b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": _BEFORE_16,
 }
@@ -121,7 +125,8 @@ def weight_files(path: Path, chosen: str | None = None) -> tuple[str, ...]:
         its = [key for key in order if chosen in found[key]]
         order = [key for key in order if key in its or (its and key == (*its[0][:2], 0) and its[0][2] > 0)]
     if not order:
-        return ()
+        parts = PARTS_INDEX in entries(path) and (chosen is None or _PARTS.fullmatch(chosen))
+        return (PARTS_INDEX,) if parts else ()
     files, (variant, pickles, shards) = found[order[0]], order[0]
     variants = {key[0] for key in order if key[1] == pickles}
     if variant and len(variants) > 1:
@@ -170,7 +175,8 @@ def read_weights(path: Path, names: Sequence[str]) -> tuple[dict[str, LazyTensor
 def _indexed(path: Path, index: str) -> tuple[dict[str, LazyTensor], dict[str, str], list[str]]:
     """`read_weights` of the files that an index lists: what it does not list is left out, as in transformers."""
     content = read_json_inside(path, index)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    flat = content if index == PARTS_INDEX else None  # as older versions of MindSpore write it
+    weight_map = content.get("weight_map", flat) if isinstance(content, dict) else None
     named = weight_map.values() if isinstance(weight_map, dict) else [None]
     if not all(isinstance(name, str) and is_weights(name) for name in named):
         expected = "expected a weight_map from tensor names to files of weights in the same directory"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 32 << 20  # bytes, a third of the library's limit: 700 tensors take 100 KB with their checksums
 MOST_TENSORS = 100_000
+SUFFIX = ".safetensors"
+_BEGINNING = re.compile(rb".{4}\0{4}\{", re.DOTALL)  # a length below 4 GiB, and JSON
 _SPACES = 8  # at least, at the end of our headers; the library writes fewer, which distinguishes its files from ours
 
 
@@ -79,6 +82,14 @@ def write_safetensors(
         stream.flush()
         os.fsync(stream.fileno())
     return content_hash([_packed(header)]), hashes
+
+
+def is_safetensors(path: Path, beginning: bytes | None = None) -> bool:
+    """Whether a file is of this format by how it begins, whatever its name; by its name if that does not show."""
+    if beginning is None:
+        with opened(path) as stream:
+            beginning = stream.read(9)
+    return bool(_BEGINNING.match(beginning)) or (Path(path).suffix == SUFFIX and not beginning.startswith(b"\n"))
 
 
 class SafetensorsFile:

@@ -24,7 +24,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import limited, opened, read_json
 from ms_codegeex.formats.chunks import content_hash
-from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
+from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_weight, read_mindspore
 from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged, gather
 from ms_codegeex.formats.wire import Value, WireReader, only
 
@@ -369,6 +369,11 @@ class _Files:
             raise UserError(f"{self.paths[rank]}: tensor {name} is missing; {holds}, so {reason}")
         return self.tensors(rank)[name]
 
+    def _holder(self, name: str, ranks: Sequence[int]) -> int:
+        """The first of these replicas, or the only one whose file has the parameter: saved without redundancy."""
+        having = [ranks[0]] if name in self.tensors(ranks[0]) else [r for r in ranks if name in self.tensors(r)]
+        return having[0] if len(having) == 1 else ranks[0]
+
     def holders(
         self, name: str, layouts: Sequence[TensorStrategy]
     ) -> tuple[TensorStrategy, dict[tuple[int, ...], int]]:
@@ -381,7 +386,7 @@ class _Files:
                 raise UserError(f"the strategy of {name} is inconsistent: {hold}; copy the strategy file again")
             there = {cell: [rank for rank in ranks if rank in self.paths] for cell, ranks in places.items()}
             if all(there.values()):
-                return layout, {cell: there[cell][0] for cell in sorted(there)}
+                return layout, {cell: self._holder(name, there[cell]) for cell in sorted(there)}
             first_gap = first_gap or next(places[cell] for cell in sorted(there) if not there[cell])
         expected = ", ".join(map(str, first_gap[:4])) + (" ..." if len(first_gap) > 4 else "")
         files = f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files"
@@ -409,13 +414,15 @@ def merge_slices(
         if keep(name):
             layout, holders = opened.holders(name, layouts)
             result[name] = _merged(name, layout, holders, opened, distinct)
+    layered = all("." in name for name in strategy)
     for rank, tensors in opened.opened.items():
-        if unknown := [name for name in tensors if name not in strategy]:
+        others = {name: tensor for name, tensor in tensors.items() if name not in strategy}
+        if unknown := [name for name, tensor in others.items() if not is_extra(name, tensor, layered)]:
             remedy = "give the strategy file of this run, saved with all parameters"
             raise UserError(f"{opened.paths[rank]}: the strategy does not mention tensor {unknown[0]}; {remedy}")
     if not result:
         raise UserError("the strategy lists no weights; give the strategy file of this run")
-    order = dict.fromkeys(name for rank in sorted(opened.opened) for name in opened.opened[rank])
+    order = dict.fromkeys(name for rank in sorted(opened.opened) for name in opened.opened[rank] if name in result)
     return {name: result[name] for name in order}
 
 

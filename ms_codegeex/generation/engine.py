@@ -137,31 +137,34 @@ class Generator:
 
     def logits(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
         """FP32 [vocab_size]: scores of the token that follows `ids`. `UserError` for an id without a token."""
-        self._check(ids)
-        number = self._adapter(adapter)
+        ids, number = self._ids(ids), self._adapter(adapter)
         return self.scheduler.call(lambda slots: self.engine.logits(slots[0], ids, number), ids, adapter=number)
 
     def all_logits(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
         """FP32 [len(ids), vocab_size]: scores of the token that follows each of `ids`. `UserError` as for `logits`."""
-        self._check(ids)
-        number = self._adapter(adapter)
+        ids, number = self._ids(ids), self._adapter(adapter)
         return self.scheduler.call(lambda slots: self.engine.all_logits(slots[0], ids, number))
 
     def log_probabilities(self, ids: Sequence[int], adapter: str = "") -> np.ndarray:
         """FP32 [len(ids) - 1]: the natural logarithm of the probability of each of `ids` but the first, given those
         before it. Embedding rows without a token take part in the softmax, as in training. `UserError` as for
         `logits`."""
-        self._check(ids)
-        number = self._adapter(adapter)
+        ids, number = self._ids(ids), self._adapter(adapter)
         return self.scheduler.call(lambda slots: self.engine.log_probabilities(slots[0], ids, number))
 
-    def _check(self, ids: Sequence[int], bias: Iterable[int] = ()) -> None:
+    def _ids(self, ids: Iterable[int], bias: Iterable[int] = ()) -> list[int]:
+        """The ids as a list of whole numbers that all have a token, so that no operator fails for them; `UserError`."""
+        ids = [*ids]
         if not 0 < len(ids) <= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
-        if wrong := [i for i in ids if not 0 <= i < self.engine.allowed and i not in self._marks]:
-            raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
+        for each in ids:
+            whole = isinstance(each, int | np.integer)
+            if not whole or (not 0 <= each < self.engine.allowed and each not in self._marks):
+                ids_are = f"ids are 0 to {self.engine.allowed - 1}"
+                raise UserError(f"prompt: token id {' '.join(str(each).split()):.40} has no token; {ids_are}")
         if wrong := [number for number in bias if number >= self.engine.allowed]:
             raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
+        return [*map(int, ids)]
 
     def warm_up(self) -> None:
         """Compile what answers need before the first one is requested: the passes of the model, and of the one that
@@ -184,8 +187,7 @@ class Generator:
 
     def submit(self, ids: Sequence[int], settings: SamplingSettings, prompt_best: int | None = None) -> Request:
         """The same for a caller that makes the scheduler's steps itself; `prompt_best` as in `Request`."""
-        self._check(ids, settings.logit_bias)
-        settings = self._without_marks(settings)
+        ids, settings = self._ids(ids, settings.logit_bias), self._without_marks(settings)
         adapter = self._adapter(settings.adapter)
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter)
         request.constraint = self.grammars.constraint(settings)
@@ -195,7 +197,7 @@ class Generator:
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
         `request`."""
-        self._check(ids, settings.logit_bias)
+        ids = self._ids(ids, settings.logit_bias)
 
         def found() -> Iterator[int]:
             request = self.request(ids, settings)
@@ -220,18 +222,19 @@ class Generator:
     @contextmanager
     def likeliest(self, ids: Sequence[int], beams: int, count: int, adapter: str = "") -> Iterator[Likeliest]:
         """Slots for a beam search after `ids`, held to its end; other requests use the others meanwhile. The function
-        gives the `count` likeliest tokens after each of up to `beams` answers."""
-        number = self._adapter(adapter)
+        gives the `count` likeliest tokens after each of up to `beams` answers. `UserError` as for `logits`."""
+        ids, number = self._ids(ids), self._adapter(adapter)
         with self.scheduler.holding(ids, beams, number) as step:
 
             def likeliest(begun: Sequence[tuple[int, ...]]) -> list[Sequence[tuple[int, float]]]:
-                sequences = [[*ids, *answer] for answer in begun]
+                sequences = [self._ids([*ids, *answer]) for answer in begun]
                 return step(lambda slots: next_tokens(self.engine, slots, sequences, count, number))
 
             yield likeliest
 
     def answers(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> list[Answer]:
-        """`settings.n` complete answers to a prompt; `rule` ends them too."""
+        """`settings.n` complete answers to a prompt; `rule` ends them too. `UserError` as for `request`."""
+        ids = self._ids(ids, settings.logit_bias)
         if settings.beams > 1:
             return self._beams(ids, settings, rule)
         requests = [self.request(ids, replace(settings, seed=settings.seed + number)) for number in range(settings.n)]
@@ -277,6 +280,7 @@ class Generator:
     def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
         """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where
         `rule` ends it."""
+        ids = self._ids(ids, settings.logit_bias)
         return until(self.tokenizer.continuation(ids, self.tokens(ids, settings)), Ending(settings.stop, rule))
 
     def generate(self, prompt: str, settings: SamplingSettings) -> str:

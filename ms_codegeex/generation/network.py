@@ -115,30 +115,38 @@ class LocalNetwork:
         self._saved: dict[int, list[np.ndarray]] = {}
         self._hidden = np.zeros((0, config.hidden_size), np.float32)
         self._numbers = ms.float64 if self.compiled else ms.float32
-        self._passage, self._scoring = Passage(model), Reading(cells.head, None)
+        self._model, self._choices = model, (choice, choice)
         if meeting is not None and meeting.share.rank:  # only the first device's choices are read
-            self._choosing = self._drawing = self._scoring
-        else:
-            self._choosing = self._drawing = Reading(cells.head, choice)
-            if not self.compiled:  # drawing sorts the vocabulary, which greedy choices do not need
-                self._choosing = Reading(cells.head, CompositeChoice(draws=False))
-        for network in (self._passage, self._scoring, self._choosing, self._drawing):
-            network.set_train(False)
+            self._choices = None, None
+        elif not self.compiled:  # drawing sorts the vocabulary, which greedy choices do not need
+            self._choices = CompositeChoice(draws=False), choice
+        self._build()
+
+    def _build(self) -> None:
+        """Make the cells of which MindSpore compiles graphs."""
+        self._passage, head = Passage(self._model), self._cells.head
+        self._readings = {choice: Reading(head, choice) for choice in (None, *self._choices)}
+        for cell in (self._passage, *self._readings.values()):
+            cell.set_train(False)
 
     def choose(self, rows: Rows) -> np.ndarray:
         """As in `Network`."""
         draws = ((rows.settings[:, 0] > 0) & (rows.settings[:, COLUMNS.index("given")] < 0)).any()
-        return self._run(self._drawing if draws else self._choosing, rows)
+        return self._run(self._readings[self._choices[int(draws)]], rows)
 
     def score(self, rows: Rows) -> np.ndarray:
         """As in `Network`."""
-        return self._run(self._scoring, rows)
+        return self._run(self._readings[None], rows)
 
     def _run(self, reading: nn.Cell, rows: Rows) -> np.ndarray:
         self._cells.use_adapters(rows.adapters)
-        self._hidden = self._passage(Tensor(rows.rows)).asnumpy()
-        numbers = (Tensor(array, self._numbers) for array in (rows.settings, rows.edits))
-        return reading(Tensor(self._hidden[rows.wanted]), *numbers, Tensor(rows.places)).asnumpy()
+        try:
+            self._hidden = self._passage(Tensor(rows.rows)).asnumpy()
+            numbers = (Tensor(array, self._numbers) for array in (rows.settings, rows.edits))
+            return reading(Tensor(self._hidden[rows.wanted]), *numbers, Tensor(rows.places)).asnumpy()
+        except Exception:
+            self._build()  # a graph in which an operator failed refuses every later input
+            raise
 
     def hidden(self, begin: int, end: int) -> np.ndarray:
         """As in `Network`."""

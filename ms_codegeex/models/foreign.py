@@ -92,12 +92,11 @@ class ForeignLayout:
         return any(re.fullmatch(pattern, each) for pattern in self.skipped for each in spellings(name))
 
     def own_names(self, names: Iterable[ForeignName]) -> dict[ForeignName, ForeignName]:
-        """The names that this layout has for tensors of a file, which may be nested or wrapped otherwise; names that it
-        does not know stay."""
+        """The names that this layout has for tensors of a file, which may be nested or wrapped otherwise; without those
+        that it does not know."""
         known = {plain_name(entry.foreign): entry.foreign for entry in self.entries}
         owned: dict[ForeignName, ForeignName] = {}
         for name in names:
-            owned[name] = name
             for plain in spellings(name):
                 block = _BLOCK.search(plain)
                 own = known.get(plain if block is None else f"{plain[: block.start(1)]}{{i}}{plain[block.end(1) :]}")

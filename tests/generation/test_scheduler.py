@@ -588,8 +588,7 @@ def test_ids_of_a_prompt_are_scored_in_any_company(codegen):
 
 def graphs(network):
     """The number of graphs that MindSpore has compiled for a network's passes, and for copies of slots."""
-    reading = {network._scoring, network._choosing, network._drawing}
-    cells = {network._passage, *reading, getattr(network._cells, "_copy", None)}
+    cells = {network._passage, *network._readings.values(), getattr(network._cells, "_copy", None)}
     return sum(len(cell.compile_cache) for cell in cells if cell is not None)
 
 
