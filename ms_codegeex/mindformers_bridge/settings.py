@@ -18,16 +18,14 @@ from ms_codegeex.base.shipped import shipped_table
 
 NUMERIC = ("grouped_lr_schedule", "lr_schedule", "model", "moe_config", "optimizer", "runner_config", "runner_wrapper")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
-# by mindformers' schedules: the attributes whose sum is the number of their steps
-_LENGTHS = {
-    "ConstantWithCoolDownLR": ("warmup_steps", "keep_steps", "decay_steps", "final_steps"),
-    "CosineWithRestartsAndWarmUpLR": ("warmup_steps", "cosine_steps"),
-    "CosineWithWarmUpLR": ("warmup_steps", "cosine_steps"),
-    "LinearWithWarmUpLR": ("total_steps",),
-    "PolynomialWithWarmUpLR": ("total_steps",),
-    "WarmUpStableDecayLR": ("decay_start_steps", "decay_steps"),
-}
-_BORDERS = ("warmup_steps", "decay_steps", "t_0", "t_max")  # where the others' rates, or any schedule's, may change
+# Attributes of mindformers' schedules; the sum of the first that one has is the number of its steps.
+_LENGTHS = (
+    ("total_steps",),
+    ("decay_start_steps", "decay_steps"),
+    ("warmup_steps", "cosine_steps"),
+    ("warmup_steps", "keep_steps", "decay_steps", "final_steps"),
+)
+_BORDERS = ("warmup_steps", "decay_steps", "t_0", "t_max")  # where rates may change besides
 _FIRST = 50  # steps that are computed in any case, and as many spread over the whole schedule
 _CUT, _SMALL = 4, 0.0025  # a cut is so many times the falls beside it, and this share of the highest rate
 
@@ -71,7 +69,7 @@ def numbers(value: Any, where: str) -> Any:
 
 def _rates(schedule: LearningRateSchedule) -> dict[int, float]:
     """The rates of a schedule by step, in order: of all its steps, or of many around its borders and between them."""
-    lengths = _LENGTHS.get(type(schedule).__name__, ())
+    lengths = next((names for names in _LENGTHS if all(hasattr(schedule, name) for name in names)), ())
     borders = {name: int(float(getattr(schedule, name, None) or 0)) for name in {*lengths, *_BORDERS}}
     end = sum(borders[name] for name in lengths) or max(borders.values()) + 1
     sums = {sum(some) for count in range(4) for some in combinations(borders.values(), count)}

@@ -192,6 +192,21 @@ def test_adapters_that_cannot_be_merged_are_named(tmp_path, changes, records, gi
         opened(path, {**FIELDS["codegen"], **given})
 
 
+def test_what_is_no_record_of_adapters_is_passed_over(tmp_path):
+    """Files of other programs, and hostile ones, beside the one that counts."""
+    path, _, expected = with_adapters(tmp_path)
+    (tmp_path / "a.yaml").symlink_to("/etc/hostname")
+    (tmp_path / "b.yaml").write_text("x" * (2 << 20))
+    (tmp_path / "c.yaml").write_text("- 1")
+    (tmp_path / "d.yaml").write_text("a: &a [1]\nb: &b [*a, *a]\n" * 9)
+    (tmp_path / "e.yaml").mkdir()
+    (tmp_path / "f.yaml").write_text(RUN_YAML.replace("6", "[6]"))
+    (tmp_path / "g.yaml").write_text("model: {model_config: {pet_config: lora}}")
+    (tmp_path / "run.yaml").write_text(RUN_YAML)
+    _, read, _ = opened(path, FIELDS["codegen"])
+    np.testing.assert_allclose(read[f"{LAYER}.weight"], expected[f"{LAYER}.weight"], rtol=1e-5, atol=1e-5)
+
+
 def test_adapters_alone_and_an_alpha_without_adapters(tmp_path):
     path, tensors, _ = with_adapters(tmp_path)
     save(path, {name: value for name, value in tensors.items() if "mindpet" in name})
