@@ -364,7 +364,7 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
     if recognised is None:
         refuse_lookalike(path, {"tensors": [layout.shown(name) for name in raw.ranks[0]]})
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
-        holds = f"or only a part of one; it holds {first} and {max(0, len(raw.ranks[0]) - 1)} more"
+        holds = f"or only a part of one; it holds {first} ({len(raw.ranks[0])} tensors)"
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}), {holds}")
     (its_family, its), said = recognised, {**raw.recorded, **known}
     raw = _named(raw, its, say)
