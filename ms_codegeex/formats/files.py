@@ -21,14 +21,7 @@ from ms_codegeex.base.reading import json_of, open_regular, place_inside, read_i
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
 from ms_codegeex.formats.layout import shown
-from ms_codegeex.formats.mindspore_checkpoint import (
-    is_extra,
-    is_weight,
-    read_mindspore,
-    read_origin,
-    read_texts,
-    state_table,
-)
+from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin, read_texts, state_table
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
@@ -57,11 +50,8 @@ _OVER = (
     (False, "passed over", ""),
     (True, "left out, state of a training run ({})", "; training from here begins with a new optimizer"),
 )
-_CHUNKS, _LONGEST_CHUNKS, _MOST_CHUNKS = (
-    "metadata.json",
-    1 << 28,
-    4096,
-)  # mindformers' file, its bytes, parts of a tensor
+# mindformers' description of the files of ranks; its bytes, and the parts of a tensor
+_CHUNKS, _LONGEST_CHUNKS, _MOST_CHUNKS = "metadata.json", 1 << 28, 4096
 
 
 def _is_state(kind: str, name: str) -> bool:
@@ -335,14 +325,13 @@ def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
     if strategies:
         merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
         skipped = [name for name in read_mindspore(next(iter(files.values()))) if name not in merged]
-        used = [*files.values(), *strategies]
-        return RawModel([merged], [str(directory)], "mindspore", skipped=skipped, files=used)
+        return RawModel([merged], [str(directory)], "mindspore", {}, skipped, [*files.values(), *strategies])
     parts = []
     for rank, file in enumerate(_in_order(files, directory)):
         _check_rank(read_origin(file) or {}, rank, len(files), str(file))
         parts.append(_weights(read_mindspore(file), file, "mindspore"))
     items = [item for part in parts for item in part.ranks[0].items()]
-    held = Counter(name for name, tensor in items if not is_extra(name, tensor))
+    held = Counter(name for name, tensor in items if tensor.size > 1)
     if len(parts) > 1 and max(held.values(), default=0) == 1:  # each has other tensors: saved without redundancy
         return RawModel([dict(items)], [str(directory)], "mindspore", skipped=parts[0].skipped, files=[*files.values()])
     ranks, where = [part.ranks[0] for part in parts], [part.where[0] for part in parts]
@@ -508,10 +497,8 @@ def _first(place: Place, pattern: str, alone: bool = False) -> str | None:
 
 
 def _is_file_of_tensors(place: Place) -> bool:
-    if place.beginning is None:
-        return False
-    known = place.path.suffix in _SUFFIXES or is_safetensors(place.path, place.beginning)
-    return known or place.begins(_ZIP) or place.begins(b"\n")
+    known = place.path.suffix in _SUFFIXES or place.begins(_ZIP) or place.begins(b"\n")
+    return place.beginning is not None and (known or is_safetensors(place.path))
 
 
 def _is_run(place: Place) -> bool:

@@ -58,10 +58,9 @@ def is_weight(name: str) -> bool:
     return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
 
 
-def is_extra(name: str, tensor: LazyTensor, layered: bool = True) -> bool:
-    """Whether an entry that is not known as a parameter is a value that `append_dict` added: a number, whole numbers,
-    or one that is not named like the parameters of layers, if all of those are `layered`."""
-    return tensor.size == 1 or "float" not in tensor.dtype or (layered and "." not in name)
+def is_extra(tensor: LazyTensor) -> bool:
+    """Whether an entry that no model has is a value that `append_dict` added: a number, or whole numbers."""
+    return tensor.size == 1 or "float" not in tensor.dtype
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 32 << 20  # bytes, a third of the library's limit: 700 tensors take 100 KB with their checksums
 MOST_TENSORS = 100_000
-SUFFIX = ".safetensors"
 _BEGINNING = re.compile(rb".{4}\0{4}\{", re.DOTALL)  # a length below 4 GiB, and JSON
 _SPACES = 8  # at least, at the end of our headers; the library writes fewer, which distinguishes its files from ours
 
@@ -84,12 +83,11 @@ def write_safetensors(
     return content_hash([_packed(header)]), hashes
 
 
-def is_safetensors(path: Path, beginning: bytes | None = None) -> bool:
+def is_safetensors(path: Path) -> bool:
     """Whether a file is of this format by how it begins, whatever its name; by its name if that does not show."""
-    if beginning is None:
-        with opened(path) as stream:
-            beginning = stream.read(9)
-    return bool(_BEGINNING.match(beginning)) or (Path(path).suffix == SUFFIX and not beginning.startswith(b"\n"))
+    with opened(path) as stream:
+        begins = stream.read(9)
+    return bool(_BEGINNING.match(begins)) or (Path(path).suffix == ".safetensors" and not begins.startswith(b"\n"))
 
 
 class SafetensorsFile:

@@ -61,11 +61,8 @@ Say = Callable[[str], object]
 _QUANTISED = re.compile(  # names of GPTQ, AWQ, bitsandbytes and FP8
     r".*[.](qweight|qzeros|g_idx|absmax|nested_absmax|quant_map|quant_state[.].*|SCB|weight_format|weight_scale(_inv)?)"
 )
-_NAMELESS = re.compile(r"Parameter#\d+")  # how MindSpore numbers parameters without a name
-_SAVE_NAMES = (
-    "MindSpore loads safetensors without them: to save again, give save_checkpoint the dictionary of load_checkpoint, "
-    "not a list of its values"
-)
+_NAMELESS = re.compile(r"Parameter#\d+")  # as MindSpore numbers those that it loads from safetensors
+_SAVE_NAMES = "save the dictionary that mindspore.load_checkpoint gives, not a list of its values"
 _UNQUANTISED = "give the model before it was quantised"
 _JOIN = "join the parts with DeepSpeed's script beside them: python zero_to_fp32.py . joined"
 _MOST_PREFIXES = 5  # in a message
@@ -217,13 +214,11 @@ def _base(checkpoint: Checkpoint, path: Path) -> Source:
     return base
 
 
-def _recognise(
-    names: Collection[ForeignName], kind: str | None, enough: float = _ENOUGH
-) -> tuple[Family, ForeignLayout] | None:
-    """The family and layout that most of these tensors belong to, if any that has the share `enough`."""
+def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family, ForeignLayout] | None:
+    """The family and layout that most of these tensors belong to, if any."""
     candidates = [(*FamilyFormats(family(name)).recognise(names, kind), family(name)) for name in FAMILIES]
     share, its, owner = max(candidates, key=lambda candidate: candidate[0])
-    return (owner, its) if its is not None and share >= enough else None
+    return (owner, its) if its is not None and share >= _ENOUGH else None
 
 
 @contextmanager
@@ -253,9 +248,8 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
     ranks, prefixes, skipped = [], dict.fromkeys(()), dict.fromkeys(raw.skipped)
     for tensors, where in zip(raw.ranks, raw.where, strict=True):
         known, owners = its.own_names(tensors), dict[ForeignName, ForeignName]()
-        state = {name for name, tensor in tensors.items() if _is_state(name, tensor, known, its.kind)}
-        skipped |= dict.fromkeys(layout.shown(name) for name in tensors if name in state)
-        names = {name: known.get(name, name) for name in tensors if name not in state}
+        names = {name: known.get(name, name) for name in tensors if not _is_state(name, tensors[name], known, its.kind)}
+        skipped |= dict.fromkeys(layout.shown(name) for name in tensors if name not in names)
         for name, own in names.items():
             if (other := owners.setdefault(own, name)) != name:
                 both = f"{layout.shown(other)} and {layout.shown(name)}"
@@ -275,10 +269,8 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
 
 def _is_state(name: ForeignName, tensor: LazyTensor, known: Collection[ForeignName], kind: str) -> bool:
     """Whether an entry of a file is a value saved along with the weights, or a moment of one of them."""
-    shown = layout.shown(name)
     if name not in known:
-        extra = is_extra(shown, tensor) if kind == "mindspore" else not tensor.shape
-        return extra and not _QUANTISED.fullmatch(shown)
+        return is_extra(tensor) and not _QUANTISED.fullmatch(layout.shown(name))
     return kind == "mindspore" and any(weight in known for weight in [*spellings(name)][1:])  # such as stat.<name>
 
 
@@ -408,11 +400,8 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
     if recognised is None:
         refuse_lookalike(path, {"tensors": [layout.shown(name) for name in raw.ranks[0]]})
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
-        its_family, its = _recognise(raw.ranks[0], raw.kind, 0) or (None, None)
-        if its is not None and its.own_names(raw.ranks[0]).keys() == raw.ranks[0].keys():
-            holds = f"holds only some tensors of a {its_family.name}, {len(raw.ranks[0])} such as {first}"
-            raise UserError(f"{path}: {holds}; save the whole model, in MindSpore without choice_func")
-        raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
+        holds = f"or only a part of one; it holds {first} ({len(raw.ranks[0])} tensors)"
+        raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}), {holds}")
     (its_family, its), said = recognised, {**raw.recorded, **known}
     raw = _named(raw, its, say)
     names = raw.ranks[0]
@@ -462,9 +451,8 @@ def open_source(
     if kind == "directory":
         admit(found.place.folder)
     raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
-    if nameless := [name for name in raw.ranks[0] if _NAMELESS.fullmatch(layout.shown(name))]:
-        lost = f"{len(nameless)} tensors have lost their names, such as {layout.shown(nameless[0])}"
-        raise UserError(f"{raw.where[0]}: {lost}; {_SAVE_NAMES}")
+    if lost := [shown for name in raw.ranks[0] if _NAMELESS.fullmatch(shown := layout.shown(name))]:
+        raise UserError(f"{raw.where[0]}: {len(lost)} tensors have lost their names, such as {lost[0]}; {_SAVE_NAMES}")
     alpha, known = known.get(ALPHA), {key: value for key, value in known.items() if key != ALPHA}
     raw = _with_adapters(raw, found.place.path, alpha, notes.append)
     if folder is not None and (kind == "directory" or _is_configured(folder, raw)):
@@ -472,9 +460,8 @@ def open_source(
     else:
         source = _open_raw(found.place.path, raw, known if given is not None else None, notes.append)
     if source.skipped:
-        more = f" and {len(source.skipped) - 3} more" if len(source.skipped) > 3 else ""
-        count = f"{len(source.skipped)} tensor{'s' * (len(source.skipped) > 1)}"
-        notes.append(f"{found.place.path}: left out {count} besides parameters: {', '.join(source.skipped[:3])}{more}")
+        more = f" and {len(source.skipped) - 1} more" if len(source.skipped) > 1 else ""
+        notes.append(f"{found.place.path}: left out, not a parameter: {source.skipped[0]}{more}")
     notes += found.passed_over({file for each in source.inputs for file in each.files.values()})
     for note in notes:  # with the whole path, by which a command that opens a model twice says it once
         say(f"{path.absolute()}{note.removeprefix(str(path))}" if note.startswith(str(path)) else note)

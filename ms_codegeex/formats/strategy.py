@@ -414,10 +414,8 @@ def merge_slices(
         if keep(name):
             layout, holders = opened.holders(name, layouts)
             result[name] = _merged(name, layout, holders, opened, distinct)
-    layered = all("." in name for name in strategy)
     for rank, tensors in opened.opened.items():
-        others = {name: tensor for name, tensor in tensors.items() if name not in strategy}
-        if unknown := [name for name, tensor in others.items() if not is_extra(name, tensor, layered)]:
+        if unknown := [name for name in tensors if name not in strategy and not is_extra(tensors[name])]:
             remedy = "give the strategy file of this run, saved with all parameters"
             raise UserError(f"{opened.paths[rank]}: the strategy does not mention tensor {unknown[0]}; {remedy}")
     if not result:

@@ -158,10 +158,9 @@ class Generator:
         if not 0 < len(ids) <= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
         for each in ids:
-            whole = isinstance(each, int | np.integer)
-            if not whole or (not 0 <= each < self.engine.allowed and each not in self._marks):
-                ids_are = f"ids are 0 to {self.engine.allowed - 1}"
-                raise UserError(f"prompt: token id {' '.join(str(each).split()):.40} has no token; {ids_are}")
+            if not isinstance(each, int | np.integer) or not (0 <= each < self.engine.allowed or each in self._marks):
+                shown = f"{' '.join(str(each).split()):.40}"
+                raise UserError(f"prompt: token id {shown} has no token; ids are 0 to {self.engine.allowed - 1}")
         if wrong := [number for number in bias if number >= self.engine.allowed]:
             raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
         return [*map(int, ids)]

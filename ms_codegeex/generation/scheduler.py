@@ -427,29 +427,22 @@ class Scheduler:
                 if not self._waiting or len(self._free()) < self._waiting[0].count:
                     return
                 work = self._waiting.popleft()
-            try:
-                self._begin(work)
-            except BaseException as error:  # it no longer waits, and would never end
-                work.end("error", error)
-                raise
-
-    def _begin(self, work: Request | Call) -> None:
-        if isinstance(work, Call):
-            first = self._place(work)
-            slots = [first, *(slot for slot in self._free() if slot != first)][: work.count]
-            self._run(work, slots)
-            for slot in slots:
-                self._leave(slot)
-        elif work.cancelled:  # just before it was queued
-            work.end("cancelled")
-        elif work.prompt >= work.limit:
-            work.end("length")
-        else:
-            self._shares.enter(work.group, {each.group for each in self._active.values()})
-            work.slot = self._place(work)
-            self._keep_loss(work)
-            self._active[work.slot] = work
-            self._reuse(work)
+            if isinstance(work, Call):
+                first = self._place(work)
+                slots = [first, *(slot for slot in self._free() if slot != first)][: work.count]
+                self._run(work, slots)
+                for slot in slots:
+                    self._leave(slot)
+            elif work.cancelled:  # just before it was queued
+                work.end("cancelled")
+            elif work.prompt >= work.limit:
+                work.end("length")
+            else:
+                self._shares.enter(work.group, {each.group for each in self._active.values()})
+                work.slot = self._place(work)
+                self._keep_loss(work)
+                self._active[work.slot] = work
+                self._reuse(work)
 
     @staticmethod
     def _run(call: Call, slots: list[int]) -> None:

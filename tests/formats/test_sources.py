@@ -16,6 +16,7 @@ from small_models import FIELDS, config, equal, foreign, formats, parameters
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
+from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
 
@@ -241,6 +242,62 @@ def test_mindspores_own_files(tmp_path):
     (tmp_path / "8p" / "rank_2" / "code-13B2-50.ckpt").unlink()
     with pytest.raises(UserError, match="no file of rank 2"):
         open_source(tmp_path / "8p", KNOWN)
+
+
+def test_what_mindspore_adds_to_weights_is_left_out(tmp_path):
+    ms = pytest.importorskip("mindspore")
+    arrays = parameters("codegeex")
+    named = {name: tensor.array() for name, tensor in foreign("codegeex", "mindspore", arrays).items()}
+    added = {"lr": 0.1, "done": True, "step": 3, "scale": ms.Tensor([2.0]), "generator": ms.Generator()}
+    moments = {f"{kind}.{name}": array for name, array in named.items() for kind in ("stat", "mean_grad", "adam_m")}
+
+    def save(path, entries, **options):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        given = [{"name": n, "data": ms.Parameter(ms.Tensor(a), name=n)} for n, a in entries.items()]
+        ms.save_checkpoint(given, str(path), format=path.suffix[1:], **options)
+        os.chmod(path, 0o644)
+        return path
+
+    for suffix, more in (("ckpt", {"note": "a text"}), ("safetensors", {})):
+        said, path = [], save(tmp_path / f"a.{suffix}", named | moments, append_dict=added | more, crc_check=True)
+        source = open_source(path, KNOWN, say=said.append)
+        equal(source, arrays)
+        assert set(source.skipped) == {*added, *more, *moments}
+        count = len(moments) + len(added) + len(more) - 1
+        assert len(said) == 1 and re.search(rf"left out, not a parameter: .* and {count} more$", said[0])
+        for number in (0, 1):  # as MindSpore removes redundancy, each file has other parameters
+            part = {name: array for k, (name, array) in enumerate(named.items()) if k % 2 == number}
+            save(tmp_path / suffix / f"rank_{number}" / f"net-1_2.{suffix}", part, append_dict={"lr": 0.1})
+        equal(open_source(tmp_path / suffix, KNOWN), arrays)
+    lost = ms.load_checkpoint(str(save(tmp_path / "b.safetensors", named)), format="safetensors")
+    ms.save_checkpoint(list(lost.values()), str(tmp_path / "lost.safetensors"), format="safetensors")
+    with pytest.raises(UserError, match=r"53 tensors have lost their names, .* Parameter#\d+; save the"):
+        open_source(tmp_path / "lost.safetensors", KNOWN)
+    ms.save_checkpoint(lost, str(tmp_path / "again.safetensors"), format="safetensors")  # what the error says
+    equal(open_source(tmp_path / "again.safetensors", KNOWN), arrays)
+    for name, content in (("x_safetensors", "b.safetensors"), ("y.ckpt", "b.safetensors"), ("z.safetensors", "a.ckpt")):
+        shutil.copy(tmp_path / content, tmp_path / name)
+        equal(open_source(tmp_path / name, KNOWN), arrays)
+    ms.save_checkpoint(lost, str(tmp_path / "key.ckpt"), enc_key=b"0123456789abcdef")
+    with pytest.raises(UserError, match="is encrypted"):
+        open_source(tmp_path / "key.ckpt", KNOWN)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_parts_that_mindspore_unifies(tmp_path, flat):
+    """As `mindspore.unified_safetensors` of 2.9 names them, and its older versions."""
+    tensors = foreign("codegeex", "mindspore", parameters("codegeex"))
+    listed = {name: f"part{number % 2}.safetensors" for number, name in enumerate(tensors)}
+    for part in ("part0.safetensors", "part1.safetensors"):
+        write_safetensors(tmp_path / part, {name: tensors[name] for name in tensors if listed[name] == part})
+    write_safetensors(tmp_path / "hyper_param.safetensors", {"lr": from_array(np.array([0.1], np.float32))})
+    content = listed if flat else {"metadata": {"total_size": 1}, "weight_map": listed}
+    (tmp_path / "param_name_map.json").write_text(json.dumps(content))
+    for path in (tmp_path, tmp_path / "part1.safetensors", tmp_path / "param_name_map.json"):
+        equal(open_source(path, KNOWN), parameters("codegeex"))
+    (tmp_path / "part1.safetensors").unlink()
+    with pytest.raises(UserError, match=r"part1\.safetensors: missing, but param_name_map\.json lists it"):
+        open_source(tmp_path, KNOWN)
 
 
 def strategy(named, whole):
