@@ -51,7 +51,7 @@ def check_this_platform() -> str | None:
 
 
 def check_numpy() -> str | None:
-    """MindSpore's wheels are compiled against NumPy 1, whatever 2.10's metadata allows."""
+    """A line if NumPy 2 is installed: MindSpore's wheels are compiled against NumPy 1, whatever 2.10 allows."""
     with contextlib.suppress(ImportError):  # no NumPy, or Python 3.7
         from importlib.metadata import version
 

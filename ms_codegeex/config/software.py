@@ -16,8 +16,11 @@ def pairs() -> list[dict[str, str]]:
 
 def pairs_note() -> str:
     """One line: which CANN each MindSpore goes with."""
-    accepts = {each["mindspore"]: each["accepts"] and f" (its wheel accepts {each['accepts']})" for each in pairs()}
-    said = [f"MindSpore {each['mindspore']} with {each['cann']}{accepts[each['mindspore']]}" for each in pairs()]
+    said = [
+        f"MindSpore {each['mindspore']} with {each['cann']}"
+        + (f" (its wheel accepts {each['accepts']})" if each["accepts"] else "")
+        for each in pairs()
+    ]
     return f"{'; '.join(said)}; sources in docs/hardware.md; only `device: ascend` needs it"
 
 

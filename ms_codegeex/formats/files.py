@@ -21,7 +21,14 @@ from ms_codegeex.base.reading import json_of, open_regular, place_inside, read_i
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
 from ms_codegeex.formats.layout import shown
-from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin, read_texts, state_table
+from ms_codegeex.formats.mindspore_checkpoint import (
+    is_training_state,
+    is_weight,
+    read_mindspore,
+    read_origin,
+    read_texts,
+    state_table,
+)
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
@@ -52,10 +59,6 @@ _OVER = (
 )
 # mindformers' description of the files of ranks; its bytes, and the parts of a tensor
 _CHUNKS, _LONGEST_CHUNKS, _MOST_CHUNKS = "metadata.json", 1 << 28, 4096
-
-
-def _is_state(kind: str, name: str) -> bool:
-    return any(re.fullmatch(pattern, name) for pattern in state_table()[kind])
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Place:
     def candidates(self) -> list[str]:
         """The files of a folder that may hold weights."""
         names = (name for name in self.files if name.endswith(_SUFFIXES))
-        return [name for name in names if not _is_state("files", name)]
+        return [name for name in names if not is_training_state("files", name)]
 
     def begins(self, text: bytes) -> bool:
         """Whether it is a file that begins so."""
@@ -159,7 +162,9 @@ class Found:
             here = [path for path in over if (inner in path.parents) == (folder == inner)]
             said = [below if folder == root else ""]
             for state, before, after in _OVER:
-                names = [str(path.relative_to(folder)) for path in here if _is_state("files", path.name) == state]
+                names = [
+                    str(path.relative_to(folder)) for path in here if is_training_state("files", path.name) == state
+                ]
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 said += [f"{before.format(len(names))}: {', '.join(names[:3])}{more}{after}"] if names else []
             lines += [f"{folder}: {'; '.join(filter(None, said))}"] if any(said) else []
@@ -235,7 +240,7 @@ def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignNam
     found = dict(nested_tensors(tree))
     roots = {name: _path(name)[0].partition(".")[0] for name in found}
     numbers = {name for name, tensor in found.items() if not tensor.shape and name == roots[name]}  # a loss, a step
-    state = numbers | {name for name, root in roots.items() if _is_state("keys", root)}
+    state = numbers | {name for name, root in roots.items() if is_training_state("keys", root)}
     if len(state) == len(found):  # averages of the weights, if there is nothing else
         state -= {name for name in state - numbers if _EMA.fullmatch(roots[name])}
     return {name: found[name] for name in found if name not in state}, [shown(name) for name in found if name in state]
@@ -533,7 +538,7 @@ FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only)
     "gguf": lambda place: is_gguf(place.path),
     "listed": lambda place, what: ", ".join(getattr(place, what)[:3]),
     "mistaken": lambda place: None if place.beginning is None else mistaken(place.path, place.beginning),
-    "training_file": lambda place: place.beginning is not None and _is_state("files", place.path.name),
+    "training_file": lambda place: place.beginning is not None and is_training_state("files", place.path.name),
     "with_config": lambda place: _shards(place) if (place.folder / CONFIG).is_file() else (),
 }
 _ALL_READERS = (_read_file, _read_mindformers, _read_mindspore_ranks, _read_npy_folder, _read_shards, _read_torch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ DIMS, TYPE, CONTENT = 1, 2, 3  # of TensorProto
 def state_table() -> Mapping[str, Any]:
     """What training programs save along with the weights."""
     return shipped_table(Path(__file__).with_name("training_state.yaml"))
+
+
+def is_training_state(kind: str, name: str) -> bool:
+    """Whether the table has a name among the `keys` or `files` of optimizers, schedules and the like."""
+    return any(re.fullmatch(pattern, name) for pattern in state_table()[kind])
 
 
 def is_weight(name: str) -> bool:

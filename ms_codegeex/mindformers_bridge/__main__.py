@@ -21,7 +21,6 @@ from ms_codegeex.base.shipped import SUFFIXES, find_config
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig
 
-MOST_FILES = 10_000  # in a checkpoint's folder
 BUILDERS = {  # modules of mindformers, and the part of its file that they build
     "build_lr.py": "lr_schedule",
     "build_optim.py": "optimizer",
@@ -52,13 +51,15 @@ def check_weights(config: MindFormerConfig) -> None:
     """`UserError` if a checkpoint lacks weights of the model, of which mindformers only warns and which stay random."""
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
-    from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
+    from ms_codegeex.formats.mindspore_checkpoint import is_training_state, read_mindspore
 
     path = config.load_checkpoint or (config.checkpoint or {}).get("load_path")
     if not path:
         return
-    files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*"))[:MOST_FILES]
-    there = {name for file in files if file.suffix in (".ckpt", ".safetensors") for name in read_mindspore(file)}
+    files = [Path(path)] if Path(path).is_file() else Path(path).rglob("*")
+    weights = [file for file in files if file.suffix in (".ckpt", ".safetensors")]
+    weights = [file for file in weights if not is_training_state("files", file.name)]  # such as strategy files
+    there = {name for file in weights for name in read_mindspore(file)}
     model = MindFormerRegister.get_instance_from_cfg(config.model.model_config.copy(), MindFormerModuleType.CONFIG)
     if missing := [name for name in model.run_config().model.sizes.parameter_shapes() if name not in there]:
         remedy = "give a checkpoint of this model, or `convert` one (docs/mindformers.md)"
