@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 
 # Tiny kernels on several threads mostly wait for each other. Set before anything imports MindSpore; workers inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +26,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.indexed import IndexedWriter
+
+settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+settings.load_profile("suite")
 
 pytest_plugins = [
     "not_run",  # before durations, which imports it and the next one

@@ -112,7 +112,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(JSON_VALUES, st.booleans())
 def test_any_record_is_read_as_python_reads_it(value, escaped):
     text = json.dumps(value, ensure_ascii=escaped)

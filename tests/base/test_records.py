@@ -162,7 +162,7 @@ def test_arrow(tmp_path, form):
 
 
 @given(st.lists(st.sampled_from([b"\n", b"a", b"bc" * 9, b" ", b"\r"])).map(b"".join), st.integers(1, 40))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)  # it writes files
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it writes files
 def test_parts_have_every_line_once(tmp_path, data, part_bytes):
     path = tmp_path / "x.jsonl"
     path.write_bytes(data)
@@ -207,7 +207,7 @@ ROWS = {"x.jsonl.zst": (zst, b"\x50\x2a\x4d\x18\x03\0\0\0abc"), "x.json.gz": (bl
     ),
     st.integers(1, 300),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_parts_of_a_row_of_packed_pieces_have_every_line_once(tmp_path, name, pieces, part_bytes):
     path, (pack, end) = tmp_path / name, ROWS[name]
     path.write_bytes(b"".join(map(pack, pieces)) + end)

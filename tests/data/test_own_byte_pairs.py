@@ -73,7 +73,7 @@ def theirs(directories, tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXTS)
 def test_any_text_survives_and_has_the_same_ids_in_transformers(own, theirs, family, text):
     ours, ids = own[family], own[family].encode(text)

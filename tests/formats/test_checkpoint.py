@@ -95,7 +95,7 @@ def layouts(draw):
     return shape, boxes, ranks, owners, window
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layouts())
 def test_any_slicing_loads_back_byte_equal(layout):
     shape, boxes, ranks, owners, window = layout

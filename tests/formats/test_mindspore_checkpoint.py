@@ -137,7 +137,7 @@ def test_a_number_of_an_old_version(tmp_path):
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple).filter(lambda shape: shape != (0,))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300),
@@ -176,7 +176,7 @@ def without_checksum(path):
     path.write_bytes(path.read_bytes()[:-TRAILER_BYTES])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_no_damage_is_more_than_an_error(tmp_path_factory, data):
     """Any changed or missing bytes: a message, or (in a file without checksum) other numbers, never a traceback."""

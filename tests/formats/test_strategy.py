@@ -230,7 +230,7 @@ def layouts(draw):
     return tuple(devices), tuple(axes), shards, step
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(layouts())
 def test_any_layout_that_mindspore_transforms(tmp_path_factory, layout):
     directory = tmp_path_factory.mktemp("layout")
@@ -315,7 +315,7 @@ def test_a_json_that_cannot_be(tmp_path, change, text):
         read_strategy(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_damage_is_more_than_an_error(tmp_path_factory, data):
     path = proto(

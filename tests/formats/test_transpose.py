@@ -9,7 +9,7 @@ from ms_codegeex.formats.layout import transposed
 from ms_codegeex.formats.tensors import NUMPY_DTYPES
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(NUMPY_DTYPES)), st.integers(0, 200), st.integers(0, 9))
 def test_it_is_the_transpose(dtype, rows, columns):
     kind = NUMPY_DTYPES[dtype]

@@ -171,7 +171,7 @@ POOL = [prompt(40, 1), prompt(64, 2), [*prompt(64, 2)[:45], *prompt(9, 3)], prom
 ALONE: dict[int, list[int]] = {}
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(order=st.lists(st.integers(0, len(POOL) - 1), min_size=4, max_size=12), room=st.sampled_from([1, 3, 100]))
 def test_any_order_gives_each_text_the_answer_of_a_fresh_engine(engine, order, room):
     for number in order:

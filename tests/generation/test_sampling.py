@@ -91,7 +91,7 @@ DRAWINGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=20), DRAWINGS)
 def test_always_a_distribution_over_allowed_ids_that_keeps_the_best(logits, drawing):
     allowed = len(logits) - 1

@@ -400,7 +400,7 @@ EVENTS = st.lists(
 ALONE: dict[tuple[int, int, int], list[int]] = {}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(events=EVENTS, speculate=st.booleans())
 def test_any_schedule_gives_each_request_the_ids_of_a_run_alone(codegen, events, speculate):
     _, engine = codegen

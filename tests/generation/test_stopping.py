@@ -294,7 +294,7 @@ SIGNS = [*"{}()[]\"'`/*\\\n#$ a=@1\t", 'R"x(', ')x"', 'r#"', "<<<E\n", "\nE", '"
 CODE = st.lists(st.sampled_from(SIGNS), max_size=16).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(language=st.sampled_from(sorted(quotes())), prompt=CODE, text=CODE)
 @example("Perl", "1", "'}'")
 @example("JavaScript", "x", "/}/")

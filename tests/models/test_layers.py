@@ -187,7 +187,7 @@ def test_embedding_picks_rows():
 MASKS = {reset: CausalMask(12, 5, reset) for reset in (True, False)}  # compiled once for all examples
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.sampled_from([1, 2, 5]), min_size=12, max_size=12), min_size=2, max_size=2), st.booleans())
 def test_mask_and_positions_follow_the_rule_eos_by_eos(rows, reset):
     ids = np.array(rows, np.int32)

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_codegeex.base.mesh import Mesh
@@ -16,7 +16,6 @@ from ms_codegeex.parallel.sharding import ParameterLayout, Placement, layouts_of
 HEAD_TABLE, WORD_TABLE = "head.weight", "embedding.word.weight"
 
 SIZES = st.integers(1, 5)
-patient = settings(deadline=None)  # the machine may be busy
 
 
 @st.composite
@@ -49,7 +48,6 @@ cases = meshes().flatmap(
 # --- ranks and groups ---
 
 
-@patient
 @given(meshes())
 def test_coordinates_number_stage_by_stage_then_replica_by_replica(mesh):
     places = [mesh.coordinates(rank) for rank in range(mesh.world)]
@@ -68,7 +66,6 @@ GROUPS = {  # size of each group, and the coordinates (stage, replica, shard) th
 
 
 @pytest.mark.parametrize("name", GROUPS)
-@patient
 @given(mesh=meshes())
 def test_groups_of_a_kind_partition_every_stage(name, mesh):
     size, common = GROUPS[name]
@@ -79,7 +76,6 @@ def test_groups_of_a_kind_partition_every_stage(name, mesh):
         assert len({tuple(mesh.coordinates(other)[i] for i in common) for other in group}) == 1
 
 
-@patient
 @given(meshes())
 def test_optimizer_groups_are_consecutive_replicas_and_replica_groups_cross_them(mesh):
     for rank in range(mesh.world):
@@ -91,7 +87,6 @@ def test_optimizer_groups_are_consecutive_replicas_and_replica_groups_cross_them
         assert joined == mesh.data_group(rank)
 
 
-@patient
 @given(meshes())
 def test_the_tied_table_lies_on_first_and_last_stage_at_one_place(mesh):
     for rank in range(mesh.world):
@@ -134,7 +129,6 @@ def stage_ranks(mesh, layout):
     return range(layout.stage * mesh.stage_size, (layout.stage + 1) * mesh.stage_size)
 
 
-@patient
 @given(layouts())
 def test_windows_of_a_stage_tile_the_parameter_and_every_element_is_replicated_alike(case):
     mesh, layout = case
@@ -148,7 +142,6 @@ def test_windows_of_a_stage_tile_the_parameter_and_every_element_is_replicated_a
     assert mesh.stage_size * layout.local_size(mesh) == layout.replication(mesh) * layout.size
 
 
-@patient
 @given(layouts())
 def test_who_holds_the_same_part(case):
     """Tensor-parallel neighbours hold other parts of what is cut, optimizer groups other parts of what is sharded."""
@@ -172,7 +165,6 @@ def test_optimizer_shards_lie_inside_the_rows_that_tensor_parallelism_leaves():
 # --- CodeGeeX ---
 
 
-@patient
 @given(cases)
 def test_layouts_of_a_model_sum_to_its_parameters(case):
     mesh, model, parallel = case
@@ -186,7 +178,6 @@ def test_layouts_of_a_model_sum_to_its_parameters(case):
         assert layout.replication(mesh) * layout.size == mesh.stage_size * layout.local_size(mesh)  # nothing is cut off
 
 
-@patient
 @given(cases)
 def test_only_a_pipeline_copies_and_only_the_word_table(case):
     mesh, model, parallel = case
@@ -198,7 +189,6 @@ def test_only_a_pipeline_copies_and_only_the_word_table(case):
         assert plan[name].local_shape(mesh) == plan[owner].local_shape(mesh)  # so that the two can be added
 
 
-@patient
 @given(cases)
 def test_what_is_cut_and_what_is_sharded(case):
     mesh, model, parallel = case
@@ -217,7 +207,6 @@ def test_what_is_cut_and_what_is_sharded(case):
             assert layout.tensor_axis == (0 if cut else None)
 
 
-@patient
 @given(st.integers(1, 100), st.data())
 def test_stages_hold_neighbouring_layers_in_equal_numbers(layers, data):
     """The top query layer counts as one more; no stage is empty."""

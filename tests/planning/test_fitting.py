@@ -25,7 +25,7 @@ from ms_codegeex.runs.memory_check import required_memory
 PRESETS = (("codegen", "350m-multi"), ("codegeex2", "6b"))
 
 
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=50)
 @given(st.lists(st.integers(2, 3000), min_size=1, max_size=400), st.integers(2, 2048))
 def test_at_most_one_example_in_a_hundred_is_longer(sizes, limit):
     length = length_of(np.array(sizes), limit)
@@ -49,7 +49,7 @@ def candidates(family, preset, file, length):
     return found
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 @given(
     st.sampled_from(PRESETS),
     st.sampled_from(["finetune_full", "finetune_lora"]),

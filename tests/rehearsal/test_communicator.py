@@ -210,7 +210,7 @@ def test_messages_are_never_unpickled(tmp_path):
         FileCommunicator(tmp_path, 1, seconds=1).receive("message", 0)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     size=st.integers(1, 4),
     rows=st.integers(1, 3),

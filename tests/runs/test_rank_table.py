@@ -330,7 +330,7 @@ def clusters(draw):
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(clusters())
 def test_what_is_made_is_read_back_equal(tmp_path_factory, cluster):
     made = make_rank_table(cluster)
@@ -349,7 +349,7 @@ def check_strings(value):
     assert isinstance(value, dict | list | str)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(clusters(), st.data())
 def test_merging_parts_gives_the_whole(cluster, data):
     cut = data.draw(st.integers(0, len(cluster)))

@@ -12,7 +12,6 @@ import pytest
 from asking import connected, running
 from fake_backend import FakeBackend, fake_settings
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from over_http import served
 from stepped_engine import NumberedEngine, SteppedBackend
@@ -287,7 +286,6 @@ def test_a_weight_is_a_share_of_the_slots():
     assert turns.exchange(slots_of("a a a b"), "ab") is None
 
 
-@examples(deadline=None)
 @given(
     slots=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 300)), min_size=1, max_size=8),
     waiting=st.sets(st.sampled_from("abcd"), min_size=1),

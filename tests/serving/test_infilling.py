@@ -62,7 +62,7 @@ def test_the_longest_repetition_is_trimmed(answer, suffix, expected):
     assert trimmed(answer, suffix) == expected
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(PIECES, TEXT)
 @example(["a ", "a", " b"], "a a b")
 @example(["ab", "ab", "a"], "ababb")
@@ -76,7 +76,7 @@ def test_pieces_make_no_difference_and_only_an_end_goes(pieces, suffix):
     assert not gone.strip() or gone.strip() == suffix.lstrip()[: len(gone.strip())]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.text(alphabet="=; ", max_size=6), max_size=6), st.text(alphabet="=;", max_size=6))
 @example(["==", "=;"], "==;")
 def test_repetitions_in_the_suffix_itself(pieces, suffix):
@@ -84,7 +84,7 @@ def test_repetitions_in_the_suffix_itself(pieces, suffix):
     assert trimmed(pieces, suffix) == kept("".join(pieces), suffix)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="xyz \n", max_size=12), st.text(alphabet="ab;=", min_size=1, max_size=12), st.data())
 def test_whole_lines_of_the_suffix_are_found(answer, line, data):
     """An answer that goes on with a beginning of the suffix, whose line breaks and words it cannot have by itself."""
@@ -133,7 +133,7 @@ def defined(answer: str, suffix: str) -> int:
     return len(answer) - len(text) if lead else 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="a({)} \n", max_size=10), st.text(alphabet="a({)} \n", max_size=10), st.data())
 @example("", "))", None)
 @example("f((", ")", None)

@@ -26,7 +26,6 @@ def test_no_made_up_request_is_a_server_error():
         @seed(1)
         @settings(
             max_examples=CASES,
-            deadline=None,
             database=None,
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),

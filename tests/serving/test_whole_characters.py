@@ -46,7 +46,7 @@ def until(text, size):
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "byte fallback"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS, data=st.data())
 def test_an_answer_ends_and_begins_with_whole_characters(tokenizers, kind, text, data):
     tokenizer = tokenizers[kind]

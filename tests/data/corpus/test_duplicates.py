@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prepare_inputs import shard
 
@@ -85,7 +85,6 @@ def test_duplicates_of_many_blocks_and_parts_are_those_of_the_plain_rule(tmp_pat
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32) | st.sampled_from([b"\0" * 32, b"\0" * 31 + b"\1"]), max_size=40))
-@settings(deadline=None)
 def test_exact_duplicates_against_a_dictionary(hashes):
     rows = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 4)
     first, wanted = {}, {}

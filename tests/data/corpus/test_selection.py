@@ -112,7 +112,7 @@ def sampled(names, sizes, limit, seed):
     return taken
 
 
-@hypothesis_settings(max_examples=20, deadline=None)  # every example waits for the disk
+@hypothesis_settings(max_examples=20)  # every example waits for the disk
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 1500), st.integers(0, 5))
 def test_the_sample_is_that_of_the_plain_rule_in_any_blocks_and_parts(tmp_path_factory, sizes, limit, seed):
     names = [f"file{number}" for number in range(len(sizes))]

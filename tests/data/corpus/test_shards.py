@@ -173,7 +173,7 @@ def test_a_shard_with_damaged_flags_is_not_sound(made, place):
     assert not is_sound(made)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 40), max_size=30))
 def test_ids_of_documents_of_any_size_are_written(tmp_path_factory, sizes):
     path = tmp_path_factory.mktemp("tokens") / "ids"

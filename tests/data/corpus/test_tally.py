@@ -153,7 +153,7 @@ TREES = st.lists(
 )
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(tree=TREES, all_text=st.booleans(), nested=st.booleans(), near=st.sampled_from([0, 0.85]), link=st.booleans())
 def test_every_file_and_record_is_in_one_count(tmp_path_factory, tree, all_text, nested, near, link):
     root = tmp_path_factory.mktemp("tree") / "in"

@@ -18,7 +18,7 @@ def test_runs(values):
     assert all(values[end - 1] != values[end] for _, end in pieces[:-1])
 
 
-@hypothesis_settings(max_examples=30, deadline=None)  # every example waits for the disk
+@hypothesis_settings(max_examples=30)  # every example waits for the disk
 @given(st.data())
 def test_runs_against_single_documents(tmp_path_factory, data):
     directory = tmp_path_factory.mktemp("splits")

@@ -52,7 +52,7 @@ def within_one_of_its_share(owners, shares):
     return True
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(DECIMALS, min_size=1, max_size=40))
 def test_counts_are_within_one_of_the_share_after_any_number_of_samples(weights):
     exact = [Fraction(str(w)) for w in weights]
@@ -86,7 +86,7 @@ def test_awkward_weights_keep_less_than_one_away(weights):
         assert np.abs(np.cumsum(order == number) * total - n * weight).max() < total
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.dictionaries(st.sampled_from("abcde"), st.integers(1, 7), min_size=1), min_size=1, max_size=4),
     st.lists(st.integers(1, 40), min_size=3, max_size=3),

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from ms_codegeex.data.datasets.batches import sample_indices, stream_seed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3000), st.integers(0, 2**31), st.integers(0, 5))
 def test_every_epoch_visits_every_index_once(size, seed, epoch):
     numbers = np.arange(epoch * size, (epoch + 1) * size)
     np.testing.assert_array_equal(np.sort(sample_indices(numbers, size, seed)), np.arange(size))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 10**12), st.integers(0, 2**40), st.lists(st.integers(0, 10**15), min_size=1, max_size=8))
 def test_any_position_is_reached_directly(size, seed, numbers):
     together = sample_indices(np.array(numbers), size, seed)

@@ -45,7 +45,7 @@ def random_examples(count, seed=0):
     return [(ids(0, 10), ids(1, 6)) for _ in range(count)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 70).flatmap(lambda c: st.tuples(st.just(c), st.lists(st.integers(1, c), min_size=1))))
 def test_every_item_lies_in_one_row_that_holds_it(case):
     capacity, sizes = case
@@ -62,7 +62,7 @@ def test_best_fit_by_hand():
     assert pack(np.array([3, 7, 1, 6, 3, 5]), 10) == [[1, 0], [3, 4, 2], [5]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(PROMPTS, ANSWERS), min_size=1, max_size=25), st.integers(0, 3))
 def test_rows_hold_whole_examples_and_count_their_answers(tmp_path_factory, examples, seed):
     data = FineTuningRows(write_examples(tmp_path_factory.mktemp("d"), examples), "train", LENGTH, seed)

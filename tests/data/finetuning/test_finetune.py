@@ -162,7 +162,7 @@ def test_translation_prompt(tmp_path):
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), min_size=1),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=20),
@@ -232,7 +232,7 @@ CONTENTS = st.lists(
 ).map(lambda pieces: "".join(pieces) or "x")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(CONTENTS, min_size=2, max_size=10), st.sampled_from(["plain", "codegeex2"]))
 def test_rows_of_a_conversation_are_those_of_whole_prompts(encoders, contents, template):
     examples = examples_of(conversation(contents), template=template)

@@ -45,7 +45,7 @@ def pair(request):
 
 
 @pytest.mark.parametrize("pair", FEWER, indirect=True)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.lists(PIECES, max_size=3).map("".join), max_size=8).map("\n".join))
 @example("a\n<|endoftext|>\nb")
 @example("a \n<|extratoken_1|>\u3000\n\n b")
@@ -55,7 +55,7 @@ def test_the_same_ids_of_lines(pair, text):
     assert encoder.encode(text.encode()).tolist() == tokenizer.encode(text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(PIECES, max_size=12).map("".join))
 @example("")
 @example(" ")

@@ -93,7 +93,7 @@ def test_worked_examples(tokenizer, text, ids):
     assert tokenizer.encode_prompt(text) == [int(number) for number in ids.split()]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.lists(st.one_of(FRAGMENTS, st.text(st.characters(exclude_categories=["Cs"]), max_size=8)), max_size=12).map(
         "".join
@@ -316,7 +316,7 @@ def test_worked_examples_in_transformers(in_transformers, text, ids):
     assert in_transformers(text).input_ids == [int(number) for number in ids.split()]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.lists(st.one_of(FRAGMENTS, st.text(st.characters(exclude_categories=["Cs"]), max_size=8)), max_size=12).map(
         "".join

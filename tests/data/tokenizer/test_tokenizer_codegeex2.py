@@ -118,7 +118,7 @@ def test_special_ids_add_nothing(tokenizer, theirs):
         assert tokenizer.decode(mixed) == "return second" == their_decoding(theirs, mixed)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.lists(
         st.one_of(
@@ -135,7 +135,7 @@ def test_any_text_survives(tokenizer, theirs, text):
     assert tokenizer.decode(ids) == text == "".join(tokenizer.continuation(tokenizer.prefix, ids))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_any_ids_decode_as_the_library_does(tokenizer, theirs, data):
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12))

@@ -64,7 +64,7 @@ def test_every_length_of_a_run_of_spaces_or_tabs(tokenizers, theirs, name):
 
 
 @pytest.mark.parametrize("name", ("codegen-nl", "codegen-multi"))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.lists(FRAGMENTS, max_size=12).map("".join))
 def test_any_text(tokenizers, theirs, name, text):
     ours = tokenizers[name]

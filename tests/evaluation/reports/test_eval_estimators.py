@@ -6,7 +6,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -24,7 +24,6 @@ from ms_codegeex.evaluation.reports.estimators import (
 DRAWS = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
 
 
-@settings(deadline=None)
 @given(DRAWS)
 def test_pass_at_k_is_the_share_of_draws_with_a_pass(draw):
     n, c, k = draw
@@ -34,7 +33,6 @@ def test_pass_at_k_is_the_share_of_draws_with_a_pass(draw):
     assert pass_at_k(n, c, k) == pytest.approx(float(exact), abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
 def test_pass_at_k_stays_exact_for_many_samples(draw):
     n, c, k = draw

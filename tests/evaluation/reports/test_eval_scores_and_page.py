@@ -195,7 +195,7 @@ def test_nothing_foreign_becomes_markup(value):
     assert "default-src 'none'" in page and "<script" not in page
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.text(st.characters(exclude_categories=())))
 def test_any_text_leaves_the_page_well_formed(value):
     tree(render(full(value, value)))
