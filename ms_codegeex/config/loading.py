@@ -3,7 +3,6 @@ from the weights of one before it; or to the first mistake in them."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from ms_codegeex.base.shipped import SUFFIXES, find_config
 from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.run import RunConfig
-from ms_codegeex.config.validation import check_tree, validated
+from ms_codegeex.config.validation import check_tree, suggestion, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
 
 OWN = ("name", "start")  # keys of a stage that are no keys of a run
@@ -172,7 +171,7 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
         raise UserError("stages: they are not given on the command line; write stages.NAME.key=value")
     for name in own:
         if name not in names:
-            raise UserError(f"stages.{name}: no such stage; {_hint(str(name), names)}")
+            raise UserError(f"stages.{name}: no such stage; {suggestion(str(name), names)}")
         if not isinstance(own[name], Mapping):
             raise UserError(f"stages.{name}: found {own[name]!r}; write stages.{name}.key=value")
         for key in ("output", "stage", *OWN):
@@ -230,15 +229,10 @@ def _start(entry: Mapping[str, Any], earlier: Sequence[str]) -> StartConfig:
     check_tree(StartConfig, given, prefix)
     start = validated(StartConfig, given, f"{prefix}.")
     if start.stage is not None and start.stage not in earlier:
-        raise UserError(f"{prefix}.stage: {start.stage} is not an earlier stage; {_hint(start.stage, earlier)}")
+        raise UserError(f"{prefix}.stage: {start.stage} is not an earlier stage; {suggestion(start.stage, earlier)}")
     if start.checkpoint and not earlier:
         raise UserError(f"{prefix}.checkpoint: no stage is before this one; leave it out, or set model.weights")
     return start
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known) or 'none'}"
 
 
 def _weights(values: Mapping[str, Any]) -> Any:

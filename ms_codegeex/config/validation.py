@@ -29,10 +29,10 @@ Rate = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 
 
-def _suggestion(key: str, known: Sequence[str]) -> str:
+def suggestion(key: str, known: Sequence[str]) -> str:
     """The known key that is closest to `key`, or all of them."""
     close = difflib.get_close_matches(key, known, 1, 0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known) or 'none'}"
 
 
 def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -40,7 +40,7 @@ def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> 
     for key in given:
         if key not in known:
             name = f"{section}.{key}" if section else key
-            raise UserError(f"{name}: unknown key; {_suggestion(str(key), list(known))}")
+            raise UserError(f"{name}: unknown key; {suggestion(str(key), known)}")
 
 
 def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:

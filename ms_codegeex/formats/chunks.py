@@ -6,6 +6,7 @@ It detects accidental damage, not tampering."""
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,7 @@ import numpy as np
 import xxhash
 from isal import isal_zlib
 
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, read_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, damaged, read_bytes
 
 CHUNK_BYTES = 8 << 20
 
@@ -53,12 +54,28 @@ def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
             yield flat[start : start + size]
 
 
-def wrong_crc32(array: np.ndarray, expected: int) -> str:
-    """In words, if the bytes of a C-contiguous array do not have this checksum of zip, gzip and PNG; "" if they do."""
+def wrong_crc32(blocks: Iterable[bytes | memoryview], expected: int) -> str:
+    """In words, if these bytes in a row do not have this checksum of zip, gzip and PNG; "" if they do."""
     checksum = 0
-    for block in byte_blocks(array):
+    for block in blocks:
         checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
     return different(checksum, expected)
+
+
+class WholeChecksum:
+    """The CRC-32 of a file's `blocks` that its writer recorded, or None."""
+
+    def __init__(self, path: Path, expected: int | None, blocks: Callable[[], Iterable[bytes | memoryview]]):
+        self._path, self._expected, self._blocks = path, expected, blocks
+        self._verifying = threading.Lock()
+
+    def verify(self) -> None:
+        """Compare them once, however many threads load tensors. `UserError` if they differ."""
+        with self._verifying:
+            if self._expected is not None:
+                if wrong := wrong_crc32(self._blocks(), self._expected):
+                    raise damaged(self._path, f"damaged, or edited in place ({wrong})")
+                self._expected = None
 
 
 def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checksum: int = 0) -> int:

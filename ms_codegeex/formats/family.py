@@ -41,6 +41,10 @@ def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
     return types
 
 
+class UnknownSize(UserError):
+    """A size of the model that neither the file nor a preset gives."""
+
+
 @dataclass(frozen=True)
 class FamilyFormats:
     """A family as the converters see it: its table of parameters, its tables of foreign names, and its sizes, which are
@@ -213,7 +217,7 @@ class FamilyFormats:
     ) -> dict[str, Any]:
         """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`. Sizes
         that the shapes do not show (the number of heads) come from `known` or from the preset of these sizes. Raises
-        `UserError` naming a missing tensor, or a size that cannot be inferred."""
+        `UserError` naming a missing tensor, `UnknownSize` naming a size that cannot be inferred."""
         by_name = {entry.ours: entry for entry in (entry.numbered(0) for entry in layout.entries)}
         fields: dict[str, Any] = {}
         for field, (name, axis) in self.data.visible.items():
@@ -238,5 +242,5 @@ class FamilyFormats:
             missing["eos_token_id"] = f"{eos} has no row in a table of {fields['vocab_size']}"
         for key, reason in missing.items():
             settings = " ".join(f"--set {name}=N" for name in missing)
-            raise UserError(f"{key}: the file does not record it, and {reason}; add {settings}")
+            raise UnknownSize(f"{key}: the file does not record it, and {reason}; add {settings}")
         return self.from_ours(fields)

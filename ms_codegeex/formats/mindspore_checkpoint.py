@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import opened
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.formats.chunks import write_checked, wrong_crc32
+from ms_codegeex.formats.chunks import WholeChecksum, write_checked
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
@@ -64,9 +63,10 @@ def is_weight(name: str) -> bool:
     return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
 
 
-def is_extra(tensor: LazyTensor) -> bool:
-    """Whether an entry that no model has is a value that `append_dict` added: a number, or whole numbers."""
-    return tensor.size == 1 or "float" not in tensor.dtype
+def is_extra(tensor: LazyTensor, name: str = ".") -> bool:
+    """Whether an entry that no model has is a value that `append_dict` added: a number, whole numbers, or a vector with
+    a `name` in MindSpore that is outside of every cell."""
+    return tensor.size == 1 or "float" not in tensor.dtype or (len(tensor.shape) == 1 and "." not in name)
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,17 @@ class _Checkpoint:
         try:
             with opened(path) as stream:
                 self._size = os.fstat(stream.fileno()).st_size
-                self._expected = self._checksum(stream)
+                expected = self._trailer(stream)
                 self.found = self._scan(stream)
         except WireError as error:
             remedy = "copy it again, or save it again with mindspore.save_checkpoint without a key"
             what = f"damaged, cut off, encrypted, or not a MindSpore checkpoint ({error})"
             raise UserError(f"{path}: {what}; {remedy}") from None
+        self._checksum = WholeChecksum(path, expected, lambda: byte_blocks(map_bytes(path, 0, self._size)))
         if not self.found:
             raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
-        self._verifying = threading.Lock()
 
-    def _checksum(self, stream: BinaryIO) -> int | None:
+    def _trailer(self, stream: BinaryIO) -> int | None:
         """The checksum at the end of the file, if there is one; `_size` then excludes it."""
         stream.seek(max(0, self._size - TRAILER_BYTES))
         tail = stream.read(TRAILER_BYTES)
@@ -175,18 +175,10 @@ class _Checkpoint:
 
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """The values: a view of the file, or a copy if they lie in several pieces."""
-        self._verify()
+        self._checksum.verify()
         pieces = [map_bytes(self.path, piece.start, len(piece)) for piece in self.found[name].pieces]
         flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return flat.view(NUMPY_DTYPES[dtype]).reshape(shape)
-
-    def _verify(self) -> None:
-        """Compare the file with its checksum, once, however many threads load tensors."""
-        with self._verifying:
-            if self._expected is not None:
-                if wrong := wrong_crc32(map_bytes(self.path, 0, self._size), self._expected):
-                    raise damaged(self.path, f"damaged ({wrong})")
-                self._expected = None
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:

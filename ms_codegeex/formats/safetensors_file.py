@@ -20,7 +20,15 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import opened
-from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, write_checked, wrong_crc32
+from ms_codegeex.formats.chunks import (
+    WholeChecksum,
+    checked_rows,
+    chunks,
+    content_hash,
+    rows_per_chunk,
+    write_checked,
+    wrong_crc32,
+)
 from ms_codegeex.formats.tensors import (
     NUMPY_DTYPES,
     SAFETENSORS_TAGS,
@@ -32,6 +40,7 @@ from ms_codegeex.formats.tensors import (
 )
 
 DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
+WHOLE, MOST_ZEROS = "crc_num", 1 << 31  # MindSpore's checksum in the metadata
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 32 << 20  # bytes, a third of the library's limit: 700 tensors take 100 KB with their checksums
 MOST_TENSORS = 100_000
@@ -113,6 +122,8 @@ class SafetensorsFile:
             self.metadata = {str(key): str(value) for key, value in metadata.items()}
             checksums = {key: value for key, value in metadata.items() if key.startswith(CHECKSUM)}
             self._checksums = {key.removeprefix(CHECKSUM): int(value, 16) for key, value in checksums.items()}
+            whole = int(metadata[WHOLE]) if metadata.get("format") == "ms" and WHOLE in metadata else None
+            self._whole = WholeChecksum(self.path, whole, self._checked_bytes)
             self._begins: dict[str, int] = {}
             self.tensors = {name: self._tensor(name, value) for name, value in header.items()}
             self._start = 8 + length
@@ -153,14 +164,28 @@ class SafetensorsFile:
         """The first byte of the tensor in the file."""
         return self._start + self._begins[name]
 
+    def _checked_bytes(self) -> Iterator[bytes | memoryview]:
+        """What MindSpore's `save_checkpoint(crc_check=True)` takes the checksum of: names and numbers, sorted by name.
+        Of a whole number without axes it takes as many zeros, because `bytes(array)` gives these."""
+        for name in sorted(self.tensors):
+            yield name.encode("utf-8", "surrogatepass")
+            tensor = self.tensors[name]
+            data = map_bytes(self.path, self.position(name), tensor.nbytes)
+            if not tensor.shape and "int" in tensor.dtype:
+                number = int(data.view(NUMPY_DTYPES[tensor.dtype])[0])
+                data = np.zeros(min(max(number, 0), MOST_ZEROS), np.uint8)
+            yield from byte_blocks(data)
+
     def _view(self, name: str) -> np.ndarray:
+        self._whole.verify()
         tensor = self.tensors[name]
         data = map_bytes(self.path, self.position(name), tensor.nbytes)
         if (expected := self._checksums.get(name)) is not None:
-            self._judge(name, wrong_crc32(data, expected))
+            self._judge(name, wrong_crc32(byte_blocks(data), expected))
         return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
 
     def _rows(self, name: str, count: int) -> Iterator[np.ndarray]:
+        self._whole.verify()
         expected, judge = self._checksums.get(name), partial(self._judge, name)
         return checked_rows(self.path, self.position(name), self.tensors[name], count, expected, judge)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,8 +43,8 @@ from ms_codegeex.formats.adapters import (
     unmerged,
 )
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, resolve
-from ms_codegeex.formats.family import FamilyFormats, model_types
-from ms_codegeex.formats.files import RawModel, find_model
+from ms_codegeex.formats.family import FamilyFormats, UnknownSize, model_types
+from ms_codegeex.formats.files import Found, RawModel, find_model
 from ms_codegeex.formats.mindspore_checkpoint import is_extra
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
@@ -232,7 +232,7 @@ def _reading_sizes(where: Path, its_family: Family, known: Mapping[str, Any]) ->
     try:
         yield formats
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
 
 
 def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
@@ -270,7 +270,8 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
 def _is_state(name: ForeignName, tensor: LazyTensor, known: Collection[ForeignName], kind: str) -> bool:
     """Whether an entry of a file is a value saved along with the weights, or a moment of one of them."""
     if name not in known:
-        return is_extra(tensor) and not _QUANTISED.fullmatch(layout.shown(name))
+        shown = layout.shown(name)
+        return is_extra(tensor, shown if kind == "mindspore" else ".") and not _QUANTISED.fullmatch(shown)
     return kind == "mindspore" and any(weight in known for weight in [*spellings(name)][1:])  # such as stat.<name>
 
 
@@ -409,11 +410,11 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
         shapes = {name: tensor.shape for name, tensor in names.items()}
         try:
             fields = formats.infer(its, shapes, said, len(raw.ranks))
-        except UserError as error:
+        except UnknownSize as error:
             problem, _, settings = str(error).partition("; add ")
-            if given is not None or not settings:
+            if given is not None:
                 raise
-            raise UserError(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
+            raise UnknownSize(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
         keys, rows = formats.data.sizes, fields["vocab_size"]
         kind = its.config.get("model_type", keys.model_type)
         of = its_family.name
@@ -426,6 +427,20 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
     saver, skipped = _tokenizer_saver(its_family.name, path) if released else None, _skipped(raw, its)
     further = {"guessed": formats.guessed(said), "inputs": (inputs_of("model", path, raw.files),)}
     return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=len(raw.ranks), **further)
+
+
+def _left_out(found: Found, skipped: Sequence[str]) -> list[str]:
+    more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+    return [f"{found.place.path}: left out, not a parameter: {skipped[0]}{more}"] if skipped else []
+
+
+def stored_tensors(found: Found, say: Say = print_once) -> dict[str, LazyTensor]:
+    """The tensors of a model without a configuration under the names in its files, whatever model that is."""
+    raw = found.layout.read(found.place, found.what)
+    for line in _left_out(found, raw.skipped):
+        say(line)
+    ranks = zip(raw.ranks, raw.where if len(raw.ranks) > 1 else [""], strict=True)
+    return {f"{where} {layout.shown(name)}".strip(): each for tensors, where in ranks for name, each in tensors.items()}
 
 
 def open_source(
@@ -459,9 +474,7 @@ def open_source(
         source = _open_model_directory(folder, raw, known, keep_code, notes.append)
     else:
         source = _open_raw(found.place.path, raw, known if given is not None else None, notes.append)
-    if source.skipped:
-        more = f" and {len(source.skipped) - 1} more" if len(source.skipped) > 1 else ""
-        notes.append(f"{found.place.path}: left out, not a parameter: {source.skipped[0]}{more}")
+    notes += _left_out(found, source.skipped)
     notes += found.passed_over({file for each in source.inputs for file in each.files.values()})
     for note in notes:  # with the whole path, by which a command that opens a model twice says it once
         say(f"{path.absolute()}{note.removeprefix(str(path))}" if note.startswith(str(path)) else note)

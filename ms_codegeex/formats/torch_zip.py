@@ -119,7 +119,7 @@ class _Archive:
         info = self._records[f"{self._stem}/data/{storage.key}"]
         data = map_bytes(self.path, self._start(info), info.file_size)
         if info.filename not in self._sound:
-            self._judge(info, wrong_crc32(data, info.CRC))
+            self._judge(info, wrong_crc32(byte_blocks(data), info.CRC))
         return data.view(NUMPY_DTYPES[storage.dtype])
 
     def _judge(self, info: zipfile.ZipInfo, wrong: str) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.base.shipped import SUFFIXES, find_config, shipped_table
+from ms_codegeex.config.validation import suggestion
+from ms_codegeex.config.values import parse_overrides
+
+if TYPE_CHECKING:
+    from mindformers.tools.register import MindFormerConfig
 
 NUMERIC = ("grouped_lr_schedule", "lr_schedule", "model", "moe_config", "optimizer", "runner_config", "runner_wrapper")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
@@ -28,6 +34,37 @@ _LENGTHS = (
 _BORDERS = ("warmup_steps", "decay_steps", "t_0", "t_max")  # where rates may change besides
 _FIRST = 50  # steps that are computed in any case, and as many spread over the whole schedule
 _CUT, _SMALL = 4, 0.0025  # a cut is so many times the falls beside it, and this share of the highest rate
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
+    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides applied. `UserError`
+    for settings that would have no effect on these models, or a wrong one."""
+    from mindformers.tools.register import MindFormerConfig
+    from mindformers.tools.register.template import CONFIG_NAME_TO_CLASS as SECTIONS
+
+    path = find_config(path, "mindformers")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--config: {path} is not a YAML file; its name must end in .yaml")
+    config, given = MindFormerConfig(str(path)), parse_overrides(overrides)
+    _check_sections(given, config, {*SECTIONS, *SECTIONS["general_config"].keys()})
+    config.merge_from_dict(given)
+    for section in filter(config.get, NUMERIC):
+        config[section] = numbers(config[section], section)
+    check(config)
+    return config
+
+
+def _check_sections(given: Any, there: Any, known: Collection[str] = (), where: str = "") -> None:
+    """`UserError` for an override in a section that mindformers does not know, which would have no effect; below its
+    own sections, for one that is nearly that of the file."""
+    if not isinstance(given, Mapping) or not isinstance(there, Mapping):
+        return
+    for key, value in given.items():
+        names = {*known, *there}
+        if key in names:
+            _check_sections(value, there.get(key), (), f"{where}{key}.")
+        elif known or (isinstance(value, Mapping) and get_close_matches(key, names, 1, 0.8)):
+            raise UserError(f"{where}{key}: mindformers has no such section; {suggestion(key, sorted(names))}")
 
 
 def settings() -> dict[str, dict[str, Any]]:

@@ -21,8 +21,9 @@ from ms_codegeex.config.validation import validated
 from ms_codegeex.formats.adapters import untied
 from ms_codegeex.formats.checkpoint import Checkpoint, resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
+from ms_codegeex.formats.family import UnknownSize
 from ms_codegeex.formats.files import find_model
-from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.sources import open_source, stored_tensors
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on, split_moment
@@ -30,11 +31,12 @@ from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on, split_mom
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of `path`: tensors by our names, their model, and the state of the run. Numbers are read later."""
+    """The content of `path`: tensors by our names, their model, and the state of the run. Numbers are read later.
+    Without a model, the names are those in the files."""
 
     path: Path
     tensors: Mapping[str, LazyTensor]
-    model: ModelConfig
+    model: ModelConfig | None
     lora: LoraConfig
     step: int
     state: Mapping[str, Any]
@@ -56,6 +58,22 @@ def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Content
     model = model_config({"family": source.family.name, **source.fields})
     state = {"config": {"model": model.to_dict()}, "infill": source.infill}
     return Contents(source.path, source.tensors, model, LoraConfig(), 0, state)
+
+
+def open_pair(*paths: Path) -> list[Contents]:
+    """Two to compare: as `open_contents`, or by the names in files that do not record the sizes of their model."""
+    try:
+        return [open_contents(path) for path in paths]
+    except UnknownSize:
+        found = [find_model(path) for path in paths]
+        if not all(each.layout.read for each in found):
+            raise
+        left, right = contents = [
+            Contents(each.place.path, stored_tensors(each), None, LoraConfig(), 0, {}) for each in found
+        ]
+        if not left.tensors.keys() & right.tensors.keys():
+            raise
+        return contents
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
