@@ -331,9 +331,9 @@ REFUSED = {  # settings that would have no effect on these models, or a wrong on
     "optimizer.type=Muon": "optimizer.type: found Muon",
     "lr_schedule.learning_rate=.nan": "lr_schedule.learning_rate: found nan; give a finite number",
     "optimizer.betas=[0.9, .inf]": "optimizer.betas: found inf",
-    "modle.model_config.seq_length=64": "mindformers has no such section; did you mean 'model'?",
-    "load_checkpiont=a.ckpt": "did you mean 'load_checkpoint'?",
-    "train_dataset.data_loder.dataset_dir=a": "did you mean 'data_loader'?",
+    "modle.model_config.seq_length=64": r"mindformers has no such section or key; did you mean model\?",
+    "load_checkpiont=a.ckpt": r"did you mean load_checkpoint\?",
+    "train_dataset.data_loder.dataset_dir=a": r"did you mean train_dataset\.data_loader\?",
 }
 
 
