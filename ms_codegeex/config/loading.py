@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.shipped import SUFFIXES, find_config
 from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.run import RunConfig
-from ms_codegeex.config.validation import check_tree, suggestion, validated
+from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
 
 OWN = ("name", "start")  # keys of a stage that are no keys of a run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -44,7 +44,7 @@ from ms_codegeex.formats.adapters import (
 )
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, resolve
 from ms_codegeex.formats.family import FamilyFormats, UnknownSize, model_types
-from ms_codegeex.formats.files import Found, RawModel, find_model
+from ms_codegeex.formats.files import RawModel, find_model
 from ms_codegeex.formats.mindspore_checkpoint import is_extra
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
@@ -429,20 +429,6 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
     return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=len(raw.ranks), **further)
 
 
-def _left_out(found: Found, skipped: Sequence[str]) -> list[str]:
-    more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-    return [f"{found.place.path}: left out, not a parameter: {skipped[0]}{more}"] if skipped else []
-
-
-def stored_tensors(found: Found, say: Say = print_once) -> dict[str, LazyTensor]:
-    """The tensors of a model without a configuration under the names in its files, whatever model that is."""
-    raw = found.layout.read(found.place, found.what)
-    for line in _left_out(found, raw.skipped):
-        say(line)
-    ranks = zip(raw.ranks, raw.where if len(raw.ranks) > 1 else [""], strict=True)
-    return {f"{where} {layout.shown(name)}".strip(): each for tensors, where in ranks for name, each in tensors.items()}
-
-
 def open_source(
     path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False, say: Say = print_once
 ) -> Source:
@@ -474,7 +460,9 @@ def open_source(
         source = _open_model_directory(folder, raw, known, keep_code, notes.append)
     else:
         source = _open_raw(found.place.path, raw, known if given is not None else None, notes.append)
-    notes += _left_out(found, source.skipped)
+    if source.skipped:
+        more = f" and {len(source.skipped) - 1} more" if len(source.skipped) > 1 else ""
+        notes.append(f"{found.place.path}: left out, not a parameter: {source.skipped[0]}{more}")
     notes += found.passed_over({file for each in source.inputs for file in each.files.values()})
     for note in notes:  # with the whole path, by which a command that opens a model twice says it once
         say(f"{path.absolute()}{note.removeprefix(str(path))}" if note.startswith(str(path)) else note)

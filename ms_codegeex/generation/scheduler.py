@@ -287,7 +287,8 @@ class Scheduler:
         with self._lock:
             steps, self._steps = self._steps, []
         for call, slots in steps:
-            self._run(call, slots)
+            with self._failing_alone(call):
+                call.result.set_result(call.work(slots))
         self._admit()
         requests = self._hurry()
         planned = self._decoding(requests)
@@ -425,44 +426,33 @@ class Scheduler:
                     return
                 work = self._waiting.popleft()
             with self._failing_alone(work):
-                self._begin(work)
-
-    def _begin(self, work: Request | Call) -> None:
-        """Give a request its slot, or do other work; enough slots are free."""
-        if isinstance(work, Call):
-            first = self._place(work)
-            slots = [first, *(slot for slot in self._free() if slot != first)][: work.count]
-            self._run(work, slots)
-            for slot in slots:
-                self._leave(slot)
-        elif work.cancelled:  # just before it was queued
-            work.end("cancelled")
-        elif work.prompt >= work.limit:
-            work.end("length")
-        else:
-            self._shares.enter(work.group, {each.group for each in self._active.values()})
-            work.slot = self._place(work)
-            self._keep_loss(work)
-            self._active[work.slot] = work
-            self._reuse(work)
+                if isinstance(work, Call):
+                    first = self._place(work)
+                    slots = [first, *(slot for slot in self._free() if slot != first)][: work.count]
+                    for slot in slots:
+                        self._leave(slot)
+                    work.result.set_result(work.work(slots))
+                elif work.cancelled:  # just before it was queued
+                    work.end("cancelled")
+                elif work.prompt >= work.limit:
+                    work.end("length")
+                else:
+                    self._shares.enter(work.group, {each.group for each in self._active.values()})
+                    work.slot = self._place(work)
+                    self._keep_loss(work)
+                    self._active[work.slot] = work
+                    self._reuse(work)
 
     @contextmanager
     def _failing_alone(self, work: Request | Call) -> Iterator[None]:
         """An error ends this request or call; its caller gets it, and the others go on."""
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             if work.slot >= 0:
                 self.engine.cached[work.slot].clear()
                 self._leave(work.slot)
             work.end("error", error)
-
-    @staticmethod
-    def _run(call: Call, slots: list[int]) -> None:
-        try:
-            call.result.set_result(call.work(slots))
-        except BaseException as error:
-            call.end("error", error)
 
     def _free(self, group: str | None = None) -> list[int]:
         """Slots that nobody has, the least recently used first. For a `group`, those last that hold what another one

@@ -23,7 +23,8 @@ from ms_codegeex.formats.checkpoint import Checkpoint, resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.family import UnknownSize
 from ms_codegeex.formats.files import find_model
-from ms_codegeex.formats.sources import open_source, stored_tensors
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
+from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on, split_moment
@@ -61,19 +62,17 @@ def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Content
 
 
 def open_pair(*paths: Path) -> list[Contents]:
-    """Two to compare: as `open_contents`, or by the names in files that do not record the sizes of their model."""
+    """Two to compare: as `open_contents`, or by the names in safetensors files that do not record all sizes."""
     try:
         return [open_contents(path) for path in paths]
     except UnknownSize:
-        found = [find_model(path) for path in paths]
-        if not all(each.layout.read for each in found):
+        places = [find_model(path).place for path in paths]
+        if any(place.beginning is None or not is_safetensors(place.path) for place in places):
             raise
-        left, right = contents = [
-            Contents(each.place.path, stored_tensors(each), None, LoraConfig(), 0, {}) for each in found
-        ]
-        if not left.tensors.keys() & right.tensors.keys():
+        files = [SafetensorsFile(place.path) for place in places]
+        if not set.intersection(*(set(file.tensors) for file in files)):
             raise
-        return contents
+        return [Contents(file.path, file.tensors, None, LoraConfig(), 0, {}) for file in files]
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Contents:

@@ -107,7 +107,7 @@ def test_a_file_without_stages_is_one_run(tmp_path):
         ),
         (
             [{"name": "abc"}, {"name": "b", "start": {"stage": "abd"}}],
-            r"abd is not .* did you mean abc\?",
+            r"abd is not .* did you mean 'abc'\?",
         ),
         (
             [{"name": "a", "start": {"checkpoint": "best"}}],
