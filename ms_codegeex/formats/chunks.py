@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from isal import isal_zlib
 
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, damaged, read_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, read_bytes
 
 CHUNK_BYTES = 8 << 20
 
@@ -54,28 +54,27 @@ def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
             yield flat[start : start + size]
 
 
-def wrong_crc32(blocks: Iterable[bytes | memoryview], expected: int) -> str:
-    """In words, if these bytes in a row do not have this checksum of zip, gzip and PNG; "" if they do."""
-    checksum = 0
-    for block in blocks:
-        checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
-    return different(checksum, expected)
+class Checksum:
+    """The CRC-32 (of zip, gzip and PNG) that a file records of some bytes. `wrong` makes the error from what is wrong.
+    They are compared once, however many threads load tensors; then `expected` is None."""
 
+    def __init__(self, expected: int | None, wrong: Callable[[str], Exception]):
+        self.expected, self._wrong, self._comparing = expected, wrong, threading.Lock()
 
-class WholeChecksum:
-    """The CRC-32 of a file's `blocks` that its writer recorded, or None."""
+    def compare(self, blocks: Iterable[bytes | memoryview]) -> None:
+        """Compare it with that of these blocks, which are read only if that was not done yet."""
+        with self._comparing:
+            if self.expected is not None:
+                checksum = 0
+                for block in blocks:
+                    checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
+                self.judge(checksum)
 
-    def __init__(self, path: Path, expected: int | None, blocks: Callable[[], Iterable[bytes | memoryview]]):
-        self._path, self._expected, self._blocks = path, expected, blocks
-        self._verifying = threading.Lock()
-
-    def verify(self) -> None:
-        """Compare them once, however many threads load tensors. `UserError` if they differ."""
-        with self._verifying:
-            if self._expected is not None:
-                if wrong := wrong_crc32(self._blocks(), self._expected):
-                    raise damaged(self._path, f"damaged, or edited in place ({wrong})")
-                self._expected = None
+    def judge(self, checksum: int) -> None:
+        """The error unless this is the checksum."""
+        if self.expected not in (None, checksum):
+            raise self._wrong(f"checksum {checksum:08x}, expected {self.expected:08x}")
+        self.expected = None
 
 
 def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checksum: int = 0) -> int:
@@ -86,23 +85,19 @@ def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checks
     return checksum
 
 
-def different(checksum: int, expected: int) -> str:
-    """In words, if these checksums differ; "" if they do not."""
-    return "" if checksum == expected else f"checksum {checksum:08x}, expected {expected:08x}"
-
-
 def checked_rows(
-    path: Path, position: int, like: LazyTensor, count: int, expected: int | None, judge: Callable[[str], None]
+    path: Path, position: int, like: LazyTensor, count: int, recorded: Checksum | None
 ) -> Iterator[np.ndarray]:
     """`like.rows(count)` of a tensor that begins at this byte of a file, read without a map, whose pages would count as
-    memory of this process. After the last row `judge` gets what is wrong with the checksum, if one is expected."""
+    memory of this process. The recorded checksum is compared after the last row."""
     (length, *rest), checksum = like.shape or (1,), 0
+    judge = None if recorded is None or recorded.expected is None else recorded.judge
     for start in range(0, length, count):
         piece = np.empty((min(count, length - start), *rest), NUMPY_DTYPES[like.dtype])
         for part in read_bytes(path, position, piece.reshape(-1).view(np.uint8)):
-            if expected is not None:
+            if judge is not None:
                 checksum = isal_zlib.crc32(part, checksum)
         position += piece.nbytes
         yield piece
-    if expected is not None:
-        judge(different(checksum, expected))
+    if judge is not None:
+        judge(checksum)

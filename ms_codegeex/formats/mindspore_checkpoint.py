@@ -22,7 +22,7 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import opened
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.formats.chunks import WholeChecksum, write_checked
+from ms_codegeex.formats.chunks import Checksum, write_checked
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
@@ -105,7 +105,7 @@ class _Checkpoint:
             remedy = "copy it again, or save it again with mindspore.save_checkpoint without a key"
             what = f"damaged, cut off, encrypted, or not a MindSpore checkpoint ({error})"
             raise UserError(f"{path}: {what}; {remedy}") from None
-        self._checksum = WholeChecksum(path, expected, lambda: byte_blocks(map_bytes(path, 0, self._size)))
+        self._checksum = Checksum(expected, lambda wrong: damaged(path, f"damaged ({wrong})"))
         if not self.found:
             raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
 
@@ -175,7 +175,7 @@ class _Checkpoint:
 
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """The values: a view of the file, or a copy if they lie in several pieces."""
-        self._checksum.verify()
+        self._checksum.compare(byte_blocks(map_bytes(self.path, 0, self._size)))
         pieces = [map_bytes(self.path, piece.start, len(piece)) for piece in self.found[name].pieces]
         flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return flat.view(NUMPY_DTYPES[dtype]).reshape(shape)

@@ -270,7 +270,7 @@ def test_what_mindspore_adds_to_weights_is_left_out(tmp_path):
         place = content.index(min(named.items())[1].tobytes())
         (tmp_path / f"damaged.{suffix}").write_bytes(content[:place] + b"\xff" + content[place + 1 :])
         *_, sound = open_source(tmp_path / f"damaged.{suffix}", KNOWN).tensors.values()
-        with pytest.raises(UserError, match=r"damaged, or edited in place \(checksum"):
+        with pytest.raises(UserError, match=r"damaged(, or edited in place)? \(checksum"):
             sound.array()
         for number in (0, 1):  # as MindSpore removes redundancy, each file has other parameters
             part = {name: array for k, (name, array) in enumerate(named.items()) if k % 2 == number}
