@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,10 +66,8 @@ class Checksum:
         """Compare it with that of these blocks, which are read only if that was not done yet."""
         with self._comparing:
             if self.expected is not None:
-                checksum = 0
-                for block in blocks:
-                    checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
-                self.judge(checksum)
+                # several times as fast as `zlib`'s
+                self.judge(reduce(lambda checksum, block: isal_zlib.crc32(block, checksum), blocks, 0))
 
     def judge(self, checksum: int) -> None:
         """The error unless this is the checksum."""
@@ -85,13 +84,11 @@ def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checks
     return checksum
 
 
-def checked_rows(
-    path: Path, position: int, like: LazyTensor, count: int, recorded: Checksum | None
-) -> Iterator[np.ndarray]:
+def checked_rows(path: Path, position: int, like: LazyTensor, count: int, crc: Checksum | None) -> Iterator[np.ndarray]:
     """`like.rows(count)` of a tensor that begins at this byte of a file, read without a map, whose pages would count as
     memory of this process. The recorded checksum is compared after the last row."""
     (length, *rest), checksum = like.shape or (1,), 0
-    judge = None if recorded is None or recorded.expected is None else recorded.judge
+    judge = None if crc is None or crc.expected is None else crc.judge
     for start in range(0, length, count):
         piece = np.empty((min(count, length - start), *rest), NUMPY_DTYPES[like.dtype])
         for part in read_bytes(path, position, piece.reshape(-1).view(np.uint8)):

@@ -14,6 +14,11 @@ from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, For
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
+_VISIBLE = {  # sizes of every family: the parameter, `{i}` for any block, and the axis whose length it is
+    "vocab_size": ("embedding.word.weight", 0),
+    "hidden_size": ("embedding.word.weight", 1),
+    "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
+}
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
 # What every family rotates by, whether `config.json` says so at the top, as `rope_scaling` or, since transformers 5, as
@@ -209,7 +214,7 @@ class FamilyFormats:
 
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
         """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
-        given = {*known, *self.data.visible, "num_layers", "init_std"}
+        given = {*known, *_VISIBLE, *self.data.visible, "num_layers", "init_std"}
         return tuple(field for field in self.defaults if field not in given)
 
     def infer(
@@ -220,7 +225,7 @@ class FamilyFormats:
         `UserError` naming a missing tensor, `UnknownSize` naming a size that cannot be inferred."""
         by_name = {entry.ours: entry for entry in (entry.numbered(0) for entry in layout.entries)}
         fields: dict[str, Any] = {}
-        for field, (name, axis) in self.data.visible.items():
+        for field, (name, axis) in (_VISIBLE | self.data.visible).items():
             entry = by_name[(name.replace("{i}", "0"),)]
             shape = shapes.get(entry.foreign, ())
             if len(shape) != 2:

@@ -39,6 +39,7 @@ DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 _WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
+WHOLE, MOST_ZEROS = "crc_num", 1 << 31  # of the metadata; zeros that are counted
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
 VALUE = 1  # of Checkpoint
@@ -181,6 +182,33 @@ class _Checkpoint:
         return flat.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
 
+class _Safetensors(SafetensorsFile):
+    """MindSpore's other format. With `crc_check=True`, its metadata has the CRC-32 of names and numbers, sorted by
+    name; of a whole number without axes it is that of as many zeros, which `bytes(array)` gives."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        recorded = self.metadata.get(WHOLE, "") if self.metadata.get("format") == "ms" else ""
+        expected = int(recorded) if re.fullmatch(r"\d{1,10}", recorded) else None
+        self._whole = Checksum(expected, lambda wrong: damaged(path, f"damaged, or edited in place ({wrong})"))
+
+    def _blocks(self) -> Iterator[bytes | memoryview]:
+        for name, tensor in sorted(self.tensors.items()):
+            yield name.encode("utf-8", "surrogatepass")
+            data = super()._view(name)
+            if not tensor.shape and "int" in tensor.dtype:
+                data = np.zeros(min(max(int(data), 0), MOST_ZEROS), np.uint8)
+            yield from byte_blocks(data)
+
+    def _view(self, name: str) -> np.ndarray:
+        self._whole.compare(self._blocks())
+        return super()._view(name)
+
+    def _rows(self, name: str, count: int) -> Iterator[np.ndarray]:
+        self._whole.compare(self._blocks())
+        return super()._rows(name, count)
+
+
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
     """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out; or
     of a safetensors file, MindSpore's other format. `keep(name)` chooses tensors; None is all. Only the structure is
@@ -188,7 +216,7 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
     missing at the end go unnoticed: check the names against the model. `UserError` for a damaged file, or a tensor that
     occurs twice or has a wrong size or an unknown type."""
     if is_safetensors(path):
-        return {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if keep is None or keep(name)}
+        return {name: tensor for name, tensor in _Safetensors(path).tensors.items() if keep is None or keep(name)}
     checkpoint = _Checkpoint(Path(path))
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
 

@@ -32,7 +32,6 @@ from ms_codegeex.formats.tensors import (
 )
 
 DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
-WHOLE, MOST_ZEROS = "crc_num", 1 << 31  # MindSpore's checksum in the metadata
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 32 << 20  # bytes, a third of the library's limit: 700 tensors take 100 KB with their checksums
 MOST_TENSORS = 100_000
@@ -117,8 +116,6 @@ class SafetensorsFile:
                 (name := key.removeprefix(CHECKSUM)): Checksum(int(value, 16), partial(self._edited, name))
                 for key, value in checksums.items()
             }
-            whole = int(metadata[WHOLE]) if metadata.get("format") == "ms" and WHOLE in metadata else None
-            self._whole = Checksum(whole, lambda wrong: damaged(self.path, f"damaged, or edited in place ({wrong})"))
             self._begins: dict[str, int] = {}
             self.tensors = {name: self._tensor(name, value) for name, value in header.items()}
             self._start = 8 + length
@@ -159,20 +156,7 @@ class SafetensorsFile:
         """The first byte of the tensor in the file."""
         return self._start + self._begins[name]
 
-    def _checked_bytes(self) -> Iterator[bytes | memoryview]:
-        """What MindSpore's `save_checkpoint(crc_check=True)` takes the checksum of: names and numbers, sorted by name.
-        Of a whole number without axes it takes as many zeros, because `bytes(array)` gives these."""
-        for name in sorted(self.tensors):
-            yield name.encode("utf-8", "surrogatepass")
-            tensor = self.tensors[name]
-            data = map_bytes(self.path, self.position(name), tensor.nbytes)
-            if not tensor.shape and "int" in tensor.dtype:
-                number = int(data.view(NUMPY_DTYPES[tensor.dtype])[0])
-                data = np.zeros(min(max(number, 0), MOST_ZEROS), np.uint8)
-            yield from byte_blocks(data)
-
     def _view(self, name: str) -> np.ndarray:
-        self._whole.compare(self._checked_bytes())
         tensor = self.tensors[name]
         data = map_bytes(self.path, self.position(name), tensor.nbytes)
         if (recorded := self._checksums.get(name)) is not None:
@@ -180,7 +164,6 @@ class SafetensorsFile:
         return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
 
     def _rows(self, name: str, count: int) -> Iterator[np.ndarray]:
-        self._whole.compare(self._checked_bytes())
         return checked_rows(self.path, self.position(name), self.tensors[name], count, self._checksums.get(name))
 
     def _edited(self, name: str, wrong: str) -> UserError:

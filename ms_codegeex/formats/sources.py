@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_once
 from ms_codegeex.base.quarantine import PROVENANCE, admit, entries, is_copied, is_read, is_weights
@@ -227,8 +226,8 @@ def _reading_sizes(where: Path, its_family: Family, known: Mapping[str, Any]) ->
     formats = FamilyFormats(its_family)
     fields = formats.defaults
     if wrong := [key for key in known if key not in fields]:
-        hint = ", ".join(difflib.get_close_matches(wrong[0], fields, 1) or fields)
-        raise UserError(f"--set {wrong[0]}: {its_family.name} has no such size; did you mean {hint}?")
+        hint = suggestion(wrong[0], [*fields])
+        raise UserError(f"--set {wrong[0]}: {its_family.name} has no such size; {hint}")
     try:
         yield formats
     except UserError as error:

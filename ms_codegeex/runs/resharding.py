@@ -66,13 +66,13 @@ def open_pair(*paths: Path) -> list[Contents]:
     try:
         return [open_contents(path) for path in paths]
     except UnknownSize:
-        places = [find_model(path).place for path in paths]
-        if any(place.beginning is None or not is_safetensors(place.path) for place in places):
+        files = [find_model(path).place.path for path in paths]
+        if not all(file.is_file() and is_safetensors(file) for file in files):
             raise
-        files = [SafetensorsFile(place.path) for place in places]
-        if not set.intersection(*(set(file.tensors) for file in files)):
+        tensors = [SafetensorsFile(file).tensors for file in files]
+        if not set.intersection(*map(set, tensors)):
             raise
-        return [Contents(file.path, file.tensors, None, LoraConfig(), 0, {}) for file in files]
+        return [Contents(*each, None, LoraConfig(), 0, {}) for each in zip(files, tensors, strict=True)]
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
