@@ -39,7 +39,7 @@ DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 _WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
-WHOLE, MOST_ZEROS = "crc_num", 1 << 31  # of the metadata; zeros that are counted
+WHOLE, MOST_ZEROS = "crc_num", 1 << 28  # of the metadata; of a file, see `_Safetensors`
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
 VALUE = 1  # of Checkpoint
@@ -189,15 +189,17 @@ class _Safetensors(SafetensorsFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         recorded = self.metadata.get(WHOLE, "") if self.metadata.get("format") == "ms" else ""
-        expected = int(recorded) if re.fullmatch(r"\d{1,10}", recorded) else None
+        expected = int(recorded) if re.fullmatch("[0-9]{1,10}", recorded) else None
         self._whole = Checksum(expected, lambda wrong: damaged(path, f"damaged, or edited in place ({wrong})"))
 
     def _blocks(self) -> Iterator[bytes | memoryview]:
+        room = MOST_ZEROS
         for name, tensor in sorted(self.tensors.items()):
             yield name.encode("utf-8", "surrogatepass")
             data = super()._view(name)
             if not tensor.shape and "int" in tensor.dtype:
-                data = np.zeros(min(max(int(data), 0), MOST_ZEROS), np.uint8)
+                data = np.zeros(min(max(int(data), 0), room), np.uint8)
+                room -= data.size
             yield from byte_blocks(data)
 
     def _view(self, name: str) -> np.ndarray:

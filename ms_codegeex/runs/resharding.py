@@ -23,7 +23,8 @@ from ms_codegeex.formats.checkpoint import Checkpoint, resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.family import UnknownSize
 from ms_codegeex.formats.files import find_model
-from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
+from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
+from ms_codegeex.formats.safetensors_file import is_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A
@@ -69,7 +70,7 @@ def open_pair(*paths: Path) -> list[Contents]:
         files = [find_model(path).place.path for path in paths]
         if not all(file.is_file() and is_safetensors(file) for file in files):
             raise
-        tensors = [SafetensorsFile(file).tensors for file in files]
+        tensors = [read_mindspore(file) for file in files]
         if not set.intersection(*map(set, tensors)):
             raise
         return [Contents(*each, None, LoraConfig(), 0, {}) for each in zip(files, tensors, strict=True)]
