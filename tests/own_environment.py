@@ -18,11 +18,18 @@ def own_environment(place, *packages):
     (site,) = place.glob("lib/python3*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     python = place / "bin" / "python"
-    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--python", python]
-    if subprocess.run([*pip, "download", "-q", "--no-deps", "-d", place / "index", "packaging"]).returncode:
-        pytest.skip("needs a package index")
-    subprocess.run([*pip, "install", "-q", *packages], check=True)
+    subprocess.run([*pip_of_index(python, place), "install", "-q", *packages], check=True)
     return python
+
+
+def pip_of_index(python, place):
+    """The words that run this environment's pip for another Python. Skips the test if there is no package index; a
+    download into `place` shows that."""
+    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--python", python]
+    words = [*pip, "download", "-q", "--no-deps", "-d", place / "index", "packaging"]
+    if subprocess.run(words, env=VARIABLES).returncode:
+        pytest.skip("needs a package index")
+    return pip
 
 
 def run_in(python, *words, given=None):

@@ -1,5 +1,8 @@
 """The errors that end a command."""
 
+import difflib
+from collections.abc import Sequence
+
 
 def escaped(text: str, keep: str = "") -> str:
     """The text with control characters and invisible characters spelled out, line breaks too unless `keep` has them. A
@@ -13,6 +16,12 @@ def escaped(text: str, keep: str = "") -> str:
 def first_line(error: object) -> str:
     """The first line of an error's message, which may be long; its class's name if there is none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The known name that is closest to a wrong one, or all of them."""
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known) or 'none'}"
 
 
 class UserError(Exception):

@@ -3,10 +3,9 @@ FLOP/s, bytes, bytes/s in one direction, seconds."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, suggestion
 
 GIB = 2**30
 # Steps in which the engine's memory pool grows on Ascend. Each stream has blocks of its own, so MindSpore's 2 GiB would
@@ -149,7 +148,5 @@ DEVICES = {device.name: device for device in (ASCEND_910, ASCEND_910B, ASCEND_91
 def device(name: str) -> Device:
     """The device of that name; an unknown one is a `UserError`."""
     if name not in DEVICES:
-        close = difflib.get_close_matches(name, DEVICES, 1, 0.5)
-        remedy = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(DEVICES)}"
-        raise UserError(f"parallel.hardware: '{name}' is unknown; {remedy}")
+        raise UserError(f"parallel.hardware: '{name}' is unknown; {suggestion(name, [*DEVICES])}")
     return DEVICES[name]

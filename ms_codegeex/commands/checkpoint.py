@@ -205,9 +205,9 @@ def _check_output(output: Path, contents: Contents) -> None:
 
 def _diff(arguments: argparse.Namespace) -> int:
     from ms_codegeex.auditing.difference import as_json, differences
-    from ms_codegeex.runs.resharding import open_contents
+    from ms_codegeex.runs.resharding import open_pair
 
-    left, right = open_contents(arguments.left), open_contents(arguments.right)
+    left, right = open_pair(arguments.left, arguments.right)
     with _progress("diff", max(left.nbytes, right.nbytes)) as bar:
         different = list(differences(left.tensors, right.tensors, bar.update))
     states = _state_differences(left, right)

@@ -3,7 +3,6 @@ from the weights of one before it; or to the first mistake in them."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.shipped import SUFFIXES, find_config
 from ms_codegeex.base.yaml_reading import read_yaml_file
@@ -172,7 +171,7 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
         raise UserError("stages: they are not given on the command line; write stages.NAME.key=value")
     for name in own:
         if name not in names:
-            raise UserError(f"stages.{name}: no such stage; {_hint(str(name), names)}")
+            raise UserError(f"stages.{name}: no such stage; {suggestion(str(name), names)}")
         if not isinstance(own[name], Mapping):
             raise UserError(f"stages.{name}: found {own[name]!r}; write stages.{name}.key=value")
         for key in ("output", "stage", *OWN):
@@ -230,15 +229,10 @@ def _start(entry: Mapping[str, Any], earlier: Sequence[str]) -> StartConfig:
     check_tree(StartConfig, given, prefix)
     start = validated(StartConfig, given, f"{prefix}.")
     if start.stage is not None and start.stage not in earlier:
-        raise UserError(f"{prefix}.stage: {start.stage} is not an earlier stage; {_hint(start.stage, earlier)}")
+        raise UserError(f"{prefix}.stage: {start.stage} is not an earlier stage; {suggestion(start.stage, earlier)}")
     if start.checkpoint and not earlier:
         raise UserError(f"{prefix}.checkpoint: no stage is before this one; leave it out, or set model.weights")
     return start
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known) or 'none'}"
 
 
 def _weights(values: Mapping[str, Any]) -> Any:

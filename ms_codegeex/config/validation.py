@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, suggestion
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
@@ -29,18 +28,12 @@ Rate = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 
 
-def _suggestion(key: str, known: Sequence[str]) -> str:
-    """The known key that is closest to `key`, or all of them."""
-    close = difflib.get_close_matches(key, known, 1, 0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-
-
 def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise a `UserError` with a suggestion for a key of `section` that is not in `known`."""
     for key in given:
         if key not in known:
             name = f"{section}.{key}" if section else key
-            raise UserError(f"{name}: unknown key; {_suggestion(str(key), list(known))}")
+            raise UserError(f"{name}: unknown key; {suggestion(str(key), known)}")
 
 
 def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:

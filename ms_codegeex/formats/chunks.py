@@ -6,7 +6,9 @@ It detects accidental damage, not tampering."""
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +16,7 @@ import numpy as np
 import xxhash
 from isal import isal_zlib
 
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, read_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, read_bytes
 
 CHUNK_BYTES = 8 << 20
 
@@ -53,12 +55,25 @@ def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
             yield flat[start : start + size]
 
 
-def wrong_crc32(array: np.ndarray, expected: int) -> str:
-    """In words, if the bytes of a C-contiguous array do not have this checksum of zip, gzip and PNG; "" if they do."""
-    checksum = 0
-    for block in byte_blocks(array):
-        checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
-    return different(checksum, expected)
+class Checksum:
+    """The CRC-32 (of zip, gzip and PNG) that a file records of some bytes. `wrong` makes the error from what is wrong.
+    They are compared once, however many threads load tensors; then `expected` is None."""
+
+    def __init__(self, expected: int | None, wrong: Callable[[str], Exception]):
+        self.expected, self._wrong, self._comparing = expected, wrong, threading.Lock()
+
+    def compare(self, blocks: Iterable[bytes | memoryview]) -> None:
+        """Compare it with that of these blocks, which are read only if that was not done yet."""
+        with self._comparing:
+            if self.expected is not None:
+                # several times as fast as `zlib`'s
+                self.judge(reduce(lambda checksum, block: isal_zlib.crc32(block, checksum), blocks, 0))
+
+    def judge(self, checksum: int) -> None:
+        """The error unless this is the checksum."""
+        if self.expected not in (None, checksum):
+            raise self._wrong(f"checksum {checksum:08x}, expected {self.expected:08x}")
+        self.expected = None
 
 
 def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checksum: int = 0) -> int:
@@ -69,23 +84,17 @@ def write_checked(stream: BinaryIO, blocks: Iterable[bytes | memoryview], checks
     return checksum
 
 
-def different(checksum: int, expected: int) -> str:
-    """In words, if these checksums differ; "" if they do not."""
-    return "" if checksum == expected else f"checksum {checksum:08x}, expected {expected:08x}"
-
-
-def checked_rows(
-    path: Path, position: int, like: LazyTensor, count: int, expected: int | None, judge: Callable[[str], None]
-) -> Iterator[np.ndarray]:
+def checked_rows(path: Path, position: int, like: LazyTensor, count: int, crc: Checksum | None) -> Iterator[np.ndarray]:
     """`like.rows(count)` of a tensor that begins at this byte of a file, read without a map, whose pages would count as
-    memory of this process. After the last row `judge` gets what is wrong with the checksum, if one is expected."""
+    memory of this process. The recorded checksum is compared after the last row."""
     (length, *rest), checksum = like.shape or (1,), 0
+    judge = None if crc is None or crc.expected is None else crc.judge
     for start in range(0, length, count):
         piece = np.empty((min(count, length - start), *rest), NUMPY_DTYPES[like.dtype])
         for part in read_bytes(path, position, piece.reshape(-1).view(np.uint8)):
-            if expected is not None:
+            if judge is not None:
                 checksum = isal_zlib.crc32(part, checksum)
         position += piece.nbytes
         yield piece
-    if expected is not None:
-        judge(different(checksum, expected))
+    if judge is not None:
+        judge(checksum)

@@ -14,6 +14,11 @@ from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, For
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
+_VISIBLE = {  # sizes of every family: the parameter, `{i}` for any block, and the axis whose length it is
+    "vocab_size": ("embedding.word.weight", 0),
+    "hidden_size": ("embedding.word.weight", 1),
+    "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
+}
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
 # What every family rotates by, whether `config.json` says so at the top, as `rope_scaling` or, since transformers 5, as
@@ -39,6 +44,10 @@ def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
                 stated = layout.config.get("model_type", its.weights.FORMATS.sizes.model_type)
                 types.setdefault(stated, (its, layout))
     return types
+
+
+class UnknownSize(UserError):
+    """A size of the model that neither the file nor a preset gives."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ class FamilyFormats:
 
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
         """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
-        given = {*known, *self.data.visible, "num_layers", "init_std"}
+        given = {*known, *_VISIBLE, *self.data.visible, "num_layers", "init_std"}
         return tuple(field for field in self.defaults if field not in given)
 
     def infer(
@@ -213,10 +222,10 @@ class FamilyFormats:
     ) -> dict[str, Any]:
         """The model's sizes from the shapes of its tensors (of one rank), completed and overridden by `known`. Sizes
         that the shapes do not show (the number of heads) come from `known` or from the preset of these sizes. Raises
-        `UserError` naming a missing tensor, or a size that cannot be inferred."""
+        `UserError` naming a missing tensor, `UnknownSize` naming a size that cannot be inferred."""
         by_name = {entry.ours: entry for entry in (entry.numbered(0) for entry in layout.entries)}
         fields: dict[str, Any] = {}
-        for field, (name, axis) in self.data.visible.items():
+        for field, (name, axis) in (_VISIBLE | self.data.visible).items():
             entry = by_name[(name.replace("{i}", "0"),)]
             shape = shapes.get(entry.foreign, ())
             if len(shape) != 2:
@@ -238,5 +247,5 @@ class FamilyFormats:
             missing["eos_token_id"] = f"{eos} has no row in a table of {fields['vocab_size']}"
         for key, reason in missing.items():
             settings = " ".join(f"--set {name}=N" for name in missing)
-            raise UserError(f"{key}: the file does not record it, and {reason}; add {settings}")
+            raise UnknownSize(f"{key}: the file does not record it, and {reason}; add {settings}")
         return self.from_ours(fields)

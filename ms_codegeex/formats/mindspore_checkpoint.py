@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import opened
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.formats.chunks import write_checked, wrong_crc32
+from ms_codegeex.formats.chunks import Checksum, write_checked
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
 from ms_codegeex.formats.tensors import (
     MINDSPORE_TYPES,
@@ -40,6 +39,7 @@ DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 _WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
+WHOLE, MOST_ZEROS = "crc_num", 1 << 28  # of the metadata; of a file, see `_Safetensors`
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
 VALUE = 1  # of Checkpoint
@@ -64,9 +64,10 @@ def is_weight(name: str) -> bool:
     return not name.startswith((*state["prefixes"].split(),)) and name.rpartition(".")[2] not in state["parts"].split()
 
 
-def is_extra(tensor: LazyTensor) -> bool:
-    """Whether an entry that no model has is a value that `append_dict` added: a number, or whole numbers."""
-    return tensor.size == 1 or "float" not in tensor.dtype
+def is_extra(tensor: LazyTensor, name: str = ".") -> bool:
+    """Whether an entry that no model has is a value that `append_dict` added: a number, whole numbers, or a vector with
+    a `name` in MindSpore that is outside of every cell."""
+    return tensor.size == 1 or "float" not in tensor.dtype or (len(tensor.shape) == 1 and "." not in name)
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,17 @@ class _Checkpoint:
         try:
             with opened(path) as stream:
                 self._size = os.fstat(stream.fileno()).st_size
-                self._expected = self._checksum(stream)
+                expected = self._trailer(stream)
                 self.found = self._scan(stream)
         except WireError as error:
             remedy = "copy it again, or save it again with mindspore.save_checkpoint without a key"
             what = f"damaged, cut off, encrypted, or not a MindSpore checkpoint ({error})"
             raise UserError(f"{path}: {what}; {remedy}") from None
+        self._checksum = Checksum(expected, lambda wrong: damaged(path, f"damaged ({wrong})"))
         if not self.found:
             raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
-        self._verifying = threading.Lock()
 
-    def _checksum(self, stream: BinaryIO) -> int | None:
+    def _trailer(self, stream: BinaryIO) -> int | None:
         """The checksum at the end of the file, if there is one; `_size` then excludes it."""
         stream.seek(max(0, self._size - TRAILER_BYTES))
         tail = stream.read(TRAILER_BYTES)
@@ -175,18 +176,39 @@ class _Checkpoint:
 
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """The values: a view of the file, or a copy if they lie in several pieces."""
-        self._verify()
+        self._checksum.compare(byte_blocks(map_bytes(self.path, 0, self._size)))
         pieces = [map_bytes(self.path, piece.start, len(piece)) for piece in self.found[name].pieces]
         flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return flat.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
-    def _verify(self) -> None:
-        """Compare the file with its checksum, once, however many threads load tensors."""
-        with self._verifying:
-            if self._expected is not None:
-                if wrong := wrong_crc32(map_bytes(self.path, 0, self._size), self._expected):
-                    raise damaged(self.path, f"damaged ({wrong})")
-                self._expected = None
+
+class _Safetensors(SafetensorsFile):
+    """MindSpore's other format. With `crc_check=True`, its metadata has the CRC-32 of names and numbers, sorted by
+    name; of a whole number without axes it is that of as many zeros, which `bytes(array)` gives."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        recorded = self.metadata.get(WHOLE, "") if self.metadata.get("format") == "ms" else ""
+        expected = int(recorded) if re.fullmatch("[0-9]{1,10}", recorded) else None
+        self._whole = Checksum(expected, lambda wrong: damaged(path, f"damaged, or edited in place ({wrong})"))
+
+    def _blocks(self) -> Iterator[bytes | memoryview]:
+        room = MOST_ZEROS
+        for name, tensor in sorted(self.tensors.items()):
+            yield name.encode("utf-8", "surrogatepass")
+            data = super()._view(name)
+            if not tensor.shape and "int" in tensor.dtype:
+                data = np.zeros(min(max(int(data), 0), room), np.uint8)
+                room -= data.size
+            yield from byte_blocks(data)
+
+    def _view(self, name: str) -> np.ndarray:
+        self._whole.compare(self._blocks())
+        return super()._view(name)
+
+    def _rows(self, name: str, count: int) -> Iterator[np.ndarray]:
+        self._whole.compare(self._blocks())
+        return super()._rows(name, count)
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
@@ -196,7 +218,7 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
     missing at the end go unnoticed: check the names against the model. `UserError` for a damaged file, or a tensor that
     occurs twice or has a wrong size or an unknown type."""
     if is_safetensors(path):
-        return {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if keep is None or keep(name)}
+        return {name: tensor for name, tensor in _Safetensors(path).tensors.items() if keep is None or keep(name)}
     checkpoint = _Checkpoint(Path(path))
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
 

@@ -20,7 +20,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import opened
-from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, write_checked, wrong_crc32
+from ms_codegeex.formats.chunks import Checksum, checked_rows, chunks, content_hash, rows_per_chunk, write_checked
 from ms_codegeex.formats.tensors import (
     NUMPY_DTYPES,
     SAFETENSORS_TAGS,
@@ -112,7 +112,10 @@ class SafetensorsFile:
             metadata = header.pop("__metadata__", None) or {}
             self.metadata = {str(key): str(value) for key, value in metadata.items()}
             checksums = {key: value for key, value in metadata.items() if key.startswith(CHECKSUM)}
-            self._checksums = {key.removeprefix(CHECKSUM): int(value, 16) for key, value in checksums.items()}
+            self._checksums = {
+                (name := key.removeprefix(CHECKSUM)): Checksum(int(value, 16), partial(self._edited, name))
+                for key, value in checksums.items()
+            }
             self._begins: dict[str, int] = {}
             self.tensors = {name: self._tensor(name, value) for name, value in header.items()}
             self._start = 8 + length
@@ -156,22 +159,18 @@ class SafetensorsFile:
     def _view(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
         data = map_bytes(self.path, self.position(name), tensor.nbytes)
-        if (expected := self._checksums.get(name)) is not None:
-            self._judge(name, wrong_crc32(data, expected))
+        if (recorded := self._checksums.get(name)) is not None:
+            recorded.compare(byte_blocks(data))
         return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
 
     def _rows(self, name: str, count: int) -> Iterator[np.ndarray]:
-        expected, judge = self._checksums.get(name), partial(self._judge, name)
-        return checked_rows(self.path, self.position(name), self.tensors[name], count, expected, judge)
+        return checked_rows(self.path, self.position(name), self.tensors[name], count, self._checksums.get(name))
 
-    def _judge(self, name: str, wrong: str) -> None:
-        """`UserError` if its checksum is wrong. A sound tensor is compared once."""
-        if not wrong:
-            self._checksums.pop(name, None)
-            return
+    def _edited(self, name: str, wrong: str) -> UserError:
+        """The error for a tensor with another checksum."""
         if not self._rewritten:
-            raise damaged(self.path, f"tensor {name} is damaged, or edited in place ({wrong})")
-        raise UserError(
+            return damaged(self.path, f"tensor {name} is damaged, or edited in place ({wrong})")
+        return UserError(
             f"{self.path}: tensor {name} was edited: another program saved this file again with other numbers, but "
             f"with the checksums of the old ones in its metadata ({wrong}); if that was meant, save it without the "
             f"metadata keys that begin with '{CHECKSUM.strip()}'"

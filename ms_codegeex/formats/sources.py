@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_once
 from ms_codegeex.base.quarantine import PROVENANCE, admit, entries, is_copied, is_read, is_weights
@@ -43,7 +42,7 @@ from ms_codegeex.formats.adapters import (
     unmerged,
 )
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, resolve
-from ms_codegeex.formats.family import FamilyFormats, model_types
+from ms_codegeex.formats.family import FamilyFormats, UnknownSize, model_types
 from ms_codegeex.formats.files import RawModel, find_model
 from ms_codegeex.formats.mindspore_checkpoint import is_extra
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
@@ -227,12 +226,12 @@ def _reading_sizes(where: Path, its_family: Family, known: Mapping[str, Any]) ->
     formats = FamilyFormats(its_family)
     fields = formats.defaults
     if wrong := [key for key in known if key not in fields]:
-        hint = ", ".join(difflib.get_close_matches(wrong[0], fields, 1) or fields)
-        raise UserError(f"--set {wrong[0]}: {its_family.name} has no such size; did you mean {hint}?")
+        hint = suggestion(wrong[0], [*fields])
+        raise UserError(f"--set {wrong[0]}: {its_family.name} has no such size; {hint}")
     try:
         yield formats
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
 
 
 def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
@@ -270,7 +269,8 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
 def _is_state(name: ForeignName, tensor: LazyTensor, known: Collection[ForeignName], kind: str) -> bool:
     """Whether an entry of a file is a value saved along with the weights, or a moment of one of them."""
     if name not in known:
-        return is_extra(tensor) and not _QUANTISED.fullmatch(layout.shown(name))
+        shown = layout.shown(name)
+        return is_extra(tensor, shown if kind == "mindspore" else ".") and not _QUANTISED.fullmatch(shown)
     return kind == "mindspore" and any(weight in known for weight in [*spellings(name)][1:])  # such as stat.<name>
 
 
@@ -409,11 +409,11 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
         shapes = {name: tensor.shape for name, tensor in names.items()}
         try:
             fields = formats.infer(its, shapes, said, len(raw.ranks))
-        except UserError as error:
+        except UnknownSize as error:
             problem, _, settings = str(error).partition("; add ")
-            if given is not None or not settings:
+            if given is not None:
                 raise
-            raise UserError(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
+            raise UnknownSize(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
         keys, rows = formats.data.sizes, fields["vocab_size"]
         kind = its.config.get("model_type", keys.model_type)
         of = its_family.name

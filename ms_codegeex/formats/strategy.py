@@ -415,7 +415,7 @@ def merge_slices(
             layout, holders = opened.holders(name, layouts)
             result[name] = _merged(name, layout, holders, opened, distinct)
     for rank, tensors in opened.opened.items():
-        if unknown := [name for name in tensors if name not in strategy and not is_extra(tensors[name])]:
+        if unknown := [name for name in tensors if name not in strategy and not is_extra(tensors[name], name)]:
             remedy = "give the strategy file of this run, saved with all parameters"
             raise UserError(f"{opened.paths[rank]}: the strategy does not mention tensor {unknown[0]}; {remedy}")
     if not result:

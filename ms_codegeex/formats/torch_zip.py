@@ -11,7 +11,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.reading import open_regular, opened
 from ms_codegeex.formats import torch_pickle
-from ms_codegeex.formats.chunks import checked_rows, wrong_crc32
+from ms_codegeex.formats.chunks import Checksum, checked_rows
 from ms_codegeex.formats.tensors import MAX_AXES, NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
 
 ALIGNMENT = 64
@@ -95,7 +94,7 @@ class _Archive:
         except _DAMAGE as error:
             what = f"damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]})"
             raise UserError(f"{path}: {what}; copy it again, or save it with PyTorch 1.6 or newer") from None
-        self._sound: set[str] = set()
+        self._checksums: dict[str, Checksum] = {}
         self._size = path.stat().st_size
 
     def _read(self, archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
@@ -118,15 +117,14 @@ class _Archive:
         """The elements of a storage as a flat read-only view."""
         info = self._records[f"{self._stem}/data/{storage.key}"]
         data = map_bytes(self.path, self._start(info), info.file_size)
-        if info.filename not in self._sound:
-            self._judge(info, wrong_crc32(data, info.CRC))
+        self._checksum(info).compare(byte_blocks(data))
         return data.view(NUMPY_DTYPES[storage.dtype])
 
-    def _judge(self, info: zipfile.ZipInfo, wrong: str) -> None:
-        """`UserError` if its checksum is wrong. A sound record is compared once."""
-        if wrong:
-            raise damaged(self.path, f"record {info.filename} is damaged ({wrong})")
-        self._sound.add(info.filename)
+    def _checksum(self, info: zipfile.ZipInfo) -> Checksum:
+        def error(wrong: str) -> UserError:
+            return damaged(self.path, f"record {info.filename} is damaged ({wrong})")
+
+        return self._checksums.setdefault(info.filename, Checksum(info.CRC, error))
 
     def tensor(
         self, storage: torch_pickle.Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
@@ -159,8 +157,7 @@ class _Archive:
             return np.lib.stride_tricks.as_strided(flat, shape, [step * width for step in stride], writeable=False)
 
         def rows(count: int) -> Iterator[np.ndarray]:
-            expected = None if info.filename in self._sound else info.CRC
-            return checked_rows(self.path, self._start(info), tensor, count, expected, partial(self._judge, info))
+            return checked_rows(self.path, self._start(info), tensor, count, self._checksum(info))
 
         whole = shape and stride == torch_pickle.strides(shape) and math.prod(shape) == storage.numel
         tensor = LazyTensor(storage.dtype, shape, load, rows=rows if whole else None)

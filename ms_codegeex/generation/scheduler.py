@@ -152,6 +152,7 @@ class Call:
     `adapter`, as any."""
 
     group = None  # of no client
+    slot = -1  # `work` is told its slots
 
     def __init__(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
         self.work, self.ids, self.count, self.adapter = work, list(ids), count, adapter
@@ -286,7 +287,8 @@ class Scheduler:
         with self._lock:
             steps, self._steps = self._steps, []
         for call, slots in steps:
-            self._run(call, slots)
+            with self._failing_alone(call):
+                call.result.set_result(call.work(slots))
         self._admit()
         requests = self._hurry()
         planned = self._decoding(requests)
@@ -300,7 +302,8 @@ class Scheduler:
         results = self.engine.advance([part for part, _ in planned]) if planned else []
         for (part, request), chosen in zip(planned, results, strict=True):
             if chosen:
-                self._deliver(request, part, chosen)
+                with self._failing_alone(request):  # other logits may be finite
+                    self._deliver(request, part, chosen)
 
     def _left(self, request: Request) -> int:
         """The number of ids that are not computed yet."""
@@ -372,8 +375,9 @@ class Scheduler:
         found = []
         for request in requests:
             if request.leader is not None:
-                self._reuse(request)
-            if request.leader is None and request.slot not in decoding:
+                with self._failing_alone(request):
+                    self._reuse(request)
+            if request.leader is None and request.slot not in decoding and not request.finish:
                 found.append(request)
         late = [request for request in found if request.passed_over >= PATIENCE]
         late.sort(key=lambda each: -each.passed_over)
@@ -381,18 +385,12 @@ class Scheduler:
 
     def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
         """The tokens up to the first that was guessed wrong; those of a prompt first."""
-        try:
-            if request.prompt_best is not None and (left := request.prompt - 1 - len(request.scored)):
-                request.take_scored(tokens[:left])
-                if not (tokens := tokens[left:]):
-                    return
-            guess = part.ids[len(part.ids) - len(tokens) + 1 :]
-            accepted = 0 if request.cancelled else self._take(request, tokens, guess)
-        except (RunFailure, UserError) as error:  # of this request; other logits may be finite
-            self.engine.cached[request.slot].clear()
-            self._leave(request.slot)
-            request.end("error", error)
-            return
+        if request.prompt_best is not None and (left := request.prompt - 1 - len(request.scored)):
+            request.take_scored(tokens[:left])
+            if not (tokens := tokens[left:]):
+                return
+        guess = part.ids[len(part.ids) - len(tokens) + 1 :]
+        accepted = 0 if request.cancelled else self._take(request, tokens, guess)
         if guess and self.speculation is not None and not request.cancelled:
             self.guessed, self.accepted = self.guessed + len(guess), self.accepted + accepted
             request.guessed, request.accepted = request.guessed + len(guess), request.accepted + accepted
@@ -427,29 +425,34 @@ class Scheduler:
                 if not self._waiting or len(self._free()) < self._waiting[0].count:
                     return
                 work = self._waiting.popleft()
-            if isinstance(work, Call):
-                first = self._place(work)
-                slots = [first, *(slot for slot in self._free() if slot != first)][: work.count]
-                self._run(work, slots)
-                for slot in slots:
-                    self._leave(slot)
-            elif work.cancelled:  # just before it was queued
-                work.end("cancelled")
-            elif work.prompt >= work.limit:
-                work.end("length")
-            else:
-                self._shares.enter(work.group, {each.group for each in self._active.values()})
-                work.slot = self._place(work)
-                self._keep_loss(work)
-                self._active[work.slot] = work
-                self._reuse(work)
+            with self._failing_alone(work):
+                if isinstance(work, Call):
+                    first = self._place(work)
+                    slots = [first, *(slot for slot in self._free() if slot != first)][: work.count]
+                    for slot in slots:
+                        self._leave(slot)
+                    work.result.set_result(work.work(slots))
+                elif work.cancelled:  # just before it was queued
+                    work.end("cancelled")
+                elif work.prompt >= work.limit:
+                    work.end("length")
+                else:
+                    self._shares.enter(work.group, {each.group for each in self._active.values()})
+                    work.slot = self._place(work)
+                    self._keep_loss(work)
+                    self._active[work.slot] = work
+                    self._reuse(work)
 
-    @staticmethod
-    def _run(call: Call, slots: list[int]) -> None:
+    @contextmanager
+    def _failing_alone(self, work: Request | Call) -> Iterator[None]:
+        """An error ends this request or call; its caller gets it, and the others go on."""
         try:
-            call.result.set_result(call.work(slots))
+            yield
         except BaseException as error:
-            call.end("error", error)
+            if work.slot >= 0:
+                self.engine.cached[work.slot].clear()
+                self._leave(work.slot)
+            work.end("error", error)
 
     def _free(self, group: str | None = None) -> list[int]:
         """Slots that nobody has, the least recently used first. For a `group`, those last that hold what another one

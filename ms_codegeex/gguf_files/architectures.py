@@ -30,18 +30,25 @@ REFUSED = {
     "codegeex": "llama.cpp has no architecture with its top query layer, whose queries come from a table of positions; "
     "choose --to hf",
 }
-_TABLE = (("embedding.word.weight", "token_embd.weight"),)
+_SIZES = {  # of every architecture
+    "max_position_embeddings": "context_length",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_layers": "block_count",
+    "num_heads": "attention.head_count",
+    "rotary_dim": "rope.dimension_count",
+}
 _QKV = ("attention.query", "attention.key", "attention.value")
 FREQUENCY_BASE = 10_000.0  # of the rotation, in every family
 
 
-def _entries(first: tuple[tuple[str, str], ...], block: Mapping[str, tuple[str, ...]], last: Mapping[str, str]) -> Any:
+def _entries(block: Mapping[str, tuple[str, ...]], last: Mapping[str, str]) -> Any:
     blocks = (
         Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"blk.{{i}}.{name}", STACK if len(ours) > 1 else COPY)
         for name, ours in block.items()
     )
     return (
-        *(Entry((ours,), name) for ours, name in first),
+        Entry(("embedding.word.weight",), "token_embd.weight"),
         *blocks,
         *(Entry((ours,), name) for name, ours in last.items()),
     )
@@ -94,7 +101,6 @@ _CHATGLM = LlamaArchitecture(
     ForeignLayout(
         "huggingface",
         _entries(
-            _TABLE,
             {
                 "attn_norm.weight": ("attention_norm.weight",),
                 "attn_qkv.weight": tuple(f"{part}.weight" for part in _QKV),
@@ -107,23 +113,13 @@ _CHATGLM = LlamaArchitecture(
             {"output_norm.weight": "final_norm.weight", "output.weight": "head.weight"},
         ),
     ),
-    {
-        "max_position_embeddings": "context_length",
-        "hidden_size": "embedding_length",
-        "intermediate_size": "feed_forward_length",
-        "num_layers": "block_count",
-        "num_heads": "attention.head_count",
-        "num_kv_groups": "attention.head_count_kv",
-        "norm_eps": "attention.layer_norm_rms_epsilon",
-        "rotary_dim": "rope.dimension_count",
-    },
+    _SIZES | {"num_kv_groups": "attention.head_count_kv", "norm_eps": "attention.layer_norm_rms_epsilon"},
 )
 _PHI2 = LlamaArchitecture(
     "phi2",
     ForeignLayout(
         "huggingface",
         _entries(
-            _TABLE,
             {
                 "attn_norm.weight": ("norm.weight",),
                 "attn_norm.bias": ("norm.bias",),
@@ -144,15 +140,7 @@ _PHI2 = LlamaArchitecture(
             },
         ),
     ),
-    {
-        "max_position_embeddings": "context_length",
-        "hidden_size": "embedding_length",
-        "intermediate_size": "feed_forward_length",
-        "num_layers": "block_count",
-        "num_heads": "attention.head_count",
-        "layer_norm_eps": "attention.layer_norm_epsilon",
-        "rotary_dim": "rope.dimension_count",
-    },
+    _SIZES | {"layer_norm_eps": "attention.layer_norm_epsilon"},
     zeros={f"attn_{part}.bias": "hidden_size" for part in ("q", "k", "v", "output")},
     halves=True,
 )

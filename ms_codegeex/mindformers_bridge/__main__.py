@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.base.shipped import SUFFIXES, find_config
 
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig
@@ -26,25 +25,6 @@ BUILDERS = {  # modules of mindformers, and the part of its file that they build
     "build_optim.py": "optimizer",
     "optimizer_grouped_parameters.py": "optimizer",
 }
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
-    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides applied. `UserError`
-    for settings that would have no effect on these models, or a wrong one."""
-    from mindformers.tools.register import MindFormerConfig
-
-    from ms_codegeex.config.values import parse_overrides
-    from ms_codegeex.mindformers_bridge.settings import NUMERIC, check, numbers
-
-    path = find_config(path, "mindformers")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"--config: {path} is not a YAML file; its name must end in .yaml")
-    config = MindFormerConfig(str(path))
-    config.merge_from_dict(parse_overrides(overrides))
-    for section in filter(config.get, NUMERIC):
-        config[section] = numbers(config[section], section)
-    check(config)
-    return config
 
 
 def check_weights(config: MindFormerConfig) -> None:
@@ -82,6 +62,7 @@ def built() -> Iterator[None]:
 def train(path: Path, overrides: Sequence[str] = ()) -> None:
     """Register the families, then do what mindformers' own start script does: context, `Trainer`, `train`."""
     from ms_codegeex.mindformers_bridge import register
+    from ms_codegeex.mindformers_bridge.settings import load
 
     os.environ.setdefault("LOCAL_DEFAULT_PATH", "runs/mindformers")  # otherwise its import makes ./output
     register()

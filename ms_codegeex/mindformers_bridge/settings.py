@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.base.shipped import SUFFIXES, find_config, shipped_table
+from ms_codegeex.config.values import parse_overrides
+
+if TYPE_CHECKING:
+    from mindformers.tools.register import MindFormerConfig
 
 NUMERIC = ("grouped_lr_schedule", "lr_schedule", "model", "moe_config", "optimizer", "runner_config", "runner_wrapper")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
@@ -27,7 +32,42 @@ _LENGTHS = (
 )
 _BORDERS = ("warmup_steps", "decay_steps", "t_0", "t_max")  # where rates may change besides
 _FIRST = 50  # steps that are computed in any case, and as many spread over the whole schedule
+# mindformers reads these, too
+_UNLISTED = ("checkpoint", "generation_config", "parallelism", "profile_cb", "profiler", "profiler_level")
+_NEAR = 0.8  # how similar a misspelt name is
 _CUT, _SMALL = 4, 0.0025  # a cut is so many times the falls beside it, and this share of the highest rate
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
+    """A YAML file, or the shipped one of that name, as a `MindFormerConfig` with dotted overrides applied. `UserError`
+    for settings that would have no effect on these models, or a wrong one."""
+    from mindformers.tools.register import MindFormerConfig
+    from mindformers.tools.register.template import CONFIG_NAME_TO_CLASS, GeneralConfig
+
+    path = find_config(path, "mindformers")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--config: {path} is not a YAML file; its name must end in .yaml")
+    config, given = MindFormerConfig(str(path)), parse_overrides(overrides)
+    _refuse_misspelt(given, config, {*config, *CONFIG_NAME_TO_CLASS, *GeneralConfig.keys(), *_UNLISTED})
+    config.merge_from_dict(given)
+    for section in filter(config.get, NUMERIC):
+        config[section] = numbers(config[section], section)
+    check(config)
+    return config
+
+
+def _refuse_misspelt(
+    given: Mapping[str, Any], there: Mapping[str, Any], names: Collection[str], where: str = ""
+) -> None:
+    """`UserError` for an override of a section, or of a key outside all sections, that is nearly one of mindformers or
+    of the file: it would have no effect."""
+    for key, value in given.items():
+        inner, section = there.get(key), isinstance(value, Mapping)
+        near = get_close_matches(key, names, 1, _NEAR) if section or not where else []
+        if near and key not in names:
+            raise UserError(f"{where}{key}: mindformers has no such section or key; did you mean {where}{near[0]}?")
+        if section and isinstance(inner, Mapping):
+            _refuse_misspelt(value, inner, inner, f"{where}{key}.")
 
 
 def settings() -> dict[str, dict[str, Any]]:

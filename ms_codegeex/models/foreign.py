@@ -142,15 +142,15 @@ class SizeKeys:
 
 @dataclass(frozen=True)
 class ForeignFormats:
-    """A family in files of other programs. `visible`: field -> the parameter, `{i}` for any block, and the axis whose
-    length it is. `ranks`: config -> a number that the number of tensor-parallel ranks must divide, and what it is.
-    `limits`: config -> sentences that state why the original software cannot run a model of these sizes. `classes`:
+    """A family in files of other programs. `visible`: field -> the parameter and the axis whose length it is, besides
+    those of every family. `ranks`: config -> a number that the number of tensor-parallel ranks must divide, and what it
+    is. `limits`: config -> sentences that state why the original software cannot run a model of these sizes. `classes`:
     files in `formats/exported/` with classes for transformers that run a model of any sizes; a model directory gets
     them."""
 
     sizes: SizeKeys
     layouts: tuple[ForeignLayout, ...]
-    visible: Mapping[str, tuple[str, int]]
     ranks: Callable[[Any], tuple[int, str]]
     limits: Callable[[Any], Sequence[str]]
+    visible: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()

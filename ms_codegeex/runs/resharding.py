@@ -21,7 +21,10 @@ from ms_codegeex.config.validation import validated
 from ms_codegeex.formats.adapters import untied
 from ms_codegeex.formats.checkpoint import Checkpoint, resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
+from ms_codegeex.formats.family import UnknownSize
 from ms_codegeex.formats.files import find_model
+from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
+from ms_codegeex.formats.safetensors_file import is_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A
@@ -30,11 +33,12 @@ from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on, split_mom
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of `path`: tensors by our names, their model, and the state of the run. Numbers are read later."""
+    """The content of `path`: tensors by our names, their model, and the state of the run. Numbers are read later.
+    Without a model, the names are those in the files."""
 
     path: Path
     tensors: Mapping[str, LazyTensor]
-    model: ModelConfig
+    model: ModelConfig | None
     lora: LoraConfig
     step: int
     state: Mapping[str, Any]
@@ -56,6 +60,20 @@ def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Content
     model = model_config({"family": source.family.name, **source.fields})
     state = {"config": {"model": model.to_dict()}, "infill": source.infill}
     return Contents(source.path, source.tensors, model, LoraConfig(), 0, state)
+
+
+def open_pair(*paths: Path) -> list[Contents]:
+    """Two to compare: as `open_contents`, or by the names in safetensors files that do not record all sizes."""
+    try:
+        return [open_contents(path) for path in paths]
+    except UnknownSize:
+        files = [find_model(path).place.path for path in paths]
+        if not all(file.is_file() and is_safetensors(file) for file in files):
+            raise
+        tensors = [read_mindspore(file) for file in files]
+        if not set.intersection(*map(set, tensors)):
+            raise
+        return [Contents(*each, None, LoraConfig(), 0, {}) for each in zip(files, tensors, strict=True)]
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Contents:

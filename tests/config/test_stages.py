@@ -107,7 +107,7 @@ def test_a_file_without_stages_is_one_run(tmp_path):
         ),
         (
             [{"name": "abc"}, {"name": "b", "start": {"stage": "abd"}}],
-            r"abd is not .* did you mean abc\?",
+            r"abd is not .* did you mean 'abc'\?",
         ),
         (
             [{"name": "a", "start": {"checkpoint": "best"}}],
@@ -125,7 +125,7 @@ def test_mistakes_are_named_with_their_stage(tmp_path, stages, message):
 
 
 def test_an_override_of_a_stage_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"stages\.mno: no such stage; did you mean mono\?"):
+    with pytest.raises(UserError, match=r"stages\.mno: no such stage; did you mean 'mono'\?"):
         staged(tmp_path, overrides=["stages.mno.seed=3"])
     with pytest.raises(UserError, match="stages: they are not given on the command line"):
         staged(tmp_path, overrides=["stages=[1]"])

@@ -249,6 +249,7 @@ def test_what_mindspore_adds_to_weights_is_left_out(tmp_path):
     arrays = parameters("codegeex")
     named = {name: tensor.array() for name, tensor in foreign("codegeex", "mindspore", arrays).items()}
     added = {"lr": 0.1, "done": True, "step": 3, "scale": ms.Tensor([2.0]), "generator": ms.Generator()}
+    added |= {"rates": ms.Tensor([0.1, 0.2])}
     moments = {f"{kind}.{name}": array for name, array in named.items() for kind in ("stat", "mean_grad", "adam_m")}
 
     def save(path, entries, **options):
@@ -265,6 +266,12 @@ def test_what_mindspore_adds_to_weights_is_left_out(tmp_path):
         assert set(source.skipped) == {*added, *more, *moments}
         count = len(moments) + len(added) + len(more) - 1
         assert len(said) == 1 and re.search(rf"left out, not a parameter: .* and {count} more$", said[0])
+        content = path.read_bytes()
+        place = content.index(min(named.items())[1].tobytes())
+        (tmp_path / f"damaged.{suffix}").write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+        *_, sound = open_source(tmp_path / f"damaged.{suffix}", KNOWN).tensors.values()
+        with pytest.raises(UserError, match=r"damaged(, or edited in place)? \(checksum"):
+            sound.array()
         for number in (0, 1):  # as MindSpore removes redundancy, each file has other parameters
             part = {name: array for k, (name, array) in enumerate(named.items()) if k % 2 == number}
             save(tmp_path / suffix / f"rank_{number}" / f"net-1_2.{suffix}", part, append_dict={"lr": 0.1})

@@ -376,7 +376,7 @@ def rewrite(path, change):
     ("change", "text"),
     [
         (lambda t: {k: v for k, v in t.items() if k != "norm"}, r"net-1_2\.ckpt: tensor norm is missing"),
-        (lambda t: t | {"new": t["norm"]}, "the strategy does not mention tensor new"),
+        (lambda t: t | {"a.new": t["norm"]}, "the strategy does not mention tensor a.new"),
         (lambda t: t | {"norm": from_array(np.zeros((2, 4), np.float32))}, r"shape \[2, 4\].*one of 1 axes"),
         (
             lambda t: t | {"table": from_array(np.zeros((6, 8), np.float32))},

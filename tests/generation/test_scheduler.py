@@ -16,7 +16,7 @@ from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.choice import token_choice
 from ms_codegeex.generation.row_shares import AWAITED, RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.scheduler import PATIENCE, Request, Scheduler, Speculation
+from ms_codegeex.generation.scheduler import PATIENCE, Call, Request, Scheduler, Speculation
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 
 torch = pytest.importorskip("torch")
@@ -478,6 +478,36 @@ def test_a_failure_is_that_of_all_who_wait_and_the_next_request_works(codegen, m
     with pytest.raises(ValueError, match=r"no such \[\d, \d, \d\]"):
         scheduler.call(lambda slots: int(f"no such {slots}"), count=9)
     assert drain(scheduler, [greedy(ids)])[0] == alone(engine, greedy(ids))
+
+
+@pytest.mark.parametrize("method", ["common", "keep", "copy"])
+def test_a_failure_before_the_first_pass_is_that_of_one_request(codegen, monkeypatch, method):
+    """While a slot is chosen, cleared, or filled with what an earlier request has computed."""
+    _, engine = codegen
+    same = prompt(8, 1)
+    requests = [greedy(same), greedy([*same, 3]), greedy(prompt(5, 5)), greedy(prompt(6, 6))]
+    expected = [alone(engine, greedy(request.ids)) for request in requests]
+    for slot in range(SLOTS):
+        engine.clear(slot)
+    real, scheduler = getattr(engine, method), Scheduler(engine)
+    wrong = {"common": same, "keep": [*same, 3], "copy": len(same)}[method]
+
+    def failing(*arguments):
+        assert wrong not in arguments, "broken"
+        return real(*arguments)
+
+    monkeypatch.setattr(engine, method, failing)
+    call = Call(lambda slots: "done", [*same, 3])
+    for work in (*requests, call):
+        scheduler.submit(work)
+    while not (call.result.done() and all(request.finish for request in requests)):
+        scheduler.step()
+    assert [answer(request) for request in requests if request is not requests[1]] == [expected[0], *expected[2:]]
+    with pytest.raises(AssertionError, match="broken"):
+        list(requests[1])
+    if method == "common":
+        with pytest.raises(AssertionError, match="broken"):
+            call.result.result()
 
 
 def test_logits_that_are_not_finite_end_one_request_and_no_other(codegen, monkeypatch):

@@ -120,11 +120,6 @@ FORMATS = ForeignFormats(
         written=lambda config: {"architectures": ["GPT2LMHeadModel"]},
     ),
     layouts=(ForeignLayout("huggingface", _ENTRIES), ForeignLayout("megatron", inside(_ENTRIES, "module"))),
-    visible={
-        "vocab_size": ("embedding.word.weight", 0),
-        "hidden_size": ("embedding.word.weight", 1),
-        "intermediate_size": ("blocks.{i}.feed_forward.up.weight", 0),
-    },
     ranks=lambda config: (config.num_heads, "number of heads"),
     limits=lambda config: [],
 )

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from small_models import FAMILIES, FIELDS, config
 
 from ms_codegeex.auditing import difference
@@ -218,6 +218,23 @@ def test_diff_says_which_numbers_differ(tmp_path, capsys):
     assert "embedding.word.weight: 2 numbers differ, at most by 2; first [3, 2] " in output
     assert "some are not finite" in output and "state samples: 7 and 9" in output
     assert main(["checkpoint", "diff", str(left), str(left)]) == 0
+
+
+def test_files_that_do_not_record_the_heads_are_compared_by_the_names_in_them(tmp_path, capsys):
+    arrays, run = small_run(tmp_path / "a")
+    files = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    weights = {name: array for name, array in arrays.items() if not name.startswith("optimizer.")}
+    for path in files[:2]:
+        save_file(weights, path)
+        weights["embedding.word.weight"] = weights["embedding.word.weight"] + 1
+    save_file({f"transformer.{name}": array for name, array in weights.items()}, files[2])
+    assert main(["checkpoint", "diff", *map(str, files[:2])]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("embedding.word.weight: ") and lines[-1].startswith("1 tensors differ, ")
+    assert main(["checkpoint", "diff", str(files[0]), str(files[0])]) == 0
+    for other in (files[2], run):  # of which other names are known, or none
+        assert main(["checkpoint", "diff", str(files[0]), str(other)]) == 2
+        assert "--set num_heads=N" in capsys.readouterr().err
 
 
 # VmHWM is of this process; ru_maxrss also has the peak of the process that started it.

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from declared import oldest, requirements
+from declared import extras, normalised, oldest, requirements
+from own_environment import VARIABLES, pip_of_index
 from small_benchmarks import humaneval_x
 
 _spec = importlib.util.spec_from_file_location("release", ROOT / "ascend_scripts" / "release.py")
 release = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(release)
 WITHOUT_MINDFORMERS = "raise ModuleNotFoundError(\"No module named 'mindformers'\", name='mindformers')\n"
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 SMALLER = (
     "training.global_batch=4 training.evaluate_samples=4 data.seq_length=32 model.hidden_size=16 model.num_layers=1 "
     "model.num_heads=2 model.intermediate_size=32 model.max_position_embeddings=512"
@@ -79,7 +79,7 @@ def program_in(bin_directory, work):
 
     def run(*words, program="ms-codegeex", status=0):
         result = subprocess.run(
-            [bin_directory / program, *map(str, words)], cwd=work, env=ENVIRONMENT, capture_output=True, text=True
+            [bin_directory / program, *map(str, words)], cwd=work, env=VARIABLES, capture_output=True, text=True
         )
         assert status in (None, result.returncode), f"{words}\n{result.stdout}\n{result.stderr}"
         return result.stderr if status else result.stdout
@@ -116,24 +116,48 @@ def test_only_the_bridge_asks_for_mindformers(installed):
 # --- with the dependencies that pip chooses ---
 
 
+def interpreter(version):
+    """A Python of this version. Skips the test if there is none."""
+    python = release.interpreter(version)
+    if python is None:
+        pytest.skip(f"needs Python {version} with venv and pip")
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12"])
+@pytest.mark.parametrize("mindformers", [True, False], ids=["mindformers", "the_others"])
+def test_every_extra_resolves(wheel, tmp_path, mindformers, version):
+    """In an empty environment, whatever is on this machine. Extras that resolve together resolve alone, too."""
+    chosen = [extra for extra in extras() if (extra == "mindformers") == mindformers]
+    pip, report = pip_of_index(interpreter(version), tmp_path), tmp_path / "report.json"
+    words = ["install", "-q", "--dry-run", "--ignore-installed", "--report", report, f"{wheel}[{','.join(chosen)}]"]
+    done = subprocess.run([*pip, *words], env=VARIABLES, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    packages = (one["metadata"] for one in json.loads(report.read_text())["install"])
+    versions = {normalised(one["name"]): one["version"] for one in packages}
+    assert versions["mindspore"].startswith("2.9." if mindformers else "2.10.") and versions["numpy"].startswith("1.")
+    assert versions.keys() >= {name for extra in chosen for name in needed(extra)}
+
+
+def needed(extra):
+    """The names of what an extra asks for on this machine."""
+    return [name for name, one in requirements(extra).items() if one.marker is None or one.marker.evaluate()]
+
+
 @pytest.fixture(params=["3.10-oldest", "3.11", "3.12"])
 def resolved(request, wheel, tmp_path):
     """`bin` of an environment into which pip installs the wheel and the newest dependencies that it allows, or the
     oldest."""
     version, _, old = request.param.partition("-")
-    python = release.interpreter(version)
-    if python is None:
-        pytest.skip(f"needs Python {version} with venv and pip")
+    python = interpreter(version)
     lines = [f"{one.name}=={oldest(one)}\n" for one in requirements().values()] if old else []
     (tmp_path / "oldest.txt").write_text("".join(lines))
     place = tmp_path / "venv"
     subprocess.run([python, "-I", "-m", "venv", place], check=True)
-    pip = [place / "bin" / "python", "-I", "-m", "pip", "--disable-pip-version-check"]
-    index = [*pip, "download", "-q", "--no-deps", "-d", tmp_path / "index", "packaging"]
-    if subprocess.run(index, env=ENVIRONMENT).returncode:
-        pytest.skip("needs a package index")
+    pip = pip_of_index(place / "bin" / "python", tmp_path)
     words = ["install", "-q", "--no-compile", "-c", tmp_path / "oldest.txt", wheel]  # few modules are imported
-    done = subprocess.run([*pip, *words], env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run([*pip, *words], env=VARIABLES, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     yield place / "bin"
     shutil.rmtree(place)  # 2 GB
@@ -171,7 +195,7 @@ def test_the_whole_way(resolved, tmp_path):
 def health_of_server(bin_directory, work):
     """What `/health` of `serve` answers for the model in `work`."""
     words = [bin_directory / "ms-codegeex", "serve", "--model", "model", "--port", "0"]
-    with subprocess.Popen(words, cwd=work, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE) as server:
+    with subprocess.Popen(words, cwd=work, env=VARIABLES, text=True, stdout=subprocess.PIPE) as server:
         try:
             address = next(found[0] for line in server.stdout if (found := re.search(r"http://[\w.:]+", line)))
             with urllib.request.urlopen(f"{address}/health") as answer:

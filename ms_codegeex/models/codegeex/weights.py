@@ -138,12 +138,7 @@ FORMATS = ForeignFormats(
         ForeignLayout("mindspore", _MINDSPORE),
         ForeignLayout("mindspore", in_our_names(_MINDSPORE)),
     ),
-    visible={
-        "vocab_size": ("embedding.word.weight", 0),
-        "hidden_size": ("embedding.word.weight", 1),
-        "max_position_embeddings": ("embedding.position.weight", 0),
-        "intermediate_size": ("top_query_layer.feed_forward.up.weight", 0),
-    },
+    visible={"max_position_embeddings": ("embedding.position.weight", 0)},
     ranks=lambda config: (config.num_heads, "number of heads"),
     limits=_limits,
     classes=("modeling_codegeex.py",),

@@ -139,11 +139,6 @@ FORMATS = ForeignFormats(
         ForeignLayout("mindspore", _mindspore("embedding_table"), skipped=_BUFFERS),
         ForeignLayout("mindspore", in_our_names(_PYTORCH)),
     ),
-    visible={
-        "vocab_size": ("embedding.word.weight", 0),
-        "hidden_size": ("embedding.word.weight", 1),
-        "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
-    },
     ranks=lambda config: (config.num_kv_groups, "number of groups of keys and values"),
     limits=_limits,
 )

@@ -127,11 +127,6 @@ FORMATS = ForeignFormats(
         ForeignLayout("mindspore", renamed(_PYTORCH, _mindspore), skipped=_BUFFERS),
         ForeignLayout("mindspore", in_our_names(_PYTORCH)),
     ),
-    visible={
-        "vocab_size": ("embedding.word.weight", 0),
-        "hidden_size": ("embedding.word.weight", 1),
-        "intermediate_size": ("blocks.{i}.feed_forward.up.weight", 0),
-    },
     ranks=lambda config: (GROUPS, "number of groups in its fused matrices"),
     limits=_limits,
 )
