@@ -124,7 +124,7 @@ def interpreter(version):
     return python
 
 
-@pytest.mark.slow
+@pytest.mark.newest
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12"])
 @pytest.mark.parametrize("mindformers", [True, False], ids=["mindformers", "the_others"])
 def test_every_extra_resolves(wheel, tmp_path, mindformers, version):
