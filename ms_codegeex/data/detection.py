@@ -135,7 +135,7 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
         if min(low, high) > 0 or max(low, high) < len(pairs) * 0.35 or len(pairs) < 20:
             return data, ""
         return _converted(data, "utf-16-le" if high else "utf-16-be", errors) or (data, "")
-    if _is_utf8(data):
+    if is_utf8(data, HEAD_BYTES):
         return data, ""
     for found in _DECLARED.finditer(data, 0, 2000):
         name = (found[1] or found[2]).decode("ascii", "ignore").lower()
@@ -160,11 +160,12 @@ def _converted(data: bytes, encoding: str, errors: str) -> tuple[bytes, str] | N
     return None if encoding != "utf-8" and _CONTROLS.search(text) else (text.encode("utf-8", errors), encoding)
 
 
-def _is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes, head: int = 0) -> bool:
+    """Whether a text is UTF-8. One of `head` bytes may end within a character."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return error.start > HEAD_BYTES - 4 and len(data) == HEAD_BYTES  # a head ends within a character
+        return error.start > head - 4 and len(data) == head
     return True
 
 

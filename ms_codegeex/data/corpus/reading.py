@@ -203,7 +203,7 @@ def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, str
         detail, where = (program, "") if program else _matched(reason, data, whole)
         yield _rejected(source, Broken(reason, detail, len(whole), whole, problem=False), reading.redact, where)
         return
-    gone, found = len(whole) - len(data), places(data, reading.redact)
+    gone, found = len(whole) - len(data), places(data, reading.redact) if reading.redact else []
     if gone:  # from the first character that differs
         pairs = enumerate(zip(whole, data, strict=False))
         where = _lines(whole, [next((at for at, (one, other) in pairs if one != other), len(data))])

@@ -31,8 +31,6 @@ def places(data: bytes, what: Sequence[str]) -> list[Hit]:
     from each other. Kinds are `email`, with `real-email` without addresses at domains reserved for examples; `private
     key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
     hits: list[Hit] = []
-    if not what:
-        return hits
     if "secrets" in what:
         from ms_codegeex.data.corpus.secrets import find_secrets  # compiles its patterns
 
