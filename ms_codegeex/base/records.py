@@ -210,12 +210,11 @@ def read_lines(
     try:
         with open_input(path) as stream:
             for line in _part_lines(stream, path.name.lower(), part, limit):
-                if isinstance(line, bytes):
-                    line = line.removeprefix(mark)
-                mark = b""
-                if isinstance(line, Broken) or line.strip():
+                lost = isinstance(line, Broken)
+                line, mark = line if lost or not mark else line.removeprefix(mark), b""
+                if lost or line.strip():
                     yield number, line
-                number += not isinstance(line, Broken) or not line.problem
+                number += not (lost and line.problem)
     except OSError as error:
         yield number, Broken("unreadable", error.strerror or str(error))
     return number - 1
@@ -309,8 +308,9 @@ def _split(
         if not block:
             break
         *ends, rest = block.split(b"\n")
+        bound = covered()
         for end in ends:
-            if start >= covered():
+            if start >= bound:
                 return
             line.add(end)
             start += line.size + 1

@@ -46,12 +46,13 @@ def _key(name: str) -> str:
 
 @functools.cache
 def _keys() -> dict[str, Language]:
-    return {_key(key): language for language in languages() for key in (language.name, *language.aliases)}
+    pairs = [(name, language) for language in languages() for name in (language.name, *language.aliases)]
+    return {**dict(pairs), **{_key(name): language for name, language in pairs}}
 
 
 def lookup(name: str) -> Language | None:
     """The language called `name`, or None. Case, spaces, `-` and `_` do not matter; aliases such as `js` are known."""
-    return _keys().get(_key(name))
+    return _keys().get(name) or _keys().get(_key(name))
 
 
 def find_language(name: str) -> Language:

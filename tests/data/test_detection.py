@@ -169,7 +169,7 @@ def test_only_headers_need_patterns_whose_time_is_not_bounded_by_re2():
     by_python = {
         suffix
         for suffix in shipped_table(detection._FILE)["rules"]
-        if any(isinstance(pattern, re.Pattern) for pattern, _ in detection._rules(suffix))
+        if any(isinstance(each, re.Pattern) for patterns, _ in detection._rules(suffix) for each in patterns)
     }
     assert by_python == {".h", ".inc"}
 

@@ -20,7 +20,7 @@ from ms_codegeex.base.printing import size_text
 from ms_codegeex.base.records import PART_BYTES
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.events import Event
-from ms_codegeex.data.corpus.filters import size_rejection
+from ms_codegeex.data.corpus.filters import generator_of, size_rejection
 from ms_codegeex.data.corpus.reading import STRIPPED, UNKNOWN_LICENCE, Search, Unit, find_units
 from ms_codegeex.data.corpus.selection import (
     NOT_SAMPLED,
@@ -106,6 +106,7 @@ def _most_units(roots: Sequence[Root], workers: int) -> int:
 
 
 def _load_early(tokenizer: str) -> None:
+    generator_of(b"", "")
     with contextlib.suppress(UserError):  # this process reports it
         load_encoder(tokenizer)
 

@@ -91,6 +91,7 @@ class Fields:
     def recognise(self, record: Mapping[str, Any]) -> bool:
         """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,
         as no file of settings has it."""
+        self._look(record)
         others = set[str]().union(*(self._columns[kind] for kind in KINDS if kind != "text"))
         text = next(iter(self._values(record, "text")), None)
         return isinstance(text, str) and (len(record) == 1 or not others.isdisjoint(record))
@@ -102,8 +103,9 @@ class Fields:
                 self._remark(f"field {self.shown(name)} is in no list and not used", source, records)
 
     def count_others(self, record: Mapping[str, Any], source: str) -> None:
-        """Count texts of a record other than the one that is used."""
-        there = [name for name in self._names["text"] if name in record and not absent(record[name])]
+        """Count texts of the record that was read last, other than the one that is used."""
+        listed = self._there["text"]
+        there = [it for it in listed if it in record and not absent(record[it])] if len(listed) > 1 else listed
         for name in there[1:]:
             if record[name] not in (record[there[0]], "", b"") and name not in _PARTS_OF_FUNCTIONS:
                 self._remark(f"field {name} is not used beside {there[0]}; --text-field names the text", source)
@@ -115,6 +117,7 @@ class Fields:
 
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
+        self._look(record)
         data = next(iter(self._values(record, "text")), None)
         if data is None:
             null = f"{' and '.join(name for name in self._names['text'] if name in record)} is null"
@@ -144,14 +147,17 @@ class Fields:
         path = paths[0] if paths and isinstance(paths[0], str) else ""
         return RecordText(data, language, next(filter(None, groups), None), path, licence)
 
-    def _values(self, record: Mapping[str, Any], kind: str) -> list[Any]:
-        """The values that a record has for this, without those that stand for nothing."""
-        if (shape := tuple(record)) != self._shape:  # records in a row mostly have the same fields
+    def _look(self, record: Mapping[str, Any]) -> None:
+        """Note which names for each kind may have a value in a record; those in a row mostly have the same fields."""
+        if (shape := tuple(record)) != self._shape:
             usual = (name for names in self._names.values() for name in names)
             self._shape, there = shape, {*record, *(it for it in usual if it.partition(".")[0] in record)}
             self._there = {kind: [name for name in names if name in there] for kind, names in self._names.items()}
-        values = (record[name] if name in record else value_of(record, name) for name in self._there[kind])
-        return [value for value in values if not absent(value)]
+
+    def _values(self, record: Mapping[str, Any], kind: str) -> list[Any]:
+        """The values that a record has for this, without those that stand for nothing."""
+        values = [record[name] if name in record else value_of(record, name) for name in self._there[kind]]
+        return [value for value in values if not absent(value)] if values else values
 
     def _named_group(self, value: Any) -> str | None:
         """A name or a number, as valid Unicode; anything else names no group."""
@@ -166,7 +172,7 @@ class Fields:
     def _decide_language(self, record: Mapping[str, Any], data: bytes, paths: Sequence[Any]) -> str | Broken:
         """The language that is named; if none is, or not one of ours, that of the path, as in a directory."""
         named = [_plain(value) for value in self._values(record, "language") if value not in ("", b"")]
-        language = next((found for name in named if isinstance(name, str) and (found := lookup(name))), None)
+        language = next(filter(None, (lookup(name) for name in named if isinstance(name, str))), None)
         if language is None:
             path = next((path for path in paths if isinstance(path, str)), None if paths else "")
             language = None if path is None or (named and not path) else detect(path, data[:HEAD_BYTES])

@@ -13,7 +13,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.data.detection import linear_options
+from ms_codegeex.data.detection import is_utf8, linear_options
 
 _RULES = Path(__file__).with_name("rules")
 GENERATORS = _RULES / "generators.yaml"
@@ -72,21 +72,13 @@ def rejection(data: bytes, rules: Rules) -> str | None:
 def _is_ordinary(data: bytes, rules: Rules) -> bool:
     """Whether a quick check shows that a text passes the rules; False: it may or may not. Nearly all source code
     passes; counting characters instead of bytes costs several times as much."""
-    if rules.max_line is not None or rules.max_digits < 1 or not _is_utf8(data):
+    if rules.max_line is not None or rules.max_digits < 1 or not is_utf8(data):
         return False
     letters, breaks = _letters_and_breaks(data)
     if not letters or letters < rules.min_alphabetic * len(data):
         return False
     lines = breaks + (not data.endswith(b"\n"))
     return rules.max_mean_line is None or len(data) - breaks <= rules.max_mean_line * lines
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _letters_and_breaks(data: bytes) -> tuple[int, int]:
@@ -103,7 +95,7 @@ def _letters_and_breaks(data: bytes) -> tuple[int, int]:
 
 def _exact_rejection(data: bytes, rules: Rules) -> str | None:
     """As `rejection`, without `binary`."""
-    if not _is_utf8(data):
+    if not is_utf8(data):
         return "not UTF-8"
     white, letters, digits = (len(data) - len(data.translate(None, kind)) for kind in _KINDS)
     # Most texts repeat a few characters outside ASCII: count them first, then classify each once.

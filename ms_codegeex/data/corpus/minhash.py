@@ -23,10 +23,9 @@ _BY_WORDS = ("", "CSS", "Markdown", "reStructuredText")  # of style sheets, name
 FEWEST_SHINGLES = 40  # of tokens; with fewer, a text is a table or short, and its words decide
 PERMUTATIONS = 128
 _CHUNK = 1024  # shingles per step: 1024 x 128 x 4 bytes stay in the processor's cache
-_ASCII_WORD, _WORD = re.compile(rb"\w+"), re.compile(r"\w+")
+_ASCII_WORD = re.compile(rb"\w+")
 # Thai to Burmese, Khmer, Kana and Han have no spaces between words: each character is a word.
 _UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-_HAS_UNSPACED, _CHARACTER = re.compile(_UNSPACED), re.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\w)+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
 
 # Some lexers (C, C++, Java, C#, Scala, HTML, Makefile) take quadratic time or worse for long runs of the first, or for
@@ -77,7 +76,7 @@ def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray 
 
 
 def _words(text: str) -> list[str]:
-    return (_CHARACTER if _HAS_UNSPACED.search(text) else _WORD).findall(text)
+    return re.findall(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\w)+" if re.search(_UNSPACED, text) else r"\w+", text)
 
 
 def code_tokens(data: bytes, language: str) -> list[bytes] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -120,8 +119,9 @@ class PrepareSettings:
         pygments', if documents are compared by its tokens, and that of the library of licences, if they are judged."""
         by_tokens = self.near_duplicates and self.near_duplicates_by == "tokens"
         deciding = {"pygments": by_tokens, "license-expression": self.reading.licences}
-        versions = {name: importlib.metadata.version(name) for name, decides in deciding.items() if decides}
-        return {"python": platform.python_version(), **versions}
+        if names := [name for name, decides in deciding.items() if decides]:
+            from importlib.metadata import version  # takes 0.03 s, and is rarely needed
+        return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _check_choices(settings: Any, **choices: tuple[str, ...]) -> None:

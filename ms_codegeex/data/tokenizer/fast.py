@@ -56,7 +56,8 @@ class CorpusEncoder:
         """Ids `[size]` (unsigned, 32 bits or more) of valid UTF-8 without prefix and end token. Starts no thread."""
         if not self.is_fast:
             return np.array(self._tokenizer.encode(data.decode("utf-8")), np.uint32)
-        if _SPECIAL.search(data) is None:
+        bar = data.find(b"|")
+        if bar < 0 or _SPECIAL.search(data, bar - 1) is None:
             return self._fast.encode(data)
         return np.concatenate([self._fast.encode(part) for part in _DIVIDED.split(data)])
 
@@ -101,8 +102,8 @@ def _by_ranks(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer:
     import gigatoken
 
     with tempfile.NamedTemporaryFile(suffix=".tiktoken") as stream:
-        ranks = enumerate(token_bytes(tokenizer.tables)[: tokenizer.tables.eos_id])
-        stream.write(b"".join(b"%s %d\n" % (b2a_base64(token, newline=False), rank) for rank, token in ranks))
+        tokens = b"".join(map(b2a_base64, token_bytes(tokenizer.tables)[: tokenizer.tables.eos_id])).splitlines()
+        stream.write(b"".join(map(b"%s %d\n".__mod__, zip(tokens, range(len(tokens)), strict=True))))
         stream.flush()
         return gigatoken.Tokenizer.from_tiktoken(stream.name, "gpt2", tokenizer.runs)
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ def token_bytes(tables: Tables) -> tuple[bytes, ...]:
     """The bytes of the ids in order."""
     letters = str.maketrans({letter: chr(byte) for letter, byte in _byte_alphabet().items()})
     text = "\uffff".join(tables.vocab).translate(letters)  # far quicker than each by itself; `EOS` stands for itself
-    return tuple(token.encode("latin-1") for token in text.split("\uffff"))
+    return tuple(map(operator.methodcaller("encode", "latin-1"), text.split("\uffff")))
 
 
 def gpt2_tables() -> Tables:
@@ -126,24 +127,25 @@ def _vocabulary(vocab: Any, digest: str, followed: bool = False) -> dict[str, in
     """The vocabulary in the order of its ids. In a tokenizer.json, it may be `followed` by added tokens."""
     if not isinstance(vocab, dict) or {*map(type, vocab.values())} != {int}:
         raise _Foreign
-    ordered = sorted(vocab, key=vocab.__getitem__)
+    ordered = [*vocab] if [*vocab.values()] == [*range(len(vocab))] else sorted(vocab, key=vocab.__getitem__)
     ordered = ordered[: ordered.index(EOS) + 1] if followed and EOS in vocab else ordered
-    if [vocab[token] for token in ordered] != list(range(len(ordered))) or _digest(ordered) != digest:
+    if [*map(vocab.__getitem__, ordered)] != [*range(len(ordered))] or _digest(ordered) != digest:
         raise _Foreign
     letters = _byte_alphabet().keys()  # a file of strangers records its own digest
     if ordered[-1:] != [EOS] or {*ordered[:256]} != letters or not letters >= {*"".join(ordered[:-1])}:
         raise _Foreign
-    return {token: number for number, token in enumerate(ordered)}
+    return dict(zip(ordered, range(len(ordered)), strict=True))
 
 
 def _merges(merges: Any, digest: str) -> list[str]:
     """Merges as texts, or as pairs of texts."""
     if not isinstance(merges, list):
         raise _Foreign
-    lines = [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]
-    if _digest(lines) != digest:
+    if {*map(type, merges)} != {str}:
+        merges = [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]
+    if _digest(merges) != digest:
         raise _Foreign
-    return lines
+    return merges
 
 
 # Most model directories hold the same bytes. What is remembered here takes a fifth of a second of CPU time.
@@ -156,7 +158,7 @@ def _vocabulary_in(content: bytes, digest: str) -> dict[str, int]:
 def _merges_in(content: bytes, digest: str) -> list[str]:
     """Merges in the lines of a text."""
     lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
-    return _merges([line for line in lines if line.strip() and not line.startswith("#version")], digest)
+    return _merges([line for line in lines if line and not line.isspace() and line[:8] != "#version"], digest)
 
 
 def _checked(
