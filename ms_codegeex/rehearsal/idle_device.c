@@ -24,6 +24,15 @@ static char object[4096]; /* what every handle points to */
 
 const char *aclrtGetSocName(void) { return getenv("IDLE_DEVICE_NAME"); }
 
+struct cann_version {
+    char version[128], major[64], minor[64], release[64], patch[64], reserved[128];
+};
+
+int aclsysGetCANNVersion(int package, struct cann_version *found) { /* graph kernels ask for it, from MindSpore 2.10 on */
+    *found = (struct cann_version){.version = "9.1.0", .major = "9", .minor = "1", .release = "0", .patch = "0"};
+    return 0;
+}
+
 int aclrtGetDeviceCount(unsigned *count) {
     *count = (unsigned)atoi(getenv("IDLE_DEVICE_COUNT"));
     return 0;

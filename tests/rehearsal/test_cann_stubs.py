@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.config.software import pairs
 from ms_codegeex.cuda import plugin as cuda_plugin
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal.stubs import compile_library, rank_environment
@@ -31,6 +32,7 @@ def library(tmp_path_factory) -> ctypes.CDLL:
     """A library of a few of the functions."""
     folder, create = tmp_path_factory.mktemp("cann"), "_ZN2ge15OperatorFactory14CreateOperatorEPKcS2_"
     names = ["aclrtGetSocName", "aclrtMalloc", "aclrtCreateStream", "aclInit", "aclnnAddGetWorkspaceSize", create]
+    names += ["aclsysGetCANNVersion"]
     (folder / "some.c").write_text(cann_stubs.source_of(names))
     compile_library(folder / "some.c", folder / "some.so", "stubs")
     return ctypes.CDLL(str(folder / "some.so"))
@@ -46,6 +48,14 @@ def test_functions_answer_what_the_plugin_needs(library, monkeypatch):
     assert library.aclrtGetDeviceCount(ctypes.byref(count)) == 0 and count.value == 4
     assert library.aclrtGetMemInfo(1, ctypes.byref(free), ctypes.byref(total)) == 0
     assert free.value == total.value == 32 * 2**30
+
+
+def test_the_version_of_cann_is_that_of_the_newest_mindspore_we_run_on(library):
+    """The compilation with graph kernels reads its parts as numbers (MindSpore 2.10)."""
+    found, parts = ctypes.create_string_buffer(512), (0, 128, 192, 256)
+    assert library.aclsysGetCANNVersion(0, found) == 0
+    version, *numbers = (found.raw[at:].split(b"\0")[0].decode() for at in parts)
+    assert version in [row["cann"] for row in pairs() if row["mindspore"] == "2.10.0"] and version.split(".") == numbers
 
 
 def test_an_operator_is_returned_empty_in_the_memory_of_the_caller(library):
