@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -247,7 +248,7 @@ def measured(arguments: argparse.Namespace) -> tuple[list[str], bool]:
     from ms_codegeex.cuda.driver import query_driver_in_subprocess
 
     gpus = query_driver_in_subprocess().gpus if arguments.device == "gpu" else ()
-    lines = [f"$ python benchmarks/gpu.py {' '.join(sys.argv[1:])}".rstrip(), versions("mindspore", "numpy")]
+    lines = [f"$ python benchmarks/gpu.py {shlex.join(sys.argv[1:])}".rstrip(), versions("mindspore", "numpy")]
     lines += [f"{gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}" for gpu in gpus[:1]]
     asked = [arguments.torch_python, "-c", ABOUT_TORCH]
     found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split("\n")

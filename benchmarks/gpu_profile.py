@@ -28,7 +28,7 @@ PARTS: Mapping[str, str] = {
     "biases": r"BiasAdd|AddTensor|[oO]p_?[tT]ensor",
     "sums": r"[rR]educe|[rR]eduction|triton_(per|red)|cub\d*|Sum",
     "casts": r"Cast|direct_copy|float16_copy|bfloat16_copy",
-    "elementwise with broadcasting": r"WithBroadcast|[bB]roadcast|Tile|In[01]Scalar",
+    "elementwise with broadcasting": r"(?<!Without)[bB]roadcast|Tile|In[01]Scalar",
     "copies and transposes": r"[tT]ranspose|[cC]opy|[cC]oncat|CatArray|Slice|Split|Pack|Swap3D|memcpy|memset|[fF]ill",
     "elementwise": r"elementwise|Unary|Binary|vectorized|triton_poi|DoApply",
     "other": r"",
