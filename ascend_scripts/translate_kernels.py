@@ -67,8 +67,9 @@ class Entry:
         return pyarrow.decompress(library[begin : begin + packed], unpacked, "lz4_raw", asbytes=True)
 
 
-def modules_of(library: mmap.mmap) -> dict[int, list[Entry]]:
-    """The entries of each module by its place in the library. `ValueError` if it has another structure."""
+def modules_of(library: mmap.mmap, needed: Sequence[tuple[int, int]] = KEPT) -> dict[int, list[Entry]]:
+    """The entries of each module by its place in the library. `ValueError` if it has another structure, or a module
+    lacks one of the `needed` kinds and chips."""
     found: dict[int, list[Entry]] = {}
     at = library.find(MODULE_BEGIN)
     while at >= 0:
@@ -79,7 +80,7 @@ def modules_of(library: mmap.mmap) -> dict[int, list[Entry]]:
             entry = Entry(fields[0], fields[8], slice(inside, inside + fields[2] + fields[3]), fields)
             found[at].append(entry)
             inside = entry.place.stop
-        if inside != end or not set(KEPT) <= {(entry.kind, entry.chip) for entry in found[at]}:
+        if inside != end or not set(needed) <= {(entry.kind, entry.chip) for entry in found[at]}:
             raise ValueError(f"the module at byte {at} has other entries than expected")
         at = library.find(MODULE_BEGIN, end)
     if not found:
