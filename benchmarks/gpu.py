@@ -246,8 +246,11 @@ def trace_libraries(arguments: argparse.Namespace, cupti: Sequence[str], folder:
 def measured(arguments: argparse.Namespace) -> tuple[list[str], bool]:
     """All lines, and whether every figure of ours is there."""
     from ms_codegeex.cuda.driver import query_driver_in_subprocess
+    from ms_codegeex.cuda.translation import translation_note
 
     gpus = query_driver_in_subprocess().gpus if arguments.device == "gpu" else ()
+    if note := translation_note(gpus[:1]):
+        print(f"gpu.py: {note}; set-up can do it (docs/gpu.md)", file=sys.stderr)
     lines = [f"$ python benchmarks/gpu.py {shlex.join(sys.argv[1:])}".rstrip(), versions("mindspore", "numpy")]
     lines += [f"{gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}" for gpu in gpus[:1]]
     asked = [arguments.torch_python, "-c", ABOUT_TORCH]

@@ -67,6 +67,7 @@ class Parts(io.RawIOBase):
             (self.folder / name).write_bytes(content)
             entry = {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             self.written.append(entry)
+            print(name, file=sys.stderr)
             self.part = io.BytesIO()
 
 
@@ -118,7 +119,6 @@ def runs_on(entries: list[Any], chip: int, kinds: tuple[int, int]) -> list[Any]:
 
 def cut(path: Path, chip: int) -> mmap.mmap | None:
     """A private copy of a library whose code for other chips is zeros; None if it has none, or of another structure."""
-    sys.path.append(str(ROOT / "ascend_scripts"))
     import translate_kernels
 
     with path.open("rb") as file:
@@ -138,7 +138,7 @@ def cut(path: Path, chip: int) -> mmap.mmap | None:
 
 def pack(folder: Path, size: int, chip: str, preset: int) -> None:
     """Write the parts, the manifest and the program that unpacks them."""
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(ROOT / "ascend_scripts")]
     from ms_codegeex.cuda.libraries import MACHINES, translated_folder
     from ms_codegeex.cuda.plugin import KERNELS, plugin_directory
 
