@@ -7,9 +7,10 @@
 An interrupted translation continues where it was. Needs MindSpore and NVIDIA's packages (requirements-gpu.txt).
 
 The kernel library has modules ("fat binaries"): a header, then entries, each machine code or PTX for one chip. In a
-copy of the library in our cache, machine code that CUDA's assembler `ptxas` makes of the PTX takes the place of the
-entries for the oldest chips, 6.0 and 6.1; nothing else changes, and the installed file stays. A process that computes
-on a GPU loads MindSpore's plugin with the copy before MindSpore does (`ms_codegeex.cuda.libraries.prepare`).
+copy of the library in our cache, machine code that CUDA's assembler `ptxas` makes of the PTX takes the place of that
+for the oldest chips, 6.0 and 6.1, in tight modules also 7.0; they can do with PTX. The installed file stays. A process
+that computes on a GPU loads MindSpore's plugin with the copy before MindSpore does
+(`ms_codegeex.cuda.libraries.prepare`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,9 @@ from ms_codegeex.cuda.plugin import KERNELS, plugin_directory
 CHIP = ".".join(map(str, TRANSLATED))
 ARCHITECTURE = TRANSLATED[0] * 10 + TRANSLATED[1]  # 90 for 9.0
 PTX, CODE, COMPRESSED = 1, 2, 0x2000
-KEPT = ((CODE, 70), (CODE, 75), (CODE, 80), (PTX, 86))
+SOURCE = (PTX, 86)
+GIVEN_UP = ([(CODE, 60), (CODE, 61)], [(CODE, 60), (CODE, 61), (CODE, 70)])  # the second where the first is too little
+NEEDED = {(PTX, 60), SOURCE, (CODE, 80), *GIVEN_UP[1]}  # those chips can do with the PTX for 6.0
 MODULE_BEGIN = bytes.fromhex("50ed55ba01001000")  # magic, version, bytes of the header
 MODULE = struct.Struct("<8sQ")  # with the bytes of the entries
 # 0 kind, 2 bytes of the header, 3 of the content, 4 of the compressed content, 8 chip, 9 and 10 a name, 11 flags,
@@ -67,7 +70,7 @@ class Entry:
         return pyarrow.decompress(library[begin : begin + packed], unpacked, "lz4_raw", asbytes=True)
 
 
-def modules_of(library: mmap.mmap, needed: Sequence[tuple[int, int]] = KEPT) -> dict[int, list[Entry]]:
+def modules_of(library: mmap.mmap, needed: Collection[tuple[int, int]] = NEEDED) -> dict[int, list[Entry]]:
     """The entries of each module by its place in the library. `ValueError` if it has another structure, or a module
     lacks one of the `needed` kinds and chips."""
     found: dict[int, list[Entry]] = {}
@@ -80,7 +83,7 @@ def modules_of(library: mmap.mmap, needed: Sequence[tuple[int, int]] = KEPT) -> 
             entry = Entry(fields[0], fields[8], slice(inside, inside + fields[2] + fields[3]), fields)
             found[at].append(entry)
             inside = entry.place.stop
-        if inside != end or not set(needed) <= {(entry.kind, entry.chip) for entry in found[at]}:
+        if inside != end or not {*needed} <= {(entry.kind, entry.chip) for entry in found[at]}:
             raise ValueError(f"the module at byte {at} has other entries than expected")
         at = library.find(MODULE_BEGIN, end)
     if not found:
@@ -89,17 +92,19 @@ def modules_of(library: mmap.mmap, needed: Sequence[tuple[int, int]] = KEPT) -> 
 
 
 def with_code(library: mmap.mmap, at: int, entries: Sequence[Entry], code: bytes) -> bytes:
-    """The module with machine code for `CHIP` and what is `KEPT`, of its old length. `ValueError` if it is too long."""
-    kept = [entry for entry in entries if (entry.kind, entry.chip) in KEPT]
-    fields = list(next(entry.fields for entry in kept if entry.kind == CODE))
+    """The module with machine code for `CHIP`, without as much as is `GIVEN_UP` for it, of its old length. `ValueError`
+    if it is too long."""
+    fields = list(next(entry.fields for entry in entries if (entry.kind, entry.chip) == (CODE, 80)))
     code += bytes(-len(code) % 8)
     fields[2], fields[3], fields[4], fields[8] = ENTRY.size, len(code), 0, ARCHITECTURE
     fields[9], fields[10], fields[11], fields[13] = 0, 0, fields[11] & ~COMPRESSED, 0  # no name
-    body = b"".join([*(library[entry.place] for entry in kept), ENTRY.pack(*fields), code])
     room = entries[-1].place.stop - at - MODULE.size
-    if len(body) > room:
-        raise ValueError(f"machine code for the module at byte {at} is {len(body) - room} bytes too long")
-    return MODULE.pack(MODULE_BEGIN, len(body)) + body + bytes(room - len(body))
+    for given_up in GIVEN_UP:
+        kept = [library[entry.place] for entry in entries if (entry.kind, entry.chip) not in given_up]
+        body = b"".join([*kept, ENTRY.pack(*fields), code])
+        if len(body) <= room:
+            return MODULE.pack(MODULE_BEGIN, len(body)) + body + bytes(room - len(body))
+    raise ValueError(f"machine code for the module at byte {at} is {len(body) - room} bytes too long")
 
 
 def assembled(ptxas: Path, ptx: bytes, made: Path) -> None:
@@ -132,7 +137,7 @@ def translate(directory: Path, ptxas: Path, progress: Callable[[int, int], None]
             modules = modules_of(library)
 
             def work(at: int) -> None:
-                (ptx,) = (entry for entry in modules[at] if (entry.kind, entry.chip) == KEPT[-1])
+                (ptx,) = (entry for entry in modules[at] if (entry.kind, entry.chip) == SOURCE)
                 assembled(ptxas, ptx.content(library), scratch / f"{at}.cubin")
 
             longest_first = sorted(modules, key=lambda at: modules[at][0].place.start - modules[at][-1].place.stop)
