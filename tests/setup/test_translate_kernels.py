@@ -14,8 +14,9 @@ from conftest import ROOT
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.cuda import translation
-from ms_codegeex.cuda.libraries import load, translated_folder
-from ms_codegeex.cuda.plugin import DRIVER, KERNELS, PLUGIN, plugin_directory
+from ms_codegeex.cuda.driver import Driver, Gpu
+from ms_codegeex.cuda.libraries import translated_folder
+from ms_codegeex.cuda.plugin import KERNELS, PLUGIN, plugin_directory
 from ms_codegeex.rehearsal.stubs import compilers
 
 PROGRAM = ROOT / "ascend_scripts" / "translate_kernels.py"
@@ -163,8 +164,20 @@ def test_modules_of_mindspores_library():
         assert re.search(rb"\.target sm_86\b.*\.entry ", ptx.content(library), re.DOTALL)
 
 
-def test_without_a_gpu_that_needs_it_nothing_is_translated():
-    if not load(DRIVER):
-        pytest.skip("this machine has a driver")
-    done = subprocess.run([sys.executable, str(PROGRAM)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "no GPU of compute capability 9.0 is here" in done.stderr
+@pytest.mark.parametrize(
+    ("gpus", "words", "status", "message"),
+    [
+        ((), (), 0, "no GPU of compute capability 9.0 is here"),
+        ((Gpu("A100", (8, 0), 1, 1),), (), 0, "no GPU of compute capability 9.0 is here"),
+        ((Gpu("H100", (9, 0), 1, 1),), (), 2, "ptxas is missing; run pip install"),
+        ((), ("--chip", "9.0"), 2, "ptxas is missing; run pip install"),
+    ],
+)
+def test_kernels_are_translated_for_a_gpu_that_is_here_or_named(monkeypatch, capsys, gpus, words, status, message):
+    monkeypatch.setattr(program, "query_driver_in_subprocess", lambda: Driver("13.0", gpus))
+    monkeypatch.setattr(program, "plugin_directory", lambda *_: ROOT)
+    monkeypatch.setattr(program, "packaged", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["translate_kernels.py", *words])
+    assert program.main() == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
