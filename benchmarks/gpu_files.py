@@ -34,7 +34,7 @@ CHECKOUT, PACKAGES = "checkout", "packages"  # folders of the target
 # Of MindSpore other back ends, headers and graph kernels; collectives of several GPUs; parts of cuDNN for convolutions.
 UNUSED = re.compile(
     r"mindspore/(include|_akg|Third_Party)|mindspore/lib/plugin/(ascend|gpu11\.1|libmindspore_(gpu\.so\.11\.1|.*ascend))"
-    r"|/libakg\.so|/libnccl\.so|/libcudnn_(cnn|adv)_|nvidia/cuda_nvcc|__pycache__|\.(pyi|a|h|hpp)$|/tests?/"
+    r"|/__editable__|/libakg\.so|/libnccl\.so|/libcudnn_(cnn|adv)_|nvidia/cuda_nvcc|__pycache__|\.(pyi|a|h|hpp)$|/tests?/"
 )
 LIBRARY = re.compile(r"/lib[^/]*\.so[.0-9]*$")
 
@@ -72,7 +72,7 @@ class Parts(io.RawIOBase):
 
 
 def distributions() -> list[Any]:
-    """Those that ms_codegeex requires without extras, and NVIDIA's for CUDA 11."""
+    """ms_codegeex, what it requires without extras, and NVIDIA's for CUDA 11."""
     from importlib import metadata
 
     from packaging.requirements import Requirement
@@ -93,7 +93,6 @@ def distributions() -> list[Any]:
             continue
         needed = map(Requirement, found[name].requires or ())
         waiting += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    del found["ms-codegeex"]
     return list(found.values())
 
 

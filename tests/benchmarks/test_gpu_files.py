@@ -99,7 +99,7 @@ def test_the_list_has_this_checkout_and_what_it_requires_and_no_more(packed, mon
         pytest.skip("needs a clone")
     monkeypatch.undo()
     names = {distribution.metadata["Name"].lower() for distribution in gpu_files.distributions()}
-    assert {"mindspore", "numpy", "pyyaml", "pydantic"} <= names and not names & {"torch", "pytest", "ms-codegeex"}
+    assert {"ms-codegeex", "mindspore", "numpy", "pyyaml", "pydantic"} <= names and not names & {"torch", "pytest"}
     monkeypatch.setattr(gpu_files, "distributions", list)
     assert ("checkout/ms_codegeex/cli.py", ROOT / "ms_codegeex" / "cli.py") in list(gpu_files.files())
 
@@ -114,6 +114,8 @@ def test_the_list_has_this_checkout_and_what_it_requires_and_no_more(packed, mon
         ("nvidia/cudnn/lib/libcudnn_cnn_infer.so.8", True),
         ("nvidia/cudnn/lib/libcudnn_ops_infer.so.8", False),
         ("numpy/tests/test_lazyloading.py", True),
+        ("__editable___ms_codegeex_finder.py", True),
+        ("ms_codegeex-0.1.0.dist-info/METADATA", False),
     ],
 )
 def test_what_a_gpu_does_not_use_is_left_out(packed, name, unused):
