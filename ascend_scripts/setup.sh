@@ -9,13 +9,15 @@ root=${here%/*}
 
 usage() {
     cat <<'EOF'
-usage: bash ascend_scripts/setup.sh [--venv DIR] [--mindspore 2.9|2.10] [--gpu] [--tests] [--help]
+usage: bash ascend_scripts/setup.sh [--venv DIR] [--mindspore 2.9|2.10] [--gpu [--chip 9.0]] [--tests] [--help]
 
 Installs what ms_codegeex needs into .venv of this checkout; a second run changes nothing and needs no network.
   --venv DIR   use this virtual environment instead (also: MS_CODEGEEX_VENV=DIR)
   --mindspore  the engine's version: the one that your CANN asks for (docs/hardware.md). A new environment gets 2.9;
                later runs keep what is there
-  --gpu        also install NVIDIA's CUDA libraries, so that a GPU needs its driver only (1.7 GB to download)
+  --gpu        also install NVIDIA's CUDA libraries, so that a GPU needs its driver only (1.7 GB to download), and
+               translate MindSpore's kernels if the GPU is newer than they are (minutes; 0.8 GB)
+  --chip       with --gpu: the compute capability to translate for, where the GPU is not there yet
   --tests      also install what the tests need
 environment:
   PYTHON                        the Python 3.10-3.12 that makes the environment (default: python3, then python3.12 ... 3.10)
@@ -34,7 +36,7 @@ die() {  # die STATUS MESSAGE (2: for the user to change, 1: failed)
 }
 
 venv=${MS_CODEGEEX_VENV:-$root/.venv}
-gpu=() tests=() engine=
+gpu=() tests=() engine='' chip=''
 while (($#)); do
     case $1 in
         --venv) (($# > 1)) || die 2 "--venv needs a directory"; venv=$2; shift 2 ;;
@@ -42,6 +44,7 @@ while (($#)); do
         --mindspore) (($# > 1)) || die 2 "--mindspore needs a version"; engine=$2; shift 2 ;;
         --mindspore=*) engine=${1#*=}; shift ;;
         --gpu) gpu=(gpu); shift ;;
+        --chip) (($# > 1)) || die 2 "--chip needs a compute capability"; chip=$2; shift 2 ;;
         --tests) tests=(tests torch); shift ;;
         -h | --help) usage; exit 0 ;;
         *) die 2 "unknown argument '$1'; --help shows what there is" ;;
@@ -51,6 +54,8 @@ case $engine in
     '' | 2.9 | 2.10) ;;
     *) die 2 "--mindspore '$engine': expected 2.9 or 2.10" ;;
 esac
+[[ -z $chip || ( $chip == 9.0 && -n ${gpu[*]-} ) ]] ||
+    die 2 "--chip '$chip': expected 9.0 (H100, H200), with --gpu; older GPUs need no translation, newer ones are not known"
 # Whether a compiler is needed is decided by today's PATH. One that was installed stays when another has come; where the
 # one that was there has gone, the next set-up installs one, and goes on without it if it cannot.
 compiler=()
@@ -318,5 +323,9 @@ if ! complete; then
     mkdir -p -- "$state" || die 2 "cannot write to $venv"
     lock
     complete || setup # another set-up may have done it while we waited
+fi
+if [[ -n ${gpu[*]-} ]]; then  # a translation that was broken off goes on
+    "$python" -B "$here/translate_kernels.py" ${chip:+--chip "$chip"} >&2 ||
+        say "MindSpore's kernels were not translated; on a GPU that needs it, the driver does so at the first start"
 fi
 printf '%s\n' "$venv"

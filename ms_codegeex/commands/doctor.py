@@ -345,11 +345,14 @@ def gpu_checks() -> Iterator[Finding]:
 
 def _gpu(area: str, number: int, gpu: Gpu, cache: str) -> Finding:
     """A GPU, and where its kernels come from."""
+    from ms_codegeex.cuda.translation import is_translated
+
     kernels = {
         "machine code": "kernels in machine code",
         "PTX": f"kernels in PTX, which the first start translates, in several minutes, and keeps in {cache}",
+        "translated": "kernels in machine code that set-up has translated",
         "none": "no kernels: too old for MindSpore's",
-    }[gpu.kernels]
+    }["translated" if is_translated(gpu) else gpu.kernels]
     free = "free memory unknown" if gpu.free is None else f"{gpu.free / host.GB:.1f} GB free"
     capability = ".".join(map(str, gpu.capability))
     description = f"{gpu.name}, compute capability {capability}, {gpu.memory / host.GB:.1f} GB, {free}; {kernels}"

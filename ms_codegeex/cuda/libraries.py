@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -18,11 +19,24 @@ import psutil
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.cuda.plugin import DRIVER, RUNTIME, RUNTIME_VERSION, cuda_folder, plugin_directory, plugin_environment
+from ms_codegeex.cuda.plugin import (
+    DRIVER,
+    KERNELS,
+    PLUGIN,
+    RUNTIME,
+    RUNTIME_VERSION,
+    cuda_folder,
+    plugin_directory,
+    plugin_environment,
+)
 
 MACHINES = ("x86_64",)  # for which the wheel has a GPU back end that was looked at, and NVIDIA's packages exist
 INSTALL = "pip install 'ms-codegeex[gpu]' (in a checkout: bash ascend_scripts/setup.sh --gpu)"
 CUDNN_VERSION = "libcudnn.so.8.9"  # MindSpore reads cuDNN's version from this name
+TRANSLATED = (
+    9,
+    0,
+)  # the compute capability for which set-up translates kernels: the newest that CUDA 11.8 assembles for
 KERNEL_CACHE_BYTES = 4_000_000_000  # of translated kernels; MindSpore sets the same
 
 
@@ -61,7 +75,7 @@ def prepare() -> None:
     """Make this process and those that it starts ready for `device: gpu`. Call it before MindSpore is imported.
     `UserError` if a library or the driver is missing, or MindSpore has no GPU back end here; `RunFailure` if MindSpore
     has been imported already, without its GPU back end."""
-    plugin_directory("device: gpu", MACHINES)
+    directory = plugin_directory("device: gpu", MACHINES)
     loaded = load_libraries()
     check_loaded(loaded)
     if problem := load(DRIVER):
@@ -72,6 +86,9 @@ def prepare() -> None:
         remedy = "start the program with `python -m ms_codegeex.cuda PROGRAM`"
         raise RunFailure(f"device: gpu: {wrong}; call ms_codegeex.cuda.libraries.prepare() first, or {remedy}")
     os.environ.update(environment)
+    translated = translated_folder(directory)
+    if translated.is_dir() and (problem := load(translated / PLUGIN)):
+        raise UserError(f"device: gpu: {translated / PLUGIN} cannot be loaded ({problem}); remove {translated}")
 
 
 def check_loaded(loaded: list[Loaded]) -> None:
@@ -87,7 +104,7 @@ def load_libraries() -> list[Loaded]:
     """Load every library into this process."""
     loaded = []
     for library in LIBRARIES:
-        path = _packaged(library)
+        path = packaged(f"{library.folder}/lib/{library.soname}")
         problem = load(path or library.soname)
         loaded.append(Loaded(library, path or (None if problem else _mapped(library.soname)), problem))
     return loaded
@@ -102,11 +119,11 @@ def load(library: str | Path) -> str:
     return ""
 
 
-def _packaged(library: CudaLibrary) -> Path | None:
-    """The file of NVIDIA's package, None if it is not installed."""
+def packaged(name: str) -> Path | None:
+    """The file `name` of one of NVIDIA's packages, None if it is not installed."""
     spec = importlib.util.find_spec("nvidia")
     for location in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(location) / library.folder / "lib" / library.soname
+        path = Path(location) / name
         if path.is_file():
             return path
     return None
@@ -131,6 +148,14 @@ def cuda_environment(paths: Mapping[str, Path]) -> dict[str, str]:
 def kernel_cache() -> Path:
     """Where the driver keeps the machine code that it has translated from PTX."""
     return Path(os.environ.get("CUDA_CACHE_PATH") or user_cache() / "cuda-kernels")
+
+
+def translated_folder(directory: Path) -> Path:
+    """Where set-up puts MindSpore's kernels with machine code for `TRANSLATED` (`ascend_scripts/translate_kernels.py`):
+    links to the libraries in MindSpore's `directory`, and a copy of `KERNELS`. The plugin looks for its kernels beside
+    the path by which it is loaded first; MindSpore, which loads it by another path, then gets what is loaded."""
+    of = f"{importlib.metadata.version('mindspore')} {(directory / KERNELS).stat().st_size} {directory}"
+    return user_cache() / f"cuda-translated-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
 
 
 def _fill(directory: Path, paths: Mapping[str, Path]) -> None:

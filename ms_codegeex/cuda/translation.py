@@ -8,14 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ms_codegeex.cuda.driver import Gpu
-from ms_codegeex.cuda.libraries import kernel_cache
+from ms_codegeex.cuda.libraries import MACHINES, TRANSLATED, kernel_cache, translated_folder
+from ms_codegeex.cuda.plugin import plugin_directory
 
 MODULES = 407  # of libcuda_ops.so.11 in MindSpore 2.9.0; the cache has a file for each, and a few of other libraries
 
 
+def is_translated(gpu: Gpu) -> bool:
+    """Whether set-up has translated MindSpore's kernels for the GPU."""
+    return gpu.capability == TRANSLATED and translated_folder(plugin_directory("device: gpu", MACHINES)).is_dir()
+
+
 def translation_note(gpus: Sequence[Gpu]) -> str:
     """That this start translates kernels and takes minutes; "" if it does not, by the number of files in the cache."""
-    newer = next((gpu for gpu in gpus if gpu.kernels == "PTX"), None)
+    newer = next((gpu for gpu in gpus if gpu.kernels == "PTX" and not is_translated(gpu)), None)
     if newer is None or sum(path.is_file() for path in kernel_cache().rglob("*")) >= MODULES:
         return ""
     return (

@@ -59,6 +59,7 @@ UNRECORDED = (
     "data.languages",
     "model.preset",
     "training.initial",
+    "training.loss_scale.initial",
 )  # no run that continues depends on them
 OPTIMIZER = "training.optimizer.name"  # never changes: each has other moments
 

@@ -19,7 +19,7 @@ from ms_codegeex.cli import main
 from ms_codegeex.commands import doctor, package_uses
 from ms_codegeex.commands.doctor import Finding
 from ms_codegeex.config import software
-from ms_codegeex.cuda import probe
+from ms_codegeex.cuda import probe, translation
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
 from ms_codegeex.cuda.probe import GpuBackend
@@ -171,6 +171,7 @@ def test_each_library_is_reported_with_its_place_or_its_remedy(monkeypatch):
 
 def test_a_gpu_and_where_its_kernels_come_from(monkeypatch):
     monkeypatch.setenv("CUDA_CACHE_PATH", "/scratch/kernels")
+    monkeypatch.setattr(translation, "is_translated", lambda gpu: False)
     gpus = [Gpu("H200", (9, 0), 140 * host.GB, 139 * host.GB), Gpu("A100", (8, 0), 80 * host.GB, None)]
     old = Gpu("K80", (3, 7), 12 * host.GB, None)
     checks = gpu_report(monkeypatch, driver=Driver("12.2", (*gpus, old)))
@@ -180,6 +181,10 @@ def test_a_gpu_and_where_its_kernels_come_from(monkeypatch):
     assert "/scratch/kernels, up to 4000000000 bytes" in hopper
     assert checks["device 1"].found.endswith("free memory unknown; kernels in machine code")
     assert checks["device 2"].state == "optional" and "6.0" in checks["device 2"].fix
+    monkeypatch.setattr(translation, "is_translated", lambda gpu: gpu.name == "H200")
+    checks = gpu_report(monkeypatch, driver=Driver("12.2", tuple(gpus)))
+    assert checks["device 0"].found.endswith("kernels in machine code that set-up has translated")
+    assert checks["device 1"].found.endswith("kernels in machine code")
 
 
 def test_a_driver_that_is_too_old_is_a_gap(monkeypatch):

@@ -6,13 +6,14 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from fake_cuda import environment_with, fake_driver, fake_packages
+from fake_cuda import compile_library, environment_with, fake_driver, fake_packages
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cuda import libraries, plugin
@@ -59,7 +60,8 @@ def test_the_table_has_every_library_that_the_plugin_is_linked_to():
 
 def test_the_packages_of_the_table_are_the_pinned_ones():
     pinned = re.findall(r"^(nvidia-[a-z-]+-cu11)==", (ROOT / "requirements-gpu.txt").read_text(), re.MULTILINE)
-    assert {f"nvidia-{library.folder.replace('_', '-')}-cu11" for library in libraries.LIBRARIES} == set(pinned)
+    folders = {"cuda_nvcc", *(library.folder for library in libraries.LIBRARIES)}  # and the one with ptxas
+    assert {f"nvidia-{folder.replace('_', '-')}-cu11" for folder in folders} == set(pinned)
 
 
 def test_a_process_loads_the_packages_and_shows_them_to_mindspore(packages, driver, tmp_path):
@@ -77,6 +79,22 @@ def test_a_process_loads_the_packages_and_shows_them_to_mindspore(packages, driv
     assert "release 11.6," in version.stdout
     assert environment["CUDA_CACHE_PATH"] == str(tmp_path / "ms_codegeex" / "cuda-kernels")
     assert environment["CUDA_CACHE_MAXSIZE"] == "1000"  # the user's own
+
+
+def test_a_process_loads_the_kernels_that_set_up_translated_or_says_how_to_go_on_without(
+    packages, driver, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = libraries.translated_folder(plugin.plugin_directory("test", libraries.MACHINES))
+    source, translated = tmp_path / "plugin.c", folder / plugin.PLUGIN
+    source.write_text("int nothing(void) { return 0; }\n")
+    compile_library(source, translated)
+    environment = environment_with(packages, driver)
+    assert str(translated) in prepared(environment)["loaded"]
+    translated.write_text("broken off")
+    assert prepared(environment)["error"].endswith(f"remove {folder}")
+    shutil.rmtree(folder)
+    assert str(translated) not in prepared(environment)["loaded"]
 
 
 def test_a_second_process_uses_the_folder_of_the_first(packages, driver, tmp_path, monkeypatch):

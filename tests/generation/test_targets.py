@@ -6,6 +6,7 @@ from conftest import command
 from recited_model import save_recited
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.cuda import translation
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.generation import targets
 
@@ -58,11 +59,15 @@ def test_a_chip_whose_kernels_are_to_be_translated_is_chosen_with_a_note(monkeyp
     """cuda/test_gpu_processes.py meets the engine's own functions."""
     chosen = []
     monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path))
+    monkeypatch.setattr(translation, "is_translated", lambda gpu: False)
     monkeypatch.setattr(ms.hal, "is_available", lambda target: True)
     monkeypatch.setattr(ms, "set_device", chosen.append)
     monkeypatch.setattr(targets, "query_driver_in_subprocess", lambda: Driver("12.2", (GPU,)))
     targets.use_device("gpu")
     assert chosen == ["GPU"] and "H200 is newer than MindSpore's machine code" in capsys.readouterr().err
+    monkeypatch.setattr(translation, "is_translated", lambda gpu: True)
+    targets.use_device("gpu")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_model_must_fit_into_what_is_free_of_the_gpu(monkeypatch):

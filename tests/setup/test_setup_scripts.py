@@ -335,6 +335,20 @@ def test_the_libraries_of_a_gpu_are_installed_when_asked_for(checkout):
     assert checkout.taken_calls() == []
 
 
+def test_kernels_are_translated_for_the_gpu_that_is_here_or_named(checkout):
+    program = checkout.root / "ascend_scripts" / "translate_kernels.py"
+    program.write_text("import sys; print('asked', *sys.argv[1:]); sys.exit(len(sys.argv) > 1)")
+    assert "asked" not in checkout.run().stderr
+    done = checkout.run("--gpu")
+    assert "asked\n" in done.stderr and len(done.stdout.splitlines()) == 1
+    done = checkout.run("--gpu", "--chip", "9.0")
+    assert "asked --chip 9.0\n" in done.stderr and "were not translated; on a GPU that needs it" in done.stderr
+    assert done.returncode == 0  # the driver can do it
+    for words in (("--chip", "9.0"), ("--gpu", "--chip", "8.0")):
+        done = checkout.run(*words)
+        assert done.returncode == 2 and done.stderr.startswith(f"setup: --chip '{words[-1]}': expected 9.0")
+
+
 def test_another_engine_replaces_what_its_list_has_and_stays(checkout):
     assert checkout.run("--mindspore", "2.10").returncode == 0
     (call,) = [call for call in checkout.taken_calls() if "--require-hashes" in call and "jieba" not in call]

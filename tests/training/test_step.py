@@ -7,6 +7,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.models.losses import Sums
@@ -167,6 +168,17 @@ def test_only_fp16_has_a_loss_scale(precision):
     config = build_run_config({"training": {"steps": 1, "precision": precision}})
     expected = config.training.loss_scale if precision == "fp16" else None
     assert step_settings(config, [], None).loss_scale == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "initial"),
+    [("codegeex_tiny_release", 2.0**16), ("codegeex_base_8", 2.0**16), ("codegeex_13b_64_planned", 2.0**32)],
+)
+def test_the_first_loss_scale_is_what_the_configuration_records(name, initial):
+    words = ["training.precision=fp16", "data.train=x"]
+    assert load_config(name, words).to_dict()["training"]["loss_scale"]["initial"] == initial
+    config = load_config(name, [*words, "training.loss_scale.initial=8"])
+    assert config.training.loss_scale.initial == 8
 
 
 def test_fp16_update_equals_fp32s_whatever_the_scale():

@@ -11,6 +11,7 @@ from conftest import EOS, VOCABULARY, small_run, write_dataset
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.data.datasets.batches import unigram_entropy
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import training_data, validation_data
@@ -243,6 +244,13 @@ def fp16(dataset, tmp_path_factory):
     trainer = make(values, keep := Keep())
     trainer.run()
     return trainer, trainer.state(), keep
+
+
+def test_a_run_that_begins_at_the_default_loss_scale_skips_no_step(fp16):
+    """The scale is halved until a step is finite; the default is not above that."""
+    _, _, keep = fp16
+    first = next(record for record in keep.records if not record.skipped)
+    assert LossScaleConfig().initial <= first.loss_scale < keep.records[0].loss_scale
 
 
 def test_a_skipped_step_advances_log_and_data_but_not_the_schedule(fp16):
