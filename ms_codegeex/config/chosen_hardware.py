@@ -45,6 +45,14 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
     return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
 
 
+def broadcasts_nothing(config: RunConfig) -> bool:
+    """Whether the run uses the cells for GPUs, whose broadcasts are slow (`models/fused.py`). Their products have no
+    strategies, so a graph that the engine partitions is composed. So is one that computes whole blocks with dropout
+    again: with gradients that a cell defines, the engine closes a cycle in it (MindSpore 2.9)."""
+    repeats = config.training.recompute == "full" and config.training.dropout > 0
+    return config.device == "gpu" and not config.partitioned and not repeats
+
+
 def attention_obstacle(config: RunConfig) -> str | None:
     """Why fused attention cannot compute this model, ending in the key to change; None if it can."""
     model = config.model.sizes

@@ -26,7 +26,17 @@ from ms_codegeex.models.compiled import (
 )
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.documents import SIDE, DocumentAttention, DocumentEnds
-from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, FusedRMSNorm
+from ms_codegeex.models.fused import (
+    FlatAttention,
+    FlatBias,
+    FlatMask,
+    FlatRMSNorm,
+    FlatRotaryTable,
+    FusedAttention,
+    FusedDropout,
+    FusedLayerNorm,
+    FusedRMSNorm,
+)
 from ms_codegeex.models.layers import (
     AttentionCore,
     CausalMask,
@@ -37,11 +47,12 @@ from ms_codegeex.models.layers import (
     LayerNorm,
     Linear,
     RMSNorm,
+    RotaryTable,
     SwiGlu,
     hold_frozen,
     keys_in_block,
 )
-from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
+from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, FlatCrossEntropy, Sums
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,8 @@ class Build:
     only) with `micro_batch` sequences a call. `head_table` gives the head of a tied model a separate word table, for
     pipelines: the last stage cannot reach the embedding's. The training step keeps the two equal. `kernels`: names of
     the cells that are the fused ones, as in `parallel.fusion`. `documents`: how many of a row fused attention takes by
-    their ends; 0: it takes a mask. `library`: the path of the operators that are compiled for this CPU; "" for none
-    (FP32 only)."""
+    their ends; 0: it takes a mask. `flat`: whether cells broadcast nothing (`fused.py`). `library`: the path of the
+    operators that are compiled for this CPU; "" for none (FP32 only)."""
 
     seq_length: int
     dtype: ms.Type = ms.float32
@@ -64,6 +75,7 @@ class Build:
     head_table: bool = False
     kernels: Collection[str] = ()
     documents: int = 0
+    flat: bool = False
     library: str = ""
 
     @cached_property
@@ -75,7 +87,8 @@ class Build:
         """The linear layer of that name in the family's table."""
         layer = config.table.layer(name)
         rows, columns = layer.shape(config)
-        return Linear(columns, rows, getattr(config, layer.std), self.dtype, layer.bias)
+        add = FlatBias() if self.flat else None
+        return Linear(columns, rows, getattr(config, layer.std), self.dtype, layer.bias, add)
 
     def embedding(self, config: DecoderConfig, name: str) -> Embedding:
         """The table of that name in the family's table."""
@@ -87,7 +100,8 @@ class Build:
         sizes = config.hidden_size, config.norm_epsilon, self.dtype
         if self.library:
             return (CompiledRMSNorm if config.rms_norm else CompiledLayerNorm)(self.library, *sizes)
-        composed, fused = (RMSNorm, FusedRMSNorm) if config.rms_norm else (LayerNorm, FusedLayerNorm)
+        rms_norm = FlatRMSNorm if self.flat else RMSNorm
+        composed, fused = (rms_norm, FusedRMSNorm) if config.rms_norm else (LayerNorm, FusedLayerNorm)
         return (fused if "norm" in self.kernels else composed)(*sizes)
 
     def drop(self, width: int, site: int) -> Dropout | FusedDropout:
@@ -99,7 +113,7 @@ class Build:
 
     def attention(self, config: DecoderConfig, site: int) -> AttentionCore:
         """attention without its projections; its dropout is number `site`"""
-        softmax, product = (ms.float32 if wide else self.dtype for wide in (config.softmax_fp32, config.scores_fp32))
+        softmax, product = ms.float32 if config.softmax_fp32 else self.dtype, self._scores(config)
         heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
         dropout = self._drop((heads.count, self.seq_length, self.seq_length), site)
         arguments = heads, self.dtype, softmax, dropout, config.rotary_dim > 0, product
@@ -107,18 +121,30 @@ class Build:
             return CompiledAttention(self.library, *arguments)
         if self.documents:
             return DocumentAttention(self.seq_length, self.triangle, *arguments)
-        return (FusedAttention if "attention" in self.kernels else AttentionCore)(*arguments)
+        composed = FlatAttention if self.flat else AttentionCore
+        return (FusedAttention if "attention" in self.kernels else composed)(*arguments)
+
+    def _scores(self, config: DecoderConfig) -> ms.Type:
+        return ms.float32 if config.scores_fp32 else self.dtype
 
     def mask(self, config: DecoderConfig) -> CausalMask | CompiledMask | DocumentEnds:
         """what `attention` takes as its mask"""
         if self.library and not self.dropout:
             return CompiledMask(self.library, config.eos_token_id, self.reset_at_eos)
         settings = self.seq_length, config.eos_token_id, self.reset_at_eos
+        if self.flat:
+            return FlatMask(config.num_heads, self._scores(config), *settings)
         return DocumentEnds(*settings, self.micro_batch, self.documents) if self.documents else CausalMask(*settings)
+
+    def rotary_table(self, config: DecoderConfig) -> RotaryTable:
+        """the angles by which queries and keys are turned"""
+        sizes = config.max_position_embeddings, config.head_dim, config.rotary_dim, config.rotary_dtype
+        return FlatRotaryTable(config.num_heads, *sizes) if self.flat else RotaryTable(*sizes)
 
     def activation(self, config: DecoderConfig) -> nn.Cell | ops.Primitive:
         """between the products of a feed-forward part"""
-        composed = {"fast_gelu": FastGelu, "gelu": ops.GeLU, "swiglu": SwiGlu}[config.activation]()
+        fast = ops.FastGeLU if self.flat else FastGelu
+        composed = {"fast_gelu": fast, "gelu": ops.GeLU, "swiglu": SwiGlu}[config.activation]()
         if self.library and type(composed) in ACTIVATIONS:
             return CompiledActivation(self.library, composed)
         return composed
@@ -275,10 +301,11 @@ class CausalLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = network(config, build)
         rows, bias = build.micro_batch * build.seq_length, has_bias(self.model)
+        whole = FlatCrossEntropy if build.flat else CrossEntropy
         self.loss = (
             ChunkedCrossEntropy(rows, build.loss_chunk, bias, build.z_loss)
             if build.loss_chunk
-            else CrossEntropy(config.vocab_size, build.dtype, bias, build.z_loss)
+            else whole(config.vocab_size, build.dtype, bias, build.z_loss)
         )
         self.has_bias = bias
         self.sums = Sums()

@@ -62,11 +62,20 @@ class WidenedProduct(nn.Cell):
 
 class Linear(nn.Cell):
     """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`. It
-    ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from."""
+    ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from. `add`: adds the
+    bias in another way."""
 
     computed_in_dtype = ("cast_weight", "matmul", "cast_bias", "add")
 
-    def __init__(self, in_features: int, out_features: int, init_std: float, dtype: ms.Type, bias: bool = True):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        init_std: float,
+        dtype: ms.Type,
+        bias: bool = True,
+        add: nn.Cell | None = None,
+    ):
         super().__init__()
         self.dtype, self.has_bias, self.shape = dtype, bias, (out_features, in_features)
         self.weight = Parameter(initializer(Normal(init_std), [out_features, in_features], ms.float32), name="weight")
@@ -74,7 +83,7 @@ class Linear(nn.Cell):
         self.widened, self.quantised = None, False
         if bias:
             self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
-            self.cast_bias, self.add = ops.Cast(), ops.Add()
+            self.cast_bias, self.add = ops.Cast(), add or ops.Add()
         else:
             self.computed_in_dtype = ("cast_weight", "matmul")
 
@@ -255,15 +264,17 @@ class Dropout(nn.Cell):
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """x [batch, *shape], or with the batch folded into the first of these axes, sample_keys int32 [batch] -> x with
         elements dropped"""
-        if not (self.active and self.training):
-            return x
+        return self.drop(x, self.factors(x, sample_keys)) if self.active and self.training else x
+
+    def factors(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+        """what the elements of such an x are multiplied with: zeros and the scale of those that are kept"""
         h = ops.reshape(sample_keys, self.key_column)
         for i in range(len(self.lines)):
             h = self.combine[i](h, self.lines[i])
         if x.ndim == len(self.shape):
             h = ops.reshape(h, (-1, *self.shape[1:-1], 1))
         kept = self.cast(self.compare(self.product(h, self.columns), Tensor(self.threshold, ms.int32)), x.dtype)
-        return self.drop(x, ops.stop_gradient(self.scale(kept, typed(self.scale_of_kept, x))))
+        return ops.stop_gradient(self.scale(kept, typed(self.scale_of_kept, x)))
 
 
 def keys_in_block(sample_keys: Tensor, activation: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
-"""Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states. Two forms of one
-formula. `CrossEntropy` is composed of elementary operators that can be sharded over the vocabulary.
-`ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with
-52,224 columns the logits dominate time and memory on a CPU."""
+"""Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states. Three forms of one
+formula. `CrossEntropy` is composed of elementary operators that can be sharded over the vocabulary. `FlatCrossEntropy`
+is for GPUs: it broadcasts nothing over the logits (`fused.py`). `ChunkedCrossEntropy` never holds more than `chunk`
+rows of logits and computes its gradients in the forward pass: with 52,224 columns the logits dominate time and memory
+on a CPU."""
 
 from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate import GatherDGradV2
+from mindspore.ops.operations._grad_ops import LogSoftmaxGrad
 
 
 class CrossEntropy(nn.Cell):
@@ -45,6 +48,76 @@ class CrossEntropy(nn.Cell):
             square = self.square(self.add_max(log_sum, largest))
             term = self.subtract_penalty(term, self.drop_axis(self.scale(square, self.z_loss), -1))
         return self.negate(self.sum(self.weight(term, mask)))
+
+
+class _FlatSum(nn.Cell):
+    """The sum, z-loss included, with its gradient. With p = softmax(z) and f = 2·`z_loss`·log Z, the gradient of a row
+    with respect to z is (1 + f)·(p - onehot) + f·onehot. The kernel of the logarithm's gradient makes the first term
+    from a row that has one number, which weight and scale of the loss are factors of: so narrow numbers stay large.
+    The other term is a row of the table."""
+
+    def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool, z_loss: float):
+        super().__init__(auto_prefix=False)
+        self.vocab_size, self.dtype, self.has_bias, self.z_loss = vocab_size, dtype, bias, z_loss
+        self.cast, self.by_columns, self.add_bias = ops.Cast(), ops.MatMul(transpose_b=True), ops.BiasAdd()
+        self.log_softmax, self.back, self.pick, self.place = (
+            ops.LogSoftmax(-1),
+            LogSoftmaxGrad(-1),
+            ops.GatherD(),
+            GatherDGradV2(),
+        )
+        self.to_hidden, self.to_table, self.gather = ops.MatMul(), ops.MatMul(transpose_a=True), ops.Gather()
+        self.sum, self.by_label = ops.ReduceSum(), ops.UnsortedSegmentSum()
+
+    def construct(
+        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """-> Σ mask·(nll + z-loss) [1], log softmax [rows, V], log Z [rows, 1]"""
+        logits = self.cast(self.by_columns(hidden, self.cast(table, self.dtype)), ms.float32)
+        if self.has_bias:
+            logits = self.add_bias(logits, bias)
+        logs, column = self.log_softmax(logits), ops.expand_dims(labels, 1)
+        picked = self.pick(logs, 1, column)
+        log_z, term = self.pick(logits, 1, column) - picked, -picked
+        if self.z_loss and self.training:
+            term = term + self.z_loss * log_z * log_z
+        return self.sum(term * ops.expand_dims(mask, 1), 0), logs, log_z
+
+    def bprop(
+        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, ...]:
+        """The gradients of hidden states, table and bias; those of labels and mask, which nothing asks for, are 0."""
+        _, logs, log_z = out
+        weight = ops.expand_dims(mask * dout[0], 1)
+        extra = 2.0 * self.z_loss * log_z * weight
+        penalised = self.z_loss > 0 and self.training
+        total = weight + extra if penalised else weight
+        wide = self.back(logs, self.place(logs, 1, ops.expand_dims(labels, 1), -total))
+        narrow = self.cast(wide, self.dtype)
+        to_hidden = self.to_hidden(narrow, self.cast(table, self.dtype))
+        to_table, to_bias = self.cast(self.to_table(narrow, hidden), ms.float32), ops.zeros_like(bias)
+        if self.has_bias:
+            to_bias = ops.reshape(self.to_hidden(ops.ones((1, labels.shape[0]), ms.float32), wide), (-1,))
+        if penalised:
+            to_hidden = to_hidden + self.cast(self.gather(table, labels, 0) * extra, self.dtype)
+            to_table = to_table + self.by_label(self.cast(hidden, ms.float32) * extra, labels, self.vocab_size)
+            if self.has_bias:
+                to_bias = to_bias + self.by_label(ops.reshape(extra, (-1,)), labels, self.vocab_size)
+        return to_hidden, self.cast(to_table, table.dtype), ops.zeros_like(labels), ops.zeros_like(mask), to_bias
+
+
+class FlatCrossEntropy(nn.Cell):
+    """`CrossEntropy` without broadcasts over the logits."""
+
+    def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool = False, z_loss: float = 0.0):
+        super().__init__()
+        self.flat, self.none = _FlatSum(vocab_size, dtype, bias, z_loss), Tensor([0.0], ms.float32)
+
+    def construct(
+        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """as `CrossEntropy.construct`"""
+        return self.flat(hidden, table, labels, mask, self.none if bias is None else bias)[0]
 
 
 class _ChunkedSum(nn.Cell):

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import chosen_kernels, documents_of_a_row, running_on
+from ms_codegeex.config.chosen_hardware import broadcasts_nothing, chosen_kernels, documents_of_a_row, running_on
 from ms_codegeex.config.schedule import Transition
 from ms_codegeex.models.bf16 import round_to_bf16
 from ms_codegeex.models.causal import Build
@@ -66,6 +66,7 @@ def build_network(config: RunConfig, library: Path | None = None) -> nn.Cell:
         head_table=config.partitioned and config.mesh.pipeline > 1,
         kernels=chosen_kernels(config),
         documents=documents_of_a_row(config),
+        flat=broadcasts_nothing(config),
         library=str(library or ""),
     )
     network = family(config.family).model.Loss(config.model.sizes, build)

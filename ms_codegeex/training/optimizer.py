@@ -92,13 +92,21 @@ def _composed_adamw(
     return ops.depend(ops.assign(parameter, new), (ops.assign(m, new_m), ops.assign(v, new_v)))
 
 
+def sum_of_squares(x: Tensor) -> Tensor:
+    """‖x‖², FP32 [] for a tensor of any shape. `ops.L2Loss` adds one square after the other to an FP32 number, on a CPU
+    and on a GPU (MindSpore 2.9), and loses a tenth of the sum of 40 million of them. Rows first: it is faster on a
+    CPU."""
+    add = ops.ReduceSum()
+    return add(add(x * x, -1), ())
+
+
 def orthogonalised(matrix: Tensor) -> Tensor:
     """FP32 [rows, columns] -> about U·Vᵀ of the matrix's U·S·Vᵀ: singular values between 0.7 and 1.2. Zeros stay zero.
     Five quintic Newton-Schulz iterations from the matrix over its Frobenius norm, each X ← aX + (bA + cA²)X with A =
     XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon); from the right if there are more rows than columns, so that A
     is the smaller of both squares."""
     a, b, c = QUINTIC
-    norm = ops.sqrt(ops.L2Loss()(matrix) * 2.0)
+    norm = ops.sqrt(sum_of_squares(matrix))
     x = matrix / ops.maximum(norm, 1e-7)
     tall = matrix.shape[0] > matrix.shape[1]
     for _ in range(ITERATIONS):
