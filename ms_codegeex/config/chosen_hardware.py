@@ -46,11 +46,9 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
 
 
 def broadcasts_nothing(config: RunConfig) -> bool:
-    """Whether the run uses the cells for GPUs, whose broadcasts are slow (`models/fused.py`). Their products have no
-    strategies, so a graph that the engine partitions is composed. So is one that computes whole blocks with dropout
-    again: with gradients that a cell defines, the engine closes a cycle in it (MindSpore 2.9)."""
-    repeats = config.training.recompute == "full" and config.training.dropout > 0
-    return config.device == "gpu" and not config.partitioned and not repeats
+    """Whether the run uses the cells for GPUs, whose broadcasts are slow (`models/fused.py`). Their operators have no
+    strategies, so a graph that the engine partitions is composed."""
+    return config.device == "gpu" and not config.partitioned
 
 
 def attention_obstacle(config: RunConfig) -> str | None:

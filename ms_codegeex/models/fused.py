@@ -7,6 +7,7 @@ in shape takes five times as long as one on equal shapes, and a large sum by Min
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -18,10 +19,10 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.layers import (
     AttentionCore,
     CausalMask,
-    Dropout,
     Heads,
     LayerNorm,
     RMSNorm,
+    Rotary,
     RotaryTable,
     typed,
 )
@@ -126,38 +127,19 @@ class FlatBias(nn.Cell):
         return dout, ops.reshape(self.sum(ops.ones((1, dout.shape[0]), dout.dtype), dout), (-1,))
 
 
-class _Rms(nn.Cell):
-    """x · (1 / rms(x)) ⊗ weight in FP32: outer products spread a number over its row, and a weight over all rows."""
-
-    def __init__(self, epsilon: float):
-        super().__init__(auto_prefix=False)
-        self.epsilon, self.mean, self.rsqrt = epsilon, ops.ReduceMean(keep_dims=True), ops.Rsqrt()
-        self.outer, self.over_columns, self.over_rows = ops.MatMul(), ops.MatMul(transpose_b=True), ops.MatMul()
-        self.transposed = ops.MatMul(transpose_a=True)
-
-    def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """[rows, n], [1, n] -> [rows, n], 1 / rms [rows, 1]"""
-        inverse = self.rsqrt(self.mean(x * x, -1) + self.epsilon)
-        return x * self.outer(inverse, weight), inverse
-
-    def bprop(self, x: Tensor, weight: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
-        """With r = 1 / rms: dx = dy·r·w - x·r³·Σ(x·dy·w) / n, dw = Σ r·x·dy over rows."""
-        inverse, product = out[1], x * dout[0]
-        share = self.over_columns(product, weight) * (inverse * inverse * inverse / x.shape[-1])
-        spread = self.outer(share, ops.ones(weight.shape, ms.float32))
-        return dout[0] * self.outer(inverse, weight) - x * spread, self.transposed(inverse, product)
-
-
 class FlatRMSNorm(RMSNorm):
-    """RMSNorm in FP32, result in `dtype`."""
+    """RMSNorm in FP32, result in `dtype`: products sum over a row, and spread its number and the weight."""
 
     def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
         super().__init__(hidden_size, epsilon, dtype)
-        self.rms = _Rms(epsilon)
+        self.mean, self.outer = ops.MatMul(), ops.MatMul()
+        self.shares = Tensor(np.full((hidden_size, 1), 1.0 / hidden_size, np.float32))
 
     def construct(self, x: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, hidden]"""
-        return self.down(self.rms(self.up(x, ms.float32), ops.reshape(self.weight, (1, -1)))[0], self.dtype)
+        x = self.up(x, ms.float32)
+        inverse = self.rsqrt(self.add_epsilon(self.mean(x * x, self.shares), self.epsilon))
+        return self.down(self.scale(x, self.outer(inverse, ops.reshape(self.weight, (1, -1)))), self.dtype)
 
 
 class FlatMask(CausalMask):
@@ -188,6 +170,14 @@ class FlatRotaryTable(RotaryTable):
         """int32 [batch, seq] -> cos, sin FP32 [batch, heads, seq, head_dim]"""
         cos, sin = super().construct(positions)
         return self.repeat(cos, self.heads, 1), self.repeat(sin, self.heads, 1)
+
+
+class _RotaryOfGroups(Rotary):
+    """`Rotary` for fewer heads than the angles are repeated for."""
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """as `Rotary.construct`"""
+        return super().construct(x, cos[:, : x.shape[1]], sin[:, : x.shape[1]])
 
 
 class _Attend(nn.Cell):
@@ -235,34 +225,15 @@ class FlatAttention(AttentionCore):
     """Attention with what `FlatMask` and `FlatRotaryTable` return. Softmax is FP32 inside its kernel. Only keys are
     scaled: there are never more of them than of queries, and products add in FP32."""
 
-    def __init__(
-        self,
-        heads: Heads,
-        dtype: ms.Type,
-        softmax_dtype: ms.Type,
-        dropout: Dropout | FusedDropout,
-        rotary: bool = False,
-        scores_dtype: ms.Type | None = None,
-    ):
-        super().__init__(heads, dtype, softmax_dtype, dropout, rotary, scores_dtype)
+    def __init__(self, heads: Heads, dtype: ms.Type, softmax_dtype: ms.Type, dropout: nn.Cell, *arguments: Any):
+        super().__init__(heads, dtype, softmax_dtype, dropout, *arguments)
         self.scale, self.core = 1.0 / math.sqrt(heads.size), _Attend(heads.size, dtype, dropout.active)
-
-    def split_heads(
-        self, query: Tensor, key: Tensor, value: Tensor, seq_length: int, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """as `AttentionCore.split_heads`"""
-        if self.turn_key is None or self.shared == 1:
-            return super().split_heads(query, key, value, seq_length, cos, sin)
-        q = self._heads(self.split, query, self.heads.count, seq_length)
-        k = self._heads(self.split_shared, key, self.heads.groups, seq_length)
-        v = self._heads(self.split_shared, value, self.heads.groups, seq_length)
-        groups = self.heads.groups
-        return self.turn_query(q, cos, sin), self.turn_key(k, cos[:, :groups], sin[:, :groups]), v
+        if self.turn_key is not None and self.shared > 1:
+            self.turn_key = _RotaryOfGroups(self.turn_key.out_dtype, heads.size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
         """as `AttentionCore.attend`, with a mask [batch, heads, seq, seq]"""
-        rows = ops.reshape(q, (*k.shape[:2], -1, self.heads.size))
-        factors = mask
+        rows, factors = ops.reshape(q, (*k.shape[:2], -1, self.heads.size)), mask
         if self.dropout.active and self.training:
             factors = self.dropout.factors(self.cast_mask(mask, self.dtype), sample_keys)
         context = self.core(rows, self.scale_key(k, typed(self.scale, k)), v, mask, factors)[0]

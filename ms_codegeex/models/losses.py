@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-from mindspore.ops.auto_generate import GatherDGradV2
-from mindspore.ops.operations._grad_ops import LogSoftmaxGrad
+
+from ms_codegeex.models.fused import FlatBias
 
 
 class CrossEntropy(nn.Cell):
@@ -50,74 +50,35 @@ class CrossEntropy(nn.Cell):
         return self.negate(self.sum(self.weight(term, mask)))
 
 
-class _FlatSum(nn.Cell):
-    """The sum, z-loss included, with its gradient. With p = softmax(z) and f = 2·`z_loss`·log Z, the gradient of a row
-    with respect to z is (1 + f)·(p - onehot) + f·onehot. The kernel of the logarithm's gradient makes the first term
-    from a row that has one number, which weight and scale of the loss are factors of: so narrow numbers stay large.
-    The other term is a row of the table."""
-
-    def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool, z_loss: float):
-        super().__init__(auto_prefix=False)
-        self.vocab_size, self.dtype, self.has_bias, self.z_loss = vocab_size, dtype, bias, z_loss
-        self.cast, self.by_columns, self.add_bias = ops.Cast(), ops.MatMul(transpose_b=True), ops.BiasAdd()
-        self.log_softmax, self.back, self.pick, self.place = (
-            ops.LogSoftmax(-1),
-            LogSoftmaxGrad(-1),
-            ops.GatherD(),
-            GatherDGradV2(),
-        )
-        self.to_hidden, self.to_table, self.gather = ops.MatMul(), ops.MatMul(transpose_a=True), ops.Gather()
-        self.sum, self.by_label = ops.ReduceSum(), ops.UnsortedSegmentSum()
-
-    def construct(
-        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """-> Σ mask·(nll + z-loss) [1], log softmax [rows, V], log Z [rows, 1]"""
-        logits = self.cast(self.by_columns(hidden, self.cast(table, self.dtype)), ms.float32)
-        if self.has_bias:
-            logits = self.add_bias(logits, bias)
-        logs, column = self.log_softmax(logits), ops.expand_dims(labels, 1)
-        picked = self.pick(logs, 1, column)
-        log_z, term = self.pick(logits, 1, column) - picked, -picked
-        if self.z_loss and self.training:
-            term = term + self.z_loss * log_z * log_z
-        return self.sum(term * ops.expand_dims(mask, 1), 0), logs, log_z
-
-    def bprop(
-        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor, out: tuple, dout: tuple
-    ) -> tuple[Tensor, ...]:
-        """The gradients of hidden states, table and bias; those of labels and mask, which nothing asks for, are 0."""
-        _, logs, log_z = out
-        weight = ops.expand_dims(mask * dout[0], 1)
-        extra = 2.0 * self.z_loss * log_z * weight
-        penalised = self.z_loss > 0 and self.training
-        total = weight + extra if penalised else weight
-        wide = self.back(logs, self.place(logs, 1, ops.expand_dims(labels, 1), -total))
-        narrow = self.cast(wide, self.dtype)
-        to_hidden = self.to_hidden(narrow, self.cast(table, self.dtype))
-        to_table, to_bias = self.cast(self.to_table(narrow, hidden), ms.float32), ops.zeros_like(bias)
-        if self.has_bias:
-            to_bias = ops.reshape(self.to_hidden(ops.ones((1, labels.shape[0]), ms.float32), wide), (-1,))
-        if penalised:
-            to_hidden = to_hidden + self.cast(self.gather(table, labels, 0) * extra, self.dtype)
-            to_table = to_table + self.by_label(self.cast(hidden, ms.float32) * extra, labels, self.vocab_size)
-            if self.has_bias:
-                to_bias = to_bias + self.by_label(ops.reshape(extra, (-1,)), labels, self.vocab_size)
-        return to_hidden, self.cast(to_table, table.dtype), ops.zeros_like(labels), ops.zeros_like(mask), to_bias
-
-
 class FlatCrossEntropy(nn.Cell):
-    """`CrossEntropy` without broadcasts over the logits."""
+    """`CrossEntropy` without broadcasts over the logits, in either direction: the gradient of a gathered logarithm is a
+    row with one number, which has the weight of the row and the scale of the loss, so that FP16 numbers stay large."""
 
     def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool = False, z_loss: float = 0.0):
         super().__init__()
-        self.flat, self.none = _FlatSum(vocab_size, dtype, bias, z_loss), Tensor([0.0], ms.float32)
+        self.dtype, self.z_loss, self.add_bias = dtype, z_loss, FlatBias() if bias else None
+        self.cast_table, self.matmul, self.up = ops.Cast(), ops.MatMul(transpose_b=True), ops.Cast()
+        self.log_softmax, self.pick, self.pick_logit, self.sum = (
+            ops.LogSoftmax(),
+            ops.GatherD(),
+            ops.GatherD(),
+            ops.ReduceSum(),
+        )
 
     def construct(
         self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         """as `CrossEntropy.construct`"""
-        return self.flat(hidden, table, labels, mask, self.none if bias is None else bias)[0]
+        logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), ms.float32)
+        if self.add_bias is not None:
+            logits = self.add_bias(logits, bias)
+        column = ops.expand_dims(labels, 1)
+        picked = self.pick(self.log_softmax(logits), 1, column)
+        term = -picked
+        if self.z_loss and self.training:
+            log_z = self.pick_logit(logits, 1, column) - picked
+            term = term + self.z_loss * log_z * log_z
+        return self.sum(term * ops.expand_dims(mask, 1), 0)
 
 
 class _ChunkedSum(nn.Cell):
