@@ -1,16 +1,21 @@
-"""Cells that broadcast nothing compute what the composed ones do: values and every gradient, on a CPU."""
+"""Cells that broadcast nothing compute what the composed ones do, on a CPU: values and every gradient. The graph of a
+run on a GPU has them (compiled for a CPU; `tests/cuda/test_gpu_kernels.py` compiles it for a GPU)."""
 
 from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
 import pytest
+from flat_graphs import slow_operators
 from mindspore import Tensor, nn, ops
+from networks import packed_batch
 
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
 from ms_codegeex.models.codegen.config import CodeGenConfig
+from ms_codegeex.training.build import build
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -78,11 +83,11 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize(
     "family,dtype,dropout,reset",
     [
-        ("codegeex", ms.float32, 0.0, False),
+        pytest.param("codegeex", ms.float32, 0.0, False, marks=pytest.mark.slow),
         ("codegeex2", ms.float32, 0.3, True),
-        ("codegeex2", ms.float16, 0.0, True),
         ("codegen", ms.float16, 0.0, True),
-        ("codegeex", ms.float16, 0.3, True),
+        pytest.param("codegeex2", ms.float16, 0.0, True, marks=pytest.mark.slow),
+        pytest.param("codegeex", ms.float16, 0.3, True, marks=pytest.mark.slow),
     ],
 )
 def test_attention(family, dtype, dropout, reset):
@@ -102,22 +107,69 @@ def test_rms_norm(dtype):
     agree(cells, (normal(7, 48), normal(7, 48, seed=1)), dtype)
 
 
+class BiasAndActivation(nn.Cell):
+    def __init__(self, build):
+        super().__init__()
+        self.up = build.linear(CONFIGS["codegeex"], "feed_forward.up")
+        self.up.weight.set_data(Tensor(normal(40, 48)))
+        self.up.bias.set_data(Tensor(normal(40)))
+        self.activation = build.activation(CONFIGS["codegeex"])
+
+    def construct(self, x):
+        return self.activation(self.up(x))
+
+
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
 def test_linear_layer_and_activation(dtype):
-    cells = []
-    for flat in (False, True):
-        build = Build(seq_length=LENGTH, dtype=dtype, flat=flat)
-        up = build.linear(CONFIGS["codegeex"], "feed_forward.up")
-        up.weight.set_data(Tensor(normal(40, 48)))
-        up.bias.set_data(Tensor(normal(40)))
-        cells.append(nn.SequentialCell(up, nn.Cell() if False else Applied(build.activation(CONFIGS["codegeex"]))))
+    cells = [BiasAndActivation(Build(seq_length=LENGTH, dtype=dtype, flat=flat)) for flat in (False, True)]
     agree(cells, (normal(7, 48), normal(7, 40)), dtype)
 
 
-class Applied(nn.Cell):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
+ADAPTED = ("lora.rank=2", "lora.targets=[attention,feed_forward]")
 
-    def construct(self, x):
-        return self.function(x)
+
+@pytest.mark.parametrize(
+    "family,precision,words",
+    [
+        ("codegeex2", "fp32", ("training.recompute=full",)),
+        pytest.param("codegeex2", "fp32", ("training.micro_batch=3", *ADAPTED), marks=pytest.mark.slow),
+        pytest.param("codegeex", "fp32", ("training.recompute=full", "training.dropout=0.1"), marks=pytest.mark.slow),
+        pytest.param("codegeex", "fp16", ("training.recompute=selective",), marks=pytest.mark.slow),
+        pytest.param("codegen", "fp32", ("training.micro_batch=3", "training.z_loss=0.01"), marks=pytest.mark.slow),
+        pytest.param("codegen", "fp16", ("training.dropout=0.1", *ADAPTED), marks=pytest.mark.slow),
+        pytest.param("codegeex2", "fp16", ("training.recompute=full",), marks=pytest.mark.slow),
+    ],
+)
+def test_two_steps_of_a_run_on_a_gpu(family, precision, words, monkeypatch):
+    """Two steps compiled and executed on a CPU, with the cells of a run on a GPU and with composed ones."""
+    fields = {**SIZES} if family == "codegeex" else {**SIZES, "rotary_dim": 8}
+    words = (*(f"model.{key}={value}" for key, value in fields.items()), "training.dropout=0", *words)
+    words += (f"model.family={family}", "model.preset=tiny", "device=gpu", "devices=1", "training.steps=4")
+    words += ("training.loss_chunk=0", "training.global_batch=6", f"data.seq_length={LENGTH}")
+    config = load_config(None, [*words, f"training.precision={precision}", "training.loss_scale.initial=4096"])
+    results = []
+    for composed in (False, True):
+        if composed:
+            monkeypatch.setattr("ms_codegeex.training.build.broadcasts_nothing", lambda _: False)
+        built = build(config)
+        generator = np.random.default_rng(5)
+        for p in sorted(built.network.get_parameters(), key=lambda p: p.name):
+            values = generator.standard_normal(p.shape) * 0.1 + p.name.endswith("norm.weight")
+            p.set_data(Tensor(values.astype(np.float32)).astype(p.dtype))
+        built.step.set_train(True)
+        rows = []
+        for seed in range(2):
+            batch = [Tensor(x) for x in packed_batch(40, EOS, config.micro_batch, LENGTH, seed)]
+            if built.accumulate_step is not None:
+                built.accumulate_step(*batch)
+            rows.append(built.step(*batch).asnumpy())
+        slow = slow_operators(built.step, config.micro_batch, 4, LENGTH, 40)
+        assert bool(slow) == (composed or config.training.dropout > 0), slow
+        results.append((np.array(rows), [p.asnumpy() for p in built.optimizer.m]))
+    (found, moments), (wanted, composed_moments) = results
+    assert wanted[:, -1].all()  # both steps update the weights
+    np.testing.assert_allclose(found, wanted, rtol=3e-6 if precision == "fp32" else 5e-3)
+    largest = max(np.abs(moment).max() for moment in composed_moments)
+    for ours, theirs in zip(moments, composed_moments, strict=True):  # means of the gradients
+        scale = max(np.abs(theirs).max(), 1e-2 * largest)
+        np.testing.assert_allclose(ours / scale, theirs / scale, atol=3e-6 if precision == "fp32" else 1e-2)
