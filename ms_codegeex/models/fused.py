@@ -103,11 +103,9 @@ class FusedDropout(nn.Cell):
 
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """x any shape -> x with elements dropped; `sample_keys` is what `layers.Dropout` draws from"""
-        return self.kernel(x)[0] if self.active and self.training else x
-
-    def factors(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        """as `layers.Dropout.factors`"""
-        return ops.stop_gradient(self.kernel(ops.ones_like(x))[0])
+        if not (self.active and self.training):
+            return x
+        return self.kernel(x)[0]
 
 
 class FlatBias(nn.Cell):
@@ -184,25 +182,25 @@ class _Attend(nn.Cell):
     """dropout(softmax(q kᵀ + mask)) v, with weights in `dtype`. Query heads that share keys and values are rows of one
     product, so that nothing is repeated."""
 
-    def __init__(self, size: int, dtype: ms.Type, drops: bool):
+    def __init__(self, size: int, dtype: ms.Type, dropout: nn.Cell):
         super().__init__(auto_prefix=False)
-        self.dtype, self.drops, self.softmax, self.add = dtype, drops, ops.Softmax(-1), ops.Add()
+        self.dtype, self.dropout, self.softmax, self.add = dtype, dropout, ops.Softmax(-1), ops.Add()
         self.plain, self.transposed = ops.BatchMatMul(), ops.BatchMatMul(transpose_a=True)
         self.by_columns, self.cast, self.join = ops.BatchMatMul(transpose_b=True), ops.Cast(), ops.Concat(-1)
         first = np.zeros((size, SPARE), np.float32)
         first[:, 0] = -1
         self.minus_sum, self.first = ops.MatMul(), Tensor(first, dtype)
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
-        """q [batch, groups, shared·seq, d], k and v [batch, groups, seq, d], mask and the dropout's factors [batch,
-        heads, seq, seq] -> as q, and the weights before and after the dropout, as mask"""
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sample_keys: Tensor) -> tuple[Tensor, ...]:
+        """q [batch, groups, shared·seq, d], k and v [batch, groups, seq, d], mask [batch, heads, seq, seq] -> as q, and
+        the weights before and after the dropout, as mask"""
         scores = self.add(ops.reshape(self.by_columns(q, k), mask.shape), mask)
         weights = self.cast(self.softmax(scores), self.dtype)
-        dropped = weights * factors if self.drops and self.training else weights
+        dropped = self.dropout(weights, sample_keys)
         return self.plain(ops.reshape(dropped, (*q.shape[:3], -1)), v), weights, dropped
 
     def bprop(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, factors: Tensor, out: tuple, dout: tuple
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sample_keys: Tensor, out: tuple, dout: tuple
     ) -> tuple[Tensor, ...]:
         """With weights w, dropped to w', and output o: ds = w'·(do vᵀ) - w·Σ(do·o). The sum of each row is a channel
         beside those of do, and meets ones beside v."""
@@ -211,14 +209,14 @@ class _Attend(nn.Cell):
         weights, dropped = ops.reshape(weights, grouped), ops.reshape(dropped, grouped)
         share = self.minus_sum(ops.reshape(to_out * context, (-1, q.shape[3])), self.first)
         share, ones = ops.reshape(share, grouped), ops.ones((*v.shape[:3], SPARE), self.dtype)
-        if self.drops and self.training:
+        if self.dropout.active and self.training:
             to_scores = dropped * self.by_columns(to_out, v) + weights * self.by_columns(share, ones)
             to_scores = self.cast(to_scores, q.dtype)
         else:
             difference = self.by_columns(self.join((to_out, share)), self.join((v, ones)))
             to_scores = self.cast(weights, q.dtype) * self.cast(difference, q.dtype)
         to_q, to_k = self.plain(to_scores, k), self.transposed(to_scores, q)
-        return to_q, to_k, self.transposed(dropped, to_out), ops.zeros_like(mask), ops.zeros_like(factors)
+        return to_q, to_k, self.transposed(dropped, to_out), ops.zeros_like(mask), ops.zeros_like(sample_keys)
 
 
 class FlatAttention(AttentionCore):
@@ -227,14 +225,12 @@ class FlatAttention(AttentionCore):
 
     def __init__(self, heads: Heads, dtype: ms.Type, softmax_dtype: ms.Type, dropout: nn.Cell, *arguments: Any):
         super().__init__(heads, dtype, softmax_dtype, dropout, *arguments)
-        self.scale, self.core = 1.0 / math.sqrt(heads.size), _Attend(heads.size, dtype, dropout.active)
+        self.scale, self.core = 1.0 / math.sqrt(heads.size), _Attend(heads.size, dtype, dropout)
         if self.turn_key is not None and self.shared > 1:
             self.turn_key = _RotaryOfGroups(self.turn_key.out_dtype, heads.size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
         """as `AttentionCore.attend`, with a mask [batch, heads, seq, seq]"""
-        rows, factors = ops.reshape(q, (*k.shape[:2], -1, self.heads.size)), mask
-        if self.dropout.active and self.training:
-            factors = self.dropout.factors(self.cast_mask(mask, self.dtype), sample_keys)
-        context = self.core(rows, self.scale_key(k, typed(self.scale, k)), v, mask, factors)[0]
+        rows = ops.reshape(q, (*k.shape[:2], -1, self.heads.size))
+        context = self.core(rows, self.scale_key(k, typed(self.scale, k)), v, mask, sample_keys)[0]
         return ops.reshape(context, q.shape)

@@ -264,17 +264,15 @@ class Dropout(nn.Cell):
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """x [batch, *shape], or with the batch folded into the first of these axes, sample_keys int32 [batch] -> x with
         elements dropped"""
-        return self.drop(x, self.factors(x, sample_keys)) if self.active and self.training else x
-
-    def factors(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        """what the elements of such an x are multiplied with: zeros and the scale of those that are kept"""
+        if not (self.active and self.training):
+            return x
         h = ops.reshape(sample_keys, self.key_column)
         for i in range(len(self.lines)):
             h = self.combine[i](h, self.lines[i])
         if x.ndim == len(self.shape):
             h = ops.reshape(h, (-1, *self.shape[1:-1], 1))
         kept = self.cast(self.compare(self.product(h, self.columns), Tensor(self.threshold, ms.int32)), x.dtype)
-        return ops.stop_gradient(self.scale(kept, typed(self.scale_of_kept, x)))
+        return self.drop(x, ops.stop_gradient(self.scale(kept, typed(self.scale_of_kept, x))))
 
 
 def keys_in_block(sample_keys: Tensor, activation: Tensor) -> Tensor:
