@@ -99,6 +99,17 @@ def test_attention(family, dtype, dropout, reset):
     agree(cells, (q, k, v, ids, np.arange(BATCH, dtype=np.int32), back), dtype)
 
 
+def test_attention_with_the_dropout_of_the_device():
+    """It draws other masks in every call, so the gradient has to be that of the masks of its own forward pass: the
+    output is linear in the values."""
+    build = Build(seq_length=LENGTH, dropout=0.3, kernels=("dropout",), flat=True)
+    q, k, v, back = (normal(BATCH * LENGTH, 48, seed=i) for i in range(4))
+    ids = np.ones((BATCH, LENGTH), np.int32)
+    given = map(Tensor, (q, k, v, ids, np.arange(BATCH, dtype=np.int32), back))
+    output, gradients = Gradients(Attended(CONFIGS["codegeex"], build).set_train())(*given)
+    assert (gradients[2].asnumpy() * v).sum() == pytest.approx((output.asnumpy() * back).sum(), rel=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
 def test_rms_norm(dtype):
     cells = [Build(seq_length=LENGTH, dtype=dtype, flat=flat).norm(CONFIGS["codegeex2"]) for flat in (False, True)]
