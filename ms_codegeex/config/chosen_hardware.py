@@ -45,12 +45,6 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
     return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
 
 
-def broadcasts_nothing(config: RunConfig) -> bool:
-    """Whether the run uses the cells for GPUs, whose broadcasts are slow (`models/fused.py`). Their operators have no
-    strategies, so a graph that the engine partitions is composed."""
-    return config.device == "gpu" and not config.partitioned
-
-
 def attention_obstacle(config: RunConfig) -> str | None:
     """Why fused attention cannot compute this model, ending in the key to change; None if it can."""
     model = config.model.sizes

@@ -62,20 +62,11 @@ class WidenedProduct(nn.Cell):
 
 class Linear(nn.Cell):
     """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`. It
-    ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from. `add`: adds the
-    bias in another way."""
+    ignores the samples' keys, which an adapter in its place (`models/lora.py`) draws its dropout from."""
 
     computed_in_dtype = ("cast_weight", "matmul", "cast_bias", "add")
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        init_std: float,
-        dtype: ms.Type,
-        bias: bool = True,
-        add: nn.Cell | None = None,
-    ):
+    def __init__(self, in_features: int, out_features: int, init_std: float, dtype: ms.Type, bias: bool = True):
         super().__init__()
         self.dtype, self.has_bias, self.shape = dtype, bias, (out_features, in_features)
         self.weight = Parameter(initializer(Normal(init_std), [out_features, in_features], ms.float32), name="weight")
@@ -83,7 +74,7 @@ class Linear(nn.Cell):
         self.widened, self.quantised = None, False
         if bias:
             self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
-            self.cast_bias, self.add = ops.Cast(), add or ops.Add()
+            self.cast_bias, self.add = ops.Cast(), ops.Add()
         else:
             self.computed_in_dtype = ("cast_weight", "matmul")
 

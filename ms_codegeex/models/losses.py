@@ -1,15 +1,12 @@
-"""Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states. Three forms of one
-formula. `CrossEntropy` is composed of elementary operators that can be sharded over the vocabulary. `FlatCrossEntropy`
-is for GPUs: it broadcasts nothing over the logits (`fused.py`). `ChunkedCrossEntropy` never holds more than `chunk`
-rows of logits and computes its gradients in the forward pass: with 52,224 columns the logits dominate time and memory
-on a CPU."""
+"""Cross entropy over a vocabulary table: Σ mask·nll, with the logits formed from the hidden states. Two forms of one
+formula. `CrossEntropy` is composed of elementary operators that can be sharded over the vocabulary.
+`ChunkedCrossEntropy` never holds more than `chunk` rows of logits and computes its gradients in the forward pass: with
+52,224 columns the logits dominate time and memory on a CPU."""
 
 from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-
-from ms_codegeex.models.fused import FlatBias
 
 
 class CrossEntropy(nn.Cell):
@@ -48,37 +45,6 @@ class CrossEntropy(nn.Cell):
             square = self.square(self.add_max(log_sum, largest))
             term = self.subtract_penalty(term, self.drop_axis(self.scale(square, self.z_loss), -1))
         return self.negate(self.sum(self.weight(term, mask)))
-
-
-class FlatCrossEntropy(nn.Cell):
-    """`CrossEntropy` without broadcasts over the logits, in either direction: the gradient of a gathered logarithm is a
-    row with one number, which has the weight of the row and the scale of the loss, so that FP16 numbers stay large."""
-
-    def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool = False, z_loss: float = 0.0):
-        super().__init__()
-        self.dtype, self.z_loss, self.add_bias = dtype, z_loss, FlatBias() if bias else None
-        self.cast_table, self.matmul, self.up = ops.Cast(), ops.MatMul(transpose_b=True), ops.Cast()
-        self.log_softmax, self.pick, self.pick_logit, self.sum = (
-            ops.LogSoftmax(),
-            ops.GatherD(),
-            ops.GatherD(),
-            ops.ReduceSum(),
-        )
-
-    def construct(
-        self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
-        """as `CrossEntropy.construct`"""
-        logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), ms.float32)
-        if self.add_bias is not None:
-            logits = self.add_bias(logits, bias)
-        column = ops.expand_dims(labels, 1)
-        picked = self.pick(self.log_softmax(logits), 1, column)
-        term = -picked
-        if self.z_loss and self.training:
-            log_z = self.pick_logit(logits, 1, column) - picked
-            term = term + self.z_loss * log_z * log_z
-        return self.sum(term * ops.expand_dims(mask, 1), 0)
 
 
 class _ChunkedSum(nn.Cell):

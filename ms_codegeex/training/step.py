@@ -91,10 +91,8 @@ def _scale(factor: Tensor, gradient: Tensor) -> Tensor:
     return gradient * factor
 
 
-def _square(unscale: Tensor | None, weight: float, gradient: Tensor) -> Tensor:
-    """weight·‖unscale·gradient‖²; `unscale` None means 1."""
-    square = sum_of_squares(gradient) * weight
-    return square if unscale is None else square * unscale * unscale
+def _square(weight: float, gradient: Tensor) -> Tensor:
+    return sum_of_squares(gradient) * weight
 
 
 class AccumulateStep(nn.Cell):
@@ -215,12 +213,12 @@ class TrainStep(nn.TrainOneStepCell):
 
     def _global_sums(self, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
-        unscale = 1.0 / scale if self.scaled else None
         if self.optimizer_scales:  # one device holds all of the network
             square = self.optimizer.square(gradients) * self.norm_weights[0]
         else:
-            squares = self.map(ops.partial(_square, unscale), self.norm_weights, gradients)
-            square = ops.addn(squares)
+            square = ops.addn(self.map(_square, self.norm_weights, gradients))
+        if self.scaled:
+            square = square / scale / scale
         square = ops.select(ops.isfinite(square), square, Tensor(OVERFLOWED, ms.float32))
         # packed with the square, the sums cannot be reduced before the gradients are complete
         packed = sums * self.sum_share + self.square_place * square

@@ -18,6 +18,7 @@ from mindspore import Tensor
 
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.training import build
+from ms_codegeex.training.operators import layers_of
 
 ROWS, LENGTH = 4, 25
 
@@ -34,7 +35,7 @@ def main(words: list[str]) -> None:
     common = ["model.preset=tiny", "model.num_layers=1", "device=gpu", "devices=1", "training.steps=1"]
     common += [f"training.global_batch={ROWS}", f"data.seq_length={LENGTH}"]
     config = load_config(None, [*common, *words])
-    step = build.build(config).step
+    step = build.build(config, layers=layers_of(config)).step
     step.set_train(True)
     ids = Tensor(np.zeros((ROWS, LENGTH), np.int32))
     try:

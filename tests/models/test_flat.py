@@ -15,7 +15,9 @@ from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
 from ms_codegeex.models.codegen.config import CodeGenConfig
+from ms_codegeex.models.flat import FlatBuild
 from ms_codegeex.training.build import build
+from ms_codegeex.training.operators import layers_of
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -93,7 +95,7 @@ def normal(*shape, seed=0):
 def test_attention(family, dtype, dropout, reset):
     config, rows = CONFIGS[family], BATCH * LENGTH
     build = {"seq_length": LENGTH, "dtype": dtype, "dropout": dropout, "reset_at_eos": reset}
-    cells = [Attended(config, Build(**build, flat=flat)) for flat in (False, True)]
+    cells = [Attended(config, kind(**build)) for kind in (Build, FlatBuild)]
     q, k, v, back = (normal(rows, n, seed=n + i) for i, n in enumerate([48, *2 * [config.kv_size], 48]))
     ids = np.random.default_rng(1).choice([1, 2, EOS], (BATCH, LENGTH)).astype(np.int32)
     agree(cells, (q, k, v, ids, np.arange(BATCH, dtype=np.int32), back), dtype)
@@ -102,7 +104,7 @@ def test_attention(family, dtype, dropout, reset):
 def test_attention_with_the_dropout_of_the_device():
     """It draws other masks in every call, so the gradient has to be that of the masks of its own forward pass: the
     output is linear in the values."""
-    build = Build(seq_length=LENGTH, dropout=0.3, kernels=("dropout",), flat=True)
+    build = FlatBuild(seq_length=LENGTH, dropout=0.3, kernels=("dropout",))
     q, k, v, back = (normal(BATCH * LENGTH, 48, seed=i) for i in range(4))
     ids = np.ones((BATCH, LENGTH), np.int32)
     given = map(Tensor, (q, k, v, ids, np.arange(BATCH, dtype=np.int32), back))
@@ -112,7 +114,7 @@ def test_attention_with_the_dropout_of_the_device():
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
 def test_rms_norm(dtype):
-    cells = [Build(seq_length=LENGTH, dtype=dtype, flat=flat).norm(CONFIGS["codegeex2"]) for flat in (False, True)]
+    cells = [kind(seq_length=LENGTH, dtype=dtype).norm(CONFIGS["codegeex2"]) for kind in (Build, FlatBuild)]
     for cell in cells:
         cell.weight.set_data(Tensor(normal(48, seed=3)))
     agree(cells, (normal(7, 48), normal(7, 48, seed=1)), dtype)
@@ -132,7 +134,7 @@ class BiasAndActivation(nn.Cell):
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
 def test_linear_layer_and_activation(dtype):
-    cells = [BiasAndActivation(Build(seq_length=LENGTH, dtype=dtype, flat=flat)) for flat in (False, True)]
+    cells = [BiasAndActivation(kind(seq_length=LENGTH, dtype=dtype)) for kind in (Build, FlatBuild)]
     agree(cells, (normal(7, 48), normal(7, 40)), dtype)
 
 
@@ -151,7 +153,7 @@ ADAPTED = ("lora.rank=2", "lora.targets=[attention,feed_forward]")
         pytest.param("codegeex2", "fp16", ("training.recompute=full",), marks=pytest.mark.slow),
     ],
 )
-def test_two_steps_of_a_run_on_a_gpu(family, precision, words, monkeypatch):
+def test_two_steps_of_a_run_on_a_gpu(family, precision, words):
     """Two steps compiled and executed on a CPU, with the cells of a run on a GPU and with composed ones."""
     fields = {**SIZES} if family == "codegeex" else {**SIZES, "rotary_dim": 8}
     words = (*(f"model.{key}={value}" for key, value in fields.items()), "training.dropout=0", *words)
@@ -159,10 +161,8 @@ def test_two_steps_of_a_run_on_a_gpu(family, precision, words, monkeypatch):
     words += ("training.loss_chunk=0", "training.global_batch=6", f"data.seq_length={LENGTH}")
     config = load_config(None, [*words, f"training.precision={precision}", "training.loss_scale.initial=4096"])
     results = []
-    for composed in (False, True):
-        if composed:
-            monkeypatch.setattr("ms_codegeex.training.build.broadcasts_nothing", lambda _: False)
-        built = build(config)
+    for kind in (layers_of(config), Build):
+        built = build(config, layers=kind)
         generator = np.random.default_rng(5)
         for p in sorted(built.network.get_parameters(), key=lambda p: p.name):
             values = generator.standard_normal(p.shape) * 0.1 + p.name.endswith("norm.weight")
@@ -175,7 +175,7 @@ def test_two_steps_of_a_run_on_a_gpu(family, precision, words, monkeypatch):
                 built.accumulate_step(*batch)
             rows.append(built.step(*batch).asnumpy())
         slow = slow_operators(built.step, config.micro_batch, 4, LENGTH, 40)
-        assert bool(slow) == (composed or config.training.dropout > 0), slow
+        assert bool(slow) == (kind is Build or config.training.dropout > 0), slow
         results.append((np.array(rows), [p.asnumpy() for p in built.optimizer.m]))
     (found, moments), (wanted, composed_moments) = results
     assert wanted[:, -1].all()  # both steps update the weights

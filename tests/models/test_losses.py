@@ -6,7 +6,8 @@ import pytest
 from conftest import engine_mode
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, FlatCrossEntropy
+from ms_codegeex.models.flat import FlatCrossEntropy
+from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy
 
 pytestmark = pytest.mark.usefixtures("pynative_mode_throughout")  # evaluations; a graph of each loss with its gradients
 ROWS, HIDDEN, VOCABULARY = 21, 8, 101
