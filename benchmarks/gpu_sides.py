@@ -73,12 +73,14 @@ def our_training(side: str, device: str, job: dict[str, Any]) -> Requests:
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs.joining import measure_matmul_peak
     from ms_codegeex.training.build import build
+    from ms_codegeex.training.operators import layers_of
 
     batch, seq = SHAPES[preset]
     kind = "fp16" if precision == "fp16" else "fp32"
     words = [f"model.preset={preset}", f"device={device}", "devices=1", "training.steps=1", "training.dropout=0"]
     words += [f"training.global_batch={batch}", f"data.seq_length={seq}", f"training.precision={kind}"]
-    train = build(load_config(None, words)).step
+    config = load_config(None, words)
+    train = build(config, layers=layers_of(config)).step
     train.set_train(True)
     ids = np.random.default_rng(0).integers(0, NEWEST, (batch, seq + 1)).astype(np.int32)
     arrays = (ids[:, :-1], ids[:, 1:], np.ones((batch, seq), np.float32), np.arange(batch, dtype=np.int32))

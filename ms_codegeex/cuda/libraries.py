@@ -33,10 +33,8 @@ from ms_codegeex.cuda.plugin import (
 MACHINES = ("x86_64",)  # for which the wheel has a GPU back end that was looked at, and NVIDIA's packages exist
 INSTALL = "pip install 'ms-codegeex[gpu]' (in a checkout: bash ascend_scripts/setup.sh --gpu)"
 CUDNN_VERSION = "libcudnn.so.8.9"  # MindSpore reads cuDNN's version from this name
-TRANSLATED = (
-    9,
-    0,
-)  # the compute capability for which set-up translates kernels: the newest that CUDA 11.8 assembles for
+# The compute capability for which set-up translates kernels: the newest that CUDA 11.8 assembles for.
+TRANSLATED = (9, 0)
 KERNEL_CACHE_BYTES = 4_000_000_000  # of translated kernels; MindSpore sets the same
 
 

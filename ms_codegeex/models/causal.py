@@ -16,14 +16,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from ms_codegeex.models.compiled import (
-    ACTIVATIONS,
-    CompiledActivation,
-    CompiledAttention,
-    CompiledLayerNorm,
-    CompiledMask,
-    CompiledRMSNorm,
-)
+from ms_codegeex.models import compiled
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.documents import SIDE, DocumentAttention, DocumentEnds
 from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, FusedRMSNorm
@@ -37,6 +30,7 @@ from ms_codegeex.models.layers import (
     LayerNorm,
     Linear,
     RMSNorm,
+    RotaryTable,
     SwiGlu,
     hold_frozen,
     keys_in_block,
@@ -86,7 +80,7 @@ class Build:
         """the family's norm over the last axis"""
         sizes = config.hidden_size, config.norm_epsilon, self.dtype
         if self.library:
-            return (CompiledRMSNorm if config.rms_norm else CompiledLayerNorm)(self.library, *sizes)
+            return (compiled.CompiledRMSNorm if config.rms_norm else compiled.CompiledLayerNorm)(self.library, *sizes)
         composed, fused = (RMSNorm, FusedRMSNorm) if config.rms_norm else (LayerNorm, FusedLayerNorm)
         return (fused if "norm" in self.kernels else composed)(*sizes)
 
@@ -99,28 +93,42 @@ class Build:
 
     def attention(self, config: DecoderConfig, site: int) -> AttentionCore:
         """attention without its projections; its dropout is number `site`"""
-        softmax, product = (ms.float32 if wide else self.dtype for wide in (config.softmax_fp32, config.scores_fp32))
+        softmax, product = ms.float32 if config.softmax_fp32 else self.dtype, self.scores(config)
         heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
         dropout = self._drop((heads.count, self.seq_length, self.seq_length), site)
         arguments = heads, self.dtype, softmax, dropout, config.rotary_dim > 0, product
         if self.library and not dropout.active:
-            return CompiledAttention(self.library, *arguments)
+            return compiled.CompiledAttention(self.library, *arguments)
         if self.documents:
             return DocumentAttention(self.seq_length, self.triangle, *arguments)
         return (FusedAttention if "attention" in self.kernels else AttentionCore)(*arguments)
 
-    def mask(self, config: DecoderConfig) -> CausalMask | CompiledMask | DocumentEnds:
+    def scores(self, config: DecoderConfig) -> ms.Type:
+        """in which queries are multiplied with keys"""
+        return ms.float32 if config.scores_fp32 else self.dtype
+
+    def mask(self, config: DecoderConfig) -> CausalMask | compiled.CompiledMask | DocumentEnds:
         """what `attention` takes as its mask"""
         if self.library and not self.dropout:
-            return CompiledMask(self.library, config.eos_token_id, self.reset_at_eos)
+            return compiled.CompiledMask(self.library, config.eos_token_id, self.reset_at_eos)
         settings = self.seq_length, config.eos_token_id, self.reset_at_eos
         return DocumentEnds(*settings, self.micro_batch, self.documents) if self.documents else CausalMask(*settings)
+
+    def rotary_table(self, config: DecoderConfig, kind: Callable[..., RotaryTable] = RotaryTable) -> RotaryTable:
+        """the angles by which queries and keys are turned"""
+        return kind(config.max_position_embeddings, config.head_dim, config.rotary_dim, config.rotary_dtype)
+
+    def loss(self, config: DecoderConfig, bias: bool) -> nn.Cell:
+        """the cross entropy, with a bias of the logits if `bias`"""
+        if self.loss_chunk:
+            return ChunkedCrossEntropy(self.micro_batch * self.seq_length, self.loss_chunk, bias, self.z_loss)
+        return CrossEntropy(config.vocab_size, self.dtype, bias, self.z_loss)
 
     def activation(self, config: DecoderConfig) -> nn.Cell | ops.Primitive:
         """between the products of a feed-forward part"""
         composed = {"fast_gelu": FastGelu, "gelu": ops.GeLU, "swiglu": SwiGlu}[config.activation]()
-        if self.library and type(composed) in ACTIVATIONS:
-            return CompiledActivation(self.library, composed)
+        if self.library and type(composed) in compiled.ACTIVATIONS:
+            return compiled.CompiledActivation(self.library, composed)
         return composed
 
 
@@ -200,7 +208,7 @@ class FeedForward(nn.Cell):
         self.activation = build.activation(config)
         self.down = build.linear(config, "feed_forward.down")
         self.computed_in_dtype = ("activation",) if isinstance(self.activation, ops.Primitive) else ()
-        self.shifts = isinstance(self.activation, CompiledActivation)
+        self.shifts = isinstance(self.activation, compiled.CompiledActivation)
         self.narrow = None
 
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
@@ -274,13 +282,8 @@ class CausalLoss(nn.Cell):
     def __init__(self, network: Callable[[DecoderConfig, Build], nn.Cell], config: DecoderConfig, build: Build):
         super().__init__(auto_prefix=False)
         self.model = network(config, build)
-        rows, bias = build.micro_batch * build.seq_length, has_bias(self.model)
-        self.loss = (
-            ChunkedCrossEntropy(rows, build.loss_chunk, bias, build.z_loss)
-            if build.loss_chunk
-            else CrossEntropy(config.vocab_size, build.dtype, bias, build.z_loss)
-        )
-        self.has_bias = bias
+        self.has_bias = has_bias(self.model)
+        self.loss = build.loss(config, self.has_bias)
         self.sums = Sums()
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
@@ -288,6 +291,5 @@ class CausalLoss(nn.Cell):
         hidden, model = self.model(inputs, samples), self.model
         table = model.embedding.word.weight if model.head is None else model.head.weight
         labels, mask = ops.reshape(labels, (-1,)), ops.reshape(loss_mask, (-1,))
-        if self.has_bias:
-            return self.sums(self.loss(hidden, table, labels, mask, model.head.bias), mask)
-        return self.sums(self.loss(hidden, table, labels, mask), mask)
+        bias = model.head.bias if self.has_bias else None
+        return self.sums(self.loss(hidden, table, labels, mask, bias), mask)

@@ -5,6 +5,7 @@ the choice. Which of the two a run uses is decided in `ms_codegeex/config/chosen
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -47,16 +48,8 @@ class FusedAttention(AttentionCore):
     nextTokens 0 and preTokens of at least the sequence is the causal case); in the others the mask still decides, so it
     may hide earlier documents."""
 
-    def __init__(
-        self,
-        heads: Heads,
-        dtype: ms.Type,
-        softmax_dtype: ms.Type,
-        dropout: nn.Cell,
-        rotary: bool = False,
-        scores_dtype: ms.Type | None = None,
-    ):
-        super().__init__(heads, dtype, softmax_dtype, dropout, rotary, dtype)  # the kernel multiplies in 16 bits
+    def __init__(self, heads: Heads, dtype: ms.Type, softmax: ms.Type, dropout: nn.Cell, rotary: bool = False, *_: Any):
+        super().__init__(heads, dtype, softmax, dropout, rotary, dtype)  # the kernel multiplies in 16 bits
         if dropout.active:
             raise UserError("parallel.fusion.attention: the fused kernel drops nothing; set training.dropout to 0")
         scale = 1.0 / math.sqrt(heads.size)

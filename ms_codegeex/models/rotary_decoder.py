@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 
 from ms_codegeex.models.causal import Build, Head, InputEmbedding
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.layers import RotaryTable, SampleKeys
+from ms_codegeex.models.layers import SampleKeys
 
 
 class RotaryDecoder(nn.Cell):
@@ -18,8 +18,7 @@ class RotaryDecoder(nn.Cell):
         super().__init__()
         self.hash_samples = SampleKeys()
         self.mask = build.mask(config)
-        positions, head, turned = config.max_position_embeddings, config.head_dim, config.rotary_dim
-        self.rotary = RotaryTable(positions, head, turned, config.rotary_dtype)
+        self.rotary = build.rotary_table(config)
         self.embedding = InputEmbedding(config, build)
         self.blocks = nn.CellList([block(config, build, i) for i in range(config.num_layers)])
         self.final_norm = build.norm(config)

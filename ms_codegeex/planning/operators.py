@@ -47,7 +47,7 @@ _CLASSES = {
         Sin Sqrt Square Sub Subs Tanh Tile Zeros ZerosLike""",
     OperatorClass("twice", begins=True, ends=True): "OneHot",
     OperatorClass("twice"): "Gather StridedSlice",
-    OperatorClass(ends=True): "L2Loss ReduceMax ReduceMean ReduceSum Softmax SoftmaxBackward SumExt",
+    OperatorClass(ends=True): "ReduceMax ReduceMean ReduceSum Softmax SoftmaxBackward SumExt",
     OperatorClass("twice", in_place=True): "Assign",
     OperatorClass(in_place=True): "ApplyMomentum AssignAdd AssignSub",
     OperatorClass("update", in_place=True): "AdamWeightDecay FusedAdamWeightDecay",

@@ -52,6 +52,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     from ms_codegeex.runs.resume import transition_from
     from ms_codegeex.runs.weights import infill_of, weights_of
     from ms_codegeex.runs.worker import train
+    from ms_codegeex.training.operators import layers_of
     from ms_codegeex.training.short_gradients import step_of
 
     beats.carry(times_key(config), beats_before(run_directory) / beat_name(os.environ))
@@ -81,6 +82,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
         transition=transition_from(config, checkpoint) if checkpoint else None,
         library=compiled_operators(config, callbacks),
         step=step_of(config),
+        layers=layers_of(config),
     )
 
 

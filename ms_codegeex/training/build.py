@@ -49,12 +49,12 @@ class Built:
         self.step.compile(*inputs)
 
 
-def build_network(config: RunConfig, library: Path | None = None) -> nn.Cell:
+def build_network(config: RunConfig, library: Path | None = None, layers: type[Build] = Build) -> nn.Cell:
     """The family's `Loss` with random weights, with adapters, with parallel strategies if the engine partitions it; on
     a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take. `library`:
-    the operators that are compiled for this CPU, if the run uses them."""
+    the operators that are compiled for this CPU, if the run uses them. `layers`: makes them."""
     training = config.training
-    build = Build(
+    build = layers(
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
         dropout=training.dropout,
@@ -109,12 +109,13 @@ def build(
     optimizer: Callable[[RunConfig, list[ms.Parameter]], nn.Cell] | None = None,
     step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
     library: Path | None = None,
+    layers: type[Build] = Build,
 ) -> Built:
     """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`, and no `library` of operators
     that are compiled for this CPU. `compile_once`: compile a network that a step runs for every micro-batch once and
     call it, instead of inlining it each time, which would make compile time grow with their number. A rehearsal that
     executes the graph does not use this, because such a graph of a pipeline crashes there."""
-    network = build_network(config, library)
+    network = build_network(config, library, layers)
     interleaved = config.mesh.virtual_stages > 1  # the engine interleaves only a network that is called
     if (compile_once or interleaved) and config.partitioned and config.accumulation > 1:
         call_not_inline(network)

@@ -92,13 +92,19 @@ def _composed_adamw(
     return ops.depend(ops.assign(parameter, new), (ops.assign(m, new_m), ops.assign(v, new_v)))
 
 
+def sum_of_squares(x: Tensor) -> Tensor:
+    """‖x‖², FP32 []; rows first, which is faster on a CPU. `ops.L2Loss` adds each square to one FP32 number, on CPU and
+    GPU, and loses a tenth of the sum of 40 million (MindSpore 2.9)."""
+    return ops.ReduceSum()(ops.ReduceSum()(x * x, -1))
+
+
 def orthogonalised(matrix: Tensor) -> Tensor:
     """FP32 [rows, columns] -> about U·Vᵀ of the matrix's U·S·Vᵀ: singular values between 0.7 and 1.2. Zeros stay zero.
     Five quintic Newton-Schulz iterations from the matrix over its Frobenius norm, each X ← aX + (bA + cA²)X with A =
     XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon); from the right if there are more rows than columns, so that A
     is the smaller of both squares."""
     a, b, c = QUINTIC
-    norm = ops.sqrt(ops.L2Loss()(matrix) * 2.0)
+    norm = ops.sqrt(sum_of_squares(matrix))
     x = matrix / ops.maximum(norm, 1e-7)
     tall = matrix.shape[0] > matrix.shape[1]
     for _ in range(ITERATIONS):

@@ -10,6 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.parallel.sharding import BUFFERS
+from ms_codegeex.training.optimizer import sum_of_squares
 from ms_codegeex.training.overflow import OVERFLOWED, OverflowRegister
 
 
@@ -90,10 +91,8 @@ def _scale(factor: Tensor, gradient: Tensor) -> Tensor:
     return gradient * factor
 
 
-def _square(half_square: ops.Primitive, unscale: Tensor | None, weight: float, gradient: Tensor) -> Tensor:
-    """weight·‖unscale·gradient‖²; `unscale` None means 1 and saves a pass over the gradient."""
-    scaled = gradient if unscale is None else gradient * unscale
-    return half_square(scaled) * (2.0 * weight)
+def _square(weight: float, gradient: Tensor) -> Tensor:
+    return sum_of_squares(gradient) * weight
 
 
 class AccumulateStep(nn.Cell):
@@ -162,7 +161,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.tie = ops.AllReduce(**group) if self.tied else None
         self.direction = Tensor([1.0, 0.0, 0.0], ms.float32)
         self.square_place = Tensor([0.0, 0.0, 1.0], ms.float32)
-        self.half_square, self.map = ops.L2Loss(), ops.HyperMap()
+        self.map = ops.HyperMap()
 
     def set_train(self, mode: bool = True) -> TrainStep:
         """Train or evaluate from now on; each has a separate graph. The engine treats both as training graphs, because
@@ -214,12 +213,12 @@ class TrainStep(nn.TrainOneStepCell):
 
     def _global_sums(self, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
-        unscale = 1.0 / scale if self.scaled else None
         if self.optimizer_scales:  # one device holds all of the network
             square = self.optimizer.square(gradients) * self.norm_weights[0]
         else:
-            squares = self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients)
-            square = ops.addn(squares)
+            square = ops.addn(self.map(_square, self.norm_weights, gradients))
+        if self.scaled:
+            square = square / scale / scale
         square = ops.select(ops.isfinite(square), square, Tensor(OVERFLOWED, ms.float32))
         # packed with the square, the sums cannot be reduced before the gradients are complete
         packed = sums * self.sum_share + self.square_place * square

@@ -23,6 +23,7 @@ from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuf
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.models.causal import Build
 from ms_codegeex.parallel.context import before_evaluation
 from ms_codegeex.parallel.sharding import Placement, loaded_rows
 from ms_codegeex.training.build import Built, adamw, build
@@ -47,6 +48,7 @@ class Trainer(ObservedRun):
         transition: from the learning rate of the length that the run had.
         library: of the operators that are compiled for this CPU, if the run uses them.
         step: makes the train step.
+        layers: makes the layers of the network.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Trainer(ObservedRun):
         transition: Transition | None = None,
         library: Path | None = None,
         step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
+        layers: type[Build] = Build,
     ):
         self.config, self.data, self.rank, self.callbacks = config, data, rank, list(callbacks)
         self.progress, self.patience = TrainingProgress(), Patience(config.training.patience)
@@ -78,7 +81,7 @@ class Trainer(ObservedRun):
         # the engine shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
         with no_init_parameters():
             optimizer = partial(adamw, transition=transition, library=library)
-            self.built = build(config, tied_group, True, optimizer, step, library)
+            self.built = build(config, tied_group, True, optimizer, step, library, layers)
         self.evaluation = Evaluator(config, self.built, validation, rank, self)
         if config.partitioned:  # from then on parameters have the shape of this rank's shard
             self.status("compiling the training graph")

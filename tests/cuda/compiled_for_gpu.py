@@ -1,7 +1,8 @@
 """`python compiled_for_gpu.py OVERRIDES…`: compile a train step for a GPU and print COMPILED, or MISSING and what is.
 
-MindSpore selects a kernel for every operator. With the word `untyped` the network's constants stay numbers. Runs with
-CUDA from `host_runtime.c`; the graph is not executed.
+MindSpore selects a kernel for every operator. With the word `untyped` the network's constants stay numbers. With `slow`
+COMPILED is followed by the operators that are slow on a GPU. Runs with CUDA from `host_runtime.c`; the graph is not
+executed. PYTHONPATH has the checkout and its tests.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import sys
 
 import mindspore as ms
 import numpy as np
+from flat_graphs import slow_operators
 from mindspore import Tensor
 
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.training import build
+from ms_codegeex.training.operators import layers_of
 
-ROWS, LENGTH = 4, 32
+ROWS, LENGTH = 4, 25
 
 
 def main(words: list[str]) -> None:
@@ -27,14 +30,19 @@ def main(words: list[str]) -> None:
     if "untyped" in words:
         words.remove("untyped")
         build.type_constants = lambda network: None
+    shows_slow = "slow" in words
+    words = [word for word in words if word != "slow"]
     common = ["model.preset=tiny", "model.num_layers=1", "device=gpu", "devices=1", "training.steps=1"]
     common += [f"training.global_batch={ROWS}", f"data.seq_length={LENGTH}"]
-    step = build.build(load_config(None, [*common, *words])).step
+    config = load_config(None, [*common, *words])
+    step = build.build(config, layers=layers_of(config)).step
     step.set_train(True)
     ids = Tensor(np.zeros((ROWS, LENGTH), np.int32))
     try:
         step.compile(ids, ids, Tensor(np.ones((ROWS, LENGTH), np.float32)), Tensor(np.zeros(ROWS, np.int32)))
-        print("COMPILED", flush=True)
+        sizes = config.model.sizes
+        slow = slow_operators(step, ROWS, sizes.num_heads, LENGTH, sizes.vocab_size) if shows_slow else ()
+        print("COMPILED", *sorted(slow), flush=True)
     except (RuntimeError, TypeError) as error:
         reasons = re.findall(r"Select GPU operator.*|.*does not support.*", str(error))
         got = re.findall(r"but get (.*)", str(error))

@@ -23,6 +23,7 @@ def main(device: str, family: str, precision: str, out: str) -> None:
 
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.training.build import build_network
+    from ms_codegeex.training.operators import layers_of
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device({"cpu": "CPU", "gpu": "GPU"}[device])
@@ -30,7 +31,8 @@ def main(device: str, family: str, precision: str, out: str) -> None:
     words = [f"model.{name}={value}" for name, value in fields.items()]
     words += [f"model.family={family}", "model.preset=tiny", f"device={device}", "devices=1", "training.steps=1"]
     words += [f"training.global_batch={ROWS}", f"data.seq_length={LENGTH}", f"training.precision={precision}"]
-    network = build_network(load_config(None, [*words, "training.dropout=0", "training.loss_chunk=0"]))
+    config = load_config(None, [*words, "training.dropout=0", "training.loss_chunk=0"])
+    network = build_network(config, layers=layers_of(config))
     generator = np.random.default_rng(5)
     weights = {
         p.name: generator.standard_normal(p.shape) * 0.2 + p.name.endswith("norm.weight")

@@ -7,6 +7,7 @@ import shlex
 import test_on_a_gpu
 from conftest import ROOT
 
+from ms_codegeex.base.hardware import H100
 from ms_codegeex.cli import parse
 
 
@@ -25,3 +26,29 @@ def test_the_pages_count_the_tests_marked_gpu():
     for page in ("docs/gpu.md", "docs/status.yaml", "docs/status.md"):
         text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
         assert re.search(rf"all {count} tests marked `gpu`", text, re.IGNORECASE), page
+
+
+# how many tensors of its size an operator moves; a product with ones and a sum read one
+MOVES = {"x * x": 2, "x + x": 2, "BiasAdd": 2, "ones @ x": 1, "ReduceSum(x * x)": 3, "Softmax": 2, "LogSoftmax": 2}
+MOVES |= {"LogSoftmaxGrad": 3, "FastGeLU": 2}
+
+
+def test_predicted_seconds_follow_from_the_bytes():
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (.+), FP(16|32) \[(.+)\] \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| (.*)\|$", text, re.MULTILINE
+    )
+    assert {row[0] for row in rows} == set(MOVES)
+    for name, bits, shape, megabytes, predicted, measured, other in rows:
+        moved = MOVES[name] * int(bits) // 8 * math.prod(map(int, shape.split(",")))
+        assert int(megabytes.replace(",", "")) == round(moved / 1e6), name
+        assert float(predicted) == round(moved / H100.memory_bandwidth * 1e3, 3), name
+        assert 1 < float(measured) / float(predicted) < 3, name
+        assert not other.strip() or float(other.split()[-1]) > 4 * float(measured), name
+
+
+def test_the_estimate_of_a_step_is_the_sum_of_its_rows():
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| (-?\d+\.\d) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    assert f"| **estimated** | **{sum(map(float, rows)):.1f}** |" in text

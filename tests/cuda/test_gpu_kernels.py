@@ -40,7 +40,7 @@ def cuda(tmp_path_factory) -> Path:
 
 
 def compiled(cuda: Path, *words: str) -> str:
-    environment = {**os.environ, **plugin.plugin_environment(cuda), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **plugin.plugin_environment(cuda), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run(
         [sys.executable, str(HERE / "compiled_for_gpu.py"), *words],
         env=environment,
@@ -57,6 +57,13 @@ def compiled(cuda: Path, *words: str) -> str:
 def test_every_operator_of_a_train_step_has_a_kernel(cuda, family, precision):
     words = (f"model.family={family}", f"training.precision={precision}", "training.dropout=0.1")
     assert compiled(cuda, *words, "training.loss_chunk=0") == "COMPILED"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_operator_of_a_train_step_is_slow(cuda, family):
+    """No sum by `L2Loss` or `BiasAddGrad`, no broadcast of all scores or logits: half of a step on an H100 and more."""
+    words = (f"model.family={family}", "training.precision=fp16", "training.dropout=0", "training.z_loss=1e-4")
+    assert compiled(cuda, *words, "training.loss_chunk=0", "slow") == "COMPILED"
 
 
 def test_an_operator_without_a_kernel_is_noticed(cuda):

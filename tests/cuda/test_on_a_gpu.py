@@ -51,6 +51,27 @@ def test_loss_and_gradients_are_those_of_the_cpu(gpu_device, family, precision, 
         np.testing.assert_allclose(found[name] / scale, gradient / scale, atol=RTOL[precision], err_msg=name)
 
 
+SQUARES = """
+import sys
+from ms_codegeex.cuda.libraries import prepare
+if sys.argv[1] == "gpu":
+    prepare()
+import mindspore as ms, numpy as np
+from ms_codegeex.training.optimizer import sum_of_squares
+ms.set_device({"cpu": "CPU", "gpu": "GPU"}[sys.argv[1]])
+x = np.random.default_rng(0).normal(size=(52224, 768)).astype(np.float32)
+print(sum_of_squares(ms.Tensor(x)).asnumpy() / np.square(x, dtype=np.float64).sum() - 1)
+"""
+
+
+def test_a_large_sum_of_squares_is_that_of_float64(gpu_device):
+    words = [sys.executable, "-c", SQUARES, gpu_device]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert abs(float(done.stdout.splitlines()[-1])) < 2e-5  # of the norm: half of that
+
+
 def train(root: Path, values: dict, device: str, *words: str) -> Path:
     """Train on a device; returns the run directory."""
     config = write_config(root / f"{Path(values['output']).name}.yaml", values)

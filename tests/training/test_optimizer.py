@@ -11,7 +11,7 @@ from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.training.optimizer import AdamW, WarmupDecay, decays, orthogonalised
+from ms_codegeex.training.optimizer import AdamW, WarmupDecay, decays, orthogonalised, sum_of_squares
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 PAPER = ScheduleConfig(warmup_steps=2000, decay_steps=200_000)
@@ -303,6 +303,13 @@ def test_muon_continues_bitwise_from_its_parameters_and_moments(library):
         resumed(*map(Tensor, values))
     for there, here in zip(state(again), state(whole), strict=True):
         np.testing.assert_array_equal(there.asnumpy(), here.asnumpy(), err_msg=here.name)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 7), (4096, 1024)])
+def test_sums_of_squares_equal_float64(shape):
+    """`ops.L2Loss` loses 0.4 % of four million squares here."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    assert sum_of_squares(Tensor(x)).asnumpy() == pytest.approx((x.astype(np.float64) ** 2).sum(), rel=1e-6)
 
 
 def test_orthogonalising_keeps_singular_vectors_whatever_the_size_of_the_matrix():

@@ -110,11 +110,11 @@ def _kernel(operators: Sequence[Operator], members: Sequence[int], chip: Device)
 
 def _updates(operator: Operator) -> bool:
     """Whether it belongs to the sums of gradients, their norm, their scaling or the optimizer."""
-    if "optimizer" in operator.scope or operator.op == "L2Loss":
+    if "optimizer" in operator.scope:
         return True
     if operator.scope.count("/") == 1:  # of the step itself, outside its network
         zeros = operator.op == "Greater" or (operator.op == "Cast" and operator.inputs[0].dtype == "bool")
-        if zeros or operator.op in ("Mul", "Muls"):
+        if zeros or operator.op in ("Mul", "Muls", "ReduceSum"):
             return True
     return operator.costed.in_place
 
