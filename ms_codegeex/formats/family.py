@@ -19,6 +19,7 @@ _VISIBLE = {  # sizes of every family: the parameter, `{i}` for any block, and t
     "hidden_size": ("embedding.word.weight", 1),
     "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
 }
+_SQUARE = "blocks.{i}.attention.output.weight"  # in every family; ranks share its columns
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
 # What every family rotates by, whether `config.json` says so at the top, as `rope_scaling` or, since transformers 5, as
@@ -216,6 +217,12 @@ class FamilyFormats:
         """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
         given = {*known, *_VISIBLE, *self.data.visible, "num_layers", "init_std"}
         return tuple(field for field in self.defaults if field not in given)
+
+    def is_whole(self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape]) -> bool:
+        """Whether a file with tensors of these shapes has a whole model, and no tensor-parallel slice: then the output
+        matrix of its attention is square."""
+        entries = (entry.numbered(0) for entry in layout.entries if entry.ours == (_SQUARE,))
+        return any(len({*shapes.get(entry.foreign, ())}) == 1 for entry in entries)
 
     def infer(
         self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape], known: Mapping[str, Any], ranks: int = 1
