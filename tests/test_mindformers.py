@@ -441,7 +441,6 @@ def test_what_mindformers_refuses_to_build_is_one_line(registered, override):
 WRONG, CUT = r"lr_schedule: the learning rate is {} at step {}; correct", "falls at once from {} to {} at step {}; "
 STEPS = {"learning_rate": 1e-3, "total_steps": 20}
 SCHEDULES = {  # of 20 steps: settings, the error, and what is said
-    "no rate": ({"type": "ConstantWarmUpLR", "warmup_steps": 2, "learning_rate": None}, "give all its numbers", ""),
     "constant": ({"type": "ConstantWarmUpLR", "warmup_steps": 0}, "", ""),
     "constant, warm-up": ({"type": "ConstantWarmUpLR", "warmup_ratio": 0.1}, "", ""),
     "linear": ({"type": "LinearWithWarmUpLR", "warmup_steps": 0}, "", ""),
@@ -491,6 +490,15 @@ SCHEDULES = {  # of 20 steps: settings, the error, and what is said
         CUT.format("0.0006.*", "0", "123457"),
     ),
 }
+
+
+def test_a_schedule_without_a_rate_is_one_line(registered):
+    from mindformers.core.lr import build_lr
+
+    from ms_codegeex.mindformers_bridge.settings import check_rates
+
+    with pytest.raises(UserError, match=r"lr_schedule: no rate can be computed .*give all its numbers"):
+        check_rates(build_lr(STEPS | {"type": "ConstantWarmUpLR", "warmup_steps": 2, "learning_rate": None}))
 
 
 @pytest.mark.parametrize("settings, wrong, said", SCHEDULES.values(), ids=SCHEDULES)

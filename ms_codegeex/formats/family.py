@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
@@ -122,10 +123,11 @@ class FamilyFormats:
                 raise UserError(f"config.json: {said}; give a model that has it")
         for place in values.keys() & {"rope_theta", "rope_scaling", "rope_parameters"}:
             stated = values[place] if isinstance(values[place], dict) else {place: values[place]}
-            for key, expected in _ROPE.items():
-                if stated.get(key, expected) != expected:
+            of_kinds = [each for each in stated.values() if isinstance(each, dict)]  # of layers
+            for (key, expected), table in product(_ROPE.items(), (stated, *of_kinds)):
+                if table.get(key, expected) != expected:
                     where = key if place == key else f"{key} of {place}"
-                    said = f"{where} is {stated[key]!r:.80}, expected {expected!r}"
+                    said = f"{where} is {table[key]!r:.80}, expected {expected!r}"
                     raise UserError(f"config.json: {said}; give a model that has it")
         for name in self.defaults:
             other = next((other for other in RENAMED.get(name, ()) if other in values), None)
