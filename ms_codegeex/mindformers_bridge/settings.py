@@ -21,7 +21,8 @@ from ms_codegeex.config.values import parse_overrides
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig
 
-NUMERIC = (*"grouped_lr_schedule lr_schedule model moe_config optimizer runner_config runner_wrapper seed".split(),)
+NUMERIC = ("grouped_lr_schedule", "lr_schedule", "model", "moe_config", "optimizer", "runner_config")
+NUMERIC += ("runner_wrapper", "seed")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 _COUNTS = re.compile(r"(.*\.)?(num_.*|.*_steps|.*_size|epochs|seed|t_0|t_max)")
 # Attributes of mindformers' schedules; the sum of the first that one has is the number of its steps.
