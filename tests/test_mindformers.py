@@ -320,6 +320,8 @@ REFUSED = {  # settings that would have no effect on these models, or a wrong on
     "model.model_config.pet_config={pet_type: lora, lora_rank: 8}": "leave it out to train all weights",
     "model.model_config.pet_config={pet_type: LoRA}": "`ms-codegeex train` and lora.rank",
     "model.model_config.pet_config={pet_type: prefixtuning}": "mindformers puts adapters into",
+    "pet_config={pet_type: lora}": "or train adapters with `ms-codegeex train`",
+    "model.pet_config={pet_type: lora}": "or train adapters with `ms-codegeex train`",
     "model.model_config.checkpoint_name_or_path=a.ckpt": "set load_checkpoint instead",
     "model.model_config.compute_dtype=float16": "set model.model_config.precision",
     "model.model_config.use_flash_attention=true": "the fastest attention",
@@ -373,7 +375,10 @@ def test_the_page_has_the_table_of_settings():
 def test_numbers_that_yaml_takes_for_text_are_numbers(registered, tmp_path):
     base = (CONFIGS / "tiny_base.yaml").read_text().replace("2.0e-3", "2e-3").replace("1.0e-8", "1E-8")
     (tmp_path / "mine.yaml").write_text(f"{base}model: {{model_config: {{type: CodeGeeXConfig}}}}\noutput_dir: 1e5\n")
-    config = load(tmp_path / "mine.yaml", "lr_schedule.lr_end=5e-5", "optimizer.betas=[9e-1, 0.95]")
+    steps = ["lr_schedule.total_steps=1e3", "runner_config.epochs=1e0", "seed=1.2e1"]
+    config = load(tmp_path / "mine.yaml", "lr_schedule.lr_end=5e-5", "optimizer.betas=[9e-1, 0.95]", *steps)
+    counts = [config.lr_schedule.total_steps, config.runner_config.epochs, config.seed]
+    assert counts == [1000, 1, 12] and {*map(type, counts)} == {int}
     rates = config.lr_schedule.learning_rate, config.lr_schedule.lr_end, config.optimizer.eps, config.optimizer.betas
     assert rates == (2e-3, 5e-5, 1e-8, [0.9, 0.95]) and config.output_dir == "1e5"
 
@@ -485,6 +490,15 @@ SCHEDULES = {  # of 20 steps: settings, the error, and what is said
         CUT.format("0.0006.*", "0", "123457"),
     ),
 }
+
+
+def test_a_schedule_without_a_rate_is_one_line(registered):
+    from mindformers.core.lr import build_lr
+
+    from ms_codegeex.mindformers_bridge.settings import check_rates
+
+    with pytest.raises(UserError, match=r"lr_schedule: no rate can be computed .*give all its numbers"):
+        check_rates(build_lr(STEPS | {"type": "ConstantWarmUpLR", "warmup_steps": 2, "learning_rate": None}))
 
 
 @pytest.mark.parametrize("settings, wrong, said", SCHEDULES.values(), ids=SCHEDULES)

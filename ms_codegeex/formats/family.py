@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
@@ -19,6 +20,7 @@ _VISIBLE = {  # sizes of every family: the parameter, `{i}` for any block, and t
     "hidden_size": ("embedding.word.weight", 1),
     "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
 }
+_SQUARE = "blocks.{i}.attention.output.weight"  # in every family; ranks share its columns
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
 # What every family rotates by, whether `config.json` says so at the top, as `rope_scaling` or, since transformers 5, as
@@ -121,10 +123,11 @@ class FamilyFormats:
                 raise UserError(f"config.json: {said}; give a model that has it")
         for place in values.keys() & {"rope_theta", "rope_scaling", "rope_parameters"}:
             stated = values[place] if isinstance(values[place], dict) else {place: values[place]}
-            for key, expected in _ROPE.items():
-                if stated.get(key, expected) != expected:
+            of_kinds = [each for each in stated.values() if isinstance(each, dict)]  # of layers
+            for (key, expected), table in product(_ROPE.items(), (stated, *of_kinds)):
+                if table.get(key, expected) != expected:
                     where = key if place == key else f"{key} of {place}"
-                    said = f"{where} is {stated[key]!r:.80}, expected {expected!r}"
+                    said = f"{where} is {table[key]!r:.80}, expected {expected!r}"
                     raise UserError(f"config.json: {said}; give a model that has it")
         for name in self.defaults:
             other = next((other for other in RENAMED.get(name, ()) if other in values), None)
@@ -216,6 +219,12 @@ class FamilyFormats:
         """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
         given = {*known, *_VISIBLE, *self.data.visible, "num_layers", "init_std"}
         return tuple(field for field in self.defaults if field not in given)
+
+    def is_whole(self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape]) -> bool:
+        """Whether a file with tensors of these shapes has a whole model, and no tensor-parallel slice: then the output
+        matrix of its attention is square."""
+        entries = (entry.numbered(0) for entry in layout.entries if entry.ours == (_SQUARE,))
+        return any(len({*shapes.get(entry.foreign, ())}) == 1 for entry in entries)
 
     def infer(
         self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape], known: Mapping[str, Any], ranks: int = 1

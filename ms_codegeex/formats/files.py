@@ -30,7 +30,7 @@ from ms_codegeex.formats.mindspore_checkpoint import (
     state_table,
 )
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
-from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors
+from ms_codegeex.formats.safetensors_file import is_safetensors
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, is_of_rank, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather
@@ -356,8 +356,8 @@ def _read_mindformers(place: Place, first: str) -> RawModel:
                 f"{place.path / _CHUNKS}: no such file, which says how to join the files of ranks; {remedy}"
             )
         return _weights(read_mindspore(place.path / first), place.path, "mindspore", [place.path / first])
-    files = {name: SafetensorsFile(place.path / name) for name in names}
-    tensors, taken = dict[str, LazyTensor](), set[tuple[str, str]]()
+    files = {name: read_mindspore(place.path / name) for name in names}
+    tensors, taken = dict[str, LazyTensor](), dict[tuple[str, str], str]()
     described = json_of(read_inside(place.path, _CHUNKS, _LONGEST_CHUNKS), place.path / _CHUNKS)
     try:
         stored = described["storage_data"]
@@ -366,25 +366,22 @@ def _read_mindformers(place: Place, first: str) -> RawModel:
             for chunk in tensor["chunk"] if is_weight(name) else ():
                 key, shape = str((name, (*chunk["global_offset"],))), (*chunk["local_shape"],)
                 file = stored[key][0]["file_name"].removesuffix(".safetensors") + ".safetensors"
-                if file not in files or name not in files[file].tensors:
+                if file not in files or name not in files[file] or taken.setdefault((file, name), key) != key:
                     raise UserError(f"{place.path / file}: has no part of {name} at {key}; copy all files of the ranks")
-                part = files[file].tensors[name]
+                part = files[file][name]
                 if part.shape != shape:
                     wrong = f"its part of {name} is {list(part.shape)}, {_CHUNKS} says {list(shape)}"
                     raise UserError(f"{place.path / file}: {wrong}; give the files of one checkpoint")
                 chunks.append({"offset": [*chunk["global_offset"]], "shape": [*shape], "tensor": part})
-                taken.add((file, name))
             if chunks:
                 tensors[name] = _of_chunks(name, tensor["global_shape"], chunks, place.path / _CHUNKS)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise damaged(place.path / _CHUNKS, f"not mindformers' description of a checkpoint ({error!r})") from None
     known = {name for _, name in taken}
-    for file in files.values():
-        for name in file.tensors:
-            if is_weight(name) and name not in known:
-                raise UserError(
-                    f"{file.path}: holds {name}, which {_CHUNKS} does not name; give one checkpoint's files"
-                )
+    for file, held in files.items():
+        if extra := next((name for name in held if is_weight(name) and name not in known), None):
+            wrong = f"holds {extra}, which {_CHUNKS} does not name"
+            raise UserError(f"{place.path / file}: {wrong}; give one checkpoint's files")
     skipped = [name for name in described["state_dict_metadata"] if not is_weight(name)]
     used = [place.path / name for name in sorted({file for file, _ in taken} | {_CHUNKS})]
     return RawModel([tensors], [str(place.path)], "mindspore", skipped=skipped, files=used)
@@ -484,11 +481,11 @@ def _named_by(place: Place, file: str, numbered: Sequence[str] = ()) -> str | No
         return None
     name = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
     names = [each.format(int(name)) for each in numbered if re.fullmatch(r"\d{1,18}", name)] or [name]
-    name = next(filter(place.folders.__contains__, names), names[0])
-    if name not in place.folders:
+    if (found := next(filter(place.folders.__contains__, names), None)) is None:
         there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"
-        raise UserError(f"{place.path / file}: names {name[:60]!r}, which is not beside it; give {there}")
-    return name
+        either = " or ".join(repr(each[:60]) for each in names)
+        raise UserError(f"{place.path / file}: names {either}, which is not beside it; give {there}")
+    return found
 
 
 def _newest(place: Place, pattern: str) -> str | None:
@@ -531,7 +528,8 @@ _EXPECTED = (
     "a run directory, a checkpoint directory, a model directory (config.json and *.safetensors or pytorch_model*.bin), "
     "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
 )
-_NUMBERED = re.compile(r"((iter|global_step|checkpoint|version|epoch|step)[-_]?(\d+|best|last|final))|release|original")
+_STEPS = "iter|iteration|global_step|checkpoint|version|epoch|step"
+_NUMBERED = re.compile(rf"(({_STEPS})[-_]?(\d+|best|last|final))|release|original")
 _FINDERS = (_around, _first, _is_file_of_tensors, _is_ranks, _is_run, _many_shards, _megatron_ranks, _named_by)
 FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only)} | {
     "beside": lambda place, file, folder: folder if file in place.files and folder in place.folders else None,

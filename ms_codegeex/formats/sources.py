@@ -274,9 +274,11 @@ def _is_state(name: ForeignName, tensor: LazyTensor, known: Collection[ForeignNa
     return kind == "mindspore" and any(weight in known for weight in [*spellings(name)][1:])  # such as stat.<name>
 
 
-def _ours(raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
-    """The tensors of all ranks, merged and under our names."""
-    formats, config, ranks = FamilyFormats(its_family), its_family.config.build_config(None, fields), len(raw.ranks)
+def _ours(
+    raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping[str, Any], ranks: int = 1
+) -> dict[str, LazyTensor]:
+    """The tensors of all files, merged and under our names: slices of `ranks`, or copies of the model if it is 1."""
+    formats, config = FamilyFormats(its_family), its_family.config.build_config(None, fields)
     check_layers(config, raw.ranks[0], raw.where[0])
     where = f"{raw.where[0]}: number of rank files in its folder"
     shapes = formats.rank_shapes(its, config, ranks, where, "is one missing?")
@@ -285,7 +287,8 @@ def _ours(raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping
         layout.to_ours(entries, {name: t for name, t in tensors.items() if not its.skips(name)}, shapes, path)
         for tensors, path in zip(raw.ranks, raw.where, strict=True)
     ]
-    return merge(parts, {name: formats.axis(its, name) for name in shapes}, raw.where)
+    axes = {name: formats.axis(its, name) for name in shapes} if ranks > 1 else {}
+    return merge(parts, axes, raw.where)
 
 
 def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
@@ -404,11 +407,11 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}), {holds}")
     (its_family, its), said = recognised, {**raw.recorded, **known}
     raw = _named(raw, its, say)
-    names = raw.ranks[0]
+    shapes = {name: tensor.shape for name, tensor in raw.ranks[0].items()}
     with _reading_sizes(path, its_family, known) as formats:
-        shapes = {name: tensor.shape for name, tensor in names.items()}
+        ranks = 1 if formats.is_whole(its, shapes) else len(raw.ranks)
         try:
-            fields = formats.infer(its, shapes, said, len(raw.ranks))
+            fields = formats.infer(its, shapes, said, ranks)
         except UnknownSize as error:
             problem, _, settings = str(error).partition("; add ")
             if given is not None:
@@ -419,13 +422,15 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
         of = its_family.name
         refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows}, of=of)
     _say_if_unclear(path, its_family.name, fields, str(path), say)
-    tensors = _ours(raw, its_family, its, fields)
+    if ranks < len(raw.ranks):
+        say(f"{path}: {len(raw.ranks)} files of ranks, each with the whole model; they must be equal")
+    tensors = _ours(raw, its_family, its, fields, ranks)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
     default = formats.defaults["eos_token_id"]
     released = fields.get("eos_token_id", default) == default  # else its tokenizer is another one
     saver, skipped = _tokenizer_saver(its_family.name, path) if released else None, _skipped(raw, its)
     further = {"guessed": formats.guessed(said), "inputs": (inputs_of("model", path, raw.files),)}
-    return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=len(raw.ranks), **further)
+    return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=ranks, **further)
 
 
 def open_source(

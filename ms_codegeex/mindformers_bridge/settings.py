@@ -21,8 +21,10 @@ from ms_codegeex.config.values import parse_overrides
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig
 
-NUMERIC = ("grouped_lr_schedule", "lr_schedule", "model", "moe_config", "optimizer", "runner_config", "runner_wrapper")
+NUMERIC = ("grouped_lr_schedule", "lr_schedule", "model", "moe_config", "optimizer", "runner_config")
+NUMERIC += ("runner_wrapper", "seed")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+_COUNTS = re.compile(r"(.*\.)?(num_.*|.*_steps|.*_size|epochs|seed|t_0|t_max)")
 # Attributes of mindformers' schedules; the sum of the first that one has is the number of its steps.
 _LENGTHS = (
     ("total_steps",),
@@ -48,7 +50,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
     if path.suffix not in SUFFIXES:
         raise UserError(f"--config: {path} is not a YAML file; its name must end in .yaml")
     config, given = MindFormerConfig(str(path)), parse_overrides(overrides)
-    _refuse_misspelt(given, config, {*config, *CONFIG_NAME_TO_CLASS, *GeneralConfig.keys(), *_UNLISTED})
+    _refuse_misspelt(given, config, {*config, *CONFIG_NAME_TO_CLASS, *GeneralConfig.keys(), *settings(), *_UNLISTED})
     config.merge_from_dict(given)
     for section in filter(config.get, NUMERIC):
         config[section] = numbers(config[section], section)
@@ -94,8 +96,8 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def numbers(value: Any, where: str) -> Any:
-    """A value of mindformers' file, in which YAML 1.1 takes numbers such as 2e-3 for text. `UserError` for one that is
-    not finite."""
+    """A value of mindformers' file, in which YAML 1.1 takes numbers such as 2e-3 for text; 1e3 is a whole number where
+    the setting is a count. `UserError` for one that is not finite."""
     if isinstance(value, dict):
         value.update({key: numbers(each, f"{where}.{key}") for key, each in value.items()})
     elif isinstance(value, list):
@@ -104,7 +106,8 @@ def numbers(value: Any, where: str) -> Any:
         value = float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: found {value}; give a finite number")
-    return value
+    whole = isinstance(value, float) and value.is_integer() and _COUNTS.fullmatch(where)
+    return int(value) if whole else value
 
 
 def _rates(schedule: LearningRateSchedule) -> dict[int, float]:
@@ -122,7 +125,10 @@ def check_rates(rate: Any) -> None:
     """Say where the learning rate of an optimizer, a schedule or some for groups, falls at once. `UserError` if it is
     negative or not finite; the optimizer itself has checked what is no schedule."""
     for each in rate if isinstance(rate, list | tuple) else (rate,):
-        rates = _rates(each) if isinstance(each, LearningRateSchedule) else {0: 0.0}
+        try:
+            rates = _rates(each) if isinstance(each, LearningRateSchedule) else {0: 0.0}
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise UserError(f"lr_schedule: no rate can be computed ({error}); give all its numbers") from None
         for step, value in rates.items():
             if not 0 <= value < math.inf:
                 remedy = "correct warmup_steps, decay_steps and total_steps"

@@ -63,12 +63,13 @@ def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Content
 
 
 def open_pair(*paths: Path) -> list[Contents]:
-    """Two to compare: as `open_contents`, or by the names in safetensors files that do not record all sizes."""
+    """Two to compare: as `open_contents`, or by the names in files of safetensors or MindSpore without all sizes."""
     try:
         return [open_contents(path) for path in paths]
     except UnknownSize:
-        files = [find_model(path).place.path for path in paths]
-        if not all(file.is_file() and is_safetensors(file) for file in files):
+        places = [find_model(path).place for path in paths]
+        files = [place.path for place in places]
+        if not all(place.begins(b"\n") or (place.path.is_file() and is_safetensors(place.path)) for place in places):
             raise
         tensors = [read_mindspore(file) for file in files]
         if not set.intersection(*map(set, tensors)):

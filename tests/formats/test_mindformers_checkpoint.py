@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mindspore import Tensor, save_checkpoint
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from small_models import FAMILIES, FIELDS, parameters
 
 from ms_codegeex.base.errors import UserError
@@ -57,25 +57,32 @@ def test_the_parts_of_two_ranks_are_joined_and_the_optimizers_files_are_named(tm
             "left out, state of a training run (2): opt-0000000-0000002.safetensors, opt-0000001-0000002.safetensors;"
         )
         assert any(f"{left} training from here begins with a new optimizer" in line for line in said)
+        assert any("passed over: iteration_00000007" in line for line in said)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-def test_the_older_layout_has_our_names_and_the_optimizers_moments(tmp_path, name, suffix):
-    """`rank_0/NAME_rank_0-EPOCH_STEP`, which MindSpore writes."""
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_older_layout_has_our_names_and_the_optimizers_moments(tmp_path, name, suffix, ranks):
+    """`rank_R/NAME_rank_R-EPOCH_STEP`, which MindSpore writes; each rank of a data-parallel run has the whole model."""
     tensors = parameters(name)
-    (tmp_path / "rank_0").mkdir()
     stored = {**tensors, **{f"adam_m.{key}": value for key, value in tensors.items()}, "global_step": np.int32([7])}
-    path, entries = (
-        tmp_path / f"rank_0/mine_rank_0-1_10{suffix}",
-        [{"name": n, "data": Tensor(v)} for n, v in stored.items()],
-    )
-    save_checkpoint(entries, str(path), format=suffix[1:])
-    found, read, _ = opened(tmp_path, FIELDS[name])
+    stored |= {f"exp_avg_sq_row_{key}": value[0] for key, value in tensors.items() if value.ndim > 1}  # of AdaFactor
+    for rank in range(ranks):
+        path = tmp_path / f"rank_{rank}/mine_rank_{rank}-1_10{suffix}"
+        path.parent.mkdir()
+        save(path, stored)
+    found, read, said = opened(tmp_path, FIELDS[name])
     assert found == name and read.keys() == tensors.keys()
     assert all(np.array_equal(read[key], tensors[key]) for key in tensors)
+    assert any("2 files of ranks, each with the whole model" in line for line in said) == (ranks == 2)
+    if ranks == 2:
+        save(path, {**stored, [*tensors][-1]: [*tensors.values()][-1] + 1})
+        with pytest.raises(UserError, match=r"differs from that in .*rank_0"):
+            opened(tmp_path, FIELDS[name])
 
 
+RANK_1 = "model-0000001-0000002.safetensors"
 NAME = "blocks.1.feed_forward.up.weight"
 PLACE = str((NAME, (0, 0)))
 WRONG = {  # a change of the description of one tensor, of all, or of the folder
@@ -88,6 +95,10 @@ WRONG = {  # a change of the description of one tensor, of all, or of the folder
     "no place": (lambda _, all_, *__: all_["storage_data"].clear(), "not mindformers' description"),
     "no places": (lambda _, all_, *__: all_.pop("storage_data"), "not mindformers' description"),
     "elsewhere": (lambda _, all_, *__: all_["storage_data"].update({PLACE: [{"file_name": "../x"}]}), "has no part of"),
+    "one part for two": (
+        lambda _, all_, __: all_["storage_data"].update({str((NAME, (20, 0))): all_["storage_data"][PLACE]}),
+        "model-0000000-0000002.safetensors: has no part of .*20, 0",
+    ),
     "no file": (lambda _, __, folder: (folder / "model-0000001-0000002.safetensors").unlink(), "has no part of"),
     "nothing": (lambda _, all_, *__: all_.clear(), "metadata.json: no such file"),
 }
@@ -102,6 +113,16 @@ def test_what_does_not_fit_is_named(tmp_path, change, text):
         (tmp_path / "iteration_00000012/metadata.json").write_text(json.dumps(described))
     with pytest.raises(UserError, match=text):
         opened(tmp_path, fields)
+
+
+def test_a_part_with_another_checksum_is_damaged(tmp_path):
+    described, path = two_ranks(tmp_path / "saved", parameters("codegen")), tmp_path / "saved" / RANK_1
+    (tmp_path / "saved/metadata.json").write_text(json.dumps(described))
+    save(path, load_file(path), crc_check=True)
+    opened(tmp_path, FIELDS["codegen"])
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(UserError, match=f"{RANK_1}: damaged, or edited in place"):
+        opened(tmp_path, FIELDS["codegen"])
 
 
 @pytest.mark.slow
@@ -136,9 +157,9 @@ def with_adapters(folder: Path, suffix: str = ".ckpt", rank: int = 3, alpha: flo
     return path, {**tensors, **factors}, {**tensors, f"{LAYER}.weight": weight + alpha / rank * b @ a}
 
 
-def save(path: Path, tensors: dict[str, np.ndarray]) -> None:
+def save(path: Path, tensors: dict[str, np.ndarray], **options: bool) -> None:
     entries = [{"name": name, "data": Tensor(value)} for name, value in tensors.items()]
-    save_checkpoint(entries, str(path), format=path.suffix[1:])
+    save_checkpoint(entries, str(path), format=path.suffix[1:], **options)
 
 
 RUN_YAML = "model:\n  model_config:\n    pet_config: {pet_type: lora, lora_rank: 3, lora_alpha: 6}\n"

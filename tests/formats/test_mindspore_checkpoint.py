@@ -395,6 +395,8 @@ def test_a_scan_reads_no_content(tmp_path, monkeypatch):
         ("backbone.embedding.word_embedding.embedding_table", True),
         ("adam_m.backbone.layernorm.gamma", False),
         ("moments.weight", False),
+        ("exp_avg_sq_row_backbone.layernorm.gamma", False),
+        ("exp_avg_insta_col_backbone.layernorm.gamma", False),
         ("global_step", False),
         ("optimizer.learning_rate", False),
         ("scale_sense", False),

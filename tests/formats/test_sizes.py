@@ -143,6 +143,7 @@ REFUSED = [
     ({"quantization_config": {"quant_method": "gptq"}}, "give the model before it was quantised"),
     ({"rope_theta": 1e6}, "rope_theta is 1000000.0, expected 10000; give a model"),
     ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_theta of rope_parameters is 1000000.0"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_theta of rope_parameters is 1000000.0"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type of rope_scaling is 'linear', expected 'default'"),
     ({"model_type": None}, "model_type is None, expected one of codegeex, codegen, gptj, chatglm; write it there"),
 ]
