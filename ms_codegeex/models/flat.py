@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -24,7 +23,6 @@ from ms_codegeex.models.layers import (
     RMSNorm,
     Rotary,
     RotaryTable,
-    typed,
 )
 
 SPARE = 8  # channels beside those of a product that carry a number for each row; FP16 products need multiples of eight
@@ -143,18 +141,22 @@ class _Attend(nn.Cell):
 
 class FlatAttention(AttentionCore):
     """Attention with what `FlatMask` and `FlatRotaryTable` return. Softmax is FP32 inside its kernel. Only keys are
-    scaled: there are never more of them than of queries, and products add in FP32."""
+    scaled, by a product with a diagonal matrix: there are never more of them than of queries."""
 
-    def __init__(self, heads: Heads, dtype: ms.Type, softmax_dtype: ms.Type, dropout: nn.Cell, *arguments: Any):
-        super().__init__(heads, dtype, softmax_dtype, dropout, *arguments)
-        self.scale, self.core = 1.0 / math.sqrt(heads.size), _Attend(heads.size, dtype, dropout)
+    constants = ()
+
+    def __init__(self, heads: Heads, dtype: ms.Type, scores_dtype: ms.Type, dropout: nn.Cell, rotary: bool):
+        super().__init__(heads, dtype, scores_dtype, dropout, rotary, scores_dtype)
+        self.diagonal = Tensor(np.eye(heads.size, dtype=np.float32) / math.sqrt(heads.size), scores_dtype)
+        self.scale_key, self.core = ops.MatMul(), _Attend(heads.size, dtype, dropout)
         if self.turn_key is not None and self.shared > 1:
             self.turn_key = _RotaryOfGroups(self.turn_key.out_dtype, heads.size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
         """as `AttentionCore.attend`, with a mask [batch, heads, seq, seq]"""
         rows = ops.reshape(q, (*k.shape[:2], -1, self.heads.size))
-        context = self.core(rows, self.scale_key(k, typed(self.scale, k)), v, mask, sample_keys)[0]
+        scaled = ops.reshape(self.scale_key(ops.reshape(k, (-1, self.heads.size)), self.diagonal), k.shape)
+        context = self.core(rows, scaled, v, mask, sample_keys)[0]
         return ops.reshape(context, q.shape)
 
 
@@ -210,7 +212,7 @@ class FlatBuild(Build):
         """as `Build.attention`"""
         heads, scores = Heads(config.num_heads, config.head_dim, config.num_kv_groups), self.scores(config)
         dropout = self._drop((heads.count, self.seq_length, self.seq_length), site)
-        return FlatAttention(heads, self.dtype, scores, dropout, config.rotary_dim > 0, scores)
+        return FlatAttention(heads, self.dtype, scores, dropout, config.rotary_dim > 0)
 
     def mask(self, config: DecoderConfig) -> FlatMask:
         """as `Build.mask`"""

@@ -101,6 +101,7 @@ def test_attention(family, dtype, dropout, reset):
     agree(cells, (q, k, v, ids, np.arange(BATCH, dtype=np.int32), back), dtype)
 
 
+@pytest.mark.slow
 def test_attention_with_the_dropout_of_the_device():
     """It draws other masks in every call, so the gradient has to be that of the masks of its own forward pass: the
     output is linear in the values."""
@@ -112,7 +113,7 @@ def test_attention_with_the_dropout_of_the_device():
     assert (gradients[2].asnumpy() * v).sum() == pytest.approx((output.asnumpy() * back).sum(), rel=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
+@pytest.mark.parametrize("dtype", [ms.float32, pytest.param(ms.float16, marks=pytest.mark.slow)])
 def test_rms_norm(dtype):
     cells = [kind(seq_length=LENGTH, dtype=dtype).norm(CONFIGS["codegeex2"]) for kind in (Build, FlatBuild)]
     for cell in cells:
@@ -132,7 +133,7 @@ class BiasAndActivation(nn.Cell):
         return self.activation(self.up(x))
 
 
-@pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
+@pytest.mark.parametrize("dtype", [pytest.param(ms.float32, marks=pytest.mark.slow), ms.float16])
 def test_linear_layer_and_activation(dtype):
     cells = [BiasAndActivation(kind(seq_length=LENGTH, dtype=dtype)) for kind in (Build, FlatBuild)]
     agree(cells, (normal(7, 48), normal(7, 40)), dtype)
