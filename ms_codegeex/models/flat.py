@@ -168,12 +168,8 @@ class FlatCrossEntropy(nn.Cell):
         super().__init__()
         self.dtype, self.z_loss, self.add_bias = dtype, z_loss, FlatBias() if bias else None
         self.cast_table, self.matmul, self.up = ops.Cast(), ops.MatMul(transpose_b=True), ops.Cast()
-        self.log_softmax, self.pick, self.pick_logit, self.sum = (
-            ops.LogSoftmax(),
-            ops.GatherD(),
-            ops.GatherD(),
-            ops.ReduceSum(),
-        )
+        self.log_softmax, self.sum = ops.LogSoftmax(), ops.ReduceSum()
+        self.pick, self.pick_logit = ops.GatherD(), ops.GatherD()
 
     def construct(
         self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None
