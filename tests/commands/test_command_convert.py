@@ -151,7 +151,7 @@ def test_a_released_file_without_sizes(tmp_path, run, capsys):
     )
     assert ModelDirectory(tmp_path / "hf").config["num_attention_heads"] == 2
     assert "float32" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"--set num_head: .*did you mean num_heads\?"):
+    with pytest.raises(UserError, match=r"--set num_head: .*did you mean 'num_heads'\?"):
         sources.open_source(tmp_path / "bare.pt", {"num_head": 2})
     with pytest.raises(UserError, match="NAME=VALUE"):
         command("convert", "--model", run, "--to", "hf", "--output", tmp_path / "x", "--set", "num_heads")

@@ -157,7 +157,7 @@ def test_a_flipped_bit(source, old, place):
     ("edit", "message"),
     [
         (lambda source, tensors: tensors.pop(source.last.split()[-1]), "missing tensor {last}"),
-        (lambda source, tensors: tensors.update(extra=from_array(np.ones(3))), "unexpected tensor .*extra"),
+        (lambda source, tensors: tensors.update(extra=from_array(np.ones((3, 2)))), "unexpected tensor .*extra"),
         (lambda source, tensors: tensors.update(other=tensors.pop(LAST)), "missing tensor {last}"),
         (lambda source, tensors: tensors.update({LAST: from_array(np.ones(7))}), r"tensor {last} has shape \[7\]"),
         (

@@ -203,11 +203,14 @@ def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
     _, calls = ci()
     slow, skipped = "run.sh -m slow --files-by none ", "run.sh --skipped-before -x"
     rehearsals = f"{slow}tests/rehearsal -x"  # at the same time as all that follows
-    assert calls[0] == "run.sh" and calls.pop(calls.index(rehearsals)) and len(calls) == 8
-    assert calls[7] == "run.sh -m newest -rP tests/setup/test_dependencies.py"
-    assert calls[3] == skipped and calls[6].startswith(slow)
+    assert calls[0] == "run.sh" and calls.pop(calls.index(rehearsals)) and len(calls) == 9
+    assert calls[8] == "run.sh -m newest -rP tests/setup/test_dependencies.py tests/setup/test_wheel.py"
+    assert calls[3] == skipped and calls[7].startswith(slow)
+    assert (
+        calls[6] == "run.sh -m slow tests/rehearsal/test_first_contact.py::test_a_rank_of_a_job_of_several_servers -x"
+    )
     assert calls[4].startswith("setup.sh --venv ") and calls[4].endswith("/.venv-2.10 --tests --mindspore 2.10")
-    (first,), rest = {*calls[1:3]} - {"toolchains"}, [word.removeprefix("--ignore=") for word in calls[6].split()[5:]]
+    (first,), rest = {*calls[1:3]} - {"toolchains"}, [word.removeprefix("--ignore=") for word in calls[7].split()[5:]]
     assert first.startswith(slow) and [*first.split()[5:-1], "tests/rehearsal", "-x"] == rest
     assert all((ROOT / path).exists() for path in (*rest[:-1], *calls[5].split()[1:-1]))
 
@@ -234,7 +237,7 @@ def test_ci_names_the_benchmarks_next_to_the_checkout(ci, tmp_path, there, named
         ({"skipped": 5, "slow": 5}, 0, 0),
         ({"skipped": 1}, 1, 0),
         ({"slow": 1}, 1, 0),
-        ({"skipped": 124, "slow": 137}, 0, 4),
+        ({"skipped": 124, "slow": 137}, 0, 5),
     ],
     ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
 )
@@ -244,7 +247,7 @@ def test_ci_status(ci, statuses, expected, cut):
     assert result.stdout.count("did NOT run") == cut
     assert ("all tests ran" in result.stdout) == (expected == 0 and not cut)
     ends = {"default": 1, "slow": 4, "skipped": 5}
-    assert len(calls) == (next(ends[name] for name in statuses) if expected else 9)
+    assert len(calls) == (next(ends[name] for name in statuses) if expected else 10)
 
 
 def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
