@@ -168,7 +168,9 @@ RULES: Rules = {
         c.training.loss_chunk and c.training.precision != "fp32"
     ),
     "training.loss_scale: bf16 has none; set training.precision=fp16, or leave the key out": lambda c, m: (
-        c.training.precision == "bf16" and c.training.loss_scale != LossScaleConfig()
+        c.training.precision == "bf16"
+        and c.training.loss_scale
+        not in (LossScaleConfig(), LossScaleConfig(initial=2.0**32))  # shipped recipes' values
     ),
     **_without(
         lambda c, m: c.training.precision == "bf16" and c.device == "cpu",

@@ -172,3 +172,10 @@ def test_sections_follow_the_documented_names():
         "logging",
         "profile",
     } == set(sections)
+
+
+@pytest.mark.parametrize("name", ["codegeex_13b", "codegeex_base_8"])
+def test_a_recipe_of_fp16_runs_in_bf16(name):
+    """What it says of its loss scale is not refused."""
+    words = ["training.precision=bf16", "parallel.hardware=ascend910b"]
+    assert load_config(name, words).training.precision == "bf16"
