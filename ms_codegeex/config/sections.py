@@ -150,7 +150,7 @@ class LossScaleConfig:
     overflows is skipped."""
 
     initial: Annotated[Number, Field(ge=1, le=1e38)] = 2.0**16
-    """FP16 only, an error with BF16: the first scale of the loss. The 13B's recipes state the release's 2^32, which
+    """FP16 only: the first scale of the loss. The 13B's recipes state the release's 2^32, which
     skips the first 10 to 16 steps."""
     window: Positive = 1000
     """Finite steps before the scale grows."""

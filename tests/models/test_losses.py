@@ -54,6 +54,8 @@ LOSSES = {
     "chunk 8 (ragged)": lambda bias=False, z_loss=0.0: ChunkedCrossEntropy(ROWS, 8, bias, z_loss),
     "one chunk": lambda bias=False, z_loss=0.0: ChunkedCrossEntropy(ROWS, 64, bias, z_loss),
 }
+# "flat" has its softmax from rounded logarithms, whose error is that of the logits, here up to 35.
+TOLERANCE = dict.fromkeys(LOSSES, 2e-5) | {"flat": 5e-5}
 
 
 @functools.cache
@@ -79,8 +81,8 @@ def test_value_and_gradients_equal_float64(problem, name):
     value, to_hidden, to_table, _ = oracle(*problem)
     found, gradients = trained(compiled(name), problem)
     assert found == pytest.approx(value, rel=1e-6)
-    np.testing.assert_allclose(gradients[0], 2.5 * to_hidden, atol=5e-5)
-    np.testing.assert_allclose(gradients[1], 2.5 * to_table, atol=5e-5)
+    np.testing.assert_allclose(gradients[0], 2.5 * to_hidden, atol=TOLERANCE[name])
+    np.testing.assert_allclose(gradients[1], 2.5 * to_table, atol=TOLERANCE[name])
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_value_and_gradients_with_a_bias_equal_float64(problem, name):
     assert found == pytest.approx(value, rel=1e-6)
     for gradient, wanted in zip((gradients[0], gradients[1], gradients[4]), expected, strict=True):
         assert gradient.shape == wanted.shape
-        np.testing.assert_allclose(gradient, 2.5 * wanted, atol=5e-5)
+        np.testing.assert_allclose(gradient, 2.5 * wanted, atol=TOLERANCE[name])
 
 
 Z_LOSS = 0.03
