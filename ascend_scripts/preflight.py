@@ -49,7 +49,7 @@ def missing(directory: str, disk: float, memory: float, new: bool) -> list[str]:
 
 def check_sandbox(python: str = sys.executable) -> str | None:
     """What the strict sandbox lacks here, by its own report."""
-    words = [python, "-S", "-B", "-m", "ms_codegeex.evaluation.sandbox"]
+    words = [python, "-S", "-B", "-m", "ms_codegeex.extras.evaluation.sandbox"]
     done = subprocess.run(words, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode == 0:
         return None

@@ -10,7 +10,7 @@ The kernel library has modules ("fat binaries"): a header, then entries, each ma
 copy of the library in our cache, machine code that CUDA's assembler `ptxas` makes of the PTX takes the place of that
 for the oldest chips, 6.0 and 6.1, in tight modules also 7.0; they can do with PTX. The installed file stays. A process
 that computes on a GPU loads MindSpore's plugin with the copy before MindSpore does
-(`ms_codegeex.cuda.libraries.prepare`).
+(`ms_codegeex.base.cuda.libraries.prepare`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from pathlib import Path
 import pyarrow
 
 from ms_codegeex.base.cache import cached_folder
+from ms_codegeex.base.cuda.driver import query_driver_in_subprocess
+from ms_codegeex.base.cuda.libraries import INSTALL, MACHINES, TRANSLATED, packaged, translated_folder
+from ms_codegeex.base.cuda.plugin import KERNELS, plugin_directory
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error, print_progress
-from ms_codegeex.cuda.driver import query_driver_in_subprocess
-from ms_codegeex.cuda.libraries import INSTALL, MACHINES, TRANSLATED, packaged, translated_folder
-from ms_codegeex.cuda.plugin import KERNELS, plugin_directory
 
 CHIP = ".".join(map(str, TRANSLATED))
 ARCHITECTURE = TRANSLATED[0] * 10 + TRANSLATED[1]  # 90 for 9.0

@@ -35,7 +35,7 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.formats import checkpoint as reading
+from ms_codegeex.formats import chunks
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.models.registry import family
@@ -97,11 +97,11 @@ class Fitting:
 @contextlib.contextmanager
 def unverified() -> Iterator[None]:
     """Load without hashing chunks."""
-    original, reading.content_hash_of_parts = reading.content_hash_of_parts, Fitting
+    original, chunks.content_hash = chunks.content_hash, Fitting
     try:
         yield
     finally:
-        reading.content_hash_of_parts = original
+        chunks.content_hash = original
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -17,7 +17,7 @@ the sentinels. With a shorter --seq-length, windows and parts are shorter in pro
 Such a row has one answer. Those of --repeats teach copying in nearly every token: lines of a package, then pieces of
 them, some lines left out, with a cursor at some word; a tenth are random ids instead, which only copying can foresee.
 
-The rows are a dataset for `train` (docs/commits.md has the commands); declare the sentinels in the trained model's
+The rows are a dataset for `train` (docs/evaluation.md has the commands); declare the sentinels in the trained model's
 `serving.json`.
 """
 
@@ -44,19 +44,19 @@ from commit_history import (
 from common import print_command
 
 from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.data.corpus.writing import DatasetWriter, write_description
+from ms_codegeex.data.datasets.batches import KIND
 from ms_codegeex.data.datasets.layout import file_records
-from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, joined_files
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.base import Tokenizer
+from ms_codegeex.extras.corpus.writing import DatasetWriter, write_description
 
 FULL = 4096  # tokens that hold the window and the parts of `benchmarks/commits.py`
 LEFT_OUT = 0.15  # share of the copied lines
 RANDOM = 0.1  # share of the repeats that are random ids
-LEAST_ID = 256  # of a random one: those below are of single bytes
+MIN_ID = 256  # of a random one: those below are of single bytes
 COMMITS = 5000
-LEAST_BYTES, MOST_BYTES = 400, 100_000  # of a source file
+MIN_BYTES, MAX_BYTES = 400, 100_000  # of a source file
 NAME = re.compile(r"[A-Za-z_]\w{3,}")
 GAP = re.compile(r"[^\s].*[^\s]")
 
@@ -83,7 +83,7 @@ def sources(packages: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(packages.rglob("*.py")):
         package = path.relative_to(packages).parts[0]
-        if path.is_symlink() or not LEAST_BYTES <= path.stat().st_size <= MOST_BYTES:
+        if path.is_symlink() or not MIN_BYTES <= path.stat().st_size <= MAX_BYTES:
             continue
         try:
             found[package].append(path.read_text("utf-8"))
@@ -223,7 +223,7 @@ def repeats(packages: dict[str, list[str]], tokenizer: Tokenizer, count: int, le
         if not tries:
             raise SystemExit("--packages: the files are too short for rows of this length")
         if generator.random() < RANDOM:
-            row = repeated_ids(LEAST_ID, end, length - 1, generator)
+            row = repeated_ids(MIN_ID, end, length - 1, generator)
         else:
             row = repeated_lines(package(packages, generator), tokenizer, length - 1, generator)
         if row:

@@ -1,5 +1,5 @@
 """Replay a git history: what a model suggests at each edit, with and without parts of other files, and how much of it a
-user would have kept (docs/commits.md).
+user would have kept (docs/evaluation.md).
 
     python benchmarks/commits.py --model runs/infill --data my-repository --output replay --limit 200
 
@@ -24,12 +24,12 @@ from common import print_command
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.data.infilling.sentinels import joined_files
-from ms_codegeex.evaluation.infilling import INFILL, MORE, PREFIX, Asker
-from ms_codegeex.evaluation.local_model import LocalModel
-from ms_codegeex.evaluation.perplexity.scoring import Score
-from ms_codegeex.evaluation.progress import progress_of
-from ms_codegeex.evaluation.reports.estimators import difference_interval, mean_share
-from ms_codegeex.evaluation.reports.scores import percent
+from ms_codegeex.extras.evaluation.infilling import INFILL, MORE, PREFIX, Asker
+from ms_codegeex.extras.evaluation.local_model import LocalModel
+from ms_codegeex.extras.evaluation.perplexity.scoring import Score
+from ms_codegeex.extras.evaluation.progress import progress_of
+from ms_codegeex.extras.evaluation.reports.estimators import difference_interval, mean_share
+from ms_codegeex.extras.evaluation.reports.scores import percent
 
 COUNT, SEED, COMMITS = 100, 0, 1000
 EDITS = "edits.jsonl"

@@ -21,7 +21,6 @@ Labels: lines `path<TAB>label`, for example of magika. Agreement is printed by s
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import fnmatch
 import hashlib
@@ -44,14 +43,13 @@ from common import ROOT, print_command, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.base.yaml_reading import parse_yaml
-from ms_codegeex.data.corpus.filters import generator_of
-from ms_codegeex.data.corpus.licences import judge, licences_in_comments, metadata_rule, stated_licences
-from ms_codegeex.data.corpus.minhash import are_similar, band_keys, bands_for, signature
-from ms_codegeex.data.corpus.redaction import find_emails, redact
-from ms_codegeex.data.corpus.secrets import find_secrets
-from ms_codegeex.data.corpus.sources import SourceFile, hash_key, search, user_roots
 from ms_codegeex.data.detection import HEAD_BYTES, as_utf8, detect, needs_head
 from ms_codegeex.data.languages import languages
+from ms_codegeex.extras.corpus.filters import generator_of
+from ms_codegeex.extras.corpus.licences import judge, licences_in_comments, metadata_rule, stated_licences
+from ms_codegeex.extras.corpus.minhash import are_similar, band_keys, bands_for, signature
+from ms_codegeex.extras.corpus.redaction import find_emails, find_secrets, redact
+from ms_codegeex.extras.corpus.sources import SourceFile, hash_key, search, user_roots
 
 HERE = Path(__file__).resolve().parent
 TABLE = parse_yaml((HERE / "corpora.yaml").read_bytes())
@@ -85,12 +83,14 @@ def download(folder: Path, packages: list[str]) -> None:
                 shutil.copyfileobj(answer, stream)
         if hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
             raise SystemExit(f"{archive}: its SHA-256 is not {digest}; delete it and try again")
-        with tarfile.open(archive) as members:
+        part = Path(os.path.normpath(place.with_suffix(".part")))
+        with tarfile.open(archive) as members:  # its filters are not in each Python 3.10 and 3.11
             for member in members:
-                if member.isfile() and member.size < 2_000_000:
-                    with contextlib.suppress(tarfile.FilterError):  # a path outside
-                        members.extract(member, place.with_suffix(".part"), filter="data")
-        place.with_suffix(".part").rename(place)
+                path = Path(os.path.normpath(part / member.name))
+                if member.isfile() and member.size < 2_000_000 and path.is_relative_to(part):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(members.extractfile(member).read())
+        part.rename(place)
         archive.unlink()
 
 

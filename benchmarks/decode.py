@@ -70,7 +70,7 @@ def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return generator.standard_normal(shape, np.float32) * 0.02 + (len(shape) == 1 and name.endswith("weight"))
 
 
-def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
+def make_models(root: Path, tiny: bool, engines: Sequence[str], size: str = "350m") -> Path:
     """The model directory; it and the forms that the engines need are made unless they exist."""
     from ms_codegeex.data.tokenizer import load_tokenizer
     from ms_codegeex.formats.family import FamilyFormats
@@ -80,11 +80,11 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
     from ms_codegeex.generation.quantised import is_quantised, write_quantised
     from ms_codegeex.models.registry import family
 
-    directory = root / ("codegen-tiny-random" if tiny else "codegen-350m-random")
+    directory = root / f"codegen-{'tiny' if tiny else size}-random"
     if not (directory / "config.json").is_file():
         found = family("codegen")
         sizes = {"vocab_size": 51200, "eos_token_id": 50256, "max_position_embeddings": 2048}
-        config = found.config.build_config("tiny" if tiny else "350m-multi", sizes)
+        config = found.config.build_config("tiny" if tiny else f"{size}-multi", sizes)
         formats, tokenizer = FamilyFormats(found), load_tokenizer("codegen-multi")
 
         def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -114,9 +114,9 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
 
             TransformersConverter(str(directory)).convert(str(target), quantization=name.partition("-")[2])
         if name.startswith("llama_cpp") and not target.exists():
-            from ms_codegeex.gguf_files.writing import export_gguf
+            from ms_codegeex.formats.convert import convert
 
-            export_gguf(open_source(directory), target, dtype=name.partition("-")[2], progress=False)
+            convert(open_source(directory), "gguf", target, dtype=name.partition("-")[2], progress=False)
     return directory
 
 
@@ -134,9 +134,9 @@ class Ours:
         from ms_codegeex.generation.choice import TokenChoice
         from ms_codegeex.generation.loading import load_model
         from ms_codegeex.generation.matrices import TensorWeights
-        from ms_codegeex.generation.network import LocalNetwork
         from ms_codegeex.generation.rows import SlotSizes, activation_bits
         from ms_codegeex.generation.slots import SlotEngine
+        from ms_codegeex.generation.targets import open_network
 
         ms.set_context(mode=ms.GRAPH_MODE)
         bits, *how = name.split("-")[1:]
@@ -147,7 +147,7 @@ class Ours:
         sizes = SlotSizes(
             config.max_position_embeddings, slots, threads, activation_bits("exact" in how, "fast" in how)
         )
-        self.engine = SlotEngine(LocalNetwork(model.family.model, config, weights, sizes))
+        self.engine = SlotEngine(open_network(model.family, config, weights, sizes))
         numbers = sum(math.prod(shape) for shape in config.parameter_shapes().values())
         stored = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
         self.needed_gb = (2 * numbers if bits == "16" else stored) / 2**30
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("benchmarks/models"))
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    from ms_codegeex.planning.inference import read_bandwidth
+    from ms_codegeex.extras.cluster.plans.inference import read_bandwidth
 
     if arguments.serve:
         return serve(arguments.serve, arguments.models, arguments.threads)

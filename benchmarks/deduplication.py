@@ -58,8 +58,8 @@ from common import ROOT, print_command, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.data.corpus.sources import Root, default_roots, search, user_roots
 from ms_codegeex.data.languages import languages
+from ms_codegeex.extras.corpus.sources import Root, default_roots, search, user_roots
 
 THRESHOLD, TOLERANCE, SAMPLES = 0.85, 0.05, 128
 LOWEST = 0.5  # pairs that are less similar are not searched for

@@ -7,8 +7,8 @@ Ours asks `/v1/completions`, with its default settings (editors/vscode/package.j
 llama.cpp's `/infill`: 256 lines before the cursor and 64 after it, the line that is typed as `prompt`, `n_indent`, 128
 tokens, at most 500 ms for new ones, top-k and top-p. Both get the same parts of other files, ours in front of the
 prefix, llama.vscode's in `input_extra`; and nothing of them with --alone. The edits and the shares are those of
-`benchmarks/commits.py` (docs/commits.md). What an extension does with an answer before it shows it is left out, but for
-indentation, which ours asks for again. The two take turns, and the first one alternates.
+`benchmarks/commits.py` (docs/evaluation.md). What an extension does with an answer before it shows it is left out, but
+for indentation, which ours asks for again. The two take turns, and the first one alternates.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
-from ms_codegeex.evaluation.sandbox import Command, End, Execution, Sandbox, Verdict, open_sandbox
-from ms_codegeex.evaluation.task import Problem, Task
+from ms_codegeex.extras.evaluation.benchmarks import humaneval_x
+from ms_codegeex.extras.evaluation.sandbox import Command, End, Execution, Sandbox, Verdict, open_sandbox
+from ms_codegeex.extras.evaluation.task import Problem, Task
 
 SPEED_AIM, SCHEDULE_AIM = 0.5, 1.3
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}

@@ -35,7 +35,6 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.gguf_files.writing import export_gguf
 from ms_codegeex.models.registry import family
 
 TYPES, SOURCES = ("f32", "f16", "bf16", "q8_0", "q4_0"), ("float16", "float32")
@@ -93,7 +92,7 @@ def child(source: str, target: str, dtype: str) -> None:
     """What `grown` runs: prints the number of bytes."""
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    export_gguf(open_source(Path(source)), Path(target), dtype=dtype, progress=False)
+    convert(open_source(Path(source)), "gguf", Path(target), dtype=dtype, progress=False)
     print(status("VmHWM") - before)
 
 
@@ -101,11 +100,11 @@ def measure(source: Path, directory: Path, dtype: str, rounds: int, largest: int
     """Medians for one type, printed."""
     target, other = directory / "out", directory / "copy"
     memory = grown(source, target, dtype) / largest
-    export_gguf(open_source(source), target, dtype=dtype, progress=False)
+    convert(open_source(source), "gguf", target, dtype=dtype, progress=False)
     size = sum(file.stat().st_size for file in files_of(target))
     shutil.rmtree(target)
     sides = {
-        "convert": (lambda path: export_gguf(open_source(source), path, dtype=dtype, progress=False), target),
+        "convert": (lambda path: convert(open_source(source), "gguf", path, dtype=dtype, progress=False), target),
         "cp": (lambda path: copy(source, path), other),
         "in+out": (lambda path: in_and_out(source, path, size), other),
     }

@@ -3,6 +3,7 @@
     python benchmarks/gpu.py --torch-python PYTHON          # base in FP16 and decoding of 350M, in at most 5 minutes
     python benchmarks/gpu.py --presets base dev --precisions fp32 tf32 fp16 --minutes 30
     python benchmarks/gpu.py --device cpu --tiny --precisions fp32 --rounds 1 --output section.md     # to check it
+    python benchmarks/gpu.py --predict                      # without a GPU: what the operators of a step would take
 
 Each side is a separate process (gpu_sides.py). They compile together and then compute one at a time, in turns; a ratio
 compares one round. A step is forward, backward, gradient clipping and AdamW, in FP16 with a loss scale; skipped steps
@@ -33,7 +34,7 @@ from typing import Any
 
 from common import ROOT, spread, versions
 from gpu_profile import compiled_tracer, table
-from gpu_sides import PROMPT, SHAPES, STREAMS
+from gpu_sides import PROMPT, SHAPES, STREAMS, prediction
 
 sys.path.insert(0, str(ROOT))
 
@@ -215,9 +216,9 @@ def write_section(path: Path, lines: list[str]) -> None:
 
 def obstacle(device: str) -> str:
     """Why nothing can be measured here; "" if there is no obstacle."""
+    from ms_codegeex.base.cuda.libraries import check_loaded
+    from ms_codegeex.base.cuda.probe import probe_gpu_backend
     from ms_codegeex.base.errors import RunFailure, UserError
-    from ms_codegeex.cuda.libraries import check_loaded
-    from ms_codegeex.cuda.probe import probe_gpu_backend
 
     if device != "gpu":
         return ""
@@ -231,7 +232,7 @@ def obstacle(device: str) -> str:
 
 def trace_libraries(arguments: argparse.Namespace, cupti: Sequence[str], folder: Path) -> dict[str, str]:
     """The libraries with which a side traces its kernels, or the problem."""
-    from ms_codegeex.rehearsal.stubs import compilers
+    from ms_codegeex.extras.cluster.rehearsal.stubs import compilers
 
     if arguments.device != "gpu":
         return {"problem": "there are no kernels without a GPU"}
@@ -245,12 +246,12 @@ def trace_libraries(arguments: argparse.Namespace, cupti: Sequence[str], folder:
 
 def measured(arguments: argparse.Namespace) -> tuple[list[str], bool]:
     """All lines, and whether every figure of ours is there."""
-    from ms_codegeex.cuda.driver import query_driver_in_subprocess
-    from ms_codegeex.cuda.translation import translation_note
+    from ms_codegeex.base.cuda.driver import query_driver_in_subprocess
+    from ms_codegeex.base.cuda.translation import translation_note
 
     gpus = query_driver_in_subprocess().gpus if arguments.device == "gpu" else ()
     if note := translation_note(gpus[:1]):
-        print(f"gpu.py: {note}; set-up can do it (docs/gpu.md)", file=sys.stderr)
+        print(f"gpu.py: {note}; set-up can do it (docs/hardware.md)", file=sys.stderr)
     lines = [f"$ python benchmarks/gpu.py {shlex.join(sys.argv[1:])}".rstrip(), versions("mindspore", "numpy")]
     lines += [f"{gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}" for gpu in gpus[:1]]
     asked = [arguments.torch_python, "-c", ABOUT_TORCH]
@@ -266,6 +267,13 @@ def measured(arguments: argparse.Namespace) -> tuple[list[str], bool]:
                 lines, complete = lines + more, complete and whole
     more, whole = measured_decoding(arguments)
     return lines + more, complete and whole
+
+
+def predicted_lines(preset: str, composed: bool) -> list[str]:
+    """What our step is predicted to take on an H100, by kind of operator."""
+    rows, name = prediction(preset, composed), "composed cells" if composed else "cells for GPUs"
+    total = sum(ms for _, _, ms in rows)
+    return [f"{preset}, {name}: {total:.1f} ms", *(f"{ms:8.2f} ms {count:6,} x  {kind}" for kind, count, ms in rows)]
 
 
 def main() -> int:
@@ -285,7 +293,13 @@ def main() -> int:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="cpu: to check this program")
     parser.add_argument("--tiny", action="store_true", help="tiny models")
     parser.add_argument("--show", action="store_true", help="show what the sides print")
+    parser.add_argument("--predict", action="store_true", help="predict our FP16 step from the operators of its graph")
     arguments = parser.parse_args()
+    if arguments.predict:
+        for preset in arguments.presets:
+            for composed in (False, True):
+                print(*predicted_lines(preset, composed), sep="\n")
+        return 0
     arguments.deadline = time.monotonic() + 60 * arguments.minutes
     if problem := obstacle(arguments.device):
         print(f"gpu.py: cannot measure: {problem}; run `ms-codegeex doctor` for details", file=sys.stderr)

@@ -138,8 +138,8 @@ def cut(path: Path, chip: int) -> mmap.mmap | None:
 def pack(folder: Path, size: int, chip: str, preset: int) -> None:
     """Write the parts, the manifest and the program that unpacks them."""
     sys.path[:0] = [str(ROOT), str(ROOT / "ascend_scripts")]
-    from ms_codegeex.cuda.libraries import MACHINES, translated_folder
-    from ms_codegeex.cuda.plugin import KERNELS, plugin_directory
+    from ms_codegeex.base.cuda.libraries import MACHINES, translated_folder
+    from ms_codegeex.base.cuda.plugin import KERNELS, plugin_directory
 
     directory, number = plugin_directory("gpu_files.py", MACHINES), int(chip.replace(".", ""))
     translated = translated_folder(directory) / KERNELS

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ms_codegeex.extras.cluster.rehearsal.timeline.operators import Operator
 
 SOURCE = Path(__file__).with_name("gpu_trace.c")
-MOST_NAMES, NAME = 60, 160  # kernels and characters of each that a side reports
+MAX_NAMES, NAME = 60, 160  # kernels and characters of each that a side reports
 
 # The part of a training step that a kernel belongs to: the first whose pattern its name has. Kernels that serve several
 # parts, from sums on, are listed by what they do. Names are those of cuBLAS, cuDNN, MindSpore, PyTorch and Triton.
@@ -34,6 +39,87 @@ PARTS: Mapping[str, str] = {
     "other": r"",
 }
 
+# Kernels of an H100 80GB HBM3, measured on 2026-11-27 in a step of `base` (16 x 1,024 tokens) or alone at its sizes:
+# MB that one moves, or millions of elements of its result, and its milliseconds. What walks through indices is as slow
+# in FP16 as in FP32.
+BY_BYTES: Mapping[str, tuple[float, float]] = {
+    "thin product": (25.2, 0.012),  # ones @ x, FP16 [16384, 768]
+    "Cast": (1208, 0.84),
+    "elementwise": (201, 0.132),  # x * x, FP16 [16384, 3072]
+    "large elementwise": (10268, 4.9),  # x * y, FP32 [16384, 52224]
+    "sum": (805, 0.38),  # ReduceSum over the rows of FP32 [16, 12, 1024, 1024]
+    "column sum": (101, 0.202),  # ReduceSum over the columns of FP16 [16384, 3072]
+    "Softmax": (805, 0.43),  # FP16 [16, 12, 1024, 1024]
+    "Softmax FP32": (1611, 0.54),
+    "LogSoftmax FP32": (6845, 4.522),  # [16384, 52224]
+    "LogSoftmax": (3423, 4.522 * 0.347 / 0.539),  # not measured; FP16 to FP32 as for Softmax alone
+    "LogSoftmaxGrad FP32": (10268, 4.8),
+    "LogSoftmaxGrad": (5134, 4.8 * 0.347 / 0.539),  # not measured; the same
+    "GatherDGradV2": (3000, 1.0),  # not measured; zeros at the memory's bandwidth
+    "Transpose": (50.3, 0.09),
+    "Concat": (5945, 9.4),
+    "BiasAdd": (201, 0.170),
+    "FastGeLU": (201, 0.129),
+    "FastGeLUGrad": (302, 0.126),
+    "LayerNorm": (100.8, 0.12),
+    "LayerNormGrad": (151, 0.158),
+    "AdamWeightDecay": (3593, 2.1),
+    "UnsortedSegmentSum": (211, 0.08),
+    "SoftmaxBackward": (2416, 6.86),  # four kernels
+}
+BY_ELEMENTS: Mapping[str, tuple[float, float]] = {
+    "with a number": (50.3, 0.610),  # FP16 [16384, 3072]
+    "with broadcasting": (201.3, 4.2),  # scores x row, FP32
+    "Tile": (201.3, 4.9),
+    "OneHot": (855.6, 4.9),
+    "Gather": (16.8, 0.14),  # rows of a cache in decoding, FP32
+}
+PEAK, SMALL, BETWEEN = 725e9, 0.002, 9.9  # FLOP a ms; ms of a small kernel; of a step between its 3,000 kernels
+
+
+def kind_of(operator: Operator) -> str:
+    """What an operator costs as: a row of the tables above, "product", or "small"."""
+    op, result = operator.op, max(operator.outputs, key=lambda output: output.bytes)
+    if operator.products:
+        return "product"
+    if operator.moved < 1e6 or op == "GatherD":  # a column
+        return "small"
+    wide = f"{op} FP32" if result.dtype == "float32" else op
+    if wide in BY_BYTES or op in BY_BYTES or op in BY_ELEMENTS:
+        return wide if wide in BY_BYTES else op
+    if op.startswith("Reduce") or op == "SumExt":
+        return "sum" if result.shape[:1] == operator.inputs[0].shape[:1] else "column sum"
+    sizes = {math.prod(given.shape) for given in operator.inputs if given.bytes}
+    if len(sizes) > 1:
+        return "with a number" if sizes == {1, math.prod(result.shape)} else "with broadcasting"
+    return "large elementwise" if operator.moved > 1e9 else "elementwise"
+
+
+def milliseconds(operator: Operator, kind: str) -> float:
+    """How long such an operator takes by itself."""
+    if kind == "small":
+        return SMALL
+    size = operator.moved / 1e6 if operator.op != "GatherDGradV2" else operator.outputs[0].bytes / 1e6
+    if kind == "product":
+        work = sum(product.whole for product in operator.products)
+        megabytes, ms = BY_BYTES["thin product"]
+        return max(work / PEAK, size / megabytes * ms)
+    if kind in BY_ELEMENTS:
+        size = max(math.prod(output.shape) for output in operator.outputs) / 1e6
+    megabytes, ms = (BY_ELEMENTS if kind in BY_ELEMENTS else BY_BYTES)[kind]
+    return size / megabytes * ms
+
+
+def predicted(operators: Iterable[Operator]) -> list[tuple[str, int, float]]:
+    """Milliseconds of a compiled step on that card, by kind of operator with their number, longest first."""
+    times, counts = Counter({"between kernels": BETWEEN}), Counter()
+    for operator in operators:
+        if not operator.alias and operator.outputs and operator.moved:
+            kind = kind_of(operator)
+            times[kind] += milliseconds(operator, kind)
+            counts[kind] += 1
+    return [(kind, counts[kind], ms) for kind, ms in times.most_common()]
+
 
 def compiled_tracer(folder: Path, compilers: Sequence[Sequence[str]]) -> Path:
     """The library of gpu_trace.c, made in `folder` by the first compiler. `OSError` if there is none, or it fails."""
@@ -52,7 +138,7 @@ def traced(
 ) -> dict[str, Any]:
     """The kernels that `work` starts; `wait` returns when the GPU is idle. `libraries`: CUPTI's and the tracer's.
 
-    Returns `parts` and `kernels`, rows of name, count and milliseconds, longest first, at most `MOST_NAMES` kernels;
+    Returns `parts` and `kernels`, rows of name, count and milliseconds, longest first, at most `MAX_NAMES` kernels;
     `count` and `milliseconds` of all; `span`, milliseconds from the first begin to the last end. Or `problem`.
     """
     try:
@@ -91,7 +177,7 @@ def summary(path: Path) -> dict[str, Any]:
         entry[1] += milliseconds
     return {
         "parts": _longest(parts),
-        "kernels": [(name[:NAME], *numbers) for name, *numbers in _longest(kernels)[:MOST_NAMES]],
+        "kernels": [(name[:NAME], *numbers) for name, *numbers in _longest(kernels)[:MAX_NAMES]],
         "count": len(begins),
         "milliseconds": sum(milliseconds for _, milliseconds in kernels.values()),
         "span": (max(ends) - min(begins)) / 1e6,

@@ -31,7 +31,7 @@ Requests = dict[str, Callable[..., Any]]
 def prepared(device: str, precision: str = "fp32") -> Any:
     """MindSpore, computing on the device."""
     if device == "gpu":
-        from ms_codegeex.cuda.libraries import prepare
+        from ms_codegeex.base.cuda.libraries import prepare
 
         prepare()
     import mindspore as ms
@@ -63,28 +63,48 @@ def profiled(job: dict[str, Any], step: Callable[[], Any], wait: Callable[[], An
         return traced(job["trace"], Path(scratch), step, wait)
 
 
-def our_training(side: str, device: str, job: dict[str, Any]) -> Requests:
-    """Our training step."""
-    preset, precision = job["preset"], job["precision"]
-    ms = prepared(device, precision)
+def our_step(device: str, preset: str, kind: str, composed: bool = False) -> tuple[Any, list[Any]]:
+    """Our training step and its inputs, with the cells of that device or with `composed` ones."""
     import numpy as np
     from mindspore import Tensor
 
     from ms_codegeex.config.loading import load_config
-    from ms_codegeex.runs.joining import measure_matmul_peak
+    from ms_codegeex.models.causal import Build
     from ms_codegeex.training.build import build
-    from ms_codegeex.training.operators import layers_of
 
     batch, seq = SHAPES[preset]
-    kind = "fp16" if precision == "fp16" else "fp32"
     words = [f"model.preset={preset}", f"device={device}", "devices=1", "training.steps=1", "training.dropout=0"]
     words += [f"training.global_batch={batch}", f"data.seq_length={seq}", f"training.precision={kind}"]
     config = load_config(None, words)
-    train = build(config, layers=layers_of(config)).step
+    train = build(config, layers=Build if composed else None).step
     train.set_train(True)
     ids = np.random.default_rng(0).integers(0, NEWEST, (batch, seq + 1)).astype(np.int32)
     arrays = (ids[:, :-1], ids[:, 1:], np.ones((batch, seq), np.float32), np.arange(batch, dtype=np.int32))
-    inputs = [Tensor(np.ascontiguousarray(array)) for array in arrays]
+    return train, [Tensor(np.ascontiguousarray(array)) for array in arrays]
+
+
+def prediction(preset: str, composed: bool) -> list[tuple[str, int, float]]:
+    """`gpu_profile.predicted` of a GPU's FP16 step, which is compiled on a CPU and not executed."""
+    prepared("cpu")
+    from gpu_profile import predicted
+
+    from ms_codegeex.extras.cluster.rehearsal import mindir
+    from ms_codegeex.extras.cluster.rehearsal.execution_program import exported
+    from ms_codegeex.extras.cluster.rehearsal.timeline.flatten import flatten
+
+    train, inputs = our_step("gpu", preset, "fp16", composed)
+    train.compile(*inputs)
+    return predicted(flatten(mindir.parse(exported(train)), 0, 0).operators)
+
+
+def our_training(side: str, device: str, job: dict[str, Any]) -> Requests:
+    """Our training step."""
+    preset, precision = job["preset"], job["precision"]
+    ms = prepared(device, precision)
+    from ms_codegeex.runs.joining import measure_matmul_peak
+
+    kind = "fp16" if precision == "fp16" else "fp32"
+    train, inputs = our_step(device, preset, kind)
     assert ms.get_context("device_target") == {"cpu": "CPU", "gpu": "GPU"}[device]
 
     def step() -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
-from ms_codegeex.rehearsal.timeline.operators import Operator, StepProgram
-from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask
+from ms_codegeex.extras.cluster.rehearsal.mindir import POINT_TO_POINT
+from ms_codegeex.extras.cluster.rehearsal.timeline.operators import Operator, StepProgram
+from ms_codegeex.extras.cluster.rehearsal.timeline.tasks import COMPUTE, TimelineTask
 
 ARRIVAL = "files"  # the stream of messages that have been written; they take no time
 

@@ -33,7 +33,7 @@ from common import ROOT, print_command, spread, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.base.files import write_json
-from ms_codegeex.config.blend import parse_stages
+from ms_codegeex.config.blend import parse_blend
 from ms_codegeex.data.datasets.batches import PackedSequences, stream_seed
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.indexed import IndexedWriter
@@ -96,7 +96,7 @@ def start(case: str, directory: Path, samples: int) -> None:
             name: PackedSequences(directory / name, "train", LENGTH, stream_seed(1234, i))
             for i, name in enumerate(names)
         }
-        blended = Blend(parse_stages({"huge": 0.7, "repeated": 0.3}), corpora, 16) if case == "blend" else None
+        blended = Blend(parse_blend({"huge": 0.7, "repeated": 0.3}), corpora, 16) if case == "blend" else None
         first = (blended or corpora[case]).training_batch(samples // 2, 16).samples
     seconds = time.perf_counter() - began
     assert len(first) == 16

@@ -8,7 +8,8 @@
 The sources are those of the running interpreter and its packages, and of `--input`: every text once, and only texts
 that `prepare` keeps, so that all sides encode the same documents; that they do is checked by their numbers of tokens.
 
-- `prepare` is the whole command in a separate process: start, search, read, judge, hash, encode, write, sync.
+- `prepare` is the whole command in a separate process: start, search, read, judge, hash, encode, write, sync. Its
+  modules are compiled, as after an installation (in the first round it may compile them).
 - The peer does what Megatron-LM's `preprocess_data.py` does: `multiprocessing.Pool.imap` over lines, `json.loads` and
   `tokenizers` in the workers, appending to the .bin in the parent. It is a separate process too.
 - `datatrove` and `datasets`, if `--peer-python` is an interpreter that has them (`pip install datatrove datasets
@@ -43,11 +44,11 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.data.corpus.reading import Document, find_units, read_unit
-from ms_codegeex.data.corpus.settings import ReadingSettings
-from ms_codegeex.data.corpus.sources import Root, default_roots, user_roots
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
+from ms_codegeex.extras.corpus.reading import Document, find_units, read_unit
+from ms_codegeex.extras.corpus.settings import ReadingSettings
+from ms_codegeex.extras.corpus.sources import Root, default_roots, user_roots
 
 Packages = dict[str, Callable[[list[Path], Path, int], int]]
 FILE_BYTES = 25_000_000
@@ -91,7 +92,8 @@ def run_prepare(paths: list[Path], output: Path, processes: int) -> int:
     """The command; how many tokens it wrote."""
     words = ["--input", *map(str, paths), "--output", str(output), "--workers", str(processes), "--tags", "none"]
     command = [sys.executable, "-m", "ms_codegeex.cli", "prepare", *words, "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    compiled = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # otherwise each run would take most of a second for it
+    done = subprocess.run(command, cwd=ROOT, env=compiled, capture_output=True, text=True, check=True)
     return sum(split["tokens"] for split in json.loads(done.stdout)["splits"].values())
 
 

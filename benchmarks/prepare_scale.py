@@ -36,9 +36,9 @@ from common import ROOT, print_command, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.base.reading import sha256
-from ms_codegeex.data.corpus.sources import default_roots
+from ms_codegeex.base.digests import sha256
 from ms_codegeex.data.datasets.layout import DATA_FILES
+from ms_codegeex.extras.corpus.sources import default_roots
 
 FILE_BYTES = 32_000_000
 LINES, LINES_OF_DOCUMENT = 200_000, 40

@@ -37,7 +37,7 @@ from common import ROOT, print_command, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.data.corpus.redaction import REDACTIONS, redact
+from ms_codegeex.extras.corpus.redaction import REDACTIONS, redact
 
 _ALPHABETS = {
     "w": string.ascii_letters + string.digits,

@@ -33,8 +33,8 @@ sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
-from ms_codegeex.rehearsal.stubs import simulation_environment
+from ms_codegeex.extras.cluster.rehearsal.job import CompileMode, RehearsalJob
+from ms_codegeex.extras.cluster.rehearsal.stubs import simulation_environment
 
 PEER_LAYERS = 8  # more would take minutes
 SAMPLE_SECONDS = 0.2
@@ -51,14 +51,14 @@ def configuration(devices: int, layers: int) -> RunConfig:
 
 
 def compile_rank(config: RunConfig, mode: CompileMode) -> dict[str, float]:
-    """What the worker reports of rank 0, and the CPU seconds of its process."""
+    """What the compile program reports of rank 0, and the CPU seconds of its process."""
     before = cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         job = RehearsalJob(Path(folder), config, 1)
         job.write()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment.update(simulation_environment(0, config.devices))
-        words = ["-m", "ms_codegeex.rehearsal.compile_worker", str(os.getpid()), "1", folder, "0"]
+        words = ["-m", "ms_codegeex.extras.cluster.rehearsal.compile_program", str(os.getpid()), "1", folder, "0"]
         words.append(json.dumps(asdict(mode)))
         subprocess.run([sys.executable, *words], env=environment, cwd=folder, check=True, stderr=subprocess.DEVNULL)
         found = json.loads(job.file("json", 0).read_text())

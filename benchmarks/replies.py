@@ -1,6 +1,6 @@
 """Replies as chat models write them, through our judge and three others': which right ones pass, which wrong ones fail.
 
-    MS_CODEGEEX_BENCHMARKS=DIR python benchmarks/replies.py --others venvs      # the table in docs/replies.md
+    MS_CODEGEEX_BENCHMARKS=DIR python benchmarks/replies.py --others venvs      # the table in RESULTS.md
     ... --language python --each 1 --wrong wrong     # one problem each; the replies that we judge wrong, in files
 
 The replies are made from the solutions of HumanEval-X (`humaneval-x` and `humanevalx-codegeex2` in DIR), each by one
@@ -45,11 +45,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import print_command
 
 from ms_codegeex.base.yaml_reading import read_yaml_file
-from ms_codegeex.evaluation.benchmarks.humaneval import task as humaneval
-from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
-from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.evaluation.sandbox import open_sandbox
-from ms_codegeex.evaluation.task import Judgement, Problem, Sample, SampledAnswer, Task
+from ms_codegeex.extras.evaluation.benchmarks import humaneval, humaneval_x
+from ms_codegeex.extras.evaluation.jsonl import read_rows
+from ms_codegeex.extras.evaluation.sandbox import open_sandbox
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, SampledAnswer, Task
 
 FENCE, SECONDS = "`" * 3, 10.0
 NEWEST = {"js": "humanevalx-codegeex2/humanevalx_js.jsonl.gz", "rust": "humanevalx-codegeex2/humanevalx_rust.jsonl.gz"}

@@ -30,12 +30,12 @@ sys.path.insert(0, str(ROOT))
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.datasets.batches import Batch
+from ms_codegeex.extras.cluster.rehearsal import execution_program
+from ms_codegeex.extras.cluster.rehearsal import job as jobs
+from ms_codegeex.extras.cluster.rehearsal.execute import STEPS
+from ms_codegeex.extras.cluster.rehearsal.probed_step import CLIP, NORM_LIMIT, OVERFLOW, build_probed, marked_parameter
+from ms_codegeex.extras.cluster.rehearsal.shrink import parse_mesh, shrunk
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.rehearsal import job as jobs
-from ms_codegeex.rehearsal import worker
-from ms_codegeex.rehearsal.execute import STEPS
-from ms_codegeex.rehearsal.probe import CLIP, NORM_LIMIT, OVERFLOW, build_probed, marked_parameter
-from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk
 
 RECIPE = ROOT / "configs" / "recipes" / "codegeex_13b_910b_64.yaml"
 MESH = "data=2,tensor=2,pipeline=2,optimizer_shard=2"
@@ -43,7 +43,7 @@ MESH = "data=2,tensor=2,pipeline=2,optimizer_shard=2"
 
 def losses(small: RunConfig, order: np.random.Generator | None) -> np.ndarray:
     """The loss of every step on one device, [steps]; NaN where the step was skipped. `order`: of the samples."""
-    config = worker.single_device(small)
+    config = execution_program.single_device(small)
     job = jobs.RehearsalJob(Path(), small, STEPS[small.training.precision])
     built = build_probed(config, marked_parameter(small))
     built.step.set_train(True)
@@ -56,7 +56,7 @@ def losses(small: RunConfig, order: np.random.Generator | None) -> np.ndarray:
     for step in range(job.steps):
         if step % jobs.EQUAL_STEPS == 0:  # steps with the same batch keep its order
             rows = np.arange(data[0].shape[1]) if order is None else order.permutation(data[0].shape[1])
-        worker._set_probes(probes, job, step, overflows=True)
+        execution_program._set_probes(probes, job, step, overflows=True)
         *others, last = Batch(*[a[step][rows] for a in data]).parts(config.accumulation)
         for part in others:
             built.accumulate_step(*map(Tensor, part.arrays()))

@@ -42,12 +42,12 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.validation import validated
-from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob, batches, local_rows
-from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
-from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk
-from ms_codegeex.rehearsal.stubs import simulation_environment
-from ms_codegeex.rehearsal.timeline.operators import StepProgram
-from ms_codegeex.rehearsal.timeline.tasks import simulate
+from ms_codegeex.extras.cluster.rehearsal.job import SINGLE_THREAD, RehearsalJob, batches, local_rows
+from ms_codegeex.extras.cluster.rehearsal.mindir import POINT_TO_POINT
+from ms_codegeex.extras.cluster.rehearsal.shrink import parse_mesh, shrunk
+from ms_codegeex.extras.cluster.rehearsal.stubs import simulation_environment
+from ms_codegeex.extras.cluster.rehearsal.timeline.operators import StepProgram
+from ms_codegeex.extras.cluster.rehearsal.timeline.tasks import simulate
 
 MESHES = ("tensor=2", "pipeline=2")
 BATCHES = 4  # different ones, in turns
@@ -102,18 +102,18 @@ def run_all(processes: Iterable[tuple[str, str, dict[str, str]]], folder: Path, 
 
 def export(folder: Path, rank: int) -> None:
     """Write a rank's graph for execution, and its operators as they were partitioned. In a simulated cluster."""
-    from ms_codegeex.rehearsal import callbacks, mindir, worker
-    from ms_codegeex.rehearsal.timeline.flatten import flatten
+    from ms_codegeex.extras.cluster.rehearsal import callbacks, execution_program, mindir
+    from ms_codegeex.extras.cluster.rehearsal.timeline.flatten import flatten
 
     job = RehearsalJob.read(folder)
-    cell = worker.partitioned_step(job.config, rank)
+    cell = execution_program.partitioned_step(job.config, rank)
     full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}
-    cell.compile(*[worker.Tensor(local_rows(job.config, rank, a[0])) for a in batches(job.config, 1)])
-    model = mindir.parse(worker.exported(cell))
+    cell.compile(*[execution_program.Tensor(local_rows(job.config, rank, a[0])) for a in batches(job.config, 1)])
+    model = mindir.parse(execution_program.exported(cell))
     program = flatten(model, rank, job.config.mesh.coordinates(rank)[0])
     write_json(job.file("operators.json", rank), asdict(program))
-    collectives = [worker.asdict(c) for c in mindir.collectives(model, rank)]
-    windows = worker.fill(model, cell.parameter_layout_dict, full, job.config, rank)
+    collectives = [execution_program.asdict(c) for c in mindir.collectives(model, rank)]
+    windows = execution_program.fill(model, cell.parameter_layout_dict, full, job.config, rank)
     write_json(job.file("json", rank), {"collectives": collectives, "windows": windows})
     mindir.rewrite(model, callbacks.library())
     job.file("mindir", rank).write_bytes(model.SerializeToString())
@@ -123,19 +123,19 @@ def train(folder: Path, rank: int, rounds: int, steps: int) -> None:
     """Train in rounds of `steps` and one with the profiler; write what happened when."""
     from mindspore import Tensor, _c_expression, nn
 
-    from ms_codegeex.rehearsal import callbacks, mindir, worker
-    from ms_codegeex.rehearsal.communicator import FileCommunicator
+    from ms_codegeex.extras.cluster.rehearsal import callbacks, execution_program, mindir
+    from ms_codegeex.extras.cluster.rehearsal.communicator import FileCommunicator
 
     job = RehearsalJob.read(folder)
-    worker.ms.set_context(mode=worker.ms.GRAPH_MODE)
-    worker.ms.set_device("CPU")
-    worker.ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
+    execution_program.ms.set_context(mode=execution_program.ms.GRAPH_MODE)
+    execution_program.ms.set_device("CPU")
+    execution_program.ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
     log: list[tuple[str, str, float, float]] = []
     communicator = FileCommunicator(job.messages, rank, WAIT)
     nodes = [validated(mindir.CollectiveNode, x) for x in read_json(job.file("json", rank))["collectives"]]
     communicator._run = _logged(communicator._run, log)
     called = callbacks.Callbacks(communicator.functions(nodes))
-    network = nn.GraphCell(worker.ms.load(str(job.file("mindir", rank))))
+    network = nn.GraphCell(execution_program.ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
     data, number = batches(job.config, job.steps), 0
 
@@ -148,11 +148,11 @@ def train(folder: Path, rank: int, rounds: int, steps: int) -> None:
 
     def meet(name: str) -> None:
         others = [x for x in range(job.config.mesh.world) if x != rank]
-        communicator.send(name, worker.np.zeros(1), others)
+        communicator.send(name, execution_program.np.zeros(1), others)
         for other in others:
             communicator.receive(name, other)
 
-    worker._set_probes(held, job, 0, overflows=False)
+    execution_program._set_probes(held, job, 0, overflows=False)
     for _ in range(WARM_UP):
         step()
     found = []
@@ -251,7 +251,7 @@ class Measured:
             known = {x.op for x in program.operators if x.message is None}
             rest += sum(max(0.0, x) for x in between)
             for (op, _, _), seconds in zip(listed[0], lasting, strict=True):
-                if op == "PyFunc":
+                if op == "Custom":
                     continue
                 if op in known:
                     totals[op] += seconds
@@ -290,7 +290,7 @@ class Measured:
         more = []
         for found in self.found:
             for turn in found:
-                kernels = [end - start for op, start, end in turn["kernels"] if op == "PyFunc"]
+                kernels = [end - start for op, start, end in turn["kernels"] if op == "Custom"]
                 inside = [end - start for _, _, start, end in turn["profiled_messages"]]
                 more += [a - b for a, b in zip(kernels, inside, strict=True)]
         return max(0.0, statistics.median(more))

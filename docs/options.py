@@ -26,14 +26,13 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
-from ms_codegeex.data.corpus import filters
 from ms_codegeex.data.tokenizer.files import TABLE
-from ms_codegeex.evaluation.benchmarks.registry import with_key
-from ms_codegeex.evaluation.recipe import Recipe
-from ms_codegeex.evaluation.sampling import foreign_samples
+from ms_codegeex.extras.evaluation.benchmarks.registry import with_key
+from ms_codegeex.extras.evaluation.recipe import Recipe
+from ms_codegeex.extras.evaluation.sampling import foreign_samples
+from ms_codegeex.extras.serving import foreign_fields
 from ms_codegeex.formats import files
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.serving import foreign_fields
 
 PAGES = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- docs/options\.py: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
@@ -134,11 +133,14 @@ def recipe() -> str:
 
 def records() -> str:
     """Layouts of records, with what becomes of their fields."""
-    rows, table_of_layouts = [], layouts.table()
+    rows, last, table_of_layouts = [], "", layouts.table()
     for each in (*table_of_layouts.layouts, table_of_layouts.message):
         used = "; ".join(f"{use}: {code(names)}" for use, names in each.uses.items())
         title = f"{each.name} ({each.source})"
-        rows.append((title, "a message" if each is table_of_layouts.message else each.task, used, code(each.harmless)))
+        harmless = code(each.harmless)
+        task = "a message" if each is table_of_layouts.message else each.task
+        rows.append((title, task, used, "as above" if rows and harmless == last else harmless))
+        last = harmless
     roles = [
         (code(role), code(" ".join(name for name, ours in table_of_layouts.roles.items() if ours == role)))
         for role in dict.fromkeys(table_of_layouts.roles.values())
@@ -166,10 +168,7 @@ def weights() -> str:
     """What a file or folder of weights may be, in the order in which it is tried."""
 
     def outcome(layout: files.Layout) -> str:
-        if not layout.refused:
-            return "what is below it is opened" if layout.below else "read"
-        found = "..." if layout.refused != "{found}" else "the error says what it is and what helps"
-        return f"refused: {layout.refused.format(path='PATH', folder='DIR', file='FILE', found=found)}"
+        return "refused" if layout.refused else "opened" if layout.below else "read"
 
     rows = [(each.name, each.source, each.recognised, outcome(each)) for each in files.layouts()]
     return table(("a file or folder", "written by", "recognised by", "what becomes of it"), rows)
@@ -194,12 +193,12 @@ def value_of(value: Any) -> str:
 
 
 def foreign() -> str:
-    """Fields of other servers that are accepted."""
+    """Fields of other servers that are accepted, by the values that are."""
     names: dict[int, list[str]] = {}
     rows = {**foreign_fields.GENERATION, **foreign_fields.LLAMA_CPP}
     for name, each in rows.items():
         names.setdefault(id(each), []).append(f"`{name}`")
-    cells = []
+    cells: dict[tuple[str, bool], list[str]] = {}
     for each in {id(each): each for each in rows.values()}.values():
         wanted = [value for value in each.values if value not in foreign_fields.NOTHING]
         shown = ["off"] * (len(wanted) < len(each.values)) + [value_of(value) for value in wanted]
@@ -207,8 +206,9 @@ def foreign() -> str:
             others = (f"`{name}`: {' or '.join(map(value_of, of))}" for name, of in each.unused.items())
             shown.append(f"any with {', '.join(others)}")
         accepted = f"any: {each.reason}" if each.reason else "; ".join(shown)
-        cells.append((", ".join(names[id(each)]), each.source, accepted))
-    return table(("field", "of, with its default", "accepted values"), cells)
+        key = accepted, each in foreign_fields.GENERATION.values()  # those of llama.cpp's routes apart, at the end
+        cells.setdefault(key, []).append(f"{', '.join(names[id(each)])} ({each.source})")
+    return table(("accepted", "field (of, with its default)"), [(key[0], "; ".join(of)) for key, of in cells.items()])
 
 
 def result_files() -> str:
@@ -225,26 +225,6 @@ def result_files() -> str:
     return table(("written by", "known by", "what becomes of a text"), rows)
 
 
-def generators() -> str:
-    """Programs whose files `prepare` recognises."""
-    shown = {"comment": "comments at the top", "text": "the beginning", "end": "the last line"}
-    found: dict[str, dict[str, str]] = {}
-    for rule in shipped_table(filters.GENERATORS)["generators"]:
-        found.setdefault(rule["name"], {}).update(rule)
-    return table(
-        ("program or kind of file", "recognised by"),
-        [
-            (
-                name,
-                ", ".join(
-                    [*(words for place, words in shown.items() if place in rule), code(rule.get("files", ""))]
-                ).strip(", "),
-            )
-            for name, rule in found.items()
-        ],
-    )
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "run": run,
     "sampling": sampling,
@@ -255,7 +235,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "tokenizers": tokenizer_files,
     "results": result_files,
     "foreign": foreign,
-    "generators": generators,
 }
 
 

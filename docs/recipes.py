@@ -16,31 +16,26 @@ import hashlib
 import json
 import math
 import os
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, reduce
-from operator import attrgetter, getitem
+from operator import getitem
 from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file, write_json
-from ms_codegeex.base.hardware import GIB, device
+from ms_codegeex.base.hardware import GIB, chip_named
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
-from ms_codegeex.planning.calibration import STEP_SECONDS
-from ms_codegeex.planning.planner import Plan, changed, make_plan
-from ms_codegeex.planning.report import CATEGORIES
-from ms_codegeex.planning.roofline import Work, balanced_layers
-from ms_codegeex.planning.search import recomputing, search, yaml_of
-from ms_codegeex.rehearsal.compile import compile_ranks
-from ms_codegeex.rehearsal.timeline.timeline import make_timeline
+from ms_codegeex.extras.cluster.plans.planner import Plan, make_plan
+from ms_codegeex.extras.cluster.plans.published import STEP_SECONDS
+from ms_codegeex.extras.cluster.plans.search import search, yaml_of
+from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
+from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import make_timeline
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE, PICTURE = ROOT / "configs" / "recipes", "recipes.md", "images/recipes.png"
@@ -59,7 +54,7 @@ TUNING = {"ascend910b": (8,), "ascend910c": (16,), "a100": (8,), "h100": (8,)}  
 # Recipes for which a search found no plan. A recipe without a file that is not listed has not been searched.
 NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
 # Settings that timelines of the compiled graphs prefer to the search's: the first overlaps more, the others leave more
-# memory to masks and fragments (docs/notes.md).
+# memory to masks and fragments.
 BY_TIMELINE = ("codegeex_13b_910_1536", "codegeex_13b_910_64", "codegeex_13b_910_512")
 LATER = {  # keys that came after some records, with what every step did before
     ("parallel", "virtual_stages"): 1,
@@ -72,7 +67,7 @@ LATER = {  # keys that came after some records, with what every step did before
     ("training", "initial"): {"outputs": "normal", "positions": "normal", "attention": "normal"},
 }
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
-TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"
+TIMELINE = ROOT / "ms_codegeex" / "extras" / "cluster" / "rehearsal" / "timeline"
 COSTS = ROOT / "ms_codegeex" / "planning" / "operators.py"  # what its operators cost
 SHOWS = ("report.py",)  # its files that show a timeline and do not make it
 EARLIER = "simulated by an earlier version of the timeline"
@@ -97,7 +92,6 @@ class Model:
 
 
 HALF_SCORES = ("model.scores_fp32=false",)
-TOO_SHORT = "On A100 and H100 these steps are estimated too short, as said above, and their MFU too high."
 TUNED = {
     "CodeGeeX-13B": ("model.family=codegeex", "model.preset=13b"),
     "CodeGen-16B": ("model.family=codegen", "model.preset=16b-multi", *HALF_SCORES),
@@ -110,11 +104,7 @@ def _tuned(way: str, name: str, model: tuple[str, ...]) -> Model:
     every = way == "Fine-tuning"
     base, frozen = ("finetune_full", ()) if every else ("finetune_lora", ("lora.frozen=fp32",))
     keys = ("device=ascend", "data.seq_length=2048", "training.global_batch=32", "training.precision=fp16", *frozen)
-    note = "Steps of 32 sequences of 2,048; hours for a billion tokens. The model comes from `finetune --model`"
-    note += f",\nwith `{HALF_SCORES[0]}` on its command line." if HALF_SCORES[0] in model else "."
-    note += f"\n{TOO_SHORT}" if HALF_SCORES[0] in model else ""
-    note += f"\n`plan` needs the model: `plan --config FILE {' '.join(model)}`."
-    return Model(f"{way} of {name}", base, 1e9, note, TUNING, keys, model=model)
+    return Model(f"{way} of {name}", base, 1e9, "", TUNING, keys, model=model)
 
 
 MODELS = (
@@ -131,9 +121,7 @@ MODELS = (
         "codegen_16b_nl",
         577e9,
         "Steps of 1,024 sequences of 2,048. The tokens are those that others quote for NL, Multi and Mono together.\n"
-        "Queries are multiplied with keys in 16 bits (`model.scores_fp32: false`), which the release does in FP32.\n"
-        "1,536 devices divide the batch only with a pipeline, and then there are fewer micro-batches than stages.\n"
-        f"{TOO_SHORT}",
+        "  Queries are multiplied with keys in 16 bits (`model.scores_fp32: false`), which the release does in FP32.",
         PRETRAINING,
         HALF_SCORES,
     ),
@@ -141,7 +129,7 @@ MODELS = (
         "CodeGen-2B",
         "codegen_2b_nl",
         577e9,
-        f"Steps of 512 sequences of 2,048, with the tokens and the scores of CodeGen-16B.\n{TOO_SHORT}",
+        "Steps of 512 sequences of 2,048, with the scores of CodeGen-16B.",
         SMALL,
         HALF_SCORES,
     ),
@@ -150,7 +138,7 @@ MODELS = (
         "codegeex2_6b",
         600e9,
         "Steps of 1,536 sequences of 2,048: its batch was never published. The tokens are those of its further\n"
-        "training on code.",
+        "  training on code.",
         PRETRAINING,
         ("training.global_batch=1536",),
     ),
@@ -176,7 +164,7 @@ class Recipe:
     @property
     def overrides(self) -> list[str]:
         """Keys that differ from the model's file and are not searched."""
-        keys = [*self.model.keys, *(self.model.fused if "attention" in device(self.hardware).fused else ())]
+        keys = [*self.model.keys, *(self.model.fused if "attention" in chip_named(self.hardware).fused else ())]
         return [*keys, f"parallel.hardware={self.hardware}", *KEYS_OF_HARDWARE.get(self.hardware, ())]
 
     def plan(self) -> Plan | None:
@@ -333,68 +321,37 @@ def stale() -> list[str]:
     return [stem for stem in _recorded() if simulated(stem, plan_of(file_of(stem))) is None]
 
 
-HEADER = ("devices", "data x tensor x pipeline", "optimizer shards", "sequence parallel", "micro-batches")
-HEADER += ("recomputes", "GiB, of what a run may use", "step, s", "MFU", "most to gain, and MFU without it")
-HEADER += ("hours", "device-hours")
-
-
-def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
-    """A row of the page."""
-    name = f"{recipe.devices:,} x {HARDWARE[recipe.hardware]}"
+def cell(recipe: Recipe) -> str:
+    """Step, MFU and device-hours of a recipe, with a link to its file."""
+    plan = recipe.plan()
     if plan is None:
-        return (name, "no plan fits", *[""] * (len(HEADER) - 2))
-    return (f"[{name}](../{recipe.file.relative_to(ROOT)})", *_cells(plan, recipe.model.tokens))
+        return "no plan fits"
+    return f"[{figures(plan, recipe.model.tokens)}](../{recipe.file.relative_to(ROOT)})"
 
 
-def _cells(plan: Plan, tokens: float) -> tuple[str, ...]:
-    """A row without its name."""
-    config, mesh, hours = plan.config, plan.config.mesh, hours_of(plan, tokens)
-    training = config.training
-    blocks = "" if training.recompute_blocks is None else f" in {', '.join(map(str, training.recompute_blocks))} blocks"
-    used = max(stage.total for stage in plan.memory)
-    layers = ", ".join(map(str, config.parallel.stage_layers or ()))
-    schedule = f", layers {layers}" if layers else ""
-    schedule += f", {mesh.virtual_stages} virtual" if mesh.virtual_stages > 1 else ""
-    return (
-        f"{mesh.data} x {mesh.tensor} x {mesh.pipeline}{schedule}",
-        f"{mesh.optimizer_shard}",
-        "yes" if config.parallel.sequence else "no",
-        f"{config.accumulation} of {config.micro_batch}",
-        f"{training.recompute}{blocks}",
-        f"{used / GIB:.1f}, {used / plan.chip.usable_memory:.0%}".replace("%", " %"),
-        plan.estimate.step,
-        plan.estimate.share,
-        most_to_gain(plan),
-        *(f"{x:,.{0 if x >= 100 else 1}f}" for x in (hours, hours * config.devices)),
-    )
+def figures(plan: Plan, tokens: float) -> str:
+    """Seconds of a step, MFU and device-hours for so many tokens."""
+    hours = hours_of(plan, tokens) * plan.config.devices
+    return f"{plan.step_seconds:.3g} s, {_percent(plan.mfu, 0)}, {hours:,.0f} h"
 
 
-def losses(plan: Plan) -> dict[str, float]:
-    """Seconds of a step, before the factor, that are no product of the model, by what would have to go."""
-    time = plan.time
-    stage, micro = time.slowest, time.micro_batches
-    again = micro * (stage.work.matmul_recompute + stage.work.vector_recompute)
-    element_wise = micro * (stage.work.vector_forward + stage.work.vector_backward)
-    fused = "attention" in fused_kernels(plan.config, plan.chip.fused)
-    return {
-        "collectives of activations": micro * stage.activations,
-        "collectives of weights and gradients": time.gradients,
-        "bubble": time.bubble * time.pipeline,
-        "recomputation": again,
-        "sums of gradients and the update": time.update,
-        # fused, they are what a kernel has to move
-        **({} if fused else {"element-wise work of composed attention and of chains": element_wise}),
-    }
+def grid(models: Sequence[Model]) -> str:
+    """A row for each model and device, a column for each number of devices; of tuning, a row for each model."""
+    rows: dict[str, dict[str, str]] = {}
+    columns: dict[str, tuple[str, int]] = {}
+    for recipe in recipes():
+        if recipe.model not in models:
+            continue
+        name, number, chip = recipe.model.name, f"{recipe.devices:,}", HARDWARE[recipe.hardware]
+        row, column = (name, f"{number} x {chip}") if recipe.model.model else (f"{name}, {chip}", number)
+        rows.setdefault(row, {})[column] = cell(recipe)
+        columns[column] = (chip if recipe.model.model else "", recipe.devices)
+    shown = sorted(columns, key=lambda column: columns[column])
+    return _table(("", *shown), [(row, *(cells.get(column, "") for column in shown)) for row, cells in rows.items()])
 
 
-def most_to_gain(plan: Plan) -> str:
-    """The largest loss, and MFU if it took no time."""
-    name, seconds = max(losses(plan).items(), key=lambda item: item[1])
-    return f"{name}: {plan.mfu_of((plan.counted_seconds - seconds) * plan.factor.value):.0%}".replace("%", " %")
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{share:.{digits}%}".replace("%", " %")
 
 
 def hours_of(plan: Plan, tokens: float) -> float:
@@ -402,84 +359,16 @@ def hours_of(plan: Plan, tokens: float) -> float:
     return tokens / plan.step_tokens * plan.step_seconds / 3600
 
 
-def paper_row() -> tuple[str, ...]:
-    """The published run of the 13B, and our plan of its setting."""
-    plan = plan_of(file_of(PAPER))
-    cells = list(_cells(plan, MODELS[0].tokens))
-    planned = HEADER.index("step, s") - 1  # the name comes first
-    cells[planned] += f" (published: {STEP_SECONDS:.2f})"
-    return (f"[{plan.config.devices:,} x 910, the paper's](../configs/{PAPER}.yaml)", *cells)
-
-
 def page() -> str:
     """The text of docs/recipes.md."""
-    blocks = [INTRODUCTION]
-    for model in MODELS:
-        tokens = f", {model.tokens / 1e9:,.0f} G tokens" if model.tokens > 1e9 else ""
-        rows = [row(recipe.plan(), recipe) for recipe in recipes() if recipe.model is model]
-        rows += [paper_row()] if model is MODELS[0] else []
-        blocks.append(f"## {model.name}{tokens}\n\n{model.note}\n\n{_table(HEADER, rows)}")
-    blocks[1:1] = [simulated_section(), tried_section()]
-    return "\n\n".join([*blocks, memory_section()]) + "\n"
-
-
-TRIED = {"codegeex_13b_910b_64": 0.55, "codegeex_13b_910b_512": 0.53}  # with the MFU that was aimed at
-
-
-def variants(plan: Plan) -> Iterator[tuple[str, Plan | None]]:
-    """What each change alone gives, with the least recomputation that leaves 5 % of the memory; None: nothing fits."""
-    mesh, micro = plan.config.mesh, plan.config.micro_batch
-    for way in ("none", "selective", "full"):
-        other = changed(plan, training__recompute=way, training__recompute_blocks=None)
-        if other and other.time != plan.time:
-            yield f"training.recompute={way}", other
-    changes: list[dict[str, Any]] = [{"training__micro_batch": x} for x in (micro // 2, 2 * micro) if x]
-    for name, old in (("tensor", mesh.tensor), ("pipeline", mesh.pipeline)):
-        for new in (1, 2, 4, 8):
-            shards = min(64, mesh.data * old // new)
-            if new != old:
-                sequence = (new if name == "tensor" else mesh.tensor) > 1
-                keys = {f"parallel__{name}": new, "parallel__optimizer_shard": shards, "parallel__sequence": sequence}
-                changes.append(keys if name == "tensor" else {**keys, "parallel__virtual_stages": 1})
-    changes += [{"parallel__virtual_stages": x} for x in (1, 2, 4, 5) if x != mesh.virtual_stages]
-    changes.append({"parallel__stage_layers": balanced_layers(plan.config), "parallel__virtual_stages": 1})
-    changes.append({"parallel__sequence": False})
-    changes.append({"parallel__overlap__parts": 2, "parallel__virtual_stages": 1})
-    for keys in changes:
-        key, value = next(iter(keys.items()))
-        others = {"parallel__data": None, "parallel__stage_layers": None}
-        found, reasons = recomputing(plan.config, {**others, **keys}, plan.chip)
-        if found or "memory" in reasons:
-            yield f"{key.replace('__', '.')}={value}", min(found, key=attrgetter("step_seconds"), default=None)
-
-
-def tried_section() -> str:
-    """Every single change of the recipes with an aim, and what each would give."""
-    blocks = [TRIED_TEXT]
-    for stem, aim in TRIED.items():
-        plan = plan_of(file_of(stem))
-        header = (f"`{stem}`, aim {aim:.0%}".replace("%", " %"), "MFU", "memory to spare")
-        rows = [("the recipe", plan.estimate.share, _percent(plan.spare))]
-        for words, other in variants(plan):
-            cells = (other.estimate.share, _percent(other.spare)) if other else ("no plan fits", "")
-            rows.append((f"`{words}`", *cells))
-        if short := changed(plan, parallel__short_gradients=True):
-            rows.append(("`parallel.short_gradients=true`, which rounds", short.estimate.share, _percent(short.spare)))
-        every = losses(plan)
-        collectives = sum(every[name] for name in every if name.startswith("collectives"))
-        times, mean = plan.time, statistics.fmean(stage.micro_batch for stage in plan.time.stages)
-        equal = replace(times, stages=(replace(times.slowest, work=Work(mean), activations=0.0),) * len(times.stages))
-        for words, seconds in (
-            ("stages equally long, as with the head split over them", times.pipeline - equal.pipeline),
-            ("every collective under computation", collectives),
-            ("no bubble", every["bubble"]),
-            ("every collective under computation, no bubble", collectives + every["bubble"]),
-            ("the same, and nothing recomputed", collectives + every["bubble"] + every["recomputation"]),
-        ):
-            share = plan.mfu_of((plan.counted_seconds - seconds) * plan.factor.value)
-            rows.append((f"bound: {words}", f"{share:.0%}".replace("%", " %"), ""))
-        blocks.append(_table(header, rows))
-    return "\n\n".join(blocks)
+    pretrained = [model for model in MODELS if not model.model]
+    notes = "\n".join(f"- {model.name}, {model.tokens / 1e9:,.0f} G tokens. {model.note}" for model in pretrained)
+    paper = plan_of(file_of(PAPER))
+    published = f"The paper's own setting of the 13B on {paper.config.devices:,} x 910, planned: "
+    published += f"{figures(paper, MODELS[0].tokens)} (published: {STEP_SECONDS:.2f} s)."
+    tuned = [model for model in MODELS if model.model]
+    blocks = (INTRODUCTION, notes, grid(pretrained), published, TUNED_TEXT, grid(tuned), simulated_section())
+    return "\n\n".join(blocks) + "\n"
 
 
 SHOWN = ("computing", "tensor", "weights and gradients", "pipeline", "bubble")  # where a simulated step goes
@@ -523,12 +412,10 @@ def _against_paper() -> str:
     paper, ours = (x.seconds for x in found)
     peak = max(stage["peak_gib"] for stage in found[0].stages)
     return (
-        "The factor belongs to a roofline in which nothing overlaps. If the paper's run overlapped all that its graph\n"
-        f"allows, {STEP_SECONDS:.2f} s are {STEP_SECONDS / paper:.2f} times its simulated {paper:.2f} s. Simulated "
-        f"against simulated, without any factor,\nthe recipe for 1,536 Ascend 910 has {paper / ours:.2f} x the tokens "
-        "of the paper's setting. That favours the paper's setting twice:\nits simulated schedule "
-        f"holds {peak:.1f} GiB, where a run may use 30; and dropout is ours, while the release's\ndropout kernel makes "
-        "the roofline 7 % longer ([plan.md](plan.md))."
+        f"If the paper's run overlapped all that its graph allows, its {STEP_SECONDS:.2f} s are "
+        f"{STEP_SECONDS / paper:.2f} times the simulated {paper:.2f} s.\nSimulated against simulated, the recipe for "
+        f"1,536 Ascend 910 has {paper / ours:.2f} x the tokens of the paper's setting, which\nholds {peak:.1f} GiB, "
+        "where a run may use 30."
     )
 
 
@@ -543,22 +430,30 @@ INTRODUCTION = """# Recipes: the fastest plan for each model, device and number 
 
 ```bash
 ms-codegeex plan --config configs/recipes/codegeex_13b_910b_64.yaml
+ms-codegeex train --config configs/recipes/codegeex_13b_910b_64.yaml --dry-run
 python docs/recipes.py --search
 ```
 
-Up to 16 devices `plan --search` found these settings, beyond that an earlier program that searched around three
-meshes ([plan.md](plan.md#better-meshes)); a timeline chose that of the 13B on 1,536 Ascend 910,
-and those on 64 and 512 recompute more blocks than found, to leave memory ([notes.md](notes.md)). **No device has shown
-any of these figures.** A step and its MFU have one estimate, and the range in which eight of ten runs should lie, from
-the published runs on the same chip, or for 910C and H100 on the one before it ([plan.md](plan.md#the-range)). A GPU
-has no fused attention here. The factor of A100 is below 1, because its runs fuse what the plan then counts apart:
-where little of that is left, as in CodeGen, the step is estimated too short.
-
-Hours are for the tokens of the model's paper, packed without padding. A device of a 910C is one of its two dies.
-"full in 5, 0 blocks": the first 5 blocks of stage 1 recompute, none of stage 2. *Most to gain*: what takes most of the
-slowest stage's step and is no product of the model, and MFU if that took no time.
+The first command prints the mesh, the memory of every stage and what would make the step shorter. The last one searches
+all recipes again and writes this page ([plan.md](plan.md#better-meshes)). **No device has shown any of these figures.**
+Each cell has the seconds of a step, MFU, and device-hours for the tokens of the model's paper, packed without padding;
+eight of ten runs should take 0.88 to 1.21 times as long, by the published runs on the same chip, or for 910C and H100
+on the one before it ([plan.md](plan.md#the-range)). A GPU has no fused attention here. Steps of CodeGen on A100 and
+H100 are estimated too short, because the factor of A100 is below 1: its runs fuse what the plan counts apart. A search
+leaves 5 % of what a run may use. A timeline chose the setting of the 13B on 1,536 Ascend 910; those on 64 and 512
+recompute more blocks than found, to leave memory. A device of a 910C is one of its two dies.
 
 ![device-hours for the paper's tokens, by devices](images/recipes.png)"""
+
+
+TUNED_TEXT = f"""## Fine-tuning and LoRA
+
+```bash
+ms-codegeex plan --config configs/recipes/tuning/lora_codegeex_13b_910b_8.yaml {" ".join(TUNED["CodeGeeX-13B"])}
+```
+
+Steps of 32 sequences of 2,048; device-hours for a billion tokens. The model comes from `finetune --model`, so `plan`
+needs its family and preset. CodeGen also needs `{HALF_SCORES[0]}`, as the run does."""
 
 
 SIMULATED_TEXT = """## Simulated from the compiled graphs
@@ -569,54 +464,11 @@ python docs/recipes.py --simulate codegeex_13b_910_1536
 ```
 
 One rank of each stage was compiled at full size, all layers, and its step simulated with the overlap that the graph
-allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. A stream never waits while it
-has a ready operator, so these steps are optimistic; the column before them is pessimistic, because nothing overlaps
-there. Neither has a factor. Shrunk and executed, these recipes train as one device does: that for 1,536 devices in
-FP16, that for 64 in FP32 ([rehearse.md](rehearse.md)).
-GiB are without the buffers of communicators: those of all tensors at the peak of the simulated order, what they touch
-of the engine's memory pool (the rest is fragmentation) with its blocks, and the plan's. The recipes touch less than a
-run may use, with their buffers. Blocks have to fit only where the driver has no virtual memory, as on the 910; those of
-its recipe do. The order in which the paper's setting is simulated takes more."""
-
-
-TRIED_TEXT = """## What was tried for the 13B on 64 and 512 x 910B
-
-The aims were an MFU of 55 % on 64 devices and 53 % on 512 in the middle of the range. The recipes do not reach them.
-Each row changes one thing, with the least recomputation that leaves 5 % of the memory, and with as many optimizer
-shards as another mesh has, up to 64. A row of recomputation with less than 5 % to spare is too large for a recipe. The
-search combines all of these but the parts of a micro-batch. A bound is what would be left if something took no time:
-the aims need every collective under computation and no bubble."""
-
-
-MEMORY_TEXT = """## Memory of a device
-
-The fullest stage of each plan, GiB ([plan.md](plan.md#how-to-read-it)). A search leaves 5 % of what a run may use: the
-plan counts neither fragmentation nor the workspaces of kernels. What the recipes before these needed is in
-[notes.md](notes.md#memory-of-the-recipes-before-and-after)."""
-
-
-def memory_section() -> str:
-    """Memory by part, of every recipe and of the published setting."""
-    found = [(recipe.file, recipe.plan()) for recipe in recipes()]
-    found.append((file_of(PAPER), plan_of(file_of(PAPER))))
-    rows = []
-    for file, plan in found:
-        if plan:
-            stage = max(range(len(plan.memory)), key=lambda i: plan.memory[i].total)
-            memory, limit = plan.memory[stage], plan.chip.usable_memory / GIB
-            parts = (f"{getattr(memory, name) / GIB:.2f}" for name in CATEGORIES)
-            rows.append(
-                (
-                    f"`{file.stem}`",
-                    f"{stage}",
-                    *parts,
-                    f"{memory.total / GIB:.2f}",
-                    f"{limit:.1f}",
-                    _percent(plan.spare),
-                )
-            )
-    header = ("recipe", "stage", *(name.replace("_", " ") for name in CATEGORIES), "sum", "of", "to spare")
-    return f"{MEMORY_TEXT}\n\n{_table(header, rows)}"
+allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. The simulated step is
+optimistic, the column before it pessimistic; neither has a factor. GiB are without the buffers of communicators: all
+tensors at the peak, what they touch of the engine's memory pool, the pool's blocks, and the plan's. The recipes touch
+less than a run may use. Blocks have to fit only on the 910, whose driver has no virtual memory; those of its recipe do,
+those of the paper's setting do not."""
 
 
 def picture(path: Path) -> None:

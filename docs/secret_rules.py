@@ -1,10 +1,10 @@
-"""Make `ms_codegeex/data/corpus/rules/gitleaks.json` from a clone of github.com/gitleaks/gitleaks at a release.
+"""Make `ms_codegeex/extras/corpus/rules/gitleaks.json` from a clone of github.com/gitleaks/gitleaks at a release.
 
     git -C CLONE checkout v8.30.1 && python docs/secret_rules.py CLONE
 
 The rules become data of two kinds. *Tokens* are known by themselves, such as `shippo_live_…`. *Assigned* values are
 known by the service that is named before them, such as `plaid_secret = "…"`. What surrounds them in gitleaks' patterns
-(the name's end, the operator, quotes) is left out: `ms_codegeex.data.corpus.secrets` has one pattern for all of that.
+(the name's end, the operator, quotes) is left out: `ms_codegeex.extras.corpus.redaction` has one pattern for that.
 `LEFT_OUT` are rules which need a file's path or several lines, or which are too wide.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tomllib
 
-TARGET = Path(__file__).resolve().parents[1] / "ms_codegeex/data/corpus/rules/gitleaks.json"
+TARGET = Path(__file__).resolve().parents[1] / "ms_codegeex/extras/corpus/rules/gitleaks.json"
 LEFT_OUT = {
     "aws-amazon-bedrock-api-key-short-lived": "a constant; `issuers.yaml` has its own",
     "curl-auth-header": "`secrets` has its own",

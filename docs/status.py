@@ -1,4 +1,4 @@
-"""Writes README's table "Status", docs/status.md and docs/unverified.md from docs/status.yaml.
+"""Writes README's table "Status" and docs/status.md from docs/status.yaml.
 
 python docs/status.py            # writes them
 python docs/status.py --check    # writes nothing; exit status 1 and the names of the files that differ
@@ -16,7 +16,7 @@ import yaml
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
-from ms_codegeex.base.hardware import DEVICES
+from ms_codegeex.base.hardware import CHIPS
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.planning.hardware_files import uncertain_of
 
@@ -87,10 +87,20 @@ def readme(text: str, tables: dict[str, list[Row]]) -> str:
 
 def status_page(tables: dict[str, list[Row]]) -> str:
     """docs/status.md."""
-    return f"""# What is tested
+    rows = [*tables["devices"], *tables["capabilities"]]
+    names = (row.name for row in tables["capabilities"] if not row.unverified)
+    settled = "; ".join(re.sub(r" \(\[.*?\)\)", "", name) for name in names)
+    part = {"capabilities": [row for row in tables["capabilities"] if row.unverified]}
+    checks = [(check.part, check.do, check.see) for row in rows for check in row.checks]
+    figures = [(chip.name, ", ".join(f"`{name}`" for name in sorted(uncertain_of(chip)))) for chip in CHIPS.values()]
+    return f"""# What is tested, and what nobody has verified
 
-Generated from `docs/status.yaml` by `python docs/status.py`. Edit that file instead.
-[unverified.md](unverified.md) says how to verify what nobody has verified yet.
+```bash
+ms-codegeex doctor    # what this machine lacks
+```
+
+Generated from `docs/status.yaml` by `python docs/status.py`. Edit that file instead. The marks are **not verified**,
+**not seen**, **not run** and **not reproduced**.
 
 ## What runs where
 
@@ -98,47 +108,33 @@ Generated from `docs/status.yaml` by `python docs/status.py`. Edit that file ins
 
 ## Capabilities
 
-{table_of("capabilities", tables)}
-"""
+{table_of("capabilities", part)}
 
-
-def unverified_page(tables: dict[str, list[Row]]) -> str:
-    """docs/unverified.md."""
-    rows = [*tables["devices"], *tables["capabilities"]]
-    open_items = [(row.name, what, mark) for row in rows for what, mark in row.unverified.items()]
-    checks = [(check.part, check.do, check.see) for row in rows for check in row.checks]
-    figures = [(chip.name, ", ".join(f"`{name}`" for name in sorted(uncertain_of(chip)))) for chip in DEVICES.values()]
-    return f"""# What is not verified
-
-Generated from `docs/status.yaml` by `python docs/status.py`, as is [status.md](status.md). Edit that file instead.
-
-{table(("of", "what", "state"), *open_items)}
+Tested, with nothing left open (`docs/status.yaml` says how): {settled}.
 
 ## How to verify it on devices
 
-On one H100 the tests of a GPU passed, except that of two ([gpu.md](gpu.md)). Otherwise these parts have not run on an
-Ascend device, a GPU or a real network. On a CPU they are covered by tests with stand-in processes, by two `msrun`
-launchers on one machine, and by the rehearsal. To verify each of them:
+On one H100 the tests of a GPU passed, except that of two ([hardware.md](hardware.md#nvidia-gpus)). Nothing has run on
+an Ascend device or a real network. "The run of one server" is that of [cluster.md](cluster.md#one-server).
 
 {table(("part", "command", "what to see"), *checks)}
 
 ## Figures of devices that no source settles
 
-`plan --sources` prints the source of each. What a step takes beyond its roofline comes from published runs of others
-([plan.md](plan.md#the-range)); a profile of your own replaces it ([calibrate.md](calibrate.md)).
+`plan --sources` prints the source of each. A [profile of your own](plan.md#calibrate) replaces
+them.
 
 {table(("device", "uncertain"), *figures)}
 """
 
 
 def pages(root: Path = ROOT) -> dict[Path, str]:
-    """The text that README, docs/status.md and docs/unverified.md should have."""
+    """The text that README and docs/status.md should have."""
     tables = read_status(root / "docs" / "status.yaml")
     path = root / "README.md"
     return {
         path: readme(path.read_text(encoding="utf-8"), tables),
         root / "docs/status.md": status_page(tables),
-        root / "docs/unverified.md": unverified_page(tables),
     }
 
 

@@ -1,5 +1,5 @@
 """A folder as CANN installs it, as far as its `set_env.sh` goes: it sets the variables of published copies of that file
-(CANN 8). No test meets the real one; docs/unverified.md has a check that does."""
+(CANN 8). No test meets the real one; docs/status.md has a check that does."""
 
 import os
 import subprocess

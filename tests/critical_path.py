@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from graphlib import TopologicalSorter
 
-from ms_codegeex.rehearsal.timeline.tasks import TimelineTask
+from ms_codegeex.extras.cluster.rehearsal.timeline.tasks import TimelineTask
 
 
 def critical_path(tasks: Sequence[TimelineTask]) -> float:

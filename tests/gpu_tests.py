@@ -17,9 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @functools.cache
 def missing() -> str:
     """Why this machine cannot compute on a GPU; "" if it can."""
+    from ms_codegeex.base.cuda.libraries import DRIVER, load
+    from ms_codegeex.base.cuda.probe import probe_gpu_backend
     from ms_codegeex.base.errors import RunFailure, UserError
-    from ms_codegeex.cuda.libraries import DRIVER, load
-    from ms_codegeex.cuda.probe import probe_gpu_backend
 
     if problem := load(DRIVER):  # the quickest look, and the usual answer
         return f"no driver ({problem})"
@@ -35,7 +35,7 @@ def missing() -> str:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip before any fixture is set up."""
     if item.get_closest_marker(MARK) and item.config.option.gpu_device == "gpu" and missing():
-        pytest.skip(f"no GPU to compute on: {missing()}; see docs/gpu.md")
+        pytest.skip(f"no GPU to compute on: {missing()}; see docs/hardware.md")
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,11 @@ import numpy as np
 from training_kernel_checks import check_training
 
 from ms_codegeex.base.options import declared
-from ms_codegeex.formats.rounding import Quantised, quantise
+from ms_codegeex.formats.rounding import QuantisedMatrix, quantise
 from ms_codegeex.generation.choice import COLUMNS, TokenChoice
 from ms_codegeex.generation.kernels.library import (
     PART_FLOATS,
-    Adapted,
+    AdapterSums,
     AttentionSizes,
     BlockParts,
     Library,
@@ -107,7 +107,7 @@ def check_adapters(
     chosen = np.zeros(1 + m, np.int32)
     packed = pack(weight, kernels.blocks(bits, activation_bits))
     plain = kernels.matrix(packed, bias, activation, activation_bits)
-    adapted = kernels.matrix(packed, bias, activation, activation_bits, Adapted(factors, chosen))
+    adapted = kernels.matrix(packed, bias, activation, activation_bits, AdapterSums(factors, chosen))
     flat = kernels.matrix(packed, bias, "none", activation_bits)
 
     def run(matrix: Registration, rows: slice, adapters=()) -> tuple[np.ndarray, np.ndarray]:
@@ -145,8 +145,8 @@ def check_sixteen(kernels: Kernels, n: int, k: int, rows=ROWS) -> None:
     weight, x = numbers(0, n, k), numbers(2, max(rows), k)
     weight[::2] *= 1e-6
     brain = (weight.view(np.uint32) >> 16).astype(np.uint16)
-    for narrow in (Quantised(weight.astype(np.float16), 16), Quantised(brain, 16)):
-        found, expected = (kernels.matrix(pack(w)) for w in (narrow, Quantised(narrow.float32(), 32)))
+    for narrow in (QuantisedMatrix(weight.astype(np.float16), 16), QuantisedMatrix(brain, 16)):
+        found, expected = (kernels.matrix(pack(w)) for w in (narrow, QuantisedMatrix(narrow.float32(), 32)))
         for m in rows:
             y, whole = np.zeros((2, m, n), np.float32)
             assert kernels.call("linear", found, x[:m].copy(), y) == 0
@@ -157,7 +157,7 @@ def check_sixteen(kernels: Kernels, n: int, k: int, rows=ROWS) -> None:
         assert np.array_equal(row[0], narrow.float32()[-1])
 
 
-def emulated(weight: Quantised, x: np.ndarray, activation_bits: int) -> np.ndarray:
+def emulated(weight: QuantisedMatrix, x: np.ndarray, activation_bits: int) -> np.ndarray:
     """x wᵀ, FP32 [m, n], as products with rounded activations are defined: whole numbers with a scale for each row,
     exact sums of integers where scales are shared, those of 4 bits added in the order of their groups."""
     limit, largest = np.float32({16: 32639, 8: 127}[activation_bits]), np.abs(x).max(1, keepdims=True)
@@ -206,7 +206,7 @@ def check_largest(kernels: Kernels) -> None:
         values = np.full((33, k), top, np.int8)
         values[1], values[2, ::2] = -top, -top
         scales = np.ones(33 if bits == 8 else (33, -(-k // 128)), np.float32)
-        weight, x = Quantised(values, bits, scales, 0 if bits == 8 else 128), np.full((5, k), sign, np.float32)
+        weight, x = QuantisedMatrix(values, bits, scales, 0 if bits == 8 else 128), np.full((5, k), sign, np.float32)
         x[1, ::2] *= -1
         matrix = kernels.matrix(pack(weight, kernels.blocks(bits, activation_bits)), activation_bits=activation_bits)
         y = np.zeros((5, 33), np.float32)

@@ -8,16 +8,18 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any]], "tuple[str, str] | tuple[int, str]"]  # (text, finish reason) or (status, message)
+# (text, finish reason), (status, message), (raw bytes, content type), or None, which is silence until the end
+Answer = Callable[[dict[str, Any]], "tuple[str, str] | tuple[int, str] | tuple[bytes, str] | None"]
 
 
 class Server:
     """`with Server(answer) as server:` serves at `server.url`. Text is streamed three characters at a time."""
 
-    def __init__(self, answer: Answer, models: tuple[str, ...] = ("small",)):
+    def __init__(self, answer: Answer, models: tuple[str, ...] | bytes = ("small",)):
         self.requests: list[dict[str, Any]] = []
         self.authorizations: set[str] = set()
         self.streamed = 0
+        self._over = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -26,16 +28,18 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-            def _send(self, status: int, value: Any) -> None:
-                data = json.dumps(value).encode()
+            def _send(self, status: int, value: Any, kind: str = "application/json") -> None:
+                data = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", kind)
                 self.send_header("Retry-After-Ms", "1")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
 
             def do_GET(self) -> None:
+                if isinstance(models, bytes):
+                    return self._send(200, models)
                 data = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in models]
                 self._send(200, {"object": "list", "data": data})
 
@@ -46,7 +50,13 @@ class Server:
                 chat = self.path == "/v1/chat/completions"
                 if self.path != "/v1/completions" and not chat:
                     return self._send(404, {"error": {"message": f"no {self.path}"}})
-                first, second = answer(body)
+                given = answer(body)
+                if given is None:
+                    outer._over.wait()
+                    return
+                first, second = given
+                if isinstance(first, bytes):
+                    return self._send(200, first, second)
                 if isinstance(first, int):
                     return self._send(first, {"error": {"message": second}})
                 self.send_response(200)
@@ -75,6 +85,7 @@ class Server:
                     pass  # the client has read enough
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self) -> Server:
@@ -82,5 +93,6 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()

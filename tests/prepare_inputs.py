@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.corpus.shards import Shard
-from ms_codegeex.data.corpus.tally import Tally
+from ms_codegeex.extras.corpus.shards import Shard
+from ms_codegeex.extras.corpus.tally import Tally
 
 FOLDER = tempfile.TemporaryDirectory()  # removed at the end of the process
 WORDS = ("alpha", "beta", "gamma", "value", "index", "result", "total", "buffer", "stream", "parse", "write", "open")

@@ -5,12 +5,12 @@ import json
 import math
 
 from ms_codegeex.base.hardware import ASCEND_910B
+from ms_codegeex.extras.cluster.plans.planner import Plan
 from ms_codegeex.planning.communication import group_ranks, spread
 from ms_codegeex.planning.cost_model import MatMul, executed_products
-from ms_codegeex.planning.hardware_files import DeviceRates, HardwareFile, Products, StepFactor
+from ms_codegeex.planning.hardware_files import ChipRates, HardwareFile, Products, StepFactor
 from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.operators import matmul_seconds
-from ms_codegeex.planning.planner import Plan
 
 COLUMNS = ("Step ID", "Name", "Type", "OP State", "Accelerator Core", "Start Time(us)", "Duration(us)")
 COLUMNS += ("Wait Time(us)", "Block Num", "Input Shapes", "Input Data Types", "Input Formats")
@@ -18,7 +18,7 @@ COLUMNS += ("Output Shapes", "Output Data Types", "Output Formats")
 TRUTH = HardwareFile(
     base="ascend910b",
     source="the truth",
-    rates=DeviceRates(1.21e12, 140e9, 140e9, 19e9, 3.1e-5, 5.3e-5),
+    rates=ChipRates(1.21e12, 140e9, 140e9, 19e9, 3.1e-5, 5.3e-5),
     products=Products(0.77, 41.0),
     overlap=0.37,
     gaps=0.08,
@@ -30,7 +30,7 @@ GROUPS = ("tensor", "optimizer", "replica")  # inside one server, or one device 
 
 def truth():
     """The device that the files are of."""
-    return TRUTH.device(ASCEND_910B, "truth")
+    return TRUTH.chip(ASCEND_910B, "truth")
 
 
 def write_profile(folder, config, noise=lambda: 1.0):

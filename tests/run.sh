@@ -47,6 +47,7 @@ if ((files > $(free_gib) / memory)); then
 fi
 parallel=()
 if (($(nproc) > 1 && files > 1)); then
-    parallel=(-n "$files" --dist loadfile --no-loadscope-reorder) # files with few tests, the longest, would come last
+    # Reordered, files with few tests, the longest, would come last; restarted, a process that crashed makes the run wait for ever.
+    parallel=(-n "$files" --dist loadfile --no-loadscope-reorder --max-worker-restart=0)
 fi
 exec "$venv/bin/python" -m pytest "${parallel[@]}" "$@"

@@ -1,11 +1,15 @@
-"""The processes of a run, found by what they show to others."""
+"""The processes of a run, found by what they show to others, and waiting for what they do."""
 
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+
+PROGRAMS = {"ms_codegeex.runs.rank", "ms_codegeex.runs.rank_from_model"}
 
 
 def processes_of(output: Path) -> list[psutil.Process]:
@@ -28,6 +32,14 @@ def ranks_of(output: Path) -> dict[int, psutil.Process]:
             words, title = process.cmdline(), process.name()
             if title.startswith("rank "):
                 found[int(title.removeprefix("rank "))] = process
-            elif "ms_codegeex.runs.rank" in words and (seen := process.environ()).get("MS_ROLE") != "MS_SCHED":
+            elif PROGRAMS & {*words} and (seen := process.environ()).get("MS_ROLE") != "MS_SCHED":
                 found[int(seen.get("RANK_ID", "0"))] = process
     return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
+    """Until the condition holds. Only a hang lasts so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.02)

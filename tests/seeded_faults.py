@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import os
 import queue
 import re
@@ -27,57 +28,112 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+CODE = ("ms_codegeex", "converters")
 FAULTS = "tests/seeded_faults.yaml"
 MISSES = 2  # of all faults may remain uncaught
 LIMIT = 1800.0  # seconds after which tests count as hanging
 FIRST = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", re.MULTILINE)
+T = TypeVar("T")
 FAILED, STOPPED = 1, 2  # exit status of pytest: a test failed; a test file could not be imported
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A mistake: `after` in place of `before` in `file`, which some of `tests` should notice; the `slow` ones where the
-    others cannot."""
+    """A mistake: `after` in place of `before` in the definition `where`, which some of `tests` should notice; the
+    `slow` ones where the others cannot. `where` is the name of a function, method, class, constant or module, wherever
+    it is; after its module's and folder's name if several have it. Line breaks and indentation in `before` do not
+    matter. `tests`: names of test files or folders; without them the tests of the changed file's folder."""
 
     name: str
-    file: str
+    where: str
     before: str
     after: str
-    tests: tuple[str, ...]
+    tests: tuple[str, ...] = ()
     slow: bool = False
 
     def problem(self, root: Path) -> str | None:
         """Why it does not fit the files in `root`; None if it does."""
-        path = root / self.file
-        if not path.is_file():
-            return f"{self.file} does not exist"
-        text = path.read_text(encoding="utf-8")
-        if (found := text.count(self.before)) != 1:
-            return f"its text occurs {found} times in {self.file}, expected once"
-        if self.after == self.before:
-            return "it changes nothing"
         try:
-            ast.parse(text.replace(self.before, self.after))
+            path, text = self.changed(root)
+            if text == path.read_text(encoding="utf-8"):
+                return "it changes nothing"
+            ast.parse(text)
+            self.test_files(root)
         except SyntaxError as error:
-            return f"{self.file} would not be Python ({error})"
-        missing = [name for name in self.tests if not (root / name).exists()]
-        return f"{', '.join(missing) or 'no test'} does not exist" if missing or not self.tests else None
+            return f"{self.where} would not be Python ({error})"
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def changed(self, root: Path) -> tuple[Path, str]:
+        """The file of `root` in which it is, and its text with the mistake. `ValueError` if it does not fit."""
+        path, begin, end = one(self.where, [x for x in definitions(root) if self.where in x[0]], "definitions")[1:]
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        before, body, after = ("".join(lines[part]) for part in (slice(begin), slice(begin, end), slice(end, None)))
+        pattern = r"\s+".join(map(re.escape, self.before.split()))
+        place = one(self.where, [*re.finditer(pattern, body)], f"places with '{self.before}'")
+        return path, before + body[: place.start()] + self.after + body[place.end() :] + after
+
+    def test_files(self, root: Path) -> list[str]:
+        """Its tests as arguments of pytest. `ValueError` if one does not exist."""
+        tests = root / "tests"
+        found = {name: [*tests.rglob(f"{name}.py"), *filter(Path.is_dir, [tests / name])] for name in self.tests}
+        if not found:
+            folder = self.changed(root)[0].parent.relative_to(root)
+            mirrored = tests.joinpath(*(part for part in folder.parts if part != "ms_codegeex"))
+            found = {self.where: [*filter(Path.is_dir, [mirrored])]}
+        return [str(one(name, paths, "tests").relative_to(root)) for name, paths in found.items()]
 
     @contextlib.contextmanager
     def applied(self, root: Path) -> Iterator[None]:
         """The files in `root` have it meanwhile."""
-        path = root / self.file
-        text = path.read_text(encoding="utf-8")
-        _write(path, text.replace(self.before, self.after))
+        path, wrong = self.changed(root)
+        right = path.read_text(encoding="utf-8")
+        _write(path, wrong)
         try:
             yield
         finally:
-            _write(path, text)
+            _write(path, right)
+
+
+Definition = tuple[set[str], Path, int, int]
+
+
+@functools.cache
+def definitions(root: Path) -> list[Definition]:
+    """The modules of `root` and what they define outside of functions: each one's names (`Blend.read`,
+    `blend.Blend.read`, `datasets.blend.Blend.read`), its file, and its lines as begin and end of a slice."""
+    found: list[Definition] = []
+    for path in sorted(path for folder in CODE for path in (root / folder).rglob("*.py")):
+        text, module = path.read_text(encoding="utf-8"), f"{path.parent.name}.{path.stem}"
+        found.append(({path.stem, module}, path, 0, len(text.splitlines())))
+        for name, node in _named(ast.parse(text).body, ""):
+            found.append(({name, f"{path.stem}.{name}", f"{module}.{name}"}, path, node.lineno - 1, node.end_lineno))
+    return found
+
+
+def _named(body: Sequence[ast.stmt], prefix: str) -> Iterator[tuple[str, ast.stmt]]:
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from _named(node.body, f"{prefix}{node.name}.")
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from ((prefix + target.id, node) for target in targets if isinstance(target, ast.Name))
+
+
+def one(name: str, found: Sequence[T], what: str) -> T:
+    """The only one of these. `ValueError` if there is none, or several."""
+    if len(found) != 1:
+        raise ValueError(f"{name}: {len(found)} {what}, expected one")
+    return found[0]
 
 
 def _write(path: Path, text: str) -> None:
@@ -105,7 +161,7 @@ class Result:
 def read_faults(root: Path = ROOT) -> list[Fault]:
     """The faults of a checkout."""
     entries = yaml.safe_load((root / FAULTS).read_text(encoding="utf-8"))
-    return [Fault(**{**entry, "tests": tuple(entry["tests"])}) for entry in entries]
+    return [Fault(**{**entry, "tests": tuple(entry.get("tests", ()))}) for entry in entries]
 
 
 def chosen(faults: Sequence[Fault], words: Sequence[str]) -> list[Fault]:
@@ -170,8 +226,9 @@ def run_tests(copy: Path, tests: Sequence[str], slow: bool = False) -> tuple[int
 def tried(fault: Fault, copy: Path) -> Result:
     """Run a fault's tests with it in `copy`; if one fails, run that again without it."""
     began = time.monotonic()
+    tests = fault.test_files(copy)
     with fault.applied(copy):
-        status, output = run_tests(copy, fault.tests, fault.slow)
+        status, output = run_tests(copy, tests, fault.slow)
     seconds = time.monotonic() - began
     if status == 0:
         return Result(fault, None, seconds)
@@ -229,7 +286,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     if arguments.list:
         for number, fault in enumerate(faults, 1):
             if fault in wanted:
-                print(f"{number:3}  {fault.name} ({fault.file})")
+                print(f"{number:3}  {fault.name} ({fault.where})")
         return 0
     problems = [f"{fault.name}: {problem}" for fault in wanted if (problem := fault.problem(root))]
     if problems:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.formats.adapters import fingerprint
+from ms_codegeex.formats.checkpoint import fingerprint
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.sources import open_source
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ms_codegeex.formats.adapters import fingerprint
+from ms_codegeex.formats.checkpoint import fingerprint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import open_source

@@ -7,13 +7,13 @@ from __future__ import annotations
 import errno
 import functools
 import platform
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
-from ms_codegeex.evaluation.sandbox.seccomp import (
+from ms_codegeex.extras.evaluation.sandbox import Sandbox, open_sandbox
+from ms_codegeex.extras.evaluation.sandbox.seccomp import (
     ALLOW,
     LOAD,
     MACHINES,
@@ -24,7 +24,7 @@ from ms_codegeex.evaluation.sandbox.seccomp import (
     refuse,
     when,
 )
-from ms_codegeex.evaluation.sandbox.supervisors import find_interpreter
+from ms_codegeex.extras.evaluation.sandbox.supervisors import find_interpreter
 
 MARK, REASON = "strict_sandbox", "the strict sandbox is not possible here: "
 
@@ -45,6 +45,15 @@ def sandbox() -> Sandbox:
 def fresh_sandbox() -> Sandbox:
     """A strict sandbox for one test, with fork servers of its own."""
     return open_sandbox()
+
+
+@pytest.fixture
+def shown() -> Iterator[Path]:
+    """A directory that every user can reach, for programs to see."""
+    from sandbox_world import open_directory
+
+    with open_directory() as directory:
+        yield directory
 
 
 @pytest.hookimpl(tryfirst=True)

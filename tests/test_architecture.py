@@ -5,6 +5,8 @@ Every import counts, also one inside a function or under TYPE_CHECKING: a reader
 
 import ast
 import re
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from ms_codegeex.base.extras import extra
 from ms_codegeex.cli import VERBS
+from ms_codegeex.extras.entries import ENTRIES
 
 BASE = {  # files of the lowest folder, which every other may import, and what they import from it themselves
     "errors": "",
@@ -25,6 +29,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "printing": "errors nested",
     "ending": "errors printing",
     "json_reading": "",
+    "digests": "",
     "reading": "errors json_reading",
     "yaml_reading": "errors reading json_reading",
     "quarantine": "errors reading json_reading",
@@ -38,58 +43,43 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "shipped": "errors yaml_reading",
     "installed": "errors",
     "options": "errors",
+    "verb_options": "options",
     "extras": "errors",
-    "remote": "errors json_reading",
+    "remote": "digests errors json_reading",
     "records": "json_reading remote",
 }
-FOLDERS = {  # what a folder may import besides BASE, lowest first
-    "cuda": "",
+CORE = {  # what a room of the core may import besides the files of `base`, lowest first
+    "base.cuda": "",
     "kernels": "",
     "models": "",
     "config": "models",
     "data": "config",
-    "interchange": "data",
     "formats": "models config data",
-    "gguf_files": "models config data formats",
-    "auditing": "formats",
     "parallel": "models config",
     "training": "kernels models config data formats parallel",
     "planning": "models config parallel",
-    "generation": "kernels cuda models data formats",
-    "runs": "cuda models config data formats parallel planning training",
-    "rehearsal": "cuda models config data formats parallel training planning runs",
-    "jobs": "config runs",
-    "ladder": "config",
-    "calibrating": "models config planning",
-    "mindformers_bridge": "models config data training formats",
-    "devices": "generation",
-    "evaluation": "kernels config data generation",
-    "ray_engines": "data evaluation",
-    "harnesses": "evaluation",
-    "serving": "kernels cuda data generation",
-    "terminal": "kernels data generation serving",
-    "commands": "kernels cuda models config data formats generation planning runs serving terminal "
-    "rehearsal ladder jobs calibrating evaluation ray_engines gguf_files interchange auditing",
+    "generation": "kernels base.cuda models data formats",
+    "runs": "base.cuda models config data formats parallel planning training",
+    "commands": "kernels base.cuda models config data formats generation runs",
     "cli": "commands",
 }
-EXTRAS = {  # what only some users need, and the files of `commands/` that belong to it; the core imports none of it
-    "auditing": "",
-    "calibrating": "calibrate",
-    "devices": "",
-    "evaluation": "evaluate evaluate_options reproduce reproduce_precisions",
-    "gguf_files": "",
-    "harnesses": "",
-    "interchange": "",
-    "jobs": "",
-    "ladder": "ladder",
-    "mindformers_bridge": "",
-    "ray_engines": "",
-    "rehearsal": "rehearse",
-    "serving": "serve",
-    "terminal": "chat complete",
+WING = {  # the same for the extras, which may import the core
+    "extras.entries": "",
+    "extras.corpus": "config data",
+    "extras.exchange": "models config data formats training extras.corpus",
+    "extras.jobs": "config runs",
+    "extras.cluster": "base.cuda models config data formats parallel training planning runs commands",
+    "extras.evaluation": "kernels config data formats generation runs extras.corpus",
+    "extras.serving": "kernels base.cuda data generation",
 }
+NAMES = {  # that users type; what they stand for lies elsewhere
+    "cuda": "base.cuda",
+    "evaluation": "extras.evaluation",
+    "mindformers_bridge": "extras.exchange",
+}
+ROOMS = CORE | WING | NAMES
 ARROWS = {f"base.{name}": {f"base.{below}" for below in seen.split()} for name, seen in BASE.items()} | {
-    name: {*(f"base.{below}" for below in BASE), *seen.split()} for name, seen in FOLDERS.items()
+    name: {*(f"base.{below}" for below in BASE), *seen.split()} for name, seen in ROOMS.items()
 }
 
 
@@ -141,9 +131,13 @@ def circle_of_folders(imports: set[tuple[str, str]]) -> list[str] | None:
 
 
 def part(name: str) -> str:
-    """The file of the lowest folder, or the folder, that ARROWS names."""
-    top = name.partition(".")[0]
-    return name if top == "base" else top
+    """The file of the lowest folder, or the room, that ARROWS names."""
+    top, _, rest = name.partition(".")
+    if top == "base":
+        return "base.cuda" if rest.startswith("cuda") else name
+    if top == "extras":
+        return ".".join(name.split(".")[:2])
+    return top
 
 
 def upward(imports: set[tuple[str, str]]) -> list[str]:
@@ -164,12 +158,14 @@ PROGRAMS = yaml.safe_load((ROOT / "tests" / "programs.yaml").read_text(encoding=
 
 
 def programs(package: Path) -> set[str]:
-    """What is started by itself, by its dotted name: the verbs, and all files that run as a program. Those in `inside`
-    run without the package."""
+    """What is started by itself, by its dotted name: the verbs, what the wing has registered for them, and all files
+    that run as a program. Those in `inside` run without the package."""
     files = [path for path in package.rglob("*.py") if "inside" not in path.parts]
     started = [path for path in files if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
-    verbs = [package / "commands" / f"{verb.replace('-', '_')}.py" for verb in VERBS]
-    return {".".join(path.relative_to(package).with_suffix("").parts) for path in [*started, *verbs]}
+    added = {entry.partition(":")[0] for entries in ENTRIES.values() for entry in entries.values()}
+    verbs = [package / place.replace(".", "/") / f"{verb.replace('-', '_')}.py" for verb, place in VERBS.items()]
+    found = {".".join(path.relative_to(package).with_suffix("").parts) for path in [*started, *verbs]}
+    return found | {f"extras.{name}" for name in added}
 
 
 def test_every_program_is_in_the_table():
@@ -181,36 +177,46 @@ def test_a_new_program_is_found(tmp_path):
     for name in "started", "imported", "inside/in_the_sandbox":
         ending = "" if name == "imported" else 'if __name__ == "__main__":\n    run()\n'
         (tmp_path / f"{name}.py").write_text(f"def run(): ...\n{ending}")
-    assert {name for name in programs(tmp_path) if not name.startswith("commands.")} == {"started"}
+    assert {name for name in programs(tmp_path) if "." not in name} == {"started"}
+
+
+def reached(program: str, imports: set[tuple[str, str]]) -> set[str]:
+    """The files that a program imports, itself included, by their dotted names. Imports inside functions count."""
+    below: dict[str, set[str]] = {}
+    for importer, imported in imports:
+        below.setdefault(importer, set()).add(imported)
+    found, todo = set(), [program]
+    while todo:
+        name = todo.pop()
+        if name and name not in found:
+            found.add(name)
+            todo += below.get(name, ())
+    return found
+
+
+def size(names: set[str]) -> list[int]:
+    """The number of these files and that of their lines."""
+    paths = [ROOT / "ms_codegeex" / (name.replace(".", "/") + ".py") for name in names]
+    return [len(paths), sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths if path.is_file())]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_what_a_program_reaches_is_written_down(program, imports):
-    """Imports inside functions included: who changes the program may have to know these files."""
-    below: dict[str, set[str]] = {}
-    for importer, imported in imports:
-        below.setdefault(importer, set()).add(imported)
-    reached, todo = set(), [program]
-    while todo:
-        name = todo.pop()
-        if name and name not in reached:
-            reached.add(name)
-            todo += below.get(name, ())
-    paths = [ROOT / "ms_codegeex" / (name.replace(".", "/") + ".py") for name in reached]
-    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths if path.is_file())
-    files, most_lines = PROGRAMS[program]
-    assert len(paths) <= files and lines <= most_lines, f"{program}: [{len(paths)}, {lines}]"
+    """Who changes the program may have to know these files."""
+    files, lines = size(reached(program, imports))
+    most_files, most_lines = PROGRAMS[program]
+    assert files <= most_files and lines <= most_lines, f"{program}: [{files}, {lines}]"
 
 
 PARSERS = {"json": {"load", "loads", "JSONDecoder", "decoder", "scanner"}, "yaml": {"*"}}
 PARSING = {  # files that may parse JSON or YAML themselves, and why; all others call `parse_json` or `parse_yaml`
     "base/json_reading.py": "the one reader of JSON",
     "base/yaml_reading.py": "the one reader of YAML",
-    "devices/messages.py": "from a process that this one started",
-    "serving/messages.py": "from the engine's process, many times a second",
+    "generation/devices/messages.py": "from a process that this one started",
+    "extras/serving/messages.py": "from the engine's process, many times a second",
     "runs/fork_server.py": "from the process that started this one",
-    "evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",
-    "evaluation/judging/inside/compare_calls.py": "runs in the sandbox, without this package",
+    "extras/evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",
+    "extras/evaluation/judging/inside/compare_calls.py": "runs in the sandbox, without this package",
 }
 
 
@@ -328,28 +334,84 @@ def test_the_files_to_read_first_exist_and_are_short():
         assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 300, name
 
 
-def extra_of(name: str) -> str:
-    """The extra that a file belongs to, by its dotted name; "" for the core."""
-    top, _, rest = name.partition(".")
-    if top == "commands":
-        return next((extra for extra, files in EXTRAS.items() if rest in files.split()), "")
-    return top if top in EXTRAS else ""
+def of_the_wing(program: str, imports: set[tuple[str, str]]) -> set[str]:
+    """Files of the wing that a program of the core imports, directly or through others. None may be: what the wing has
+    registered is imported by name, through the table in `extras/entries.py`, and written down as a program itself."""
+    if program.startswith("extras.") or program in NAMES:
+        return set()
+    return {name for name in reached(program, imports) if name.startswith("extras")}
 
 
-def test_the_core_imports_no_extra(imports):
-    """A command may: it puts together what the user has asked for."""
-    wrong = [edge for edge in imports if extra_of(edge[1]) and not extra_of(edge[0]) and part(edge[0]) != "commands"]
-    assert wrong == []
-    assert {part(name) for edge in imports for name in edge} >= EXTRAS.keys()
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_program_of_the_core_imports_the_wing(program, imports):
+    assert of_the_wing(program, imports) == set()
 
 
-@pytest.mark.parametrize("name", EXTRAS)
-def test_an_extra_says_who_needs_it_and_who_keeps_it(name):
-    page = (ROOT / "ms_codegeex" / name / "OWNER.md").read_text(encoding="utf-8")
-    facts = page.split("\n\n")[2]
-    assert re.findall(r"^([\w ]+): ", facts, re.MULTILINE) == ["For", "Without it", "Uses", "Tests", "Owner"]
-    for path in re.findall(r"`((?:tests|docs|benchmarks|ms_codegeex)/[\w./]+)`", page):
-        assert (ROOT / path).exists(), path
+def test_a_file_of_the_wing_is_found_behind_others():
+    imports = {
+        ("runs.rank", "runs.node"),
+        ("runs.node", "extras.jobs.files"),
+        ("extras.serving.engine_program", "runs.node"),
+    }
+    assert of_the_wing("runs.rank", imports) == {"extras.jobs.files"}
+    assert of_the_wing("extras.serving.engine_program", imports) == set()
+
+
+NAMED = re.compile(r"(ms_codegeex\.)?extras\.\w+")
+# The table of the verbs, the reader of the table of entries, and the names of users.
+MAY_NAME = ("cli.py", "base/extras.py", *(f"{name}.py" for name in NAMES))
+
+
+def named(text: str) -> list[str]:
+    """Strings that name a module of the wing, which the core could import by them. Documentation may."""
+    tree = ast.parse(text)
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node.value for node in constants if NAMED.fullmatch(node.value.partition(":")[0].rpartition(".")[0])]
+
+
+def test_the_core_names_no_extra_either():
+    package = ROOT / "ms_codegeex"
+    for path in package.rglob("*.py"):
+        if (name := path.relative_to(package).as_posix()) not in MAY_NAME and not name.startswith("extras/"):
+            assert named(path.read_text(encoding="utf-8")) == [], name
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ('importlib.import_module("ms_codegeex.extras.jobs.job_files")', 1),
+        ('MODULE = "extras.jobs.job_files:servers_of"', 1),
+        ('def f():\n    """See `extras/jobs` and extras.jobs.job_files."""', 0),
+        ('extra("train --job", "slurm")', 0),
+    ],
+)
+def test_a_name_of_an_extra_is_found(text, count):
+    assert len(named(text)) == count
+
+
+@pytest.mark.parametrize(("place", "name"), [(place, name) for place, names in ENTRIES.items() for name in names])
+def test_what_is_registered_exists_and_is_asked_for(place, name):
+    """By a verb that the place begins with: a row that no verb reads would be dead."""
+    assert extra(place, name) is not None
+    verb = place.split()[0]
+    asking = [
+        ROOT / "ms_codegeex" / VERBS[verb].replace(".", "/") / f"{verb}.py",
+        *(path for room in ("commands", "runs") for path in (ROOT / "ms_codegeex" / room).glob("*.py")),
+    ]
+    assert any(f'"{place}"' in path.read_text(encoding="utf-8") for path in asking)
+
+
+def test_the_core_works_without_the_wing():
+    """Its verbs parse their command lines; what an extra adds is refused in one line."""
+    code = (
+        "import sys; sys.modules['ms_codegeex.extras'] = None\n"
+        "from ms_codegeex.cli import main, parse\n"
+        "for line in ('train --config a', 'convert --model a --to hf --output b', 'generate --model a --prompt b'):\n"
+        "    parse(line.split())\n"
+        "sys.exit(main(['train', '--config', 'codegeex_tiny', '--job', 'slurm']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "--job slurm: ms_codegeex.extras is not installed" in done.stderr, done.stderr
 
 
 OF_EACH_VERB = "Arguments"
@@ -363,5 +425,5 @@ def test_no_two_folders_have_a_class_of_the_same_name():
             for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(encoding="utf-8"), re.MULTILINE):
                 found.setdefault(name, []).append(path.relative_to(ROOT / "ms_codegeex").as_posix())
     several = {name: files for name, files in found.items() if len(files) > 1}
-    assert all(file.startswith("commands/") for file in several.pop(OF_EACH_VERB))
+    assert all("commands/" in file for file in several.pop(OF_EACH_VERB))
     assert several == {}

@@ -7,19 +7,19 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.cli import build_parser
-from ms_codegeex.commands.prepare_options import DEFAULT_NEAR_DUPLICATES
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.data.corpus import filters
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.tokenizer.gpt2 import CodeGeeXTokenizer
-from ms_codegeex.evaluation.benchmarks.humaneval import task as humaneval
-from ms_codegeex.evaluation.sampling import recipes
-from ms_codegeex.evaluation.toolchains.base import ToolChain
-from ms_codegeex.evaluation.toolchains.rust import Rust
+from ms_codegeex.extras.cluster.plans.published import published_run
+from ms_codegeex.extras.corpus import filters
+from ms_codegeex.extras.corpus.options import DEFAULT_NEAR_DUPLICATES
+from ms_codegeex.extras.evaluation.benchmarks import humaneval
+from ms_codegeex.extras.evaluation.sampling import recipes
+from ms_codegeex.extras.evaluation.toolchains.base import ToolChain
+from ms_codegeex.extras.evaluation.toolchains.rust import Rust
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
 from ms_codegeex.models.codegen.config import CodeGenConfig
-from ms_codegeex.planning.calibration import published_run
 
 PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
 MODELS = ("CodeGeeX-13B", "CodeGen", "CodeGeeX2-6B")

@@ -11,9 +11,9 @@ from conftest import ROOT, command
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.models.registry import family
-from ms_codegeex.training.initial_weights import initial_weight
+from ms_codegeex.training.first_values import initial_weight
 
-PAGE = (ROOT / "docs" / "finetune.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "finetune.md").read_text("utf-8").partition("\n## Fine-tuning data\n")[0]
 RELEASED, *OTHERS = (
     [shlex.split(line, comments=True) for line in block.splitlines()]
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)

@@ -20,12 +20,14 @@ import small_models
 from asking import ask
 from conftest import command_here, small_run, write_config, write_dataset
 
-from ms_codegeex.commands import prepare, training_job
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.corpus import of_a_run
+from ms_codegeex.extras.corpus.commands import prepare
+from ms_codegeex.extras.serving import model
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.serving import server
+from ms_codegeex.runs import training_job
 
 VALUE = r"[^\s`;()]*[^\s`;(),.?:]"  # of an option or a key
 AFTER = r"(?!(?:and|for|with|to|if|in)\b)"  # words that are no value of the option before them
@@ -313,9 +315,9 @@ def unstarted(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(training_job, "run_workers", started)
-    for module in (prepare, training_job):  # a process of its own takes seconds to start
+    for module in (prepare, of_a_run):  # a process of its own takes seconds to start
         monkeypatch.setattr(module, "available_cores", lambda: 1)
-    monkeypatch.setattr(server, "serve", started)
+    monkeypatch.setattr(model, "open_models", started)
     return place
 
 

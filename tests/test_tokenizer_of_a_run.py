@@ -14,11 +14,11 @@ from tokenizer_files import chatglm_model, write_chatglm
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.commands.training_job import check_datasets, resolve_data
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.data.corpus import reading, sources
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.corpus import reading, sources
 from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.training_job import check_datasets, resolve_data
 
 
 @pytest.mark.slow

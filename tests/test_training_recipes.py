@@ -1,4 +1,4 @@
-"""The commands of docs/training-recipes.md, on small models and the little text that a test has."""
+"""The commands below "Training recipes" in docs/finetune.md, on small models and the little text that a test has."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command, command_here
 
-PAGE = (ROOT / "docs" / "training-recipes.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "finetune.md").read_text("utf-8").partition("\n## Training recipes\n")[2]
 LINES = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)

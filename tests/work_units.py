@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-FOLDERS = ("tests/rehearsal/",)  # up to eight ranks with their graphs: two such tests at a time need 20 GB
+FOLDERS = (
+    "tests/extras/cluster/rehearsal/",
+)  # up to eight ranks with their graphs: two such tests at a time need 20 GB
 
 
 def unit_of(file: str) -> str:

@@ -5,7 +5,7 @@ import json
 from conftest import small_run
 
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.runs.opening import write_config
+from ms_codegeex.runs.resolved_config import write_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 BEGIN = 1_800_000_000.0

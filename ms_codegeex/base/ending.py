@@ -9,7 +9,7 @@ import sys
 from ms_codegeex.base.errors import RunFailure, UserError, escaped
 from ms_codegeex.base.printing import discard, print_error
 
-_REMEDIES = {  # of errors that are not the user's
+_FAULTS = {  # not a mistake of the user: the remedy
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room on the disk",
     errno.EIO: "the disk may be failing",
@@ -27,11 +27,11 @@ def print_failure(name: str, error: BaseException) -> int:
     elif isinstance(error, BrokenPipeError):  # the reader of our output has exited (`| head`)
         discard(sys.stdout)
         return 0
-    elif isinstance(error, OSError) and (error.filename is not None or error.errno in _REMEDIES):
+    elif isinstance(error, OSError) and (error.filename is not None or error.errno in _FAULTS):
         # a path that no reader of ours has looked at: too long, in a file, of another user
-        status = 1 if error.errno in _REMEDIES else 2
+        status = 1 if error.errno in _FAULTS else 2
         place = "standard output or a file" if error.filename is None else escaped(os.fsdecode(error.filename))
-        reason = f"{place}: {error.strerror}; {_REMEDIES.get(error.errno, 'check the path and its permissions')}"
+        reason = f"{place}: {error.strerror}; {_FAULTS.get(error.errno, 'check the path and its permissions')}"
     elif not isinstance(error, RunFailure):
         raise error
     print_error(f"{name}: {reason}")
@@ -39,7 +39,7 @@ def print_failure(name: str, error: BaseException) -> int:
 
 
 def open_closed_streams() -> None:
-    """What is printed on a standard stream that the caller of this program has closed goes nowhere."""
+    """Discards output to a closed stdout or stderr."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

@@ -41,6 +41,10 @@ class RunFailure(Exception):
     """A run that failed for a reason other than its input: a worker died, the loss is not a number. Exit status 1."""
 
 
+class NetworkLost(RunFailure):
+    """The processes that hold a model have ended: no request can be computed until it is loaded again."""
+
+
 class Rewind(RunFailure):
     """An attempt that ended to leave a batch out: the next one continues from the newest checkpoint."""
 

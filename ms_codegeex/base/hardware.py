@@ -15,9 +15,9 @@ POOL_BLOCK = GIB // 8
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a run on the device has shown (docs/calibrate.md); its rates are in the fields of the device. Products reach
+    """What a run on the chip has shown (docs/plan.md); its rates are in the fields of the chip. Products reach
     `matmul_share` of the peak, `matmul_start` is their K_START. Of collectives, the share `overlap` runs under
-    computation; the device stands still for `gaps` seconds for each second of computing. A step takes `factor` times
+    computation; the chip stands still for `gaps` seconds for each second of computing. A step takes `factor` times
     what is counted with these, eight of ten between `low` and `high`. `cluster_latency`: as `latency`, between servers.
     `measured`: the fields that were measured in the run."""
 
@@ -35,8 +35,8 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Device:
-    """One accelerator, its server and its cluster. A server may consist of boards: the `board_devices` of a board are
+class Chip:
+    """A chip, its server and its cluster. A server may consist of boards: the `board_devices` of a board are
     connected at `board_bandwidth`, the boards of a server at `server_bandwidth`, servers at `cluster_bandwidth`. A run
     may fill `usable_memory`; the rest belongs to driver and runtime. `fused` names the kernels that a run uses unless
     `parallel.fusion.*` says otherwise: `norm` is LayerNorm's, `rms_norm` RMSNorm's. What `saturates` knows no infinity
@@ -61,7 +61,7 @@ class Device:
     calibration: Calibration | None = None
 
     def peak(self, precision: str) -> float:
-        """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the device does not support it."""
+        """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the chip does not support it."""
         peak = {"fp16": self.peak_fp16, "bf16": self.peak_bf16, "fp32": self.peak_fp32}[precision]
         if peak is None:
             wrong = f"{self.name} has no {precision} matrix products"
@@ -69,7 +69,7 @@ class Device:
         return peak
 
 
-ASCEND_910 = Device(
+ASCEND_910 = Chip(
     name="ascend910",
     kind="ascend",
     peak_fp16=32 * 8192 * 1.2e9,
@@ -88,7 +88,7 @@ ASCEND_910 = Device(
     saturates=True,
 )
 
-ASCEND_910B = Device(
+ASCEND_910B = Chip(
     name="ascend910b",
     kind="ascend",
     peak_fp16=376e12,
@@ -107,10 +107,10 @@ ASCEND_910B = Device(
     saturates=False,
 )
 
-# A device is one of the two dies of a package: MindSpore sees each as a device.
+# One of the two dies of a package, each of which is a device to MindSpore.
 ASCEND_910C = replace(ASCEND_910B, name="ascend910c", board_devices=16, server_devices=16, cluster_bandwidth=196e9)
 
-A100 = Device(
+A100 = Chip(
     name="a100",
     kind="gpu",
     peak_fp16=312e12,
@@ -142,11 +142,11 @@ H100 = replace(
     cluster_bandwidth=50e9,
 )
 
-DEVICES = {device.name: device for device in (ASCEND_910, ASCEND_910B, ASCEND_910C, A100, H100)}
+CHIPS = {chip.name: chip for chip in (ASCEND_910, ASCEND_910B, ASCEND_910C, A100, H100)}
 
 
-def device(name: str) -> Device:
-    """The device of that name; an unknown one is a `UserError`."""
-    if name not in DEVICES:
-        raise UserError(f"parallel.hardware: '{name}' is unknown; {suggestion(name, [*DEVICES])}")
-    return DEVICES[name]
+def chip_named(name: str) -> Chip:
+    """The chip of that name; an unknown one is a `UserError`."""
+    if name not in CHIPS:
+        raise UserError(f"parallel.hardware: '{name}' is unknown; {suggestion(name, [*CHIPS])}")
+    return CHIPS[name]

@@ -120,7 +120,7 @@ def available_memory(
 def _used(directory: str) -> int:
     """Bytes that a cgroup holds and cannot give back at once: without the files that it has read; 0 if unknown."""
     used = 0
-    for name in ("memory.current", "memory.usage_in_bytes"):  # of version 2, of version 1
+    for name in ("memory.current", "memory.usage_in_bytes"):  # control groups of version 2, of version 1
         with contextlib.suppress(OSError, ValueError), open(os.path.join(directory, name)) as figure:
             used = int(figure.read())
     with contextlib.suppress(OSError, ValueError), open(os.path.join(directory, "memory.stat")) as lines:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-DEEPEST = 100  # levels of lists and objects
-MAX_DIGITS = 100  # of a whole number, with its sign: every shorter one fits a float
+MAX_NESTING = 100  # levels of lists and objects
+MAX_DIGITS = 100  # a whole number's, with its sign: every shorter one fits a float
 _TOO_LONG = 10**MAX_DIGITS
 _HARMLESS = frozenset((str, float, bool, type(None)))  # in data
 
@@ -56,18 +56,18 @@ def parse_json(text: str | bytes, *, data: bool = False) -> Any:
     except UnicodeDecodeError as error:
         raise Malformed(f"not UTF-8, byte 0x{error.object[error.start]:02x} at {error.start}") from None
     except RecursionError:
-        raise Malformed(f"nested deeper than {DEEPEST} levels") from None
+        raise Malformed(f"nested deeper than {MAX_NESTING} levels") from None
     except json.JSONDecodeError as error:
         position = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         marked = text.startswith("\ufeff")
         raise Malformed("begins with a byte-order mark" if marked else f"{error.msg} at {position}") from None
-    if text.count("[") + text.count("{") > DEEPEST or not (data or _is_whole(text)):
+    if text.count("[") + text.count("{") > MAX_NESTING or not (data or _is_whole(text)):
         _check(value, data)
     return value
 
 
 def _is_whole(text: str) -> bool:
-    """Whether no string in it can have half a character; escapes (`\\ud83d`) may be whole ones together."""
+    """Whether no string in it can hold a lone surrogate; escapes (`\\ud83d`) may form a pair."""
     return "\\ud" not in text and "\\uD" not in text and (text.isascii() or not _has_half(text))
 
 
@@ -86,8 +86,8 @@ def _check(value: Any, data: bool) -> None:
                 raise Malformed(f"a number of more than {MAX_DIGITS} digits")
             elif not data and isinstance(item, str) and _has_half(item):
                 raise Malformed("half a character (a lone surrogate), which no text can hold")
-            if depth == DEEPEST and isinstance(item, dict | list):
-                raise Malformed(f"nested deeper than {DEEPEST} levels")
+            if depth == MAX_NESTING and isinstance(item, dict | list):
+                raise Malformed(f"nested deeper than {MAX_NESTING} levels")
         level, depth = inner, depth + 1
 
 

@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_inside
 from ms_codegeex.base.shipped import shipped_table
 
-_CODE_BESIDE, _MOST_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 16 << 20  # read for names, never run
+_CODE_BESIDE, _MAX_CODE = ("modeling_codegen.py", "tokenization_chatglm.py"), 16 << 20  # read for names, never run
 
 
 def lookalikes() -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -44,7 +44,7 @@ def _evidence(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
     values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     named = {f"{module}.py" for module in re.findall(r'"(?:[^"]*--)?(\w+)\.\w+"', values.get("auto_map", ""))}
     beside = [name for name in sorted({*named, *_CODE_BESIDE}) if (directory / name).is_file()]
-    code = (read_inside(directory, name, _MOST_CODE) for name in beside)
+    code = (read_inside(directory, name, _MAX_CODE) for name in beside)
     name = values.get("_name_or_path") or values.get("name_or_path") or ""
     text = b"\n".join(code).decode("utf-8", "replace")
     return {**values, "name": name, "code": text, "files": " ".join(beside)}

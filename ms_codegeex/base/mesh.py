@@ -10,7 +10,7 @@ from itertools import accumulate
 from ms_codegeex.base.errors import UserError
 
 # MindSpore 2.9.0 refuses other sizes at compilation (device_manager.cc: CheckDeviceConfig), and ranks above 4095.
-SMALL_WORLDS, WORLD_MULTIPLE, LARGEST_WORLD = (1, 2, 4), 8, 4096
+SMALL_WORLDS, WORLD_MULTIPLE, MAX_WORLD = (1, 2, 4), 8, 4096
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Mesh:
 
 def check_world(key: str, world: int) -> None:
     """`UserError` for `key` if the engine cannot partition a graph for `world` devices."""
-    if (world not in SMALL_WORLDS and world % WORLD_MULTIPLE) or world > LARGEST_WORLD:
-        possible = f"2, 4 or a multiple of {WORLD_MULTIPLE} up to {LARGEST_WORLD}"
+    if (world not in SMALL_WORLDS and world % WORLD_MULTIPLE) or world > MAX_WORLD:
+        possible = f"2, 4 or a multiple of {WORLD_MULTIPLE} up to {MAX_WORLD}"
         wrong = f"MindSpore cannot partition for {world} devices, only for {possible}"
         raise UserError(f"{key}: {wrong}; choose such a number")

@@ -161,6 +161,18 @@ def add_options(
         into.add_argument(each.flag, *option.words, dest=each.name, help=text, default=default, **words)
 
 
+@dataclass(frozen=True)
+class OptionGroup:
+    """Options of a dataclass in a verb's help; `names` and `over` as in `add_options`. Those with the same `title` are
+    one group below it and `text`."""
+
+    kind: type
+    names: Iterable[str] | None = None
+    over: bool = False
+    title: str = ""
+    text: str | None = None
+
+
 def _kind(each: Declared) -> dict[str, Any]:
     """argparse's words for the type."""
     if each.type is bool:

@@ -90,7 +90,7 @@ def _print(text: str, stream: TextIO) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """What is left in a stream that fails goes nowhere; otherwise it would fail once more when Python ends."""
+    """Discards what a failed stream still buffers, so that it does not fail again when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

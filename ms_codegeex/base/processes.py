@@ -237,7 +237,7 @@ def run_processes(
             time.sleep(POLL_SECONDS)
             finished = [entry for entry in running if entry[1].poll() is not None]
             running = [entry for entry in running if entry not in finished]
-            # of several that failed, the first to stop writing is the cause: the others waited for it
+            # the first to stop writing is the cause: the others waited for it
             for spec, process, _ in sorted(finished, key=lambda entry: entry[0].log.stat().st_mtime):
                 if status := process.poll():
                     reason = f": {_last_words(spec.log, 1)}" if status == 2 else ""

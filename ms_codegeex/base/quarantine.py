@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, json_of, open_inside, place_inside, read_inside
 
-MOST_ENTRIES = 10_000  # of a directory; a model of 10 TB has 2,000 shards
+MAX_ENTRIES = 10_000  # a directory with a model of 10 TB has 2,000 shards
 _MIB = 1 << 20
 PROVENANCE, SIGNATURE = "provenance.json", "model.sig"  # what `formats.provenance` writes next to a model
 _WEIGHTS = re.compile(r"[\w.+-]+\.(safetensors|bin|pt|pth|ckpt|gguf)")
@@ -55,7 +55,7 @@ def is_copied(name: str) -> bool:
 
 
 def is_read(name: str) -> bool:
-    """Whether the file has a part in what a model answers."""
+    """Whether the file influences a model's answers."""
     return is_weights(name) or (name in _SIZES and name not in _COPIED_ONLY)
 
 
@@ -87,8 +87,8 @@ def entries(directory: Path, folders: bool = False) -> list[str]:
     try:
         with os.scandir(directory) as found:
             for number, entry in enumerate(found):
-                if number == MOST_ENTRIES:
-                    more = f"has more than {MOST_ENTRIES:,} entries, unlike any model"
+                if number == MAX_ENTRIES:
+                    more = f"has more than {MAX_ENTRIES:,} entries, unlike any model"
                     raise UserError(f"{directory}: {more}; give the directory of a single model")
                 if os.path.isdir(entry.path) if folders else not entry.is_dir(follow_symlinks=False):
                     names.append(entry.name)

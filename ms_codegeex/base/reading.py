@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 import stat
@@ -185,12 +184,3 @@ def given_text(name: str, option: str) -> str:
         return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None
-
-
-def sha256(path: Path) -> str:
-    """The hex digest of a file's bytes, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

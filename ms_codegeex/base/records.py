@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from ms_codegeex.base.json_reading import DEEPEST, Malformed, parse_json
+from ms_codegeex.base.json_reading import MAX_NESTING, Malformed, parse_json
 from ms_codegeex.base.remote import RemotePath, open_input
 
 T = TypeVar("T")
@@ -40,11 +40,11 @@ _HEAD = 1000
 MAX_WINDOW = 2 << 30
 """Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
 MAX_BATCH = 512 << 20  # bytes that a compressed batch of an Arrow file may unpack to
-_FIRST_BYTES = 16 << 20  # of the record that `first_record` reads
+_FIRST_RECORD_BYTES = 16 << 20  # as far as `first_record` reads
 
 # Frames are those of RFC 8878, blocks those that `bgzip` writes (the SAM specification, section 4.1).
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
-_LONGEST_HEADER = 18  # bytes of a frame's header
+_MAX_HEADER_BYTES = 18  # bytes of a frame's header
 _RLE, _RESERVED = 1, 3  # types of blocks
 _GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # with the extra field that bgzip writes, first in its header
 
@@ -79,7 +79,7 @@ class Broken:
 
 
 @dataclass
-class Returning(Generic[T]):
+class ReturnKeeper(Generic[T]):
     """Iterates over a generator and keeps its return value."""
 
     generator: Generator[T, None, int]
@@ -89,7 +89,7 @@ class Returning(Generic[T]):
         self.value = yield from self.generator
 
 
-class _Ended(Exception):
+class _EarlyEnd(Exception):
     """Compressed data end early; arguments: reason and detail, as in `Broken`."""
 
 
@@ -116,7 +116,7 @@ def read_records(
     `Broken`. `columns` chooses from the names in a table those that are read, whose texts then come as bytes,
     unchecked; None: all, and texts come as `str`."""
     if archive_kind(path.name) not in ("parquet", "arrow"):
-        lines = Returning(read_lines(path, part, limit))
+        lines = ReturnKeeper(read_lines(path, part, limit))
         for number, line in lines:
             yield (number, line, line.head) if isinstance(line, Broken) else (number, _parse(line), line)
         return lines.value
@@ -135,7 +135,7 @@ def read_records(
 
 def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
     """The first record of a file of JSON, if it has no more than 16 MiB. None: the file does not begin with one."""
-    record = next((record for _, record, _ in read_records(path, ArchivePart(None, 0, 0), _FIRST_BYTES)), None)
+    record = next((record for _, record, _ in read_records(path, ArchivePart(None, 0, 0), _FIRST_RECORD_BYTES)), None)
     return record if isinstance(record, dict) else None
 
 
@@ -151,8 +151,9 @@ def _parse(line: bytes) -> dict[str, Any] | Broken:
             return Broken("not UTF-8", detail, len(line), line)
         comma = " (the line ends in a comma)" if line.rstrip().endswith(b",") else ""
         return Broken("invalid JSON", f"{problem}{comma}", len(line), line)
-    wrong = Broken("no object", f"found a value of type {type(record).__name__}", len(line), line)
-    return record if isinstance(record, dict) else wrong
+    if isinstance(record, dict):
+        return record
+    return Broken("no object", f"found a value of type {type(record).__name__}", len(line), line)
 
 
 def _text(value: Any) -> Any:
@@ -177,10 +178,10 @@ def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES)
 
 
 def _holds_lines(stream: BinaryIO, name: str) -> bool:
-    """Whether a file of JSON holds lines, as far as its first block says; the stream is at its beginning, and stays."""
+    """Whether a JSON file looks like JSON lines, by its first block; leaves the stream at its beginning."""
     try:
         return _VALUES.match(next(_blocks(name)(stream), b"")) is None
-    except _Ended:  # reported when the file is read
+    except _EarlyEnd:  # reported when the file is read
         return True
     finally:
         stream.seek(0)
@@ -264,7 +265,7 @@ def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[byt
         yield data
 
 
-class _Gathering:
+class _RecordBuffer:
     """A line or value in the making, of which no more than `limit` bytes and one block are held. `size` is its bytes so
     far; it does not begin with those of `skip`."""
 
@@ -284,8 +285,11 @@ class _Gathering:
         """How it begins."""
         return b"".join(self._pieces)[:_HEAD]
 
-    def take(self) -> bytes | Broken:
-        """All of it; the next one begins."""
+    def take(self, last: bytes = b"") -> bytes | Broken:
+        """All of it, with the `last` bytes; the next one begins."""
+        if last and not self.size and len(last) <= self._limit:
+            return last
+        self.add(last)
         pieces, size = self._pieces, self.size
         self._pieces, self.size = [], 0
         if size > self._limit:
@@ -298,24 +302,23 @@ def _split(
 ) -> Iterator[bytes | Broken]:
     """Lines that start in the first bytes of `blocks`, as many as are `covered` (infinite while that is not known);
     last, the reason if `blocks` ended early."""
-    line, start = _Gathering(limit), 0  # the offset of the line
+    line, start = _RecordBuffer(limit), 0  # the offset of the line
     while start < covered():
         try:
             block = next(blocks, b"")
-        except _Ended as error:
+        except _EarlyEnd as error:
             yield Broken(*error.args, line.size, line.head)
             return
         if not block:
             break
-        *ends, rest = block.split(b"\n")
-        bound = covered()
-        for end in ends:
+        bound, at = covered(), 0
+        while (end := block.find(b"\n", at)) >= 0:  # for lines of a kilobyte and more twice as fast as `split`
             if start >= bound:
                 return
-            line.add(end)
-            start += line.size + 1
-            yield line.take()
-        line.add(rest)
+            start += line.size + end - at + 1
+            yield line.take(block[at:end])
+            at = end + 1
+        line.add(block[at:])
     if line.size and start < covered():
         yield line.take()
 
@@ -323,15 +326,17 @@ def _split(
 def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
     """The elements of arrays, and objects outside of arrays, as their bytes; last, the reason if they end early. Only
     strings, brackets and commas are followed; whether an element is JSON is for the parser to decide."""
-    value, start, depth, count = _Gathering(limit, _BLANK), 0, 0, 1
+    value, start, depth, count = _RecordBuffer(limit, _BLANK), 0, 0, 1
     line, counted = 1, 0  # number of the line, and up to where those of this block are counted
     array = comma = False  # inside an array, behind a comma of it
     try:
         for block, at, sign in _structure(blocks):
             opens = sign == b"[" and not depth
             depth = max(depth + _LEVELS.get(sign, 0), 0)
-            if depth > DEEPEST + 1:
-                raise _Ended("invalid JSON", f"record {count} is nested deeper than {DEEPEST} levels: not read further")
+            if depth > MAX_NESTING + 1:
+                raise _EarlyEnd(
+                    "invalid JSON", f"record {count} is nested deeper than {MAX_NESTING} levels: not read further"
+                )
             if not (opens or (not depth and sign in (b"]", b"}")) or (sign == b"," and array and depth == 1)):
                 if not sign:  # the block ends
                     value.add(block[start:])
@@ -351,8 +356,8 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
             yield value.take()
         if depth:
             what = "array" if array else "object"
-            raise _Ended("truncated archive", f"the {what} is not closed: the file ends in line {line}")
-    except _Ended as error:
+            raise _EarlyEnd("truncated archive", f"the {what} is not closed: the file ends in line {line}")
+    except _EarlyEnd as error:
         yield Broken(*error.args, value.size, value.head)
 
 
@@ -394,21 +399,21 @@ def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[b
             except (isal_zlib.error, ZstdError) as error:
                 if "too much memory" in str(error):
                     limit = f"{MAX_WINDOW >> 30} GiB, the most that is read; pack it with `zstd --long=31` or less"
-                    raise _Ended("window too large", f"its zstd window is larger than {limit}") from error
-                raise _Ended("damaged archive", " ".join(str(error).split())) from error
+                    raise _EarlyEnd("window too large", f"its zstd window is larger than {limit}") from error
+                raise _EarlyEnd("damaged archive", " ".join(str(error).split())) from error
             if block:
                 yield block
             data = member.unused_data if member.eof else b""
             member = None if member.eof else member
     if member is not None:
-        raise _Ended("truncated archive", "ends before the end of its compressed data")
+        raise _EarlyEnd("truncated archive", "ends before the end of its compressed data")
 
 
 def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
     """The end of each independently compressed frame, as the headers say, up to the first data that is not a frame."""
     import zstandard
 
-    while head := stream.read(_LONGEST_HEADER):
+    while head := stream.read(_MAX_HEADER_BYTES):
         start, (magic, size) = stream.tell() - len(head), struct.unpack_from("<II", head)
         if magic in _SKIPPABLE:
             stream.seek(start + 8 + size)
@@ -418,11 +423,11 @@ def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
                 checksum = 4 if zstandard.get_frame_parameters(head).has_checksum else 0
             except zstandard.ZstdError:
                 return
-            last = False
-            while not last:  # of the frame's blocks
+            is_last = False
+            while not is_last:
                 low, high = struct.unpack("<HB", stream.read(3))
                 header = low | high << 16
-                last, kind = bool(header & 1), header >> 1 & 3
+                is_last, kind = bool(header & 1), header >> 1 & 3
                 if kind == _RESERVED:
                     return
                 stream.seek(1 if kind == _RLE else header >> 3, os.SEEK_CUR)
@@ -557,7 +562,7 @@ def _unpacked_size(message: Any) -> int:
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for damaged files, and for names, texts, dates and depths in them that Python cannot hold."""
+    """The exceptions of pyarrow for damaged files and for values that Python cannot represent."""
     import pyarrow
 
     known = (OSError, KeyError, ValueError, OverflowError, RecursionError, struct.error, IndexError)

@@ -7,9 +7,7 @@ scheme's library. Those in a URL itself are in no text that leaves this file."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from ms_codegeex.base.digests import json_digest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 
@@ -31,7 +30,7 @@ _USER = re.compile(r"[^/]*(?=@)|[^/:@]*:(?!\d*/)[^@]*(?=@)")  # a password may c
 _HASHES = ("ETag", "etag", "blob_id", "oid", "md5Hash", "sha", "last_commit")
 _TIMES = ("mtime", "modified", "modify", "modificationTime", "last_modified", "LastModified", "created")
 _NOT_RETRIED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, for URL schemes
+SCHEME_EXTRAS = {"s3": "s3", "s3a": "s3"}  # what to install this package with
 
 
 def open_input(path: Path | RemotePath) -> BinaryIO:
@@ -138,14 +137,14 @@ def _filesystem(location: RemotePath) -> tuple[Any, str]:
     try:
         return url_to_fs(location.url)
     except ImportError as error:
-        extra = f"pip install 'ms-codegeex[{EXTRAS[scheme]}]'" if scheme in EXTRAS else "install it"
+        extra = f"pip install 'ms-codegeex[{SCHEME_EXTRAS[scheme]}]'" if scheme in SCHEME_EXTRAS else "install it"
         problem = f"{scheme}:// needs a library that is missing ({_line(error, location)}); {extra}"
     except ValueError as error:
         from fsspec import available_protocols
 
         known = ", ".join(name for name in ("s3", "gs", "hdfs", "hf", "file") if name in available_protocols())
         problem = f"{_line(error, location)}; give a path, or a URL of a known scheme, such as {known}"
-    except Exception as error:  # of the library for this URL scheme, such as a missing Hadoop
+    except Exception as error:  # the library for this URL scheme has its own, such as a missing Hadoop
         problem = f"cannot be opened ({_line(error, location)})"
     raise UserError(f"{location}: {problem}")
 
@@ -225,7 +224,7 @@ def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
 def _version(entry: dict[str, Any]) -> int:
     """A number for a version of a file: from its hash if the store has one, or else from its time."""
     known = {name: str(entry[name]) for name in (*_HASHES, *_TIMES) if entry.get(name) is not None}
-    return int.from_bytes(hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()[:7], "little")
+    return int.from_bytes(bytes.fromhex(json_digest(known)[:14]), "little")
 
 
 def read_json(url: RemotePath) -> Any | None:

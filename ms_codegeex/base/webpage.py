@@ -1,6 +1,6 @@
 """Single-file HTML pages of tables and charts. Everything that a page shows (file names, excerpts, messages, a model's
-text) is hostile until it is escaped: a source tree may well contain a file called `<script>`. All of it goes through
-`text`. A page has no script, and forbids any."""
+text) is hostile until it is escaped: a source tree may well contain a file called `<script>`. So `element` writes every
+tag, and escapes whatever is not `Html` already. A page has no script, and forbids any."""
 
 from __future__ import annotations
 
@@ -36,11 +36,38 @@ pre { background: var(--soft); padding: .5rem; margin: .3rem 0 0; max-width: 60r
 """
 
 
-def page(title: str, sections: Iterable[tuple[str, str]], style: str = "") -> str:
-    """The whole page: a title, headings, each with its finished HTML, and further rules of style. The same parts give
-    the same bytes."""
+class Html(str):
+    """Finished HTML: it is not escaped again."""
+
+
+def text(value: object, keep: str = "") -> Html:
+    """Any value as escaped text. Invisible characters, and those that change the writing direction, are spelled out,
+    except those in `keep`."""
+    if isinstance(value, Html):
+        return value
+    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return Html(html.escape(escaped(words, keep)))
+
+
+def joined(*parts: object) -> Html:
+    """Text and finished HTML, one after the other."""
+    return Html("".join(map(text, parts)))
+
+
+def element(tag: str, *parts: object, **attributes: object) -> Html:
+    """An element of HTML or SVG around these parts. Attributes are written without a last `_`, and with `-` for other
+    ones; None leaves one out, and fractions (pixels) have one decimal."""
+    given = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
+    shown = (f' {key}="{f"{x:.1f}" if isinstance(x, float) else text(x)}"' for key, x in given.items())
+    return Html(f"<{tag}{''.join(shown)}>{''.join(map(text, parts))}</{tag}>")
+
+
+def page(title: str, sections: Iterable[Sequence[object]], style: str = "") -> str:
+    """The whole page: a title, sections and further rules of style. A section is a heading and its parts, and is left
+    out if they are all empty. The same parts give the same bytes."""
     title = text(title)
-    content = "\n".join(f"<section><h2>{name}</h2>{part}</section>" for name, part in sections)
+    shown = (element("section", element("h2", name), *parts) for name, *parts in sections if any(parts))
+    content = "\n".join(shown)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" />'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\" />"
@@ -50,82 +77,94 @@ def page(title: str, sections: Iterable[tuple[str, str]], style: str = "") -> st
     )
 
 
-def text(value: object, keep: str = "") -> str:
-    """Any value as escaped text. Invisible characters, and those that change the writing direction, are spelled
-    out."""
-    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return html.escape(escaped(words, keep))
-
-
-def code(source: str, lexer: str) -> str:
-    """A program as escaped, highlighted text, for a `<pre>`; an unknown language is not highlighted."""
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import get_lexer_by_name
-    from pygments.util import ClassNotFound
-
-    try:
-        pygments_lexer = get_lexer_by_name(lexer, stripnl=False, ensurenl=False)
-    except ClassNotFound:
-        return text(source, keep="\n\t")
-    return highlight(escaped(source, "\n\t"), pygments_lexer, HtmlFormatter(nowrap=True))
-
-
-def code_style() -> str:
-    """Rules for `code`, on a light and on a dark page."""
-    from pygments.formatters import HtmlFormatter
-
-    light, dark = (HtmlFormatter(style=style).get_style_defs("pre") for style in ("default", "github-dark"))
-    return f"{_colours(light)}\n@media (prefers-color-scheme: dark) {{\n{_colours(dark)}\n}}\n"
-
-
-def _colours(rules: str) -> str:
-    """Only the rules of tokens: those of the block are the page's. Half a program has errors; they get no box."""
-    kept = (line for line in rules.splitlines() if line.startswith("pre .") and not line.startswith("pre .err"))
-    return "\n".join(kept)
-
-
-def count(value: object) -> str:
+def count(value: object) -> Html:
     """A whole number with thousands separators; anything else as text."""
-    return f"{value:,}" if isinstance(value, int) else text(value)
+    return text(f"{value:,}" if isinstance(value, int) else value)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: int = 0) -> str:
-    """A table of finished HTML cells. The `numeric` columns after the first one are right-aligned numbers."""
-    kinds = ["", *[' class="n"'] * numeric, *[""] * len(heads)]
-    head = "".join(f"<th{kind}>{text(name)}</th>" for kind, name in zip(kinds, heads, strict=False))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=False)) + "</tr>"
-        for row in rows
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], numeric: int = 0, small: str = "", nothing: str = ""
+) -> Html:
+    """A table with the note `small`; without rows the note `nothing`. Whole numbers get thousands separators, and None
+    is an empty cell. The `numeric` columns after the first one are right-aligned."""
+    body = [_row("td", ["" if cell is None else count(cell) for cell in row], numeric) for row in rows]
+    if not body:
+        return note(nothing)
+    content = element("thead", _row("th", heads, numeric)), element("tbody", *body)
+    return joined(element("div", element("table", *content), class_="wide"), note(small))
+
+
+def _row(tag: str, cells: Sequence[object], numeric: int) -> Html:
+    shown = (element(tag, cell, class_="n" if 0 < column <= numeric else None) for column, cell in enumerate(cells))
+    return element("tr", *shown)
+
+
+def settings(tree: Mapping[str, Any]) -> Html:
+    """A table of dotted keys and their values."""
+    rows = ([element("code", key), element("code", value)] for key, value in flattened(tree).items())
+    return table(("setting", "value"), rows, nothing="Not recorded.")
+
+
+def note(words: str) -> Html:
+    """A paragraph in small print; empty without words."""
+    return element("p", words, class_="note") if words else Html()
+
+
+def charts(*figures: Html) -> Html:
+    """Figures next to each other if there is room; empty without any."""
+    return element("div", *figures, class_="charts") if any(figures) else Html()
+
+
+def bars(title: str, rows: Sequence[tuple[str, float, object]], maximum: float | None = None) -> Html:
+    """A horizontal bar for each (label, value, words beside it). `maximum` is the value of the full width."""
+    maximum = maximum or max((value for _, value, _ in rows), default=0) or 1
+    widths = [BAR * value / maximum for _, value, _ in rows]
+    drawn = [
+        (label, 0.0, width, {"class_": "bar"}, words, width)
+        for (label, _, words), width in zip(rows, widths, strict=True)
+    ]
+    return _bars(title, drawn, BAR + VALUE)
+
+
+def spans(
+    title: str, rows: Sequence[tuple[str, float, float, int, str]], across: str, shown: Callable[[float], str]
+) -> Html:
+    """A bar from begin to end for each (label, begin, end, number of its colour, words) on a common scale that starts
+    with the first one. `across` labels the scale, `shown` writes a distance from its start."""
+    first, last = min((row[1] for row in rows), default=0.0), max((row[2] for row in rows), default=0.0)
+    unit, bottom, right = PLOT_WIDTH / ((last - first) or 1.0), len(rows) * (ROW + GAP), LABEL + PLOT_WIDTH
+    drawn = [
+        (label, (begin - first) * unit, max(2.0, (end - begin) * unit), {"fill": _colour(number)}, words, PLOT_WIDTH)
+        for label, begin, end, number, words in rows
+    ]
+    axis = (
+        element("line", class_="axis", x1=LABEL, x2=right, y1=bottom, y2=bottom),
+        _label(shown(0.0), LABEL, bottom + 13),
+        _label(across, LABEL + PLOT_WIDTH / 2, bottom + 13, "middle", None),
+        _label(shown(last - first), right, bottom + 13, "end"),
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return _bars(title, drawn, PLOT_WIDTH + 2 * LEGEND, *axis)
 
 
-def note(words: str) -> str:
-    """A paragraph in small print, given as finished HTML."""
-    return f'<p class="note">{words}</p>'
-
-
-def bars(title: str, rows: Sequence[tuple[str, float, str]], maximum: float | None = None) -> str:
-    """A horizontal bar for each (label, value, value as finished HTML). `most` is the value of the full width."""
-    if not rows:
-        return ""
-    maximum = maximum or max(value for _, value, _ in rows) or 1
+def _bars(
+    title: str, rows: Sequence[tuple[str, float, float, dict[str, str], object, float]], width: int, *axis: Html
+) -> Html:
+    """A bar for each (label, begin, width, attributes, words, where these begin), in pixels."""
     content = []
-    for number, (label, value, shown) in enumerate(rows):
-        top, width = number * (ROW + GAP), BAR * value / maximum
-        content.append(
-            f'<text x="{LABEL - 6}" y="{top + 13}" text-anchor="end">{text(label)}</text>'
-            f'<rect class="bar" x="{LABEL}" y="{top}" width="{width:.1f}" height="{ROW}" rx="2" />'
-            f'<text class="dim" x="{LABEL + width + 6:.1f}" y="{top + 13}">{shown}</text>'
-        )
-    return figure(title, LABEL + BAR + VALUE, len(rows) * (ROW + GAP), "".join(content))
+    for number, (label, begin, length, how, words, beside) in enumerate(rows):
+        top = number * (ROW + GAP)
+        content += [
+            _label(label, LABEL - 6, top + 13, "end", None),
+            element("rect", **how, x=LABEL + begin, y=top, width=length, height=ROW, rx=2),
+            _label(words, LABEL + beside + 6, top + 13),
+        ]
+    height = len(rows) * (ROW + GAP) + (ROW if axis else 0)
+    return _figure(title, LABEL + width, height, *content, *axis) if rows else Html()
 
 
-def curves(title: str, series: Mapping[str, Sequence[float]], across: str, up: str) -> str:
-    """A line with a legend entry for each series of fractions `up`, the values at 1, 2, 3, ... of the quantity
-    `across`."""
-    points = {name: [(position, value) for position, value in enumerate(values, 1)] for name, values in series.items()}
+def curves(title: str, series: Mapping[str, Sequence[float]], across: str, up: str) -> Html:
+    """A line for each series of fractions `up`, the values at 1, 2, 3, ... of the quantity `across`."""
+    points = {name: list(enumerate(values, 1)) for name, values in series.items()}
     return lines(title, points, across, up, heights=(0.0, 1.0), shown=lambda share: f"{100 * share:.0f} %")
 
 
@@ -138,7 +177,7 @@ def lines(
     heights: tuple[float, float] | None = None,
     shown: Callable[[float], str] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}",
     beside: tuple[str, Mapping[str, Sequence[tuple[float, float]]]] = ("", {}),
-) -> str:
+) -> Html:
     """A line with a legend entry for each series of (x, y), x ascending: the quantities `across` and `up`, which label
     the axes. `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. `beside`: another
     quantity and its series, with an axis at the right. Of a long series only the extremes of each small interval are
@@ -146,52 +185,40 @@ def lines(
     other, others = beside
     xs = [x for points in (*series.values(), *others.values()) for x, _ in points]
     if not xs or min(xs) == max(xs):
-        return ""
-    left, right = min(xs), max(xs)
-    (low, high), (other_low, other_high) = heights or _range(series), _range(others)
-    across_unit, legend = PLOT_WIDTH / (right - left), PLOT_WIDTH + (RIGHT if others else 14)
-    grid = (TOP + PLOT_HEIGHT * (4 - each) / 4 for each in range(5))
-    parts = [f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}" />' for y in grid]
-    parts += _up_axis(up, (low, high), shown, LEFT - 6, 14, "end")
+        return Html()
+    left, right, bottom, edge = min(xs), max(xs), TOP + PLOT_HEIGHT, LEFT + PLOT_WIDTH
+    ends, other_ends = heights or _range(series), _range(others)
+    across_unit, legend = PLOT_WIDTH / (right - left), edge + (RIGHT if others else 14)
+    grid = (bottom - PLOT_HEIGHT * share / 4 for share in range(5))
+    parts = [element("line", class_="axis", x1=LEFT, x2=edge, y1=y, y2=y) for y in grid]
+    parts += _up_axis(up, ends, shown, LEFT - 6, 14, "end")
     if others:
-        parts += _up_axis(
-            other, (other_low, other_high), "{:.3g}".format, LEFT + PLOT_WIDTH + 6, LEFT + PLOT_WIDTH + 50
-        )
+        parts += _up_axis(other, other_ends, "{:.3g}".format, edge + 6, edge + 50)
     for value in sorted({left, (left + right + 1) // 2, right}):
-        x = LEFT + (value - left) * across_unit
-        parts.append(
-            f'<text class="dim" x="{x:.1f}" y="{TOP + PLOT_HEIGHT + 18}" text-anchor="middle">{value:g}</text>'
-        )
-    middle = LEFT + PLOT_WIDTH / 2
-    parts.append(f'<text x="{middle:.0f}" y="{TOP + PLOT_HEIGHT + 34}" text-anchor="middle">{text(across)}</text>')
-    drawn = [(name, values, low, high) for name, values in series.items()]
-    drawn += [(name, values, other_low, other_high) for name, values in others.items()]
-    for number, (name, values, lowest, highest) in enumerate(drawn):
-        colour, up_unit = COLOURS[number % len(COLOURS)], PLOT_HEIGHT / ((highest - lowest) or 1.0)
-        places = [
-            (f"{LEFT + (x - left) * across_unit:.1f}", f"{TOP + PLOT_HEIGHT - (y - lowest) * up_unit:.1f}")
-            for x, y in _extremes(values)
-        ]
-        points = " ".join(map(",".join, places))
-        y = TOP + ROW * number
-        parts.append(f'<polyline class="line" stroke="{colour}" points="{points}" />')
+        parts.append(_label(f"{value:g}", LEFT + (value - left) * across_unit, bottom + 18, "middle"))
+    parts.append(_label(across, LEFT + PLOT_WIDTH / 2, bottom + 34, "middle", None))
+    drawn = [*((*each, ends) for each in series.items()), *((*each, other_ends) for each in others.items())]
+    for number, (name, values, (low, high)) in enumerate(drawn):
+        colour, up_unit, y = _colour(number), PLOT_HEIGHT / ((high - low) or 1.0), TOP + ROW * number
+        places = [(LEFT + (x - left) * across_unit, bottom - (y - low) * up_unit) for x, y in _extremes(values)]
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(element("polyline", class_="line", stroke=colour, points=points))
         if len(places) == 1:  # a line would show nothing
-            parts.append(f'<circle fill="{colour}" cx="{places[0][0]}" cy="{places[0][1]}" r="3" />')
-        parts.append(f'<rect fill="{colour}" x="{LEFT + legend}" y="{y}" width="12" height="12" />')
-        parts.append(f'<text x="{LEFT + legend + 18}" y="{y + 11}">{text(name)}</text>')
-    height = max(TOP + PLOT_HEIGHT + 40, TOP + ROW * len(drawn))
-    return figure(title, LEFT + legend - 14 + LEGEND, height, "".join(parts))
+            parts.append(element("circle", fill=colour, cx=places[0][0], cy=places[0][1], r=3))
+        parts.append(element("rect", fill=colour, x=legend, y=y, width=12, height=12))
+        parts.append(_label(name, legend + 18, y + 11, kind=None))
+    return _figure(title, legend - 14 + LEGEND, max(bottom + 40, TOP + ROW * len(drawn)), *parts)
 
 
 def _up_axis(
-    name: str, ends: tuple[float, float], shown: Callable[[float], str], x: int, name_x: int, anchor: str = "start"
-) -> Iterator[str]:
+    name: str, ends: tuple[float, float], shown: Callable[[float], str], x: int, name_x: int, anchor: str | None = None
+) -> Iterator[Html]:
     """The labels of five heights from the lowest to the highest, and the axis's name."""
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y, label = TOP + PLOT_HEIGHT * (1 - share), text(shown(ends[0] + share * (ends[1] - ends[0])))
-        yield f'<text class="dim" x="{x}" y="{y + 4:.1f}" text-anchor="{anchor}">{label}</text>'
-    half = TOP + PLOT_HEIGHT / 2
-    yield f'<text transform="translate({name_x} {half:.0f}) rotate(-90)" text-anchor="middle">{text(name)}</text>'
+        value = shown(ends[0] + share * (ends[1] - ends[0]))
+        yield _label(value, x, TOP + PLOT_HEIGHT * (1 - share) + 4, anchor)
+    turn = f"translate({name_x} {TOP + PLOT_HEIGHT // 2}) rotate(-90)"
+    yield element("text", name, transform=turn, text_anchor="middle")
 
 
 def _range(series: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[float, float]:
@@ -208,48 +235,16 @@ def _extremes(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, fl
         yield from sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
 
 
-def spans(
-    title: str, rows: Sequence[tuple[str, float, float, int, str]], across: str, shown: Callable[[float], str]
-) -> str:
-    """A bar from begin to end for each (label, begin, end, number of its colour, words next to it) on a common scale
-    that starts with the first one. `across` labels the scale, `shown` writes a distance from its start."""
-    if not rows:
-        return ""
-    first, last = min(row[1] for row in rows), max(row[2] for row in rows)
-    unit, content = PLOT_WIDTH / ((last - first) or 1.0), []
-    for number, (label, begin, end, colour, words) in enumerate(rows):
-        top, x = number * (ROW + GAP), LABEL + (begin - first) * unit
-        content.append(
-            f'<text x="{LABEL - 6}" y="{top + 13}" text-anchor="end">{text(label)}</text>'
-            f'<rect fill="{COLOURS[colour % len(COLOURS)]}" x="{x:.1f}" y="{top}" '
-            f'width="{max(2.0, (end - begin) * unit):.1f}" height="{ROW}" rx="2" />'
-            f'<text class="dim" x="{LABEL + PLOT_WIDTH + 6}" y="{top + 13}">{text(words)}</text>'
-        )
-    bottom, end = len(rows) * (ROW + GAP), shown(last - first)
-    content.append(
-        f'<line class="axis" x1="{LABEL}" x2="{LABEL + PLOT_WIDTH}" y1="{bottom}" y2="{bottom}" />'
-        f'<text class="dim" x="{LABEL}" y="{bottom + 13}" text-anchor="start">{text(shown(0.0))}</text>'
-        f'<text x="{LABEL + PLOT_WIDTH / 2:.0f}" y="{bottom + 13}" text-anchor="middle">{text(across)}</text>'
-        f'<text class="dim" x="{LABEL + PLOT_WIDTH}" y="{bottom + 13}" text-anchor="end">{text(end)}</text>'
-    )
-    return figure(title, LABEL + PLOT_WIDTH + 2 * LEGEND, bottom + ROW, "".join(content))
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
 
 
-def figure(title: str, width: int, height: int, content: str) -> str:
-    """An SVG of that many pixels with a caption; title and content are finished HTML."""
-    return (
-        f'<figure><figcaption>{title}</figcaption><svg xmlns="http://www.w3.org/2000/svg" role="img" '
-        f'aria-label="{title}" width="{width}" height="{height}" viewBox="0 0 {width} {height}">{content}</svg>'
-        "</figure>"
-    )
+def _label(words: object, x: float, y: float, anchor: str | None = None, kind: str | None = "dim") -> Html:
+    return element("text", words, class_=kind, x=x, y=y, text_anchor=anchor)
 
 
-def charts(figures: Iterable[str]) -> str:
-    """Figures next to each other if there is room."""
-    return f'<div class="charts">{"".join(figures)}</div>'
-
-
-def settings(tree: Mapping[str, Any]) -> str:
-    """A table of dotted keys and their values."""
-    rows = [[f"<code>{text(key)}</code>", f"<code>{text(value)}</code>"] for key, value in flattened(tree).items()]
-    return table(("setting", "value"), rows) if rows else note("Not recorded.")
+def _figure(title: str, width: int, height: int, *content: Html) -> Html:
+    """An SVG of that many pixels with a caption."""
+    size = {"width": width, "height": height, "viewBox": f"0 0 {width} {height}"}
+    name = {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria_label": title}
+    return element("figure", element("figcaption", title), element("svg", *content, **name, **size))

@@ -9,7 +9,7 @@ import yaml
 from yaml.composer import Composer
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import DEEPEST, MAX_DIGITS, Malformed
+from ms_codegeex.base.json_reading import MAX_DIGITS, MAX_NESTING, Malformed
 from ms_codegeex.base.reading import read_regular, read_stream
 
 MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
@@ -27,15 +27,15 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            self._add(self._sizes.get(event.anchor, MAX_VALUES), event)  # of an anchor that is still open: endless
+            self._add(self._sizes.get(event.anchor, MAX_VALUES), event)  # an anchor that is still open is endless
             return super().compose_node(parent, index)
         if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
             raise _refused("a NUL character", event)  # no path can contain one
         before = self._values
         self._add(1, event)
         self._depth += 1
-        if self._depth > DEEPEST:
-            raise _refused(f"nested deeper than {DEEPEST} levels", event)
+        if self._depth > MAX_NESTING:
+            raise _refused(f"nested deeper than {MAX_NESTING} levels", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if event.anchor is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_result
+from ms_codegeex.base.verb_options import Actions, JsonOption
 
 SUMMARY = "list adapters (LoRA), merge them into their model, or remove them from it"
 EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter
@@ -14,25 +18,44 @@ EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/a
   ms-codegeex adapter unmerge --model models/merged --adapter runs/finetune_lora/adapter --output models/again"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the actions of this verb."""
-    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    listing = "show rank, alpha, targets and model of adapters in PEFT's layout, or of all adapters in a folder"
-    action = actions.add_parser("list", help=listing)
-    action.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="adapters, or a folder with some")
-    action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    for name, summary, model in (
-        ("merge", "write the model directory of a model with its adapters added", "model the adapters are for"),
-        ("unmerge", "write the model directory of a merged model without its adapters", "merged model"),
-    ):
-        action = actions.add_parser(name, help=summary)
-        needed = {"required": True, "type": Path, "metavar": "DIR"}
-        action.add_argument("--model", help=model, **needed)
-        action.add_argument("--adapter", help="run, checkpoint, or directory in PEFT's layout", **needed)
-        action.add_argument("--output", help="model directory to write", **needed)
-        action.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="of the tensors (default: the model's)")
-        action.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion")
-        action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+@dataclass(frozen=True)
+class AdaptersOptions:
+    """What is listed."""
+
+    directories: tuple[Path, ...] = option("adapters, or a folder with some", "DIR", REQUIRED, positional=True)
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """A model, its adapters, and what is written."""
+
+    model: Path = option("model the adapters are for", "DIR", REQUIRED)
+    adapter: Path = option("run, checkpoint, or directory in PEFT's layout", "DIR", REQUIRED)
+    output: Path = option("model directory to write", "DIR", REQUIRED)
+    dtype: Literal["fp32", "fp16", "bf16"] | None = option("of the tensors (default: the model's)")
+    replace: bool = option("replace the output of an earlier conversion", default=False)
+
+
+@dataclass(frozen=True)
+class UnmergeOptions(MergeOptions):
+    """The same, the other way round."""
+
+    model: Path = option("merged model", "DIR", REQUIRED)
+
+
+OPTIONS = Actions(
+    {
+        "list": (
+            "show rank, alpha, targets and model of adapters in PEFT's layout, or of all adapters in a folder",
+            [AdaptersOptions, JsonOption],
+        ),
+        "merge": ("write the model directory of a model with its adapters added", [MergeOptions, JsonOption]),
+        "unmerge": (
+            "write the model directory of a merged model without its adapters",
+            [UnmergeOptions, JsonOption],
+        ),
+    }
+)
 
 
 def run(arguments: argparse.Namespace) -> int:

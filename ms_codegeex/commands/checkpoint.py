@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError, escaped
-from ms_codegeex.base.options import add_options, given_values, option
+from ms_codegeex.base.extras import extra
+from ms_codegeex.base.options import REQUIRED, given_values, option
 from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.verb_options import Actions, JsonOption
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from ms_codegeex.auditing.difference import Difference
-    from ms_codegeex.formats.provenance import Recorded
-    from ms_codegeex.runs.resharding import Contents
+    from ms_codegeex.formats.provenance import Statement
 
 SUMMARY = "list, verify, sign and compare checkpoints, and write them for other meshes"
 EXAMPLES = """\
@@ -31,16 +31,7 @@ EXAMPLES = """\
   ms-codegeex checkpoint reshard runs/tiny --output sharded --data 2 --tensor 2 --optimizer-shard 2
   ms-codegeex checkpoint merge mindspore_ranks --output whole
   ms-codegeex checkpoint diff runs/tiny runs/other"""
-ACTIONS = {
-    "list": "show step and size, whether the file sizes match the manifest, and whether later steps were finite",
-    "verify": "recompute every hash, also of a model that this program wrote; exit status 1 if one does not match",
-    "sign": "sign the files of a model that this program wrote: model.sig, which `verify --public-key` checks",
-    "reshard": "write the files that the ranks of another mesh would write, including the optimizer state",
-    "merge": "write complete tensors into one file",
-    "diff": "show which tensors differ and by how much; exit status 1 if any does",
-}
 MAX_RANKS = 65_536
-VERIFIED = "run or checkpoint directory, or a directory or file with a provenance.json"
 SOURCE = "a checkpoint or run directory, or another model, such as MindSpore's rank files with their strategy files"
 
 
@@ -54,32 +45,75 @@ class MeshOptions:
     optimizer_shard: int = option("replicas that share one copy of weights and optimizer state", "N", 1, ge=1)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the actions of this verb."""
-    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    for name, summary in ACTIONS.items():
-        action = actions.add_parser(name, help=summary)
-        if name in ("list", "verify"):
-            what = VERIFIED if name == "verify" else "run or checkpoint directory"
-            action.add_argument("directory", type=Path, metavar="DIR", help=what)
-            if name == "verify":
-                key = "also check model.sig, a signature by `sign` or OpenSSF's model-signing"
-                action.add_argument("--public-key", type=Path, metavar="FILE", help=key)
-        elif name == "sign":
-            action.add_argument("directory", type=Path, metavar="DIR", help="a directory with a provenance.json")
-            key = "an elliptic-curve key in PEM (docs/provenance.md)"
-            action.add_argument("--private-key", type=Path, required=True, metavar="FILE", help=key)
-        elif name == "diff":
-            action.add_argument("left", type=Path, metavar="A", help=SOURCE)
-            action.add_argument("right", type=Path, metavar="B", help="another one, of any mesh")
-        else:
-            action.add_argument("source", type=Path, metavar="DIR", help=SOURCE)
-            action.add_argument("--output", type=Path, required=True, metavar="DIR", help="the checkpoint to write")
-            size = "a size that DIR does not record, such as num_heads=40; may be repeated"
-            action.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=size)
-        if name == "reshard":
-            add_options(action, MeshOptions)
-        action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+@dataclass(frozen=True)
+class ListOptions:
+    """What is listed."""
+
+    directory: Path = option("run or checkpoint directory", "DIR", REQUIRED, positional=True)
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What is verified."""
+
+    directory: Path = option(
+        "run or checkpoint directory, or a directory or file with a provenance.json", "DIR", REQUIRED, positional=True
+    )
+    public_key: Path | None = option("also check model.sig, a signature by `sign` or OpenSSF's model-signing", "FILE")
+
+
+@dataclass(frozen=True)
+class SignOptions:
+    """What is signed."""
+
+    directory: Path = option("a directory with a provenance.json", "DIR", REQUIRED, positional=True)
+    private_key: Path = option("an elliptic-curve key in PEM (docs/provenance.md)", "FILE", REQUIRED)
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """What is read and written."""
+
+    source: Path = option(SOURCE, "DIR", REQUIRED, positional=True)
+    output: Path = option("the checkpoint to write", "DIR", REQUIRED)
+    set: tuple[str, ...] = option(
+        "a size that DIR does not record, such as num_heads=40; may be repeated", "KEY=VALUE", (), repeated=True
+    )
+
+
+@dataclass(frozen=True)
+class DiffOptions:
+    """What is compared."""
+
+    left: Path = option(SOURCE, "A", REQUIRED, positional=True)
+    right: Path = option("another one, of any mesh", "B", REQUIRED, positional=True)
+
+
+OPTIONS = Actions(
+    {
+        "list": (
+            "show step and size, whether the file sizes match the manifest, and whether later steps were finite",
+            [ListOptions, JsonOption],
+        ),
+        "verify": (
+            "recompute every hash, also of a model that this program wrote; exit status 1 if one does not match",
+            [VerifyOptions, JsonOption],
+        ),
+        "sign": (
+            "sign the files of a model that this program wrote: model.sig, which `verify --public-key` checks",
+            [SignOptions, JsonOption],
+        ),
+        "reshard": (
+            "write the files that the ranks of another mesh would write, including the optimizer state",
+            [RewriteOptions, MeshOptions, JsonOption],
+        ),
+        "merge": ("write complete tensors into one file", [RewriteOptions, JsonOption]),
+        "diff": (
+            "show which tensors differ and by how much; exit status 1 if any does",
+            [DiffOptions, JsonOption],
+        ),
+    }
+)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -105,8 +139,12 @@ def _progress(label: str, total: int) -> Iterator[tqdm]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
-    from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
+    from ms_codegeex.formats.model_description import (
+        bytes_of_tensors,
+        checkpoint_line,
+        checkpoints_in,
+        summarise_checkpoints,
+    )
     from ms_codegeex.formats.provenance import read_statement
 
     directory, verifies = arguments.directory, arguments.action == "verify"
@@ -114,21 +152,14 @@ def _check(arguments: argparse.Namespace) -> int:
         return _check_statement(directory, recorded, arguments.public_key, arguments.json)
     if verifies and arguments.public_key is not None:
         raise UserError(f"{directory}: has no provenance.json; leave out --public-key, or `sign` it first")
-    root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
-    paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
-    if not paths:
-        raise UserError(f"{directory}: no checkpoints; expected a checkpoint directory or a run directory")
-    with _progress("verify", sum(map(_bytes_of_tensors, paths)) if verifies else 0) as bar:
-        summaries = [(path, summarise_checkpoint(path, verifies, bar.update)) for path in paths]
-    # a run deletes old ones meanwhile
-    reports = [report for path, report in summaries if report["sound"] or path.is_dir()]
-    if not reports:
-        raise UserError(f"{directory}: its checkpoints were deleted meanwhile; try again")
+    paths = checkpoints_in(directory)
+    with _progress("verify", sum(map(bytes_of_tensors, paths)) if verifies else 0) as bar:
+        reports = summarise_checkpoints(directory, paths, verifies, bar.update)
     print_result({"checkpoints": reports}, "\n".join(map(checkpoint_line, reports)), arguments.json)
     return int(verifies and not all(report["sound"] for report in reports))
 
 
-def _check_statement(target: Path, recorded: Recorded, key: Path | None, as_json: bool) -> int:
+def _check_statement(target: Path, recorded: Statement, key: Path | None, as_json: bool) -> int:
     """Compare the files of a model that this program wrote with its `provenance.json`, a line for each that differs.
     With a key, with `model.sig` before; another is a `UserError`."""
     from ms_codegeex.base.quarantine import SIGNATURE
@@ -167,73 +198,37 @@ def _sign(arguments: argparse.Namespace) -> None:
     print_result(result, escaped(f"{path}: signs all other files of {arguments.directory}"), arguments.json)
 
 
-def _bytes_of_tensors(path: Path) -> int:
-    """Of the files in a checkpoint; 0 if it is deleted meanwhile."""
-    with suppress(OSError):
-        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    return 0
-
-
 def _reshard(arguments: argparse.Namespace) -> None:
     from ms_codegeex.base.mesh import Mesh
-    from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
     from ms_codegeex.commands.convert import known_sizes
     from ms_codegeex.formats.checkpoint_writing import write_ranks
-    from ms_codegeex.runs.resharding import open_contents, rank_slices
+    from ms_codegeex.formats.model_description import checkpoint_line, summarise_checkpoint
+    from ms_codegeex.runs.resharding import check_output, open_contents, rank_slices
 
     mesh, output = Mesh(**given_values(MeshOptions, arguments)), arguments.output
     if mesh.world > MAX_RANKS:
         raise UserError(f"a mesh of {mesh.world:,} ranks; expected at most {MAX_RANKS:,}, since each writes its file")
-    contents = open_contents(arguments.source, known_sizes(arguments.set))
-    _check_output(output, contents)
+    contents = open_contents(arguments.source, known_sizes(arguments.set or ()))
+    check_output(output, contents.step)
     with _progress(arguments.action, contents.nbytes) as bar:
         write_ranks(output, contents.step, contents.state, rank_slices(contents, mesh, bar.update))
     report = summarise_checkpoint(output, hashes=False)
     print_result(report, checkpoint_line(report), arguments.json)
 
 
-def _check_output(output: Path, contents: Contents) -> None:
-    """`UserError` if a checkpoint cannot be written there; called before much is read."""
-    from ms_codegeex.formats.checkpoint import NAME, step_name
-
-    if output.exists():
-        raise UserError(f"{output}: exists already; choose another --output")
-    if (named := NAME.fullmatch(output.name)) and int(named[1]) != contents.step:
-        right = step_name(contents.step)
-        raise UserError(f"{output}: is the name of another step's checkpoint; call it {right}, or something else")
-
-
 def _diff(arguments: argparse.Namespace) -> int:
-    from ms_codegeex.auditing.difference import as_json, differences
-    from ms_codegeex.runs.resharding import open_pair
+    from ms_codegeex.runs.resharding import open_pair, state_differences
 
+    auditing = extra("checkpoint diff", "tensors")
     left, right = open_pair(arguments.left, arguments.right)
     with _progress("diff", max(left.nbytes, right.nbytes)) as bar:
-        different = list(differences(left.tensors, right.tensors, bar.update))
-    states = _state_differences(left, right)
+        different = list(auditing.differences(left.tensors, right.tensors, bar.update))
+    states = state_differences(left, right)
     paths = {"first": str(left.path), "second": str(right.path)}
-    result = {**paths, "tensors": [as_json(each) for each in different], "state": states}
+    result = {**paths, "tensors": [auditing.as_json(each) for each in different], "state": states}
     same = len(left.tensors.keys() & right.tensors.keys()) - sum(each.what is None for each in different)
-    lines = [*map(_difference_line, different)]
+    lines = [*map(auditing.line, different)]
     lines += [f"state {key}: {json.dumps(one)} and {json.dumps(other)}" for key, (one, other) in states.items()]
     lines.append(f"{len(different)} tensors differ, {same} of the common ones are equal; {left.path} and {right.path}")
     print_result(result, "\n".join(lines), arguments.json)
     return int(bool(different or states))
-
-
-def _state_differences(left: Contents, right: Contents) -> dict[str, list[Any]]:
-    """Entries of the state that differ, including the step, by their dotted keys."""
-    from ms_codegeex.config.values import flattened
-
-    states = ({"step": each.step, **each.state} for each in (left, right))
-    one, other = (dict(flattened(json.loads(json.dumps(state)))) for state in states)  # as JSON, tuples equal lists
-    return {key: [one.get(key), other.get(key)] for key in sorted({*one, *other}) if one.get(key) != other.get(key)}
-
-
-def _difference_line(difference: Difference) -> str:
-    """A difference for people."""
-    if difference.what:
-        return f"{difference.name}: {difference.what}"
-    largest = "some are not finite" if difference.largest is None else f"at most by {difference.largest:.3g}"
-    first = ", ".join(f"{index} {one:.8g} and {other:.8g}" for index, one, other in difference.first)
-    return f"{difference.name}: {difference.count:,} numbers differ, {largest}; first {first}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_out
 
 SUMMARY = "print the script that completes this command line in a shell"
@@ -16,9 +19,14 @@ EXAMPLES = """\
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+@dataclass(frozen=True)
+class ShellOption:
+    """For whom the script is."""
+
+    shell: Literal["bash", "zsh", "fish"] = option("bash, zsh or fish", "SHELL", REQUIRED, positional=True)
+
+
+OPTIONS = (ShellOption,)
 
 
 def run(arguments: argparse.Namespace) -> None:

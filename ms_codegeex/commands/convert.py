@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ms_codegeex.base.ending import open_closed_streams, print_failure
 from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_error, print_result
@@ -24,6 +25,8 @@ EXAMPLES = """\
   ms-codegeex convert --model codegeex_13b.pt --to megatron --tensor-parallel 8 --output codegeex-13b-mp8
   ms-codegeex convert --model codegeex2-6b --to gguf --dtype q8_0 --output codegeex2-gguf"""
 
+TARGETS = ("hf", "gptj", "megatron", "mindspore", *registered("convert --to"))
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -35,7 +38,7 @@ class Arguments:
         "IN",
         REQUIRED,
     )
-    to: Literal["hf", "gptj", "megatron", "mindspore", "gguf"] = option(
+    to: Literal[TARGETS] = option(
         "hf: a model directory with safetensors; gptj: the same of a CodeGen as a GPT-J, for programs that have no "
         "CodeGen, such as vLLM and SGLang; megatron: a nested PyTorch .pt file; "
         "mindspore: a .ckpt file with the original names; gguf: a directory for llama.cpp, Ollama and LM Studio",
@@ -97,11 +100,9 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
     if arguments.layout == "mindformers" and arguments.to != "mindspore":
         raise UserError("--layout: mindformers is one of MindSpore's; choose --to mindspore, or leave the option out")
     if is_gguf(arguments.model):
-        from ms_codegeex.gguf_files.reading import open_gguf
-
         if arguments.keep_code:
             raise UserError(f"--keep-code: {arguments.model} has no code to keep; leave the option out")
-        source = open_gguf(arguments.model, known_sizes(arguments.sizes))
+        source = extra("convert --model", "gguf")(arguments.model, known_sizes(arguments.sizes))
     else:
         source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)
     if ranks not in (None, source.ranks):
@@ -113,17 +114,16 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
         tokenizer = load_tokenizer(arguments.tokenizer)
         end = {"eos_token_id": tokenizer.eos_id} if tokenizer.eos_id < source.config.vocab_size else {}
         source = replace(source, save_tokenizer=tokenizer.save, fields=source.fields | end)
-    wanted = {"dtype": arguments.dtype, "verify": arguments.verify, "replace": arguments.replace}
-    wanted["origin"] = {"command": "convert", **_choices(arguments)}
-    if arguments.to == "gguf":
-        from ms_codegeex.gguf_files.writing import export_gguf
-
-        if arguments.tensor_parallel != 1:
-            raise UserError("--tensor-parallel: --to gguf is one file; leave the option out")
-        result = export_gguf(source, arguments.output, **wanted)
-    else:
-        to = "mindformers" if arguments.layout == "mindformers" else arguments.to
-        result = convert(source, to, arguments.output, tensor_parallel=arguments.tensor_parallel, **wanted)
+    result = convert(
+        source,
+        "mindformers" if arguments.layout == "mindformers" else arguments.to,
+        arguments.output,
+        tensor_parallel=arguments.tensor_parallel,
+        dtype=arguments.dtype,
+        verify=arguments.verify,
+        replace=arguments.replace,
+        origin={"command": "convert", **_choices(arguments)},
+    )
     if not arguments.json:
         for warning in _warnings(result):
             print_error(warning)

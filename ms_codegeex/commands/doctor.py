@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.metadata
 import os
@@ -14,20 +13,22 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ms_codegeex.base import host
 from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.verb_options import JsonOption
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-    from ms_codegeex.cuda.driver import Gpu
+    from ms_codegeex.base.cuda.driver import Gpu
 
 SUMMARY = "show what this machine can do: packages, devices, sandbox, tool chains, disk; and how to close each gap"
 EXAMPLES = """  ms-codegeex doctor
@@ -35,7 +36,7 @@ EXAMPLES = """  ms-codegeex doctor
 MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with some to spare
 WIDEST = 120  # columns
 ABSENT = " is not installed"
-MAX_NAMED = 4  # packages in a line to install them; for more, set-up is the remedy
+MAX_NAMED_PACKAGES = 4  # in a line to install them; for more, set-up is the remedy
 SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
 PROBE_SECONDS = 300
 USES = "ms_codegeex.commands.package_uses"
@@ -59,27 +60,42 @@ class Finding:
     fix: str = ""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+class Row(NamedTuple):
+    """What a probe says: the name, what was found, what is wrong (empty: nothing), how to mend it, and whether a run on
+    a CPU needs it."""
+
+    name: str
+    found: str
+    problem: str = ""
+    fix: str = ""
+    needed: bool = False
+
+    def finding(self, area: str) -> Finding:
+        """The row below this heading."""
+        if not self.problem:
+            return Finding(area, self.name, "ok", self.found)
+        return Finding(area, self.name, "missing" if self.needed else "optional", self.problem, self.fix)
 
 
-def run(arguments: argparse.Namespace) -> int:
+Arguments = JsonOption
+Rows = Iterator[Row]
+
+
+def run(arguments: JsonOption) -> int:
     """Print the report; the exit status is 0 if everything that a CPU user needs is there, otherwise 1."""
-    checks = [check for area in AREAS for check in _checked(area)]
+    checks = [check for area in AREAS for check in findings(area)]
     missing = [check for check in checks if check.state == "missing"]
     result = {"ready": not missing, "checks": [asdict(check) for check in checks]}
     print_result(result, "\n".join(report_lines(checks)), arguments.json)
     return 1 if missing else 0
 
 
-def _checked(area: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def findings(area: str) -> list[Finding]:
     """The checks of an area; where a package that it imports is absent, that is the result."""
     try:
-        return list(area())
+        return [Row(*row).finding(area) for row in AREAS[area]()]
     except ImportError as error:
-        name = area.__name__.removesuffix("_checks").replace("_", " ")
-        return [Finding(name, name, "missing", f"cannot be checked ({error})", SET_UP)]
+        return [Finding(area, area, "missing", f"cannot be checked ({error})", SET_UP)]
 
 
 def report_lines(checks: list[Finding]) -> Iterator[str]:
@@ -108,49 +124,41 @@ def _wrapped(start: str, text: str) -> list[str]:
     return textwrap.wrap(text, columns, initial_indent=start, subsequent_indent=indent, **options) or [start.rstrip()]
 
 
-def _required(area: str, name: str, found: str, problem: str | None) -> Finding:
-    """A check of something that a CPU user needs; `problem` is a line "what: how to close it", or None."""
+def _needed(name: str, found: str, problem: str | None) -> Row:
+    """A row of something that a CPU user needs; `problem` is a line "what: how to close it", or None."""
     what, _, fix = (problem or "").partition(": ")
-    return Finding(area, name, "missing", what, fix) if problem else Finding(area, name, "ok", found)
+    return Row(name, found, what, fix, needed=True)
 
 
-def _optional(area: str, name: str, found: str, problem: str, fix: str = "") -> Finding:
-    """A check of something that some features need; an empty `problem`: it is there."""
-    return Finding(area, name, "optional", problem, fix) if problem else Finding(area, name, "ok", found)
-
-
-def machine_checks() -> Iterator[Finding]:
+def machine_rows() -> Rows:
     """Operating system, libraries, processor, memory, accelerators."""
-    area, system = "machine", f"{platform.system()} {platform.machine()}"
-    yield _required(area, "system", system, host.check_this_platform())
+    yield _needed("system", f"{platform.system()} {platform.machine()}", host.check_this_platform())
     if platform.system() == "Linux":
-        problems = host.check_libraries()
-        yield _required(area, "libraries", ", ".join(host.LIBRARIES), "; ".join(problems) or None)
-    instructions = host.instruction_set() or "instruction set unknown"
-    yield Finding(area, "cores", "ok", f"{host.available_cores()}, {instructions}")
+        yield _needed("libraries", ", ".join(host.LIBRARIES), "; ".join(host.check_libraries()))
+    yield Row("cores", f"{host.available_cores()}, {host.instruction_set() or 'instruction set unknown'}")
     available = host.available_memory()
     amount = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
-    yield _required(area, "memory", amount, host.check_memory(available, MEMORY))
+    yield _needed("memory", amount, host.check_memory(available, MEMORY))
     yield _npus()
     yield from _chip()
 
 
-def _npus() -> Finding:
+def _npus() -> Row:
     """The Ascend devices that the driver lists, if there is a driver."""
-    area, name = "machine", "Ascend NPU"
+    name = "Ascend NPU"
     listed = _output(*LIST_NPUS) if shutil.which(LIST_NPUS[0]) else None
     if listed:
-        return Finding(area, name, "ok", "; ".join(line.strip() for line in listed.splitlines() if line.strip()))
+        return Row(name, "; ".join(line.strip() for line in listed.splitlines() if line.strip()))
     if NPU_DRIVER.exists():
         fix = f"make `{' '.join(LIST_NPUS)}` work: add it to PATH, give the container the devices"
-        return Finding(area, name, "optional", f"{NPU_DRIVER} exists, but no device is listed", fix)
-    return Finding(area, name, "optional", "none; only `device: ascend` needs one")
+        return Row(name, "", f"{NPU_DRIVER} exists, but no device is listed", fix)
+    return Row(name, "", "none; only `device: ascend` needs one")
 
 
-def _chip() -> Iterator[Finding]:
+def _chip() -> Rows:
     """The chip of the first device and the MindSpore known to support it. In the formats of `npu-smi` that Ascend's
     guides show, "Chip Type: Ascend, Chip Name: 910B4" or "Chip Name: Ascend910, NPU Name: 9392"; nothing in others."""
-    from ms_codegeex.config.chips import chip_of
+    from ms_codegeex.config.chips import ascend_chip
     from ms_codegeex.config.software import installed_mindspore, software_note
 
     first = re.search(r"^\s*([0-9]+)\s+([0-9]+)\s+[0-9]+\s", _output(*CHIP_LIST) or "", re.MULTILINE)
@@ -158,11 +166,11 @@ def _chip() -> Iterator[Finding]:
     says = dict(re.findall(r"^\s*(Chip Type|Chip Name|NPU Name)\s*:\s*(\S+)\s*$", board or "", re.MULTILINE))
     name = says.get("Chip Name", "")
     name = says.get("Chip Type", "") + name if "NPU Name" not in says else f"{name}_{says['NPU Name']}"
-    if chip := chip_of(name):
-        state = "ok" if chip.mindspore == installed_mindspore() else "optional"
-        yield Finding("machine", "Ascend chip", state, f"{name}, {software_note(name)}")
+    if chip := ascend_chip(name):
+        note, known = f"{name}, {software_note(name)}", chip.mindspore == installed_mindspore()
+        yield Row("Ascend chip", note, "" if known else note)
     elif name:
-        yield Finding("machine", "Ascend chip", "optional", f"{name}: not in the table of docs/hardware.md")
+        yield Row("Ascend chip", "", f"{name}: not in the table of docs/hardware.md")
 
 
 def _output(*words: str) -> str | None:
@@ -173,42 +181,39 @@ def _output(*words: str) -> str | None:
     return None
 
 
-def package_checks() -> Iterator[Finding]:
+def package_rows() -> Rows:
     """Python, and every requirement of this package against what is installed."""
-    area = "packages"
-    yield _required(area, "Python", f"{platform.python_version()} ({sys.executable})", host.check_python())
+    yield _needed("Python", f"{platform.python_version()} ({sys.executable})", host.check_python())
     if numpy := host.check_numpy():
-        yield _required(area, "NumPy", "", numpy)
+        yield _needed("NumPy", "", numpy)
     try:
         from packaging.requirements import Requirement
 
         requirements = [Requirement(line) for line in importlib.metadata.requires("ms-codegeex") or ()]
     except (ImportError, importlib.metadata.PackageNotFoundError) as error:
-        yield Finding(area, "ms-codegeex", "missing", f"not installed as a package ({error})", SET_UP)
+        yield Row("ms-codegeex", "", f"not installed as a package ({error})", SET_UP, needed=True)
         return
-    yield _requirements(area, "requirements", [one for one in requirements if _applies(one, "")])
-    for extra in importlib.metadata.metadata("ms-codegeex").get_all("Provides-Extra") or ():
-        added = [one for one in requirements if _applies(one, extra) and not _applies(one, "")]
-        yield _requirements(area, f"[{extra}]", added, extra)
+    yield _requirements("requirements", [one for one in requirements if _applies(one, "")])
+    for name in importlib.metadata.metadata("ms-codegeex").get_all("Provides-Extra") or ():
+        added = [one for one in requirements if _applies(one, name) and not _applies(one, "")]
+        yield _requirements(f"[{name}]", added, name)
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _requirements(area: str, name: str, requirements: list[Requirement], extra: str = "") -> Finding:
+def _requirements(name: str, requirements: list[Requirement], extra: str = "") -> Row:
     """Whether all of a group are installed in versions that fit; a group with a name is optional."""
     wrong = {one: problem for one in requirements if (problem := _wrong(one))}
     if not wrong and not extra:
         wrong = _broken(requirements)
-    if not wrong:
-        works = "" if extra else ", and work"
-        return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit{works}")
-    if extra:
-        return Finding(area, name, "optional", _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
+    fit = f"all {len(requirements)} are installed in versions that fit{'' if extra else ', and work'}"
+    if not wrong or extra:
+        return Row(name, fit, _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
     again = "--force-reinstall " if any(_wrong(one) is None for one in wrong) else ""  # pip would leave it as it is
     fix = f"pip install {again}{' '.join(shlex.quote(f'{one.name}{one.specifier}') for one in wrong)}"
-    return Finding(area, name, "missing", _together(wrong.values()), fix if len(wrong) <= MAX_NAMED else SET_UP)
+    return Row(name, fit, _together(wrong.values()), fix if len(wrong) <= MAX_NAMED_PACKAGES else SET_UP, needed=True)
 
 
 def _together(problems: Collection[str]) -> str:
@@ -261,27 +266,23 @@ def _tried(*packages: str) -> tuple[list[Any], str, str]:
     return lines, ended, words[-1]
 
 
-def engine_checks() -> Iterator[Finding]:
+def engine_rows() -> Rows:
     """Whether MindSpore can be imported, which of its device plugins load, and what `rehearse` compiles with."""
     from ms_codegeex.config.software import pairs_note
 
-    area = "engine"
     lines, ended, words = _tried()
     if not lines:
-        yield Finding(area, "MindSpore", "missing", words or f"its import {ended}", SET_UP)
+        yield Row("MindSpore", "", words or f"its import {ended}", SET_UP, needed=True)
         return
-    yield Finding(area, "MindSpore", "ok", f"{lines[-1]['version']}, CPU back end")
-    yield Finding(area, "CANN", "ok", pairs_note())
+    yield Row("MindSpore", f"{lines[-1]['version']}, CPU back end")
+    yield Row("CANN", pairs_note())
     yield _ascend_plugin(lines[-1]["plugins"])
     yield _compiled_operators()
-    from ms_codegeex.rehearsal.stubs import compilers
-
-    compiler = next((" ".join(command) for command in compilers()), "")
-    problem = "" if compiler else "none; `rehearse --compile` needs one"
-    yield _optional(area, "C compiler", compiler, problem, "pip install ziglang")
+    if "engine" in ADDED:
+        yield from extra("doctor", "engine")()
 
 
-def _compiled_operators() -> Finding:
+def _compiled_operators() -> Row:
     """The compiled operators that `generate`, `evaluate` and `train` use on this CPU. Builds nothing."""
     from ms_codegeex.kernels.levels import possible_levels
     from ms_codegeex.kernels.prebuilding import built_libraries, shipped_library
@@ -299,53 +300,51 @@ def _compiled_operators() -> Finding:
     if known and not built:
         built = f"{next(iter(known))} builds them when a model is first used"
     if state := "came with the package" if shipped_library() else built:
-        return Finding("engine", name, "ok", f"{level}; {state}")
+        return Row(name, f"{level}; {state}")
     cost = "MindSpore's own decode and train instead, slower, and hold quantised weights in FP32"
-    return Finding("engine", name, "optional", f"{level}; {slow}: {cost}", fix)
+    return Row(name, "", f"{level}; {slow}: {cost}", fix)
 
 
-def _ascend_plugin(plugins: dict[str, str]) -> Finding:
+def _ascend_plugin(plugins: dict[str, str]) -> Row:
     """Whether one of MindSpore's plugins for Ascend loads; `plugins`: file name and what is wrong with it."""
     name, loaded = "ascend back end", [plugin for plugin, problem in plugins.items() if not problem]
     if loaded:
-        return Finding("engine", name, "ok", f"{loaded[-1]} loads")
+        return Row(name, f"{loaded[-1]} loads")
     problem = list(plugins.values())[-1] if plugins else "not in this build of MindSpore"
     fix = "install CANN and source its set_env.sh" if plugins else ""
-    return Finding("engine", name, "optional", f"{problem}; only `device: ascend` needs it", fix)
+    return Row(name, "", f"{problem}; only `device: ascend` needs it", fix)
 
 
-def gpu_checks() -> Iterator[Finding]:
+def gpu_rows() -> Rows:
     """NVIDIA GPUs: the libraries, MindSpore's plugin, the driver, the devices, and where their kernels come from."""
-    from ms_codegeex.cuda import probe
-    from ms_codegeex.cuda.libraries import INSTALL, KERNEL_CACHE_BYTES, kernel_cache
+    from ms_codegeex.base.cuda import probe
+    from ms_codegeex.base.cuda.libraries import INSTALL, KERNEL_CACHE_BYTES, kernel_cache
 
-    area = "NVIDIA GPU"
     try:
         backend = probe.probe_gpu_backend()
     except (UserError, RunFailure) as error:
-        yield Finding(area, "back end", "optional", f"{error}; only `device: gpu` needs it")
+        yield Row("back end", "", f"{error}; only `device: gpu` needs it")
         return
     if any(one.path for one in backend.libraries):
-        rows = [(one.library.soname, str(one.path), one.problem, INSTALL) for one in backend.libraries]
+        yield from (Row(one.library.soname, str(one.path), one.problem, INSTALL) for one in backend.libraries)
     else:
         words = f"none of {len(backend.libraries)} found; only `device: gpu` needs them"
-        rows = [("CUDA libraries", "", words, INSTALL)]
+        yield Row("CUDA libraries", "", words, INSTALL)
     driver = backend.driver
     unknown = "" if driver.cuda else driver.problem or "does not give its version"
-    rows.append(("driver", f"supports CUDA {driver.cuda}", driver.too_old or unknown, DRIVER_FIX))
-    rows.append(("back end", "MindSpore's GPU plugin loads", backend.plugin, "close the gaps above"))
-    yield from (_optional(area, *row) for row in rows)
+    yield Row("driver", f"supports CUDA {driver.cuda}", driver.too_old or unknown, DRIVER_FIX)
+    yield Row("back end", "MindSpore's GPU plugin loads", backend.plugin, "close the gaps above")
     cache = f"{kernel_cache()}, up to {os.environ.get('CUDA_CACHE_MAXSIZE', KERNEL_CACHE_BYTES)} bytes"
     for number, gpu in enumerate(driver.gpus):
-        yield _gpu(area, number, gpu, cache)
+        yield _gpu(number, gpu, cache)
     if not driver.gpus:
         fix = "make `nvidia-smi` list it; give a container the devices (docker run --gpus all)" if driver.cuda else ""
-        yield Finding(area, "device", "optional", "no device; only `device: gpu` needs one", fix)
+        yield Row("device", "", "no device; only `device: gpu` needs one", fix)
 
 
-def _gpu(area: str, number: int, gpu: Gpu, cache: str) -> Finding:
+def _gpu(number: int, gpu: Gpu, cache: str) -> Row:
     """A GPU, and where its kernels come from."""
-    from ms_codegeex.cuda.translation import is_translated
+    from ms_codegeex.base.cuda.translation import is_translated
 
     kernels = {
         "machine code": "kernels in machine code",
@@ -357,58 +356,35 @@ def _gpu(area: str, number: int, gpu: Gpu, cache: str) -> Finding:
     capability = ".".join(map(str, gpu.capability))
     description = f"{gpu.name}, compute capability {capability}, {gpu.memory / host.GB:.1f} GB, {free}; {kernels}"
     fix = "use a GPU of compute capability 6.0 or more"
-    return _optional(area, f"device {number}", description, description if gpu.kernels == "none" else "", fix)
+    return Row(f"device {number}", description, description if gpu.kernels == "none" else "", fix)
 
 
-def sandbox_checks() -> Iterator[Finding]:
-    """The layers in which `evaluate` runs programs."""
-    area = "sandbox"
-    if platform.system() != "Linux":
-        fix = "run `evaluate` in a Linux container or machine"
-        yield Finding(area, "strict sandbox", "optional", "Linux only", fix)
-        return
-    from ms_codegeex.evaluation.sandbox import open_sandbox
-
-    try:
-        layers = open_sandbox("best-effort").layers
-    except (UserError, RunFailure) as error:
-        yield Finding(area, "strict sandbox", "optional", str(error))
-        return
-    for name, state in layers.items():
-        problem, _, fix = ("" if state == "active" else state).partition("; ")
-        yield _optional(area, name, state, problem, fix or "judge with --sandbox best-effort, or on another machine")
-
-
-def tool_chain_checks() -> Iterator[Finding]:
-    """The compilers and interpreters that judge HumanEval-X."""
-    from ms_codegeex.evaluation.toolchains import TOOL_CHAINS
-
-    for language, kind in TOOL_CHAINS.items():
-        chain = kind()
-        lacking = "" if chain.found else ", ".join(chain.lacking()) or "a working version"
-        problem = lacking and f"not installed: {lacking}"
-        yield _optional("tool chains", language, chain.found, problem, chain.remedy)
-
-
-def disk_checks() -> Iterator[Finding]:
+def disk_rows() -> Rows:
     """Free space where runs, caches and temporary files go."""
-    area, free_some = "disk", "free some"
+    from ms_codegeex.base.cache import user_cache
+
+    free_some = "free some"
     try:
-        from ms_codegeex.base.cache import user_cache
-
-        cache = str(user_cache())
+        yield _disk("cache", str(user_cache()), f"{free_some}, or set XDG_CACHE_HOME to another directory")
     except UserError as error:
-        yield Finding(area, "cache", "missing", str(error), CACHE_FIX)
-    else:
-        yield _disk(area, "cache", cache, f"{free_some}, or set XDG_CACHE_HOME to another directory")
-    yield _disk(area, "temporary", tempfile.gettempdir(), f"{free_some}, or set TMPDIR to another directory")
-    yield _disk(area, "here", os.getcwd(), f"{free_some}, or set output= to a directory on another disk")
+        yield Row("cache", "", str(error), CACHE_FIX, needed=True)
+    yield _disk("temporary", tempfile.gettempdir(), f"{free_some}, or set TMPDIR to another directory")
+    yield _disk("here", os.getcwd(), f"{free_some}, or set output= to a directory on another disk")
 
 
-def _disk(area: str, name: str, directory: str, remedy: str) -> Finding:
+def _disk(name: str, directory: str, remedy: str) -> Row:
     free = shutil.disk_usage(host.existing_parent(directory)).free
-    problem = host.check_disk(directory, DISK, remedy)
-    return _required(area, name, f"{free / host.GB:.1f} GB free in {directory}", problem)
+    found = f"{free / host.GB:.1f} GB free in {directory}"
+    return _needed(name, found, host.check_disk(directory, DISK, remedy))
 
 
-AREAS = (machine_checks, package_checks, engine_checks, gpu_checks, sandbox_checks, tool_chain_checks, disk_checks)
+# What the extras add below headings of their own, or below one of ours.
+ADDED = registered("doctor")
+AREAS: Mapping[str, Callable[[], Iterable[tuple[Any, ...]]]] = {  # the headings, in the order of the report
+    "machine": machine_rows,
+    "packages": package_rows,
+    "engine": engine_rows,
+    "NVIDIA GPU": gpu_rows,
+    **{area: lambda area=area: extra("doctor", area)() for area in ADDED if area != "engine"},
+    "disk": disk_rows,
+}

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import REQUIRED, add_options, given, option
+from ms_codegeex.base.options import REQUIRED, given, option
 from ms_codegeex.base.printing import print_content, print_error, print_json
 from ms_codegeex.base.reading import given_text
-from ms_codegeex.commands import decoding
+from ms_codegeex.generation import text_options
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
-    from ms_codegeex.generation.chosen import Answer
+    from ms_codegeex.generation.sampling import Answer
     from ms_codegeex.generation.stopping import Rule
 
 SUMMARY = "continue a prompt with a trained model"
@@ -59,12 +59,12 @@ class GenerateOptions:
     adapter: Path | None = option("a LoRA adapter on the model: a run, or a directory in PEFT's layout", "DIR")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    add_options(parser, GenerateOptions)
-    add_options(parser, decoding.PromptOptions)
-    decoding.configure(parser, "log_probabilities", "n", "beams", "length_penalty")
-    add_options(parser, EngineOptions)
+OPTIONS = (
+    GenerateOptions,
+    text_options.PromptOptions,
+    *text_options.options("log_probabilities", "n", "beams", "length_penalty"),
+    EngineOptions,
+)
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -110,16 +110,16 @@ def run(arguments: argparse.Namespace) -> None:
     engine = given(EngineOptions, arguments)
     if arguments.log_probabilities and not arguments.json:
         raise UserError("--log-probabilities: plain text cannot show them; add --json")
-    settings = decoding.settings(arguments, logit_bias=dict(arguments.logit_bias or ()))
+    settings = text_options.settings(arguments, logit_bias=dict(arguments.logit_bias or ()))
     prompt = _prompt(arguments)
     rule = _rule(arguments, prompt)
     from ms_codegeex.generation.loading import load_model
 
     cpu_level(engine.cpu_level)
-    model = load_model(arguments.model)  # a wrong one is refused before the engine is imported
+    model = load_model(arguments.model)  # a wrong one is refused before MindSpore is imported, if it is needed
     tokenizer = model.tokenizer  # likewise
-    decoding.prepare_device(engine.device)
-    from ms_codegeex.generation.engine import Generator  # which takes seconds to import
+    text_options.prepare_device(engine.device)
+    from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
     from ms_codegeex.generation.targets import MAX_SLOTS
 

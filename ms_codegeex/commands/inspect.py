@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.extras import extra
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import (
     print_coloured,
@@ -20,7 +21,7 @@ from ms_codegeex.base.printing import (
     print_out,
     visible,
 )
-from ms_codegeex.commands.dataset_summary import dataset_lines
+from ms_codegeex.data.summary_lines import dataset_lines
 
 if TYPE_CHECKING:
     from ms_codegeex.data.inspection import Dataset
@@ -101,23 +102,25 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     from ms_codegeex.formats.files import is_gguf
 
     if is_gguf(path):
-        from ms_codegeex.gguf_files import reading
-
-        return "GGUF file", reading.describe, reading.lines, True
+        return extra("inspect", "gguf")
     if path.is_file():
-        from ms_codegeex.auditing import pickle_report
-
-        return "file of weights", lambda file: pickle_report.scan(file).to_json(), pickle_report.lines, False
+        return extra("inspect", "weights")
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; give a dataset, a model directory, a checkpoint or a run")
-    from ms_codegeex.commands import artefacts
+    from ms_codegeex.formats import model_description as models
+    from ms_codegeex.runs import run_description as runs
 
     kinds = {  # by the file that identifies it
-        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, artefacts.checkpoint_lines, True),
-        "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines, False),
-        "config.json": ("model directory", artefacts.describe_model, artefacts.model_lines, True),
-        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines, False),
-        "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines, False),
+        "manifest.json": (
+            "checkpoint",
+            models.describe_checkpoint,
+            models.checkpoint_lines,
+            True,
+        ),
+        "quantised.json": ("quantised model", _describe_quantised, _quantised_lines, False),
+        "config.json": ("model directory", models.describe_model, models.model_lines, True),
+        "config.yaml": ("run directory", runs.describe_run, runs.run_lines, False),
+        "stages.json": ("directory of stages", runs.describe_staged_run, runs.staged_run_lines, False),
     }
     for marker, kind in kinds.items():
         if (path / marker).is_file():
@@ -125,6 +128,34 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
     wrong += "(manifest.json), a run (config.yaml) or runs in stages (stages.json)"
     raise UserError(f"{path}: {wrong}; see `prepare`, `convert`, `quantize` and `train`")
+
+
+def _describe_quantised(directory: Path) -> dict[str, Any]:
+    """Family, bits, and number and size of the tensors, whose checksums are compared."""
+    from ms_codegeex.formats.safetensors_file import SafetensorsFile
+    from ms_codegeex.generation.quantised import TENSORS, QuantisedModel
+
+    model, file = QuantisedModel(directory), SafetensorsFile(directory / TENSORS)
+    for tensor in file.tensors.values():
+        tensor.array()
+    return {
+        "kind": "quantised model",
+        "directory": str(directory),
+        "family": model.family.name,
+        "parameters": model.config.parameter_count(),
+        "bits": model.bits,
+        "group": model.group,
+        "tensors": len(file.tensors),
+        "bytes": (directory / TENSORS).stat().st_size,
+    }
+
+
+def _quantised_lines(model: dict[str, Any]) -> Iterator[str]:
+    """`_describe_quantised` for people."""
+    shared = f"a scale for {model['group']} numbers" if model["group"] else "a scale for each row"
+    yield f"quantised model: {model['family']}, {model['parameters']:,} parameters"
+    yield f"matrices of {model['bits']} bits, {shared}"
+    yield f"verified: {model['tensors']} tensors, {model['bytes']:,} bytes, all checksums are right"
 
 
 def _run_dataset(arguments: Arguments) -> None:

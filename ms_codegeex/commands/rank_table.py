@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.base.reading import given_text
+from ms_codegeex.base.verb_options import Actions, JsonOption
 
 SUMMARY = "make, merge and check HCCL rank tables: which rank runs on which device of which Ascend server"
 SUPER_POD = "Ascend910_93"  # the driver's name of a chip in a super pod
@@ -20,26 +23,58 @@ EXAMPLES = """\
   ms-codegeex rank-table check cluster.json --config codegeex_13b"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the actions of this verb."""
-    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    make = actions.add_parser("make", help="make a table from hccn.conf files or lists of addresses")
-    server = "a server's address or name, and its hccn.conf or its devices' addresses A,B,…; may be repeated"
-    make.add_argument("--server", action="append", default=[], metavar="ID=SOURCE", help=server)
-    listed = "file with one `ID=SOURCE` per line; paths in it are relative to FILE"
-    make.add_argument("--servers", type=Path, metavar="FILE", help=listed)
-    make.add_argument("--devices", metavar="0,1,…", help="use only these devices of every server")
-    merge = actions.add_parser("merge", help="merge several tables into one; ranks are renumbered in the given order")
-    merge.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="files, in the order of their ranks")
-    check = actions.add_parser("check", help="check every rule and report the first violation by its JSON path")
-    check.add_argument("table", type=Path, metavar="TABLE", help="file to check")
-    check.add_argument("--config", type=Path, metavar="FILE", help="also check the table against the mesh of this run")
-    check.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the configuration")
-    for action in (make, merge):
-        action.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table to write")
-        action.add_argument("--replace", action="store_true", help="replace an existing table")
-    for action in (make, merge, check):
-        action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+@dataclass(frozen=True)
+class ServersOptions:
+    """The servers of a new table."""
+
+    server: tuple[str, ...] = option(
+        "a server's address or name, and its hccn.conf or its devices' addresses A,B,…; may be repeated",
+        "ID=SOURCE",
+        (),
+        repeated=True,
+    )
+    servers: Path | None = option("file with one `ID=SOURCE` per line; paths in it are relative to FILE", "FILE")
+    devices: str | None = option("use only these devices of every server", "0,1,…")
+
+
+@dataclass(frozen=True)
+class TablesOptions:
+    """The tables that become one."""
+
+    tables: tuple[Path, ...] = option("files, in the order of their ranks", "TABLE", REQUIRED, positional=True)
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """The table, and the run for which it is meant."""
+
+    table: Path = option("file to check", "TABLE", REQUIRED, positional=True)
+    config: Path | None = option("also check the table against the mesh of this run", "FILE")
+    overrides: tuple[str, ...] = option("overrides of the configuration", "key=value", (), positional=True)
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What is written."""
+
+    output: Path = option("the table to write", "FILE", REQUIRED)
+    replace: bool = option("replace an existing table", default=False)
+
+
+WRITTEN = (TableOptions, JsonOption)
+OPTIONS = Actions(
+    {
+        "make": ("make a table from hccn.conf files or lists of addresses", [ServersOptions, *WRITTEN]),
+        "merge": (
+            "merge several tables into one; ranks are renumbered in the given order",
+            [TablesOptions, *WRITTEN],
+        ),
+        "check": (
+            "check every rule and report the first violation by its JSON path",
+            [CheckOptions, JsonOption],
+        ),
+    }
+)
 
 
 def _addresses(source: str, where: str, folder: Path) -> dict[int, str]:
@@ -74,7 +109,7 @@ def _chosen(addresses: dict[int, str], devices: list[int] | None, where: str) ->
 
 
 def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
-    words = [(f"--server {word}", word, Path()) for word in arguments.server]
+    words = [(f"--server {word}", word, Path()) for word in arguments.server or ()]
     if arguments.servers is not None:
         for number, line in enumerate(given_text(str(arguments.servers), "--servers").splitlines(), 1):
             if line.strip() and not line.lstrip().startswith("#"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import add_options, given, option
+from ms_codegeex.base.extras import extra
+from ms_codegeex.base.options import OptionGroup, given, option
 from ms_codegeex.base.printing import print_out
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegen_350m_mono --from runs/codegen_350m_multi data.train=DATASET
   ms-codegeex train --config codegeex_13b --rank-table cluster.json --node-rank 0 --dry-run
   ms-codegeex train --config codegeex_13b --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
+OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,17 @@ class ClusterOptions:
     job: Literal["slurm", "volcano"] | None = option("print a job file that runs this command on the servers it needs")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    add_options(parser, TrainOptions)
-    add_options(parser, ResumingOptions)
-    cluster = parser.add_argument_group("on a cluster", "run the same command on every server (docs/cluster.md)")
-    add_options(cluster, ClusterOptions)
+OPTIONS = (
+    TrainOptions,
+    ResumingOptions,
+    OptionGroup(ClusterOptions, title="on a cluster", text="run the same command on every server (docs/cluster.md)"),
+)
+
+
+def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of an option that takes paths, `--corpus a b key=value`, apart from overrides that follow them."""
+    overrides = [word for word in words if OVERRIDE.match(word) and not Path(word).exists()]
+    return [word for word in words if word not in overrides], overrides
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
@@ -108,12 +116,12 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, or print the processes that would be started."""
-    from ms_codegeex.commands.staged_training import train_stages
-    from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
-    from ms_codegeex.config.loading import load_config, load_stages
+    from ms_codegeex.config.loading import load_config, load_staged_run
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
+    from ms_codegeex.runs.staged_training import train_staged_run
+    from ms_codegeex.runs.training_job import rank_table_of, train
     from ms_codegeex.runs.weights import absolute_weights
 
     options = given(ResumingOptions, arguments)
@@ -124,7 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.config is None:
         arguments.config, sizes = _of_weights(overrides)
         arguments.overrides, overrides = [*sizes, *arguments.overrides], [*sizes, *overrides]
-    staged = load_stages(Path(arguments.config), overrides)
+    staged = load_staged_run(Path(arguments.config), overrides)
     if staged is None:
         configs = [absolute_weights(load_config(Path(arguments.config), overrides))]
     else:
@@ -149,14 +157,14 @@ def run(arguments: argparse.Namespace) -> None:
     if staged is None:
         train(configs[0], node_of(configs[0]), corpus, **common)
     else:
-        train_stages(staged, node_of, corpus, **common)
+        train_staged_run(staged, node_of, corpus, **common)
 
 
 def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:
     """A shipped configuration for the model that `model.weights` names, and overrides with its sizes."""
-    from ms_codegeex.commands.finetune_choices import FULL, model_words
     from ms_codegeex.config.values import parse_overrides
     from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.runs.finetune_choices import FULL, model_words
 
     weights = (parse_overrides(overrides).get("model") or {}).get("weights")
     if weights is None:
@@ -166,8 +174,7 @@ def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """Print the job file; a `UserError` for an option without meaning in a job file, or for stages of unequal sizes."""
-    from ms_codegeex.jobs.job_files import job_file, servers_of
-
+    jobs = extra("train --job", arguments.job)
     senseless = {
         "restarts": "the job file has its own; leave it out",
         "min_devices": "its servers are fixed; leave it out",
@@ -182,8 +189,8 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> N
         value = getattr(arguments, name)
         if value not in (None, []) and value is not False and (name, value) != ("restarts", 0):  # --node-rank 0 counts
             raise UserError(f"--{name.replace('_', '-')}: has no meaning in a job file: {remedy}")
-    config, servers = configs[0], servers_of(configs[0], arguments.rank_table)
-    if any(servers_of(other, arguments.rank_table) != servers for other in configs):
+    config, servers = configs[0], jobs.servers_of(configs[0], arguments.rank_table)
+    if any(jobs.servers_of(other, arguments.rank_table) != servers for other in configs):
         raise UserError("--job: the stages need unequal numbers of servers; make a job for each, with stage=NAME")
     if arguments.nodes not in (None, servers):
         these = f"{servers} server{'s' * (servers > 1)} of {config.parallel.server_devices} (parallel.server_devices)"
@@ -194,4 +201,4 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> N
         words += [] if value is None else [flag, str(value)]
     for key in arguments.allow_change or ():
         words += ["--allow-change", key]
-    print_out(job_file(arguments.job, config, words, arguments.rank_table), end="")
+    print_out(jobs.job_file(arguments.job, config, words, arguments.rank_table), end="")

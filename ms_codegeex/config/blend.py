@@ -28,8 +28,8 @@ Weights = dict[str, int | float | str]  # by dataset directory
 BlendWeights = Weights | list[dict[str, int | Weights]]  # one stage's weights, or a list of {from_step, weights}
 
 
-def parse_stages(blend: Any) -> list[BlendStage]:
-    """The stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage. Weights are
+def parse_blend(blend: Any) -> list[BlendStage]:
+    """The blend stages of `data.blend`: a list of {from_step, weights}, or the weights alone for one stage. Weights are
     numbers, or texts such as "1/3"; what is written counts, not its binary approximation."""
     if isinstance(blend, Mapping):
         if "weights" in blend and isinstance(blend["weights"], Mapping):
@@ -51,9 +51,9 @@ def parse_stages(blend: Any) -> list[BlendStage]:
 
 
 def checked_blend(blend: Any) -> BlendWeights | None:
-    """`blend` unchanged, once `parse_stages` accepts it."""
+    """`blend` unchanged, once `parse_blend` accepts it."""
     if blend is not None:
-        parse_stages(blend)
+        parse_blend(blend)
     return blend
 
 

@@ -3,26 +3,26 @@ kernels the run uses: `parallel.fusion.*` where it is set, otherwise the device'
 
 from __future__ import annotations
 
-from ms_codegeex.base.hardware import A100, ASCEND_910, Device, device
+from ms_codegeex.base.hardware import A100, ASCEND_910, Chip, chip_named
 from ms_codegeex.config.run import RunConfig
 
 FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
 # On a CPU the norm kernel is slower than elementary operators, and graph kernels change results by 1e-4. Dropout is off
 # by default everywhere: the random numbers of its kernel are not a function of the sample.
 CPU_FUSIONS = frozenset({"optimizer"})
-HEAD_MULTIPLE, LARGEST_HEAD = 16, 512  # head sizes of fused attention
-MOST_DOCUMENTS = 1024  # of one call of fused attention (MindSpore 2.9's documentation of the kernel)
+HEAD_MULTIPLE, MAX_HEAD = 16, 512  # head sizes of fused attention
+MAX_DOCUMENTS_PER_CALL = 1024  # of fused attention (MindSpore 2.9's documentation of the kernel)
 
 ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without parallel.hardware
 
 
-def hardware_of(config: RunConfig) -> Device:
+def hardware_of(config: RunConfig) -> Chip:
     """The accelerator that a configuration is planned for: the named one, or the default of its kind."""
     name = config.parallel.hardware
-    return device(name) if name else ASSUMED[config.device]
+    return chip_named(name) if name else ASSUMED[config.device]
 
 
-def running_on(config: RunConfig) -> Device:
+def running_on(config: RunConfig) -> Chip:
     """The accelerator whose kernels a run on `device: ascend` or `gpu` may use: the named one if it is of that kind."""
     planned = hardware_of(config)
     return planned if planned.kind == config.device else ASSUMED[config.device]
@@ -55,9 +55,14 @@ def attention_obstacle(config: RunConfig) -> str | None:
         return "it multiplies in 16 bits; set training.precision to fp16 or bf16"
     if model.scores_fp32:
         return "it multiplies queries with keys in 16 bits; set model.scores_fp32 to false"
-    if size % HEAD_MULTIPLE or size > LARGEST_HEAD:
-        return f"heads of {size} are not a multiple of {HEAD_MULTIPLE} up to {LARGEST_HEAD}; change model.num_heads"
+    if size % HEAD_MULTIPLE or size > MAX_HEAD:
+        return f"heads of {size} are not a multiple of {HEAD_MULTIPLE} up to {MAX_HEAD}; change model.num_heads"
     return None
+
+
+def flat_cells(config: RunConfig) -> bool:
+    """Whether a run has the cells of `models/flat.py`: on GPUs that share nothing but the batch."""
+    return config.device == "gpu" and config.parallel.tensor * config.parallel.pipeline == 1
 
 
 def documents_of_a_row(config: RunConfig) -> int:
@@ -65,4 +70,4 @@ def documents_of_a_row(config: RunConfig) -> int:
     if not config.parallel.fusion.documents:
         return 0
     rows = config.micro_batch // config.parallel.overlap.parts
-    return min(MOST_DOCUMENTS // rows, config.seq_length) if config.data.reset_at_eos else 1
+    return min(MAX_DOCUMENTS_PER_CALL // rows, config.seq_length) if config.data.reset_at_eos else 1

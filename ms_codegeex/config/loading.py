@@ -32,7 +32,7 @@ class StartConfig:
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One stage: a run in `output`/`name`, from the weights of stage `after`, or as its own configuration says."""
 
     name: str
@@ -46,16 +46,16 @@ class StagedRun:
     """The stages of a file in their order, the directory that holds their runs, and the stages to train."""
 
     output: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[TrainingStage, ...]
     chosen: tuple[str, ...]
 
-    def stage(self, name: str | None) -> Stage:
+    def stage(self, name: str | None) -> TrainingStage:
         """The stage of that name."""
         return next(stage for stage in self.stages if stage.name == name)
 
 
 @dataclass(frozen=True)
-class StageValues:
+class TrainingStageValues:
     """A stage before its configuration is built."""
 
     name: str
@@ -81,18 +81,18 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
             if key in over:
                 raise UserError(f"{key}: {path or 'the default'} has no stages; leave it out, or give another --config")
         return _built(merged(values, over))
-    chosen = _chosen(stages := stage_values(values, over, file), over)
+    chosen = _chosen(stages := training_stage_values(values, over, file), over)
     if len(chosen) > 1:
         raise UserError(f"stages: {file} has several; choose one with stage=NAME, of {', '.join(chosen)}")
     return next(_built_stage(stage) for stage in stages if stage.name in chosen)
 
 
-def load_stages(path: Path, overrides: Sequence[str] = ()) -> StagedRun | None:
+def load_staged_run(path: Path, overrides: Sequence[str] = ()) -> StagedRun | None:
     """All stages of a YAML file, each checked, of which the override `stage=NAME` chooses one; None if it has none."""
     file, values, over = _read(path, overrides)
     if "stages" not in values:
         return None
-    everything = stage_values(values, over, file)
+    everything = training_stage_values(values, over, file)
     configs = {stage.name: _built_stage(stage) for stage in everything}
     stages = []
     for stage in everything:
@@ -102,11 +102,11 @@ def load_stages(path: Path, overrides: Sequence[str] = ()) -> StagedRun | None:
             remedy = "set its training.patience and training.evaluate_every"
             raise UserError(f"stages.{stage.name}.start.checkpoint: {wrong}; {remedy}")
         best = keeps_best and stage.checkpoint != "last"
-        stages.append(Stage(stage.name, configs[stage.name], stage.after, best))
+        stages.append(TrainingStage(stage.name, configs[stage.name], stage.after, best))
     return StagedRun(Path(stages[0].config.output).parent, tuple(stages), _chosen(everything, over))
 
 
-def _chosen(stages: Sequence[StageValues], overrides: Mapping[str, Any]) -> tuple[str, ...]:
+def _chosen(stages: Sequence[TrainingStageValues], overrides: Mapping[str, Any]) -> tuple[str, ...]:
     """The stage that the override `stage` names, or all."""
     names = tuple(stage.name for stage in stages)
     chosen = overrides.get("stage")
@@ -123,7 +123,7 @@ def _read(path: Path | None, overrides: Sequence[str]) -> tuple[Path, dict[str, 
     return file, read_yaml(file) if path else {}, parse_overrides(overrides)
 
 
-def _built_stage(stage: StageValues) -> RunConfig:
+def _built_stage(stage: TrainingStageValues) -> RunConfig:
     try:
         return _built(stage.values)
     except UserError as error:
@@ -160,7 +160,9 @@ def _built(values: dict[str, Any]) -> RunConfig:
     return build_run_config(values)
 
 
-def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: Path) -> list[StageValues]:
+def training_stage_values(
+    values: Mapping[str, Any], overrides: Mapping[str, Any], file: Path
+) -> list[TrainingStageValues]:
     """The values of each stage: the file's other keys, the stage's own on top of them, then the overrides: first those
     for all stages, then those for this one, `stages.NAME.key=value`. `values`: those of the file with its `stages`,
     whose `base` files have been read. `overrides`: nested. `file`: for the default output."""
@@ -200,7 +202,7 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
                 raise UserError(f"stages.{name}.start: model.weights is given too; leave one of them out")
             after = None
         result |= {"output": str(Path(output) / name), "stage": name}
-        stages.append(StageValues(name, result, after, start.checkpoint))
+        stages.append(TrainingStageValues(name, result, after, start.checkpoint))
     return stages
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh, check_world
-from ms_codegeex.config.chosen_hardware import hardware_of
-from ms_codegeex.config.fusion_rules import check_kernels
+from ms_codegeex.config.chosen_hardware import attention_obstacle, chosen_kernels, hardware_of, running_on
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.config.validation import check_tree, validated
@@ -18,7 +17,7 @@ Condition = Callable[[RunConfig, Mesh], Any]
 # Each error, and when it is one. The text is a format string of the configuration `c`, its mesh `m` and `found`, which
 # is what the condition has returned. The first error of a table is reported, so a rule may rely on those before it.
 Rules = Mapping[str, Condition]
-LEAST_HEAD = 32  # channels of a head that can tell one token from all others by its position
+MIN_HEAD = 32  # channels of a head that can tell one token from all others by its position
 
 
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:
@@ -45,6 +44,24 @@ def check_mesh(config: RunConfig) -> None:
     if config.partitioned:
         check_world("devices", config.mesh.world)
     _check(config, MESH_RULES)
+
+
+def check_kernels(config: RunConfig) -> None:
+    """Check the fusions that are requested against the device and the model; a `UserError` names the key to change."""
+    _check(config, FUSION_RULES)
+
+
+def dropout_obstacle(config: RunConfig) -> str | None:
+    """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can. Its seeds have no
+    effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on another device, or a
+    recomputed forward pass, may therefore drop other elements."""
+    if config.training.dropout == 0:
+        return None
+    if config.partitioned:
+        return "devices that hold copies of an activation have to drop the same elements"
+    if config.training.recompute != "none":
+        return f"training.recompute: {config.training.recompute} has to drop the same elements again"
+    return None
 
 
 def _check(config: RunConfig, rules: Rules) -> None:
@@ -102,6 +119,31 @@ def _blocks_beyond(config: RunConfig, mesh: Mesh) -> list[int]:
     return held if any(map(int.__gt__, config.training.recompute_blocks or [], held)) else []
 
 
+def _lacks_kernel(config: RunConfig, mesh: Mesh) -> bool:
+    """Whether the Ascend that the run names has no kernel of fused attention."""
+    named = config.device == "ascend" and config.parallel.hardware
+    return bool(named) and "attention" not in running_on(config).fused
+
+
+FUSION_RULES: Rules = {
+    "parallel.fusion.attention: there is no such kernel for device: {c.device}, only for ascend; set it, or leave the "
+    "key out": lambda c, m: c.parallel.fusion.attention and c.device != "ascend",
+    "parallel.fusion.attention: parallel.hardware: {c.parallel.hardware} has no such kernel; set it to what you have, "
+    "or leave the key out": lambda c, m: c.parallel.fusion.attention and _lacks_kernel(c, m),
+    "parallel.fusion.attention: {found}, or leave the key out": lambda c, m: (
+        c.parallel.fusion.attention and attention_obstacle(c)
+    ),
+    "parallel.fusion.documents: only fused attention takes the ends of documents, and this run composes "
+    "attention{found[0]}; leave the key out": lambda c, m: (
+        c.parallel.fusion.documents
+        and "attention" not in chosen_kernels(c)
+        and [f": {cause}" if (cause := attention_obstacle(c)) else ""]
+    ),
+    "parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {c.device}; leave the key "
+    "out": lambda c, m: c.parallel.fusion.norm and c.device != "ascend" and c.model.sizes.rms_norm,
+    "parallel.fusion.dropout: {found}, and the kernel's seeds have no effect on Ascend; leave the key out: composed "
+    "dropout is a function of seed, sample and place": lambda c, m: c.parallel.fusion.dropout and dropout_obstacle(c),
+}
 # A device multiplies 16-bit weights only in their own type; a CPU widens FP16 to FP32.
 FROZEN_RULES: Rules = {
     "lora.frozen: {c.lora.frozen}, but all weights are trained, in FP32; set lora.rank=N or "
@@ -128,9 +170,9 @@ PREVIOUS_RULES: Rules = {
     "normal": lambda c, m: c.family != "codegeex",
     "training.initial.attention: previous needs training.initial.positions=sinusoid; set that, or "
     "training.initial.attention=normal": lambda c, m: c.training.initial.positions != "sinusoid",
-    f"training.initial.attention: previous needs heads of {LEAST_HEAD} channels or more, to tell positions apart; "
+    f"training.initial.attention: previous needs heads of {MIN_HEAD} channels or more, to tell positions apart; "
     "model.num_heads gives them {c.model.sizes.head_dim}; lower it, or set training.initial.attention="
-    "normal": lambda c, m: c.model.sizes.head_dim < LEAST_HEAD,
+    "normal": lambda c, m: c.model.sizes.head_dim < MIN_HEAD,
 }
 RULES: Rules = {
     "data.seq_length: {c.seq_length} is longer than model.max_position_embeddings "

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator
 
-from ms_codegeex.config.blend import BlendWeights, checked_blend, corpora_of, parse_stages
+from ms_codegeex.config.blend import BlendWeights, checked_blend, corpora_of, parse_blend
 from ms_codegeex.config.validation import Natural, Number, Positive, Rate, Share
 
 
@@ -47,9 +47,9 @@ class DataConfig:
     functions_from: Natural | None = None
     """From this step on, each training sequence begins at a function or method; none: never. That is where a keyword
     (`def`, `fn`, `fun`, `func`, `function`) begins a line, after four spaces or a tab at most. Such beginnings are at
-    least 5/8 of `seq_length` apart, so some text is in two sequences. What is further from them is not read then, nor
-    is the quarter of the sequences that repeat themselves most. A corpus with half of its text in documents without
-    functions stays continuous. Every process scans the corpus once, some millions of tokens a second."""
+    least 5/8 of `seq_length` apart; some text is in two sequences, what is further away in none, nor is the quarter of
+    the sequences that repeat themselves most. A corpus with half of its text in documents without functions stays
+    continuous."""
     reset_at_eos: bool = True
     """Attention and positions restart after each document; required for fine-tuning examples."""
     loss_after_eos: bool = False
@@ -72,7 +72,7 @@ class DataConfig:
     def directories(self) -> list[str]:
         """Dataset directories whose training split a run reads, as they are named; none before a corpus is prepared."""
         if self.blend is not None:
-            return corpora_of(parse_stages(self.blend))
+            return corpora_of(parse_blend(self.blend))
         return [] if self.train is None else [self.train]
 
 
@@ -277,7 +277,7 @@ class OverlapConfig:
     parts: Positive = 1
     """With `parallel.tensor`: each micro-batch is divided into this many parts, so that one part's collectives can run
     while another part computes. Without micro-batches the parts are independent; with them, the second part's forward
-    pass starts when the first part's has ended ([rehearse.md](rehearse.md#overlap))."""
+    pass starts when the first part's has ended ([rehearse.md](rehearse.md#timeline))."""
     recompute_collectives: bool = True
     """False: with `parallel.tensor` and `training.recompute: full`, recomputation does not repeat the all-reduce after
     attention and the matmul before it. Instead, the all-reduce's result and the block's complete input, not only a
@@ -320,9 +320,9 @@ class ParallelConfig:
     server_devices: Positive = 8
     """Devices per server; a tensor-parallel group never spans two servers."""
     hardware: str | None = None
-    """`ascend910`, `ascend910b`, `ascend910c`, `a100`, `h100`, or a [hardware file](calibrate.md): the accelerator that
-    `plan` assumes (none: `ascend910`, or `a100` for `device: gpu`). A run uses its kernels and no more memory than the
-    plan assumes. On `ascend` the driver reports the hardware; a different value here is an error."""
+    """`ascend910`, `ascend910b`, `ascend910c`, `a100`, `h100`, or a [hardware file](plan.md#calibrate): the accelerator
+    that `plan` assumes (none: `ascend910`, or `a100` for `device: gpu`). A run uses its kernels and no more memory than
+    the plan assumes. On `ascend` the driver reports the hardware; a different value here is an error."""
     calibration: str | None = None
     """The hardware file that `hardware` named, of whose chip this is then the name. Only plans read it."""
     fusion: FusionConfig = field(default_factory=FusionConfig)

@@ -6,7 +6,7 @@ import importlib.metadata
 from pathlib import Path
 
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.config.chips import chip_of
+from ms_codegeex.config.chips import ascend_chip
 
 
 def pairs() -> list[dict[str, str]]:
@@ -33,8 +33,8 @@ def installed_mindspore() -> str:
 
 
 def software_note(name: str) -> str | None:
-    """One line: which MindSpore supports a chip, named as for `chip_of`, and which is installed; None for others."""
-    chip = chip_of(name)
+    """One line: which MindSpore supports a chip (see `ascend_chip`) and which is installed; None for others."""
+    chip = ascend_chip(name)
     if chip is None:
         return None
     installed, use = installed_mindspore(), "" if chip.hardware else ", for inference,"

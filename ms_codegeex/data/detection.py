@@ -8,7 +8,6 @@ import contextlib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -64,34 +63,25 @@ _DOUBTFUL = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class _Table:
-    """What `endings.yaml` says: languages by suffix, name of a file, program, mode and their own name."""
-
-    suffixes: Mapping[str, Language]
-    names: Mapping[str, Language]
-    programs: Mapping[str, Language]
-    modes: Mapping[str, Language]
-    known: Mapping[str, Language]
-
-
 @functools.cache
-def _table() -> _Table:
+def _languages_by() -> dict[str, Mapping[str, Language]]:
+    """What `endings.yaml` says: languages by their own `name`, and by suffix (`.`), name of a file (`/`), program (`$`)
+    and mode (`=`)."""
     content = shipped_table(_FILE)
     known = {language.name: language for language in languages()}
     known |= {name: Language(name, "") for name in content["others"]}
-    kinds: dict[str, dict[str, Language]] = {sign: {} for sign in "./$="}
+    by: dict[str, dict[str, Language]] = {sign: {} for sign in "./$="}
     for name, listed in (*content["ours"].items(), *content["others"].items()):
         for word in listed.split():
-            kinds[word[0]][word if word[0] == "." else word[1:]] = known[name]
-    kinds["="] |= {name.lower(): language for name, language in known.items() if not language.tag}
-    return _Table(kinds["."], kinds["/"], kinds["$"], kinds["="], known)
+            by[word[0]][word if word[0] == "." else word[1:]] = known[name]
+    by["="] |= {name.lower(): language for name, language in known.items() if not language.tag}
+    return {**by, "name": known}
 
 
 @functools.cache
 def _rules(suffix: str) -> tuple[tuple[Sequence[Any], Language | None], ...]:
     """The rules of an ambiguous suffix: patterns, all of which have to be found, and language (None: unknown)."""
-    content, known = shipped_table(_FILE), _table().known
+    content, known = shipped_table(_FILE), _languages_by()["name"]
     pairs = (pair for rule in content["rules"][suffix] for pair in rule.items())
     return tuple((_compiled(pattern, content["patterns"]), known.get(name)) for name, pattern in pairs)
 
@@ -172,7 +162,8 @@ def _converted(data: bytes, encoding: str, errors: str) -> tuple[bytes, str] | N
 def is_utf8(data: bytes, head: int = 0) -> bool:
     """Whether a text is UTF-8. One of `head` bytes may end within a character."""
     try:
-        data.decode("utf-8")
+        if not data.isascii():  # which is known without a copy
+            data.decode("utf-8")
     except UnicodeDecodeError as error:
         return error.start > head - 4 and len(data) == head
     return True
@@ -180,12 +171,12 @@ def is_utf8(data: bytes, head: int = 0) -> bool:
 
 def _by_name(name: str) -> Language | str:
     """The language of a file of this name, else the suffix whose rules decide: `none` if it has no suffix of ours."""
-    table = _table()
-    named = table.names.get(name) or table.names.get(name.lower())
+    by = _languages_by()
+    named = by["/"].get(name) or by["/"].get(name.lower())
     if named is not None:
         return named
     for suffix in (name[place:] for place in range(1, len(name)) if name[place] == "."):  # that of .bashrc is not one
-        found = table.suffixes.get(suffix) or table.suffixes.get(suffix.lower())
+        found = by["."].get(suffix) or by["."].get(suffix.lower())
         if found is not None:
             return found
         if suffix.lower() in shipped_table(_FILE)["rules"]:
@@ -226,9 +217,9 @@ def _by_mode(head: bytes) -> Language | None:
     modes = [_emacs_mode(line) for line in lines[:2] if line.count(b"-*-") > 1]
     lines += head[-5 * _MODE_LINE :].split(b"\n")[-6:] if len(head) < HEAD_BYTES else []
     modes += [found[1] for line in lines if (found := _VIM.search(line[:_MODE_LINE]))]
-    table = _table()
+    by = _languages_by()
     for mode in (mode.decode("ascii", "replace").lower() for mode in modes):
-        language = table.modes.get(mode) or lookup(mode) or table.suffixes.get(f".{mode}") or table.programs.get(mode)
+        language = by["="].get(mode) or lookup(mode) or by["."].get(f".{mode}") or by["$"].get(mode)
         if language is not None:
             return language
     return None
@@ -253,5 +244,5 @@ def _by_shebang(head: bytes) -> Language | None:
     if program in (b"sh", b"bash") and (started := _EXEC.search(head, 0, 1000)):
         program = started[1]
     name = program.decode("ascii", "replace").lower()
-    programs = _table().programs
+    programs = _languages_by()["$"]
     return programs.get(name) or programs.get(re.sub(r"[-\d.]+\Z", "", name))

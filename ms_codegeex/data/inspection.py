@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.config.sections import InfillConfig
-from ms_codegeex.data.datasets.batches import DocumentSpan
+from ms_codegeex.data.datasets.batches import KIND, DocumentSpan, read_info
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import (
     DATA_FILES,
@@ -26,15 +26,13 @@ from ms_codegeex.data.datasets.layout import (
     read_documents,
 )
 from ms_codegeex.data.datasets.opening import open_sequences
-from ms_codegeex.data.datasets.packing import KIND, open_mask
+from ms_codegeex.data.datasets.packing import open_mask
 from ms_codegeex.data.languages import tag_prefix
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
 
 REMEDY = "prepare it again with `ms-codegeex prepare --replace`"
-_TYPES = {"vocab_size": int, "eos_id": int, "tokenizer": dict, "splits": dict, "files": dict}
-_OF_EXAMPLES = {"task": str, "seq_length": int}
 _ROWS = 4096  # rows of the table of documents that the deep check compares at a time
 
 
@@ -54,15 +52,7 @@ class Dataset:
 def open_dataset(directory: Path) -> Dataset:
     """Open a dataset and check sizes and offsets; anything wrong is a `UserError` that names the file."""
     path = directory / DATASET_JSON
-    description = read_json(path)
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise UserError(f'{path}: not the description of a dataset (no "format": "{FORMAT}"); {REMEDY}')
-    kind = description.get("kind")
-    if kind not in (None, KIND):
-        raise UserError(f"{path}: kind {kind!r}, known is {KIND!r}; {REMEDY}")
-    for key, expected in {**_TYPES, **(_OF_EXAMPLES if kind else {})}.items():
-        if type(description.get(key)) is not expected:
-            raise UserError(f"{path}: {key!r} is missing, or not of type {expected.__name__}; {REMEDY}")
+    description = read_info(directory, FORMAT)
     try:
         counts = {split: [description["splits"][split][name] for name in ("documents", "tokens")] for split in SPLITS}
         for name in DATA_FILES:

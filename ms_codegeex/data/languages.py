@@ -24,7 +24,7 @@ class Language:
 
 
 PLACE = "{language}"  # the placeholder for a language's name in a custom tag line
-SCHEMES = ("codegeex", "codegeex2", "none")  # of tag lines
+TAG_SCHEMES = ("codegeex", "codegeex2", "none")
 
 
 @functools.cache
@@ -95,11 +95,11 @@ def tag_prefix(language: str, scheme: str) -> bytes:
 def tag_line(family: str, language: str) -> str:
     """The tag line, with its newline, that a family's models have seen before text of a language. Empty if they have
     seen none, like CodeGen's models. `UserError` for an unknown language."""
-    return tag_prefix(find_language(language).name, family if family in SCHEMES else "none").decode()
+    return tag_prefix(find_language(language).name, family if family in TAG_SCHEMES else "none").decode()
 
 
 def check_scheme(scheme: str) -> None:
     """`UserError` for what is neither a scheme of tag lines nor a line with `{language}` in it."""
-    if scheme not in SCHEMES and (PLACE not in scheme or scheme.splitlines() != [scheme]):
+    if scheme not in TAG_SCHEMES and (PLACE not in scheme or scheme.splitlines() != [scheme]):
         line = f"one line with {PLACE} in it, such as '# {PLACE}'"
-        raise UserError(f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}, or {line}")
+        raise UserError(f"tags {scheme!r}: expected one of {', '.join(TAG_SCHEMES)}, or {line}")

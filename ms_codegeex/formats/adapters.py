@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from ms_codegeex.base.json_reading import Malformed
 from ms_codegeex.base.quarantine import entries
 from ms_codegeex.base.reading import read_inside
 from ms_codegeex.base.yaml_reading import MAX_BYTES, parse_yaml
+from ms_codegeex.formats.checkpoint import fingerprint, untied
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import ForeignName
 from ms_codegeex.models.parameters import LORA_A, LORA_B, ParameterTable
@@ -72,24 +72,6 @@ def as_trained(adapters: Adapters, table: ParameterTable, where: str) -> dict[st
         if theirs.shape != own.shape or not np.array_equal(theirs.float32(), own.float32()):
             raise untied(where, layer)
     return tensors
-
-
-def untied(where: str, layer: str) -> UserError:
-    """The error for adapters of earlier versions, with an A for each fused layer, where a run is to be continued."""
-    return UserError(
-        f"{where}: {layer} has a factor A of its own, from an earlier version; now fused layers share one, as in PEFT, "
-        "so merge these adapters into their model with `ms-codegeex adapter merge` and train new ones on that"
-    )
-
-
-def fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
-    """64 hex digits over the names and shapes of a model's tensors and the first row of each."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        first = tensor.window((slice(0, 1), *(slice(None),) * (len(tensor.shape) - 1)))
-        digest.update(f"{name} {tensor.shape}\n".encode() + first.float32().tobytes())
-    return digest.hexdigest()
 
 
 def checked_scale(scale: float, where: str) -> float:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import re
@@ -26,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ms_codegeex.base.digests import json_digest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
@@ -47,6 +47,24 @@ class Damaged(UserError):
     """A file of a checkpoint differs from what its manifest says."""
 
 
+def untied(where: str, layer: str) -> UserError:
+    """The error for adapters of earlier versions, with an A for each fused layer, where a run is to be continued."""
+    return UserError(
+        f"{where}: {layer} has a factor A of its own, from an earlier version; now fused layers share one, as in PEFT, "
+        "so merge these adapters into their model with `ms-codegeex adapter merge` and train new ones on that"
+    )
+
+
+def fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
+    """64 hex digits over the names and shapes of a model's tensors and the first row of each."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        first = tensor.window((slice(0, 1), *(slice(None),) * (len(tensor.shape) - 1)))
+        digest.update(f"{name} {tensor.shape}\n".encode() + first.float32().tobytes())
+    return digest.hexdigest()
+
+
 def step_name(step: int) -> str:
     """Name of the directory of the checkpoint after `step` steps."""
     return f"step-{step:08d}"
@@ -55,7 +73,7 @@ def step_name(step: int) -> str:
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """The hash of a manifest without its own entry `sha256`, which holds this hash."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json_digest(content)
 
 
 @dataclass(frozen=True)
@@ -79,7 +97,7 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What a reader needs of a manifest: the bytes and the header's hash of each file, and the tensors."""
+    """The parts of a manifest that readers use: each file's size and header hash, and the tensors."""
 
     step: Natural
     files: dict[str, Natural]

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -18,18 +19,19 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_json
 from ms_codegeex.base.reading import read_inside, read_json
 from ms_codegeex.data.infilling.sentinels import description_files
-from ms_codegeex.data.tokenizer import CONFIG as TOKENIZER_CONFIG
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES
+from ms_codegeex.data.tokenizer.copying import unread_elsewhere
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import TORCH_SUFFIXES, nested_tensors, rank_record
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, read_origin, write_mindspore
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
-from ms_codegeex.formats.provenance import ends, files_below, hashed, read_statement, statement_path
+from ms_codegeex.formats.provenance import FileHashes, ends, files_below, hashed, read_statement, statement_path
 from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Source, open_source
@@ -41,11 +43,6 @@ from ms_codegeex.models.foreign import ForeignName, in_our_names
 _MAX_CODE = 16 << 20  # bytes of a module that is compared with ours
 _NAMED = 3  # files in a message
 AHEAD = 2  # tensors that are loaded while one is written
-DIRECTORIES = ("hf", "gptj")  # model directories
-LAYOUTS = {"hf": "huggingface", "gptj": "gptj", "megatron": "megatron", "mindspore": "mindspore"}
-LAYOUTS["mindformers"] = "mindspore"  # under our own names
-_SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (".ckpt",)}
-_RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
 # What mindformers 1.9 and 2.1 read (their checkpoint/checkpoint.py): the weights of the only rank at step 0, the number
 # of that step, and what was trained before it.
 _ITERATION, _ONLY_RANK = "iteration_00000000", "iteration_00000000/model-0000000-0000001.safetensors"
@@ -54,8 +51,9 @@ _COMMON = dict.fromkeys(("epoch_num", "step_num", "global_step", "global_batch_s
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
 CONVERTED: Mapping[str, Any] = MappingProxyType({"command": "convert"})
-Check = Callable[[Path], object] | None
 Written = Callable[[Path], object]
+Check = Written | None
+EXTRA_TARGETS = "convert --to"  # their place in the table of the extras
 
 
 def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
@@ -98,138 +96,194 @@ def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterat
         yield [{name: ahead(tensor) for name, tensor in part.items()} for part in parts]
 
 
-def _write_file(
-    to: str, target: Path, source: Source, tensors: FileTensors, check: Check, origin: dict[str, int], written: Written
-) -> None:
-    """Write a file of this format, or a model directory; `origin` identifies the file of a rank. `written(file)` is
-    called for each file of weights of a model directory that is complete."""
-    if to == "megatron":
-        # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
-        config = {"family": source.family.name, **source.fields, **origin}
-        write_torch(target, _nested(tensors) | {"config": config}, check)
-    elif to == "mindspore":
-        write_mindspore(target, tensors, check=check, origin=origin)
-    elif to == "mindformers":
-        with atomic_directory(target, check) as directory:
-            (directory / _ITERATION).mkdir()
-            (directory / _TRACKER).write_text("0", encoding="ascii")
-            write_json(directory / _ITERATION / "common.json", {**_COMMON, "loss_scale": None})
-            write_safetensors(directory / _ONLY_RANK, tensors, {"format": "ms"}, checksums=True)
-            written(directory / _ONLY_RANK)
-    else:
-        formats = FamilyFormats(source.family)
-        config = formats.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
-        config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
-        exported = resources.files("ms_codegeex.formats").joinpath("exported")
-        classes = {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
-        further = classes | card_files(source) | description_files(source.infill)
-        more = {"tokenizer": source.save_tokenizer, "further": further, "check": check, "written": written}
-        write_model_directory(target, config, tensors, **more)
+@dataclass(frozen=True)
+class Target:
+    """A target whose files hold tensors. `layout`: their names and shapes, a kind of the family's layouts.
+    `write(its, file, tensors, check, rank)` writes a file, or a directory, of a tensor-parallel rank. `read(file)`: the
+    tensors of what was written. `suffixes`: of the file, the usual one first; none: a directory. `rank_file`: the
+    path of a rank's file in the output; "" if the target cannot be divided: `undivided` is the error then. `models`:
+    whether it is a model directory. `ours`: whether the tensors have our own names."""
+
+    layout: str
+    write: Callable[[TensorFiles, Path, FileTensors, Check, int], None]
+    read: Callable[[Path], Mapping[ForeignName, LazyTensor]]
+    suffixes: Sequence[str] = ()
+    rank_file: str = ""
+    undivided: str = "--to {to} is one model directory; choose --to megatron or mindspore"
+    models: bool = False
+    ours: bool = False
 
 
-_READERS = {
-    **dict.fromkeys(DIRECTORIES, lambda target: ModelDirectory(target).tensors),
-    "megatron": lambda target: dict(nested_tensors(read_torch(target))),
-    "mindspore": read_mindspore,
-    "mindformers": lambda target: SafetensorsFile(target / _ONLY_RANK).tensors,
+def _write_megatron(its: TensorFiles, file: Path, tensors: FileTensors, check: Check, rank: int) -> None:
+    # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
+    config = {"family": its.source.family.name, **its.source.fields, **rank_record(rank, its.ranks)}
+    write_torch(file, _nested(tensors) | {"config": config}, check)
+
+
+def _write_mindspore(its: TensorFiles, file: Path, tensors: FileTensors, check: Check, rank: int) -> None:
+    write_mindspore(file, tensors, check, rank_record(rank, its.ranks))
+
+
+def _write_mindformers(its: TensorFiles, target: Path, tensors: FileTensors, check: Check, _rank: int) -> None:
+    with atomic_directory(target, check) as directory:
+        (directory / _ITERATION).mkdir()
+        (directory / _TRACKER).write_text("0", encoding="ascii")
+        write_json(directory / _ITERATION / "common.json", {**_COMMON, "loss_scale": None})
+        write_safetensors(directory / _ONLY_RANK, tensors, {"format": "ms"}, checksums=True)
+        its.written(directory / _ONLY_RANK)
+
+
+def _write_directory(its: TensorFiles, target: Path, tensors: FileTensors, check: Check, _rank: int) -> None:
+    source, formats = its.source, FamilyFormats(its.source.family)
+    config = formats.to_json(source.config, source.config_json) | formats.layout(its.target.layout).config
+    config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
+    exported = resources.files("ms_codegeex.formats").joinpath("exported")
+    classes = {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
+    further = classes | card_files(source) | description_files(source.infill)
+    more = {"tokenizer": source.save_tokenizer, "further": further, "check": check, "written": its.written}
+    write_model_directory(target, config, tensors, **more)
+
+
+def _read_directory(directory: Path) -> Mapping[ForeignName, LazyTensor]:
+    return ModelDirectory(directory).tensors
+
+
+TARGETS: Mapping[str, Target] = {
+    "hf": Target("huggingface", _write_directory, _read_directory, models=True),
+    "gptj": Target("gptj", _write_directory, _read_directory, models=True),
+    "megatron": Target(
+        "megatron",
+        _write_megatron,
+        lambda file: dict(nested_tensors(read_torch(file))),
+        TORCH_SUFFIXES,
+        "mp_rank_{rank:02d}_model_states.pt",
+    ),
+    "mindspore": Target("mindspore", _write_mindspore, read_mindspore, (".ckpt",), "rank_{rank}/{family}.ckpt"),
+    "mindformers": Target(
+        "mindspore",
+        _write_mindformers,
+        lambda directory: SafetensorsFile(directory / _ONLY_RANK).tensors,
+        undivided="mindformers itself divides the weights among its devices; leave it out",
+        ours=True,
+    ),
 }
 
 
-def _parts(source: Source, to: str, dtype: str | None, ranks: int) -> list[FileTensors]:
-    """The tensors of every file that will be written; nothing is loaded yet."""
-    formats = FamilyFormats(source.family)
-    its = formats.layout(LAYOUTS[to])
-    formats.rank_shapes(its, source.config, ranks, "--tensor-parallel")  # what does not split evenly is an error
-    entries = formats.entries(its, source.config, ranks)
-    entries = in_our_names(entries) if to == "mindformers" else entries
+class TensorFiles:
+    """A conversion to a `Target`. The target of an extra is a class with the same methods."""
 
-    def slices(rank: int) -> Iterator[tuple[str, LazyTensor]]:
-        for name, tensor in source.tensors.items():
-            piece = shard(tensor, formats.axis(its, name), rank, ranks) if ranks > 1 else tensor
-            yield name, piece if dtype is None else cast(name, piece, SHORT_NAMES[dtype])
+    def __init__(self, source: Source, to: str, dtype: str | None, ranks: int) -> None:
+        if to not in TARGETS:
+            raise UserError(
+                f"--to: '{to}' is unknown; choose one of {', '.join((*TARGETS, *registered(EXTRA_TARGETS)))}"
+            )
+        if dtype is not None and dtype not in SHORT_NAMES:
+            raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
+        self.source, self.to, self.target, self.dtype, self.ranks = source, to, TARGETS[to], dtype, ranks
+        if ranks != 1 and not self.target.rank_file:
+            raise UserError(f"--tensor-parallel: {self.target.undivided.format(to=to)}")
+        self.parts: list[FileTensors] = []
+        self.written: Written = lambda file: None  # called for each complete file of weights in a directory
+        self.choices = {"dtype": dtype, "tensor_parallel": ranks}  # for `provenance.json`
 
-    return [layout.to_foreign(entries, dict(slices(rank))) for rank in range(ranks)]
+    def file(self, _output: Path) -> tuple[str, Sequence[str]]:
+        """The default name of the file to write, and the suffixes with which an output names the file itself;
+        ("", ()) if the output is a directory. `UserError` for an output that cannot be."""
+        if not self.target.suffixes or self.ranks > 1:
+            return "", ()
+        return f"{self.source.family.name}{self.target.suffixes[0]}", self.target.suffixes
+
+    def prepare(self) -> None:
+        """Find the tensors of every file; nothing is loaded yet."""
+        source, ranks, formats = self.source, self.ranks, FamilyFormats(self.source.family)
+        its = formats.layout(self.target.layout)
+        formats.rank_shapes(its, source.config, ranks, "--tensor-parallel")  # what does not split evenly is an error
+        entries = formats.entries(its, source.config, ranks)
+        entries = in_our_names(entries) if self.target.ours else entries
+
+        def slices(rank: int) -> Iterator[tuple[str, LazyTensor]]:
+            for name, tensor in source.tensors.items():
+                piece = shard(tensor, formats.axis(its, name), rank, ranks) if ranks > 1 else tensor
+                yield name, piece if self.dtype is None else cast(name, piece, SHORT_NAMES[self.dtype])
+
+        self.parts = [layout.to_foreign(entries, dict(slices(rank))) for rank in range(ranks)]
+
+    def _files(self, output: Path) -> list[Path]:
+        if self.ranks == 1:
+            return [output]
+        family = self.source.family.name
+        return [output / self.target.rank_file.format(rank=rank, family=family) for rank in range(self.ranks)]
+
+    def write(self, output: Path, check: Check, hashes: FileHashes, progress: bool) -> None:
+        """Write all parts; `check(temporary)` is called before the result is renamed into place."""
+        self.written = hashes.begin
+        with measured(self.parts, f"convert to {self.to}", progress) as parts:
+            if self.ranks == 1:
+                self.target.write(self, output, parts[0], check, 0)
+                return
+            with atomic_directory(output, check) as directory:
+                for rank, file in enumerate(self._files(directory)):
+                    self.target.write(self, file, parts[rank], None, rank)
+                    self.written(file)
+
+    def verify(self, written_to: Path, output: Path, progress: bool) -> None:
+        """Read what was written for `output` back and compare every byte with the source, converted once more."""
+        with measured(self.parts, "verify", progress) as expected:
+            for file, part in zip(self._files(written_to), expected, strict=True):
+                written = self.target.read(file)
+                layout.check_names(written, part, str(file))
+                for name, tensor in part.items():
+                    if (written[name].dtype, written[name].shape) != (tensor.dtype, tensor.shape) or not np.array_equal(
+                        written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)
+                    ):
+                        differs = f"tensor {layout.shown(name)} differs from the source after writing"
+                        remedy = "the disk may be failing, convert again to another place"
+                        raise UserError(f"{output}: {differs}, so nothing was changed there; {remedy}")
+
+    def described(self, output: Path) -> dict[str, Any]:
+        """The part of `convert`'s result that describes the files."""
+        tensors = [tensor for part in self.parts for tensor in part.values()]
+        return {
+            "tokenizer": self.target.models and any((output / name).is_file() for name in TOKENIZER_FILES),
+            "dtypes": sorted({tensor.dtype for tensor in tensors}),
+            "tensors": len(self.parts[0]),
+            # our own modules are written again, not copied
+            "left_out": [
+                name
+                for name in self.source.left_out
+                if self.target.models and not _is_copy(self.source.path, output, name)
+            ],
+            "warnings": _warnings(self.source, output, self.to),
+            "bytes": sum(tensor.nbytes for tensor in tensors),
+        }
 
 
-def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
-    if ranks == 1:
-        return [directory]
-    return [directory / _RANK_FILES[to].format(rank=rank, family=family) for rank in range(ranks)]
-
-
-def _write(target: Path, to: str, source: Source, parts: Sequence[FileTensors], check: Check, written: Written) -> None:
-    """Write all parts; `check(temporary)` is called before the result is renamed into place."""
-    if len(parts) == 1:
-        _write_file(to, target, source, parts[0], check, rank_record(0, 1), written)
-        return
-    with atomic_directory(target, check) as directory:
-        for rank, file in enumerate(_files(directory, to, source.family.name, len(parts))):
-            _write_file(to, file, source, parts[rank], None, rank_record(rank, len(parts)), written)
-            written(file)
-
-
-def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[FileTensors], progress: bool) -> None:
-    """Read what was written for `target` back and compare every byte with the source, converted once more."""
-    with measured(parts, "verify", progress) as expected:
-        for file, part in zip(_files(written_to, to, family, len(parts)), expected, strict=True):
-            written = _READERS[to](file)
-            layout.check_names(written, part, str(file))
-            for name, tensor in part.items():
-                if (written[name].dtype, written[name].shape) != (tensor.dtype, tensor.shape) or not np.array_equal(
-                    written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)
-                ):
-                    differs = f"tensor {layout.shown(name)} differs from the source after writing"
-                    remedy = "the disk may be failing, convert again to another place"
-                    raise UserError(f"{target}: {differs}, so nothing was changed there; {remedy}")
-
-
-def _warnings(source: Source, target: Path, to: str) -> list[str]:
+def _warnings(source: Source, output: Path, to: str) -> list[str]:
     """Why other software cannot run the model: its size, unless our classes run it, or classes that are not there."""
-    formats = source.family.weights.FORMATS
-    warnings = [] if to == "gptj" or (to == "hf" and formats.classes) else [*formats.limits(source.config)]
-    modules = _modules(target) if to in DIRECTORIES else []
+    formats, is_directory = source.family.weights.FORMATS, TARGETS[to].models
+    warnings = [] if to == "gptj" or (is_directory and formats.classes) else [*formats.limits(source.config)]
+    modules = _modules(output) if is_directory else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
-    if missing := [file for file in files if not (target / file).is_file()]:
+    if missing := [file for file in files if not (output / file).is_file()]:
         classes = f"copy {' and '.join(missing)} of the release into it"
         warnings.append(f"transformers has no classes for this model: {classes}")
+    if is_directory and (reason := unread_elsewhere(output)):
+        remedy = "convert without --keep-code, which writes the class"
+        warnings.append(f"transformers and vLLM do not read its tokenizer as it is: {reason}; {remedy}")
     return warnings
 
 
 def _modules(target: Path) -> list[str]:
-    """The classes that the `auto_map` of a model directory and of its tokenizer name."""
-
-    def auto_map(file: str) -> dict[str, Any]:
-        classes = read_json(target / file).get("auto_map") if (target / file).is_file() else None
-        return classes if isinstance(classes, dict) else {}
-
-    slow_and_fast = auto_map(TOKENIZER_CONFIG).get("AutoTokenizer")
-    named = [*auto_map(CONFIG).values(), *(slow_and_fast if isinstance(slow_and_fast, list) else [])]
-    return [name for name in named if isinstance(name, str)]
+    """The classes that the `auto_map` of a model directory names."""
+    classes = read_json(target / CONFIG).get("auto_map")
+    return [name for name in classes.values() if isinstance(name, str)] if isinstance(classes, dict) else []
 
 
-def _left_out(source: Source, target: Path, to: str) -> list[str]:
-    """The files of a model directory that did not come out; our own modules are written again, not copied."""
-    if to not in DIRECTORIES:
-        return []
-    return [name for name in source.left_out if not _same(source.path, target, name)]
-
-
-def _same(source: Path, target: Path, name: str) -> bool:
+def _is_copy(source: Path, target: Path, name: str) -> bool:
     try:
         return (target / name).is_file() and read_inside(source, name, _MAX_CODE) == (target / name).read_bytes()
     except UserError:  # a link out of the source
         return False
-
-
-def _check_request(to: str, dtype: str | None, ranks: int) -> None:
-    if to not in LAYOUTS:
-        raise UserError(f"--to: '{to}' is unknown; choose one of {', '.join(LAYOUTS)}")
-    if dtype is not None and dtype not in SHORT_NAMES:
-        raise UserError(f"--dtype: '{dtype}' is unknown; choose one of {', '.join(SHORT_NAMES)}")
-    if ranks != 1 and to == "mindformers":
-        raise UserError("--tensor-parallel: mindformers itself divides the weights among its devices; leave it out")
-    if ranks != 1 and to not in _RANK_FILES:
-        raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
 
 
 def _foreign(target: Path) -> list[str]:
@@ -283,7 +337,7 @@ def _check_apart(target: Path, source: Path) -> None:
     if there.is_dir() and there in here.parents:
         raise UserError(f"{target}: is inside the model that is being converted; choose another --output")
     for file in source.rglob("*") if source.is_dir() else (source,):
-        linked = Path(os.path.realpath(file))  # of a link to itself, too
+        linked = Path(os.path.realpath(file))  # has an answer for a link to itself, too
         if here == linked or here in linked.parents:
             raise UserError(f"{target}: {file} leads there, which is being converted; choose another --output")
 
@@ -321,35 +375,34 @@ def convert(
     replace: bool = False,
     origin: Mapping[str, Any] = CONVERTED,
 ) -> dict[str, Any]:
-    """Convert the model at `source` to `to` at `output`: "hf" a model directory, "gptj" one of a CodeGen as a GPT-J,
-    "megatron" a nested `.pt` file, "mindspore" a `.ckpt` file with the original names, "mindformers" a directory in
-    mindformers' newer layout. `source` is anything `open_source` reads, or its result. With `tensor_parallel` above 1,
-    `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor. `verify`
-    compares all bytes of the result with the source. `replace` allows replacing an earlier conversion. `origin`: the
-    command, and its further choices, for `provenance.json`. Returns figures for a report. `UserError` for anything
-    missing, unexpected, in the way or too large for the dtype; the output appears only when it is complete."""
+    """Convert the model at `source` to a target, of `TARGETS` or of an extra, at `output`. `source` is anything
+    `open_source` reads, or its result. With `tensor_parallel` above 1, `output` is a folder with a file for each rank.
+    `dtype`, of those that the target knows, casts its tensors. `verify` compares all bytes of the result with the
+    source. `replace` allows replacing an earlier conversion. `origin`: the command, and its further choices, for
+    `provenance.json`. Returns figures for a report. `UserError` for anything missing, unexpected, in the way or too
+    large for the dtype; the output appears only when it is complete."""
     begin = time.monotonic()
-    _check_request(to, dtype, tensor_parallel)
+    kind = extra(EXTRA_TARGETS, to) if to in registered(EXTRA_TARGETS) else TensorFiles
     model = source if isinstance(source, Source) else open_source(Path(source))
-    directory = to not in _SUFFIXES or tensor_parallel > 1
-    file, suffixes = ("", ()) if directory else (f"{model.family.name}{_SUFFIXES[to][0]}", _SUFFIXES[to])
+    its = kind(model, to, dtype, tensor_parallel)
+    file, suffixes = its.file(Path(output))
     target = free_target(Path(output), model.path, replace, file, suffixes)
-    parts = _parts(model, to, dtype, tensor_parallel)
+    its.prepare()
 
     def finish(temporary: Path) -> None:
         if verify:
-            _verify(temporary, target, to, model.family.name, parts, progress)
-        check_target(target, model.path, replace, directory)  # it may have changed meanwhile
+            its.verify(temporary, target, progress)
+        check_target(target, model.path, replace, not file)  # it may have changed meanwhile
         hashes.check_source(model.path)
+        choices = {**origin, "family": model.family.name, "to": to, **its.choices}
         statement.update(hashes.statement(temporary, target, choices))
 
     statement: dict[str, Any] = {}
-    choices = {**origin, "family": model.family.name, "to": to, "dtype": dtype, "tensor_parallel": tensor_parallel}
-    with hashed(model.inputs) as hashes, measured(parts, f"convert to {to}", progress) as shown:
-        _write(target, to, model, shown, finish, hashes.begin)
-    if not directory:
+    with hashed(model.inputs) as hashes:
+        its.write(target, finish, hashes, progress)
+    if file:
         write_json(statement_path(target), statement)
-    written = [tensor for part in parts for tensor in part.values()]
+    found = its.described(target)
     return {
         "source": str(model.path),
         "kind": model.kind,
@@ -357,15 +410,16 @@ def convert(
         "to": to,
         "output": str(target),
         "files": tensor_parallel,
-        "tokenizer": to in DIRECTORIES and any((target / name).is_file() for name in TOKENIZER_FILES),
-        "dtypes": sorted({tensor.dtype for tensor in written}),
-        "tensors": len(parts[0]),
+        "tokenizer": found.pop("tokenizer"),
+        "dtypes": found.pop("dtypes"),
+        "tensors": found.pop("tensors"),
         "skipped": list(model.skipped),
-        "left_out": _left_out(model, target, to),
+        "left_out": found.pop("left_out"),
         "guessed": {name: model.fields[name] for name in model.guessed},
-        "warnings": _warnings(model, target, to),
+        "warnings": found.pop("warnings"),
         "parameters": model.parameters,
-        "bytes": sum(tensor.nbytes for tensor in written),
+        "bytes": found.pop("bytes"),
         "verified": verify,
         "seconds": round(time.monotonic() - begin, 3),
+        **found,
     }

@@ -123,8 +123,8 @@ class FamilyFormats:
                 raise UserError(f"config.json: {said}; give a model that has it")
         for place in values.keys() & {"rope_theta", "rope_scaling", "rope_parameters"}:
             stated = values[place] if isinstance(values[place], dict) else {place: values[place]}
-            of_kinds = [each for each in stated.values() if isinstance(each, dict)]  # of layers
-            for (key, expected), table in product(_ROPE.items(), (stated, *of_kinds)):
+            of_layer_kinds = [each for each in stated.values() if isinstance(each, dict)]
+            for (key, expected), table in product(_ROPE.items(), (stated, *of_layer_kinds)):
                 if table.get(key, expected) != expected:
                     where = key if place == key else f"{key} of {place}"
                     said = f"{where} is {table[key]!r:.80}, expected {expected!r}"
@@ -258,3 +258,10 @@ class FamilyFormats:
             settings = " ".join(f"--set {name}=N" for name in missing)
             raise UnknownSize(f"{key}: the file does not record it, and {reason}; add {settings}")
         return self.from_ours(fields)
+
+
+def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
+    """`UserError` for more layers than tensors: a damaged number would make lists of names that fill the memory."""
+    if config.num_layers > len(tensors):
+        requested = f"the model's configuration asks for {config.num_layers} layers"
+        raise UserError(f"{where}: {requested}, but only {len(tensors)} tensors are there; restore either")

@@ -31,8 +31,7 @@ from ms_codegeex.formats.mindspore_checkpoint import (
 )
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.safetensors_file import is_safetensors
-from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
-from ms_codegeex.formats.strategy import find_rank_files, is_of_rank, merge_slices, read_strategy
+from ms_codegeex.formats.strategy import MAX_STRATEGY_BYTES, find_rank_files, is_of_rank, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
@@ -49,16 +48,16 @@ _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
 _EMA = re.compile(r"(.*_)?ema(_.*)?")  # averages of the weights
 _NPY_BEGINNING = b"\x93NUMPY"
-_DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
-_MOST_STEPS = 8  # from what the user names down to the weights
-_LONGEST_POINTER = 256  # bytes of a file that names a folder
+_MAX_NESTING = 16  # a checkpoint nests five levels; a malicious one may contain itself
+_MAX_STEPS = 8  # from what the user names down to the weights
+_MAX_POINTER_BYTES = 256  # bytes of a file that names a folder
 # What is said of files beside the weights: whether they are training state, and the words around their names.
 _OVER = (
     (False, "passed over", ""),
     (True, "left out, state of a training run ({})", "; training from here begins with a new optimizer"),
 )
 # mindformers' description of the files of ranks; its bytes, and the parts of a tensor
-_CHUNKS, _LONGEST_CHUNKS, _MOST_CHUNKS = "metadata.json", 1 << 28, 4096
+_CHUNKS, _MAX_CHUNKS_BYTES, _MAX_CHUNKS = "metadata.json", 1 << 28, 4096
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Place:
 
     @classmethod
     def at(cls, root: Path, path: Path) -> Place:
-        """What is there. `UserError` for a link out of the root, and for a folder that is endless."""
+        """The place at `path`. `UserError` for a link out of the root and for a folder with too many entries."""
         if path != root:
             place_inside(root, str(path.relative_to(root)))
         if path.is_dir():
@@ -111,7 +110,7 @@ class Place:
         return [name for name in names if not is_training_state("files", name)]
 
     def begins(self, text: bytes) -> bool:
-        """Whether it is a file that begins so."""
+        """Whether it is a file that begins with this text."""
         return self.beginning is not None and self.beginning.startswith(text)
 
 
@@ -131,7 +130,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundModel:
     """What the user named: its layout, the place that it led to, what was found there, and the folders on the way."""
 
     layout: Layout
@@ -171,11 +170,11 @@ class Found:
         return lines
 
 
-def find_model(path: Path) -> Found:
-    """What a user names as a model, followed down to its weights. `UserError` if it is not in `layouts`, or refused."""
+def find_model(path: Path) -> FoundModel:
+    """Follows what the user named down to the weights. `UserError` if no row of `layouts` matches or one refuses it."""
     root = Path(path)
     place, way = Place.at(root, root), ()
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MAX_STEPS):
         layout, what = next(((each, what) for each in layouts() if (what := each.found(place))), (None, None))
         way += (place,) if place.beginning is None else ()
         if layout is None:
@@ -188,14 +187,14 @@ def find_model(path: Path) -> Found:
             quoted = {name: shlex.quote(str(each)) for name, each in quoted.items()}
             raise UserError(f"{place.path}: {layout.refused.format(found=what, **quoted)}")
         else:
-            return Found(layout, place, what, way)
+            return FoundModel(layout, place, what, way)
     listed = ", ".join(place.files[:3]) + ", ..." * (len(place.files) > 3)
     raise UserError(f"{place.path}: {f'no weights are there ({listed})' if listed else _NOTHING}; expected {_EXPECTED}")
 
 
 def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[ForeignName, LazyTensor]]:
     """The tensors of nested dictionaries and lists with the path to each; a path of one name is that name."""
-    if len(path) > _DEEPEST:
+    if len(path) > _MAX_NESTING:
         raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict")
     if isinstance(tree, LazyTensor):
         yield (path[0] if len(path) == 1 else path), tree
@@ -208,7 +207,7 @@ def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Fore
 
 
 def rank_record(rank: int, ranks: int) -> dict[str, int]:
-    """What identifies the file of tensor-parallel rank `rank`."""
+    """The record that identifies the file of a tensor-parallel rank."""
     return {_RANK: rank, _RANKS: ranks}
 
 
@@ -291,7 +290,7 @@ def _weights(tensors: Mapping[str, LazyTensor], path: Path, kind: str | None, fi
 
 
 def _in_order(numbered: Mapping[int, Any], where: Path, what: str = "rank") -> list[Any]:
-    """What there is of ranks 0, 1, ...; `UserError` naming the first that is missing."""
+    """The values of ranks 0, 1, ... in order; `UserError` naming the first missing rank."""
     ranks = sorted(numbered)
     for expected, rank in enumerate(ranks):  # a file's name may hold any number, such as a date: make no list of it
         if rank != expected:
@@ -326,7 +325,7 @@ def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
     suffixes = (*MINDSPORE_SUFFIXES, ".json")
     strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
     for path in strategies:
-        check_file(directory, str(path.relative_to(directory)), LARGEST_STRATEGY)
+        check_file(directory, str(path.relative_to(directory)), MAX_STRATEGY_BYTES)
     if strategies:
         merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
         skipped = [name for name in read_mindspore(next(iter(files.values()))) if name not in merged]
@@ -358,7 +357,7 @@ def _read_mindformers(place: Place, first: str) -> RawModel:
         return _weights(read_mindspore(place.path / first), place.path, "mindspore", [place.path / first])
     files = {name: read_mindspore(place.path / name) for name in names}
     tensors, taken = dict[str, LazyTensor](), dict[tuple[str, str], str]()
-    described = json_of(read_inside(place.path, _CHUNKS, _LONGEST_CHUNKS), place.path / _CHUNKS)
+    described = json_of(read_inside(place.path, _CHUNKS, _MAX_CHUNKS_BYTES), place.path / _CHUNKS)
     try:
         stored = described["storage_data"]
         for name, tensor in described["state_dict_metadata"].items():
@@ -389,8 +388,8 @@ def _read_mindformers(place: Place, first: str) -> RawModel:
 
 def _of_chunks(name: str, shape: Sequence[int], chunks: Sequence[Mapping[str, Any]], where: Path) -> LazyTensor:
     """A tensor of its parts, each with `offset`, `shape` and `tensor`. `UserError` unless they cover it exactly."""
-    if len(chunks) > _MOST_CHUNKS:
-        raise UserError(f"{where}: tensor {name} has {len(chunks)} parts; at most {_MOST_CHUNKS} are joined")
+    if len(chunks) > _MAX_CHUNKS:
+        raise UserError(f"{where}: tensor {name} has {len(chunks)} parts; at most {_MAX_CHUNKS} are joined")
     check_coverage(name, {"shape": [*checked_shape(shape, name)], "slices": chunks}, str(where))
     dtype, *others = sorted({chunk["tensor"].dtype for chunk in chunks})
     if others:
@@ -479,7 +478,7 @@ def _named_by(place: Place, file: str, numbered: Sequence[str] = ()) -> str | No
     """The folder that a small file names, perhaps by a number. `UserError` if it names anything else."""
     if file not in place.files:
         return None
-    name = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
+    name = read_inside(place.path, file, _MAX_POINTER_BYTES).decode("ascii", "replace").strip()
     names = [each.format(int(name)) for each in numbered if re.fullmatch(r"\d{1,18}", name)] or [name]
     if (found := next(filter(place.folders.__contains__, names), None)) is None:
         there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"

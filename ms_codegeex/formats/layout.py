@@ -13,8 +13,8 @@ from ms_codegeex.formats.tensors import LazyTensor, pieces
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
 Shape = tuple[int, ...]
-# of one tile: its runs in the result are long enough, and its packed copy stays in the cache
-_ROWS, _COLUMNS = 512, 2048
+# runs in the result are long enough, and the packed copy of a tile stays in the cache
+_TILE_ROWS, _TILE_COLUMNS = 512, 2048
 _PADDING = 8  # words after each row of a tile: with a power of two, a column's words would share few cache lines
 
 
@@ -37,12 +37,12 @@ def transposed(array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array.T)
     result = np.empty((columns, rows), array.dtype)
     wide = result.view(np.uint64)
-    buffer = np.empty((_ROWS // together, min(_COLUMNS, columns) + _PADDING, together), array.dtype)
+    buffer = np.empty((_TILE_ROWS // together, min(_TILE_COLUMNS, columns) + _PADDING, together), array.dtype)
     words = buffer.view(np.uint64)[:, :, 0]
-    for left in range(0, columns, _COLUMNS):
-        right = min(left + _COLUMNS, columns)
-        for start in range(0, rows, _ROWS):
-            tile = array[start : start + _ROWS, left:right]
+    for left in range(0, columns, _TILE_COLUMNS):
+        right = min(left + _TILE_COLUMNS, columns)
+        for start in range(0, rows, _TILE_ROWS):
+            tile = array[start : start + _TILE_ROWS, left:right]
             first, count = start // together, len(tile) // together
             for k in range(together):
                 buffer[:count, : right - left, k] = tile[k::together]

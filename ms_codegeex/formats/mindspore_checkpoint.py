@@ -39,13 +39,14 @@ DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 _WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
-WHOLE, MOST_ZEROS = "crc_num", 1 << 28  # of the metadata; of a file, see `_Safetensors`
+METADATA_CRC, MAX_ZEROS = "crc_num", 1 << 28  # see `_Safetensors`
 TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 bytes, big-endian
 
-VALUE = 1  # of Checkpoint
-ORIGIN = 1000  # of Checkpoint: who wrote the file; unknown to MindSpore, which ignores it
-TAG, TENSOR, MAP_TENSOR = 1, 2, 3  # of Value
-DIMS, TYPE, CONTENT = 1, 2, 3  # of TensorProto
+# Numbers of fields in the messages Checkpoint, Value and TensorProto.
+VALUE = 1
+ORIGIN = 1000  # who wrote the file; unknown to MindSpore, which ignores it
+TAG, TENSOR, MAP_TENSOR = 1, 2, 3
+DIMS, TYPE, CONTENT = 1, 2, 3
 
 
 def state_table() -> Mapping[str, Any]:
@@ -188,12 +189,12 @@ class _Safetensors(SafetensorsFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        recorded = self.metadata.get(WHOLE, "") if self.metadata.get("format") == "ms" else ""
+        recorded = self.metadata.get(METADATA_CRC, "") if self.metadata.get("format") == "ms" else ""
         expected = int(recorded) if re.fullmatch("[0-9]{1,10}", recorded) else None
         self._whole = Checksum(expected, lambda wrong: damaged(path, f"damaged, or edited in place ({wrong})"))
 
     def _blocks(self) -> Iterator[bytes | memoryview]:
-        room = MOST_ZEROS
+        room = MAX_ZEROS
         for name, tensor in sorted(self.tensors.items()):
             yield name.encode("utf-8", "surrogatepass")
             data = super()._view(name)

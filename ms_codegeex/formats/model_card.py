@@ -25,8 +25,8 @@ from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import Source
 
 CARD, PLOT = "README.md", "loss.png"
-SUMMARY = "summary.json"  # of a run
-MAX_BYTES = 16 << 20  # of the plot
+RUN_SUMMARY = "summary.json"
+MAX_PLOT_BYTES = 16 << 20
 _CHECKPOINTS, _EXPORT = "checkpoints", "huggingface"  # directories of a run that do not name a model
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|&~$@])")
@@ -55,7 +55,7 @@ def card_files(source: Source, adapter: bool = False) -> dict[str, bytes]:
     """README.md for a model directory of this source, or for its adapters, and the loss plot of its run."""
     run = _run(source)
     plot = run.directory / PLOT if run is not None else None
-    files = {PLOT: read_inside(plot.parent, PLOT, MAX_BYTES)} if plot is not None and os.path.lexists(plot) else {}
+    files = {PLOT: read_inside(plot.parent, PLOT, MAX_PLOT_BYTES)} if plot is not None and os.path.lexists(plot) else {}
     parts = [_front_matter(source, run, adapter), f"# {_text(_name(source.path))}", _opening(source, run, adapter)]
     parts += ["## Model", _table("size", "value", _sizes(source))]
     if run is not None:
@@ -75,7 +75,7 @@ def _run(source: Source) -> _Run | None:
         return None
     directory = source.path.resolve().parent.parent
     try:
-        summary = _part(read_json_inside(directory, SUMMARY))
+        summary = _part(read_json_inside(directory, RUN_SUMMARY))
     except UserError:
         summary = {}
     if Path(str(summary.get("checkpoint"))).name != source.path.name:

@@ -137,7 +137,7 @@ def weight_files(path: Path, chosen: str | None = None) -> tuple[str, ...]:
 
 
 def mistaken(file: Path, beginning: bytes) -> str | None:
-    """What a file is that begins so, and what helps, if it is taken for weights by mistake."""
+    """For a file that is no weights file although it is named as one: what it is, and a remedy."""
     if not beginning:
         return "is empty; copy it again"
     told = next((told for magic, told in _MISTAKEN.items() if beginning.startswith(magic)), None)

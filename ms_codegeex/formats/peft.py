@@ -1,5 +1,5 @@
-"""Adapters as files: in a run or a checkpoint, or in the layout that PEFT reads, `adapter_config.json` and
-`adapter_model.safetensors` (before PEFT 0.7: `adapter_model.bin`)."""
+"""Reads adapters: in a run or a checkpoint, or in the layout of PEFT, `adapter_config.json` and
+`adapter_model.safetensors` (before PEFT 0.7: `adapter_model.bin`). `peft_writing.py` writes that."""
 
 from __future__ import annotations
 
@@ -13,30 +13,26 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.validation import Positive, validated
-from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters, check_base, checked_scale
 from ms_codegeex.formats.checkpoint import resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import find_model
-from ms_codegeex.formats.layout import pack, packed_shape, unpack
-from ms_codegeex.formats.model_card import card_files
+from ms_codegeex.formats.layout import packed_shape, unpack
 from ms_codegeex.formats.model_directory import read_tensors
-from ms_codegeex.formats.provenance import Input, hashed, inputs_of
-from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
+from ms_codegeex.formats.provenance import Input, inputs_of
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import Alpha, Dropout, Source, checkpoint_adapters, checkpoint_inputs
-from ms_codegeex.formats.tensors import LazyTensor, from_array
+from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import Entry, spellings
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 
 CONFIG, TENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[AB])(?:\.default)?\.weight")
-COPY = re.compile(r"(?!.*\.lora_[AB]\.)(.+?)(\.base_layer)?\.(weight|bias)")  # of the model's own tensors, saved along
+OWN_TENSOR = re.compile(r"(?!.*\.lora_[AB]\.)(.+?)(\.base_layer)?\.(weight|bias)")  # saved along with adapters
 _MERGE = "merge the adapters with PEFT (merge_and_unload) and give that model"
 
 
@@ -88,70 +84,6 @@ def adapters_inputs(path: Path) -> Input:
     return inputs_of("adapter", path, [path / CONFIG, path / _tensors_file(path)])
 
 
-def write_peft(source: Source, path: Path) -> None:
-    """Write a source's adapters as PEFT's directory, which appears when it is complete. `UserError` if it has none."""
-    adapters, formats = source.adapters, FamilyFormats(source.family)
-    if adapters is None:
-        raise UserError(f"{source.path}: holds no adapters; give a run that trained some (lora.rank)")
-    entries = formats.entries(formats.layout("huggingface"), source.config)
-    tensors, kinds = {}, dict[str, int]()
-    for module, (a, b) in _modules(entries, adapters.tensors, source.config.parameter_shapes()).items():
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = from_array(a)
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = from_array(b)
-        kinds[module.rpartition(".")[2]] = len(a)
-    others = {kind: rank for kind, rank in kinds.items() if rank != adapters.rank}
-    base = adapters.fingerprint or ""
-    metadata = {"format": "pt", "base": base, "rank": str(adapters.rank), "targets": " ".join(adapters.targets)}
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(adapters.base),
-        "r": adapters.rank,
-        "lora_alpha": adapters.alpha,
-        "rank_pattern": others,
-        "alpha_pattern": {kind: adapters.alpha * rank / adapters.rank for kind, rank in others.items()},
-        "target_modules": sorted(kinds),
-        "lora_dropout": adapters.dropout,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-    choices = {"command": "train", "family": source.family.name, "to": "peft"}
-    with (
-        hashed(source.inputs) as hashes,
-        atomic_directory(path, lambda made: hashes.statement(made, path, choices)) as directory,
-    ):
-        write_json(directory / CONFIG, config)
-        write_safetensors(directory / TENSORS, tensors, metadata)
-        for name, content in (card_files(source, adapter=True) | description_files(source.infill)).items():
-            (directory / name).write_bytes(content)
-
-
-def _modules(
-    entries: Iterable[Entry], adapters: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32. Our
-    layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
-    these are then one below the other, A [k rank, in], and each B is in its own rows and columns. `shapes` are ours."""
-    factors = {}
-    for entry in entries:
-        layers = [name.removesuffix(".weight") for name in entry.ours]
-        adapted = [layer for layer in layers if f"{layer}.{LORA_A}" in adapters]
-        if not adapted or not str(entry.foreign).endswith(".weight"):
-            continue
-        first = [adapters[f"{layer}.{LORA_A}"].float32() for layer in adapted]
-        shared = all(np.array_equal(each, first[0]) for each in first)
-        first = first[:1] if shared else first
-        ends = np.cumsum([0, *map(len, first)])
-        second = [np.zeros((shapes[name][0], ends[-1]), np.float32) for name in entry.ours]
-        for index, layer in enumerate(adapted):
-            columns = slice(None) if shared else slice(ends[index], ends[index + 1])
-            second[layers.index(layer)][:, columns] = adapters[f"{layer}.{LORA_B}"].float32()
-        module = str(entry.foreign).removesuffix(".weight")
-        factors[module] = np.concatenate(first), pack(entry.packing, second)
-    return factors
-
-
 def read_peft(path: Path, base: Source) -> Adapters:
     """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later. What
     was trained on a module that fuses k of our layers becomes k adapters with the same A. The scale of rsLoRA, alpha /
@@ -166,7 +98,9 @@ def read_peft(path: Path, base: Source) -> Adapters:
     patterns = ("rank_pattern", "alpha_pattern")
     ranks, alphas = (_of_modules(config.get(key) or {}, modules, f"{path / CONFIG}: {key}") for key in patterns)
     _check_copies(opened, entries, base, str(file))
-    for name, factors in _factors((name for name in opened if not COPY.fullmatch(name)), modules, str(file)).items():
+    for name, factors in _factors(
+        (name for name in opened if not OWN_TENSOR.fullmatch(name)), modules, str(file)
+    ).items():
         if {*factors} != {"A", "B"} or name not in modules:
             shown = next(iter(factors.values()))
             raise UserError(f"{file}: {shown} is not a factor of an adapter of {base.path}; give their model")
@@ -207,8 +141,8 @@ def _check_settings(config: Mapping[str, Any], path: Path) -> None:
 def _check_copies(opened: Mapping[str, LazyTensor], entries: Iterable[Entry], base: Source, file: str) -> None:
     """`UserError` for a copy of one of the model's own tensors that is not equal to it."""
     owned = {str(entry.foreign): entry.ours[0] for entry in entries if entry.packing.kind == "copy"}
-    for name in filter(COPY.fullmatch, opened):
-        module, _, kind = COPY.fullmatch(name).groups()
+    for name in filter(OWN_TENSOR.fullmatch, opened):
+        module, _, kind = OWN_TENSOR.fullmatch(name).groups()
         ours = next((owned[each] for each in spellings(f"{module}.{kind}") if each in owned), "")
         own, copy = base.tensors.get(ours), opened[name]
         if own is None or own.shape != copy.shape or not np.array_equal(own.float32(), copy.float32()):
@@ -306,7 +240,7 @@ def _ours(
     rank: int,
     factor: float,
 ) -> dict[str, LazyTensor]:
-    """The adapters of our layers in a module, `factor` in their B; the inverse of `_modules` for what it made."""
+    """The adapters of our layers in a module, `factor` in their B; the inverse of what `peft_writing.py` makes."""
     layers = [name.removesuffix(".weight") for name in entry.ours]
     made_here = [layer for layer in layers if ".".join(layer.split(".")[-2:]) in targets] or layers
     stacked = len(targets) > 0 and a.shape[0] == rank * len(made_here)  # each has an A

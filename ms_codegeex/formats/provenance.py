@@ -95,7 +95,7 @@ def files_below(directory: Path, statement: bool = False) -> list[Path]:
     return sorted(kept, key=lambda path: PurePosixPath(path.relative_to(directory).as_posix()))
 
 
-class Hashed:
+class FileHashes:
     """Hashes of files that threads compute, of each file once."""
 
     def __init__(self, inputs: Sequence[Input], pool: ThreadPoolExecutor) -> None:
@@ -147,11 +147,11 @@ class Hashed:
 
 
 @contextlib.contextmanager
-def hashed(inputs: Sequence[Input]) -> Iterator[Hashed]:
+def hashed(inputs: Sequence[Input]) -> Iterator[FileHashes]:
     """Begin to hash what something is made from, while it is made."""
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:
-        yield Hashed(inputs, pool)
+        yield FileHashes(inputs, pool)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -179,7 +179,7 @@ def _statement(name: str, files: Mapping[str, Mapping[str, Any]], origin: Mappin
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Statement:
     """A statement that was read: where it is, the SHA-256 of each file, and what `_statement` got as `origin`.
     `ends`: the size and ends of each file."""
 
@@ -215,7 +215,7 @@ class Recorded:
         return sorted([*judgements, *extra], key=lambda each: each.name)
 
 
-def read_statement(target: Path) -> Recorded | None:
+def read_statement(target: Path) -> Statement | None:
     """The statement about a directory or file; None if there is none. `UserError` if it is malformed."""
     path = statement_path(Path(target))
     if not os.path.lexists(path):
@@ -237,7 +237,7 @@ def read_statement(target: Path) -> Recorded | None:
             raise ValueError("its list of files is malformed")
         if subject["digest"]["sha256"] != root:
             raise ValueError("its hashes do not give the hash of all of them")
-        return Recorded(path, digests, ours["files"], ours)
+        return Statement(path, digests, ours["files"], ours)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"not a statement that ms-codegeex wrote ({error})"
         raise UserError(f"{path}: {reason}; restore it, or delete it if the model needs none") from None
@@ -257,14 +257,14 @@ def check(target: Path, thorough: bool = False) -> None:
         print_error(f"warning: {Path(target) / first.name}: is {first.what} since {PROVENANCE} was written{more}")
 
 
-def _unlike(target: Path, first: Deviation, recorded: Recorded, others: int = 0) -> UserError:
+def _unlike(target: Path, first: Deviation, recorded: Statement, others: int = 0) -> UserError:
     more = f", and {others} more" if others else ""
     remedy = f"restore the files, or delete {recorded.path.name} if you meant to edit them"
     said = f"is {first.what}, by {recorded.path.name}{more}"
     return UserError(f"{target / first.name if target.is_dir() else target}: {said}; {remedy}")
 
 
-def made_from(recorded: Recorded) -> str:
+def made_from(recorded: Statement) -> str:
     """In a line: what made the files."""
     inputs = recorded.origin.get("inputs")
     listed = inputs if isinstance(inputs, list) else []
@@ -274,7 +274,7 @@ def made_from(recorded: Recorded) -> str:
     return f"{verb} of ms-codegeex {recorded.origin.get('version')}, from {', '.join(names) or 'nothing recorded'}"
 
 
-_LONGEST = 300  # characters of the package's reason
+_MAX_REASON = 300  # characters of the package's reason
 _DIGESTS = re.compile(r": Expected \\?'Digest\(.*?\)\\?', Actual \\?'Digest\(.*?\)\\?'")  # 300 characters for each file
 
 
@@ -343,6 +343,6 @@ def _reading(option: str, file: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    said = _DIGESTS.sub("", first_line(error)).replace("\\'", "'")[:_LONGEST]
+    said = _DIGESTS.sub("", first_line(error)).replace("\\'", "'")[:_MAX_REASON]
     text = (isinstance(error, OSError) and error.strerror) or said
     return text if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"

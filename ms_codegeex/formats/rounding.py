@@ -23,10 +23,10 @@ _CACHED = 1 << 17  # numbers that are converted at once
 _FLOAT16_IN_32, _EXPONENTS = np.uint32(0x8FFFE000).view(np.int32), np.float32(2.0**112)
 _INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80}  # as bits
 _TOO_LARGE = 0x477FF000  # 65,520, the smallest number that rounds to infinity in FP16
-_LARGEST = {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}
+_MAX_VALUES = {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}
 
 BITS, GROUPS = (32, 16, 8, 4), (32, 64, 128)
-_LARGEST_NUMBER = {8: 127, 4: 7}
+_MAX_NUMBER = {8: 127, 4: 7}
 
 
 def _in_blocks(work: Callable[[np.ndarray, np.ndarray], None], array: np.ndarray, dtype: type) -> np.ndarray:
@@ -107,8 +107,8 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
     raises `UserError` if a finite number is too large for the new type: a silent infinity would ruin the model."""
     if tensor.dtype == dtype or "float" not in tensor.dtype:
         return tensor
-    if dtype not in _LARGEST:
-        raise UserError(f"dtype {dtype}: expected one of {', '.join(_LARGEST)}")
+    if dtype not in _MAX_VALUES:
+        raise UserError(f"dtype {dtype}: expected one of {', '.join(_MAX_VALUES)}")
 
     def load() -> np.ndarray:
         array = tensor.array()
@@ -121,7 +121,7 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
         finite = np.isfinite(from_bfloat16(result) if dtype == "bfloat16" else result)
         if not finite.all() and not np.array_equal(finite, np.isfinite(array)):
             largest = float(np.abs(array[np.isfinite(array)]).max())
-            can = f"{dtype} can represent ({_LARGEST[dtype]:g})"
+            can = f"{dtype} can represent ({_MAX_VALUES[dtype]:g})"
             raise UserError(f"{name}: holds {largest:g}, larger than {can}; convert with --dtype fp32")
         return result
 
@@ -129,7 +129,7 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
 
 
 @dataclass(frozen=True)
-class Quantised:
+class QuantisedMatrix:
     """A matrix: `values` FP32, FP16, BF16 or int8 [n, k], `scales` FP32 [n] (8 bits) or [n, ceil(k / group)] (4)."""
 
     values: np.ndarray
@@ -152,11 +152,11 @@ class Quantised:
         n, k = self.values.shape
         return n, k
 
-    def part(self, rows: slice, columns: slice) -> Quantised:
+    def part(self, rows: slice, columns: slice) -> QuantisedMatrix:
         """A copy of some rows and columns. `UserError` if 4-bit columns begin, or end inside, at no multiple of 32."""
         values = np.array(self.values[rows, columns], order="C")
         if self.scales is None or self.bits == 8:
-            return Quantised(values, self.bits, None if self.scales is None else self.scales[rows].copy())
+            return QuantisedMatrix(values, self.bits, None if self.scales is None else self.scales[rows].copy())
         begin, end, _ = columns.indices(self.shape[1])
         borders = [begin] if end == self.shape[1] else [begin, end]
         group = next((g for g in GROUPS[::-1] if self.group % g == 0 and not any(b % g for b in borders)), None)
@@ -164,7 +164,7 @@ class Quantised:
             odd = f"columns {begin} to {end} of a 4-bit matrix do not begin and end at multiples of 32"
             raise UserError(f"--devices: {odd}; choose another number of devices, or 8 bits")
         scales = self.scales[rows].repeat(self.group // group, 1)[:, begin // group : -(-end // group)]
-        return Quantised(values, 4, np.ascontiguousarray(scales), group)
+        return QuantisedMatrix(values, 4, np.ascontiguousarray(scales), group)
 
 
 def check_bits(bits: int, group: int = 64) -> None:
@@ -188,20 +188,20 @@ def _parts(weight: np.ndarray, bits: int, group: int) -> np.ndarray:
 def scales_of(weight: np.ndarray, bits: int, group: int = 64) -> np.ndarray:
     """The scales of a matrix FP32 [n, k], FP32 [n] or [n, ceil(k / group)]: largest magnitude over largest number."""
     largest = np.abs(_parts(weight, bits, group)).max(2)
-    scales = np.maximum(largest / _LARGEST_NUMBER[bits], np.finfo(np.float32).tiny).astype(np.float32)
+    scales = np.maximum(largest / _MAX_NUMBER[bits], np.finfo(np.float32).tiny).astype(np.float32)
     return scales[:, 0].copy() if bits == 8 else scales
 
 
-def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
+def quantise(weight: np.ndarray, bits: int, group: int = 64) -> QuantisedMatrix:
     """A matrix FP32 [n, k] rounded to `bits` (32: unchanged; 16: FP16)."""
     check_bits(bits, group)
     if bits >= 16:
-        return Quantised(np.ascontiguousarray(weight, np.float32 if bits == 32 else np.float16), bits)
-    scales, maximum = scales_of(weight, bits, group), _LARGEST_NUMBER[bits]
+        return QuantisedMatrix(np.ascontiguousarray(weight, np.float32 if bits == 32 else np.float16), bits)
+    scales, maximum = scales_of(weight, bits, group), _MAX_NUMBER[bits]
     parts = _parts(weight, bits, group) / scales.reshape(len(weight), -1, 1)
     rounded = np.rint(parts, out=parts).clip(-maximum, maximum, out=parts).reshape(len(weight), -1)
     values = np.ascontiguousarray(rounded[:, : weight.shape[1]].astype(np.int8))
-    return Quantised(values, bits, scales, group if bits == 4 else 0)
+    return QuantisedMatrix(values, bits, scales, group if bits == 4 else 0)
 
 
 def halves(values: np.ndarray) -> np.ndarray:

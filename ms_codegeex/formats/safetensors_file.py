@@ -33,8 +33,8 @@ from ms_codegeex.formats.tensors import (
 
 DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
-LONGEST_HEADER = 32 << 20  # bytes, a third of the library's limit: 700 tensors take 100 KB with their checksums
-MOST_TENSORS = 100_000
+MAX_HEADER_BYTES = 32 << 20  # bytes, a third of the library's limit: 700 tensors take 100 KB with their checksums
+MAX_TENSORS = 100_000
 _BEGINNING = re.compile(rb".{4}\0{4}\{", re.DOTALL)  # a length below 4 GiB, and JSON
 _SPACES = 8  # at least, at the end of our headers; the library writes fewer, which distinguishes its files from ours
 
@@ -92,23 +92,24 @@ def is_safetensors(path: Path) -> bool:
 
 class SafetensorsFile:
     """A safetensors file opened for reading; checks header and length at once. Its `tensors`, in the header's order,
-    load as read-only views: indexing one reads only the pages that are touched. Raises `UserError` naming the file (and
+    load as read-only views: indexing one reads only the pages that are touched. With `whole` they are views of one map
+    of the file, for tensors that stay in use: each other map has a descriptor. Raises `UserError` naming the file (and
     the tensor) for anything that is not a complete, well-formed file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, whole: bool = False) -> None:
         self.path = Path(path)
         with opened(self.path) as stream:
             total = os.fstat(stream.fileno()).st_size
             prefix = stream.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else total
-            if 8 + length > total or length > LONGEST_HEADER:
+            if 8 + length > total or length > MAX_HEADER_BYTES:
                 raise damaged(self.path, f"not a safetensors file, or cut off in its header ({total} bytes)")
             text = stream.read(length)
         self.header_hash = content_hash([prefix, text])
         try:
             header = parse_json(text)
-            if len(header) > MOST_TENSORS:
-                raise ValueError(f"it lists more than {MOST_TENSORS:,} tensors")
+            if len(header) > MAX_TENSORS:
+                raise ValueError(f"it lists more than {MAX_TENSORS:,} tensors")
             metadata = header.pop("__metadata__", None) or {}
             self.metadata = {str(key): str(value) for key, value in metadata.items()}
             checksums = {key: value for key, value in metadata.items() if key.startswith(CHECKSUM)}
@@ -126,6 +127,12 @@ class SafetensorsFile:
             raise damaged(self.path, f"its header is not safetensors ({error})") from None
         if expected != total:
             raise damaged(self.path, f"has {total} bytes, its header describes {expected}")
+        self._mapped = map_bytes(self.path, 0, total) if whole else None
+
+    @property
+    def identified(self) -> bool:
+        """Whether `header_hash` stands for the numbers, too: every tensor has a checksum."""
+        return self._checksums.keys() == self.tensors.keys()
 
     def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
         if str(value["dtype"]).startswith(("F4", "F6_", "F8_")):
@@ -158,7 +165,9 @@ class SafetensorsFile:
 
     def _view(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
-        data = map_bytes(self.path, self.position(name), tensor.nbytes)
+        begin = self.position(name)
+        whole = self._mapped
+        data = map_bytes(self.path, begin, tensor.nbytes) if whole is None else whole[begin : begin + tensor.nbytes]
         if (recorded := self._checksums.get(name)) is not None:
             recorded.compare(byte_blocks(data))
         return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from ms_codegeex.base.errors import UserError, suggestion
@@ -22,7 +23,7 @@ from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
 from ms_codegeex.data.tokenizer.files import CONFIG as TOKENIZER_CONFIG
-from ms_codegeex.data.tokenizer.files import read_object
+from ms_codegeex.data.tokenizer.files import MODULES, read_object
 from ms_codegeex.data.tokenizer.recorded import (
     DEFAULTS,
     TOKENIZER_DIRECTORY,
@@ -31,24 +32,15 @@ from ms_codegeex.data.tokenizer.recorded import (
     family_tokenizer,
 )
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.adapters import (
-    ALPHA,
-    Adapters,
-    by_layer,
-    checked_scale,
-    fingerprint,
-    merged,
-    recorded_alpha,
-    unmerged,
-)
-from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, resolve
-from ms_codegeex.formats.family import FamilyFormats, UnknownSize, model_types
+from ms_codegeex.formats.adapters import ALPHA, Adapters, by_layer, checked_scale, merged, recorded_alpha, unmerged
+from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, fingerprint, resolve
+from ms_codegeex.formats.family import FamilyFormats, UnknownSize, check_layers, model_types
 from ms_codegeex.formats.files import RawModel, find_model
 from ms_codegeex.formats.mindspore_checkpoint import is_extra
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.strategy import merge
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import BLOCK_BYTES, LazyTensor, pieces
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts, spellings
 from ms_codegeex.models.parameters import LORA_A
 from ms_codegeex.models.registry import FAMILIES, Family, family
@@ -64,7 +56,8 @@ _NAMELESS = re.compile(r"Parameter#\d+")  # as MindSpore numbers those that it l
 _SAVE_NAMES = "save the dictionary that mindspore.load_checkpoint gives, not a list of its values"
 _UNQUANTISED = "give the model before it was quantised"
 _JOIN = "join the parts with DeepSpeed's script beside them: python zero_to_fp32.py . joined"
-_MOST_PREFIXES = 5  # in a message
+_TIED = "tie_word_embeddings"
+_MAX_PREFIXES = 5  # in a message
 _ENOUGH = 0.5  # share of a layout's names that identifies the layout; the others then count as missing
 
 
@@ -234,13 +227,6 @@ def _reading_sizes(where: Path, its_family: Family, known: Mapping[str, Any]) ->
         raise type(error)(f"{where}: {error}") from None
 
 
-def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
-    """`UserError` for more layers than tensors: a damaged number would make lists of names that fill the memory."""
-    if config.num_layers > len(tensors):
-        requested = f"the model's configuration asks for {config.num_layers} layers"
-        raise UserError(f"{where}: {requested}, but only {len(tensors)} tensors are there; restore either")
-
-
 def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
     """The tensors under the layout's names, without training state, which counts as skipped; says which parts of names
     were left away. `UserError` if two are equal."""
@@ -261,7 +247,7 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
                 raise UserError(f"{where}: tensor {shown} is empty, as ZeRO 3 leaves it; {_JOIN}")
         ranks.append({own: tensors[name] for name, own in names.items()})
     if prefixes:
-        without = ", ".join([*prefixes][:_MOST_PREFIXES])
+        without = ", ".join([*prefixes][:_MAX_PREFIXES])
         say(f"{raw.where[0]}: names of tensors are read without {without}, which a wrapper added")
     return replace(raw, ranks=ranks, skipped=[*skipped])
 
@@ -296,7 +282,7 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
 
 
 def _is_configured(path: Path, raw: RawModel) -> bool:
-    """Whether tensors in files of any name are those of the `config.json` in the folder `path`."""
+    """Whether tensors from files of any name fit the `config.json` in the folder `path`."""
     its_family, its = model_types().get(str(read_config(path).get("model_type")), (None, None))
     names = raw.ranks[0] if its_family is not None and len(raw.ranks) == 1 and raw.kind is None else ()
     return bool(names) and FamilyFormats(its_family).recognise(names, its.kind)[0] == 1
@@ -315,6 +301,8 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     its_family, its = kinds[str(kind)]
     with _reading_sizes(path, its_family, known) as formats:
         config = formats.own_config(its, settings)
+        if settings.get(_TIED) is True and _has_equal_tables(raw.ranks[0], its):
+            config = {**config, _TIED: False}
         fields = formats.from_ours({**formats.from_json(config), **known})
     if "eos_token_id" not in known:
         fields |= {"eos_token_id": _end_token(path, settings.get("eos_token_id"), fields, say)}
@@ -333,16 +321,28 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     return Source(path, "huggingface", its_family, fields, tensors, saver, inputs=inputs, **further)
 
 
+def _has_equal_tables(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout) -> bool:
+    """Whether the files of a model that ties its head to its embedding hold both, and they are equal: then it is the
+    same model as one that does not."""
+    foreign = {entry.ours: entry.foreign for entry in its.entries}
+    names = [foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight")]
+    found = {own: tensors[name] for name, own in its.own_names(tensors).items() if own in names}
+    if len(found) < len(names) or len({(tensor.dtype, tensor.shape) for tensor in found.values()}) > 1:
+        return False
+    parts = zip(*(pieces(tensor, BLOCK_BYTES) for tensor in found.values()), strict=True)
+    return all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
+
+
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
     """Copy a model directory's files besides configuration and weights. `UserError` for a tokenizer that is refused."""
-    stated, known = _tokenizer_config(path).get("tokenizer_class"), {*TOKENIZER_FILES} - {TOKENIZER_CONFIG}
+    stated, known = _tokenizer_config(path).get("tokenizer_class"), {*TOKENIZER_FILES} - {TOKENIZER_CONFIG, *MODULES}
     if any((path / name).is_file() for name in known) or stated not in (None, "ChatGLMTokenizer"):
         load_tokenizer(path)
     (copy_all if keep_code else copy_data)(path, target)
 
 
 def _tokenizer_config(path: Path) -> dict[str, Any]:
-    """What a model directory says of its tokenizer; nothing if that is damaged, which its reader reports."""
+    """The tokenizer settings of a model directory; empty if they are damaged, which their reader reports."""
     with suppress(UserError):
         return read_object(path / TOKENIZER_CONFIG, missing=True)
     return {}

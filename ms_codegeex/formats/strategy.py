@@ -28,15 +28,15 @@ from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_weight, read_m
 from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged, gather
 from ms_codegeex.formats.wire import Value, WireReader, only
 
-# Fields of the messages.
-STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
-ITEM_NAME, ITEM_CONTENT = 1, 2  # of ParallelStrategyItem and ParallelLayoutItem
-STAGE = 1  # of ParallelStrategys
+# Fields of ParallelStrategyMap, of ParallelStrategyItem and ParallelLayoutItem, and of ParallelStrategys.
+STRATEGY_ITEM, LAYOUT_ITEM = 2, 3
+ITEM_NAME, ITEM_CONTENT = 1, 2
+STAGE = 1
 # Those of ParallelLayouts in their order, 1 to 7, as JSON names them: lists of numbers, then numbers.
 _LISTS = ("dev_matrix", "tensor_map", "param_split_shape", "indices_offset")
 _NUMBERS = ("field", "opt_weight_shard_step", "opt_weight_shard_size")
-DIM = 1  # of the lists in it
-LARGEST = 256 << 20  # bytes of a strategy file: thousands of parameters take a megabyte
+LIST_DIM = 1  # the numbers of such a list
+MAX_STRATEGY_BYTES = 256 << 20  # bytes of a strategy file: thousands of parameters take a megabyte
 
 _STEP = r"-(?P<step>\d+(_\d+)?)"  # epoch and step
 _NAMED = re.compile(rf"(?P<rank>\d+)(_\d+)?{_STEP}$")  # code-13B7-50, or code-13B7_1-50 after a restart
@@ -53,7 +53,7 @@ def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTe
     return tensor.window(tuple(index))
 
 
-class Distinct:
+class CopySearch:
     """Finds a rank's file that is a copy of another rank's, by the slices they hold of split tensors: two ranks may
     hold equal slices of one tensor, such as a bias of zeros, but not of all. The smallest tensor that differs ends the
     search, so little is read unless a file is a copy."""
@@ -143,7 +143,7 @@ def merge(
     """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet. `axes`: name ->
     the axis along which it is split; None: every rank holds it whole. `where` names the ranks' files. `UserError` for
     dtypes that differ, and on loading for copies that differ or a file that is a copy of another rank's."""
-    result, distinct = {}, Distinct()
+    result, distinct = {}, CopySearch()
     for name, first in ranks[0].items():
         pieces = [rank[name] for rank in ranks]
         check_alike(name, pieces, where, "checkpoint")
@@ -241,7 +241,7 @@ def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
         if name in _NUMBERS:
             (layout[name],) = reader.integers([only(fields[number], name)])
             continue
-        lists = [reader.integers(reader.message(item, (DIM,))[DIM]) for item in fields[number]]
+        lists = [reader.integers(reader.message(item, (LIST_DIM,))[LIST_DIM]) for item in fields[number]]
         several = name == "tensor_map" and len(lists) > 1
         layout[name] = [list(axes) for axes in lists if axes] if several else tuple(itertools.chain(*lists))
     return layout
@@ -250,7 +250,7 @@ def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
 def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
     """Stages of the operators, and (parameter, layout) pairs."""
     with opened(path) as stream:
-        data = limited(stream, path, LARGEST)
+        data = limited(stream, path, MAX_STRATEGY_BYTES)
     reader = WireReader(io.BytesIO(data))
     fields = reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
     stages, layouts = set(), []
@@ -341,7 +341,7 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
 
 @lru_cache(maxsize=256)  # a few kinds of layouts, thousands of parameters
 def _places(layout: TensorStrategy) -> dict[tuple[int, ...], list[int]]:
-    places, devices = defaultdict(list), math.prod(layout.devices)  # of a stage
+    places, devices = defaultdict(list), math.prod(layout.devices)
     for k in range(devices):
         places[layout.cell(k)].append(layout.stage * devices + k)
     return dict(places)
@@ -409,7 +409,7 @@ def merge_slices(
     tensor_ranks = max((math.prod(layout.pieces) // layout.shards for layout in every), default=0)
     if shards_merged and len(files) == tensor_ranks:
         strategy = {name: [replace(layout, shards=1) for layout in layouts] for name, layouts in strategy.items()}
-    opened, result, distinct = _Files(files, keep), {}, Distinct()
+    opened, result, distinct = _Files(files, keep), {}, CopySearch()
     for name, layouts in strategy.items():
         if keep(name):
             layout, holders = opened.holders(name, layouts)
@@ -425,7 +425,7 @@ def merge_slices(
 
 
 def _merged(
-    name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...], int], files: _Files, distinct: Distinct
+    name: str, layout: TensorStrategy, holders: Mapping[tuple[int, ...], int], files: _Files, distinct: CopySearch
 ) -> LazyTensor:
     parts = {cell: files.slice(name, rank) for cell, rank in holders.items()}
     where, first = [files.paths[rank] for rank in holders.values()], next(iter(parts.values()))

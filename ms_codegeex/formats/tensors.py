@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import UserError
 
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
-MAX_AXES, LARGEST = 32, 2**59  # NumPy's limits: axes, and the product of the sizes but 0, as bytes are below 2**63
+MAX_AXES, MAX_SIZE = 32, 2**59  # NumPy's limits: axes, and the product of the sizes but 0, as bytes are below 2**63
 QUOTED = 300  # characters of a message that quote a file
 
 # name -> how NumPy holds it (always little-endian, as every file format here stores it), and what safetensors files,
@@ -110,7 +110,7 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
 def checked_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
     """The shape that a file states for a tensor. `ValueError`, whose text may be very long, if no array can have it."""
     sizes = len(shape) <= MAX_AXES and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
-    if not sizes or math.prod(max(1, size) for size in shape) > LARGEST:
+    if not sizes or math.prod(max(1, size) for size in shape) > MAX_SIZE:
         raise ValueError(f"no array can have the shape of tensor {name}: {list(shape)}")
     return tuple(shape)
 
@@ -206,7 +206,7 @@ def window_ranges(shape: Sequence[int], window: Window | None) -> list[tuple[int
 
 
 def overlap(ranges: Sequence[tuple[int, int]], record: Mapping[str, Any]) -> tuple[Index, Index] | None:
-    """What a slice (`offset`, `shape`) and a window share, as an index into the slice and one into the window."""
+    """The overlap of a slice (`offset`, `shape`) and a window, as an index into each."""
     inside, within = [], []
     for (start, stop), offset, size in zip(ranges, record["offset"], record["shape"], strict=True):
         low, high = max(start, offset), min(stop, offset + size)

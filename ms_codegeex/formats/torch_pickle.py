@@ -20,17 +20,17 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor, damaged
 
-MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
+MAX_OPERATIONS = 4_000_000  # a pickle of 1000 tensors has 50,000
 ROOM = 4_000_000  # limit on the work of all operations that take longer than a step; a model of 1000 tensors: 30,000
-LONGEST_NUMBER = 1024  # bits
-LONGEST_KEY = 4096  # characters of a text that is a dictionary's key
-LONGEST_TUPLE = 8  # parts of a dictionary's key
+MAX_NUMBER_BITS = 1024  # bits
+MAX_KEY_LENGTH = 4096  # characters of a text that is a dictionary's key
+MAX_KEY_PARTS = 8  # parts of a dictionary's key
 SMALL_KEY = 1 << 20  # numbers below it cannot collide on purpose
-MOST_ARGUMENTS = 16  # of a call
+MAX_CALL_ARGUMENTS = 16
 _COST_OF_KEY = 400  # whose hash a stranger can choose: comparisons with the others, at worst
 _COST_OF_TENSOR = 20  # in values that take as much memory
 OF_A_PROGRAM = "of a training program, whose code another reader would import; this one does not"
-LONGEST_NAME = 200  # characters of a name in a message
+MAX_SHOWN_NAME = 200  # characters of a name in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def dump(tree: Any) -> tuple[bytes, list[LazyTensor]]:
 
 
 @dataclass(eq=False, slots=True)
-class _Inert:
+class _InertObject:
     """An object of a class that is not part of a model: the class's name, and its state. Nothing of the class exists
     here, so nothing of it can run: the `args` of a training program, a random generator's state."""
 
@@ -174,7 +174,7 @@ class _Machine:
         """A dictionary's key: text or a number, or a short tuple of them. Hashing anything nested may take forever, and
         so may comparing long texts; large numbers can be chosen so that each is compared with all others."""
         parts = key if type(key) is tuple else (key,)
-        if len(parts) > LONGEST_TUPLE or any(type(part) is str and len(part) > LONGEST_KEY for part in parts):
+        if len(parts) > MAX_KEY_PARTS or any(type(part) is str and len(part) > MAX_KEY_LENGTH for part in parts):
             raise ValueError("a dictionary with a longer key than any state dict's")
         if not all(part is None or type(part) in (str, int, float, bool, _Global) for part in parts):
             raise ValueError("a dictionary whose keys are neither texts nor numbers")
@@ -183,7 +183,7 @@ class _Machine:
         return key
 
     def push(self, value: Any) -> None:
-        if type(value) is int and value.bit_length() > LONGEST_NUMBER:
+        if type(value) is int and value.bit_length() > MAX_NUMBER_BITS:
             raise ValueError(f"a number of {value.bit_length()} bits")
         self.stack.append(value)
 
@@ -227,27 +227,27 @@ class _Machine:
         reference = _Global(module, name)
         if not (reference in _calls() or reference in _STORAGE_TYPES or _is_inert(reference)):
             remedy = "only plain state dicts of tensors, numbers and strings are read. Save the state dict alone"
-            called = str(reference)[:LONGEST_NAME]
+            called = str(reference)[:MAX_SHOWN_NAME]
             raise UserError(f"{self._where}: refused, because loading it would call {called}; {remedy}")
-        if len(module) + len(name) > LONGEST_NAME:
+        if len(module) + len(name) > MAX_SHOWN_NAME:
             raise ValueError(f"a name of {len(module) + len(name)} characters")
         self.push(reference)
 
     def call(self, function: Any, arguments: Any) -> None:
         if type(function) is not _Global or type(arguments) is not tuple:
             raise ValueError("a call of something that is not a function")
-        if function in _calls() and len(arguments) > MOST_ARGUMENTS:
+        if function in _calls() and len(arguments) > MAX_CALL_ARGUMENTS:
             raise ValueError(f"a call with {len(arguments)} arguments")
         if function in _calls():
             self.push(_calls()[function](self, *arguments))
         elif _is_inert(function):
-            self.push(_Inert(str(function)))
+            self.push(_InertObject(str(function)))
         else:
             raise ValueError(f"a call of {function.name}")
 
     def build(self, state: Any) -> None:
         target = self.stack[-1]
-        if type(target) is _Inert:
+        if type(target) is _InertObject:
             target.state = state
         elif type(target) is not dict:  # attributes of a dictionary, such as a state dict's _metadata, are not needed
             raise ValueError(f"a {type(target).__name__} cannot be altered")
@@ -256,7 +256,7 @@ class _Machine:
         known = type(storage_type) is _Global and _STORAGE_TYPES.get(storage_type)
         if kind != "storage" or not known or type(key) is not str or type(numel) is not int:
             raise ValueError("unknown persistent id")
-        if len(key) > LONGEST_NAME:
+        if len(key) > MAX_SHOWN_NAME:
             raise ValueError(f"a storage's key of {len(key)} characters")
         return Storage(known, key, numel)
 
@@ -282,7 +282,7 @@ class _Machine:
         call = _calls().get(function)
         if call not in (_Machine.rebuild_tensor, _Machine.rebuild_parameter) or type(arguments) is not tuple:
             raise ValueError("a tensor that no function rebuilds")
-        if len(arguments) > MOST_ARGUMENTS:
+        if len(arguments) > MAX_CALL_ARGUMENTS:
             raise ValueError(f"a call with {len(arguments)} arguments")
         return call(self, *arguments)
 
@@ -356,7 +356,7 @@ _OPERATIONS: Mapping[str, Callable[[_Machine, Any], object]] = {  # all there ar
 
 
 def use_of_name(module: str, name: str) -> str | None:
-    """What a name that a pickle asks for is for; None if no state dict needs it."""
+    """The purpose of a global that a pickle refers to; None if no state dict needs it."""
     reference = _Global(module, name)
     if reference in _calls() or reference in _STORAGE_TYPES:
         return "rebuilds tensors and containers"
@@ -368,7 +368,7 @@ def use_of_name(module: str, name: str) -> str | None:
 def namespace(value: Any) -> dict[str, Any] | None:
     """The attributes of an `argparse.Namespace` or its like in a tree that `load` gave; None if it is anything else."""
     names = ("argparse.Namespace", "types.SimpleNamespace")
-    attributes = value.state if type(value) is _Inert and value.name in names else None
+    attributes = value.state if type(value) is _InertObject and value.name in names else None
     return {key: item for key, item in attributes.items() if type(key) is str} if type(attributes) is dict else None
 
 
@@ -382,5 +382,5 @@ def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = f"{type(error).__name__}: {error}"[:LONGEST_NAME]
+        reason = f"{type(error).__name__}: {error}"[:MAX_SHOWN_NAME]
         raise damaged(where, f"its data.pkl is damaged ({reason})") from None

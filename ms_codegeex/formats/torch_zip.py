@@ -29,9 +29,9 @@ _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, s
 _MARK, _WRITER = "written_by", b"ms-codegeex"
 _LOCAL_HEADER = 30  # bytes before the record's name
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
-LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
-MAX_VALUES = 1_000_000  # of a tree; a shared value counts every time it occurs
-_LONGEST_REASON = 200  # characters
+MAX_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
+MAX_VALUES = 1_000_000  # a shared value counts every time it occurs in the tree
+_MAX_REASON = 200  # characters
 REPEATED = 4  # all tensors of a file together may have this many times its size: tied weights share a storage
 
 
@@ -87,12 +87,12 @@ class _Archive:
                 if len(pickles) != 1:
                     raise UserError(f"{path}: a zip file without PyTorch's data.pkl; expected a .pt file")
                 self._stem = pickles[0].split("/")[0]
-                self.pickled = self._read(archive, pickles[0], LARGEST_PICKLE)
+                self.pickled = self._read(archive, pickles[0], MAX_PICKLE)
                 order = f"{self._stem}/byteorder"
                 if order in self._records and self._read(archive, order, len("little")) != b"little":
                     raise UserError(f"{path}: written on a big-endian machine, which is not supported")
         except _DAMAGE as error:
-            what = f"damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]})"
+            what = f"damaged, cut off, or not in PyTorch's zip format ({str(error)[:_MAX_REASON]})"
             raise UserError(f"{path}: {what}; copy it again, or save it with PyTorch 1.6 or newer") from None
         self._checksums: dict[str, Checksum] = {}
         self._size = path.stat().st_size

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED32: 4, FIXED64: 8}  # bytes
-_LONGEST_VARINT = 10  # bytes of a 64-bit number
-_LONGEST_TEXT = 1 << 16  # a name; a damaged length must not read the whole file
+_MAX_VARINT_BYTES = 10  # bytes of a 64-bit number
+_MAX_TEXT_BYTES = 1 << 16  # a name; a damaged length must not read the whole file
 
 
 class WireError(ValueError):
@@ -31,7 +31,7 @@ class WireReader:
     def _varint(self, position: int, end: int) -> tuple[int, int]:
         """The varint at `position` of a message that ends at `end`, and where the next byte is."""
         self._stream.seek(position)
-        data = self._stream.read(min(_LONGEST_VARINT, end - position))
+        data = self._stream.read(min(_MAX_VARINT_BYTES, end - position))
         value = 0
         for k, byte in enumerate(data):
             value |= (byte & 127) << (7 * k)
@@ -74,7 +74,7 @@ class WireReader:
         """The UTF-8 text of a field."""
         if not isinstance(value, range):
             raise WireError(f"the number {value} in place of a text")
-        if len(value) > _LONGEST_TEXT:
+        if len(value) > _MAX_TEXT_BYTES:
             raise WireError(f"a text of {len(value)} bytes at byte {value.start}")
         self._stream.seek(value.start)
         try:

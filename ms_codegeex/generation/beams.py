@@ -14,7 +14,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import TokenChoice, check_finite
-from ms_codegeex.generation.chosen import Chosen
+from ms_codegeex.generation.sampling import Chosen
 from ms_codegeex.generation.slots import SlotEngine
 
 WORTHWHILE = 16  # computing this many tokens is faster than copying a slot

@@ -1,4 +1,4 @@
-"""How the token after a row is chosen, and the inputs of the graph's choice operator. Logits are edited first, x -> (x
+"""How the token after a row is chosen, and the inputs of the choice operator. Logits are edited first, x -> (x
 / factor if x > 0 else x * factor) + term for a few ids of each row; then comes what `Drawing` declares, in its order.
 Log-probabilities are those of the unedited logits."""
 
@@ -10,12 +10,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.generation.chosen import Chosen
-from ms_codegeex.generation.sampling import Drawing, SamplingSettings
+from ms_codegeex.generation.sampling import Chosen, Drawing, SamplingSettings
 
 GREEDY = 0.0
 PADDING = (-1.0, 1.0, 0.0)
-WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; each needs its own graph
+WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; MindSpore compiles a graph for each
 DRAWING = tuple(each.name for each in fields(Drawing))
 COLUMNS = (*DRAWING, "uniform", "given", "allowed")  # of the operator's settings; `Choice` in kernels/choice.h
 COLDEST = 1e-6  # a lower temperature is this one: its reciprocal must be a float32

@@ -11,13 +11,70 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.generation.choice import COLUMNS
-from ms_codegeex.generation.loading import MAX_ROWS, Adapter, of_matrix
+from ms_codegeex.generation.device_shares import Meeting, Share
+from ms_codegeex.generation.loading import MAX_PASS_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.matrices import LowRank, Weights
-from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
-from ms_codegeex.generation.shares import Meeting, Share
-from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore, Linear
+from ms_codegeex.generation.rows import SlotSizes
+from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore, Linear, RotaryTable
 
-LARGEST_HALF = 65504.0
+MAX_HALF = 65504.0
+
+
+class Identity(nn.Cell):
+    """The first input."""
+
+    def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
+        """x"""
+        return x
+
+
+class WordOfRows(nn.Cell):
+    """A table's rows for the ids of a pass."""
+
+    def __init__(self, table: nn.Cell):
+        super().__init__()
+        self.table = table
+
+    def construct(self, rows: Tensor) -> Tensor:
+        """int32 [3, s, c] -> FP32 [s, c, H]"""
+        return self.table(rows[0])
+
+
+class SharedRows(nn.Cell):
+    """A table of which this process has the rows from `begin` to `end`; `total` adds the rows of all processes."""
+
+    def __init__(self, table: nn.Cell, part: slice, total: nn.Cell):
+        super().__init__()
+        self.table, self.total = table, total
+        self.begin, self.end = Tensor(part.start, ms.int32), Tensor(part.stop, ms.int32)
+
+    def construct(self, indices: Tensor) -> Tensor:
+        """int32 [...] -> FP32 [..., H]"""
+        here = ops.logical_and(indices >= self.begin, indices < self.end)
+        x = self.table(ops.select(here, indices - self.begin, ops.zeros_like(indices)))
+        return self.total(x * ops.expand_dims(ops.cast(here, ms.float32), -1))
+
+
+class RowMask(nn.Cell):
+    """Replaces a model's mask: the slot and position of each row; positions of padding are within the tables."""
+
+    def __init__(self, capacity: int):
+        super().__init__()
+        self.last, self.within = Tensor(capacity - 1, ms.int32), ops.Minimum()
+
+    def construct(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """int32 [3, s, c] -> slots and positions int32 [2, s, c], positions int32 [s, c]"""
+        return rows[1:], self.within(rows[2], self.last)
+
+
+def named_cells(model: nn.Cell, *kinds: type[nn.Cell]) -> list[tuple[nn.Cell, str, nn.Cell]]:
+    """(parent, attribute, cell) of every cell of these kinds."""
+    return [
+        (parent, name, cell)
+        for _, parent in model.cells_and_names()
+        for name, cell in parent.name_cells().items()
+        if isinstance(cell, kinds)
+    ]
 
 
 class CompositeMask(RowMask):
@@ -36,8 +93,28 @@ class CompositeMask(RowMask):
         return (places, ops.reshape(later * MASKED_SCORE, (s, 1, 1, c, -1))), positions
 
 
+class CompositeTurns(nn.Cell):
+    """Rotary positions as matrices, so that a layer turns its keys by one product, and its queries by one that also
+    scales them."""
+
+    def __init__(self, table: RotaryTable, scale: float):
+        super().__init__()
+        size = table.cos.shape[1]
+        self.scale, self.cos, self.sin, self.gather = scale, table.cos, table.sin, ops.Gather()
+        same, swapped = np.eye(size, dtype=np.float32), np.arange(size)
+        swapped[: size - size % 2] = swapped[: size - size % 2].reshape(-1, 2)[:, ::-1].flat
+        self.same, self.swapped = Tensor(same), Tensor(same[swapped])
+
+    def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """int32 [s, c] -> FP32 [s*c, d, d] for keys, and the same for queries"""
+        rows = ops.reshape(positions, (-1, 1))
+        turn = self.same * self.gather(self.cos, rows, 0) + self.swapped * self.gather(self.sin, rows, 0)
+        return turn, turn * self.scale
+
+
 class CompositeAttention(nn.Cell):
-    """A model's attention with a cache of slots. Heads that share keys lie along the rows of the product."""
+    """A model's attention with a cache of slots. Heads that share keys lie along the rows of the product. A pass with a
+    row of every slot has them in the order of the slots, so that it reads the cache as it lies."""
 
     def __init__(self, core: AttentionCore, name: str, sizes: SlotSizes):
         super().__init__()
@@ -49,19 +126,20 @@ class CompositeAttention(nn.Cell):
         self.keys = Parameter(Tensor(empty), name=f"cache.{name}.keys", requires_grad=False)
         self.values = Parameter(Tensor(empty), name=f"cache.{name}.values", requires_grad=False)
         # where the rows of each group of a slot begin
-        self.first = Tensor(np.arange(heads.groups, dtype=np.int32)[None, :, None] * (capacity + 1))
+        self.first = Tensor(np.arange(heads.groups, dtype=np.int32)[None] * (capacity + 1))
         self.whole = heads.groups * (capacity + 1)
         self.inside = Tensor(np.arange(self.whole, dtype=np.int32))  # rows of a slot
         self.write_keys, self.write_values, self.gather = ops.ScatterUpdate(), ops.ScatterUpdate(), ops.Gather()
         self.scores, self.context = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
+        self.turn_query, self.turn_key = ops.BatchMatMul(), ops.BatchMatMul()
 
     def _cached(self, write, cache, new, places, slots):
-        """The cache [s, groups, capacity + 1, d] of the pass's sequences, with its new rows [s, groups, c, d]."""
+        """The cache [s, groups, capacity + 1, d] of the pass's sequences, with its new rows [s*c, groups*d]."""
         new = ops.reshape(new, (-1, self.size))
         if self.half:
-            new = ops.cast(ops.clip(new, -LARGEST_HALF, LARGEST_HALF), ms.float16)
+            new = ops.cast(ops.clip(new, -MAX_HALF, MAX_HALF), ms.float16)
         whole = ops.reshape(write(cache, places, new), (self.slots, self.groups, self.capacity + 1, self.size))
-        whole = whole if self.slots == 1 else self.gather(whole, slots, 0)
+        whole = whole if self.slots == slots.shape[0] else self.gather(whole, slots, 0)
         return ops.cast(whole, ms.float32) if self.half else whole
 
     def copy(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,22 +165,32 @@ class CompositeAttention(nn.Cell):
         value: Tensor,
         mask: tuple[Tensor, Tensor],
         sample_keys: Tensor,
-        cos: Tensor | None = None,
-        sin: Tensor | None = None,
+        turn_keys: Tensor | None = None,
+        turn_queries: Tensor | None = None,
     ) -> Tensor:
-        """q [s*c, heads*d], k and v [s*c, groups*d], mask as `CompositeMask` makes it -> [s*c, heads*d]"""
+        """q [s*c, heads*d], k and v [s*c, groups*d], mask as `CompositeMask` makes it, turns as `CompositeTurns` ->
+        [s*c, heads*d]"""
         (slots, positions), bias = mask[0], mask[1]
         s, c = slots.shape
-        q, k, v = self.core.split_heads(query, key, value, c, cos, sin)
-        places = ops.reshape(slots * self.whole + positions, (s, 1, c)) + self.first
-        places, slot = ops.reshape(places, (-1,)), slots[:, 0]
-        keys = self._cached(self.write_keys, self.keys, k, places, slot)
-        values = self._cached(self.write_values, self.values, v, places, slot)
-        q = ops.reshape(q * self.core.scale**2, (s, self.groups, self.shared * c, self.size))
+        if turn_keys is None:
+            query = query * self.core.scale**2
+        else:
+            query = self.turn_query(ops.reshape(query, (s * c, -1, self.size)), turn_queries)
+            key = self.turn_key(ops.reshape(key, (s * c, -1, self.size)), turn_keys)
+        places = ops.reshape(ops.reshape(slots * self.whole + positions, (-1, 1)) + self.first, (-1,))
+        slot = slots[:, 0]
+        keys = self._cached(self.write_keys, self.keys, key, places, slot)
+        values = self._cached(self.write_values, self.values, value, places, slot)
+        if c > 1:
+            query = ops.transpose(ops.reshape(query, (s, c, -1, self.size)), (0, 2, 1, 3))
+        q = ops.reshape(query, (s, self.groups, self.shared * c, self.size))
         scores = ops.reshape(self.scores(q, keys), (s, self.groups, self.shared, c, -1)) + bias
         weights = ops.reshape(self.core.softmax(scores), (s, self.groups, self.shared * c, -1))
-        context = ops.reshape(self.context(weights, values), (s, self.groups * self.shared, c, self.size))
-        return ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (s * c, -1))
+        context = self.context(weights, values)
+        if c > 1:
+            context = ops.reshape(context, (s, self.groups * self.shared, c, self.size))
+            context = ops.transpose(context, (0, 2, 1, 3))
+        return ops.reshape(context, (s * c, -1))
 
 
 class CompositeCopy(nn.Cell):
@@ -146,7 +234,7 @@ class CompositeWrite(nn.Cell):
 
 class CompositeLinear(nn.Cell):
     """A linear layer and the additions of its rows' adapters. All adapters' factors are concatenated; each row keeps
-    the products with its own. `chosen` int32 [`MAX_ROWS`] has the numbers of the rows' adapters."""
+    the products with its own. `chosen` int32 [`MAX_PASS_ROWS`] has the numbers of the rows' adapters."""
 
     def __init__(self, base: Linear, factors: Sequence[LowRank | None], chosen: Parameter):
         super().__init__(auto_prefix=False)
@@ -213,11 +301,14 @@ class GatheredHead(nn.Cell):
 
 
 class CompositeChoice(nn.Cell):
-    """The next token of each row of logits. Without `draws`, all rows are greedy or given, and nothing is sorted."""
+    """The next token of each row of logits. Without `draws`, all rows are greedy or given, and nothing is sorted;
+    without `edits`, there are none."""
 
-    def __init__(self, draws: bool):
+    def __init__(self, draws: bool, edits: bool = True):
         super().__init__()
-        self.draws, self.sort, self.top = draws, ops.Sort(axis=-1, descending=True), ops.TopK(sorted=True)
+        self.draws, self.edits = draws, edits
+        self.sort, self.top = ops.Sort(axis=-1, descending=True), ops.TopK(sorted=True)
+        self.largest, self.least, self.log_softmax = ops.ReduceMax(True), ops.ReduceMin(True), ops.LogSoftmax()
 
     def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
         """FP32 [n, V], and FP32 [n, columns], FP32 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> FP32
@@ -226,16 +317,18 @@ class CompositeChoice(nn.Cell):
         ids = ops.cast(ops.arange(logits.shape[1], dtype=ms.int32), ms.float32)
         temperature, given, allowed = settings[:, :1], settings[:, -2:-1], settings[:, -1:]
         nothing = ops.full_like(logits, -1e30)
-        scores = ops.select(ids < allowed, self._edited(logits, edits), nothing)
-        tokens = ops.cast(ops.argmax(scores, 1, True), ms.float32)
+        scores = ops.select(ids < allowed, self._edited(logits, edits) if self.edits else logits, nothing)
+        # the first of the largest: `Argmax` takes a thread for a row on a GPU (MindSpore 2.9)
+        best = ops.logical_and(scores == self.largest(scores, 1), ids < allowed)
+        last = allowed - 1  # of a row that has no largest number
+        tokens = self.least(ops.select(best, ids + ops.zeros_like(logits), last + ops.zeros_like(logits)), 1)
         if self.draws:
             tokens = ops.select(temperature > 0, self._drawn(scores, settings, ids), tokens)
         tokens = ops.select(given >= 0, given, tokens)
         if places.shape[0] > 1:
             _, best = self.top(ops.select(ids < allowed, logits, nothing), places.shape[0] - 1)
             tokens = ops.concat((tokens, ops.cast(best, ms.float32)), 1)
-        shifted = logits - ops.max(logits, 1, True)[0]
-        scores = shifted - ops.log(ops.sum(ops.exp(shifted), 1, True))
+        scores = self.log_softmax(logits)
         finite = ops.all(ops.isfinite(logits), 1, True)  # a sum of exponentials would hide minus infinity
         scores = ops.select(finite, scores, ops.full_like(scores, math.nan))
         return ops.stack((tokens, ops.gather_elements(scores, 1, ops.cast(tokens, ms.int32))), -1)
@@ -265,7 +358,7 @@ class CompositeChoice(nn.Cell):
         weights = ops.tensor_scatter_elements(ops.zeros_like(weights), order, ordered, 1)
         sums = ops.cumsum(weights, 1)
         passed = ops.sum(ops.cast(sums <= uniform * sums[:, -1:], ms.float32), 1, True)
-        heaviest = ops.max(ops.select(weights > 0, ids + ops.zeros_like(weights), ops.zeros_like(weights)), 1, True)[0]
+        heaviest = self.largest(ops.select(weights > 0, ids + ops.zeros_like(weights), ops.zeros_like(weights)), 1)
         return ops.minimum(passed, heaviest)  # a number that rounds to 1 draws the last remaining id
 
 
@@ -300,10 +393,12 @@ class CompositeCells:
         self._chosen = None
         if adapters:
             self._adapt(model, adapters)
-        model.mask, model.hash_samples = CompositeMask(sizes.capacity), Same()
+        model.mask, model.hash_samples = CompositeMask(sizes.capacity), Identity()
+        if isinstance(getattr(model, "rotary", None), RotaryTable):
+            model.rotary = CompositeTurns(model.rotary, attentions[0].core.scale ** 2)
 
     def _adapt(self, model: nn.Cell, adapters: Sequence[Adapter]) -> None:
-        self._chosen = Parameter(Tensor(np.zeros(MAX_ROWS, np.int32)), name="adapters.chosen", requires_grad=False)
+        self._chosen = Parameter(Tensor(np.zeros(MAX_PASS_ROWS, np.int32)), name="adapters.chosen", requires_grad=False)
         for parent, name, cell in named_cells(model, Linear):
             factors = of_matrix(adapters, cell.weight.name)
             if factors is not None:
@@ -312,7 +407,7 @@ class CompositeCells:
     def use_adapters(self, numbers: np.ndarray) -> None:
         """Set the adapters of the next pass's rows, int32 [m]."""
         if self._chosen is not None:
-            self._chosen.set_data(Tensor(np.pad(numbers, (0, MAX_ROWS - len(numbers)))))
+            self._chosen.set_data(Tensor(np.pad(numbers, (0, MAX_PASS_ROWS - len(numbers)))))
 
     def _share(self, model: nn.Cell, share: Share) -> SharedRows:
         """Connect the network to the other devices; returns its word table."""

@@ -9,26 +9,30 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 
 from ms_codegeex.base.errors import PromptTooLong, UserError
-from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import token_choice
-from ms_codegeex.generation.chosen import Answer, Chosen
 from ms_codegeex.generation.constraints import Grammars
+from ms_codegeex.generation.device_shares import check_devices
 from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
-from ms_codegeex.generation.network import LocalNetwork, Network, warn_if_slower
-from ms_codegeex.generation.rows import SlotSizes, activation_bits
-from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, SamplingSettings
+from ms_codegeex.generation.rows import Network, SlotSizes, activation_bits
+from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, Answer, Chosen, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
-from ms_codegeex.generation.shares import check_devices
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
-from ms_codegeex.generation.targets import affordable_slots, check_memory, prepare_engine, use_device
+from ms_codegeex.generation.targets import (
+    affordable_slots,
+    check_memory,
+    compiled_library,
+    open_network,
+    prepare_mindspore,
+    use_device,
+    warn_if_slower,
+)
 from ms_codegeex.kernels.levels import AUTO
 
 FORBIDDEN = -1e6  # added to a logit
@@ -62,11 +66,12 @@ class Generator:
         cpu_level: str = AUTO,
     ):
         """Without `slots`, as many as half of the free memory holds, up to `MAX_SLOTS`. A caller may open the model
-        before it imports this module, which takes seconds; then `bits` is given to `load_model`."""
-        ms.set_context(mode=ms.GRAPH_MODE)
+        itself; then `bits` is given to `load_model`."""
         if device is not None:
             use_device(device, devices)
-        prepare_engine()
+        threads = available_cores() if threads is None else threads
+        if compiled_library(threads, cpu_level)[0] is None:
+            prepare_mindspore()
         model = model if isinstance(model, LoadedModel) else load_model(Path(model), bits)
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.sentinels = model.sentinels
@@ -76,7 +81,6 @@ class Generator:
         self.slots = slots or affordable_slots(self.slot_bytes, weights)
         # MindSpore's own operators hold quantised weights in FP32
         check_memory((4 * self.config.parameter_count() + self.slots * self.slot_bytes) // devices)
-        threads = available_cores() if threads is None else threads
         sizes = SlotSizes(self.seq_length, self.slots, threads, activation_bits(exact, fast), cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         loaded = load_adapters(adapters or {}, model)
@@ -96,10 +100,11 @@ class Generator:
     ) -> SlotEngine:
         check_devices(model.config, devices)
         if devices > 1:
-            several = extra("devices.network", "--devices")
-            network: Network = several.Devices(model, sizes, devices, {each.name: each.path for each in adapters})
+            from ms_codegeex.generation.devices.network import Devices
+
+            network: Network = Devices(model, sizes, devices, {each.name: each.path for each in adapters})
         else:
-            network = LocalNetwork(model.family.model, model.config, model.weights, sizes, adapters=adapters)
+            network = open_network(model.family, model.config, model.weights, sizes, adapters=adapters)
         return SlotEngine(network, allowed=min(model.tokenizer.vocab_size, model.config.vocab_size), guesses=guesses)
 
     def _speculation(self, name: str | Path, sizes: SlotSizes) -> Speculation:
@@ -166,12 +171,11 @@ class Generator:
         return [*map(int, ids)]
 
     def warm_up(self) -> None:
-        """Compile what answers need before the first one is requested: the passes of the model, and of the one that
-        guesses, with the usual settings. The small graphs that read penalties, biases or log-probabilities are compiled
-        when they are first needed."""
-        # MindSpore's own operators have a graph for greedy choices, and one that draws
-        temperatures = (1.0,) if self.engine.network.compiled else (0.0, 1.0)
-        usual = [self._without_marks(SamplingSettings(temperature=each)) for each in temperatures]
+        """Let MindSpore compile what answers need before the first one is requested: the passes of the model, and of
+        the one that guesses, with the usual settings. The small graphs that read penalties, biases or log-probabilities
+        are compiled when they are first needed. Without MindSpore there is nothing to compile."""
+        # a graph for greedy choices, and one that draws
+        usual = [self._without_marks(SamplingSettings(temperature=each)) for each in (0.0, 1.0)]
         choices = [token_choice(each, [], []) for each in usual]
         self.engine.warm_up(choices)
         if isinstance(self.speculation, DraftSpeculation):

@@ -8,8 +8,8 @@ from types import ModuleType
 from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.generation.sampling import SamplingSettings
 
-MAX_CHARACTERS = 16384  # of a schema or grammar
-# of llguidance: at most about 20 ms for the start, and 4 ms for a token; its states are 1 to 2 kB each
+MAX_GRAMMAR_CHARACTERS = 16384
+# llguidance's: at most about 20 ms for the start, and 4 ms for a token; its states are 1 to 2 kB each
 LIMITS = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 50_000,
@@ -37,8 +37,8 @@ def prepared(settings: SamplingSettings) -> str:
     text, field = (settings.grammar, "grammar") if settings.grammar else (settings.json_schema, "json_schema")
     try:
         guidance = library()
-        if len(text) > MAX_CHARACTERS:
-            raise UserError(f"{len(text)} characters; give {MAX_CHARACTERS} at most")
+        if len(text) > MAX_GRAMMAR_CHARACTERS:
+            raise UserError(f"{len(text)} characters; give {MAX_GRAMMAR_CHARACTERS} at most")
         if settings.grammar:
             found = guidance.LLMatcher.grammar_from_lark(guidance.gbnf_to_lark.any_to_lark(text))
         else:

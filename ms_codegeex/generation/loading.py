@@ -1,11 +1,12 @@
 """Opens a model for generation, in any of the formats in which it may be stored, and adapters (LoRA) on it. Adapters
-are applied row by row: the rows of a pass may have different ones, or none."""
+are applied row by row: the rows of a pass may have different ones, or none. A quantised model opens in a fraction of a
+second, so what only other models and adapters need is imported where they are opened."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,35 +15,33 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.formats.checkpoint import resolve
 from ms_codegeex.formats.model_directory import declared_infill
-from ms_codegeex.formats.peft import CONFIG, adapters_path, open_adapters
 from ms_codegeex.formats.provenance import check, verify_signature
-from ms_codegeex.formats.sources import Source, open_source
-from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import MAX_RANK, LowRank, TensorWeights, Weights
+from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, LowRank, TensorWeights, Weights
 from ms_codegeex.generation.quantised import QuantisedModel, is_quantised
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 from ms_codegeex.models.registry import Family
 
 if TYPE_CHECKING:
-    from ms_codegeex.generation.shares import SharedWeights  # imports MindSpore
+    from ms_codegeex.formats.sources import Source
+    from ms_codegeex.generation.device_shares import SharedWeights
 
-MAX_ROWS = 1 << 16  # of a pass
+MAX_PASS_ROWS = 1 << 16
 QUANTISED = "quantised"  # kind of the source of such a model
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model at `path`: its family, its sizes, and its weights, which are read on demand. `source` is the model that
-    adapters belong to; for a quantised model it has only the shapes of the weights."""
+    """A model at `path`: its family, its sizes, and its weights, which are read on demand. `infill` declares how it
+    fills in the middle, if it does. `find_source` gives the model that adapters belong to."""
 
     path: Path
     family: Family
     config: Any
     weights: Weights
-    source: Source
+    infill: Mapping[str, Any] | None
     find_tokenizer: Callable[[], Tokenizer]
+    find_source: Callable[[], Source]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -53,7 +52,7 @@ class LoadedModel:
     def sentinels(self) -> Sentinels | None:
         """How to prompt it to fill in the middle; None if it was not trained for that. `UserError` if its declaration
         is malformed or does not fit its tokenizer."""
-        return self.sentinels_in(self.source.infill, self.path)
+        return self.sentinels_in(self.infill, self.path)
 
     def sentinels_in(self, infill: Mapping[str, Any] | None, path: Path) -> Sentinels | None:
         """The same for the declaration of an adapter or the model at `path`."""
@@ -69,12 +68,18 @@ def adapter_infill(path: Path) -> Mapping[str, Any] | None:
     """An adapter's declaration about infilling, from its directory or the checkpoint that holds it."""
     if (path / DESCRIPTION).is_file():
         return declared_infill(path)
+    from ms_codegeex.formats.checkpoint import resolve
+    from ms_codegeex.formats.peft import CONFIG, adapters_path
+
     path = adapters_path(path)
     return declared_infill(path) if (path / CONFIG).is_file() else resolve(path).state.get("infill")
 
 
 def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:
     """The paths of the files of a model and of a LoRA adapter: for a run, its newest checkpoint."""
+    from ms_codegeex.formats.peft import adapters_path
+    from ms_codegeex.formats.sources import open_source
+
     path = model if is_quantised(model) else open_source(model).path
     return path, adapter and adapters_path(adapter)
 
@@ -97,16 +102,29 @@ def load_model(path: Path, bits: int | None = None) -> LoadedModel:
         if bits not in (None, model.bits):
             raise UserError(f"--bits: {path} has {model.bits} bits; leave out --bits, or give the model it was made of")
         check(model.path)
-        declared, shapes = declared_infill(model.path), model.config.parameter_shapes()
-        tensors = {name: LazyTensor("float32", shape, lambda: np.zeros(0)) for name, shape in shapes.items()}
-        source = Source(model.path, QUANTISED, model.family, model.fields, tensors, None, infill=declared)
-        return LoadedModel(model.path, model.family, model.config, model, source, lambda: load_tokenizer(model.path))
+        declared, source = declared_infill(model.path), partial(_shapes_of, model)
+        find_tokenizer = partial(load_tokenizer, model.path)
+        return LoadedModel(model.path, model.family, model.config, model, declared, find_tokenizer, source)
+    from ms_codegeex.formats.sources import open_source
+
     check(Path(path))  # before anything is said of files that may have changed
     source = open_source(Path(path))
     if source.path != Path(path):
         check(source.path)
     weights = TensorWeights(source.tensors, bits, products=source.config.product_names())
-    return LoadedModel(source.path, source.family, source.config, weights, source, source.tokenizer)
+    return LoadedModel(
+        source.path, source.family, source.config, weights, source.infill, source.tokenizer, lambda: source
+    )
+
+
+def _shapes_of(model: QuantisedModel) -> Source:
+    """What adapters are compared with: the shapes of its weights before they were rounded."""
+    from ms_codegeex.formats.sources import Source
+    from ms_codegeex.formats.tensors import LazyTensor
+
+    shapes = model.config.parameter_shapes()
+    tensors = {name: LazyTensor("float32", shape, lambda: np.zeros(0)) for name, shape in shapes.items()}
+    return Source(model.path, QUANTISED, model.family, model.fields, tensors, None, infill=declared_infill(model.path))
 
 
 @dataclass(frozen=True)
@@ -132,15 +150,18 @@ def load_adapters(paths: Mapping[str, Path], model: LoadedModel) -> list[Adapter
 
 
 def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
-    exact = model.source.kind != QUANTISED  # rounded numbers do not show which model it was
-    opened = open_adapters(path, model.source, check_fingerprint=exact)
+    from ms_codegeex.formats.peft import adapters_path, open_adapters
+
+    source = model.find_source()
+    exact = source.kind != QUANTISED  # rounded numbers do not show which model it was
+    opened = open_adapters(path, source, check_fingerprint=exact)
     check(adapters_path(path))
     matrices, scale = {}, np.float32(opened.alpha / opened.rank)
     for layer in opened.layers:
         a, b = (opened.tensors[f"{layer}.{kind}"].float32() for kind in (LORA_A, LORA_B))
         used = b.any(0)
-        if np.count_nonzero(used) > MAX_RANK:
-            raise UserError(f"--adapter: {path}: rank {len(a)} of {layer} is too large; {MAX_RANK} is the most")
+        if np.count_nonzero(used) > MAX_ADAPTER_RANK:
+            raise UserError(f"--adapter: {path}: rank {len(a)} of {layer} is too large; {MAX_ADAPTER_RANK} is the most")
         if used.any():
             matrices[f"{layer}.weight"] = LowRank(a[used], scale * b[:, used])
     return Adapter(name, path, matrices)

@@ -11,13 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
-from ms_codegeex.formats.rounding import Quantised, quantise, rounded_up
+from ms_codegeex.formats.rounding import QuantisedMatrix, quantise, rounded_up
 from ms_codegeex.formats.tensors import LazyTensor
 
 ROWS = 32  # a packed matrix has a multiple of this many rows
 BLOCK = 16  # rows that lie side by side
 MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of this many columns
-MAX_RANK = 1024  # of an adapter
+MAX_ADAPTER_RANK = 1024
 WHOLE = slice(None)
 
 
@@ -29,12 +29,13 @@ class LowRank:
     b: np.ndarray
 
 
-def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
-    """A matrix [n, k], or a copy of a part of it, unchanged if it is stored as 16-bit numbers; else in FP32."""
+def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
+    """A matrix [n, k], or a copy of a part of it, unchanged if it is stored as 16-bit or FP32 numbers; else in FP32."""
     if (rows, columns) != (WHOLE, WHOLE):
         return stored(tensor.window((rows, columns))).part(WHOLE, WHOLE)
     half = tensor.dtype in ("float16", "bfloat16")
-    return Quantised(tensor.array(), 16) if half else Quantised(tensor.float32(), 32)
+    kept = half or tensor.dtype == "float32"
+    return QuantisedMatrix(tensor.array() if kept else tensor.float32(), 16 if half else 32)
 
 
 class Weights(Protocol):
@@ -42,11 +43,14 @@ class Weights(Protocol):
 
     bits: int | None
 
-    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
+    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
         """[n, k], or a part of it"""
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """FP32 [n], or a part of it"""
+
+    def packed(self, name: str, blocks: bool = False) -> Packed:
+        """The matrix as `pack` gives it"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class TensorWeights:
     group: int = 64
     products: Collection[str] = ()
 
-    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
+    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
         """[n, k], or a part of it"""
         if self.bits is None or name not in self.products:
             return stored(self.tensors[name], rows, columns)
@@ -69,6 +73,10 @@ class TensorWeights:
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """FP32 [n], or a part of it"""
         return self.tensors[name].window((rows,)).float32()
+
+    def packed(self, name: str, blocks: bool = False) -> Packed:
+        """The matrix as `pack` gives it"""
+        return pack(self.matrix(name), blocks)
 
 
 @dataclass(frozen=True)
@@ -106,17 +114,25 @@ def aligned(shape: tuple[int, ...], dtype: type, sparse: bool = False) -> np.nda
     return np.frombuffer(pages, dtype, count).reshape(shape)
 
 
-def pack(matrix: Quantised, blocks: bool = False) -> Packed:
-    """In the kernels' layout, 8 and 4 bits in `blocks` if asked for. An FP32 or 16-bit matrix that needs no padding is
-    not copied."""
+def packed_shape(bits: int, n: int, k: int) -> tuple[int, int]:
+    """The rows and columns of a packed matrix."""
+    return rounded_up(n, ROWS), rounded_up(k, MULTIPLES[bits])
+
+
+def pack(matrix: QuantisedMatrix, blocks: bool = False) -> Packed:
+    """In the kernels' layout, 8 and 4 bits in `blocks` if asked for. A matrix of other bits, or of 8 without blocks,
+    that needs no padding is not copied."""
     n, k = matrix.shape
-    rows, width = rounded_up(n, ROWS), rounded_up(k, MULTIPLES[matrix.bits])
+    rows, width = packed_shape(matrix.bits, n, k)
+    fits = (rows, width) == (n, k) and matrix.values.flags.c_contiguous and not matrix.values.ctypes.data % 64
     if matrix.scales is None:
         data = matrix.values
-        if (rows, width) != (n, k) or not data.flags.c_contiguous or data.ctypes.data % 64:
+        if not fits:
             data = aligned((rows, width), data.dtype.type)
             data[:n, :k] = matrix.values
         return Packed(n, k, matrix.bits, 0, data, np.ones(1, np.float32))
+    if matrix.bits == 8 and fits and not blocks:
+        return Packed(n, k, 8, 0, matrix.values, matrix.scales)
     if matrix.bits == 8:
         data, scales = aligned((rows, width), np.int8), np.zeros(rows, np.float32)
         data[:n, :k], scales[:n] = matrix.values, matrix.scales

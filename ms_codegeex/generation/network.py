@@ -1,58 +1,25 @@
-"""A family's network as the engine runs it: passes of rows, with the compiled operators or MindSpore's own."""
+"""A family's network as the engine runs it with MindSpore's own operators: passes of rows through its graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_error
 from ms_codegeex.generation.choice import COLUMNS
-from ms_codegeex.generation.kernels.library import Library
+from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
+from ms_codegeex.generation.device_shares import Meeting
 from ms_codegeex.generation.loading import Adapter
 from ms_codegeex.generation.matrices import Weights
 from ms_codegeex.generation.rows import Rows, SlotSizes
-from ms_codegeex.generation.shares import Meeting, SharedWeights
-from ms_codegeex.kernels.compiling import find_library
-from ms_codegeex.kernels.levels import AUTO
 from ms_codegeex.models.causal import Build
+from ms_codegeex.models.flat import FlatBuild
 
-
-class Network(Protocol):
-    """The interface of a network to the engine. `slower`: why it does without the compiled operators; or empty."""
-
-    sizes: SlotSizes
-    vocab_size: int
-    compiled: bool
-    slower: str
-
-    def choose(self, rows: Rows) -> np.ndarray:
-        """Choose the tokens after the wanted rows: [n, 1 + k, 2], as `choice.unpack` reads them."""
-
-    def score(self, rows: Rows) -> np.ndarray:
-        """Compute the logits of the wanted rows, FP32 [n, V]."""
-
-    def hidden(self, begin: int, end: int) -> np.ndarray:
-        """The last hidden states of rows `begin` to `end` of the last pass, which give their logits, FP32 [n, H]."""
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the keys and values of a slot's first `length` positions to another slot."""
-
-    def cache_bytes(self, length: int) -> int:
-        """The size of the keys and values of `length` positions, as `save` keeps them."""
-
-    def save(self, number: int, slot: int, length: int) -> None:
-        """Keep a copy of the keys and values of a slot's first `length` positions in host memory."""
-
-    def restore(self, number: int, slot: int, length: int) -> None:
-        """Write the first `length` positions of what was saved by this number to a slot."""
-
-    def forget(self, number: int) -> None:
-        """Free what was saved by this number."""
+MAX_SLOTS_PER_ROW = 8  # with more, a pass of single rows has no row for each slot
 
 
 class Passage(nn.Cell):
@@ -93,64 +60,88 @@ class LocalNetwork:
         sizes: SlotSizes,
         meeting: Meeting | None = None,
         adapters: Sequence[Adapter] = (),
+        slower: str = "",
     ):
-        self.sizes, self.vocab_size = sizes, config.vocab_size
+        self.sizes, self.vocab_size, self.compiled, self.slower = sizes, config.vocab_size, False, slower
+        self._flat = sizes.flat or ms.get_context("device_target") == "GPU"
+        layers, kernels = (FlatBuild, () if config.rms_norm else ("norm",)) if self._flat else (Build, ())
         with ms.nn.utils.no_init_parameters():  # every weight is given by `weights`
-            network = modules.Logits(config, Build(seq_length=sizes.capacity, reset_at_eos=False))
-        model, (library, self.slower) = network.model, compiled_library(sizes.threads, sizes.cpu_level)
-        self.compiled = library is not None
-        _check(weights, self.compiled, sizes)
-        if meeting is not None:
-            weights = SharedWeights(weights, meeting.share)
-            adapters = [adapter.part(weights) for adapter in adapters]
-        if library is not None:
-            from ms_codegeex.generation.kernels.cells import KernelCells, KernelChoice
-
-            cells, choice = KernelCells(library, model, weights, sizes, meeting, adapters), KernelChoice(library)
-        else:
-            from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
-
-            cells, choice = CompositeCells(model, weights, sizes, meeting, adapters), CompositeChoice(draws=True)
-        self._cells = cells
+            network = modules.Logits(config, layers(seq_length=sizes.capacity, reset_at_eos=False, kernels=kernels))
+        model = network.model
+        self._cells = CompositeCells(model, weights, sizes, meeting, adapters)
         self._saved: dict[int, list[np.ndarray]] = {}
-        self._hidden = np.zeros((0, config.hidden_size), np.float32)
-        self._numbers = ms.float64 if self.compiled else ms.float32
-        self._model, self._choices = model, (choice, choice)
+        self._hidden: Callable[[], np.ndarray] = lambda: np.zeros((0, config.hidden_size), np.float32)
+        # drawing sorts the vocabulary, which greedy choices do not need
+        kinds = [(draws, edits) for draws in (False, True) for edits in (False, True)]
+        self._model, self._choices = model, {kind: CompositeChoice(*kind) for kind in kinds}
         if meeting is not None and meeting.share.rank:  # only the first device's choices are read
-            self._choices = None, None
-        elif not self.compiled:  # drawing sorts the vocabulary, which greedy choices do not need
-            self._choices = CompositeChoice(draws=False), choice
+            self._choices = dict.fromkeys(kinds)
         self._build()
 
     def _build(self) -> None:
         """Make the cells of which MindSpore compiles graphs."""
         self._passage, head = Passage(self._model), self._cells.head
-        self._readings = {choice: Reading(head, choice) for choice in (None, *self._choices)}
+        self._readings = {choice: Reading(head, choice) for choice in (None, *self._choices.values())}
         for cell in (self._passage, *self._readings.values()):
             cell.set_train(False)
 
     def choose(self, rows: Rows) -> np.ndarray:
         """As in `Network`."""
         draws = ((rows.settings[:, 0] > 0) & (rows.settings[:, COLUMNS.index("given")] < 0)).any()
-        return self._run(self._readings[self._choices[int(draws)]], rows)
+        edits = (rows.edits[:, :, 0] >= 0).any()
+        return self._run(self._readings[self._choices[bool(draws), bool(edits)]], rows)
 
     def score(self, rows: Rows) -> np.ndarray:
         """As in `Network`."""
         return self._run(self._readings[None], rows)
 
-    def _run(self, reading: nn.Cell, rows: Rows) -> np.ndarray:
-        self._cells.use_adapters(rows.adapters)
+    def _run(self, reading: Reading, rows: Rows) -> np.ndarray:
         try:
-            self._hidden = self._passage(Tensor(rows.rows)).asnumpy()
-            numbers = (Tensor(array, self._numbers) for array in (rows.settings, rows.edits))
-            return reading(Tensor(self._hidden[rows.wanted]), *numbers, Tensor(rows.places)).asnumpy()
+            return self._prompt(reading, rows) if rows.rows.shape[2] > 1 else self._single_rows(reading, rows)
         except Exception:
             self._build()  # a graph in which an operator failed refuses every later input
             raise
 
+    def _prompt(self, reading: Reading, rows: Rows) -> np.ndarray:
+        """Several rows of one sequence, of which few are read."""
+        self._cells.use_adapters(rows.adapters)
+        hidden = self._passage(Tensor(rows.rows)).asnumpy()
+        self._hidden = lambda: hidden
+        return self._read(reading, Tensor(hidden[rows.wanted]), rows)
+
+    def _single_rows(self, reading: Reading, rows: Rows) -> np.ndarray:
+        """One row of each of several sequences. Hidden states stay on the device: all are read, most are wanted."""
+        passed, places = self._arranged(rows.rows)
+        count, wanted = passed.shape[1], places[rows.wanted]
+        self._cells.use_adapters(rows.adapters[first_indices(places, count)])
+        hidden = self._passage(Tensor(passed))
+        self._hidden = lambda: hidden.asnumpy()[places]
+        if reading.choice is not None:  # a device that does not choose has no settings
+            indices = first_indices(wanted, count)
+            rows = replace(rows, settings=rows.settings[indices], edits=rows.edits[indices])
+        return self._read(reading, hidden, rows)[wanted]
+
+    @staticmethod
+    def _read(reading: Reading, hidden: Tensor, rows: Rows) -> np.ndarray:
+        given = (Tensor(array, ms.float32) for array in (rows.settings, rows.edits))
+        return reading(hidden, *given, Tensor(rows.places)).asnumpy()
+
     def hidden(self, begin: int, end: int) -> np.ndarray:
         """As in `Network`."""
-        return self._hidden[begin:end]
+        return self._hidden()[begin:end]
+
+    def _arranged(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Single rows, each in the place of its slot, and these places; that of padding is 0. Where there are many more
+        slots, the rows stay as they are, and their part of the cache is gathered."""
+        count, slots = rows.shape[1], self.sizes.slots
+        if count * (MAX_SLOTS_PER_ROW if self._flat else 1) < slots:
+            return rows, np.arange(count)
+        used = rows[2, :, 0] < self.sizes.capacity
+        places = np.where(used, rows[1, :, 0], 0)
+        arranged = np.zeros((3, slots, 1), np.int32)
+        arranged[1, :, 0], arranged[2] = range(slots), self.sizes.capacity
+        arranged[:, places[used]] = rows[:, used]
+        return arranged, places
 
     def copy(self, source: int, target: int, length: int) -> None:
         """As in `Network`."""
@@ -173,33 +164,8 @@ class LocalNetwork:
         del self._saved[number]
 
 
-def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
-    if sizes.cache_bits not in (32, 16):
-        raise UserError(f"cache bits: {sizes.cache_bits}; choose 32 or 16")
-    if sizes.activation_bits == 8 and weights.bits not in (8, 4):
-        raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
-    if not compiled and sizes.activation_bits == 8:
-        raise UserError("--fast: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
-
-
-def warn_if_slower(network: Network) -> None:
-    """One line on standard error for a network without the operators that it should have."""
-    if network.slower:
-        print_error(f"warning: MindSpore's own operators decode, which takes several times as long: {network.slower}")
-
-
-def compiled_library(threads: int, level: str = AUTO) -> tuple[Library | None, str]:
-    """The compiled operators; or None, with the reason if they were asked for and cannot be had. `UserError` if a
-    `level` is given nevertheless."""
-    if threads < 1 or ms.get_context("device_target") != "CPU":
-        library, reason, said = None, "", "--threads 0, or a device that is not a CPU"
-    else:
-        path, reason = find_library(level)
-        try:
-            library = None if path is None else Library(path, threads)
-        except OSError as error:  # such as a cache on a noexec mount, or a library from another machine
-            library, reason = None, str(error)
-        said = reason
-    if library is None and level != AUTO:
-        raise UserError(f"--cpu-level: {level}, but MindSpore's own operators compute ({said}); leave it out")
-    return library, reason
+def first_indices(values: np.ndarray, count: int) -> np.ndarray:
+    """int32 [count]: for each number below `count` its first index in `values`, 0 if it is not there."""
+    found = np.zeros(count, np.int32)
+    found[values[::-1]] = np.arange(len(values))[::-1]
+    return found

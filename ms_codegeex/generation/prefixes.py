@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from ms_codegeex.base.host import available_memory
 from ms_codegeex.generation.slots import SlotEngine, shared
 
-MOST = 2 * 10**9  # bytes, unless the user gives a number
-LEAST = 32  # ids that are worth a copy; fewer are computed in one small pass
+MAX_BYTES = 2 * 10**9  # unless the user gives a number
+MIN_COPIED = 32  # fewer ids are computed in one small pass
 
 
 def affordable(engine: SlotEngine) -> int:
-    """Bytes of host memory for what the engine's slots lose: a quarter of what is free, up to `MOST`. Slots occupy
+    """Bytes of host memory for what the engine's slots lose: a quarter of what is free, up to `MAX_BYTES`. Slots occupy
     their memory only when they are used, so it counts as taken."""
     memory, slots = available_memory(), engine.slots * engine.network.cache_bytes(engine.capacity)
-    return MOST if memory is None else max(0, min(MOST, (memory - slots) // 4))
+    return MAX_BYTES if memory is None else max(0, min(MAX_BYTES, (memory - slots) // 4))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Prefixes:
         already, are not copied; copies that they continue are dropped."""
         ids, adapter = tuple(self.engine.cached[slot]), self.engine.adapter[slot]
         size = self.engine.network.cache_bytes(len(ids))
-        if len(ids) < LEAST or size > self.limit:
+        if len(ids) < MIN_COPIED or size > self.limit:
             return
         for number, kept in list(self._kept.items()):
             common = shared(kept.ids, ids) if kept.adapter == adapter else 0

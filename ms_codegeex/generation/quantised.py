@@ -5,27 +5,39 @@ up, biases and norms keep their dtypes. Tensors are read and written one at a ti
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, write_json
+from ms_codegeex.base.files import atomic_directory, atomic_file, write_json
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.data.infilling.sentinels import description_files
-from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.chunks import content_hash
+from ms_codegeex.formats.family import FamilyFormats, check_layers
 from ms_codegeex.formats.provenance import hashed
-from ms_codegeex.formats.rounding import Quantised, check_bits, rounded_tensors, stored_as, whole
+from ms_codegeex.formats.rounding import QuantisedMatrix, check_bits, rounded_tensors, stored_as, whole
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.sources import Source, check_layers, converting
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import WHOLE, stored
+from ms_codegeex.generation import matrices
+from ms_codegeex.generation.matrices import WHOLE, Packed, pack, packed_shape, stored
 from ms_codegeex.models.parameters import SCALES
 from ms_codegeex.models.registry import Family, family
 
+if TYPE_CHECKING:
+    from ms_codegeex.formats.sources import Source
+
 DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
+PACKED_FROM = 1 << 26  # bytes of tensors of a model from which a packed copy of them is kept
+UNUSED = 30 * 86400  # seconds after which a copy is removed when another one is made
 
 
 def is_quantised(path: Path) -> bool:
@@ -44,6 +56,8 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     if output.exists() and not (replace and is_quantised(output)):
         raise UserError(f"--output: {output} exists; choose another place, or give --replace for a quantised model")
     if source.save_tokenizer is None:
+        from ms_codegeex.formats.sources import converting
+
         raise UserError(f"{source.path}: has no known tokenizer; {converting(source.path, '--tokenizer NAME|DIR')}")
     tensors, products = dict[str, LazyTensor](), source.config.product_names()
     for name, tensor in source.tensors.items():
@@ -89,6 +103,8 @@ class QuantisedModel:
         self.bits, self.group = bits, group
         self.family: Family = family(str(description.get("family")))
         self._file = SafetensorsFile(self.path / TENSORS)
+        self._mapped = SafetensorsFile(self.path / TENSORS, whole=True)  # for what stays
+        self._copies = lru_cache(2)(self._packed_copy)
         try:
             self.fields = FamilyFormats(self.family).from_ours(sizes)
             self.config = self.family.config.build_config(None, self.fields)
@@ -112,17 +128,73 @@ class QuantisedModel:
             if given[1] != shape or dtype not in (None, given[0]):
                 raise UserError(f"{self.path / TENSORS}: {name} is {given[0]} {given[1]}, expected {dtype} {shape}")
 
-    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
+    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
         """[n, k], or a part of it"""
         if name + SCALES not in self._file.tensors:
             return stored(self._file.tensors[name], rows, columns)
         values, scales = (self._file.tensors[key].array()[rows] for key in (name, name + SCALES))
         if self.bits == 8:
-            matrix = Quantised(values, 8, scales)
+            matrix = QuantisedMatrix(values, 8, scales)
         else:
-            matrix = Quantised(whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
+            matrix = QuantisedMatrix(whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
         return matrix if (rows, columns) == (WHOLE, WHOLE) else matrix.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """FP32 [n], or a part of it"""
         return self._file.tensors[name].window((rows,)).float32()
+
+    def packed(self, name: str, blocks: bool = False) -> Packed:
+        """The matrix as `pack` gives it, mapped where this can be: from the model's file, or from a packed copy in the
+        user's cache. What is mapped was compared with its checksum."""
+        scales, shape = name + SCALES, self.config.parameter_shapes()[name]
+        if scales not in self._file.tensors:
+            return pack(stored(self._mapped.tensors[name]))
+        if self.bits == 8 and not blocks and packed_shape(8, *shape) == shape:
+            return pack(QuantisedMatrix(self._mapped.tensors[name].array(), 8, self._mapped.tensors[scales].array()))
+        if (copy := self._copies(blocks)) is not None:
+            try:
+                data, factors = (copy.tensors[key].array() for key in (name, scales))
+                return Packed(*shape, self.bits, self.group if self.bits == 4 else 0, data, factors, blocks)
+            except UserError:  # it is damaged: the next start makes another one
+                copy.path.unlink(missing_ok=True)
+        return pack(self.matrix(name), blocks)
+
+    def _packed_copy(self, blocks: bool) -> SafetensorsFile | None:
+        """A file of all packed matrices in the user's cache, which is made if it does not exist; None for a small model
+        or one without checksums, and if it cannot be stored."""
+        if not self._file.identified or self._file.path.stat().st_size < PACKED_FROM:
+            return None
+        of = [self._file.header_hash, str(blocks), str(self.group), Path(matrices.__file__).read_text(encoding="utf-8")]
+        name, size = f"{content_hash([' '.join(of).encode()])}.safetensors", self._file.path.stat().st_size
+        with suppress(OSError, UserError):  # nothing can be stored
+            copy = user_cache() / "packed" / name
+            if not copy.is_file():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                for other in copy.parent.glob("*.safetensors"):
+                    if time.time() - other.stat().st_mtime > UNUSED:
+                        other.unlink(missing_ok=True)
+                if shutil.disk_usage(copy.parent).free < 2 * size:
+                    return None
+                with atomic_file(copy) as temporary:
+                    write_safetensors(temporary, dict(self._all_packed(blocks)), checksums=True)
+            os.utime(copy)
+            try:
+                return SafetensorsFile(copy, whole=True)
+            except UserError:  # likewise
+                copy.unlink(missing_ok=True)
+        return None
+
+    def _all_packed(self, blocks: bool) -> Iterator[tuple[str, LazyTensor]]:
+        """The data and scales of all matrices, each packed when it is loaded."""
+
+        @lru_cache(1)
+        def packed(name: str) -> Packed:
+            return pack(self.matrix(name), blocks)
+
+        for name, shape in self.config.parameter_shapes().items():
+            if name + SCALES in self._file.tensors:
+                rows, width = packed_shape(self.bits, *shape)
+                dtype, columns = ("int8", width) if self.bits == 8 else ("int32", width // 8)
+                factors = (rows,) if self.bits == 8 else (rows, width // self.group)
+                yield name, LazyTensor(dtype, (rows, columns), lambda name=name: packed(name).data)
+                yield name + SCALES, LazyTensor("float32", factors, lambda name=name: packed(name).scales)

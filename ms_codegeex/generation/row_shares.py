@@ -2,76 +2,90 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 RECENT = 1000  # passes for which a group that has no request is still expected
 AHEAD = 256  # rows that a group may have had more than others and still come first
-TYPING_PASSES = 200  # passes for which the slot of a group that has no request is taken after others
+OWNED = 200  # passes for which the slot of a group that has no request is taken after others
 SMALL = 16  # rows of a short pass
-AWAITED = 8  # rows, in a pass while another group is awaited, of prompts of groups with several requests
-AWAITED_SECONDS = 2.0  # after a group's last row
+CROWD = 4  # rows, in a pass while another group types, of prompts of groups with several requests
+# After its last row a group that types is expected again for so long: somebody who reads a completion and types on asks
+# again within this time. The server keeps a slot for such a client (`fairness.py`).
+TYPING_SECONDS = 2.0
+
+
+@dataclass
+class Group:
+    """A group's `rows`, and those that it had `before` it came. `entered`: the number of its coming; `last`: of the
+    last pass with a row of it, or before its coming; `seen`: when it had its last row."""
+
+    rows: int = 0
+    before: int = 0
+    entered: int = 0
+    last: int = 0
+    seen: float = -math.inf
+
+
+def on_return(own: float, present: Iterable[float]) -> float:
+    """What counts as used by one that comes back, given what those `present` used: it is not owed what it did not ask
+    for while it was away."""
+    return max(own, min(present, default=0))
 
 
 class RowShares:
-    """The rows that were computed for each group. One that comes back is not owed what it did not ask for."""
+    """The rows that were computed for each group."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._rows: dict[str, int] = {}
-        self._seen: dict[str, float] = {}  # when it had its last row
-        self._before: dict[str, int] = {}  # rows when the group came
-        self._last: dict[str, int] = {}  # the last pass with a row of the group, or before its coming
-        self._entered: dict[str, int] = {}  # the number of the group's coming
-        self._passes = 0
+        self._groups: dict[str, Group] = {}
+        self._passes = self._comings = 0
 
     @property
     def several(self) -> bool:
         """Whether there is more than one group, or was a short time ago."""
-        return len(self._last) > 1
+        return len(self._groups) > 1
+
+    def _of(self, group: str) -> Group:
+        return self._groups.get(group, Group())
 
     def enter(self, group: str, present: Collection[str]) -> None:
         """Note a request of a group; `present` have requests."""
         if group not in present:
-            least = min((self._rows.get(each, 0) for each in present), default=0)
-            self._rows[group] = max(self._rows.get(group, 0), least)
-            self._entered[group] = max(self._entered.values(), default=0) + 1
-            self._last[group] = self._passes
-            self._before[group] = self._rows[group]
+            one = self._groups.setdefault(group, Group())
+            one.rows = one.before = on_return(one.rows, (self._of(each).rows for each in present))
+            self._comings += 1
+            one.entered, one.last = self._comings, self._passes
 
     def note(self, rows: Mapping[str, int]) -> None:
         """Note a pass with so many rows of each group."""
         self._passes += 1
         for group, count in rows.items():
-            self._rows[group] = self._rows.get(group, 0) + count
-            self._last[group] = self._passes
-            self._seen[group] = self._clock()
-        for group in [each for each, last in self._last.items() if last < self._passes - RECENT]:
-            del self._last[group], self._rows[group]
-            for known in (self._entered, self._seen, self._before):
-                known.pop(group, None)
+            one = self._groups.setdefault(group, Group())
+            one.rows, one.last, one.seen = one.rows + count, self._passes, self._clock()
+        self._groups = {name: one for name, one in self._groups.items() if one.last >= self._passes - RECENT}
 
-    def typing(self, group: str) -> bool:
+    def owns(self, group: str) -> bool:
         """Whether the group had rows a moment ago, so that a request that begins like its last one is likely."""
-        return self._passes - self._last.get(group, -TYPING_PASSES) < TYPING_PASSES
+        return group in self._groups and self._passes - self._groups[group].last < OWNED
 
     def favoured(self, groups: Collection[str]) -> str:
         """Of the groups that had least, or up to `AHEAD` rows more, the one that came last."""
-        rows = {each: self._rows.get(each, 0) for each in groups}
-        least = min(rows.values())
-        return min(groups, key=lambda each: (rows[each] > least + AHEAD, -self._entered.get(each, 0)))
+        known = {each: self._of(each) for each in groups}
+        least = min(one.rows for one in known.values())
+        return min(known, key=lambda each: (known[each].rows > least + AHEAD, -known[each].entered))
 
-    def awaited(self, present: Collection[str]) -> bool:
-        """Whether a group that has no request now would come before those `present`, and may ask again at once: its
-        last request took few rows, as those of keystrokes do, a moment ago."""
-        since = self._clock() - AWAITED_SECONDS
-        away = {
-            group
-            for group, seen in self._seen.items()
-            if group not in present and seen > since and self._rows[group] - self._before.get(group, 0) <= 2 * SMALL
-        }
-        return bool(away) and self.favoured({*present, *away}) in away
+    def typist(self, present: Collection[str]) -> str | None:
+        """The group that comes before all others `present` and may ask again at once, or has just asked: its last
+        request took few rows, as those of keystrokes do, a moment ago."""
+        since = self._clock() - TYPING_SECONDS
+        known = self._groups.items()
+        short = {name for name, one in known if one.seen > since and one.rows - one.before < 2 * SMALL}
+        first = self.favoured({*present, *short}) if short else None
+        return first if first in short else None
 
     def divided(self, prompts: Sequence[tuple[str, int]], room: int, begun: Iterable[str] = ()) -> list[int]:
         """How many of `room` rows each prompt gets, given its group and the number of rows that it could use. The first

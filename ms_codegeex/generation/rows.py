@@ -5,10 +5,9 @@ instead of the ids. Padding rows are at position `capacity`, where no sequence r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.kernels.levels import AUTO
@@ -19,7 +18,8 @@ class SlotSizes:
     """`slots` sequences of up to `capacity` positions. `threads` > 0 requests the compiled operators. If they are
     unavailable, and with 0, MindSpore's own do the work. `activation_bits`: the compiled operators round the inputs of
     8-bit and 4-bit weights to 16 or 8 bits, or with 32 keep them in FP32, as all other products do. `cache_bits` 16
-    keeps keys and values in FP16. `cpu_level` is that of the compiled operators, by default the best for this CPU."""
+    keeps keys and values in FP16. `cpu_level` is that of the compiled operators, by default the best for this CPU.
+    `flat`: MindSpore's own operators are those of GPUs (`models/flat.py`), which a GPU always has."""
 
     capacity: int
     slots: int = 1
@@ -27,6 +27,7 @@ class SlotSizes:
     activation_bits: int = 16
     cache_bits: int = 32
     cpu_level: str = AUTO
+    flat: bool = False
 
 
 def activation_bits(exact: bool, fast: bool) -> int:
@@ -49,58 +50,34 @@ class Rows:
     adapters: np.ndarray
 
 
-class Same(nn.Cell):
-    """The first input."""
+class Network(Protocol):
+    """The interface of a network to the engine. `slower`: why it does without the compiled operators; or empty."""
 
-    def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
-        """x"""
-        return x
+    sizes: SlotSizes
+    vocab_size: int
+    compiled: bool
+    slower: str
 
+    def choose(self, rows: Rows) -> np.ndarray:
+        """Choose the tokens after the wanted rows: [n, 1 + k, 2], as `choice.unpack` reads them."""
 
-class WordOfRows(nn.Cell):
-    """A table's rows for the ids of a pass."""
+    def score(self, rows: Rows) -> np.ndarray:
+        """Compute the logits of the wanted rows, FP32 [n, V]."""
 
-    def __init__(self, table: nn.Cell):
-        super().__init__()
-        self.table = table
+    def hidden(self, begin: int, end: int) -> np.ndarray:
+        """The last hidden states of rows `begin` to `end` of the last pass, which give their logits, FP32 [n, H]."""
 
-    def construct(self, rows: Tensor) -> Tensor:
-        """int32 [3, s, c] -> FP32 [s, c, H]"""
-        return self.table(rows[0])
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the keys and values of a slot's first `length` positions to another slot."""
 
+    def cache_bytes(self, length: int) -> int:
+        """The size of the keys and values of `length` positions, as `save` keeps them."""
 
-class SharedRows(nn.Cell):
-    """A table of which this process has the rows from `begin` to `end`; `total` adds the rows of all processes."""
+    def save(self, number: int, slot: int, length: int) -> None:
+        """Keep a copy of the keys and values of a slot's first `length` positions in host memory."""
 
-    def __init__(self, table: nn.Cell, part: slice, total: nn.Cell):
-        super().__init__()
-        self.table, self.total = table, total
-        self.begin, self.end = Tensor(part.start, ms.int32), Tensor(part.stop, ms.int32)
+    def restore(self, number: int, slot: int, length: int) -> None:
+        """Write the first `length` positions of what was saved by this number to a slot."""
 
-    def construct(self, indices: Tensor) -> Tensor:
-        """int32 [...] -> FP32 [..., H]"""
-        here = ops.logical_and(indices >= self.begin, indices < self.end)
-        x = self.table(ops.select(here, indices - self.begin, ops.zeros_like(indices)))
-        return self.total(x * ops.expand_dims(ops.cast(here, ms.float32), -1))
-
-
-class RowMask(nn.Cell):
-    """Replaces a model's mask: the slot and position of each row; positions of padding are within the tables."""
-
-    def __init__(self, capacity: int):
-        super().__init__()
-        self.last, self.within = Tensor(capacity - 1, ms.int32), ops.Minimum()
-
-    def construct(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """int32 [3, s, c] -> slots and positions int32 [2, s, c], positions int32 [s, c]"""
-        return rows[1:], self.within(rows[2], self.last)
-
-
-def named_cells(model: nn.Cell, *kinds: type[nn.Cell]) -> list[tuple[nn.Cell, str, nn.Cell]]:
-    """(parent, attribute, cell) of every cell of these kinds."""
-    return [
-        (parent, name, cell)
-        for _, parent in model.cells_and_names()
-        for name, cell in parent.name_cells().items()
-        if isinstance(cell, kinds)
-    ]
+    def forget(self, number: int) -> None:
+        """Free what was saved by this number."""

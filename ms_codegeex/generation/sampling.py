@@ -1,18 +1,18 @@
-"""A user's settings for an answer. The command line, requests over HTTP, `/set` of a conversation and recipes of
-evaluations take them from here."""
+"""A user's settings for an answer, and the answer. The command line, requests over HTTP, `/set` of a conversation and
+recipes of evaluations take the settings from here."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import Declared, Option, check_ranges, declared, option
 
 MAX_TOP_K = 1 << 30  # the kernel takes no more
-MAX_ANSWERS = 10_000  # to one prompt
+MAX_ANSWERS_TO_A_PROMPT = 10_000
 DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
 
 TEMPERATURE = Option("divide the logits by T; 0 is greedy", "T", ge=0, lt=100, in_requests=1.0)
@@ -93,7 +93,9 @@ class SamplingSettings:
         repeated=True,
         convert=_unescaped,
     )
-    n: int = option("number of answers, with the seeds --seed, --seed + 1, ...", "N", 1, ge=1, le=MAX_ANSWERS)
+    n: int = option(
+        "number of answers, with the seeds --seed, --seed + 1, ...", "N", 1, ge=1, le=MAX_ANSWERS_TO_A_PROMPT
+    )
     beams: int = option(
         "beam search with N beams; temperature, top-k, top-p and seed have no effect", "N", 1, ge=1, le=64, off=1
     )
@@ -146,3 +148,22 @@ def unusual(settings: Any) -> dict[str, float]:
     """The request fields of `SamplingSettings`, or of a `Drawing`, that differ from OpenAI's defaults."""
     values = {each.name: getattr(settings, each.name, each.option.in_requests) for each in request_fields()}
     return {each.name: values[each.name] for each in request_fields() if values[each.name] != each.option.in_requests}
+
+
+class Chosen(NamedTuple):
+    """A token and its log-probability; the likeliest tokens with theirs, as many as were requested."""
+
+    token: int
+    score: float
+    best: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`text` ends before a stop text; `tokens` are all chosen ones except eos. `finish`: "eos", "stop" or "length".
+    `score`: of a beam, else None."""
+
+    text: str
+    tokens: Sequence[Chosen]
+    finish: str
+    score: float | None = None

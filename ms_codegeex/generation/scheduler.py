@@ -17,18 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.errors import NetworkLost, RunFailure, UserError
 from ms_codegeex.generation.choice import TokenChoice, check_finite, token_choice
-from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.constraints import Constraint
-from ms_codegeex.generation.prefixes import LEAST, Prefixes
-from ms_codegeex.generation.row_shares import AWAITED, SMALL, RowShares
-from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, shared
+from ms_codegeex.generation.prefixes import MIN_COPIED, Prefixes
+from ms_codegeex.generation.row_shares import CROWD, SMALL, RowShares
+from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.slots import MIN_PROMPT_ROWS, Part, SlotEngine, power, shared
 
-Work = Callable[[list[int]], Any]  # with an engine and these slots
+Work = Callable[[list[int]], Any]  # takes the slots that it may use
 FIRST_GUESSES = 3  # tokens that are guessed at first
-MIXED_ROWS = 64  # of a pass in which sequences decode, usually: prompts do not delay them for long
+MIXED_ROWS = 64  # a pass in which sequences decode has no more, usually: prompts do not delay them for long
 PATIENCE = 8  # passes in which shorter prompts may come before a longer one
 
 
@@ -106,7 +105,7 @@ class Request:
         return tokens
 
     def choice(self, guess: Sequence[int] = ()) -> TokenChoice:
-        """Of the next token, or of that after a `guess`."""
+        """How the next token is chosen, or the token after a `guess`."""
         output = self.ids[self.prompt :]
         choice = token_choice(self.settings, self.ids[: self.prompt], [*output, *guess])
         return choice if self.constraint is None else self.constraint.applied(choice, output, guess)
@@ -148,10 +147,10 @@ class Request:
 
 
 class Call:
-    """Other work for an engine: with `count` slots, the first of which holds as much of `ids`, computed with an
-    `adapter`, as any."""
+    """Other work for an engine, with `count` slots. The first of them is chosen as it is for a request whose prompt is
+    `ids` and whose adapter is `adapter`."""
 
-    group = None  # of no client
+    group = None
     slot = -1  # `work` is told its slots
 
     def __init__(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
@@ -195,11 +194,11 @@ class Scheduler:
         self._changed = threading.Condition(self._lock)  # there is new work, or slots became free
         self._waiting: deque[Request | Call] = deque()
         self._held: set[int] = set()  # slots of `holding`
-        self._steps: list[tuple[Call, list[int]]] = []  # of those who hold slots, which are given
+        self._steps: list[tuple[Call, list[int]]] = []  # work of those who hold these slots
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
         self._shares, self._hurried = RowShares(), 0  # the last pass of `_hurry`
-        self._groups = [""] * engine.slots  # for which the contents of the slots were computed
+        self._groups = [""] * engine.slots  # each slot's contents were computed for this group
 
     def submit(self, work: Request | Call) -> None:
         """Queue it. The caller must call `step` repeatedly, or `start` once."""
@@ -265,12 +264,12 @@ class Scheduler:
                     self._running = False
                     return
                 if not self._active and not self._steps and len(self._free()) < self._waiting[0].count:
-                    self._changed.wait(1)  # for those who hold slots
+                    self._changed.wait(1)  # until those who hold slots give them back
             try:
                 if not threading.main_thread().is_alive():
                     raise RunFailure("generation: the program ends")
                 self.step()
-            except BaseException as error:  # of every request, whose threads raise it
+            except BaseException as error:  # every request ends with it: its thread raises it
                 with self._lock:
                     left = [*self._active.values(), *self._waiting, *(call for call, _ in self._steps)]
                     self._active.clear()
@@ -310,8 +309,9 @@ class Scheduler:
         return len(request.ids) - len(self.engine.cached[request.slot])
 
     def _hurry(self) -> list[Request]:
-        """The requests of the next pass: all, or only those of the favoured of several groups that get their first
-        tokens in it, if it is short then. Of as many passes as there are groups, one at most is such a pass."""
+        """The requests of the next pass: usually all. With several groups it may be only those of the favoured group
+        whose answers have not begun, if the rest of their prompts fits into one short pass. With n groups, at most
+        every n-th pass is such a pass."""
         requests, hurried = list(self._active.values()), list[Request]()
         groups = {request.group for request in requests}
         if len(groups) > 1 and self.passes - self._hurried >= len(groups):
@@ -341,7 +341,7 @@ class Scheduler:
         if planned:
             # half for prompts, if those of several groups may come
             mixed = used + self.mixed_rows // 2 if self._shares.several else self.mixed_rows
-            room = min(room, max(mixed, power(used + min(MIN_CHUNK, self.mixed_rows // 2))))
+            room = min(room, max(mixed, power(used + min(MIN_PROMPT_ROWS, self.mixed_rows // 2))))
         room -= used
         prompts = self._prompts(requests, {part.slot for part, _ in planned})
         begun = [request.group for _, request in planned if not request.begun]
@@ -355,19 +355,22 @@ class Scheduler:
                 planned.append((Part(request.slot, begin, ids, choices, request.states), request))
 
     def _shortened(self, prompts: Sequence[Request], counts: list[int]) -> list[int]:
-        """The rows of prompts, few for groups with several requests if another group is awaited: its next request would
-        have to wait for the end of the pass. That costs little where the time of a pass grows with its rows. Groups
-        with one request each do not slow down each other's prompts."""
-        groups, few = Counter(request.group for request in self._active.values()), AWAITED
-        if not self.engine.rows_cost or not self._shares.awaited(groups):
-            return counts
-        found = []
+        """The rows of prompts, few for those of a crowd: a typist's next request has to wait for the end of the pass.
+        That costs little where the time of a pass grows with its rows."""
+        crowds, few, found = self._crowds() if self.engine.rows_cost else set(), CROWD, []
         for request, count in zip(prompts, counts, strict=True):
-            if groups[request.group] > 1:
+            if request.group in crowds:
                 count = min(count, few)
                 few -= count
             found.append(count)
         return found
+
+    def _crowds(self) -> set[str]:
+        """The groups with several requests, while another group types. Groups with one request each do not make each
+        other wait."""
+        groups = Counter(request.group for request in self._active.values())
+        typist = self._shares.typist(groups)
+        return set() if typist is None else {each for each in groups if groups[each] > 1 and each != typist}
 
     def _prompts(self, requests: Sequence[Request], decoding: Container[int]) -> list[Request]:
         """Requests whose prompts can be computed, the shortest rest first. Those that were not the first for
@@ -384,7 +387,7 @@ class Scheduler:
         return late + sorted((each for each in found if each.passed_over < PATIENCE), key=self._left)
 
     def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
-        """The tokens up to the first that was guessed wrong; those of a prompt first."""
+        """Give a request its new tokens, up to the first wrong guess; before them the scored ids of its prompt."""
         if request.prompt_best is not None and (left := request.prompt - 1 - len(request.scored)):
             request.take_scored(tokens[:left])
             if not (tokens := tokens[left:]):
@@ -439,13 +442,13 @@ class Scheduler:
                 else:
                     self._shares.enter(work.group, {each.group for each in self._active.values()})
                     work.slot = self._place(work)
-                    self._keep_loss(work)
                     self._active[work.slot] = work
+                    self._keep_loss(work)
                     self._reuse(work)
 
     @contextmanager
     def _failing_alone(self, work: Request | Call) -> Iterator[None]:
-        """An error ends this request or call; its caller gets it, and the others go on."""
+        """An error ends this request or call; its caller gets it, and the others go on, unless the network is lost."""
         try:
             yield
         except BaseException as error:
@@ -453,23 +456,26 @@ class Scheduler:
                 self.engine.cached[work.slot].clear()
                 self._leave(work.slot)
             work.end("error", error)
+            if isinstance(error, NetworkLost):
+                raise
 
     def _free(self, group: str | None = None) -> list[int]:
-        """Slots that nobody has, the least recently used first. For a `group`, those last that hold what another one
-        asked a moment ago."""
+        """Free slots, the least recently used first. For a `group`, slots that hold what another group asked for a
+        moment ago come last."""
         taken = {*self._active, *self._held}
         slots = (slot for slot in range(self.engine.slots) if slot not in taken)
-        others = {each for each in self._groups if group not in (None, each) and self._shares.typing(each)}
+        others = {each for each in self._groups if group not in (None, each) and self._shares.owns(each)}
         return sorted(slots, key=lambda slot: (self._groups[slot] in others, self._used[slot]))
 
     def _place(self, work: Request | Call) -> int:
-        """The free slot with the longest common beginning. The least recently used one if a longer beginning can be
-        copied, or if the slot would lose more than it keeps: its beginning can be copied, too."""
+        """The free slot whose ids have the longest beginning in common with the new ones. But if a longer beginning can
+        be copied from elsewhere, or if that slot would lose more ids than it keeps (its beginning can be copied as
+        well), the least recently used one."""
         ids, free = work.ids[:-1], self._free(work.group)
         begins = [self.engine.common(slot, ids, work.adapter) for slot in range(self.engine.slots)]
         best = max(free, key=lambda slot: begins[slot])
         lossy = 2 * begins[best] < len(self.engine.cached[best])
-        copied = max(begins) > begins[best] or self._kept(ids, work.adapter)[1] >= begins[best] + LEAST
+        copied = max(begins) > begins[best] or self._kept(ids, work.adapter)[1] >= begins[best] + MIN_COPIED
         return free[0] if copied or lossy else best
 
     def _kept(self, ids: Sequence[int], adapter: int) -> tuple[int, int]:
@@ -477,8 +483,10 @@ class Scheduler:
         return (-1, 0) if self.prefixes is None else self.prefixes.longest(ids, adapter)
 
     def _keep_loss(self, request: Request) -> None:
-        """Keep the contents of a request's new slot if it is about to lose more than half of them."""
-        if self.prefixes is not None:
+        """Keep the contents of a request's new slot if it is about to lose more than half of them. The copy delays the
+        next pass, so a crowd's own contents are not kept."""
+        own = request.group == self._groups[request.slot] and request.group in self._crowds()
+        if self.prefixes is not None and not own:
             left = 0 if request.computes_all else self.engine.common(request.slot, request.ids[:-1], request.adapter)
             if 2 * left < len(self.engine.cached[request.slot]):
                 self.prefixes.keep(request.slot, self._groups[request.slot])
@@ -497,7 +505,7 @@ class Scheduler:
         source = max(begins, key=begins.__getitem__, default=request.slot)
         maximum = max(own, begins.get(source, 0))
         number, kept = self._kept(ids, adapter)
-        restored = kept >= maximum + LEAST
+        restored = kept >= maximum + MIN_COPIED
         maximum = kept if restored else maximum
         request.leader = None
         for earlier in self._active.values():

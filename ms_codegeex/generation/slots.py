@@ -13,13 +13,12 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import TokenChoice, check_finite, pack, unpack
-from ms_codegeex.generation.chosen import Chosen
-from ms_codegeex.generation.network import Network
-from ms_codegeex.generation.rows import Rows
+from ms_codegeex.generation.rows import Network, Rows
+from ms_codegeex.generation.sampling import Chosen
 
 CHUNK = 256  # rows of a pass
-MIN_CHUNK = 16  # of a prompt
-Run = Callable[[Rows], np.ndarray]  # a method of `Network`
+MIN_PROMPT_ROWS = 16
+Run = Callable[[Rows], np.ndarray]  # `Network.choose` or `Network.score`
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,15 @@ class SlotEngine:
         self.chunk = max(chunk, 2 * self._maximum)  # room for prompts next to sequences that decode
         self.allowed = allowed or network.vocab_size
         self.rows_cost = network.compiled  # with the CPU's operators, a pass of fewer rows takes less time
-        self.least = 1  # rows of a pass; with more there are fewer kinds to compile, for answers that are drawn once
+        self.least = 1  # a pass is padded to so many rows: more leave fewer kinds to compile, for answers drawn once
         self.cached: list[list[int]] = [[] for _ in range(self.slots)]
         self.adapter = [0] * self.slots  # the adapter that computed the contents of each slot; 0: none
 
     def warm_up(self, choices: Sequence[TokenChoice]) -> None:
-        """Compute a pass of each kind that answers with such choices need, so that all graphs are compiled. No slot may
-        be in use; all lose their contents."""
+        """Compute a pass of each kind that answers with such choices need, so that MindSpore's graphs are compiled. No
+        slot may be in use; all lose their contents."""
+        if self.network.compiled:
+            return
         for choice in choices:
             for counts in self._kinds():
                 for slot in range(self.slots):
@@ -70,24 +71,22 @@ class SlotEngine:
 
     def _kinds(self) -> list[list[int]]:
         """The kinds of passes: the number of rows in each of the first slots."""
-        if self.network.compiled:
-            maximum = min(self.chunk, self.slots * self.capacity)
-            full = [min(size, maximum) for size in self._sizes(maximum)]
-            return [[min(self.capacity, size - begin) for begin in range(0, size, self.capacity)] for size in full]
-        maximum = min(self.chunk, self.capacity)  # of one sequence
+        maximum = min(self.chunk, self.capacity)
         return [
             *([min(size, maximum)] for size in self._sizes(maximum)),
             *([1] * min(size, self.slots) for size in self._sizes(self.slots)[1:]),
         ]
 
     def _sizes(self, maximum: int) -> list[int]:
-        """The sizes of passes with 1 to `most` rows that are used."""
+        """The sizes that are used of passes with 1 to `maximum` rows."""
         return sorted({self._padded(count) for count in range(1, maximum + 1)})
 
     def _padded(self, count: int) -> int:
-        """The number of rows of a pass with `count` of them that are used: few kinds, each of which is compiled."""
+        """The number of rows of a pass with `count` of them that are used: few kinds where each is compiled."""
+        if self.network.compiled:
+            return count
         padded = power(max(count, self.least))
-        return padded if padded <= self._maximum else max(padded, MIN_CHUNK)
+        return padded if padded <= self._maximum else max(padded, MIN_PROMPT_ROWS)
 
     def clear(self, slot: int, adapter: int = 0) -> None:
         """Forget the slot's contents. Its next ids are computed with adapter number `adapter` (0: none)."""
@@ -211,7 +210,7 @@ class SlotEngine:
             adapters[here] = self.adapter[part.slot]
             wanted += range(count - len(part.choices), count)
         choices = [choice for part in parts for choice in part.choices]
-        n = min(m, power(max(len(choices), self.least)))  # few kinds: each is compiled
+        n = len(choices) if self.network.compiled else min(m, power(max(len(choices), self.least)))
         wanted += [0] * (n - len(wanted))
         passed = rows.reshape((3, m, 1) if together else (3, 1, m))
         out = run(Rows(passed, np.array(wanted, np.int32), *pack(choices, n, self.allowed), adapters))

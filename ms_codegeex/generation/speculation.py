@@ -21,7 +21,6 @@ class NgramSpeculation(Speculation):
         self._after: weakref.WeakKeyDictionary[Request, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
 
     def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
-        """Up to `room` next ids of each request."""
         return [self._guess(each, min(each.width, most)) for each, most in zip(requests, room, strict=True)]
 
     def _guess(self, request: Request, width: int) -> list[int]:
@@ -44,7 +43,6 @@ class DraftSpeculation(Speculation):
         self.engine = engine
 
     def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
-        """Up to `room` next ids of each request."""
         capacity = self.engine.capacity
         widths = [
             min(each.width, most, capacity - len(each.ids) + 1) for each, most in zip(requests, room, strict=True)

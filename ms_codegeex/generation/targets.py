@@ -1,4 +1,5 @@
-"""The kind of device that computes, and its memory."""
+"""What computes, and its memory: the compiled operators on a CPU, or MindSpore on any kind of device, which is imported
+for that only."""
 
 from __future__ import annotations
 
@@ -6,25 +7,104 @@ import logging
 import os
 import shutil
 import sys
-
-import mindspore as ms
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory, hide_rank_table
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.cuda.driver import query_driver_in_subprocess
-from ms_codegeex.cuda.translation import translation_note
+from ms_codegeex.generation.device_shares import Meeting, SharedWeights
+from ms_codegeex.generation.kernels.library import Library
+from ms_codegeex.generation.kernels.network import KernelNetwork, without_operators
+from ms_codegeex.generation.loading import Adapter
+from ms_codegeex.generation.matrices import Weights
+from ms_codegeex.generation.rows import Network, SlotSizes
+from ms_codegeex.kernels.compiling import find_library
+from ms_codegeex.kernels.levels import AUTO
+from ms_codegeex.models.registry import Family
 
 MAX_SLOTS = 16
 TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}  # MindSpore's names
+# a machine without any of them has no other device than its CPU for MindSpore to choose
+ACCELERATORS = ("nvidia[0-9c]*", "dxg", "davinci*")  # in /dev
+
+
+def device_target(devices: Path = Path("/dev")) -> str:
+    """The kind of device that computes in this process, by MindSpore's name. MindSpore is asked, and imported for that,
+    only if it is here already or if there is something to choose from."""
+    if "mindspore" not in sys.modules and not any(any(devices.glob(each)) for each in ACCELERATORS):
+        return "CPU"
+    import mindspore as ms
+
+    return ms.get_context("device_target")
+
+
+def open_network(
+    family: Family,
+    config: Any,
+    weights: Weights,
+    sizes: SlotSizes,
+    meeting: Meeting | None = None,
+    adapters: Sequence[Adapter] = (),
+) -> Network:
+    """A model's network in this process: of the compiled operators if they are asked for and can be had, otherwise of
+    MindSpore. `UserError` for sizes that it cannot have."""
+    library, slower = compiled_library(sizes.threads, sizes.cpu_level)
+    if library is not None and (missing := without_operators(config)):
+        prepare_mindspore()
+        library, slower = None, f"none was compiled for {', '.join(missing)} of the family {family.name}"
+    _check(weights, library is not None, sizes)
+    if meeting is not None:
+        weights = SharedWeights(weights, meeting.share)
+        adapters = [adapter.part(weights) for adapter in adapters]
+    if library is not None:
+        return KernelNetwork(library, config, weights, sizes, meeting, adapters)
+    from ms_codegeex.generation.network import LocalNetwork  # which takes seconds to import
+
+    return LocalNetwork(family.model, config, weights, sizes, meeting, adapters, slower)
+
+
+def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
+    if sizes.cache_bits not in (32, 16):
+        raise UserError(f"cache bits: {sizes.cache_bits}; choose 32 or 16")
+    if sizes.activation_bits == 8 and weights.bits not in (8, 4):
+        raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
+    if not compiled and sizes.activation_bits == 8:
+        raise UserError("--fast: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
+
+
+def warn_if_slower(network: Network) -> None:
+    """One line on standard error for a network without the operators that it should have."""
+    if network.slower:
+        print_error(f"warning: MindSpore's own operators decode, which takes several times as long: {network.slower}")
+
+
+def compiled_library(threads: int, level: str = AUTO) -> tuple[Library | None, str]:
+    """The compiled operators; or None, with the reason if they were asked for and cannot be had. `UserError` if a
+    `level` is given nevertheless."""
+    if threads < 1 or device_target() != "CPU":
+        library, reason, said = None, "", "--threads 0, or a device that is not a CPU"
+    else:
+        path, reason = find_library(level)
+        try:
+            library = None if path is None else Library(path, threads)
+        except OSError as error:  # such as a cache on a noexec mount, or a library from another machine
+            library, reason = None, str(error)
+        said = reason
+    if library is None and level != AUTO:
+        raise UserError(f"--cpu-level: {level}, but MindSpore's own operators compute ({said}); leave it out")
+    return library, reason
 
 
 def use_device(name: str, count: int = 1) -> None:
     """Compute on devices of this kind, a key of `TARGETS`. `UserError` if MindSpore finds none, or fewer GPUs than
     `count`. A process that is to use GPUs is prepared before it imports MindSpore (`cuda.libraries.prepare`)."""
     target = TARGETS[name]
-    if ms.get_context("device_target") == target == "CPU":
+    if target == "CPU" == device_target():
         return
+    import mindspore as ms
+
     logging.disable(logging.CRITICAL)  # MindSpore prints at length which libraries it has looked for
     try:
         available = ms.hal.is_available(target)
@@ -35,6 +115,9 @@ def use_device(name: str, count: int = 1) -> None:
             f"--device: MindSpore finds no {name} here; run `ms-codegeex doctor` for details, or use --device cpu"
         )
     if name == "gpu":
+        from ms_codegeex.base.cuda.driver import query_driver_in_subprocess
+        from ms_codegeex.base.cuda.translation import translation_note
+
         driver = query_driver_in_subprocess()
         driver.check()
         if not (gpus := len(driver.gpus)):
@@ -46,10 +129,13 @@ def use_device(name: str, count: int = 1) -> None:
     ms.set_device(target)
 
 
-def prepare_engine() -> None:
-    """Hide a rank table; and on a CPU run a first operator where it would print: MindSpore then reads the clock of the
-    CPU with `grep` and `sed`, and does without if they are missing, but the shell complains in the middle of an answer.
-    """
+def prepare_mindspore() -> None:
+    """Make MindSpore ready: set its mode; hide a rank table; and on a CPU run a first operator where it would print:
+    MindSpore then reads the clock of the CPU with `grep` and `sed`, and does without if they are missing, but the shell
+    complains in the middle of an answer."""
+    import mindspore as ms
+
+    ms.set_context(mode=ms.GRAPH_MODE)
     hide_rank_table()
     if ms.get_context("device_target") != "CPU" or all(map(shutil.which, ("grep", "sed"))):
         return
@@ -66,15 +152,17 @@ def prepare_engine() -> None:
 
 def check_memory(needed: int) -> None:
     """`UserError` if the GPU that computes has less than `needed` bytes free."""
-    if ms.get_context("device_target") == "GPU" and (free := free_memory()) is not None and needed > free:
+    if device_target() == "GPU" and (free := free_memory()) is not None and needed > free:
         wrong = f"the model and its cache need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of the GPU are free"
         raise UserError(f"--device: {wrong}; give fewer slots, --devices N, or --device cpu")
 
 
 def free_memory() -> int | None:
     """Bytes available to a model on its device: the free ones of the first GPU, otherwise the host's."""
-    if ms.get_context("device_target") != "GPU":
+    if device_target() != "GPU":
         return available_memory()
+    from ms_codegeex.base.cuda.driver import query_driver_in_subprocess
+
     return next((gpu.free for gpu in query_driver_in_subprocess().gpus), None)
 
 

@@ -1,4 +1,5 @@
-// Operators for MindSpore's ops.Custom(func_type="aot"): inputs, then outputs, in `params`.
+// Operators: inputs, then outputs, in `params`. Decoding calls them itself (generation/kernels), training as MindSpore's
+// ops.Custom(func_type="aot").
 //
 // What an operator knows besides its rows (weights, caches, sizes) is registered first by the Python code that owns
 // the memory and has checked it (library.py). The last input of an operator is the number of its registration, int64

@@ -18,7 +18,7 @@ from mindspore.common.initializer import Normal, initializer
 
 from ms_codegeex.models import compiled
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.documents import SIDE, DocumentAttention, DocumentEnds
+from ms_codegeex.models.documents import TRIANGLE_SIDE, DocumentAttention, DocumentEnds
 from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, FusedRMSNorm
 from ms_codegeex.models.layers import (
     AttentionCore,
@@ -63,7 +63,7 @@ class Build:
     @cached_property
     def triangle(self) -> Tensor:
         """Ones where a token is later than another, which the kernel hides: one tensor for all layers."""
-        return Tensor(np.triu(np.ones((SIDE, SIDE), np.uint8), 1))
+        return Tensor(np.triu(np.ones((TRIANGLE_SIDE, TRIANGLE_SIDE), np.uint8), 1))
 
     def linear(self, config: DecoderConfig, name: str) -> Linear:
         """The linear layer of that name in the family's table."""

@@ -93,7 +93,6 @@ class CompiledLayerNorm(LayerNorm):
         self.kernel, self.small = _norm(library, epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
-        """[rows, hidden] -> [rows, hidden]"""
         return self.kernel(x, self.weight, self.bias, self.small)[0]
 
 
@@ -106,11 +105,10 @@ class CompiledRMSNorm(RMSNorm):
         self.none = Tensor([0.0], ms.float32)
 
     def construct(self, x: Tensor) -> Tensor:
-        """[rows, hidden] -> [rows, hidden]"""
         return self.kernel(x, self.weight, self.none, self.small)[0]
 
 
-# The engine keeps one function of shapes for an operator, whatever the layer and the type of its numbers.
+# MindSpore keeps one function of shapes for an operator, whatever the layer and the type of its numbers.
 def _rows(x: tuple[int, ...], values: tuple[int, ...], *_: tuple[int, ...]) -> tuple[int, int]:
     return x[0], values[0]
 
@@ -138,8 +136,8 @@ class CompiledProduct(nn.Cell):
 
 
 class CompiledHalfProduct(nn.Cell):
-    """In place of `WidenedProduct` for FP16: tiles of W are FP32 in a cache. There the engine copies W before it casts
-    it, and keeps the copy until the step ends (MindSpore 2.9); an operator of ours reads W itself."""
+    """In place of `WidenedProduct` for FP16: tiles of W are FP32 in a cache. There MindSpore 2.9 copies W before it
+    casts it, and keeps the copy until the step ends; an operator of ours reads W itself."""
 
     def __init__(self, library: str):
         super().__init__(auto_prefix=False)

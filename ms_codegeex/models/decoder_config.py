@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, TypeVar
+
+import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.parameters import LORA_A, LORA_B, RMS_NORM, ParameterTable
@@ -15,6 +17,16 @@ Config = TypeVar("Config", bound="DecoderConfig")
 NOT_OF_WEIGHTS = ("init_std", "scores_fp32", "softmax_fp32")
 # What the families' presets for a CPU have in common.
 TINY = {"hidden_size": 128, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 256, "init_std": 0.08}
+SPARE = 8  # channels beside a product's that carry a number for each row on a GPU; FP16 needs multiples of eight
+
+
+@dataclass(frozen=True)
+class Heads:
+    """`count` heads of `size` channels; `groups` heads of keys and values, each shared by count / groups queries."""
+
+    count: int
+    size: int
+    groups: int
 
 
 class DecoderConfig:
@@ -166,6 +178,30 @@ class DecoderConfig:
         multiplied = sum(rows * columns for rows, columns in linear) + self.vocab_size * self.hidden_size
         attention = 2 * seq_length * self.hidden_size * self.attention_layers
         return 2 * ((2 if frozen else 3) * multiplied + 3 * attention)
+
+
+def rotary_turns(
+    positions: int, rotary_dim: int, precision: str = "fp32", base: float = 10000.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin FP32 [positions, rotary_dim / 2] of position · base^(-2i / rotary_dim). As in the PyTorch
+    implementations, frequencies and angles are FP32 numbers, then rounded to `precision` (fp32, fp16, bf16); with less
+    precision, positions and frequencies are rounded before as well."""
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    frequencies = _rounded(np.float32(1.0) / np.float32(base) ** exponents, precision)
+    rows = _rounded(np.arange(positions, dtype=np.float32), precision)
+    angles = _rounded(rows[:, None] * frequencies, precision).astype(np.float64)
+    return _rounded(np.cos(angles), precision), _rounded(np.sin(angles), precision)
+
+
+def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
+    """FP32 numbers that `precision` (fp32, fp16, bf16) can represent, rounded to nearest even."""
+    values = values.astype(np.float32)
+    if precision == "fp16":
+        return values.astype(np.float16).astype(np.float32)
+    if precision == "bf16":
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return values
 
 
 def from_preset(

@@ -12,7 +12,7 @@ from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
 from ms_codegeex.models.fused import FusedAttention
 
-SIDE = 2048  # of the triangle that stands for every causal mask
+TRIANGLE_SIDE = 2048  # a triangle of this size stands for every causal mask
 
 
 class DocumentEnds(nn.Cell):

@@ -1,7 +1,7 @@
 """Cells for GPUs, where an operator whose operands differ in shape takes five times as long as one on equal shapes
-(MindSpore 2.9; figures in docs/gpu.md). What would be a broadcast is part of a matrix product here, or made once for
+(MindSpore 2.9; see docs/hardware.md). What would be a broadcast is part of a matrix product here, or made once for
 all layers. Parameters and `construct` match those of the composed cells, so neither models nor checkpoints depend on
-the choice, which `training/operators.py` makes. Their operators have no strategies."""
+the choice, which `training/build.py` makes. Several GPUs may share the batch, but no matrix."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_codegeex.models.causal import Build
-from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.decoder_config import SPARE, DecoderConfig
 from ms_codegeex.models.layers import (
     AttentionCore,
     CausalMask,
+    Dropout,
     FastGelu,
     Heads,
     Linear,
@@ -25,11 +26,9 @@ from ms_codegeex.models.layers import (
     RotaryTable,
 )
 
-SPARE = 8  # channels beside those of a product that carry a number for each row; FP16 products need multiples of eight
 
-
-class FlatBias(nn.Cell):
-    """x + b of a linear layer. The gradient of b is a product with ones: the one that MindSpore derives takes a hundred
+class _AddBias(nn.Cell):
+    """x + b with b [1, n]. The gradient of b is a product with ones: the one that MindSpore derives takes a hundred
     times as long on a GPU."""
 
     def __init__(self):
@@ -37,12 +36,25 @@ class FlatBias(nn.Cell):
         self.add, self.sum = ops.BiasAdd(), ops.MatMul()
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        """[rows, n], [n] -> [rows, n]"""
-        return self.add(x, bias)
+        """[rows, n], [1, n] -> [rows, n]"""
+        return self.add(x, ops.reshape(bias, (-1,)))
 
     def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of both."""
-        return dout, ops.reshape(self.sum(ops.ones((1, dout.shape[0]), dout.dtype), dout), (-1,))
+        return dout, self.sum(ops.ones((1, dout.shape[0]), dout.dtype), dout)
+
+
+class FlatBias(nn.Cell):
+    """x + b of a linear layer. Where devices share a batch, MindSpore sums the gradient of b before `as_row`; inside
+    `core`, which has its own gradient, the sum would be lost."""
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.as_row, self.core = ops.ExpandDims(), _AddBias()
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        """[rows, n], [n] -> [rows, n]"""
+        return self.core(x, self.as_row(bias, 0))
 
 
 class FlatRMSNorm(RMSNorm):
@@ -50,14 +62,13 @@ class FlatRMSNorm(RMSNorm):
 
     def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
         super().__init__(hidden_size, epsilon, dtype)
-        self.mean, self.outer = ops.MatMul(), ops.MatMul()
+        self.mean, self.as_row, self.outer = ops.MatMul(), ops.ExpandDims(), ops.MatMul()
         self.shares = Tensor(np.full((hidden_size, 1), 1.0 / hidden_size, np.float32))
 
     def construct(self, x: Tensor) -> Tensor:
-        """[rows, hidden] -> [rows, hidden]"""
         x = self.up(x, ms.float32)
         inverse = self.rsqrt(self.add_epsilon(self.mean(x * x, self.shares), self.epsilon))
-        return self.down(self.scale(x, self.outer(inverse, ops.reshape(self.weight, (1, -1)))), self.dtype)
+        return self.down(self.scale(x, self.outer(inverse, self.as_row(self.weight, 0))), self.dtype)
 
 
 class FlatMask(CausalMask):
@@ -94,7 +105,6 @@ class _RotaryOfGroups(Rotary):
     """`Rotary` for fewer heads than the angles are repeated for."""
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """as `Rotary.construct`"""
         return super().construct(x, cos[:, : x.shape[1]], sin[:, : x.shape[1]])
 
 
@@ -134,21 +144,37 @@ class _Attend(nn.Cell):
             to_scores = self.cast(to_scores, q.dtype)
         else:
             difference = self.by_columns(self.join((to_out, share)), self.join((v, ones)))
-            to_scores = self.cast(weights, q.dtype) * self.cast(difference, q.dtype)
+            # where scores are wider, MindSpore would make all layers' wide weights beforehand
+            to_scores = self.cast(ops.depend(weights, to_out), q.dtype) * self.cast(difference, q.dtype)
         to_q, to_k = self.plain(to_scores, k), self.transposed(to_scores, q)
         return to_q, to_k, self.transposed(dropped, to_out), ops.zeros_like(mask), ops.zeros_like(sample_keys)
 
 
+class _KeptWeights(Dropout):
+    """`Dropout` that leaves the scale of what it keeps to another place."""
+
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+        """as `Dropout.construct`, without the scale"""
+        if not (self.active and self.training):
+            return x
+        return self.drop(x, ops.stop_gradient(self.kept(x, sample_keys)))
+
+
 class FlatAttention(AttentionCore):
     """Attention with what `FlatMask` and `FlatRotaryTable` return. Softmax is FP32 inside its kernel. Only keys are
-    scaled, by a product with a diagonal matrix: there are never more of them than of queries."""
+    scaled, by a product with a diagonal matrix: there are never more of them than of queries. So are the values, by
+    what a dropout scales the weights that it keeps with."""
 
     constants = ()
 
     def __init__(self, heads: Heads, dtype: ms.Type, scores_dtype: ms.Type, dropout: nn.Cell, rotary: bool):
         super().__init__(heads, dtype, scores_dtype, dropout, rotary, scores_dtype)
-        self.diagonal = Tensor(np.eye(heads.size, dtype=np.float32) / math.sqrt(heads.size), scores_dtype)
+        one = np.eye(heads.size, dtype=np.float32)
+        self.diagonal = Tensor(one / math.sqrt(heads.size), scores_dtype)
         self.scale_key, self.core = ops.MatMul(), _Attend(heads.size, dtype, dropout)
+        self.scales_values, self.scale_value = isinstance(dropout, _KeptWeights) and dropout.active, ops.MatMul()
+        if self.scales_values:
+            self.of_kept = Tensor(one * dropout.scale_of_kept, dtype)
         if self.turn_key is not None and self.shared > 1:
             self.turn_key = _RotaryOfGroups(self.turn_key.out_dtype, heads.size)
 
@@ -156,33 +182,38 @@ class FlatAttention(AttentionCore):
         """as `AttentionCore.attend`, with a mask [batch, heads, seq, seq]"""
         rows = ops.reshape(q, (*k.shape[:2], -1, self.heads.size))
         scaled = ops.reshape(self.scale_key(ops.reshape(k, (-1, self.heads.size)), self.diagonal), k.shape)
+        if self.scales_values and self.training:
+            v = ops.reshape(self.scale_value(ops.reshape(v, (-1, self.heads.size)), self.of_kept), v.shape)
         context = self.core(rows, scaled, v, mask, sample_keys)[0]
         return ops.reshape(context, q.shape)
 
 
 class FlatCrossEntropy(nn.Cell):
     """`CrossEntropy` without broadcasts over the logits, in either direction: the gradient of a gathered logarithm is a
-    row with one number, which has the weight of the row and the scale of the loss, so that FP16 numbers stay large."""
+    row with one number, which has the weight of the row and the scale of the loss, so that FP16 numbers stay large.
+    Training keeps the logarithms in `dtype`: the kernel computes in FP32 inside, and FP16 rounds them as it has rounded
+    the logits. An evaluation keeps them in FP32."""
 
     def __init__(self, vocab_size: int, dtype: ms.Type, bias: bool = False, z_loss: float = 0.0):
         super().__init__()
         self.dtype, self.z_loss, self.add_bias = dtype, z_loss, FlatBias() if bias else None
         self.cast_table, self.matmul, self.up = ops.Cast(), ops.MatMul(transpose_b=True), ops.Cast()
-        self.log_softmax, self.sum = ops.LogSoftmax(), ops.ReduceSum()
+        self.log_softmax, self.sum, self.widen = ops.LogSoftmax(), ops.ReduceSum(), ops.Cast()
         self.pick, self.pick_logit = ops.GatherD(), ops.GatherD()
 
     def construct(
         self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         """as `CrossEntropy.construct`"""
-        logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), ms.float32)
+        kept = self.dtype if self.training else ms.float32
+        logits = self.up(self.matmul(hidden, self.cast_table(table, self.dtype)), kept)
         if self.add_bias is not None:
-            logits = self.add_bias(logits, bias)
+            logits = self.add_bias(logits, self.up(bias, kept))
         column = ops.expand_dims(labels, 1)
-        picked = self.pick(self.log_softmax(logits), 1, column)
+        picked = self.widen(self.pick(self.log_softmax(logits), 1, column), ms.float32)
         term = -picked
         if self.z_loss and self.training:
-            log_z = self.pick_logit(logits, 1, column) - picked
+            log_z = self.widen(self.pick_logit(logits, 1, column), ms.float32) - picked
             term = term + self.z_loss * log_z * log_z
         return self.sum(term * ops.expand_dims(mask, 1), 0)
 
@@ -191,7 +222,6 @@ class FlatBuild(Build):
     """A `Build` whose layers are these cells."""
 
     def linear(self, config: DecoderConfig, name: str) -> Linear:
-        """as `Build.linear`"""
         layer = super().linear(config, name)
         if layer.has_bias:
             del layer.add
@@ -199,24 +229,22 @@ class FlatBuild(Build):
         return layer
 
     def norm(self, config: DecoderConfig) -> nn.Cell:
-        """as `Build.norm`"""
         if config.rms_norm:
             return FlatRMSNorm(config.hidden_size, config.norm_epsilon, self.dtype)
         return super().norm(config)
 
     def attention(self, config: DecoderConfig, site: int) -> FlatAttention:
-        """as `Build.attention`"""
         heads, scores = Heads(config.num_heads, config.head_dim, config.num_kv_groups), self.scores(config)
-        dropout = self._drop((heads.count, self.seq_length, self.seq_length), site)
+        shape = heads.count, self.seq_length, self.seq_length
+        own = "dropout" in self.kernels
+        dropout = self._drop(shape, site) if own else _KeptWeights(self.dropout, shape, site, self.seed)
         return FlatAttention(heads, self.dtype, scores, dropout, config.rotary_dim > 0)
 
     def mask(self, config: DecoderConfig) -> FlatMask:
-        """as `Build.mask`"""
         settings = self.seq_length, config.eos_token_id, self.reset_at_eos
         return FlatMask(config.num_heads, self.scores(config), *settings)
 
     def rotary_table(self, config: DecoderConfig) -> RotaryTable:
-        """as `Build.rotary_table`"""
         return super().rotary_table(config, partial(FlatRotaryTable, config.num_heads))
 
     def activation(self, config: DecoderConfig) -> nn.Cell | ops.Primitive:
@@ -225,7 +253,6 @@ class FlatBuild(Build):
         return ops.FastGeLU() if isinstance(activation, FastGelu) else activation
 
     def loss(self, config: DecoderConfig, bias: bool) -> nn.Cell:
-        """as `Build.loss`"""
         if self.loss_chunk:
             return super().loss(config, bias)
         return FlatCrossEntropy(config.vocab_size, self.dtype, bias, self.z_loss)

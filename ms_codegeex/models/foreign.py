@@ -14,7 +14,7 @@ ForeignName = str | tuple[str, ...]  # a flat name, or the path through nested d
 _BLOCK = re.compile(r"\.(0|[1-9]\d{0,8})\.")
 # parts that programs add to the names of layers, anywhere in a name; what they put before a name may be anything
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module")
-_MOST_PARTS = 8  # before a name
+_MAX_PARTS = 8  # before a name
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def spellings(name: ForeignName) -> Iterator[str]:
     """The name in one piece without the wrappers of layers, and the same without its first part, its first two, ...:
     programs put any name before those of a network."""
     parts = [part for part in ".".join((name,) if isinstance(name, str) else name).split(".") if part not in WRAPPERS]
-    yield from (".".join(parts[first:]) for first in range(min(len(parts), _MOST_PARTS + 1)))
+    yield from (".".join(parts[first:]) for first in range(min(len(parts), _MAX_PARTS + 1)))
 
 
 def plain_name(name: ForeignName) -> str:

@@ -24,7 +24,6 @@ class FusedLayerNorm(LayerNorm):
         self.kernel = ops.LayerNorm(1, 1, epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
-        """[rows, hidden] -> [rows, hidden]"""
         return self.down(self.kernel(self.up(x, ms.float32), self.weight, self.bias)[0], self.dtype)
 
 
@@ -36,7 +35,6 @@ class FusedRMSNorm(RMSNorm):
         self.kernel = RmsNorm(epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
-        """[rows, hidden] -> [rows, hidden]"""
         return self.down(self.kernel(self.up(x, ms.float32), self.weight)[0], self.dtype)
 
 
@@ -67,7 +65,7 @@ class FusedAttention(AttentionCore):
 
 
 class FusedDropout(nn.Cell):
-    """Inverted dropout by the engine's kernel and random numbers. Acts only while `training` is set. Every call draws
+    """Inverted dropout by MindSpore's kernel and random numbers. Acts only while `training` is set. Every call draws
     another mask, which is not a function of the sample as in `layers.Dropout`: a resumed run, or one on another number
     of devices, drops other elements. MindSpore documents that the kernel's seeds have no effect on an Ascend, so no run
     may need the same mask twice (`config/chosen_hardware.py`)."""

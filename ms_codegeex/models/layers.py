@@ -8,13 +8,13 @@ it lists its attributes that are numbers and operands of such an operator."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from ms_codegeex.models.decoder_config import Heads, rotary_turns
 from ms_codegeex.models.parameters import SCALES
 
 MASKED_SCORE = -10000.0  # representable in FP16, vanishes in the softmax (CodeGeeX release)
@@ -43,8 +43,8 @@ def hold_frozen(cell: nn.Cell, held: ms.Type) -> None:
 
 class WidenedProduct(nn.Cell):
     """x Wᵀ with a frozen W that is held in fewer bits than x has. The wide copy of W exists while the product is
-    computed, once in each direction. The dependencies see to that: the engine computes what depends on parameters
-    alone when a step begins, and keeps it until the backward pass, recomputation or not (MindSpore 2.9)."""
+    computed, once in each direction. The dependencies see to that: MindSpore 2.9 computes what depends on parameters
+    alone when a step begins, and keeps it until the backward pass, recomputation or not."""
 
     def __init__(self, dtype: ms.Type):
         super().__init__(auto_prefix=False)
@@ -257,19 +257,22 @@ class Dropout(nn.Cell):
         elements dropped"""
         if not (self.active and self.training):
             return x
+        return self.drop(x, ops.stop_gradient(self.scale(self.kept(x, sample_keys), typed(self.scale_of_kept, x))))
+
+    def kept(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+        """1 where `construct` keeps an element, else 0, in the dtype of `x`"""
         h = ops.reshape(sample_keys, self.key_column)
         for i in range(len(self.lines)):
             h = self.combine[i](h, self.lines[i])
         if x.ndim == len(self.shape):
             h = ops.reshape(h, (-1, *self.shape[1:-1], 1))
-        kept = self.cast(self.compare(self.product(h, self.columns), Tensor(self.threshold, ms.int32)), x.dtype)
-        return self.drop(x, ops.stop_gradient(self.scale(kept, typed(self.scale_of_kept, x))))
+        return self.cast(self.compare(self.product(h, self.columns), Tensor(self.threshold, ms.int32)), x.dtype)
 
 
 def keys_in_block(sample_keys: Tensor, activation: Tensor) -> Tensor:
     """The same keys, which wait for an activation of the block. Where the block is computed again, so are its masks:
-    the engine would otherwise find them equal to those of the forward pass, and keep these (MindSpore 2.9). The
-    activation is not the block's input: where that is sliced for recomputation, the engine may close a cycle."""
+    MindSpore 2.9 would otherwise find them equal to those of the forward pass, and keep these. The activation is not
+    the block's input: where that is sliced for recomputation, a cycle may be closed."""
     return ops.depend(sample_keys, activation)
 
 
@@ -306,19 +309,13 @@ class CausalMask(nn.Cell):
 
 
 class RotaryTable(nn.Cell):
-    """cos and ∓sin of position · base^(-2i / rotary_dim) for channels 2i and 2i + 1; 1 and 0 from `rotary_dim` on. As
-    in the PyTorch implementations, frequencies and angles are FP32 numbers, then rounded to `precision`."""
+    """cos and ∓sin of `rotary_turns` for channels 2i and 2i + 1; 1 and 0 from `rotary_dim` on."""
 
     def __init__(self, positions: int, head_dim: int, rotary_dim: int, precision: str = "fp32", base: float = 10000.0):
         super().__init__()
-        # with less precision, positions and frequencies are rounded before as well
-        exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-        frequencies = _rounded(np.float32(1.0) / np.float32(base) ** exponents, precision)
-        rows = _rounded(np.arange(positions, dtype=np.float32), precision)
-        angles = _rounded(rows[:, None] * frequencies, precision)
+        turns, sines = rotary_turns(positions, rotary_dim, precision, base)
         cos, sin = np.ones((positions, head_dim), np.float32), np.zeros((positions, head_dim), np.float32)
-        cos[:, :rotary_dim] = _rounded(np.cos(angles.astype(np.float64)), precision).repeat(2, 1)
-        sines = _rounded(np.sin(angles.astype(np.float64)), precision)
+        cos[:, :rotary_dim] = turns.repeat(2, 1)
         sin[:, :rotary_dim] = np.stack([-sines, sines], -1).reshape(positions, rotary_dim)
         self.cos, self.sin = Tensor(cos), Tensor(sin)
         self.gather_cos, self.gather_sin = ops.Gather(), ops.Gather()
@@ -328,17 +325,6 @@ class RotaryTable(nn.Cell):
         """int32 [batch, seq] -> cos, sin FP32 [batch, 1, seq, head_dim]"""
         cos = self.cos_over_heads(self.gather_cos(self.cos, positions, 0), 1)
         return cos, self.sin_over_heads(self.gather_sin(self.sin, positions, 0), 1)
-
-
-def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
-    """FP32 numbers that `precision` (fp32, fp16, bf16) can represent, rounded to nearest even."""
-    values = values.astype(np.float32)
-    if precision == "fp16":
-        return values.astype(np.float16).astype(np.float32)
-    if precision == "bf16":
-        bits = values.view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-    return values
 
 
 class Rotary(nn.Cell):
@@ -364,15 +350,6 @@ class Rotary(nn.Cell):
         else:
             swapped = self.swap(x, self.order, 3)
         return self.down(self.add(self.times_cos(x, cos), self.times_sin(swapped, sin)), self.out_dtype)
-
-
-@dataclass(frozen=True)
-class Heads:
-    """`count` heads of `size` channels; `groups` heads of keys and values, each shared by count / groups queries."""
-
-    count: int
-    size: int
-    groups: int
 
 
 class AttentionCore(nn.Cell):

@@ -39,7 +39,7 @@ class Adaptation:
     library: str = ""
 
 
-class Narrow(nn.Cell):
+class NarrowProduct(nn.Cell):
     """(alpha / rank) A drop(x). Fused layers have one together, so that it is computed once, and its gradient too."""
 
     computed_in_dtype = ("cast_a", "down", "multiply")
@@ -57,7 +57,7 @@ class Narrow(nn.Cell):
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """[rows, in] -> [rows, rank]"""
         low = self.down(self.dropout(x, sample_keys), self.cast_a(self.a, self.dtype))
-        return self.multiply(low, typed(self.scale, low))  # of the narrow tensor
+        return self.multiply(low, typed(self.scale, low))
 
 
 class LoraLinear(nn.Cell):
@@ -66,7 +66,7 @@ class LoraLinear(nn.Cell):
 
     computed_in_dtype = ("cast_b", "up", "add")
 
-    def __init__(self, base: Linear, name: str, rank: int, narrow: Narrow | None):
+    def __init__(self, base: Linear, name: str, rank: int, narrow: NarrowProduct | None):
         super().__init__(auto_prefix=False)
         self.base, self.narrow, self.dtype = base, narrow, base.dtype
         shape = [base.shape[0], rank]
@@ -112,7 +112,7 @@ def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, s
     ]
     owners = Counter(sizes.table.has_factor(name, wanted) for name in wanted)
     for name, parent, attribute, cell in places:
-        narrow = Narrow(cell, name, settings, seq_length) if name in owners else None
+        narrow = NarrowProduct(cell, name, settings, seq_length) if name in owners else None
         if narrow is not None:
             names.append((narrow.a, narrow.a.name))
         shared = owners[name] != 1

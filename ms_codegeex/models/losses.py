@@ -50,7 +50,7 @@ class CrossEntropy(nn.Cell):
 class _ChunkedSum(nn.Cell):
     """The sum, z-loss included, and its gradients with respect to hidden, table and bias, chunk by chunk (FP32). With p
     = softmax(z), the gradient of a row with respect to z is p·(1 + 2·`z_loss`·log Z) - onehot(label). Without a bias, a
-    single number takes its place: the engine expects a gradient for every input. While table and bias are `frozen`,
+    single number takes its place: MindSpore expects a gradient for every input. While table and bias are `frozen`,
     their gradients are not computed."""
 
     def __init__(self, rows: int, chunk: int, bias: bool, z_loss: float):

@@ -1,4 +1,4 @@
-"""The engine's parallel settings for one rank of a partitioned run."""
+"""MindSpore's parallel settings for one rank of a partitioned run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def group_name(ranks: list[int]) -> str:
 
 
 def ranks_in_group_name(name: str) -> tuple[int, ...] | None:
-    """The members of one of our groups; None for a group of the engine, even if its name begins with one of ours."""
+    """The members of one of our groups; None for a group of MindSpore, even if its name begins with one of ours."""
     ranks = name.removeprefix(PREFIX).split("-") if name.startswith(PREFIX) else ["none"]
     return tuple(map(int, ranks)) if all(map(str.isdecimal, ranks)) else None
 
@@ -47,7 +47,7 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
 
 
 def enter(config: RunConfig, rank: int) -> str | None:
-    """Make the engine partition what is built from now on. Communication must be initialised. Returns the group that
+    """Make MindSpore partition what is built from now on. Communication must be initialised. Returns the group that
     keeps a tied word table equal, if this rank is in one."""
     import mindspore as ms
     from mindspore.communication import create_group
@@ -64,7 +64,7 @@ def enter(config: RunConfig, rank: int) -> str | None:
 
 
 def before_evaluation() -> None:
-    """Let the engine compile a graph without gradients after one that accumulates them over micro-batches, whose number
+    """Let MindSpore compile a graph without gradients after one that accumulates them over micro-batches, whose number
     it remembers and then refuses such a graph for ("not support predict with grad_accu", MindSpore 2.9)."""
     import mindspore as ms
 

@@ -1,14 +1,14 @@
-"""Gradient functions for the communication of weights, in place of the engine's.
+"""Gradient functions for the communication of weights, in place of MindSpore's.
 
-The engine inserts an operator for every weight that is gathered or whose gradient is reduced, and parses the Python
+MindSpore inserts an operator for every weight that is gathered or whose gradient is reduced, and parses the Python
 source of its gradient once for each of them. These functions contain branches for averaged gradients, sparse gradients
 and the monitoring of norms, which parsing keeps in memory until they turn out not to be taken: with all 40 layers of
-the 13B inlined, they are more than half of the engine's memory. The functions below contain only what a run takes.
+the 13B inlined, they are more than half of MindSpore's memory. The functions below contain only what a run takes.
 
 - A rehearsal compiles large graphs with them in less memory. The compiled graph is the same (a test compares all
   operators).
-- With `parallel.short_gradients`, which the engine does not have for sums of micro-batches, every rank uses them, and
-  gradients travel in 16 bits. Other runs use the engine's functions.
+- With `parallel.short_gradients`, which MindSpore does not have for sums of micro-batches, every rank uses them, and
+  gradients travel in 16 bits. Other runs use MindSpore's functions.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def sixteen_bits(config: RunConfig) -> ms.Type | None:
 
 
 def use_gradient_functions(half: ms.Type | None = None) -> None:
-    """Register the functions of this file with the engine, in this process, before a graph is compiled. `half`: the
+    """Register the functions of this file with MindSpore, in this process, before a graph is compiled. `half`: the
     16-bit type that gradients are sent in; None: as they are."""
     for operator, function in FUNCTIONS.items():
         bprop_getters.register(operator)(_getter(partial(function, half=half), bprop_getters[operator.__name__]))
 
 
 def _getter(short: Callable[[Any], Callable], engine: Callable[[Any], Callable]) -> Callable[[Any], Callable]:
-    """A function from an operator to its gradient function: ours, or the engine's if that would do more."""
+    """A function from an operator to its gradient function: ours, or MindSpore's if that would do more."""
 
     def get(operator: Any) -> Callable:
         monitored = any(map(ms.get_auto_parallel_context, MONITORS)) or _sdc_detector.need_sample()
@@ -80,7 +80,7 @@ def _getter(short: Callable[[Any], Callable], engine: Callable[[Any], Callable])
 
 
 def _named(operator: Any, prefix: str, collective: Any, half: ms.Type | None, devices: int) -> Any:
-    """The collective with the bucket and the name that the engine gives it; with `half` as a sum in 16 bits."""
+    """The collective with the bucket and the name that MindSpore gives it; with `half` as a sum in 16 bits."""
     attributes = operator.get_attr_dict()
     collective.add_prim_attr("fusion", attributes["fusion"])
     if "segment" in attributes and not isinstance(operator, AllGather | _MirrorOperator):
@@ -97,7 +97,7 @@ def _kept(x: Any, out: Any, dout: Any) -> tuple[Any]:
 
 
 def _sent(collective: Any) -> Callable:
-    """The gradient is sent."""
+    """Sends the gradient."""
 
     def bprop(x: Any, out: Any, dout: Any) -> tuple[Any]:
         return (collective(dout),)
@@ -106,7 +106,7 @@ def _sent(collective: Any) -> Callable:
 
 
 def _sent_last(collective: Any | None) -> Callable:
-    """What all micro-batches have added to `z` is sent after the last one's `dout`; None: it stays here."""
+    """Sends the sum of all micro-batches in `z` after the last one's `dout`; None: it stays here."""
     cast, dtype, one = P.Cast(), P.DType(), Tensor(1.0, mstype.float16)
 
     def alone(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:

@@ -32,7 +32,7 @@ def partition(network: CausalLoss, config: RunConfig) -> None:
         _place(network, sizes, tail, config.mesh)
     _fuse(network, tail, config.parallel.fusion.allreduce_groups)
     sharded = {layout.name for layout in layouts_of(config) if layout.optimizer_sharded}
-    for parameter in network.get_parameters():  # the engine shards frozen ones, too
+    for parameter in network.get_parameters():  # MindSpore shards frozen ones, too
         parameter.parallel_optimizer = parameter.name in sharded
 
 
@@ -74,8 +74,8 @@ def recompute(network: CausalLoss, config: RunConfig) -> None:
     """Forget a block's activations, or only its attention scores and FP32 copies of its norms' inputs, until the
     backward pass; each block as `recompute_of_blocks` says. A block keeps its input, split over the tensor-parallel
     devices and gathered again; the input of a block in the tail is not split (CodeGeeX release). A fused attention
-    keeps no scores. A block that saves its all-reduce results does not split its input either: with both switches the
-    engine creates a cyclic graph."""
+    keeps no scores. A block that saves its all-reduce results does not split its input either: with both switches
+    MindSpore creates a cyclic graph."""
     blocks, sizes, again = network.model.blocks, config.model.sizes, config.parallel.overlap.recompute_collectives
     listed = [*blocks, *_blocks_of(_tail(network.model, sizes))]
     borders = borders_of_recomputation(config)
@@ -90,7 +90,7 @@ def recompute(network: CausalLoss, config: RunConfig) -> None:
 
 def _recompute_cheap(block: nn.Cell, sizes: DecoderConfig, precision: str, follows: bool) -> None:
     """Recompute what takes much memory and little time: scores with softmax, and casts to FP32 before a norm's kernel.
-    `follows`: the block's input is the result of one that is recomputed. To cast it again, the engine would also repeat
+    `follows`: the block's input is the result of one that is recomputed. To cast it again, MindSpore would also repeat
     that block's last product, so this cast is kept."""
     if not hasattr(block.attention.core, "kernel"):
         block.attention.core.recompute()
@@ -124,6 +124,6 @@ def _fuse(network: CausalLoss, tail: Sequence[nn.Cell], groups: int) -> None:
 
 
 def _bucket(cell: nn.Cell, number: int) -> None:
-    """As the engine's `set_comm_fusion`, but also for frozen parameters, whose shards are gathered."""
+    """As MindSpore's `set_comm_fusion`, but also for frozen parameters, whose shards are gathered."""
     for parameter in cell.get_parameters():
         parameter.comm_fusion = number

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ms_codegeex.config.sections import LoraConfig
 
 MOMENTS = ("optimizer.m.", "optimizer.v.")
-ITERATIONS = 5  # of Newton-Schulz in an update by Muon
-BUFFERS = "accu_grads."  # of gradients that are summed over micro-batches
+NEWTON_SCHULZ_STEPS = 5  # in an update by Muon
+GRADIENT_SUMS = "accu_grads."  # prefix of the buffers that sum gradients over micro-batches
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def loaded_rows(config: RunConfig, rank: int) -> slice:
 
 def split_moment(name: str) -> tuple[str, str]:
     """The prefix of a moment or of a buffer of gradients, "" for a weight, and the name of the weight."""
-    prefix = next((prefix for prefix in (*MOMENTS, BUFFERS) if name.startswith(prefix)), "")
+    prefix = next((prefix for prefix in (*MOMENTS, GRADIENT_SUMS) if name.startswith(prefix)), "")
     return prefix, name.removeprefix(prefix)
 
 

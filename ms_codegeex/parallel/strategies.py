@@ -3,6 +3,10 @@
 Activations are [rows, width] with rows = batch·seq; `data` splits rows, `tensor` splits heads, columns or vocabulary.
 With sequence parallelism, rows are split by data·tensor outside the tensor-parallel regions: the result of a
 row-parallel product is then reduce-scattered, the input of a column-parallel one gathered.
+
+MindSpore partitions the forward graph and differentiates it afterwards. A cell's own gradient gets the tensors of a
+device, so its operators need no strategies. But MindSpore sums a parameter's gradient where the first operator reads
+the parameter: inside such a cell that sum would be lost.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING
 from mindspore import nn
 from mindspore.ops import Primitive
 
+from ms_codegeex.models import flat
 from ms_codegeex.models.causal import Head, InputEmbedding, QueryEmbedding
 from ms_codegeex.models.documents import DocumentAttention, DocumentEnds
 from ms_codegeex.models.layers import (
@@ -29,7 +34,7 @@ from ms_codegeex.models.layers import (
     SampleKeys,
     SwiGlu,
 )
-from ms_codegeex.models.lora import LoraLinear, Narrow
+from ms_codegeex.models.lora import LoraLinear, NarrowProduct
 from ms_codegeex.models.losses import CrossEntropy, Sums
 from ms_codegeex.models.parameters import COLUMN, KEY_VALUE, LAYER_NORM, RMS_NORM, ROW, TABLE, VOCABULARY, Role
 
@@ -88,7 +93,7 @@ class Strategies:
         _shard(linear, "matmul", (self.data, 1), (parts, 1))
         if linear.has_bias:
             _shard(linear, "cast_bias", (parts,))
-            _shard(linear, "add", (self.data, parts), (parts,))
+            self.add_bias(linear.add, (self.data, parts))
 
     def row(self, linear: Linear) -> None:
         """[rows, in / tensor] -> [rows, out], partial sums reduced"""
@@ -97,7 +102,14 @@ class Strategies:
         linear.matmul.shard(((dp, tp), (1, tp)), **self._scattered(self.rows))
         if linear.has_bias:
             linear.cast_bias.shard(((1,),))
-            linear.add.shard(((self.rows, 1), (1,)))
+            self.add_bias(linear.add, (self.rows, 1))
+
+    def add_bias(self, add: Primitive | flat.FlatBias, full: tuple[int, int]) -> None:
+        """[rows, n] and [n]"""
+        if isinstance(add, flat.FlatBias):
+            _shard(add, "as_row", full[1:])
+            add = add.core.add
+        add.shard((full, full[1:]))
 
     def _scattered(self, rows: int) -> dict[str, tuple]:
         """Argument of `shard` for a product whose partial sums are reduce-scattered into `rows` parts."""
@@ -116,7 +128,7 @@ class Strategies:
         linear.up.shard(((rows, 1), (out, 1)))
         linear.add.shard(((rows, out), (rows, out)))
 
-    def narrow(self, narrow: Narrow, into: int, rows: int) -> None:
+    def narrow(self, narrow: NarrowProduct, into: int, rows: int) -> None:
         """[rows, in] -> [rows, rank]; of column-parallel layers that share it, `into` is 1 and `rows` are those of data
         parallelism"""
         self.dropout(narrow.dropout, (self.data, into))
@@ -130,6 +142,13 @@ class Strategies:
         _shard(norm, "up down", full)
         if hasattr(norm, "kernel"):
             _shard(norm, "kernel", full, (1,), *([(1,)] if layer_norm else []))
+            return
+        if isinstance(norm, flat.FlatRMSNorm):
+            _shard(norm, "rsqrt", full)
+            _shard(norm, "add_epsilon", full, ())
+            _shard(norm, "scale", full, full)
+            _shard(norm, "mean outer", full, (1, 1))
+            _shard(norm, "as_row", (1,))
             return
         _shard(norm, "mean square rsqrt", full)
         _shard(norm, "add_epsilon", full, ())
@@ -164,6 +183,8 @@ class Strategies:
         """positions [batch, seq], split by samples; every device has all angles"""
         _shard(table, "gather_cos gather_sin", (1, 1), (self.data, 1))
         _shard(table, "cos_over_heads sin_over_heads", (self.data, 1, 1))
+        if isinstance(table, flat.FlatRotaryTable):
+            _shard(table, "repeat", (self.data, 1, 1, 1), (1,))
 
     def rotary(self, rotary: Rotary | None, heads: tuple[int, ...]) -> None:
         """`heads`: of [batch, heads, seq, d], or of [batch, seq, heads, d]"""
@@ -220,6 +241,12 @@ class Strategies:
             _shard(core, "kernel", heads, heads, heads, mask)
             _shard(core, "hide", mask, ())
             return
+        if isinstance(core, flat.FlatAttention):
+            _shard(core, "scale_key scale_value", (dp, 1), (1, 1))
+            _shard(core.core, "by_columns plain add", heads, heads)
+            _shard(core.core, "softmax cast", heads)
+            self.dropout(core.core.dropout, heads)
+            return
         _shard(core, "scale_query", heads, ())
         _shard(core, "scale_key", shared, ())
         _shard(core, "scores context", heads, heads)
@@ -240,6 +267,10 @@ class Strategies:
             _shard(mask, "from_begin", (1, 1), ids)
             _shard(mask, "to_long", (self.data,))
             return
+        if isinstance(mask, flat.FlatMask):
+            _shard(mask, "narrow", (self.data, 1, 1, 1) if mask.reset else (1, 1))
+            _shard(mask, "for_samples", (1, 1, 1, 1), (self.data,))
+            _shard(mask, "repeat", (self.data, 1, 1, 1), (1,))
         if not mask.reset:
             _shard(mask, "nothing", ids, ())
             _shard(mask, "spread", ids, (1, 1))
@@ -271,6 +302,12 @@ class Strategies:
         full, narrow = (dp, vp), (dp, 1)
         _shard(loss, "cast_table", (vp, 1))
         _shard(loss, "matmul", narrow, (vp, 1))
+        if isinstance(loss, flat.FlatCrossEntropy):
+            _shard(loss, "up log_softmax sum widen", narrow)
+            _shard(loss, "pick pick_logit", narrow, narrow)
+            if loss.add_bias is not None:
+                self.add_bias(loss.add_bias, narrow)
+            return
         _shard(loss, "up max exp sum_exp sum_picked", full)
         _shard(loss, "add_bias", full, (vp,))
         _shard(loss, "subtract subtract_log", full, narrow)

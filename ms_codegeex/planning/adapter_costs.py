@@ -28,7 +28,7 @@ class Gradients:
 
     @staticmethod
     def of(shape: MicroBatch, first: bool, side_by_side: bool) -> Gradients:
-        """All of them, except in the first block under adapters, whose input comes from a frozen table."""
+        """Every input has one, except in the first block under adapters, whose input comes from a frozen table."""
         if not shape.adapted or not first:
             return Gradients()
         core = any(name in shape.adapted for name in INPUTS)
@@ -40,7 +40,7 @@ class Gradients:
         return Gradients(False, False, core, wide, narrow, 0 if both else (not output) + (not last))
 
     def of_input(self, name: str) -> bool:
-        """That of the input of a linear layer."""
+        """Whether the input of this linear layer has a gradient."""
         if name in INPUTS:
             return self.query if name == "attention.query" else self.block
         return self.core if name == "attention.output" else self.wide if name in WIDE else self.narrow

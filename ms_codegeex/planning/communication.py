@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ms_codegeex.base.hardware import Device
+from ms_codegeex.base.hardware import Chip
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.models.decoder_config import DecoderConfig
@@ -74,7 +74,7 @@ def link_of(ranks: Sequence[int], server_devices: int) -> str:
 
 
 def seconds(
-    collective: PlannedCollective, mesh: Mesh, chip: Device, server_devices: int, calls: int | None = None
+    collective: PlannedCollective, mesh: Mesh, chip: Chip, server_devices: int, calls: int | None = None
 ) -> float:
     """Time of all calls of a planned collective; see `transfer_seconds`."""
     ranks = group_ranks(mesh, collective.group, mesh.rank(collective.stage, 0, 0), collective.phase)
@@ -82,7 +82,7 @@ def seconds(
 
 
 def transfer_seconds(
-    op: str, ranks: Sequence[int], size: int, count: int, chip: Device, server_devices: int, calls: int | None = None
+    op: str, ranks: Sequence[int], size: int, count: int, chip: Chip, server_devices: int, calls: int | None = None
 ) -> float:
     """Time of `count` equal collectives over `ranks` of `size` bytes in all, if nothing else uses the links.
     Hierarchical: reduced over the board, its share over the server's boards, that share over servers, each step at its
@@ -103,7 +103,7 @@ def transfer_seconds(
     return passes * per_byte * size + started * latency
 
 
-def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
+def _activations(config: RunConfig, chip: Chip) -> Counter[tuple]:
     calls: Counter[tuple] = Counter()
     mesh, runs = config.mesh, config.accumulation * config.parallel.overlap.parts
     for part in parts_of(config, chip):
@@ -124,7 +124,7 @@ def _activations(config: RunConfig, chip: Device) -> Counter[tuple]:
 
 def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     """Collectives that distribute the loaded batch, and those that sum the loss over all replicas. Micro-batches and
-    parts are slices of the stage's whole batch, so the engine gathers all of it. Ids are needed everywhere (each stage
+    parts are slices of the stage's whole batch, so MindSpore gathers all of it. Ids are needed everywhere (each stage
     forms the mask), and with dropout the sample numbers; labels and loss mask on the last stage."""
     calls: Counter[tuple] = Counter()
     mesh, rows, parts = config.mesh, config.training.global_batch, config.parallel.overlap.parts
@@ -191,7 +191,7 @@ def _kinds(
     return tuple(Counter(replace(layout, name="") for layout in layouts).items())
 
 
-def collectives(config: RunConfig, chip: Device | None = None) -> list[PlannedCollective]:
+def collectives(config: RunConfig, chip: Chip | None = None) -> list[PlannedCollective]:
     """All collectives of a step, stage by stage, equal ones together: those of activations once a micro-batch."""
     chip, mesh = chip or hardware_of(config), config.mesh
     calls = _activations(config, chip) + _inputs_and_sums(config)

@@ -31,7 +31,7 @@ ACROSS_STAGES = ("tied", "pipeline", "world")
 
 @dataclass(frozen=True)
 class Communicator:
-    """`groups`: those of the plan that use it; none: the engine makes it, and nothing uses it. `message`: bytes of
+    """`groups`: those of the plan that use it; none: MindSpore makes it, and nothing uses it. `message`: bytes of
     the largest one. `buffer`: MiB of one of its two buffers (HCCL); None: the library's choice (NCCL)."""
 
     groups: tuple[str, ...]
@@ -67,13 +67,13 @@ def _key(group: str, stage: int) -> tuple[str, int]:
 def communicators_of(
     config: RunConfig, rank: int, listed: Sequence[PlannedCollective] | None = None
 ) -> list[Communicator]:
-    """Those of one rank. `listed`: the collectives of the plan, if they are known."""
+    """The communicators of one rank. `listed`: the plan's collectives, if they are known."""
     listed = collectives(config, hardware_of(config)) if listed is None else listed
     messages = largest_messages(config, listed)
     mesh, stage = config.mesh, config.mesh.coordinates(rank)[0]
     found = {x.group for x in listed if x.stage == stage}
     members: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
-    sizes: Counter[tuple[int, ...]] = Counter()  # the engine is told one for a set of ranks
+    sizes: Counter[tuple[int, ...]] = Counter()  # MindSpore is told one for a set of ranks
     every_stage = tuple(range(rank % mesh.stage_size, mesh.world, mesh.stage_size))
     for group in filter(found.__contains__, GROUPS):
         ranks = every_stage if group == "pipeline" else group_ranks(mesh, group, rank)
@@ -90,7 +90,7 @@ def communicators_of(
 
 
 def unused_by(mesh: Mesh, rank: int) -> tuple[int, ...]:
-    """Ranks of a communicator that the engine makes in a pipeline for optimizer shards of what tensor parallelism does
+    """Ranks of a communicator that MindSpore makes in a pipeline for optimizer shards of what tensor parallelism does
     not split, although such weights are not sharded (MindSpore 2.9, met on its Ascend plugin). Whether HCCL gives it
     buffers before it is used is not known."""
     if mesh.pipeline == 1 or mesh.tensor == 1 or mesh.optimizer_shard in (1, mesh.data):

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.base.hardware import Device
-from ms_codegeex.config.chosen_hardware import documents_of_a_row, fused_kernels
+from ms_codegeex.base.hardware import Chip
+from ms_codegeex.config.chosen_hardware import documents_of_a_row, flat_cells, fused_kernels
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ class MicroBatch:
     after the others; `recompute`: what this one does. `adapted`: the linear layers of a block with adapters of `rank`;
     none: all weights are trained. `shards`: replicas over which weights are sharded that are cast once a step;
     `micro_batches`: of a step. `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces
-    saved. `kept_masks`: the engine keeps masks of composed dropout that are to be computed again: Ascend's back end
+    saved. `kept_masks`: MindSpore keeps masks of composed dropout that are to be computed again: Ascend's back end
     merges both (MindSpore 2.9). A part of a micro-batch counts as one. `documents`: how many of a row attention takes
-    by their ends; 0: it takes a mask."""
+    by their ends; 0: it takes a mask. `flat`: the cells are those of `models/flat.py`."""
 
     sequences: int
     seq_length: int
@@ -143,6 +143,7 @@ class MicroBatch:
     kept_masks: bool = False
     stages: int = 1
     documents: int = 0
+    flat: bool = False
 
     @property
     def rows(self) -> int:
@@ -165,11 +166,11 @@ class MicroBatch:
         return 4 if self.precision == "fp32" else 2
 
 
-def shape_of(config: RunConfig, device: Device) -> MicroBatch:
+def shape_of(config: RunConfig, chip: Chip) -> MicroBatch:
     """One micro-batch of this run, or one of its parts."""
     mesh, training, sizes = config.mesh, config.training, config.model.sizes
     overlap = config.parallel.overlap
-    settings, fused = recompute_of_blocks(config), fused_kernels(config, device.fused)
+    settings, fused = recompute_of_blocks(config), fused_kernels(config, chip.fused)
     blocks: list[list[str]] = [[] for _ in range(mesh.pipeline * mesh.virtual_stages)]
     for layer in range(sizes.num_layers):
         blocks[mesh.part_of(layer, sizes.attention_layers)].append(settings[layer])
@@ -192,9 +193,10 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
         shards=mesh.optimizer_shard if overlap.parts == 1 or config.accumulation > 1 else 1,
         micro_batches=config.accumulation * overlap.parts,
         saved_all_reduces=not overlap.recompute_collectives,
-        kept_masks=device.kind == "ascend",
+        kept_masks=chip.kind == "ascend",
         stages=mesh.pipeline,
         documents=documents_of_a_row(config) if "attention" in fused else 0,
+        flat=flat_cells(config),
     )
 
 

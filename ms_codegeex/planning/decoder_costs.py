@@ -34,8 +34,8 @@ class TensorSizes:
     wide: int  # [rows, F / tensor]
     logits: int  # [rows, V / tensor]
     mask: int  # [sequences, 1, seq, seq], or [sequences, seq, documents]
-    byte: int  # of an activation
-    softmax: int  # of a score inside the softmax
+    byte: int  # an activation
+    softmax: int  # a score inside the softmax
 
     @staticmethod
     def of(model: DecoderConfig, shape: MicroBatch) -> TensorSizes:
@@ -139,6 +139,7 @@ def linear(
 def activation(name: str, shape: MicroBatch, sizes: TensorSizes) -> Vector:
     """Element-wise work of [rows, F / tensor]."""
     size = sizes.byte * sizes.wide
+    name = "gelu" if shape.flat and name == "fast_gelu" else name  # one kernel too
     forward, backward, saved = ACTIVATIONS[name][shape.graph_kernel]
     if shape.graph_kernel and shape.recompute == "full":  # without results to keep, the product before it takes it in
         forward /= 2
@@ -150,10 +151,10 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     heads, seq, head = model.num_heads // shape.tensor, shape.seq_length, model.head_dim
     batch, byte, wide = shape.sequences * heads, shape.bytes, sizes.softmax
     fused, gk, drops = "attention" in shape.fused, shape.graph_kernel, shape.dropout
-    score = FP32 if model.scores_fp32 and not fused else byte  # of queries and keys where they meet
-    before = (_turned(sizes, score, gk),) if model.rotary_dim else ()
+    score = FP32 if model.scores_fp32 and not fused else byte  # queries and keys, where they meet
+    before = (_rotation(sizes, score, gk),) if model.rotary_dim else ()
     by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel repeats heads itself if both are split
-    repeated = model.num_kv_groups < model.num_heads and not (fused and by_group)
+    repeated = model.num_kv_groups < model.num_heads and not shape.flat and not (fused and by_group)
     memory = sizes.heads if repeated else sizes.kv
     if repeated:
         moved = (score + byte) * (sizes.kv + (sizes.heads if by_group else sizes.hidden))
@@ -172,16 +173,20 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
             Vector("softmax", 2 * bits, bits, saved),
             context,
         )
-    # where heads are split, a network without micro-batches, whose blocks are inlined, does not keep the result
-    again = shape.tensor > 1 and shape.micro_batches == 1
+    # where heads are split, a network without micro-batches, whose blocks are inlined, does not keep the result; nor
+    # does a cell with its own gradient
+    again = shape.flat or (shape.tensor > 1 and shape.micro_batches == 1)
     up, probability = _cast(score, wide), (byte if wide != byte else 0)
-    if gk:  # softmax; its cast, or dropout, is one more kernel
+    if shape.flat:  # with a mask as large as the scores; of the weights and their gradient the backward pass is made
+        widened = _cast(byte, score)
+        moved = (5 * score + widened, 3 * score + 2 * widened, byte, 2 * score + (byte if widened else 0))
+    elif gk:  # softmax; its cast, or dropout, is one more kernel
         forward = score + wide + FP32 / heads + (_cast(wide, byte) if not drops else 0)
-        backward = byte + 2 * wide + _cast(wide, score)
+        moved = (forward, byte + 2 * wide + _cast(wide, score), wide + probability, 2 * wide)
     else:
         forward = up + _cast(byte, wide) + 4 * wide + 2 * FP32 / heads
-        backward = up + _cast(byte, wide) + 3 * wide
-    moved = (size * sizes.scores for size in (forward, backward, wide + probability, 2 * wide))
+        moved = (forward, up + _cast(byte, wide) + 3 * wide, wide + probability, 2 * wide)
+    moved = (size * sizes.scores for size in moved)
     return (
         *before,
         Vector("split and merge heads", layout + scaled, layout + (0 if gk else scaled), kept),
@@ -192,7 +197,7 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     )
 
 
-def _turned(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
+def _rotation(sizes: TensorSizes, score: int, graph_kernel: bool) -> Vector:
     """Rotary positions of queries and keys: cast, pairs swapped, two products, sum, cast, in FP32; the same
     backward. The swap is a separate kernel."""
     byte = sizes.byte
@@ -218,7 +223,7 @@ def _dropped_scores(sizes: TensorSizes, shape: MicroBatch) -> Vector:
 
 
 def block_collectives(shape: MicroBatch, size: int, side_by_side: bool = False) -> tuple[TensorCollective, ...]:
-    """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each. The engine's backward
+    """Two sums forward; with sequence parallelism a gather and a scattered sum in place of each. MindSpore's backward
     pass mirrors every forward collective and adds no other: gradients stay partial sums until they reach one.
     Recomputation repeats what stands before the last result that the backward pass needs: with a dropout kernel, whose
     mask comes with its result, that includes the product before it and its sum. Where attention and feed-forward part
@@ -268,7 +273,7 @@ def embedding(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, posit
 
 def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: bool) -> tuple[TensorCollective, ...]:
     """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once,
-    with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are split. Under
+    with one replica, MindSpore sums the gradient before it casts back, or scatters the sum where rows are split. Under
     adapters there is no gradient, and it scatters the sum, casts, and gathers."""
     whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
     ops, backward = ("AllReduce", "AllReduce"), (whole, "backward", "fp32")
@@ -282,12 +287,15 @@ def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: boo
 
 
 def before_blocks(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, stage: int) -> list[ModelPart]:
-    """What a stage makes first and keeps as long as the micro-batch: the mask, and cos and sin of every token. Ends of
-    documents are few numbers; of what they are made of nothing is kept."""
+    """What a stage computes first and keeps as long as the micro-batch: the mask, and cos and sin of every token.
+    Document ends are a few integers; none of their intermediates are kept."""
     passes = 2 if shape.graph_kernel else 13  # compare, cast, multiply, subtract, scale, count
-    made = [Vector("mask", passes * FP32 * sizes.mask, 0, 0 if shape.documents else FP32 * sizes.mask)]
+    kept = 0 if shape.documents else FP32 * sizes.mask
+    if shape.flat:  # repeated for each head
+        kept = (FP32 if model.scores_fp32 else shape.bytes) * sizes.scores
+    made = [Vector("mask", passes * FP32 * sizes.mask + kept * shape.flat, 0, kept)]
     if model.rotary_dim:
-        elements = shape.rows * model.head_dim
+        elements = sizes.heads if shape.flat else shape.rows * model.head_dim
         made.append(Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements))
     return [ModelPart(vector.name, stage, 1, (vector,)) for vector in made]
 
@@ -303,12 +311,16 @@ def head(
     """What stands `before` it, logits and cross entropy in FP32 over the vocabulary shard."""
     byte, logits, split = shape.bytes, sizes.logits, shape.tensor > 1 and shape.vocabulary
     columns = model.vocab_size // (shape.tensor if shape.vocabulary else 1)
-    if shape.graph_kernel:  # the product casts; maximum, shift, exponential, sum, one-hot and picked logit follow
+    transient = 2 * FP32
+    if shape.flat:  # logarithms; backward, a row with one number and the kernel's gradient
+        forward, backward, saved, transient = (2 + 2 * bias) * byte, 4 * byte, byte, 2 * byte
+    elif shape.graph_kernel:  # the product casts; maximum, shift, exponential, sum, one-hot and picked logit follow
         forward, backward, saved = (FP32 - byte) + 9 * FP32, 5 * FP32 + byte, 2 * FP32
     else:
         forward, backward, saved = _cast(byte, FP32) + 13 * FP32, _cast(byte, FP32) + 11 * FP32, 4 * FP32
         forward, backward = forward + 2 * FP32 * bias, backward + FP32 * bias
-    loss = Vector("cross entropy", forward * logits, backward * logits, saved * logits, 2 * FP32 * logits)
+    moved = (each * logits for each in (forward, backward, saved, transient))
+    loss = Vector("cross entropy", *moved)
     product = linear("logits", shape.rows, model.hidden_size, columns, shape, byte * sizes.hidden)
     product = [replace(o, right=not shape.adapted) if isinstance(o, MatMul) else o for o in product]
     collectives: list[TensorCollective] = []

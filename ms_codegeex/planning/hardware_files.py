@@ -20,7 +20,7 @@ from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
-from ms_codegeex.base.hardware import Calibration, Device
+from ms_codegeex.base.hardware import Calibration, Chip
 from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import chosen_hardware
 from ms_codegeex.config.run import RunConfig
@@ -29,7 +29,7 @@ from ms_codegeex.config.validation import Share, check_tree, validated
 SOURCES = Path(__file__).with_name("hardware_sources.yaml")
 Above = Annotated[float, Field(gt=0, lt=math.inf)]
 Rest = Annotated[float, Field(ge=0, lt=math.inf)]
-HEADER = """# What a run has shown of its devices, by `ms-codegeex calibrate` (docs/calibrate.md). Plan with it:
+HEADER = """# What a run has shown of its devices, by `ms-codegeex calibrate` (docs/plan.md). Plan with it:
 #   ms-codegeex plan --config FILE parallel.hardware={name}
 # Rates are in bytes/s, latencies in seconds.
 """
@@ -40,7 +40,7 @@ def _sources() -> dict[str, Any]:
     return read_yaml_file(SOURCES)
 
 
-def sources_of(chip: Device) -> dict[str, str]:
+def sources_of(chip: Chip) -> dict[str, str]:
     """The source of each figure, by its field."""
     own = chip.calibration
     if own is None:
@@ -48,7 +48,7 @@ def sources_of(chip: Device) -> dict[str, str]:
     return _sources()[own.base]["sources"] | dict.fromkeys(sorted(own.measured), f"measured: {own.source}")
 
 
-def uncertain_of(chip: Device) -> frozenset[str]:
+def uncertain_of(chip: Chip) -> frozenset[str]:
     """The figures on which published ones disagree, or for which there is none."""
     own = chip.calibration
     listed = frozenset(_sources()[own.base if own else chip.name]["uncertain"])
@@ -56,8 +56,8 @@ def uncertain_of(chip: Device) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class DeviceRates:
-    """As the fields of `Device`; `cluster_latency`: between servers."""
+class ChipRates:
+    """Measured rates, named as the fields of `Chip`. `cluster_latency`: between servers."""
 
     memory_bandwidth: Above
     board_bandwidth: Above
@@ -92,7 +92,7 @@ class HardwareFile:
 
     base: str
     source: str
-    rates: DeviceRates
+    rates: ChipRates
     products: Products
     overlap: Share
     gaps: Rest
@@ -100,7 +100,7 @@ class HardwareFile:
     assumed: list[str] = field(default_factory=list)
     residuals: dict[str, Any] = field(default_factory=dict)
 
-    def device(self, chip: Device, name: str) -> Device:
+    def chip(self, chip: Chip, name: str) -> Chip:
         """The chip with these figures, under the file's name."""
         rates = asdict(self.rates)
         calibration = Calibration(
@@ -146,7 +146,7 @@ def write_hardware_file(path: Path, found: HardwareFile) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file is written; of a missing one nothing."""
+    """Changes whenever the file is written; () for a missing file."""
     try:
         status = path.stat()
     except OSError:
@@ -159,7 +159,7 @@ def _read_once(file: str, stamp: tuple[int, ...]) -> HardwareFile:
     return read_hardware_file(Path(file))
 
 
-def hardware_of(config: RunConfig) -> Device:
+def hardware_of(config: RunConfig) -> Chip:
     """The accelerator that a configuration is planned for, with the figures of its hardware file if it names one."""
     chip, file = chosen_hardware.hardware_of(config), config.parallel.calibration
     if file is None:
@@ -169,4 +169,4 @@ def hardware_of(config: RunConfig) -> Device:
         wrong = f"{file} is of {found.base}, but parallel.hardware: {chip.name}"
         remedy = "name the file as parallel.hardware, or set parallel.calibration to null"
         raise UserError(f"parallel.calibration: {wrong}; {remedy}")
-    return found.device(chip, Path(file).stem)
+    return found.chip(chip, Path(file).stem)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ms_codegeex.base.hardware import Device
+from ms_codegeex.base.hardware import Chip
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.models.decoder_config import DecoderConfig
@@ -132,7 +132,7 @@ class ParameterSums:
 def _sums(
     mesh: Mesh, model: DecoderConfig, vocabulary: bool, targets: tuple[str, ...], rank: int, frozen: str
 ) -> tuple[ParameterSums, ...]:
-    """Of every stage; `targets` and `rank`: of adapters; `frozen`: the type of the other weights then."""
+    """The sums on each stage. `targets` and `rank` describe adapters, `frozen` the type of the other weights."""
     layouts = layouts_on(mesh, model, LoraConfig(rank=rank, targets=list(targets), frozen=frozen), vocabulary)
     result = []
     for stage in range(mesh.pipeline):
@@ -149,7 +149,7 @@ def _sums(
 
 
 def parameter_sums(config: RunConfig) -> tuple[ParameterSums, ...]:
-    """Of every stage of a run."""
+    """The sums of parameters on each stage of a run."""
     lora, parallel = config.lora, config.parallel
     return _sums(config.mesh, config.model.sizes, parallel.vocabulary, tuple(lora.targets), lora.rank, lora.frozen)
 
@@ -205,7 +205,7 @@ def state_memory(config: RunConfig) -> list[StageMemory]:
     ]
 
 
-def stage_memory(config: RunConfig, chip: Device) -> list[StageMemory]:
+def stage_memory(config: RunConfig, chip: Chip) -> list[StageMemory]:
     """Memory of one device of each stage at its peak."""
     mesh, listed = config.mesh, collectives(config, chip)
     groups = [communicators_of(config, mesh.rank(stage, 0, 0), listed) for stage in range(mesh.pipeline)]
@@ -217,8 +217,8 @@ def with_buffers(memory: Sequence[StageMemory], groups: Sequence[Sequence[Commun
     return [replace(x, communication=sum(y.bytes for y in listed)) for x, listed in zip(memory, groups, strict=True)]
 
 
-def memory_without_buffers(config: RunConfig, chip: Device) -> list[StageMemory]:
-    """The same without the buffers of communicators, which need all collectives."""
+def memory_without_buffers(config: RunConfig, chip: Chip) -> list[StageMemory]:
+    """Bytes on one device of each stage, without the buffers of communicators, which need all collectives."""
     result, every_part = [], parts_of(config, chip)
     for stage, (sums, state) in enumerate(zip(parameter_sums(config), state_memory(config), strict=True)):
         parts, matrices = [x for x in every_part if x.stage == stage], muon_shapes(config, stage)

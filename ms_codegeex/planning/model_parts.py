@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ms_codegeex.base.hardware import Device
+from ms_codegeex.base.hardware import Chip
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.parameters import KEY_VALUE, LAYER_NORM, ROW, TABLE, Layer, norms_of
 from ms_codegeex.planning import adapter_costs as adapters
@@ -61,7 +61,7 @@ def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...
 
 
 def _collectives(model: DecoderConfig, shape: MicroBatch, size: int, first: bool = False) -> tuple:
-    """Those inside one block."""
+    """The collectives inside one block."""
     side_by_side = len(norms_of(model.table.block)) == 1
     planned = costs.block_collectives(shape, size, side_by_side)
     rows = [layer.name for layer in model.table.block if layer.role is ROW]
@@ -77,9 +77,9 @@ def _with_first_block(listed: list[ModelPart], model: DecoderConfig, shape: Micr
     return [*listed[:number], first, replace(others, count=others.count - 1), *listed[number + 1 :]]
 
 
-def parts_of(config: RunConfig, device: Device) -> tuple[ModelPart, ...]:
+def parts_of(config: RunConfig, chip: Chip) -> tuple[ModelPart, ...]:
     """All parts of the model, stage by stage, as one device of each stage computes them."""
-    return model_parts(config.model.sizes, shape_of(config, device))
+    return model_parts(config.model.sizes, shape_of(config, chip))
 
 
 def _norm(layer: Layer, sizes: TensorSizes, shape: MicroBatch) -> tuple[Vector, ...]:
@@ -118,7 +118,7 @@ def _linear(
 def _operators(
     model: DecoderConfig, shape: MicroBatch, first: bool = False, asked: bool = False
 ) -> tuple[MatMul | Vector, ...]:
-    """Those of a block, in order. They are the same on meshes that differ in replicas and stages only."""
+    """The operators of a block, in order: equal on meshes that differ only in replicas and stages."""
     return _cached_operators(model, replace(shape, replicas=1, blocks=(), tail=(), stages=1), first, asked)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ms_codegeex.base.hardware import Device
+from ms_codegeex.base.hardware import Chip
 from ms_codegeex.planning.cost_model import TILE, MatMul, causal_share
 
 MATMUL_PEAK = 0.89
@@ -100,7 +100,7 @@ def whole_tiles(m: int, n: int) -> float:
     return math.prod(x / (math.ceil(x / TILE) * TILE) for x in (m, n))
 
 
-def matmul_seconds(product: MatMul, chip: Device, precision: str) -> float:
+def matmul_seconds(product: MatMul, chip: Chip, precision: str) -> float:
     """Time of one pass of a product."""
     precision = "fp32" if product.fp32 else precision
     byte = 4 if precision == "fp32" else 2
@@ -114,6 +114,6 @@ def matmul_seconds(product: MatMul, chip: Device, precision: str) -> float:
     return max(arithmetic, product.batch * elements * byte / chip.memory_bandwidth)
 
 
-def kernel_seconds(products: Iterable[MatMul], moved: float, chip: Device, precision: str) -> float:
+def kernel_seconds(products: Iterable[MatMul], moved: float, chip: Chip, precision: str) -> float:
     """Time of a kernel with these products that moves `moved` bytes beside theirs."""
     return sum(matmul_seconds(x, chip, precision) for x in products) + moved / chip.memory_bandwidth

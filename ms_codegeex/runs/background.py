@@ -30,7 +30,7 @@ class HostCopy:
 
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray] = {}
-        self.shares: list[list[tuple[str, slice]]] = []  # of each thread: tensors, and the bytes of them
+        self.shares: list[list[tuple[str, slice]]] = []  # for each thread: tensors, and which of their bytes
         self.threads = ThreadPoolExecutor(COPYING_THREADS, "copy")
         self.ready = False
 

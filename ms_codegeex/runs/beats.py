@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import statistics
 import time
 from collections import deque
@@ -20,7 +21,8 @@ from typing import Any
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.training.observers import Callback, StepRecord
 
-BYTES = 256  # of a file
+FILE_BYTES = 256
+STACKS = signal.SIGUSR2  # a rank answers it with its stacks, in its log
 LEARNT_AFTER = 3  # beats of a phase; before that nothing is known about how long it takes
 REGULAR = ("step", "evaluation")  # phases whose parts take equally long; one is a step, or a batch that is evaluated
 
@@ -66,7 +68,6 @@ class Beats(Callback):
         self._write()
 
     def phase(self, name: str | None) -> None:
-        """Something within the present phase begins, or (None) ends."""
         self._timed = self._timed and name != "compile"  # the first step waited for its data only
         self._part_done()
         if name is None:
@@ -76,12 +77,10 @@ class Beats(Callback):
         self._write()
 
     def beat(self) -> None:
-        """A part of the phase has ended, and the next one begins."""
         self._part_done(begins=True)
         self._write()
 
     def begin(self, trainer: Any) -> None:
-        """A step begins."""
         self._step = trainer.progress.step + 1
         self.enter("step")
         self._timed = True
@@ -91,7 +90,6 @@ class Beats(Callback):
         self.enter("report")
 
     def leave(self, trainer: Any) -> None:
-        """No step follows."""
         self.enter("result")
 
     def _part_done(self, begins: bool = False) -> None:
@@ -111,7 +109,7 @@ class Beats(Callback):
             return
         line = json.dumps(asdict(Beat(self._number, phase, self._step, usual, learnt, self._of)))
         with contextlib.suppress(OSError):
-            os.pwrite(self._descriptor, line.encode()[: BYTES - 1].ljust(BYTES - 1) + b"\n", 0)
+            os.pwrite(self._descriptor, line.encode()[: FILE_BYTES - 1].ljust(FILE_BYTES - 1) + b"\n", 0)
 
 
 def beat_name(environment: Mapping[str, str]) -> str:

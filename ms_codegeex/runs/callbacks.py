@@ -29,7 +29,7 @@ from ms_codegeex.training.trainer import Trainer
 
 FIRST_STEP = "first step:"  # begins a line in the log of every worker
 FLUSH_SECONDS = 30.0
-DRAWING_SHARE = 50  # of a run's time, one part at most goes into drawing
+DRAWING_SHARE = 50  # at most a 50th of a run's time goes into drawing
 
 
 class Eta:
@@ -61,7 +61,6 @@ class JsonLog(Callback):
         self.progress.write(json.dumps(event))
 
     def status(self, text: str) -> None:
-        """Show the phase that begins now."""
         self._event({"event": "status", "text": text, "time": time.time()})
 
     def warning(self, text: str) -> None:
@@ -84,7 +83,6 @@ class JsonLog(Callback):
             self.warned = failed is not None
 
     def end(self, trainer: Trainer) -> None:
-        """Close the log."""
         self.log.close()
 
 
@@ -120,11 +118,9 @@ class EventLog(Callback):
         self.file = AppendedFile(run.events)
 
     def event(self, event: str, **content: Any) -> None:
-        """Append an event."""
         self.file.write(event_line(event, content))
 
     def leave(self, trainer: Trainer) -> None:
-        """Close the file."""
         self.file.close()
 
 
@@ -169,7 +165,6 @@ class TensorBoard(Callback):
         self._attempt(trainer, lambda: self._write(record))
 
     def end(self, trainer: Trainer) -> None:
-        """Flush and close."""
         self._attempt(trainer, lambda: self.writer.close())
 
 

@@ -120,11 +120,9 @@ class Display:
 def loss_figure(picture: Path, width: float, steps: str) -> Iterator[tuple[Any, Any]]:
     """Axes for losses and, below them, for learning rates over `steps`; the picture is written at the end. `width` in
     inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     yield loss, rate
     loss.set_ylabel("loss (nats per token)")

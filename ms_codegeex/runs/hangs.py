@@ -25,21 +25,20 @@ from pathlib import Path
 
 import psutil
 
-from ms_codegeex.runs.beats import Beat, read_beat
+from ms_codegeex.runs.beats import STACKS, Beat, read_beat
 from ms_codegeex.runs.workers import STOPPED, Workers
 
 QUIET_SECONDS = 40.0
 DEVICE_SECONDS = 600.0  # for a first step, or to connect all devices of a cluster
-UNKNOWN = "stress check"  # of a device: nobody knows how long it takes
+UNTIMED_STAGE = "stress check"  # nobody knows how long that of a device takes
 STOPPED_SECONDS = 15.0
-BUSY_SECONDS = 0.5  # of CPU time, and …
+BUSY_CPU_SECONDS = 0.5  # and …
 BUSY_BYTES = 1 << 20  # … bytes read or written within QUIET_SECONDS, more than an idle rank's heartbeats need
 SETTLED_SECONDS = 5.0  # without a beat, before it matters what else a rank does
 STANDS_OUT = "the others wait for"
 LOOK_SECONDS = 1.0  # between two looks; a launcher that was stopped itself counts no more than twice that
 STACK_SECONDS = 2.0  # for the ranks to write their stacks
-FRAMES = 3  # of a stack that a message shows
-STACKS = signal.SIGUSR2  # ranks answer it with their stacks
+SHOWN_FRAMES = 3  # in a message
 _STACK = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ \(most recent call first\):\n((?:  File .*\n?)+)", re.M)
 _FRAME = re.compile(r'File "(?P<path>.*)", line (?P<line>\d+) in (?P<function>.*)')
 
@@ -94,7 +93,7 @@ class HangWatch:
         done = _done(process)
         if pulse.done is None:
             pulse.done = done
-        elif done[0] - pulse.done[0] > BUSY_SECONDS or done[1] - pulse.done[1] > BUSY_BYTES:
+        elif done[0] - pulse.done[0] > BUSY_CPU_SECONDS or done[1] - pulse.done[1] > BUSY_BYTES:
             pulse.done, pulse.quiet = None, 0.0
 
     def quiet(self) -> str:
@@ -115,7 +114,7 @@ class HangWatch:
     def _is_quiet(self, pid: int) -> bool:
         pulse = self.pulses.get(pid, _Pulse())
         if pulse.beat is None or pulse.beat.usual is None:
-            return pulse.quiet >= self.unknown and not (pulse.beat and pulse.beat.phase == UNKNOWN)
+            return pulse.quiet >= self.unknown and not (pulse.beat and pulse.beat.phase == UNTIMED_STAGE)
         return pulse.quiet >= max(QUIET_SECONDS, self.multiple * pulse.beat.usual)
 
     def _report(self, pids: Collection[int], waiting: bool = False) -> str:
@@ -156,7 +155,7 @@ class HangWatch:
         phase = "start" if pulse.beat is None else pulse.beat.phase
         step = f" (step {pulse.beat.step})" if pulse.beat is not None and pulse.beat.step else ""
         state = ", stopped by SIGSTOP or a debugger" if pulse.stopped else ""
-        calls = " < ".join(f"{x['function']} ({Path(x['path']).name}:{x['line']})" for x in frames[:FRAMES])
+        calls = " < ".join(f"{x['function']} ({Path(x['path']).name}:{x['line']})" for x in frames[:SHOWN_FRAMES])
         return f"rank {rank} in phase {phase}{step}{state}, in {calls or _kernel_wait(pid)}"
 
 

@@ -19,7 +19,7 @@ _FINDINGS = re.compile(
     rb"rank|Global CheckSum result is)\b[^\n]*"
 )
 _OF_ALL = b"Global"
-_CAUSES = {  # of the end of a rank, in words
+_CAUSES_OF_DEATH = {  # in words
     rb"\[HcclWatchDog\]|Hcom Monitor thread got hccl error": "HCCL's watchdog saw a collective fail (cluster.watchdog)",
     rb"\bEI0002\b": "a collective waited longer than cluster.execute_timeout for another rank (EI0002)",
     rb"\bEI0006\b": "another rank did not connect within cluster.connect_timeout (EI0006)",
@@ -71,5 +71,5 @@ def cause_in(log: Path) -> str | None:
     with contextlib.suppress(OSError), log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - TAIL))
         tail = stream.read()
-        return next((words for pattern, words in _CAUSES.items() if re.search(pattern, tail)), None)
+        return next((words for pattern, words in _CAUSES_OF_DEATH.items() if re.search(pattern, tail)), None)
     return None

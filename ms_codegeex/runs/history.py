@@ -17,7 +17,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
-from ms_codegeex.base.webpage import charts, count, lines, note, page, settings, spans, table, text
+from ms_codegeex.base.webpage import Html, charts, count, element, lines, page, settings, spans, table, text
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs.display import duration
@@ -28,7 +28,7 @@ WATCHED = ("profile", "stress check", "silent check")  # events
 REASONS = ("finished", "stopped", "failed", "not finite", "rewind", "interrupted", "lost", "running")  # by colour
 SHOWN_FAULTS = 50
 
-SHOWN_ROWS, SHOWN_TOKENS = 8, 120  # of the batch of a fault
+FAULT_ROWS, FAULT_TOKENS = 8, 120  # that are shown of its batch
 SILENT_SECONDS = 120.0  # without a sign of life, apart from ten steps
 
 
@@ -119,8 +119,8 @@ def batch_text(history: History, first: int) -> str:
 
     tokenizer = open_dataset(Path(history.config.data.directories[0])).tokenizer()
     size = history.config.training.global_batch
-    rows = training_data(history.config).training_batch(first, min(size, SHOWN_ROWS)).inputs
-    texts = [tokenizer.decode(row[:SHOWN_TOKENS].tolist()) for row in rows]
+    rows = training_data(history.config).training_batch(first, min(size, FAULT_ROWS)).inputs
+    texts = [tokenizer.decode(row[:FAULT_TOKENS].tolist()) for row in rows]
     parts = [f"sample {first + number}:\n{words}" for number, words in enumerate(texts)]
     return "\n\n".join([*parts, *([f"… and {size - len(rows)} more"] if size > len(rows) else [])])
 
@@ -168,35 +168,31 @@ def _attempts(
 def write_history_page(histories: Mapping[str, History], output: Path, texts: Callable[[History, int], str]) -> None:
     """Write the page. `texts(history, first)` returns the text of the batch that starts with sample `first`."""
     title = f"Run {next(iter(histories))}" if len(histories) == 1 else f"{len(histories)} runs"
-    sections = [("Overview", _overview(histories)), ("Curves", _curves(histories)), ("Attempts", _timeline(histories))]
+    sections = [("Overview", _overview(histories)), ("Curves", _curves(histories)), ("Attempts", *_timeline(histories))]
     for name, history in histories.items():
-        sections.append((f"Faults of {text(name)}", _faults(history, texts)))
+        sections.append((f"Faults of {name}", _faults(history, texts)))
     for name, history in histories.items():
-        if history.watched:
-            rows = [
-                [text(clock(event["time"])), text(event["event"]), text(words_of(event))] for event in history.watched
-            ]
-            sections.append((f"Profiles and hardware of {text(name)}", table(("time", "event", "content"), rows)))
+        rows = ([clock(event["time"]), event["event"], words_of(event)] for event in history.watched)
+        sections.append((f"Profiles and hardware of {name}", table(("time", "event", "content"), rows)))
     for name, history in histories.items():
-        sections.append((f"Settings of {text(name)}", settings(history.config.to_dict())))
+        sections.append((f"Settings of {name}", settings(history.config.to_dict())))
     with atomic_file(output) as temporary:
         temporary.write_text(page(title, sections), encoding="utf-8")
 
 
-def _overview(histories: Mapping[str, History]) -> str:
+def _overview(histories: Mapping[str, History]) -> Html:
     figures = {name: overview(history) for name, history in histories.items()}
     heads = ("run", *next(iter(figures.values())))
-    rows = [[text(name), *map(text, values.values())] for name, values in figures.items()]
-    words = note(
+    small = (
         "Goodput is the share of wall-clock time that went into steps that were kept: their number times the median "
         "step time, divided by the time from the first start to the last end. Compiling, evaluating, saving, repeated "
         "steps and pauses count as lost time."
     )
-    return table(heads, rows, numeric=8) + words
+    return table(heads, ([name, *values.values()] for name, values in figures.items()), 8, small)
 
 
 def overview(history: History) -> dict[str, str]:
-    """The figures of a run in a line, by the head of their column."""
+    """A run's figures by the heads of their columns: a row of a table."""
     loss, validation, rate = history.last("loss"), history.last("validation_loss"), history.tokens_per_second
     counts = history.counts
     return {
@@ -212,8 +208,8 @@ def overview(history: History) -> dict[str, str]:
     }
 
 
-def _curves(histories: Mapping[str, History]) -> str:
-    def figure(title: str, key: str, unit: str = "", scale: float = 1.0) -> str:
+def _curves(histories: Mapping[str, History]) -> Html:
+    def figure(title: str, key: str, unit: str = "", scale: float = 1.0) -> Html:
         series = {}
         for name, history in histories.items():
             points = [
@@ -226,51 +222,46 @@ def _curves(histories: Mapping[str, History]) -> str:
         return lines(title, series, "step", unit or title)
 
     return charts(
-        [
-            figure("training loss", "loss", "nats per token"),
-            figure("validation loss", "validation_loss", "nats per token"),
-            figure("gradient norm", "gradient_norm"),
-            figure("tokens per second", "tokens_per_second"),
-            figure("learning rate", "learning_rate"),
-            figure("memory of rank 0", "memory_bytes", "GB", 1e-9),
-        ]
+        figure("training loss", "loss", "nats per token"),
+        figure("validation loss", "validation_loss", "nats per token"),
+        figure("gradient norm", "gradient_norm"),
+        figure("tokens per second", "tokens_per_second"),
+        figure("learning rate", "learning_rate"),
+        figure("memory of rank 0", "memory_bytes", "GB", 1e-9),
     )
 
 
-def _timeline(histories: Mapping[str, History]) -> str:
+def _timeline(histories: Mapping[str, History]) -> tuple[Html, Html]:
     rows, cells = [], []
     for name, history in histories.items():
         for attempt in history.attempts:
             label = f"{name} {attempt.number}" if len(histories) > 1 else f"attempt {attempt.number}"
-            seconds = attempt.end - attempt.begin
             colour = REASONS.index(attempt.reason) if attempt.reason in REASONS else len(REASONS)
             words = f"{attempt.reason}, steps {attempt.first_step} to {attempt.last_step}"
             rows.append((label[-24:], attempt.begin, attempt.end, colour, words))
-            steps = count(attempt.first_step), count(attempt.last_step)
-            cells.append([text(label), *steps, duration(seconds), text(attempt.reason), text(attempt.message or "")])
+            seconds, steps = duration(attempt.end - attempt.begin), (attempt.first_step, attempt.last_step)
+            cells.append([label, *steps, seconds, attempt.reason, attempt.message or ""])
     chart = spans("attempts on a common timeline", rows, "time since the first start", duration)
-    return chart + table(("attempt", "from step", "to step", "time", "end", "message"), cells, numeric=3)
+    return chart, table(("attempt", "from step", "to step", "time", "end", "message"), cells, 3, nothing="None.")
 
 
-def _faults(history: History, texts: Callable[[History, int], str]) -> str:
+def _faults(history: History, texts: Callable[[History, int], str]) -> Html:
     faults = [event for event in history.events if event["event"] == "fault"]
-    if not faults:
-        return note("None.")
     rows = [
         [
-            count(event["step"]),
+            event["step"],
             *(_number(event.get(key)) for key in ("loss", "gradient_norm")),
-            *(text(event[key]) for key in ("kind", "policy")),
-            count(event["samples"][0]),
-            f"<details><summary>text</summary><pre>{_batch_text(history, event, texts)}</pre></details>",
+            *(event[key] for key in ("kind", "policy")),
+            event["samples"][0],
+            element("details", element("summary", "text"), element("pre", _batch_text(history, event, texts))),
         ]
         for event in faults[-SHOWN_FAULTS:]
     ]
     heads = ("step", "loss", "gradient norm", "kind", "policy", "first sample", "batch")
-    return table(heads, rows, numeric=2)
+    return table(heads, rows, 2, nothing="None.")
 
 
-def _batch_text(history: History, event: Mapping[str, Any], texts: Callable[[History, int], str]) -> str:
+def _batch_text(history: History, event: Mapping[str, Any], texts: Callable[[History, int], str]) -> Html:
     try:
         return text(texts(history, event["samples"][0]), keep="\n\t")
     except UserError as error:  # the dataset has been moved

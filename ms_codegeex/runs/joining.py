@@ -79,7 +79,7 @@ def _on_this_device(config: RunConfig) -> RunConfig:
 
     from ms_codegeex.config.chips import driver_hardware
     from ms_codegeex.config.chosen_hardware import chosen_kernels, running_on
-    from ms_codegeex.config.fusion_rules import check_kernels
+    from ms_codegeex.config.rules import check_kernels
 
     if config.device == "ascend":
         hardware = driver_hardware(config, ms.hal.get_device_name(ms.get_current_device().device_id, "Ascend"))
@@ -127,7 +127,7 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
             cause = "this CANN may not have it, or 10 GiB of device memory may not be free"
             remedy = "With GLOG_v=2 in the environment the worker's log says why; or set it to none"
             raise UserError(f"cluster.stress_check: {wrong}: {cause}. {remedy}")
-    ms.runtime.reset_peak_memory_stats()  # of the test, not of the run
+    ms.runtime.reset_peak_memory_stats()  # the run's peak begins after the test
     if rank == 0:
         with contextlib.suppress(OSError):  # a full disk
             run.add_event("stress check", passed=[*tests.values()], seconds=time.time() - began)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import psutil
 
+from ms_codegeex.base.cuda.driver import Gpu
+from ms_codegeex.base.cuda.libraries import check_loaded
+from ms_codegeex.base.cuda.probe import probe_gpu_backend
+from ms_codegeex.base.cuda.translation import translation_note
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
-from ms_codegeex.cuda.driver import Gpu
-from ms_codegeex.cuda.libraries import check_loaded
-from ms_codegeex.cuda.probe import probe_gpu_backend
-from ms_codegeex.cuda.translation import translation_note
 from ms_codegeex.models.parameters import LORA_A, held_bytes
 from ms_codegeex.planning.cost_model import shape_of
 from ms_codegeex.planning.memory import kept_bytes, parameter_sums, stage_memory
@@ -23,14 +23,15 @@ from ms_codegeex.planning.model_parts import model_parts
 from ms_codegeex.runs.background import saves_in_background
 from ms_codegeex.training.operators import finds_compiled_operators
 
-PROCESS = 450_000_000  # bytes of a process with the engine loaded
-TRAINED = 21  # of a trained weight: itself, gradient, two moments, and the update's buffers
+# Bytes.
+ENGINE_PROCESS = 450_000_000
+TRAINED_WEIGHT = 21  # itself, gradient, two moments, and the update's buffers
 ACCUMULATED = 4  # more, if its gradient is summed over micro-batches
 COPIED = 12  # more in one process, for background saving: a copy of the weight and its moments
-WIDE = 4  # of a weight while it is widened from 16 bits: of one matrix at a time, the output table is the largest
+WIDENED_WEIGHT = 4  # from 16 bits: one matrix at a time, and the output table is the largest
 COMPOSED = 8  # more of a weight of 8 or 4 bits without compiled operators: the engine keeps wide copies then
-GRAPHS = 120_000_000  # of the compiler and its first graph
-BLOCK, BLOCK_AGAIN = 14_000_000, 22_000_000  # of a block in each graph of training; of one that is computed again
+FIRST_GRAPH = 120_000_000  # with the compiler
+BLOCK_GRAPH, RECOMPUTED_BLOCK_GRAPH = 14_000_000, 22_000_000  # in each graph of training
 ADAPTED = {"codegeex": 25_000_000}  # more of a block with adapters and compiled operators, in these families
 KEPT = 9.5  # resident bytes for each byte that the backward pass needs
 COMPILED = 2.6  # the same with the operators that a compiler builds, which use little besides their results
@@ -64,15 +65,15 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
         sums = parameter_sums(config)[0]
         trained, frozen = sums.own_trained, sums.bytes - 4 * sums.own_trained - table
     accumulates = config.local_batch > config.micro_batch
-    each = TRAINED + (ACCUMULATED if accumulates else 0)
+    each = TRAINED_WEIGHT + (ACCUMULATED if accumulates else 0)
     logits = (LOGITS - compiled) * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
-    block = BLOCK if config.training.recompute == "none" else BLOCK_AGAIN
+    block = BLOCK_GRAPH if config.training.recompute == "none" else RECOMPUTED_BLOCK_GRAPH
     if config.lora.rank and compiled:
         block += ADAPTED.get(config.family, 0)
-    graphs = GRAPHS + block * model.attention_layers * (1 + accumulates)
+    graphs = FIRST_GRAPH + block * model.attention_layers * (1 + accumulates)
     weights = each * trained + frozen
     if config.lora.frozen != "fp32":
-        weights += WIDE * max(model.vocab_size, model.intermediate_size) * model.hidden_size
+        weights += WIDENED_WEIGHT * max(model.vocab_size, model.intermediate_size) * model.hidden_size
     if config.lora.bits and not compiled:
         weights += COMPOSED * (model.parameter_count() - 2 * model.vocab_size * model.hidden_size)
     saving, keep_best = config.checkpoint, config.training.patience > 0
@@ -83,7 +84,7 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     kept = kept_bytes([part for part in model_parts(model, shape) if part.name != "head"])
     activations = (COMPILED if compiled else KEPT) * kept
     activations += _packed(config) if compiled and config.training.recompute == "full" else 0
-    return config.devices * int(PROCESS + graphs + weights + activations + logits) + copies
+    return config.devices * int(ENGINE_PROCESS + graphs + weights + activations + logits) + copies
 
 
 def _packed(config: RunConfig) -> int:
@@ -152,7 +153,7 @@ def check_gpus(config: RunConfig, local: int) -> str:
 
 
 def _check_memory(config: RunConfig, gpus: tuple[Gpu, ...]) -> None:
-    """Compare the plan's memory of the largest stage with the free memory. docs/gpu.md compares it with an H100's
+    """Compare the plan's memory of the largest stage with the free memory. docs/hardware.md compares it with an H100's
     peak."""
     needed = max(stage.total for stage in stage_memory(config, running_on(config)))
     for number, gpu in enumerate(gpus):

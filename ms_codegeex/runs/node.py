@@ -26,9 +26,8 @@ from ms_codegeex.runs.rank_table import check_against_config, is_address, read_r
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 
-WORKER = "ms_codegeex.runs.rank"
 LOCAL = "127.0.0.1"
-PORT = 8118  # of the scheduler, where a job of several servers does not choose one; msrun's own default
+SCHEDULER_PORT = 8118  # where a job of several servers does not choose one; msrun's own default
 NODE_SECONDS = "600"  # how long others wait for a rank, for example during a slow save
 # Seconds until a rank asks the scheduler again, at random between these. MindSpore's own 3 and 5 keep thousands of
 # ranks apart; on one server they only make every start three seconds longer.
@@ -125,7 +124,7 @@ def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: 
     address = None
     if count > 1:
         first = table.servers[0]  # its id is a name where the table gives the address elsewhere
-        address = (first.extra.get("host_ip", first.server_id), PORT) if master is None else _master(master)
+        address = (first.extra.get("host_ip", first.server_id), SCHEDULER_PORT) if master is None else _master(master)
     return Node(rank, count, server.ranks, devices, server.server_id, Path(path).absolute(), address)
 
 
@@ -187,12 +186,18 @@ def _watching(config: RunConfig) -> dict[str, str]:
     return values
 
 
+def program_of(config: RunConfig) -> str:
+    """The program of each rank. That of a run that starts from a model, or trains its adapters, can read models."""
+    from_model = config.model.weights is not None or config.lora.rank
+    return f"ms_codegeex.runs.{'rank_from_model' if from_model else 'rank'}"
+
+
 def node_processes(
     config: RunConfig, node: Node, run: RunDirectory, arguments: Sequence[str], port: int | None = None
 ) -> list[WorkerSpec]:
     """The processes of this server. `arguments` follow the run directory on the workers' command line. `port`: where
     the workers meet when `node.needs_port`."""
-    command = ["-m", WORKER, str(run.path), *arguments]
+    command = ["-m", program_of(config), str(run.path), *arguments]
     if node.table is not None or (node.count == 1 and (config.devices == 1 or config.device == "cpu")):
         return _own_processes(config, node, run, command, port)
     logs = tuple(run.logs / f"worker_{rank}.log" for rank in node.ranks)

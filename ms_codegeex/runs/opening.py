@@ -6,19 +6,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.installed import versions
 from ms_codegeex.base.locks import take_lock
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
 from ms_codegeex.formats.checkpoint import (
@@ -30,9 +29,12 @@ from ms_codegeex.formats.checkpoint import (
     set_aside,
     step_of,
 )
+from ms_codegeex.runs.resolved_config import read_config, write_config
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import set_doubtful_checkpoints_aside
+
+REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -137,41 +139,25 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
     for name in config.data.directories[:1]:
         keep_files(Path(name), run.path)
     write_config(run, config)
-    run.write_environment()
+    write_json(run.environment, _environment())
+
+
+def _environment() -> dict[str, Any]:
+    """The versions of Python and packages, and the machine."""
+    software = {"python": platform.python_version(), "platform": platform.platform()}
+    machine = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
+    return {**software, **machine, "packages": versions(("ms-codegeex", *REPORTED_PACKAGES))}
 
 
 def keep_logs(run: RunDirectory) -> None:
     """Move the logs and the summary of the last attempt into a folder of that attempt, below `logs`."""
-    folder = _kept_logs(run, run.attempt)
+    folder = run.kept_logs(run.attempt)
     files = [path for path in (*run.logs.glob("*"), run.summary) if path.exists()]
     moved = [path for path in files if not path.name.startswith("attempt-")]
     if moved:
         folder.mkdir(parents=True, exist_ok=True)
     for path in moved:
         path.replace(folder / path.name)
-
-
-def beats_before(run: RunDirectory) -> Path:
-    """The beats of the attempt before the present one, as `keep_logs` has moved them."""
-    return _kept_logs(run, run.attempt - 1) / run.beats.name
-
-
-def _kept_logs(run: RunDirectory, attempt: int) -> Path:
-    return run.logs / f"attempt-{attempt:04d}"
-
-
-def write_config(run: RunDirectory, config: RunConfig) -> None:
-    """Write the resolved configuration: every default filled in, all paths absolute. `train --config` reads it."""
-    with atomic_file(run.config) as temporary:
-        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
-
-
-def read_config(run: RunDirectory) -> RunConfig:
-    """Read and check it; `UserError` if `run` is not a run directory."""
-    try:
-        return build_run_config(read_yaml_file(run.config))
-    except FileNotFoundError:
-        raise UserError(f"{run.path}: not a run directory (no config.yaml)") from None
 
 
 def join_run(config: RunConfig, run: RunDirectory) -> None:

@@ -10,7 +10,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
-DOMAIN = "ms-codegeex"  # of the step markers
+MARKER_DOMAIN = "ms-codegeex"
 
 
 class Profile(Callback):
@@ -37,7 +37,7 @@ class Profile(Callback):
         if self.profiler is not None and self.config.device == "ascend":
             from mindspore import profiler, runtime
 
-            self.marker = profiler.mstx.range_start(f"step {step}", runtime.current_stream(), DOMAIN)
+            self.marker = profiler.mstx.range_start(f"step {step}", runtime.current_stream(), MARKER_DOMAIN)
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
         """Mark the end of the step; after the last one, write the files."""
@@ -63,7 +63,7 @@ class Profile(Callback):
         if self.marker:
             from mindspore import profiler
 
-            profiler.mstx.range_end(self.marker, DOMAIN)
+            profiler.mstx.range_end(self.marker, MARKER_DOMAIN)
             self.marker = 0
 
     def _stop(self) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
 VERSIONS = ("1.0", "1.2")  # without and with super pods
-MAX_SERVER_DEVICES = 16  # of the largest servers; parallel.server_devices of a configuration may be lower
+MAX_SERVER_DEVICES = 16  # the largest servers have as many; parallel.server_devices may be lower
 SERVER_ID_LENGTH = 63  # HCCL's limit
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 JSON_TYPES = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}

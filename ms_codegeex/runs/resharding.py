@@ -6,6 +6,7 @@ one file with complete tensors, and for files of MindSpore's own distributed run
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.model import ModelConfig, model_config
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.config.validation import validated
-from ms_codegeex.formats.adapters import untied
-from ms_codegeex.formats.checkpoint import Checkpoint, resolve
+from ms_codegeex.config.values import flattened
+from ms_codegeex.formats.checkpoint import NAME, Checkpoint, resolve, step_name, untied
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.family import UnknownSize
 from ms_codegeex.formats.files import find_model
@@ -75,6 +76,22 @@ def open_pair(*paths: Path) -> list[Contents]:
         if not set.intersection(*map(set, tensors)):
             raise
         return [Contents(*each, None, LoraConfig(), 0, {}) for each in zip(files, tensors, strict=True)]
+
+
+def state_differences(left: Contents, right: Contents) -> dict[str, list[Any]]:
+    """Entries of the state that differ, including the step, by their dotted keys."""
+    states = ({"step": each.step, **each.state} for each in (left, right))
+    one, other = (dict(flattened(json.loads(json.dumps(state)))) for state in states)  # as JSON, tuples equal lists
+    return {key: [one.get(key), other.get(key)] for key in sorted({*one, *other}) if one.get(key) != other.get(key)}
+
+
+def check_output(output: Path, step: int) -> None:
+    """`UserError` if a checkpoint of a step cannot be written there; called before much is read."""
+    if output.exists():
+        raise UserError(f"{output}: exists already; choose another --output")
+    if (named := NAME.fullmatch(output.name)) and int(named[1]) != step:
+        right = step_name(step)
+        raise UserError(f"{output}: is the name of another step's checkpoint; call it {right}, or something else")
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Contents:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.appending import AppendedFile
-from ms_codegeex.base.files import write_json
-from ms_codegeex.base.installed import versions
 from ms_codegeex.base.nested import finite
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.runs.records import read_events
-
-REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,10 @@ class RunDirectory:
         events = read_events(self.events)
         return events[-1]["attempt"] if events else 0
 
+    def kept_logs(self, attempt: int) -> Path:
+        """The logs of an attempt that another has followed."""
+        return self.logs / f"attempt-{attempt:04d}"
+
     def add_event(self, event: str, **content: Any) -> None:
         """Append an event to events.jsonl. `OSError` if it cannot be written."""
         events = AppendedFile(self.events)
@@ -73,13 +71,6 @@ class RunDirectory:
                 raise failed
         finally:
             events.close()
-
-    def write_environment(self) -> None:
-        """Write the versions of Python and packages, and the machine."""
-        software = {"python": platform.python_version(), "platform": platform.platform()}
-        machine = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
-        packages = versions(("ms-codegeex", *REPORTED_PACKAGES))
-        write_json(self.environment, {**software, **machine, "packages": packages})
 
 
 def event_line(event: str, content: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from ms_codegeex.training.trainer import Trainer
 
 RETRY_STEPS = 10  # after a save that failed
 STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
-HEAD_START_SECONDS = 0.01  # of the next step; otherwise it would wait for the thread to release the interpreter
+HEAD_START_SECONDS = 0.01  # for the next step, which would otherwise wait for the thread to release the interpreter
 UNKNOWN = math.inf  # the step of the next try, until rank 0 has announced it
 
 

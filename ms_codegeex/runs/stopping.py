@@ -24,7 +24,7 @@ from ms_codegeex.formats.checkpoint import SETTLED_STEPS, Damaged, set_doubtful_
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
-STEP_KEYS = {NotFinite: "not_finite", Corrupted: "corrupted_after"}  # of the step that belongs to an error
+STEP_KEYS = {NotFinite: "not_finite", Corrupted: "corrupted_after"}  # where an error's step is written
 KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, Damaged, UserError)
 SAVES = ("saving", "saved", "save failed")  # events of rank 0
 ON_ALL_RANKS = (NotFinite, Corrupted, Rewind)  # all ranks end with it, after the same step

@@ -20,7 +20,7 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.display import Display
-from ms_codegeex.runs.fork_server import ForkServer
+from ms_codegeex.runs.forked_ranks import ForkServer
 from ms_codegeex.runs.hangs import HangWatch
 from ms_codegeex.runs.hardware_reports import SilentCheckWatch
 from ms_codegeex.runs.node import Node, node_processes

@@ -57,11 +57,14 @@ def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTenso
     return first_values(config)
 
 
-def infill_of(config: RunConfig, checkpoint: Checkpoint | None) -> Mapping[str, Any] | None:
-    """The sentinels of the model that a run starts or continues from; None if it cannot fill in the middle."""
+def start_of(
+    config: RunConfig, checkpoint: Checkpoint | None
+) -> tuple[Mapping[str, LazyTensor], Mapping[str, Any] | None]:
+    """The tensors that a rank needs besides those of the checkpoint that it continues from: adapters need their model
+    then, too. And the model's sentinels; None if it cannot fill in the middle."""
     if checkpoint is not None:
-        return checkpoint.state.get("infill")
-    return None if config.model.weights is None else _fitting_source(config.model, say=str).infill
+        return weights_of(config, begins=False) if config.lora.rank else {}, checkpoint.state.get("infill")
+    return weights_of(config), _fitting_source(config.model, say=str).infill
 
 
 def check_weights(config: RunConfig, dataset: Path) -> str | None:

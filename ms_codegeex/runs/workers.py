@@ -113,7 +113,6 @@ class Workers(ProcessGroup):
         return all(self.poll())
 
     def poll(self) -> list[bool]:
-        """The processes started here that have ended; keeps their exit statuses."""
         ended = super().poll()
         self.statuses.update({root.pid: root.returncode for root in self.roots if root.returncode is not None})
         return ended

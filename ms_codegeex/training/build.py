@@ -11,10 +11,11 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import chosen_kernels, documents_of_a_row, running_on
+from ms_codegeex.config.chosen_hardware import chosen_kernels, documents_of_a_row, flat_cells, running_on
 from ms_codegeex.config.schedule import Transition
 from ms_codegeex.models.bf16 import round_to_bf16
 from ms_codegeex.models.causal import Build
+from ms_codegeex.models.flat import FlatBuild
 from ms_codegeex.models.layers import type_constants
 from ms_codegeex.models.lora import Adaptation, add_adapters
 from ms_codegeex.models.registry import family
@@ -27,7 +28,7 @@ DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
 
 @dataclass
-class Built:
+class TrainingCells:
     """The graphs of a run on this device."""
 
     network: nn.Cell
@@ -49,12 +50,12 @@ class Built:
         self.step.compile(*inputs)
 
 
-def build_network(config: RunConfig, library: Path | None = None, layers: type[Build] = Build) -> nn.Cell:
-    """The family's `Loss` with random weights, with adapters, with parallel strategies if the engine partitions it; on
+def build_network(config: RunConfig, library: Path | None = None, layers: type[Build] | None = None) -> nn.Cell:
+    """The family's `Loss` with random weights, with adapters, with parallel strategies if MindSpore partitions it; on
     a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take. `library`:
-    the operators that are compiled for this CPU, if the run uses them. `layers`: makes them."""
+    the operators that are compiled for this CPU, if the run uses them. `layers`: other than those of the run."""
     training = config.training
-    build = layers(
+    build = (layers or (FlatBuild if flat_cells(config) else Build))(
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
         dropout=training.dropout,
@@ -109,14 +110,14 @@ def build(
     optimizer: Callable[[RunConfig, list[ms.Parameter]], nn.Cell] | None = None,
     step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
     library: Path | None = None,
-    layers: type[Build] = Build,
-) -> Built:
+    layers: type[Build] | None = None,
+) -> TrainingCells:
     """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`, and no `library` of operators
     that are compiled for this CPU. `compile_once`: compile a network that a step runs for every micro-batch once and
     call it, instead of inlining it each time, which would make compile time grow with their number. A rehearsal that
     executes the graph does not use this, because such a graph of a pipeline crashes there."""
     network = build_network(config, library, layers)
-    interleaved = config.mesh.virtual_stages > 1  # the engine interleaves only a network that is called
+    interleaved = config.mesh.virtual_stages > 1  # MindSpore interleaves only a network that is called
     if (compile_once or interleaved) and config.partitioned and config.accumulation > 1:
         call_not_inline(network)
     weights = network.trainable_params()
@@ -129,11 +130,13 @@ def build(
         replicas = 1 if config.partitioned else settings.world
         evaluation, rows = EvaluationStep(network, replicas, settings.saturates), config.micro_batch * config.mesh.data
     rows //= config.mesh.stage_size
-    return Built(network, updates, train, settings.accumulation, accumulate, evaluation, rows, config.seq_length)
+    return TrainingCells(
+        network, updates, train, settings.accumulation, accumulate, evaluation, rows, config.seq_length
+    )
 
 
 def call_not_inline(network: nn.Cell) -> None:
-    """Mark a cell as the engine's `lazy_inline` does when it is built: cells with equal marks become one graph."""
+    """Mark a cell as MindSpore's `lazy_inline` does when it is built: cells with equal marks become one graph."""
     network.cell_init_args = "lazy_inline_network"
 
 

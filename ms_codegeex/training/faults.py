@@ -3,6 +3,9 @@
 A value counts as a spike if it lies more than `faults.sigma` robust standard deviations above the median of the last
 `faults.window` steps. The median absolute deviation replaces the standard deviation, because a spike itself would widen
 that. The limits are known before a step, so the step can check them in the graph and leave the weights as they are.
+
+Where `faults.policy` is applied: `build.py` makes a guarded step; `trainer.py` sets its limits, and has `Faults` judge,
+report and answer each step; `runs/attempts.py` starts the run again after a `Rewind` and ends it after `NotFinite`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.training.observers import ObservedRun, StepRecord
 
 NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
-MIN_DEVIATION = 0.01  # of the median: steps that hardly differ, as in a short test, do not make everything a spike
+MIN_DEVIATION_OF_MEDIAN = 0.01  # steps of a short test hardly differ: not every one is a spike
 
 
 class Faults:
@@ -117,4 +120,4 @@ def _limit(values: Sequence[float], sigma: float) -> float:
     """`sigma` robust standard deviations above the median, rounded as the step compares it."""
     median = float(np.median(values))
     deviation = NORMAL * float(np.median(np.abs(np.array(values) - median)))
-    return float(np.float32(median + sigma * max(deviation, MIN_DEVIATION * abs(median))))
+    return float(np.float32(median + sigma * max(deviation, MIN_DEVIATION_OF_MEDIAN * abs(median))))

@@ -1,4 +1,5 @@
-"""The weights of a new model that do not begin as N(0, `model.init_std`²): `training.initial`.
+"""The first values of weights: random ones, and those that `training.initial` chooses. Imports no MindSpore, because
+commands that start runs import this module.
 
 A model copies with a previous-token head and, in a later block, an induction head (Olsson et al. 2022, "In-context
 Learning and Induction Heads"). With sinusoids as positions, a model can begin with previous-token heads.
@@ -7,6 +8,7 @@ Learning and Induction Heads"). With sinusoids as positions, a model can begin w
 from __future__ import annotations
 
 import math
+import zlib
 from functools import partial
 
 import numpy as np
@@ -14,15 +16,33 @@ import numpy as np
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import ROW, TABLE
-from ms_codegeex.training.initial_weights import initial_weight
 
-LOGIT = 8.0  # of the token that a head looks for, from positions alone
-SQUARE = 2 / 3  # of a sinusoid's amplitude in a normalised row, where words and positions begin with the same std
+PREVIOUS_TOKEN_LOGIT = 8.0  # from positions alone
+SQUARED_AMPLITUDE = 2 / 3  # a sinusoid's in a normalised row, where words and positions begin with the same std
 QUERY, KEY = (f"blocks.0.attention.{name}.weight" for name in ("query", "key"))
 
 
+def initial_weight(
+    name: str, shape: tuple[int, ...], std: float, seed: int, window: tuple[slice, ...] | None = None
+) -> np.ndarray:
+    """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²); only the part in `window` is made.
+    Each row of a matrix has its own random stream (Philox, keyed by row number), so a device that holds some rows draws
+    only those."""
+    window = window or tuple(slice(0, size) for size in shape)
+    local = [part.stop - part.start for part in window]
+    if name.endswith(("norm.weight", ".bias")):
+        return np.full(local, 1.0 if name.endswith("weight") else 0.0, np.float32)
+    key = seed << 32 | zlib.crc32(name.encode())
+    rows = [
+        np.random.Generator(np.random.Philox(key=key, counter=[0, row, 0, 0])).standard_normal(shape[1], np.float32)
+        for row in range(window[0].start, window[0].stop)
+    ]
+    return np.stack(rows)[:, window[1]] * np.float32(std)
+
+
 def first_values(config: RunConfig) -> dict[str, LazyTensor]:
-    """FP32 tensors by name, for the run's `training.initial`."""
+    """The weights of a new model that do not begin as N(0, `model.init_std`²), by the run's `training.initial`: FP32
+    tensors by name."""
     sizes, initial, found = config.model.sizes, config.training.initial, {}
     for name, shape in sizes.parameter_shapes().items():
         layer, _, kind = name.rpartition(".")
@@ -63,7 +83,7 @@ def _previous(name: str, shape: tuple[int, ...], std: float, config: RunConfig) 
     sizes = config.model.sizes
     width, half = sizes.head_dim, -(-shape[1] // 2)
     sines = 2 * np.arange(width // 2)
-    scale = math.sqrt(LOGIT * math.sqrt(width) / (SQUARE * len(sines)))
+    scale = math.sqrt(PREVIOUS_TOKEN_LOGIT * math.sqrt(width) / (SQUARED_AMPLITUDE * len(sines)))
     value = initial_weight(name, shape, std, config.seed)
     for number, head in enumerate(value.reshape(sizes.num_heads, width, shape[1])):
         channels = np.arange(len(sines)) * sizes.num_heads + number

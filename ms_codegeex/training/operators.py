@@ -1,16 +1,12 @@
-"""Which compiled operators and which cells a run trains with."""
+"""Which compiled operators a run trains with."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.kernels.compiling import find_library, library_path
-
-if TYPE_CHECKING:
-    from ms_codegeex.models.causal import Build
 
 
 def uses_compiled_operators(config: RunConfig) -> bool:
@@ -37,11 +33,3 @@ def operators_library(config: RunConfig, threads: int) -> Path | None:
     if path is not None:
         ctypes.CDLL(str(path)).use_threads(ctypes.c_int64(threads))
     return path
-
-
-def layers_of(config: RunConfig) -> type[Build]:
-    """What makes the layers of a run's network. A partitioned graph is composed: cells for GPUs have no strategies."""
-    from ms_codegeex.models.causal import Build
-    from ms_codegeex.models.flat import FlatBuild
-
-    return FlatBuild if config.device == "gpu" and not config.partitioned else Build

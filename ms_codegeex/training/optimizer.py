@@ -13,10 +13,10 @@ from mindspore.ops.signature import make_sig, sig_rw
 
 from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
-from ms_codegeex.parallel.sharding import ITERATIONS
+from ms_codegeex.parallel.sharding import NEWTON_SCHULZ_STEPS
 
-QUINTIC = 3.4445, -4.7750, 2.0315  # of a Newton-Schulz iteration (Jordan, Muon)
-MATCHED_RMS = 0.2  # of AdamW's updates (Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982, section 2)
+NEWTON_SCHULZ_QUINTIC = 3.4445, -4.7750, 2.0315  # Jordan, Muon
+ADAMW_UPDATE_RMS = 0.2  # Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982, section 2
 
 
 class WarmupDecay(nn.Cell):
@@ -57,7 +57,7 @@ def decays(name: str) -> bool:
     return not ("norm" in name.lower() or "bias" in name.lower())
 
 
-# These are mapped over the parameters: a loop would nest one call per parameter, and the engine allows 1,000.
+# These are mapped over the parameters: a loop would nest one call per parameter, and MindSpore allows 1,000.
 # `hyper`: learning rate, beta1, beta2, epsilon, factor of the decay.
 def _fused_adamw(
     kernel: ops.Primitive,
@@ -103,11 +103,11 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     Five quintic Newton-Schulz iterations from the matrix over its Frobenius norm, each X ← aX + (bA + cA²)X with A =
     XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon); from the right if there are more rows than columns, so that A
     is the smaller of both squares."""
-    a, b, c = QUINTIC
+    a, b, c = NEWTON_SCHULZ_QUINTIC
     norm = ops.sqrt(sum_of_squares(matrix))
     x = matrix / ops.maximum(norm, 1e-7)
     tall = matrix.shape[0] > matrix.shape[1]
-    for _ in range(ITERATIONS):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         square = ops.MatMul(transpose_a=tall, transpose_b=not tall)(x, x)
         polynomial = b * square + c * ops.MatMul()(square, square)
         x = a * x + (ops.MatMul()(x, polynomial) if tall else ops.MatMul()(polynomial, x))
@@ -191,7 +191,7 @@ class AdamW(nn.Cell):
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
         self.map = ops.HyperMap()
         self.orthogonalises, self.momentum = bool(matrices), config.momentum
-        self.scales = tuple(MATCHED_RMS * max(p.shape) ** 0.5 if p.name in matrices else 0.0 for p in parameters)
+        self.scales = tuple(ADAMW_UPDATE_RMS * max(p.shape) ** 0.5 if p.name in matrices else 0.0 for p in parameters)
         second = dict(zip((p.name for p in with_v), self.v, strict=True))
         # one for each parameter, as the map needs; a matrix has no v, and its m is not read from here
         self.second = tuple(second.get(p.name, m) for p, m in zip(parameters, self.m, strict=True))
@@ -199,7 +199,7 @@ class AdamW(nn.Cell):
         if self.scales_gradients:
             count, changed = len(parameters), 2 * len(parameters) + len(with_v)
             self.kernel, self.squares = _compiled_kernels(library, changed, count + 4)
-            fixed = self.beta1, self.beta2, self.momentum, *QUINTIC, ITERATIONS
+            fixed = self.beta1, self.beta2, self.momentum, *NEWTON_SCHULZ_QUINTIC, NEWTON_SCHULZ_STEPS
             self.fixed = tuple(Tensor(np.array(x, np.float32)) for x in (self.decay, self.scales, fixed))
 
     def construct(self, gradients: tuple[Tensor, ...], factor: Tensor | None = None) -> Tensor:

@@ -21,13 +21,13 @@ class OverflowRegister(nn.Cell):
 
     def __init__(self):
         super().__init__(auto_prefix=False)
-        # whole on each device: the engine shards what it has no strategy for, in graphs without gradients
+        # whole on each device: MindSpore shards what it has no strategy for, in graphs without gradients
         self.clear = NPUClearFloatStatusV2().add_prim_attr("StandAlone", True)
         self.read = NPUGetFloatStatusV2()
         self.status, self.zero = Tensor(np.zeros(8, np.int32)), Tensor(0, ms.int32)
 
     def cleared(self, last: Tensor) -> Tensor:
-        """The same tensor, after which the register was cleared."""
+        """Clears the register after `last` was computed; returns `last`."""
         return ops.depend(last, self.clear(ops.depend(self.status, last)))
 
     def overflowed(self, last: Tensor) -> Tensor:

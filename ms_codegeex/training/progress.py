@@ -92,13 +92,13 @@ class Rates:
 
     def __init__(self, config: RunConfig, matmul_peak: float):
         self.device, self.peak = config.device, matmul_peak * config.devices
-        self.slots = config.training.global_batch * config.seq_length  # of a step
-        self.flops = self.slots * config.model.sizes.flops_per_token(config.seq_length, config.lora.rank > 0)
+        self.step_slots = config.training.global_batch * config.seq_length
+        self.flops = self.step_slots * config.model.sizes.flops_per_token(config.seq_length, config.lora.rank > 0)
 
     def of(self, seconds: float, waited: float) -> dict[str, Any]:
         """Fields of `StepRecord` for a step of `seconds`, of which it waited for data for `waited`."""
         return {
-            "tokens_per_second": self.slots / seconds,
+            "tokens_per_second": self.step_slots / seconds,
             "mfu": self.flops / seconds / self.peak if self.peak else 0.0,
             "data_wait_percent": 100 * waited / seconds,
             "memory_bytes": used_memory(self.device),

@@ -14,25 +14,24 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
-from ms_codegeex.formats.adapters import fingerprint, untied
-from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint import Checkpoint, fingerprint, untied
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.tensors import LazyTensor, overlap, window_ranges
 from ms_codegeex.models.parameters import LORA_A, NUMBERS
 from ms_codegeex.parallel.sharding import Placement
-from ms_codegeex.training.build import Built
-from ms_codegeex.training.initial_weights import initial_weight
+from ms_codegeex.training.build import TrainingCells
+from ms_codegeex.training.first_values import initial_weight
 
 
 class RankState:
     """This rank's part of a run's tensors, where `Placement` says that it lies."""
 
-    def __init__(self, config: RunConfig, built: Built, placement: Placement):
+    def __init__(self, config: RunConfig, built: TrainingCells, placement: Placement):
         self._config, self.place = config, placement
         self._step, self._optimizer = built.step, built.optimizer
 
     def initialise(self, weights: Mapping[str, LazyTensor]) -> None:
-        """Set weights from `weights`, or from seed and name; moments and buffers that the engine left empty to zero."""
+        """Set weights from `weights`, or from seed and name; moments and buffers that MindSpore left empty to zero."""
         sizes, placement = self._config.model.sizes, self.place
         names = {*(p.name for p in self._optimizer.parameters), *sizes.parameter_shapes()}
         for parameter in self._step.get_parameters():
@@ -50,7 +49,7 @@ class RankState:
                     _set(parameter, starting_weight(stored, shape, std, self._config.seed, window, weights))
             elif name in weights:  # scales
                 _set(parameter, weights[name].array())
-            # of other stages the engine has sharded nothing: their moments would be whole, and fill the host's memory
+            # MindSpore shards nothing of other stages: their moments would be whole, and fill the host's memory.
             elif parameter.has_init and not placement.elsewhere(name):
                 _set(parameter, np.zeros(parameter.shape, np.float32))
 

@@ -9,7 +9,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.config.sections import LossScaleConfig
-from ms_codegeex.parallel.sharding import BUFFERS
+from ms_codegeex.parallel.sharding import GRADIENT_SUMS
 from ms_codegeex.training.optimizer import sum_of_squares
 from ms_codegeex.training.overflow import OVERFLOWED, OverflowRegister
 
@@ -23,7 +23,7 @@ class StepSettings:
         accumulation: micro-batches that the host feeds through `AccumulateStep`.
         graph_micro_batches: micro-batches into which the network splits its input itself.
         world: devices over which the sums of a step are reduced.
-        reduce_gradients: whether the step reduces gradients; otherwise the engine does, in the network's gradient.
+        reduce_gradients: whether the step reduces gradients; otherwise MindSpore does, in the network's gradient.
         optimizer_sharded: whether the optimizer state is sharded over data-parallel devices.
         weights: for each parameter, 1 / number of devices that hold an element of its gradient; None: 1 / `world`.
         sum_share: 1 / number of devices that hold the network's sums.
@@ -65,7 +65,7 @@ def _add(gradient: Tensor, buffer: Parameter) -> Tensor:
 
 
 def _take(gradient: Tensor, buffer: Parameter) -> Tensor:
-    """The engine's accumulated gradient, which is complete once `gradient` is; empties it for the next step."""
+    """MindSpore's accumulated gradient, which is complete once `gradient` is; empties it for the next step."""
     total = ops.depend(buffer, gradient) + 0.0
     return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(total), total)))
 
@@ -122,8 +122,8 @@ class TrainStep(nn.TrainOneStepCell):
     once, wherever it is stored. On overflow the update is skipped: weights, moments and schedule stay as they are, and
     the loss scale is divided.
 
-    After `set_train(False)` it evaluates: without dropout, without any change. A pipeline needs that, because the
-    engine partitions one only in a graph with gradients.
+    After `set_train(False)` it evaluates: without dropout, without any change. A pipeline needs that, because MindSpore
+    partitions one only in a graph with gradients.
 
     The base class matters: MindSpore's partitioner fails on a pipeline inside a plain cell. For the same reason
     gradients are only handled one by one: a later stage has fewer of them, so no operator may take them as a tuple.
@@ -147,16 +147,17 @@ class TrainStep(nn.TrainOneStepCell):
         self.host_accumulates = settings.accumulation > 1
         self.collects = self.host_accumulates or settings.graph_micro_batches > 1
         self.collect = _add if self.host_accumulates else _drop if settings.optimizer_sharded else _take
-        # the engine finds its accumulation buffers by this prefix
-        self.buffers = self.weights.clone(prefix=BUFFERS.rstrip("."), init="zeros") if self.collects else ()
+        # MindSpore finds its accumulation buffers by this prefix
+        self.buffers = self.weights.clone(prefix=GRADIENT_SUMS.rstrip("."), init="zeros") if self.collects else ()
         self.sums = Parameter(Tensor([0.0, 0.0, 0.0], ms.float32), name="accumulated.sums", requires_grad=False)
         self.world, self.reduces_gradients = settings.world, settings.reduce_gradients
+        self.even = settings.weights is None
         self.norm_weights = settings.weights or (1.0 / settings.world,) * len(self.weights)
         self.register = OverflowRegister() if settings.saturates else None
         self.sum_share = Tensor([settings.sum_share, settings.sum_share, 1.0], ms.float32)
         self.reduce = self.reduce_gradient = ops.AllReduce() if settings.world > 1 else None
         self.tied = settings.tied
-        # a stage between the two has no group; the engine drops this reduction there along with the gradient
+        # a stage between the two has no group; MindSpore drops this reduction there along with the gradient
         group = {"group": settings.tied_group} if settings.tied_group else {}
         self.tie = ops.AllReduce(**group) if self.tied else None
         self.direction = Tensor([1.0, 0.0, 0.0], ms.float32)
@@ -164,7 +165,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.map = ops.HyperMap()
 
     def set_train(self, mode: bool = True) -> TrainStep:
-        """Train or evaluate from now on; each has a separate graph. The engine treats both as training graphs, because
+        """Train or evaluate from now on; each has a separate graph. MindSpore treats both as training graphs, because
         it partitions a pipeline only in those; the network itself is set to evaluate."""
         super().set_train(True)
         self.evaluates = not mode
@@ -192,7 +193,7 @@ class TrainStep(nn.TrainOneStepCell):
         return self.square_place * ops.select(overflowed, Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
 
     def left(self, result: Tensor) -> Tensor:
-        """The result, with the register as the next step has to find it."""
+        """The result; once it is computed, the overflow register is cleared for the next step."""
         return result if self.register is None else self.register.cleared(result)
 
     def _totals(self, sums: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -215,6 +216,8 @@ class TrainStep(nn.TrainOneStepCell):
         """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
         if self.optimizer_scales:  # one device holds all of the network
             square = self.optimizer.square(gradients) * self.norm_weights[0]
+        elif self.even:  # a product for each tensor would be as many small kernels
+            square = ops.addn(self.map(sum_of_squares, gradients)) * self.norm_weights[0]
         else:
             square = ops.addn(self.map(_square, self.norm_weights, gradients))
         if self.scaled:
@@ -239,7 +242,7 @@ class TrainStep(nn.TrainOneStepCell):
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
         """A batch -> FP32 [6]: loss, Σ mask, gradient norm (NaN or negative after an overflow), learning rate (0 if
         skipped), loss scale used, whether the weights were updated. In an evaluation FP32 [3]: Σ mask·nll, Σ mask,
-        squared norm of the gradients; without the norm the engine would leave out the gradients."""
+        squared norm of the gradients; without the norm MindSpore would leave out the gradients."""
         scale = self.scale + 0.0  # a copy: the parameter changes below
         sums, gradients = self.sums_and_gradients(scale, inputs, labels, loss_mask, samples)
         sums, gradients = self._totals(sums, gradients)
@@ -276,7 +279,7 @@ class TrainStep(nn.TrainOneStepCell):
 
 class EvaluationStep(nn.Cell):
     """Σ mask·nll and Σ mask of one batch over all devices, without a pipeline; updates nothing. `replicas`: processes
-    whose sums are added up; 1 if the engine partitions the graph and adds them up itself, because it then rejects other
+    whose sums are added up; 1 if MindSpore partitions the graph and adds them up itself, because it then rejects other
     communication in a graph without gradients. `saturates`: as in `StepSettings`."""
 
     def __init__(self, network: nn.Cell, replicas: int, saturates: bool = False):

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
@@ -23,10 +24,10 @@ from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuf
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.causal import Build
 from ms_codegeex.parallel.context import before_evaluation
+from ms_codegeex.parallel.gradients import narrow_sum, sixteen_bits
 from ms_codegeex.parallel.sharding import Placement, loaded_rows
-from ms_codegeex.training.build import Built, adamw, build
+from ms_codegeex.training.build import TrainingCells, adamw, build
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
@@ -67,8 +68,6 @@ class Trainer(ObservedRun):
         datasets: Mapping[str, str] | None = None,
         transition: Transition | None = None,
         library: Path | None = None,
-        step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
-        layers: type[Build] = Build,
     ):
         self.config, self.data, self.rank, self.callbacks = config, data, rank, list(callbacks)
         self.progress, self.patience = TrainingProgress(), Patience(config.training.patience)
@@ -78,10 +77,10 @@ class Trainer(ObservedRun):
         self.transition = transition
         self.provenance = Provenance(config, data, rank, weights or {}, infill, datasets or {})
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
-        # the engine shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
+        # MindSpore shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
         with no_init_parameters():
             optimizer = partial(adamw, transition=transition, library=library)
-            self.built = build(config, tied_group, True, optimizer, step, library, layers)
+            self.built = build(config, tied_group, True, optimizer, step_of(config), library)
         self.evaluation = Evaluator(config, self.built, validation, rank, self)
         if config.partitioned:  # from then on parameters have the shape of this rank's shard
             self.status("compiling the training graph")
@@ -142,7 +141,7 @@ class Trainer(ObservedRun):
         tokens, done = self.config.training.tokens, self.progress
         if not tokens:
             return max(0, self.config.steps - done.step)
-        per_step = done.tokens / done.step if done.tokens else self.rates.slots
+        per_step = done.tokens / done.step if done.tokens else self.rates.step_slots
         return math.ceil(max(0, tokens - done.tokens) / per_step)
 
     def run(self) -> None:
@@ -252,7 +251,7 @@ class Trainer(ObservedRun):
 class Evaluator:
     """Evaluates the current weights, without dropout, on this rank's share of a sample, by default of `validation`."""
 
-    def __init__(self, config: RunConfig, built: Built, validation: Sequences, rank: int, run: ObservedRun):
+    def __init__(self, config: RunConfig, built: TrainingCells, validation: Sequences, rank: int, run: ObservedRun):
         self.config, self.built, self.validation, self.run = config, built, validation, run
         self.share = (rank % config.mesh.stage_size, config.mesh.stage_size)
         self.seconds = 0.0  # in `loss`, compiling included
@@ -285,7 +284,7 @@ def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int, beat: Callable[
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
-    """The batch's arrays for the engine."""
+    """The batch's arrays for MindSpore."""
     return [Tensor(array) for array in batch.arrays()]
 
 
@@ -297,3 +296,21 @@ def _padded(batch: Batch, size: int) -> Batch:
     arrays = [np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for a in batch.arrays()]
     arrays[2][-missing:] = 0.0
     return Batch(*arrays)
+
+
+class ShortGradientStep(TrainStep):
+    """The step of processes that send each other gradients in 16 bits, where the step itself reduces them: it sums them
+    in `half`. A CPU sends no BF16, so numbers are rounded to it there."""
+
+    def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings, half: ms.Type):
+        super().__init__(network, optimizer, settings)
+        sent = half if half == ms.float16 else ms.float32
+        self.reduce_gradient = narrow_sum(self.reduce, settings.world, half, sent)
+
+
+def step_of(config: RunConfig) -> Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep]:
+    """The class of a run's train step. Where MindSpore partitions the graph, its gradient functions send 16 bits."""
+    half = sixteen_bits(config)
+    if half is None or config.partitioned or config.devices == 1:
+        return TrainStep
+    return partial(ShortGradientStep, half=half)

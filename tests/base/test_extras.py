@@ -1,25 +1,57 @@
-"""A room that the installation lacks is one clear line; another missing module is the error that it is."""
+"""An extra that the installation lacks is one clear line; another missing module is the error that it is."""
 
+import dataclasses
 import sys
 
 import pytest
 
-import ms_codegeex
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.extras import extra
+from ms_codegeex.base.extras import extra, registered
+from ms_codegeex.commands import convert as convert_verb
+from ms_codegeex.extras import entries
+from ms_codegeex.formats.convert import TARGETS
 
 
-def test_an_extra_is_its_module():
-    assert extra("ladder.settings", "--ladder") is sys.modules["ms_codegeex.ladder.settings"]
+@pytest.fixture
+def entry(monkeypatch, tmp_path):
+    """Registers a module for `--many`, `odd` being one that can be imported and cannot import what it needs."""
+    (tmp_path / "odd.py").write_text("import no_such_library\n")
+    monkeypatch.setattr(
+        sys.modules["ms_codegeex.extras"], "__path__", [*sys.modules["ms_codegeex.extras"].__path__, str(tmp_path)]
+    )
+    return lambda name, where: monkeypatch.setattr(entries, "ENTRIES", {"train --many": {name: where}})
 
 
-def test_what_is_not_installed_is_named_with_its_option():
-    with pytest.raises(UserError, match=r"^--many: ms_codegeex\.no_such_room is not installed; "):
-        extra("no_such_room.network", "--many")
+def test_an_entry_is_a_module_or_what_is_in_it():
+    job_files = extra("train --job", "slurm")
+    assert job_files is sys.modules["ms_codegeex.extras.jobs.job_files"]
+    export = extra("convert --to", "gguf")
+    assert export is sys.modules["ms_codegeex.extras.exchange.gguf_files.writing"].GGUFOutput
+    assert "gguf" in registered("convert --to")
 
 
-def test_what_an_extra_lacks_itself_is_not_hidden(tmp_path, monkeypatch):
-    (tmp_path / "odd_room.py").write_text("import no_such_library\n")
-    monkeypatch.setattr(ms_codegeex, "__path__", [*ms_codegeex.__path__, str(tmp_path)])
+def test_what_is_not_installed_is_named_with_its_option(entry):
+    entry("x", "no_such_room.network")
+    with pytest.raises(UserError, match=r"^--many x: ms_codegeex\.extras\.no_such_room is not installed; "):
+        extra("train --many", "x")
+
+
+def test_without_the_wing_nothing_is_registered(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("ms_codegeex.extras")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert registered("convert --to") == {}
+    with pytest.raises(UserError, match=r"^--to gguf: ms_codegeex\.extras is not installed; "):
+        extra("convert --to", "gguf")
+
+
+def test_what_an_extra_lacks_itself_is_not_hidden(entry):
+    entry("x", "odd")
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):
-        extra("odd_room", "--odd")
+        extra("train --many", "x")
+
+
+def test_the_verb_offers_every_target():
+    """Those of the core's table, except what `--layout` chooses, and those of the extras."""
+    assert {*convert_verb.TARGETS} == {*TARGETS, *registered("convert --to")} - {"mindformers"}
+    words = next(field for field in dataclasses.fields(convert_verb.Arguments) if field.name == "to").metadata
+    assert all(f"{name}: " in str(words) for name in convert_verb.TARGETS)

@@ -3,11 +3,11 @@ from dataclasses import fields
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.hardware import DEVICES, GIB, device
+from ms_codegeex.base.hardware import CHIPS, GIB, chip_named
 from ms_codegeex.planning.hardware_files import sources_of, uncertain_of
 
 
-@pytest.mark.parametrize("chip", DEVICES.values(), ids=lambda chip: chip.name)
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.name)
 def test_every_figure_has_a_source(chip):
     numbers = {field.name for field in fields(chip)} - {"name", "kind", "fused", "calibration"}
     assert set(sources_of(chip)) == numbers
@@ -15,7 +15,7 @@ def test_every_figure_has_a_source(chip):
     assert uncertain_of(chip) <= numbers
 
 
-@pytest.mark.parametrize("chip", DEVICES.values(), ids=lambda chip: chip.name)
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.name)
 def test_figures_are_in_the_range_of_accelerators(chip):
     assert 1e14 < chip.peak_fp16 < 1e15 and 1e12 < chip.peak_fp32 <= chip.peak_fp16
     assert 30 * GIB <= chip.usable_memory < chip.memory <= 80 * GIB
@@ -25,13 +25,13 @@ def test_figures_are_in_the_range_of_accelerators(chip):
 
 
 def test_the_papers_device_can_reach_the_measured_products():
-    assert device("ascend910").peak("fp16") > 2 * 16384 * 2560 * 5120 / 1529e-6  # 281 TFLOP/s were measured
+    assert chip_named("ascend910").peak("fp16") > 2 * 16384 * 2560 * 5120 / 1529e-6  # 281 TFLOP/s were measured
 
 
 def test_unknown_devices_and_precisions_are_the_users_mistake():
     with pytest.raises(UserError, match=r"parallel.hardware: 'ascend910x' is unknown; did you mean 'ascend910'\?"):
-        device("ascend910x")
+        chip_named("ascend910x")
     with pytest.raises(UserError, match="known here: ascend910, ascend910b, ascend910c, a100, h100"):
-        device("tpu")
+        chip_named("tpu")
     with pytest.raises(UserError, match=r"training\.precision: ascend910 has no bf16"):
-        device("ascend910").peak("bf16")
+        chip_named("ascend910").peak("bf16")

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import DEEPEST, MAX_DIGITS, Malformed, parse_json
+from ms_codegeex.base.json_reading import MAX_DIGITS, MAX_NESTING, Malformed, parse_json
 from ms_codegeex.base.reading import read_json
 
-DEEP = "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)
+DEEP = "[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1)
 BAD = [
     ('{"n": ' + "1" * 5001 + "}", "a number of more than 100 digits"),
     ("-" + "1" * MAX_DIGITS, "a number of more than 100 digits"),
@@ -50,7 +50,7 @@ def test_other_encodings_are_refused(tmp_path, content):
 
 
 def test_what_is_read_is_what_python_reads():
-    limit = "[" * DEEPEST + "]" * DEEPEST
+    limit = "[" * MAX_NESTING + "]" * MAX_NESTING
     texts = [limit, "9" * MAX_DIGITS, '{"\\ud83d\\ude00": [1, -2.5e3, null, true, "caf\u00e9 \\u0000"]}', " 1 ", "NaN"]
     for text in texts:
         assert repr(parse_json(text)) == repr(parse_json(text.encode())) == repr(json.loads(text))
@@ -67,13 +67,13 @@ EXACT = [
     '{"n": 123456789012345678901234567890, "m": -0, "f": -0.0, "e": 1E400, "s": 5e-324, "i": [NaN, -Infinity]}',
     '{"a": "\\ud83d\\ude00 \\u0000 \\/ \x7f", "b": 1, "b": [[], {"c": 9007199254740993}]}',
     '{"a": "\\ud83d", "b": "\\ude00x"}',
-    '{"a": ' + "[" * (DEEPEST - 1) + "]" * (DEEPEST - 1) + "}",
+    '{"a": ' + "[" * (MAX_NESTING - 1) + "]" * (MAX_NESTING - 1) + "}",
     '{"n": ' + "9" * MAX_DIGITS + "}",
     " [1.5, true, null]\r",
     "9" * 50,
 ]
 REFUSED = [
-    '{"a": ' + "[" * DEEPEST + "]" * DEEPEST + "}",
+    '{"a": ' + "[" * MAX_NESTING + "]" * MAX_NESTING + "}",
     '{"n": [{"m": ' + "9" * (MAX_DIGITS + 1) + "}]}",
     '{"n": -' + "9" * MAX_DIGITS + "}",
     *(

@@ -32,14 +32,14 @@ HOSTILE = {
 }
 PRINTS = {  # files that may print without `printing`, and why
     "printing.py": "the one place that prints",
-    "cuda/driver.py": "JSON for the process that started this one",
-    "cuda/probe.py": "JSON for the process that started this one",
+    "base/cuda/driver.py": "JSON for the process that started this one",
+    "base/cuda/probe.py": "JSON for the process that started this one",
     "runs/fork_server.py": "the number of a process for the process that started this one",
-    "devices/process.py": "a traceback in the log of a process",
-    "serving/records.py": "JSON in ASCII",
-    "terminal/printing.py": "a line editor and colours: each text goes through `visible`",
-    "terminal/chat.py": "rich: each text goes through `visible`",
-    "commands/complete.py": "rich: each text goes through `visible`, or is written to a pipe as content",
+    "generation/devices/process.py": "a traceback in the log of a process",
+    "extras/serving/records.py": "JSON in ASCII",
+    "extras/serving/terminal/printing.py": "a line editor and colours: each text goes through `visible`",
+    "extras/serving/terminal/chat.py": "rich: each text goes through `visible`",
+    "extras/serving/commands/complete.py": "rich: each text goes through `visible`, or is written to a pipe as content",
     "commands/monitor.py": "rich: each text goes through `escaped`",
 }
 STREAMS = {f"sys.{name}" for name in ("stdout", "stderr", "__stdout__", "__stderr__", "stdout.buffer", "stderr.buffer")}
@@ -79,7 +79,7 @@ def test_everything_is_printed_in_one_place():
     package, found = ROOT / "ms_codegeex", {}
     for path in package.rglob("*.py"):
         name = path.relative_to(package).as_posix()
-        if "/inside/" not in name and not name.startswith("evaluation/toolchains/inside"):  # run in the sandbox
+        if "/inside/" not in name and not name.startswith("extras/evaluation/toolchains/inside"):  # run in the sandbox
             calls = prints(ast.parse(path.read_text(encoding="utf-8")))
             if calls:
                 found[name] = [f"{name}:{call.lineno}: {ast.unparse(call)}" for call in calls]

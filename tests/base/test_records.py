@@ -16,7 +16,7 @@ from ms_codegeex.base import records
 from ms_codegeex.base.records import (
     ArchivePart,
     Broken,
-    Returning,
+    ReturnKeeper,
     archive_kind,
     line_parts,
     read_lines,
@@ -38,7 +38,7 @@ def lines_of_parts(path, parts, limit=MUCH):
     """The lines of all parts, each counted on from the parts before."""
     found, before = [], 0
     for part in parts:
-        lines = Returning(read_lines(path, part, limit))
+        lines = ReturnKeeper(read_lines(path, part, limit))
         found += [(before + number, line) for number, line in lines]
         before += lines.value
     return found

@@ -19,9 +19,9 @@ from ms_codegeex.base import remote
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.remote import RemotePath, list_files, parse_location
 from ms_codegeex.cli import main
-from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
-from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.datasets.layout import DATA_FILES, TABLES
+from ms_codegeex.extras.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
+from ms_codegeex.extras.corpus.settings import PrepareSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = PrepareSettings(max_bytes=None, near_duplicates=0.85)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import DEEPEST, Malformed
+from ms_codegeex.base.json_reading import MAX_NESTING, Malformed
 from ms_codegeex.base.shipped import shipped_directory
 from ms_codegeex.base.yaml_reading import parse_yaml, read_yaml_file
 from ms_codegeex.config.loading import load_config
@@ -54,7 +54,7 @@ def test_what_is_refused_at_once(tmp_path, name):
 
 
 def test_what_is_read_is_what_pyyaml_reads():
-    depth = "[" * DEEPEST + "]" * DEEPEST
+    depth = "[" * MAX_NESTING + "]" * MAX_NESTING
     texts = [depth, "a: &x {b: 1}\nc: *x\nd: {<<: *x, b: 2}", "[0x1f, 1:30, 1.5, 1:30.5, 2024-02-29, ~, yes, '1']", ""]
     texts += [path.read_text() for path in shipped_directory().rglob("*.yaml")]
     assert len(texts) > 20

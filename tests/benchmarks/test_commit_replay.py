@@ -15,8 +15,8 @@ from git_repositories import write_repository
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.evaluation.infilling import Asker
-from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.extras.evaluation.infilling import Asker
+from ms_codegeex.extras.evaluation.local_model import LocalModel
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from commit_history import Edit

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-RULES = BENCHMARKS.parent / "ms_codegeex/data/corpus/rules/gitleaks.json"
+RULES = BENCHMARKS.parent / "ms_codegeex/extras/corpus/rules/gitleaks.json"
 
 ASSEMBLE = """
 import sys

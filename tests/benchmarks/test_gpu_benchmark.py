@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from gpu_tests import missing
 
-from ms_codegeex.rehearsal.stubs import compilers
+from ms_codegeex.extras.cluster.rehearsal.stubs import compilers
 
 BENCHMARKS = ROOT / "benchmarks"
 PROGRAM = BENCHMARKS / "gpu.py"
@@ -203,3 +203,42 @@ def test_all_of_it_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "section.md").read_text()
     assert "ours / eager" in text and "0 of 4 steps skipped" in text and text.count("ours / transformers fp32") == 2
+
+
+def test_a_prediction_is_the_bytes_over_what_was_measured(load):
+    """Rows of RESULTS.md again: an operator at the size at which it was measured takes the time that it took."""
+    from ms_codegeex.extras.cluster.rehearsal.mindir import TensorType
+    from ms_codegeex.extras.cluster.rehearsal.timeline.operators import Operator
+
+    def operator(op, *types):
+        inputs = tuple(TensorType(shape, dtype) for dtype, *shape in types[:-1])
+        return Operator(op, (), inputs=inputs, outputs=tuple(TensorType(shape, dtype) for dtype, *shape in types[-1:]))
+
+    wide, scores, column = ("float16", 16384, 3072), ("float32", 16, 12, 1024, 1024), ("float32", 16384, 1)
+    logits, number = ("float32", 16384, 52224), ("float16",)
+    for given, kind, ms in [
+        (operator("BiasAdd", wide, ("float16", 3072), wide), "BiasAdd", 0.170),
+        (operator("Add", wide, ("float16", 3072), wide), "with broadcasting", 1.022),
+        (operator("Mul", wide, number, wide), "with a number", 0.610),
+        (operator("Add", scores, ("float32", 16, 1, 1024, 1024), scores), "with broadcasting", 4.988),
+        (operator("Sub", logits, column, logits), "with broadcasting", 18.0),
+        (operator("Add", logits, logits, logits), "large elementwise", 4.9),
+        (operator("LogSoftmax", logits, logits), "LogSoftmax FP32", 4.522),
+        (operator("Softmax", scores, scores), "Softmax FP32", 0.539),
+        (operator("GatherD", logits, ("int32", 16384, 1), column), "small", 0.006),
+        (operator("Transpose", ("float16", 16, 1024, 12, 64), ("float16", 16, 12, 1024, 64)), "Transpose", 0.09),
+    ]:
+        profile = load("gpu_profile")
+        found = profile.kind_of(given)
+        assert found == kind
+        assert profile.milliseconds(given, found) == pytest.approx(ms, rel=0.2, abs=5e-3), given.op
+        assert (kind, 1, profile.milliseconds(given, found)) in profile.predicted([given])
+
+
+@pytest.mark.slow
+def test_the_prediction_of_a_step_is_that_of_the_page_and_near_what_was_measured(load):
+    """Composed cells took 441.7 ms on the card with sums of squares by `ReduceSum`."""
+    sides, text = load("gpu_sides"), (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8")
+    ours, composed = (sum(ms for *_, ms in sides.prediction("base", kind)) for kind in (False, True))
+    assert f"| **predicted** | **{ours:.1f}** | **{composed:.1f}** |" in text
+    assert ours < 125 and composed == pytest.approx(441.7, rel=0.05)

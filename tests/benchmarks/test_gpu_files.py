@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.cuda.plugin import KERNELS, PLUGIN
+from ms_codegeex.base.cuda.plugin import KERNELS, PLUGIN
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -31,7 +31,7 @@ def packed(monkeypatch, tmp_path):
     (directory / PLUGIN).write_bytes(b"no module")
     names = {f"packages/mindspore/{name}": directory / name for name in (KERNELS, PLUGIN, "noise")}
     monkeypatch.setattr(gpu_files, "files", lambda: iter(names.items()))
-    monkeypatch.setattr("ms_codegeex.cuda.plugin.plugin_directory", lambda *_: directory)
+    monkeypatch.setattr("ms_codegeex.base.cuda.plugin.plugin_directory", lambda *_: directory)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gpu_files.pack(tmp_path / "parts", 2000, "9.0", 0)
     return gpu_files, tmp_path / "parts", names, library

@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks.host_tasks import HostCosts, host_tasks, repeated
-from ms_codegeex.rehearsal.mindir import TensorType
-from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram
-from ms_codegeex.rehearsal.timeline.tasks import TaskSpan, simulate
+from ms_codegeex.extras.cluster.rehearsal.mindir import TensorType
+from ms_codegeex.extras.cluster.rehearsal.timeline.operators import Message, Operator, StepProgram
+from ms_codegeex.extras.cluster.rehearsal.timeline.tasks import TaskSpan, simulate
 
 COSTS = HostCosts({"Add": 0.25}, 1.0, {"Send": 1.0, "Receive": 1.0, "AllReduce": 2.0}, 5.0)
 FOUR = TensorType((1,), "float32")  # 4 bytes

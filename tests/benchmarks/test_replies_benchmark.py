@@ -8,8 +8,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 from dataclasses import replace
 from replies import Solved, mutants, reply_of, shown, transformations
-from ms_codegeex.evaluation.replies.blocks import Asked
-from ms_codegeex.evaluation.replies.code import code_of
+from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
+from ms_codegeex.extras.evaluation.replies.code import code_of
 
 HEAD, DOC = "from typing import List\\n\\n\\n", '    "Three times each."\\n'
 right = Solved("python", "triple", HEAD, "def triple(numbers: List[int]) -> List[int]:\\n", DOC,
@@ -18,7 +18,7 @@ prompt = HEAD + right.signature + DOC
 wrong = replace(right, body=right.body.replace("3", "4"))
 for what in transformations("python"):
     for solved in (right, wrong):
-        code, space = code_of(reply_of(what, solved), Asked("python", prompt, "triple")), {}
+        code, space = code_of(reply_of(what, solved), CodeRequest("python", prompt, "triple")), {}
         exec(code.text if code.whole else prompt + code.text, space)
         assert (space["triple"]([1, 2]) == [3, 6]) is (solved is right), (what, code)
 
@@ -34,7 +34,7 @@ counts = [len(transformations("python"))]
 for language, (head, signature, body) in BRACED.items():
     solved = Solved(language, "triple", head, signature, "", body)
     for what in transformations(language):
-        code = code_of(reply_of(what, solved), Asked(language, head + signature, "triple"))
+        code = code_of(reply_of(what, solved), CodeRequest(language, head + signature, "triple"))
         assert code.whole is (what != "the body alone") and code.text.count("3 * x") == 1, (language, what, code)
         assert what != "a helper in a first block" or "ame" in code.text, (language, code)
     counts.append(len(transformations(language)))

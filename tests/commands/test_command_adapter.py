@@ -11,7 +11,7 @@ from networks import assign, every_logit
 
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.lora import Adaptation, add_adapters

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.cli import main
-from ms_codegeex.commands import artefacts
-from ms_codegeex.commands import checkpoint as module
+from ms_codegeex.formats import model_description
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 
 
@@ -21,15 +20,15 @@ def run(tmp_path):
 
 @pytest.mark.parametrize("moment", ["before its size is read", "before it is opened"])
 def test_a_checkpoint_that_the_run_deletes_is_left_out(run, monkeypatch, capsys, moment):
-    owner, name = (module, "_bytes_of_tensors") if moment.endswith("read") else (artefacts, "summarise_checkpoint")
-    whole = getattr(owner, name)
+    name = "bytes_of_tensors" if moment.endswith("read") else "summarise_checkpoint"
+    whole = getattr(model_description, name)
 
     def deleted_first(path, *arguments):
         if path.name == "step-00000001":
             shutil.rmtree(path)
         return whole(path, *arguments)
 
-    monkeypatch.setattr(owner, name, deleted_first)
+    monkeypatch.setattr(model_description, name, deleted_first)
     assert main(["checkpoint", "verify", str(run), "--json"]) == 0
     (left,) = json.loads(capsys.readouterr().out)["checkpoints"]
     assert left["sound"] and left["step"] == 2

@@ -1,5 +1,6 @@
 """`ms-codegeex convert` and `checkpoint` end to end on a small model, in every direction we offer."""
 
+import dataclasses
 import json
 import runpy
 import subprocess
@@ -188,15 +189,15 @@ def test_a_nested_file_with_too_much_or_too_little(tmp_path, run):
 
 
 def test_verify_notices_a_wrong_byte(tmp_path, run, monkeypatch):
-    write = module._write_file
+    hf = module.TARGETS["hf"]
 
-    def careless(to, target, source, tensors, check, *more):
+    def careless(its, file, tensors, *more):
         last = list(tensors)[-1]
-        write(to, target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check, *more)
+        hf.write(its, file, tensors | {last: from_array(tensors[last].array() + 1)}, *more)
 
     convert(run, "hf", tmp_path / "hf", dtype="fp16", verify=True)
     before = {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()}
-    monkeypatch.setattr(module, "_write_file", careless)
+    monkeypatch.setattr(module, "TARGETS", {"hf": dataclasses.replace(hf, write=careless)})
     with pytest.raises(UserError, match="differs from the source"):
         convert(run, "hf", tmp_path / "hf", verify=True, replace=True)
     assert {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()} == before

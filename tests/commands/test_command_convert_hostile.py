@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import command_here
 from small_models import parameters, save_run
 
 from ms_codegeex.base.errors import UserError
@@ -155,7 +156,14 @@ def test_what_is_lost_of_a_released_codegeex2_is_said(tmp_path):
     result = convert(model, "hf", tmp_path / "out", progress=False)
     assert result["left_out"] == [*classes, "zipped.py"]
     assert result["warnings"] == [
-        f"transformers has no classes for this model: copy {' and '.join(classes)} of the release into it"
+        f"transformers has no classes for this model: copy {' and '.join(classes[:2])} of the release into it"
     ]
     kept = convert(open_source(model, keep_code=True), "hf", tmp_path / "kept", progress=False)
     assert kept["left_out"] == kept["warnings"] == []
+    change(model / "tokenizer_config.json", auto_map=None)
+    kept = convert(open_source(model, keep_code=True), "hf", tmp_path / "unnamed", progress=False)
+    said = "as it is: tokenizer_config.json names no class for it (auto_map)"
+    remedy = "convert without --keep-code, which writes the class"
+    assert kept["warnings"] == [f"transformers and vLLM do not read its tokenizer {said}; {remedy}"]
+    (line,) = (line for line in command_here("inspect", model).stdout.splitlines() if "vLLM" in line)
+    assert line == f"  transformers and vLLM do not read it {said}; `ms-codegeex convert --to hf` writes its class"

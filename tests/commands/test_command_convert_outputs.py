@@ -54,7 +54,7 @@ READ = {
     ),
 }
 LIBRARY = ("output_hidden_states", "use_return_dict", "max_length", "is_encoder_decoder")
-NOT_IN_5 = ("max_length", "use_cache")  # its class has no such attributes, and drops them from files: docs/convert.md
+NOT_IN_5 = ("max_length", "use_cache")  # its class has no such attributes, and drops them from files: docs/exchange.md
 
 
 @pytest.fixture(autouse=True)
@@ -268,13 +268,13 @@ def test_the_source_is_never_overwritten(tmp_path):
 def test_a_file_that_arrives_meanwhile_is_kept(tmp_path, monkeypatch):
     run, out = run_of(tmp_path), tmp_path / "hf"
     convert(run, "hf", out)
-    verify = module._verify
+    verify = module.TensorFiles.verify
 
     def slow(*arguments):
         (out / "notes.txt").write_text("written meanwhile")
         verify(*arguments)
 
-    monkeypatch.setattr(module, "_verify", slow)
+    monkeypatch.setattr(module.TensorFiles, "verify", slow)
     with pytest.raises(UserError, match=r"\(notes\.txt\)"):
         convert(run, "hf", out, replace=True, verify=True)
     assert (out / "notes.txt").read_text() == "written meanwhile" and (out / "model.safetensors").is_file()
@@ -323,7 +323,7 @@ def test_what_a_killed_conversion_left_is_swept_by_the_next(tmp_path, to, ranks)
         "from pathlib import Path\n"
         "from ms_codegeex.formats import convert as module, sources\n"
         "sources._tokenizer_saver = lambda *_: None\n"
-        "module._verify = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "module.TensorFiles.verify = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"module.convert(Path({str(run)!r}), {to!r}, Path({str(out)!r}), tensor_parallel={ranks}, verify=True)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
@@ -340,7 +340,7 @@ def test_no_empty_directory_is_left_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise UserError("no")
 
-    monkeypatch.setattr(module, "_verify", fail)
+    monkeypatch.setattr(module.TensorFiles, "verify", fail)
     for to, ranks in (("hf", 1), ("megatron", 1), ("mindspore", 1), ("megatron", 2)):
         with pytest.raises(UserError, match="no"):
             convert(run, to, tmp_path / "new" / "er", tensor_parallel=ranks, verify=True)
@@ -500,13 +500,13 @@ def test_the_originals_command_lines(tmp_path, capsys, monkeypatch):
 
 
 def test_the_scripts_commands_on_the_page(tmp_path, monkeypatch):
-    """Those of docs/convert.md, with the sizes of a small model."""
+    """Those of docs/exchange.md, with the sizes of a small model."""
     root, small = Path(__file__).parents[2], {"39": "2", "5120": "8", "40": "4", "2048": "8"}
     convert(run_of(tmp_path, "codegeex"), "mindspore", tmp_path / "m.ckpt")
     (tmp_path / "npy").mkdir()
     for name, tensor in read_mindspore(tmp_path / "m.ckpt").items():
         np.save(tmp_path / "npy" / f"{name}.npy", tensor.array())
-    text = (root / "docs" / "convert.md").read_text().replace("\\\n", " ")
+    text = (root / "docs" / "exchange.md").read_text().replace("\\\n", " ")
     commands = [shlex.split(line) for line in text.splitlines() if line.startswith("python converters/")]
     monkeypatch.chdir(tmp_path)
     for _, program, *words in commands:

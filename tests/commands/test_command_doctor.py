@@ -1,5 +1,6 @@
 """`ms-codegeex doctor`: what is there, and for each gap the line that closes it."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -14,15 +15,15 @@ from conftest import command
 from packaging.requirements import Requirement
 
 from ms_codegeex.base import host
+from ms_codegeex.base.cuda import probe, translation
+from ms_codegeex.base.cuda.driver import Driver, Gpu
+from ms_codegeex.base.cuda.libraries import LIBRARIES, LoadedLibrary
+from ms_codegeex.base.cuda.probe import GpuBackend
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.cli import main
 from ms_codegeex.commands import doctor, package_uses
 from ms_codegeex.commands.doctor import Finding
 from ms_codegeex.config import software
-from ms_codegeex.cuda import probe, translation
-from ms_codegeex.cuda.driver import Driver, Gpu
-from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
-from ms_codegeex.cuda.probe import GpuBackend
 
 AREAS = ["machine", "packages", "engine", "NVIDIA GPU", "sandbox", "tool chains", "disk"]
 LAYERS = {"unprivileged user", "seccomp", "Landlock", "namespaces"}
@@ -31,7 +32,7 @@ LANGUAGES = {"python", "cpp", "java", "js", "go", "rust"}
 
 
 def found(area):
-    return {check.name: check for check in area()}
+    return {check.name: check for check in doctor.findings(area)}
 
 
 def test_a_user_with_an_empty_path(tmp_path):
@@ -55,18 +56,22 @@ def test_a_user_with_an_empty_path(tmp_path):
 
 
 def areas_with(monkeypatch, *checks):
-    monkeypatch.setattr(doctor, "AREAS", (lambda: iter(checks),))
+    """Each check is (area, name, found, problem, fix, whether it is needed)."""
+    areas = dict.fromkeys(check[0] for check in checks)
+    monkeypatch.setattr(
+        doctor, "AREAS", {area: lambda area=area: [check[1:] for check in checks if check[0] == area] for area in areas}
+    )
 
 
 def test_a_gap_that_matters_is_status_1(monkeypatch, capsys):
-    fine, optional = Finding("a", "fine", "ok", "there"), Finding("a", "far", "optional", "none", "fetch it")
+    fine, optional = ("a", "fine", "there"), ("a", "far", "", "none", "fetch it")
     areas_with(monkeypatch, fine, optional)
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "ready: everything that a run on a CPU needs is here",
         "optional gaps: far",
     ]
-    areas_with(monkeypatch, fine, optional, Finding("b", "heart", "missing", "too small", "grow it"))
+    areas_with(monkeypatch, fine, optional, ("b", "heart", "", "too small", "grow it", True))
     assert main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.strip() for line in lines[2:6]] == ["-   far    none", "fix: fetch it", "b", "NO  heart  too small"]
@@ -76,11 +81,11 @@ def test_a_gap_that_matters_is_status_1(monkeypatch, capsys):
 
 
 def test_what_cannot_be_imported_is_a_gap_and_no_traceback(monkeypatch, capsys):
-    def disk_checks():
+    def rows():
         raise ModuleNotFoundError("No module named 'pydantic'")
         yield
 
-    monkeypatch.setattr(doctor, "AREAS", (disk_checks,))
+    monkeypatch.setattr(doctor, "AREAS", {"disk": rows})
     assert main(["doctor"]) == 1
     assert "NO  disk  cannot be checked (No module named 'pydantic')" in capsys.readouterr().out
 
@@ -88,7 +93,7 @@ def test_what_cannot_be_imported_is_a_gap_and_no_traceback(monkeypatch, capsys):
 def test_gaps_of_the_machine(monkeypatch):
     monkeypatch.setattr(host, "available_memory", lambda: 10**9)
     monkeypatch.setattr(host, "check_libraries", lambda: ["libgomp.so.1 is missing: `apt install libgomp1`"])
-    checks = found(doctor.machine_checks)
+    checks = found("machine")
     assert (checks["memory"].state, checks["memory"].fix) == (
         "missing",
         "close other programs, or raise the container's limit",
@@ -101,7 +106,7 @@ def test_devices_are_listed_by_the_drivers_own_command(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 'Device 0, 64 GB'\necho\necho 'Device 0, 32 GB'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    checks = found(doctor.machine_checks)
+    checks = found("machine")
     assert checks["Ascend NPU"] == Finding("machine", "Ascend NPU", "ok", "Device 0, 64 GB; Device 0, 32 GB")
 
 
@@ -125,7 +130,7 @@ def test_the_mindspore_known_for_the_chip_that_the_driver_names(tmp_path, monkey
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(software, "installed_mindspore", lambda: "2.9.0")
-    check = found(doctor.machine_checks).get("Ascend chip")
+    check = found("machine").get("Ascend chip")
     assert (check and check.state) == state
     assert check is None or check.found.startswith(text)
 
@@ -133,20 +138,22 @@ def test_the_mindspore_known_for_the_chip_that_the_driver_names(tmp_path, monkey
 def test_a_driver_without_devices_is_a_gap(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(doctor, "NPU_DRIVER", tmp_path)
-    check = found(doctor.machine_checks)["Ascend NPU"]
+    check = found("machine")["Ascend NPU"]
     assert check.state == "optional" and "no device is listed" in check.found and "`npu-smi info -l`" in check.fix
 
 
 def probed(driver=GONE, problems=(), plugin="", found=True):
     """What the process that looks for CUDA would have found."""
-    one = [Loaded(x, Path("/nvidia") / x.soname if found else None, "") for x in LIBRARIES]
-    wrong = [Loaded(x.library, None, "cannot open") if x.library.soname in problems or not found else x for x in one]
+    one = [LoadedLibrary(x, Path("/nvidia") / x.soname if found else None, "") for x in LIBRARIES]
+    wrong = [
+        LoadedLibrary(x.library, None, "cannot open") if x.library.soname in problems or not found else x for x in one
+    ]
     return GpuBackend(tuple(wrong), driver, plugin)
 
 
 def gpu_report(monkeypatch, **options):
     monkeypatch.setattr(probe, "probe_gpu_backend", lambda: probed(**options))
-    return found(doctor.gpu_checks)
+    return found("NVIDIA GPU")
 
 
 def test_a_machine_without_cuda_says_so_in_one_line_and_what_to_install(monkeypatch):
@@ -200,7 +207,7 @@ def test_a_search_for_cuda_that_breaks_is_a_gap(monkeypatch):
         raise RunFailure("libcublas.so.11 ended the process")
 
     monkeypatch.setattr(probe, "probe_gpu_backend", broken)
-    check = found(doctor.gpu_checks)["back end"]
+    check = found("NVIDIA GPU")["back end"]
     assert check.state == "optional" and "ended the process" in check.found
 
 
@@ -210,7 +217,7 @@ def test_gaps_of_the_packages(monkeypatch):
     monkeypatch.setattr(
         doctor.importlib.metadata, "metadata", lambda name: type("", (), {"get_all": lambda *_: ["travel"]})()
     )
-    checks = found(doctor.package_checks)
+    checks = found("packages")
     requirements = checks["requirements"]
     assert requirements.state == "missing" and "no-such-package is not installed" in requirements.found
     assert requirements.fix == "pip install 'numpy<1' no-such-package==3"
@@ -224,7 +231,7 @@ def test_numpy_2_has_a_line_of_its_own(monkeypatch, installed, wrong):
     real = host_metadata.version
     monkeypatch.setattr(host_metadata, "version", lambda name: installed if name == "numpy" else real(name))
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: [])
-    check = found(doctor.package_checks).get("NumPy")
+    check = found("packages").get("NumPy")
     assert (check is not None) == wrong
     assert not wrong or (check.state, check.fix) == ("missing", "pip install 'numpy<2'")
     assert not wrong or check.found.startswith(f"NumPy {installed}, with which MindSpore's first operation")
@@ -243,7 +250,7 @@ def test_a_package_that_is_installed_and_does_not_work_is_a_gap(tmp_path, monkey
     (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     requirements = [Requirement(line) for line in ("PyYAML<7", "xxhash<5", "pyarrow<26")]
-    check = doctor._requirements("packages", "requirements", requirements)
+    check = doctor._requirements("requirements", requirements).finding("packages")
     assert check.state == "missing" and check.fix == f"pip install --force-reinstall '{wanted}'"
     assert re.fullmatch(rf"{wanted.partition('<')[0]} [\d.]+ does not work: {words}", check.found)
 
@@ -251,8 +258,22 @@ def test_a_package_that_is_installed_and_does_not_work_is_a_gap(tmp_path, monkey
 def test_packages_that_work_are_no_gap():
     """That all do, `test_a_user_with_an_empty_path` shows."""
     requirements = [Requirement(line) for line in ("PyYAML<7", "xxhash<5")]
-    check = doctor._requirements("packages", "requirements", requirements)
+    check = doctor._requirements("requirements", requirements).finding("packages")
     assert check == Finding("packages", "requirements", "ok", "all 2 are installed in versions that fit, and work")
+
+
+@pytest.mark.parametrize(
+    "pure, words", [("true", ""), ("false", "ImportError: another libc")], ids=["pure", "compiled"]
+)
+def test_a_package_in_python_alone_is_looked_for_and_any_other_is_imported(tmp_path, monkeypatch, pure, words):
+    (tmp_path / "lathe-1.dist-info").mkdir()
+    (tmp_path / "lathe-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lathe\nVersion: 1\n")
+    (tmp_path / "lathe-1.dist-info" / "WHEEL").write_text(f"Wheel-Version: 1.0\nRoot-Is-Purelib: {pure}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert package_uses.problem_with("lathe").startswith("ModuleNotFoundError: No module named 'lathe'")
+    (tmp_path / "lathe.py").write_text("raise ImportError('another libc')")
+    importlib.invalidate_caches()
+    assert package_uses.problem_with("lathe") == words
 
 
 def test_events_are_tried_without_pytorch(monkeypatch):
@@ -273,7 +294,7 @@ def test_an_engine_that_cannot_be_imported(tmp_path, monkeypatch, script, words)
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    (check,) = doctor.engine_checks()
+    (check,) = doctor.findings("engine")
     assert check.state == "missing" and words in check.found and check.fix
 
 
@@ -287,7 +308,7 @@ def test_compiled_operators_are_found_and_never_built(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     possible = create_autospec(levels.possible_levels, return_value=["avx2", "plain"])
     monkeypatch.setattr(levels, "possible_levels", possible)
-    check, level = doctor._compiled_operators(), "avx2 (or --cpu-level plain)"
+    check, level = doctor._compiled_operators().finding("engine"), "avx2 (or --cpu-level plain)"
     assert (check.state, check.found) == (
         "ok",
         f"{level}; {compiler} builds them when a model is first used",
@@ -300,31 +321,31 @@ def test_compiled_operators_are_found_and_never_built(tmp_path, monkeypatch):
     assert compiling.compile_library(built.parent, "avx2", known) == built
     assert doctor._compiled_operators().found == f"{level}; built by {compiler}"
     monkeypatch.setattr(prebuilding, "cxx_compilers", list)
-    check = doctor._compiled_operators()
+    check = doctor._compiled_operators().finding("engine")
     assert check.state == "optional" and "no C++ compiler" in check.found and "pip install ziglang" in check.fix
 
 
 def test_plugins():
     problem = {"ascend 1": "libge_runner.so: cannot open", "ascend 2": "libge_runner.so: cannot open"}
-    check = doctor._ascend_plugin(problem)
+    check = doctor._ascend_plugin(problem).finding("engine")
     assert check.state == "optional" and "libge_runner.so" in check.found and "CANN" in check.fix
     assert doctor._ascend_plugin({**problem, "ascend 2": ""}).found == "ascend 2 loads"
     assert doctor._ascend_plugin({}).fix == ""
 
 
 def test_a_layer_that_is_missing_comes_with_its_remedy(tmp_path, monkeypatch):
-    from ms_codegeex.evaluation import sandbox
+    from ms_codegeex.extras.evaluation import sandbox
 
     states = {"seccomp": "active", "namespaces": "missing: not permitted; as root: sysctl -w a=1"}
     monkeypatch.setattr(sandbox, "open_sandbox", lambda mode: type("", (), {"layers": states})())
-    checks = found(doctor.sandbox_checks)
+    checks = found("sandbox")
     assert checks["seccomp"].state == "ok"
     assert (checks["namespaces"].state, checks["namespaces"].fix) == ("optional", "as root: sysctl -w a=1")
 
 
 def only_tool_chain(monkeypatch, language):
     """Leave out the others, which would be asked for their versions; the one."""
-    from ms_codegeex.evaluation import toolchains
+    from ms_codegeex.extras.evaluation import toolchains
 
     chain = toolchains.TOOL_CHAINS[language]
     monkeypatch.setattr(toolchains, "TOOL_CHAINS", {language: chain})
@@ -335,14 +356,14 @@ def test_a_tool_chain_that_is_missing_comes_with_its_packages(monkeypatch):
     go = only_tool_chain(monkeypatch, "go")
     monkeypatch.setattr(go, "version", lambda self: None)
     monkeypatch.setattr(go, "lacking", lambda self: {"go": "golang-go", "inflect": "libinflect"})
-    check = found(doctor.tool_chain_checks)["go"]
+    check = found("tool chains")["go"]
     assert check == Finding(
         "tool chains", "go", "optional", "not installed: go, inflect", "apt-get install golang-go libinflect"
     )
 
 
 def test_a_compiler_that_lacks_a_library_is_not_called_missing(tmp_path, monkeypatch):
-    from ms_codegeex.evaluation.toolchains import cpp
+    from ms_codegeex.extras.evaluation.toolchains import cpp
 
     compiler, header = tmp_path / "g++", tmp_path / "include" / "openssl" / "md5.h"
     compiler.write_text("#!/bin/sh\necho g++ 13\n")
@@ -352,11 +373,11 @@ def test_a_compiler_that_lacks_a_library_is_not_called_missing(tmp_path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path))
     only_tool_chain(monkeypatch, "cpp")
     monkeypatch.setattr(cpp, "INCLUDES", (str(tmp_path / "include"),))
-    check = found(doctor.tool_chain_checks)["cpp"]
+    check = found("tool chains")["cpp"]
     assert (check.found, check.fix) == ("not installed: boost/any.hpp", "apt-get install libboost-dev")
     (tmp_path / "include" / "boost").mkdir()
     (tmp_path / "include" / "boost" / "any.hpp").touch()
-    assert found(doctor.tool_chain_checks)["cpp"] == Finding("tool chains", "cpp", "ok", "g++ 13")
+    assert found("tool chains")["cpp"] == Finding("tool chains", "cpp", "ok", "g++ 13")
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -366,7 +387,7 @@ def test_lines_fit_the_terminal_even_if_every_package_is_gone(monkeypatch, colum
 
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(doctor.importlib.metadata, "version", gone)
-    checks = list(doctor.package_checks())
+    checks = doctor.findings("packages")
     checks.append(Finding("disk", "cache", "missing", " ".join(["much to say"] * 50), "one line, to be copied"))
     lines = list(doctor.report_lines(checks))
     assert max(len(line) for line in lines) <= columns + 50 and any("mindspore" in line for line in lines)
@@ -377,7 +398,7 @@ def test_lines_fit_the_terminal_even_if_every_package_is_gone(monkeypatch, colum
 
 def test_gaps_of_the_disk(monkeypatch):
     monkeypatch.setattr(doctor, "DISK", 10**18)
-    checks = found(doctor.disk_checks)
+    checks = found("disk")
     assert {check.state for check in checks.values()} == {"missing"}
     assert "XDG_CACHE_HOME" in checks["cache"].fix and "TMPDIR" in checks["temporary"].fix
 

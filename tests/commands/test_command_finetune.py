@@ -110,24 +110,23 @@ def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, argument
 
 
 def test_equal_data_is_prepared_once(model, pairs, tmp_path):
-    from ms_codegeex.commands.finetune import _prepared
     from ms_codegeex.config.loading import load_config
+    from ms_codegeex.runs.finetune_choices import prepared_data
 
     config = load_config("finetune_full", [f"output={tmp_path / 'tuned'}", "data.seq_length=32"])
     source = open_source(model)
-    first = _prepared([str(pairs)], "completion", source, config, quiet=True)
+    first = prepared_data([str(pairs)], "completion", source, config, quiet=True)
     made = (first / "dataset.json").stat().st_mtime_ns
     (copy := tmp_path / "other.jsonl").write_bytes(pairs.read_bytes())
-    assert _prepared([str(copy)], "completion", source, config, quiet=True) == first
+    assert prepared_data([str(copy)], "completion", source, config, quiet=True) == first
     assert (first / "dataset.json").stat().st_mtime_ns == made
     copy.write_text(copy.read_text().replace("red", "grey"))
-    assert _prepared([str(copy)], "completion", source, config, quiet=True) != first
+    assert prepared_data([str(copy)], "completion", source, config, quiet=True) != first
 
 
 def chosen(model, pairs, tmp_path, monkeypatch, *words, free=20 * 10**9):
     """The configuration that `finetune` would train, and the lines it prints; nothing is trained."""
-    from ms_codegeex.commands import training_job
-    from ms_codegeex.runs import memory_check
+    from ms_codegeex.runs import memory_check, training_job
 
     found = []
     monkeypatch.setattr(training_job, "train", lambda config, *_, **__: found.append(config))
@@ -169,7 +168,7 @@ def test_frozen_weights_are_held_as_the_files_have_them(model, pairs, tmp_path, 
 
 
 def test_matrices_are_rounded_to_8_bits_only_if_nothing_larger_fits(model, pairs, tmp_path, monkeypatch):
-    from ms_codegeex.commands import finetune_choices
+    from ms_codegeex.runs import finetune_choices
 
     sizes = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 1}  # of a large model; this one's tables are most of it
     monkeypatch.setattr(finetune_choices, "required_memory", lambda config: sizes[config.lora.frozen] * 10**9)

@@ -11,19 +11,24 @@ import xxhash
 from safetensors.numpy import save_file
 from tokenizer_files import write_chatglm
 
-from ms_codegeex.base.reading import sha256
+from ms_codegeex.base.digests import sha256
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands.inspect import DIM, GREEN, PLAIN, sample_lines
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
 from ms_codegeex.data.datasets.opening import open_sequences
-from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 from ms_codegeex.data.inspection import open_dataset, read_sample
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, prepare_finetune
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
-from ms_codegeex.runs.opening import write_config
+from ms_codegeex.runs.resolved_config import write_config
 from ms_codegeex.runs.run_directory import RunDirectory
+
+
+def prepare(sources, output, *more):
+    words = ["--input", str(sources), "--output", str(output), "--workers", "1", "--validation-share", "0.4", *more]
+    assert main(["prepare", *words]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +40,7 @@ def prepared(tmp_path_factory):
         text = f"def {package}(argument):\n        return '{package} <|endoftext|>'\n"
         (folder / "src" / package / "module.py").write_text(text)
         (folder / "src" / package / "code.cpp").write_text(f"class {package} {{\n  int value;\n}};\n")
-    command = [
-        "prepare",
-        "--input",
-        str(folder / "src"),
-        "--output",
-        str(folder / "out"),
-        "--validation-share",
-        "0.4",
-        "--workers",
-        "1",
-    ]
-    assert main(command) == 0
+    prepare(folder / "src", folder / "out")
     return folder
 
 
@@ -89,6 +83,7 @@ def test_a_fine_tuning_dataset(tuned, capsys):
     assert re.search("dropped, invalid JSON: 1, for example", output) and "verified: " in output
     result = json.loads(inspect(capsys, tuned, "--json").out)
     assert (result["kind"], result["data"], result["verified"]) == ("dataset", "finetune", True)
+    assert "the text of every document" in inspect(capsys, tuned, "--deep").out
 
 
 def test_documents_and_where_they_are_from(dataset, prepared, capsys):
@@ -197,33 +192,12 @@ def test_where_the_report_is(dataset, capsys):
 @pytest.mark.parametrize("tags", ["codegeex", "none", "# {language}"])
 def test_every_document_compared_with_its_hash(prepared, tmp_path, capsys, tags):
     out = tmp_path / "out"
-    assert (
-        main(
-            [
-                "prepare",
-                "--input",
-                str(prepared / "src"),
-                "--output",
-                str(out),
-                "--validation-share",
-                "0.4",
-                "--tags",
-                tags,
-                "--workers",
-                "1",
-            ]
-        )
-        == 0
-    )
+    prepare(prepared / "src", out, "--tags", tags)
     capsys.readouterr()
     output, said = inspect(capsys, out, "--deep")
     assert "and the text of every document, are right" in output and "MB/s" in said
     result = json.loads(inspect(capsys, out, "--deep", "--json").out)
     assert result["deep"] == {"documents": 6, "not_comparable": 0}
-
-
-def test_deep_on_fine_tuning_data(tuned, capsys):
-    assert "the text of every document" in inspect(capsys, tuned, "--deep").out
 
 
 def test_deep_on_a_prompt_that_was_cut_inside_a_character(tmp_path, capsys):
@@ -322,9 +296,16 @@ def flip(name, place):
     return damage
 
 
-@pytest.mark.parametrize(
-    "damage, message",
-    [
+def mask(change):
+    def damage(directory):
+        path = directory / "train.mask"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+DAMAGE = {
+    "dataset": [
         (flip("train.bin", 4), "train.bin: its sha256"),
         (flip("validation.bin", 0), "validation.bin: its sha256"),
         (flip("train.idx", 0), "train.idx: starts with"),
@@ -349,10 +330,30 @@ def flip(name, place):
         (rewrite([[1, 50400, 50256]]), "id 50400 in document 0 is outside"),
         (rewrite([[1, 50256], [1, 2]]), "document 1 does not end with id 50256"),
     ],
+    "tuned_copy": [
+        (mask(lambda data: data[1:]), "train.mask: "),
+        (mask(lambda data: b"\2" + data[1:]), "train.mask: holds other values than 0 and 1"),
+        (mask(lambda data: b"\1" + data[1:]), "train.mask: its sha256"),
+        (lambda directory: (directory / "train.mask").unlink(), "train.mask: no such file"),
+    ],
+    "model": [
+        (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a safetensors file"),
+        (lambda model: (model / "model-2.safetensors").unlink(), "model-2.safetensors: missing, but"),
+        (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "expected a weight_map"),
+        (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "model-1.safetensors: missing"),
+        (lambda model: [path.unlink() for path in model.glob("model*")], "not a model directory"),
+        (lambda model: (model / "config.json").write_text("{}"), "no model_type"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "damage", "message"), [(what, *case) for what, cases in DAMAGE.items() for case in cases]
 )
-def test_damage_is_found(dataset, capsys, damage, message):
-    damage(dataset)
-    output, error = inspect(capsys, dataset, status=2)
+def test_damage_is_found(request, capsys, what, damage, message):
+    directory = request.getfixturevalue(what)
+    damage(directory)
+    output, error = inspect(capsys, directory, status=2)
     assert output == "" and message in error and error.count("\n") == 1
 
 
@@ -416,45 +417,6 @@ def test_a_model_of_many_tensors_is_summarised(tmp_path, capsys):
 def test_what_has_no_list_of_tensors_refuses_the_option(dataset, trained, capsys):
     for directory in (dataset, trained.path):
         assert "leave out --tensors" in inspect(capsys, directory, "--tensors", status=2).err
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (lambda model: (model / "model-1.safetensors").write_bytes(b"\xff" * 30), "not a safetensors file"),
-        (lambda model: (model / "model-2.safetensors").unlink(), "model-2.safetensors: missing, but"),
-        (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "expected a weight_map"),
-        (lambda model: [path.unlink() for path in model.glob("*.safetensors")], "model-1.safetensors: missing"),
-        (lambda model: [path.unlink() for path in model.glob("model*")], "not a model directory"),
-        (lambda model: (model / "config.json").write_text("{}"), "no model_type"),
-    ],
-)
-def test_inspect_damaged_model(model, capsys, damage, message):
-    damage(model)
-    assert main(["inspect", str(model)]) == 2
-    assert message in capsys.readouterr().err
-
-
-def mask(change):
-    def damage(directory):
-        path = directory / "train.mask"
-        path.write_bytes(change(path.read_bytes()))
-
-    return damage
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (mask(lambda data: data[1:]), "train.mask: "),
-        (mask(lambda data: b"\2" + data[1:]), "train.mask: holds other values than 0 and 1"),
-        (mask(lambda data: b"\1" + data[1:]), "train.mask: its sha256"),
-        (lambda directory: (directory / "train.mask").unlink(), "train.mask: no such file"),
-    ],
-)
-def test_a_damaged_mask_is_found(tuned_copy, capsys, damage, message):
-    damage(tuned_copy)
-    assert message in inspect(capsys, tuned_copy, status=2).err
 
 
 @pytest.mark.parametrize("option", [["--document", "0"], ["--sample", "0"], ["--deep"], ["--report"]])

@@ -11,7 +11,7 @@ import small_benchmarks
 from conftest import ROOT
 
 from ms_codegeex.cli import build_parser, main
-from ms_codegeex.evaluation.benchmarks.registry import BENCHMARKS
+from ms_codegeex.extras.evaluation.benchmarks.registry import BENCHMARKS
 
 COMMANDS = {
     "generate": "generate --prompt x --model MODEL",

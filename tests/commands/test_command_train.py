@@ -299,65 +299,33 @@ def test_a_model_to_start_from_that_does_not_fit_is_an_error_before_anything_is_
     assert not (tmp_path / "run").exists()
 
 
-def mistakes(dataset, tmp_path):
-    other_vocabulary = {"model": {"vocab_size": VOCABULARY - 1}}
-    return {
-        "unknown key": ({}, ["training.step=3"], "training.step: unknown key"),
-        "wrong type": ({}, ["training.steps=few"], "training.steps: found 'few'"),
-        "heads": ({}, ["model.num_heads=3"], "model.num_heads: 3 does not divide"),
-        "devices": ({}, ["--devices", "3"], "training.global_batch: 4 does not divide"),
-        "missing corpus": ({"data": {"train": None}}, ["--corpus", str(tmp_path / "nowhere")], "nowhere"),
-        "empty corpus": ({"data": {"train": None}}, ["--corpus", str(tmp_path / "empty")], "empty"),
-        "no dataset": ({"data": {"train": str(tmp_path / "empty")}}, [], "data.train:"),
-        "too little memory": (
-            {
-                "model": {
-                    "preset": "13b",
-                    "hidden_size": 5120,
-                    "num_layers": 39,
-                    "num_heads": 40,
-                    "intermediate_size": 20480,
-                }
-            },
-            [],
-            "model: 12,586,403,840 parameters",
-        ),
-        "vocabulary": (other_vocabulary, [], "model.vocab_size: 95"),
-        "output is a file": ({"output": str(tmp_path / "file")}, [], "file cannot be made"),
-        "preset is a number": ({}, ["model.preset=13"], "model.preset: '13' is unknown"),
-        "steps and tokens": ({}, ["training.tokens=10"], "training.tokens: training.steps is given too"),
-        "eos": ({}, ["model.eos_token_id=3"], "model.eos_token_id: 3"),
-        "resume from nothing": ({}, ["--resume", str(tmp_path / "nowhere")], "nowhere"),
-    }
+LARGE = {"preset": "13b", "hidden_size": 5120, "num_layers": 39, "num_heads": 40, "intermediate_size": 20480}
+MISTAKES = {  # changes of the file, words of the command line, and what is said; FOLDER stands for the test's own
+    "unknown key": ({}, ["training.step=3"], "training.step: unknown key"),
+    "wrong type": ({}, ["training.steps=few"], "training.steps: found 'few'"),
+    "heads": ({}, ["model.num_heads=3"], "model.num_heads: 3 does not divide"),
+    "devices": ({}, ["--devices", "3"], "training.global_batch: 4 does not divide"),
+    "missing corpus": ({"data": {"train": None}}, ["--corpus", "FOLDER/nowhere"], "nowhere"),
+    "empty corpus": ({"data": {"train": None}}, ["--corpus", "FOLDER/empty"], "empty"),
+    "no dataset": ({}, ["data.train=FOLDER/empty"], "data.train:"),
+    "too little memory": ({"model": LARGE}, [], "model: 12,586,403,840 parameters"),
+    "vocabulary": ({"model": {"vocab_size": VOCABULARY - 1}}, [], "model.vocab_size: 95"),
+    "output is a file": ({}, ["output=FOLDER/file"], "file cannot be made"),
+    "preset is a number": ({}, ["model.preset=13"], "model.preset: '13' is unknown"),
+    "steps and tokens": ({}, ["training.tokens=10"], "training.tokens: training.steps is given too"),
+    "eos": ({}, ["model.eos_token_id=3"], "model.eos_token_id: 3"),
+    "resume from nothing": ({}, ["--resume", "FOLDER/nowhere"], "nowhere"),
+}
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "unknown key",
-        "wrong type",
-        "heads",
-        "devices",
-        "missing corpus",
-        "empty corpus",
-        "no dataset",
-        "too little memory",
-        "vocabulary",
-        "output is a file",
-        "preset is a number",
-        "steps and tokens",
-        "eos",
-        "resume from nothing",
-    ],
-)
-def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, case):
+@pytest.mark.parametrize(("changes", "words", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_one_line_exit_2_and_leave_nothing(dataset, tmp_path, changes, words, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    changes, arguments, message = mistakes(dataset, tmp_path)[case]
     values = small_run(dataset, tmp_path / "out" / "run")
     for section, content in changes.items():
-        values[section] = {**values[section], **content} if isinstance(content, dict) else content
-    result = refused(tmp_path, values, *arguments)
+        values[section] = {**values[section], **content}
+    result = refused(tmp_path, values, *(word.replace("FOLDER", str(tmp_path)) for word in words))
     errors = [line for line in result.stderr.splitlines() if line.startswith("ms-codegeex train:")]
     assert len(errors) == 1 and message in errors[0]
     assert "Traceback" not in result.stderr

@@ -12,15 +12,15 @@ from conftest import ROOT, command_here, small_run, write_config
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.runs.beats import read_beat
-from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.records import read_events, read_log
+from ms_codegeex.runs.resolved_config import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 COMMAND = """
 import sys
 from ms_codegeex import cli
 from ms_codegeex.runs import hangs, node
-node.WORKER = "bad_worker"
+node.program_of = lambda config: "bad_worker"
 {limits}
 sys.exit(cli.main(sys.argv[1:]))
 """

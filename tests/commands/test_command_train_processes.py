@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from conftest import ROOT, command_here, small_run, write_config
-from run_processes import processes_of, ranks_of
+from run_processes import processes_of, ranks_of, wait_for
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.runs.records import read_events, read_log
@@ -33,19 +32,11 @@ def start(tmp_path, values, name="run.yaml", *options):
     )
 
 
-def wait_until(condition, seconds=600):
-    """Only a hang lasts so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.1)
-
-
 def test_two_jobs_on_one_output_are_refused(dataset, tmp_path):
     values = small_run(dataset, tmp_path / "run")
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
-    wait_until(lambda: ranks_of(tmp_path / "run") or job.poll() is not None)
+    wait_for(lambda: ranks_of(tmp_path / "run") or job.poll() is not None)
     second = command_here("train", "--config", tmp_path / "run.yaml")
     job.send_signal(signal.SIGINT)
     job.communicate(timeout=600)
@@ -59,7 +50,7 @@ def test_a_killed_worker_ends_the_job_with_its_log_and_no_orphans(dataset, tmp_p
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
     log = tmp_path / "run" / "log.jsonl"
-    wait_until(lambda: read_log(log) or job.poll() is not None)
+    wait_for(lambda: read_log(log) or job.poll() is not None)
     ranks = ranks_of(tmp_path / "run")
     assert sorted(ranks) == [0, 1]
     ranks[1].kill()
@@ -78,7 +69,7 @@ def test_a_stopped_worker_is_a_hang_and_is_named(dataset, tmp_path):
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
     log = tmp_path / "run" / "log.jsonl"
-    wait_until(lambda: len(read_log(log)) > 10 or job.poll() is not None)
+    wait_for(lambda: len(read_log(log)) > 10 or job.poll() is not None)
     ranks_of(tmp_path / "run")[1].suspend()
     _, errors = job.communicate(timeout=600)
     assert job.returncode == 1
@@ -94,10 +85,10 @@ def test_sigterm_lets_a_stopped_worker_continue_and_the_run_saves(dataset, tmp_p
     values["devices"] = 2
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
-    wait_until(lambda: len(read_log(run.log)) > 10 or job.poll() is not None)
+    wait_for(lambda: len(read_log(run.log)) > 10 or job.poll() is not None)
     worker = ranks_of(run.path)[1]
     worker.suspend()
-    wait_until(lambda: worker.status() == psutil.STATUS_STOPPED)
+    wait_for(lambda: worker.status() == psutil.STATUS_STOPPED)
     job.send_signal(signal.SIGTERM)
     _, errors = job.communicate(timeout=600)
     assert job.returncode == 143 and "not saved within" not in errors
@@ -113,7 +104,7 @@ def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_nothing_had_ha
     values["training"].update(steps=12, dropout=0.1)
     values["checkpoint"].update(every=2, keep=20)
     job = start(tmp_path, values, "run.yaml", "--restarts", "2")
-    wait_until(lambda: list_checkpoints(run.checkpoints) or job.poll() is not None)
+    wait_for(lambda: list_checkpoints(run.checkpoints) or job.poll() is not None)
     ranks_of(run.path)[1].kill()
     _, errors = job.communicate(timeout=600)
     assert job.returncode == 0, errors
@@ -137,11 +128,11 @@ def test_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
     values["devices"] = 2
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
-    wait_until(lambda: len(ranks_of(tmp_path / "run")) == 2 or job.poll() is not None)
+    wait_for(lambda: len(ranks_of(tmp_path / "run")) == 2 or job.poll() is not None)
     job.send_signal(number)
     job.communicate(timeout=600)
     assert job.returncode == status
-    wait_until(lambda: not processes_of(tmp_path / "run"))  # the scheduler too
+    wait_for(lambda: not processes_of(tmp_path / "run"))  # the scheduler too
 
 
 @pytest.mark.slow  # four workers on the cores of two: half a minute
@@ -194,7 +185,7 @@ def test_a_full_disk_delays_the_log_and_not_the_run(dataset, tmp_path):
     inside = Path(f"/proc/{job.pid}/root{run}")
     lines = []
     try:
-        wait_until(lambda: read_log(inside / "log.jsonl") or job.poll() is not None)
+        wait_for(lambda: read_log(inside / "log.jsonl") or job.poll() is not None)
         if job.poll() is not None and "mount" in (text := job.stderr.read()):
             pytest.skip(f"this machine refuses a file system of one's own: {text.strip()}")
         with contextlib.suppress(OSError), open(inside / "filler", "wb", buffering=0) as filler:
@@ -204,10 +195,10 @@ def test_a_full_disk_delays_the_log_and_not_the_run(dataset, tmp_path):
             lines.append(line)
             assert line, lines
         files = inside / "log.jsonl", inside / "logs" / "progress.jsonl"
-        wait_until(lambda: all(path.stat().st_size % 4096 == 0 for path in files))  # their last pages are full
+        wait_for(lambda: all(path.stat().st_size % 4096 == 0 for path in files))  # their last pages are full
         filled = len(read_log(inside / "log.jsonl"))
         (inside / "filler").unlink()
-        wait_until(lambda: len(read_log(inside / "log.jsonl")) > filled + 100)
+        wait_for(lambda: len(read_log(inside / "log.jsonl")) > filled + 100)
         steps = [line["step"] for line in read_log(inside / "log.jsonl")]
         assert steps == list(range(1, len(steps) + 1))
     finally:

@@ -15,12 +15,11 @@ from conftest import ROOT, command, command_here, small_run, write_dataset
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.files import write_json
-from ms_codegeex.commands import staged_training
-from ms_codegeex.config.loading import load_stages
+from ms_codegeex.config.loading import load_staged_run
 from ms_codegeex.config.values import merged
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints, step_name
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
-from ms_codegeex.runs import stages
+from ms_codegeex.runs import staged_run, staged_training
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -145,7 +144,7 @@ def test_one_stage_alone(recipe, trained):
 
 def test_other_servers_wait_until_server_0_has_exported(recipe, trained, monkeypatch):
     _, words = recipe()
-    progress = stages.StageProgress(stages.absolute_stages(load_stages(words[2])))
+    progress = staged_run.StagedRunProgress(staged_run.with_absolute_paths(load_staged_run(words[2])))
     first, second = progress.staged.stages[:2]
     waited = []
 
@@ -154,7 +153,7 @@ def test_other_servers_wait_until_server_0_has_exported(recipe, trained, monkeyp
         if len(waited) == 2:
             trained(first.config, None, (), (), 0, True)
 
-    monkeypatch.setattr(stages.time, "sleep", finish)
+    monkeypatch.setattr(staged_run.time, "sleep", finish)
     assert progress.begun(second, server=1).model.weights.endswith("nl/checkpoints/" + step_name(2))
     assert len(waited) == 2
 

@@ -16,6 +16,7 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import command_here
+from hostile_pickles import Call, archive
 from small_models import FAMILIES, parameters, save_adapters, save_run
 from terminal_stream import is_harmless
 from tokenizer_files import write_chatglm
@@ -23,7 +24,7 @@ from tokenizer_files import write_chatglm
 from ms_codegeex.base import quarantine
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import open_source
 
 SECRET = "PRIVATE-KEY-b3BlbnNzaC1rZXk"
@@ -89,17 +90,7 @@ class Place:
 
     def pickled(self, data, method=zipfile.ZIP_STORED, more=()):
         (self.model / WEIGHTS).unlink()
-        with zipfile.ZipFile(self.model / BIN, "w") as archive:
-            archive.writestr("m/data.pkl", data, method)
-            for name, content in more:
-                archive.writestr(f"m/{name}", content)
-
-
-class Command:
-    """Pickled, it is a call of `os.system`."""
-
-    def __reduce__(self):
-        return os.system, ("touch this_ran",)
+        archive(self.model / BIN, data, more, pickle_method=method)
 
 
 def listen(place, name):
@@ -233,8 +224,8 @@ CASES = [
     ("too many tensors", lambda p: p.header(lambda h: None), "lists more than 3 tensors", CONVERT),
     ("names", lambda p: p.header(lambda h: h.update({f"\x1b[2J{BIDI}\n": h.popitem()[1]})), "", CONVERT),
     # pickles
-    ("os.system", lambda p: p.pickled(pickle.dumps({"a": Command()}, 2)), "would call posix.system", READ),
-    ("os.system, protocol 4", lambda p: p.pickled(pickle.dumps(Command(), 4)), "would call posix.system", CONVERT),
+    ("os.system", lambda p: p.pickled(pickle.dumps({"a": Call()}, 2)), "would call posix.system", READ),
+    ("os.system, protocol 4", lambda p: p.pickled(pickle.dumps(Call(), 4)), "would call posix.system", CONVERT),
     ("nested call", lambda p: p.pickled(b"\x80\x02cbuiltins\neval\ncbuiltins\nstr\n)R\x85R."), "would call", CONVERT),
     ("computed name", lambda p: p.pickled(b"\x80\x04ccollections\nOrderedDict\n)R\x8c\x01x\x93."), "damaged", CONVERT),
     ("persistent id", lambda p: p.pickled(b"\x80\x02X\x01\x00\x00\x00aQ."), "its data.pkl is damaged", CONVERT),
@@ -243,7 +234,7 @@ CASES = [
     ("bomb", lambda p: p.pickled(b"\x80\x02" + b"N0" * (1 << 20), zipfile.ZIP_DEFLATED), "is compressed", CONVERT),
     ("two records", twice("data/0"), "same name", CONVERT),
     ("no pickle", lambda p: (p.model / WEIGHTS).rename(p.model / BIN), "", CONVERT),
-    ("old pickle", lambda p: ((p.model / WEIGHTS).unlink(), p.put(BIN, pickle.dumps(Command(), 2))), "", CONVERT),
+    ("old pickle", lambda p: ((p.model / WEIGHTS).unlink(), p.put(BIN, pickle.dumps(Call(), 2))), "", CONVERT),
     # tokenizers
     ("a gigabyte of tokens", lambda p: p.sparse(p.tokenizer, 1 << 30), "a file of this kind at most", TOKENIZE),
     ("no tokens", lambda p: p.put(p.tokenizer, "{}"), "", TOKENIZE),
@@ -321,9 +312,9 @@ def tried(place, monkeypatch, case, turn=None):
     """A row, with all of its commands or with the one whose turn it is."""
     name, change, expected, verbs = case
     if name == "many entries":
-        monkeypatch.setattr(quarantine, "MOST_ENTRIES", 15)
+        monkeypatch.setattr(quarantine, "MAX_ENTRIES", 15)
     elif name == "too many tensors":
-        monkeypatch.setattr("ms_codegeex.formats.safetensors_file.MOST_TENSORS", 3)
+        monkeypatch.setattr("ms_codegeex.formats.safetensors_file.MAX_TENSORS", 3)
     elif name == "a tuple of itself":
         monkeypatch.setattr("ms_codegeex.formats.torch_zip.MAX_VALUES", 1000)
     change(place)
@@ -447,7 +438,7 @@ FOLDERS = [
     ("MindSpore's rank elsewhere", files_of("mindspore"), OUT),
     (
         "pickled array",
-        numpy_folder(lambda place, run: np.save(run / "a.npy", np.array([Command()]), allow_pickle=True)),
+        numpy_folder(lambda place, run: np.save(run / "a.npy", np.array([Call()]), allow_pickle=True)),
         "not a sound .npy file",
     ),
     ("array elsewhere", numpy_folder(lambda place, run: (run / "a.npy").symlink_to(place.outside / "secret")), OUT),

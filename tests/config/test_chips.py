@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.base.hardware import DEVICES
-from ms_codegeex.config.chips import CHIPS
+from ms_codegeex.base.hardware import CHIPS
+from ms_codegeex.config.chips import ASCEND_CHIPS
 from ms_codegeex.config.software import pairs, pairs_note
 
 
@@ -15,13 +15,14 @@ def test_the_page_has_the_table_of_chips_and_a_source_for_each_row():
     page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
     cell, version = r"([^|]+) \|", r"([\d.]+) \|"
     rows = re.findall(rf"^\| (Ascend \w+) \| {version} {version} {cell} {cell} {cell}$", page, re.M)
-    assert [row[:4] for row in rows] == [(chip.name, chip.mindspore, chip.cann, chip.python) for chip in CHIPS]
-    assert ["".join(re.findall(r"`(\w+)`", row[4])) for row in rows] == [chip.hardware or "" for chip in CHIPS]
+    assert [row[:4] for row in rows] == [(chip.name, chip.mindspore, chip.cann, chip.python) for chip in ASCEND_CHIPS]
+    assert ["".join(re.findall(r"`(\w+)`", row[4])) for row in rows] == [chip.hardware or "" for chip in ASCEND_CHIPS]
     listed = re.findall(r"^(\d+)\. (?:Primary|Secondary|Indirect)\. ", page, re.M)
     assert listed == [str(number) for number in range(1, len(listed) + 1)]
     assert all(re.findall(r"\[(\d+)\]", row[5]) for row in rows)
     assert set(re.findall(r"\[(\d+)\]\(#sources\)", page)) == set(listed)
-    assert {chip.hardware for chip in CHIPS} - {None} == {one.name for one in DEVICES.values() if one.kind == "ascend"}
+    ours = {chip.name for chip in CHIPS.values() if chip.kind == "ascend"}
+    assert {chip.hardware for chip in ASCEND_CHIPS} - {None} == ours
 
 
 def test_the_page_has_the_pairs_that_doctor_names():
@@ -40,7 +41,10 @@ def test_every_name_that_mindspores_plugin_knows_is_of_one_chip():
     folder = Path(importlib.util.find_spec("mindspore").submodule_search_locations[0]) / "lib" / "plugin"
     (plugin,) = folder.glob("libmindspore_ascend.so.*")
     names = {name.decode() for name in re.findall(rb"(?<![\w-])(Ascend(?:910|310P)[\w-]*)(?=\0)", plugin.read_bytes())}
-    chips = {name: [chip.name[len("Ascend ") :] for chip in CHIPS if re.fullmatch(chip.driver, name)] for name in names}
+    chips = {
+        name: [chip.name.removeprefix("Ascend ") for chip in ASCEND_CHIPS if re.fullmatch(chip.driver, name)]
+        for name in names
+    }
     assert {"Ascend910A", "Ascend910B", "Ascend910B4-1", "Ascend910_9391", "Ascend310P3"} <= chips.keys()
     for name, found in chips.items():
         first = name in ("Ascend910A", "Ascend910B") or "Pr" in name

@@ -4,7 +4,7 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.chips import check_kind, driver_hardware
-from ms_codegeex.config.chosen_hardware import hardware_of, running_on
+from ms_codegeex.config.chosen_hardware import flat_cells, hardware_of, running_on
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.software import software_note
 from ms_codegeex.runs.node import resolve_node
@@ -18,6 +18,22 @@ def test_a_configuration_that_names_none_is_planned_for_one_of_its_kind():
     assert [hardware_of(run(kind)).name for kind in ("cpu", "ascend", "gpu")] == ["ascend910", "ascend910", "a100"]
     assert hardware_of(run("gpu", "ascend910b")).name == "ascend910b"  # a plan may ask what if
     assert running_on(run("gpu", "ascend910b")).name == "a100" and running_on(run("ascend", "a100")).kind == "ascend"
+
+
+@pytest.mark.parametrize(
+    "words,expected",
+    [
+        ("device=gpu devices=1", True),
+        ("device=gpu devices=8", True),
+        ("device=gpu devices=8 parallel.optimizer_shard=4 parallel.micro_batches=2", True),
+        ("device=gpu devices=8 parallel.tensor=2", False),
+        ("device=gpu devices=8 parallel.pipeline=2 parallel.micro_batches=2", False),
+        ("device=ascend devices=8", False),
+        ("device=cpu devices=2", False),
+    ],
+)
+def test_gpus_that_share_no_matrix_have_cells_of_their_own(words, expected):
+    assert flat_cells(load_config(None, ["training.steps=1", "training.global_batch=32", *words.split()])) == expected
 
 
 @pytest.mark.parametrize("device,name", [("gpu", "ascend910b"), ("ascend", "a100")])

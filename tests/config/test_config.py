@@ -6,7 +6,7 @@ from conftest import ROOT, write_config
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.loading import load_config, load_stages
+from ms_codegeex.config.loading import load_config, load_staged_run
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened, parse_overrides
@@ -17,7 +17,7 @@ TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_configuration_loads(path):
-    staged = load_stages(path)
+    staged = load_staged_run(path)
     for config in [stage.config for stage in staged.stages] if staged else [load_config(path)]:
         assert config.steps > 0
         assert build_run_config(config.to_dict()).to_dict() == config.to_dict()

@@ -6,9 +6,8 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.loading import load_config, load_stages
-from ms_codegeex.config.schedule import learning_rate
-from ms_codegeex.config.schedule_fit import misfit
+from ms_codegeex.config.loading import load_config, load_staged_run
+from ms_codegeex.config.schedule import learning_rate, misfit
 from ms_codegeex.config.sections import ScheduleConfig
 
 TINY = ScheduleConfig(4e-3, 2e-4, warmup_steps=20, decay_steps=240)
@@ -56,7 +55,7 @@ SHIPPED = sorted(path for folder in ("", "recipes") for path in (ROOT / "configs
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
 def test_shipped_runs_have_nothing_to_say(path):
-    staged = load_stages(path)
+    staged = load_staged_run(path)
     for config in [stage.config for stage in staged.stages] if staged else [load_config(path)]:
         assert misfit(config.training.schedule, config.steps) is None
 

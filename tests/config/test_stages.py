@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.loading import load_config, load_stages
+from ms_codegeex.config.loading import load_config, load_staged_run
 
 COMMON = {"output": "out", "devices": 1, "model": {"preset": "tiny"}, "training": {"steps": 5, "global_batch": 4}}
 STAGES = [
@@ -20,7 +20,7 @@ def written(path, stages=STAGES, **common):
 
 
 def staged(tmp_path, stages=STAGES, overrides=(), **common):
-    return load_stages(written(tmp_path / "s.yaml", stages, **common), overrides)
+    return load_staged_run(written(tmp_path / "s.yaml", stages, **common), overrides)
 
 
 def test_a_stage_lies_on_top_of_the_files_other_keys(tmp_path):
@@ -77,7 +77,7 @@ def test_one_stage_is_chosen_by_name(tmp_path):
 
 def test_a_file_without_stages_is_one_run(tmp_path):
     (tmp_path / "run.yaml").write_text("training: {steps: 3}\n")
-    assert load_stages(tmp_path / "run.yaml") is None
+    assert load_staged_run(tmp_path / "run.yaml") is None
     with pytest.raises(UserError, match=r"stages: .*run\.yaml has no stages"):
         load_config(tmp_path / "run.yaml", ["stages.nl.training.steps=3"])
 

@@ -18,7 +18,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import init
 
 from ms_codegeex.base.processes import ForkSpec, run_processes
-from ms_codegeex.rehearsal.stubs import rank_environment
+from ms_codegeex.extras.cluster.rehearsal.stubs import rank_environment
 
 SHAPES = {
     "table": (16, 8),

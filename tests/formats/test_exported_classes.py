@@ -115,7 +115,12 @@ def test_other_versions(version, directory, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["formats/exported/modeling_codegeex", "data/tokenizer/exported/tokenization_codegeex"]
+    "module",
+    [
+        "formats/exported/modeling_codegeex",
+        "data/tokenizer/exported/tokenization_codegeex",
+        "data/tokenizer/exported/tokenization_chatglm",
+    ],
 )
 @pytest.mark.parametrize("version", ["4.47.1", "6.0.0.dev0"])
 def test_a_version_that_does_not_fit_is_refused(module, version, monkeypatch):

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.layout import expand, to_foreign, to_ours
-from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.formats.layout import expand, to_foreign, to_ours, transposed
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, from_array
 from ms_codegeex.models.foreign import TRANSPOSE, Entry, Packing
 
 PATTERNS = (
@@ -69,3 +71,31 @@ def test_parts_of_one_tensor_share_a_dtype():
     mine = ours() | {"l.0.k": from_array(np.ones((8, 8), np.float16))}
     with pytest.raises(UserError, match=r"l\.0\.q, l\.0\.v, l\.0\.k make one tensor"):
         to_foreign(expand(PATTERNS, 2), mine)
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(sorted(NUMPY_DTYPES)), st.integers(0, 200), st.integers(0, 9))
+def test_the_fast_transpose_is_that_of_numpy(dtype, rows, columns):
+    kind = NUMPY_DTYPES[dtype]
+    data = np.random.default_rng(rows).integers(
+        0, 2 if dtype == "bool" else 256, rows * columns * kind.itemsize, np.uint8
+    )
+    array = data.view(kind).reshape(rows, columns)
+    result = transposed(array)
+    assert result.dtype == kind and result.shape == (columns, rows) and result.flags.c_contiguous
+    assert result.tobytes() == array.T.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["view", "columns", "unaligned", "read-only"])
+def test_the_transpose_of_what_a_file_gives(kind):
+    array = np.arange(64 * 12, dtype=np.float32).reshape(64, 12)
+    if kind == "view":
+        array = array.T
+    elif kind == "columns":
+        array = array[:, ::2]
+    elif kind == "unaligned":
+        array = np.frombuffer(b"x" + array.tobytes(), np.uint8)[1:].view(np.float32).reshape(64, 12)
+    else:
+        array.flags.writeable = False
+    result = transposed(array)
+    assert result.tobytes() == array.T.tobytes() and not np.shares_memory(result, array)

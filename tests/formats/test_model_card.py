@@ -11,10 +11,10 @@ import yaml
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.opening import content_hash
 from ms_codegeex.formats import sources
-from ms_codegeex.formats.adapters import fingerprint
+from ms_codegeex.formats.checkpoint import fingerprint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import open_source
 
 HOSTILE = "a|b <script>alert(1)</script> `x` [y](z)\n---\nlicense: mit"

@@ -15,7 +15,8 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.formats.adapters import as_trained, merged
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.layout import to_foreign
-from ms_codegeex.formats.peft import _of_modules, adapters_inputs, open_adapters, summary, write_peft
+from ms_codegeex.formats.peft import _of_modules, adapters_inputs, open_adapters, summary
+from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array

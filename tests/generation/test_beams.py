@@ -9,9 +9,9 @@ import pytest
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.matrices import TensorWeights
-from ms_codegeex.generation.network import LocalNetwork
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.targets import open_network
 from ms_codegeex.models.registry import family
 
 EOS = 0
@@ -93,7 +93,7 @@ def codegen():
     with torch.no_grad():
         theirs.lm_head.bias.copy_(torch.tensor(tensors["head.bias"]))
     weights = TensorWeights({name: from_array(np.ascontiguousarray(a, np.float32)) for name, a in tensors.items()})
-    return theirs, SlotEngine(LocalNetwork(family("codegen").model, config, weights, SlotSizes(64, slots=4, threads=2)))
+    return theirs, SlotEngine(open_network(family("codegen"), config, weights, SlotSizes(64, slots=4, threads=2)))
 
 
 @pytest.mark.parametrize(

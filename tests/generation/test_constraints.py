@@ -209,7 +209,7 @@ class CountingUp:
         return 0
 
     def advance(self, parts):
-        from ms_codegeex.generation.chosen import Chosen
+        from ms_codegeex.generation.sampling import Chosen
 
         found = []
         for part in parts:

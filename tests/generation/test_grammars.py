@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.grammars import LIMITS, MAX_CHARACTERS, prepared
+from ms_codegeex.generation.grammars import LIMITS, MAX_GRAMMAR_CHARACTERS, prepared
 from ms_codegeex.generation.sampling import SamplingSettings
 
 
@@ -42,7 +42,7 @@ def test_the_limits_are_given_to_the_library():
     guidance = pytest.importorskip("llguidance")
     given, usual = guidance.LLParserLimits(**LIMITS), guidance.LLParserLimits()
     assert given.step_lexer_fuel < usual.step_lexer_fuel and given.max_lexer_states < usual.max_lexer_states
-    prepared(schema({"enum": ["x" * (MAX_CHARACTERS - 100)]}))
+    prepared(schema({"enum": ["x" * (MAX_GRAMMAR_CHARACTERS - 100)]}))
 
 
 def test_without_the_library_a_form_is_refused_with_the_remedy(monkeypatch):

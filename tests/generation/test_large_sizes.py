@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.planning.inference import decoding, our_forms
+from ms_codegeex.extras.cluster.plans.inference import decoding, our_forms
 
 POSITIONS, MB = 64, 1e6
 BEGIN = """
@@ -40,14 +40,12 @@ source = Source(Path("model"), "checkpoint", found, asdict(config), dict(tensors
 said = write_quantised(source, bits, 64, Path(path))["bytes"]
 """
 GENERATE = """
-import mindspore as ms
 from ms_codegeex.generation.quantised import QuantisedModel
-from ms_codegeex.generation.network import LocalNetwork
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.slots import SlotEngine, TokenChoice
-ms.set_context(mode=ms.GRAPH_MODE)
+from ms_codegeex.generation.targets import open_network
 model = QuantisedModel(Path(path))
-engine = SlotEngine(LocalNetwork(found.model, model.config, model, SlotSizes(positions, threads=2)))
+engine = SlotEngine(open_network(found, model.config, model, SlotSizes(positions, threads=2)))
 assert engine.network.compiled and model.bits == bits
 said = int(engine.next({0: [11, 12, 13]}, {0: TokenChoice()})[0][0])
 """

@@ -8,7 +8,7 @@ from conftest import command_here
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.choice import TokenChoice
-from ms_codegeex.generation.network import compiled_library
+from ms_codegeex.generation.targets import compiled_library
 from ms_codegeex.kernels import compiling, levels
 
 pytest.importorskip("torch")
@@ -49,7 +49,7 @@ def test_greedy_ids_are_those_of_every_level(twin, rounded, level, bits):
         assert ids[30:] == twin.logits(ids)[29:-1].argmax(-1).tolist()
     else:
         assert ids == rounded
-    assert engine.network._cells.library.path.name.startswith(f"kernels-{level}-")
+    assert engine.network.library.path.name.startswith(f"kernels-{level}-")
 
 
 def test_a_level_that_would_have_no_effect_is_refused():

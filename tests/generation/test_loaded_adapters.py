@@ -10,7 +10,7 @@ from small_benchmarks import write_model
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.loading import load_adapters, load_model

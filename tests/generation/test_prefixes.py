@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.generation import prefixes
-from ms_codegeex.generation.kernels import cells
-from ms_codegeex.generation.prefixes import LEAST, Prefixes
+from ms_codegeex.generation.kernels import network
+from ms_codegeex.generation.prefixes import MIN_COPIED, Prefixes
+from ms_codegeex.generation.row_shares import RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 
@@ -136,7 +137,7 @@ def test_the_memory_is_bounded_and_the_least_recently_used_goes_first(engine):
 
 
 def test_one_groups_flood_leaves_the_copies_of_others(engine, monkeypatch):
-    monkeypatch.setattr("ms_codegeex.generation.row_shares.TYPING_PASSES", 0)  # the other group's slot is taken at once
+    monkeypatch.setattr("ms_codegeex.generation.row_shares.OWNED", 0)  # the other group's slot is taken at once
     size = engine.network.cache_bytes(48)
     scheduler = fresh(engine, 3 * size)
     for seed, group in enumerate("b" + 6 * "a"):
@@ -149,9 +150,29 @@ def test_one_groups_flood_leaves_the_copies_of_others(engine, monkeypatch):
     assert [kept.longest(prompt(46, seed), 0)[1] == 46 for seed in (1, 2, 3, 4)] == [False, False, True, True]
 
 
+@pytest.mark.parametrize(("typist", "beside", "kept"), [("b", "a", 0), ("", "a", 46), ("b", "c", 46)])
+def test_what_a_crowd_drops_is_not_kept_while_another_group_types(engine, monkeypatch, typist, beside, kept):
+    scheduler = fresh(engine)
+    monkeypatch.setattr(scheduler, "_shares", RowShares(clock=lambda: 0.0))  # a step may take seconds
+
+    def submitted(seed, group, length=46, count=3):
+        request = Request(prompt(length, seed), SamplingSettings(count, temperature=0.0), POSITIONS, group=group)
+        scheduler.submit(request)
+        return request
+
+    submitted(9, beside, 5, 60)  # has a slot all the time
+    for seed, group, length in ((3, typist, 5), (1, "a", 46)) if typist else ((1, "a", 46),):
+        request = submitted(seed, group, length)
+        while not request.finish:
+            scheduler.step()
+    submitted(2, "a")
+    scheduler.step()
+    assert scheduler.prefixes.longest(prompt(46, 1), 0)[1] == kept
+
+
 def test_a_text_is_kept_once_and_replaces_what_it_continues(engine):
     kept, ids, size = fresh(engine).prefixes, prompt(70, 5), engine.network.cache_bytes
-    for length, expected in ((LEAST - 1, 0), (40, size(40)), (70, size(70)), (60, size(70))):
+    for length, expected in ((MIN_COPIED - 1, 0), (40, size(40)), (70, size(70)), (60, size(70))):
         engine.logits(0, ids[:length])
         kept.keep(0)
         assert kept.size == expected and len(kept) == (expected > 0)
@@ -198,13 +219,13 @@ def test_the_usual_limit_is_a_quarter_of_what_the_slots_leave(engine, monkeypatc
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs a system with huge pages")
 def test_caches_have_small_pages(monkeypatch):
     """Of a slot that nothing has used, none is resident; with huge pages, a cache of 350M took three times as much."""
-    found, own = [], cells.aligned
+    found, own = [], network.aligned
 
     def recorded(shape, dtype, sparse=False):
         found.append(own(shape, dtype, sparse))
         return found[-1]
 
-    monkeypatch.setattr(cells, "aligned", recorded)
+    monkeypatch.setattr(network, "aligned", recorded)
     Twin("codegen").engine(slots=2, chunk=32)
     parts = re.split(r"^([0-9a-f]+)-([0-9a-f]+) .*$", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]
     mappings = [(int(begin, 16), int(end, 16), text) for begin, end, text in zip(*[iter(parts)] * 3, strict=True)]

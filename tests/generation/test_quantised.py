@@ -1,6 +1,7 @@
 """Quantised directories: the numbers of the published scheme, loaded as they are, the ids of what they stand for."""
 
 import json
+import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,14 +14,14 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import build_parser, main
-from ms_codegeex.commands import evaluate
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.evaluation.local_model import files_identity
+from ms_codegeex.extras.evaluation.commands import evaluate
+from ms_codegeex.extras.evaluation.local_model import files_identity
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation import engine
+from ms_codegeex.generation import engine, quantised
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.matrices import pack
@@ -121,6 +122,47 @@ def test_a_quantised_directory_gives_the_ids_of_the_weights_it_stands_for(source
     assert 0 < np.abs(usual.logits(ids) - logits).max() <= 1e-4 * np.abs(logits).max()
 
 
+def damage(file):
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+
+
+def cut_off(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_packed_copy_is_mapped_and_what_is_wrong_with_it_changes_no_answer(source, tmp_path, monkeypatch, bits):
+    write_quantised(source, bits, 64, tmp_path / "q")
+    plain = Generator(tmp_path / "q")  # too small for a copy
+    ids, packed = plain.encode("def f(x):"), tmp_path / "cache" / "packed"
+    logits = plain.logits(ids)
+    monkeypatch.setattr(quantised, "PACKED_FROM", 1)
+    monkeypatch.setattr(quantised, "user_cache", lambda: tmp_path / "cache")
+    (tmp_path / "cache").write_text("where nothing can be stored")
+    assert np.array_equal(Generator(tmp_path / "q").logits(ids), logits)
+    (tmp_path / "cache").unlink()
+    packed.mkdir(parents=True)
+    (packed / "old.safetensors").touch()
+    os.utime(packed / "old.safetensors", (0, 0))
+    for fault in (lambda file: None, damage, cut_off, lambda file: None):
+        for _ in range(2):  # the first one may have to make it
+            found = Generator(tmp_path / "q")
+            assert np.array_equal(found.logits(ids), logits)
+        (copy,) = packed.iterdir()
+        assert str(copy) in Path("/proc/self/maps").read_text()
+        del found
+        fault(copy)
+        assert np.array_equal(Generator(tmp_path / "q").logits(ids), logits)
+    (tmp_path / "q" / "provenance.json").unlink()  # which would show it, too
+    damage(tmp_path / "q" / TENSORS)  # in a matrix, of which the copy has the right numbers
+    assert np.array_equal(Generator(tmp_path / "q").logits(ids), logits)
+    copy.unlink()
+    with pytest.raises(UserError, match="is damaged, or edited in place"):
+        Generator(tmp_path / "q")
+
+
 @pytest.mark.parametrize("bits,group", [pytest.param(8, 64, marks=pytest.mark.slow), (4, 64)])
 def test_rounded_products_are_near_and_a_prompt_gives_what_its_tokens_give(source, tmp_path, bits, group):
     write_quantised(source, bits, group, tmp_path / "q")
@@ -184,12 +226,13 @@ def test_threads_of_the_command(source, monkeypatch, capsys):
     """0: MindSpore's own operators, and the same text."""
     engines = []
 
-    class Seen(engine.LocalNetwork):
-        def __init__(self, *values, **more):
-            super().__init__(*values, **more)
-            engines.append((self.sizes.threads, self.compiled))
+    def seen(*values, **more):
+        network = open_network(*values, **more)
+        engines.append((network.sizes.threads, network.compiled))
+        return network
 
-    monkeypatch.setattr(engine, "LocalNetwork", Seen)
+    open_network = engine.open_network
+    monkeypatch.setattr(engine, "open_network", seen)
     words = ["generate", "--model", str(source.path), "--prompt", "x", "--greedy", "--max-new-tokens", "3", "--threads"]
     texts = []
     for threads in ("1", "0"):

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.generation.row_shares import AHEAD, AWAITED_SECONDS, RECENT, SMALL, TYPING_PASSES, RowShares
+from ms_codegeex.generation.row_shares import AHEAD, OWNED, RECENT, SMALL, TYPING_SECONDS, RowShares
 
 PROMPTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 90)), max_size=8)
 
@@ -36,34 +36,37 @@ def test_a_first_token_that_comes_anyway_makes_the_pass_short_too():
     assert shares(b=2 * AHEAD, a=5).divided([("a", 60)], 60, ["b"]) == [60]
 
 
-def test_a_group_types_for_some_passes_after_its_last_row():
+def test_a_group_owns_its_slot_for_some_passes_after_its_last_row():
     made = shares(a=5)
-    assert made.typing("a") and not made.typing("b")
-    for _ in range(TYPING_PASSES - 1):
+    assert made.owns("a") and not made.owns("b")
+    for _ in range(OWNED - 1):
         made.note({"b": 1})
-    assert made.typing("a")
+    assert made.owns("a")
     made.note({"b": 1})
-    assert not made.typing("a") and made.typing("b")
+    assert not made.owns("a") and made.owns("b")
 
 
-def test_who_types_is_awaited_by_those_who_had_more():
+def test_who_typed_a_moment_ago_or_types_comes_before_those_who_had_more():
     now = [0.0]
     made = RowShares(clock=lambda: now[0])
     made.enter("a", ())
     made.note({"a": 2 * AHEAD})
     made.enter("b", {"a"})
-    made.note({"a": 5, "b": 2 * SMALL})
-    assert made.awaited({"a"}) and made.awaited(()) and not made.awaited({"a", "b"}) and not made.awaited({"b"})
-    now[0] = AWAITED_SECONDS - 0.1
-    assert made.awaited({"a"})
-    now[0] = AWAITED_SECONDS  # however few passes there were
-    assert not made.awaited({"a"})
+    assert made.typist({"a", "b"}) is None  # nobody knows yet how much it needs
+    made.note({"a": 5, "b": 2 * SMALL - 1})
+    assert [made.typist(present) for present in ({"a"}, (), {"a", "b"}, {"b"})] == ["b"] * 4
+    now[0] = TYPING_SECONDS - 0.1
+    assert made.typist({"a"}) == "b"
+    now[0] = TYPING_SECONDS  # however few passes there were
+    assert made.typist({"a"}) is None
     made.enter("b", {"a"})
-    made.note({"b": 2 * SMALL + 1})  # more than a keystroke
-    assert not made.awaited({"a"})
+    made.note({"b": 2 * SMALL})  # more than a keystroke
+    assert made.typist({"a"}) is None
     made.enter("b", {"a"})
     made.note({"b": 1})
-    assert made.awaited({"a"}) and not made.awaited({"b"})
+    assert made.typist({"a"}) == "b"
+    made.enter("c", {"a"})  # comes before it
+    assert made.typist({"a", "c"}) is None
 
 
 def test_long_prompts_of_two_groups_take_turns():
@@ -96,9 +99,9 @@ def test_a_group_that_was_away_is_owed_nothing_and_is_forgotten():
     made = shares(a=1000)
     made.enter("b", {"a"})
     made.note({"a": 1, "b": 1})
-    assert made.several and made._rows == {"a": 1001, "b": 1001}
+    assert made.several and {name: one.rows for name, one in made._groups.items()} == {"a": 1001, "b": 1001}
     for _ in range(RECENT):
         made.note({"a": 1})
     assert made.several
     made.note({"a": 1})
-    assert not made.several and [*made._rows] == ["a"]
+    assert not made.several and [*made._groups] == ["a"]

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.evaluation import stop_rules
-from ms_codegeex.evaluation.benchmarks.ds1000 import task as answers
+from ms_codegeex.extras.evaluation import stop_rules
+from ms_codegeex.extras.evaluation.benchmarks import ds1000 as answers
 from ms_codegeex.generation import stopping
 from ms_codegeex.generation.blocks import block, quotes
 
@@ -20,45 +20,14 @@ RULES = {
     "codegen": stop_rules.codegen_stop(),
     "codegen, two": stop_rules.codegen_stop(2),
     "ds1000": answers.ended,
-    "both": stop_rules.first_of(stop_rules.closed, lambda text: len(text) > 40),
+    "both": stop_rules.first_of(stop_rules.closed, stop_rules.unindented),
 }
-PIECES = st.lists(
-    st.sampled_from(
-        [
-            "{",
-            "}",
-            "\n",
-            " ",
-            "\t",
-            "\r",
-            "a",
-            "ab",
-            "def",
-            "print",
-            "pri",
-            "nt",
-            "#",
-            "'",
-            "''",
-            '"""',
-            "\nfunc main(",
-            "`",
-            "``",
-            "```python\n",
-            "</co",
-            "de>",
-            "# SOLUTION END",
-            "<|endof",
-            "text|>",
-            "\x0b",
-            "    ",
-            "class",
-            "if",
-            "\n\n",
-        ]
-    ),
-    max_size=14,
-)
+SIGNS_OF_RULES = [
+    *("{", "}", "\n", " ", "\t", "\r", "a", "ab", "def", "print", "pri", "nt", "#", "'", "''", '"""', "\nfunc main("),
+    *("`", "``", "```python\n", "</co", "de>", "# SOLUTION END", "<|endof", "text|>", "\x0b", "    ", "class", "if"),
+    "\n\n",
+]
+PIECES = st.lists(st.sampled_from(SIGNS_OF_RULES), max_size=14)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -68,7 +37,7 @@ def test_a_scan_ends_where_the_whole_text_is_over_for_the_first_time(name: str, 
     rule, text = RULES[name], "".join(pieces)
     expected = next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
     for cut in (pieces, list(text), [text]):
-        scan, length, found = stop_rules.scanner(rule), 0, None
+        scan, length, found = rule.scan(), 0, None
         for piece in cut:
             place = scan(piece)
             if place is not None:

@@ -1,5 +1,5 @@
 """Cells that broadcast nothing compute what the composed ones do, on a CPU: values and every gradient. The graph of a
-run on a GPU has them (compiled for a CPU; `tests/cuda/test_gpu_kernels.py` compiles it for a GPU)."""
+run on a GPU has them (compiled for a CPU; `tests/base/cuda/test_gpu_kernels.py` compiles it for a GPU)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from mindspore import Tensor, nn, ops
 from networks import packed_batch
 
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.extras.cluster.rehearsal import mindir
+from ms_codegeex.extras.cluster.rehearsal.execution_program import exported
+from ms_codegeex.extras.cluster.rehearsal.timeline.flatten import flatten
+from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import make_timeline
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
 from ms_codegeex.models.codegen.config import CodeGenConfig
 from ms_codegeex.models.flat import FlatBuild
 from ms_codegeex.training.build import build
-from ms_codegeex.training.operators import layers_of
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
 BATCH, LENGTH, EOS = 3, 13, 5
 SIZES = {"vocab_size": 40, "hidden_size": 48, "num_layers": 1, "num_heads": 4, "intermediate_size": 40}
 SIZES |= {"max_position_embeddings": 16, "eos_token_id": EOS}
+MEDIUM = {"num_layers": 3, "hidden_size": 256, "num_heads": 8, "vocab_size": 2048, "eos_token_id": EOS}
 CONFIGS = {
     "codegeex": CodeGeeXConfig(**SIZES),
     "codegen": CodeGenConfig(**SIZES, rotary_dim=8),  # scores in FP32
@@ -67,7 +71,7 @@ def flat(tree):
 
 def agree(cells, inputs, dtype):
     """Value and floating-point gradients of the second cell are those of the first."""
-    given = [Tensor(x) if x.dtype == np.int32 else Tensor(x).astype(dtype) for x in inputs]
+    given = [x if isinstance(x, Tensor) else Tensor(x) if x.dtype == np.int32 else Tensor(x, dtype) for x in inputs]
     composed, ours = (
         [x.asnumpy() for x in flat(Gradients(cell.set_train())(*given)) if x.dtype != ms.int32] for cell in cells
     )
@@ -121,6 +125,20 @@ def test_rms_norm(dtype):
     agree(cells, (normal(7, 48), normal(7, 48, seed=1)), dtype)
 
 
+@pytest.mark.parametrize("bias,z_loss", [(False, 0.0), pytest.param(True, 0.0, marks=pytest.mark.slow), (True, 0.03)])
+def test_loss_with_logarithms_in_fp16(bias, z_loss):
+    """`tests/models/test_losses.py` has the FP32 ones. An evaluation of FP16 products is the composed one."""
+    cells = [
+        kind(seq_length=7, dtype=ms.float16, z_loss=z_loss).loss(CONFIGS["codegen"], bias)
+        for kind in (Build, FlatBuild)
+    ]
+    labels, mask = np.random.default_rng(2).integers(0, 40, 7).astype(np.int32), np.float32([1, 0, 1, 1, 0.5, 1, 1])
+    given = [normal(7, 48), Tensor(normal(40, 48)), labels, Tensor(mask), *[Tensor(normal(40))][: int(bias)]]
+    agree(cells, [*given, Tensor([1024.0], ms.float32)], ms.float16)
+    composed, ours = (cell.set_train(False)(Tensor(given[0], ms.float16), *map(Tensor, given[1:])) for cell in cells)
+    assert ours.asnumpy() == pytest.approx(composed.asnumpy(), rel=1e-6)
+
+
 class BiasAndActivation(nn.Cell):
     def __init__(self, build):
         super().__init__()
@@ -162,7 +180,7 @@ def test_two_steps_of_a_run_on_a_gpu(family, precision, words):
     words += ("training.loss_chunk=0", "training.global_batch=6", f"data.seq_length={LENGTH}")
     config = load_config(None, [*words, f"training.precision={precision}", "training.loss_scale.initial=4096"])
     results = []
-    for kind in (layers_of(config), Build):
+    for kind in (None, Build):
         built = build(config, layers=kind)
         generator = np.random.default_rng(5)
         for p in sorted(built.network.get_parameters(), key=lambda p: p.name):
@@ -177,6 +195,8 @@ def test_two_steps_of_a_run_on_a_gpu(family, precision, words):
             rows.append(built.step(*batch).asnumpy())
         slow = slow_operators(built.step, config.micro_batch, 4, LENGTH, 40)
         assert bool(slow) == (kind is Build or config.training.dropout > 0), slow
+        if kind is not Build or config.training.dropout > 0:
+            assert ("Mul with a number" in slow) == (kind is Build)
         results.append((np.array(rows), [p.asnumpy() for p in built.optimizer.m]))
     (found, moments), (wanted, composed_moments) = results
     assert wanted[:, -1].all()  # both steps update the weights
@@ -185,3 +205,20 @@ def test_two_steps_of_a_run_on_a_gpu(family, precision, words):
     for ours, theirs in zip(moments, composed_moments, strict=True):  # means of the gradients
         scale = max(np.abs(theirs).max(), 1e-2 * largest)
         np.testing.assert_allclose(ours / scale, theirs / scale, atol=3e-6 if precision == "fp32" else 1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_plan_knows_what_a_graph_keeps(family):
+    """The largest sum of the tensors that are alive in the compiled graph, and the plan's memory."""
+    words = [f"model.{key}={value}" for key, value in MEDIUM.items()] + [f"model.family={family}"]
+    words += ["model.preset=tiny", "device=gpu", "devices=1", "training.steps=1", "training.dropout=0"]
+    words += ["training.precision=fp16", "training.loss_chunk=0", "training.global_batch=4", "data.seq_length=256"]
+    config = load_config(None, words)
+    ratios = []
+    for kind in (None, Build):
+        built = build(config, layers=kind)
+        built.compile(4)
+        line = make_timeline(config, config, [flatten(mindir.parse(exported(built.step)), 0, 0)])
+        ratios.append(line.plan.memory[0].total / line.ranks[0].memory.peak)
+    assert 0.95 < ratios[0] < 1.2 and ratios[1] < 0.85 * ratios[0], ratios

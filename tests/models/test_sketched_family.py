@@ -15,15 +15,23 @@ from networks import LossGradients, packed_batch
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.rules import build_run_config, check_mesh
+from ms_codegeex.extras.cluster.plans.planner import make_plan, to_dict
 from ms_codegeex.formats import family as formats_of_a_family
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.generation import network as graphs
+from ms_codegeex.generation.matrices import TensorWeights
+from ms_codegeex.generation.rows import SlotSizes
+from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.targets import open_network
+from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.models import registry
+from ms_codegeex.models.causal import Build
 from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, RMS_NORM, ROW, Layer, ParameterTable, Role
 from ms_codegeex.parallel.sharding import parameter_layouts
-from ms_codegeex.planning.planner import make_plan, to_dict
 from ms_codegeex.training.build import build_network
 
 TINY = {"model": {"family": "gpt2", "preset": "tiny"}, "training": {"steps": 1, "global_batch": 8}}
@@ -101,6 +109,33 @@ def test_it_is_converted_there_and_back(tmp_path):
         found = open_source(place, sketched_family.TINY)
         assert found.family.name == "gpt2"
         assert all(found.tensors[name].array().tobytes() == array.tobytes() for name, array in arrays.items())
+
+
+def test_it_decodes_by_its_table_as_its_network_computes():
+    config, generator = sketched_family.build_config("tiny", {}), np.random.default_rng(1)
+    shapes = config.parameter_shapes().items()
+    arrays = {name: generator.normal(size=shape, scale=0.3).astype(np.float32) for name, shape in shapes}
+    network = sketched_family.Logits(config, Build(seq_length=8, reset_at_eos=False))
+    for parameter in network.get_parameters():
+        parameter.set_data(Tensor(arrays[parameter.name]))
+    weights = TensorWeights({name: from_array(array) for name, array in arrays.items()})
+    found = open_network(registry.family("gpt2"), config, weights, SlotSizes(8, threads=1))
+    assert found.compiled or library_path() is None
+    ids, mode = [5, 63, 7, 1, 1, 30, 2, 9], ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        expected = [network(Tensor([ids], ms.int32), Tensor([i], ms.int32)).asnumpy()[0] for i in range(8)]
+    finally:
+        ms.set_context(mode=mode)
+    assert np.abs(SlotEngine(found).all_logits(0, ids) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.skipif(library_path() is None, reason="no C++ compiler")
+def test_a_layer_that_no_operator_computes_leaves_it_to_mindspore(monkeypatch):
+    reason, adapted = [], Adapted(**sketched_family.TINY)
+    monkeypatch.setattr(graphs, "LocalNetwork", lambda *given: reason.append(given[-1]))
+    open_network(registry.family("gpt2"), adapted, TensorWeights({}), SlotSizes(8, threads=1))
+    assert reason[0].startswith("none was compiled for attention.query.adapter_down, ")
 
 
 def low_rank(layers, rank):

@@ -23,10 +23,10 @@ def main(config_file, rank, checkpoint, parts):
     from mindspore.communication import init
 
     from ms_codegeex.config.rules import build_run_config
+    from ms_codegeex.extras.cluster.rehearsal import mindir
+    from ms_codegeex.extras.cluster.rehearsal.execution_program import exported
     from ms_codegeex.formats.checkpoint import Checkpoint
     from ms_codegeex.parallel import context
-    from ms_codegeex.rehearsal import mindir
-    from ms_codegeex.rehearsal.worker import exported
     from ms_codegeex.runs.weights import weights_of
     from ms_codegeex.training.trainer import Trainer
 

@@ -10,14 +10,13 @@ import pytest
 
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import Batch
+from ms_codegeex.extras.cluster.rehearsal.job import local_rows
+from ms_codegeex.extras.cluster.rehearsal.stubs import simulation_environment
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.parallel import sharding
 from ms_codegeex.parallel.sharding import Placement
-from ms_codegeex.rehearsal.job import local_rows
-from ms_codegeex.rehearsal.stubs import simulation_environment
 from ms_codegeex.training import trainer
-from ms_codegeex.training.first_values import first_values
-from ms_codegeex.training.initial_weights import initial_weight
+from ms_codegeex.training.first_values import first_values, initial_weight
 
 VALUES = {
     "device": "ascend",

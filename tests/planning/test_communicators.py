@@ -6,8 +6,8 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.extras.cluster.plans.planner import make_plan
 from ms_codegeex.planning.communicators import NCCL_BYTES, buffer_variables, communicators_of
-from ms_codegeex.planning.planner import make_plan
 
 MIB = 2**20
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -57,7 +57,7 @@ def test_a_pipeline_has_one_communicator_for_all_stages():
 
 
 def test_a_pipeline_whose_shards_have_replicas_has_one_that_nothing_uses():
-    """`tests/rehearsal/test_first_contact.py` counts the engine's own, in every shipped configuration."""
+    """`cluster/rehearsal/test_first_contact.py` counts the engine's own, in every shipped configuration."""
     words = ["parallel.pipeline=4", "training.micro_batch=8"]  # data 48 x tensor 8, 16 optimizer shards
     assert found(load_config(PAPER, words), 130)[()] == (tuple(range(128, 256)), 16)
     for other in (
@@ -93,7 +93,8 @@ def test_one_size_for_all(size):
 def test_one_device_has_none_and_nccl_chooses_itself():
     alone = load_config(ROOT / "configs" / "finetune_lora_13b.yaml")
     assert communicators_of(alone, 0) == [] and buffer_variables(alone, [0]) == {}
-    gpus = load_config(ROOT / "configs" / "recipes" / "codegeex_13b_a100_512.yaml")
+    words = ["device=gpu", "parallel.hardware=a100", "devices=512", "parallel.tensor=4", "parallel.optimizer_shard=64"]
+    gpus = load_config(PAPER, [*words, "training.global_batch=3072", "training.micro_batch=4"])
     listed = communicators_of(gpus, 0)
     assert len(listed) == 5 and sum(x.bytes for x in listed) == make_plan(gpus).memory[0].communication
     assert {x.bytes for x in listed} == {NCCL_BYTES} and 200 < NCCL_BYTES / MIB < 250

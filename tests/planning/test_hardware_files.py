@@ -12,10 +12,10 @@ from ms_codegeex.base.hardware import ASCEND_910B
 from ms_codegeex.config.chosen_hardware import hardware_of as chip_of_run
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.extras.cluster.plans.planner import make_plan
+from ms_codegeex.extras.cluster.plans.search import yaml_of
+from ms_codegeex.extras.cluster.rehearsal.timeline import timeline
 from ms_codegeex.planning.hardware_files import hardware_of, read_hardware_file, write_hardware_file
-from ms_codegeex.planning.planner import make_plan
-from ms_codegeex.planning.search import yaml_of
-from ms_codegeex.rehearsal.timeline import timeline
 
 CONFIG = ROOT / "configs" / "codegeex_13b_64.yaml"
 

@@ -6,9 +6,9 @@ from conftest import ROOT
 from ms_codegeex.base.hardware import A100, ASCEND_910
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.extras.cluster.plans.planner import communication_by_group, make_plan
 from ms_codegeex.planning.communication import PlannedCollective, collectives, group_ranks, link_of, seconds, spread
 from ms_codegeex.planning.model_parts import parts_of
-from ms_codegeex.planning.planner import communication_by_group, make_plan
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
 TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"

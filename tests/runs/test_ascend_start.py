@@ -7,15 +7,15 @@ and how ranks meet. The libraries compute nothing, so no step is taken.
 import json
 import os
 import re
-import time
 from dataclasses import replace
 
 import pytest
 from conftest import ROOT
+from run_processes import wait_for
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.rehearsal import cann_stubs
+from ms_codegeex.extras.cluster.rehearsal import cann_stubs
 from ms_codegeex.runs.node import node_processes, resolve_node
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -138,14 +138,6 @@ def plugin():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         yield
-
-
-def wait_for(condition, seconds=300):
-    """Only a hang lasts so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.05)
 
 
 def has_started(log) -> bool:

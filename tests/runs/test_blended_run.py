@@ -11,8 +11,8 @@ from tokenizer_files import write_chatglm
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
-from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.resolved_config import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 
@@ -82,8 +82,8 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, capsys, case):
 
 
 def test_rounded_weights_are_said_once(tmp_path, capsys):
-    from ms_codegeex.commands.training_job import check_datasets
     from ms_codegeex.config.rules import build_run_config
+    from ms_codegeex.runs.training_job import check_datasets
 
     directories = {name: str(write_dataset(tmp_path / name)) for name in "ab"}
     values = small_run("", tmp_path / "run")

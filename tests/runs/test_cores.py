@@ -1,5 +1,5 @@
 """The cores of each device's process. `npu-smi` is a program in the format of the driver's own, which no test has met:
-docs/unverified.md."""
+docs/status.md."""
 
 import os
 

@@ -5,17 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 from conftest import ROOT
+from run_processes import wait_for
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.processes import alive
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.runs import fork_server
-from ms_codegeex.runs.fork_server import ForkServer, fork_server_of
+from ms_codegeex.runs import forked_ranks
+from ms_codegeex.runs.forked_ranks import ForkServer, fork_server_of
 from ms_codegeex.runs.node import resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import Workers, WorkerSpec
@@ -48,7 +48,7 @@ sys.stdout.flush()
 LAUNCHER = """
 import json, sys, time
 from pathlib import Path
-from ms_codegeex.runs.fork_server import ForkServer
+from ms_codegeex.runs.forked_ranks import ForkServer
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 
@@ -86,14 +86,6 @@ def starting(tmp_path, monkeypatch):
     yield start
     for server in made:
         server.end()
-
-
-def wait_for(condition, seconds=300):
-    """Only a hang lasts so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
 
 
 def check_logs(specs, forked):
@@ -169,8 +161,8 @@ def test_a_killed_launcher_ends_the_process_and_its_ranks(starting, tmp_path, im
 def test_a_stopped_process_is_a_failure_and_the_next_attempt_has_another(starting, monkeypatch):
     server, specs = starting()
     first = server.process
-    monkeypatch.setattr(fork_server, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(fork_server, "STOPPED_SECONDS", 0.1)
+    monkeypatch.setattr(forked_ranks, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(forked_ranks, "STOPPED_SECONDS", 0.1)
     first.send_signal(signal.SIGSTOP)
     with pytest.raises(RunFailure, match="the fork server was stopped"):
         specs[0].start()
@@ -192,7 +184,7 @@ def test_other_variables_of_the_import_need_another_process(starting):
 def test_a_source_that_changes_between_two_ranks_ends_none(starting, monkeypatch):
     server, specs = starting(body="time.sleep(600)")
     first = specs[0].start()
-    monkeypatch.setattr(fork_server, "_sources", lambda: ["changed"])
+    monkeypatch.setattr(forked_ranks, "_sources", lambda: ["changed"])
     process = server.process
     second = specs[1].start()
     assert first.poll() is None and second.poll() is None and server.process is process
@@ -213,9 +205,9 @@ def test_a_changed_source_file_needs_another_process(starting, tmp_path, monkeyp
     """The engine parses the file that is there, at the lines where the function was imported from."""
     package = tmp_path / "package"
     (package / "training").mkdir(parents=True)
-    file, sources = package / "training" / "step.py", fork_server._sources
+    file, sources = package / "training" / "step.py", forked_ranks._sources
     file.write_text("old = 1\n")
-    monkeypatch.setattr(fork_server, "_sources", lambda: sources(package))
+    monkeypatch.setattr(forked_ranks, "_sources", lambda: sources(package))
     server, _ = starting()
     server.warm({})
     first = server.process

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from ms_codegeex.base.cuda.driver import Driver, Gpu
+from ms_codegeex.base.cuda.libraries import LIBRARIES, LoadedLibrary
+from ms_codegeex.base.cuda.probe import GpuBackend
+from ms_codegeex.base.cuda.translation import MODULES
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.cuda.driver import Driver, Gpu
-from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
-from ms_codegeex.cuda.probe import GpuBackend
-from ms_codegeex.cuda.translation import MODULES
 from ms_codegeex.runs import memory_check
 from ms_codegeex.runs.memory_check import check_gpus
 
 RUN = ["model.preset=tiny", "training.steps=1", "device=gpu"]
-FOUND = tuple(Loaded(library, Path("/nvidia")) for library in LIBRARIES)
+FOUND = tuple(LoadedLibrary(library, Path("/nvidia")) for library in LIBRARIES)
 K80 = Gpu("K80", (3, 7), 12 * 10**9, None)
 H200 = Gpu("H200", (9, 0), 140 * 10**9, 139 * 10**9)
 
@@ -43,7 +43,8 @@ def test_other_devices_are_not_looked_for(monkeypatch):
     {
         r"libcublas.so.11 cannot be loaded \(gone\); run pip install 'ms-codegeex\[gpu\]'": {
             "libraries": tuple(
-                Loaded(one.library, None, "gone") if one.library.soname == "libcublas.so.11" else one for one in FOUND
+                LoadedLibrary(one.library, None, "gone") if one.library.soname == "libcublas.so.11" else one
+                for one in FOUND
             )
         },
         "device: gpu: no driver .*ms-codegeex doctor.*device=cpu": {"driver": Driver(problem="no driver (gone)")},

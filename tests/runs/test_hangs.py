@@ -12,7 +12,7 @@ from test_workers import wait_for
 
 from ms_codegeex.runs import beats as beating
 from ms_codegeex.runs import hangs
-from ms_codegeex.runs.beats import BYTES, Beat, Beats, beat_name, read_beat
+from ms_codegeex.runs.beats import FILE_BYTES, Beat, Beats, beat_name, read_beat
 from ms_codegeex.runs.hangs import HangWatch
 from ms_codegeex.runs.workers import Workers, WorkerSpec
 
@@ -188,7 +188,7 @@ def test_only_whole_steps_and_batches_are_measured(tmp_path, clock):
     assert read_beat(tmp_path / "0.json") == Beat(1 + 4 * 6 + 1, "step", 5, 3.0, learnt)
     beats.phase("evaluation")
     assert read_beat(tmp_path / "0.json").usual == 7.0
-    assert (tmp_path / "0.json").stat().st_size == BYTES
+    assert (tmp_path / "0.json").stat().st_size == FILE_BYTES
 
 
 def test_the_wait_for_data_before_the_first_step_is_no_step(tmp_path, clock):
@@ -218,7 +218,7 @@ def beats_of_two_attempts(folder, clock, of="b" * 32):
         before.phase(None)
         before.step(None, None)
     before.enter("result")
-    assert (folder / "before.json").stat().st_size == BYTES
+    assert (folder / "before.json").stat().st_size == FILE_BYTES
     after = Beats(folder / "beats" / "0.json")
     after.carry(of, folder / "before.json")
     for phase in ("rendezvous", "load"):

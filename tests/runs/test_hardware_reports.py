@@ -13,8 +13,8 @@ from ms_codegeex.runs import joining, rank, supervision
 from ms_codegeex.runs.beats import Beats
 from ms_codegeex.runs.hardware_reports import SilentCheckWatch
 from ms_codegeex.runs.node import Node
-from ms_codegeex.runs.opening import write_config
 from ms_codegeex.runs.records import read_events
+from ms_codegeex.runs.resolved_config import write_config
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 

@@ -8,10 +8,10 @@ from conftest import small_run
 from written_run import BEGIN, write_run
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
-from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.corpus.prepare import RunOptions, prepare_dataset
+from ms_codegeex.extras.corpus.settings import PrepareSettings
 from ms_codegeex.runs import history as module
 from ms_codegeex.runs.history import batch_text, read_history, write_history_page
 from ms_codegeex.runs.run_directory import RunDirectory

@@ -12,11 +12,12 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
+from ms_codegeex.extras.serving.model import described_model
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.loading import load_model
 from ms_codegeex.runs.records import read_log
-from ms_codegeex.serving.infilling import infill_filter, infill_prompt
-from ms_codegeex.serving.opening import open_model
 
 ROWS = 448
 
@@ -54,7 +55,7 @@ def trained(code, tmp_path_factory):
 
 def check_prompts(path, tokenizer):
     """Serve and terminal ask the model at `path` with its sentinels, in the order that it was trained in."""
-    model = open_model(path)
+    model = described_model(load_model(path), path)
     assert model.infill == "trained" and infill_filter(model, "b").feed("ab") == "ab"
     ids, cut, _ = infill_prompt(model, "a = 1\n", "\nprint(a)", 30)
     prefix, suffix, middle = tokenizer.sentinels

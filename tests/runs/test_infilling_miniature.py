@@ -10,11 +10,11 @@ import pytest
 from conftest import command, write_config
 
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels
-from ms_codegeex.evaluation.infilling import INFILL, PREFIX, Asker, choose_spans, chosen_texts
-from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
-from ms_codegeex.evaluation.perplexity.scoring import Score
+from ms_codegeex.extras.corpus.tally import Tally
+from ms_codegeex.extras.evaluation.infilling import INFILL, PREFIX, Asker, choose_spans, chosen_texts
+from ms_codegeex.extras.evaluation.perplexity.corpus import corpus_documents
+from ms_codegeex.extras.evaluation.perplexity.scoring import Score
 
 MODE, CONTEXT, STEPS, SPANS, SEEDS = "spm", 96, 600, 120, (1,)
 COST, MARGIN = 0.07, 0.05  # nats per token: what continuing may cost (0.049 measured); half of what infilling gains

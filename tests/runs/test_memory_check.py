@@ -10,11 +10,10 @@ from conftest import ROOT, small_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import GIB
-from ms_codegeex.commands import training_job
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.kernels.compiling import library_path
-from ms_codegeex.runs import memory_check
+from ms_codegeex.runs import memory_check, training_job
 from ms_codegeex.runs.attempts import Restarts, on_fewer_devices
 from ms_codegeex.runs.memory_check import Shortage
 from ms_codegeex.runs.node import resolve_node

@@ -58,6 +58,22 @@ def cores(monkeypatch):
 # --- the processes of one server ---
 
 
+@pytest.mark.parametrize(
+    ("changes", "program"),
+    [
+        ({}, "rank"),
+        ({"weights": "model"}, "rank_from_model"),
+        ({"weights": "model", "lora": {"rank": 4}}, "rank_from_model"),
+    ],
+)
+def test_only_a_run_from_a_model_has_the_program_that_reads_models(tmp_path, changes, program):
+    lora, model = changes.pop("lora", {}), {"preset": "tiny", **changes}
+    run = {"devices": 1, "model": model, "lora": lora, "training": {"steps": 1}, "output": str(tmp_path)}
+    small = build_run_config(run)
+    (spec,) = node_processes(small, resolve_node(small), RunDirectory(tmp_path), [])
+    assert spec.command[1:] == ("-m", f"ms_codegeex.runs.{program}", str(tmp_path))
+
+
 def test_processes_of_a_rank_table(table, cores, tmp_path):
     node = resolve_node(config(), table, 1)
     specs = node_processes(config(), node, RunDirectory(tmp_path / "run"), ["17"])
@@ -80,7 +96,7 @@ def test_processes_of_a_rank_table(table, cores, tmp_path):
         }
         assert expected.items() <= spec.environment.items()
         assert spec.command[:3] == ("/usr/bin/taskset", "-c", f"{1 + 23 * i}-{23 + 23 * i}")
-        assert spec.command[3:] == (sys.executable, "-m", node_module.WORKER, str(tmp_path / "run"), "17")
+        assert spec.command[3:] == (sys.executable, "-m", "ms_codegeex.runs.rank", str(tmp_path / "run"), "17")
         assert spec.log == tmp_path / "run" / "logs" / f"worker_{8 + i}.log" and spec.is_worker
     assert len({spec.directory for spec in specs}) == 8  # the compiler leaves files in the working directory
 
@@ -222,37 +238,25 @@ def test_too_few_cores_pin_nothing(table, monkeypatch, tmp_path):
         assert spec.command[0] == sys.executable and "not pinned (2 cores for 8 processes)" in spec.label
 
 
-def test_msrun_without_a_rank_table(cores, tmp_path):
-    node = resolve_node(config(), None, 1, 2, "10.0.0.11:8118")
-    (spec,) = node_processes(config(), node, RunDirectory(tmp_path), [])
-    assert Path(spec.command[0]).name == "msrun" and not spec.is_worker
-    for flag in (
-        "--worker_num=16",
-        "--local_worker_num=8",
-        "--node_rank=1",
-        "--master_addr=10.0.0.11",
-        "--master_port=8118",
-        f"--log_dir={tmp_path}/logs",
-        "--cluster_time_out=600",
-        "--join=True",
-    ):
-        assert flag in spec.command
-    assert [log.name for log in spec.worker_logs] == [f"worker_{rank}.log" for rank in range(8, 16)]
-    (bind,) = [word for word in spec.command if word.startswith("--bind_core=")]
-    pinned = json.loads(bind.partition("=")[2])
-    assert list(pinned) == [f"device{i}" for i in range(8)] and pinned["device1"] == ["24-46"]
-
-
-def test_msrun_understands_its_arguments(cores, tmp_path, monkeypatch):
+def test_msrun_without_a_rank_table(cores, tmp_path, monkeypatch):
     """Its own parser, on what we give it."""
     run = pytest.importorskip("mindspore.parallel.cluster.run")
     (spec,) = node_processes(config(), resolve_node(config(), None, 1, 2, "10.0.0.11:8118"), RunDirectory(tmp_path), [])
+    assert Path(spec.command[0]).name == "msrun" and not spec.is_worker
+    assert [log.name for log in spec.worker_logs] == [f"worker_{rank}.log" for rank in range(8, 16)]
     monkeypatch.setattr(sys, "argv", list(spec.command))
     arguments = run.get_args()
     assert (arguments.worker_num, arguments.local_worker_num, arguments.node_rank) == (16, 8, 1)
     assert (arguments.master_addr, arguments.master_port, arguments.join) == ("10.0.0.11", 8118, True)
-    assert arguments.bind_core["device7"] == ["162-184"]
-    assert [arguments.task_script, *arguments.task_script_args] == ["python", "-m", node_module.WORKER, str(tmp_path)]
+    assert (arguments.log_dir, arguments.cluster_time_out) == (f"{tmp_path}/logs", 600)
+    assert list(arguments.bind_core) == [f"device{i}" for i in range(8)]
+    assert (arguments.bind_core["device1"], arguments.bind_core["device7"]) == (["24-46"], ["162-184"])
+    assert [arguments.task_script, *arguments.task_script_args] == [
+        "python",
+        "-m",
+        "ms_codegeex.runs.rank",
+        str(tmp_path),
+    ]
 
 
 def test_one_machine_needs_no_msrun_on_a_cpu(tmp_path):
@@ -267,7 +271,7 @@ def test_one_machine_needs_no_msrun_on_a_cpu(tmp_path):
     names = {"GLOG_v", "MS_NODE_TIMEOUT", "MS_TOPO_TIMEOUT", "OMP_NUM_THREADS", *import_variables(), *shared, *retries}
     assert scheduler.environment.items() >= {**shared, **retries, "MS_ROLE": "MS_SCHED"}.items()
     for rank, spec in enumerate(ranks):
-        assert spec.is_worker and spec.command == (sys.executable, "-m", node_module.WORKER, str(tmp_path), "1")
+        assert spec.is_worker and spec.command == (sys.executable, "-m", "ms_codegeex.runs.rank", str(tmp_path), "1")
         own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
         assert set(spec.environment) == names | set(own)
         assert spec.environment.items() >= {**shared, **retries, **own}.items()
@@ -288,7 +292,7 @@ def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
         *[word for word in spec.command if word.startswith("--bind_core")],
         "python",
         "-m",
-        node_module.WORKER,
+        "ms_codegeex.runs.rank",
         str(tmp_path),
         "1",
     )
@@ -297,7 +301,7 @@ def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
 def test_the_printed_line_does_what_is_started(tmp_path, table, cores, monkeypatch):
     """Run in a shell, it gives the same arguments, variables, directory and log."""
     monkeypatch.setattr(node_module.shutil, "which", lambda name: None)
-    monkeypatch.setattr(node_module, "WORKER", "stand_in")
+    monkeypatch.setattr(node_module, "program_of", lambda config: "stand_in")
     (tmp_path / "stand_in.py").write_text(
         "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['RANK_ID'], os.getcwd()]))"
     )
@@ -312,7 +316,7 @@ def test_the_printed_line_does_what_is_started(tmp_path, table, cores, monkeypat
 def test_workers_keep_what_set_env_of_cann_has_set(tmp_path, table, cores, monkeypatch):
     """Its libraries, its Python modules, which MindSpore's plugin imports, and its folders."""
     monkeypatch.setattr(node_module.shutil, "which", lambda name: None)
-    monkeypatch.setattr(node_module, "WORKER", "te")
+    monkeypatch.setattr(node_module, "program_of", lambda config: "te")
     set_env = install_cann(tmp_path / "cann")
     variables = sourced(set_env)
     for name, value in variables.items():

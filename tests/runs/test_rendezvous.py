@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ROOT, write_config
+from run_processes import wait_for
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.runs import rendezvous
@@ -128,11 +128,18 @@ def test_a_server_that_falls_silent_ends_the_job(tmp_path, clock, silent, left):
         beat_until(clock, [servers[left]], lambda: False)
 
 
-def test_another_job_in_the_same_directory_ends_this_one(tmp_path, clock):
-    first = Rendezvous(tmp_path, 0, 2).__enter__()
-    second = joined(clock, tmp_path, first, 1, 2)
-    Rendezvous(tmp_path, 0, 2).__enter__()
-    with pytest.raises(RunFailure, match="another job"):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: Rendezvous(folder, 0, 2).__enter__(), "another job"),
+        (lambda folder: (folder / "000000.json").unlink(), "server 0 has shown no sign of life"),
+    ],
+    ids=["another job", "silence of a file system"],
+)
+def test_what_happens_to_the_directory_ends_the_job(tmp_path, clock, change, words):
+    second = joined(clock, tmp_path, Rendezvous(tmp_path, 0, 2).__enter__(), 1, 2)
+    change(tmp_path)
+    with pytest.raises(RunFailure, match=words):
         beat_until(clock, [second], lambda: False)
 
 
@@ -166,7 +173,7 @@ LAUNCH = """
     import sys
     from ms_codegeex.runs import node
     from ms_codegeex.runs import rendezvous
-    node.WORKER, rendezvous.BEAT_SECONDS = "cluster_stand_in", 0.2
+    node.program_of, rendezvous.BEAT_SECONDS = lambda config: "cluster_stand_in", 0.2
     from ms_codegeex.cli import main
     sys.exit(main(sys.argv[1:]))
 """
@@ -217,14 +224,6 @@ def logs_of(run: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (run / "logs").glob("worker_*.log")}
 
 
-def wait_for(condition, seconds=600):
-    """Only a hang lasts so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.05)
-
-
 def workers_of(run: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
@@ -262,28 +261,33 @@ def test_two_servers_run_one_job(cluster, tmp_path):
     assert output == "" and "starting 2 workers on server 1 of 2" in errors
 
 
-def test_a_dead_process_on_one_server_ends_both(cluster, tmp_path):
-    jobs = [cluster(0), cluster(1)]
-    run = tmp_path / "run"
-    wait_for(lambda: all_started(run))
+def die(run):
     (run / "go").write_text("3")
-    errors = [job.communicate(timeout=600)[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [1, 1]
-    assert "a worker ended before its work was done" in errors[1] and "worker_3.log" in errors[1]
-    assert "server 1 ended" in errors[0] and "device lost" in errors[0]
-    assert not workers_of(run)
 
 
-@pytest.mark.slow  # a dead one shows the same in a few seconds
-def test_a_stopped_process_on_one_server_ends_both(cluster, tmp_path):
+def stop(run):
+    next(each for each in workers_of(run) if each.environ().get("RANK_ID") == "3").suspend()
+
+
+STOPPED = "a process was stopped and did not continue: rank 3 in phase start, stopped by SIGSTOP"
+
+
+@pytest.mark.parametrize(
+    ("fail", "there", "elsewhere"),
+    [
+        (die, "a worker ended before its work was done", "device lost"),
+        pytest.param(stop, STOPPED, "rank 3 in phase start", marks=pytest.mark.slow),  # a dead one is seen in seconds
+    ],
+)
+def test_a_failed_process_on_one_server_ends_both(cluster, tmp_path, fail, there, elsewhere):
     jobs = [cluster(0), cluster(1)]
     run = tmp_path / "run"
     wait_for(lambda: all_started(run))
-    next(each for each in workers_of(run) if each.environ().get("RANK_ID") == "3").suspend()
+    fail(run)
     errors = [job.communicate(timeout=600)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [1, 1]
-    assert "a process was stopped and did not continue: rank 3 in phase start, stopped by SIGSTOP" in errors[1]
-    assert "server 1 ended" in errors[0] and "rank 3 in phase start" in errors[0]
+    assert there in errors[1] and (fail is stop or "worker_3.log" in errors[1])
+    assert "server 1 ended" in errors[0] and elsewhere in errors[0]
     assert not workers_of(run)
 
 
@@ -306,14 +310,6 @@ def test_servers_need_a_prepared_dataset(cluster):
     job = cluster(0, "data.train=null")
     assert "data.train: 2 servers need the same prepared dataset" in job.communicate(timeout=600)[1]
     assert job.returncode == 2
-
-
-def test_silence_of_a_file_system_counts_too(tmp_path, clock):
-    first = Rendezvous(tmp_path, 0, 2).__enter__()
-    second = joined(clock, tmp_path, first, 1, 2)
-    (tmp_path / "000000.json").unlink()
-    with pytest.raises(RunFailure, match="server 0 has shown no sign of life"):
-        beat_until(clock, [second], lambda: False)
 
 
 # --- MindSpore's own launcher, twice ---

@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_models import FAMILIES, FIELDS, config
 
-from ms_codegeex.auditing import difference
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.cli import main
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.sections import LoraConfig
+from ms_codegeex.extras.exchange.auditing import difference
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint, write_ranks
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore

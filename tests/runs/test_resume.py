@@ -28,9 +28,8 @@ from ms_codegeex.runs.resume import (
     changes_since,
     check_allowed,
     is_finished,
-    schedule_notes,
-    transition_from,
 )
+from ms_codegeex.runs.resumed_schedule import schedule_notes, transition_from
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Runs that start from another model's weights: fitting models and tokenizers, and the numbers that are read."""
 
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.runs.rank import first_weights
+from ms_codegeex.runs.rank_from_model import weights_of_model
 from ms_codegeex.runs.weights import check_following, check_weights, weights_of
 from ms_codegeex.training.rank_state import initial_weight, starting_weight
 
@@ -33,6 +37,25 @@ def models(tmp_path_factory):
         arrays = small_models.parameters(family)
         made[family] = small_models.save_run(root / family, family, arrays), arrays
     return made
+
+
+def test_a_rank_gets_the_model_where_the_run_begins_and_whenever_it_trains_adapters(models):
+    (run, arrays), checkpoint = models["codegen"], SimpleNamespace(state={"infill": {"level": "document"}})
+    whole = config("codegen", run)
+    adapters = replace(whole, lora=replace(whole.lora, rank=2, targets=["attention"]))
+    for run, started in ((whole, None), (adapters, checkpoint)):
+        assert weights_of_model(run, started)[0].keys() == arrays.keys()
+    assert weights_of_model(whole, checkpoint) == ({}, {"level": "document"})
+
+
+def test_the_program_without_a_model_does_not_train_random_numbers_instead(models):
+    begins = config("codegen", models["codegen"][0])
+    for run in (begins, replace(begins, lora=replace(begins.lora, rank=2))):
+        with pytest.raises(UserError, match=r"^model\.weights: .*start ms_codegeex\.runs\.rank_from_model"):
+            first_weights(run, None)
+    plain, checkpoint = replace(begins, model=replace(begins.model, weights=None)), SimpleNamespace(state={"infill": 3})
+    assert first_weights(plain, None) == ({}, None)
+    assert first_weights(plain, checkpoint) == ({}, 3)
 
 
 @pytest.mark.parametrize("family", small_models.FAMILIES)

@@ -18,7 +18,7 @@ RUN = ["model.preset=tiny", "training.steps=1", "training.dropout=0", "devices=1
 @pytest.fixture
 def engine(monkeypatch):
     """What a worker sets; `driver` is the name that an Ascend's driver gives. test_ascend_start.py and
-    cuda/test_gpu_processes.py meet the engine's own functions."""
+    base/cuda/test_gpu_processes.py meet the engine's own functions."""
     monkeypatch.setenv("DEVICE_ID", "0")
     seen = SimpleNamespace(settings={}, memory=None, driver="Ascend910A", device=())
     monkeypatch.setattr(ms, "set_context", lambda **given: seen.settings.update(given))

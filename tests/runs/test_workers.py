@@ -3,10 +3,10 @@
 import signal
 import sys
 import textwrap
-import time
 
 import psutil
 import pytest
+from run_processes import wait_for
 
 from ms_codegeex.base import processes
 from ms_codegeex.base.errors import RunFailure
@@ -26,14 +26,6 @@ def stand_in(tmp_path, monkeypatch):
         )
 
     return start
-
-
-def wait_for(condition, seconds=300):
-    """Only a hang lasts so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
 
 
 def test_an_ended_worker_is_noticed_and_its_last_lines_are_reported(stand_in):

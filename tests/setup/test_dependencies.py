@@ -90,9 +90,10 @@ def test_the_extras_allow_the_newest_versions():
 
 # What reads and writes files of transformers, or compares with its models.
 OF_TRANSFORMERS = (
-    *("data/tokenizer", "data/test_own_byte_pairs.py", "formats/test_engines.py", "formats/test_sizes.py"),
+    *("data/tokenizer", "extras/corpus/test_own_byte_pairs.py", "formats/test_engines.py", "formats/test_sizes.py"),
     *("formats/test_sources_codegeex2.py", "commands/test_command_convert_families.py", "models/test_codegen_model.py"),
-    *("commands/test_command_convert_outputs.py", "gguf_files/test_gguf_writing.py", "test_tokenizer_of_a_run.py"),
+    *("commands/test_command_convert_outputs.py", "test_tokenizer_of_a_run.py"),
+    "extras/exchange/gguf_files/test_gguf_writing.py",
 )
 
 

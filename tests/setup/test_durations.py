@@ -53,8 +53,8 @@ def test_each_word_has_an_order_of_files_and_a_folder_that_is_one_unit_stays_tog
             self.nodeid, self.keywords = nodeid, ()
 
     files = [f"tests/test_{name}.py" for name in "abcdefgh"] + [
-        "tests/rehearsal/test_x.py",
-        "tests/rehearsal/test_y.py",
+        "tests/extras/cluster/rehearsal/test_x.py",
+        "tests/extras/cluster/rehearsal/test_y.py",
     ]
     names = [f"{file}::test_{number}" for file in files for number in (2, 1)]
     orders = []
@@ -63,7 +63,9 @@ def test_each_word_has_an_order_of_files_and_a_folder_that_is_one_unit_stays_tog
         durations.pytest_collection_modifyitems(SimpleNamespace(option=SimpleNamespace(files_by=word)), items)
         orders.append([item.nodeid for item in items])
         assert sorted(orders[-1]) == sorted(names)
-        places = [number for number, name in enumerate(orders[-1]) if name.startswith("tests/rehearsal/")]
+        places = [
+            number for number, name in enumerate(orders[-1]) if name.startswith("tests/extras/cluster/rehearsal/")
+        ]
         assert places == list(range(places[0], places[0] + 4))
         for file in files:
             assert [name for name in orders[-1] if name.startswith(file)] == [f"{file}::test_2", f"{file}::test_1"]

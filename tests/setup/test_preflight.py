@@ -10,7 +10,7 @@ from strict_sandbox import refusing_python
 
 from ms_codegeex.base import host
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.evaluation.sandbox.layers import advice
+from ms_codegeex.extras.evaluation.sandbox.layers import advice
 from ms_codegeex.runs.memory_check import required_memory
 
 PATH = Path(__file__).resolve().parents[2] / "ascend_scripts" / "preflight.py"

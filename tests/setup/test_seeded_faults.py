@@ -10,12 +10,46 @@ import seeded_faults
 from seeded_faults import Fault
 
 FAULTS = seeded_faults.read_faults()
-CODE = "def last(values):\n    return values[-1]\n\n\ndef first(values):\n    return values[0]\n"
-TESTS = "from code_of import last\n\n\ndef test_last():\n    assert last([1, 2, 3]) == 3\n"
-ENTRIES = """
-- {name: The last is the second, file: code_of.py, before: "values[-1]", after: "values[1]", tests: [tests/test_it.py]}
-- {name: The first is the second, file: code_of.py, before: "values[0]", after: "values[1]", tests: [tests/test_it.py]}
+CODE = """def last(values):
+    return values[-1]
+
+
+def first(values):
+    return values[0]
+
+
+values = [1]
+
+
+class Rows:
+    only = values[-1]
+
+    def last(values):
+        return values[-1]
 """
+TESTS = "from ms_codegeex.code_of import last\n\n\ndef test_last():\n    assert last([1, 2, 3]) == 3\n"
+ENTRIES = """
+- {name: The last is the second, where: code_of.last, before: "return  values[-1]", after: "return values[1]",
+   tests: [test_it]}
+- {name: The first is the second, where: code_of.first, before: "values[0]", after: "values[1]", tests: [test_it]}
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with two faults, of which its test notices one."""
+    files = {
+        "ms_codegeex/code_of.py": CODE,
+        "ms_codegeex/further/part.py": CODE,
+        "tests/test_it.py": TESTS,
+        "tests/seeded_faults.yaml": ENTRIES,
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    for words in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    return tmp_path
 
 
 @pytest.mark.parametrize("number", range(1, len(FAULTS) + 1))
@@ -24,11 +58,12 @@ def test_every_fault_fits_the_code(number):
 
 
 def test_faults_are_in_all_packages():
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) == 53
-    folders = {re.sub(r"^(ms_codegeex/)?([^/]*)/.*", r"\2", fault.file) for fault in FAULTS}
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) == 64
+    files = [str(fault.changed(seeded_faults.ROOT)[0].relative_to(seeded_faults.ROOT)) for fault in FAULTS]
+    folders = {re.sub(r"^(?:ms_codegeex/)?((?:extras/)?[^/]*)/.*", r"\1", file) for file in files}
     assert folders > {
-        *("config", "data", "models", "training", "parallel", "planning", "rehearsal", "formats", "generation"),
-        *("serving", "evaluation", "runs", "commands", "terminal", "converters"),
+        *("config", "data", "models", "training", "parallel", "planning", "formats", "generation", "runs"),
+        *("commands", "extras/cluster", "extras/serving", "extras/evaluation", "converters"),
     }
 
 
@@ -36,43 +71,34 @@ def test_faults_are_in_all_packages():
     ("changes", "problem"),
     [
         ({}, None),
-        ({"file": "gone.py"}, "gone.py does not exist"),
-        ({"before": "values"}, "occurs 4 times"),
+        ({"where": "gone"}, "gone: 0 definitions, expected one"),
+        ({"where": "code_of.Rows.only"}, None),
+        ({"where": "Rows.only"}, "Rows.only: 2 definitions"),
+        ({"where": "code_of"}, "code_of: 3 places"),
+        ({"before": "values"}, "code_of.last: 2 places"),
         ({"after": "values[-1]"}, "changes nothing"),
         ({"after": "values["}, "would not be Python"),
-        ({"tests": ("test_gone.py",)}, "test_gone.py does not exist"),
-        ({"tests": ()}, "no test"),
+        ({"tests": ("test_gone",)}, "test_gone: 0 tests, expected one"),
+        ({"tests": ()}, None),  # those of the folder
+        ({"tests": (), "where": "further.part.last"}, "further.part.last: 0 tests"),
     ],
 )
-def test_a_fault_that_does_not_fit_is_named(tmp_path, changes, problem):
-    (tmp_path / "code_of.py").write_text(CODE)
+def test_a_fault_that_does_not_fit_is_named(checkout, changes, problem):
     fault = Fault(
-        **{"name": "", "file": "code_of.py", "before": "values[-1]", "after": "x", "tests": (".",), **changes}
+        **{"name": "", "where": "code_of.last", "before": "values[-1]", "after": "x", "tests": ("test_it",), **changes}
     )
-    found = fault.problem(tmp_path)
+    found = fault.problem(checkout)
     assert found is None if problem is None else problem in found
 
 
 def test_faults_are_chosen_by_number_and_by_name():
-    faults = [Fault(name, "", "", "", ()) for name in ("One loss", "Two losses", "Three")]
+    faults = [Fault(name, "", "", "") for name in ("One loss", "Two losses", "Three")]
     assert seeded_faults.chosen(faults, []) == faults
     assert seeded_faults.chosen(faults, ["3", "LOSS"]) == faults
     assert seeded_faults.chosen(faults, ["2"]) == faults[1:2]
     for word in ("0", "4", "Four"):
         with pytest.raises(ValueError, match=f"--only {word}: no such fault"):
             seeded_faults.chosen(faults, [word])
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    """A checkout with two faults, of which its test notices one."""
-    files = {"code_of.py": CODE, "tests/test_it.py": TESTS, "tests/seeded_faults.yaml": ENTRIES}
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    for words in (["init", "-q"], ["add", "."]):
-        subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    return tmp_path
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -86,5 +112,5 @@ def test_the_report_says_which_faults_were_caught(checkout, capsys, monkeypatch)
         "The first is the second: NOT CAUGHT (N s)",
         "1 of 2 caught",
     ]
-    assert (checkout / "code_of.py").read_text() == CODE
-    assert {*os.listdir(checkout)} == {".git", "code_of.py", "tests"}
+    assert (checkout / "ms_codegeex/code_of.py").read_text() == CODE
+    assert {*os.listdir(checkout)} == {".git", "ms_codegeex", "tests"}

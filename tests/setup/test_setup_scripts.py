@@ -202,16 +202,15 @@ def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
     assert "\nbash tests/run.sh  " in readme
     _, calls = ci()
     slow, skipped = "run.sh -m slow --files-by none ", "run.sh --skipped-before -x"
-    rehearsals = f"{slow}tests/rehearsal -x"  # at the same time as all that follows
+    rehearsals = f"{slow}tests/extras/cluster/rehearsal -x"  # at the same time as all that follows
     assert calls[0] == "run.sh" and calls.pop(calls.index(rehearsals)) and len(calls) == 9
     assert calls[8] == "run.sh -m newest -rP tests/setup/test_dependencies.py tests/setup/test_wheel.py"
     assert calls[3] == skipped and calls[7].startswith(slow)
-    assert (
-        calls[6] == "run.sh -m slow tests/rehearsal/test_first_contact.py::test_a_rank_of_a_job_of_several_servers -x"
-    )
+    several = "tests/extras/cluster/rehearsal/test_first_contact.py::test_a_rank_of_a_job_of_several_servers"
+    assert calls[6] == f"run.sh -m slow {several} -x"
     assert calls[4].startswith("setup.sh --venv ") and calls[4].endswith("/.venv-2.10 --tests --mindspore 2.10")
     (first,), rest = {*calls[1:3]} - {"toolchains"}, [word.removeprefix("--ignore=") for word in calls[7].split()[5:]]
-    assert first.startswith(slow) and [*first.split()[5:-1], "tests/rehearsal", "-x"] == rest
+    assert first.startswith(slow) and [*first.split()[5:-1], "tests/extras/cluster/rehearsal", "-x"] == rest
     assert all((ROOT / path).exists() for path in (*rest[:-1], *calls[5].split()[1:-1]))
 
 

@@ -12,12 +12,12 @@ import pyarrow
 import pytest
 from conftest import ROOT
 
+from ms_codegeex.base.cuda import translation
+from ms_codegeex.base.cuda.driver import Driver, Gpu
+from ms_codegeex.base.cuda.libraries import translated_folder
+from ms_codegeex.base.cuda.plugin import KERNELS, PLUGIN, plugin_directory
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.cuda import translation
-from ms_codegeex.cuda.driver import Driver, Gpu
-from ms_codegeex.cuda.libraries import translated_folder
-from ms_codegeex.cuda.plugin import KERNELS, PLUGIN, plugin_directory
-from ms_codegeex.rehearsal.stubs import compilers
+from ms_codegeex.extras.cluster.rehearsal.stubs import compilers
 
 PROGRAM = ROOT / "ascend_scripts" / "translate_kernels.py"
 SPEC = importlib.util.spec_from_file_location("translate_kernels", PROGRAM)

@@ -109,7 +109,7 @@ def test_only_the_bridge_asks_for_mindformers(installed):
     asking = re.compile(r"^\s*(import|from) mindformers\b", re.MULTILINE)
     files = [path for path in (ROOT / "ms_codegeex").rglob("*.py") if asking.search(path.read_text())]
     assert {path.parent.name for path in files} == {"mindformers_bridge"}
-    bridge = ("-m", "ms_codegeex.mindformers_bridge", "--config", "codegeex_tiny")
+    bridge = ("-m", "ms_codegeex.extras.exchange.mindformers_bridge", "--config", "codegeex_tiny")
     assert "run `pip install 'ms-codegeex[mindformers]'`" in installed(*bridge, program="python", status=2)
 
 

@@ -14,13 +14,14 @@ from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.peft import open_adapters, write_peft
+from ms_codegeex.formats.peft import open_adapters
+from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.quantised import write_quantised
 from ms_codegeex.models.layers import Linear, SampleKeys
-from ms_codegeex.models.lora import Adaptation, LoraLinear, Narrow
+from ms_codegeex.models.lora import Adaptation, LoraLinear, NarrowProduct
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.weights import weights_of
 from ms_codegeex.training.trainer import Trainer
@@ -278,7 +279,7 @@ def test_dropout_acts_on_the_input_of_the_adapter_alone():
 
     def outputs(name="blocks.0.attention.query", seed=1, samples=(5, 6), training=True):
         base = Linear(40, 40, 0.0, ms.float32, bias=False)
-        layer = LoraLinear(base, name, 40, Narrow(base, name, Adaptation([], 40, 80.0, 0.25, seed), 50))
+        layer = LoraLinear(base, name, 40, NarrowProduct(base, name, Adaptation([], 40, 80.0, 0.25, seed), 50))
         for parameter in (base.weight, layer.narrow.a, layer.b):
             parameter.set_data(Tensor(np.eye(40, dtype=np.float32)))
         keys = SampleKeys()(Tensor(np.array(samples, np.int32)))

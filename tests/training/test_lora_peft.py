@@ -11,7 +11,8 @@ from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.peft import open_adapters, write_peft
+from ms_codegeex.formats.peft import open_adapters
+from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source

@@ -1,6 +1,7 @@
 """The trainer in this process: what it learns, what it evaluates, how it resumes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import mindspore as ms
@@ -19,12 +20,11 @@ from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.compiled import CompiledAttention
 from ms_codegeex.models.layers import LayerNorm
-from ms_codegeex.runs.rank import SLOWER, compiled_operators
+from ms_codegeex.runs.rank import SLOWER, _result, compiled_operators
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.resume import is_finished
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.runs.worker import _result
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.operators import operators_library
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
@@ -123,6 +123,13 @@ def test_the_arithmetic_of_a_step_is_counted_once(run_values, monkeypatch):
     assert not count.called
     expected = sizes.flops_per_token(32) * 4 * 32 / 2.0 / 1e9
     assert figures == pytest.approx([expected, expected / 2])
+
+
+def test_a_run_of_tokens_begins_with_as_many_steps_as_its_slots_take(run_values):
+    run_values["training"].update(steps=None, tokens=1000)
+    config = build_run_config(run_values)
+    begun = SimpleNamespace(config=config, progress=TrainingProgress(), rates=Rates(config, 0.0))
+    assert Trainer.steps_left.fget(begun) == 8  # of 4 sequences of 32 slots
 
 
 class Worsen(Callback):

@@ -7,9 +7,9 @@ import pytest
 
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.matrices import TensorWeights
-from ms_codegeex.generation.network import LocalNetwork
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.slots import SlotEngine
+from ms_codegeex.generation.targets import open_network
 from ms_codegeex.models.registry import family
 
 torch = pytest.importorskip("torch")
@@ -84,7 +84,7 @@ class Twin:
         weights = TensorWeights(lazy, bits, group, self.config.product_names())
         own = {name: options.pop(name) for name in ("allowed", "guesses", "chunk") if name in options}
         sizes = SlotSizes(POSITIONS, **{"threads": 2} | options)
-        network = LocalNetwork(self.family.model, self.config, weights, sizes, adapters=adapters)
+        network = open_network(self.family, self.config, weights, sizes, adapters=adapters)
         assert network.compiled is (options.get("threads", 2) > 0)
         return SlotEngine(network, **{"chunk": 16} | own)
 

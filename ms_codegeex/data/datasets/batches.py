@@ -1,4 +1,4 @@
-"""Batches of packed sequences from an indexed dataset, as each device reads them at each step, and ahead of it."""
+"""Batches of packed sequences from an indexed dataset: their order, and how a device reads them ahead of its steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
 T = TypeVar("T")
-ROUNDS = 6  # of the permutation
+FEISTEL_ROUNDS = 6
+KIND = "finetune"  # "kind" in dataset.json, with examples
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -33,7 +34,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def _feistel(values: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray:
     mask, shift = np.uint64((1 << half_bits) - 1), np.uint64(half_bits)
     left, right = values >> shift, values & mask
-    for i in range(ROUNDS):
+    for i in range(FEISTEL_ROUNDS):
         left, right = right, left ^ (_mix(right + keys[i]) & mask)
     return (left << shift) | right
 
@@ -56,7 +57,7 @@ def sample_indices(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
     half_bits = max(1, (int(size - 1).bit_length() + 1) // 2)
     with np.errstate(over="ignore"):  # the arithmetic is modulo 2^64 on purpose
         key = _mix(np.uint64(seed) + _mix(epoch + np.uint64(0x9E3779B97F4A7C15)))
-        keys = np.stack([_mix(key + np.uint64(i)) for i in range(ROUNDS)])
+        keys = np.stack([_mix(key + np.uint64(i)) for i in range(FEISTEL_ROUNDS)])
         result = _feistel(position, half_bits, keys)
         outside = result >= size
         while outside.any():
@@ -136,7 +137,7 @@ class Sequences(ABC):
 
     @property
     def segments(self) -> list[tuple[int, int, int]]:
-        """The first sample of each segment of a run, and the first sequence and the number of those read in it."""
+        """For each segment of a run: its first sample, the first sequence read in it, and the number of sequences."""
         return [(0, 0, self.size)]
 
     def indices(self, numbers: np.ndarray) -> np.ndarray:
@@ -185,11 +186,22 @@ def other_data(split: str) -> str:
     return f"data.{split}=DIR to a dataset with more text, which `ms-codegeex prepare` makes"
 
 
-def read_info(directory: Path) -> dict[str, Any]:
-    """The content of a dataset directory's dataset.json; `UserError` if it lacks what training needs."""
-    info = read_json(Path(directory) / "dataset.json")
-    if not isinstance(info, dict) or not all(type(info.get(key)) is int for key in ("vocab_size", "eos_id")):
-        raise UserError(f"{directory}/dataset.json: vocab_size and eos_id are missing; prepare the dataset again")
+def read_info(directory: Path, form: str | None = None) -> dict[str, Any]:
+    """The content of a dataset directory's dataset.json. `UserError` if it lacks what training needs, or, if it must
+    have the format `form`, what else is read of a dataset that `prepare` wrote."""
+    path, remedy = Path(directory) / "dataset.json", "prepare it again with `ms-codegeex prepare --replace`"
+    info = read_json(path)
+    if not isinstance(info, dict) or (form and info.get("format") != form):
+        said = f' (no "format": "{form}")' if form else ""
+        raise UserError(f"{path}: not the description of a dataset{said}; {remedy}")
+    if (kind := info.get("kind")) not in (None, KIND):
+        raise UserError(f"{path}: kind {kind!r}, known is {KIND!r}; {remedy}")
+    needed = {"vocab_size": int, "eos_id": int, **({} if kind is None else {"seq_length": int})}
+    if form:
+        needed |= dict.fromkeys(("tokenizer", "splits", "files"), dict) | ({} if kind is None else {"task": str})
+    for key, expected in needed.items():
+        if type(info.get(key)) is not expected:
+            raise UserError(f"{path}: {key!r} is missing, or not of type {expected.__name__}; {remedy}")
     return info
 
 
@@ -331,18 +343,18 @@ def unigram_entropy(sequences: Sequences) -> float:
 
 
 @contextmanager
-def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int) -> Iterator[Iterator[T]]:
+def read_ahead(read: Callable[[int], T], positions: Iterable[int], threads: int) -> Iterator[Iterator[T]]:
     """Yield an iterator over `read(position)` for all positions, in their order; there may be endlessly many. `read` is
-    called in `workers` threads, with at most twice as many results ready or being read, or with 0 workers in the
+    called in so many `threads`, with at most twice as many results ready or being read, or with 0 in the
     caller's thread. Its exceptions are raised where the result is requested. At the end of the `with` block, reads in
     progress are awaited and no others start."""
-    if not workers:
+    if not threads:
         yield map(read, positions)
         return
-    pool = ThreadPoolExecutor(workers, "batches")
+    pool = ThreadPoolExecutor(threads, "batches")
     try:
         submitted = (pool.submit(read, position) for position in positions)
-        yield _in_order(deque(itertools.islice(submitted, 2 * workers)), submitted)
+        yield _in_order(deque(itertools.islice(submitted, 2 * threads)), submitted)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.blend import KEY, BlendStage, corpora_of, parse_stages
+from ms_codegeex.config.blend import KEY, BlendStage, corpora_of, parse_blend
 from ms_codegeex.data.datasets.batches import Batch, Sequences
 
 
@@ -125,7 +125,7 @@ def mixed_before(
     """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are. `data`
     is the section of the configuration. `contents`: texts by directories, such as hashes; None: their paths."""
     contents = contents or {}
-    stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
+    stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_blend(data["blend"])
     parts = []
     for stage in stages:
         first, weights = stage.from_step * global_batch, zip(stage.corpora, stage.weights, strict=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
-from ms_codegeex.base.reading import sha256
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
@@ -22,7 +22,7 @@ MASKS = tuple(f"{split}.mask" for split in SPLITS)
 TABLES = tuple(f"{split}.documents.parquet" for split in SPLITS)
 DATASET_JSON = "dataset.json"
 REPORT_JSON, REPORT_HTML = REPORTS = ("report.json", "report.html")
-_ROWS = 1 << 16  # of a row group: paths have 4 KiB at most, so their offsets fit int32
+_GROUP_ROWS = 1 << 16  # paths have 4 KiB at most, so their offsets fit int32
 COLUMNS = ("source", "language", "sha256", "bytes", "tokens")
 REPORT_FORMAT, REPORT_VERSION = "ms-codegeex report", 1
 
@@ -114,12 +114,12 @@ class DocumentsWriter(contextlib.ExitStack):
         import pyarrow
 
         count = len(columns["source"])
-        for start in range(0, count, _ROWS):
-            rows = slice(start, start + _ROWS)
+        for start in range(0, count, _GROUP_ROWS):
+            rows = slice(start, start + _GROUP_ROWS)
             arrays = [_array(columns[field.name][rows], field.type) for field in self._schema]
             self._waiting.append(pyarrow.Table.from_arrays(arrays, schema=self._schema))
         self._rows += count
-        if self._rows >= _ROWS:
+        if self._rows >= _GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
@@ -127,8 +127,8 @@ class DocumentsWriter(contextlib.ExitStack):
 
         if self._waiting:
             table = pyarrow.concat_tables(self._waiting)
-            for start in range(0, self._rows, _ROWS):
-                self._writer.write_table(table.slice(start, _ROWS).combine_chunks())
+            for start in range(0, self._rows, _GROUP_ROWS):
+                self._writer.write_table(table.slice(start, _GROUP_ROWS).combine_chunks())
         self._waiting, self._rows = [], 0
 
 
@@ -142,7 +142,7 @@ def _array(values: Any, kind: Any) -> Any:
         texts = [text.encode() for text in values]
         parts = [np.cumsum([0, *map(len, texts)], dtype=np.int32), b"".join(texts)]
     elif kind == pyarrow.binary(32):
-        parts = [b"".join(bytes(value) for value in values)]
+        parts = [values.tobytes() if isinstance(values, np.ndarray) else b"".join(values)]
     else:
         parts = [np.array(values, np.int64)]
     buffers = [None, *(pyarrow.py_buffer(part) for part in parts)]

@@ -14,12 +14,12 @@ import numpy as np
 import xxhash
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.blend import LONGEST_PERIOD, parse_stages
+from ms_codegeex.config.blend import LONGEST_PERIOD, parse_blend
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info, stream_seed
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.layout import TABLES
-from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
+from ms_codegeex.data.datasets.packing import FineTuningRows
 from ms_codegeex.data.infilling.transform import Infilling, chosen
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 
@@ -38,16 +38,16 @@ FUNCTION = re.compile(
     rb"(?:(?:export|default|async|pub(?:\([a-z]+\))?|private|public|static) +)*"
     rb"(?:def|fn|fun|func|function)\*? +(?:[\w$.:]+ *)?[(<\[]"
 )
-APART = 5 / 8  # of a sequence, at least, between two beginnings: the rest of one may be in the next one too
-REPETITIVE = 1 / 4  # of the sequences, the most repetitive ones, are left out
+MIN_DISTANCE = 5 / 8  # between two beginnings, in sequences: neighbours may share the rest
+SHARE_LEFT_OUT = 1 / 4  # the most repetitive sequences
 NGRAM, _ROWS = 4, 1024  # tokens of an n-gram, and sequences in which they are counted at a time
 _PIECE, _AROUND = 1 << 16, 64  # tokens that are read as text at a time, and those around them that complete lines
 RATE = 500e6  # bytes a second: slow for a disk, and a third of what XXH3 took on two shared cores
 WHOLE = int(10 * RATE)  # a dataset of at most so many bytes is hashed completely, at every start
-SAMPLES, BLOCK = 64, 1 << 16  # of each file of a larger one
-READ = 8 << 20
+SAMPLED_BLOCKS, BLOCK_BYTES = 64, 1 << 16  # in each file of a larger dataset
+READ_BYTES = 8 << 20
 CONTENT, SAMPLED = "xxh3:", "xxh3-samples:"  # how a hash begins
-LEAST_FUNCTIONS = 1 / 2  # of a split's tokens in documents in which a sequence begins; or else all are continuous
+MIN_SHARE_WITH_FUNCTIONS = 1 / 2  # tokens in documents in which a sequence begins; below it, all are continuous
 
 
 def open_sequences(
@@ -63,8 +63,8 @@ def open_sequences(
 ) -> Sequences:
     """One split of a dataset directory, of the kind that its dataset.json names. `infill`: how texts are rearranged for
     infilling; without a rate, as in dataset.json; None: not at all. From sample `functions_from` on, sequences begin at
-    functions if there are enough (`LEAST_FUNCTIONS`). `UserError` if the dataset is missing, damaged or too short, or
-    if it does not go with these settings."""
+    functions if there are enough (`MIN_SHARE_WITH_FUNCTIONS`). `UserError` if the dataset is missing, damaged or too
+    short, or if it does not go with these settings."""
     info = read_info(Path(directory))
     kind, infilling = info.get("kind"), _infilling(Path(directory), info, infill, seed)
     if kind is None:
@@ -74,9 +74,6 @@ def open_sequences(
         starts = None if functions_from is None else _function_starts(Path(directory), split, info, seq_length)
         begun = {"starts": starts, "starts_from": functions_from or 0}
         return PackedSequences(directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos, **begun)
-    if kind != KIND:
-        remedy = "the dataset is of a newer version or damaged, prepare it again"
-        raise UserError(f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; {remedy}')
     examples = f"but {directory} holds examples of fine-tuning"
     if not reset_at_eos:
         examples += ", which share rows and must not see each other"
@@ -87,8 +84,8 @@ def open_sequences(
 
 
 def _function_starts(directory: Path, split: str, info: Mapping[str, Any], seq_length: int) -> np.ndarray | None:
-    """Where sequences that begin at functions do; None if there are none in documents with half of the split: most of
-    it is in other languages then, which would not be read."""
+    """The tokens at which sequences with functions begin; None if the documents with any are less than half of the
+    split, as other documents would not be read."""
     record, prefix = info.get("tokenizer"), directory / split
     if not isinstance(record, dict):
         return None
@@ -96,7 +93,7 @@ def _function_starts(directory: Path, split: str, info: Mapping[str, Any], seq_l
     starts = function_starts(open_tokens(prefix), list(tokenizer.pieces), info["eos_id"], seq_length)
     sizes = np.asarray(IndexedDataset(prefix).sizes, np.int64)
     documents = np.unique(np.searchsorted(np.cumsum(sizes), starts, side="right"))
-    return starts if len(starts) and sizes[documents].sum() >= LEAST_FUNCTIONS * sizes.sum() else None
+    return starts if len(starts) and sizes[documents].sum() >= MIN_SHARE_WITH_FUNCTIONS * sizes.sum() else None
 
 
 def function_starts(tokens: np.ndarray, pieces: Sequence[bytes], eos: int, seq_length: int) -> np.ndarray:
@@ -107,7 +104,7 @@ def function_starts(tokens: np.ndarray, pieces: Sequence[bytes], eos: int, seq_l
     texts[eos] = b"\n"  # the next document begins a line
     sizes = np.array([len(text) for text in texts])
     found = array("q")
-    apart, last = max(1, int(APART * seq_length)), len(tokens) - seq_length - 1
+    apart, last = max(1, int(MIN_DISTANCE * seq_length)), len(tokens) - seq_length - 1
     for first in range(0, len(tokens), _PIECE):
         begin, before = max(0, first - _AROUND), b"" if first else b"\n"
         ids = np.clip(tokens[begin : first + _PIECE + _AROUND], 0, len(texts) - 1)
@@ -119,7 +116,7 @@ def function_starts(tokens: np.ndarray, pieces: Sequence[bytes], eos: int, seq_l
                 found.append(start)
     starts = np.array(found, np.int64)
     shares = repeated_shares(tokens, starts, seq_length + 1)
-    return starts[shares <= np.quantile(shares, 1 - REPETITIVE)] if found else starts
+    return starts[shares <= np.quantile(shares, 1 - SHARE_LEFT_OUT)] if found else starts
 
 
 def repeated_shares(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
@@ -182,7 +179,7 @@ def absolute(data: DataConfig) -> DataConfig:
 
 
 def reaches(config: RunConfig, step: int) -> bool:
-    """Whether the run may go on after `step` steps; how many `training.tokens` take is not known before."""
+    """Whether the run may go on after `step` steps; with `training.tokens`, that is not known before."""
     return config.training.tokens is not None or step < config.steps
 
 
@@ -204,7 +201,7 @@ def training_data(config: RunConfig) -> Sequences | Blend:
     corpora = {name: _opened(config, name, "train", seed, learnt=True) for name, seed in seeds.items()}
     if data.blend is None:
         return corpora[str(data.train)]
-    return Blend(parse_stages(data.blend), corpora, config.training.global_batch)
+    return Blend(parse_blend(data.blend), corpora, config.training.global_batch)
 
 
 def lacks_validation(config: RunConfig) -> str:
@@ -221,7 +218,7 @@ def lacks_validation(config: RunConfig) -> str:
 def _last_corpus(config: RunConfig) -> str:
     """`data.train`, or the first corpus of the last stage of a blend."""
     data = config.data
-    return str(parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train)
+    return str(parse_blend(data.blend)[-1].corpora[0] if data.blend is not None else data.train)
 
 
 def validation_data(config: RunConfig) -> Sequences:
@@ -262,7 +259,7 @@ def check_meanings(evaluated: Mapping[str, Sequences], trained: Path) -> None:
 
 def rounded_weights(data: DataConfig) -> str | None:
     """A note for the user if weights of a blend had to be rounded."""
-    rounded = [stage for stage in parse_stages(data.blend) if stage.rounded] if data.blend is not None else []
+    rounded = [stage for stage in parse_blend(data.blend) if stage.rounded] if data.blend is not None else []
     if not rounded:
         return None
     steps = ", ".join(str(stage.from_step) for stage in rounded)
@@ -292,9 +289,9 @@ def content_hashes(data: DataConfig) -> dict[str, str]:
 
 
 def content_hash(directory: Path) -> str:
-    """Hash of a dataset's training split, which may have been replaced: `xxh3:…` of every byte up to `WHOLE` bytes, of
-    more `xxh3-samples:…` of the files' sizes and times, the hashes in dataset.json, and `SAMPLES` blocks of each file,
-    so that not every change is seen. `UserError` if it cannot be read."""
+    """Hash of a dataset's training split, which may have been replaced: `xxh3:…` of every byte, or of a split with more
+    than `WHOLE` bytes `xxh3-samples:…` of the files' sizes and times, the hashes in dataset.json, and `SAMPLED_BLOCKS`
+    blocks of each file, so that not every change is seen. `UserError` if it cannot be read."""
     info, digest = read_info(directory), xxhash.xxh3_128()
     if "infill" in info:
         digest.update(f"{json.dumps(info['infill'], sort_keys=True)}\n".encode())
@@ -327,8 +324,8 @@ def _blocks(path: Path, size: int, whole: bool) -> Iterator[bytes]:
     """The content of a file, or blocks spread over it; of a small one, all of it."""
     with open(path, "rb") as stream:
         if whole:
-            yield from iter(lambda: stream.read(READ), b"")
+            yield from iter(lambda: stream.read(READ_BYTES), b"")
             return
-        for number in range(SAMPLES):
-            stream.seek(max(0, size - BLOCK) * number // (SAMPLES - 1))
-            yield stream.read(BLOCK)
+        for number in range(SAMPLED_BLOCKS):
+            stream.seek(max(0, size - BLOCK_BYTES) * number // (SAMPLED_BLOCKS - 1))
+            yield stream.read(BLOCK_BYTES)

@@ -12,8 +12,6 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset, damaged_dataset
 from ms_codegeex.data.datasets.layout import mask_path
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
-KIND = "finetune"  # "kind" in dataset.json
-
 
 def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
     """Distribute items of these sizes, int [items] in 1..capacity, over rows: best fit, longest first, equal ones in
@@ -62,9 +60,7 @@ class FineTuningRows(Sequences):
         if infilling is not None and self.info.get("task") != "completion":
             held = f"{self.directory} holds {self.info.get('task')} examples, but only completions have a middle"
             raise UserError(f"data.infill: {held}; leave out --infill-rate, or set data.infill.rate=0")
-        longest = self.info.get("seq_length")
-        if type(longest) is not int:
-            raise UserError(f"{self.directory}/dataset.json: seq_length is missing; prepare the dataset again")
+        longest = self.info["seq_length"]
         if longest > seq_length:
             long = f"{self.directory} has examples of up to {longest} tokens (seq_length in its dataset.json)"
             again = f"prepare it again with --seq-length {seq_length}"

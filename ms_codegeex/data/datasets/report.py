@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
 from ms_codegeex.base.printing import size_text
-from ms_codegeex.base.webpage import bars, charts, count, note, page, settings, table, text
+from ms_codegeex.base.webpage import Html, bars, charts, count, element, joined, note, page, settings, table, text
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 SHOWN = "\n\t"  # control characters that an excerpt keeps
@@ -26,62 +26,63 @@ def render(report: Mapping[str, Any]) -> str:
     places = _table("kind", found.items(), "places", nothing="Nothing was redacted.")
     if "licences" in report:
         licences.insert(0, ("Licences", _table("licence", report["licences"].items(), "documents", "bytes")))
-    parts = [
-        ("Summary", _summary(report)),
-        ("Languages", _languages(dict(most_first)) + charts(figures)),
+    sections = [
+        ("Summary", *_summary(report)),
+        ("Languages", _languages(dict(most_first)), charts(*figures)),
         ("Lengths of the documents kept", _histogram(report.get("lengths", {}))),
-        ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
-        ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
-        ("Files that are not read", _reasons(report.get("unread", {}), "None.")),
+        ("Dropped by filters", *_reasons(report.get("dropped", {}), "Nothing was dropped.")),
+        ("Problems in the input", *_reasons(report.get("problems", {}), "None.")),
+        ("Files that are not read", *_reasons(report.get("unread", {}), "None.")),
         *licences,
         ("Redactions", places),
         ("Settings", settings(report.get("settings", {}))),
     ]
-    return page("Dataset report", parts)
+    return page("Dataset report", sections)
 
 
-def _size(value: object) -> str:
+def _size(value: object) -> Html:
     """Bytes with a unit of 1000."""
-    if not isinstance(value, int):
-        return text(value)
+    if not isinstance(value, int) or value < 10_000:
+        return text(size_text(value) if isinstance(value, int) else value)
     amount, unit = float(value), 0
     while amount >= 1000 and unit + 1 < len(UNITS):
         amount, unit = amount / 1000, unit + 1
-    return size_text(value) if value < 10_000 else f"{amount:.1f} {UNITS[unit]}"
+    return text(f"{amount:.1f} {UNITS[unit]}")
 
 
-def _cell(name: str, value: object) -> str:
-    return "" if value is None else (_size(value) if name == "bytes" else count(value))
+def _cell(name: str, value: object) -> object:
+    return _size(value) if name == "bytes" and value is not None else value
 
 
-def _table(head: str, rows: Iterable[tuple[str, Mapping[str, Any]]], *names: str, nothing: str = "") -> str:
+def _table(head: str, rows: Iterable[tuple[str, Mapping[str, Any]]], *names: str, nothing: str = "") -> Html:
     """The counts called `names` of each title; if there are none, what to say of `nothing`."""
-    cells = [[text(title), *(_cell(name, counts.get(name)) for name in names)] for title, counts in rows]
-    return table((head, *names), cells, len(names)) if cells or not nothing else note(nothing)
+    cells = ([title, *(_cell(name, counts.get(name)) for name in names)] for title, counts in rows)
+    return table((head, *names), cells, len(names), nothing=nothing)
 
 
-def _summary(report: Mapping[str, Any]) -> str:
+def _summary(report: Mapping[str, Any]) -> Iterator[Html]:
     rows = [("read", report.get("input", {})), ("kept", report.get("kept", {})), *report.get("splits", {}).items()]
-    counts_table, truncated = _table("", rows, "files", "documents", "bytes", "tokens"), report.get("truncated")
-    return counts_table + (note(f"Truncated prompts: {count(truncated)}.") if truncated else "")
+    yield _table("", rows, "files", "documents", "bytes", "tokens")
+    if truncated := report.get("truncated"):
+        yield note(f"Truncated prompts: {count(truncated)}.")
 
 
-def _languages(languages: Mapping[str, Any]) -> str:
+def _languages(languages: Mapping[str, Any]) -> Html:
     total, share = sum(entry.get("tokens", 0) for entry in languages.values()), "share of tokens"
-    rows = [
+    rows = (
         (language or "(none)", {**entry, share: f"{entry.get('tokens', 0) / total:.1%}" if total else ""})
         for language, entry in languages.items()
-    ]
+    )
     return _table("language", rows, "documents", "bytes", "tokens", share)
 
 
-def _bars(languages: Mapping[str, Any], name: str) -> str:
+def _bars(languages: Mapping[str, Any], name: str) -> Html:
     """A horizontal bar per language."""
     counts = {language or "(none)": entry.get(name, 0) for language, entry in languages.items()}
-    return bars(f"{name} per language", [(language, n, _cell(name, n)) for language, n in counts.items()])
+    return bars(f"{name} per language", [(language, n, count(_cell(name, n))) for language, n in counts.items()])
 
 
-def _histogram(lengths: Mapping[str, Any]) -> str:
+def _histogram(lengths: Mapping[str, Any]) -> Html:
     """A bar for each range of lengths: `documents[i]` have at least `edges[i]` and less than `edges[i + 1]` tokens."""
     edges, documents = lengths.get("edges", []), lengths.get("documents", [])
     if not any(documents):
@@ -92,20 +93,16 @@ def _histogram(lengths: Mapping[str, Any]) -> str:
     return bars("documents by number of tokens, end token included", rows)
 
 
-def _reasons(reasons: Mapping[str, Any], nothing: str) -> str:
+def _reasons(reasons: Mapping[str, Any], nothing: str) -> Iterator[Html]:
     """Counts by reason, then for each reason its examples."""
-    reasons_table = _table("reason", reasons.items(), "documents", "bytes", nothing=nothing)
-    return reasons_table + "".join(_examples(reason, entry.get("examples", [])) for reason, entry in reasons.items())
+    yield _table("reason", reasons.items(), "documents", "bytes", nothing=nothing)
+    for reason, entry in reasons.items():
+        if examples := [_example(each) for each in entry.get("examples", [])]:
+            yield joined(element("h3", f"{reason}: examples"), element("ul", *examples))
 
 
-def _examples(reason: str, examples: Sequence[Mapping[str, Any]]) -> str:
-    items = []
-    for example in examples:
-        detail, excerpt = example.get("detail", ""), example.get("excerpt", "")
-        items.append(
-            f"<li><code>{text(example.get('source', ''))}</code>"
-            + (f" &#8211; {text(detail)}" if detail else "")
-            + (f"<pre>{text(excerpt, keep=SHOWN)}</pre>" if excerpt else "")
-            + "</li>"
-        )
-    return f"<h3>{text(reason)}: examples</h3><ul>{''.join(items)}</ul>" if items else ""
+def _example(example: Mapping[str, Any]) -> Html:
+    detail, excerpt = example.get("detail", ""), example.get("excerpt", "")
+    parts = [f" \N{EN DASH} {detail}"] if detail else []
+    parts += [element("pre", text(excerpt, keep=SHOWN))] if excerpt else []
+    return element("li", element("code", example.get("source", "")), *parts)

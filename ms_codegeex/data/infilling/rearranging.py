@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Rearranged:
+class RearrangedText:
     """The ids of a rearranged text, int64 `[n]`, and whether the loss counts each, bool `[n]`."""
 
     ids: np.ndarray
@@ -30,7 +30,7 @@ class Rearrangement(Protocol):
 
     def rearrange(
         self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
-    ) -> Rearranged | None:
+    ) -> RearrangedText | None:
         """A text with the same number of tokens, or None if it stays unchanged."""
 
     def check_rows(self, rows: int) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.infilling.rearranging import Rearranged
+from ms_codegeex.data.infilling.rearranging import RearrangedText
 from ms_codegeex.data.infilling.sentinels import ORDERS, PARTS, Sentinels, check_id
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
@@ -52,7 +52,7 @@ class Infilling:
 
     def rearrange(
         self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
-    ) -> Rearranged | None:
+    ) -> RearrangedText | None:
         """A text with the same number of tokens and its middle at its end, or None if it stays unchanged. `ids`, int
         `[n]`, lack the end token; unless it follows (`ended`), it takes the last position. `key` identifies the text
         and decides all, with the seed. The first `prompt` tokens stay in the prefix; the loss leaves them out."""
@@ -77,7 +77,7 @@ class Infilling:
             pieces += [np.array([self.marks[part]]), texts[part]]
             flags += [np.array([False]), np.arange(len(texts[part])) >= (remaining if part == "prefix" else 0)]
         pieces, flags = [*pieces, np.array(end)], [*flags, np.ones(len(end), bool)]
-        return Rearranged(np.concatenate(pieces).astype(np.int64), np.concatenate(flags))
+        return RearrangedText(np.concatenate(pieces).astype(np.int64), np.concatenate(flags))
 
     def check_rows(self, rows: int) -> None:
         """`UserError` if a model's table has no row for a sentinel."""

@@ -9,7 +9,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.lookalikes import refuse_lookalike
 from ms_codegeex.base.quarantine import admit
 from ms_codegeex.data.tokenizer.base import Tokenizer
-from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, FILES, JSON, read_object
+from ms_codegeex.data.tokenizer.files import ADDED, ANY_CLASS, CONFIG, FILES, JSON, MODEL, read_object
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
 TOKENIZER_FILES = FILES
@@ -17,7 +17,7 @@ _CLASSES = {  # what tokenizer_class may be, and whose tokenizer that is; "any":
     "CodeGeeXTokenizer": "codegeex",
     "ChatGLMTokenizer": "codegeex2",
     **dict.fromkeys(("CodeGenTokenizer", "CodeGenTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast"), "codegen"),
-    **dict.fromkeys((None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"), "any"),
+    **dict.fromkeys(ANY_CLASS, "any"),
 }
 
 __all__ = ["TOKENIZER_FILES", "TOKENIZER_NAMES", "Tokenizer", "load_tokenizer"]
@@ -65,7 +65,7 @@ def _load_directory(directory: Path) -> Tokenizer:
         known = ", ".join(filter(None, _CLASSES))
         said = f"tokenizer_class is {stated!r}, expected one of {known}; this directory belongs to another model"
         raise UserError(f"{directory / CONFIG}: {said}")
-    if kind == "any" and "tokenizer.model" in present:
+    if kind == "any" and MODEL in present:
         kind = "codegeex2"
     elif kind == "any" and {JSON, "vocab.json"} & {*present}:
         texts = ((directory / name).read_bytes() for name in (JSON, CONFIG, ADDED) if name in present)

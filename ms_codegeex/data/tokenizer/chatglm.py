@@ -15,9 +15,9 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
-from ms_codegeex.data.tokenizer.files import CONFIG, check_files, read_added, read_object
+from ms_codegeex.data.tokenizer.copying import AUTO_MAPS, write_module
+from ms_codegeex.data.tokenizer.files import CONFIG, JSON, MODEL, check_files, read_added, read_object
 
-MODEL = "tokenizer.model"
 COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # their ids follow those of the SentencePiece model
 SPACE = "\u2581"  # SentencePiece's marker of a space
 _PROBE = " a  b\t\r\n\n  \u00e9\ufb01\uff21\u3000\u4f60\U0001f600 "  # characters that normalisation would change
@@ -117,20 +117,26 @@ class CodeGeeX2Tokenizer(Tokenizer):
         return hashlib.sha256(b"chatglm2\n" + self._data).hexdigest()
 
     def save(self, directory: Path | str) -> None:
-        """Write tokenizer.model, byte for byte as it was given, and tokenizer_config.json into `directory`."""
+        """Write tokenizer.model, byte for byte as it was given, into `directory`, and for transformers' `AutoTokenizer`
+        tokenizer_config.json and a module with the class."""
         with atomic_file(Path(directory) / MODEL) as path:
             path.write_bytes(self._data)
-        config = {"tokenizer_class": self.tokenizer_class, "remove_space": False, "do_lower_case": False}
-        write_json(Path(directory) / CONFIG, config)
+        names = {"tokenizer_class": self.tokenizer_class, "auto_map": AUTO_MAPS[self.tokenizer_class]}
+        write_json(Path(directory) / CONFIG, {**names, "remove_space": False, "do_lower_case": False})
+        write_module(Path(directory), self.tokenizer_class)
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeX2Tokenizer:
         """The tokenizer of a released model's directory or of `save`; a missing or foreign file is a `UserError`."""
         directory = Path(directory)
         check_files(directory, (MODEL,))
+        if (directory / JSON).is_file():
+            there = f"other programs read it in the place of {MODEL}, and their ids are others"
+            raise UserError(f"{directory / JSON}: {there}; delete it, if the model was trained with {MODEL}")
         found, config = cls(directory / MODEL), read_object(directory / CONFIG, missing=True)
-        tokens = (*map(found._model.id_to_piece, range(found._model.get_piece_size())), *COMMANDS)
-        vocabulary = {token: number for number, token in enumerate(tokens)}
+        pieces = {found._model.id_to_piece(number): number for number in range(found._model.get_piece_size())}
+        commands = (f"<{name}>" if name in pieces else name for name in COMMANDS)  # a piece may have such a name
+        vocabulary = pieces | {name: len(pieces) + number for number, name in enumerate(commands)}
         added = read_added(directory, config, {}, vocabulary, found.name, own=COMMANDS)
         if further := [token for token, number in added.plain.items() if number >= found.vocab_size]:
             remedy = "without it, texts have other ids than in transformers; convert the model with another --tokenizer"

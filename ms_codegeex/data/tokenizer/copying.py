@@ -1,7 +1,8 @@
 """Copies the data files of a model's or tokenizer's directory: its tokenizer, settings for generation, licences.
 
-Code is not copied, because it would come out under our name: Python files, and settings that name code. For CodeGeeX,
-whose tokenizer transformers lack, tokenizer.json and a module with its class are written."""
+Code is not copied, because it would come out under our name: Python files, and settings that name code. For CodeGeeX
+and CodeGeeX2, whose tokenizers transformers lack, a module with the class is written, and for CodeGeeX tokenizer.json.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +17,17 @@ from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, entries, is_copied, is_weights, largest
 from ms_codegeex.base.reading import json_of, read_inside
-from ms_codegeex.data.tokenizer.files import EOS, JSON, Added, Ids
+from ms_codegeex.data.tokenizer.files import ANY_CLASS, EOS, JSON, MODEL, AddedTokens, Ids, read_object
 from ms_codegeex.data.tokenizer.tables import Tables
 
-CODEGEEX_MODULE = "tokenization_codegeex.py"
-CODEGEEX_AUTO_MAP = {"AutoTokenizer": [None, f"{Path(CODEGEEX_MODULE).stem}.CodeGeeXTokenizer"]}
-MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
-_CODE, _LARGEST_CODE = ".py", 16 << 20  # bytes of a Python file that the user trusts
-_WRITTEN_ANEW = (PROVENANCE, SIGNATURE, "model.safetensors.index.json", "pytorch_model.bin.index.json")
-_CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
-_AUTO_MAPS = {  # by tokenizer_class: our own class, and the release's, whose file the user adds
-    "CodeGeeXTokenizer": CODEGEEX_AUTO_MAP,
+AUTO_MAPS = {  # our own classes, by tokenizer_class: one that only tokenizer.json describes is the second
+    "CodeGeeXTokenizer": {"AutoTokenizer": [None, "tokenization_codegeex.CodeGeeXTokenizer"]},
     "ChatGLMTokenizer": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
 }
+MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
+_CODE, _MAX_CODE = ".py", 16 << 20  # bytes of a Python file that the user trusts
+_WRITTEN_ANEW = (PROVENANCE, SIGNATURE, "model.safetensors.index.json", "pytorch_model.bin.index.json")
+_CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
 
 
 def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,9 +44,13 @@ def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copy_data(source: Path, target: Path) -> None:
-    """Copy the data files of the directory `source`. For CodeGeeX our own class for transformers is written, whatever
-    the source has under its name. `UserError` for a link out of `source`, an irregular file or a very large one."""
-    for name in _names(source):
+    """Copy the data files of the directory `source`. For CodeGeeX and CodeGeeX2 our own class for transformers is
+    written, whatever the source has under its name, and named in tokenizer_config.json. `UserError` for a link out of
+    `source`, an irregular file or a very large one."""
+    names = dict.fromkeys(_names(source))
+    if MODEL in names:  # it is enough alone, but not for transformers
+        names[CONFIG] = None
+    for name in names:
         if name in (CONFIG, GENERATION):
             _write_config(source, name, target)
         elif is_copied(name):
@@ -76,7 +79,7 @@ def _names(directory: Path) -> Iterator[str]:
 
 
 def _copy(source: Path, name: str, target: Path) -> None:
-    limit = _LARGEST_CODE if name.endswith(_CODE) else largest(name) or 0
+    limit = _MAX_CODE if name.endswith(_CODE) else largest(name) or 0
     (target / name).write_bytes(read_inside(source, name, limit))
 
 
@@ -86,23 +89,45 @@ def _is_code(name: str) -> bool:
 
 def _write_config(source: Path, name: str, target: Path) -> None:
     """Write a file of settings without names of code, or for a tokenizer class that we know with the right ones."""
-    content = read_inside(source, name, largest(name) or 0)
+    content = read_inside(source, name, largest(name) or 0) if name in entries(source) else b"{}"
     settings = json_of(content, source / name)
     if not isinstance(settings, dict):
         raise UserError(f"{source / name}: holds a {type(settings).__name__}, expected a JSON object; restore the file")
-    kept, tokenizer_class = without_code(settings), settings.get("tokenizer_class")
-    known = _AUTO_MAPS.get(tokenizer_class) if name == CONFIG and isinstance(tokenizer_class, str) else None
-    if known is not None and "auto_map" in settings:
-        kept = {key: known if key == "auto_map" else kept[key] for key in settings if key == "auto_map" or key in kept}
-    if known is CODEGEEX_AUTO_MAP:
-        write_codegeex_module(target)
+    kept = without_code(settings)
+    if name == CONFIG:
+        owner = kept.get("tokenizer_class")
+        if owner in ANY_CLASS and (source / MODEL).is_file():
+            kept["tokenizer_class"] = owner = "ChatGLMTokenizer"
+        if isinstance(owner, str) and owner in AUTO_MAPS:
+            kept = {key: kept.get(key) for key in settings if key in kept or key == "auto_map"} | kept
+            kept["auto_map"] = AUTO_MAPS[owner]
+            write_module(target, owner)
     if kept == settings:
         (target / name).write_bytes(content)
     else:
         write_json(target / name, kept)
 
 
-def write_codegeex_files(directory: Path, tables: Tables, names: Ids, spaces: Ids, max_len: int, added: Added) -> None:
+def unread_elsewhere(directory: Path) -> str | None:
+    """Why transformers, and programs that use it, such as vLLM, do not read the tokenizer of this directory as it is
+    read here; None if they do. They know neither of our classes, and take others without a word."""
+    config = read_object(directory / CONFIG, missing=True)
+    owner, named = config.get("tokenizer_class"), config.get("auto_map")
+    model = (directory / MODEL).is_file()
+    if owner not in AUTO_MAPS and not model:
+        return None
+    if owner == "CodeGeeXTokenizer" and (directory / JSON).is_file():
+        return None
+    classes = named.get("AutoTokenizer") if isinstance(named, dict) else named
+    modules = [f"{name.partition('.')[0]}.py" for name in classes or () if isinstance(name, str) and "--" not in name]
+    if not modules:
+        return f"{CONFIG} names no class for it (auto_map)"
+    return next((f"{name} is missing" for name in modules if not (directory / name).is_file()), None)
+
+
+def write_codegeex_files(
+    directory: Path, tables: Tables, names: Ids, spaces: Ids, max_len: int, added: AddedTokens
+) -> None:
     """Write both files. transformers then gives the ids of `encode_prompt` and the text of `decode`. A run of `spaces`,
     at most `max_len` long in text, has the id of one of the `names`. So the text is rewritten to names before it is
     split, and names are rewritten to spaces after decoding."""
@@ -121,7 +146,7 @@ def write_codegeex_files(directory: Path, tables: Tables, names: Ids, spaces: Id
     content = {**parse_json(model.to_str(), data=True), "normalizer": spaces_normalizer(spaces, names, max_len)}
     with atomic_file(directory / JSON) as path:
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    write_codegeex_module(directory)
+    write_module(directory, "CodeGeeXTokenizer")
 
 
 def _runs(spaces: Ids, names: Ids) -> dict[str, str]:
@@ -137,8 +162,10 @@ def spaces_normalizer(spaces: Ids, names: Ids, max_len: int) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": steps}
 
 
-def write_codegeex_module(directory: Path) -> None:
-    """Write the module with the class for transformers, which needs `tokenizer.json` next to it."""
-    module = resources.files("ms_codegeex.data.tokenizer").joinpath("exported", CODEGEEX_MODULE)
-    with atomic_file(directory / CODEGEEX_MODULE) as path:
+def write_module(directory: Path, tokenizer_class: str) -> None:
+    """Write our module with this class for transformers, which needs the tokenizer's files next to it."""
+    (named,) = filter(None, AUTO_MAPS[tokenizer_class]["AutoTokenizer"])
+    name = f"{named.partition('.')[0]}.py"
+    module = resources.files("ms_codegeex.data.tokenizer").joinpath("exported", name)
+    with atomic_file(directory / name) as path:
         path.write_bytes(module.read_bytes())

@@ -15,9 +15,12 @@ from ms_codegeex.base.shipped import shipped_table
 
 ADDED, CONFIG, JSON, SPECIAL = "added_tokens.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"
 EOS = "<|endoftext|>"
-Ids = Mapping[str, int]  # of tokens, by their texts
+Ids = Mapping[str, int]  # text -> id
 Settings = Mapping[str, Any]  # the content of a JSON file
-FILES = ("vocab.json", "merges.txt", ADDED, JSON, SPECIAL, "tokenizer.model", "tokenization_codegeex.py", CONFIG)
+MODEL = "tokenizer.model"
+MODULES = ("tokenization_codegeex.py", "tokenization_chatglm.py")  # for transformers; never run here
+FILES = ("vocab.json", "merges.txt", ADDED, JSON, SPECIAL, MODEL, *MODULES, CONFIG)
+ANY_CLASS = (None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")  # the other files show it
 TABLE = Path(__file__).with_name("files.yaml")
 _SEVERAL = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
 # for each file that lists added tokens, their ids and what it says of them
@@ -30,12 +33,13 @@ _LISTS: Mapping[str, Callable[[Path, Settings, Settings], Iterable[tuple[Any, An
         (number, {"content": token}) for token, number in read_object(directory / ADDED, missing=True).items()
     ),
 }
-_NAMED = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")  # of any version
-_FLAGS = ("lstrip", "rstrip", "single_word")  # of an added token: it would take white space, or words only
+# in any version
+_LISTS_OF_SPECIAL = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
+_MATCHING = ("lstrip", "rstrip", "single_word")  # these would make a token take white space, or words only
 
 
 @dataclass(frozen=True)
-class Added:
+class AddedTokens:
     """Tokens beside those of the vocabulary, with their ids: `plain` ones are found in every text, `special` ones in
     prompts only. `late`: plain ones that are looked for after the others. `roles`: the special tokens that
     transformers names, such as `pad_token`."""
@@ -45,15 +49,20 @@ class Added:
     late: frozenset[str] = frozenset()
     roles: Mapping[str, str] = field(default_factory=dict)
 
-    def without(self, tokens: Collection[str]) -> Added:
+    def without(self, tokens: Collection[str]) -> AddedTokens:
         """These without `tokens`, which a family has anyway."""
         plain, special = ({t: n for t, n in each.items() if t not in tokens} for each in (self.plain, self.special))
-        return Added(plain, special, self.late, self.roles)
+        return AddedTokens(plain, special, self.late, self.roles)
 
     def entry(self, token: str) -> dict[str, Any]:
         """What transformers says of a token besides its id."""
         special = token not in self.plain
-        return {"content": token, **dict.fromkeys(_FLAGS, False), "normalized": token in self.late, "special": special}
+        return {
+            "content": token,
+            **dict.fromkeys(_MATCHING, False),
+            "normalized": token in self.late,
+            "special": special,
+        }
 
 
 def check_files(directory: Path, names: Sequence[str]) -> None:
@@ -112,7 +121,7 @@ def _steps(step: Any, key: str) -> list[Any]:
 
 def read_added(
     directory: Path, config: Settings, content: Settings, vocabulary: Ids, of: str, own: Collection[str] = ()
-) -> Added:
+) -> AddedTokens:
     """The tokens that any file of the directory adds to the `vocabulary`, whose ids have no gap. Those that only have a
     name get the next ids, as in transformers. `of`: the family. `own`: tokens of the vocabulary whose ids its code
     computes, so that lists of them change nothing. A padding token after a gap is left out, and said. `UserError` if a
@@ -132,7 +141,7 @@ def read_added(
                     raise ValueError(f"{token!r:.40}: {number!r:.40}")
                 if token in own:
                     continue
-                for flag in (flag for flag in _FLAGS if entry.get(flag)):
+                for flag in (flag for flag in _MATCHING if entry.get(flag)):
                     said = f"{flag} of {token!r:.40} is true"
                     raise UserError(f"{directory / name}: {said}; set it to false in all files")
                 refuse_lookalike(directory / name, of=of, token=token)
@@ -160,14 +169,14 @@ def read_added(
     numbers = {token: entry[0] for token, entry in sorted(entries.items(), key=lambda item: item[1][0]) if token != EOS}
     special = {token: number for token, number in numbers.items() if entries[token][1] or token in named}
     plain = {token: number for token, number in numbers.items() if token not in special}
-    return Added(plain, special, frozenset(token for token in plain if entries[token][2]), roles)
+    return AddedTokens(plain, special, frozenset(token for token in plain if entries[token][2]), roles)
 
 
 def _roles(settings: Settings) -> tuple[dict[str, str], list[str]]:
     """The special tokens that settings name: those of a role, and the others; as texts or as objects."""
     roles, others = {}, []
     for key, value in settings.items():
-        several = value if key in _NAMED else None
+        several = value if key in _LISTS_OF_SPECIAL else None
         several = list(several.values()) if isinstance(several, dict) else several
         for each in several if isinstance(several, list) else [value] if key.endswith("_token") else []:
             token = each.get("content") if isinstance(each, dict) else each

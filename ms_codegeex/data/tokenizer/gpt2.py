@@ -10,20 +10,28 @@ Sources: the released tokenizer files; CodeGeeX paper, section 3.1."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.base.digests import json_digest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
-from ms_codegeex.data.tokenizer.copying import CODEGEEX_AUTO_MAP, spaces_normalizer, write_codegeex_files
-from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, EOS, Added, Ids, check_fields, read_added, read_settings
-from ms_codegeex.data.tokenizer.tables import DIGESTS, Tables, gpt2_tables, read_tables, token_bytes
+from ms_codegeex.data.tokenizer.copying import AUTO_MAPS, spaces_normalizer, write_codegeex_files
+from ms_codegeex.data.tokenizer.files import (
+    ADDED,
+    CONFIG,
+    EOS,
+    AddedTokens,
+    Ids,
+    check_fields,
+    read_added,
+    read_settings,
+)
+from ms_codegeex.data.tokenizer.tables import DIGESTS_KEY, Tables, gpt2_tables, read_tables, token_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
@@ -65,7 +73,7 @@ class ByteLevelTokenizer(Tokenizer):
 
     kind: str  # in the fingerprint
 
-    def __init__(self, tables: Tables, runs: Ids, names: Ids, further: Mapping[int, bytes], added: Added) -> None:
+    def __init__(self, tables: Tables, runs: Ids, names: Ids, further: Mapping[int, bytes], added: AddedTokens) -> None:
         self.tables, self.added, self.runs, self.names = tables, added, {**runs, **added.plain}, names
         # the pattern that finds words ends one at a line break, but an added token may hold one
         self.divides = not any("\n" in run for run in self.runs)
@@ -121,7 +129,7 @@ class ByteLevelTokenizer(Tokenizer):
             **dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS),
             **self.added.roles,
         }
-        own = {DIGESTS: [*self.tables.digests]} if self.tables.are_own else {}
+        own = {DIGESTS_KEY: [*self.tables.digests]} if self.tables.are_own else {}
         write_json(directory / CONFIG, {**config, **common, **own})
 
     def _parameters(self) -> dict[str, int]:
@@ -134,7 +142,7 @@ class ByteLevelTokenizer(Tokenizer):
         parts = {"tokenizer": self.kind, "added": {**self.names, **self.added.plain}, **self._parameters()}
         parts |= dict(zip(("vocab", "merges"), self.tables.digests, strict=True))
         parts |= {} if self.eos_id == self.tables.eos_id else {"end": self.eos_id}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return json_digest(parts)
 
 
 class CodeGeeXTokenizer(ByteLevelTokenizer):
@@ -146,12 +154,12 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
 
     tokenizer_class, kind = "CodeGeeXTokenizer", "codegeex"
 
-    def __init__(self, max_len: int = 10, tables: Tables | None = None, added: Added | None = None) -> None:
+    def __init__(self, max_len: int = 10, tables: Tables | None = None, added: AddedTokens | None = None) -> None:
         if type(max_len) is not int or not 2 <= max_len <= LONGEST_RUN:
             expected = f"expected 2..{LONGEST_RUN} spaces, the released models use 10"
             raise UserError(f"tokenizer max_len {max_len!r}: {expected}")
         self.max_len, tables = max_len, gpt2_tables() if tables is None else tables
-        added = added or Added()
+        added = added or AddedTokens()
         self.name = "own-codegeex" if tables.are_own or added.plain or added.special else "codegeex"
         count = own_extra_tokens(max_len) if tables.are_own else EXTRA_TOKENS
         names = {f"<|extratoken_{number}|>": tables.eos_id + number for number in range(1, count + 1)}
@@ -179,7 +187,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`, and for
         transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
-        names = {"tokenizer_class": self.tokenizer_class, "auto_map": CODEGEEX_AUTO_MAP}
+        names = {"tokenizer_class": self.tokenizer_class, "auto_map": AUTO_MAPS[self.tokenizer_class]}
         self._save(directory, {"pad_token": EOS, **names, **self._parameters()})
         write_codegeex_files(Path(directory), self.tables, self.names, self._spaces, self.max_len, self.added)
 
@@ -190,10 +198,8 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         config, content = read_settings(directory)
         known = content or "ws_encoding_length" in config
         if config.get("ws_encoding_start_id", START_EXTRA_ID) != START_EXTRA_ID or not known:
-            raise UserError(
-                f"{directory / CONFIG}: expected ws_encoding_start_id {START_EXTRA_ID} "
-                "and ws_encoding_length (10 in the released models); add them"
-            )
+            expected = f"ws_encoding_start_id {START_EXTRA_ID} and ws_encoding_length (10 in the released models)"
+            raise UserError(f"{directory / CONFIG}: expected {expected}; add them")
         tables = read_tables(directory, config, content)
         max_len = config.get("ws_encoding_length", 1 + len((content.get("normalizer") or {}).get("normalizers", ())))
         found = cls(max_len, tables)
@@ -220,10 +226,10 @@ class CodeGenTokenizer(ByteLevelTokenizer):
 
     tokenizer_class, kind = "CodeGenTokenizer", "gpt2"
 
-    def __init__(self, whitespace: bool, tables: Tables | None = None, added: Added | None = None) -> None:
+    def __init__(self, whitespace: bool, tables: Tables | None = None, added: AddedTokens | None = None) -> None:
         tables = gpt2_tables() if tables is None else tables
         white = whitespace_tokens(tables.eos_id)
-        added = Added(white if whitespace else {}) if added is None else added
+        added = AddedTokens(white if whitespace else {}) if added is None else added
         released = not tables.are_own and not added.special and added.plain in ({}, white)
         self.name = ("codegen-multi" if added.plain else "codegen-nl") if released else "own-codegen"
         super().__init__(tables, runs={}, names={}, further={}, added=added)
@@ -235,7 +241,7 @@ class CodeGenTokenizer(ByteLevelTokenizer):
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, tokenizer_config.json and, with white space tokens, added_tokens.json.
         transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids."""
-        added, decoder = self.added.plain | self.added.special, {str(self.tables.eos_id): Added().entry(EOS)}
+        added, decoder = self.added.plain | self.added.special, {str(self.tables.eos_id): AddedTokens().entry(EOS)}
         decoder |= {str(number): self.added.entry(text) for text, number in added.items()}
         self._save(directory, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
 

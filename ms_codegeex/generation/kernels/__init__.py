@@ -1,1 +1,1 @@
-"""CPU operators in C++ for MindSpore graphs, and the library they are compiled into."""
+"""Models run by the CPU operators of `ms_codegeex/kernels`, and the memory that is registered with them."""

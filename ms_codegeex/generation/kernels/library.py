@@ -17,12 +17,14 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.formats.rounding import GROUPS
-from ms_codegeex.generation.matrices import MAX_RANK, MULTIPLES, ROWS, LowRank, Packed
+from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, MULTIPLES, ROWS, LowRank, Packed
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
-NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)  # as `Kind` in numbers.h
+# in the order of `Kind` in numbers.h
+NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)
 BITS = (32, 16, 16, 8, 4)
-LINE_BYTES, PART_FLOATS = 64, 1 << 18  # of an exchange: of each process; a part holds the logits of a row
+# an exchange has a line for each process, and parts that hold the logits of a row
+LINE_BYTES, PART_FLOATS = 64, 1 << 18
 
 
 class Registration:
@@ -36,7 +38,7 @@ class Registration:
 
 
 @dataclass(frozen=True)
-class Adapted:
+class AdapterSums:
     """The additions of adapters to the products with a matrix: the `factors` of each adapter, None if it adds nothing;
     and `chosen` int32 [1 + rows], read at each product: the number of rows with an adapter, then the number of each
     row's adapter, 0 for none."""
@@ -111,7 +113,7 @@ class Library:
         bias: np.ndarray | None = None,
         activation: str = "none",
         activation_bits: int = 32,
-        adapted: Adapted | None = None,
+        adapted: AdapterSums | None = None,
     ) -> Registration:
         """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied. Products with matrices of 8
         and 4 bits may round activations to 16 or 8 `activation_bits`; then they must be packed as `blocks` says, and
@@ -194,6 +196,22 @@ class Library:
         numbers = np.array([-1 if each is None else each.number for each in given], np.int64)
         return Registration(self._library, self._library.register_block(numbers.ctypes.data, self.threads), (given,))
 
+    def run(self, operator: str, *arrays: np.ndarray) -> None:
+        """Run an operator of operators.cc with these arrays, C-contiguous; the last one gets the result. `RunFailure`
+        if it finds no memory, or its inputs wrong."""
+        n, pointer = len(arrays), ctypes.POINTER(ctypes.c_int64)
+        failed = getattr(self._library, operator)(
+            n,
+            (ctypes.c_void_p * n)(*(each.ctypes.data for each in arrays)),
+            (ctypes.c_int * n)(*(each.ndim for each in arrays)),
+            (pointer * n)(*(ctypes.cast(each.ctypes.shape, pointer) for each in arrays)),
+            (ctypes.c_char_p * n)(*(each.dtype.name.encode() for each in arrays)),
+            None,
+            None,
+        )
+        if failed:
+            raise RunFailure(f"generation: the operator {operator} failed: memory is out, or its inputs are wrong")
+
 
 def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndarray, tuple[Any, ...]]:
     """int64 [adapters, 3]: addresses of A [r, width] and of B transposed [r, rows], and r; and what is at the
@@ -203,7 +221,7 @@ def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndar
         if each is None:
             continue
         rank = len(each.a)
-        if each.a.shape != (rank, packed.k) or each.b.shape != (packed.n, rank) or not 0 < rank <= MAX_RANK:
+        if each.a.shape != (rank, packed.k) or each.b.shape != (packed.n, rank) or not 0 < rank <= MAX_ADAPTER_RANK:
             raise ValueError(f"factors {each.a.shape} and {each.b.shape} for a matrix [{packed.n}, {packed.k}]")
         a, b = np.zeros((rank, packed.width), np.float32), np.zeros((rank, packed.rows), np.float32)
         a[:, : packed.k], b[:, : packed.n] = each.a, each.b.T

@@ -55,7 +55,6 @@ class CodeGeeX2Config(DecoderConfig):
     eos_token_id: int = 2
 
     def validate(self) -> None:
-        """Raise `UserError` naming the key for sizes that do not fit together."""
         super().validate()
         if self.num_heads % self.num_kv_groups:
             raise UserError(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.config.blend import corpora_of, parse_stages
+from ms_codegeex.config.blend import corpora_of, parse_blend
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import PackedSequences, stream_seed
@@ -37,7 +37,7 @@ DECIMALS = st.one_of(
 
 def placeless(blend, global_batch=1):
     """A blend whose corpora are never read."""
-    stages = parse_stages(blend)
+    stages = parse_blend(blend)
     corpus = SimpleNamespace(directory="d", info={"vocab_size": 9}, eos=0, infilling=None)
     return Blend(stages, dict.fromkeys(corpora_of(stages), corpus), global_batch)
 
@@ -58,7 +58,7 @@ def test_counts_are_within_one_of_the_share_after_any_number_of_samples(weights)
     exact = [Fraction(str(w)) for w in weights]
     shares = [w / sum(exact) for w in exact]
     blend = placeless({str(i): w for i, w in enumerate(weights)})
-    stage = parse_stages({str(i): w for i, w in enumerate(weights)})[0]
+    stage = parse_blend({str(i): w for i, w in enumerate(weights)})[0]
     if stage.rounded:
         shares = [Fraction(w, sum(stage.weights)) for w in stage.weights]
     owners, _ = blend.locate(np.arange(min(3 * sum(stage.weights), 50_000)))
@@ -123,15 +123,15 @@ def test_far_away_positions_are_exact():
 
 
 def test_weights_are_what_is_written():
-    (stage,) = parse_stages({"a": 0.7, "b": 0.3})
+    (stage,) = parse_blend({"a": 0.7, "b": 0.3})
     assert (stage.weights, stage.rounded, stage.from_step) == ((7, 3), False, 0)
-    assert parse_stages({"a": "1/3", "b": "2/3"})[0].weights == (1, 2)
-    assert parse_stages({"a": 20, "b": 1e1, "c": "5e0"})[0].weights == (4, 2, 1)
+    assert parse_blend({"a": "1/3", "b": "2/3"})[0].weights == (1, 2)
+    assert parse_blend({"a": 20, "b": 1e1, "c": "5e0"})[0].weights == (4, 2, 1)
 
 
 def test_finer_weights_are_rounded_to_a_millionth_and_this_is_said():
     given_weights = {"a": "1/3", "b": 0.31415926535, "c": 0.123456789, "d": 0.1}
-    (stage,) = parse_stages(given_weights)
+    (stage,) = parse_blend(given_weights)
     total, period = sum(Fraction(str(w)) for w in given_weights.values()), sum(stage.weights)
     assert stage.rounded and 1_000_000 % period == 0
     for text, weight in zip(given_weights.values(), stage.weights, strict=True):

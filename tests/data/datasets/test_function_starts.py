@@ -13,7 +13,7 @@ from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets import opening
 from ms_codegeex.data.datasets.indexed import IndexedWriter, open_tokens
 from ms_codegeex.data.datasets.opening import (
-    APART,
+    MIN_DISTANCE,
     function_starts,
     note_on_functions,
     open_sequences,
@@ -76,7 +76,7 @@ def expected(texts, tokenizer, length):
                 start = offset - sum(len(each) + 1 for each in decorators)
                 token = int(np.searchsorted(bounds, start))
                 fits = bounds[token] <= start + len(indent) and first + token <= total - length - 1
-                if fits and (not found or first + token - found[-1] >= max(1, int(APART * length))):
+                if fits and (not found or first + token - found[-1] >= max(1, int(MIN_DISTANCE * length))):
                     found.append(first + token)
             offset += len(line.encode()) + 1
         first += len(ids) + 1

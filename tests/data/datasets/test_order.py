@@ -43,23 +43,6 @@ def test_small_epochs_look_shuffled(size):
     assert counts.min() > 0.7 * 2000 / size and counts.max() < 1.3 * 2000 / size
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-def test_ranks_together_go_through_the_same_order(ranks):
-    """Rank r takes its part of each batch of 16: together they are the order, on any number of ranks."""
-    order, together = sample_indices(np.arange(3200), 1000, 7), []
-    for step in range(200):
-        for rank in range(ranks):
-            first = step * 16 + rank * 16 // ranks
-            together += sample_indices(np.arange(first, first + 16 // ranks), 1000, 7).tolist()
-    assert together == order.tolist()
-
-
-def test_going_through_and_jumping_meet():
-    order = sample_indices(np.arange(5000), 777, 3)
-    for position in (0, 1, 776, 777, 778, 1554, 4321, 4999):
-        assert sample_indices(np.array([position]), 777, 3)[0] == order[position]
-
-
 def test_a_billion_samples_take_no_memory():
     tracemalloc.start()
     numbers = np.array([0, 1, 10**9 - 1, 10**9, 10**12])

@@ -157,9 +157,9 @@ def change_info(directory, **values):
         (lambda d: (d / "train.mask").write_bytes(b"\1"), r"train\.mask: 1 bytes, expected one byte for each of the"),
         (lambda d: (d / "train.mask").write_bytes(bytes((d / "train.mask").stat().st_size)), "no token counts"),
         (lambda d: change_info(d, seq_length=3), r"example \d+ has \d+ tokens, dataset\.json says at most 3"),
-        (lambda d: change_info(d, seq_length=None), "seq_length is missing"),
+        (lambda d: change_info(d, seq_length=None), "'seq_length' is missing"),
         (lambda d: change_info(d, eos_id=95), "example 0 does not end with token 95"),
-        (lambda d: change_info(d, kind="rows"), 'kind "rows"'),
+        (lambda d: change_info(d, kind="rows"), "kind 'rows', known is 'finetune'"),
     ],
 )
 def test_damage_is_named(tmp_path, damage, message):

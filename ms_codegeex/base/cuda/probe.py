@@ -1,0 +1,40 @@
+"""Which parts of the GPU back end this machine has. A library that breaks ends only the process that looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from ms_codegeex.base.cuda.driver import Driver, query_driver
+from ms_codegeex.base.cuda.libraries import MACHINES, LoadedLibrary, load, load_libraries
+from ms_codegeex.base.cuda.plugin import PLUGIN, plugin_directory
+from ms_codegeex.base.processes import json_from_module
+
+SECONDS = 300
+
+
+@dataclass(frozen=True)
+class GpuBackend:
+    """The findings: the libraries, the driver with its devices, and what is wrong with MindSpore's plugin."""
+
+    libraries: tuple[LoadedLibrary, ...]
+    driver: Driver
+    plugin: str
+
+
+def probe_gpu_backend() -> GpuBackend:
+    """Probe it in a separate process. `UserError` without a GPU back end; `RunFailure` if the process ended."""
+    plugin_directory("device: gpu", MACHINES)
+    fields = json_from_module("ms_codegeex.base.cuda.probe", "the CUDA probe", SECONDS)
+    return TypeAdapter(GpuBackend).validate_python(fields)
+
+
+def main() -> None:
+    """Look in this process and print it."""
+    libraries, plugin = tuple(load_libraries()), load(plugin_directory("device: gpu", MACHINES) / PLUGIN)
+    print(TypeAdapter(GpuBackend).dump_json(GpuBackend(libraries, query_driver(), plugin)).decode())
+
+
+if __name__ == "__main__":
+    main()

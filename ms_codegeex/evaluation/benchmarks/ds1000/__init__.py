@@ -1,1 +1,0 @@
-"""DS-1000: data science problems for seven libraries."""

@@ -1,1 +1,0 @@
-"""HumanEval: Python functions from their docstrings (Chen et al., 2021)."""

@@ -1,1 +1,0 @@
-"""HumanEval-X the other way round: the description of a function from its code."""

@@ -1,1 +1,0 @@
-"""MTPB, the Multi-Turn Programming Benchmark of the CodeGen paper (ICLR 2023)."""

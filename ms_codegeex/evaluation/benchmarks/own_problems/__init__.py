@@ -1,1 +1,0 @@
-"""Problems in languages of your own: HumanEval-X's format, with a description of each language."""

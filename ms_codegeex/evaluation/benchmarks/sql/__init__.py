@@ -1,1 +1,0 @@
-"""Text to SQL: questions about databases, judged by the rows that the queries return."""

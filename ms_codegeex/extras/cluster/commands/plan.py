@@ -1,0 +1,206 @@
+"""`ms-codegeex plan`: what a run would cost, computed from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, option
+from ms_codegeex.base.printing import print_error, print_json, print_out, print_progress, print_result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.config.loading import StagedRun
+    from ms_codegeex.extras.cluster.plans.planner import Plan
+    from ms_codegeex.extras.cluster.plans.search import SearchResult
+
+SUMMARY = (
+    "estimate memory, FLOPs, communication and time of a run from its configuration; exit status 1 if it does not fit"
+)
+EXAMPLES = """\
+  ms-codegeex plan --config codegeex_13b
+  ms-codegeex plan --config codegeex_13b --explain
+  ms-codegeex plan --config codegeex_13b --tokens 850e9 --plot memory.png
+  ms-codegeex plan --config codegeex_13b_64 --devices 128 training.micro_batch=16
+  ms-codegeex plan --config codegeex_13b --search --json
+  ms-codegeex plan --config codegeex_13b --search --overlap --write faster.yaml
+  ms-codegeex plan --config codegeex2_6b --inference --context 8192 --streams 16 --measure"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What is planned, and what is shown."""
+
+    config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    devices: int | None = option("total number of devices (default: the YAML's)", "N")
+    device: str | None = option(
+        "ascend910, ascend910b, ascend910c, a100, h100 or a file of `calibrate` (default: parallel.hardware)", "NAME"
+    )
+    tokens: float | None = option(
+        "tokens to train on, padding included (default: those of the run's steps)", "T", gt=0, lt=float("inf")
+    )
+    search: bool = option("rank every plan for these devices and show the best", default=False)
+    overlap: bool = option(
+        "--search: rank by the step with the overlap of compiled graphs, estimated; try buckets, parts of "
+        "micro-batches and virtual stages too",
+        default=False,
+    )
+    write: Path | None = option("--search: write the best plan as a YAML file whose base is --config", "FILE")
+    inference: bool = option(
+        "instead, memory and highest speed of generation: in the published scheme (16, 8, 4 bits; a scale for "
+        "each row) and in ours (FP32, FP16, int8 with a scale for each row, int4 with one for each --group)",
+        default=False,
+    )
+    context: int | None = option("--inference: sequence length in tokens", "N")
+    streams: int | None = option("--inference: sequences at once (default: 8)", "N", ge=1)
+    group: Literal[32, 64, 128] | None = option("--inference: int4 numbers that share a scale (default: 64)")
+    measure: bool = option("--inference: also this CPU; measures how fast it reads memory (seconds)", default=False)
+    plot: Path | None = option("write a chart of each stage's memory as PNG", "FILE")
+    explain: bool = option("also the parts of the estimated step, and what its range comes from", default=False)
+    sources: bool = option("print the sources of the device's figures", default=False)
+    json: bool = option("print one JSON object on standard output", default=False)
+    overrides: tuple[str, ...] = option("overrides, such as parallel.tensor=4", "key=value", (), positional=True)
+
+
+def run(arguments: Arguments) -> int:
+    """Compute the costs and print them."""
+    from ms_codegeex.config.chosen_hardware import hardware_of
+    from ms_codegeex.config.loading import load_staged_run
+    from ms_codegeex.config.software import software_note
+    from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
+    from ms_codegeex.extras.cluster.plans.search import check_target, config_to_plan, write_plan
+
+    overrides = _overrides(arguments)
+    staged = load_staged_run(arguments.config, overrides)
+    if staged is not None and len(staged.chosen) > 1:
+        return _staged_run(staged, arguments)
+    config, own_mesh = config_to_plan(arguments.config, overrides, arguments.devices if arguments.search else None)
+    if arguments.inference:
+        return _inference(config, arguments)
+    if arguments.context is not None:
+        raise UserError("--context: belongs to --inference; add it, or set data.seq_length=N for training")
+    for name in ("streams", "group", "measure"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name}: belongs to --inference; add it")
+    if arguments.write and not arguments.search:
+        raise UserError("--write: writes what --search finds; add it")
+    if arguments.overlap and not arguments.search:
+        raise UserError("--overlap: ranks what --search finds; add it (a plan shows both figures)")
+    if arguments.write:
+        check_target(config, arguments.write)
+    plan, result = make_plan(config), None
+    if arguments.search:
+        result = _search(plan, own_mesh, arguments.overlap)
+        plan = result.ranked[0] if result.ranked else plan
+        if arguments.write and result.ranked:
+            write_plan(plan, arguments.write, arguments.config, arguments.overrides)
+    if arguments.plot:
+        _plot(plan, arguments.plot)
+    if arguments.json:
+        print_json(_as_json(plan, arguments.tokens, result))
+    else:
+        print_out(_text(plan, arguments, result))
+    for line in problems(plan, arguments.search):
+        print_error(f"ms-codegeex plan: {line}")
+    if arguments.write and result and not result.ranked:
+        print_error("ms-codegeex plan: --write: nothing was written, since no plan fits")
+    _print_notes([software_note(hardware_of(plan.config).name)], arguments.json)
+    return 0 if plan.fits else 1
+
+
+def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
+    """Print those that are something, each once, after a text or beside JSON."""
+    for note in filter(None, dict.fromkeys(notes)):
+        if as_json:
+            print_error(f"ms-codegeex plan: {note}")
+        else:
+            print_out(f"\n{note}")
+
+
+def _staged_run(staged: StagedRun, arguments: Arguments) -> int:
+    """The plan of every training stage; exit status 1 if one of them does not fit."""
+    from ms_codegeex.config.chosen_hardware import hardware_of
+    from ms_codegeex.config.software import software_note
+    from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
+
+    for name in ("search", "overlap", "inference", "plot", "tokens", "context", "streams", "group", "measure", "write"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name}: is for one run; choose a stage with stage=NAME, of {', '.join(staged.chosen)}")
+    plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
+    if arguments.json:
+        print_json({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}})
+    else:
+        blocks = (f"stage {name}\n\n{_text(plan, arguments, None)}" for name, plan in plans.items())
+        print_out("\n\n\n".join(blocks))
+    for name, plan in plans.items():
+        for line in problems(plan):
+            print_error(f"ms-codegeex plan: stages.{name}: {line}")
+    _print_notes([software_note(hardware_of(plan.config).name) for plan in plans.values()], arguments.json)
+    return 0 if all(plan.fits for plan in plans.values()) else 1
+
+
+def _inference(config: RunConfig, arguments: Arguments) -> int:
+    from ms_codegeex.extras.cluster.plans import inference, inference_report
+
+    for name in ("search", "overlap", "write", "tokens", "plot", "explain", "sources"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name}: is for plans of training; leave it out, or --inference")
+    streams, group = arguments.streams or 8, arguments.group or inference.GROUP
+    memories = [inference.inference_memory(config, bits, arguments.context) for bits in inference.BITS]
+    forms = [inference.decoding(config, form, arguments.context) for form in inference.our_forms(group)]
+    devices = inference.devices(cpu=arguments.measure)
+    result = {"inference": [inference.to_dict(memory) for memory in memories]}
+    result |= inference.speeds_to_dict(config, forms, devices, streams)
+    blocks = [inference_report.published_table(config, memories), inference_report.forms_table(forms, streams)]
+    blocks.append(inference_report.speed_table(config, forms, devices, streams))
+    blocks.append(inference_report.published_speeds(config))
+    print_result(result, "\n\n".join(filter(None, blocks)), arguments.json)
+    return 0
+
+
+def _overrides(arguments: Arguments) -> list[str]:
+    overrides = list(arguments.overrides)
+    if arguments.devices is not None:
+        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
+    if arguments.device is not None:
+        overrides.append(f"parallel.hardware={arguments.device}")
+    return overrides
+
+
+def _search(plan: Plan, own_mesh: bool, overlap: bool) -> SearchResult:
+    from ms_codegeex.extras.cluster.plans.search import search
+
+    result = search(
+        plan.config, lambda tried: print_progress(f"{tried:,} plans tried"), given=own_mesh, overlap=overlap
+    )
+    print_progress("")
+    return result
+
+
+def _plot(plan: Plan, path: Path) -> None:
+    from ms_codegeex.base.files import atomic_file
+    from ms_codegeex.extras.cluster.plans.report import plot_memory
+
+    if not path.parent.is_dir():
+        raise UserError(f"--plot: {path} cannot be written (no such folder); choose another file")
+    with atomic_file(path) as temporary:
+        plot_memory(plan, temporary)
+
+
+def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> dict[str, Any]:
+    from ms_codegeex.extras.cluster.plans.planner import problems, to_dict
+    from ms_codegeex.extras.cluster.plans.search import to_dict as search_to_dict
+
+    if result is None:
+        return to_dict(plan, tokens)
+    return to_dict(plan, tokens) | {"search": search_to_dict(result), "problems": problems(plan, searched=True)}
+
+
+def _text(plan: Plan, arguments: Arguments, result: SearchResult | None) -> str:
+    from ms_codegeex.extras.cluster.plans.report import report
+
+    return report(plan, arguments.tokens, result, arguments.overlap, arguments.explain, arguments.sources)

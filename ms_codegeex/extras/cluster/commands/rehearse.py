@@ -1,0 +1,281 @@
+"""`ms-codegeex rehearse`: compile a plan for a simulated cluster and execute a small one on this machine's CPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, option
+from ms_codegeex.base.printing import print_error, print_json, print_out
+
+if TYPE_CHECKING:
+    from ms_codegeex.base.mesh import Mesh
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.extras.cluster.rehearsal.compile import CompileReport
+    from ms_codegeex.extras.cluster.rehearsal.emulation import Emulation
+    from ms_codegeex.extras.cluster.rehearsal.execute import ExecutionReport
+    from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import Timeline
+
+SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train correctly"
+EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
+  ms-codegeex rehearse --config codegeex_13b --execute
+  ms-codegeex rehearse --config codegeex_13b --compile --ranks 0,1535
+  ms-codegeex rehearse --config codegeex_13b_pipeline --compile --timeline --plot step.png --trace step.json
+  ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
+  ms-codegeex rehearse --config codegeex_tiny_release --devices 2 --execute --steps 8
+  ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4
+  ms-codegeex rehearse --config codegeex_13b --first-contact --saturating --ranks 0 model.num_layers=4"""
+
+KEYS = ("verdict", "ranks", "steps", "loss_relative_error", "parameter_relative_error", "replicas_equal")
+MEASURED = ("compile_seconds", "peak_memory_bytes")  # by a compilation that no execution follows
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What is rehearsed, and what is written about it."""
+
+    config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    overrides: tuple[str, ...] = option("overrides, such as parallel.tensor=2", "key=value", (), positional=True)
+    devices: int | None = option("devices of the run (default: the configuration's)", "N")
+    compile: bool = option(
+        "only compile the full-size graphs for distinct ranks of the simulated cluster, and check them", default=False
+    )
+    execute: bool = option(
+        "only train a small model on CPU processes, and compare it with one device (default: both)", default=False
+    )
+    target: Literal["gpu", "ascend"] | None = option(
+        "MindSpore backend to compile for (default: gpu); --execute always uses gpu"
+    )
+    first_contact: bool = option(
+        "only start the run's own workers on MindSpore's Ascend plugin, with a chip that computes nothing: compile, "
+        "step and save; exit status 1 if a rank would not start or train",
+        default=False,
+    )
+    saturating: bool = option(
+        "with --first-contact: on an Ascend 910, which knows no infinity; and train a small model with the run's FP16 "
+        "settings on an emulated one: exit status 1 if it skips other steps than a chip with infinities",
+        default=False,
+    )
+    streams: bool = option(
+        "with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
+        default=False,
+    )
+    ranks: str | None = option("ranks to compile (default: distinct)", "distinct|all|R,R,…")
+    mesh: str | None = option(
+        "mesh to execute, of data, tensor, pipeline, optimizer_shard (default: every axis above 1 becomes 2)",
+        "AXIS=SIZE,…",
+    )
+    steps: int | None = option("steps to execute (default: 5, in FP16 10)", "K")
+    timeline: bool = option(
+        "with the compilation: simulate the step that was compiled, every operator with its time on the device",
+        default=False,
+    )
+    explain: bool = option(
+        "with the timeline: the parts of the estimated step, and the plan's work beside the graph's", default=False
+    )
+    plot: Path | None = option("write the timeline as a picture", "FILE.png")
+    trace: Path | None = option("write the timeline for Chrome's trace viewer", "FILE.json")
+    json: bool = option("print one JSON object on standard output", default=False)
+
+
+def run(arguments: Arguments) -> int:
+    """Compile, execute and print the verdict."""
+    from ms_codegeex.config.loading import load_config
+    from ms_codegeex.extras.cluster.rehearsal.coverage import memory_warning
+    from ms_codegeex.extras.cluster.rehearsal.execute import check_executable, check_memory
+    from ms_codegeex.extras.cluster.rehearsal.shrink import on_devices, parse_mesh, shrunk, small_mesh
+
+    if arguments.first_contact:
+        return _first_contact(arguments)
+    if arguments.saturating:
+        raise UserError("--saturating: is the chip that --first-contact starts; give both")
+    both = arguments.compile == arguments.execute
+    compiles, executes = both or arguments.compile, both or arguments.execute
+    _check_phase(arguments, compiles, executes)
+    config = load_config(arguments.config, _overrides(arguments))
+    if executes:
+        check_executable(config, arguments.steps)
+    config = on_devices(config)
+    mesh = None if arguments.mesh is None else parse_mesh(arguments.mesh)
+    ranks = _ranks(arguments.ranks, config.mesh.world)
+    if executes:
+        check_memory(shrunk(config, mesh or small_mesh(config.mesh)).mesh)  # before minutes of compilation
+    warning = memory_warning(config)  # before minutes of work; a compilation fails for it as well
+    if warning:
+        print_error(f"ms-codegeex rehearse: warning: {warning}")
+    compiled = _compile(config, ranks, arguments) if compiles else None
+    timeline = _simulate_step(config, compiled, arguments) if compiled and arguments.timeline else None
+    execution = _execute(config, mesh, arguments.steps, arguments.json) if executes else None
+    passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
+    if arguments.json:
+        result = _as_json(compiled, execution, timeline, passed)
+        print_json({**result, "warnings": [warning] if warning else []})
+    return 0 if passed else 1
+
+
+def _first_contact(arguments: Arguments) -> int:
+    """Start the run's workers on the Ascend plugin; print what they met, and what an emulated chip did."""
+    from ms_codegeex.config.loading import load_config
+    from ms_codegeex.extras.cluster.rehearsal.compile import distinct_ranks
+    from ms_codegeex.extras.cluster.rehearsal.emulation import on_saturating_chip
+    from ms_codegeex.extras.cluster.rehearsal.first_contact import first_contact, text, to_json
+
+    for flag in ("compile", "execute", "target", "streams", "mesh", "steps", "timeline", "explain", "plot", "trace"):
+        if getattr(arguments, flag) not in (None, False):
+            raise UserError(f"--{flag}: belongs to another rehearsal than --first-contact; leave one of the two out")
+    config = load_config(arguments.config, _overrides(arguments))
+    if arguments.saturating:
+        config = on_saturating_chip(config)
+    ranks = _ranks(arguments.ranks, config.devices)
+    with _progress(arguments.json, "rank") as bar:
+        contacts = first_contact(
+            config,
+            distinct_ranks(config.mesh) if ranks is None else ranks,
+            lambda done, count: bar("ranks that have met the plugin", done, count),
+        )
+    if not arguments.json:
+        print_out(text(config, contacts))
+    emulation = _emulate(config, arguments.json) if arguments.saturating else None
+    passed = all(contact.problem is None for contact in contacts) and not (emulation and emulation.problems)
+    if arguments.json:
+        verdict, emulated = "pass" if passed else "fail", emulation.to_json() if emulation else None
+        print_json({"verdict": verdict, "first_contact": to_json(contacts), "saturating": emulated})
+    return 0 if passed else 1
+
+
+def _emulate(config: RunConfig, quiet: bool) -> Emulation | None:
+    """Train on the emulated chip that only saturates; print the comparison."""
+    from ms_codegeex.extras.cluster.rehearsal.emulation import emulate
+
+    with _progress(quiet) as bar:
+        emulation = emulate(config, bar)
+    if not quiet:
+        precision = config.training.precision
+        print_out(emulation.text() if emulation else f"{precision} has no loss scale: nothing to emulate")
+    return emulation
+
+
+def _overrides(arguments: Arguments) -> list[str]:
+    """Those of the command line, with those that `--devices` stands for."""
+    devices = arguments.devices
+    return [*arguments.overrides, *([] if devices is None else [f"devices={devices}", "parallel.data=null"])]
+
+
+def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
+    """Raise a `UserError` for an option of the phase that was not requested."""
+    wrong_phase = "is for {}, but only {} was requested; leave one of the two out"
+    for_compile = wrong_phase.format("--compile", "--execute")
+    for_execute = wrong_phase.format("--execute", "--compile")
+    no_timeline = "writes the timeline, which was not requested; give --timeline as well"
+    no_ascend = "the streams of Ascend's back end need a compilation with --target ascend; give both"
+    rules = (  # an option, whether it may be given, and the message otherwise
+        ("explain", arguments.timeline, "explains the timeline, which was not requested; give --timeline as well"),
+        ("plot", arguments.timeline, no_timeline),
+        ("trace", arguments.timeline, no_timeline),
+        ("timeline", compiles, for_compile),
+        ("streams", compiles and arguments.target == "ascend", no_ascend),
+        ("ranks", compiles, for_compile),
+        ("target", compiles, for_compile),
+        ("mesh", executes, for_execute),
+        ("steps", executes, for_execute),
+    )
+    for flag, allowed, message in rules:
+        value = getattr(arguments, flag)
+        if value is not None and value is not False and not allowed:
+            raise UserError(f"--{flag}: {message}")
+    for flag in ("plot", "trace"):
+        path = getattr(arguments, flag)
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"--{flag}: {path.parent} is not a folder; make it first")
+
+
+def _ranks(text: str | None, world: int) -> list[int] | None:
+    """The ranks to compile; None: the distinct ones."""
+    if text in (None, "distinct"):
+        return None
+    if text == "all":
+        return list(range(world))
+    words = text.split(",")
+    if not all(word.isdecimal() and len(word) < 10 and int(word) < world for word in words):
+        raise UserError(f"--ranks: found '{text[:60]}', expected distinct, all, or numbers from 0 to {world - 1}")
+    return sorted({int(word) for word in words})
+
+
+@contextmanager
+def _progress(quiet: bool, unit: str = "graph") -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error that appears with the first step; silent for `--json`."""
+    from tqdm import tqdm
+
+    with tqdm(disable=quiet, file=sys.stderr, unit=unit, leave=False, delay=1e-9) as bar:
+
+        def show(what: str, number: int, count: int) -> None:
+            bar.total = count
+            bar.set_description(what, refresh=False)
+            bar.update(number - bar.n)
+
+        yield show
+
+
+def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -> CompileReport:
+    from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
+
+    with _progress(arguments.json) as bar:
+        report = compile_ranks(
+            config,
+            ranks,
+            lambda done, count: bar("compiling at full size", done, count),
+            timeline=arguments.timeline,
+            target=arguments.target or "gpu",
+            backend=arguments.streams,
+        )
+    if not arguments.json:
+        print_out(report.text() + "\n")
+    return report
+
+
+def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Arguments) -> Timeline:
+    """Simulate the compiled step; print it and write its files."""
+    from ms_codegeex.base.files import atomic_file, write_json
+    from ms_codegeex.extras.cluster.rehearsal.timeline.report import plot, text, trace
+    from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import make_timeline
+
+    timeline = make_timeline(compiled.config, config, compiled.programs)
+    if not arguments.json:
+        print_out(text(timeline, arguments.explain) + "\n")
+    if arguments.trace:
+        write_json(arguments.trace, trace(timeline))
+    if arguments.plot:
+        with atomic_file(arguments.plot) as path:
+            plot(timeline, path)
+    return timeline
+
+
+def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
+    from ms_codegeex.extras.cluster.rehearsal.execute import execute, report
+
+    with _progress(quiet) as bar:
+        execution = execute(config, mesh, steps, bar)
+    if not quiet:
+        print_out(report(execution))
+    return execution
+
+
+def _as_json(
+    compiled: CompileReport | None, execution: ExecutionReport | None, timeline: Timeline | None, passed: bool
+) -> dict[str, Any]:
+    """The execution's figures, null where there are none; the compilation and the timeline below their names."""
+    from ms_codegeex.extras.cluster.rehearsal.timeline.report import to_json
+
+    measured = compiled.to_json() if compiled else {}
+    figures = execution.to_json() if execution else dict.fromkeys(KEYS) | {key: measured[key] for key in MEASURED}
+    return {
+        **figures,
+        "verdict": "pass" if passed else "fail",
+        "compile": measured or None,
+        "timeline": to_json(timeline) if timeline else None,
+    }

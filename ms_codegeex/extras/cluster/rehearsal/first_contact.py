@@ -1,0 +1,265 @@
+"""First contact: a run's own launcher and workers on MindSpore's Ascend plugin, on a machine without an Ascend.
+
+Nothing of ours or of MindSpore is replaced. msrun starts the worker of one rank as in MindSpore's dry run
+(`MS_SIMULATION_LEVEL=2`: one device, and no partners). The stub CANN libraries are a chip that computes nothing
+(`idle_device.c`). The worker asks the driver which chip it is on, joins, compiles with Ascend's back end, takes steps
+from MindSpore's own pool of device memory, evaluates, and writes its part of a checkpoint. Then it waits for the other
+ranks, and is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.hardware import ASCEND_910, ASCEND_910B, ASCEND_910C, GIB
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.printing import table
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.config.sections import InfillConfig
+from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
+from ms_codegeex.data.datasets.layout import DATASET_JSON, SPLITS
+from ms_codegeex.extras.cluster.rehearsal import cann_stubs
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.parallel.sharding import layouts_of, moments_of
+from ms_codegeex.planning.communicators import communicators_of
+from ms_codegeex.planning.memory import FP32, stage_memory
+from ms_codegeex.runs.callbacks import FIRST_STEP
+from ms_codegeex.runs.node import Node, node_processes, resolve_node
+from ms_codegeex.runs.resolved_config import write_config
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.stopping import left_error
+from ms_codegeex.runs.supervision import reserved_port
+from ms_codegeex.runs.workers import Workers, WorkerSpec
+
+DRIVER_NAMES = {ASCEND_910.name: "Ascend910A", ASCEND_910B.name: "Ascend910B1", ASCEND_910C.name: "Ascend910_9391"}
+STEPS = 2
+LEVEL = "2"  # MindSpore's level of simulation that also has a driver, a back end and a pool of memory
+UNASKED_MASTER = "127.0.0.1:8118"  # for a job of several servers; nobody answers there
+POLL_SECONDS = 0.1
+SPLIT_SEQUENCES = 4
+# A warning of MindSpore's. "1-…" are groups of one rank.
+GROUP = re.compile(r"Create collective communication group: (?!1-)(\S+) ")
+
+
+@dataclass(frozen=True)
+class RankContact:
+    """What happened when one rank was started.
+
+    Attributes:
+        driver: the driver's name of the chip.
+        seconds: from its start until it waits for the others, or ends.
+        groups: how many communicators MindSpore made on its device, that of all ranks included.
+        planned_groups: the plan's communicators.
+        memory_bytes: the most that MindSpore's pool of device memory had given out after the first step. At this level
+            of simulation the pool has no end.
+        planned_bytes: the same by the plan: all but the buffers of communicators.
+        saved_bytes: the size of its part of the checkpoint; `planned_saved_bytes`: the same by the plan's layouts.
+        problem: why it would not start or train; None if it would.
+    """
+
+    rank: int
+    stage: int
+    driver: str
+    seconds: float
+    groups: int
+    planned_groups: int
+    memory_bytes: int | None
+    planned_bytes: int
+    saved_bytes: int | None
+    planned_saved_bytes: int
+    problem: str | None
+
+
+def contact_config(config: RunConfig, directory: Path) -> RunConfig:
+    """The run with two steps and synthetic data, which writes to `directory`; weights are random unless adapters have
+    a model."""
+    if config.device != "ascend":
+        raise UserError(f"--first-contact: device is {config.device}; set device=ascend, whose plugin this starts")
+    if config.lora.rank and config.model.weights is None:
+        raise UserError("--first-contact: adapters start on a model; give model.weights=DIR")
+    data = replace(
+        config.data,
+        train=str(write_data(config, directory / "data")),
+        blend=None,
+        validation=None,
+        held_out={},
+        infill=InfillConfig(),
+    )
+    cluster = config.cluster
+    if cluster.stress_check == "all":  # a rank without partners has no links to test
+        cluster = replace(cluster, stress_check="cores")
+    return replace(
+        config,
+        output=str(directory),
+        data=data,
+        model=config.model if config.lora.rank else replace(config.model, weights=None),
+        lora=replace(config.lora, weights=None),
+        profile=replace(config.profile, steps=None),
+        training=replace(config.training, steps=STEPS, tokens=None, evaluate_samples=1),
+        cluster=cluster,
+        checkpoint=replace(config.checkpoint, every=0, resume=None, export=False),
+    )
+
+
+def write_data(config: RunConfig, directory: Path) -> Path:
+    """A dataset of a few sequences for the model."""
+    directory.mkdir(parents=True)
+    model, length = config.model.sizes, config.seq_length
+    for split in SPLITS:
+        with IndexedWriter(directory / split, token_dtype(model.vocab_size)) as writer:
+            for _ in range(SPLIT_SEQUENCES):
+                writer.add(np.full(length, model.eos_token_id))
+    write_json(directory / DATASET_JSON, {"vocab_size": model.vocab_size, "eos_id": model.eos_token_id})
+    return directory
+
+
+def first_contact(
+    config: RunConfig, ranks: Sequence[int], progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[RankContact]:
+    """Start these ranks, one after the other. Calls `progress(done, all)` after each."""
+    contacts = []
+    progress(0, len(ranks))
+    for rank in ranks:
+        contacts.append(contact(config, rank))
+        progress(len(contacts), len(ranks))
+    return contacts
+
+
+def contact(config: RunConfig, rank: int) -> RankContact:
+    """Start one rank, and compare what it does with the plan."""
+    chip, stage = hardware_of(config), config.mesh.coordinates(rank)[0]
+    memory, communicators = stage_memory(config, chip)[stage], communicators_of(config, rank)
+    mine = [x for x in layouts_of(config) if x.trained and x.stage == stage and x.saved_by(config.mesh, rank)]
+    with tempfile.TemporaryDirectory(prefix="ms-codegeex-contact-") as folder:
+        run = RunDirectory(Path(folder) / "run")
+        run.logs.mkdir(parents=True)
+        write_config(run, contact_config(config, run.path))
+        began = time.monotonic()
+        problem = _started(config, run, rank)
+        seconds = time.monotonic() - began
+        saved = sum(
+            x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values()
+        )
+        log = "".join(path.read_text(errors="replace") for path in run.logs.glob("worker_*.log"))
+    first = re.search(rf"^{FIRST_STEP} (.*)$", log, re.MULTILINE)
+    met = RankContact(
+        rank=rank,
+        stage=stage,
+        driver=DRIVER_NAMES[chip.name],
+        seconds=seconds,
+        groups=len(set(GROUP.findall(log))) + (config.devices > 1),
+        planned_groups=len(communicators),
+        memory_bytes=parse_json(first[1])["memory_bytes"] if first else None,
+        planned_bytes=memory.total - memory.communication,
+        saved_bytes=None if problem else saved,
+        planned_saved_bytes=FP32 * sum(x.local_size(config.mesh) * (1 + len(moments_of(config, x))) for x in mine),
+        problem=problem,
+    )
+    return met if problem else replace(met, problem=_mismatch(met, chip.usable_memory - memory.communication))
+
+
+def _mismatch(met: RankContact, limit: int) -> str | None:
+    """How a rank that trains differs from the plan, or None. `limit`: bytes of device memory for tensors."""
+    if met.saved_bytes != met.planned_saved_bytes:
+        layouts = f"the plan's layouts say {met.planned_saved_bytes:,}"
+        return f"its part of a checkpoint has {met.saved_bytes:,} bytes, {layouts}"
+    if (met.memory_bytes or 0) > limit:
+        needed = f"its tensors take {met.memory_bytes / GIB:.2f} GiB in the engine's pool of device memory"
+        return f"{needed}, which has {limit / GIB:.2f} beside communicators' buffers; see `ms-codegeex plan --search`"
+    return None
+
+
+def node_of(config: RunConfig, rank: int) -> Node:
+    """The server that has this rank, in a job on as many full servers as are needed."""
+    local = min(config.devices, config.parallel.server_devices)
+    count = config.devices // local
+    return resolve_node(config, node_rank=rank // local, nodes=count, master=UNASKED_MASTER if count > 1 else None)
+
+
+def _started(config: RunConfig, run: RunDirectory, rank: int) -> str | None:
+    """Start the processes of the rank's server, of which msrun starts this rank alone; returns what went wrong."""
+    with ExitStack() as stack:
+        node = node_of(config, rank)
+        port = stack.enter_context(reserved_port()) if node.needs_port else None
+        specs = node_processes(config, node, run, [str(os.getpid())], port)
+        workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, node, rank) for spec in specs]))
+        while not any(workers.poll()) and not _saved(run, rank):
+            time.sleep(POLL_SECONDS)
+        if _saved(run, rank):
+            return None
+        if run.error.is_file():
+            return str(left_error(run))
+        return workers.failure()
+
+
+def _on_the_idle_device(config: RunConfig, spec: WorkerSpec, node: Node, rank: int) -> WorkerSpec:
+    """The same process, which finds the stub libraries. msrun numbers devices itself, and would start all ranks of a
+    server without the number of the one to simulate. It names that one's log by the server."""
+    chip = hardware_of(config)
+    environment = {
+        **spec.environment,
+        **cann_stubs.loader_environment(),
+        **cann_stubs.device_environment(DRIVER_NAMES[chip.name], chip.memory, config.parallel.server_devices),
+        "GLOG_v": "2",  # MindSpore warns of each communicator that it makes
+        "MS_SIMULATION_LEVEL": LEVEL,
+        "RANK_ID": str(rank),
+        "RANK_SIZE": str(config.devices),
+        "PYTHONPATH": os.pathsep.join([spec.environment["PYTHONPATH"], str(cann_stubs.stub_folder() / "python")]),
+    }
+    return replace(spec, environment=environment, worker_logs=(spec.log.with_name(f"worker_{node.rank}.log"),))
+
+
+def _parts(run: RunDirectory, rank: int, ending: str) -> list[Path]:
+    """The files of a rank's part of a checkpoint."""
+    return [path for path in run.checkpoints.rglob(f"rank_{rank:05d}.{ending}") if path.is_file()]
+
+
+def _saved(run: RunDirectory, rank: int) -> bool:
+    """Whether the rank has written its part of a checkpoint. Rank 0 leaves no note before it has published all."""
+    if rank:
+        return bool(_parts(run, rank, "json"))
+    try:
+        return any(SafetensorsFile(path).tensors for path in _parts(run, 0, "safetensors"))
+    except UserError:  # not complete
+        return False
+
+
+def text(config: RunConfig, contacts: Sequence[RankContact]) -> str:
+    """A table of the ranks, and a verdict."""
+    header, rows = ("rank", "stage", "seconds", "groups", "planned", "memory", "planned", "checkpoint", "planned"), []
+    for x in contacts:
+        memory = "-" if x.memory_bytes is None else f"{x.memory_bytes / GIB:.2f} GiB"
+        saved = "-" if x.saved_bytes is None else f"{x.saved_bytes / 1e6:,.1f} MB"
+        rows.append(
+            (
+                *(f"{x.rank:,}", str(x.stage), f"{x.seconds:.0f}", str(x.groups), str(x.planned_groups), memory),
+                *(f"{x.planned_bytes / GIB:.2f} GiB", saved, f"{x.planned_saved_bytes / 1e6:,.1f} MB"),
+            )
+        )
+    failed = [x for x in contacts if x.problem]
+    lines = [
+        f"first contact with {contacts[0].driver}: {len(contacts)} of {config.devices:,} ranks, as started by msrun on "
+        "MindSpore's Ascend plugin, whose device computes nothing",
+        table(header, rows),
+        *(f"rank {x.rank} would not train: {x.problem}" for x in failed),
+        "verdict: " + ("a rank would not start or train" if failed else "these ranks would start and train"),
+    ]
+    return "\n".join(lines)
+
+
+def to_json(contacts: Sequence[RankContact]) -> list[dict[str, Any]]:
+    """The ranks as JSON values."""
+    return [asdict(x) for x in contacts]

@@ -1,0 +1,236 @@
+"""Finds documents that repeat others, in phases whose memory does not grow with the number of documents.
+
+Exact duplicates are grouped by their hashes, and the first of each group is kept. Near duplicates: from the largest
+document to the smallest, and among equal sizes in the order of the input, a document is dropped if it is similar to one
+that is kept. No two kept documents are similar, so no split of them puts a repetition of the training data into
+validation.
+
+Processing documents in this order would need a single process. But whether a document is kept depends only
+on the few documents that share a band with it. So there are rounds. In each, the first document of a group that shares
+a band is compared with the others of the group. A document that is the first in all of its groups is kept, and every
+document similar to it is dropped. The next round has the rest. After `ROUNDS` rounds the rest is small, and all of its
+pairs are compared.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ms_codegeex.extras.corpus.minhash import PERMUTATIONS, are_similar, band_keys, bands_for
+from ms_codegeex.extras.corpus.phases import (
+    DocumentBlock,
+    Documents,
+    Flags,
+    Mapper,
+    Phases,
+    directory_name,
+    result_path,
+)
+from ms_codegeex.extras.corpus.tally import EXAMPLES
+
+VERSION = 4
+EXACT_DUPLICATE, NEAR_DUPLICATE = "exact duplicate", "near duplicate"
+ROUNDS = 3
+EXACT = np.dtype([("key", "<u8", 4), ("number", "<i8")])
+BAND = np.dtype([("key", "<u8"), ("smaller", "<i8"), ("number", "<i8")])  # `smaller`: minus the document's bytes
+_PAIRS = 1 << 16  # whose signatures are in memory at once: 64 MiB
+
+
+@dataclass
+class Duplicates:
+    """Which documents are `dropped` because they repeat others, and the first of them (`examples`), each with the
+    document that is kept instead, its representative. `instead`, if it is requested, int64 `[documents]`: the number of
+    all documents minus that of the representative; 0 for a document that is not dropped."""
+
+    dropped: Flags
+    examples: dict[int, int] = field(default_factory=dict)
+    instead: np.ndarray | None = None
+
+    def add(self, numbers: np.ndarray, representatives: np.ndarray) -> None:
+        """Drop `numbers`; `representatives` are the documents that are kept instead."""
+        self.dropped.set(numbers)
+        if self.instead is not None:
+            np.maximum.at(self.instead, numbers, self.instead.size - representatives)
+        for number in np.unique(numbers)[:EXAMPLES].tolist():
+            kept = int(representatives[numbers == number].min())
+            self.examples[number] = min(kept, self.examples.get(number, kept))
+        self.examples = dict(sorted(self.examples.items())[:EXAMPLES])
+
+
+def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
+    """The name of the directory for the phases' files, which depend only on the shards and the threshold."""
+    names = [path.name for path in shards]
+    return directory_name("duplicates", version=VERSION, shards=names, threshold=threshold)
+
+
+def find_duplicates(
+    documents: Documents, threshold: float, directory: Path, mapper: Mapper, instead: np.ndarray | None = None
+) -> dict[str, Duplicates]:
+    """Documents to drop, by reason: exact duplicates, and near duplicates from a Jaccard similarity of `threshold` on;
+    0: none. The phases' files are in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Phases`,
+    `instead` as in `Duplicates`, filled for both reasons."""
+    phases = Phases(directory, mapper, documents.blocks())
+    exact = find_exact(documents, phases, instead)
+    if not threshold:
+        return {EXACT_DUPLICATE: exact}
+    return {EXACT_DUPLICATE: exact, NEAR_DUPLICATE: find_near(documents, exact.dropped, threshold, phases, instead)}
+
+
+def find_exact(documents: Documents, phases: Phases, instead: np.ndarray | None = None) -> Duplicates:
+    """Documents whose text is that of an earlier one, apart from line ends and empty lines at the end."""
+    duplicates = Duplicates(Flags(len(documents)), instead=instead)
+    keyed = phases.keyed("hashes", EXACT, len(documents))
+    for pairs in phases.by_key("exact", keyed, _hashes, _exact_pairs):
+        duplicates.add(pairs[:, 0], pairs[:, 1])
+    return duplicates
+
+
+def _hashes(directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
+    hashes = np.empty(rows.size, EXACT)
+    hashes["key"] = np.ascontiguousarray(block.column("text_sha256")).view("<u8")
+    hashes["number"] = rows + block.first
+    return hashes
+
+
+def _exact_pairs(rows: np.ndarray) -> np.ndarray:
+    repeated, firsts = exact_duplicates(rows["key"])
+    return np.stack([rows["number"][repeated], rows["number"][firsts]], axis=1)
+
+
+def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of uint64 `[documents, 4]` that repeat an earlier one, ascending, and the first row that each repeats."""
+    order = np.lexsort(keys.T)  # stable: among equal rows the first comes first
+    ordered = keys[order]
+    fresh = np.ones(order.size, bool)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    firsts = order[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]] if order.size else order
+    repeated, kept = order[~fresh], firsts[~fresh]
+    rising = np.argsort(repeated)
+    return repeated[rising], kept[rising]
+
+
+def find_near(
+    documents: Documents, left_out: Flags, threshold: float, phases: Phases, instead: np.ndarray | None = None
+) -> Duplicates:
+    """Documents that are similar to a kept one. Documents `left_out` are ignored."""
+    near, undecided = Duplicates(Flags(len(documents)), instead=instead), ~left_out
+    phases.by_block("signatures", _signatures)
+    for number in range(ROUNDS):
+        blocked = Flags(len(documents))
+        for compared in _by_bands(f"{number}", undecided, threshold, phases, compare_with_first):
+            blocked.set(compared[:, 1])
+        kept = undecided & ~blocked
+        for compared in _by_bands(f"{number}", undecided, threshold, phases, compare_with_first):  # only read again
+            pairs = compared[(compared[:, 2] == 1) & kept.at(compared[:, 0])]
+            near.add(pairs[:, 1], pairs[:, 0])
+        undecided = undecided & blocked & ~near.dropped
+        if not undecided.any():
+            return near
+    similar = np.concatenate(list(_by_bands("rest", undecided, threshold, phases, compare_all)))
+    similar = similar[
+        np.lexsort((similar[:, 1], similar[:, 0], similar[:, 3], similar[:, 2]))
+    ]  # by the later one first
+    decided: dict[int, int] = {}
+    for _, earlier, _, later in similar.tolist():
+        if later not in decided and earlier not in decided:
+            decided[later] = earlier
+    near.add(np.array(list(decided), np.int64), np.array(list(decided.values()), np.int64))
+    return near
+
+
+def _by_bands(
+    name: str, undecided: Flags, threshold: float, phases: Phases, compare: Callable[..., np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part."""
+    bands = bands_for(threshold)
+    signatures = _Signatures(phases.directory, tuple(block.first for block in phases.blocks), threshold)
+    keyed = phases.keyed(f"bands{name}", BAND, undecided.count() * bands)
+    make = functools.partial(_bands, bands)
+    yield from phases.by_key(f"pairs{name}", keyed, make, functools.partial(compare, signatures), undecided)
+
+
+def _signatures(directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
+    """Signatures of a block in a separate file, in which each can be found by its number."""
+    return block.column("signature")
+
+
+def _bands(bands: int, directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
+    rows = rows[block.column("signed")[rows]]
+    signatures = np.load(result_path(directory, "signatures", block.number), mmap_mode="r", allow_pickle=False)
+    table = np.empty((rows.size, bands), BAND)
+    table["key"] = band_keys(np.asarray(signatures[rows]), bands)
+    table["smaller"], table["number"] = -block.column("bytes")[rows, None], (rows + block.first)[:, None]
+    return table.reshape(-1)
+
+
+@dataclass(frozen=True)
+class _Signatures:
+    """The signatures in the files of the blocks, of which `firsts` are the first documents."""
+
+    directory: Path
+    firsts: Sequence[int]
+    threshold: float
+
+    def similar(self, pairs: np.ndarray) -> np.ndarray:
+        """Whether each pair of documents is similar, bool `[pairs]`."""
+        similar = np.zeros(len(pairs), bool)
+        for start in range(0, len(pairs), _PAIRS):
+            chunk = pairs[start : start + _PAIRS]
+            numbers, rows = np.unique(chunk, return_inverse=True)
+            signatures, rows = self.read(numbers), rows.reshape(chunk.shape)
+            first, second = signatures[rows[:, 0]], signatures[rows[:, 1]]
+            similar[start : start + _PAIRS] = are_similar(first, second, self.threshold)
+        return similar
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """Signatures of documents, uint32 `[documents, PERMUTATIONS]`."""
+        signatures = np.empty((numbers.size, PERMUTATIONS), np.uint32)
+        blocks = np.searchsorted(np.array(self.firsts), numbers, side="right") - 1
+        for block in np.unique(blocks).tolist():
+            stored = np.load(result_path(self.directory, "signatures", block), mmap_mode="r", allow_pickle=False)
+            here = blocks == block
+            signatures[here] = stored[numbers[here] - self.firsts[block]]
+        return signatures
+
+
+def compare_with_first(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
+    """Compare the first document of each band of one part, `BAND`, with every other one. Returns int64 `[pairs, 3]`:
+    the first document, the other one, and 1 if they are similar, else 0."""
+    rows = _in_order(rows)
+    repeated, firsts = exact_duplicates(rows["key"][:, None])
+    pairs = _distinct(rows[firsts], rows[repeated])[:, 1::2]
+    return np.column_stack([pairs, signatures.similar(pairs)])
+
+
+def compare_all(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
+    """Compare all pairs of documents that share a band of one part, `BAND`. Returns the similar ones, int64 `[pairs,
+    4]`: `smaller` and `number` of the one that comes first and of the other."""
+    rows = _in_order(rows)
+    rows = rows[np.argsort(rows["key"], kind="stable")]  # documents with equal keys stay in their order
+    keys = rows["key"]
+    similar = [np.empty((0, 4), np.int64)]
+    left, distance = np.arange(keys.size), 1
+    while left.size:
+        left = left[left + distance < keys.size]
+        left = left[keys[left] == keys[left + distance]]
+        pairs = _distinct(rows[left], rows[left + distance])
+        similar.append(pairs[signatures.similar(pairs[:, 1::2])])
+        distance += 1
+    return np.unique(np.concatenate(similar), axis=0)
+
+
+def _in_order(rows: np.ndarray) -> np.ndarray:
+    """Rows `BAND` from the largest document to the smallest, then in the order of the input."""
+    return rows[np.lexsort((rows["number"], rows["smaller"]))]
+
+
+def _distinct(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """Each pair of rows `BAND` once, int64 `[pairs, 4]`: `smaller` and `number` of both; without pairs of a document
+    with itself (two of its bands may have equal keys)."""
+    columns = [side[name] for side in (earlier, later) for name in ("smaller", "number")]
+    return np.unique(np.stack(columns, axis=1)[earlier["number"] != later["number"]], axis=0)

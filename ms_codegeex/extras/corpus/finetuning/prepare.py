@@ -1,0 +1,319 @@
+"""Fine-tuning examples to a dataset directory: rows of prompt, answer and end token, with a mask for the loss.
+
+Next to `{split}.bin/.idx` is `{split}.mask`, uint8, one byte per token of the `.bin`: 1 for the answer's tokens and its
+end token, 0 for the prompt. No row is longer than `seq_length`.
+
+Prompt and answer are tokenised separately, because the model's prompts are tokenised alone too. Tokenising both
+together could give ids that span the border, which never occur when the model answers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.base.records import ENDINGS, Broken, ReturnKeeper, read_records
+from ms_codegeex.base.remote import RemotePath
+from ms_codegeex.config.sections import InfillConfig
+from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.data.datasets.batches import KIND
+from ms_codegeex.data.datasets.layout import check_output, file_records
+from ms_codegeex.data.infilling.transform import infill_record
+from ms_codegeex.data.languages import check_scheme
+from ms_codegeex.data.layouts import table
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
+from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
+from ms_codegeex.extras.corpus.events import Event
+from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, Example, reader
+from ms_codegeex.extras.corpus.reading import SPECIAL, Unit, units_of
+from ms_codegeex.extras.corpus.settings import ON_ERROR, check_choices, check_share
+from ms_codegeex.extras.corpus.sources import Root, printable, search, user_roots
+from ms_codegeex.extras.corpus.tally import Tally
+from ms_codegeex.extras.corpus.workers import ProgressBar
+from ms_codegeex.extras.corpus.writing import DatasetWriter, write_description, write_report
+
+TASKS = ("completion", "chat", "translation")
+MAX_LINE_BYTES = 64 << 20  # longer lines are not held in memory
+_MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
+_EXCERPT = 200  # characters
+# Tokenizers of other projects would make one token of these; here a text's own are never special.
+_SPECIAL = re.compile(
+    r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|(?:start|end)_of_turn)>"
+    r"|\[(?:/?INST|[gs]?MASK)\]|<</?SYS>>"
+)
+
+Places = Sequence[Path | str]
+Row = tuple[np.ndarray, np.ndarray, bool]
+"""Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was truncated."""
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
+    and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory. A row has at most `seq_length`
+    tokens. A longer example is dropped (`overlong="drop"`), or the left end of its prompt is truncated, never the
+    answer. A hash of the texts chooses `validation_share` of the examples. `template`: for conversations, a name of
+    `conversations.TEMPLATES`, or `auto`: the tokenizer's."""
+
+    task: str
+    seq_length: int
+    tokenizer: str = "codegeex"
+    overlong: str = "truncate"
+    validation_share: float = 0.05
+    seed: int = 0
+    template: str = "auto"
+    tags: str = "codegeex"
+    on_error: str = "skip"
+    infill: InfillConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_scheme(self.tags)
+        check_choices(self, task=TASKS, template=("auto", *TEMPLATES), on_error=ON_ERROR, overlong=("truncate", "drop"))
+        check_share(self.validation_share)
+        if self.tokenizer not in TOKENIZER_NAMES and Path(self.tokenizer).is_dir():
+            object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).expanduser().resolve()))
+        if self.seq_length < 2:
+            raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
+        if self.infill is not None and self.task != "completion":
+            raise UserError(f"infill: {self.task} examples have no middle; only completions and corpora have")
+
+    def record(self) -> dict[str, Any]:
+        """All settings, as dataset.json and report.json hold them."""
+        return {name: value for name, value in asdict(self).items() if name != "infill" or value is not None}
+
+
+class RowEncoder:
+    """Encodes examples as rows of ids, with one tokenizer and one maximum length."""
+
+    def __init__(self, settings: FinetuneSettings) -> None:
+        self.tokenizer = load_tokenizer(settings.tokenizer)
+        self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
+        self._fast = CorpusEncoder(self.tokenizer)
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Ids of an answer as it follows its prompt, without end token."""
+        return self._fast.encode_inside(answer.encode()).tolist()
+
+    def rows(self, examples: Sequence[Example]) -> Iterator[Row | str]:
+        """The row of each of a record's examples, or the reason why it is left out. Each prompt begins with the one
+        before. Up to the last place where the text may be divided, its ids are settled. Without such a place, prompts
+        are encoded as a whole until they have `_MAX_PROMPTS`."""
+        settled, encoded, ids = 0, 0, list[int]()
+        for example in examples:
+            if not settled and encoded > _MAX_PROMPTS:
+                yield "conversation too long to encode as a whole"
+                continue
+            place = self._fast.last_break(example.text, settled, example.size)
+            ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]
+            settled, encoded = place, encoded + example.size
+            prompt = [*self.tokenizer.prefix, *ids, *self._ids(example.text, settled, example.size)]
+            answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
+            room, minimum = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
+            truncated = len(prompt) > room
+            if truncated and (not self.truncate or room < minimum):
+                yield "answer longer than seq_length" if self.truncate else "longer than seq_length"
+                continue
+            kept = self.tokenizer.truncate_prompt(prompt, room)
+            mask = np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)])
+            yield np.array([*kept, *answer]), mask, truncated
+
+    def _ids(self, text: bytes, start: int, end: int) -> list[int]:
+        """The ids of a part of a prompt, at most the last `seq_length`: a row has no room for others."""
+        encode = self._fast.encode_inside if start else self._fast.encode
+        return encode(text[start:end])[-self.seq_length :].tolist()
+
+
+def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
+    """Remarks on names of special tokens in a record's texts, with the first name."""
+    texts = [examples[-1].text.decode(), *(example.answer for example in examples)]
+    for number, text in enumerate(texts):
+        for found in _SPECIAL.finditer(text):
+            if number and found.end() == len(text.rstrip()):
+                yield "an answer ends in the name of a special token, which is learnt as text; remove it", found[0]
+            else:
+                yield SPECIAL, found[0]
+
+
+class _RowMaker:
+    """Turns records into rows, for which it calls `add` as that of a `DatasetWriter`."""
+
+    def __init__(self, settings: FinetuneSettings, encoder: RowEncoder, add: Callable[..., object]) -> None:
+        self.settings, self.encoder, self._add_row = settings, encoder, add
+        self.tally, self.truncated, self.kept, self.longest = Tally(), 0, 0, 0
+        self.found = {"files": 0, "documents": 0, "bytes": 0}
+        self._before = 0  # lines of the file in units that have been read
+        self._decode = text_decoder(encoder.tokenizer)
+        template = settings.template
+        if template == "auto":
+            template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
+        self._read = reader(settings.task, template, settings.tags)
+
+    def read_all(self, inputs: Places, progress: bool) -> None:
+        """Add every example below `inputs`; `UserError` if there is none."""
+        units, others, found = _find(user_roots(inputs))
+        self.found["files"] = found["files"]
+        for item in others:
+            if item.kind == "problems":
+                self._bad(item.source, Broken(item.reason, item.detail, item.bytes))
+            else:
+                self.tally.add(item)
+        bar = ProgressBar(progress)
+        with bar.each_minute():
+            for _ in bar.track(units, map(self.read, units), "tokenising"):
+                pass
+        if not self.kept:
+            raise _nothing_left(inputs, self.tally, self.longest)
+
+    def read(self, unit: Unit) -> None:
+        """Add every example of a unit; records that give none are counted, or end the run."""
+        (file,), part = unit.files, unit.part
+        if part.span is None or not part.span[0]:
+            self._before = 0
+        records = ReturnKeeper(read_records(file.path, part, MAX_LINE_BYTES))
+        for number, record, line in records:
+            source = f"{file.identity}:{self._before + number}"
+            self.found["documents"] += 1
+            self.found["bytes"] += record.bytes if isinstance(record, Broken) else len(line)
+            if isinstance(record, Broken):
+                self._bad(source, record)
+                continue
+            remarks = dict[str, str]()
+            try:
+                examples = self._read(record, remarks.setdefault)
+            except BadRecord as bad:
+                self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
+                continue
+            for remark, detail in {**remarks, **dict(reversed([*_special(examples)]))}.items():
+                self.tally.add(Event(source, "noted", remark, detail))
+            digest = self._digest(examples)
+            rows = zip(examples, self.encoder.rows(examples), strict=True)
+            self.kept += any([self._add(example, row, source, digest) for example, row in rows])
+        self._before += records.value
+
+    def _digest(self, examples: Sequence[Example]) -> bytes:
+        """SHA-256 of the seed and a record's texts, up to `_MAX_PROMPTS`. Rows of one conversation repeat each other,
+        so they stay together in the split."""
+        digest, left = hashlib.sha256(f"{self.settings.seed}".encode()), _MAX_PROMPTS
+        for example in examples:
+            for text in (memoryview(example.text)[: example.size], example.answer.encode()):
+                digest.update(b"\0")
+                digest.update(text[:left])
+                left = max(left - len(text), 0)
+        return digest.digest()
+
+    def _bad(self, source: str, broken: Broken) -> None:
+        if self.settings.on_error == "stop":
+            problem = f"{source}: {broken.reason} ({broken.detail})"
+            raise UserError(f"{problem}; fix it, or leave such input out with --on-error skip")
+        excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
+        event = Event(source, "problems", broken.reason, broken.detail, broken.bytes, excerpt=excerpt)
+        self.tally.add(event, records=broken.reason != "unreadable")
+
+    def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> bool:
+        """Whether the example was written, and not left out."""
+        if isinstance(row, str):
+            size = example.size + len(example.answer.encode())
+            needed = len(self.encoder.answer_ids(example.answer)) + len(self.encoder.tokenizer.prefix) + 2
+            self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
+            detail = f"its answer needs {needed} tokens"
+            event = Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
+            self.tally.add(event, records=True)
+            return False
+        ids, mask, truncated = row
+        self.truncated += truncated
+        text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
+        self._add_row(ids, mask, text, source, example.language, digest)
+        return True
+
+
+def prepare_finetune(
+    inputs: Places, output: Path, settings: FinetuneSettings, progress: bool = False, replace: bool = False
+) -> dict[str, Any]:
+    """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
+    is a pure function of settings and input: files of records (`base.records.ENDINGS`) and directories with them. The
+    result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
+    `UserError` for a missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
+    check_output(output, replace)
+    encoder = RowEncoder(settings)
+    infill_record(settings.infill, encoder.tokenizer)
+    with atomic_directory(output) as directory:
+        with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
+            work = _RowMaker(settings, encoder, writer.add)
+            work.read_all(inputs, progress)
+            splits = writer.write(settings.validation_share)
+        extra = {"truncated": work.truncated, "redacted": {}}
+        write_report(directory, writer.summary, work.found, work.tally, settings.record(), extra)
+        description = _describe(directory, work, user_roots(inputs), splits)
+    return {**description, "output": str(output)}
+
+
+def example_sizes(inputs: Places, settings: FinetuneSettings) -> np.ndarray:
+    """Tokens of each example's row, at most `settings.seq_length`: int64 [n]. `UserError` as for `prepare_finetune`."""
+    sizes = list[int]()
+    _RowMaker(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
+    return np.array(sizes, np.int64)
+
+
+def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
+    """What to say if there is no example; `longest`: the tokens that the longest answer needs."""
+    values = {"longest": longest, "endings": ", ".join(ENDINGS)}
+    why = tally.nothing_left("docs/what-we-read.md lists what is read", "examples", **values)
+    return UserError(f"{', '.join(map(str, inputs))}: no example is left: {why}")
+
+
+def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Event], dict[str, int]]:
+    """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one."""
+    if remote := next((root.path for root in roots if isinstance(root.path, RemotePath)), None):
+        raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
+    known = table().of
+    return units_of(search(roots, (), lambda record: known(record) is not None))
+
+
+def recognised_task(inputs: Places) -> str:
+    """The task of the first record in these files and directories that has one; `UserError` if there is none."""
+    where, other = ", ".join(map(str, inputs)), ""
+    units, others, _ = _find(user_roots(inputs))
+    tally, found = Tally(), "no file holds a record"
+    for item in others:
+        tally.add(item)
+    if not units:
+        raise _nothing_left(inputs, tally)
+    for unit in units:
+        for _, record, _ in read_records(unit.files[0].path, unit.part, MAX_LINE_BYTES):
+            if isinstance(record, Broken):
+                continue
+            layout = table().of(record)
+            if layout is not None and layout.task in TASKS:
+                return layout.task
+            other = other or (layout.advice(record) if layout is not None else "")
+            found = f"no record is known; the last has the fields {', '.join(record)[:200]}"
+    raise UserError(f"{where}: {other or f'{found}; docs/what-we-read.md lists what is read'}")
+
+
+def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:
+    """Write dataset.json for the finished files in `directory`, and return its content."""
+    settings, tokenizer = work.settings, work.encoder.tokenizer
+    first = {"kind": KIND, "task": settings.task, "seq_length": settings.seq_length}
+    examples = sum(split["documents"] for split in splits.values())
+    work.tally.records = work.kept
+    tally = {**work.tally.summed(work.kept, work.found["documents"]), "examples": examples}
+    further = {
+        "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
+        "split_by": "example",
+        "splits": splits,
+        "found": work.found,
+        "truncated": work.truncated,
+        "dropped": work.tally.described(),
+        "tally": tally,
+        "files": file_records(directory),
+        **infill_record(settings.infill, tokenizer),
+        "settings": settings.record(),
+    }
+    return write_description(directory, tokenizer, settings.tokenizer, first, further)

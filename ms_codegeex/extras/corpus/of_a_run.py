@@ -1,0 +1,63 @@
+"""The corpus that `train` makes for a run without a dataset, and the tokenizer for it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.config import RunConfig
+from ms_codegeex.extras.corpus.prepare import cached_corpus
+from ms_codegeex.extras.corpus.reading import Search, find_units
+from ms_codegeex.extras.corpus.selection import NothingLeft
+from ms_codegeex.extras.corpus.settings import PrepareSettings, ReadingSettings
+from ms_codegeex.extras.corpus.sources import Inputs
+from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings, cached_tokenizer
+
+MAX_BYTES_FOR_TOKENIZER = 6_000_000  # ten times as many take 15 s more, for texts shorter by 2 %
+
+
+def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, quiet: bool) -> Path:
+    """The dataset directory of these files and folders, or of Python's libraries, made next to the run on first use.
+    `tokenizer`: a name or directory; None: of `data.tokenizer_size` ids, trained on the same text."""
+    parent = Path(config.output).parent
+    paths = [Path(p) for p in corpus] or None
+    reading = _reading(config, corpus)
+    search = functools.cache(find_units)  # the tokenizer and the corpus are made of the same files
+    tokenizer = tokenizer or _trained(config, paths, reading, parent, search)
+    settings = PrepareSettings(tokenizer=tokenizer, reading=reading)
+    try:
+        directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
+    except NothingLeft as error:  # what helps are options of `prepare`
+        raise UserError(f"{error}, then set data.train=corpus without --corpus") from None
+    print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
+    return directory
+
+
+def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
+    """What a corpus that the run prepares is read from; the user's own files are taken in all languages."""
+    try:
+        return ReadingSettings(languages=() if corpus else config.data.languages)
+    except UserError as error:
+        raise UserError(f"data.languages: {error}") from None
+
+
+def _trained(config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent: Path, search: Search) -> str:
+    """The directory of the run's own tokenizer, which is trained here on first use."""
+    data, model = config.data, config.model
+    size, sizes = data.tokenizer_size, model.sizes
+    try:
+        settings = TokenizerSettings(size, max_bytes=MAX_BYTES_FOR_TOKENIZER, family=config.family, reading=reading)
+        end = settings.end_token
+        if size > sizes.vocab_size or end not in (None, sizes.eos_token_id):
+            fits = f"model.vocab_size={size} model.eos_token_id={end}"
+            raise UserError(f"data.tokenizer_size: {size} ids do not fit the model; set {fits}")
+        directory = cached_tokenizer(corpus, parent, settings, search)
+    except UserError as error:  # it names options of `tokenizer train`
+        problem = str(error).partition(": ")[2].replace("--vocab-size ", "data.tokenizer_size=")
+        raise UserError(f"data.tokenizer_size: {problem}") from None
+    print_error(f"tokenizer {directory} (delete it to train one afresh)")
+    return str(directory)

@@ -1,0 +1,147 @@
+"""The settings that decide the content of a dataset, apart from its sources."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.datasets.layout import DATASET_JSON
+from ms_codegeex.data.languages import canonical_languages, check_scheme
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
+from ms_codegeex.extras.corpus.filters import Rules
+from ms_codegeex.extras.corpus.redaction import REDACTIONS
+
+if TYPE_CHECKING:
+    from ms_codegeex.config.sections import InfillConfig
+
+ON_ERROR = ("skip", "stop")
+STRIP_LICENCES = ("files", "all", "none")
+UNKNOWN_LICENCES = ("drop", "keep")
+NEAR_DUPLICATES_BY = ("words", "tokens")
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """How input is read: everything that decides which documents there are. `languages`: wanted, names or aliases, made
+    canonical; empty: the 23 training languages. `rules`: when a text is dropped. The fields are names of a record's
+    fields; None: the first of the usual ones (`data/layouts.yaml`) that is set; `a.b` is the field `b` of the object
+    `a`. The path decides the language if no field names one that is known. `licences`: allowed, as SPDX identifiers or
+    common names; empty: any. `unknown_licences`: whether to `drop` or `keep` what has none that is known. `redact`: of
+    `REDACTIONS`. `strip_licences`: where licence headers are left out: in source `files`, in `all` texts, or in `none`.
+    `all_text`: also take documents of no known language, with an empty language. Known are the wanted languages
+    and the 23: README.md is taken without a language, or as Markdown if that is wanted. `max_line_bytes`: longer lines
+    and files are "too large" and never held in memory; so are longer texts in rows, except that pyarrow holds them."""
+
+    languages: tuple[str, ...] = ()
+    rules: Rules = field(default_factory=Rules)
+    text_field: str | None = None
+    language_field: str | None = None
+    licence_field: str | None = None
+    licences: tuple[str, ...] = ()
+    unknown_licences: str = "drop"
+    path_field: str | None = None
+    group_field: str | None = None
+    redact: tuple[str, ...] = ()
+    strip_licences: str = "files"
+    all_text: bool = False
+    max_line_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "languages", canonical_languages(self.languages))
+        object.__setattr__(self, "licences", tuple(sorted({name.strip().lower() for name in self.licences})))
+        unknown = [name for name in self.redact if name not in REDACTIONS]
+        if unknown:
+            raise UserError(f"redact {unknown[0]!r}: expected some of {', '.join(REDACTIONS)}")
+        object.__setattr__(self, "redact", tuple(name for name in REDACTIONS if name in self.redact))
+        check_choices(self, strip_licences=STRIP_LICENCES, unknown_licences=UNKNOWN_LICENCES)
+        if self.max_line_bytes < 1:
+            raise UserError(f"max_line_bytes {self.max_line_bytes}: expected 1 or more")
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """How sources become documents, and which of these a dataset gets. `tags`: scheme of the language tag line before
+    each document: `codegeex` (23 languages), `codegeex2`, `none`, or a line with `{language}` in it.
+    `validation_share`: share of bytes for validation, 0 <= share < 1. `seed` chooses the sample and the validation
+    split. `max_bytes`: upper bound on source bytes; a larger corpus is sampled by document; None: everything.
+    `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
+    `near_duplicates_by`: whether `words` are compared, or the `tokens` of code without its names and literals.
+    `tokenizer`: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `on_error`: leave
+    broken input out and count it (`skip`), or fail (`stop`). `infill`: what runs rearrange for infilling."""
+
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
+    tags: str = "codegeex"
+    validation_share: float = 0.05
+    seed: int = 0
+    max_bytes: int | None = 64_000_000
+    near_duplicates: float = 0.85
+    near_duplicates_by: str = "words"
+    tokenizer: str = "codegeex"
+    on_error: str = "skip"
+    infill: InfillConfig | None = None
+
+    def __post_init__(self) -> None:
+        # A recorded path must mean the same from every directory. codegeex2 is a name, though one that needs a path.
+        if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
+            object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
+        check_scheme(self.tags)
+        check_choices(self, on_error=ON_ERROR, near_duplicates_by=NEAR_DUPLICATES_BY)
+        check_share(self.validation_share)
+        least, most = self.reading.rules.min_bytes, self.reading.rules.max_file_bytes
+        if least > most:
+            remedy = "give --min-bytes less, or --max-file-bytes more"
+            raise UserError(f"min_bytes {least}: no file could be kept; {remedy}")
+        if self.max_bytes is not None and self.max_bytes <= 0:
+            raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")
+        if not 0 <= self.near_duplicates <= 1:
+            raise UserError(f"near_duplicates {self.near_duplicates}: expected 0 (off) to 1, for example 0.85")
+        for name, value in self.record().items():
+            if any("\ud800" <= character <= "\udfff" for character in str(value)):
+                raise UserError(f"{name} {value!r}: expected valid UTF-8, for it is written to {DATASET_JSON}")
+
+    def record(self) -> dict[str, Any]:
+        """All settings in one flat dictionary, as dataset.json and report.json hold them."""
+        fields = asdict(self)
+        for name, default in (("infill", None), ("near_duplicates_by", "words")):
+            if fields[name] == default:  # as in datasets that were made before there was a choice
+                del fields[name]
+        reading = fields.pop("reading")
+        if reading["unknown_licences"] == "drop":
+            del reading["unknown_licences"]
+        return {**reading, **fields}
+
+    def deciding_versions(self) -> dict[str, str]:
+        """The versions of programs that decide the dataset's content: Python's, which decides what a letter is,
+        pygments', if documents are compared by its tokens, and that of the library of licences, if they are judged."""
+        by_tokens = self.near_duplicates and self.near_duplicates_by == "tokens"
+        deciding = {"pygments": by_tokens, "license-expression": self.reading.licences}
+        if names := [name for name, decides in deciding.items() if decides]:
+            from importlib.metadata import version  # takes 0.03 s, and is rarely needed
+        return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def check_choices(settings: Any, **choices: Sequence[str]) -> None:
+    """`UserError` for a field that has none of the values that it may have."""
+    for name, known in choices.items():
+        if (value := getattr(settings, name)) not in known:
+            raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}")
+
+
+def check_share(share: float) -> None:
+    """`UserError` for a share of the documents for validation that leaves none for training."""
+    if not 0 <= share < 1:
+        raise UserError(f"validation_share {share}: expected 0 or more and less than 1, for example 0.05")
+
+
+def _absolute(path: str) -> str:
+    try:
+        resolved = Path(path).expanduser().resolve()
+        resolved.exists()
+    except (OSError, RuntimeError) as error:  # no permission, a loop of links, an unknown user's home
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"tokenizer {path!r}: cannot be followed ({problem}); expected a name or a directory") from None
+    return str(resolved)

@@ -1,0 +1,411 @@
+"""Find source files and archives, and sample files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import stat
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import in_hub_cache
+from ms_codegeex.base.records import archive_kind, first_record
+from ms_codegeex.base.remote import RemotePath, list_files, open_input, parse_location
+from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
+from ms_codegeex.data.languages import canonical_languages
+from ms_codegeex.extras.corpus.events import Event
+from ms_codegeex.extras.corpus.licences import Stated, metadata_rule, nearest_licence, rule_is, stated_licences
+
+_REPOSITORIES = frozenset({".git", ".hg", ".svn"})
+_SKIPPED = frozenset({"__pycache__", "node_modules"})  # not what a person wrote, or packages of other people
+_COMPILER = "ziglang"  # set-up installs it where there is no compiler; the corpus must not depend on that
+_METADATA_BYTES = 1 << 18
+_JSON = ".json"  # what is in such a file decides whether it holds records
+_NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
+# What a directory is for the split: a repository, a package, or one that holds several packages.
+_REPOSITORY, _PACKAGE, _SEVERAL, _NONE = range(4)
+
+Inputs = Sequence[Path | RemotePath | str] | None
+"""Files, directories and URLs; None: the running interpreter's libraries."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """A directory or file to search for sources. The identities of its files begin with `label`; if it is `installed`,
+    its top level holds one package per directory or module (site-packages, the standard library)."""
+
+    path: Path | RemotePath
+    label: str
+    installed: bool = False
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to read: `identity` is `label/relative/path`, `package` the unit of the split, `size` in bytes, `modified`
+    in nanoseconds since 1970, or a number that stands for the version of a remote file; and the `licence` that the
+    nearest metadata of a package name, if it has to be known."""
+
+    identity: str
+    path: Path | RemotePath
+    package: str
+    language: str
+    size: int
+    modified: int = 0
+    licence: str = ""
+
+
+def default_roots() -> list[Root]:
+    """The running interpreter's standard library and installed packages: a corpus that every machine has."""
+    paths = sysconfig.get_paths()
+    roots = [Root(Path(paths["stdlib"]).resolve(), "stdlib", installed=True)]
+    for scheme in ("purelib", "platlib"):
+        path = Path(paths[scheme]).resolve()
+        if path.is_dir() and path not in [root.path for root in roots]:
+            roots.append(Root(path, "site-packages" if len(roots) == 1 else f"site-packages-{scheme}", installed=True))
+    return roots
+
+
+def user_roots(inputs: Inputs) -> list[Root]:
+    """Roots for given files, directories and URLs, labelled by their names (of a URL, the last one that is no archive);
+    None: `default_roots`. A missing path is a `UserError`; a URL is not accessed."""
+    if inputs is None:
+        return default_roots()
+    places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
+    paths = [given if isinstance(given, RemotePath) else _existing(given) for given in places]
+    bases = [_base(path) for path in paths]
+    labels = _labels(bases)
+    return [Root(path, labels[base]) for path, base in zip(paths, bases, strict=True)]
+
+
+def _base(path: Path | RemotePath) -> Path | RemotePath:
+    """The directory with which the names of files begin."""
+    if isinstance(path, RemotePath):
+        return path if archive_kind(path.name) is None or len(path.parts) < 3 else path.parent
+    return path if path.is_dir() else path.parent
+
+
+def _existing(given: Path | str) -> Path:
+    try:
+        named = Path(given).expanduser()
+        kept = named.parent.resolve() / named.name
+        path = kept if in_hub_cache(kept) else kept.resolve()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{given}: cannot be followed ({problem}); give an existing file or directory") from None
+    if not exists:
+        raise UserError(f"{given}: no such file or directory; give an existing file or directory")
+    return path
+
+
+def _labels(bases: Iterable[Path | RemotePath]) -> dict[Path | RemotePath, str]:
+    """A label for each directory: its name, preceded by as many parents' names as make it unique. Their order does not
+    matter, so that the same inputs give the same bytes."""
+    ordered = sorted(set(bases), key=lambda base: base.parts)
+    parts = {base: [printable(part) for part in base.parts[1:]] or ["root"] for base in ordered}
+    depths = dict.fromkeys(parts, 1)
+    while True:
+        labels = {base: "-".join(names[-depths[base] :]) for base, names in parts.items()}
+        counts = Counter(labels.values())
+        grow = [base for base in parts if counts[labels[base]] > 1 and depths[base] < len(parts[base])]
+        if not grow:
+            break
+        for base in grow:
+            depths[base] += 1
+    seen = Counter[str]()
+    for base, label in labels.items():  # /a-b and /a/b, in the order of their paths
+        seen[label] += 1
+        labels[base] = label if seen[label] == 1 else f"{label}-{seen[label]}"
+    return labels
+
+
+def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
+    """`path` as valid Unicode: JSON files cannot hold the lone surrogates of a name that is not UTF-8."""
+    return os.fsencode(str(path)).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class FoundSources:
+    """The results of a search, sorted by identity: source files (`language` is empty if it is unknown and such files
+    were requested), files of records (without a language), and the rest: a directory that is skipped is one event,
+    whose count is the number of its files."""
+
+    sources: list[SourceFile]
+    archives: list[SourceFile]
+    others: list[Event]
+
+
+Recognise = Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass
+class _Search:
+    """One search. Results are keyed by path, so a file reached through two roots belongs to the first."""
+
+    roots: Sequence[Root]
+    languages: Collection[str]
+    recognise: Recognise
+    all_text: bool
+    leave_out: Collection[Path]
+    licences: bool
+    sources: dict[Path | RemotePath, SourceFile] = field(default_factory=dict)
+    archives: dict[Path | RemotePath, SourceFile] = field(default_factory=dict)
+    others: dict[Path | RemotePath, Event] = field(default_factory=dict)
+    metadata: dict[Path | RemotePath, list[tuple[int, Path | RemotePath]]] = field(default_factory=dict)
+    stated: dict[Path | RemotePath, list[Stated]] = field(default_factory=dict)
+    units: dict[str, int] = field(default_factory=dict)
+    base: Path | RemotePath = field(default_factory=Path)
+
+    def __post_init__(self) -> None:
+        self.given, self.known = {root.path for root in self.roots}, {*self.languages, *canonical_languages(())}
+
+    def search(self, root: Root) -> None:
+        self.base = _base(root.path)
+        if isinstance(root.path, RemotePath):
+            self._search_remote(root)
+        elif not root.path.is_dir():
+            self._file(root, root.path)
+        else:
+
+            def unreadable(error: OSError) -> None:
+                self._leave(root, Path(error.filename), "unreadable", kind="problems")
+
+            folders = [root.path]
+            while folders:  # level by level: below Python 3.12 `os.walk` recurses
+                folder, directories, names = next(os.walk(folders.pop(), onerror=unreadable), ("", [], []))
+                for path in (Path(folder, name) for name in directories):
+                    if path in self.leave_out:
+                        continue
+                    if not (reason := self._barrier(root, path)):
+                        folders.append(path)
+                    elif path not in self.given and (count := path.is_symlink() or self._files_below(path)):
+                        self._leave(root, path, reason, count=int(count))
+                for name in names:
+                    self._file(root, Path(folder, name))
+
+    def _files_below(self, folder: Path) -> int:
+        """The number of files in a directory that is skipped, links included, without those that are searched as other
+        inputs. Every entry is listed once, and nothing is opened."""
+        count, folders, apart = 0, [str(folder)], {str(path) for path in (*self.given, *self.leave_out)}
+        while folders:
+            try:
+                with os.scandir(folders.pop()) as entries:
+                    for entry in entries:
+                        if entry.path not in apart and entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        else:
+                            count += entry.path not in apart
+            except OSError:  # counts as a file
+                count += 1
+        return count
+
+    def _file(self, root: Root, path: Path) -> None:
+        if path in self.leave_out:
+            return
+        try:
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode) and (path == root.path or in_hub_cache(path)):
+                status = path.stat()
+        except OSError:  # gone since the directory was listed
+            self._leave(root, path, "unreadable", kind="problems")
+            return
+        if stat.S_ISREG(status.st_mode):
+            self._add(root, path, status.st_size, status.st_mtime_ns)
+        else:
+            self._leave(root, path, "symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file")
+
+    def _barrier(self, root: Root, folder: Path | RemotePath) -> str:
+        """Why a directory of this name is not searched, or nothing. Links are not followed."""
+        if folder.name in _REPOSITORIES:
+            self._mark(root, folder.parent, _REPOSITORY)
+        if isinstance(folder, Path) and folder.is_symlink():
+            return "symbolic link"
+        nested = root.installed and folder.name in (_NESTED if root.label == "stdlib" else (_COMPILER,))
+        if folder.name in _SKIPPED or nested:
+            return folder.name
+        return "hidden directory" if folder.name.startswith(".") else ""
+
+    def _search_remote(self, root: Root) -> None:
+        """Take the files below a URL; their names show their directories."""
+        barriers, counts = {self.base: (self.base, "")}, Counter[tuple[RemotePath, str]]()
+
+        def barrier(folder: RemotePath) -> tuple[RemotePath, str]:
+            if folder not in barriers:
+                above = barrier(folder.parent)
+                barriers[folder] = above if above[1] else (folder, self._barrier(root, folder))
+            return barriers[folder]
+
+        for path, size, version in list_files(root.path):
+            if path == root.path or not (found := barrier(path.parent))[1]:
+                self._add(root, path, size, version)
+            elif not any(path.is_relative_to(other) for other in self.given - {root.path}):
+                counts[found] += 1
+        for (folder, reason), count in counts.items():
+            self._leave(root, folder, reason, count=count)
+
+    def _holds_records(self, root: Root, path: Path | RemotePath) -> bool:
+        """Whether a file holds records: its name says so, or the first record does. Without `all_text`, a `.json` file
+        that was given by name can be nothing else. Packages' test data are no corpus."""
+        if root.installed or archive_kind(path.name) is None:
+            return False
+        if not path.name.lower().endswith(_JSON) or (path == root.path and not self.all_text):
+            return True
+        record = first_record(path)
+        return record is not None and self.recognise(record)
+
+    def _leave(self, root: Root, path: Path | RemotePath, reason: str, kind: str = "unread", **more: Any) -> None:
+        if path not in self.sources and path not in self.archives:
+            self.others.setdefault(path, Event(_identity(root, self.base, path)[0], kind, reason, **more))
+
+    def _add(self, root: Root, path: Path | RemotePath, size: int, modified: int) -> None:
+        if path in self.sources or path in self.archives:
+            return
+        self._note_metadata(root, path)
+        identity, package = _identity(root, self.base, path)
+        if self._holds_records(root, path):
+            self.archives[path] = SourceFile(identity, path, package, "", size, modified)
+            self.others.pop(path, None)  # from another input, where the file was not given by name
+            return
+        head, records = b"", archive_kind(path.name) is not None and not path.name.lower().endswith(_JSON)
+        if needs_head(path.name) and not records:
+            try:
+                with open_input(path) as stream:
+                    head = stream.read(HEAD_BYTES)
+            except OSError:
+                self._leave(root, path, "unreadable", kind="problems")
+                return
+        language = None if records else detect(path.name, head)
+        name = language.name if language is not None and language.name in self.known else ""
+        if not records and (name in self.languages if name else self.all_text):
+            self.sources[path] = SourceFile(identity, path, package, name, size, modified)
+            return
+        reason = "unknown language" if language is None else "other language"
+        suffix = printable(PurePosixPath(path.name).suffix.lower()) or "without a suffix"
+        self._leave(root, path, reason, detail=suffix, bytes=size)
+
+    def _note_metadata(self, root: Root, path: Path | RemotePath) -> None:
+        """Note the licence and the package that a file of this name tells of."""
+        if path.name in _REPOSITORIES:  # a submodule or a work tree has a file
+            self._mark(root, path.parent, _REPOSITORY)
+        if (number := metadata_rule(path.parent.name, path.name)) is None:
+            return
+        folder = path.parent.parent if rule_is("folder", number) else path.parent
+        if self.licences:
+            self.metadata.setdefault(folder, []).append((number, path))
+        if not rule_is("texts", number):
+            self._mark(root, folder, _SEVERAL if path.parent.name.endswith("-info") else _PACKAGE)
+
+    def _mark(self, root: Root, folder: Path | RemotePath, kind: int) -> None:
+        if not root.installed and folder.is_relative_to(self.base):
+            name = _identity(root, self.base, folder)[0]
+            self.units[name] = min(kind, self.units.get(name, kind))
+
+    def packaged(self, files: list[SourceFile], installed: Collection[str]) -> Iterator[SourceFile]:
+        """The files, sorted by identity, with the unit of the split that each belongs to: from the outside to the
+        inside the first repository, else the first directory with a package's metadata, else the first directory in
+        which files differ. The only input is no unit, nor is a directory that holds all of its files."""
+        inputs = [(label, [*each]) for label, each in itertools.groupby(files, lambda it: it.identity.split("/", 1)[0])]
+        for label, group in inputs:
+            if label in installed:
+                yield from group
+                continue
+            # The files are sorted: what the first and the last one share, all do.
+            pair = zip(group[0].identity.split("/")[:-1], group[-1].identity.split("/")[:-1], strict=False)
+            top = len([*itertools.takewhile(lambda names: names[0] == names[1], pair)])
+            for file in group:
+                yield replace(file, package=self._unit(file.identity, top, top if len(inputs) == 1 else 0))
+
+    def _unit(self, identity: str, top: int, first: int) -> str:
+        names = identity.split("/")
+        folders = ["/".join(names[:size]) for size in range(1, len(names))]
+        kinds = [self.units.get(folder, _NONE) for folder in folders]
+        for kind in (_REPOSITORY, _PACKAGE):
+            for number, folder in enumerate(folders[first:], first):
+                if kinds[number] == kind or (kind and number and kinds[number - 1] == _SEVERAL):
+                    return folder
+        if kinds[-1] == _SEVERAL:  # a module beside packages
+            return f"{folders[-1]}/{names[-1].split('.', 1)[0]}"
+        return folders[min(top, len(folders) - 1)]
+
+    def licensed(self, file: SourceFile) -> SourceFile:
+        """The file with the licence that the nearest metadata state for it, from its directory up to the root's."""
+        folder, below = file.path.parent, file.path.name
+        for _ in range(file.identity.count("/")):
+            if folder not in self.stated:
+                found = sorted(self.metadata.get(folder, ()), key=lambda it: (it[0], it[1].name))
+                self.stated[folder] = [each for number, path in found for each in _read_metadata(number, path)]
+            if name := nearest_licence(self.stated[folder], below):
+                return replace(file, licence=name)
+            folder, below = folder.parent, f"{folder.name}/{below}"
+        return file
+
+
+def _read_metadata(number: int, path: Path | RemotePath) -> list[Stated]:
+    def head(path: Path | RemotePath) -> bytes:
+        with contextlib.suppress(OSError), open_input(path) as stream:
+            return stream.read(_METADATA_BYTES)
+        return b""
+
+    scope = list[str]()
+    if path.parent.name.endswith("-info"):  # one of many packages may be installed here
+        names = re.findall(rb"(?m)^([^/,\s]+)", head(path.parent / "top_level.txt") or head(path.parent / "RECORD"))
+        scope = sorted({name.decode("utf-8", "replace").removesuffix(".py") for name in names}) or [
+            path.parent.name.partition("-")[0]
+        ]
+    return stated_licences(number, head(path), scope)
+
+
+def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:
+    """`label/relative/path` and the top-level package of a path in the root's directory."""
+    relative = printable(path.relative_to(base))
+    if relative == ".":
+        return root.label, root.label
+    first, below, _ = relative.partition("/")
+    name = first if below else first.split(".", 1)[0] if root.installed else ""
+    return f"{root.label}/{relative}", f"{root.label}/{name}".rstrip("/")
+
+
+def search(
+    roots: Sequence[Root],
+    languages: Iterable[str],
+    recognise: Recognise = lambda record: True,
+    all_text: bool = False,
+    leave_out: Collection[Path] = (),
+    licences: bool = False,
+) -> FoundSources:
+    """Files below `roots`: sources in these languages (canonical names), with `all_text` also those of no known
+    language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
+    file begins with is a record. The files and directories `leave_out` are no input. `licences`: those of source files
+    are looked for."""
+    work = _Search(roots, frozenset(languages), recognise, all_text, leave_out, licences)
+    for root in roots:
+        work.search(root)
+    found = (work.sources, work.archives)
+    sources, archives = (sorted(files.values(), key=lambda file: (file.identity, str(file.path))) for files in found)
+    sources = [*work.packaged(sources, {root.label for root in roots if root.installed})]
+    if licences:
+        sources = [work.licensed(file) for file in sources]
+    return FoundSources(sources, archives, sorted(work.others.values()))
+
+
+def hash_key(seed: int, text: str) -> bytes:
+    """The hash by which names are ordered for a random choice."""
+    return hashlib.sha256(f"{seed}:{text}".encode()).digest()
+
+
+def sample(files: Sequence[SourceFile], max_bytes: int, seed: int) -> list[SourceFile]:
+    """At most `max_bytes` of `files`, chosen by a hash of seed and identity; the order of `files` is kept."""
+    chosen, total = set(), 0
+    for file in sorted(files, key=lambda file: (hash_key(seed, file.identity), file.identity)):
+        if total + file.size <= max_bytes:
+            chosen.add(file.path)
+            total += file.size
+    return [file for file in files if file.path in chosen]

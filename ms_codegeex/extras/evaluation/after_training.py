@@ -1,0 +1,229 @@
+"""The end of a run: bits a byte of the validation text beside simpler models, and Python that the model continues.
+
+A byte of text is the same in every tokenizer, unlike a token. The sum goes over the validation tokens that the loss
+counts: their nats, and the bytes that they stand for. So the first token of a row is context, as in training: neither
+its nats nor its bytes count. The token that ends a document has nats but no bytes, as have the marks of infilling.
+`gzip` gets the whole split, in its order: with single rows it would find less to repeat.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import itertools
+import math
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.data.datasets.batches import Batch, Sequences
+from ms_codegeex.data.datasets.blend import Blend
+from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.extras.evaluation.perplexity.ngram import KneserNey
+from ms_codegeex.extras.evaluation.replies.python import PythonReader
+from ms_codegeex.generation.blocks import block
+from ms_codegeex.generation.sampling import SamplingSettings
+
+if TYPE_CHECKING:
+    from ms_codegeex.generation.engine import Generator  # imports MindSpore
+
+NGRAM_ORDER = 5
+MAX_TOKENS = 1 << 23  # that simpler models learn from: their first so many; 5 CPU seconds and 0.7 GB
+TEMPERATURE, MIN_P = 0.5, 0.1
+SAMPLES = 20  # the share of them that parses is measured
+MAX_DOCUMENTS, MAX_DOCUMENT_TOKENS = 300, 50_000  # held-out documents that are searched for functions
+MAX_CONTEXT = 512  # tokens of a prompt and its continuation
+MEASURED_TOKENS, SHOWN_TOKENS = 256, 96  # in a sample
+SORTED_VOCABULARY = 8192  # MindSpore's own operators sort the vocabulary for each token; a larger one takes minutes
+_DECODED_IDS = 1 << 18  # at a time
+
+
+@dataclass(frozen=True)
+class BitsPerByte:
+    """Bits a byte of `text_bytes` bytes of validation text, for `gzip` of the whole split. `model` is None without a
+    loss; `ngram` and `byte_frequency` have learnt from `tokens` ids, each sequence once, and are None without any."""
+
+    model: float | None
+    ngram: float | None
+    byte_frequency: float | None
+    gzip: float
+    tokens: int
+    text_bytes: int
+
+
+def bits_per_byte(
+    loss: float | None, validation: Batch, split: np.ndarray, seen: np.ndarray, tokenizer: Tokenizer, vocabulary: int
+) -> BitsPerByte | None:
+    """The figures for `validation`, on which the model has the `loss` (nats a token); None if it is not text. `split`:
+    the ids of the split, of which `gzip` packs at most `MAX_TOKENS`. `seen`: int32 [rows, tokens], what the run has
+    trained on (`seen_rows`). `vocabulary`: number of ids that the n-gram takes for possible; more if others occur."""
+    counted = validation.loss_mask > 0
+    rows = np.concatenate([validation.inputs, validation.labels[:, -1:]], 1)
+    pieces = [*tokenizer.pieces]
+    pieces[tokenizer.eos_id] = b""
+    text, whole = (_text(ids, pieces) for ids in (validation.labels[counted], split[:MAX_TOKENS]))
+    if not text or not whole:
+        return None
+
+    def bits(nats: float) -> float:
+        return nats / math.log(2) / len(text)
+
+    ngram = frequencies = None
+    if seen.size:
+        vocabulary = max(vocabulary, int(seen.max()) + 1, int(rows.max()) + 1)
+        ngram = bits(-float(KneserNey(seen, NGRAM_ORDER, vocabulary).log_probabilities(rows)[counted].sum()))
+        frequencies = bits(_byte_frequency_nats(np.frombuffer(text, np.uint8), seen, pieces))
+    model = None if loss is None else bits(loss * int(counted.sum()))
+    packed = 8 * len(gzip.compress(whole, 9)) / len(whole)
+    return BitsPerByte(model, ngram, frequencies, packed, seen.size, len(text))
+
+
+def _text(ids: np.ndarray, pieces: Sequence[bytes]) -> bytes:
+    """The bytes of ids [n], of which those beyond the tokenizer's have none."""
+    parts = (ids[start : start + _DECODED_IDS].tolist() for start in range(0, len(ids), _DECODED_IDS))
+    return b"".join(b"".join(pieces[number] for number in part if number < len(pieces)) for part in parts)
+
+
+def _byte_frequency_nats(text: np.ndarray, seen: np.ndarray, pieces: Sequence[bytes]) -> float:
+    """Nats of `text` (uint8) by the frequencies of bytes in the seen text, with one added to each count."""
+    times = np.bincount(seen.reshape(-1), minlength=len(pieces))[: len(pieces)]
+    owners = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+    every = np.frombuffer(b"".join(pieces), np.uint8)
+    counts = np.bincount(every, weights=times[owners], minlength=256) + 1
+    return float(-np.log(counts / counts.sum())[text].sum())
+
+
+def seen_rows(
+    data: Sequences | Blend, samples: int, global_batch: int, left_out: Collection[int] = (), most: int = MAX_TOKENS
+) -> np.ndarray:
+    """The distinct sequences among the first `samples` samples of a run, int32 [rows, seq_length + 1]; of these the
+    first that make up `most` tokens. `left_out`: the first samples of batches that were not trained on."""
+    corpora = data.corpora if isinstance(data, Blend) else [data]
+    width = corpora[0].seq_length + 1
+    numbers = np.arange(min(samples, max(1, most // width)))
+    owners, times = data.locate(numbers) if isinstance(data, Blend) else (np.zeros_like(numbers), numbers)
+    new = np.zeros(len(numbers), bool)
+    for owner, corpus in enumerate(corpora):
+        new[owners == owner] = corpus.first_time(times[owners == owner])
+    new &= ~np.isin(numbers // global_batch * global_batch, list(left_out))
+    parts = [np.zeros((0, width), np.int32)]
+    for first in range(0, len(numbers), 1024):
+        here = new[first : first + 1024]
+        if here.any():
+            batch = data.training_batch(first, len(here))
+            parts.append(np.concatenate([batch.inputs, batch.labels[:, -1:]], 1)[here])
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Python to continue: `text`, after the statements `before` it in its file, each with the lines above it."""
+
+    text: str
+    before: Sequence[str] = ()
+
+
+def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: int) -> list[Beginning]:
+    """Signatures and docstrings of functions in held-out Python, as HumanEval's prompts are: at most `SAMPLES`, each of
+    another document. `prefix`: of the split's files. Languages are not recorded everywhere, so Python is what parses
+    and has a function. Functions whose beginnings have more than `longest` tokens, or whose bodies have more than
+    twice as many, are skipped: a sample would not reach their end."""
+    documents, generator, found = IndexedDataset(prefix), np.random.default_rng(seed), list[Beginning]()
+    for number in generator.choice(len(documents), min(len(documents), MAX_DOCUMENTS), replace=False).tolist():
+        ids = documents.document(number)
+        if len(ids) > MAX_DOCUMENT_TOKENS or int(ids.max()) >= tokenizer.vocab_size:
+            continue
+        for begun, body in _functions(tokenizer.decode([i for i in ids.tolist() if i != tokenizer.eos_id])):
+            sizes = [len(tokenizer.encode_prompt(text)) for text in (begun.text, body)]
+            if sizes[0] <= longest and sizes[1] <= 2 * longest:
+                found.append(begun)
+                break
+        if len(found) == SAMPLES:
+            break
+    return found
+
+
+def _functions(text: str) -> list[tuple[Beginning, str]]:
+    """Each function in the first column that has a docstring and more, if the text is Python: the beginning, up to the
+    docstring's end, and the body. The text's tag line is left out."""
+    tree, tag = PythonReader().parsed(text), tag_text("Python") + "\n"
+    lines, found = text.splitlines(keepends=True), []
+    ends = [0, *(each.end_lineno for each in tree.body)] if tree else []
+    for number, each in enumerate(tree.body if tree else ()):
+        if isinstance(each, ast.FunctionDef) and ast.get_docstring(each) is not None and len(each.body) > 1:
+            last = each.body[1].lineno - 1
+            begun, body = "".join(lines[each.lineno - 1 : last]), "".join(lines[last : each.end_lineno])
+            if begun.startswith("def ") and PythonReader().parsed(begun):
+                edges = itertools.pairwise([*ends[: number + 1], each.lineno - 1])
+                before = ["".join(lines[start:stop]).removeprefix(tag) for start, stop in edges]
+                found.append((Beginning(begun, tuple(filter(None, before))), body))
+    return found
+
+
+def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequence[int], seed: int) -> list[str]:
+    """Each text with the model's continuation to the end of its block, of at most `limits` tokens. All are continued
+    at once. The model sees a tag line, the statements that precede the text, and the text. If that takes more than
+    half of its context, the first statements are left out, then the text's first tokens."""
+    tag, room = tag_text("Python"), generator.seq_length - generator.seq_length // 2
+
+    def text(number: int, prompt: Beginning, limit: int) -> str:
+        kept = prompt.text
+        for statement in reversed(prompt.before):
+            if len(generator.tokenizer.encode_prompt(f"{tag}\n{statement}{kept}")) > generator.seq_length - room:
+                break
+            kept = statement + kept
+        ids = generator.encode(f"{tag}\n{kept}", truncate_for=room)
+        settings = SamplingSettings(limit, temperature=TEMPERATURE, min_p=MIN_P, seed=seed + number)
+        return prompt.text + "".join(generator.stream(ids, settings, block("Python", prompt.text)))
+
+    # a pass for each number of unfinished answers would be compiled otherwise
+    generator.engine.least = min(len(prompts), generator.slots)
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        return list(pool.map(text, range(len(prompts)), prompts, limits))
+
+
+def parses(text: str, prompt: str) -> bool:
+    """Whether a sample parses, and has more than its prompt. If the limit of tokens has cut it within a line, the last
+    statement of the body, known by its indentation, is left out first."""
+    lines, first = text.splitlines(keepends=True), len(prompt.splitlines())
+    if not text.endswith("\n"):
+        depths = {i: len(lines[i]) - len(lines[i].lstrip()) for i in range(first, len(lines)) if lines[i].strip()}
+        del lines[max((i for i, depth in depths.items() if depth <= min(depths.values())), default=first) :]
+    text = "".join(lines)
+    return bool(text[len(prompt) :].strip()) and PythonReader().parsed(text) is not None
+
+
+@dataclass(frozen=True)
+class PythonSamples:
+    """Continuations of the prompts that are shown, and the share of `measured` others that parse; None without any."""
+
+    shown: list[str]
+    parse_share: float | None
+    measured: int
+
+
+def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed: int) -> PythonSamples:
+    """Continue the `shown` prompts, and functions begun in the held-out split with this `prefix`; None: no others."""
+    from ms_codegeex.generation.engine import Generator
+    from ms_codegeex.generation.loading import load_model
+    from ms_codegeex.generation.targets import compiled_library
+
+    loaded, begun = load_model(model), list[Beginning]()
+    context = min(MAX_CONTEXT, loaded.config.max_position_embeddings)
+    quick = loaded.config.vocab_size <= SORTED_VOCABULARY or compiled_library(available_cores())[0] is not None
+    if prefix is not None and quick:
+        begun = held_out_functions(prefix, loaded.tokenizer, context // 4, seed)
+    wanted = [begun[number % len(begun)] for number in range(SAMPLES)] if begun else []
+    slots = len(wanted) + len(shown) if wanted else 1
+    limits = [SHOWN_TOKENS] * len(shown) + [MEASURED_TOKENS] * len(wanted)
+    prompts = [*map(Beginning, shown), *wanted]
+    texts = continued(Generator(loaded, context, slots=slots), prompts, limits, seed)
+    share = sum(map(parses, texts[len(shown) :], [each.text for each in wanted])) / len(wanted) if wanted else None
+    return PythonSamples(texts[: len(shown)], share, len(wanted))

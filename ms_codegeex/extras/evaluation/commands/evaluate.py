@@ -1,0 +1,314 @@
+"""`ms-codegeex evaluate TASK`: samples, verdicts and tables of a benchmark, and other measures of models. Every folder
+of `benchmarks/` is a task, and each task has its own options: those of the dataclasses that it uses."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.options import OptionGroup, declared, given, given_values, refuse
+from ms_codegeex.base.printing import print_error, print_result
+from ms_codegeex.base.verb_options import Actions
+from ms_codegeex.extras.evaluation.benchmarks.registry import BENCHMARKS, find_data, with_key
+from ms_codegeex.extras.evaluation.commands.evaluate_options import (
+    ComparisonOptions,
+    FileOptions,
+    InfillingOptions,
+    JudgingOptions,
+    PerplexityOptions,
+    RecipeOption,
+    ServerOptions,
+    SourceOptions,
+)
+from ms_codegeex.extras.evaluation.local_model import LocalModel
+from ms_codegeex.extras.evaluation.recipe import Recipe
+from ms_codegeex.generation import text_options
+from ms_codegeex.generation.engine_options import EngineOptions
+from ms_codegeex.kernels.levels import AUTO, cpu_level
+
+SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
+EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
+  ms-codegeex evaluate humaneval-x --model model --data humaneval-x --output eval --recipe codegeex_humaneval_x
+  ms-codegeex evaluate humaneval-x --model model --data hx --output java --translate-from python --language java
+  ms-codegeex evaluate humaneval --url http://localhost:8000/v1 --data he.jsonl.gz --output he --n 20 --temperature 0.2
+  ms-codegeex evaluate humaneval-x --url http://localhost:8000/v1 --chat --data humaneval-x --output chat
+  ms-codegeex evaluate mtpb --model model --data mtpb.jsonl --output mtpb --recipe codegen_mtpb_t02 --generate-only
+  ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only       # on another machine, or later
+  ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only --judge-engine ray   # on all of a cluster
+  ms-codegeex evaluate ds1000 --samples answers.jsonl --data ds1000.jsonl.gz --output ds --json
+  ms-codegeex evaluate multipl-e --model model --data MultiPL-E/humaneval-rs --output rust --recipe multipl_e
+  ms-codegeex evaluate evalplus --model model --data MbppPlus.jsonl.gz --output mbpp --recipe evalplus
+  ms-codegeex evaluate sql --model model --data spider --output sql --check-references
+  ms-codegeex evaluate check-problems --data perl                       # problems of your own, in any language
+  ms-codegeex evaluate own-problems --model model --data perl --output perl-eval --n 20 --temperature 0.8
+  ms-codegeex evaluate perplexity --model model --data data/mine --output ppl
+  ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200
+  ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
+  ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
+  ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
+# keys of recipes that choose problems and prompts
+NOT_DRAWN = ("languages", "translate_from", "tag", "form", "turns", "mode")
+
+
+def keys_of(task: str) -> tuple[str, ...]:
+    """The keys of recipes that are options of a task."""
+    return tuple(each.name for each in declared(Recipe) if not (having := with_key(each.name)) or task in having)
+
+
+def _of_model(title: str, sources: Iterable[str] | None, *more: str) -> list[type | OptionGroup]:
+    """Options of the model, and of how our own engine runs it."""
+    return [
+        OptionGroup(SourceOptions, sources, title=title),
+        OptionGroup(LocalModel, ("adapter", "threads", "exact", "fast", "cpu_level", *more), over=True, title=title),
+        OptionGroup(EngineOptions, ("device",), title=title),
+    ]
+
+
+def _of_benchmark(name: str) -> list[type | OptionGroup]:
+    sources, drawing = "where samples come from", "how samples are drawn"
+    judging = {each.name for each in declared(JudgingOptions)} - {"timeout", "python", "prompt_perplexity"}
+    return [
+        OptionGroup(FileOptions, ("data",), over=bool(BENCHMARKS[name].places)),
+        OptionGroup(FileOptions, ("output", "json")),
+        *_of_model(sources, None, "slots"),
+        OptionGroup(ServerOptions, title=sources),
+        OptionGroup(RecipeOption, title=drawing, text="instead of, or over, a recipe's values"),
+        OptionGroup(Recipe, keys_of(name), over=True, title=drawing),
+        OptionGroup(JudgingOptions, judging | {*BENCHMARKS[name].options}, title="judging"),
+    ]
+
+
+OTHERS = {  # tasks that are no benchmark
+    "perplexity": (
+        "how likely a model finds texts",
+        [FileOptions, *_of_model("the model", ("model",)), PerplexityOptions],
+    ),
+    "infilling": (
+        "how likely a model finds what was taken out of files",
+        [FileOptions, *_of_model("the model", ("model",)), InfillingOptions],
+    ),
+    "compare": (
+        "several evaluations of one benchmark in one report",
+        [OptionGroup(FileOptions, ("output", "json")), ComparisonOptions],
+    ),
+    "check-problems": (
+        "whether problems of your own are fit for use: references pass, wrong answers fail",
+        [OptionGroup(FileOptions, ("data", "json")), OptionGroup(JudgingOptions, ("sandbox", "workers", "timeout"))],
+    ),
+}
+# An abbreviation could be the whole name of another task's option.
+OPTIONS = Actions(
+    {**{name: (BENCHMARKS[name].summary, _of_benchmark(name)) for name in BENCHMARKS}, **OTHERS},
+    name="task",
+    abbreviated=False,
+)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluate and print the result."""
+    others = {
+        "compare": _compare,
+        "perplexity": _perplexity,
+        "infilling": _infilling,
+        "check-problems": _check_problems,
+    }
+    others.get(arguments.task, _judge)(arguments)
+
+
+def _judge(arguments: argparse.Namespace) -> None:
+    if arguments.data is None:
+        arguments.data = find_data(arguments.task)
+        print_error(f"--data: found {arguments.data}")
+    files, source = given(FileOptions, arguments), given(SourceOptions, arguments)
+    server, judging = given(ServerOptions, arguments), given(JudgingOptions, arguments)
+    model = _local_model(arguments, needed=judging.prompt_perplexity)
+    _check_source(arguments, files, source, judging)
+    from ms_codegeex.extras.evaluation import session
+    from ms_codegeex.extras.evaluation.benchmarks.registry import build_task
+    from ms_codegeex.extras.evaluation.reports import scores
+    from ms_codegeex.extras.evaluation.sampling import recipes
+
+    recipe, limit = recipes.to_continue(arguments.task, arguments.recipe, files.output)
+    recipe = recipes.over(recipe, **given_values(Recipe, arguments))
+    task = build_task(recipe, files.data, judging.timeout, judging.python)
+    identity = None if model is None else model.identity  # without reading the model, or asking a server
+    if source.url:
+        identity = partial(dict, model=server.url_model) if server.url_model else dict
+    references = "check" if _draws(source, judging) else "only"
+    options = session.Options(
+        output=files.output,
+        references="skip" if judging.skip_references else references if judging.check_references else "default",
+        sandbox=judging.sandbox,
+        timeout=judging.timeout,
+        workers=judging.workers or available_cores(),
+        sampler=_sampler(recipe, model, source, server),
+        model=identity,
+        given=source.samples,
+        export=judging.export,
+        limit=judging.limit or limit,
+        judge=not judging.generate_only,
+        engine=_engine(recipe, files.data, judging),
+        prompt_perplexity=judging.prompt_perplexity,
+    )
+    result = session.evaluate(task, recipe, options)
+    _print(files, result, scores.lines(result))
+
+
+def _perplexity(arguments: argparse.Namespace) -> None:
+    files, settings = given(FileOptions, arguments), given(PerplexityOptions, arguments)
+    model = _local_model(arguments, needed=True)
+    from ms_codegeex.extras.evaluation.perplexity.corpus import evaluate_corpus
+
+    how = (settings.window, settings.stride, settings.max_tokens)
+    result = evaluate_corpus(model, files.data, files.output, *how)
+    figures = result["perplexity"].items()
+    lines = (f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}" for name, value in figures)
+    _print(files, result, lines)
+
+
+def _infilling(arguments: argparse.Namespace) -> None:
+    files, settings = given(FileOptions, arguments), given(InfillingOptions, arguments)
+    model = _local_model(arguments, needed=True)
+    from ms_codegeex.extras.evaluation.infilling import COUNT, SEED, evaluate_infilling, lines
+
+    seed = SEED if settings.seed is None else settings.seed
+    result = evaluate_infilling(model, files.data, files.output, settings.limit or COUNT, seed)
+    _print(files, result, lines(result))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    """Write comparison.json and comparison.html, and print how the evaluations differ."""
+    settings = given(ComparisonOptions, arguments)
+    from ms_codegeex.base.files import atomic_file, write_json
+    from ms_codegeex.extras.evaluation.output_directory import sole_writer
+    from ms_codegeex.extras.evaluation.reports import comparison, comparison_page
+    from ms_codegeex.extras.evaluation.reports.published import read_published
+
+    evaluations = comparison.read_evaluations(arguments.compared)
+    result = comparison.compare(evaluations, settings.verdicts, read_published(settings.published))
+    page = comparison_page.render(result, evaluations, settings.most_answers)
+    with sole_writer(arguments.output):
+        write_json(arguments.output / "comparison.json", result)
+        with atomic_file(arguments.output / "comparison.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    _print(arguments, result, comparison.lines(result), "comparison.html")
+
+
+def _check_problems(arguments: argparse.Namespace) -> None:
+    """Print the faults of a directory's problems. `RunFailure` if there are any, or if a language was not run."""
+    judging = given(JudgingOptions, arguments)
+    from ms_codegeex.extras.evaluation.checking import check_problems, lines, raise_for_faults
+
+    workers = judging.workers or available_cores()
+    result = check_problems(arguments.data, judging.sandbox, workers, judging.timeout)
+    print_result(result, "\n".join(lines(result)), arguments.json)
+    raise_for_faults(arguments.data, result)
+
+
+def _print(files: Any, result: Mapping[str, Any], lines: Iterable[str], page: str = "report.html") -> None:
+    """`files`: the options `output` and `json`."""
+    print_result(result, "\n".join([*lines, f"report: {files.output / page}"]), files.json)
+
+
+def _draws(source: SourceOptions, judging: JudgingOptions) -> bool:
+    """Whether there are samples, or will be."""
+    return bool(source.model or source.url or source.samples or judging.judge_only)
+
+
+def _check_source(
+    arguments: argparse.Namespace, files: FileOptions, source: SourceOptions, judging: JudgingOptions
+) -> None:
+    """`UserError` for options that contradict each other."""
+    if source.model is None:
+        refuse(arguments, LocalModel, "only for --model, our own engine", over=True)
+        refuse(arguments, EngineOptions, "only for --model, our own engine", ("device",))
+    if not source.url:
+        refuse(arguments, ServerOptions, "only for --url, a server")
+    if arguments.chat_template is not None and not arguments.chat:
+        raise UserError("--chat-template: is for --chat, which asks a chat model")
+    if judging.judge_only and (source.model or source.url):
+        raise UserError("--judge-only: draws no samples; leave --model and --url out")
+    if source.samples or judging.judge_only:
+        drawn = [each.name for each in declared(Recipe) if each.name not in NOT_DRAWN]
+        words = "--samples" if source.samples else "--judge-only"
+        refuse(arguments, Recipe, f"{words} draws no samples", drawn, over=True)
+    if judging.ray_address is not None and judging.judge_engine != "ray":
+        raise UserError("--ray-address: is for --judge-engine ray")
+    if judging.judge_engine == "ray" and judging.generate_only:
+        raise UserError("--judge-engine ray: --generate-only judges nothing; leave it out")
+    translated = getattr(arguments, "translate_from", None)
+    if translated and translated in (arguments.languages or ()):
+        raise UserError(f"--language: {translated} is also --translate-from; leave one of them out")
+    resumable = (files.output / "samples.jsonl").exists()
+    if not _draws(source, judging) and not resumable and not judging.check_references:
+        raise UserError("--model: missing; give --model, --url or --samples, or --check-references alone")
+
+
+def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
+    """A factory of the Ray engine; None: this machine judges."""
+    if judging.judge_engine == "pool":
+        return None
+    from ms_codegeex.extras.evaluation.benchmarks.registry import build_task
+    from ms_codegeex.extras.evaluation.ray_judging import open_ray_nodes
+
+    python = judging.python.absolute() if judging.python else None
+    build = partial(build_task, recipe, data.absolute(), judging.timeout, python)
+    return partial(open_ray_nodes, judging.ray_address or "auto", build, judging.sandbox, judging.workers)
+
+
+def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, server: ServerOptions) -> Any:
+    """A function that makes the sampler when it is needed, which for a model takes seconds."""
+    from ms_codegeex.extras.evaluation.sampling.samplers import (
+        EngineSampler,
+        ServerSampler,
+        open_servers,
+        read_template,
+    )
+
+    if model is not None:
+        return partial(EngineSampler, model, recipe)
+    if source.url:
+        key, fields = text_options.read_key(server.api_key_file), _fields(server.url_field)
+        how = {"concurrency": server.concurrency, "timeout": server.url_timeout}
+        template = read_template(server.chat_template) if server.chat else None
+        make = partial(
+            ServerSampler, recipe=recipe, model=server.url_model, key=key, fields=fields, template=template, **how
+        )
+        return partial(open_servers, source.url, make)
+    return None
+
+
+def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalModel | None:
+    """`--model` and how it runs; None without one, or if it is `needed` a `UserError`."""
+    cpu_level(arguments.cpu_level or AUTO)
+    if needed and not arguments.model:
+        raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
+    if arguments.model is None:
+        return None
+    if arguments.device:
+        text_options.prepare_device(arguments.device)
+        from ms_codegeex.generation.targets import use_device
+
+        use_device(arguments.device)
+    slots = {} if not hasattr(arguments, "slots") else {"slots": arguments.slots}  # None: what fits into memory
+    return given(LocalModel, arguments, path=arguments.model, **slots)
+
+
+def _fields(words: Iterable[str]) -> dict[str, Any]:
+    """`["top_k=-1"]` -> {"top_k": -1}; a value that is not JSON stays text."""
+    fields = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not name or not separator:
+            raise UserError(f"--url-field: {word}: expected NAME=VALUE, such as top_k=-1")
+        try:
+            fields[name] = parse_json(value)
+        except Malformed:
+            fields[name] = value
+    return fields

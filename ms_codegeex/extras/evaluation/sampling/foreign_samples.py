@@ -1,0 +1,259 @@
+"""Result files of other programs: samples are read from them, by the table in `layouts.yaml`, and written for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, reduce
+from pathlib import Path
+from typing import Any, Literal
+
+from ms_codegeex.base.digests import sha256
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.reading import read_regular
+from ms_codegeex.base.yaml_reading import read_yaml_file
+from ms_codegeex.extras.evaluation.jsonl import encode, entries, record_files
+from ms_codegeex.extras.evaluation.recipe import ALIASES
+from ms_codegeex.extras.evaluation.rows import SAMPLE, flaws, sample_from
+from ms_codegeex.extras.evaluation.task import Problem, Sample, SampledAnswer, Task
+from ms_codegeex.generation.stopping import Rule
+
+FILE = Path(__file__).with_name("layouts.yaml")
+FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's codes
+MAX_PROGRAM_BYTES = 16 << 20
+MAX_NAMES_SHOWN = 5
+Export = Literal["evalplus", "bigcode"]
+
+
+@dataclass(frozen=True)
+class SampleLayout:
+    """How a program writes samples: an entry of `layouts.yaml`, which says what each field means."""
+
+    name: str
+    keys: tuple[str, ...]
+    ids: tuple[str, ...] = ("task_id",)
+    texts: str = ""
+    kind: str = ""
+    rows: str = ""
+    refused: str = ""
+
+
+@cache
+def layouts() -> tuple[SampleLayout, ...]:
+    """The layouts in the order in which they are tried; the last is known by its form, a list of lists."""
+    content = read_yaml_file(FILE)
+    rows = [*content["layouts"], content["by_position"]]
+    words = [{key: tuple(row[key].split()) for key in ("keys", "ids") if key in row} for row in rows]
+    return tuple(SampleLayout(**{**row, **split}) for row, split in zip(rows, words, strict=True))
+
+
+def found(value: Any, path: str) -> Iterator[Any]:
+    """The values at a path; lists on the way and at its end are passed through."""
+    if isinstance(value, list):
+        for each in value:
+            yield from found(each, path)
+    elif not path:
+        yield value
+    elif isinstance(value, dict):
+        key, _, rest = path.partition(".")
+        if key in value:
+            yield from found(value[key], rest)
+
+
+def layout_of(value: Any, where: str) -> SampleLayout:
+    """The layout of a record. `UserError` if it has none, or one that holds no samples."""
+    *known, by_position = layouts()
+    if isinstance(value, list):
+        return by_position
+    for layout in known:
+        if isinstance(value, dict) and all(key in value or any(found(value, key)) for key in layout.keys):
+            if layout.refused:
+                raise UserError(f"{where}: is of {layout.name}, which is not read; {layout.refused}")
+            return layout
+    has = f"the keys {', '.join(map(str, value))[:200]}" if isinstance(value, dict) else f"a {type(value).__name__}"
+    read = "; ".join(f"{' and '.join(each.keys)} ({each.name})" for each in known if each.texts)
+    raise UserError(f"{where}: has {has}, and none of these layouts: {read}; or a list of lists ({by_position.name})")
+
+
+@dataclass
+class GivenSamples:
+    """Samples from a file or directory, and remarks for the user."""
+
+    samples: list[Sample] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSamples:
+    """The samples of these problems in a file or directory, numbered in its order. `UserError`: a layout is unknown, a
+    text is missing, or a row is about an unknown problem."""
+    names, taken = _Names(task), GivenSamples()
+    chosen, count = {problem.id: problem for problem in problems}, Counter[str]()
+    of_layout, others, filters = Counter[str](), 0, Counter[str]()
+    for where, row, layout, position in _rows(path, taken.remarks):
+        name = names.of_row(row, layout, position, where)
+        if "filtered_resps" in layout.keys:  # once for each of lm_eval's filters
+            filters[kind := str(row.get("filter", ""))] += 1
+            if kind != next(iter(filters)):
+                continue
+        if name not in chosen:
+            others += 1
+            continue
+        texts = [row] if layout.kind == "ours" else [*found(row, layout.texts)]
+        if not texts and row != []:
+            raise UserError(f"{where}: no text at {layout.texts or 'its place'}, where {layout.name} has it")
+        for text in texts:
+            taken.samples.append(_sample(text, row, layout, task, chosen[name], count[name], where))
+            count[name] += 1
+            of_layout[layout.name] += 1
+    taken.remarks += [f"{path}: {number} samples in the layout of {name}" for name, number in of_layout.items()]
+    if others:
+        taken.remarks.append(f"{path}: {others} rows are about problems that are not evaluated")
+    if more := [*filters][1:]:
+        taken.remarks.append(f"{path}: rows of the filters {', '.join(more)} are passed over: the same answers")
+    if without := [name for name in chosen if name not in count]:
+        shown = ", ".join(without[:MAX_NAMES_SHOWN]) + (", ..." if len(without) > MAX_NAMES_SHOWN else "")
+        taken.remarks.append(f"{path}: no samples of {len(without)} of {len(chosen)} problems: {shown}")
+    return taken
+
+
+def _rows(path: Path, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayout, int]]:
+    """The rows, with place, layout and position. In a directory, files of no layout are passed over, with a remark."""
+    for file in _files(path):
+        if file.suffix == ".py":
+            text = read_regular(file, MAX_PROGRAM_BYTES).decode("utf-8", "surrogateescape")
+            row = {"task_id": file.parent.name, "solution": text}
+            yield str(file), row, layout_of(row, str(file)), 0
+            continue
+        if file.suffix == ".eval":
+            remedy = "write it as JSON: inspect log convert FILE --to json --output-dir DIR"
+            raise UserError(f"{file}: an archive of Inspect, which is not read; {remedy}")
+        for position, (number, value) in enumerate(entries(file)):
+            where = f"{file}:{number}"
+            if isinstance(value, UserError):
+                raise value
+            try:
+                layout = layout_of(value, where)
+            except UserError as error:
+                if file == path or position:
+                    raise
+                remarks.append(f"passed over: {error}")
+                break
+            for row in found(value, layout.rows) if layout.rows else [value]:
+                yield where, row, layout, position
+
+
+def _files(path: Path) -> list[Path]:
+    """The files with samples: a file itself; in a directory of ours `samples.jsonl`, else EvalPlus's programs, else all
+    files of records, without MultiPL-E's results if the completions are there too."""
+    if not path.is_dir():
+        return [path]
+    if (ours := path / "samples.jsonl").is_file():
+        return [ours]
+    programs = [each for each in path.glob("*/*.py") if each.stem.isdecimal()]
+    files = sorted(programs, key=lambda each: (each.parent.name, int(each.stem))) or record_files(path)
+    if not files:
+        raise UserError(f"{path}: no files of samples there, such as samples.jsonl; see docs/evaluation.md")
+    judged = {each: each.with_name(each.name.replace(".results.json", ".json")) for each in files}
+    return [each for each, before in judged.items() if before == each or before not in judged]
+
+
+class _Names:
+    """The ids of a task's problems, as programs write them: `HumanEval/0`, `HumanEval_0`, `0`; numbers or texts."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._ids = task, [problem.id for problem in task.problems]
+        self._known, self._others = set(self._ids), dict[str, list[str]]()
+        for name in self._ids:
+            for other in {name.replace("/", "_"), name.partition("/")[2], name.rpartition("/")[2]} - {""}:
+                self._others.setdefault(other, []).append(name)
+
+    def of_row(self, row: Any, layout: SampleLayout, position: int, where: str) -> str:
+        """The id of the problem that a row is about."""
+        if not layout.keys:
+            languages = sorted({problem.labels.get("language", "") for problem in self._task.problems})
+            if len(languages) > 1:
+                raise UserError(f"{where}: a list is of one language; name it, such as --language {languages[0]}")
+            if position >= len(self._ids):
+                raise UserError(f"{where}: the list has more than the {len(self._ids)} problems; check --data")
+            return self._ids[position]
+        at = (
+            reduce(lambda value, key: value.get(key) if isinstance(value, dict) else None, path.split("."), row)
+            for path in layout.ids
+        )
+        given = next((value for value in at if value is not None), None)
+        if isinstance(given, bool) or not isinstance(given, str | int):
+            raise UserError(f"{where}: {layout.ids[0]} is {str(given)[:60]}, expected the id of a problem")
+        name = str(given)
+        if name in self._known:
+            return name
+        number = re.sub(r"^[A-Za-z]+[/_](?=\d+$)", "", name)
+        ids = self._others.get(name) or [number] * (number in self._known)
+        if len(ids) > 1 and isinstance(language := row.get("language"), str):
+            language = ALIASES.get(language, language.partition("_")[0])
+            ids = [each for each in ids if each.startswith(f"{language}/")]
+        if len(ids) != 1:
+            which = f"may be {', '.join(ids[:MAX_NAMES_SHOWN])}" if ids else f"is not a problem of {self._task.name}"
+            example = f"expected one such as {self._ids[0]}; check --data"
+            raise UserError(f"{where}: {layout.ids[0]} {given!r} {which}, {example}")
+        return ids[0]
+
+
+def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Problem, number: int, where: str) -> Sample:
+    if layout.kind == "ours":
+        ours = {**row, "task_id": problem.id, "completion_id": number}
+        if flaw := flaws(task, SAMPLE)(ours):
+            raise UserError(f"{where}: {flaw}; remove the row, or restore the file")
+        return sample_from(ours)
+    if not isinstance(text, str):
+        raise UserError(f"{where}: {layout.texts or 'an item'}: found {type(text).__name__}, expected text")
+    kind = layout.kind
+    if "resps" in row and [*found(row["resps"], "")] == [*found(row["filtered_resps"], "")]:
+        kind = "reply"  # lm_eval took nothing out of it
+    code = row.get("finish") if isinstance(row, Mapping) else None
+    finish = FINISH.get(code, "given") if isinstance(code, int) else "given"
+
+    def replay(prompt: str, *, seed: int, stop: Rule | None = None, max_new_tokens: int | None = None) -> SampledAnswer:
+        return SampledAnswer(text, finish, is_reply=kind == "reply")
+
+    sample = task.produce(problem, number, 0, replay)  # adds the prompt and the task's `extra`
+    if kind in ("text", "reply"):
+        return sample
+    if kind == "tested":
+        start, end = problem.data.prompt, problem.data.tests
+        if not (text.startswith(start) and text.endswith(end)):
+            raise UserError(f"{where}: program is not {problem.id} with its tests; give the files with `completions`")
+        text = text[len(start) : len(text) - len(end)].removesuffix("\n")
+    extra = {name: value for name, value in sample.extra.items() if name not in ("raw", "whole", "lacking")}
+    return replace(sample, generation=text, extra=extra | ({"whole": True} if kind == "program" else {}))
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """The path and hash of the file, or of a directory's files."""
+    if not path.is_dir():
+        return {"samples": str(path), "sha256": sha256(path)}
+    lines = (f"{sha256(each)} {each.relative_to(path).as_posix()}\n" for each in _files(path))
+    return {"samples": str(path), "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
+
+
+def export(kind: Export, task: Task, samples: Sequence[Mapping[str, Any]], output: Path) -> Path:
+    """Write rows of ours as EvalPlus does (`task_id` and `solution`), or as bigcode-evaluation-harness does: a list of
+    programs for each problem, up to the last one that has any. Returns the file in `output`."""
+    programs: dict[str, list[str]] = {problem.id: [] for problem in task.problems}
+    for row in samples:
+        programs[row["task_id"]].append(sample_from(row).program)
+    if kind == "evalplus":
+        path = output / "samples.evalplus.jsonl"
+        rows = ({"task_id": name, "solution": text} for name, texts in programs.items() for text in texts)
+        content = b"".join(map(encode, rows))
+    else:
+        path = output / "generations.json"
+        last = max((number for number, texts in enumerate(programs.values(), 1) if texts), default=0)
+        content = json.dumps([*programs.values()][:last]).encode("ascii")
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+    return path

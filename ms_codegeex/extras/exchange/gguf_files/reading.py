@@ -1,0 +1,137 @@
+"""Reads a GGUF file of one of our families back: family and sizes from its keys, tensors under our names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.extras.exchange.gguf_files.architectures import ARCHITECTURES, ROTARY_BASE, LlamaArchitecture
+from ms_codegeex.extras.exchange.gguf_files.header import GGUFHeader
+from ms_codegeex.extras.exchange.gguf_files.vocabulary import tokenizer_writer
+from ms_codegeex.formats import layout
+from ms_codegeex.formats.family import FamilyFormats, check_layers
+from ms_codegeex.formats.provenance import inputs_of
+from ms_codegeex.formats.sources import Source
+from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.models.registry import Family, family
+
+ARCHITECTURE = "general.architecture"
+_ONLY = ("rope.scaling.", "attention.sliding_window", "attention.key_length", "attention.value_length")
+_LIST_SHOWN, _TEXT_SHOWN = 3, 80  # entries of a list and characters of a text that `inspect` prints
+
+
+def _family_of(header: GGUFHeader) -> tuple[Family, LlamaArchitecture]:
+    name = header.metadata.get(ARCHITECTURE)
+    if (files := header.metadata.get("split.count", 1)) != 1:
+        raise UserError(f"{header.path}: is one of {files} files of a model; join them with llama-gguf-split --merge")
+    for ours, its in ARCHITECTURES.items():
+        if its.name == name:
+            return family(ours), its
+    known = ", ".join(its.name for its in ARCHITECTURES.values())
+    raise UserError(f"{header.path}: {ARCHITECTURE} is {name!r}, which none of our families is; expected {known}")
+
+
+def _sizes(header: GGUFHeader, its: LlamaArchitecture, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes in our names; `UserError` for a key that is missing or asks for what our network does not compute."""
+    metadata, fields = header.metadata, {}
+    for name, key in its.sizes.items():
+        value = metadata.get(f"{its.name}.{key}")
+        if value is None and name not in known:
+            raise UserError(f"{header.path}: key {its.name}.{key} is missing; give it with --set {name}=N")
+        fields[name] = float(np.format_float_positional(np.float32(value))) if isinstance(value, float) else value
+    table = header.infos.get("token_embd.weight")
+    if table is None or len(table.shape) != 2:
+        raise UserError(f"{header.path}: tensor token_embd.weight is missing or not a matrix; is the file complete?")
+    fields["vocab_size"] = table.shape[0]
+    if (eos := metadata.get("tokenizer.ggml.eos_token_id")) is not None:
+        fields["eos_token_id"] = eos
+    for key, value in metadata.items():
+        if any(key.startswith(f"{its.name}.{name}") for name in _ONLY):
+            raise UserError(f"{header.path}: key {key} is {value!r}, which this family does not have")
+    if (base := metadata.get(f"{its.name}.rope.freq_base", ROTARY_BASE)) != ROTARY_BASE:
+        raise UserError(f"{header.path}: key {its.name}.rope.freq_base is {base!r}, expected {ROTARY_BASE:g}")
+    heads = metadata.get(f"{its.name}.attention.head_count_kv", fields["num_heads"])
+    if "num_kv_groups" not in fields and heads != fields["num_heads"]:
+        raise UserError(f"{header.path}: key {its.name}.attention.head_count_kv is {heads!r}, expected head_count")
+    return {**fields, **known}
+
+
+def _without_zeros(header: GGUFHeader, its: LlamaArchitecture, config: Any) -> dict[str, LazyTensor]:
+    """The file's tensors but those that our family does not have; `UserError` if one of these is not zero."""
+    tensors = {name: header.tensor(name) for name in header.infos}
+    for name, shape in its.zero_shapes(config).items():
+        if (tensor := tensors.pop(name, None)) is not None and (tensor.shape != shape or tensor.float32().any()):
+            raise UserError(f"{header.path}: tensor {name} is not zero; this is a {its.name} model and none of ours")
+    return tensors
+
+
+def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
+    """Open a GGUF file as `open_source` opens the others; `known` overrides sizes. Quantised tensors come as FP32.
+
+    Raises `UserError` naming the file, and the key or tensor, for a damaged file and for a model of another family.
+    """
+    header, known = GGUFHeader(path), dict(known or {})
+    its_family, its = _family_of(header)
+    formats = FamilyFormats(its_family)
+    try:
+        fields = formats.from_ours(_sizes(header, its, known))
+        config = its_family.config.build_config(None, fields)
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
+    check_layers(config, header.infos, str(path))
+    tensors, shapes = _without_zeros(header, its, config), config.parameter_shapes()
+    ours = layout.to_ours(its.entries(config.num_layers), tensors, shapes, str(path))
+    ours = its.reordered({name: ours[name] for name in shapes}, config, back=True)
+    path, saver = Path(path), tokenizer_writer(header.metadata, str(path))
+    inputs = (inputs_of("model", path, [path]),)
+    return Source(path, "gguf", its_family, fields, ours, saver, inputs=inputs)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Describes a GGUF file from its header, which is checked completely."""
+    header = GGUFHeader(path)
+    counts: dict[str, int] = {}
+    for info in header.infos.values():
+        counts[info.type] = counts.get(info.type, 0) + int(np.prod(info.shape, dtype=np.uint64))
+    families = {its.name: name for name, its in ARCHITECTURES.items()}
+    return {
+        "kind": "gguf",
+        "file": str(path),
+        "bytes": header.size,
+        "architecture": header.metadata.get(ARCHITECTURE),
+        "family": families.get(str(header.metadata.get(ARCHITECTURE))),
+        "metadata": header.metadata,
+        "parameters": sum(counts.values()),
+        "types": counts,
+        "tensors": [
+            {"name": name, "shape": list(info.shape), "type": info.type} for name, info in header.infos.items()
+        ],
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        more = ", …" if len(value) > _LIST_SHOWN else ""
+        return f"{len(value):,} values: {', '.join(map(_shown, value[:_LIST_SHOWN]))}{more}"
+    if isinstance(value, str):
+        return repr(value[:_TEXT_SHOWN]) + ("…" if len(value) > _TEXT_SHOWN else "")
+    return str(value)
+
+
+def lines(described: Mapping[str, Any], every_tensor: bool = False) -> Iterator[str]:
+    """`describe` for people, with or without every tensor."""
+    whose = f"that of {described['family']}" if described["family"] else "which none of our families has"
+    yield f"GGUF: architecture {_shown(described['architecture'])}, {whose}"
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in described["types"].items())
+    yield f"parameters: {described['parameters']:,} ({kinds or 'none'})"
+    yield from (f"{key}: {_shown(value)}" for key, value in described["metadata"].items())
+    yield f"verified: {len(described['tensors'])} tensors, {described['bytes']:,} bytes, nothing missing or overlapping"
+    for each in described["tensors"] if every_tensor else ():
+        yield f"  {each['name']}  {each['type']}  {each['shape']}"
+
+
+SHOWN = ("GGUF file", describe, lines, True)  # for `inspect`

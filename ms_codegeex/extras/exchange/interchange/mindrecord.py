@@ -1,0 +1,147 @@
+"""Datasets as MindRecord files and back: rows `input_ids`, int32, as PanGu's preprocessing writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.data.datasets.batches import KIND, PackedSequences, read_info
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.exchange.interchange.foreign import check_ids, check_new, import_documents, progress_bar
+
+COLUMN = "input_ids"
+_ROWS = 256  # handed to MindRecord at a time
+
+
+def export_mindrecord(
+    dataset: Path,
+    output: Path,
+    split: str = "train",
+    seq_length: int = 2048,
+    *,
+    files: int = 1,
+    seed: int | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Write the packed sequences of a split as MindRecord files into a new directory, completely or not at all.
+
+    Fine-tuning examples are refused because MindRecord has no mask. Each file is independent and the first rows are in
+    the first, so give a reader all of them, in order. Rows have `seq_length` + 1 tokens; neighbours share their border
+    token, as in training.
+
+    Args:
+        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on.
+        seed: write rows in the order of training with this seed; None: in the order of the dataset.
+
+    Returns:
+        `rows`, `files` (names), `seq_length`, `split`, `output`.
+    """
+    if read_info(dataset).get("kind") == KIND:
+        raise UserError(f"{dataset}: holds examples of fine-tuning, and MindRecord has no mask; export it --to triplet")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed}: expected 0 to 2**32 - 1, as in a run")
+    sequences = PackedSequences(dataset, split, seq_length, seed or 0)
+    if not 1 <= files <= sequences.size:
+        raise UserError(f"files {files}: expected 1 to {sequences.size}, the number of rows")
+    check_new(output)
+    names = [f"{split}-{number:05d}-of-{files:05d}.mindrecord" for number in range(files)]
+    bounds = np.linspace(0, sequences.size, files + 1).astype(np.int64)
+    with atomic_directory(output) as directory, progress_bar(sequences.size, progress) as bar:
+        for number, name in enumerate(names):
+            chunks = _packed_rows(sequences, int(bounds[number]), int(bounds[number + 1]), seed)
+            _write_mindrecord(directory / name, chunks, bar)
+    return {"rows": sequences.size, "files": names, "seq_length": seq_length, "split": split, "output": str(output)}
+
+
+def _packed_rows(sequences: PackedSequences, start: int, stop: int, seed: int | None) -> Iterator[np.ndarray]:
+    """Rows start..stop-1 in blocks, int32 `[rows, seq_length + 1]`."""
+    for first in range(start, stop, _ROWS):
+        numbers = np.arange(first, min(first + _ROWS, stop))
+        indices = numbers if seed is None else sequences.indices(numbers)
+        batch = sequences.read(indices, numbers)
+        yield np.concatenate([batch.inputs, batch.labels[:, -1:]], axis=1)
+
+
+def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray], bar: Any) -> None:
+    from mindspore.mindrecord import FileWriter
+
+    try:
+        writer = FileWriter(str(path), shard_num=1)
+        writer.add_schema({COLUMN: {"type": "int32", "shape": [-1]}}, "token ids")
+        for rows in blocks:
+            writer.write_raw_data([{COLUMN: row} for row in rows])
+            bar.update(len(rows))
+        writer.commit()
+    except RuntimeError as error:
+        raise UserError(f"{path.name}: MindRecord could not be written ({_line(error)}); free some space") from None
+
+
+def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """Source (`file:row`, rows from 0) and `input_ids` of each row of the files, in order."""
+    from mindspore.mindrecord import FileReader
+
+    for path in paths:
+        try:
+            # a list: given a single name, it would also read the sibling files
+            reader = FileReader([str(path)], columns=[COLUMN])
+        except RuntimeError as error:
+            raise UserError(
+                f"{path}: not readable as MindRecord with a column {COLUMN} ({_line(error)}); is its .db next to it?"
+            ) from None
+        try:
+            for number, row in enumerate(reader.get_next()):
+                ids = np.asarray(row[COLUMN]).ravel()
+                if ids.dtype.kind not in "iu":
+                    raise UserError(f"{path}: {COLUMN} holds {ids.dtype.name}, expected whole numbers; give token ids")
+                yield f"{path.name}:{number}", ids
+        except RuntimeError as error:
+            raise UserError(f"{path}: not readable to its end ({_line(error)}); write or copy it again") from None
+        finally:
+            reader.close()
+
+
+def _line(error: Exception) -> str:
+    """The message of an error: MindSpore's line with [ERROR], which follows a heading and a frame, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")), lines[0])
+
+
+def import_mindrecord(
+    inputs: Sequence[Path], output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
+) -> dict[str, Any]:
+    """Write a dataset directory from MindRecord files, or from the `.mindrecord` files of directories in the order of
+    their names; the other arguments are as in `import_documents`.
+
+    A row is split into documents after each end token. A document that ends with its row gets one, so a document that
+    continues in the next row becomes two. Runs of end tokens, as in padding, are not documents.
+    """
+    known = load_tokenizer(tokenizer)
+    paths = [path for given in inputs for path in _mindrecords(given)]
+
+    def documents() -> Iterator[tuple[str, np.ndarray, None]]:
+        for source, row in mindrecord_rows(paths):
+            check_ids(row, known, source)
+            ends = np.flatnonzero(row == known.eos_id)
+            for number, part in enumerate(np.split(row, ends + 1)):
+                text = part[part != known.eos_id]
+                if text.size:
+                    yield f"{source}.{number}", np.append(text, known.eos_id), None
+
+    return import_documents(
+        documents(), output, known, tokenizer, {"made_from": "mindrecord"}, validation_share, replace
+    )
+
+
+def _mindrecords(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if ".mindrecord" in file.name and file.suffix != ".db")
+        if files:
+            return files
+    if not path.is_file():
+        raise UserError(f"{path}: no MindRecord file, nor a directory with one")
+    return [path]

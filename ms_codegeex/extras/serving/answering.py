@@ -1,0 +1,188 @@
+"""Text of an answer from its tokens, as they come: complete characters, up to a stop text, through filters that end,
+hold back or change it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
+from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.stopping import Ending, Rule
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text ready to send, the tokens that came with it, and with the last piece why the answer ended. `tokens` are all
+    that the model chose, including those of a stop text, so their number is the usage. `offsets` are the positions in
+    the answer's text at which they begin and end; a character that a token only begins counts. `finish`: "stop" or
+    "length". `complete`: with the last piece, whether the text ends with the tokens and not before, at a stop text or a
+    repeated suffix. The last tokens may begin a character that no token completes; it is left out."""
+
+    text: str
+    tokens: tuple[Chosen, ...] = ()
+    finish: str | None = None
+    offsets: tuple[tuple[int, int], ...] = ()
+    complete: bool = False
+
+
+class TextFilter:
+    """Takes a text in pieces and returns the part that can be sent, here all of it. Once it has `ended`, it returns
+    nothing more."""
+
+    ended = False
+
+    def feed(self, piece: str) -> str:
+        """The text that can be sent after the next piece."""
+        return piece
+
+    def rest(self) -> str:
+        """The text that is still held back at the end."""
+        return ""
+
+
+class Filters(TextFilter):
+    """Several filters in a row, with `opening` in front of the text and `closing` after it."""
+
+    def __init__(self, *filters: TextFilter, opening: str = "", closing: str = ""):
+        self._filters, self._opening, self._closing = filters, opening, closing
+
+    @property
+    def ended(self) -> bool:
+        """Whether one of them has ended the text."""
+        return any(one.ended for one in self._filters)
+
+    def feed(self, piece: str) -> str:
+        for one in self._filters:
+            piece = one.feed(piece)
+        said, self._opening = self._opening + piece, ""
+        return said
+
+    def rest(self) -> str:
+        said = ""
+        for one in self._filters:
+            said = one.feed(said) + one.rest()
+        return self._opening + said + self._closing
+
+
+class IndentStop(TextFilter):
+    """Ends a text before the first line, after its first one, that is not blank and has less than `minimum` leading
+    white space."""
+
+    def __init__(self, minimum: int):
+        self._minimum = minimum
+        self._blank: list[str] = []  # characters: a line break and the white space of its line so far
+
+    def feed(self, piece: str) -> str:
+        """The text that can be sent after the next piece. White space in front of a line waits for the line's text."""
+        said: list[str] = []
+        for character in "" if self.ended else piece:
+            if character == "\n":
+                said += self._blank
+                self._blank = [character]
+            elif self._blank and character.isspace():
+                self._blank.append(character)
+            elif 0 < len(self._blank) <= self._minimum:
+                self.ended, self._blank = True, []
+                break
+            else:
+                said += [*self._blank, character]
+                self._blank = []
+        return "".join(said)
+
+    def rest(self) -> str:
+        """The white space that waits."""
+        blank, self._blank = self._blank, []
+        return "".join(blank)
+
+
+class TimeLimit(TextFilter):
+    """Ends a text some time after its first piece, but not before it has a line break."""
+
+    def __init__(self, milliseconds: float, clock: Callable[[], float] = time.monotonic):
+        self._seconds, self._clock = milliseconds / 1000, clock
+        self._began, self._lines = -1.0, False
+
+    def feed(self, piece: str) -> str:
+        """The piece, if the time is not over."""
+        if self.ended or not piece:
+            return ""
+        now = self._clock()
+        self._began = now if self._began < 0 else self._began
+        if self._lines and now - self._began > self._seconds:
+            self.ended = True
+            return ""
+        self._lines = self._lines or "\n" in piece
+        return piece
+
+
+class AnswerText:
+    """Takes tokens, gives pieces. `finish` says why the answer ended: by `settings.stop`, a rule, a filter or the
+    engine."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        ids: Sequence[int],
+        settings: SamplingSettings,
+        rule: Rule | None = None,
+        through: TextFilter | None = None,
+    ):
+        self.finish: str | None = None
+        self.count = 0  # tokens
+        self._decoded, self._ending = Continuation(tokenizer, ids), Ending(settings.stop, rule)
+        self._filter = through or TextFilter()
+        self._length = self._sent = 0  # characters decoded, and given in pieces
+        self._complete = False
+        self._said: list[str] = []
+        self._tokens: list[Chosen] = []
+        self._offsets: list[tuple[int, int]] = []
+
+    def feed(self, chosen: Chosen) -> None:
+        """Take the next token. After the end, tokens are ignored."""
+        if self.finish is not None:
+            return
+        text = self._decoded.feed(chosen.token)
+        self.count += 1
+        self._tokens.append(chosen)
+        begin, self._length = self._length, self._length + len(text)
+        self._offsets.append((begin, self._length + self._decoded.within_character))
+        if text:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if text := self._filter.feed(self._ending.feed(text)):
+            self._said.append(text)
+        if self._ending.ended or self._filter.ended:
+            self._finish("stop")
+
+    def _finish(self, finish: str) -> None:
+        self._said.append(self._filter.rest())
+        self.finish = finish
+
+    def end(self, finish: str) -> None:
+        """Note that no token follows."""
+        if self.finish is None:
+            self._said.append(self._filter.feed(self._ending.rest()))
+            self._finish(finish)
+            self._complete = True
+
+    @property
+    def stop_text(self) -> str:
+        """The text of `settings.stop` that ended the answer; empty if something else did."""
+        return self._ending.word
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._said) or self.finish is not None
+
+    def take(self) -> Piece:
+        """Everything since the last call."""
+        text = "".join(self._said)
+        self._sent += len(text)
+        complete = self._complete and self._sent == self._length
+        piece = Piece(text, tuple(self._tokens), self.finish, tuple(self._offsets), complete)
+        self._said, self._tokens, self._offsets = [], [], []
+        return piece

@@ -1,0 +1,51 @@
+"""`ms-codegeex chat`: a conversation with a model in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from dataclasses import dataclass
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import OptionGroup, option
+from ms_codegeex.extras.serving.terminal.opening import MODEL, open_model
+from ms_codegeex.generation import text_options
+
+SUMMARY = "talk with a server's model, or one in this process, in the terminal"
+EXAMPLES = """  ms-codegeex chat --language Python
+  ms-codegeex chat --url http://10.0.0.7:8000 --api-key-file key.txt --temperature 0.2
+  ms-codegeex chat --model runs/codegeex_tiny --no-history"""
+
+
+@dataclass(frozen=True)
+class HistoryOption:
+    """What `chat` alone has."""
+
+    no_history: bool = option("neither read nor save the history of entries", default=False)
+
+
+OPTIONS = (
+    OptionGroup(text_options.PromptOptions, ("language",)),
+    *MODEL,
+    *text_options.options(),
+    HistoryOption,
+)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Talk until /quit or the end of the input."""
+    from ms_codegeex.extras.serving.terminal.chat import Chat, line_history
+    from ms_codegeex.extras.serving.terminal.printing import console_here
+
+    if sys.stdin is None:
+        raise UserError("there is no standard input to read entries from; open it, or use `ms-codegeex complete`")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # otherwise one bad byte takes all lines of its block with it
+    settings, console = text_options.settings(arguments), console_here()
+    chat = Chat(open_model(arguments), settings, console, arguments.language or "")
+    if not sys.stdin.isatty():
+        chat.run(lambda _: input())
+        return
+    with line_history(not arguments.no_history) as gap:
+        chat.run(notice=gap)

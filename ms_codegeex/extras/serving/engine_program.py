@@ -1,0 +1,258 @@
+"""The engine's process, forked from the server before the server has threads. After a failure, a new one starts as
+`python -m ms_codegeex.extras.serving.engine_program DESCRIPTOR PARENT`. One thread: it reads the server's messages
+before each step of the scheduler and sends all new tokens after it. A request that is cancelled takes part in no
+further step. The process ends with the server."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.processes import die_with_parent
+from ms_codegeex.data.tokenizer.base import Continuation
+from ms_codegeex.extras.serving.answering import IndentStop
+from ms_codegeex.extras.serving.messages import packed, receive, settings_from
+from ms_codegeex.extras.serving.settings import ServeSettings
+from ms_codegeex.generation.blocks import block
+from ms_codegeex.generation.engine import Generator
+from ms_codegeex.generation.loading import LoadedModel, verify_stored
+from ms_codegeex.generation.prefixes import Prefixes, affordable
+from ms_codegeex.generation.stopping import Ending
+
+COMPILING = 0.005  # seconds between two looks at grammars that are being compiled, if nothing else is done
+
+
+class EngineLoop:
+    """A `Generator` and the requests of one connection."""
+
+    def __init__(self, connection: Connection, generator: Any):
+        self.connection, self.generator, self.scheduler = connection, generator, generator.scheduler
+        self.requests: dict[int, Any] = {}
+        self.forming: dict[int, tuple[Future[Any], list[Any]]] = {}  # requests whose grammars are being compiled
+        self._compiler = ThreadPoolExecutor(1, "grammars")
+
+    def run(self) -> None:
+        """Work until the server is gone. The server is ready once this has reported: no graph of the usual requests
+        is compiled after that."""
+        self.generator.warm_up()
+        if self.scheduler.prefixes is not None:
+            self.scheduler.prefixes.warm_up()
+        with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the server is gone
+            self._send({"slots": self.generator.slots})
+            while True:
+                self._listen()
+                self._begin_formed()
+                self.scheduler.step()
+                self._report()
+
+    def _listen(self) -> None:
+        """Handle the messages that have arrived; wait until there is a request. `EOFError` at the end."""
+        while self.connection.poll(0 if self.requests else COMPILING if self.forming else None):
+            name, *values = receive(self.connection)
+            getattr(self, f"_{name}")(*values)
+
+    def _begin(
+        self,
+        number: int,
+        ids: list[int],
+        values: dict[str, Any],
+        prompt_best: int | None,
+        limits: tuple[list[str] | None, int],
+        output: list[int],
+        client: str,
+        mean: bool = False,
+    ) -> None:
+        settings = settings_from(values)
+        if settings.formed:
+            left = {**values, "json_schema": "", "grammar": ""}
+            message = [number, ids, left, prompt_best, limits, output, client, mean]
+            self.forming[number] = self._compiler.submit(self.generator.grammars.constraint, settings), message
+            return
+        try:
+            request = self.requests[number] = self.generator.submit(ids, settings, prompt_best)
+        except UserError as error:
+            self._refuse(number, error)
+            return
+        request.group, request.states = client, np.zeros(self.generator.config.hidden_size) if mean else None
+        request.ids += output
+        rule, indent = limits
+        if settings.stop or rule is not None or indent:
+            ending = Ending(settings.stop, None if rule is None else block(*rule))
+            request.ends = ends(Continuation(self.generator.tokenizer, ids), ending, IndentStop(indent))
+            for token in output:
+                request.ends(token)
+
+    def _begin_formed(self) -> None:
+        """Begin the requests whose grammars have been compiled. Compiling takes up to a second, and the other requests
+        do not wait for it."""
+        for number, (compiled, message) in list(self.forming.items()):
+            if not compiled.done():
+                continue
+            del self.forming[number]
+            try:
+                constraint = compiled.result()
+            except UserError as error:
+                self._refuse(number, error)
+                continue
+            self._begin(*message)
+            if number in self.requests:
+                self.requests[number].constraint = constraint
+
+    def _refuse(self, number: int, error: UserError) -> None:
+        self._send([[[number, [], "error", 0, str(error), 400]], self._totals()])
+
+    def _cancel(self, number: int) -> None:
+        if number in self.forming:
+            self.forming.pop(number)[0].cancel()
+        if number in self.requests:
+            self.requests.pop(number).cancel()
+
+    def _ping(self) -> None:
+        self._send([])
+
+    def _report(self) -> None:
+        """Send the results of the last step."""
+        news: list[list[Any]] = []
+        for number, request in list(self.requests.items()):
+            tokens = request.new()
+            if not tokens and not request.ended:
+                continue
+            news.append([number, tokens, request.finish if request.ended else None, request.computed])
+            request.computed = 0
+            if request.error is not None:
+                news[-1] += [str(request.error), 400 if isinstance(request.error, UserError) else 500]
+            elif request.prompt_best is not None:
+                news[-1].append(request.scored)
+                request.prompt_best = None
+            elif request.states is not None and request.ended:
+                news[-1].append(b64encode((request.states / request.prompt).astype("<f4").tobytes()).decode())
+            if request.ended:
+                del self.requests[number]
+        if news:
+            self._send([news, self._totals()])
+
+    def _totals(self) -> list[int]:
+        scheduler, prefixes = self.scheduler, self.scheduler.prefixes
+        kept = [0, 0, 0] if prefixes is None else [prefixes.hits, prefixes.tokens, prefixes.size]
+        return [scheduler.guessed, scheduler.accepted, scheduler.reused, scheduler.passes, *kept]
+
+    def _send(self, value: Any) -> None:
+        self.connection.send_bytes(packed(value))
+
+
+def ends(text: Continuation, ending: Ending, lines: IndentStop) -> Callable[[int], bool]:
+    """A function that takes the next token of a text and says whether the text has ended with it, so that its slot is
+    free at once. The server searches as well (`answering.py`), since it decodes every text, which this thread, on which
+    all answers wait, does only for answers that have a stop."""
+
+    def ended(token: int) -> bool:
+        lines.feed(ending.feed(text.feed(token)))
+        return ending.ended or lines.ended
+
+    return ended
+
+
+def _loaded(
+    model: Path | LoadedModel,
+    adapters: Mapping[str, str],
+    prefix_bytes: int | None,
+    mixed_rows: int,
+    **options: Any,
+) -> Generator:
+    if options.get("device") == "gpu":
+        from ms_codegeex.base.cuda.libraries import prepare
+
+        prepare()
+    generator = Generator(model, adapters={name: Path(path) for name, path in adapters.items()}, **options)
+    limit = affordable(generator.engine) if prefix_bytes is None else prefix_bytes
+    generator.scheduler.prefixes = Prefixes(generator.engine, limit) if limit else None
+    generator.scheduler.mixed_rows = mixed_rows
+    return generator
+
+
+def answer_requests(connection: Connection, load: Callable[[], Generator], parent: int) -> int:
+    """Load a model and serve one connection; the exit status of this process. It ends with the process `parent`."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when it ends
+    os.dup2(2, 1)
+    try:
+        loop = EngineLoop(connection, load())
+    except EOFError:  # the server ended before it sent the options
+        return 1
+    except (UserError, RunFailure) as error:
+        connection.send_bytes(packed({"error": str(error), "status": 2 if isinstance(error, UserError) else 1}))
+        return 1
+    loop.run()
+    return 0
+
+
+def verify_models(settings: ServeSettings) -> None:
+    """`UserError` if a file of the model or of an adapter is not as it was signed, or as its statement says."""
+    verify_stored((settings.model, *(path for _, path in settings.adapter)), settings.public_key)
+
+
+@contextlib.contextmanager
+def forked(settings: ServeSettings, model: LoadedModel) -> Iterator[tuple[Any, socket.socket] | None]:
+    """An engine's process, forked from this one, and the connection to it: both share what was imported and read.
+    It verifies the model's files before it uses them. None where forking is not safe, after verifying them here."""
+    if sys.platform != "linux":
+        verify_models(settings)
+        yield None
+        return
+    gc.freeze()  # the collector would write to pages that both share
+    ours, theirs = socket.socketpair()
+    run = partial(_run_forked, ours, theirs, settings, model, os.getpid())
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    theirs.close()
+
+    def wait() -> int | None:
+        process.join()
+        return process.exitcode
+
+    try:
+        yield SimpleNamespace(pid=process.pid, poll=lambda: process.exitcode, kill=process.kill, wait=wait), ours
+    finally:
+        process.kill()
+        process.join()
+
+
+def _run_forked(
+    ours: socket.socket, theirs: socket.socket, settings: ServeSettings, model: LoadedModel, parent: int
+) -> None:
+    os.setsid()  # Ctrl-C is for the server, which lets answers end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.setdefault("GLOG_v", "3")
+    ours.close()
+
+    def load() -> Generator:
+        verify_models(settings)
+        return _loaded(**{**settings.generator_options(), "model": model})
+
+    sys.exit(answer_requests(Connection(theirs.detach()), load, parent))
+
+
+def main(descriptor: int, parent: int) -> int:
+    """Serve the connection at a descriptor. Its first message names the model."""
+    connection = Connection(descriptor)
+    return answer_requests(connection, lambda: _loaded(**receive(connection)), parent)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

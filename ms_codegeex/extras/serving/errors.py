@@ -1,0 +1,115 @@
+"""Errors in the format of OpenAI's API: `{"error": {"message", "type", "param", "code"}}` with an HTTP status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.extras.serving.schemas import UNSUPPORTED
+
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
+MAX_MESSAGE_CHARACTERS = 2000
+RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # fields of SamplingSettings here
+
+
+@dataclass(eq=False)
+class ApiError(Exception):
+    """An error response. `retry_after` in seconds."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after: float | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object."""
+        long = len(self.message) > MAX_MESSAGE_CHARACTERS  # a client's input may be in it
+        message = f"{self.message[:MAX_MESSAGE_CHARACTERS]} …" if long else self.message
+        kind = KINDS.get(min(self.status, 500), "invalid_request_error")
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The whole response."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        headers |= {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def busy(maximum: int) -> ApiError:
+    """The error for a full queue: 429."""
+    message = f"the queue is full: {maximum} answers wait; try again later"
+    return ApiError(429, message, code="queue_full", retry_after=1)
+
+
+def unavailable(message: str, code: str, retry_after: float = 1) -> ApiError:
+    """The error for a server that temporarily cannot answer: 503."""
+    return ApiError(503, message, code=code, retry_after=retry_after)
+
+
+def late(seconds: float) -> ApiError:
+    """The error for a request that is not answered within `--deadline`: 503."""
+    return unavailable(f"the request took longer than the server's limit of {seconds:g} s", "deadline_exceeded", 5)
+
+
+def failed() -> ApiError:
+    """A mistake of the server."""
+    return ApiError(500, "the server failed; its log says why")
+
+
+def of_user_error(error: UserError) -> ApiError:
+    """The error for a client's mistake: 400. Messages of `SamplingSettings` and tokenizers begin with the field."""
+    name, _, rest = str(error).partition(":")
+    if not name.isidentifier():
+        return ApiError(400, str(error))
+    name = RENAMED.get(name, name)
+    return ApiError(400, f"{name}:{rest}", param=name)
+
+
+def of_validation(errors: list[Mapping[str, Any]]) -> ApiError:
+    """The error for a body that does not fit the route's schema: the first that pydantic reports."""
+    if not errors:
+        return ApiError(400, "the body is not what this route expects")
+    # pydantic reports the errors of every member of a union
+    first = next((error for error in errors if error.get("type") == UNSUPPORTED), errors[0])
+    if first.get("type") == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
+    location = [str(part) for part in first.get("loc", ()) if part not in ("body", "query")]
+    message = first.get("msg", "is wrong")
+    if first.get("type") == UNSUPPORTED:
+        field = first["ctx"]["field"]
+        location, message = (location, f"{field} is {message}") if location else ([field], message)
+    param = location[0] if location else None
+    named = param or repr(param) if location else "body"
+    return ApiError(400, f"{named}: {message}", param=param)
+
+
+def install(app: FastAPI) -> None:
+    """Give all errors of `app` this format."""
+
+    @app.exception_handler(ApiError)
+    @app.exception_handler(UserError)
+    async def own(_: Request, error: ApiError | UserError) -> JSONResponse:
+        return (error if isinstance(error, ApiError) else of_user_error(error)).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        kind = request.headers.get("content-type", "nothing")
+        if isinstance(error.body, bytes) and "json" not in kind:
+            return ApiError(400, f"the body is declared as {kind}; send Content-Type: application/json").response()
+        return of_validation(list(error.errors())).response()
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        unknown = error.status_code in (404, 405)
+        message = f"{request.method} {request.url.path}: {error.detail.lower()}" if unknown else error.detail
+        response = ApiError(error.status_code, message).response()
+        response.headers.update(error.headers or {})
+        return response

@@ -1,0 +1,122 @@
+"""Completion between a prefix and a suffix: the prompt, and trimming of the answer. A model that was trained for
+infilling is prompted with its sentinels (`sentinels.py`). Any other model continues the prefix, and the end of its
+answer that repeats the start of the suffix is trimmed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+
+from ms_codegeex.base.errors import PromptTooLong
+from ms_codegeex.extras.serving.answering import Filters, TextFilter
+from ms_codegeex.extras.serving.model import ServedModel, anchored, step_of
+from ms_codegeex.generation.stopping import PartialWord
+
+OPENING, CLOSING = "([{", ")]}"
+
+
+def overlap(answer: str, suffix: str) -> int:
+    """Number of characters at the end of `answer` that repeat the start of `suffix`. The longest repetition counts.
+    White space after it belongs to it. White space before it does too, if the suffix starts with white space of the
+    same kind: any number of blanks in a line, or line breaks with the same indentation. A repetition starts inside a
+    word of the answer only if it has all of the suffix's first word, so that this ends the answer's: `return` + `urn x`
+    is `return x`, and `before` + `rest` stays. It holds no bracket that closes one in the rest of the answer: in `f(` +
+    `g(x)` + `)`, the answer keeps its bracket."""
+    body, text = suffix.lstrip(), answer.rstrip()
+    lead = suffix[: len(suffix) - len(body)]
+    _, line_break, indent = lead.rpartition("\n")
+    repeated = PartialWord(body)
+    repeated.feed(text)
+    length, closes = repeated.length, _closing(text) if repeated.length else []
+    word = re.compile(r"\w*").match(body).end() if not lead else len(body) + 1
+    while length:
+        start = len(text) - length
+        last = text[max(start - 1, 0) : start]
+        if not closes[start] and (length >= word or not re.fullmatch(r"\w\w", last + body[0])):
+            rest = start
+            while lead and rest and text[rest - 1].isspace():
+                rest -= 1
+            if not lead or _alike(text[rest:start], line_break, indent):
+                return len(answer) - rest
+        length = repeated.shorter[length]
+    return len(answer) - len(text) if lead else 0
+
+
+def _alike(space: str, line_break: str, indent: str) -> bool:
+    """Whether white space in the answer corresponds to that in front of the suffix, whose last line break is
+    `line_break` (empty for none) and whose indentation is `indent`."""
+    _, own_break, own_indent = space.rpartition("\n")
+    return own_break == line_break and (own_indent == indent if line_break else bool(space))
+
+
+def _closing(text: str) -> list[bool]:
+    """For each place in a text, whether a bracket after it closes one before it."""
+
+    def deeper(depth: int, character: str) -> int:
+        return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one of the prefix
+
+    depths = list(accumulate(text, deeper, initial=0))
+    lowest = reversed(list(accumulate(reversed(depths), min)))  # from each place on
+    return [least < depth for least, depth in zip(lowest, depths, strict=True)]
+
+
+class Trimming(TextFilter):
+    """`overlap` for an answer in pieces: text that may belong to the repetition is held back."""
+
+    def __init__(self, suffix: str):
+        self._suffix, self._repeated = suffix, PartialWord(suffix.lstrip())
+        self._text, self._said = list[str](), 0  # characters
+        self._read = 0  # characters that `_repeated` has read: not the white space at the end
+        self._start = 0  # where the text that was read may begin to repeat the suffix
+
+    def feed(self, piece: str) -> str:
+        """The text that can be sent after the next piece. No later piece lets the repetition begin earlier."""
+        read, said, solid = self._read, self._said, len(piece.rstrip())
+        self._read = len(self._text) + solid if solid else read
+        self._text.extend(piece)
+        self._repeated.feed("".join(self._text[read : self._read]))
+        while self._start < self._read - self._repeated.length:
+            self._start += 1
+            if not self._text[self._start - 1].isspace():  # such white space may belong to the repetition
+                self._said = self._start
+        return "".join(self._text[said : self._said])
+
+    def rest(self) -> str:
+        """The text that is still held back at the end, without the repetition."""
+        text, said = "".join(self._text), self._said
+        self._said = len(text)
+        return text[said : len(text) - overlap(text, self._suffix)]
+
+
+def suffix_ids(model: ServedModel, suffix: str) -> list[int]:
+    """Ids of a suffix for a model with sentinels, without the end that no context has room for."""
+    return model.tokenizer.encode_inside(suffix[: model.max_characters])
+
+
+def infill_prompt(
+    model: ServedModel, prefix: str, suffix: str, room: int, remedy: str = "", encoded: Sequence[int] | None = None
+) -> tuple[list[int], bool, tuple[str, ...]]:
+    """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer. With a
+    `remedy`, a prompt that is too long is a `PromptTooLong`, which names it. `encoded`: the suffix's `suffix_ids`, if
+    several prompts share them."""
+    maximum, end = model.max_characters, ()  # encoding more would take seconds
+    begin = prefix[-anchored(len(prefix), maximum) :] if prefix else ""
+    if model.sentinels is not None:
+        after = suffix_ids(model, suffix) if encoded is None else encoded
+        ids, cut = model.sentinels.prompt(model.tokenizer, begin, after, room, step_of(room))
+        cut, end = cut or len(suffix) > maximum, model.sentinels.end
+    else:
+        whole = model.begun(model.tokenizer.encode_prompt(begin))
+        ids = model.truncated(whole, max(room, len(model.tokenizer.prefix) + 1))
+        cut = len(ids) < len(whole)
+    cut = cut or len(prefix) > maximum
+    if cut and remedy:
+        context = f"the model's context, {model.context} tokens, with the suffix"
+        raise PromptTooLong(f"prompt: it is longer than {context}; {remedy}")
+    return ids, cut, end
+
+
+def infill_filter(model: ServedModel, suffix: str, *others: TextFilter) -> TextFilter:
+    """The filter of an answer: `others`, then for a model without sentinels trimming."""
+    return Filters(*others, *([] if model.sentinels is not None else [Trimming(suffix)]))

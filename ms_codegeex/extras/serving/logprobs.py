@@ -1,0 +1,132 @@
+"""Log-probabilities in the formats of OpenAI's completions and chats."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
+from ms_codegeex.extras.serving.answering import Piece
+from ms_codegeex.extras.serving.schemas import LogProbabilities
+from ms_codegeex.generation.sampling import Chosen
+
+MINIMUM = -9999.0  # JSON has no infinity
+
+
+def token_bytes(tokenizer: Tokenizer, number: int, maximum: int | None = None) -> bytes:
+    """A token's bytes, or those of its first `maximum` characters, if it begins with that many complete ones."""
+    data = tokenizer.token_bytes(number)
+    with contextlib.suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("utf-8")().decode(data)  # without half a character at the end
+        if maximum is not None and len(text) >= maximum:
+            return text[:maximum].encode()
+    return data
+
+
+def token_text(tokenizer: Tokenizer, number: int, maximum: int | None = None) -> str:
+    """A token as text, at most `maximum` characters of it; bytes that are no text as `bytes:\\xe4`, as OpenAI's API
+    shows them."""
+    data = token_bytes(tokenizer, number, maximum)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+class SentToken(NamedTuple):
+    """A token, the position in the answer's text at which it begins, and the number of characters sent if not all."""
+
+    chosen: Chosen
+    place: int
+    maximum: int | None = None
+
+
+class SentTokens:
+    """The tokens of the text that has been sent; those of a stop text or of trimmed text are never among them."""
+
+    def __init__(self) -> None:
+        self._sent = 0
+        self._held: list[tuple[Chosen, tuple[int, int]]] = []
+
+    def feed(self, piece: Piece) -> list[SentToken]:
+        """Those that this piece completes. An answer's last token may be truncated by a stop text. Tokens of a
+        character that was left out because no token completes it are given with all of their bytes."""
+        self._sent += len(piece.text)
+        self._held += zip(piece.tokens, piece.offsets, strict=True)
+        if piece.complete:
+            return [SentToken(chosen, begin) for chosen, (begin, _) in self._held]
+        ready = list[SentToken]()
+        for chosen, (begin, end) in self._held:
+            if begin >= self._sent or (end > self._sent and piece.finish is None):
+                break  # more of its text may follow
+            ready.append(SentToken(chosen, begin, self._sent - begin if end > self._sent else None))
+        del self._held[: len(ready)]
+        return ready
+
+
+class Report:
+    """Collects tokens and reports those whose text has been sent."""
+
+    def __init__(self, tokenizer: Tokenizer, best: int, start: int = 0):
+        """`start`: characters in front of the answer, an echoed prompt's."""
+        self._tokenizer, self._best, self._start, self._tokens = tokenizer, best, start, SentTokens()
+
+    def feed(self, piece: Piece) -> LogProbabilities:
+        """The report on the tokens whose text this piece completes."""
+        ready = self._tokens.feed(piece)
+        report = self._described([each.chosen for each in ready], [self._start + each.place for each in ready])
+        if ready and ready[-1].maximum is not None:
+            report.tokens[-1] = token_text(self._tokenizer, ready[-1].chosen.token, ready[-1].maximum)
+        return report
+
+    def prompt(self, ids: Sequence[int], scored: Sequence[Chosen]) -> LogProbabilities:
+        """The report on an echoed prompt; `scored` are all its ids but the first."""
+        text, offsets, length = Continuation(self._tokenizer), [], 0
+        for number in ids:
+            offsets.append(length)
+            length += len(text.feed(number))
+        report = self._described(scored, offsets[1:])
+        return LogProbabilities(
+            tokens=[token_text(self._tokenizer, ids[0]), *report.tokens],
+            token_logprobs=[None, *report.token_logprobs],
+            top_logprobs=None if report.top_logprobs is None else [None, *report.top_logprobs],
+            text_offset=[0, *report.text_offset],
+        )
+
+    def _described(self, tokens: Sequence[Chosen], offsets: Sequence[int]) -> LogProbabilities:
+        return LogProbabilities(
+            tokens=[token_text(self._tokenizer, chosen.token) for chosen in tokens],
+            token_logprobs=[max(chosen.score, MINIMUM) for chosen in tokens],
+            top_logprobs=[self._top(chosen) for chosen in tokens] if self._best else None,
+            text_offset=list(offsets),
+        )
+
+    def _top(self, chosen: Chosen) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        for number, score in chosen.best:  # the likeliest first; texts of two tokens may be equal
+            scores.setdefault(token_text(self._tokenizer, number), max(score, MINIMUM))
+        return scores
+
+
+def joined(first: LogProbabilities, second: LogProbabilities) -> LogProbabilities:
+    """Two reports in a row."""
+    pairs = {name: (values, getattr(second, name)) for name, values in first}
+    return LogProbabilities(**{name: None if None in pair else pair[0] + pair[1] for name, pair in pairs.items()})
+
+
+def chat_log_probabilities(tokenizer: Tokenizer, tokens: Sequence[SentToken]) -> dict[str, Any]:
+    """Log-probabilities in the format of OpenAI's chats."""
+
+    def entry(number: int, score: float, maximum: int | None = None) -> dict[str, Any]:
+        data = token_bytes(tokenizer, number, maximum)
+        return {"token": token_text(tokenizer, number, maximum), "logprob": max(score, MINIMUM), "bytes": list(data)}
+
+    return {
+        "content": [
+            {**entry(chosen.token, chosen.score, maximum), "top_logprobs": [entry(*pair) for pair in chosen.best]}
+            for chosen, _, maximum in tokens
+        ],
+        "refusal": None,
+    }

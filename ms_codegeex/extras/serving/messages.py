@@ -1,0 +1,55 @@
+"""Messages between the server and its engine over a socket: JSON in the frames of `multiprocessing.connection`.
+
+To the engine, first the options of `Generator`, then
+    ["begin", number, ids, settings, likeliest tokens of the prompt's or null, [`Rule.of_block` or null, indent],
+     answer so far, client, whether the mean of the prompt's last hidden states is wanted]
+    ["cancel", number]
+and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
+    [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]
+A token is [id, log-probability, likeliest tokens]. `computed` counts the tokens of prompt and answer that were computed
+for it since its last entry. A fifth item has, if requested, the prompt's tokens with an answer's first entry, or with
+the last one the mean of its hidden states, FP32 numbers in base64; when finish is "error", it says why, and a sixth
+one is the status for the client.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+
+
+def packed(value: Any) -> bytes:
+    """The bytes of a message."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def unpacked(data: bytes) -> Any:
+    """The message of these bytes."""
+    return json.loads(data)
+
+
+def receive(connection: Connection) -> Any:
+    """The next message; `EOFError` at the end of the connection."""
+    return unpacked(connection.recv_bytes())
+
+
+def settings_values(settings: SamplingSettings) -> dict[str, Any]:
+    """The settings that the engine needs: the server handles the number of answers."""
+    return {**asdict(settings), "n": 1}
+
+
+def settings_from(values: dict[str, Any]) -> SamplingSettings:
+    """The settings from the values of `settings_values`."""
+    bias = {int(number): value for number, value in values["logit_bias"].items()}
+    return SamplingSettings(**{**values, "stop": tuple(values["stop"]), "logit_bias": bias})
+
+
+def chosen_from(values: Sequence[Any]) -> Chosen:
+    """The token from its values in a message."""
+    token, score, best = values
+    return Chosen(token, score, tuple((number, other) for number, other in best))

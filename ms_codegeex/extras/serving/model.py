@@ -1,0 +1,186 @@
+"""The model that is served, as the HTTP process knows it: its tokenizer and sizes, not its weights. And how it is
+opened: a model directory may state in `serving.json` how its model was tuned:
+
+    {"chat": "codegeex2"}                             a format of `data.conversations`, or
+    {"chat": {"user": "U: {content}\\n", "assistant": "A: {content}\\n", "system": "{content}\\n", "stop": ["U:"]}}
+    {"infill": {"prefix": "<PRE>", "suffix": "<SUF>", "middle": "<MID>"}}             see `data.infilling.sentinels`
+
+Without it, a model only continues text. An adapter may have its own such file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.quarantine import has_file, read_json_inside
+from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
+from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
+from ms_codegeex.data.languages import languages, tag_line
+from ms_codegeex.data.tokenizer.base import Tokenizer
+from ms_codegeex.extras.serving.settings import ServeSettings
+from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
+
+STEP = 256  # tokens; about 1,000 characters
+SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
+PREFIX_ONLY, TRAINED = "prefix-only", "trained"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model as the routes know it, or the model with an adapter of that name, whose `parent` is the model's name.
+    `context` counts tokens of prompt and answer; ids are below `allowed`."""
+
+    name: str
+    family: str
+    tokenizer: Tokenizer
+    context: int
+    allowed: int
+    chat: ChatTemplate | None = None
+    sentinels: Sentinels | None = None
+    parent: str | None = None
+
+    @property
+    def adapter(self) -> str:
+        """The adapter's name for the engine; empty for the model alone."""
+        return self.name if self.parent is not None else ""
+
+    @property
+    def infill(self) -> str:
+        """How a suffix is treated: "trained" or "prefix-only"."""
+        return PREFIX_ONLY if self.sentinels is None else TRAINED
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Names of the languages that requests may name: those of the family's tag lines, else CodeGeeX's."""
+        return tuple(language.name for language in languages("codegeex2" if self.family == "codegeex2" else "codegeex"))
+
+    def tagged(self, prompt: str, language: str | None) -> str:
+        """The prompt after the family's tag line of a language, if it has one. `UserError` for an unknown language."""
+        if language is None:
+            return prompt
+        try:
+            return tag_line(self.family, language) + prompt
+        except UserError as error:
+            raise UserError(f"language: {error}") from None
+
+    def encode(
+        self, prompt: str, *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
+    ) -> list[int]:
+        """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start. Without it,
+        an error says that `field` is too long and gives the `remedy`."""
+        maximum = self.max_characters
+        if len(prompt) > maximum:
+            if room is None:
+                wrong = f"{len(prompt)} characters are more than the model's context of {self.context} tokens can hold"
+                raise PromptTooLong(f"{field}: {wrong}; {remedy}")
+            prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
+        return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
+
+    def truncated(self, ids: Sequence[int], room: int) -> list[int]:
+        """At most `room` ids of a text, without its start if that is necessary."""
+        return self.tokenizer.truncate_text(ids, anchored(len(ids), room))
+
+    def begun(self, ids: list[int]) -> list[int]:
+        """Ids of a text; those of the start of a document if it is empty."""
+        return ids or [self.tokenizer.eos_id]
+
+    @cached_property
+    def max_characters(self) -> int:
+        """The length of the longest text that can fit into the context."""
+        return self.context * _longest_token(self.tokenizer)
+
+    def checked(
+        self, ids: Sequence[int], *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
+    ) -> list[int]:
+        """The same for ids that a client gave."""
+        if not ids:
+            raise UserError(f"{field}: empty; give some text, for example '# language: Python'")
+        if wrong := [number for number in ids if not 0 <= number < self.allowed]:
+            raise UserError(f"{field}: token id {wrong[0]} has no token; ids are 0 to {self.allowed - 1}")
+        if room is not None:
+            return self.truncated(ids, self.context - room)
+        if len(ids) >= self.context:
+            raise PromptTooLong(f"{field}: {len(ids)} tokens, the model's context is {self.context} tokens; {remedy}")
+        return list(ids)
+
+
+def step_of(room: int) -> int:
+    """The step in which the start of a text moves that is longer than `room`."""
+    return max(1, min(STEP, room // 8))
+
+
+def anchored(length: int, room: int) -> int:
+    """How much of the end of a text of this length is used where there is `room`. The start moves in steps, not with
+    every token: what is computed already serves as long as it stays."""
+    return length - max(0, -((room - length) // step_of(room))) * step_of(room)
+
+
+@lru_cache(maxsize=4)
+def _longest_token(tokenizer: Tokenizer) -> int:
+    """Bytes of a tokenizer's longest token."""
+    return max(map(len, tokenizer.pieces))
+
+
+def open_models(settings: ServeSettings) -> tuple[LoadedModel, list[ServedModel]]:
+    """The model with its weights, which nobody has verified yet. As it is served, and then with each adapter."""
+    loaded = load_model(settings.model, settings.bits)
+    model = described_model(loaded, settings.model, settings.name)
+    if model.name in (name for name, _ in settings.adapter):
+        raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")
+    return loaded, [model, *(with_adapter(model, name, path) for name, path in settings.adapter)]
+
+
+def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedModel:
+    """The model that was opened from `path`, by the name of its directory unless another is given."""
+    return ServedModel(
+        name or Path(path).resolve().name,
+        model.family.name,
+        model.tokenizer,
+        model.config.max_position_embeddings,
+        min(model.tokenizer.vocab_size, model.config.vocab_size),
+        _chat(_described(Path(path)).get("chat"), Path(path) / DESCRIPTION),
+        model.sentinels,
+    )
+
+
+def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
+    """The model with an adapter, which may state how it was tuned."""
+    where, infill = path / DESCRIPTION, adapter_infill(path)
+    chat = _chat(_described(path).get("chat"), where)
+    return replace(
+        model,
+        name=name,
+        parent=model.name,
+        chat=chat or model.chat,
+        sentinels=model.sentinels if infill is None else sentinels(infill, str(where if where.is_file() else path)),
+    )
+
+
+def _described(directory: Path) -> Mapping[str, Any]:
+    content = read_json_inside(directory, DESCRIPTION) if has_file(directory, DESCRIPTION) else {}
+    if not isinstance(content, dict) or set(content) - {"chat", "infill"}:
+        raise UserError(f"{directory / DESCRIPTION}: expected a JSON object with chat and infill, or one of them")
+    return content
+
+
+def _chat(value: Any, where: Path) -> ChatTemplate | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value in TEMPLATES:
+        return TEMPLATES[value]
+    stop = value.get("stop", []) if isinstance(value, dict) else None
+    texts = {key: text for key, text in value.items() if key != "stop"} if isinstance(value, dict) else {}
+    if (
+        not {"user", "assistant"} <= set(texts) <= {"user", "assistant", "system"}
+        or not all(isinstance(text, str) and "{content}" in text for text in texts.values())
+        or not isinstance(stop, list)
+        or not all(isinstance(text, str) and text for text in stop)
+    ):
+        texts_needed = "user, assistant and system with {content} in each, and a list stop"
+        raise UserError(f"{where}: chat: expected one of {', '.join(TEMPLATES)}, or {texts_needed}")
+    return ChatTemplate(**texts, stop=tuple(stop))

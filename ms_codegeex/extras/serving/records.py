@@ -1,0 +1,158 @@
+"""What is noted of requests: the access log, a line of JSON for each without any text of prompts unless requested, and
+measurements for Prometheus. Rates, such as tokens per second, follow from the counters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ms_codegeex.base.appending import AppendedFile
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.extras.serving.backend import Backend
+
+SHOWN = 200  # characters of a path
+STANDARD_OUTPUT = 1
+FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
+DURATION = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+@dataclass
+class RequestRecord:
+    """The entries of a request in the access log. `guards.Recording` notes the first half, the routes the second. Times
+    are seconds of a monotonic clock."""
+
+    id: str
+    client: str
+    method: str
+    path: str
+    began: float
+    key: str | None = None
+    concurrent: int | None = None  # answers that the key may have in progress; not logged, nor are the next two
+    weight: int = 1
+    admit: Callable[..., None] | None = None  # counts further answers towards the limit of a minute
+    route: str = "unmatched"
+    status: int = 0
+    prompts: Sequence[Sequence[int]] = ()
+    completion_tokens: int = 0
+    first_token: float | None = None
+    ended: float = 0.0
+
+    @property
+    def caller(self) -> str:
+        """Whose request it is: a key's name or, without keys, an address."""
+        return self.key or self.client
+
+    def described(self) -> dict[str, Any]:
+        """The values of the log line, without the texts of prompts."""
+        return {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "request": self.id,
+            "client": self.client,
+            "key": self.key,
+            "method": self.method,
+            "route": self.route,
+            "path": self.path[:SHOWN],
+            "status": self.status,
+            "prompt_tokens": sum(map(len, self.prompts)),
+            "completion_tokens": self.completion_tokens,
+            "first_token_seconds": None if self.first_token is None else round(self.first_token - self.began, 4),
+            "seconds": round(self.ended - self.began, 4),
+        }
+
+
+class AccessLog:
+    """Writes lines to a file, or to standard output if its name is `-`. `decode` turns prompts into the logged text."""
+
+    def __init__(self, target: str, decode: Callable[[Sequence[int]], str] | None = None):
+        self._target, self._decode = target, decode
+        self._file, self._failed = self._opened(), False
+
+    def _opened(self) -> AppendedFile:
+        try:
+            return AppendedFile(STANDARD_OUTPUT if self._target == "-" else Path(self._target))
+        except OSError as error:
+            raise UserError(
+                f"--access-log: {self._target} cannot be written ({error.strerror}); give another file, or -"
+            ) from None
+
+    def write(self, record: RequestRecord) -> None:
+        """Write the line of a request that has ended. A full disk or a closed pipe is reported once."""
+        values = record.described()
+        if self._decode is not None:
+            values["prompts"] = [self._decode(ids) for ids in record.prompts]
+        # ASCII only: no client can put a line break or a terminal's escape into the log
+        line = json.dumps(values, separators=(",", ":"))
+        failed = self._file.write(line)
+        if failed and not self._failed:
+            with contextlib.suppress(OSError):  # standard error may be gone too
+                print_error(
+                    f"--access-log: {self._target} cannot be written ({failed.strerror}); its lines wait, and are lost "
+                    "if they become too many"
+                )
+        self._failed = failed is not None
+
+    def reopen(self) -> None:
+        """Open the file again, because the old one was moved away."""
+        old, self._file = self._file, self._opened()
+        old.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Metrics(Collector):
+    """All measurements of a server."""
+
+    def __init__(self, backend: Backend):
+        self.backend, self.registry = backend, CollectorRegistry()
+        self.registry.register(self)
+        self._requests = Counter(
+            "ms_codegeex_requests", "Requests by route, method and status.", ("route", "method", "status"),
+            registry=self.registry,
+        )  # fmt: skip
+        self._seconds = Histogram(
+            "ms_codegeex_request_seconds", "Duration of requests.", ("route",), buckets=DURATION, registry=self.registry
+        )
+        first = Histogram(
+            "ms_codegeex_time_to_first_token_seconds",
+            "From the arrival of a request to its first token.",
+            buckets=FIRST_TOKEN,
+            registry=self.registry,
+        )
+        backend.first_token_observers.append(first.observe)
+
+    def collect(self) -> Iterator[Metric]:
+        """The backend's numbers, read when Prometheus asks."""
+        backend = self.backend
+        for name, text, value in (
+            ("ready", "1: requests are answered.", int(backend.ready)),
+            ("queue_length", "Answers that wait for a slot.", backend.queued),
+            ("slots", "Answers that can be computed at once.", backend.slots),
+            ("slots_busy", "Answers that are computed.", backend.active),
+            ("prefix_bytes", "Bytes used by the memory for prefixes.", backend.prefix_bytes),
+        ):
+            yield GaugeMetricFamily(f"ms_codegeex_{name}", text, value)
+        for each in fields(backend.counters):
+            value = getattr(backend.counters, each.name)
+            yield CounterMetricFamily(f"ms_codegeex_{each.name}", each.metadata["help"], value)
+
+    def count(self, record: RequestRecord) -> None:
+        """Count a request that has ended. Unknown methods share one label, because clients can invent any number."""
+        method = record.method if record.method in ("GET", "POST", "OPTIONS", "HEAD") else "other"
+        self._requests.labels(record.route, method, str(record.status)).inc()
+        self._seconds.labels(record.route).observe(record.ended - record.began)
+
+    def text(self) -> bytes:
+        """All measurements in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,415 @@
+"""Shared code of the generating routes: reads a request's fields as settings of the engine, requests the answers, and
+sends them complete or in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.languages import languages
+from ms_codegeex.extras.serving.answering import Piece, TextFilter
+from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
+from ms_codegeex.extras.serving.errors import ApiError, failed
+from ms_codegeex.extras.serving.guards import record_of
+from ms_codegeex.extras.serving.model import ServedModel
+from ms_codegeex.extras.serving.records import RequestRecord
+from ms_codegeex.extras.serving.schemas import MAX_BIASES, Formed, Sampling
+from ms_codegeex.generation.grammars import prepared as prepared_grammar
+from ms_codegeex.generation.sampling import SamplingSettings, request_fields
+from ms_codegeex.generation.stopping import Rule
+
+Result = TypeVar("Result")
+SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
+MAX_STOPS = 64
+SEEDS = 1 << 64
+DONE = b"data: [DONE]\n\n"
+ANY_OBJECT = {"type": "object"}
+UNREAD = {"name", "description", "strict"}  # beside a schema, which is always followed strictly
+
+
+def answering_routes(backend: Backend, **options: Any) -> APIRouter:
+    """A router for routes that generate. A caller for whom there is no room for one answer is refused before its body
+    is parsed, so that a flood of refused requests delays the others little. The body is read first. Clients that send a
+    long one may not read an answer before its end, and an answer of the same caller that was closed a moment ago is
+    gone by then."""
+
+    class AnsweringRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def checked(request: Request) -> Response:
+                try:
+                    await request.body()
+                except ClientDisconnect:
+                    raise ApiError(400, "the client has gone before the end of its request") from None
+                record = record_of(request.scope)
+                backend.check_room(1, record.caller, record.concurrent)
+                return await handle(request)
+
+            return checked
+
+    return APIRouter(route_class=AnsweringRoute, **options)
+
+
+def chosen_model(backend: Backend, name: str | None) -> ServedModel:
+    """The model, or the model with an adapter, of that name; without a name the model alone. 404 for other names. Some
+    editors send an empty name."""
+    if not name:
+        return backend.model
+    if name not in backend.models:
+        known = ", ".join(map(repr, backend.models))
+        raise ApiError(
+            404, f"the model {name!r} does not exist; this server has {known}", param="model", code="model_not_found"
+        )
+    return backend.models[name]
+
+
+async def prepared(request: Request, work: Callable[[], Result]) -> Result:
+    """The result of `work`, which encodes a request's text: in a thread if the text is long (up to a second)."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) < SHORT_BODY:
+        return work()
+    return await run_in_threadpool(work)
+
+
+def logit_bias(given: Sequence[tuple[int | str, float]] | None, model: ServedModel) -> dict[int, float]:
+    """The field `logit_bias`: the sum for each id. A text stands for the ids of its tokens."""
+    biases: dict[int, float] = {}
+    for token, value in given or ():
+        if isinstance(token, int) and not 0 <= token < model.allowed:
+            raise UserError(f"logit_bias: {token} is not a token's id; ids are 0 to {model.allowed - 1}")
+        ids = [token] if isinstance(token, int) else model.tokenizer.encode(token[: model.max_characters])
+        for number in dict.fromkeys(ids):
+            biases[number] = biases.get(number, 0.0) + value
+    if len(biases) > MAX_BIASES:
+        raise UserError(f"logit_bias: texts with {len(biases)} different tokens; give {MAX_BIASES} at most")
+    return biases
+
+
+def sampling_settings(
+    body: Sampling, model: ServedModel, max_tokens: int, *, log_probabilities: int = 0, stop: Sequence[str] = ()
+) -> SamplingSettings:
+    """Settings of the first answer; `UserError` names the field that is out of range. `stop` ends it too."""
+    given = {each.name: getattr(body, each.name) for each in request_fields()}
+    usual = {each.name: each.option.in_requests for each in request_fields()}
+    texts = body.stop or []
+    if len(texts) > MAX_STOPS:
+        raise UserError(f"stop: {len(texts)} texts; give {MAX_STOPS} at most")
+    if given["top_k"] == -1:  # vLLM's for all tokens
+        given["top_k"] = 0
+    return SamplingSettings(
+        **{name: usual[name] if value is None else value for name, value in given.items()},
+        max_new_tokens=max_tokens,
+        seed=secrets.randbits(63) if body.seed in (None, -1) else body.seed % SEEDS,
+        logit_bias=logit_bias(body.logit_bias, model),
+        log_probabilities=log_probabilities,
+        adapter=model.adapter,
+        stop=tuple(dict.fromkeys((*texts, *stop))),
+        **requested_form(body),
+    )
+
+
+def requested_form(body: Any) -> dict[str, str]:
+    """The settings `json_schema` and `grammar` of a request's body. `UserError` names the field."""
+    requested = getattr(body, "response_format", None)
+    field = "json_schema" if requested is None else "response_format"
+    schema = getattr(body, field, None) if requested is None else _schema_of(requested)
+    try:
+        text = "" if schema is None else json.dumps(schema)
+    except RecursionError:  # what Python can just about read, it may not be able to write
+        raise UserError(f"{field}: nested too deep; give a schema of fewer levels") from None
+    return {"json_schema": text, "grammar": getattr(body, "grammar", None) or ""}
+
+
+def _schema_of(requested: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The schema that a `response_format` asks for; None for plain text."""
+    rest = {name: value for name, value in requested.items() if name != "type" and value is not None}
+    match requested.get("type"):
+        case "text" if not rest:
+            return None
+        case "json_object" if not rest:
+            return ANY_OBJECT
+        case "json_schema" if rest.keys() == {"json_schema"}:
+            named = rest["json_schema"]
+            if isinstance(named, dict) and named.keys() <= {"schema", *UNREAD}:
+                schema = ANY_OBJECT if named.get("schema") is None else named["schema"]
+                if isinstance(schema, dict):
+                    return schema
+    expected = 'a type "text", "json_object", or "json_schema" with json_schema, an object'
+    raise UserError(f"response_format: expected {expected} of schema, {', '.join(sorted(UNREAD))}")
+
+
+async def check_form(settings: SamplingSettings, field: str) -> None:
+    """`UserError` if the form that a request asks for cannot be followed. `field`: its field for a schema."""
+    if not settings.formed:
+        return
+    try:
+        await run_in_threadpool(prepared_grammar, settings)
+    except UserError as error:
+        raise UserError(str(error).replace("json_schema:", f"{field}:", 1)) from None
+
+
+def seeded(settings: SamplingSettings, number: int) -> SamplingSettings:
+    """The settings of answer `number`, from 0."""
+    return replace(settings, seed=(settings.seed + number) % SEEDS)
+
+
+def block_rule(backend: Backend, prompt: str, language: str | None) -> Rule:
+    """The rule of `stop_at: "block"` for a prompt; its tag line gives the language if nothing else does."""
+    tag = prompt.partition("\n")[0]
+    name = language or next((known.name for known in languages("codegeex") if known.tag == tag), None)
+    if name is None:
+        raise UserError("stop_at: the prompt's language is unknown; name it with language")
+    try:
+        return backend.block(name, prompt)
+    except UserError as error:
+        raise UserError(str(error).replace("--stop-at", "stop_at")) from None
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`. `rules` end the
+    answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`, `prompt_only`,
+    `indent` and `with_mean` as in `StreamedAnswer`. `max_tokens` is the number that the request gave."""
+
+    model: ServedModel
+    prompts: Sequence[list[int]]
+    settings: SamplingSettings
+    count: int = 1
+    rules: Sequence[Rule | None] = ()
+    through: Callable[[], TextFilter] | None = None
+    prompt_scores: bool = False
+    prompt_only: bool = False
+    max_tokens: int | None = None
+    indent: int = 0
+    with_mean: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of all answers."""
+        return len(self.prompts) * self.count
+
+
+def event(value: Any) -> bytes:
+    """One event with a JSON object."""
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Events from a generator, which is closed as soon as the client is gone. An `ApiError` becomes the last event."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]):
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the events. Headers go with the first one, so that an earlier error has its own status."""
+        started = False
+        try:
+            async for data in self.events:
+                if not started:
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    started = True
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except ApiError as error:
+            if not started:
+                response = error.response()
+                await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
+                await send({"type": "http.response.body", "body": response.body})
+                return
+            await send({"type": "http.response.body", "body": event(error.body()), "more_body": True})
+        except Exception:
+            if not started:
+                raise  # the application answers with status 500
+            logging.getLogger(__name__).exception("a stream has failed")
+            await send({"type": "http.response.body", "body": event(failed().body()), "more_body": True})
+        finally:
+            await self.events.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(request: Request, work: Callable[[], Awaitable[Result]]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away. The body must have been read."""
+    gone = asyncio.ensure_future(_gone(request.receive))
+    working = asyncio.ensure_future(work())
+    try:
+        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        working.cancel()
+        await asyncio.wait({gone, working})
+    if working.cancelled():
+        raise ApiError(499, "the client has closed the connection")  # nobody reads the result
+    return working.result()
+
+
+def admit(record: RequestRecord, count: int) -> None:
+    """Count a request's answers towards the limit of a minute; `ApiError` if they are too many."""
+    if record.admit is not None and count > 1:
+        record.admit(count - 1)  # the request itself was one
+
+
+@contextmanager
+def begun(
+    plan: AnswerPlan, backend: Backend, request: Request, *, admitted: bool = False
+) -> Iterator[list[StreamedAnswer]]:
+    """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
+    closed and noted in the request's record. `admitted`: they have been counted."""
+    record, answers = record_of(request.scope), list[StreamedAnswer]()
+    backend.check_room(plan.size, record.caller, record.concurrent)
+    if not admitted:
+        admit(record, plan.size)
+    try:
+        for index, ids in enumerate(plan.prompts):
+            for number in range(plan.count):
+                answers.append(
+                    backend.answer(
+                        ids,
+                        seeded(plan.settings, number),
+                        rule=plan.rules[index] if plan.rules else None,
+                        client=record.caller,
+                        through=plan.through() if plan.through else None,
+                        prompt_scores=plan.prompt_scores,
+                        prompt_only=plan.prompt_only,
+                        weight=record.weight,
+                        indent=plan.indent,
+                        with_mean=plan.with_mean,
+                    )
+                )
+        yield answers
+    finally:
+        for answer in answers:
+            answer.close()
+        record.prompts = [*record.prompts, *plan.prompts]
+        record.completion_tokens += sum(answer.text.count for answer in answers)
+        times = [answer.first_token_at for answer in answers if answer.first_token_at]
+        record.first_token = min(times, default=None) if record.first_token is None else record.first_token
+
+
+async def merged(answers: Sequence[StreamedAnswer]) -> AsyncIterator[tuple[int, Piece]]:
+    """The pieces of several answers as they come, with the answer's number."""
+    changed, left = asyncio.Event(), dict(enumerate(answers))
+    for answer in answers:
+        answer.on_news = changed.set
+    while left:
+        changed.clear()
+        ready = [(number, answer) for number, answer in left.items() if answer.news]
+        for number, answer in ready:
+            piece = answer.take()
+            if piece.finish is not None:
+                del left[number]
+            yield number, piece
+        if not ready:
+            await changed.wait()
+
+
+class Responder:
+    """Puts the answers of one request into the format of its route: a subclass formats a choice. `kind` is the field
+    `object`, `prefix` begins the id. `extra` are further fields of the response."""
+
+    kind, event_kind, prefix = "", "", ""
+
+    def __init__(self, plan: AnswerPlan, backend: Backend, **extra: Any):
+        self.plan, self.backend = plan, backend
+        self.head = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "object": self.kind,
+            "created": int(time.time()),
+            "model": plan.model.name,
+            **extra,
+        }
+
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+        """A complete answer as an entry of `choices`; `number` counts in the plan, `index` in the response."""
+        raise NotImplementedError
+
+    def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
+        """A piece of a streamed answer as an entry of `choices`."""
+        return self.choice(answer, piece, number, number)
+
+    def opening(self, number: int) -> dict[str, Any] | None:
+        """A choice of an event before the first piece of an answer."""
+
+    def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
+        """The numbers of the answers that are given, in their order."""
+        return range(len(pieces))
+
+    def usage(self, completion: int) -> dict[str, int]:
+        """The usage of the whole request."""
+        prompt = sum(map(len, self.plan.prompts))
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    def limit(self, number: int) -> dict[str, int]:
+        """What an answer says about `max_tokens`: the number that fits into the context, if that is smaller."""
+        room = self.plan.model.context - len(self.plan.prompts[number // self.plan.count])
+        return {"max_tokens": room} if room < (self.plan.max_tokens or 0) else {}
+
+    async def whole(self, answers: Sequence[StreamedAnswer]) -> dict[str, Any]:
+        """The response that is not streamed."""
+        pieces = [await answer.whole() for answer in answers]
+        choices = [
+            {**self.choice(answers[number], pieces[number], number, index), **self.limit(number)}
+            for index, number in enumerate(self.selected(pieces))
+        ]
+        return {**self.head, "choices": choices, "usage": self.usage(sum(len(piece.tokens) for piece in pieces))}
+
+    async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
+        """The events of a streamed response."""
+        head = {**self.head, "object": self.event_kind or self.kind}
+        completion, tail, opened = 0, {"usage": None} if with_usage else {}, set[int]()
+        async for number, piece in merged(answers):
+            completion += len(piece.tokens)
+            if number not in opened:
+                opened.add(number)
+                if (choice := self.opening(number)) is not None:
+                    yield event({**head, "choices": [choice], **tail})
+            limit = {} if piece.finish is None else self.limit(number)
+            yield event({**head, "choices": [{**self.delta(answers[number], piece, number), **limit}], **tail})
+        if with_usage:
+            yield event({**head, "choices": [], "usage": self.usage(completion)})
+        yield DONE
+
+
+async def respond(responder: Responder, body: Sampling, request: Request) -> Response:
+    """Ask for the answers and send them, streamed or not, as long as the client is there."""
+    plan, backend = responder.plan, responder.backend
+    await check_form(plan.settings, "response_format" if isinstance(body, Formed) else "json_schema")
+    if not body.stream:
+
+        async def work() -> dict[str, Any]:
+            with begun(plan, backend, request) as answers:
+                return await responder.whole(answers)
+
+        return JSONResponse(await while_connected(request, work))
+    with_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        with begun(plan, backend, request) as answers:
+            async for data in responder.events(answers, with_usage):
+                yield data
+
+    return EventStream(events())

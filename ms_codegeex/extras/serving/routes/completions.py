@@ -1,0 +1,271 @@
+"""`POST /v1/completions`, and `POST /v1/chat/completions` for models whose directory names a chat format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.conversations import ChatTemplate
+from ms_codegeex.extras.serving.answering import Piece
+from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
+from ms_codegeex.extras.serving.errors import ApiError
+from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt, suffix_ids
+from ms_codegeex.extras.serving.logprobs import Report, SentTokens, chat_log_probabilities, joined
+from ms_codegeex.extras.serving.model import ServedModel
+from ms_codegeex.extras.serving.responding import (
+    AnswerPlan,
+    Responder,
+    answering_routes,
+    block_rule,
+    chosen_model,
+    prepared,
+    respond,
+    sampling_settings,
+)
+from ms_codegeex.extras.serving.schemas import ChatCompletion, ChatMessage, ChatRequest, Completion, CompletionRequest
+from ms_codegeex.generation.stopping import Rule
+
+MAX_TOKENS, MAX_CHAT_TOKENS = 128, 512
+MAX_PROMPTS = 128
+ROLES = {"developer": "system"}  # a newer name of the same part
+
+
+def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
+    """Check a request. `UserError` and `ApiError` name the field."""
+    model, count = chosen_model(backend, body.model), body.n or 1
+    if body.best_of is not None:
+        if body.best_of < count:
+            raise UserError(f"best_of: {body.best_of} is less than n, {count}; give {count} or more")
+        if body.stream and body.best_of > count:
+            raise UserError("best_of: a streamed answer cannot be chosen among several; leave out stream or best_of")
+        count = body.best_of
+    maximum, filling = MAX_TOKENS if body.max_tokens is None else body.max_tokens, body.max_tokens == -1
+    if filling:  # as many as fit: half of the context is kept free if the prompt may be truncated
+        maximum = model.context // 2
+    if body.truncate_prompt and maximum >= model.context:
+        raise UserError(
+            f"max_tokens: {maximum} leave no room for a prompt, the model's context is {model.context} tokens"
+        )
+    if body.echo and body.suffix is not None and model.sentinels is not None:
+        raise UserError(
+            "echo: the model reads the suffix before the answer, marked by ids without text; leave out echo"
+        )
+    prompts, rules, stop = [], list[Rule | None](), ()
+    after = None if body.suffix is None or model.sentinels is None else suffix_ids(model, body.suffix)
+    for prompt in given_prompts("" if body.prompt is None else body.prompt):
+        if after is not None:
+            ids, stop = _between(prompt, after, body, model, maximum)
+            prompts.append(ids)
+        else:
+            prompts.append(_ids(prompt, body, model, maximum))
+        if body.stop_at:
+            text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
+            rules.append(block_rule(backend, text, body.language))
+    limit = model.context if filling else max(maximum, 1)
+    settings = sampling_settings(body, model, limit, log_probabilities=body.logprobs or 0, stop=stop)
+    if body.echo and body.logprobs is not None and maximum == 1:  # as lm-eval, which drops one token: so not eos
+        settings = replace(settings, logit_bias={**settings.logit_bias, model.tokenizer.eos_id: -100.0})
+    return AnswerPlan(
+        model,
+        prompts,
+        settings,
+        count,
+        rules,
+        through=None if body.suffix is None else lambda: infill_filter(model, body.suffix or ""),
+        prompt_scores=bool(body.echo) and body.logprobs is not None,
+        prompt_only=maximum == 0,
+        max_tokens=body.max_tokens,
+    )
+
+
+def given_prompts(
+    prompt: str | list[str] | list[int] | list[list[int]], field: str = "prompt", maximum: int = MAX_PROMPTS
+) -> Sequence[Any]:
+    """The field `prompt` as a list of texts and lists of ids."""
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        return [prompt]
+    if not 1 <= len(prompt) <= maximum:
+        raise UserError(f"{field}: {len(prompt)} {field}s; give 1 to {maximum}")
+    return prompt
+
+
+def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, maximum: int) -> list[int]:
+    room = max(maximum, 1) if body.truncate_prompt else None
+    if isinstance(prompt, str):
+        return model.encode(model.tagged(prompt, body.language), room=room)
+    if body.language is not None:
+        prompt = [*model.tokenizer.encode_prompt(model.tagged("", body.language)), *prompt]
+    return model.checked(prompt, room=room)
+
+
+def _between(
+    prompt: str | list[int], after: Sequence[int], body: CompletionRequest, model: ServedModel, maximum: int
+) -> tuple[list[int], tuple[str, ...]]:
+    """Ids of a prompt with sentinels, and the texts that end its answer. `after`: ids of the suffix."""
+    prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
+    room, remedy = max(maximum, 1), ""
+    if not body.truncate_prompt:
+        room, remedy = 1, 'shorten them, or send "truncate_prompt": true to drop their ends'
+    ids, _, end = infill_prompt(model, prefix, body.suffix or "", model.context - room, remedy, after)
+    return ids, end
+
+
+class CompletionResponder(Responder):
+    """Answers in the format of OpenAI's completions."""
+
+    kind, prefix = "text_completion", "cmpl"
+
+    def __init__(self, plan: AnswerPlan, backend: Backend, body: CompletionRequest):
+        super().__init__(plan, backend, **({} if body.suffix is None else {"infill": plan.model.infill}))
+        self.kept = body.n or 1
+        tokenizer = backend.model.tokenizer
+        # as a continuation: a character that the prompt begins is part of the answer that completes it
+        self._echoed = ["".join(tokenizer.continuation((), ids)) if body.echo else "" for ids in plan.prompts]
+        self._first = set(range(plan.size))  # answers of which nothing has been sent
+        self._reports = [
+            None if body.logprobs is None else Report(tokenizer, body.logprobs, len(self._echo(number)))
+            for number in range(plan.size)
+        ]
+
+    def _echo(self, number: int) -> str:
+        return self._echoed[number // self.plan.count]
+
+    def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
+        """Of `best_of` answers to a prompt, the `n` whose tokens are the likeliest on average."""
+        if self.kept == self.plan.count:
+            return range(len(pieces))
+        chosen: list[int] = []
+        for first in range(0, len(pieces), self.plan.count):
+            group = range(first, first + self.plan.count)
+            chosen += sorted(group, key=lambda number: -mean_score(pieces[number]))[: self.kept]
+        return chosen
+
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+        text, report, reported = piece.text, self._reports[number], None
+        if report is not None:
+            reported = report.feed(piece)
+        if number in self._first:
+            self._first.remove(number)
+            text = self._echo(number) + text
+            if reported is not None and self.plan.prompt_scores:
+                reported = joined(report.prompt(answer.ids, answer.scored), reported)
+        logprobs = None if reported is None else reported.model_dump()
+        return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": piece.finish}
+
+
+def mean_score(piece: Piece) -> float:
+    """An answer's log-probability per token."""
+    return sum(chosen.score for chosen in piece.tokens) / max(len(piece.tokens), 1)
+
+
+def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
+    """Check a request. `UserError` and `ApiError` name the field."""
+    model = chosen_model(backend, body.model)
+    text = chat_prompt(body.messages, model)
+    if body.top_logprobs and not body.logprobs:
+        raise UserError("top_logprobs: needs logprobs; send true for it")
+    ids = model.encode(text, field="messages", remedy="leave out the oldest ones")
+    given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
+    if not given:
+        raise UserError("max_tokens: 0 leaves no room for an answer; give 1 or more, or -1 for as many as fit")
+    return AnswerPlan(
+        model,
+        [ids],
+        sampling_settings(
+            body,
+            model,
+            model.context if given < 0 else given,
+            log_probabilities=body.top_logprobs or 0,
+            stop=template(model).stop,
+        ),
+        body.n or 1,
+        max_tokens=body.max_tokens,
+    )
+
+
+def template(model: ServedModel) -> ChatTemplate:
+    """The model's chat format; `ApiError` for a base model."""
+    if model.chat is None:
+        raise ApiError(
+            400,
+            f"{model.name} is a base model, which continues text and was not tuned for chat; use /v1/completions",
+            param="model",
+            code="not_a_chat_model",
+        )
+    return model.chat
+
+
+def chat_prompt(given: Sequence[ChatMessage], model: ServedModel) -> str:
+    """The text before the answer to a conversation."""
+    chat = template(model)
+    messages = [(ROLES.get(message.role, message.role), text_of(message)) for message in given]
+    if messages[-1][0] != "user":
+        raise UserError("messages: the last one is not the user's; add what should be answered")
+    return chat.prompt(messages)
+
+
+def text_of(message: ChatMessage) -> str:
+    """A message's text; parts that are no text are a `UserError`."""
+    if isinstance(message.content, str):
+        return message.content
+    texts = list[str]()
+    for part in message.content or []:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        if part.type != "text" or part.text is None:
+            raise UserError("messages: a part is not text; this model reads text only")
+        texts.append(part.text)
+    return "".join(texts)
+
+
+class ChatResponder(Responder):
+    """Answers in the format of OpenAI's chats."""
+
+    kind, event_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool):
+        super().__init__(plan, backend)
+        self._tokens = [SentTokens() for _ in range(plan.size)] if reported else None
+
+    def _choice(self, piece: Piece, index: int, name: str, content: dict[str, Any]) -> dict[str, Any]:
+        reported = None
+        if self._tokens is not None:
+            reported = chat_log_probabilities(self.backend.model.tokenizer, self._tokens[index].feed(piece))
+        return {"index": index, name: content, "logprobs": reported, "finish_reason": piece.finish}
+
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+        """A whole answer."""
+        return self._choice(piece, index, "message", {"role": "assistant", "content": piece.text})
+
+    def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
+        """A piece of an answer."""
+        return self._choice(piece, number, "delta", {"content": piece.text} if piece.text else {})
+
+    def opening(self, number: int) -> dict[str, Any] | None:
+        """The first event's choice, with the role."""
+        return self._choice(Piece(""), number, "delta", {"role": "assistant", "content": ""})
+
+
+def router(backend: Backend) -> APIRouter:
+    """The routes."""
+    routes = answering_routes(backend)
+
+    @routes.post("/v1/completions", response_model=Completion)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue a prompt."""
+        plan = await prepared(request, lambda: completion_plan(body, backend))
+        return await respond(CompletionResponder(plan, backend, body), body, request)
+
+    @routes.post("/v1/chat/completions", response_model=ChatCompletion)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer in a conversation, if the model is tuned for that."""
+        plan = await prepared(request, lambda: chat_plan(body, backend))
+        return await respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
+
+    return routes

@@ -1,0 +1,153 @@
+"""`POST /v1/embeddings`: the mean of a text's last hidden states, as a vector of length 1.
+
+The models were trained to continue code, not to compare it. Such a vector finds similar texts to a degree; a model that
+was trained for search finds them better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response, StreamingResponse
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.extras.serving.backend import Backend
+from ms_codegeex.extras.serving.errors import ApiError, late
+from ms_codegeex.extras.serving.guards import record_of
+from ms_codegeex.extras.serving.model import ServedModel
+from ms_codegeex.extras.serving.responding import (
+    AnswerPlan,
+    admit,
+    answering_routes,
+    begun,
+    chosen_model,
+    prepared,
+    while_connected,
+)
+from ms_codegeex.extras.serving.routes.completions import given_prompts
+from ms_codegeex.extras.serving.schemas import Body, Ids, Listed
+from ms_codegeex.generation.sampling import SamplingSettings
+
+MAX_INPUTS = 2048  # as OpenAI's
+POOLING = "mean of the last hidden states, of length 1"
+SHORTEN = "send it in parts"
+
+
+class EmbeddingRequest(Body):
+    """`POST /v1/embeddings`"""
+
+    input: str | Listed[str] | Ids | Listed[Ids] = Field(description="text, ids, or a list of either")
+    model: str | None = Field(None, description="the name in /v1/models; may be left out")
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="base64: little-endian FP32 numbers (default float)"
+    )
+    user: str | None = None
+
+
+class EmbeddingObject(BaseModel):
+    """The vector of an input."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens of the inputs."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    """The answer. `pooling` says what the vectors are."""
+
+    object: Literal["list"]
+    data: list[EmbeddingObject]
+    model: str
+    pooling: str
+    usage: EmbeddingUsage
+
+
+def embedding_plan(body: EmbeddingRequest, backend: Backend) -> AnswerPlan:
+    """Check a request. `UserError` and `ApiError` name the field."""
+    model = chosen_model(backend, body.model)
+    prompts = [_ids(each, model) for each in given_prompts(body.input, "input", MAX_INPUTS)]
+    settings = SamplingSettings(1, temperature=0.0, adapter=model.adapter)
+    return AnswerPlan(model, prompts, settings, prompt_only=True, with_mean=True)
+
+
+def _ids(given: str | list[int], model: ServedModel) -> list[int]:
+    if not given:
+        raise UserError("input: a text is empty; leave it out")
+    if isinstance(given, str):
+        return model.encode(given, field="input", remedy=SHORTEN)
+    return model.checked(given, field="input", remedy=SHORTEN)
+
+
+async def means(plan: AnswerPlan, backend: Backend, request: Request) -> list[bytes]:
+    """The means of all prompts. As many are computed at once as the key may have in progress and there are slots.
+
+    `ApiError` if there is no room for the first of them. Later ones that get a 429 are asked for again, fewer at once.
+    """
+    record, found = record_of(request.scope), list[bytes]()
+    most = count = min(backend.slots, record.concurrent or backend.slots)
+    backend.check_room(min(count, plan.size), record.caller, record.concurrent)
+    admit(record, plan.size)
+    while len(found) < plan.size:
+        group = replace(plan, prompts=plan.prompts[len(found) : len(found) + count])
+        try:
+            with begun(group, backend, request, admitted=True) as answers:
+                for answer in answers:
+                    await answer.whole()
+        except ApiError as error:
+            if error.status != 429 or not found:
+                raise
+            if count == 1:
+                await asyncio.sleep(error.retry_after or 1)
+            count = max(1, count // 2)
+        else:
+            found += [answer.mean or b"" for answer in answers]
+            count = min(most, 2 * count)
+    return found
+
+
+def response_parts(plan: AnswerPlan, found: Sequence[bytes], base64: bool) -> Iterator[str]:
+    """The body: its head, a part for each vector, its end. As a whole it can be hundreds of megabytes."""
+    yield '{"object": "list", "data": ['
+    for index, mean in enumerate(found):
+        vector = np.frombuffer(mean, "<f4")
+        vector = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype("<f4")
+        value = b64encode(vector.tobytes()).decode() if base64 else vector.tolist()
+        yield (", " if index else "") + json.dumps({"object": "embedding", "index": index, "embedding": value})
+    tokens = sum(map(len, plan.prompts))
+    rest = {"model": plan.model.name, "pooling": POOLING, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    yield f"], {json.dumps(rest)[1:]}"
+
+
+def router(backend: Backend) -> APIRouter:
+    """The route."""
+    routes = answering_routes(backend)
+
+    @routes.post("/v1/embeddings", response_model=Embeddings)
+    async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
+        """The mean of the last hidden states of each input. The models were not trained to compare texts."""
+        plan = await prepared(request, lambda: embedding_plan(body, backend))
+        seconds = backend.settings.deadline
+        try:
+            working = while_connected(request, lambda: means(plan, backend, request))
+            found = await asyncio.wait_for(working, seconds)
+        except asyncio.TimeoutError:
+            raise late(seconds) from None
+        parts = response_parts(plan, found, body.encoding_format == "base64")
+        return StreamingResponse(parts, media_type="application/json")
+
+    return routes

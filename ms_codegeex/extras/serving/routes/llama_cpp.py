@@ -1,0 +1,413 @@
+"""The routes of llama.cpp's server: `POST /infill`, as llama.vscode and llama.vim send it, `POST /completion` and
+`/apply-template`, `GET /props` and `/slots`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import AliasChoices, BaseModel, Field
+from starlette.responses import Response
+
+import ms_codegeex
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.infilling.sentinels import joined_files
+from ms_codegeex.extras.serving import foreign_fields
+from ms_codegeex.extras.serving.answering import Filters, IndentStop, Piece, TextFilter, TimeLimit
+from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
+from ms_codegeex.extras.serving.errors import unavailable
+from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
+from ms_codegeex.extras.serving.model import ServedModel
+from ms_codegeex.extras.serving.responding import (
+    AnswerPlan,
+    Responder,
+    answering_routes,
+    chosen_model,
+    event,
+    merged,
+    prepared,
+    respond,
+    sampling_settings,
+)
+from ms_codegeex.extras.serving.routes.completions import MAX_PROMPTS, chat_prompt
+from ms_codegeex.extras.serving.schemas import (
+    MAX_MESSAGES,
+    MAX_PROMPT_IDS,
+    Biases,
+    Body,
+    ChatMessage,
+    Listed,
+    Sampling,
+    SamplingFields,
+    Stops,
+)
+from ms_codegeex.generation.sampling import SamplingSettings, request_fields
+
+ANY_SEED = 2**32 - 1  # -1 in llama.cpp's type
+LLAMA_CPP = {"repetition_penalty": "repeat_penalty"}  # our name: llama.cpp's
+MAX_INFILL_TOKENS, MAX_FILES = 128, 1024
+SHORTEN = "shorten the prompt"
+
+
+class NativeFields(SamplingFields):
+    """Fields of all its generating routes."""
+
+    foreign = foreign_fields.LLAMA_CPP
+    model: str | None = Field(None, description="the name of an adapter or of the model")
+    n_predict: int | None = Field(
+        None,
+        ge=-1,
+        validation_alias=AliasChoices("n_predict", "max_tokens", "max_completion_tokens"),
+        description="0: only read the prompt; -1: as many as fit (default -1, 128 for /infill)",
+    )
+    n_indent: int | None = Field(None, ge=0, description="end before a line with less white space in front")
+    n_cmpl: int | None = Field(
+        None, ge=1, le=16, validation_alias=AliasChoices("n_cmpl", "n"), description="number of answers (default 1)"
+    )
+    logit_bias: Biases = None
+    grammar: str | None = Field(None, description="a grammar that the answer follows, in GBNF")
+    json_schema: dict[str, Any] | None = Field(None, description="a JSON schema that the answer follows")
+    seed: int | None = Field(None, description="-1: a different one each time")
+    stop: Stops = None
+    stream: bool | None = None
+    return_tokens: bool | None = None
+    response_fields: Listed[str] | None = Field(
+        None, max_length=64, description="return only these fields, by names or paths such as timings/prompt_n"
+    )
+    t_max_predict_ms: int | None = Field(
+        None, ge=-1, lt=1 << 63, description="end after this time, once there is a complete line"
+    )
+
+
+class Timings(BaseModel):
+    """Durations and speeds of the prompt's tokens that were computed and of the answer's. `cache_n`: the prompt's other
+    tokens, which were there already."""
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
+
+
+class NativeAnswer(BaseModel):
+    """The answer, and the last event of a streamed one."""
+
+    index: int
+    content: str
+    tokens: list[int]
+    stop: Literal[True] = True
+    id_slot: int = -1
+    model: str
+    tokens_predicted: int
+    tokens_evaluated: int
+    tokens_cached: int
+    generation_settings: dict[str, Any]
+    prompt: str
+    has_new_line: bool
+    truncated: bool
+    stop_type: Literal["eos", "limit", "word"]
+    stopping_word: str = ""
+    timings: Timings
+    infill: str | None = None
+
+
+def sampling(
+    body: NativeFields, model: ServedModel, max_tokens: int, temperature: float | None, stop: Sequence[str] = ()
+) -> SamplingSettings:
+    """Sampling settings from llama.cpp's fields. `temperature`: if the request gives none."""
+    given = {"temperature": temperature if body.temperature is None else max(body.temperature, 0.0)}
+    if body.seed is not None and (body.seed < 0 or body.seed == ANY_SEED):
+        given["seed"] = None
+    try:
+        return sampling_settings(body.model_copy(update=given), model, max_tokens, stop=stop)
+    except UserError as error:
+        raise UserError(str(error).replace("repetition_penalty:", "repeat_penalty:", 1)) from None
+
+
+def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """The fields at these paths, such as `timings/prompt_n`, by their full paths. Missing fields are left out."""
+    fields = {}
+    for path in paths:
+        value: Any = answer
+        for name in path.split("/"):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            fields[path] = value
+    return fields
+
+
+def ends(body: NativeFields) -> list[TextFilter]:
+    """What ends an answer besides stop texts."""
+    filters: list[TextFilter] = []
+    if body.t_max_predict_ms is not None and body.t_max_predict_ms > 0:
+        filters.append(TimeLimit(body.t_max_predict_ms))
+    if body.n_indent:
+        filters.append(IndentStop(body.n_indent))
+    return filters
+
+
+def served_model(body: NativeFields, backend: Backend) -> ServedModel:
+    """The model of a request. Like llama.cpp's server, one with a single model takes any name."""
+    return chosen_model(backend, body.model if len(backend.models) > 1 else None)
+
+
+class NativeResponder(Responder):
+    """Puts the answers of one request into llama.cpp's format."""
+
+    def __init__(
+        self,
+        body: NativeFields,
+        plan: AnswerPlan,
+        backend: Backend,
+        *,
+        truncated: bool = False,
+        infill: str | None = None,
+    ):
+        super().__init__(plan, backend, infill=infill)
+        self.body, self._truncated = body, truncated
+
+    async def whole(self, answers: Sequence[StreamedAnswer]) -> Any:
+        """The answer, or a list of several."""
+        results = []
+        for number, answer in enumerate(answers):
+            one = self._answer(number, [await answer.whole()], answer)
+            results.append(selected(one, self.body.response_fields) if self.body.response_fields else one)
+        return results if len(results) > 1 else results[0]
+
+    async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
+        """The events of a streamed response."""
+        pieces: list[list[Piece]] = [[] for _ in answers]
+        async for number, piece in merged(answers):
+            pieces[number].append(piece)
+            if piece.text:
+                ids = [chosen.token for chosen in piece.tokens]
+                yield event({"index": number, "content": piece.text, "tokens": ids, "stop": False})
+            if piece.finish:
+                yield event({**self._answer(number, pieces[number], answers[number]), "content": "", "tokens": []})
+
+    def _answer(self, number: int, pieces: Sequence[Piece], answer: StreamedAnswer) -> dict[str, Any]:
+        """One answer that has ended."""
+        settings, model, text = answer.settings, self.plan.model, "".join(piece.text for piece in pieces)
+        word = answer.text.stop_text if answer.text.stop_text in (self.body.stop or ()) else ""
+        tokens = [chosen.token for piece in pieces for chosen in piece.tokens]
+        whole = NativeAnswer(
+            index=number,
+            content=text,
+            tokens=tokens if self.body.return_tokens else [],
+            model=model.name,
+            tokens_predicted=len(tokens),
+            tokens_evaluated=len(answer.ids),
+            tokens_cached=len(answer.ids) + len(tokens),
+            generation_settings={
+                "n_predict": 0 if self.plan.prompt_only else settings.max_new_tokens,
+                **{LLAMA_CPP.get(each.name, each.name): getattr(settings, each.name) for each in request_fields()},
+                "seed": settings.seed,
+                "stop": list(settings.stop),
+                "n_ctx": model.context,
+                "stream": bool(self.body.stream),
+            },
+            prompt=model.tokenizer.decode([each for each in answer.ids if each < model.tokenizer.vocab_size]),
+            has_new_line="\n" in text,
+            truncated=self._truncated,
+            stop_type="limit" if pieces[-1].finish == "length" else "word" if word else "eos",
+            stopping_word=word,
+            timings=self._timings(answer, len(tokens)),
+            infill=self.head["infill"],
+        )
+        return whole.model_dump(exclude_none=True)
+
+    def _timings(self, answer: StreamedAnswer, count: int) -> Timings:
+        now = time.monotonic()
+        first = answer.first_token_at or now
+        timings: dict[str, float] = {"cache_n": answer.reused}
+        computed = len(answer.ids) - answer.reused
+        for name, number, seconds in (("prompt", computed, first - answer.began), ("predicted", count, now - first)):
+            seconds = max(seconds, 1e-6)
+            timings |= {f"{name}_n": number, f"{name}_ms": 1000 * seconds, f"{name}_per_second": number / seconds}
+            timings[f"{name}_per_token_ms"] = 1000 * seconds / max(number, 1)
+        return Timings(**timings)
+
+
+class ExtraFile(Body):
+    """Another file that may help."""
+
+    foreign = foreign_fields.EXTRA_FILE
+    text: str
+    filename: str | None = None
+
+
+class InfillRequest(NativeFields):
+    """`POST /infill`"""
+
+    input_prefix: str | None = None
+    input_suffix: str | None = None
+    input_extra: Listed[ExtraFile] | None = Field(None, max_length=MAX_FILES)
+    prompt: str | None = Field(None, description="the text between the prefix and the gap: the current line")
+    temperature: float | None = Field(None, description="default 0: always the likeliest token")
+
+
+def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
+    """Check a request. `UserError` and `ApiError` name the field."""
+    model = served_model(body, backend)
+    prefix, suffix = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
+    prefix = joined_files([one.text for one in body.input_extra or ()], prefix)
+    context, wanted = model.context, MAX_INFILL_TOKENS if body.n_predict is None else body.n_predict
+    filling = not 0 <= wanted < context  # as many as fit, and half of the context for the prompt
+    room = max(1, context // 2 if filling else context - max(wanted, 1))
+    ids, truncated, end = infill_prompt(model, prefix, suffix, room)
+    maximum = context - len(ids) if filling else min(max(wanted, 1), context - len(ids))
+    plan = AnswerPlan(
+        model,
+        [ids],
+        sampling(body, model, maximum, 0.0, end),
+        body.n_cmpl or 1,
+        through=lambda: infill_filter(model, suffix, *ends(body)),
+        prompt_only=wanted == 0,
+        indent=body.n_indent or 0,
+    )
+    return NativeResponder(body, plan, backend, truncated=truncated, infill=model.infill)
+
+
+class PromptObject(Body):
+    """A prompt as an object, which llama.cpp's server has for images."""
+
+    foreign = foreign_fields.PROMPT_OBJECT
+    prompt_string: str
+
+
+Mixed = Annotated[Listed[int | str], Field(max_length=MAX_PROMPT_IDS)]
+Parts = Annotated[Listed[int | str | Mixed | PromptObject], Field(max_length=MAX_PROMPT_IDS)]
+
+
+class NativeCompletionRequest(NativeFields):
+    """`POST /completion`"""
+
+    prompt: str | PromptObject | Parts = Field(
+        description="a text, ids, ids and texts mixed, or a list of several prompts"
+    )
+
+
+class TemplateRequest(Body):
+    """`POST /apply-template`"""
+
+    foreign = foreign_fields.CHAT
+    model: str | None = None
+    messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+
+
+def prompt_parts(body: NativeCompletionRequest) -> list[Sequence[Any]]:
+    """Each prompt as a list of ids and texts."""
+    given = body.prompt
+    if isinstance(given, (str, PromptObject)):
+        return [[given]]
+    if not given or any(isinstance(part, int) for part in given):
+        if not all(isinstance(part, (int, str)) for part in given):
+            raise UserError("prompt: an id next to a whole prompt; put the ids of each prompt in a list")
+        return [given]
+    if len(given) > MAX_PROMPTS:
+        raise UserError(f"prompt: {len(given)} prompts; give 1 to {MAX_PROMPTS}")
+    return [part if isinstance(part, list) else [part] for part in given]
+
+
+def prompt_ids(parts: Sequence[int | str | PromptObject], model: ServedModel) -> list[int]:
+    """Ids of a prompt. The ids that begin every prompt are put in front of a text only."""
+    ids: list[int] = []
+    for part in parts:
+        if isinstance(part, int):
+            ids.append(part)
+            continue
+        text = part.prompt_string if isinstance(part, PromptObject) else part
+        if text or not ids:
+            ids += model.encode(text, remedy=SHORTEN)[len(model.tokenizer.prefix) if ids else 0 :]
+    return model.checked(ids, remedy=SHORTEN)
+
+
+def completion_responder(body: NativeCompletionRequest, backend: Backend) -> NativeResponder:
+    """Check a request. `UserError` and `ApiError` name the field."""
+    model = served_model(body, backend)
+    prompts = [prompt_ids(each, model) for each in prompt_parts(body)]
+    room, wanted = model.context - min(map(len, prompts)), -1 if body.n_predict is None else body.n_predict
+    plan = AnswerPlan(
+        model,
+        prompts,
+        sampling(body, model, room if wanted < 0 else min(max(wanted, 1), room), None),
+        body.n_cmpl or 1,
+        through=lambda: Filters(*ends(body)),
+        prompt_only=wanted == 0,
+        indent=body.n_indent or 0,
+    )
+    return NativeResponder(body, plan, backend)
+
+
+def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[str, Any]:
+    """A slot, without what is computed in it, which may be another client's."""
+    values = {"id": number, "n_ctx": backend.model.context, "speculative": backend.settings.speculate is not None}
+    if answer is None:
+        return {**values, "is_processing": False}
+    count = answer.text.count
+    token = {"has_next_token": not answer.ended, "n_remain": answer.settings.max_new_tokens - count, "n_decoded": count}
+    return {**values, "id_task": answer.number, "is_processing": True, "next_token": token}
+
+
+def router(backend: Backend) -> APIRouter:
+    """The routes."""
+    infills, answers = answering_routes(backend, tags=["infill"]), answering_routes(backend, tags=["llama.cpp"])
+    routes, every = APIRouter(tags=["llama.cpp"]), APIRouter()
+
+    @infills.post("/infill", response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
+    async def infill(body: InfillRequest, request: Request) -> Response:
+        """The text between a prefix and a suffix; a list if several were requested."""
+        responder = await prepared(request, lambda: infill_responder(body, backend))
+        return await respond(responder, Sampling(stream=body.stream), request)
+
+    @answers.post("/completion", response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
+    async def completion(body: NativeCompletionRequest, request: Request) -> Response:
+        """Continue a prompt; a list of answers if there are several."""
+        responder = await prepared(request, lambda: completion_responder(body, backend))
+        return await respond(responder, Sampling(stream=body.stream), request)
+
+    @routes.post("/apply-template")
+    async def apply_template(body: TemplateRequest, request: Request) -> dict[str, str]:
+        """The prompt of a conversation, for models that were tuned for conversations."""
+        return {"prompt": chat_prompt(body.messages, chosen_model(backend, body.model))}
+
+    @routes.get("/slots", responses={503: {"description": "no slot is free, with fail_on_no_slot=1"}})
+    async def slots(fail_on_no_slot: bool = False) -> list[dict[str, Any]]:
+        """What is computed at once: places in the order in which their answers began."""
+        answers = [*backend.in_slots, *[None] * backend.slots][: backend.slots]
+        if fail_on_no_slot and None not in answers:
+            raise unavailable("no slot is free", "no_slot")
+        return [_slot(number, answer, backend) for number, answer in enumerate(answers)]
+
+    @routes.get("/props")
+    async def props() -> dict[str, Any]:
+        """Properties of the server, as clients of llama.cpp expect them."""
+        model = backend.model
+        usual = {LLAMA_CPP.get(each.name, each.name): each.option.in_requests for each in request_fields()}
+        return {
+            "default_generation_settings": {
+                "n_ctx": model.context,
+                "speculative": backend.settings.speculate is not None,
+                "params": {**usual, "n_predict": -1, "seed": -1, "stop": [], "stream": False},
+            },
+            "total_slots": backend.slots,
+            "model_alias": model.name,
+            "model_path": model.name,  # not its path on this machine
+            "chat_template": "",
+            "chat_template_caps": {},
+            "modalities": {"vision": False, "audio": False},
+            "build_info": f"ms-codegeex {ms_codegeex.__version__}",
+            "is_sleeping": False,
+            "infill": model.infill,
+        }
+
+    for one in (infills, answers, routes):
+        every.include_router(one)
+    return every

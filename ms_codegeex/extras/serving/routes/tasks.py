@@ -1,0 +1,150 @@
+"""`POST /v1/code/...`: translation, explanation, comments, documentation, fixes, SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.languages import find_language
+from ms_codegeex.extras.serving import foreign_fields
+from ms_codegeex.extras.serving.answering import Piece
+from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
+from ms_codegeex.extras.serving.prompts import TASKS, TaskPrompt, UserCode, translation
+from ms_codegeex.extras.serving.responding import (
+    AnswerPlan,
+    Responder,
+    answering_routes,
+    chosen_model,
+    prepared,
+    respond,
+    sampling_settings,
+)
+from ms_codegeex.extras.serving.schemas import Choice, Generated, Sampling
+
+MAX_TOKENS = 512
+SUMMARIES = {
+    "explain": "What the code does, in words.",
+    "comment": "The code with a comment on each line.",
+    "document": "The code with a description of it: a docstring or a comment.",
+    "fix": "The code without its mistake.",
+}
+
+
+class TaskFields(Sampling):
+    """Fields of all tasks. Unlike completions, tasks are greedy unless a temperature is given."""
+
+    code: str = Field(description="the code; for SQL, a description of the statement in words")
+    max_tokens: int | None = Field(None, ge=1, description=f"most new tokens (default {MAX_TOKENS}, or as many as fit)")
+
+
+class TaskRequest(TaskFields):
+    """`POST /v1/code/explain`, `comment`, `document` and `fix`"""
+
+    language: str = Field(description="the code's language")
+    locale: Literal["en", "zh"] | None = Field(None, description="the language of explanations (default en)")
+
+
+class SqlRequest(TaskFields):
+    """`POST /v1/code/sql`"""
+
+    language: str | None = None
+    locale: Literal["en", "zh"] | None = None
+
+
+class TranslationRequest(TaskFields):
+    """`POST /v1/code/translate`"""
+
+    foreign = foreign_fields.TRANSLATION
+    source_language: str = Field(description="the code's language")
+    target_language: str = Field(description="the language of the answer")
+
+
+class TaskChoice(Choice):
+    """One answer."""
+
+    text: str
+
+
+class TaskAnswer(Generated):
+    """The answer, and each event of a streamed one."""
+
+    object: str
+    choices: list[TaskChoice]
+
+
+class TaskResponder(Responder):
+    """Answers in the format of the tasks."""
+
+    prefix = "code"
+
+    def __init__(self, kind: str, plan: AnswerPlan, backend: Backend):
+        self.kind = f"code.{kind}"
+        super().__init__(plan, backend)
+
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+        return {"index": index, "text": piece.text, "finish_reason": piece.finish}
+
+
+def _language(body: TaskFields, field: str) -> str:
+    try:
+        return find_language(getattr(body, field)).name
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
+
+
+def _prompt(task: str, body: TaskFields, family: str) -> TaskPrompt:
+    if isinstance(body, TranslationRequest):
+        return translation(_language(body, "source_language"), _language(body, "target_language"), body.code)
+    language = find_language("SQL" if task == "sql" else _language(body, "language"))
+    return TASKS[task][1](UserCode(body.code, language, family, body.locale or "en"))
+
+
+async def answered(task: str, body: TaskFields, request: Request, backend: Backend) -> Response:
+    """The response to a task. Its prompt is made in a thread if it is long, so that it delays nobody."""
+    model = chosen_model(backend, body.model)
+
+    def work() -> AnswerPlan:
+        if len(body.code) > model.max_characters:
+            raise UserError(
+                f"code: {len(body.code)} characters are more than the model's context of {model.context} tokens can "
+                "hold; send less"
+            )
+        prompt = _prompt(task, body, model.family)
+        ids = model.encode(prompt.text, field="code", remedy="send less code; the task's prompt counts too")
+        greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
+        settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
+        through = prompt.text_filter
+        return AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
+
+    plan, kind = await prepared(request, work), TASKS[task][0] if task in TASKS else "translation"
+    return await respond(TaskResponder(kind, plan, backend), body, request)
+
+
+def router(backend: Backend) -> APIRouter:
+    """The routes."""
+    routes = answering_routes(backend, prefix="/v1/code", tags=["tasks"])
+
+    @routes.post("/translate", response_model=TaskAnswer)
+    async def translate(body: TranslationRequest, request: Request) -> Response:
+        """The code in another language."""
+        return await answered("translate", body, request, backend)
+
+    @routes.post("/sql", response_model=TaskAnswer)
+    async def sql(body: SqlRequest, request: Request) -> Response:
+        """An SQL statement."""
+        return await answered("sql", body, request, backend)
+
+    def of_code(task: str) -> Callable[[TaskRequest, Request], Awaitable[Response]]:
+        async def endpoint(body: TaskRequest, request: Request) -> Response:
+            return await answered(task, body, request, backend)
+
+        return endpoint
+
+    for name, summary in SUMMARIES.items():
+        routes.post(f"/{name}", response_model=TaskAnswer, name=name, description=summary)(of_code(name))
+    return routes

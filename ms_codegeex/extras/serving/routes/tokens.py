@@ -1,0 +1,84 @@
+"""`POST /tokenize` and `/detokenize` in llama.cpp's format and vLLM's, whose `/tokenizer_info` lm-eval looks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import AliasChoices, Field
+from starlette.responses import Response
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.extras.serving import foreign_fields
+from ms_codegeex.extras.serving.backend import Backend
+from ms_codegeex.extras.serving.schemas import Body, Ids
+
+
+class TokenizeRequest(Body):
+    """Text to encode."""
+
+    foreign = foreign_fields.TOKENS
+    content: str = Field(validation_alias=AliasChoices("content", "prompt"))
+    add_special: bool | None = Field(
+        None,
+        validation_alias=AliasChoices("add_special", "add_special_tokens"),
+        description="begin with the ids that every prompt has (default: no)",
+    )
+    parse_special: bool | None = Field(None, description="names of special tokens become their ids (default: yes)")
+    with_pieces: bool | None = Field(
+        None, description="also give each token's text, or its bytes if they are not text (default: no)"
+    )
+
+
+class DetokenizeRequest(Body):
+    """Ids to decode."""
+
+    foreign = foreign_fields.TOKENS
+    tokens: Ids
+
+
+def _response(tokens: Iterable[Any]) -> Response:
+    """One token after the other: during one call of `json.dumps` no other thread would run."""
+    return Response(f'{{"tokens":[{",".join(map(json.dumps, tokens))}]}}', media_type="application/json")
+
+
+def router(backend: Backend) -> APIRouter:
+    """The routes."""
+    routes, tokenizer = APIRouter(tags=["tokens"]), backend.model.tokenizer
+
+    def piece(number: int) -> str | list[int]:
+        data = tokenizer.token_bytes(number)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return list(data)
+
+    # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not delay the answers
+    @routes.post("/tokenize", response_model=dict[str, list[int] | list[dict[str, Any]]])
+    def tokenize(body: TokenizeRequest) -> Response:
+        """The ids of a text that is not longer than any prompt."""
+        text = body.content
+        if len(text) > backend.model.max_characters:
+            raise UserError(f"content: {len(text)} characters; give {backend.model.max_characters} at most")
+        literal = body.parse_special is False
+        ids = tokenizer.encode(text) if literal else tokenizer.encode_prompt(text)[len(tokenizer.prefix) :]
+        if body.add_special:
+            ids = [*tokenizer.prefix, *ids]
+        if body.with_pieces:
+            return _response({"id": number, "piece": piece(number)} for number in ids)
+        return _response(ids)
+
+    @routes.post("/detokenize")
+    def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        """The text of ids, under llama.cpp's name and vLLM's."""
+        return dict.fromkeys(("content", "prompt"), tokenizer.decode(body.tokens))
+
+    @routes.get("/tokenizer_info")
+    def tokenizer_info() -> dict[str, str | None]:
+        """Names of the special tokens; documents begin with none."""
+        eos = tokenizer.token_bytes(tokenizer.eos_id).decode("utf-8", "replace")
+        return {"tokenizer_class": tokenizer.name, "eos_token": eos, "bos_token": None, "pad_token": None}
+
+    return routes

@@ -1,0 +1,335 @@
+"""Bodies of requests and responses: those of OpenAI's API, with our extensions."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    create_model,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from ms_codegeex.base.options import Declared
+from ms_codegeex.extras.serving import foreign_fields
+from ms_codegeex.generation.sampling import request_fields
+
+Item = TypeVar("Item")
+
+
+class First(FailFast):
+    """Stop at the first wrong item: a million errors would cost a thousand times what the items cost."""
+
+    __hash__ = object.__hash__  # members of a union have to have one
+
+
+Listed = Annotated[list[Item], First()]
+MAX_PROMPT_IDS = 1 << 17  # more than the context of any model here
+Ids = Annotated[Listed[int], Field(max_length=MAX_PROMPT_IDS)]
+MAX_BIASES = 300
+MAX_MESSAGES = 4096
+MAX_TOKENS = AliasChoices("max_tokens", "n_predict")
+UNSUPPORTED = "unsupported_field"  # type of the error; `field` in its context
+SHOWN = 64  # characters of an unknown field's name
+ID = re.compile("-?[0-9]+")  # as a key of an object
+NEVER = -1e5  # added to a logit: far below all others, and several of them are within the limit of a bias
+
+
+def _biases(value: Any) -> Any:
+    """A logit bias as pairs of an id or a text and a number. llama.cpp's server reads pairs too, texts for the ids of
+    all their tokens, and false for never."""
+    pairs = list(value.items()) if isinstance(value, dict) else value
+    if not isinstance(pairs, list) or len(pairs) > MAX_BIASES:
+        raise PydanticCustomError("bias", f"expected an object or a list with {MAX_BIASES} entries at most")
+    read = []
+    for pair in pairs:
+        token, bias = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, None)
+        if pairs is not value and ID.fullmatch(token):
+            token = int(token[:10])  # more digits are no id either
+        if type(token) not in (int, str) or (bias is not False and type(bias) not in (int, float)):
+            what = "expected pairs of a token, its id or a text, and a number; false stands for never"
+            raise PydanticCustomError("bias", what)
+        read.append((token, NEVER if bias is False else bias))
+    return read
+
+
+def _texts(value: str | Sequence[str] | None) -> list[str]:
+    return [text for text in ([value] if isinstance(value, str) else value or ()) if text]
+
+
+Biases = Annotated[
+    list[tuple[int | str, float]] | None,
+    BeforeValidator(_biases, json_schema_input_type=dict[str, float | bool] | list[list[int | float | str | bool]]),
+]
+Stops = Annotated[str | Listed[str] | None, AfterValidator(_texts)]
+
+
+def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
+    """Add the fields of other servers to a body's JSON schema."""
+    assert issubclass(body, Body)
+    schema["additionalProperties"] = False
+    own, used = schema.setdefault("properties", {}), names_of(body)
+    own.update((name, {"description": one.description}) for name, one in body.foreign.items() if name not in used)
+    own.update((name, {"description": f"the same as {field}"}) for name, field in used.items() if name != field)
+
+
+class Body(BaseModel):
+    """A request's JSON object: types are exact, null stands for a field's absence, unknown fields are refused. Fields
+    of other servers are accepted if they change nothing: `foreign` has them. A field may have several names."""
+
+    # with a limit, whatever it is, pydantic refuses half of a surrogate pair, which JSON may hold and UTF-8 may not
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        protected_namespaces=(),
+        str_max_length=1 << 40,
+        json_schema_extra=_describe_foreign,
+    )
+    foreign: ClassVar[foreign_fields.Fields] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        names, used, left = names_of(cls), dict[str, str](), dict[str, Any]()
+        for name, given in value.items():
+            known, what = cls.foreign.get(name), ""
+            ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
+            if given is None or (known and known.accepted(given, value) and (name not in names or ours_is_off)):
+                continue
+            if name in names:
+                left[name], other = given, used.setdefault(names[name], name)
+                if other != name and value[other] != given:
+                    what = f"there is {other} too, which means the same; leave one of them out"
+            elif known is not None:
+                what = known.refusal(value)
+            else:
+                near = difflib.get_close_matches(str(name)[:SHOWN], names, 1)
+                what = f"not supported; {f'did you mean {near[0]}?' if near else 'leave it out'}"
+            if what:
+                shown = str(name)[:SHOWN].encode("utf-8", "replace").decode()
+                raise PydanticCustomError(UNSUPPORTED, "{what}", {"field": shown, "what": what})
+        return left
+
+
+@cache
+def names_of(body: type[Body]) -> dict[str, str]:
+    """The field by each of its names."""
+    aliases = {name: each.validation_alias for name, each in body.model_fields.items()}
+    found = {name: one.choices if isinstance(one, AliasChoices) else (name,) for name, one in aliases.items()}
+    return {str(known): name for name, choices in found.items() for known in choices}
+
+
+class StreamOptions(Body):
+    """Options of a streamed answer."""
+
+    foreign = foreign_fields.STREAM_OPTIONS
+    include_usage: bool | None = Field(None, description="send a last event with the usage")
+
+
+def _sampling_field(each: Declared) -> tuple[Any, Any]:
+    default = each.option.default_in_words(each.option.in_requests)
+    names = {"repetition_penalty": ("repeat_penalty",)}.get(each.name, ())
+    return each.type | None, Field(
+        None, validation_alias=AliasChoices(each.name, *names), description=f"{each.option.help}{default}"
+    )
+
+
+# What decides how tokens are chosen, as far as OpenAI's API has it or could have it.
+SamplingFields = create_model(
+    "SamplingFields", __base__=Body, **{each.name: _sampling_field(each) for each in request_fields()}
+)
+
+
+class Sampling(SamplingFields):
+    """How an answer is chosen; shared by all routes that generate."""
+
+    foreign = foreign_fields.GENERATION
+    model: str | None = Field(None, description="the name in /v1/models; may be left out")
+    n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
+    stop: Stops = Field(None, description="texts before which an answer ends")
+    seed: int | None = Field(
+        None,
+        validation_alias=AliasChoices("seed", "random_seed"),
+        description="equal seeds give equal text (default, and -1: a different one each time)",
+    )
+    logit_bias: Biases = Field(None, description="numbers that are added to logits, by the token's id or text")
+    stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+
+class Formed(Sampling):
+    """Routes whose answers may have a form."""
+
+    response_format: dict[str, Any] | None = Field(
+        None, description='the form of the answer: a type "text", "json_object", or "json_schema" with such an object'
+    )
+
+
+class CompletionRequest(Formed):
+    """`POST /v1/completions`"""
+
+    prompt: str | Listed[str] | Ids | Listed[Ids] | None = Field(
+        None, description="text, ids, or a list of either (default: the start of a document)"
+    )
+    suffix: str | None = Field(None, description="the text after the gap")
+    max_tokens: int | None = Field(
+        None, ge=-1, validation_alias=MAX_TOKENS, description="most new tokens (default 128; -1: as many as fit)"
+    )
+    best_of: int | None = Field(None, ge=1, le=128, description="draw this many, answer with the n likeliest")
+    logprobs: int | None = Field(None, ge=0, le=256, description="report this many likeliest tokens with each token")
+    echo: bool | None = Field(None, description="begin the text with the prompt")
+    language: str | None = Field(None, description="put this language's tag line in front of the prompt")
+    truncate_prompt: bool | None = Field(None, description="drop the start of a prompt that is too long")
+    stop_at: Literal["block"] | None = Field(None, description="end with the block that the prompt began")
+
+
+class ContentPart(Body):
+    """A part of a message; one of type "text" has a text."""
+
+    foreign = foreign_fields.CONTENT_PART
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Body):
+    """A message of a conversation."""
+
+    foreign = foreign_fields.MESSAGE
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Listed[ContentPart | str] | None = None
+
+
+class ChatRequest(Formed):
+    """`POST /v1/chat/completions`"""
+
+    foreign = foreign_fields.CHAT
+    messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_tokens: int | None = Field(
+        None,
+        ge=-1,
+        validation_alias=AliasChoices(*MAX_TOKENS.choices, "max_completion_tokens"),
+        description="most new tokens (default 512; -1: as many as fit)",
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+
+class ErrorValues(BaseModel):
+    """The error."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="the field that is wrong, if it is one")
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every error response."""
+
+    error: ErrorValues
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class LogProbabilities(BaseModel):
+    """Log-probabilities of a completion, in OpenAI's older format; the first token of an echoed prompt has none."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class Choice(BaseModel):
+    """One answer, or a piece of one."""
+
+    index: int
+    finish_reason: Literal["stop", "length"] | None = None
+    max_tokens: int | None = Field(None, description="with the end: the limit, if the one requested does not fit")
+
+
+class CompletionChoice(Choice):
+    """One answer."""
+
+    text: str
+    logprobs: LogProbabilities | None = None
+
+
+class Generated(BaseModel):
+    """Fields that the answers of all generating routes have."""
+
+    id: str
+    created: int
+    model: str
+    usage: Usage | None = None
+
+
+class Completion(Generated):
+    """Answer of `/v1/completions`, and each event of a streamed one."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
+    infill: str | None = None
+
+
+class ChatAnswer(BaseModel):
+    """The assistant's message."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChoice(Choice):
+    """One answer."""
+
+    message: ChatAnswer
+    logprobs: dict[str, Any] | None = None
+
+
+class ChatCompletion(Generated):
+    """Answer of `/v1/chat/completions`; a streamed one has `delta` in place of `message`."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+
+
+class ServedModelObject(BaseModel):
+    """An entry of `/v1/models`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "ms-codegeex"
+    family: str
+    context_length: int
+    infill: str
+    chat: bool
+    languages: list[str]
+    parent: str | None = Field(None, description="the model to which an adapter belongs")
+
+
+class ModelList(BaseModel):
+    """Answer of `/v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ServedModelObject]

@@ -1,0 +1,161 @@
+"""The life of the server: its socket, signals and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import math
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error, print_out
+from ms_codegeex.extras.serving.app import create_app
+from ms_codegeex.extras.serving.connections import BACKLOG, Connection, Flood, Pool, descriptor_room
+from ms_codegeex.extras.serving.engine import EngineBackend
+from ms_codegeex.extras.serving.errors import unavailable
+from ms_codegeex.extras.serving.infilling import infill_prompt
+from ms_codegeex.extras.serving.model import ServedModel
+from ms_codegeex.extras.serving.settings import ServeSettings
+
+KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that it never writes to a closed one
+LAST_SECONDS = 2  # to write the last responses after all answers have ended
+POLL_SECONDS = 0.02
+LARGE = 1 << 20  # bytes of a block of memory
+MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of glibc's malloc.h
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket; `UserError` if the address cannot be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host.strip("[]"), port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from None
+    # asyncio sets this only if a socket names its protocol; without it an answer waits 40 ms for the client's ACK
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def address(listening: socket.socket) -> str:
+    """The URL of the server."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    settings: ServeSettings, models: Sequence[ServedModel], begun: tuple[Any, socket.socket] | None = None
+) -> None:
+    """Serve `models`, the model and those with adapters, until SIGTERM or SIGINT. The engine's process may have `begun`
+    to load it. `UserError` or `RunFailure` if that is impossible."""
+    return_large_blocks()
+    with bound(settings.host, settings.port) as listening:
+        asyncio.run(_serve(EngineBackend(models[0], settings, models[1:], begun), listening))
+
+
+def return_large_blocks() -> None:
+    """Return the memory of long bodies to the system as soon as it is no longer needed. By default, once a block of up
+    to 32 MB has been freed, glibc takes such blocks from its heaps, one for each thread. Smaller blocks in between then
+    keep the memory occupied. Other C libraries are not changed."""
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
+        set_option(MMAP_THRESHOLD, LARGE)
+        set_option(ARENA_MAX, 2)
+
+
+def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
+    """The server of an application, for the running event loop, whose errors it reports from then on. Raises this
+    process's limit on open files."""
+    connections, backlog = descriptor_room(settings.max_connections)
+    if connections < settings.max_connections:
+        print_error(
+            f"--max-connections: {settings.max_connections} do not fit into the hard limit on open files, so it is "
+            f"{connections}; see `ulimit -Hn`"
+        )
+    asyncio.get_running_loop().set_exception_handler(Flood().handle)
+    config = uvicorn.Config(
+        app,
+        http=cast(Any, partial(Connection, pool=Pool(connections, Flood()))),  # uvicorn only calls it
+        backlog=backlog,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # `Stopping` handles signals
+    return server
+
+
+async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
+    """Answers until a signal comes. What the first request would have to wait for is imported and prepared before."""
+    await run_in_threadpool(int)
+    for model in backend.models.values():
+        infill_prompt(model, "x", "x", model.context)
+    app = create_app(backend.settings, backend)
+    server = http_server(app, backend.settings)
+    stopping = Stopping(server)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.reload)
+    engine, http = asyncio.ensure_future(backend.run()), asyncio.ensure_future(server.serve(sockets=[listening]))
+    helpers = [asyncio.ensure_future(stopping.first.wait()), asyncio.ensure_future(_announce(backend, listening))]
+    try:
+        await asyncio.wait({engine, http, helpers[0]}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.first.is_set():
+            server.config.timeout_graceful_shutdown = await _drain(backend, stopping.second)
+    finally:
+        backend.draining = True
+        backend.fail_all(unavailable("the server is shutting down", "shutting_down"))
+        server.should_exit = True
+        await asyncio.wait({http})  # the last responses are being written
+        for task in (engine, *helpers):
+            task.cancel()
+        await asyncio.wait({engine, *helpers})
+    if not engine.cancelled():
+        engine.result()
+    http.result()
+
+
+class Stopping:
+    """Handles SIGTERM and SIGINT: the first signal starts a shutdown, the second ends at once."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self.server, self.first, self.second = server, asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._asked)
+
+    def _asked(self) -> None:
+        if self.first.is_set():
+            self.second.set()
+            self.server.force_exit = True
+        self.first.set()
+
+
+async def _announce(backend: EngineBackend, listening: socket.socket) -> None:
+    while not backend.ready:
+        await asyncio.sleep(POLL_SECONDS)
+    print_out(f"serving {backend.model.name} at {address(listening)}")
+
+
+async def _drain(backend: EngineBackend, at_once: asyncio.Event) -> int:
+    """Refuse new work and wait for the answers in progress. Returns the seconds left for slow readers."""
+    backend.draining = True
+    seconds = backend.settings.grace
+    print_error(f"ending: answers in progress have {seconds:g} s")
+    deadline = time.monotonic() + seconds
+    while not backend.idle and not at_once.is_set() and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+    return LAST_SECONDS if at_once.is_set() else max(LAST_SECONDS, math.ceil(deadline - time.monotonic()))

@@ -1,0 +1,114 @@
+"""Shares of a model: the part of each weight that one of several devices holds. A family's table gives the axis along
+which tensor parallelism splits a parameter. The size of that axis gives the unit: attention heads, groups of keys and
+values, channels of the feed-forward part, or tokens. Shares may be unequal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.formats.rounding import QuantisedMatrix
+from ms_codegeex.generation.matrices import WHOLE, Packed, Weights, pack
+from ms_codegeex.models.decoder_config import DecoderConfig, Heads
+
+UNITS = ((128, 32), (32, 2), (1, 0))  # channels that are not split, and the least number of such units per device
+
+
+def check_devices(config: DecoderConfig, devices: int) -> None:
+    """`UserError` unless each device gets a head."""
+    if not 1 <= devices <= config.num_heads:
+        raise UserError(f"--devices: {devices} for {config.num_heads} attention heads; give 1 to {config.num_heads}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a model on device `rank` of `ranks`."""
+
+    config: DecoderConfig
+    rank: int
+    ranks: int
+
+    def _heads(self) -> tuple[slice, slice]:
+        """The device's heads, and the groups of keys and values that they read."""
+        config, groups = self.config, self.config.num_kv_groups
+        shared = config.num_heads // groups
+        if self.ranks <= groups:
+            kept = _stretch(groups, self.ranks, self.rank)
+            return slice(kept.start * shared, kept.stop * shared), kept
+        group, devices = next(
+            (group, devices)
+            for group in range(groups)
+            if self.rank < (devices := _stretch(self.ranks, groups, group)).stop
+        )
+        own = _stretch(shared, devices.stop - devices.start, self.rank - devices.start)
+        return slice(group * shared + own.start, group * shared + own.stop), slice(group, group + 1)
+
+    @property
+    def heads(self) -> Heads:
+        """The number of the device's heads and groups."""
+        heads, groups = self._heads()
+        return Heads(heads.stop - heads.start, self.config.head_dim, groups.stop - groups.start)
+
+    def part(self, size: str) -> slice:
+        """The device's part of an axis, given by the name of its size in the config."""
+        whole = getattr(self.config, size)
+        if size == "vocab_size":
+            each = self.vocabulary
+            return slice(min(self.rank * each, whole), min((self.rank + 1) * each, whole))
+        if size in ("hidden_size", "kv_size"):
+            part = self._heads()[size == "kv_size"]
+            return slice(part.start * self.config.head_dim, part.stop * self.config.head_dim)
+        unit = next(unit for unit, minimum in UNITS if whole >= minimum * unit * self.ranks)
+        return _stretch(whole, self.ranks, self.rank, unit)
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens on each device but the last, which may have fewer."""
+        return -(-self.config.vocab_size // self.ranks)
+
+
+def _stretch(count: int, parts: int, number: int, unit: int = 1) -> slice:
+    """Part `number` of `parts` nearly equal ones, whose borders are multiples of `unit`."""
+    begin, end = (count * i // (parts * unit) * unit for i in (number, number + 1))
+    return slice(begin, count if number == parts - 1 else end)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How a device exchanges results with the others: its `share`, and the shared `memory` of the compiled operators.
+    MindSpore's own operators use its collectives instead."""
+
+    share: Share
+    memory: np.ndarray | None = None
+
+
+class SharedWeights:
+    """The device's part of `weights`, read on demand. Only the first device adds the biases of products whose inputs
+    are split."""
+
+    def __init__(self, weights: Weights, share: Share):
+        self.weights, self.share, self.bits = weights, share, weights.bits
+        layers = share.config.table.layers(share.config.num_layers)
+        self._parameters = {each.name: each for layer in layers for each in layer.parameters(share.config)}
+
+    def part(self, name: str, axis: int) -> slice:
+        """The device's part of a parameter's axis."""
+        parameter = self._parameters[name]
+        size = parameter.layer.columns if axis else parameter.layer.rows
+        return self.share.part(size) if parameter.axis == axis else WHOLE
+
+    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> QuantisedMatrix:
+        """The device's part of a matrix, [n, k]."""
+        return self.weights.matrix(name, self.part(name, 0), self.part(name, 1))
+
+    def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
+        """The device's part of a vector, FP32 [n]."""
+        parameter = self._parameters[name]
+        part = self.weights.vector(name, self.part(name, 0))
+        return np.zeros_like(part) if parameter.layer.role.weight_axis == 1 and self.share.rank else part
+
+    def packed(self, name: str, blocks: bool = False) -> Packed:
+        """The device's part of a matrix as `pack` gives it."""
+        return pack(self.matrix(name), blocks)

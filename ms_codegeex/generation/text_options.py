@@ -1,0 +1,64 @@
+"""Options that several verbs share: what a model continues, and how tokens are chosen."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import OptionGroup, given, option
+from ms_codegeex.base.reading import given_text
+from ms_codegeex.generation.sampling import SamplingSettings, request_fields
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What `generate` and `complete` do with the text to continue."""
+
+    language: str | None = option("put this language's tag in front of the text", "NAME")
+    cut_prompt: bool = option("drop the start of a text that is too long instead of refusing it", default=False)
+    stop_at: Literal["block"] | None = option(
+        "end with the block that the prompt began: before a line in the first column (Python), after its "
+        "closing brace (languages with braces; see --language)"
+    )
+    json: bool = option("one JSON object instead of streamed text", default=False)
+
+
+@dataclass(frozen=True)
+class GreedyOption:
+    """Besides the fields of `SamplingSettings`."""
+
+    greedy: bool = option("always the likeliest token; the same as --temperature 0", default=False)
+
+
+def options(*others: str) -> tuple[OptionGroup, type]:
+    """Length, seed, stop texts, what requests have too, and other fields of `SamplingSettings`."""
+    names = {"max_new_tokens", "seed", "stop", *(each.name for each in request_fields()), *others}
+    return OptionGroup(SamplingSettings, names), GreedyOption
+
+
+def prepare_device(name: str | None) -> None:
+    """Make this process ready for a kind of device. Call it before the engine is imported."""
+    if name == "gpu":
+        from ms_codegeex.base.cuda.libraries import prepare
+
+        prepare()
+
+
+def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
+    """The settings from the groups of `options`, and others. `UserError` for a number out of range."""
+    if arguments.greedy:
+        others["temperature"] = 0.0
+    return given(SamplingSettings, arguments, **others)
+
+
+def read_key(path: Path | None) -> str | None:
+    """The key in a file; None without one. `UserError` if the file holds none."""
+    if path is None:
+        return None
+    key = given_text(str(path), "--api-key-file").strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"--api-key-file: {path} holds no key; expected one word")
+    return key

@@ -1,0 +1,321 @@
+"""What `finetune` chooses where neither its file nor its command line says it, and the lines that say so."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.base.digests import json_digest, sha256
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.extras import extra
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.shipped import find_config
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.model import model_config
+from ms_codegeex.config.sections import warm_up_of
+from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
+from ms_codegeex.data.datasets.batches import KIND
+from ms_codegeex.data.datasets.opening import training_data
+from ms_codegeex.data.summary_lines import print_tally
+from ms_codegeex.formats.peft import open_adapters
+from ms_codegeex.formats.sources import Source, tokenizer_place
+from ms_codegeex.formats.tensors import SHORT_NAMES
+from ms_codegeex.models.registry import family
+from ms_codegeex.runs import fitting
+from ms_codegeex.runs.memory_check import available_for, required_memory
+from ms_codegeex.runs.rank_table import read_rank_table
+from ms_codegeex.runs.run_directory import RunDirectory
+
+FULL, ADAPTERS = "finetune_full", "finetune_lora"
+SMALL = 100_000_000  # parameters of a model that is trained whole; adapters would save it little
+DEFAULTS = ("training.steps", "training.evaluate_every")  # keys that the two files above give a default, no statement
+CHOSEN = ("data.seq_length", "devices", "training.recompute", "training.micro_batch", "lora.frozen", *DEFAULTS)
+LENGTHS = (2048, 1024, 512, 256, 128)  # tried for documents, which have no length of their own
+
+
+@dataclass(frozen=True)
+class TuningRequest:
+    """What is stated: the file, if one is, and overrides; `model`: those that `--model` and `--adapter` mean; `stored`:
+    the one type of the model's matrices in its files, "" if there are several."""
+
+    file: str | None
+    model: Sequence[str]
+    words: Sequence[str]
+    adapter: bool = False
+    stored: str = ""
+
+    @classmethod
+    def of(cls, source: Source, file: str | None, words: Sequence[str], adapter: Path | None) -> TuningRequest:
+        """The request for an opened model, and with adapters that are trained further."""
+        model = model_words(source)
+        if adapter is not None:
+            adapters = open_adapters(adapter, source)
+            lora = {"rank": adapters.rank, "alpha": adapters.alpha, "targets": adapters.targets}
+            lora["weights"] = str(adapter.absolute())
+            model += [f"lora.{key}={json.dumps(value)}" for key, value in lora.items()]
+        types = {tensor.dtype for tensor in source.tensors.values() if len(tensor.shape) == 2}
+        return cls(file, model, words, adapter is not None, types.pop() if len(types) == 1 else "")
+
+    def stated(self, name: str) -> Mapping[str, Any]:
+        """Dotted keys that are not to be chosen, if the run's file is `name`."""
+        given = read_yaml(find_config(Path(name)))
+        if given.get("model") is not None:
+            raise UserError(f"{name}: model: --model names the model; remove the section, or leave out --config")
+        keys = flattened(merged(given, {}))
+        if name in (FULL, ADAPTERS):
+            keys = {key: value for key, value in keys.items() if key not in DEFAULTS}
+        return {**keys, **flattened(parse_overrides(self.words))}
+
+    def load(self, name: str, chosen: Sequence[str] = ()) -> RunConfig:
+        """The configuration with these choices below what is stated."""
+        return load_config(Path(name), [*self.model, *chosen, *self.words])
+
+
+@dataclass(frozen=True)
+class TuningData:
+    """Files of records, or one dataset directory; `task`: the kind of the records, None to recognise it; `epochs`:
+    passes over them, None to choose. `quiet`: show no progress."""
+
+    paths: Sequence[str]
+    task: str | None = None
+    epochs: float | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Length:
+    """The lengths to try, the longest first, and why; a single None if it is stated."""
+
+    candidates: tuple[int | None, ...]
+    reason: str
+
+
+def file_of(request: TuningRequest) -> tuple[str, str]:
+    """The run's file and why it is this one: adapters for all but small models."""
+    if request.file is not None:
+        return request.file, f"{request.file}, as --config says"
+    if request.adapter:
+        return ADAPTERS, "adapters, as --adapter says"
+    if any(word.startswith("lora.rank=") for word in request.words):
+        return FULL, "lora.rank is stated"
+    size = request.load(FULL).model.sizes.parameter_count()
+    if size <= SMALL:
+        return FULL, f"every weight is trained, of {size / 1e6:.0f} million (--config {ADAPTERS} trains adapters)"
+    return ADAPTERS, f"adapters (LoRA), for a model of {size / 1e6:,.0f} million weights (--config {FULL} trains all)"
+
+
+def model_words(source: Source) -> list[str]:
+    """The overrides that a model means: its sizes, and where its weights are."""
+    model = {"family": source.family.name, **source.fields, "weights": str(source.path.absolute())}
+    return [f"model.{key}={json.dumps(value)}" for key, value in model.items()]
+
+
+def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, dataset: Path | None) -> Length:
+    """The length for these examples (tokens of each, none for a prepared `dataset`). `limit`: the model's."""
+    if stated.get("data.seq_length") is not None:
+        return Length((None,), "as data.seq_length says")
+    if sizes is not None:
+        length = fitting.length_of(sizes, limit)
+        longer = int((sizes > length).sum())
+        whole = f"{sizes.size - longer:,} of {sizes.size:,} examples are no longer"
+        return Length((length,), whole + (", the others lose the beginnings of their prompts" if longer else ""))
+    info = read_json(dataset / "dataset.json") if dataset else {}
+    if info.get("kind") == KIND and type(info.get("seq_length")) is int:
+        return Length((min(limit, info["seq_length"]),), f"that of {dataset}")
+    return Length(tuple(dict.fromkeys(min(limit, length) for length in LENGTHS)), "the longest that fits")
+
+
+def _types(request: TuningRequest, base: RunConfig, stated: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Types of frozen weights, that which is wanted most first: 16 bits if the files have the same, otherwise only if
+    nothing else fits, since they are rounded then; in one process of a CPU, 8 bits if those do not fit either."""
+    precision = base.training.precision
+    if (
+        not base.lora.rank
+        or base.partitioned
+        or "lora.frozen" in stated
+        or (precision == "bf16" and base.device == "cpu")
+    ):
+        return (None,)
+    held = "fp16" if base.device == "cpu" else precision
+    if held == "fp32" or (base.device == "cpu" and request.stored == "bfloat16"):
+        return (None,)
+    types = (held,) if SHORT_NAMES[held] == request.stored else ("fp32", held)
+    alone = base.devices == 1 or not any(key == "devices" or key.startswith("parallel.") for key in stated)
+    return (*types, "int8") if base.device == "cpu" and precision == "fp32" and alone else types
+
+
+def _candidates(request: TuningRequest, name: str, length: Length, stated: Mapping[str, Any]) -> Iterator[RunConfig]:
+    """Configurations, those that are wanted most first. What is stated is in all of them."""
+    base = request.load(name)
+    batch: int | None = base.training.global_batch
+    if "training.micro_batch" in stated or "parallel.micro_batches" in stated:
+        batch = None
+    free = "training.recompute" not in stated and "training.recompute_blocks" not in stated
+    meshed = any(key.startswith("parallel.") for key in stated)
+    devices: tuple[int | None, ...] = (None,)
+    if base.device == "cpu" and not meshed and "devices" not in stated:
+        devices = (1,)  # one that has all cores is quicker than several of fewer, and holds the weights once
+    again, types = ("none", "full") if free else (None,), _types(request, base, stated)
+    at_once = fitting.AT_ONCE if base.device == "cpu" else None
+    local = None if batch is None else batch // (base.data_parallel if devices == (None,) else 1)
+    for choice in fitting.settings(length.candidates, devices, again, local, at_once, types):
+        yield request.load(name, choice.words())
+
+
+def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, str]:
+    """The first configuration that fits the memory, and a line about it; `UserError` if none does."""
+    stated, output = request.stated(name), request.load(name).output
+    before = _earlier(Path(output), stated)
+    if before:
+        config = request.load(name, before)
+        return config, f"settings of {output}, which goes on: " + ", ".join(before)
+    free = available_for(request.load(name))
+    budget = int(fitting.SHARE * free)
+    found, least = fitting.first_that_fits(_candidates(request, name, length, stated), required_memory, budget)
+    known = least.config.device == "cpu" or least.config.parallel.hardware is not None
+    if found is None and known and least.needed > free:
+        raise UserError(_refusal(request, name, least, free))
+    chosen = found or least
+    config = chosen.config
+    processes = f"{config.devices} process{'es' * (config.devices > 1)}"
+    again = {"none": "nothing recomputed", "full": "blocks recomputed"}.get(
+        config.training.recompute, "some recomputed"
+    )
+    figures = f"about {chosen.needed / 1e9:.1f} GB of {free / 1e9:.1f} GB that are free"
+    at_once = f"{config.micro_batch} of {config.training.global_batch} sequences at once"
+    keys = "devices, training.micro_batch, training.recompute"
+    if config.lora.frozen != "fp32":
+        as_stored = SHORT_NAMES.get(config.lora.frozen) == request.stored
+        again += f", frozen weights in {config.lora.frozen}" + (", as stored" if as_stored else ", rounded")
+        keys += ", lora.frozen"
+    return config, f"memory: {figures}; {config.training.precision}, {processes}, {at_once}, {again} ({keys})"
+
+
+def _earlier(output: Path, stated: Mapping[str, Any]) -> list[str]:
+    """The choices of the run in `output`, if it is to go on: it may not change what affects its weights."""
+    file = RunDirectory(output.absolute()).config
+    if stated.get("checkpoint.resume") != "auto" or not os.path.isfile(file):
+        return []
+    values = flattened(read_yaml(file))
+    return [f"{key}={values[key]}" for key in CHOSEN if key not in stated and values.get(key) is not None]
+
+
+def _refusal(request: TuningRequest, name: str, least: fitting.Fitted, free: int) -> str:
+    """Why nothing fits, and the next smaller thing that would."""
+    config = least.config
+    size = config.model.sizes.parameter_count() / 1e6
+    what = f"{size:,.0f} million weights and {config.micro_batch} x {config.seq_length} tokens"
+    need = f"--model: {what} need about {least.needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    for file, words, fits in _smaller(request, name, config):
+        if (needed := required_memory(fits)) <= free:
+            change = " ".join([*([f"--config {file}"] if file != name else []), *words])
+            return f"{need}; {change} needs {needed / 1e9:.1f} GB"
+    presets = family(config.family).config.PRESETS
+    models = [
+        (preset, replace(config, model=model_config({"family": config.family, "preset": preset}))) for preset in presets
+    ]
+    fitting_ones = [(required_memory(other), preset) for preset, other in models if required_memory(other) <= free]
+    largest = f"the largest {config.family} that fits is {max(fitting_ones)[1]}, or " if fitting_ones else ""
+    return f"{need}; {largest}free {(least.needed - free) / 1e9:.1f} GB"
+
+
+def _smaller(request: TuningRequest, name: str, config: RunConfig) -> Iterator[tuple[str, list[str], RunConfig]]:
+    """What needs less than the least that the run may choose, and changes the result least: file and overrides."""
+    least = ["training.micro_batch=1", "training.recompute=full", "devices=1"]
+    changes: list[tuple[str, list[str]]] = [] if config.lora.rank else [(ADAPTERS, least)]
+    changes += [(name, least)]
+    changes += [(name, [*least, f"lora.rank={n}"]) for n in (4, 1) if n < config.lora.rank]
+    changes += [(name, [*least, f"data.seq_length={n}"]) for n in LENGTHS if n < config.seq_length]
+    for file, words in changes:
+        with contextlib.suppress(UserError):  # it contradicts something that is stated
+            yield (
+                file,
+                words,
+                replace(request, words=[*request.words, *words]).load(file, [f"data.seq_length={config.seq_length}"]),
+            )
+
+
+def with_steps(config: RunConfig, stated: Mapping[str, Any], epochs: float | None) -> tuple[RunConfig, str]:
+    """The configuration with the length that its data, which are there now, ask for, and a line about it."""
+    training, rest = config.training, "ends when the held-out loss stops falling" * bool(config.training.patience)
+    if epochs is None and (stated.get("training.steps") or stated.get("training.tokens")):
+        return config, f"at most {config.steps} steps of {training.global_batch} sequences, as stated; {rest}"
+    data = training_data(config)
+    examples = int(data.info.get("splits", {}).get("train", {}).get("documents") or data.size)
+    passes = epochs if epochs is not None else fitting.passes_over(examples)
+    config = with_passes(config, passes, data.size)
+    if "training.evaluate_every" not in stated and training.evaluate_every:
+        every = fitting.evaluations_every(config.steps, training.evaluate_every)
+        config = replace(config, training=replace(config.training, evaluate_every=every))
+    counts = f"{config.steps} steps of {training.global_batch} sequences: {passes:g} passes over {examples:,} examples"
+    return config, f"at most {counts} (training.steps); {rest}"
+
+
+def with_passes(config: RunConfig, passes: float, size: int) -> RunConfig:
+    """So many passes over `size` sequences, with the schedule of this length and at most a tenth of it to warm up."""
+    schedule = config.training.schedule
+    steps = max(1, round(passes * size / config.training.global_batch))
+    schedule = replace(schedule, decay_steps=None)
+    if schedule.warmup_steps is not None:
+        schedule = replace(schedule, warmup_steps=min(schedule.warmup_steps, warm_up_of(steps)))
+    return replace(config, training=replace(config.training, steps=steps, tokens=None, schedule=schedule))
+
+
+def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -> tuple[RunConfig, list[str]]:
+    """The configuration that fits this machine and its data, which are prepared, and the lines that say what was
+    chosen. `name`: the run's file. Prints what records were left out."""
+    stated, config = request.stated(name), request.load(name)
+    records = extra("finetune --data", "records")
+    ready = len(data.paths) == 1 and (Path(data.paths[0]) / "dataset.json").is_file()
+    dataset = Path(data.paths[0]).absolute() if ready else None
+    task = None if ready else data.task or records.recognised_task(data.paths)
+    limit, sizes = config.model.sizes.max_position_embeddings, None
+    if task is not None and stated.get("data.seq_length") is None:
+        settings = records.FinetuneSettings(task, limit, tokenizer_place(source), seed=config.seed)
+        sizes = records.example_sizes(data.paths, settings)
+    length = length_of(stated, sizes, limit, dataset)
+    config, memory = fit(request, name, length)
+    if task is not None:
+        dataset = prepared_data(data.paths, task, source, config, data.quiet)
+    config = replace(config, data=replace(config.data, train=str(dataset), blend=None))
+    config, steps = with_steps(config, stated, data.epochs)
+    tokens = f"sequences of {config.seq_length} tokens: {length.reason} (data.seq_length)"
+    if not ready and (tally := read_json(dataset / "dataset.json").get("tally")):
+        print_tally(tally)
+        if left := tally["read"] - tally["kept"]:
+            tokens += f"; {left} of {tally['read']} records were left out"
+    return config, [tokens, memory, steps]
+
+
+def prepared_data(data: Sequence[str], task: str, source: Source, config: RunConfig, quiet: bool) -> Path:
+    """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
+    records = extra("finetune --data", "records")
+    settings = records.FinetuneSettings(task, config.seq_length, tokenizer_place(source), seed=config.seed)
+    files = sorted(file for name in data for file in (Path(name), *Path(name).rglob("*")) if file.is_file())
+    request: Mapping[str, Any] = {"settings": asdict(settings), "files": [sha256(file) for file in files]}
+    key = json_digest(request)
+    directory = Path(config.output).absolute().parent / f"tuning-{key[:12]}"
+    if not (directory / "dataset.json").is_file():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            records.prepare_finetune(data, directory, settings, progress=not quiet)
+        except UserError as error:  # it names options of `prepare`
+            raise UserError(re.sub(r"--seq-length (\w+)", r"data.seq_length=\1", str(error))) from None
+    return directory
+
+
+def one_server(path: Path | None) -> Path | None:
+    """A rank table, which says which devices are allotted here. `UserError` if it is for several servers."""
+    if path is not None and (servers := len(read_rank_table(path).servers)) > 1:
+        uses = f"{path} has {servers} servers, finetune uses one"
+        raise UserError(f"RANK_TABLE_FILE: {uses}; name a table of this one, or unset it")
+    return path

@@ -1,0 +1,48 @@
+"""The learning rates of a run that continues with another length: its checkpoint has the schedule that it followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.schedule import Transition, learning_rate, misfit
+from ms_codegeex.config.sections import ScheduleConfig
+from ms_codegeex.formats.checkpoint import Checkpoint
+
+
+def trained_schedule(checkpoint: Checkpoint) -> tuple[ScheduleConfig, Transition | None]:
+    """The schedule of the run that wrote a checkpoint, with all its numbers."""
+    state = checkpoint.state
+    known = {field.name for field in fields(ScheduleConfig)}
+    given = {key: value for key, value in state["config"]["training"]["schedule"].items() if key in known}
+    recorded = state.get("schedule") or {}  # missing from checkpoints of versions whose numbers were always given
+    transition = recorded.get("transition")
+    return ScheduleConfig(**given).over(recorded.get("steps", 1)), transition and Transition(**transition)
+
+
+def transition_from(config: RunConfig, checkpoint: Checkpoint) -> Transition | None:
+    """How the learning rate goes from that of the checkpoint to the schedule of this run's length. The same length
+    keeps the transition that it has. Steps of the cosine that the run states, and other rates, count at once."""
+    (before, earlier), now = trained_schedule(checkpoint), config.schedule
+    if before == now:
+        return earlier
+    rates = [(schedule.learning_rate, schedule.end_learning_rate) for schedule in (before, now)]
+    if config.training.schedule.decay_steps or rates[0] != rates[1]:
+        return None
+    return Transition.between(checkpoint.state["optimizer_step"], before, earlier, now, config.steps)
+
+
+def schedule_notes(config: RunConfig, checkpoint: Checkpoint | None) -> Iterator[str]:
+    """What a user should know of the learning rates of a run that begins, or continues from a checkpoint: that they do
+    not fit its length, or how they go over to it."""
+    done = checkpoint.state["optimizer_step"] if checkpoint else 0
+    if note := misfit(config.training.schedule, config.steps, done):
+        yield note
+    line = transition_from(config, checkpoint) if checkpoint else None
+    if line and done < (joined := line.step + line.steps):
+        goal = learning_rate(joined, config.schedule)
+        yield (
+            f"the learning rate goes from {line.rate:.3g} at step {line.step:,} to {goal:.3g} at step {joined:,}, and "
+            f"then follows the {'line' if config.schedule.decay == 'linear' else 'cosine'} of {config.steps:,} steps"
+        )

@@ -1,0 +1,75 @@
+"""Describes runs and runs in stages: as plain values, and as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.formats.checkpoint import list_checkpoints
+from ms_codegeex.formats.model_description import checkpoint_line, size_lines, size_of, summarise_checkpoint
+from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.staged_run import StagedRunReport
+
+
+def describe_run(directory: Path) -> dict[str, Any]:
+    """A run's model and data, its progress, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
+    run = RunDirectory(directory)
+    try:
+        config = load_config(run.config)
+    except UserError as error:
+        raise UserError(f"{run.config}: not the configuration of a run ({error})") from None
+    log = read_log(run.log)
+    losses = [line for line in log if line["loss"] is not None]
+    validated = [line for line in log if line["validation_loss"] is not None]
+    return {
+        "kind": "run",
+        "directory": str(directory),
+        "config": config.to_dict(),
+        "parameters": config.model.sizes.parameter_count(),
+        "step": log[-1]["step"] if log else 0,
+        "steps": config.steps,
+        "loss": losses[-1]["loss"] if losses else None,
+        "validation_loss": validated[-1]["validation_loss"] if validated else None,
+        "checkpoints": [summarise_checkpoint(path, hashes=False) for path in list_checkpoints(run.checkpoints)],
+        "artefacts": {path.name: size_of(path) for path in sorted(directory.iterdir()) if path.name[0] != "."},
+    }
+
+
+def run_lines(run: dict[str, Any]) -> Iterator[str]:
+    """`describe_run` for people."""
+    config = run["config"]
+    model, data, training = config["model"], config["data"], config["training"]
+    yield f"model: {model['family']} {model['preset'] or ''}, {run['parameters']:,} parameters"
+    yield f"devices: {config['devices']} ({config['device']}), {training['precision']}"
+    yield f"data: {data['train'] or data['blend'] or 'the source code of the machine'}"
+    length = data["seq_length"] or model["max_position_embeddings"]
+    yield f"batch: {training['global_batch']} sequences of {length} tokens"
+    losses = (("loss", run["loss"]), ("validation loss", run["validation_loss"]))
+    known = [f"{name} {value:.4f}" for name, value in losses if value is not None]
+    minimum = "" if training["steps"] else "at least "
+    yield f"step {run['step']} of {minimum}{run['steps']}" + (f": {', '.join(known)}" if known else "")
+    yield from map(checkpoint_line, run["checkpoints"])
+    if not run["checkpoints"]:
+        yield "no checkpoints yet"
+    yield from size_lines(run["artefacts"])
+
+
+def describe_staged_run(directory: Path) -> dict[str, Any]:
+    """The progress of each stage, and its losses, as they were when the last one ended or was interrupted."""
+    content = read_json(directory / "stages.json")
+    try:
+        list(staged_run_lines(content))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        path = directory / "stages.json"
+        raise UserError(f"{path}: no report on stages; train makes it again with --resume auto") from None
+    return {"kind": "stages", **content}
+
+
+def staged_run_lines(stages: dict[str, Any]) -> Iterator[str]:
+    """`describe_staged_run` for people."""
+    yield from StagedRunReport(stages).text().splitlines()

@@ -1,0 +1,164 @@
+"""What a run does once the last step has ended: it compares the model with simpler ones, exports it, samples from it
+and writes summary.json. `evaluation`, an extra, measures; without it a run reports its validation loss."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.extras import extra
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config import RunConfig
+from ms_codegeex.data.datasets.batches import read_info
+from ms_codegeex.data.datasets.opening import training_data, validation_data
+from ms_codegeex.data.tokenizer.recorded import checkpoint_has_tokenizer, checkpoint_tokenizer
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.peft_writing import write_peft
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.runs.history import History, read_history
+from ms_codegeex.runs.run_directory import RunDirectory
+
+REGISTERED = ("train", "the model beside simpler ones")
+# Keys of the summary: bits a byte of the model, and of simpler ones that learn from the same tokens.
+SIMPLER_MODELS = {
+    "validation_bits_per_byte": "the model",
+    "ngram_bits_per_byte": "a 5-gram (Kneser-Ney) on {tokens} of the tokens trained on",
+    "gzip_bits_per_byte": "gzip -9 of the whole validation split",
+    "byte_frequency_bits_per_byte": "frequencies of bytes in the same tokens",
+}
+UNKNOWN: Mapping[str, Any] = dict.fromkeys((*SIMPLER_MODELS, "ngram_tokens", "validation_bytes"))
+SAMPLE_PROMPTS = (
+    "def read_text(path):\n",
+    "import os\n\n\ndef remove_files(paths):\n",
+    "class Node:\n    def __init__(self, value):\n",
+)
+LARGE_MODEL = 10**9  # parameters; such a model continues only the three prompts, which take long enough
+SETUP_SECONDS = "MS_CODEGEEX_SETUP_SECONDS"  # environment variable: what run_distributed.sh needed before
+
+
+class Stopwatch:
+    """The seconds of the parts of a command, in the order in which they began; `total` since it was made."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+        with contextlib.suppress(ValueError):
+            if (setup := float(os.environ.get(SETUP_SECONDS, ""))) >= 0:
+                self.seconds["set-up"] = setup
+        self._before = sum(self.seconds.values())
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a part."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+    def training(self, history: History, attempts: int, result: Mapping[str, Any]) -> dict[str, float]:
+        """The parts, the workers' time divided up, and the rest as "other". `attempts`: those before this command."""
+        events = [event for event in history.events if event["attempt"] > attempts]
+        starts = {event["attempt"]: event["time"] for event in events if event["event"] == "start"}
+        ready = [event for event in events if event["event"] == "compiled" and event["attempt"] in starts]
+        lines = [line for line in history.log if line.get("attempt", 1) > attempts and not line["compiling"]]
+        parts = {
+            "start and compile": sum(event["time"] - starts[event["attempt"]] for event in ready),
+            "steps": sum(line["step_seconds"] or 0.0 for line in lines) * history.config.logging.every,
+            "evaluation": result.get("evaluation_seconds", 0.0),
+        }
+        order = ("set-up", "corpus", *parts, "comparison", "export", "sample")
+        every = {**self.seconds, **parts}
+        shown = {name: every[name] for name in order if every.get(name)}
+        total = self._before + time.monotonic() - self._began
+        return {**shown, "other": max(0.0, total - sum(shown.values())), "total": total}
+
+
+def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[int]) -> dict[str, Any]:
+    """For the summary: the model of the checkpoint at `path` beside simpler ones that learn from the same tokens;
+    null without text of a known tokenizer. `left_out`: first samples of batches not trained on."""
+    try:
+        ends, state, validation = extra(*REGISTERED), Checkpoint(path).state, validation_data(config)
+        if not checkpoint_has_tokenizer(path, state, config.family):
+            return dict(UNKNOWN)
+        tokenizer = checkpoint_tokenizer(path, state, config.family)
+        if tokenizer.eos_id != validation.eos:
+            return dict(UNKNOWN)  # ids of another tokenizer
+        rows = validation.evaluation_batch(0, 1, config.training.evaluate_samples)
+        seen = ends.seen_rows(training_data(config), state["samples"], config.training.global_batch, left_out)
+        found = ends.bits_per_byte(loss, rows, validation.tokens, seen, tokenizer, validation.info["vocab_size"])
+    except (UserError, MemoryError) as error:
+        print_error(f"no bits a byte: {error or 'too little memory'}")
+        return dict(UNKNOWN)
+    values = () if found is None else (found.model, found.ngram, found.gzip, found.byte_frequency)
+    return {**UNKNOWN, **dict(zip(SIMPLER_MODELS, values, strict=False))} | (
+        {"ngram_tokens": found.tokens, "validation_bytes": found.text_bytes} if found else {}
+    )
+
+
+def sampled(config: RunConfig, model: Path, parameters: int) -> dict[str, Any]:
+    """For the summary: how the model continues `SAMPLE_PROMPTS`, and how many other samples parse; null without any."""
+    try:
+        directory = validation_data(config).directory
+        measured = parameters <= LARGE_MODEL and read_info(directory).get("kind") is None
+        prefix = directory / "validation" if measured else None
+        found = extra(*REGISTERED).python_samples(model, SAMPLE_PROMPTS, prefix, config.seed)
+    except (UserError, RunFailure) as error:  # such as a context shorter than the prompts
+        print_error(f"no sample: {error}")
+        return {"sample": None, "parse_share": None, "parse_samples": 0}
+    sample = "\n\n".join(text.rstrip() for text in found.shown)
+    return {"sample": sample, "parse_share": found.parse_share, "parse_samples": found.measured}
+
+
+def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, attempts: int) -> dict[str, Any]:
+    """Compare the trained model, export it, sample from the export and write summary.json, which is returned.
+    `attempts`: those of earlier commands."""
+    result = read_json(run_directory.result)
+    history = read_history(run_directory.path)
+    log = history.log
+    steps = [record for record in log if not record["compiling"]][-100:] or log[-100:]
+    seconds = sum(record["step_seconds"] for record in steps)
+    rate = sum(record["tokens_per_second"] * record["step_seconds"] for record in steps) / seconds if seconds else None
+    mfu = sum(record["mfu"] * record["step_seconds"] for record in steps) / seconds if seconds else None
+    summary = {**result, "tokens_per_second": rate, "mfu": mfu, "huggingface": None, "pytorch": None, "sample": None}
+    summary |= {"attempts": len(history.attempts), "goodput": history.goodput, "parse_share": None, "parse_samples": 0}
+    source = Path(result["checkpoint"])
+    with watch.part("comparison"):
+        left_out = [event["left_out"] for event in history.events if event["event"] == "rewind"]
+        summary |= compared(config, source, result["validation_loss"], left_out)
+    if config.checkpoint.export:
+        write_json(run_directory.summary, {**summary, "exporting": True})  # the model card has its figures
+        print_error("exporting the model directory and the PyTorch file …")
+        with watch.part("export"):
+            summary |= _exported(config, source, run_directory)
+        if summary["huggingface"]:
+            print_error("generating samples …")
+            with watch.part("sample"):
+                summary |= sampled(config, run_directory.huggingface, result["parameters"])
+    summary["seconds"] = watch.training(history, attempts, result)
+    write_json(run_directory.summary, summary)
+    return summary
+
+
+def _exported(config: RunConfig, source: Path, run_directory: RunDirectory) -> dict[str, str]:
+    """Write the files for other programs; those that could be written, as the summary names them."""
+    written = {}
+    if config.lora.rank:
+        write_peft(open_source(source), run_directory.adapter)
+    for target, key, path in (
+        ("hf", "huggingface", run_directory.huggingface),
+        ("megatron", "pytorch", run_directory.pytorch(config.family)),
+    ):
+        try:
+            written[key] = convert(source, target, path, progress=False, replace=True)["output"]
+        except UserError as error:  # such as a file of the user's there; the trained checkpoint is safe
+            print_error(f"not exported: {error}")
+    return written

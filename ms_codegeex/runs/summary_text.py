@@ -1,0 +1,108 @@
+"""What the end of a run prints: its losses, the model beside simpler ones, what to try next, where the time went."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.printing import print_out
+from ms_codegeex.config import RunConfig
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.run_end import SIMPLER_MODELS
+
+
+def print_summary(summary: Mapping[str, Any], config: RunConfig) -> None:
+    """Print the figures, the sample, the artefacts' paths and what to try next."""
+    run_directory = RunDirectory(Path(config.output))
+    print_out("\n" + "\n".join([*losses(summary), *comparison(summary)]) + "\n")
+    if summary["attempts"] > 1 and summary["goodput"] is not None:
+        print_out(f"goodput {summary['goodput']:.0%} over {summary['attempts']} attempts\n")
+    if summary["sample"] is not None:
+        sample = "\n".join(f"  {line}" for line in summary["sample"].splitlines())
+        print_out(f"how it continues three prompts:\n{sample}\n")
+    print_out("artefacts:")
+    shown = {
+        "checkpoint": summary["checkpoint"],
+        "model directory": summary["huggingface"],
+        "PyTorch file": summary["pytorch"],
+        "adapter (PEFT)": run_directory.adapter,
+        "log": run_directory.log,
+        "loss curve": run_directory.plot,
+        "summary": run_directory.summary,
+    }
+    for name, path in shown.items():
+        if path is not None and Path(path).exists():
+            print_out(f"  {name:<16} {path}")
+    print_out(f"\n{time_line(summary['seconds'])}")
+    program = sys.argv[0] if Path(sys.argv[0]).name == "ms-codegeex" else "ms-codegeex"
+    program = shlex.quote(os.path.relpath(program) if os.path.isabs(program) else program)
+    run, file = shlex.quote(str(run_directory.path)), shlex.quote(str(run_directory.config))
+    look = f"inspect {shlex.quote(summary['huggingface'])}" if summary["huggingface"] else f"checkpoint verify {run}"
+    print_out(
+        f'\ntry next:\n  {program} generate --model {run} --language Python --prompt "import os"\n'
+        f"  {program} {look}\n"
+        f"  {program} train --config {file} --resume auto {longer(config, summary)}"
+    )
+
+
+def losses(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The losses of the model that the run leaves, and what they mean."""
+    entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
+    steps, start = summary["steps"], summary.get("validation_loss_before")
+    kept = summary.get("evaluated_step", steps)  # missing from results of earlier versions
+    if loss is None:
+        yield f"{steps} steps; no validation loss: it is not finite"
+        return
+    if kept == 0 < steps:
+        yield f"NO STEP WAS BETTER than the model that the run started from: after {steps} steps, that model is kept"
+        yield f"  validation loss {loss:.3f} nats per token; try a lower training.schedule.learning_rate"
+    else:
+        of = f"after {steps} steps" if kept == steps else f"at step {kept}, the best of {steps}"
+        yield f"validation loss {loss:.3f} nats per token {of}{'' if start is None else f', {start:.3f} before'}"
+        if start is not None and loss > start:
+            yield "  WORSE than the model that the run started from; try a lower training.schedule.learning_rate,"
+            yield "  and training.patience, which keeps the best of all evaluations and of that model"
+    gain = entropy - loss
+    learnt = "the model is better" if gain > 0 else "the model is no better"
+    yield f"  a table of token frequencies would have {entropy:.3f}, {_by(gain)}: {learnt}"
+    if shuffled is None:
+        return
+    used = "so the context is used" if shuffled > loss else "so the context is not used"
+    yield f"  with shuffled contexts the model has {shuffled:.3f}, {_by(shuffled - loss)}: {used}"
+
+
+def _by(difference: float) -> str:
+    return f"{abs(difference):.3f} {'more' if difference > 0 else 'less'}"
+
+
+def comparison(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The lines on bits a byte and on the samples that parse."""
+    if summary.get("validation_bytes"):
+        size = f"{summary['validation_bytes']:,} bytes of validation text"
+        yield f"bits a byte of {size}, comparable between tokenizers:"
+        tokens = f"{summary['ngram_tokens']:,}"
+        for key, name in SIMPLER_MODELS.items():
+            if summary[key] is not None:
+                yield f"  {summary[key]:6.3f}  {name.format(tokens=tokens)}"
+    if summary.get("parse_share") is not None:
+        count = summary["parse_samples"]
+        share = f"{round(summary['parse_share'] * count)} of {count} samples parse as Python"
+        yield f"{share} (functions begun in held-out files, temperature 0.5, ended at a block)"
+
+
+def time_line(seconds: Mapping[str, float]) -> str:
+    """Where the time of the command went."""
+    parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total" and value >= 0.5)
+    return f"time {seconds['total']:.0f} s{f': {parts}' if parts else ''}"
+
+
+def longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
+    """The override with which the finished run goes on."""
+    tokens, patience = config.training.tokens, config.training.patience
+    if patience and (summary["tokens"] < tokens if tokens else summary["steps"] < config.steps):
+        return f"training.patience={2 * patience}"
+    return f"training.tokens={2 * tokens}" if tokens else f"training.steps={2 * summary['steps']}"

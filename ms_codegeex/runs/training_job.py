@@ -1,0 +1,297 @@
+"""One training run from a checked configuration to its summary, for `train` and `finetune`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.extras import extra
+from ms_codegeex.base.hardware import GIB
+from ms_codegeex.base.printing import print_error, print_json, print_out
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.software import software_note
+from ms_codegeex.data.datasets.opening import (
+    absolute,
+    check_meanings,
+    held_out_data,
+    lacks_validation,
+    note_on_functions,
+    rounded_weights,
+    training_data,
+    validation_data,
+)
+from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
+from ms_codegeex.formats.sources import open_source, tokenizer_place
+from ms_codegeex.models.registry import family
+from ms_codegeex.runs.attempts import Restarts, on_fewer_devices, recorded_end, resumed, with_restarts
+from ms_codegeex.runs.forked_ranks import fork_server_of
+from ms_codegeex.runs.memory_check import Shortage, check_gpus, check_memory, shortage
+from ms_codegeex.runs.node import Node, resolve_node
+from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, pass_over, starting_point
+from ms_codegeex.runs.process_list import Form, process_text
+from ms_codegeex.runs.rendezvous import meeting
+from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
+from ms_codegeex.runs.resumed_schedule import schedule_notes
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.run_end import Stopwatch, finish
+from ms_codegeex.runs.stopping import stop_at_once
+from ms_codegeex.runs.summary_text import print_summary
+from ms_codegeex.runs.supervision import planned_processes, run_workers
+from ms_codegeex.runs.weights import check_weights
+from ms_codegeex.runs.workers import WorkerSpec
+
+
+def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers: int = 1) -> RunConfig:
+    """The configuration with absolute dataset paths; without any, a corpus is prepared next to the run."""
+    given = config.data.train is not None or config.data.blend is not None
+    if corpus and given:
+        key = "data.train" if config.data.blend is None else "data.blend"
+        raise UserError(f"--corpus: {key} is given too; choose one of them")
+    if servers > 1 and not given:
+        made = "make it with `ms-codegeex prepare --input PATH --output DIR` where all of them can read it"
+        raise UserError(f"data.train: {servers} servers need the same prepared dataset; {made}, and set data.train=DIR")
+    if not given:
+        directory = extra("train --corpus", "text")(config, corpus, tokenizer_of(config), quiet)
+        config = replace(config, data=replace(config.data, train=str(directory)))
+    return replace(config, data=absolute(config.data))
+
+
+def tokenizer_of(config: RunConfig) -> str | None:
+    """Name or directory of the tokenizer for a corpus that the run prepares: that of the model that it starts from, or
+    the family's. None: the run's own."""
+    data, model = config.data, config.model
+    if model.weights is not None and not model.grow and not model.fresh_vocabulary:
+        source = open_source(Path(model.weights))
+        if source.save_tokenizer is not None:
+            name = tokenizer_place(source)
+            print_error(f"tokenizer: that of model.weights, {name}")
+            return name
+    if data.tokenizer_size is None:
+        return data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
+    return None
+
+
+def check_datasets(config: RunConfig, begins: bool = False) -> Path:
+    """Check the datasets once, before every worker would, and the model to start from if the run `begins`. Returns the
+    dataset whose tokenizer the others have to share."""
+    model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
+    validation, dataset = validation_data(config), Path(training.directory)
+    note = check_weights(config, dataset) if begins else None  # first: sizes of its model fit no other tokenizer
+    training.check_model(model.vocab_size, model.eos_token_id)
+    evaluated = {f"data.held_out.{name}": data for name, data in held_out.items()}
+    if config.data.validation is not None:
+        evaluated["data.validation"] = validation
+    check_meanings(evaluated, dataset)
+    for key, data in evaluated.items():
+        if data.eos != model.eos_token_id or data.info["vocab_size"] > model.vocab_size:
+            theirs = f"{data.directory} has {data.info['vocab_size']} ids and ends documents with {data.eos}"
+            raise UserError(f"{key}: {theirs}; prepare it with the tokenizer of {dataset}")
+    unvalidated = lacks_validation(config) and (
+        f"{lacks_validation(config)} has no validation split: the losses that are called validation are those of its "
+        "training data; data.validation=DATASET evaluates on another"
+    )
+    for line in filter(None, (note, unvalidated, rounded_weights(config.data), note_on_functions(config, training))):
+        print_error(line)
+    return dataset
+
+
+def train(
+    config: RunConfig,
+    node: Node,
+    corpus: Sequence[str] = (),
+    *,
+    allow_change: Sequence[str] = (),
+    restarts: Restarts,
+    dry_run: Form | None = None,
+    as_json: bool = False,
+) -> None:
+    """Check everything that can be checked, then train, export and sample; `node` is this server.
+
+    `corpus`: files and folders to prepare and train on, instead of a dataset. Keys and sections of `allow_change` may
+    differ from the checkpoint's. `dry_run`: print the processes instead, in this form. `as_json`: print summary.json at
+    the end.
+    """
+    check_restarts(restarts, config, node)
+    config = replace(config, output=str(Path(config.output).absolute()))
+    run_directory = RunDirectory(Path(config.output))
+    check_memory(config)
+    if dry_run:
+        held = f"{run_directory.config} would hold the resolved configuration"
+        print_error(f"nothing is started, prepared or written; {held}")
+        print_software([config])
+        print_out(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
+        return
+    summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
+    if summary is not None and as_json:
+        print_json(summary)
+    elif summary is not None:
+        print_summary(summary, config)
+
+
+def print_software(configs: Sequence[RunConfig]) -> None:
+    """Say on standard error which MindSpore is known to support the Ascends that these runs name."""
+    names = [config.parallel.hardware or "" for config in configs if config.device == "ascend"]
+    for note in filter(None, dict.fromkeys(map(software_note, names))):
+        print_error(note)
+
+
+def _print_schedule(config: RunConfig, checkpoint: Checkpoint | None) -> None:
+    """Say on standard error what a user should know of the run's learning rates."""
+    for note in schedule_notes(config, checkpoint):
+        print_error(f"stages.{config.stage}: {note}" if config.stage else note)
+
+
+def processes_of(config: RunConfig, node: Node) -> list[WorkerSpec]:
+    """The processes that would be started on this server, for a dry run, which also says what `_print_schedule` does.
+    `config.output` is absolute."""
+    run_directory = RunDirectory(Path(config.output))
+    checkpoint = starting_point(config, run_directory).checkpoint
+    _print_schedule(config, checkpoint)
+    return planned_processes(config, run_directory, node, checkpoint)
+
+
+def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
+    """`UserError` for restarts that make no sense for this run on this server."""
+    if restarts.max_restarts and node.count > 1:
+        raise UserError("--restarts: a job of several servers is restarted by its scheduler (--job); leave it out")
+    minimum = restarts.min_devices
+    if minimum is None:
+        return
+    if not restarts.max_restarts:
+        raise UserError("--min-devices: has no effect without --restarts; add --restarts 3")
+    if node.table is not None:
+        raise UserError("--min-devices: not with --rank-table, which fixes the devices; leave one of the two out")
+    if (fewer := on_fewer_devices(config, minimum)) is None:
+        possible = on_fewer_devices(config)
+        remedy = "leave it out" if possible is None else f"give {possible.devices} or less, or leave it out"
+        if minimum >= config.devices:
+            raise UserError(f"--min-devices: {minimum} is not fewer than devices: {config.devices}; {remedy}")
+        numbers = f"{minimum}" if minimum == config.devices - 1 else f"{minimum} to {config.devices - 1}"
+        mesh = f"parallel.tensor {config.parallel.tensor}, parallel.pipeline {config.parallel.pipeline}"
+        batch = f"training.global_batch {config.training.global_batch}"
+        raise UserError(f"--min-devices: no mesh with {numbers} devices fits {mesh} and {batch}; {remedy}")
+    if config.device != "cpu" and (short := shortage(fewer)):  # what is free on a CPU may change until then
+        raise UserError(f"--min-devices: {_too_little(fewer, short)}; leave it out")
+
+
+def _too_little(config: RunConfig, short: Shortage) -> str:
+    if config.device == "cpu":
+        processes = f"{config.devices} process{'es' * (config.devices > 1)}"
+        return f"{processes} would need about {short.needed / 1e9:.1f} GB; {short.available / 1e9:.1f} GB are free"
+    devices, each = f"{config.devices} device{'s' * (config.devices > 1)}", " each" * (config.devices > 1)
+    return f"{devices} would need {short.needed / GIB:.1f} GiB{each}; {short.available / GIB:.1f} GiB are usable"
+
+
+def train_once(
+    config: RunConfig,
+    node: Node,
+    corpus: Sequence[str] = (),
+    allow_change: Sequence[str] = (),
+    *,
+    restarts: Restarts,
+    quiet: bool = False,
+) -> dict[str, Any] | None:
+    """Train, export and sample; returns the summary, None on a server other than 0. `config.output` is absolute."""
+    if note := check_gpus(config, len(node.ranks)):
+        print_error(note)
+    signal.signal(signal.SIGUSR1, stop_at_once)  # while no workers run
+    run_directory = RunDirectory(Path(config.output))
+    if node.rank > 0:
+        _help_out(config, corpus, run_directory, node)
+        return None
+    # a job of several servers is restarted by its scheduler
+    rewinds = config.faults.most if node.count == 1 and config.faults.policy == "rewind" else 0
+    watch = Stopwatch()
+    with held_run(run_directory):
+        attempts = run_directory.attempt
+        with fork_server_of(config, node, run_directory) as fork_server:
+            start = starting_point(config, run_directory)
+            with watch.part("corpus"):
+                config = resolve_data(config, corpus, quiet, node.count)
+                check_datasets(config, begins=start.checkpoint is None)
+            _print_schedule(config, start.checkpoint)
+
+            def attempt(number: int) -> None:
+                begin = starting_point(resumed(config, run_directory), run_directory) if number else start
+                _open(config, run_directory, begin, allow_change)
+                try:
+                    with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
+                        run_workers(config, run_directory, begin.checkpoint, node, others, fork_server)
+                except Damaged as damage:
+                    pass_over(begin.checkpoint, run_directory, damage)
+                    if node.count > 1:
+                        raise UserError(f"{damage}; it is set aside, start the job again") from None
+                    raise
+
+            def shrink() -> None:
+                nonlocal config, node
+                if fewer := _fewer(config, restarts.min_devices):
+                    config, node = fewer, resolve_node(fewer)
+
+            with_restarts(run_directory, restarts.max_restarts, rewinds, attempt, shrink)
+        return finish(config, run_directory, watch, attempts)
+
+
+def _fewer(config: RunConfig, minimum: int | None) -> RunConfig | None:
+    """The configuration of the next attempt if a device may be lost (prints a notice); None if it stays the same."""
+    fewer = on_fewer_devices(config, minimum) if minimum else None
+    if fewer is None:
+        return None
+    devices = f"{fewer.devices} device{'s' * (fewer.devices > 1)}"
+    if short := shortage(fewer):
+        reason = _too_little(fewer, short)
+        print_error(f"not continuing on {devices} instead of {config.devices} (--min-devices): {reason}")
+        return None
+    print_error(f"continuing on {devices} instead of {config.devices} (--min-devices)")
+    return fewer
+
+
+def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, allow_change: Sequence[str]) -> None:
+    """Open the run and tell the user where it continues."""
+    checkpoint = start.checkpoint
+    changes = changes_since(config, checkpoint, allow_change) if checkpoint else []
+    open_run(config, run_directory, start, changes)
+    print_error(f"run directory {run_directory.path}")
+    if checkpoint is None:
+        if config.model.weights is not None:
+            print_error(f"starting from the weights of {config.model.weights}")
+        return
+    for change in changes:
+        print_error(f"changed since {checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
+    if is_finished(config, checkpoint):
+        longer = "training.tokens=…" if config.training.tokens else "training.steps=…"
+        if out_of_patience(config, checkpoint):
+            longer = "training.patience=…"
+        print_error(f"already at step {checkpoint.step}: nothing left to train (more: {longer})")
+
+
+def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirectory, node: Node) -> None:
+    """On a server other than 0, run its workers in the run that server 0 has opened."""
+    config = resolve_data(config, corpus, True, node.count)
+    check_datasets(config)  # server 0 has checked the model that the run begins with
+    print_error(f"waiting for server 0 to open {run_directory.path}")
+    with meeting(run_directory, node) as others:
+        join_run(config, run_directory)
+        run_workers(config, run_directory, None, node, others)
+
+
+def rank_table_of(verb: str, given: Path | None, device: str) -> Path | None:
+    """The rank table of the command line, or else the one that `RANK_TABLE_FILE` names. Prints a line if the variable
+    is used, or is set and ignored."""
+    named = os.environ.get("RANK_TABLE_FILE")
+    if not named or (given is not None and given.absolute() == Path(named).absolute()):
+        return given
+    if given is not None:
+        note = f"--rank-table {given} is used, not RANK_TABLE_FILE={named} of the environment"
+    elif device != "ascend":
+        note = f"RANK_TABLE_FILE={named} of the environment is not used: rank tables are for Ascend, device is {device}"
+    else:
+        note = f"--rank-table {named}: from RANK_TABLE_FILE in the environment; unset it to train without a rank table"
+        given = Path(named)
+    print_error(f"ms-codegeex {verb}: {note}")
+    return given

@@ -1,0 +1,189 @@
+"""Seeded mistakes: each is refused in one line that starts with the key to change and says what to do.
+
+What starts from a right configuration and changes what is written here. `ms_codegeex/config/rules.py` holds the
+rules of meshes; taking any of them away lets a line of this table through.
+"""
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, command, write_config
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.mesh import MAX_WORLD, Mesh
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import build_run_config, check_mesh
+from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
+from ms_codegeex.extras.cluster.rehearsal.shrink import parse_mesh
+from ms_codegeex.runs.node import resolve_node
+from ms_codegeex.runs.rank_table import check_against_config, make_rank_table, parse_rank_table
+
+CLUSTER = ROOT / "configs" / "codegeex_13b.yaml"  # 1,536 devices: data 192 x tensor 8, optimizer shards 16
+PIPELINE = ROOT / "configs" / "codegeex_13b_pipeline.yaml"  # data 48 x tensor 8 x pipeline 4
+SERVER = ROOT / "configs" / "codegeex_2.6b_8.yaml"  # 8 devices: data 4 x tensor 2, 32 heads
+TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"  # a CPU; 4 heads, 3 layers
+
+
+def mistakes():
+    for line in Path(__file__).with_name("mistakes.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, words, key, what, remedy = (cell.strip() for cell in line.split("|"))
+            yield globals()[name], words, key or words.partition("=")[0], what, remedy
+
+
+MISTAKES = list(mistakes())
+
+
+def refused(found: Exception | str, key: str, what: str, remedy: str) -> None:
+    text = str(found)
+    assert text.startswith(f"{key}:") and what in text and remedy in text and "\n" not in text, text
+
+
+@pytest.mark.parametrize("path", [CLUSTER, PIPELINE, SERVER, TINY], ids=lambda path: path.stem)
+def test_what_the_mistakes_are_seeded_in_is_right(path):
+    check_mesh(load_config(path))
+
+
+@pytest.mark.parametrize("path,words,key,what,remedy", MISTAKES, ids=[f"{m[0].stem} {m[1]}" for m in MISTAKES])
+def test_a_wrong_configuration_names_the_key_and_the_remedy(path, words, key, what, remedy):
+    with pytest.raises(UserError) as error:
+        load_config(path, words.split())
+    refused(error.value, key, what, remedy)
+
+
+def test_there_are_enough_of_them():
+    assert len({words for _, words, *_ in MISTAKES}) == len(MISTAKES) >= 45
+
+
+RIGHT = [  # what lies just inside the rules
+    (SERVER, "model.vocab_size=52221 parallel.vocabulary=false"),
+    (SERVER, "parallel.sequence=true"),
+    (SERVER, "parallel.optimizer_shard=2"),
+    (SERVER, "devices=4 parallel.optimizer_shard=2"),
+    (
+        SERVER,
+        "devices=24 parallel.optimizer_shard=3 training.global_batch=384 model.hidden_size=1920 "
+        "model.intermediate_size=7680",
+    ),
+    (SERVER, "devices=4096 training.global_batch=8192"),
+    (SERVER, "parallel.micro_batches=16"),
+    (PIPELINE, "training.micro_batch=16"),
+    (PIPELINE, "model.num_layers=4"),
+    (TINY, "devices=3 training.global_batch=12"),  # CPU processes: nothing is partitioned
+]
+
+
+@pytest.mark.parametrize("path,words", RIGHT, ids=[words for _, words in RIGHT])
+def test_what_is_right_is_not_refused(path, words):
+    load_config(path, words.split())
+
+
+def test_the_engine_numbers_ranks_up_to_4095():
+    assert MAX_WORLD == 4096  # global_rank of MindSpore's parallel context
+
+
+# --- where the mistake is not in the configuration alone ---
+
+
+TOO_LARGE = [
+    (CLUSTER, "training.recompute=none", "training.recompute", "fits with training.recompute=full"),
+    (CLUSTER, "parallel.optimizer_shard=1", "parallel.optimizer_shard", "fits with"),
+    (SERVER, "training.micro_batch=64", "training.micro_batch", "fits with training.micro_batch="),
+    (SERVER, "model.preset=200b training.micro_batch=2", "parallel.tensor", "no single change fits; try --search"),
+]
+
+
+@pytest.mark.parametrize("path,words,key,remedy", TOO_LARGE, ids=[words for _, words, *_ in TOO_LARGE])
+def test_a_plan_that_needs_too_much_memory(path, words, key, remedy):
+    plan = make_plan(load_config(path, words.split()))
+    (line,) = problems(plan)
+    assert not plan.fits
+    refused(line, key, "GiB, a run on ascend910 may use 30.0 GiB", remedy)
+
+
+LAUNCHES = [  # overrides, servers, the key or flag, what was found, the remedy
+    (TINY, "devices=2 parallel.tensor=2", None, "parallel.tensor", "2 on device: cpu", "ms-codegeex rehearse"),
+    (TINY, "devices=2 parallel.pipeline=2 parallel.micro_batches=2", None, "parallel.pipeline", "2 on", "ascend"),
+    (TINY, "devices=2 parallel.optimizer_shard=2", None, "parallel.optimizer_shard", "2 on", "set device: ascend"),
+    (CLUSTER, "", None, "devices", "1536 on 1 server of 8", "--nodes N"),
+    (CLUSTER, "", 7, "--nodes", "7 servers cannot share devices: 1536", "change one of them"),
+    (SERVER, "parallel.tensor=8 training.micro_batch=8 parallel.optimizer_shard=1", 2, "--nodes", "4 devices", "fewer"),
+]
+
+
+@pytest.mark.parametrize("path,words,nodes,key,what,remedy", LAUNCHES, ids=[f"{m[1]} {m[2]}" for m in LAUNCHES])
+def test_a_launch_that_does_not_suit_the_devices(path, words, nodes, key, what, remedy):
+    with pytest.raises(UserError) as error:
+        resolve_node(load_config(path, words.split()), nodes=nodes, node_rank=0, master="10.0.0.11:8118")
+    refused(error.value, key, what, remedy)
+
+
+def rank_table(servers=1, devices=8):
+    addresses = [{i: f"192.168.{100 + i}.{11 + server}" for i in range(devices)} for server in range(servers)]
+    return make_rank_table([(f"10.0.0.{11 + server}", ports) for server, ports in enumerate(addresses)])
+
+
+def test_a_rank_table_with_another_number_of_devices():
+    with pytest.raises(UserError) as error:
+        check_against_config(rank_table(servers=2), load_config(SERVER))
+    refused(error.value, "devices", "8, but the rank table has 16", "set devices=16")
+
+
+def test_a_rank_table_whose_servers_cut_tensor_parallel_groups():
+    config = load_config(SERVER, ["parallel.tensor=8", "training.micro_batch=8", "parallel.optimizer_shard=1"])
+    with pytest.raises(UserError) as error:
+        check_against_config(rank_table(servers=2, devices=4), config)
+    refused(error.value, "server_list[0].device", "split the tensor-parallel group of ranks 0 to 7", "parallel.tensor")
+
+
+@pytest.mark.parametrize(
+    "place,value,what", [("rank_id", "0", "again"), ("rank_id", "9", "below 8"), ("device_ip", "10.0.0", "IPv4")]
+)
+def test_a_rank_table_with_a_wrong_value(place, value, what):
+    table = rank_table().to_json()
+    table["server_list"][0]["device"][3][place] = value
+    with pytest.raises(UserError) as error:
+        parse_rank_table(table)
+    refused(error.value, f"server_list[0].device[3].{place}", what, "")
+
+
+MESHES = [
+    ("nonsense", "found 'nonsense', expected axis=size"),
+    ("data", "found 'data'"),
+    ("data=two", "found 'data=two'"),
+    ("data=-2", "found 'data=-2'"),
+    ("data=2;tensor=2", "found 'data=2;tensor=2'"),
+    ("rows=2", "found 'rows=2'"),
+    ("data=2,", "found ''"),
+    ("", "found ''"),
+    ("tensor=0", "tensor is 0; give 1 or more"),
+    ("data=2,data=4", "data is given twice"),
+    ("data=1", "1 rank has nothing to communicate; give an axis above 1"),
+    ("data=3", "cannot partition for 3 devices"),
+    ("data=4104", "cannot partition for 4104 devices"),
+]
+
+
+@pytest.mark.parametrize("text,message", MESHES, ids=[text or "nothing" for text, _ in MESHES])
+def test_a_mesh_to_execute_that_is_none(text, message):
+    with pytest.raises(UserError) as error:
+        parse_mesh(text)
+    refused(error.value, "--mesh", message, "")
+
+
+def test_a_mesh_to_execute():
+    assert parse_mesh("pipeline=2,data=4,optimizer_shard=2") == Mesh(4, 1, 2, 2)
+
+
+def test_a_mistake_ends_the_command_with_one_line_and_2(tmp_path):
+    config = write_config(tmp_path / "run.yaml", {"base": str(SERVER), "parallel": {"optimizer_shard": 3}})
+    for verb in ("plan", "rehearse", "train"):
+        result = command(verb, "--config", config)
+        assert result.returncode == 2 and result.stdout == ""
+        assert result.stderr.startswith(f"ms-codegeex {verb}: parallel.optimizer_shard: 3 does not divide the 4")
+        assert result.stderr.count("\n") == 1
+
+
+def test_axes_that_nobody_gave_devices_to():
+    with pytest.raises(UserError, match=r"^parallel\.tensor: tensor 2 x pipeline 1 = 2 does not divide devices: 1;"):
+        build_run_config({"device": "ascend", "parallel": {"tensor": 2}, "training": {"steps": 1}})

@@ -1,0 +1,104 @@
+"""Published runs on Ascend 910B, which the range of a plan comes from: plans/published_steps.yaml has them.
+
+Every factor of plans/published_steps.yaml for this chip is computed again, and the range is shown to hold on runs
+that it was not made from.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from published_spread import MINDSPEED, fit_scaling, spread
+
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.extras.cluster.plans.planner import make_plan
+from ms_codegeex.extras.cluster.plans.published import published_steps
+
+
+# Where a micro-batch has fewer sequences than the tensor group has devices, which load them here, the plan has fewer
+# and larger ones; its pipeline is then filled as by the script's.
+@dataclass(frozen=True)
+class Run:
+    """Layers, width, FFN, heads, groups of keys, vocabulary; sequence, batch, micro-batch; tensor, pipeline, virtual
+    stages, devices, optimizer shards; published tokens/s of a device."""
+
+    sizes: tuple[int, ...]
+    rate: int
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def read_runs():
+    """Of each stack its runs by name, from published_runs.txt; a line `# NAME` of one word begins a stack."""
+    stacks = {}
+    for line in Path(__file__).with_name("published_runs.txt").read_text().splitlines():
+        if line.startswith("#"):
+            if len(words := line.split()) == 2:
+                runs = stacks.setdefault(words[1], {})
+        elif line:
+            name, sizes, rate, *more = (cell.strip() for cell in line.split("|"))
+            keys = dict(word.split("=", 1) for cell in more for word in cell.split())
+            runs[name] = Run(tuple(map(int, sizes.split())), int(rate), keys)
+    return stacks
+
+
+STACKS = read_runs()
+KEYS = ("model.num_layers", "model.hidden_size", "model.intermediate_size", "model.num_heads", "model.num_kv_groups")
+KEYS += ("model.vocab_size", "data.seq_length", "training.global_batch", "training.micro_batch", "parallel.tensor")
+KEYS += ("parallel.pipeline", "parallel.virtual_stages", "devices", "parallel.optimizer_shard")
+
+
+def planned(run):
+    """The plan, and its roofline with the script's micro-batches in the pipeline."""
+    keys, micro, tensor = dict(zip(KEYS, run.sizes, strict=True)), run.sizes[8], run.sizes[9]
+    keys["training.micro_batch"] = max(micro, tensor)
+    keys |= {"model.rotary_dim": run.sizes[1] // run.sizes[3], "model.max_position_embeddings": run.sizes[6]}
+    keys |= {"model.eos_token_id": 1, "parallel.hardware": "ascend910b", "training.precision": "bf16"}
+    keys |= {"training.recompute": "none", "parallel.sequence": str(tensor > 1).lower(), **run.keys}
+    plan = make_plan(load_config(ROOT / "configs" / "codegeex2_6b.yaml", [f"{k}={v}" for k, v in keys.items()]))
+    smaller = keys["training.micro_batch"] // micro  # the first and the last micro-batch of other stages
+    return plan, replace(plan.time, virtual_stages=plan.time.virtual_stages * smaller)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Of each stack and run: published seconds, the plan, and seconds of the roofline."""
+    result = {}
+    for stack, listed in STACKS.items():
+        for name, run in listed.items():
+            plan, time = planned(run)
+            result[stack, name] = plan.step_tokens / plan.config.devices / run.rate, plan, time.total
+    return result
+
+
+def test_every_stored_factor_is_that_of_a_plan(found):
+    stored = {(x.page.partition(":")[0], x.name): x for x in published_steps("ascend910b")}
+    assert stored.keys() == found.keys() and len(stored) == 62
+    for key, (seconds, plan, roofline) in found.items():
+        assert seconds / roofline == pytest.approx(stored[key].times_roofline, abs=1e-4), key
+        assert plan.config.devices == stored[key].devices
+
+
+def inside(run, limits):
+    times = fit_scaling(MINDSPEED).times(run.devices)
+    return limits.low * times <= run.times_roofline <= limits.high * times
+
+
+def test_eight_of_ten_runs_of_a_page_are_in_the_range_that_the_others_make():
+    listed = published_steps("ascend910b")
+    pages, held = {x.page for x in listed}, []
+    for page in pages:
+        others = [x for x in listed if x.page != page]
+        held += [inside(x, spread(others, [others])) for x in listed if x.page == page]
+    assert (sum(held), len(held), len(pages)) == (52, 62, 30)
+    assert sum(held) / len(held) >= 0.8
+
+
+@pytest.mark.parametrize(("stack", "held", "number"), [("ModelLink", 36, 37), ("MindFormers", 22, 25)])
+def test_eight_of_ten_runs_of_a_stack_are_in_the_range_that_another_stack_makes(stack, held, number):
+    listed = published_steps("ascend910b")
+    own = [x for x in listed if x.page.startswith(stack)]
+    others = [x for x in listed if x not in own]
+    limits = spread(others, [others])
+    assert (sum(inside(x, limits) for x in own), len(own)) == (held, number)
+    assert held / number >= 0.8

@@ -1,0 +1,496 @@
+"""Compile rehearsals: what the engine partitions equals the plan, and what does not is seen."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from critical_path import critical_path
+
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.mesh import Mesh
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import check_mesh
+from ms_codegeex.extras.cluster.plans.planner import make_plan
+from ms_codegeex.extras.cluster.rehearsal import compile as compile_module
+from ms_codegeex.extras.cluster.rehearsal import job as job_module
+from ms_codegeex.extras.cluster.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks
+from ms_codegeex.extras.cluster.rehearsal.coverage import memory_of_stages
+from ms_codegeex.extras.cluster.rehearsal.job import CompileMode, RehearsalJob
+from ms_codegeex.extras.cluster.rehearsal.plan_checks import called_blocks, found_calls, joined, planned_calls
+from ms_codegeex.extras.cluster.rehearsal.timeline import report as timeline_report
+from ms_codegeex.extras.cluster.rehearsal.timeline.costs import MATMUL
+from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import make_timeline
+
+PAPER = ROOT / "configs" / "codegeex_13b.yaml"
+SMALL = [
+    "model.hidden_size=64",
+    "model.num_layers=3",
+    "model.num_heads=4",
+    "model.intermediate_size=128",
+    "model.vocab_size=256",
+    "model.max_position_embeddings=32",
+    "model.eos_token_id=1",
+    "data.seq_length=32",
+]
+MESHES = {
+    "dp2 tp2 pp2, optimizer shards": [
+        "devices=8",
+        "model.num_layers=2",
+        "training.global_batch=16",
+        "training.micro_batch=2",
+        "parallel.pipeline=2",
+        "parallel.optimizer_shard=2",
+        "faults.policy=skip",
+    ],
+}
+MORE = {
+    "dp2 tp2, sequence": ["devices=4", "training.global_batch=8", "parallel.sequence=true"],
+    "dp4 tp2, partial optimizer shards": ["devices=8", "training.global_batch=16", "parallel.optimizer_shard=2"],
+    "dp2, accumulation, selective": [
+        "devices=2",
+        "parallel.tensor=1",
+        "training.global_batch=8",
+        "training.micro_batch=2",
+        "training.recompute=selective",
+    ],
+    "tp2, whole vocabulary, fp32": [
+        "devices=2",
+        "training.global_batch=4",
+        "parallel.vocabulary=false",
+        "training.precision=fp32",
+        "training.recompute=none",
+    ],
+    "tp2 pp2, sequence, no dropout": [
+        "devices=4",
+        "training.global_batch=8",
+        "training.micro_batch=2",
+        "training.dropout=0",
+        "parallel.fusion.attention=false",
+        "parallel.pipeline=2",
+        "parallel.sequence=true",
+    ],
+    "dp2 tp2 pp2, virtual stages, optimizer shards": [
+        "devices=8",
+        "training.global_batch=16",
+        "training.micro_batch=2",
+        "parallel.pipeline=2",
+        "parallel.virtual_stages=2",
+        "parallel.optimizer_shard=2",
+    ],
+    "tp2 pp2, virtual stages of two blocks": [
+        "devices=4",
+        "model.num_layers=7",
+        "training.global_batch=8",
+        "training.micro_batch=2",
+        "parallel.pipeline=2",
+        "parallel.virtual_stages=2",
+    ],
+    "dp2 tp2, bf16, fused attention": [
+        "devices=4",
+        "training.global_batch=8",
+        "training.precision=bf16",
+        "training.dropout=0",
+        "parallel.hardware=ascend910b",
+        "parallel.optimizer_shard=2",
+    ],
+    "tp2, documents run on": ["devices=2", "training.global_batch=4", "data.reset_at_eos=false"],
+}
+
+
+# The sizes of the other families' small models, in addition to `SMALL`.
+FAMILIES = {
+    "codegen": ["model.family=codegen", "model.preset=tiny", "model.rotary_dim=4", "training.dropout=0"],
+    "codegeex2": ["model.family=codegeex2", "model.preset=tiny", "model.rotary_dim=8", "training.dropout=0"],
+}
+RECOMPUTED, NOT_RECOMPUTED = "training.recompute=full", "training.recompute=none"
+FAMILY_MESHES = [
+    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
+]
+SLOW_FAMILY_MESHES = [("codegen", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED])]
+SLOW_FAMILY_MESHES += [
+    (family, overrides)
+    for family in FAMILIES
+    for overrides in (
+        ["devices=4", "training.global_batch=8", "parallel.sequence=true", NOT_RECOMPUTED],
+        ["devices=4", "training.global_batch=8", "parallel.sequence=true", "training.dropout=0.1", RECOMPUTED],
+        ["devices=2", "training.global_batch=4", "parallel.vocabulary=false", "training.precision=fp32"],
+        [
+            "devices=4",
+            "training.global_batch=16",
+            "training.micro_batch=4",
+            "training.dropout=0.1",
+            "training.recompute=selective",
+            "parallel.pipeline=2",
+        ],
+        ["devices=2", "training.global_batch=8", "training.micro_batch=2", "parallel.tensor=1", NOT_RECOMPUTED],
+    )
+] + [
+    ("codegen", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
+    ("codegen", ["devices=2", "training.global_batch=4", "parallel.sequence=true", NOT_RECOMPUTED]),
+    ("codegeex2", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED]),
+    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", NOT_RECOMPUTED]),
+    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.tensor=4", "parallel.hardware=ascend910b"]),
+    ("codegen", ["devices=2", "training.global_batch=4", "parallel.hardware=ascend910b", "model.scores_fp32=false"]),
+    (
+        "codegeex2",
+        [
+            "devices=16",
+            "training.global_batch=32",
+            "parallel.tensor=4",
+            "parallel.optimizer_shard=2",
+            NOT_RECOMPUTED,
+        ],
+    ),
+    (
+        "codegeex2",
+        ["devices=8", "training.global_batch=16", "parallel.tensor=4", "parallel.optimizer_shard=2", RECOMPUTED],
+    ),
+]
+
+
+def small(*overrides):
+    """The 13B's recipe with a small model."""
+    return load_config(PAPER, [*SMALL, "parallel.tensor=2", "parallel.optimizer_shard=1", *overrides])
+
+
+def broken(monkeypatch, fault):
+    program = Path(__file__).with_name("broken_compile_program.py")
+    monkeypatch.setattr(job_module, "COMPILE_PROGRAM", (str(program), fault))
+
+
+def test_distinct_ranks_are_the_ends_of_stages_and_groups():
+    assert distinct_ranks(Mesh(data=2)) == [0, 1]
+    assert distinct_ranks(Mesh(data=192, tensor=8, optimizer_shard=16)) == [0, 7, 120, 1408, 1528, 1535]
+    assert distinct_ranks(Mesh(data=2, tensor=2, pipeline=3)) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def holds(config, ranks, timeline=False):
+    reported = []
+    report = compile_ranks(config, ranks, lambda done, total: reported.append((done, total)), timeline=timeline)
+    assert report.ok, report.problems
+    assert reported[0][0] == 0 and reported[-1][0] == reported[-1][1] == len(report.ranks)
+    assert all(rank.peak_memory_bytes > 10**8 and rank.nodes > 100 for rank in report.ranks)
+    return report
+
+
+def has_the_planned_work(line):
+    """The simulated stages do what the plan says, in an order that leaves none of them idle all the time."""
+    assert [rank.program.stage for rank in line.ranks] == list(range(line.config.mesh.pipeline))
+    for rank in line.ranks:
+        found = {x.kind: x for x in line.comparison(rank)}
+        for kind in ("collectives, tensor", "collectives, tied", "collectives, pipeline", "collectives, world"):
+            assert found[kind].found == pytest.approx(found[kind].planned, rel=0.03), kind
+        assert all(x.reason for x in found.values() if x.differs)
+        assert found[MATMUL].found >= 0.999 * found[MATMUL].planned > 0  # what is fused into matmuls is in it
+        exposed = rank.exposed(line.seconds)
+        assert rank.computing + sum(exposed.values()) == pytest.approx(line.seconds)
+        assert rank.memory.peak > rank.memory.parameters == sum(rank.program.parameters.values())
+        assert {task.micro for task in rank.tasks} == {None, 0, 1}
+    assert max(critical_path(rank.tasks) for rank in line.ranks) <= line.seconds < line.serial_seconds
+    assert line.run_seconds > line.seconds  # four micro-batches, two were compiled
+    text, values = timeline_report.text(line, explain=True), json.loads(json.dumps(timeline_report.to_json(line)))
+    assert "timeline of 2 micro-batches on ascend910" in text and values["ranks"][1]["bubble"] > 0
+    names = {event["name"] for event in timeline_report.trace(line)["traceEvents"]}
+    assert {"process_name", "memory, GiB"} < names and any(name.startswith("MatMul") for name in names)
+
+
+@pytest.mark.parametrize("overrides", MESHES.values(), ids=MESHES)
+def test_the_compiled_graph_is_the_planned_one(overrides):
+    config = small(*overrides)
+    mesh = config.mesh
+    report = holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)], timeline=True)
+    has_the_planned_work(make_timeline(report.config, config, report.programs))
+    names = {check.name.rpartition(", ")[2] for check in report.checks}
+    assert {"local parameters", "shapes of parameters", "FLOPs of matrix products", "collectives", "fusion"} < names
+    assert "parameters: all shards over their replication" in names and "planned memory of a device" in names
+    values = json.loads(json.dumps(report.to_json()))
+    assert values["ok"] and len(values["ranks"]) == len(report.ranks) and values["problems"] == []
+    assert values["not_executed"] and f"not checked: {values['not_executed'][0]}" in report.text()
+    assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
+    assert sum(line.startswith("  ok  ") for line in report.text().splitlines()) == len(report.checks)
+
+
+def test_gpus_that_share_the_batch_compile_the_planned_graph_from_cells_of_their_own():
+    """Every gradient is summed once, also those of biases, which only a cell with its own gradient adds; and such a
+    gradient has the rows of one device."""
+    words = ["device=gpu", "devices=4", "parallel.tensor=1", "training.global_batch=16", "training.micro_batch=2"]
+    config = small(*FAMILIES["codegeex2"], *words, "model.num_layers=1", NOT_RECOMPUTED)
+    report = holds(config, [3], timeline=True)
+    operators = report.programs[0].operators
+    assert {"LogSoftmaxGrad", "BiasAdd"} <= {each.op for each in operators}
+    assert not {"BiasAddGrad", "OneHot"} & {each.op for each in operators}
+    rows = {x.shape[0] for each in operators if each.op == "BatchMatMul" for x in each.outputs}
+    assert rows == {config.micro_batch}
+
+
+@pytest.mark.parametrize("name", ["codegeex_13b_910_1536", "codegeex_13b_910b_1536", "codegen_16b_910b_512"])
+def test_a_graph_with_few_layers_recomputes_some_of_them(name):
+    """Recipes of one micro-batch that recompute in 32 of 40, in some, and in no blocks."""
+    config = load_config(ROOT / "configs" / "recipes" / f"{name}.yaml")
+    few = compile_module.inlined_config(config)
+    check_mesh(few)
+    assert few.model.sizes.num_layers == 4 and config.accumulation == 1
+    given, blocks = config.training.recompute_blocks, few.training.recompute_blocks
+    assert (blocks is None) == (given is None)
+    assert given is None or 0 < blocks[0] < few.model.sizes.attention_layers
+    whole = compile_module.inlined_config(config, config.model.sizes.num_layers)  # for a timeline
+    assert whole == config
+
+
+@pytest.mark.slow  # another compilation; the mode's words are tested by default
+def test_a_graph_with_a_timeline_is_checked_as_inlined():
+    config = small("devices=2", "training.global_batch=4")
+    report = holds(config, [0], timeline=True)
+    assert config.accumulation == 1 and [rank.inlined for rank in report.ranks] == [False, True]
+    assert sum(check.name.startswith("rank 0, FLOPs") for check in report.checks) == 1
+    assert "3 layers inlined, fusion" in {check.name for check in report.checks}
+    assert "rank 0, 3 layers, all inlined as in a run" in report.text() and len(report.programs) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"), [pytest.param(*x, marks=pytest.mark.slow) for x in FAMILY_MESHES + SLOW_FAMILY_MESHES]
+)
+def test_the_graphs_of_other_families_are_the_planned_ones(family, overrides):
+    config = small(*FAMILIES[family], *overrides)
+    mesh = config.mesh
+    holds(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)])
+
+
+GPUS = {
+    "codegeex": ["training.global_batch=4", "training.recompute=selective"],
+    "codegeex2": [
+        "devices=4",
+        "training.global_batch=16",
+        "training.micro_batch=2",
+        "parallel.optimizer_shard=2",
+        "training.recompute=full",
+        "training.dropout=0.1",
+        "data.reset_at_eos=false",
+    ],
+    "codegen": ["training.global_batch=4", NOT_RECOMPUTED],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", GPUS)
+def test_graphs_of_gpus_that_share_the_batch_are_the_planned_ones(family):
+    words = ["device=gpu", "devices=2", "parallel.tensor=1", *GPUS[family]]
+    holds(small(*FAMILIES.get(family, ()), *words), [0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", MORE.values(), ids=MORE)
+def test_more_compiled_graphs_are_the_planned_ones(overrides):
+    config = small(*overrides)
+    mesh = config.mesh
+    holds(config, [mesh.rank(stage, mesh.data - 1, mesh.tensor - 1) for stage in range(mesh.pipeline)])
+
+
+@pytest.mark.slow
+def test_each_open_micro_batch_has_its_own_16_bit_copies():
+    """Two stages and two micro-batches, no optimizer shards: the first stage casts its weights in both before it runs
+    backward. The tied word table has a communicator of its own; stages of one device send over that of all ranks."""
+    words = ["devices=2", "parallel.tensor=1", "parallel.pipeline=2", "training.global_batch=4"]
+    config = small(*words, "training.micro_batch=2", "training.recompute=none", "model.num_layers=3")
+    report = holds(config, [0, 1], timeline=True)
+    assert [rank.communicators for rank in report.ranks] == [[[0, 1]] * 2] * 2
+    for program, memory in zip(report.programs, make_plan(report.config).memory, strict=True):
+        weights = {name for name, size in program.parameters.items() if size >= 4 * 64 * 64}
+        casts = Counter()
+        for operator in program.operators:
+            source = operator.reads[0] if operator.reads else None
+            while isinstance(source, int) and program.operators[source].op in ("Load", "Depend"):
+                source = program.operators[source].reads[0]
+            if operator.op == "Cast" and source in weights and operator.outputs[0].dtype == "float16":
+                casts[operator.micro] += operator.outputs[0].bytes
+        assert casts[0] == casts[1] > 0
+        assert memory.gathered_weights == casts[0] * (2 - program.stage), program.stage
+
+
+LORA = ["lora.rank=8", "lora.targets=[attention, feed_forward]"]
+LORA_MESHES = {
+    "one device": ["devices=1", "parallel.tensor=1", "training.global_batch=1"],
+    "dp2 tp2, optimizer shards": ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2"],
+    "dp2, accumulation": ["devices=2", "parallel.tensor=1", "training.global_batch=8", "training.micro_batch=2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("overrides", LORA_MESHES.values(), ids=LORA_MESHES)
+def test_adapters_alone_have_gradients_and_moments(overrides, recompute):
+    config = small(*overrides, *LORA, f"training.recompute={recompute}")
+    report = holds(config, [0])
+    for rank in report.ranks:
+        moments = {name.split(".", 2)[2] for name in rank.parameters if name.startswith("optimizer.m.")}
+        adapters = {name for name in rank.weights if name.endswith((".lora_a", ".lora_b"))}
+        assert moments == adapters and len(adapters) == 2 * 6 * (rank_layers(rank) + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        ("codegen", ["devices=2", "training.global_batch=4", "parallel.sequence=true"]),
+        (
+            "codegeex2",
+            ["devices=4", "training.global_batch=16", "training.micro_batch=4", "parallel.optimizer_shard=2"],
+        ),
+    ],
+)
+def test_fused_layers_compute_what_their_adapters_share_once(family, overrides):
+    """FLOPs and collectives are those of one factor A; with sequence parallelism, narrow tensors are scattered."""
+    report = holds(small(*FAMILIES[family], *overrides, *LORA), [0])
+    shared = {name for rank in report.ranks for name in rank.weights if name.endswith(".lora_a")}
+    assert not any(".key." in name or ".value." in name for name in shared)
+    assert "blocks.0.attention.query.lora_a" in shared
+
+
+def rank_layers(rank):
+    return len({name.split(".")[1] for name in rank.weights if name.startswith("blocks.")})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finetune_lora_13b", "finetune_13b_8"])
+def test_fine_tuning_of_the_13b_is_planned_and_compiled(name):
+    config = load_config(name)
+    assert config.model.sizes.parameter_count() == 12_873_943_040
+    plan = make_plan(config)
+    assert plan.fits and plan.chip.memory == 64 * 2**30
+    holds(config, [0])
+
+
+@pytest.mark.slow
+def test_optimizer_shards_that_did_not_happen_are_seen(monkeypatch):
+    broken(monkeypatch, "unsharded")  # twelve replicas do not divide 32 rows
+    report = compile_ranks(small("devices=24", "training.global_batch=48", "parallel.optimizer_shard=2"), [0])
+    assert not report.ok
+    failed = {check.name for check in report.checks if not check.ok}
+    assert {"rank 0, local parameters", "rank 0, shapes of parameters"} <= failed
+    assert any("AllGather" in name for name in failed)
+    assert "FAIL" in report.text() and len(report.to_json()["problems"]) == len(failed)
+
+
+PIPELINE = ["devices=2", "parallel.tensor=1", "parallel.pipeline=2", "training.global_batch=8"]
+PIPELINE += ["training.micro_batch=2"]
+FAULTS = {  # configuration, and the checks that fail
+    "gpipe": ([*PIPELINE, "parallel.virtual_stages=2"], {"rank 0, schedule", "rank 1, schedule"}),
+    "swapped_tags": (PIPELINE, {"messages between ranks 0 and 1"}),
+    "scaled_bf16": (
+        ["devices=2", "training.global_batch=4", "training.precision=bf16", "parallel.hardware=ascend910b"],
+        {"rank 0, loss scale", "rank 1, loss scale", "3 layers inlined, loss scale"},
+    ),
+}
+
+
+def failed_with(monkeypatch, fault, overrides):
+    broken(monkeypatch, fault)
+    report = compile_ranks(small(*overrides, "training.dropout=0"))
+    return {check.name for check in report.checks if not check.ok}
+
+
+@pytest.mark.slow
+def test_a_graph_with_virtual_stages_runs_interleaved_1f1b():
+    report = holds(small(*FAULTS["gpipe"][0], "training.dropout=0"), [0])
+    assert {check.found for check in report.checks if check.name.endswith("schedule")} == {"interleaved 1F1B"}
+
+
+@pytest.mark.slow  # by default their checks are tested with wrong reports
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_graph_is_seen(monkeypatch, fault):
+    overrides, expected = FAULTS[fault]
+    assert failed_with(monkeypatch, fault, overrides) == expected
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_frozen_beside_adapters_are_seen(monkeypatch):
+    mesh = ["devices=2", "parallel.tensor=1", "parallel.optimizer_shard=2", "training.global_batch=4"]
+    failed = failed_with(monkeypatch, "thawed", [*mesh, *LORA])
+    assert {"rank 0, moments", "rank 0, shapes of moments", "rank 0, FLOPs of matrix products"} < failed
+    assert any("ReduceScatter" in name for name in failed)
+
+
+def test_a_worker_that_fails_is_reported_in_one_line(monkeypatch):
+    broken(monkeypatch, "stumbling")
+    with pytest.raises(RunFailure, match=r"compile of rank 1.*model\.hidden_size: a message for the user") as failure:
+        compile_ranks(small("devices=2", "training.global_batch=4"), [1])
+    assert "\n" not in str(failure.value)
+
+
+def test_what_cannot_be_compiled_is_refused():
+    with pytest.raises(UserError, match="device"):
+        compile_ranks(
+            load_config(PAPER, ["device=cpu", "devices=1", "parallel.tensor=1", "parallel.optimizer_shard=1"])
+        )
+    with pytest.raises(UserError, match="--ranks: 1536"):
+        compile_ranks(load_config(PAPER), [1536])
+
+
+@pytest.mark.slow
+def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batch(tmp_path):
+    config = small("devices=4", "training.global_batch=8", "training.micro_batch=2", "parallel.optimizer_shard=2")
+    modes = (CompileMode(inline=False), CompileMode(inline=True))
+    jobs = [(RehearsalJob(tmp_path / json.dumps(asdict(mode)), config, 1), 0, mode) for mode in modes]
+    once, inlined = compile_module._run(jobs, lambda done, total: None)
+    tensors = [
+        {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)
+    ]  # inlined, one scalar is merged
+    assert tensors[0] and tensors[0] == tensors[1]
+    assert once.products == inlined.products and once.parameters == inlined.parameters
+    assert once.nodes < inlined.nodes
+
+
+def test_blocks_that_are_called_move_weights_in_another_way():
+    config = load_config(PAPER)
+    mesh, planned = config.mesh, planned_calls(config, 0)
+    called = called_blocks(config, 0)
+    shards, replicas = tuple(mesh.optimizer_group(0)), tuple(mesh.replica_group(0))
+    assert (len(shards), len(replicas)) == (16, 12)
+    small_weight, large = 5120 * 5120 // 8, 5120 * 20480 // 8
+    assert planned["AllGather", shards, "float16", 2 * small_weight] == 160
+    assert called["AllGather", shards, "float32", 4 * small_weight] == 160
+    assert called["AllReduce", replicas, "float32", 4 * large] == 80
+    assert planned["AllReduce", replicas, "float32", 4 * large // 16] == 80
+    assert sum(planned.values()) - sum(called.values()) == 38  # inputs of blocks that are not sliced
+    many = load_config(PAPER, ["training.micro_batch=8"])
+    assert called_blocks(many, 0) == planned_calls(many, 0)
+
+
+def test_halves_of_an_all_reduce_count_as_one_only_where_one_was_planned():
+    key = ((0, 1), "float32", 64)
+    planned = Counter({("AllReduce", *key): 2, ("AllGather", *key): 1})
+    halves = Counter({("ReduceScatter", *key): 2, ("AllGather", *key): 3})
+    assert joined(planned, halves) == planned
+    assert joined(planned, planned) == planned
+    missing = halves - Counter({("ReduceScatter", *key): 1})
+    assert joined(planned, missing) != planned
+    other = Counter({("ReduceScatter", *key): 2, ("AllGather", (0, 1, 2, 3), "float32", 64): 3})
+    assert joined(planned, other)[("AllReduce", *key)] == 0
+
+
+def test_a_plan_that_does_not_fit_its_devices_fails():
+    """35.6 GiB on a device with 30: it compiles, and would not run."""
+    config = load_config(PAPER, ["training.recompute=selective"])
+    checks = [compile_module._memory_check(*stage) for stage in memory_of_stages(config)]
+    assert [check.ok for check in checks] == [False] and checks[0].expected == "at most 30.0 GiB"
+    report = CompileReport(config, [], checks)
+    assert not report.ok and "stage 0, planned memory of a device: expected at most 30.0" in report.problems[0]
+    fits = [compile_module._memory_check(*stage) for stage in memory_of_stages(load_config(PAPER))]
+    assert all(check.ok for check in fits)
+
+
+def test_a_check_holds_only_for_equal_figures():
+    check = PlanCheck("collectives", "3 calls", "3 calls")
+    assert check.ok and not replace(check, found="2 calls").ok
+
+
+@pytest.mark.slow
+def test_the_13b_on_1536_devices():
+    report = holds(load_config(PAPER), [0, 1535])
+    (total,) = (x for x in report.checks if x.name.startswith("parameters: all shards"))
+    assert total.found == "12,873,943,040"
+    assert max(rank.peak_memory_bytes for rank in report.ranks) < 4e9
+    assert [rank.local_parameters for rank in report.ranks[:2]] == [154_117_120] * 2

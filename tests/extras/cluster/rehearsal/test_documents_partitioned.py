@@ -1,0 +1,102 @@
+"""Attention by the ends of documents as MindSpore partitions it: compiled with its kernel, executed with a stand-in."""
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex.config import chosen_hardware, rules
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.extras.cluster.rehearsal import execute as execute_module
+from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
+from ms_codegeex.extras.cluster.rehearsal.execute import execute
+from ms_codegeex.extras.cluster.rehearsal.shrink import shrunk
+from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import make_timeline
+
+PROGRAM = Path(__file__).with_name("documents_program.py")
+SMALL = [
+    "model.hidden_size=64",
+    "model.num_layers=3",
+    "model.num_heads=4",
+    "model.intermediate_size=128",
+    "model.vocab_size=256",
+    "model.max_position_embeddings=32",
+    "model.eos_token_id=1",
+    "data.seq_length=32",
+    "training.dropout=0",
+    "parallel.hardware=ascend910b",
+    "parallel.optimizer_shard=1",
+    "parallel.tensor=1",
+    "parallel.fusion.documents=true",
+]
+TWO, STAGES = ["devices=2", "training.global_batch=4"], ["training.micro_batch=2", "parallel.pipeline=2"]
+ALL = ["devices=8", "training.global_batch=16", *STAGES, "parallel.tensor=2", "parallel.optimizer_shard=2"]
+PLANS = {
+    "data": TWO,
+    "tensor": [*TWO, "parallel.tensor=2", "parallel.sequence=true"],
+    "parts": [*TWO, "parallel.tensor=2", "parallel.overlap.parts=2"],
+    "one document a row": [*TWO, "data.reset_at_eos=false"],
+    "all": ALL,
+}
+FAMILIES = {
+    "codegeex": [],
+    "codegen": ["model.family=codegen", "model.preset=tiny", "model.rotary_dim=4", "model.scores_fp32=false"],
+    "codegeex2": ["model.family=codegeex2", "model.preset=tiny", "model.rotary_dim=8"],
+}
+COMPILED = [("codegeex", name) for name in PLANS] + [("codegen", "data"), ("codegeex2", "data"), ("codegeex2", "all")]
+WHOLE_GROUPS = ["devices=4", "training.global_batch=8", "parallel.tensor=4"]  # more devices than groups
+
+
+def planned(family, overrides):
+    return load_config(ROOT / "configs" / "codegeex_13b.yaml", [*FAMILIES[family], *SMALL, *overrides])
+
+
+def compiled(config, timeline=False):
+    mesh = config.mesh
+    report = compile_ranks(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)], timeline=timeline)
+    assert report.ok, report.problems
+    return report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family,name", COMPILED)
+def test_the_engine_partitions_it_as_planned(family, name):
+    compiled(planned(family, PLANS[name]))
+
+
+@pytest.mark.slow
+def test_keys_and_values_are_repeated_for_devices_without_a_group():
+    compiled(planned("codegeex2", WHOLE_GROUPS))
+
+
+@pytest.mark.slow
+def test_a_timeline_counts_each_row_as_one_document():
+    """The same products as with a mask; less is moved, since heads stay in place."""
+    lines = []
+    for documents in ("true", "false"):
+        config = planned("codegeex", [*TWO, f"parallel.fusion.documents={documents}"])
+        report = compiled(config, timeline=True)
+        lines.append(make_timeline(report.config, config, report.programs))
+    products = [[x.flops for each in line.ranks[0].program.operators for x in each.products] for line in lines]
+    assert sorted(products[0]) == sorted(products[1]) and 0 < lines[0].seconds < lines[1].seconds
+
+
+@pytest.mark.slow  # several processes with the engine
+@pytest.mark.parametrize("family,name", [("codegeex", "all"), ("codegen", "data"), ("codegeex2", "tensor")])
+def test_it_trains_as_one_device_with_a_mask_does(monkeypatch, family, name):
+    """Rows with several documents, on two devices and in micro-batches: each device counts from its own first row."""
+
+    def small_with_ends(config, mesh):
+        values = shrunk(config, mesh).to_dict()
+        values["parallel"]["hardware"] = "ascend910b"
+        values["parallel"]["fusion"].update(attention=True, documents=True)
+        return build_run_config(values)
+
+    for module in (chosen_hardware, rules):
+        monkeypatch.setattr(module, "attention_obstacle", lambda config: None)
+    monkeypatch.setattr(execute_module, "shrunk", small_with_ends)
+    config = planned(family, [*PLANS[name], "training.precision=fp32"])
+    found = execute(config, program=[str(PROGRAM)])
+    assert found.config.parallel.fusion.documents and found.passed and found.comparison.problems == ()
+    assert found.comparison.loss_error <= 1e-5 and found.comparison.parameter_error <= 1e-4

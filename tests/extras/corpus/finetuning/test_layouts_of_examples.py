@@ -1,0 +1,291 @@
+"""Records as the ecosystem writes them, and what comes of each: the examples, or the reason by the field's name."""
+
+import json
+
+import pyarrow.parquet
+import pytest
+
+from ms_codegeex.data.layouts import table
+from ms_codegeex.data.summary_lines import tally_lines
+from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, reader
+from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, prepare_finetune, recognised_task
+
+
+def said(role, content, **further):
+    return {"role": role, "content": content, **further}
+
+
+def shared(sender, value, **further):
+    return {"from": sender, "value": value, **further}
+
+
+ASKED, TOLD = said("user", "Sort it"), said("assistant", "x.sort()")
+ALPACA = {"instruction": "Add.", "input": "", "output": "b"}
+CHAT = "User:\nSort it\n\nAssistant:\n"
+PART = {"type": "text", "text": "x.sort()"}
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+
+READ = {
+    # Stanford Alpaca's table has the filled-in text beside the parts
+    "Alpaca": (ALPACA | {"text": "Below is an instruction"}, [("Add.", "b")]),
+    "LLaMA-Factory, history": (
+        ALPACA | {"system": "Write C.", "history": [["Subtract.", "a"], ["More.", "c"]]},
+        [("Write C.\nSubtract.\na\nMore.\nc\nAdd.", "b")],
+    ),
+    "ChatGLM3, history": (
+        ALPACA | {"history": [said("user", "Subtract."), said("assistant", "a")]},
+        [("Subtract.\na\nAdd.", "b")],
+    ),
+    "CSV and SQL, a text of messages": ({"messages": json.dumps([ASKED, TOLD])}, [(CHAT, "x.sort()")]),
+    "Nemotron": ({"input": [ASKED], "output": "y", "reasoning": "off"}, [(CHAT, "y")]),
+    "OpenCodeReasoning": ({"input": "Add.", "output": "b", "split": "train"}, [("Add.", "b")]),
+    "no history": (ALPACA | {"system": "", "history": []}, [("Add.", "b")]),
+    "Dolly": ({"instruction": "Add.", "context": "1, 2", "response": "3", "category": "math"}, [("Add.\n1, 2", "3")]),
+    "MetaMathQA": ({"query": "Add.", "response": "3"}, [("Add.", "3")]),
+    "questions": ({"question": "Add.", "answer": "3", "id": 4}, [("Add.", "3")]),
+    "OpenCodeInstruct": ({"id": "x", "input": "Add.", "output": "b"}, [("Add.", "b")]),
+    "a table's row": ({"prompt": None, "completion": None, "messages": None, **ALPACA, "tools": []}, [("Add.", "b")]),
+    "NaN": (ALPACA | {"weight": float("nan")}, [("Add.", "b")]),
+    "null beside a value": ({"prompt": "p", "completion": None, "response": "r"}, [("p", "r")]),
+    "an empty text beside a value": ({"prompt": "p", "completion": "", "output": "r"}, [("p", "r")]),
+    "the same twice": ({"prompt": "p", "instruction": "p", "output": "r", "completion": "r"}, [("p", "r")]),
+    "a good answer": ({"prompt": "p", "completion": "c", "label": True, "weight": 1.0, "split": "train"}, [("p", "c")]),
+    "OpenAI": ({"messages": [ASKED, TOLD]}, [(CHAT, "x.sort()")]),
+    "a system text beside": (
+        {"system": "S", "messages": [ASKED, TOLD], "tools": []},
+        [(f"System:\nS\n\n{CHAT}", "x.sort()")],
+    ),
+    "the same system text": (
+        {"system": "S", "messages": [said("system", "S"), ASKED, TOLD]},
+        [(f"System:\nS\n\n{CHAT}", "x.sort()")],
+    ),
+    "developer": (
+        {"messages": [said("developer", "D"), said("system", "S"), ASKED, TOLD]},
+        [(f"System:\nD\n\nSystem:\nS\n\n{CHAT}", "x.sort()")],
+    ),
+    "parts": (
+        {"messages": [said("user", [{"type": "text", "text": "Sort "}, "it"]), said("assistant", [PART])]},
+        [(CHAT, "x.sort()")],
+    ),
+    "weights": (
+        {"messages": [ASKED, said("assistant", "no", weight=0), ASKED, said("assistant", "yes", weight=1)]},
+        [(f"{CHAT}no\n\n{CHAT}", "yes")],
+    ),
+    "axolotl": (
+        {"conversations": [shared("human", "Sort it", train=False), shared("gpt", "y", train=True)]},
+        [(CHAT, "y")],
+    ),
+    "SlimOrca": (
+        {"conversations": [shared("human", "Sort it", weight=0.0), shared("gpt", "y", weight=1.0)]},
+        [(CHAT, "y")],
+    ),
+    "FastChat": (
+        {"id": "a_0", "conversations": [shared("human", "Sort it"), shared("gpt", "y")]},
+        [(CHAT, "y")],
+    ),
+    "ShareGPT, other names": (
+        {"conversation": [shared("user", "Sort it"), shared("bing", "y")]},
+        [(CHAT, "y")],
+    ),
+    "ChatGLM3": ({"conversations": [ASKED, TOLD]}, [(CHAT, "x.sort()")]),
+    "both spellings": (
+        {"messages": [ASKED, TOLD], "conversations": [shared("human", "Sort it"), shared("gpt", "x.sort()")]},
+        [(CHAT, "x.sort()")],
+    ),
+    "Gemini": (
+        {
+            "systemInstruction": {"parts": [{"text": "S"}]},
+            "contents": [{"role": "user", "parts": [{"text": "Sort it"}]}, {"role": "model", "parts": [{"text": "y"}]}],
+        },
+        [(f"System:\nS\n\n{CHAT}", "y")],
+    ),
+    "TRL, a system text twice": (
+        {"system": "S", "prompt": [said("system", "S"), ASKED], "completion": [TOLD], "tools": "[]"},
+        [(f"System:\nS\n\n{CHAT}", "x.sort()")],
+    ),
+    "TRL": (
+        {"prompt": [ASKED, TOLD, ASKED], "completion": [said("assistant", "y")]},
+        [(f"{CHAT}x.sort()\n\n{CHAT}", "y")],
+    ),
+}
+
+REFUSED = {
+    "suffix": ({"prompt": "p", "completion": "c", "suffix": "s"}, "field suffix"),
+    "label": ({"prompt": "p", "completion": "c", "label": False}, "field label"),
+    "kto_tag": ({"messages": [ASKED, TOLD], "kto_tag": False}, "field kto_tag"),
+    "a label that is none": ({"prompt": "p", "completion": "c", "label": "bad"}, "field label"),
+    "rejected": ({"prompt": "p", "completion": "c", "rejected": "r"}, "field rejected"),
+    "a conversation with pairs": ({"messages": [ASKED], "chosen": [TOLD], "rejected": [TOLD]}, "field chosen"),
+    "pairs": ({"prompt": "p", "chosen": "c", "rejected": "r"}, r"another task \(preference\)"),
+    "weight": ({"prompt": "p", "completion": "c", "weight": 0.5}, "field weight"),
+    "held out": ({"prompt": "p", "completion": "c", "split": "test"}, "field split"),
+    "thoughts": ({"prompt": "p", "completion": "c", "reasoning_content": "hm"}, "field reasoning_content"),
+    "images": ({"prompt": "p", "completion": "c", "images": ["a.png"]}, "field images"),
+    "tools": ({"tools": [{"type": "function"}], "messages": [ASKED, TOLD]}, "field tools"),
+    "two answers": ({"prompt": "p", "completion": "c", "response": "r"}, "completion and response"),
+    "two prompts": ({"prompt": "p", "instruction": "q", "output": "r"}, "prompt and instruction"),
+    "two conversations": ({"messages": [ASKED, TOLD], "conversations": [ASKED]}, "messages and conversations"),
+    "history of another form": (ALPACA | {"history": "none"}, "history is str, expected a list of pairs"),
+    "history of triples": (ALPACA | {"history": [["a", "b", "c"]]}, "history is not a list of pairs"),
+    "history with an object": (ALPACA | {"history": [["a", {}]]}, "history is dict"),
+    "a call": ({"messages": [ASKED, said("assistant", None, tool_calls=[{"id": "1"}])]}, "field tool_calls"),
+    "a tool": ({"messages": [ASKED, said("tool", "3"), TOLD]}, "role is tool"),
+    "an observation": ({"conversations": [{"from": "observation", "value": "3"}]}, "from is observation"),
+    "an image": ({"messages": [said("user", [IMAGE]), TOLD]}, "image_url"),
+    "a part without a type": ({"messages": [said("user", [{"image": "a.png"}]), TOLD]}, "part with image"),
+    "a part of another type": ({"messages": [said("user", [{"type": "audio"}]), TOLD]}, "part with type 'audio'"),
+    "ms-swift, rejected": ({"messages": [ASKED, TOLD], "rejected_response": "no"}, "field rejected_response"),
+    "OpenAI, preferences": (
+        {"input": {"messages": [ASKED]}, "preferred_output": [TOLD], "non_preferred_output": [TOLD]},
+        r"another task \(preference\)",
+    ),
+    "UltraChat": ({"id": "0", "data": ["q", "a"]}, "found id, data"),
+    "an array in an object": ({"version": "1", "data": [ALPACA]}, "jq .data FILE"),
+    "APPS": ({"question": "q", "solutions": '["a", "b"]'}, "choose one of the `solutions`"),
+    "Firefly": ({"conversation": [{"human": "q", "assistant": "a"}]}, "found human, assistant"),
+    "other spelling": ({"Prompt": "p", "Completion": "c"}, "found Prompt, Completion"),
+    "messages as a text": ({"messages": "hi"}, "messages is str, expected a list"),
+    "a share of a weight": ({"messages": [ASKED, said("assistant", "a", weight=0.5)]}, "field weight: message 1: 0.5"),
+    "two weights": ({"messages": [ASKED, said("assistant", "a", weight=0, train=True)]}, "field train"),
+    "a question that is learnt": ({"messages": [said("user", "a", train=True), TOLD]}, "field train: message 0"),
+    "nothing is learnt": ({"messages": [ASKED, said("assistant", "a", weight=0)]}, "weight of each answer is 0"),
+    "reasoning": ({"messages": [ASKED, said("assistant", "a", reasoning_content="hm")]}, "field reasoning_content"),
+    "refusal": ({"messages": [ASKED, said("assistant", "", refusal="No.")]}, "field refusal"),
+    "part of an answer": ({"messages": [ASKED, said("assistant", "a", training_detail=[{}])]}, "field training_detail"),
+    "texts": ({"text": "x = 1"}, "--all-text"),
+    "an index": ({"blob_id": "1", "path": "a.py"}, "Software Heritage"),
+    "unknown": ({"old_contents": "a", "new_contents": "b"}, r"another task \(commit\)"),
+}
+
+
+ORDERS = {  # who speaks
+    "assistant": "message 0 is by assistant and follows nothing",
+    "user user assistant": "message 1 is by user and follows user",
+    "user assistant assistant": "message 2 is by assistant and follows assistant",
+    "user assistant system": "message 2 is by system",
+    "system assistant": "message 1 is by assistant and follows system",
+    "user tool": "role",
+    "user": "no message by the assistant",
+    "": "missing field",
+}
+CHATS = {**{roles: [said(role, "x") for role in roles.split()] for roles in ORDERS}, "text": "x", "texts": ["x"]}
+for name, chat in CHATS.items():
+    REFUSED[f"order: {name}"] = {"messages": chat}, ORDERS.get(name, "wrong type")
+REFUSED["no content"] = {"messages": [{"role": "user"}]}, "wrong type"
+REFUSED["no messages"] = {"prompt": None}, "missing field"
+
+
+def task_of(record):
+    layout = table().of(record)
+    return "chat" if layout is not None and layout.task == "chat" else "completion"
+
+
+def examples_of(record, note=lambda remark, where: None):
+    found = reader(task_of(record), "plain", "none")(record, note)
+    return [(example.text[: example.size].decode(), example.answer) for example in found]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_records_that_are_read(name):
+    record, examples = READ[name]
+    remarks = []
+    assert examples_of(json.loads(json.dumps(record)), lambda remark, where: remarks.append(remark)) == examples
+    assert [remark for remark in remarks if not remark.startswith("read as")] == []
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_records_that_are_refused_by_name(name):
+    record, reason = REFUSED[name]
+    with pytest.raises(BadRecord, match=reason):
+        examples_of(record)
+
+
+@pytest.mark.parametrize("record", [ALPACA, {"messages": [ASKED, TOLD]}, {"prompt": [ASKED], "completion": [TOLD]}])
+def test_every_field_that_is_to_be_refused_is(record):
+    """With a value that none of the lists allows."""
+    layout = table().of(record)
+    names = {name for entry in layout.refused for name in entry["fields"].split()}
+    assert len(names) > 30
+    for name in names:
+        with pytest.raises(BadRecord, match=f"field {name}"):
+            examples_of(record | {name: "test"})
+
+
+def test_each_use_and_name_is_listed_once():
+    for layout in (*table().layouts, table().message):
+        used = [name for names in layout.uses.values() for name in names.split()]
+        refused = [name for entry in layout.refused for name in entry["fields"].split()]
+        names = [*used, *refused, *layout.harmless.split()]
+        assert len({*used}) == len(used) and {use.partition("[")[0] for use in layout.by} <= {*layout.uses}
+        assert len({*refused}) == len(refused) and not {*refused} & {*used, *layout.harmless.split()}, layout.name
+        assert all(name.isascii() and "," not in name for name in names)
+
+
+def prepared(tmp_path, records, task):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings = FinetuneSettings(task, 64, validation_share=0.0)
+    return prepare_finetune([tmp_path / "a.jsonl"], tmp_path / "out", settings)["tally"]
+
+
+def test_fields_of_no_list_are_named_with_their_count(tmp_path):
+    chat = {"messages": [ASKED, said("assistant", "a", mood="fine")], "score\u202e": 1}
+    tally = prepared(tmp_path, [chat, chat, {"messages": [ASKED, TOLD, ASKED]}], "chat")
+    remarks = {remark: it["count"] for remark, it in tally["noted"].items()}
+    assert remarks == {
+        "read as messages, ShareGPT": 3,
+        "field score\u202e is not known and was not used": 2,
+        "field mood of a message is not known and was not used": 2,
+        "a last message by the user, which nobody answers, was not used": 1,
+    }
+    assert all(line.isprintable() for line in tally_lines(tally))
+
+
+def test_the_tally_adds_up(tmp_path):
+    good, bad = {"prompt": "p", "completion": "c"}, {"prompt": "p", "completion": "c", "label": False}
+    text = {"prompt": "<s>", "completion": "c</s>\n"}
+    tally = prepared(tmp_path, [good, bad, bad, {"messages": [ASKED, TOLD]}, text, [1], good], "completion")
+    assert (tally["read"], tally["kept"], tally["examples"]) == (7, 3, 3)
+    dropped = {reason: (it["count"], it["first"]) for reason, it in tally["dropped"].items()}
+    label = tmp_path.name
+    assert dropped == {
+        "field label": (2, f"{label}/a.jsonl:2"),
+        "record of another task (chat)": (1, f"{label}/a.jsonl:4"),
+        "no object": (1, f"{label}/a.jsonl:6"),
+    }
+    special = [(it["count"], it["detail"]) for remark, it in tally["noted"].items() if "special token" in remark]
+    assert special == [(1, "<s>"), (1, "</s>")] or special == [(1, "</s>"), (1, "<s>")]
+
+
+def test_rows_of_tables_are_read_as_lines_are(tmp_path):
+    """Parquet's structs have every field, null where a record has none."""
+    chats = [
+        {"messages": [said("user", f"Add {number}."), said("assistant", "x", weight=number % 2)], "tools": None}
+        for number in range(6)
+    ]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(chats), tmp_path / "rows.parquet")
+    for name in ("lines.jsonl", "rows.parquet"):
+        assert recognised_task([tmp_path / name]) == "chat"
+        settings = FinetuneSettings("chat", 64, validation_share=0.0)
+        tally = prepare_finetune([tmp_path / name], tmp_path / f"out-{name}", settings)["tally"]
+        assert (tally["read"], tally["kept"]) == (6, 3) and [*tally["dropped"]] == ["nothing to learn"]
+    made = [(tmp_path / f"out-{name}" / "train.bin").read_bytes() for name in ("lines.jsonl", "rows.parquet")]
+    assert made[0] == made[1]
+
+
+def test_names_without_end_are_limited(tmp_path):
+    records = [{"prompt": "p", "completion": "c", f"x{number}": 1} for number in range(300)]
+    assert len(prepared(tmp_path, records, "completion")["noted"]) <= 101
+
+
+@pytest.mark.parametrize(
+    "records, task",
+    [
+        ([{"a": 1}, ALPACA], "completion"),
+        ([{"text": "x"}, {"messages": [ASKED, TOLD]}, ALPACA], "chat"),
+        ([{"conversations": [ASKED, TOLD]}], "chat"),
+    ],
+)
+def test_the_task_of_the_first_record_that_has_one(tmp_path, records, task):
+    (tmp_path / "a.json").write_text(json.dumps(records, indent=1))
+    assert recognised_task([tmp_path / "a.json"]) == task

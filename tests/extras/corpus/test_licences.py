@@ -1,0 +1,356 @@
+"""Licence headers: what goes, what stays, judged by Python's own parser and by pygments' lexers."""
+
+import ast
+import random
+
+import pytest
+from pygments.lexers import get_lexer_by_name
+from pygments.token import Comment, String, Text, Whitespace
+
+from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.data.languages import languages
+from ms_codegeex.extras.corpus import licences
+from ms_codegeex.extras.corpus.licences import RULES, strip_licence
+
+NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, Version 2.0", "WITHOUT WARRANTIES.")
+# Without comments, or with comments that no header is in.
+WITHOUT = {"reStructuredText", "Literate CoffeeScript", "Literate Agda", "Literate Haskell"}
+DESIGN = "The queue keeps tasks that wait, in the order of their time."
+STYLES = [language for style in shipped_table(RULES)["styles"] for language in style["languages"]]
+# Language -> how a comment of several lines begins, goes on and ends, and a line of code.
+COMMENTS = {
+    "Python": ("", "# ", "", "name = 'Copyright 2020 Nobody'"),
+    "Shell": ("", "# ", "", "echo done"),
+    "R": ("", "# ", "", "x <- 1"),
+    "Perl": ("", "# ", "", "print 1;"),
+    "Makefile": ("", "# ", "", "all: it"),
+    "YAML": ("", "# ", "", "key: value"),
+    "Dockerfile": ("", "# ", "", "FROM scratch"),
+    "C": ("/*\n", " * ", " */\n", "int value;"),
+    "C++": ("", "// ", "", "#include <vector>"),
+    "Java": ("/**\n", " * ", " */\n", "package one.two;"),
+    "JavaScript": ("/*!\n", "", "*/\n", "var one = 1;"),
+    "Go": ("", "// ", "", "package main"),
+    "Rust": ("", "// ", "", "//! Documentation.\nfn main() {}"),
+    "Kotlin": ("/* /* nested */\n", "", "*/\n", "val one = 1"),
+    "CSS": ("/* ", "", "*/\n", "a { color: red }"),
+    "PHP": ("<?php\n/* ", "", "*/\n", "echo 1;"),
+    "HTML": ("<!DOCTYPE html>\n<!--\n", "", "-->\n", "<p>text</p>"),
+    "XSLT": ('<?xml version="1.0"?>\n<!--\n', "", "-->\n", "<a/>"),
+    "SQL": ("", "-- ", "", "SELECT 1;"),
+    "Lua": ("--[[\n", "", "]]\n", "local x = 1"),
+    "Haskell": ("{- {- nested -}\n", "", "-}\n", "module Main where"),
+    "Ada": ("", "-- ", "", "procedure Main is"),
+    "TeX": ("", "% ", "", "\\documentclass{article}"),
+    "Erlang": ("", "%% ", "", "-module(one)."),
+    "Prolog": ("", "% ", "", "a(b)."),
+    "Fortran": ("", "! ", "", "program one"),
+    "Pascal": ("{ ", "", "}\n", "{$mode objfpc}\nunit one;"),
+    "Emacs Lisp": ("", ";; ", "", "(setq a 1)"),
+    "Common Lisp": ("#| #| nested |#\n", "", "|#\n", "(setq a 1)"),
+    "Visual Basic": ("", "' ", "", "Dim a"),
+    "OCaml": ("(* ", "", "*)\n", "let a = 1"),
+    "F#": ("", "// ", "", "let a = 1"),
+    "Ruby": ("=begin\n", "", "=end\n", "puts 1"),
+    "Julia": ("#=\n", "", "=#\n", "x = 1"),
+    "PowerShell": ("<#\n", "", "#>\n", "Get-Item"),
+    "CMake": ("#[[\n", "", "]]\n", "project(one)"),
+    "CoffeeScript": ("###\n", "", "###\n", "x = 1"),
+    "Lean": ("/-\n", "", "-/\n", "/-! Documentation. -/\nimport One"),
+    "Matlab": ("%{\n", "", "%}\n", "x = 1;"),
+    "Smalltalk": ('"', "", '"\n', "Object subclass: #One"),
+    "Stata": ("", "* ", "", "gen x = 1"),
+    "Alloy": ("", "-- ", "", "sig One {}"),
+    "AppleScript": ("(*\n", "", "*)\n", 'display dialog "one"'),
+    "Abap": ("", "* ", "", "REPORT one."),
+    "Cobol": ("", "*> ", "", "IDENTIFICATION DIVISION."),
+    "Java Server Pages": ("<%--\n", "", "--%>\n", "<%@ page %>"),
+}
+OPENINGS = ("<?php\n", "<!DOCTYPE html>\n", '<?xml version="1.0"?>\n')
+
+
+def header(language, words=NOTICE):
+    """The header of `words`, what of it stays, and the code below it."""
+    begin, line, end, code = COMMENTS[language]
+    stays = next((opening for opening in OPENINGS if begin.startswith(opening)), "")
+    return begin + "".join(f"{line}{word}".rstrip() + "\n" for word in words) + end, stays, code + "\n"
+
+
+def stripped(text, language):
+    return strip_licence(text.encode(), language).decode()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("language", COMMENTS)
+def test_the_header_goes_and_the_code_stays(language, end):
+    text, stays, code = header(language)
+    for gap in ("", "\n", "\n\n"):
+        assert stripped((text + gap + code).replace("\n", end), language) == (stays + code).replace("\n", end)
+    assert stripped(text, language) == stays  # a file of nothing else
+
+
+@pytest.mark.parametrize("language", COMMENTS)
+def test_other_comments_stay(language):
+    words = (
+        "Check the copyright line of every file, one by one;",
+        "see the licence tests, and how licence files are read.",
+    )
+    text, stays, code = header(language, words)
+    assert stripped(text + "\n" + code, language) == text + "\n" + code
+    licence = header(language)[0].removeprefix(stays)
+    first = text + "\n" + licence + "\n" + code  # below another comment
+    assert stripped(first, language) == text + "\n" + code
+    twice = stays + licence + "\n" + licence + "\n" + text.removeprefix(stays) + code
+    assert stripped(twice, language) == text + code
+    below = stays + code + licence  # below the first line of code it is none
+    assert stripped(below, language) == below
+
+
+def test_every_language_has_a_style():
+    names = {language.name for language in languages()}
+    assert {*STYLES} | WITHOUT == names and not {*STYLES} & WITHOUT and len({*STYLES}) == len(STYLES)
+    assert all(any(name in COMMENTS for name in style["languages"]) for style in shipped_table(RULES)["styles"])
+
+
+def test_texts_of_no_known_language_stay():
+    assert stripped(header("Python")[0], "") == header("Python")[0]
+
+
+@pytest.mark.parametrize(
+    "language, text, expected",
+    [
+        ("Python", "#!/usr/bin/env python\n# Copyright 2020 X\nx = 1\n", "#!/usr/bin/env python\nx = 1\n"),
+        ("Python", "# -*- coding: utf-8 -*-\n# Copyright 2020 X\n\nx = 1\n", "# -*- coding: utf-8 -*-\nx = 1\n"),
+        ("Python", "# Copyright 2020 X\n# pylint: disable=all\nx = 1\n", "# pylint: disable=all\nx = 1\n"),
+        ("Python", '"""Copyright 2020 X"""\nx = 1\n', None),
+        ("Python", "\ufeff# (c) 2020 X\nx = 1\n", "\ufeffx = 1\n"),
+        ("Python", "# Licensed under MIT, see LICENSE\n", ""),
+        ("Python", "# Copyright 2020 X\rx = 1\n", None),  # a line end to Python
+        ("Python", "\n\n# SPDX-License-Identifier: MIT\nx = 1", "\n\nx = 1"),
+        ("Go", "// Copyright 2020 X\n\n//go:build linux\n\npackage a\n", "//go:build linux\n\npackage a\n"),
+        ("Go", "// Copyright 2020 X\n//go:build linux\n\npackage a\n", "//go:build linux\n\npackage a\n"),
+        ("C", "/* Copyright 2020 X */ int a;\n", None),
+        ("C", "/* Copyright 2020 X\nint a;\n", None),  # never closed
+        ("C", "// Copyright 2020 X \\\nint a;\n", None),  # goes on
+        ("C", "/****/\n/* Copyright 2020 X */\n/****/\nint a;\n", "int a;\n"),
+        ("OCaml", "(*****)\n(* Copyright 2020 X  *)\n(* of Y         *)\n(*****)\n\nlet a = 1\n", "let a = 1\n"),
+        ("JavaScript", "/* eslint-disable copyright-2020-by-X */\nf()\n", None),
+        ("JavaScript", "// Copyright 2020 X\u2028f()\n", None),
+        ("PHP", "<?php // Copyright 2020 X ?>\n<p>\n", None),
+        ("PHP", "<?php\n#[Copyright(by: 2020)]\n", None),
+        ("Rust", "//! Licensed under MIT\nfn a() {}\n", None),
+        ("Pascal", "{$COPYRIGHT (c) 2020}\nunit a;\n", None),
+        ("PowerShell", "<# -*- x -*-\n# Copyright 2020 X #>\nGet-Item\n", "Get-Item\n"),
+        ("Fortran", "!$omp copyright 2020 by X\nend\n", None),
+        ("Haskell", "{-# LANGUAGE CPP, Copyright2020 (c) #-}\n", None),
+        ("SQL", "/*! copyright 2020 by X */\nSELECT 1;\n", None),
+        ("HTML", "<!--[if IE]> Copyright 2020 <![endif]-->\n<p>\n", None),
+        ("TeX", "% \\iffalse Copyright 2020 X\n", None),
+        ("Ruby", "# encoding: utf-8\n# Copyright 2010 X\nputs 1\n", "# encoding: utf-8\nputs 1\n"),
+        ("Python", "# copyrighted by X\n# see the file LICENSE.txt\nx = 1\n", "x = 1\n"),
+        (
+            "XSLT",
+            '<!-- (c) 2020 -->\n<?xml version="1.0"?>\n<!-- (c) 2021 -->\n<a/>\n',
+            '<?xml version="1.0"?>\n<a/>\n',
+        ),
+        ("Shell", "#!/bin/sh\n\n# Copyright 2020 X\n\necho\n", "#!/bin/sh\n\necho\n"),
+        ("C", "#ifndef A_H\n#define A_H\n/* Copyright 2020 X */\n\nint a;\n", "#ifndef A_H\n#define A_H\nint a;\n"),
+        ("C++", "#pragma once\n\n// SPDX-License-Identifier: MIT\nint a;\n", "#pragma once\n\nint a;\n"),
+        ("JavaScript", "'use strict';\n/*\n * Copyright 2020 X\n */\nf();\n", "'use strict';\nf();\n"),
+        ("JavaScript", "use('strict');\n// Copyright 2020 X\nf();\n", None),
+        ("C", f"/* {DESIGN}\n *\n * Copyright 2020 X\n *\n * Licensed under MIT */\n", f"/* {DESIGN}\n */\n"),
+        ("C", f"/* (c) 2020 X\n * All rights reserved.\n * {DESIGN} */\nint a;\n", f"/*\n * {DESIGN} */\nint a;\n"),
+        ("Python", f"# Copyright 2020 X\n#\n# {DESIGN}\n\nx = 1\n", f"# {DESIGN}\n\nx = 1\n"),
+        ("Python", "# a.py\n# Copyright 2020 X\n# Author: Y\nx = 1\n", "x = 1\n"),
+        ("C", "/*==== A ====*\\\n|* Licensed under MIT *|\n\\*==========*/\nint a;\n", "int a;\n"),
+    ],
+)
+def test_particular_texts(language, text, expected):
+    assert stripped(text, language) == (text if expected is None else expected)
+
+
+PIECES = (
+    *("Copyright 2020 X", "licensed under MIT", "words", "2020", "(c) 2020", "é", "\u2028", "'", '"', "\\"),
+    *("#", "# ", "//", "/*", "*/", "--", "{-", "-}", "(*", "*)", "<!--", "-->", "%", ";", "{", "}", "<?php", "?>"),
+    *(
+        "\n",
+        "\n",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\r",
+        " ",
+        "\t",
+        "x = 1",
+        "int a;",
+        "#!/bin/sh",
+        "# -*- x -*-",
+        "=begin",
+        "=end",
+    ),
+)
+ORACLES = {"C": "c", "C++": "cpp", "Java": "java", "Go": "go", "Rust": "rust", "Haskell": "haskell", "Lua": "lua"}
+COMMENT_TOKENS = (Comment, Text, Whitespace, String.Doc)
+
+
+def code_of(lexer, text):
+    """All that the lexer takes for no comment, without white space."""
+    tokens = lexer.get_tokens(text)
+    kept = [v for t, v in tokens if not any(t in c for c in COMMENT_TOKENS) or t in Comment.Preproc]
+    return "".join("".join(kept).split())
+
+
+@pytest.mark.parametrize("language", STYLES)
+def test_random_texts(language):
+    """Stripped twice is stripped once; nothing is added or put elsewhere."""
+    generator = random.Random(language)
+    for _ in range(300):
+        text = "".join(generator.choices(PIECES, k=generator.randint(1, 14))).encode()
+        once = strip_licence(text, language)
+        assert strip_licence(once, language) == once
+        rest = iter(text)
+        assert all(byte in rest for byte in once)
+        if b"opyright" not in text and b"licensed" not in text and b"(c)" not in text:
+            assert once == text
+
+
+@pytest.mark.parametrize("language", ORACLES)
+def test_a_lexer_finds_the_same_code(language):
+    generator, lexer = random.Random(language), get_lexer_by_name(ORACLES[language], ensurenl=False, stripnl=False)
+    pieces = [
+        header(language)[0],
+        header(language)[0],
+        "\n",
+        "\n\n",
+        header(language, ("An ordinary comment.",))[0],
+        header(language)[2],
+    ]
+    pieces += ["// a\n", "-- b\n", "/* c */\n", "/* Copyright 2020 X */ ", "int f(void);\n", "x = 1\n"]
+    count = 0
+    for _ in range(200):
+        text = "".join(generator.choices(pieces, k=generator.randint(1, 7)))
+        result = stripped(text, language)
+        assert code_of(lexer, result) == code_of(lexer, text), text
+        count += result != text
+    assert count > 30
+
+
+def test_python_parses_to_the_same_tree():
+    generator, count = random.Random(0), 0
+    pieces = [
+        header("Python")[0],
+        header("Python")[0],
+        "\n",
+        "# ordinary\n",
+        "x = 1\n",
+        "\n\n",
+        "def f(): pass\n",
+        "# type: ignore\n",
+    ]
+    pieces += ["#!/bin/python\n", "# -*- coding: utf-8 -*-\n", '"""Copyright 2020 by X"""\n', "\x0c\n", "# licence\n"]
+    for _ in range(500):
+        text = "".join(generator.choices(pieces, k=generator.randint(1, 8)))
+        result = stripped(text, "Python")
+        assert ast.dump(ast.parse(result)) == ast.dump(ast.parse(text)), text
+        count += result != text
+    assert count > 100
+
+
+REST = (
+    b"",
+    b" Copyright 2020 A\n",
+    b"\n# Copyright 2020 A\n",
+    b'"" Copyright 2020 A """\n',
+    b"\n// Copyright 2020 A\n",
+)
+
+
+@pytest.mark.parametrize("language", STYLES)
+def test_a_file_that_begins_with_code_has_no_header(language):
+    """What is decided by the first byte, all patterns decide alike."""
+    patterns = licences._patterns(language)
+    assert set(b"aZ_0") <= patterns.code
+    for byte in patterns.code:
+        for rest in REST:
+            assert list(licences._headers(bytes([byte]) + rest, patterns)) == [], (byte, rest)
+
+
+class Sliced(bytes):
+    """Bytes that count those that their slices, and the slices of what is joined to them, copy."""
+
+    copied = 0
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        if not isinstance(place, slice):
+            return found
+        Sliced.copied += len(found)
+        return Sliced(found)
+
+    def __add__(self, other):
+        return Sliced(bytes(self) + other)
+
+
+def test_many_headers_are_left_out_in_one_pass(monkeypatch):
+    """Each copy of the text would take as long as the text is, and there is one header for each line."""
+    monkeypatch.setattr(Sliced, "copied", 0)
+    text = Sliced(b"// SPDX-License-Identifier: MIT\n\n" * 1_000 + b"int x;\n")
+    assert strip_licence(text, "C++") == b"int x;\n"
+    assert Sliced.copied < 4 * len(text)
+
+
+class Searched(bytes):
+    """Bytes that count the searches in them."""
+
+    searches = 0
+
+    def find(self, *given):
+        self.searches += 1
+        return super().find(*given)
+
+
+@pytest.mark.parametrize("language, opening, closing", [("Kotlin", "/*", "*/"), ("Haskell", "{-", "-}")])
+def test_a_far_end_is_looked_for_once(language, opening, closing):
+    text = Searched(f"{opening} {f'{opening} ' * 300}{closing} Copyright 2020 A {closing * 300}\nx\n".encode())
+    assert strip_licence(text, language) == b"x\n" and text.searches <= 302
+    text = Searched(f"{opening} {f'{opening} ' * 300}Copyright 2020 A {closing}\nx\n".encode())
+    assert strip_licence(text, language) == text and text.searches <= 2
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        ("MIT|Expat|The MIT License (MIT)|MIT/X11|License :: OSI Approved :: MIT License", ("MIT", True)),
+        (
+            "apache-2.0|Apache License, Version 2.0|ASL 2.0|http://www.apache.org/licenses/LICENSE-2.0",
+            ("Apache-2.0", True),
+        ),
+        ("MIT/Apache-2.0|MIT OR Apache-2.0|(mit or Apache 2.0)", ("MIT OR Apache-2.0", True)),
+        ("GPL-3.0-only OR (Apache-2.0 AND MIT)", ("GPL-3.0-only OR (Apache-2.0 AND MIT)", True)),
+        ("MIT AND GPL-3.0-only", ("MIT AND GPL-3.0-only", False)),
+        ("Apache-2.0 WITH LLVM-exception", ("Apache-2.0 WITH LLVM-exception", True)),
+        ("GPL-2.0-or-later|GPL v2 or later|GPL-2+|GPLv2+", ("GPL-2.0-or-later", False)),
+        ("UNLICENSED|proprietary", ("LicenseRef-other", False)),
+        ("BSD-4-Clause|4-clause BSD", ("BSD-4-Clause", False)),
+        (
+            "BSD|SEE LICENSE IN LICENSE.md|MIT-style|MIT (non-commercial)|no MIT|MIT AND|" + "(" * 9999,
+            ("unknown", None),
+        ),
+        ("MIT AND something", ("MIT AND unknown", None)),
+    ],
+)
+def test_names_and_expressions(names, expected):
+    for name in names.split("|"):
+        assert licences.judge((name,), ("mit", "apache 2.0")) == expected, name
+
+
+def test_all_licences_of_a_list_have_to_be_allowed():
+    assert licences.judge(("MIT", "Apache-2.0"), ("mit", "apache-2.0")) == ("MIT AND Apache-2.0", True)
+    assert licences.judge(("MIT", "GPL-3.0-only"), ("mit", "apache-2.0"))[1] is False
+    assert licences.judge(("MIT", "nobody knows"), ("mit", "apache-2.0"))[1] is None
+
+
+def test_later_versions():
+    assert licences.judge(("GPL-2.0-or-later",), ("gpl-3.0",))[1] and licences.judge(("GPLv3",), ("gpl-3.0",))[1]
+    for name in ("GPL-3.0-only", "LGPL-2.1-or-later", "AGPL-3.0-or-later"):
+        assert licences.judge((name,), ("gpl-3.0-or-later",))[1] is False

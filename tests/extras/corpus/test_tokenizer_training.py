@@ -1,0 +1,93 @@
+"""Tokenizers trained on the user's text: every character survives, equal requests give equal bytes."""
+
+import json
+
+import pytest
+from conftest import ROOT, command, command_here
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings, train_tokenizer
+
+SOURCES = ROOT / "ms_codegeex" / "config"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory that the command writes."""
+    output = tmp_path_factory.mktemp("trained") / "tokenizer"
+    words = ("--input", SOURCES, "--vocab-size", 900, "--whitespace-run", 8, "--language-tags", "--json")
+    result = command("tokenizer", "train", *words, "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["vocab_size"] == 905
+    return output
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=60))
+def test_every_text_survives(trained, text):
+    tokenizer = load_tokenizer(trained)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_runs_of_spaces_and_tag_lines_are_one_token(trained):
+    tokenizer = load_tokenizer(trained)
+    pieces = [tokenizer.token_bytes(i) for i in tokenizer.encode("# language: Python\n        return x\n")]
+    assert b"# language: Python" in pieces and b"        " in pieces
+    assert not any(piece.strip() and b"\n" in piece for piece in pieces)  # lines end with a token of their own
+
+
+def test_code_is_shorter_than_its_bytes(trained):
+    text = (SOURCES / "run.py").read_text()
+    assert len(load_tokenizer(trained).encode(text)) < 0.5 * len(text.encode())
+
+
+def test_equal_text_gives_equal_bytes(trained, tmp_path):
+    settings = TokenizerSettings(900, 8, True)
+    train_tokenizer([SOURCES], tmp_path / "again", settings, threads=2)
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_corpus_is_prepared_with_it(trained, tmp_path):
+    words = ("--input", SOURCES, "--tokenizer", trained, "--output", tmp_path / "corpus", "--workers", 1)
+    result = command("prepare", *words)
+    assert result.returncode == 0, result.stderr
+    described = json.loads((tmp_path / "corpus" / "dataset.json").read_text())
+    assert described["tokenizer"]["fingerprint"] == load_tokenizer(trained).fingerprint
+
+
+MISTAKES = [
+    ("codegeex2 --vocab-size 100", "--vocab-size: 100 is out of range; give 512 to 1000000"),
+    ("codegeex2 --whitespace-run 0", "--whitespace-run: 0 is out of range; give 1 (none) to 64"),
+    ("codegeex2 --max-bytes 0", "--max-bytes: 0 is out of range"),
+    ("codegeex2 --vocab-size 90000", "--vocab-size: 90000 tokens cannot be made of"),
+    ("codegeex2 --input nowhere", "nowhere"),
+    ("codegeex --vocab-size 274", "--vocab-size: 274 is out of range; give 275 to 1000000"),
+    ("codegen --vocab-size 10000000", "--vocab-size: 10000000 is out of range"),
+    ("codegeex --vocab-size 90000", "--vocab-size: 90000 tokens cannot be made of"),
+    ("codegeex --whitespace-run 136", "--whitespace-run: 136 is out of range; give 2 to 135"),
+    ("codegen --whitespace-run 4", "--whitespace-run: codegen's runs of white space are fixed"),
+    ("codegeex --language-tags", "--language-tags: tag lines are plain text to codegeex"),
+]
+
+
+@pytest.mark.parametrize("words, message", MISTAKES)
+def test_mistakes_are_one_line(tmp_path, words, message):
+    places = ("--input", SOURCES, "--output", tmp_path / "tokenizer", "--family")
+    result = command_here("tokenizer", "train", *places, *words.split())
+    assert result.returncode == 2
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_nothing_is_replaced(trained):
+    with pytest.raises(UserError, match="exists; choose another directory"):
+        train_tokenizer([SOURCES], trained, TokenizerSettings(900))
+
+
+def test_no_text_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="--input: no text in there"):
+        train_tokenizer([tmp_path / "empty"], tmp_path / "tokenizer", TokenizerSettings(900))

@@ -1,0 +1,347 @@
+"""`ms-codegeex evaluate` as users run it: a model's samples, judged in the sandbox, and the report, for every task."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import small_benchmarks
+from conftest import ROOT, command, command_here
+from openai_server import Server
+
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.cli import main
+from ms_codegeex.extras.evaluation.jsonl import read_rows
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return small_benchmarks.write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def generators():
+    """Models that were read and compiled before: most of a test's time."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _one_generator(generators, monkeypatch):
+    from ms_codegeex.generation import engine
+
+    make = engine.Generator
+    monkeypatch.setattr(
+        engine, "Generator", lambda path, **_: generators.get(path) or generators.setdefault(path, make(path, slots=3))
+    )
+
+
+@pytest.fixture
+def evaluate(tmp_path, capsys):
+    """Run the command; its report as an object, or the message of a refusal."""
+
+    def call(*words, status=0):
+        capsys.readouterr()
+        assert main(["evaluate", *map(str, words), "--output", str(tmp_path / "out"), "--json"]) == status
+        captured = capsys.readouterr()
+        return json.loads(captured.out) if status == 0 else captured.err
+
+    return call
+
+
+SHORT = ("--n", 2, "--temperature", 0.8, "--max-new-tokens", 6, "--workers", 2)
+
+
+@pytest.mark.strict_sandbox
+def test_humaneval_from_the_model_to_the_report(model, evaluate, tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    report = evaluate("humaneval", "--model", model, "--data", data, *SHORT, "--check-references")
+    assert report["references"]["all"] == {"total": 2, "passed": 2, "defects": {}, "failing": {}}
+    score = report["scores"]["strict"]["all"]
+    assert (score["problems"], score["samples"]) == (2, 4)
+    rows = read_rows(tmp_path / "out" / "samples.jsonl")
+    assert [(row["task_id"], row["completion_id"]) for row in rows] == [
+        (f"HumanEval/{i}", j) for i in (0, 1) for j in (0, 1)
+    ]
+    assert report["settings"]["recipe"]["temperature"] == 0.8 and len(report["settings"]["model"]["sha256"]) == 64
+    assert set(report["settings"]["machine"]["sandbox"].values()) == {"active"}
+    assert "HumanEval" in (tmp_path / "out" / "report.html").read_text()
+
+    before = (tmp_path / "out" / "samples.jsonl").read_bytes()
+    (tmp_path / "out" / "samples.jsonl").write_bytes(before[:-20])  # as a kill leaves it
+    evaluate("humaneval", "--model", model, "--data", data)
+    assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
+    reported = evaluate("humaneval", "--model", model, "--data", data, "--temperature", 0.2, status=2)
+    assert "recipe.temperature is 0.8, now 0.2" in reported
+    other = small_benchmarks.write_model(tmp_path, seed=6)
+    assert "model.sha256 is" in evaluate("humaneval", "--model", other, "--data", data, status=2)
+
+
+@pytest.mark.strict_sandbox
+def test_humaneval_x_in_two_languages_and_between_them(model, evaluate, tmp_path):
+    data = small_benchmarks.humaneval_x(tmp_path)
+    report = evaluate(
+        "humaneval-x", "--model", model, "--data", data, *SHORT, "--tag", "--language", "python", "JavaScript"
+    )
+    found = report["references"]
+    assert found["python"]["passed"] == 2 and found["js"]["passed"] == 2
+    assert report["samples"]["judged"] == 8 and set(report["scores"]["strict"]["by"]["language"]) == {"python", "js"}
+    prompts = [row["prompt"] for row in read_rows(tmp_path / "out" / "samples.jsonl")]
+    assert prompts[0].startswith("# language: Python\n") and prompts[-1].startswith("// language: JavaScript\n")
+
+
+@pytest.mark.strict_sandbox
+def test_translation(model, evaluate, tmp_path):
+    data = small_benchmarks.humaneval_x(tmp_path)
+    words = ("--model", model, "--data", data, *SHORT, "--translate-from", "python", "--language", "js")
+    report = evaluate("humaneval-x", *words)
+    assert report["samples"]["judged"] == 4
+    prompt = read_rows(tmp_path / "out" / "samples.jsonl")[0]["prompt"]
+    assert prompt.startswith("code translation\nPython:\n") and "\nJavaScript:\n" in prompt
+    assert any("Translation from Python" in table["title"] for table in report["published"])
+
+
+@pytest.mark.strict_sandbox
+@pytest.mark.skipif(shutil.which("perl") is None, reason="needs perl")
+def test_a_seventh_language(evaluate):
+    """The shipped Perl: checked, then pass@k of a server that knows how to add."""
+    data = ROOT / "configs" / "evaluation" / "perl"
+    done = command_here("evaluate", "check-problems", "--data", data)
+    assert done.returncode == 0 and done.stdout == "5 problems, 25 answers judged, 0 faults\n"
+
+    def answer(body):
+        right = "sub add" in body["prompt"] and body["seed"] % 2 == 0
+        return ("    return $x + $y;\n}\nsub more {" if right else "    return 'none';\n}\n"), "stop"
+
+    with Server(answer) as server:
+        words = ("--url", server.url, "--data", data, "--n", 10, "--tag", "--temperature", 0.8)
+        report = evaluate("own-problems", *words)
+        assert server.requests[0]["prompt"].startswith("# language: Perl\n# Given a positive")
+    assert report["references"]["Perl"]["passed"] == 5
+    passed = {row["task_id"]: row["passed"]["strict"] for row in report["by_problem"]}
+    assert 0 < passed["Perl/53"] < 10 and sum(passed.values()) == passed["Perl/53"]
+    rates = report["scores"]["strict"]["by"]["language"]["Perl"]["pass_at"]
+    assert rates["1"]["value"] == pytest.approx(passed["Perl/53"] / 50) and rates["10"]["value"] == pytest.approx(1 / 5)
+
+
+@pytest.mark.strict_sandbox
+@pytest.mark.skipif(shutil.which("perl") is None, reason="needs perl")
+def test_problems_that_are_not_fit_for_use(tmp_path):
+    data = tmp_path / "perl"
+    shutil.copytree(ROOT / "configs" / "evaluation" / "perl", data)
+    text = (data / "perl.jsonl").read_text()
+    (data / "perl.jsonl").write_text(text.replace("return $x + $y", "return $x * $y"))
+    done = command_here("evaluate", "check-problems", "--data", data, "--workers", 2)
+    assert done.returncode == 1 and f"{data}/perl.jsonl:5: Perl/53: the reference fails: strict wrong" in done.stdout
+    assert "1 faults; mend them" in done.stderr
+
+
+def test_summaries(model, evaluate, tmp_path):
+    """No program runs, so no sandbox is needed."""
+    pytest.importorskip("sacrebleu")
+    data = small_benchmarks.humaneval_x(tmp_path)
+    report = evaluate("humaneval-x-summary", "--model", model, "--data", data, *SHORT, "--tag")
+    assert report["scores"] == {} and report["samples"]["judged"] == 8
+    for name, size in (("all", 4), ("python", 2), ("js", 2)):
+        found = report["measures"][name]
+        assert found["problems"] == size and 0 <= found["BLEU-4"]["value"] <= found["BLEU-4"]["high"] < 1
+        assert found["chrF"]["low"] <= found["chrF"]["value"] < 1
+    prompts = [row["prompt"] for row in read_rows(tmp_path / "out" / "samples.jsonl")]
+    assert prompts[0] == "# language: Python\ndef f0(x):\n    return x + 1\n\n# Summary:"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "chrF" in page and "Nothing has been judged" not in page
+
+
+def test_a_summary_that_is_the_description_is_perfect(evaluate, tmp_path):
+    pytest.importorskip("sacrebleu")
+    data = small_benchmarks.humaneval_x(tmp_path)
+
+    def answer(body):
+        right = "Add one." if "x + 1" in body["prompt"] else "Double."
+        return f" {right}\n\nint x;" if "//" in body["prompt"] else " something else entirely", "stop"
+
+    with Server(answer) as server:
+        measured = evaluate("humaneval-x-summary", "--url", server.url, "--data", data)["measures"]
+    assert measured["js"]["chrF"]["value"] == 1 and measured["python"]["chrF"]["value"] < 0.3
+    assert measured["all"]["chrF"]["value"] == pytest.approx((1 + measured["python"]["chrF"]["value"]) / 2)
+
+
+@pytest.mark.strict_sandbox
+@pytest.mark.parametrize("turns", ["multi", "single"])
+def test_mtpb_from_the_model_to_the_report(model, evaluate, tmp_path, turns):
+    data = small_benchmarks.mtpb(tmp_path)
+    words = ("--model", model, "--data", data, "--turns", turns, "--temperature", 0.8, "--limit", 1)
+    report = evaluate("mtpb", *words, "--generate-only")
+    assert report["scores"] == {} and report["samples"]["drawn"] == 5
+    report = evaluate("mtpb", "--data", data, "--turns", turns, "--judge-only")
+    score = report["scores"]["strict"]["all"]
+    assert (score["problems"], score["samples"]) == (1, 5) and "pass_at" not in score
+    assert list(report["scores"]["published"]["by"]["category"]) == ["math"]
+
+
+@pytest.mark.strict_sandbox
+def test_prompt_perplexity_beside_the_scores(model, evaluate, tmp_path):
+    data = small_benchmarks.mtpb(tmp_path)
+    words = ("--model", model, "--data", data, "--temperature", 0.8, "--limit", 1, "--prompt-perplexity")
+    report = evaluate("mtpb", *words)
+    found = report["perplexity"]
+    assert found["problems, all"] == 1 and found["problems, solved"] + found["problems, unsolved"] == 1
+    assert report["by_problem"][0]["prompt_perplexity"] == found["prompt perplexity, all"] > 1
+    assert "prompt perplexity, all" in (tmp_path / "out" / "report.html").read_text()
+    assert evaluate("mtpb", *words[:-1])["perplexity"] == found
+
+
+def test_perplexity_of_a_corpus(model, evaluate, tmp_path):
+    text = tmp_path / "text.py"
+    text.write_text("def f(x):\n    return x + 1\n" * 20)
+    report = evaluate("perplexity", "--model", model, "--data", text, "--window", 64, "--stride", 32)
+    found = report["perplexity"]
+    assert found["bytes"] == text.stat().st_size and found["documents"] == 1 and found["window"] == 64
+    assert math.log(found["perplexity"]) == pytest.approx(found["loss (nats per token)"])
+    assert "bits per byte" in (tmp_path / "out" / "report.html").read_text()
+    assert "has no such option" in evaluate("perplexity", "--url", "http://x/v1", "--data", text, status=2)
+
+
+def test_infilling_by_a_model_that_reads_prefixes_only(model, evaluate, tmp_path):
+    text = tmp_path / "text.py"
+    text.write_text("".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(20)))
+    report = evaluate("infilling", "--model", model, "--data", text, "--limit", 1)
+    assert report["infill"] == "prefix-only" and [*report["infilling"]] == ["single-line", "multi-line", "random"]
+    found = report["infilling"]["single-line"]["prefix"]
+    assert found["spans"] == 1 and math.log(found["perplexity"]) == pytest.approx(found["loss (nats per token)"])
+    assert "Asked by prefix" in (tmp_path / "out" / "report.html").read_text()
+    assert "has no such option" in evaluate("infilling", "--url", "http://x/v1", "--data", text, status=2)
+
+
+@pytest.mark.strict_sandbox
+def test_ds1000_from_the_model_to_the_report(model, evaluate, tmp_path):
+    data = small_benchmarks.ds1000(tmp_path)
+    report = evaluate("ds1000", "--model", model, "--data", data, *SHORT, "--check-references")
+    assert report["references"]["Numpy"]["passed"] == 2
+    by = report["scores"]["strict"]["by"]
+    assert set(by["perturbation"]) == {"Origin", "Surface"} and by["library"]["Numpy"]["samples"] == 4
+
+
+@pytest.mark.strict_sandbox
+def test_a_server_and_a_process_of_its_own(tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    answers = {"Add": "    return x + 1\n\nprint(f0(1))\n", "Double": "    return x\n"}
+
+    def answer(body):
+        return next(text for word, text in answers.items() if word in body["prompt"]), "stop"
+
+    with Server(answer, models=("a", "b")) as server:
+        words = ("--url", server.url, "--url-model", "b", "--url-field", "top_k=-1", "--api-key-file", key, "--n", "2")
+        result = command("evaluate", "humaneval", "--data", data, "--output", tmp_path / "out", *words)
+        assert result.returncode == 0, result.stderr
+        assert server.authorizations == {"Bearer secret"}
+        assert {(body["model"], body["top_k"]) for body in server.requests} == {("b", -1)}
+    assert "strict, all: pass@1 50.00 %" in result.stdout and "report.html" in result.stdout
+    assert "secret" not in (tmp_path / "out" / "evaluation.json").read_text()
+    report = read_json(tmp_path / "out" / "report.json")
+    assert [row["passed"]["strict"] for row in report["by_problem"]] == [2, 0]
+    again = command_here("evaluate", "humaneval", "--data", data, "--output", tmp_path / "out")
+    assert again.returncode == 0 and again.stdout == result.stdout
+
+
+@pytest.mark.strict_sandbox
+def test_a_chat_model(evaluate, tmp_path):
+    """The whole function in a block; the second reply has no code."""
+    data = small_benchmarks.humaneval(tmp_path)
+
+    def answer(body):
+        prompt = body["messages"][0]["content"].partition("```\n")[2].removesuffix("\n```")
+        return (f"Here:\n```python\nimport os\n{prompt}    return x + 1\n```" if "Add" in prompt else "Sorry."), "stop"
+
+    with Server(answer) as server:
+        evaluate("humaneval", "--data", data, "--url", server.url, "--chat")
+    report = read_json(tmp_path / "out" / "report.json")
+    assert [row["passed"]["strict"] for row in report["by_problem"]] == [1, 0]
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_goes_on(tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+
+    asked_before, released = None, threading.Event()
+
+    def answer(body):
+        if asked_before is not None and len(server.requests) > asked_before + 6:
+            released.wait(600)
+        return f"    return {body['seed'] % 7}\n", "stop"
+
+    with Server(answer) as server:
+        words = ["--data", data, "--url", server.url, "--n", "12", "--temperature", "1", "--generate-only"]
+        whole = command("evaluate", "humaneval", "--output", tmp_path / "whole", *words)
+        assert whole.returncode == 0, whole.stderr
+        line = [sys.executable, "-m", "ms_codegeex.cli", "evaluate", "humaneval", "--output", tmp_path / "cut", *words]
+        asked_before = len(server.requests)  # of those that follow, six are answered
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        while len(server.requests) <= asked_before + 6 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        released.set()  # it waits for the answers to what it has asked
+        lines = process.communicate(timeout=600)[1].splitlines()
+        assert lines[-1] == "ms-codegeex evaluate: interrupted" and "Traceback" not in "".join(lines)
+        assert process.returncode == 130
+        asked_before = None
+        left, asked = len(read_rows(tmp_path / "cut" / "samples.jsonl")), len(server.requests)
+        assert 0 < left < 24
+        assert command("evaluate", "humaneval", "--output", tmp_path / "cut", *words).returncode == 0
+        assert len(server.requests) - asked == 24 - left
+    samples = [(tmp_path / name / "samples.jsonl").read_bytes() for name in ("whole", "cut")]
+    assert samples[0] == samples[1]
+
+
+@pytest.mark.strict_sandbox
+def test_references_alone(evaluate, tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    report = evaluate("humaneval", "--data", data, "--check-references")
+    assert report["references"]["all"]["passed"] == 2 and report["samples"]["drawn"] == 0
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    rows[1]["canonical_solution"] = "    return None\n"
+    small_benchmarks.write_rows(data, rows)
+    reported = evaluate("humaneval", "--data", data, "--check-references", status=2)
+    assert "data.problems is" in reported  # the same directory, other problems
+
+
+@pytest.mark.strict_sandbox
+def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    data.write_text(data.read_text().replace("2 * x", "3 * x"))
+    reported = evaluate("humaneval", "--data", data, "--check-references", status=1)
+    assert "HumanEval/1 FAILS (strict " in reported and "AssertionError" in reported
+    assert "not judged: all: references fail: HumanEval/1" in reported
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ((), "--model: missing; give --model, --url or --samples"),
+        (("--model", "m", "--judge-only"), "--judge-only: draws no samples"),
+        (("--model", "m", "--workers", "0"), "--workers: 0 is out of range"),
+        (("--model", "m", "--n", "0"), "--n: 0 is out of range"),
+        (("--model", "m", "--recipe", "codegen_mtpb_t02"), "--recipe: codegen_mtpb_t02 is for mtpb, not for humaneval"),
+        (("--model", "m", "--recipe", "none"), "--recipe: none is neither a file nor a shipped name"),
+        (("--url", "http://x/v1", "--url-field", "top_k"), "--url-field: top_k: expected NAME=VALUE"),
+        (("--url", "http://x/v1", "--api-key-file", "/nowhere"), "--api-key-file: /nowhere cannot be read"),
+        (("--samples", "/nowhere.jsonl"), "/nowhere.jsonl: no such file"),
+        (("--model", "/nowhere"), "/nowhere"),
+        (("--model", "m", "--data", "/nowhere"), "--data: /nowhere does not exist"),
+        (("--judge-only",), "samples are missing"),
+        (("--url", "http://h/v1", "--chat-template", "t"), "--chat-template: is for --chat"),
+        (("--model", "m", "--chat"), "--chat: only for --url, a server"),
+        (("--url", "http://h/v1", "--chat", "--chat-template", "/none"), "--chat-template: /none cannot be read"),
+    ],
+)
+def test_mistakes_are_reported_in_a_line(evaluate, tmp_path, words, message):
+    data = small_benchmarks.humaneval(tmp_path)
+    reported = evaluate("humaneval", "--data", data, "--sandbox", "best-effort", *words, status=2)
+    assert message in reported and len(reported.strip().splitlines()) == 1

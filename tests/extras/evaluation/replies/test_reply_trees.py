@@ -1,0 +1,147 @@
+# ruff: noqa: E501 - programs, some of one line
+"""Programs of chat models in languages of compilers: what of a reply is run, and that the known cheats do not pass as
+whole programs either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cheating_answers
+import forged_answers
+import humaneval_x_rows
+import pytest
+from broken_answers import TRICKS
+from chains import open_task
+from humaneval_x_rows import write
+
+from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.programs import pointer
+from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
+from ms_codegeex.extras.evaluation.replies.code import code_of
+from ms_codegeex.extras.evaluation.replies.trees import parts, uses
+from ms_codegeex.extras.evaluation.sandbox import Verdict
+from ms_codegeex.extras.evaluation.task import SampledAnswer
+
+FENCE = "```"
+PROMPTS = {
+    "cpp": "#include<vector>\nusing namespace std;\nint add(int a, int b){\n",
+    "java": "import java.util.*;\n\nclass Solution {\n    public int add(int a, int b) {\n",
+    "js": "const add = (a, b) => {\n",
+    "go": 'import (\n    "math"\n)\n\nfunc Add(a int, b int) int {\n',
+    "rust": "use std::cmp::{max, self};\n\nfn add(a: i32, b: i32) -> i32 {\n",
+    "bash": "#!/bin/bash\nadd() {\n",
+    "lua": "local function add(a, b)\n",
+}
+# language, the reply's code, what the program has, and what it lacks
+KEPT = [
+    ("cpp", "struct P { int x; };\nint add(int a, int b) { P p{a}; return p.x + b; }\nint main() {}", ["struct P", "#include<vector>"], ["main"]),
+    ("cpp", "#define ll long long\nll add(ll a, ll b) { return a + b; }\nvoid test() { add(1, 2); }", ["#define ll"], ["test"]),
+    ("cpp", "namespace std { template<> struct hash<int*> {}; }\nint add(int a, int b) { return a + b; }", ["hash"], []),
+    ("cpp", "namespace n { int add(int a, int b) { return a + b; } }", ["return n::add(a, b)"], []),
+    ("cpp", "struct S { int add(int, int); };\nint S::add(int a, int b) { return a + b; }", ["return S().add(a, b)"], []),
+    ("cpp", "auto add = [](int a, int b) { return a + b; };", ["return their_add(a, b)"], []),
+    ("cpp", "auto add(int a, int b) { return a + b; }", ["int add(int a, int b) { return a"], ["auto"]),
+    ("cpp", "#include <gtest/gtest.h>\nauto add(int a, int b) -> int { return a + b; }\nTEST(A, B) {}", ["-> int"], ["gtest", "TEST"]),
+    ("java", "import static org.junit.Assert.*;\nclass Solution { private int add(int a, int b) { return a + b; } }", ["{ int add"], ["junit"]),
+    ("java", "package a.b;\npublic class Main { static int add(int a, int b) { return a + b; } }", ["class Solution"], ["package", "Main", "public"]),
+    ("java", "int add(int a, int b) { return a + b; }", ["class Solution {", "import java.util.*;"], []),
+    ("java", "class H {}\nclass Solution { int add(int a, int b) { new H(); return a + b; } }\nclass Main {}", ["class H"], ["Main"]),
+    ("js", "import fs, { a as b } from 'x';\nexport default function add(a, b) { return a + b; }", ["const fs = require('x')", "{ a : b }"], ["export"]),
+    ("js", "const n = [];\nn.push(1);\nfunction add(a, b) { return a + b + n[0]; }\nconsole.log(add(1, 2));", ["n.push"], ["console"]),
+    ("js", "class S { add(a, b) { return a + b; } }", ["const add =", "new S()"], []),
+    ("go", 'package main\nimport (\n "fmt"\n m "math"\n)\nfunc Add(a, b int) int { return a + int(m.Abs(0)) }\nfunc main() { fmt.Println(1) }', ['import m "math"'], ["fmt", "package", "main"]),
+    ("rust", "#![allow(x)]\nuse std::cmp::max;\npub fn add(a: i32, b: i32) -> i32 { a + b }\n#[cfg(test)]\nmod tests {}\nfn main() {}", ["use std::cmp;"], ["#!", "tests", "main"]),
+    ("bash", 'set -e\nplus() { echo $(($1+$2)); }\nadd() { plus $1 $2; }\nadd "$@"', ["set -e", "plus"], ['add "$@"']),
+    ("lua", "local M = {}\nfunction M.add(a, b) return a + b end\nprint(M.add(1, 2))\nreturn M", ["local add = M.add"], ["return M\n", "print"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("language", "code", "has", "lacks"), KEPT)
+def test_a_program_is_what_its_entry_point_needs(language: str, code: str, has: list[str], lacks: list[str]):
+    """With the prompt's imports, without main functions, tests and drivers; with and without a fence."""
+    for reply in (f"Here it is:\n\n{FENCE}\n{code}\n{FENCE}\nThis adds both.", f"<think>no</think>{FENCE}\n{code}"):
+        found = code_of(reply, CodeRequest(language, PROMPTS[language]))
+        assert found.whole and not found.lacking
+        assert not [each for each in has if each not in found.text] and not [e for e in lacks if e in found.text]
+
+
+def test_the_last_of_several_programs_counts():
+    first, second = ("const add = (a, b) => a - b;", "const add = (a, b) => a + b;")
+    reply = f"{FENCE}js\n{first}\n{FENCE}\nThat subtracts. Corrected:\n\n{FENCE}js\n{second}\n{FENCE}\n"
+    found = code_of(reply, CodeRequest("js", PROMPTS["js"]))
+    assert found.whole and second in found.text and first not in found.text
+
+
+@pytest.mark.parametrize("language", ["cpp", "java", "js", "go", "rust"])
+def test_a_body_continues_the_prompt(language: str):
+    """With the braces that it leaves open."""
+    found = code_of(f"{FENCE}\n    return a + b;\n{FENCE}", CodeRequest(language, PROMPTS[language]))
+    assert not found.whole and found.text.count("}") == PROMPTS[language].count("{") - (language == "rust")
+
+
+def test_sentences_around_a_function_are_no_code():
+    reply = "Here's the function add:\nint add(int a, int b) {\n  return a + b;\n}\n\nThis works since it adds.\n"
+    found = code_of(reply, CodeRequest("cpp", PROMPTS["cpp"]))
+    assert found.whole and "Here" not in found.text and "works" not in found.text
+    assert code_of("I cannot help with that.", CodeRequest("cpp", PROMPTS["cpp"])).lacking
+
+
+@pytest.mark.parametrize(
+    ("signature", "type_"),
+    [
+        ("fn add(a: u8, mut b: i64) -> Option<u64>", "fn(u8, i64) -> Option<u64>"),
+        ("fn add<'a, T: Into<i32>>(a: T, b: &'a str) -> &'a str", "for<'a> fn(i32, &'a str) -> &'a str"),
+        ("fn add(a: impl Into<i32>, b: i32) -> &'static str", "fn(i32, i32) -> &'static str"),
+        ("fn add(a: i32, b: i32) -> Sum", ""),
+        ("fn add(a: i32, b: i32) -> impl PartialEq<i32>", ""),
+    ],
+)
+def test_types_of_rust_that_a_program_may_have(signature: str, type_: str):
+    """Only the standard library's are returned; others can be equal to everything."""
+    made = parts([f"{signature} {{ todo!() }}"], CodeRequest("rust", PROMPTS["rust"]))
+    assert made is not None and pointer(made) == type_
+
+
+def test_imports_of_rust_are_names():
+    assert list(uses("a::{b, c::{self, d as e}, f::*}")) == [
+        ("a::b", "b"),
+        ("a::c", "c"),
+        ("a::c::d", "e"),
+        ("a::f::*", "*"),
+    ]
+
+
+@pytest.mark.parametrize("language", PROMPTS)
+@pytest.mark.parametrize("text", ["(" * 1_000_000, "{" * 30_000, "a<" * 15_000, "a<;" * 9_000, "a<?," * 9_000])
+def test_hostile_texts_are_not_read(language: str, text: str):
+    """They cost little, and the reason is said."""
+    found = code_of(f"{FENCE}\n{text}\n{FENCE}", CodeRequest(language, PROMPTS[language]))
+    assert found.lacking and not found.text
+
+
+def whole_cheats(language: str) -> list[tuple[dict, str]]:
+    """All known cheats in a language, each with its problem."""
+    listed = [(humaneval_x_rows.ROWS[language], TRICKS[language])]
+    listed += [(module.ROWS[language], module.CHEATS[language]) for module in (cheating_answers,)]
+    listed += [(forged_answers.ROWS[language], forged_answers.FORGED.get(language, {}))]
+    return [(row, text) for row, texts in listed for text in texts.values()]
+
+
+@pytest.mark.parametrize(
+    ("language", "step"),
+    [("js", 9), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in humaneval_x_rows.ROWS)],
+)
+def test_no_cheat_passes_as_a_whole_program(tmp_path: Path, sandbox, language: str, step: int):
+    """The problem's solution does, in the same form."""
+    for number, (row, text) in enumerate(whole_cheats(language)[::step]):
+        write(tmp_path / str(number), language, row)
+        task = open_task(tmp_path / str(number), language, timeout=4)
+        (problem,) = task.problems
+        for answer, passes in ((row["canonical_solution"], True), (text, False))[number > 0 :]:
+            reply = f"{FENCE}{language}\n{row['prompt']}{answer}\n{FENCE}"
+            sample = task.produce(problem, 0, 0, lambda *_, reply=reply, **__: SampledAnswer(reply, "eos", True))
+            verdict = (
+                task.judge(problem, sample, sandbox).verdicts["strict"]
+                if not sample.ran.startswith("nothing")
+                else Verdict.ERROR
+            )
+            assert (verdict is Verdict.PASSED) == passes, text

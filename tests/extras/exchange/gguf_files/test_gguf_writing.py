@@ -1,0 +1,310 @@
+"""`convert --to gguf`: read with the `gguf` package's own reader, computed by transformers' classes of other models."""
+
+import dataclasses
+import json
+import tracemalloc
+from itertools import pairwise
+
+import gguf_models
+import numpy as np
+import pytest
+import sentencepiece
+from conftest import command_here
+from gguf import GGUFReader
+from gguf.quants import dequantize, quantize
+from gguf_models import FAMILIES, TEXT, parameters, sizes, source
+from small_models import parameters as small_parameters
+from small_models import save_run
+from tokenizer_files import chatglm_model, write_chatglm
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.exchange.gguf_files import writing
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.model_directory import ModelDirectory
+from ms_codegeex.formats.sources import open_source
+
+memmap = np.memmap
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from twins import codegeex2_torch  # noqa: E402
+
+
+def exported(name, place, dtype="f32", **options):
+    """The reader of an exported model's file, with its keys as plain values, and what the export said."""
+    result = convert(source(name, place / "tok", **options), "gguf", place / "out", dtype=dtype, verify=True)
+    (path,) = (place / "out").glob("*.gguf")
+    reader = GGUFReader(path)
+    return (
+        {tensor.name: tensor for tensor in reader.tensors},
+        {k: f.contents() for k, f in reader.fields.items()},
+        result,
+    )
+
+
+def numbers(tensor):
+    return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+
+
+def test_codegeex2_is_what_glm_computes(tmp_path):
+    """transformers' GLM rotates neighbours too, and has q, k, v and gate and up below each other."""
+    config, (tensors, *_) = sizes("codegeex2"), exported("codegeex2", tmp_path)
+    kv = config.num_kv_groups * config.head_dim
+    settings = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_layers, "attention_bias": True}
+    settings |= {"num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_groups}
+    settings |= {"intermediate_size": config.intermediate_size, "vocab_size": config.vocab_size, "pad_token_id": 0}
+    settings |= {"head_dim": config.head_dim, "partial_rotary_factor": 0.5, "rms_norm_eps": config.norm_eps}
+    model = transformers.GlmForCausalLM(transformers.GlmConfig(**settings, rope_theta=10000.0))
+    state = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    state = {theirs: numbers(tensors[name]) for theirs, name in {**state, "lm_head.weight": "output.weight"}.items()}
+    for i in range(config.num_layers):
+        block, theirs = f"blk.{i}", f"model.layers.{i}"
+        for kind in ("weight", "bias"):
+            parts = numbers(tensors[f"{block}.attn_qkv.{kind}"]).split([config.hidden_size, kv, kv])
+            for part, tensor in zip("qkv", parts, strict=True):
+                state[f"{theirs}.self_attn.{part}_proj.{kind}"] = tensor
+        for name, ours in {
+            "self_attn.o_proj": "attn_output",
+            "mlp.gate_up_proj": "ffn_up",
+            "mlp.down_proj": "ffn_down",
+            "input_layernorm": "attn_norm",
+            "post_attention_layernorm": "ffn_norm",
+        }.items():
+            state[f"{theirs}.{name}.weight"] = numbers(tensors[f"{block}.{ours}.weight"])
+    model.load_state_dict(state)
+    twin = codegeex2_torch.CodeGeeX2(codegeex2_torch.Sizes.of(config))
+    theirs = open_theirs("codegeex2", tmp_path)
+    twin.load_state_dict(theirs)
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(ids).logits, twin.eval()(ids), atol=2e-4, rtol=1e-4)
+
+
+def open_theirs(name, place):
+    """The same parameters as tensors of a model directory in Hugging Face layout."""
+    target = place / "hf"
+    convert(source(name, place / "tok2"), "hf", target, progress=False)
+    return {key: torch.from_numpy(tensor.array().copy()) for key, tensor in ModelDirectory(target).tensors.items()}
+
+
+def test_codegen_is_what_phi_computes(tmp_path):
+    """Phi pairs a channel with one of the other half, which the order of rows has to undo; its further biases are 0."""
+    config, (tensors, *_) = sizes("codegen"), exported("codegen", tmp_path)
+    settings = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_layers, "hidden_act": "gelu_new"}
+    settings |= {"num_attention_heads": config.num_heads, "intermediate_size": config.intermediate_size}
+    settings |= {"vocab_size": config.vocab_size, "layer_norm_eps": config.layer_norm_eps}
+    settings |= {"partial_rotary_factor": config.rotary_dim / config.head_dim, "tie_word_embeddings": False}
+    model = transformers.PhiForCausalLM(transformers.PhiConfig(**settings))
+    state = {"model.embed_tokens.weight": numbers(tensors["token_embd.weight"])}
+    for kind in ("weight", "bias"):
+        state[f"model.final_layernorm.{kind}"] = numbers(tensors[f"output_norm.{kind}"])
+        state[f"lm_head.{kind}"] = numbers(tensors[f"output.{kind}"])
+        for i in range(config.num_layers):
+            for name, ours in {
+                "self_attn.q_proj": "attn_q",
+                "self_attn.k_proj": "attn_k",
+                "self_attn.v_proj": "attn_v",
+                "self_attn.dense": "attn_output",
+                "mlp.fc1": "ffn_up",
+                "mlp.fc2": "ffn_down",
+                "input_layernorm": "attn_norm",
+            }.items():
+                state[f"model.layers.{i}.{name}.{kind}"] = numbers(tensors[f"blk.{i}.{ours}.{kind}"])
+    model.load_state_dict(state)
+    theirs = open_theirs("codegen", tmp_path)
+    codegen = transformers.CodeGenForCausalLM.from_pretrained(tmp_path / "hf")
+    assert codegen.state_dict().keys() >= theirs.keys()
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(ids).logits, codegen.eval()(ids).logits, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_keys_and_types_of_a_file(tmp_path, name):
+    config, (tensors, keys, result) = sizes(name), exported(name, tmp_path, "q8_0")
+    its = "chatglm" if name == "codegeex2" else "phi2"
+    small = {key: value for key, value in keys.items() if not (isinstance(value, list) or key.startswith("GGUF."))}
+    norm = {"chatglm": "rms_epsilon", "phi2": "epsilon"}[its]
+    assert small == {
+        "general.architecture": its,
+        "general.type": "model",
+        "general.name": "tok",
+        "general.size_label": f"{round(result['parameters'] / 1000)}K",
+        "general.file_type": 7,  # MOSTLY_Q8_0
+        "general.quantization_version": 2,
+        f"{its}.context_length": 128,
+        f"{its}.embedding_length": 64,
+        f"{its}.feed_forward_length": 96,
+        f"{its}.block_count": 2,
+        f"{its}.attention.head_count": 4,
+        f"{its}.attention.head_count_kv": 2 if its == "chatglm" else 4,
+        f"{its}.attention.layer_norm_{norm}": float(np.float32(1e-5 if its == "chatglm" else 1e-6)),
+        f"{its}.rope.dimension_count": 8,
+        f"{its}.rope.freq_base": 10000.0,
+        "tokenizer.ggml.model": "llama" if its == "chatglm" else "gpt2",
+        "tokenizer.ggml.pre": "chatglm-spm" if its == "chatglm" else "gpt-2",
+        "tokenizer.ggml.eos_token_id": config.eos_token_id,
+        "tokenizer.ggml.add_bos_token": False,
+        **({} if its == "chatglm" else {"tokenizer.ggml.bos_token_id": config.eos_token_id}),
+    }
+    for tensor in tensors.values():
+        assert tensor.tensor_type.name == ("F32" if len(tensor.shape) == 1 else "Q8_0"), tensor.name
+    assert len(tensors) == 2 * (7 if its == "chatglm" else 14) + (3 if its == "chatglm" else 5)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q4_0"])
+def test_every_number_is_the_packages_own(tmp_path, dtype):
+    arrays = parameters("codegeex2")
+    tensors, _, result = exported("codegeex2", tmp_path, dtype)
+    parts = [arrays[f"blocks.1.feed_forward.{part}.weight"] for part in ("gate", "up")]
+    found = tensors["blk.1.ffn_up.weight"]
+    expected = quantize(np.concatenate(parts), found.tensor_type)
+    assert found.tensor_type.name == dtype.upper() and found.data.tobytes() == expected.tobytes()
+    head = tensors["output.weight"]
+    assert head.tensor_type.name == ("Q8_0" if dtype == "q4_0" else dtype.upper())
+    assert head.data.tobytes() == quantize(arrays["head.weight"], head.tensor_type).tobytes()
+    assert result["verified"] and "F32" in result["dtypes"]
+
+
+def test_rows_that_do_not_divide_into_blocks_are_f16(tmp_path, monkeypatch):
+    monkeypatch.setitem(gguf_models.SIZES["codegeex2"], "intermediate_size", 40)
+    tensors, *_ = exported("codegeex2", tmp_path, "q8_0")
+    assert tensors["blk.0.ffn_down.weight"].tensor_type.name == "F16"
+    assert tensors["blk.0.ffn_up.weight"].tensor_type.name == "Q8_0"
+
+
+def test_the_vocabulary_of_codegeex2(tmp_path):
+    _, keys, _ = exported("codegeex2", tmp_path)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tok" / "tokenizer.model"))
+    count = pieces.get_piece_size()
+    tokens, scores, types = (keys[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
+    assert len(tokens) == len(scores) == len(types) == 448
+    assert tokens[3:count] == [pieces.id_to_piece(number) for number in range(3, count)]
+    assert np.allclose(scores[:count], [pieces.get_score(number) for number in range(count)])
+    assert tokens[:3] == ["<unk>", "<bos>", "<eos>"] and types[:3] == [2, 3, 3]
+    assert {tokens[number][:3] for number in range(count) if types[number] == 6} == {"<0x"}
+    assert tokens[count : count + 5] == ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+    assert types[count:] == [3] * 5 + [5] * (448 - count - 5) and tokens[-1] == "[PAD447]"
+    # llama.cpp finds a control token's name inside any word
+    named = [token for token, kind in zip(tokens, types, strict=True) if kind in (2, 3)]
+    assert not any(name.isalnum() for name in named)
+
+
+def test_the_vocabulary_of_codegen(tmp_path):
+    _, keys, _ = exported("codegen", tmp_path)
+    vocab = json.loads((tmp_path / "tok" / "vocab.json").read_text())
+    merges = (tmp_path / "tok" / "merges.txt").read_text().splitlines()[1:]
+    tokens, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+    assert tokens[: len(vocab)] == sorted(vocab, key=vocab.get) and keys["tokenizer.ggml.merges"] == merges
+    end = vocab["<|endoftext|>"]
+    assert tokens[end + 1] == " " * 31 and tokens[end + 38] == "\t\t" and tokens[end + 39] == f"[PAD{end + 39}]"
+    assert types == [1] * end + [3] + [4] * 38 + [5] * (384 - end - 39)
+
+
+def test_whole_tokens_are_reported(tmp_path):
+    model = chatglm_model(user_defined_symbols=["\u2581\u2581", "# language: Python"])
+    its = load_tokenizer(write_chatglm(tmp_path / "own", model))
+    result = convert(
+        dataclasses.replace(source("codegeex2", tmp_path / "tok"), save_tokenizer=its.save), "gguf", tmp_path / "o"
+    )
+    assert len(result["warnings"]) == 1 and "one of 2 whole tokens" in result["warnings"][0]
+
+
+def test_the_modelfile(tmp_path):
+    exported("codegeex2", tmp_path, "q4_0")
+    assert (tmp_path / "out" / "Modelfile").read_text().splitlines() == [
+        "FROM ./codegeex2-q4_0.gguf",
+        'TEMPLATE """[gMASK]<sop>{{ .Prompt }}"""',
+        "PARAMETER num_ctx 128",
+        "PARAMETER num_predict 256",
+    ]
+
+
+def test_some_rows_are_in_memory(tmp_path, monkeypatch):
+    """With pieces of 32 KB less than the largest tensor, 4 MB of FP16: no copy of one, and no map of it."""
+    wide = {"hidden_size": 512, "intermediate_size": 256, "num_layers": 1, "num_heads": 8, "rotary_dim": 32}
+    wide["vocab_size"] = 4096
+    monkeypatch.setattr(gguf_models, "SIZES", {"codegeex2": {**gguf_models.SIZES["codegeex2"], **wide}})
+    monkeypatch.setattr(writing, "_PIECE", 1 << 16)
+    arrays = {name: np.zeros(shape, "float16") for name, shape in sizes("codegeex2").parameter_shapes().items()}
+    largest, mapped = max(array.nbytes for array in arrays.values()), []
+    convert(source("codegeex2", tmp_path / "tok", arrays, "float16"), "hf", tmp_path / "hf", progress=False)
+    monkeypatch.setattr(np, "memmap", lambda *given, **named: mapped.append(named["shape"]) or memmap(*given, **named))
+    for dtype in ("f32", "q8_0"):
+        tracemalloc.start()
+        try:
+            convert(open_source(tmp_path / "hf"), "gguf", tmp_path / dtype, dtype=dtype, progress=False)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert largest == 4 << 20 and peak < largest * 0.75, peak / largest
+        assert all(size < largest / 2 for (size,) in mapped)
+
+
+def test_what_cannot_become_gguf(tmp_path):
+    run = save_run(tmp_path / "run", "codegeex", small_parameters("codegeex"))
+    done = command_here("convert", "--model", run, "--to", "gguf", "--output", tmp_path / "o")
+    assert (
+        done.returncode == 2
+        and "codegeex cannot become GGUF: llama.cpp has no architecture with its top" in done.stderr
+    )
+    run = save_run(tmp_path / "two", "codegeex2", small_parameters("codegeex2"))
+    words = ("convert", "--model", run, "--to", "gguf", "--output")
+    for further, message in (
+        ((tmp_path / "o",), "does not say which tokenizer it has, and GGUF needs it; add --tokenizer"),
+        ((tmp_path / "o.gguf",), "is a directory, for the model and its Modelfile; leave .gguf out"),
+        ((tmp_path / "o", "--tensor-parallel", 2), "--tensor-parallel: --to gguf is one file"),
+        ((tmp_path / "o", "--tokenizer", "codegen-multi"), "has 50295 tokens, the model's tables 24 rows"),
+        ((run / "checkpoints",), "choose another --output"),
+    ):
+        done = command_here(*words, *further)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    done = command_here("convert", "--model", run, "--to", "hf", "--dtype", "q8_0", "--output", tmp_path / "o")
+    assert done.returncode == 2 and "--dtype: 'q8_0' is unknown; choose one of fp32, fp16, bf16" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(1e6, "f16"), (np.inf, "q8_0"), (np.nan, "q4_0")])
+def test_numbers_that_a_type_cannot_hold(tmp_path, value, dtype):
+    arrays = parameters("codegeex2")
+    arrays["blocks.1.attention.output.weight"][3, 5] = value
+    with pytest.raises(UserError, match=r"blk\.1\.attn_output\.weight: holds"):
+        convert(source("codegeex2", tmp_path / "tok", arrays), "gguf", tmp_path / "out", dtype=dtype, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["tok"]
+
+
+def test_the_command(tmp_path):
+    """From a model directory, with --replace; the default keeps the dtype of the matrices."""
+    convert(source("codegeex2", tmp_path / "tok", dtype="float16"), "hf", tmp_path / "hf", progress=False)
+    words = ("convert", "--model", tmp_path / "hf", "--to", "gguf", "--output", tmp_path / "out", "--verify")
+    done = command_here(*words, "--json")
+    result = json.loads(done.stdout)
+    assert (
+        done.returncode == 0 and result["dtypes"] == ["F16", "F32"] and result["prompt_begins_with"] == "[gMASK]<sop>"
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("Modelfile", "codegeex2-f16.gguf", "provenance.json"),
+    ]
+    assert command_here(*words).returncode == 2
+    assert "F32, read back and equal byte for byte" in command_here(*words, "--replace", "--dtype", "f32").stdout
+    assert not (tmp_path / "out" / "codegeex2-f16.gguf").exists()
+    (tmp_path / "out" / "Modelfile").write_text("FROM mine")
+    assert "Modelfile (changed since)" in command_here(*words, "--replace").stderr
+
+
+def test_texts_survive_the_vocabulary(tmp_path):
+    """Ids of the tokens' texts, greedily merged as llama.cpp does, are the tokenizer's."""
+    _, keys, _ = exported("codegeex2", tmp_path)
+    tokens, scores = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.scores"]
+    number, parts = {token: i for i, token in enumerate(tokens)}, [*f" {TEXT}".replace(" ", "\u2581")]
+    while pairs := [(scores[number[a + b]], -i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in number]:
+        i = -max(pairs)[1]
+        parts[i : i + 2] = ["".join(parts[i : i + 2])]
+    ids = [
+        i
+        for part in parts
+        for i in ([number[part]] if part in number else [number[f"<0x{b:02X}>"] for b in part.encode()])
+    ]
+    assert ids == load_tokenizer(tmp_path / "tok").encode(TEXT)

@@ -1,0 +1,68 @@
+"""Requests to the application without a network or an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
+
+import httpx
+from fake_backend import FakeBackend
+
+from ms_codegeex.extras.serving.app import create_app
+
+
+@contextlib.asynccontextmanager
+async def connected(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application with this backend, which has been made in the same loop."""
+    transport = httpx.ASGITransport(create_app(backend.settings, backend), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        yield client
+
+
+def ask(method: str, path: str, make: Callable[[], FakeBackend] = FakeBackend, **options: Any) -> httpx.Response:
+    """One request, answered whole; `options` as httpx has them, such as `json`."""
+
+    async def asked() -> httpx.Response:
+        async with connected(make()) as client:
+            return await client.request(method, path, **options)
+
+    return running(asked())
+
+
+def answered(
+    path: str, body: dict[str, Any], make: Callable[[], FakeBackend] = FakeBackend, **options: Any
+) -> tuple[httpx.Response, FakeBackend]:
+    """The response to a POST, and the backend that was asked."""
+    backends: list[FakeBackend] = []
+
+    def kept() -> FakeBackend:
+        backends.append(make())
+        return backends[0]
+
+    return ask("POST", path, kept, json=body, **options), backends[0]
+
+
+def ask_all(path: str, bodies: Sequence[Any], make: Callable[[], FakeBackend] = FakeBackend) -> list[httpx.Response]:
+    """The responses of one application to several POSTs; httpx's own JSON has no half of a character."""
+
+    async def asked() -> list[httpx.Response]:
+        async with connected(make()) as client:
+            headers = {"Content-Type": "application/json"}
+            return [await client.post(path, content=json.dumps(body), headers=headers) for body in bodies]
+
+    return running(asked())
+
+
+def running(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine; it may take a minute."""
+    return asyncio.run(asyncio.wait_for(work, 60))
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a streamed response but the last, which is [DONE]."""
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert lines.pop() == "data: [DONE]" and response.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(line.removeprefix("data: ")) for line in lines]

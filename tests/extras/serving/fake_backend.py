@@ -1,0 +1,80 @@
+"""A backend without an engine: the answer to any prompt is a fixed text, one token a step, `slots` answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from functools import cache
+from pathlib import Path
+
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
+from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
+from ms_codegeex.extras.serving.model import ServedModel, with_adapter
+from ms_codegeex.extras.serving.settings import ServeSettings
+from ms_codegeex.generation.blocks import block
+from ms_codegeex.generation.sampling import Chosen
+
+TEXT = "    return first + second  # 和\n\n\ndef other():\n    pass\n"
+
+
+@cache
+def cached_tokenizer() -> Tokenizer:
+    """CodeGeeX's, loaded once."""
+    return load_tokenizer("codegeex")
+
+
+def fake_model(**changes) -> ServedModel:
+    """A CodeGeeX with the real tokenizer."""
+    tokenizer = cached_tokenizer()
+    values = {"name": "fake", "family": "codegeex", "tokenizer": tokenizer, "context": 256}
+    return ServedModel(**{**values, "allowed": tokenizer.vocab_size, **changes})
+
+
+def fake_settings(**changes) -> ServeSettings:
+    """Settings without a model."""
+    return ServeSettings(**{"model": Path("fake"), **changes})
+
+
+class FakeBackend(Backend):
+    """Answers `text` in steps of `step_seconds`; a log-probability is -1/8 for the token's place, from 1. `paused`: no
+    steps. `texts` are given to the next answers instead, one each; `script` is the ids of all answers instead. The mean
+    of the hidden states is (3, 4, 0) times the number of ids."""
+
+    def __init__(self, settings=None, model=None, text=TEXT, slots=2, step_seconds=0.0):
+        model, settings = model or fake_model(), settings or fake_settings()
+        adapters = [with_adapter(model, name, path) for name, path in settings.adapter]
+        super().__init__(model, settings, slots, adapters)
+        self.engine_ready, self.text, self.step_seconds, self.paused = True, text, step_seconds, False
+        self.texts: list[str] = []
+        self.script: list[int] | None = None
+        self.asked: list[StreamedAnswer] = []  # all answers, in the order in which the engine got them
+        self.dropped: list[StreamedAnswer] = []  # those that the engine need not finish
+        self._tasks: dict[int, asyncio.Task] = {}
+
+    block = staticmethod(block)
+
+    def _begin(self, answer: StreamedAnswer) -> None:
+        self.asked.append(answer)
+        self._tasks[answer.number] = asyncio.get_running_loop().create_task(self._play(answer))
+
+    def _cancel(self, answer: StreamedAnswer) -> None:
+        self.dropped.append(answer)
+        task = self._tasks.pop(answer.number, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    async def _play(self, answer: StreamedAnswer) -> None:
+        own = answer.number  # another one if it is suspended and goes on
+        ids = self.script or self.model.tokenizer.encode(self.texts.pop(0) if self.texts else self.text)
+        if answer.mean is not None:
+            self.feed_mean(own, struct.pack("<3f", 3 * len(answer.ids), 4 * len(answer.ids), 0))
+        room = min(answer.settings.max_new_tokens, self.model.context - len(answer.ids))
+        best = answer.settings.log_probabilities
+        begun = len(answer.output)  # before it was suspended
+        for place, number in enumerate(ids[begun:room], begun + 1):
+            while self.paused:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(self.step_seconds)
+            likeliest = tuple((number + other, -(place + other) / 8) for other in range(best))
+            self.feed(own, [Chosen(number, -place / 8, likeliest)], None)
+        self.feed(own, [], "length" if room <= len(ids) else "eos")

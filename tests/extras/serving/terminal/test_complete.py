@@ -1,0 +1,261 @@
+"""`complete` as users run it: in pipes, on a terminal, against a server and with a model in its own process."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import httpx
+import openai
+import pytest
+from conftest import ROOT, command_here
+from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
+from over_http import served
+from pseudo_terminal import Terminal
+
+from ms_codegeex import cli
+from ms_codegeex.extras.serving.terminal.asking import AnswerPart
+
+HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
+
+
+@pytest.fixture(scope="module")
+def serving():
+    with served(lambda: FakeBackend(fake_settings(), fake_model(context=1024), slots=2)) as serving:
+        yield serving
+
+
+@pytest.fixture
+def server(serving):
+    yield serving
+    serving.backend.asked.clear()
+    serving.backend.texts.clear()
+
+
+def asked(server, number=-1):
+    return server.backend.model.tokenizer.decode(server.backend.asked[number].ids)
+
+
+def complete(server, *words):
+    return command_here("complete", "--url", server.url, *words)
+
+
+def test_in_a_pipe_it_is_the_bare_answer(server):
+    server.backend.texts = [HOSTILE + "end"]
+    line = f"printf 'def f():' | {sys.executable} -m ms_codegeex.cli complete --url {server.url} --language go | cat"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, cwd=ROOT)
+    assert done.stdout.decode() == HOSTILE + "end" and done.stderr == b""
+    assert asked(server) == "// language: Go\ndef f():"
+
+
+def test_files_settings_and_the_rest_behind_the_gap(server, tmp_path):
+    before, after = tmp_path / "before.py", tmp_path / "after.py"
+    before.write_text("def add(first, second):\n")
+    after.write_text("\n\ndef other():\n    pass\n")
+    words = ["--file", before, "--suffix-file", after, "--greedy", "--top-p", 1, "--seed", 5, "--max-new-tokens", 99]
+    result = complete(server, *words, "--presence-penalty", 0.5, "--repetition-penalty", 1.5, "--top-k", 7)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == TEXT[: TEXT.index("\n\n\ndef")]
+    settings = server.backend.asked[-1].settings
+    assert (settings.temperature, settings.top_p, settings.seed, settings.max_new_tokens) == (0, 1, 5, 99)
+    assert (settings.presence_penalty, settings.repetition_penalty, settings.top_k) == (0.5, 1.5, 7)
+
+
+def test_several_answers_and_json(server):
+    server.backend.texts = ["1\n", "2"] * 2
+    result = complete(server, "--n", 2, "--echo", "x = ")
+    assert sorted(result.stdout.split("--- ")) == ["", "1 of 2 ---\nx = 1\n", "2 of 2 ---\nx = 2\n"]
+    found = json.loads(complete(server, "--n", 2, "--json", "x = ").stdout)
+    assert found["model"] == "fake" and found["prompt"] == "x = "
+    assert sorted(answer["text"] for answer in found["answers"]) == ["1\n", "2"]
+    assert {answer["finish"] for answer in found["answers"]} == {"stop"}
+    assert {answer.settings.seed for answer in server.backend.asked} == {0, 1}
+
+
+def test_a_stop_text_and_the_end_of_a_block(server):
+    assert complete(server, "--stop", "  # ", "x").stdout == "    return first + second"
+    result = complete(server, "--stop-at", "block", "--language", "Python", "def add(first, second):\n")
+    assert result.stdout == TEXT[: TEXT.index("def other")]
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["--temperature", "-1", "x"], "temperature: -1.0 is out of range"),
+        (["--language", "Pyton", "x"], "did you mean Python"),
+        (["--file", "nothing.py"], "--file: nothing.py cannot be read"),
+        (["--file", "-", "x"], "leave out one of them"),
+        (["--n", "10001", "x"], "--n: 10001 is out of range; give 1 to 10000"),
+        (["--url", "http://127.0.0.1:abc", "x"], "--url: http://127.0.0.1:abc is not the address of a server (Invalid"),
+        (["--url", "http://[::1", "x"], "--url: http://[::1 is not the address of a server (Invalid"),
+        (["--name", "other", "x"], "--name: other; {url} has fake"),
+        (["--max-new-tokens", "4", "word " * 2000], "the model's context is 1024"),
+    ],
+)
+def test_mistakes_are_one_line_and_2(server, words, message):
+    result = complete(server, *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message.format(url=server.url) in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, message", [(["--file", "-"], "--file: - cannot be read"), (["x\udcff"], "TEXT: it is not UTF-8")]
+)
+def test_text_that_is_not_utf_8_is_a_mistake(server, monkeypatch, words, message):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x\xff"), "utf-8", "surrogateescape"))
+    result = complete(server, *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_text_is_missing_if_standard_input_is_closed(server, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python makes it of `<&-`
+    result = complete(server, "--json")
+    assert result.returncode == 2 and "there is no text to continue" in result.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_characters_that_the_output_cannot_encode_are_spelled_out(server, count):
+    server.backend.texts, written = ["\u00fc \u4ee3"] * count, io.TextIOWrapper(io.BytesIO(), "ascii")
+    with contextlib.redirect_stdout(written):
+        assert cli.main(["complete", "--url", server.url, "--n", str(count), "--echo", "\u00e9 = "]) == 0
+    assert written.buffer.getvalue().count(b"\\xe9 = \\xfc \\u4ee3") == count
+
+
+def test_answers_that_nobody_asked_for_are_left_out(monkeypatch):
+    parts = [AnswerPart(number, str(number), "stop") for number in (1, 7)]
+    model = SimpleNamespace(name="fake", complete=lambda prompt, settings: iter(parts))
+    monkeypatch.setattr("ms_codegeex.extras.serving.commands.complete.open_model", lambda arguments, slots: model)
+    found = json.loads(command_here("complete", "--n", 2, "--json", "x").stdout)
+    assert found["answers"] == [{"text": "", "finish": None}, {"text": "1", "finish": "stop"}]
+
+
+def test_no_server_names_both_ways_to_get_one(monkeypatch):
+    monkeypatch.setattr("ms_codegeex.extras.serving.terminal.server.RETRIES", 0)  # each comes after a pause
+    result = command_here("complete", "--url", "http://127.0.0.1:9", "x")
+    assert result.returncode == 2
+    assert "ms-codegeex serve --model DIR" in result.stderr and "--model DIR" in result.stderr
+
+
+def test_keys_are_read_from_a_file(tmp_path):
+    keys, key = tmp_path / "keys", tmp_path / "key"
+    keys.write_text("me correct-horse-battery\n")
+    keys.chmod(0o600)
+    with served(lambda: FakeBackend(fake_settings(api_key_file=keys))) as server:
+        refused = complete(server, "x")
+        assert refused.returncode == 2 and "--api-key-file" in refused.stderr
+        key.write_text("correct-horse-battery\n")
+        assert complete(server, "--api-key-file", key, "x").stdout == TEXT
+        key.write_text("two words\n")
+        assert "holds no key" in complete(server, "--api-key-file", key, "x").stderr
+
+
+def test_a_server_that_fails_is_status_1(server, monkeypatch):
+    server.backend.draining = True
+    monkeypatch.setattr("ms_codegeex.extras.serving.terminal.server.RETRIES", 0)
+    result = complete(server, "x")
+    server.backend.draining = False
+    assert result.returncode == 1 and "shutting down" in result.stderr
+
+
+@pytest.mark.parametrize("event", [b"data: {oops\n\n", b"data: \xff\n\n"], ids=["json", "utf-8"])
+def test_an_event_that_cannot_be_read_is_status_1(monkeypatch, event):
+    def answer(request):
+        if request.url.path.endswith("/models"):
+            return httpx.Response(200, json={"object": "list", "data": [{"id": "small", "object": "model"}]})
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=event)
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(openai, "OpenAI", partial(openai.OpenAI, http_client=client))
+    result = command_here("complete", "--url", "http://h", "x")
+    assert result.returncode == 1 and "http://h: the answer broke off (" in result.stderr
+
+
+def test_on_a_terminal_lines_are_coloured_and_control_characters_have_no_effect(server, tmp_path):
+    server.backend.texts = [f"return 1  # why\n{HOSTILE}" + "long " * 30 + "\n\tlast = 'x'"]
+    words = ["complete", "--url", server.url, "--language", "Python", "--echo", "def f(): "]
+    with contextlib.closing(Terminal(*words, home=tmp_path)) as terminal:
+        terminal.expect("last = 'x'")
+        assert terminal.end() == 0
+    assert "\x1b[31mb" not in terminal.shown and "\x1b]0;" not in terminal.shown and "\u202e" not in terminal.shown
+    plain = "a\\x1b[31mb\\x1b]0;owned\\x07\\u202ec\\r"
+    assert plain in terminal.shown
+    screen = Screen(100)
+    screen.write(terminal.shown)
+    long = ("long " * 20).rstrip() + "\n" + ("long " * 10).rstrip()  # 100 columns, and the rest
+    text = f"def f(): return 1  # why\n{plain}\n{long}\n    last = 'x'\n"
+    assert screen.text() == text
+    assert screen.coloured("return") and screen.coloured("# why") and not screen.coloured("long long")
+
+
+class Screen:
+    """The part of a terminal that the test needs: its final text, and which characters are coloured."""
+
+    def __init__(self, width):
+        self.width, self.cells, self.row, self.column, self.style = width, {}, 0, 0, ""
+
+    def write(self, shown):
+        place = 0
+        while place < len(shown):
+            character = shown[place]
+            if character == "\x1b":
+                end = place + 2
+                while not shown[end].isalpha():
+                    end += 1
+                self._obey(shown[end], shown[place + 2 : end])
+                place = end
+            elif character == "\r":
+                self.column = 0
+            elif character == "\n":
+                self.row += 1
+            else:
+                if self.column == self.width:
+                    self.row, self.column = self.row + 1, 0
+                self.cells[self.row, self.column] = character, self.style
+                self.column += 1
+            place += 1
+
+    def _obey(self, letter, argument):
+        if letter == "A":
+            self.row -= int(argument)
+        elif letter == "G":
+            self.column = int(argument) - 1
+        elif letter == "m":
+            self.style = "" if argument in ("", "0") else argument
+        else:
+            assert argument.startswith("?"), (letter, argument)  # modes of the terminal
+
+    def rows(self):
+        return [
+            "".join(self.cells.get((row, column), " ")[0] for column in range(self.width)).rstrip()
+            for row in range(max(row for row, _ in self.cells) + 1)
+        ]
+
+    def text(self):
+        return "".join(f"{row.rstrip()}\n" for row in self.rows())
+
+    def coloured(self, words):
+        row, column = next((i, row.index(words)) for i, row in enumerate(self.rows()) if words in row)
+        styles = [self.cells[row, column + i][1] for i, letter in enumerate(words) if not letter.isspace()]
+        return not {"", "2", "49"} & {*styles}  # none, dim, the usual background
+
+
+def test_a_reader_who_has_gone_is_no_failure():
+    """As with `| head`: rich itself would end with status 1."""
+    code = (
+        "import sys\nfrom ms_codegeex.base.ending import print_failure\n"
+        "from ms_codegeex.extras.serving.terminal.printing import console_here\n"
+        "try:\n    console_here().print('x')\n"
+        "except BaseException as error:\n    sys.exit(print_failure('complete', error))\nsys.exit(3)"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as stream:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=stream, stderr=subprocess.PIPE, cwd=ROOT, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,428 @@
+"""Clients that are too many: one key that fills the queue, idle sockets, no descriptors left. Over real sockets."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import resource
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import httpx
+import pytest
+from asking import connected, running
+from conftest import ROOT
+from fake_backend import TEXT, FakeBackend, fake_settings
+from over_http import served
+
+from ms_codegeex.extras.serving import connections
+from ms_codegeex.extras.serving.connections import BACKLOG, IN_FLIGHT, QUIET_SECONDS, RESERVE, Flood, descriptor_room
+from ms_codegeex.extras.serving.errors import ApiError
+from ms_codegeex.extras.serving.fairness import Waiting
+from ms_codegeex.generation.sampling import SamplingSettings
+
+PATH = "/v1/completions"
+GREEDY, FEW, OTHER = "0123456789abcdef", "fedcba9876543210", "00112233445566778"
+SETTINGS = SamplingSettings(128, temperature=0.0)
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(f"greedy {GREEDY}\nfew {FEW} concurrent=2\nother {OTHER}\n")
+    path.chmod(0o600)
+    return path
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_a_key_that_retries_on_many_connections_leaves_room_for_another(key_file):
+    """16 connections that repeat their requests at once; the queue has 4 places."""
+    statuses = []
+
+    async def repeated(url, ended):
+        async with httpx.AsyncClient(timeout=60, headers=bearer(GREEDY)) as client:
+            while not ended.is_set():
+                response = await client.post(f"{url}{PATH}", json={"prompt": "x", "max_tokens": 4})
+                statuses.append(response.status_code)
+                await asyncio.sleep(0.01)
+
+    async def asked(url):
+        ended = asyncio.Event()
+        greedy = [asyncio.ensure_future(repeated(url, ended)) for _ in range(16)]
+        while 429 not in statuses:
+            await asyncio.sleep(0.01)
+        async with httpx.AsyncClient(timeout=60, headers=bearer(OTHER)) as client:
+            found = [await client.post(f"{url}{PATH}", json={"prompt": "x", "max_tokens": 4}) for _ in range(20)]
+        ended.set()
+        await asyncio.gather(*greedy)
+        return [response.status_code for response in found]
+
+    make = lambda: FakeBackend(fake_settings(api_key_file=key_file, max_queue=4), step_seconds=0.002)  # noqa: E731
+    with served(make) as server:
+        assert running(asked(server.url)) == [200] * 20
+    assert statuses.count(200) > 20  # the slots are used by both
+
+
+@pytest.mark.parametrize(
+    "path", [PATH, "/v1/chat/completions", "/v1/embeddings", "/v1/code/explain", "/infill", "/completion"]
+)
+def test_a_caller_without_a_place_is_refused_before_its_body_is_parsed(path):
+    """The refusal is the queue's, though the body is no JSON; other routes are answered."""
+    wrong_body = {"content": b"{", "headers": {"Content-Type": "application/json"}}
+
+    async def asked():
+        backend = FakeBackend(fake_settings(max_queue=0), slots=1)
+        async with connected(backend) as client:
+            backend.paused = True
+            first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "max_tokens": 1}))
+            while not backend.active:
+                await asyncio.sleep(0)
+            refused = await client.post(path, **wrong_body)
+            tokens = await client.post("/tokenize", json={"content": "x"})
+            backend.paused = False
+            return refused, tokens, await first, await client.post(path, **wrong_body)
+
+    refused, tokens, first, wrong = running(asked())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert (tokens.status_code, first.status_code, wrong.status_code) == (200, 200, 400)
+
+
+def test_an_answer_that_was_closed_a_moment_ago_does_not_count(key_file):
+    """An editor closes a stream at each keystroke and asks again at once, on another connection."""
+
+    def ask(connection, stream):
+        body = json.dumps({"prompt": "x", "n": 2, "stream": stream, "max_tokens": 50})
+        connection.request("POST", PATH, body, {"Content-Type": "application/json", **bearer(FEW)})
+        return connection.getresponse()
+
+    make = lambda: FakeBackend(fake_settings(api_key_file=key_file), slots=4, step_seconds=0.01)  # noqa: E731
+    with served(make) as server, contextlib.closing(http.client.HTTPConnection(*place(server.url), timeout=60)) as kept:
+        for _ in range(20):
+            streaming = http.client.HTTPConnection(*place(server.url), timeout=60)
+            response = ask(streaming, True)
+            assert response.status == 200 and response.read(1)
+            response.close()
+            streaming.close()
+            response = ask(kept, False)
+            assert response.status == 200, response.read()
+            response.read()
+
+
+def test_a_refusal_reaches_a_client_that_sends_all_of_a_long_body_first(key_file):
+    """urllib, which closes its connection after each request."""
+    body = json.dumps({"prompt": "x" * 3_000_000}).encode()
+    make = lambda: FakeBackend(fake_settings(api_key_file=key_file), slots=4)  # noqa: E731
+
+    def statuses(url):
+        for _ in range(5):
+            request = urllib.request.Request(
+                f"{url}{PATH}", body, {"Content-Type": "application/json", **bearer(FEW)}, method="POST"
+            )
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=60)
+            yield refused.value.code
+
+    with served(make) as server:
+        server.backend.paused = True
+        held = http.client.HTTPConnection(*place(server.url), timeout=60)
+        held.request(
+            "POST", PATH, json.dumps({"prompt": "x", "n": 2}), {"Content-Type": "application/json", **bearer(FEW)}
+        )
+        while server.backend.active < 2:
+            time.sleep(0.005)
+        assert list(statuses(server.url)) == [429] * 5
+        server.backend.paused = False
+        held.getresponse().read()
+        held.close()
+
+
+def test_the_newest_answers_of_the_client_with_the_most_give_way():
+    async def asked():
+        backend = FakeBackend(fake_settings(max_queue=6), slots=1)
+        backend.paused = True
+        begun = [backend.answer([1], SETTINGS, client="a") for _ in range(7)]  # of which one waits in the engine
+        with pytest.raises(ApiError, match="queue is full"):
+            backend.answer([1], SETTINGS, client="a")
+        for count in range(2):
+            backend.answer([1], SETTINGS, client="b")
+            assert [answer.ended for answer in begun] == [False] * (6 - count) + [True] * (1 + count)
+        assert begun[-1].error.status == begun[-2].error.status == 429
+        assert sorted(answer.client for answer in backend._waiting) == [*"aaabb"]
+        with pytest.raises(ApiError, match="queue is full"):  # both would have 3 then, and a would lose one for nothing
+            backend.check_room(2, "b")
+        backend.check_room(1, "c")
+        backend.fail_all(ApiError(503, "end"))
+
+    running(asked())
+
+
+def test_places_are_shared_as_evenly_as_clients_want_them():
+    """Against the definition: whoever asks gets a place as long as no other one would have fewer than it."""
+
+    class Answer:
+        def __init__(self, client):
+            self.client = client
+
+    waiting, maximum = Waiting(), 12
+    for client in [*"aaaaaaaaaaaaaaaa", *"bbbbbbbbb", *"cccccc", *"ddd"]:
+        if len(waiting) == maximum:
+            if (found := waiting.displaced(1, client, 1)) is None:
+                continue
+            assert waiting.remove(found[0])
+        waiting.add(Answer(client))
+    clients = [answer.client for answer in waiting]
+    assert [clients.count(client) for client in "abcde"] == [3, 3, 3, 3, 0]
+
+
+def test_a_keys_concurrent_counts_answers_and_not_connections(key_file):
+    async def asked(server):
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, headers=bearer(FEW)) as client:
+            server.backend.paused = True
+            first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "n": 2, "stream": True}))
+            while not server.backend.active:
+                await asyncio.sleep(0.005)
+            second = await client.post(PATH, json={"prompt": "x"})
+            tokens = await client.post("/tokenize", json={"content": "x"})
+            server.backend.paused = False
+            await first
+            many = await client.post(PATH, json={"prompt": "x", "n": 3})
+            wrong = await client.post(PATH, json={"prompt": 5})
+            return [second, many, wrong, tokens, await client.post(PATH, json={"prompt": "x", "n": 2})]
+
+    make = lambda: FakeBackend(fake_settings(api_key_file=key_file), slots=4)  # noqa: E731
+    with served(make) as server, contextlib.ExitStack() as stack:
+        for _ in range(2):  # connections whose request has not come yet count for nothing
+            idle = stack.enter_context(socket.create_connection(place(server.url)))
+            head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {FEW}\r\nContent-Length: 9\r\n\r\n"
+            idle.sendall(head.encode())
+        second, many, wrong, tokens, after = running(asked(server))
+    assert second.status_code == 429 and second.json()["error"]["code"] == "rate_limit_exceeded"
+    assert "1 more would exceed this key's limit of 2 answers in progress (2 now)" in second.json()["error"]["message"]
+    assert second.headers["Retry-After"] == "1"
+    assert many.status_code == 400 and many.json()["error"]["param"] == "n"
+    assert (wrong.status_code, tokens.status_code, after.status_code) == (400, 200, 200)
+
+
+def place(url):
+    host, _, port = url.removeprefix("http://").partition(":")
+    return host, int(port)
+
+
+def status(url, path="/health"):
+    """Of a new connection."""
+    with urllib.request.urlopen(f"{url}{path}", timeout=60) as response:
+        return response.status
+
+
+def test_idle_connections_make_room_for_new_ones(capsys):
+    with (
+        served(lambda: FakeBackend(fake_settings(max_connections=12), slots=4)) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        server.backend.paused = True
+        busy = stack.enter_context(socket.create_connection(place(server.url)))
+        body = json.dumps({"prompt": "x"}).encode()
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        busy.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        kept = stack.enter_context(httpx.Client(base_url=server.url, timeout=60))
+        assert kept.get("/health").status_code == 200
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(place(server.url)))
+            assert status(server.url) == 200
+        assert kept.get("/health").status_code == 200  # a connection that has been used stays longer than a silent one
+        server.backend.paused = False
+        busy.settimeout(60)
+        answer = b""
+        while part := busy.recv(1 << 16):
+            answer += part
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["choices"][0]["text"] == TEXT
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and "the limit of 12 connections is reached" in errors
+
+
+def test_a_connection_beyond_the_limit_gets_a_503_if_all_others_are_busy(capsys):
+    with (
+        served(lambda: FakeBackend(fake_settings(max_connections=3), slots=4)) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        server.backend.paused = True
+        body = b'{"prompt": "x"}'
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        for _ in range(3):
+            busy = stack.enter_context(socket.create_connection(place(server.url)))
+            busy.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        while server.backend.active < 3:
+            time.sleep(0.005)
+        for _ in range(5):
+            with socket.create_connection(place(server.url)) as refused:
+                refused.settimeout(60)
+                head, _, body = b"".join(iter(lambda: refused.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in head.lower()
+                assert json.loads(body)["error"]["code"] == "too_many_connections"
+        server.backend.paused = False
+        while server.backend.active:
+            time.sleep(0.005)
+        assert status(server.url) == 200
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_requests_without_the_end_of_their_bodies_do_not_keep_others_out(capsys, key_file):
+    """Also of a client with a key."""
+    with (
+        served(lambda: FakeBackend(fake_settings(max_connections=12, api_key_file=key_file))) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Bearer {GREEDY}\r\nContent-Length: 500\r\n\r\n{{"
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(place(server.url))).sendall(head.encode())
+            assert status(server.url) == 200
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_refused_request_is_read_and_its_answer_arrives(monkeypatch):
+    """Closing before the request has come would reset the connection."""
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 30.0)  # on a machine that does other things
+    with (
+        served(lambda: FakeBackend(fake_settings(max_connections=1))) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        server.backend.paused = True
+        body = b'{"prompt": "x"}'
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        request = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        stack.enter_context(socket.create_connection(place(server.url))).sendall(request)
+        while not server.backend.active:
+            time.sleep(0.005)
+        refused = stack.enter_context(socket.create_connection(place(server.url)))
+        assert refused.recv(1, socket.MSG_PEEK) == b"H"  # the answer is there before the request
+        for part in (request[:9], request[9:]):  # after a reset, the second one fails, or reading does
+            refused.sendall(part)
+            time.sleep(0.05)
+        answer = b"".join(iter(lambda: refused.recv(1 << 16), b""))
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"too_many_connections" in answer
+        server.backend.paused = False
+
+
+CHILD = """
+import os, resource, sys, time
+from fake_backend import FakeBackend
+from over_http import served
+from fake_backend import cached_tokenizer
+cached_tokenizer()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 160))
+with served(FakeBackend) as server:
+    print(server.url, *resource.getrlimit(resource.RLIMIT_NOFILE), flush=True)
+    sys.stdin.readline()
+    taken, failed = [], 0
+    while failed < 10:  # the server's thread may still be closing connections
+        try:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            failed += 1
+            time.sleep(0.02)
+    print("none left", flush=True)
+    sys.stdin.readline()
+    for each in taken:
+        os.close(each)
+    print("free", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_descriptors_do_not_run_out_and_if_they_do_one_line_says_so(tmp_path):
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}", "PATH": "/usr/bin:/bin"}
+    log = tmp_path / "log"
+    with open(log, "w") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+        )  # fmt: skip
+    with child, contextlib.ExitStack() as stack:
+        try:
+            url, soft, hard = child.stdout.readline().split()
+            assert (int(soft), int(hard)) == (160, 160)  # the soft limit was raised
+            for number in range(200):
+                stack.enter_context(socket.create_connection(place(url)))
+                if number % 8 == 0:  # a longer burst would fill the kernel's queue, which delays the next by a second
+                    assert status(url) == 200
+            lines = log.read_text().splitlines()
+            assert len(lines) == 2 and "hard limit on open files" in lines[0] and "connections is reached" in lines[1]
+
+            stack.close()
+            assert status(url) == 200  # those that the kernel still held have been accepted, too
+            child.stdin.write("\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "none left\n"
+            for _ in range(5):
+                stack.enter_context(socket.create_connection(place(url), 60))  # the kernel holds it
+            while "cannot be accepted" not in log.read_text():
+                assert child.poll() is None
+                time.sleep(0.01)
+            child.stdin.write("\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "free\n"
+            assert status(url) == 200
+            assert len(log.read_text().splitlines()) == 3, log.read_text()
+        finally:
+            child.kill()
+
+
+def test_room_for_descriptors(monkeypatch):
+    set_ = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: set_.append((kind, limits)))
+    infinite = resource.RLIM_INFINITY
+    for limits, wanted, expected, raised in (
+        ((1024, 1 << 20), 1024, (1024, BACKLOG), 1024 + IN_FLIGHT * BACKLOG + RESERVE),
+        ((1024, infinite), 1024, (1024, BACKLOG), 1024 + IN_FLIGHT * BACKLOG + RESERVE),
+        ((infinite, infinite), 1024, (1024, BACKLOG), None),
+        ((1 << 20, 1 << 20), 5000, (5000, BACKLOG), None),
+        ((1024, 1024), 1024, (1024 - 256 - RESERVE, 64), 1024),
+        ((256, 4096), 100_000, (4096 - 1024 - RESERVE, 256), 4096),
+    ):
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, limits=limits: limits)
+        set_.clear()
+        assert descriptor_room(wanted) == expected
+        assert set_ == ([] if raised is None else [(resource.RLIMIT_NOFILE, (raised, limits[1]))])
+
+
+def test_a_flood_is_reported_once_and_the_next_one_again(capsys):
+    now = [0.0]
+    flood = Flood(lambda: now[0])
+    for second in range(0, 300, 10):
+        now[0] = second
+        flood.report("many")
+    assert capsys.readouterr().err == "many\n"
+    now[0] += QUIET_SECONDS
+    flood.report("again")
+    assert capsys.readouterr().err == "again\n"
+
+
+@pytest.mark.slow
+def test_1200_idle_sockets_leave_the_server_in_good_health(capsys):
+    """More than `--max-connections`; half of them have sent the beginning of a request."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 8000:
+        pytest.skip("needs 8,000 descriptors for both sides")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 8000), hard))
+    try:
+        with served(FakeBackend) as server, contextlib.ExitStack() as stack:
+            for number in range(1200):
+                idle = stack.enter_context(socket.create_connection(place(server.url), 60))
+                if number % 2:
+                    idle.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode())
+                if number % 100 == 99:
+                    assert status(server.url) == 200
+            response = httpx.post(f"{server.url}{PATH}", json={"prompt": "x", "max_tokens": 4}, timeout=60)
+            assert response.status_code == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(capsys.readouterr().err.splitlines()) < 10

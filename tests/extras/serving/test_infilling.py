@@ -1,0 +1,299 @@
+"""Trimming what an answer repeats of the suffix, and the prompts of models with sentinels."""
+
+import re
+import sys
+from collections.abc import Callable
+from functools import cache, reduce
+from itertools import accumulate
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, sentinels
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.serving.answering import IndentStop
+from ms_codegeex.extras.serving.infilling import Trimming, overlap
+
+TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)
+PIECES = st.lists(TEXT, max_size=8)
+
+
+def trimmed(pieces, suffix: str) -> str:
+    """The pieces of an answer without the repetition of the suffix."""
+    trimming = Trimming(suffix)
+    return "".join([*map(trimming.feed, pieces), trimming.rest()])
+
+
+def kept(answer: str, suffix: str) -> str:
+    return answer[: len(answer) - overlap(answer, suffix)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "suffix", "expected"),
+    [
+        ("x = 1\n}\n", "\n}\n", "x = 1"),  # the brace that closes the prefix's block
+        ("g(x))", ")", "g(x)"),  # both brackets, the second one is the suffix's
+        ("g(x)", ")", "g(x)"),  # its own bracket stays
+        ('name")', '")', "name"),
+        ("a, b) {\n    return a;\n}\n", ") {\n    return a;\n}\n", "a, b"),  # several lines
+        ("a, b) {\n    ret", ") {\n    return a;\n}\n", "a, b"),  # the beginning of them
+        ("total", "\ntotal += 1", "total"),  # the suffix's word is on another line
+        ("before", "rest", "before"),  # the suffix's word ends no word of the answer
+        ("return", "urn x", "ret"),  # this one does
+        ("x = name", "me)", "x = na"),
+        ("return x", "urn x + 1", "ret"),
+        ("name", "\nme", "name"),  # another line's
+        ("name", " me", "name"),
+        ("x = retu", "return y", "x = "),  # the suffix's word is the longer one
+        ("urn x", "urn x", ""),  # the prefix ended inside a word
+        ("f()\n    return x", "\n\n    return x", "f()"),  # blank lines do not matter
+        ("f()\n        return x", "\n    return x", "f()\n        return x"),  # indentation does: an inner block
+        ("f()\n\n\n", "\n\ndef g():", "f()"),  # only white space at the seam
+        ("f()\n", ")", "f()\n"),  # it stays where the suffix has none
+        ("a) b", ")", "a) b"),  # not at the end
+        ("x", "", "x"),
+        ("", ")", ""),
+    ],
+)
+def test_the_longest_repetition_is_trimmed(answer, suffix, expected):
+    assert kept(answer, suffix) == expected
+    assert trimmed(answer, suffix) == expected
+
+
+@settings(max_examples=400)
+@given(PIECES, TEXT)
+@example(["a ", "a", " b"], "a a b")
+@example(["ab", "ab", "a"], "ababb")
+@example(["x\n", "\n", "  ", "a"], "\n  a b")
+def test_pieces_make_no_difference_and_only_an_end_goes(pieces, suffix):
+    answer = "".join(pieces)
+    result = trimmed(pieces, suffix)
+    assert result == kept(answer, suffix)
+    gone = answer[len(result) :]
+    assert answer.startswith(result) and suffix.lstrip().startswith(gone.strip())
+    assert not gone.strip() or gone.strip() == suffix.lstrip()[: len(gone.strip())]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.text(alphabet="=; ", max_size=6), max_size=6), st.text(alphabet="=;", max_size=6))
+@example(["==", "=;"], "==;")
+def test_repetitions_in_the_suffix_itself(pieces, suffix):
+    """Where the start of the suffix comes again in it, a repetition may begin within one that has failed."""
+    assert trimmed(pieces, suffix) == kept("".join(pieces), suffix)
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet="xyz \n", max_size=12), st.text(alphabet="ab;=", min_size=1, max_size=12), st.data())
+def test_whole_lines_of_the_suffix_are_found(answer, line, data):
+    """An answer that goes on with a beginning of the suffix, whose line breaks and words it cannot have by itself."""
+    suffix = f"\n{line}\n{line}"
+    shown = data.draw(st.integers(2, len(suffix)))
+    result = kept(f"{answer}{suffix[:shown]}", suffix)
+    assert result == answer.rstrip()
+
+
+@given(PIECES, TEXT)
+def test_what_cannot_be_trimmed_is_not_held_back(pieces, suffix):
+    trimming, said = Trimming(suffix), ""
+    for place, piece in enumerate(pieces):
+        said += trimming.feed(piece)
+        text = "".join(pieces[: place + 1])
+        assert text.startswith(said)
+        held = text[len(said) :].strip()
+        assert suffix.lstrip().startswith(held)
+
+
+def defined(answer: str, suffix: str) -> int:
+    """`overlap` as its docstring has it, which tries every length and reads all brackets each time."""
+
+    def deeper(depth: int, character: str) -> int:
+        return max(depth + (character in "([{") - (character in ")]}"), 0)
+
+    text, body = answer.rstrip(), suffix.lstrip()
+    lead = suffix[: len(suffix) - len(body)]
+    for length in range(min(len(text), len(body)), 0, -1):
+        before, repeated = text[: len(text) - length], text[len(text) - length :]
+        rest = before.rstrip()
+        space, opened = before[len(rest) :], reduce(deeper, before, 0)
+        alike = bool(space) if lead else True
+        if "\n" in space + lead and lead:
+            alike = "\n" in space and "\n" in lead and space.rpartition("\n")[2] == lead.rpartition("\n")[2]
+        if (
+            repeated == body[:length]
+            and alike
+            and (
+                re.fullmatch(r"\w\w", before[-1:] + body[0]) is None
+                or (not lead and re.match(r"\w*", body).end() <= length)
+            )
+            and min(accumulate(repeated, deeper, initial=opened)) >= opened
+        ):
+            return len(answer) - len(rest if lead else before)
+    return len(answer) - len(text) if lead else 0
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet="a({)} \n", max_size=10), st.text(alphabet="a({)} \n", max_size=10), st.data())
+@example("", "))", None)
+@example("f((", ")", None)
+@example("(a\n ", "\n a)", None)
+def test_the_repetition_is_the_one_of_the_definition(start, suffix, data):
+    answer = start
+    if data is not None:
+        body = suffix.lstrip()
+        shown, space = data.draw(st.integers(0, len(body))), data.draw(st.text(alphabet=" \n", max_size=2))
+        answer = start + data.draw(st.sampled_from(["", suffix[: len(suffix) - len(body)]])) + body[:shown] + space
+    assert overlap(answer, suffix) == defined(answer, suffix)
+
+
+def steps(work: Callable[[], object]) -> int:
+    """The number of lines that Python runs for `work`."""
+    count, usual = 0, sys.gettrace()
+
+    def tracer(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return tracer
+
+    sys.settrace(tracer)
+    try:
+        work()
+    finally:
+        sys.settrace(usual)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("answer", "suffix"),
+    [
+        ("(" * 101 + ")---" * 100, ")---" * 100),  # each repetition closes a bracket of the answer
+        ("b" + "a" * 400, "a" * 400),  # each starts inside a word
+        ("(" * 41 + ")" * 40, ")" * 40),
+        (";\t" + "; " * 200, " \n" + "; " * 200),  # none after such white space
+    ],
+)
+def test_repetitions_that_all_fail_cost_as_much_as_the_answer_is_long(answer, suffix):
+    assert overlap(answer, suffix) == defined(answer, suffix)
+    assert steps(lambda: overlap(answer, suffix)) < 30 * len(answer)
+
+
+class Copied(str):
+    """A text that counts the characters which adding to it, or it to others, copies."""
+
+    copied = 0
+
+    def __add__(self, other):
+        Copied.copied += len(self) + len(other)
+        return Copied(str(self) + str(other))
+
+    def __radd__(self, other):
+        return Copied(other) + self
+
+    def __iter__(self):
+        return map(Copied, super().__iter__())
+
+
+@pytest.mark.parametrize("through", [IndentStop(4), Trimming("-" + " " * 1000)])
+def test_white_space_that_waits_is_not_copied_with_each_piece(through, monkeypatch):
+    monkeypatch.setattr(Copied, "copied", 0)
+    pieces = [Copied(text) for text in ["-", "\n", *[" " * 4] * 200, "x"]]
+    said = "".join(map(through.feed, pieces)) + through.rest()
+    assert said == "".join(map(str, pieces))
+    assert Copied.copied < 20 * len(said)
+
+
+def test_a_long_suffix_is_read_only_as_far_as_needed():
+    trimming, said = Trimming("\n" + "a" * 1_000_000), list[str]()
+    assert steps(lambda: said.extend([trimming.feed("b a"), trimming.rest()])) < 200
+    assert "".join(said) == "b a"
+
+
+def test_a_repetition_that_fails_at_every_place_delays_nobody():
+    trimming, text, said = Trimming("a" * 2_000 + "b"), "a" * 4 * 500 + "c", list[str]()
+    pieces = [text[place : place + 4] for place in range(0, len(text), 4)]
+    assert steps(lambda: said.extend(map(trimming.feed, pieces))) < 30 * len(text)
+    assert "".join(said) == text
+
+
+SENTINELS = Sentinels("<P>", "<S>", "<M>")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return cached_tokenizer()
+
+
+@cache
+def cached_tokenizer():
+    return load_tokenizer("codegen-multi")
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (("prefix", "suffix", "middle"), "<P>a = <S>\nb<M>"),
+        (("suffix", "prefix", "middle"), "<S>\nb<P>a = <M>"),
+        (JOINED, "<S>\nb<M><P>a = "),
+    ],
+)
+def test_sentinels_stand_in_the_models_order(tokenizer, order, expected):
+    ids, _ = Sentinels("<P>", "<S>", "<M>", order).prompt(tokenizer, "a = ", "\nb", 100)
+    assert tokenizer.decode(ids) == expected
+
+
+def test_a_special_token_in_the_users_text_is_text(tokenizer):
+    end = "<|endoftext|>"
+    ids, _ = Sentinels(end, "<S>", "<M>").prompt(tokenizer, f"a{end}", "", 100)
+    assert ids.count(tokenizer.eos_id) == 1 and tokenizer.decode(ids) == f"{end}a{end}<S><M>"
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(20, 60))
+def test_a_prompt_fits_and_keeps_what_is_next_to_the_gap(prefix, suffix, room):
+    tokenizer = cached_tokenizer()
+    before, after = "".join(f" p{n}" for n in range(prefix)), "".join(f" s{n}" for n in range(suffix))
+    ids, cut = SENTINELS.prompt(tokenizer, before, after, room)
+    text = tokenizer.decode(ids)
+    assert len(ids) <= room
+    left, _, right = text.removeprefix("<P>").removesuffix("<M>").partition("<S>")
+    assert before.endswith(left) and after.startswith(right)
+    assert cut == (sum(len(tokenizer.encode(part)) for part in ("<P>", before, "<S>", after, "<M>")) > room)
+    assert cut == ((left, right) != (before, after))
+    assert bool(left) >= bool(before) and bool(right) >= bool(after)
+
+
+def test_no_room_for_sentinels(tokenizer):
+    with pytest.raises(UserError, match="shorter answer"):
+        SENTINELS.prompt(tokenizer, "a", "b", 5)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        {"prefix": "<P>", "suffix": "<S>"},
+        {"prefix": "<P>", "suffix": "<P>", "middle": "<M>"},
+        {"prefix": "", "suffix": "<S>", "middle": "<M>"},
+        {"prefix": -1, "suffix": "<S>", "middle": "<M>"},
+        {"prefix": True, "suffix": "<S>", "middle": "<M>"},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["middle", "prefix", "suffix"]},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["prefix", "middle"]},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": "psm"},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "end": "x"},
+        {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "more": 1},
+    ],
+)
+def test_a_malformed_setting_is_refused(value):
+    with pytest.raises(UserError, match=r"serving\.json: infill"):
+        sentinels(value, "serving.json")
+
+
+def test_an_answer_may_continue_the_prefix():
+    value = {"prefix": 7, "suffix": 8, "middle": 9, "order": [*JOINED]}
+    assert sentinels(value, "serving.json") == Sentinels(7, 8, 9, JOINED)
+
+
+def test_a_sound_setting():
+    value = {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["suffix", "prefix", "middle"], "end": ["<E>"]}
+    found = sentinels(value, "serving.json")
+    assert found == Sentinels("<P>", "<S>", "<M>", ("suffix", "prefix", "middle"), ("<E>",))

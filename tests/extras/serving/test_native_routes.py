@@ -1,0 +1,174 @@
+"""`/completion`, `/apply-template`, `/slots` and `/props` in llama.cpp's shape: bodies and answers as its server's
+documentation has them (tools/server/README.md of ggml-org/llama.cpp)."""
+
+import asyncio
+import json
+
+import pytest
+from asking import answered, ask, connected, running
+from fake_backend import TEXT, FakeBackend, fake_model
+
+from ms_codegeex.data.conversations import TEMPLATES
+
+TOKENS = len(FakeBackend().model.tokenizer.encode(TEXT))
+
+
+def complete(body, **model):
+    return answered("/completion", body, lambda: FakeBackend(model=fake_model(**model)))
+
+
+def prompts(backend):
+    return [backend.model.tokenizer.decode(answer.ids) for answer in backend.asked]
+
+
+def test_the_example_of_the_documentation():
+    """Without a limit, the answer goes on to its own end."""
+    prompt = "Building a website can be done in 10 simple steps:"
+    response, backend = complete({"prompt": prompt, "n_predict": 128})
+    body = response.json()
+    assert response.status_code == 200 and (body["content"], body["stop"], body["stop_type"]) == (TEXT, True, "eos")
+    assert body["prompt"] == prompt and body["model"] == "fake" and body["tokens_predicted"] == TOKENS
+    assert body["generation_settings"]["n_predict"] == 128 and body["generation_settings"]["n_ctx"] == 256
+    assert body["tokens"] == [] and body["truncated"] is False and "infill" not in body
+    assert body["timings"]["prompt_n"] + body["timings"]["cache_n"] == body["tokens_evaluated"]
+    assert backend.asked[0].settings.temperature == 1.0 and backend.asked[0].settings.max_new_tokens == 128
+
+
+def test_an_answer_has_all_that_llama_cpps_server_gives():
+    """Recorded from its server in xllamacpp 2026.10.11549, with our GGUF of a CodeGen."""
+    names = "content generation_settings has_new_line id_slot index model prompt stop stop_type stopping_word timings "
+    names += "tokens tokens_cached tokens_evaluated tokens_predicted truncated"
+    times = "cache_n prompt_n prompt_ms prompt_per_token_ms prompt_per_second predicted_n predicted_ms "
+    times += "predicted_per_token_ms predicted_per_second"
+    body = complete({"prompt": "def f", "n_predict": 3})[0].json()
+    assert set(body) == {*names.split()} and set(body["timings"]) == {*times.split()}
+    slot, props = ask("GET", "/slots").json()[0], ask("GET", "/props").json()
+    assert {"id", "n_ctx", "speculative", "is_processing"} <= set(slot)
+    recorded = "default_generation_settings total_slots model_alias model_path modalities chat_template build_info "
+    assert {*recorded.split(), "chat_template_caps", "is_sleeping"} <= set(props)
+
+
+def test_no_limit_is_the_end_of_the_context():
+    for body in ({}, {"n_predict": -1}, {"n_predict": 10**300}):
+        _, backend = complete({"prompt": "x = 1\n", **body})
+        (asked,) = backend.asked
+        assert asked.settings.max_new_tokens == 256 - len(asked.ids)
+
+
+def test_stop_texts_are_named():
+    body = complete({"prompt": "x", "stop": ["\n\n", "first +"]})[0].json()
+    assert (body["content"], body["stop_type"], body["stopping_word"]) == ("    return ", "word", "first +")
+    body = complete({"prompt": "x", "n_predict": 2})[0].json()
+    assert (body["stop_type"], body["stopping_word"], body["tokens_predicted"]) == ("limit", "", 2)
+    body = complete({"prompt": "x", "n_indent": 4})[0].json()
+    assert body["stop_type"] == "eos" and "def other" not in body["content"]
+
+
+def test_only_the_prompt():
+    response, backend = complete({"prompt": "x", "n_predict": 0})
+    assert response.json()["content"] == "" and backend.asked[0].prompt_only
+
+
+ENCODED = FakeBackend().model.tokenizer.encode("def f")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts"),
+    [
+        ("def f", ["def f"]),
+        (ENCODED, ["def f"]),
+        ([*ENCODED, "(x):", ENCODED[0]], ["def f(x):def"]),
+        ({"prompt_string": "def f", "multimodal_data": []}, ["def f"]),
+        (["a", "b"], ["a", "b"]),
+        (["a"], ["a"]),
+        (["a", ENCODED, {"prompt_string": "c"}, [ENCODED[0], " g", ENCODED[1]]], ["a", "def f", "c", "def g f"]),
+    ],
+)
+def test_every_form_of_a_prompt(prompt, texts):
+    response, backend = complete({"prompt": prompt, "n_predict": 2})
+    assert response.status_code == 200, response.text
+    assert prompts(backend) == texts
+    found = response.json() if len(texts) > 1 else [response.json()]  # as llama.cpp's server does
+    assert [each["prompt"] for each in found] == texts and [each["index"] for each in found] == [*range(len(texts))]
+
+
+def test_a_streamed_answer():
+    response, _ = complete({"prompt": "x", "stream": True, "return_tokens": True, "stop": ["other"], "n_cmpl": 2})
+    found = [json.loads(part.removeprefix("data: ")) for part in response.text.split("\n\n") if part]
+    for index in range(2):
+        *parts, last = [each for each in found if each["index"] == index]
+        assert "".join(part["content"] for part in parts) == TEXT[: TEXT.index("other")]
+        assert not any(part["stop"] for part in parts) and all("tokens" in part for part in parts)
+        assert last["stop"] is True and last["content"] == "" and last["stopping_word"] == "other"
+
+
+def test_settings_reach_the_engine():
+    body = {"prompt": "x", "temperature": 0.25, "repeat_penalty": 1.5, "seed": -1, "logit_bias": [[5, -100]]}
+    response, backend = complete(
+        {**body, "n_keep": 4, "cache_prompt": False, "id_slot": -1, "response_fields": ["content"]}
+    )
+    assert response.json() == {"content": TEXT}
+    settings = backend.asked[0].settings
+    assert (settings.temperature, settings.repetition_penalty, settings.logit_bias) == (0.25, 1.5, {5: -100})
+
+
+def test_the_template_of_a_conversation():
+    talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Why?"}]
+    tuned = fake_model(chat=TEMPLATES["plain"])
+    response = ask("POST", "/apply-template", lambda: FakeBackend(model=tuned), json={"messages": talk})
+    text = "System:\nBe short.\n\nUser:\nWhy?\n\nAssistant:\n"
+    assert response.json() == {"prompt": text}
+    response = ask("POST", "/apply-template", json={"messages": talk})
+    assert response.status_code == 400 and response.json()["error"]["code"] == "not_a_chat_model"
+
+
+def test_the_answer_to_a_templates_prompt_is_that_to_the_conversation():
+    talk = {"messages": [{"role": "user", "content": "Why?"}]}
+
+    async def asked():
+        backend = FakeBackend(model=fake_model(chat=TEMPLATES["codegeex2"]))
+        async with connected(backend) as client:
+            prompt = (await client.post("/apply-template", json=talk)).json()["prompt"]
+            await client.post("/completion", json={"prompt": prompt, "n_predict": 1})
+            await client.post("/v1/chat/completions", json=talk)
+        return backend
+
+    first, second = running(asked()).asked
+    assert first.ids == second.ids
+
+
+def test_slots_show_how_far_answers_are_and_nothing_of_them():
+    async def asked():
+        backend = FakeBackend(slots=2)
+        async with connected(backend) as client:
+            idle = (await client.get("/slots")).json()
+            backend.paused = True
+            work = [asyncio.ensure_future(client.post("/completion", json={"prompt": "secret"})) for _ in range(2)]
+            while backend.active < 2:
+                await asyncio.sleep(0)
+            busy = await client.get("/slots")
+            full = await client.get("/slots", params={"fail_on_no_slot": 1})
+            backend.paused = False
+            await asyncio.gather(*work)
+            return idle, busy, full
+
+    idle, busy, full = running(asked())
+    assert idle == [{"id": number, "n_ctx": 256, "speculative": False, "is_processing": False} for number in (0, 1)]
+    assert [slot["is_processing"] for slot in busy.json()] == [True, True] and "secret" not in busy.text
+    assert busy.json()[0]["next_token"]["n_decoded"] == 0 and busy.json()[0]["next_token"]["has_next_token"] is True
+    assert full.status_code == 503 and full.json()["error"]["code"] == "no_slot"
+    assert ask("GET", "/slots", params={"fail_on_no_slot": 1}).status_code == 200
+    wrong = ask("GET", "/slots", params={"fail_on_no_slot": "perhaps"})
+    assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "fail_on_no_slot"
+
+
+def test_properties_say_what_llama_cpps_clients_read():
+    props = ask("GET", "/props").json()
+    defaults = props["default_generation_settings"]
+    assert defaults["n_ctx"] == 256 and props["total_slots"] == 2 and defaults["params"]["repeat_penalty"] == 1.0
+    assert props["model_alias"] == "fake" and props["build_info"].startswith("ms-codegeex ")
+    _, backend = complete({"prompt": "x", "n_predict": 1})
+    asked = backend.asked[0].settings
+    assert [defaults["params"][name] for name in ("temperature", "top_p", "top_k", "min_p")] == [
+        asked.temperature, asked.top_p, asked.top_k, asked.min_p
+    ]  # fmt: skip

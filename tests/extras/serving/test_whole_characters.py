@@ -1,0 +1,189 @@
+"""No answer has half a character, wherever `max_tokens` cuts it and wherever its prompt was cut. The expected texts are
+made from the text's UTF-8 bytes, without a tokenizer's decoding."""
+
+import pytest
+from asking import ask, events
+from fake_backend import FakeBackend, cached_tokenizer, fake_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_files import write_chatglm
+
+from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.serving.answering import AnswerText
+from ms_codegeex.extras.serving.logprobs import SentTokens, token_bytes
+from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+
+CHARACTERS = st.one_of(
+    st.sampled_from("aé和你好😀🏳\u200d\u0301 \n\t"), st.characters(min_codepoint=0x80, exclude_categories=["Cs"])
+)
+TEXTS = st.text(CHARACTERS, min_size=1, max_size=12).filter(lambda text: "\u2581" not in text and "\ufffd" not in text)
+REPLACEMENT = "\ufffd"
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    return {
+        "byte-level": cached_tokenizer(),
+        "byte fallback": load_tokenizer(write_chatglm(tmp_path_factory.mktemp("codegeex2"))),
+    }
+
+
+def sizes(tokenizer, ids):
+    """The number of bytes of the text of the first 0, 1, 2, … ids."""
+    found = [0]
+    for number in ids:
+        found.append(found[-1] + len(tokenizer.token_bytes(number)))
+    if tokenizer.name == "codegeex2":  # the space that its first token adds belongs to no text
+        found[1:] = [size - 1 for size in found[1:]]
+    return found
+
+
+def until(text, size):
+    """The characters that are complete within the first `size` bytes."""
+    return text.encode()[:size].decode("utf-8", "ignore")
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "byte fallback"])
+@settings(max_examples=300)
+@given(text=TEXTS, data=st.data())
+def test_an_answer_ends_and_begins_with_whole_characters(tokenizers, kind, text, data):
+    tokenizer = tokenizers[kind]
+    ids = tokenizer.encode(text)
+    begin = data.draw(st.integers(0, len(ids)), "end of the prompt")
+    end = data.draw(st.integers(begin, len(ids)), "end of the answer")
+    places = sizes(tokenizer, ids)
+    expected = until(text, places[end])[len(until(text, places[begin])) :]
+    prompt, new = [*tokenizer.prefix, *ids[:begin]], ids[begin:end]
+    assert "".join(tokenizer.continuation(prompt, new)) == expected
+
+    taken = data.draw(st.sets(st.integers(0, len(new))), "tokens after which the client reads")
+    answer, sent, pieces, reported = AnswerText(tokenizer, prompt, SamplingSettings()), SentTokens(), [], []
+    for place, number in enumerate(new):
+        answer.feed(Chosen(number, 0.0))
+        if place in taken:
+            pieces.append(answer.take())
+            reported += sent.feed(pieces[-1])
+    answer.end("length")
+    pieces.append(answer.take())
+    reported += sent.feed(pieces[-1])
+    assert "".join(piece.text for piece in pieces) == expected
+    assert [token.chosen.token for token in reported] == new
+    data = b"".join(token_bytes(tokenizer, token.chosen.token, token.maximum) for token in reported)
+    assert data == b"".join(map(tokenizer.token_bytes, new))
+
+
+@pytest.mark.parametrize("stop", ["好", " ", "\n"])
+@pytest.mark.parametrize("kind", ["byte-level", "byte fallback"])
+def test_with_a_stop_text_that_does_not_come_either(tokenizers, kind, stop):
+    tokenizer, text = tokenizers[kind], "x和é😀"
+    ids = tokenizer.encode(text)
+    for count, size in enumerate(sizes(tokenizer, ids)):
+        answer = AnswerText(tokenizer, tokenizer.prefix, SamplingSettings(stop=(stop,)))
+        for number in ids[:count]:
+            answer.feed(Chosen(number, 0.0))
+        answer.end("length")
+        assert answer.take().text == until(text, size)
+
+
+ANSWER = "# 和😀é\n"
+ROUTES = {
+    "/v1/completions": ({"prompt": "x", "logprobs": 1}, lambda choice: choice["text"]),
+    "/v1/chat/completions": (
+        {"messages": [{"role": "user", "content": "x"}], "logprobs": True},
+        lambda choice: choice.get("message", choice.get("delta", {})).get("content", ""),
+    ),
+    "/v1/code/explain": ({"code": "x = 1", "language": "Python"}, lambda choice: choice["text"]),
+}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_no_route_gives_half_a_character(path):
+    body, content = ROUTES[path]
+    tokenizer = cached_tokenizer()
+    ids = tokenizer.encode(ANSWER)
+    assert len(ids) > len(ANSWER)  # characters of several tokens
+
+    def make():
+        return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]), text=ANSWER)
+
+    for count in range(1, len(ids) + 1):
+        wanted = {**body, "max_tokens": count}
+        answer = ask("POST", path, make, json=wanted).json()
+        text = content(answer["choices"][0])
+        pieces = [event["choices"][0] for event in events(ask("POST", path, make, json={**wanted, "stream": True}))]
+        assert REPLACEMENT not in text and "".join(map(content, pieces)) == text
+        assert answer["usage"]["completion_tokens"] == count
+        if path.startswith("/v1/code"):
+            continue
+        size = sum(len(tokenizer.token_bytes(number)) for number in ids[:count])
+        assert text == until(ANSWER, size)
+        reported = answer["choices"][0]["logprobs"]
+        assert len(reported.get("content") or reported["tokens"]) == count
+        if "content" in reported:
+            assert bytes(byte for token in reported["content"] for byte in token["bytes"]) == ANSWER.encode()[:size]
+
+
+def test_infill_gives_no_half_character():
+    ids = cached_tokenizer().encode(ANSWER)
+    for count in range(1, len(ids) + 1):
+        body = {"input_prefix": "x = 1  ", "input_suffix": "", "n_predict": count}
+        text = ask("POST", "/infill", lambda: FakeBackend(text=ANSWER), json=body).json()["content"]
+        assert REPLACEMENT not in text and ANSWER.startswith(text)
+
+
+def test_an_echoed_prompt_and_its_answer_share_a_character():
+    ids = cached_tokenizer().encode(ANSWER)
+    for count in range(1, len(ids)):
+        rest = ids[count:]
+
+        def make(rest=rest):
+            backend = FakeBackend()
+            backend.script = rest
+            return backend
+
+        body = {"prompt": ids[:count], "echo": True, "logprobs": 1}
+        (choice,) = ask("POST", "/v1/completions", make, json=body).json()["choices"]
+        assert choice["text"] == ANSWER
+
+
+BROKEN = [47249]  # the first bytes of 😀
+
+
+def completed(script, **body):
+    def make():
+        backend = FakeBackend()
+        backend.script = script
+        return backend
+
+    return ask("POST", "/v1/completions", make, json=body).json()["choices"][0]["text"]
+
+
+def test_a_character_that_something_else_follows_is_left_out():
+    ids = cached_tokenizer().encode("x = 1")
+    assert cached_tokenizer().token_bytes(BROKEN[0]) == "😀".encode()[:3]
+    assert completed([*BROKEN, *ids], prompt="a") == "x = 1"
+    assert completed(ids, prompt=BROKEN) == "x = 1"
+    assert completed(ids, prompt=BROKEN, echo=True) == "x = 1"
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_truncated_prompt_begins_with_a_whole_character(shift):
+    prompt = "a" * shift + "你好😀" * 200
+    body = {"prompt": prompt, "echo": True, "truncate_prompt": True, "max_tokens": 1}
+    text = ask("POST", "/v1/completions", json=body).json()["choices"][0]["text"]
+    assert REPLACEMENT not in text and text[:20] in prompt
+    text = ask("POST", "/infill", json={"input_prefix": prompt, "input_suffix": "", "n_predict": 1}).json()["prompt"]
+    assert REPLACEMENT not in text
+
+
+def test_bytes_that_are_no_text_are_shown_alike_in_both_apis():
+    def make():
+        backend = FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
+        backend.script = [*BROKEN, *cached_tokenizer().encode("x")]
+        return backend
+
+    body = {"messages": [{"role": "user", "content": "x"}], "logprobs": True}
+    tokens = ask("POST", "/v1/chat/completions", make, json=body).json()["choices"][0]["logprobs"]["content"]
+    assert [token["token"] for token in tokens] == [r"bytes:\xf0\x9f\x98", "x"]
+    assert tokens[0]["bytes"] == list("😀".encode()[:3])

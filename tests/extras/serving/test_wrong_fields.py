@@ -1,0 +1,75 @@
+"""Bodies with one wrong field, for every route that answers: a 400 that names the field, and nothing is computed."""
+
+import pytest
+from all_routes import BODIES
+from asking import ask_all
+from fake_backend import FakeBackend, fake_model
+
+from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.extras.serving.schemas import MAX_PROMPT_IDS
+
+LONG = "x = 1\n" * 300
+TALK = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+IMAGE = [{"role": "user", "content": [{"type": "image_url"}]}]
+IN_FILES = [{}, {"filename": "ok"}, {"filename": 123}, {"filename": 123, "text": "abc"}, {"text": 456}]
+BIASES = [{"x": True}, {"9" * 5000: 1}, [[number, 1] for number in range(301)], [[1]], [["x", True]], [["x", "1"]],
+          [["x" * 10_000, 1e7]], [[1e99, 1]]]  # fmt: skip
+PROMPTS = [[], [[]], ["a", []], [1, ["a"]], [1, {"prompt_string": "a"}], [10**9], [-1], [True], [[1.5]], ["x"] * 129,
+           LONG, {"prompt_string": "x", "multimodal_data": ["aGk="]}, {"prompt": "x"}]  # fmt: skip
+INPUTS = ["", [], ["x", ""], [[]], LONG, [10**9], ["x"] * 2049, {"text": "x"}, [1, "x"], [True], 1]
+WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
+    "/v1/completions": {
+        "prompt": [[1] * (MAX_PROMPT_IDS + 1), [[]], 5, [], [999999]],
+        "temperature": [-1, "hot"],
+        "max_tokens": [1.5, -2],
+        "logit_bias": BIASES,
+        "best_of": [2],
+        "language": ["Klingon"],
+        "stop_at": ["page"],
+    },
+    "/v1/chat/completions": {"messages": [[], TALK, IMAGE], "top_logprobs": [2]},
+    "/infill": {
+        "n_predict": ["many", -2],
+        "n_indent": [-1],
+        "n_cmpl": [1000],
+        "t_max_predict_ms": [10**400],
+        "top_k": [10**10],
+        "logit_bias": BIASES,
+        "input_prefix": [1],
+        "input_extra": [[each] for each in IN_FILES],
+        "max_tokens": ["many"],
+        "top_p": [0],
+        "repeat_penalty": [0],
+    },
+    "/completion": {"prompt": PROMPTS},
+    "/v1/embeddings": {"input": INPUTS},
+    "/v1/code/explain": {"code": ["  \n", 1], "language": ["Klingon", None], "locale": ["de"]},
+    "/v1/code/translate": {"source_language": ["Klingon"], "target_language": [""]},
+    "/v1/code/fix": {"temperature": [-1], "n": [0, 1000]},
+    "/v1/code/sql": {"max_tokens": [0]},
+    "/v1/code/comment": {"code": [LONG]},
+    "/tokenize": {"content": [None, 1]},
+    "/detokenize": {"tokens": ["1", [-1], [10**30], [True], [1.5]]},
+}
+NEEDED = {"best_of": {"n": 3}}
+
+
+@pytest.mark.parametrize("path", WRONG)
+def test_a_wrong_field_is_a_400_that_names_it(path):
+    backends = []
+
+    def make():
+        backends.append(FakeBackend(model=fake_model(chat=TEMPLATES["codegeex2"])))
+        return backends[0]
+
+    cases = [(name, value) for name, values in WRONG[path].items() for value in values]
+    bodies = [{**BODIES[path], name: value} for name, value in cases]
+    responses = ask_all(
+        path, [body | NEEDED.get(name, {}) for (name, _), body in zip(cases, bodies, strict=True)], make
+    )
+    for (name, value), response in zip(cases, responses, strict=True):
+        error = response.json()["error"]
+        assert (response.status_code, error["type"]) == (400, "invalid_request_error"), (name, value)
+        assert error["param"] == name or path == "/detokenize"  # where a message begins with the id
+        assert path != "/v1/embeddings" or "prompt" not in error["message"]
+    assert not backends[0].asked
