@@ -164,10 +164,12 @@ def matmul_flops(model: ModelProto) -> dict[str, int]:
     elementwise operator (`models/flat.py`) and does not count."""
     types, numbers, flops = tensor_types(model), _constants(model), Counter[str]()
     for calls, node, primitive in _nodes(model):
-        shapes = [types[name].shape for name in node.input[:2] if name in types]
-        if class_of(op := primitive.op_type).product and len(shapes) == 2 and all(1 not in x[-2:] for x in shapes):
-            output = () if op.startswith("FlashAttention") else types[node.output[0]].shape  # it has several
-            causal = op.startswith("FlashAttention") and numbers.get(node.input[NEXT_TOKENS]) == 0
+        op, shapes = primitive.op_type, [types[name].shape for name in node.input[:2] if name in types]
+        fused = op.startswith("FlashAttention")
+        of_matrices = fused or (len(shapes) == 2 and all(1 not in x[-2:] for x in shapes))
+        if class_of(op).product and of_matrices:
+            output = () if fused else types[node.output[0]].shape  # a fused attention has several
+            causal = fused and numbers.get(node.input[NEXT_TOKENS]) == 0
             if causal:
                 shapes = [by_rows(shape, numbers[node.input[PRE_TOKENS]]) for shape in shapes]
             products = products_of(op, shapes, output, causal)
