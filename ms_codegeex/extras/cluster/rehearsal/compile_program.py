@@ -32,6 +32,7 @@ from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_out
 from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import flat_cells
 from ms_codegeex.extras.cluster.rehearsal import cann_stubs, mindir
 from ms_codegeex.extras.cluster.rehearsal.backend import LEVEL
 from ms_codegeex.extras.cluster.rehearsal.execution_program import answered, compiled, exported
@@ -75,7 +76,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
             "parameters": mindir.described(model),
             "collectives": aggregated(mindir.collectives(model, rank)),
             "communicators": mindir.communicators(model),
-            "products": mindir.matmul_flops(model),
+            "products": mindir.matmul_flops(model, flat_cells(job.config)),
             "narrow": mindir.narrow(model),
             "register_calls": [x for x in mindir.executed(model) if "FloatStatus" in x],  # `training/overflow.py`
             "loss_scale": float(step.scale.asnumpy()),

@@ -158,22 +158,24 @@ def narrow(model: ModelProto) -> list[str]:
     return sorted({op for op, dtype in found if op in WIDE and dtype in ("float16", "bfloat16")})
 
 
-def matmul_flops(model: ModelProto) -> dict[str, int]:
+def matmul_flops(model: ModelProto, flat: bool = False) -> dict[str, int]:
     """Floating-point operations of this rank's matrix products in one step by the element type of what is multiplied,
-    two per multiply-add, recomputation included. A product with a constant, or along an axis of 1, stands for an
-    elementwise operator (`models/flat.py`) and does not count."""
+    two per multiply-add, recomputation included. A product with a constant stands for an elementwise operator and does
+    not count, nor does one in FP32 along an axis of 1 among the `flat` cells (`models/flat.py`)."""
     types, numbers, flops = tensor_types(model), _constants(model), Counter[str]()
     for calls, node, primitive in _nodes(model):
-        op, shapes = primitive.op_type, [types[name].shape for name in node.input[:2] if name in types]
-        fused = op.startswith("FlashAttention")
-        of_matrices = fused or (len(shapes) == 2 and all(1 not in x[-2:] for x in shapes))
-        if class_of(op).product and of_matrices:
+        op, operands = primitive.op_type, [types[name] for name in node.input[:2] if name in types]
+        shapes, fused = [each.shape for each in operands], op.startswith("FlashAttention")
+        outer = (
+            flat and not fused and operands[:1] and operands[0].dtype == "float32" and any(1 in x[-2:] for x in shapes)
+        )
+        if class_of(op).product and len(operands) == 2 and not outer:
             output = () if fused else types[node.output[0]].shape  # a fused attention has several
             causal = fused and numbers.get(node.input[NEXT_TOKENS]) == 0
             if causal:
                 shapes = [by_rows(shape, numbers[node.input[PRE_TOKENS]]) for shape in shapes]
             products = products_of(op, shapes, output, causal)
-            flops[types[node.input[0]].dtype] += calls * sum(product.flops for product in products)
+            flops[operands[0].dtype] += calls * sum(product.flops for product in products)
     return dict(flops)
 
 

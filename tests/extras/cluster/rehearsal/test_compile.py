@@ -331,6 +331,12 @@ def test_adapters_alone_have_gradients_and_moments(overrides, recompute):
 
 
 @pytest.mark.slow
+def test_adapters_of_rank_1_on_gpus_are_products_beside_norms_made_of_products():
+    words = ["device=gpu", "devices=2", "parallel.tensor=1", "training.global_batch=4", *LORA, "lora.rank=1"]
+    holds(small(*FAMILIES["codegeex2"], *words), [0])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "overrides"),
     [

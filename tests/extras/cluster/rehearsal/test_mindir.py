@@ -115,6 +115,31 @@ def test_16_bit_inputs_of_what_computes_in_fp32_are_found(directory):
     assert mindir.narrow(model) == ["Square"]  # products and sums may be
 
 
+@pytest.mark.parametrize(
+    ("op", "dtype", "shapes", "flat", "flops"),
+    [
+        ("FlashAttentionScore", "float16", [(2, 1, 8, 4), (2, 1, 8, 4)], False, {"float16": 2 * 2 * 2 * 8 * 8 * 4}),
+        ("MatMul", "float16", [(8, 6), (6, 1)], False, {"float16": 2 * 8 * 6}),
+        ("MatMul", "float16", [(8, 6), (6, 1)], True, {"float16": 2 * 8 * 6}),  # an adapter of rank 1
+        ("MatMul", "float32", [(8, 6), (6, 1)], False, {"float32": 2 * 8 * 6}),
+        ("MatMul", "float32", [(8, 6), (6, 1)], True, {}),  # the mean of a norm on a GPU
+    ],
+)
+def test_products_along_an_axis_of_1_count_except_those_of_norms_on_gpus(op, dtype, shapes, flat, flops):
+    from mindspore.train.mind_ir_pb2 import AttributeProto, ModelProto
+
+    model, data_type = ModelProto(), {"float16": 10, "float32": 1}[dtype]
+    model.graph.name = "graph"
+    for index, shape in enumerate(shapes):
+        model.graph.parameter.add(name=f"graph:{index}", dims=shape, data_type=data_type)
+    model.primitives.add(name=f"{op}:0", op_type=op)
+    inputs = [*(f"graph:{index}" for index in range(len(shapes))), *("none" for _ in range(8))]
+    node = model.graph.node.add(op_type=f"REF::{op}:0", input=inputs, output=["graph:y"])
+    made = (*shapes[0][:-1], shapes[1][-1])
+    node.attribute.add(name="shape", type=AttributeProto.TENSORS).tensors.add(dims=made, data_type=data_type)
+    assert mindir.matmul_flops(model, flat) == flops
+
+
 def test_functions_are_counted_as_often_as_they_are_called(directory):
     plain, lazy = load(directory, "plain", 0), load(directory, "lazy", 0)
     assert not plain.functions
