@@ -146,9 +146,10 @@ def contact(config: RunConfig, rank: int) -> RankContact:
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-contact-") as folder:
         run = RunDirectory(Path(folder) / "run")
         run.logs.mkdir(parents=True)
-        write_config(run, contact_config(config, run.path))
+        started = contact_config(config, run.path)
+        write_config(run, started)
         began = time.monotonic()
-        problem = _started(config, run, rank)
+        problem = _started(started, run, rank)
         seconds = time.monotonic() - began
         saved = sum(
             x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values()
