@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 from ascend_lines import ascend_lines
@@ -16,11 +17,12 @@ from small_models import FIELDS, parameters, save_run
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.sections import ScheduleConfig
-from ms_codegeex.extras.cluster.rehearsal import cann_stubs
+from ms_codegeex.extras.cluster.rehearsal import cann_stubs, first_contact
 from ms_codegeex.extras.cluster.rehearsal.compile import distinct_ranks
 from ms_codegeex.extras.cluster.rehearsal.first_contact import contact
 from ms_codegeex.extras.cluster.rehearsal.stubs import compilers
 from ms_codegeex.planning.communicators import unused_by
+from ms_codegeex.runs.node import program_of
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 
 pytestmark = pytest.mark.skipif(not compilers(), reason="no C compiler for the stub CANN libraries")
@@ -57,6 +59,15 @@ def test_the_end_of_a_failed_worker_s_own_log_is_quoted(tmp_path, monkeypatch):
     config = load_config("codegeex_base_8", ["device=ascend", "devices=16", "model.num_layers=2"])
     problem = contact(config, 8).problem
     assert re.fullmatch(r"last lines of \S+/worker_1.log:\n  too hot", problem), problem
+
+
+def test_a_run_from_a_model_is_started_without_it(monkeypatch):
+    """The stand-in ends before any process; the shipped configurations below meet the real start."""
+    stopped = create_autospec(first_contact._started, return_value="stopped")
+    monkeypatch.setattr(first_contact, "_started", stopped)
+    assert contact(load_config("codegeex2_6b_continued", ["data.train=x"]), 0).problem == "stopped"
+    started = stopped.call_args.args[0]
+    assert started.model.weights is None and program_of(started) == "ms_codegeex.runs.rank"
 
 
 @pytest.mark.slow
