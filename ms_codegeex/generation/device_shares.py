@@ -10,7 +10,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.rounding import QuantisedMatrix
-from ms_codegeex.generation.matrices import WHOLE, Packed, Weights, pack
+from ms_codegeex.generation.matrices import WHOLE, PackedMatrix, Weights, pack
 from ms_codegeex.models.decoder_config import DecoderConfig, Heads
 
 UNITS = ((128, 32), (32, 2), (1, 0))  # channels that are not split, and the least number of such units per device
@@ -109,6 +109,6 @@ class SharedWeights:
         part = self.weights.vector(name, self.part(name, 0))
         return np.zeros_like(part) if parameter.layer.role.weight_axis == 1 and self.share.rank else part
 
-    def packed(self, name: str, blocks: bool = False) -> Packed:
+    def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
         """The device's part of a matrix as `pack` gives it."""
         return pack(self.matrix(name), blocks)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.formats.rounding import GROUPS
-from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, MULTIPLES, ROWS, LowRank, Packed
+from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, MULTIPLES, ROWS, LowRank, PackedMatrix
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
 # in the order of `Kind` in numbers.h
@@ -109,7 +109,7 @@ class Library:
 
     def matrix(
         self,
-        packed: Packed,
+        packed: PackedMatrix,
         bias: np.ndarray | None = None,
         activation: str = "none",
         activation_bits: int = 32,
@@ -213,7 +213,7 @@ class Library:
             raise RunFailure(f"generation: the operator {operator} failed: memory is out, or its inputs are wrong")
 
 
-def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndarray, tuple[Any, ...]]:
+def _factors(factors: Sequence[LowRank | None], packed: PackedMatrix) -> tuple[np.ndarray, tuple[Any, ...]]:
     """int64 [adapters, 3]: addresses of A [r, width] and of B transposed [r, rows], and r; and what is at the
     addresses."""
     table, kept = np.zeros((len(factors), 3), np.int64), []

@@ -29,7 +29,7 @@ from ms_codegeex.extras.serving.messages import (
     settings_from,
     settings_values,
 )
-from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import shared
 from ms_codegeex.generation.stopping import Ending
@@ -66,7 +66,7 @@ class CountingEngine:
             self.cached[part.slot] += part.ids
             row = zip(part.ids[len(part.ids) - len(part.choices) :], part.choices, strict=True)
             found.append(
-                [Chosen(choice.given if choice.given >= 0 else last + 1, self.score(last)) for last, choice in row]
+                [ChosenToken(choice.given if choice.given >= 0 else last + 1, self.score(last)) for last, choice in row]
             )
         return found
 
@@ -276,7 +276,7 @@ def test_settings_and_tokens_survive_the_way():
     )
     back = json.loads(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
-    chosen = Chosen(3, -0.1, ((3, -0.1), (9, float("-inf"))))
+    chosen = ChosenToken(3, -0.1, ((3, -0.1), (9, float("-inf"))))
     back = json.loads(packed(chosen))
     assert chosen_from(back) == chosen
 

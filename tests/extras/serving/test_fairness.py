@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from over_http import served
 from stepped_engine import NumberedEngine, SteppedBackend
 
-from ms_codegeex.extras.serving.fairness import LEAD, MANY, QUANTUM, RecentClients, Turns, Waiting
+from ms_codegeex.extras.serving.fairness import LEAD, MANY, QUANTUM, RecentClients, Turns, WaitingAnswers
 from ms_codegeex.extras.serving.keys import read_keys
 from ms_codegeex.generation.prefixes import Prefixes
 from ms_codegeex.generation.row_shares import TYPING_SECONDS
@@ -313,7 +313,7 @@ def test_exchanges_come_to_an_end(slots, waiting, weights, used):
 
 
 def test_the_client_that_used_least_is_next_and_equal_ones_take_turns():
-    waiting = Waiting()
+    waiting = WaitingAnswers()
     for client in "aaabbc":
         waiting.add(Asked(client))
     used = {"a": 5, "b": 3, "c": 3}

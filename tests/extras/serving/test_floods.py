@@ -23,7 +23,7 @@ from over_http import served
 from ms_codegeex.extras.serving import connections
 from ms_codegeex.extras.serving.connections import BACKLOG, IN_FLIGHT, QUIET_SECONDS, RESERVE, Flood, descriptor_room
 from ms_codegeex.extras.serving.errors import ApiError
-from ms_codegeex.extras.serving.fairness import Waiting
+from ms_codegeex.extras.serving.fairness import WaitingAnswers
 from ms_codegeex.generation.sampling import SamplingSettings
 
 PATH = "/v1/completions"
@@ -171,7 +171,7 @@ def test_places_are_shared_as_evenly_as_clients_want_them():
         def __init__(self, client):
             self.client = client
 
-    waiting, maximum = Waiting(), 12
+    waiting, maximum = WaitingAnswers(), 12
     for client in [*"aaaaaaaaaaaaaaaa", *"bbbbbbbbb", *"cccccc", *"ddd"]:
         if len(waiting) == maximum:
             if (found := waiting.displaced(1, client, 1)) is None:
