@@ -32,7 +32,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if real_path in seen:
         raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
     try:
-        values = read_yaml_file(path, pipe=not seen)  # a `base` is a file, also if someone else wrote this one
+        values = read_yaml_file(path, pipe=not seen)  # a `base` must be a file, even if someone else wrote this one
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     if not isinstance(values, Mapping):

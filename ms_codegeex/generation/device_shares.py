@@ -70,7 +70,7 @@ class Share:
 
 
 def _stretch(count: int, parts: int, number: int, unit: int = 1) -> slice:
-    """Part `number` of `parts` nearly equal ones, whose borders are multiples of `unit`."""
+    """Part `number` of `parts` nearly equal parts whose borders are multiples of `unit`."""
     begin, end = (count * i // (parts * unit) * unit for i in (number, number + 1))
     return slice(begin, count if number == parts - 1 else end)
 

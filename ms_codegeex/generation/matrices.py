@@ -39,7 +39,7 @@ def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> Q
 
 
 class Weights(Protocol):
-    """A model's weights by our names. `bits` are those of its products, or None if nothing was rounded."""
+    """A model's weights by our names. `bits`: of the matrices that are multiplied, or None if nothing was rounded."""
 
     bits: int | None
 
@@ -120,8 +120,8 @@ def packed_shape(bits: int, n: int, k: int) -> tuple[int, int]:
 
 
 def pack(matrix: QuantisedMatrix, blocks: bool = False) -> PackedMatrix:
-    """In the kernels' layout, 8 and 4 bits in `blocks` if asked for. A matrix of other bits, or of 8 without blocks,
-    that needs no padding is not copied."""
+    """The matrix in the kernels' layout, 8 and 4 bits in `blocks` if asked for. A matrix of other bits, or of 8 without
+    blocks, is not copied if it needs no padding."""
     n, k = matrix.shape
     rows, width = packed_shape(matrix.bits, n, k)
     fits = (rows, width) == (n, k) and matrix.values.flags.c_contiguous and not matrix.values.ctypes.data % 64
@@ -157,7 +157,7 @@ def pack(matrix: QuantisedMatrix, blocks: bool = False) -> PackedMatrix:
 
 
 def _side_by_side(array: np.ndarray) -> np.ndarray:
-    """[rows, m], in its shape: of each block of rows the first numbers, the second ones and so on."""
+    """[rows, m] in the same shape: for each block of rows all first numbers, then all second ones, and so on."""
     moved = aligned(array.shape, array.dtype.type)
     moved.reshape(-1, array.shape[1], BLOCK)[:] = array.reshape(-1, BLOCK, array.shape[1]).swapaxes(1, 2)
     return moved

@@ -89,8 +89,8 @@ class Fields:
         return f"no field {' or '.join(self._names['text'])}; there is {there}"
 
     def recognise(self, record: Mapping[str, Any]) -> bool:
-        """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,
-        as no file of settings has it."""
+        """Whether a `.json` file that begins with this object holds records: a text, alone or with other fields that we
+        read, as no file of settings has it."""
         self._look(record)
         others = set[str]().union(*(self._columns[kind] for kind in KINDS if kind != "text"))
         text = next(iter(self._values(record, "text")), None)

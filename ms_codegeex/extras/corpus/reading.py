@@ -32,10 +32,10 @@ SPECIAL = "a text has the name of a special token, which is read as plain text"
 _OPENING, _SPECIAL = re.compile(rb"<\|"), re.compile(rb"<\|[\w./-]{1,40}\|>")  # the first takes half the time
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
-_MAX_LINES = 100  # that are named of a text
+_MAX_LINES = 100  # named of one text
 
 
-class Document(NamedTuple):  # made in a third of a dataclass's time
+class Document(NamedTuple):  # made three times as fast as a dataclass
     """A text that is kept, in UTF-8 after redaction, with how often each kind of text was replaced and the bytes of the
     licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed. The
     source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from its
@@ -62,13 +62,13 @@ class Unit:
 
     @property
     def bytes(self) -> int:
-        """Bytes of input, for progress."""
+        """Bytes of input, as progress counts them."""
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
 
 
 Listing = tuple[list[Unit], list[Event], dict[str, int]]
 Search = Callable[[tuple[Root, ...], ReadingSettings, frozenset[Path]], Listing]
-"""`find_units`, or the same with a cache, where several things are made of the same places."""
+"""`find_units`, or the same with a cache, where the same places are searched more than once."""
 
 
 def find_units(roots: Sequence[Root], reading: ReadingSettings, leave_out: frozenset[Path] = frozenset()) -> Listing:
@@ -234,7 +234,7 @@ def _lines(text: bytes, offsets: Iterable[int]) -> str:
 
 
 def _matched(reason: str, data: bytes, whole: bytes) -> tuple[str, str]:
-    """What of a text that a rule drops for this reason matched, and where."""
+    """What matched in a text that a rule drops for this reason, and where."""
     if reason == "long lines":
         longest = max(data.split(b"\n"), key=len)
         return f"a line of {len(longest)} bytes", _lines(whole, [whole.find(longest)])

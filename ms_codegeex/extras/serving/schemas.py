@@ -147,7 +147,7 @@ def _sampling_field(each: DeclaredOption) -> tuple[Any, Any]:
     )
 
 
-# What decides how tokens are chosen, as far as OpenAI's API has it or could have it.
+# The settings of the choice of tokens that OpenAI's API has or could have.
 SamplingFields = create_model(
     "SamplingFields", __base__=Body, **{each.name: _sampling_field(each) for each in request_fields()}
 )
