@@ -187,7 +187,7 @@ def code(names: str) -> str:
 
 def value_of(value: Any) -> str:
     """A value in a request, or the numbers that it stands for."""
-    if isinstance(value, foreign_fields.Beyond):
+    if isinstance(value, foreign_fields.OpenRange):
         return f"a number {'below' if value.below else 'above'} {value.limit:g}"
     return "no value" if value is None else f"`{json.dumps(value)}`"
 

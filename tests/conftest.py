@@ -3,7 +3,9 @@ it."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import io
 import os
 import subprocess
@@ -44,6 +46,16 @@ pytest_plugins = [
 ]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine in a loop of its own; it may take a minute."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    values = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**values), 60))
+    return True
 
 
 @contextlib.contextmanager

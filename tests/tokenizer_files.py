@@ -89,7 +89,7 @@ def many_texts() -> list[str]:
 
 @contextlib.contextmanager
 def in_transformers(root: Path, **tokenizers: Any) -> Iterator[dict[str, Any]]:
-    """What `AutoTokenizer` makes of tokenizers that are saved below `root`, where it copies their classes to."""
+    """What `AutoTokenizer` makes of tokenizers that are saved below `root`, to which it copies their classes."""
     transformers = pytest.importorskip("transformers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(root / "modules"))

@@ -1,4 +1,4 @@
-"""A run directory that was written without a run, so every figure is known."""
+"""A run directory written by hand, so every figure is known."""
 
 import json
 

@@ -49,7 +49,7 @@ class Rewind(RunFailure):
     """An attempt that ended to leave a batch out: the next one continues from the newest checkpoint."""
 
 
-class Corrupted(RunFailure):
+class ReplicaFailure(RunFailure):
     """A run whose ranks hold different copies of a weight: checkpoints after `step` are not to be trusted."""
 
     def __init__(self, message: str, step: int):
@@ -57,7 +57,7 @@ class Corrupted(RunFailure):
         self.step = step
 
 
-class NotFinite(RunFailure):
+class Divergence(RunFailure):
     """A run that ended at `step` because its loss or gradients were not finite: do not trust recent checkpoints."""
 
     def __init__(self, message: str, step: int):

@@ -13,13 +13,13 @@ _TOO_LONG = 10**MAX_DIGITS
 _HARMLESS = frozenset((str, float, bool, type(None)))  # in data
 
 
-class Malformed(ValueError):
+class MalformedText(ValueError):
     """A text that is not JSON or not YAML, or exceeds a limit. The message does not name the file."""
 
 
 def _whole_number(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise Malformed(f"a number of more than {MAX_DIGITS} digits")
+        raise MalformedText(f"a number of more than {MAX_DIGITS} digits")
     return int(text)
 
 
@@ -28,7 +28,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         seen = set[str]()
         key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise Malformed(f"key {key!r} occurs twice in an object")
+        raise MalformedText(f"key {key!r} occurs twice in an object")
     return members
 
 
@@ -37,7 +37,7 @@ _LENIENT = json.JSONDecoder(parse_int=_whole_number)
 
 
 def parse_json(text: str | bytes, *, data: bool = False) -> Any:
-    """The value of a JSON text (bytes: UTF-8). `Malformed` if it is not JSON, nested too deep, or has a number,
+    """The value of a JSON text (bytes: UTF-8). `MalformedText` if it is not JSON, nested too deep, or has a number,
     character or key as in this module's description. In `data`, a record of a user's data, keys may occur twice (the
     last one counts) and texts may hold half characters: the reader of the record judges them."""
     if data and isinstance(text, bytes):  # three times as fast; refuses half characters, and says less of an error
@@ -54,13 +54,13 @@ def parse_json(text: str | bytes, *, data: bool = False) -> Any:
         text = text if isinstance(text, str) else text.decode("utf-8")
         value = (_LENIENT if data else _STRICT).decode(text)
     except UnicodeDecodeError as error:
-        raise Malformed(f"not UTF-8, byte 0x{error.object[error.start]:02x} at {error.start}") from None
+        raise MalformedText(f"not UTF-8, byte 0x{error.object[error.start]:02x} at {error.start}") from None
     except RecursionError:
-        raise Malformed(f"nested deeper than {MAX_NESTING} levels") from None
+        raise MalformedText(f"nested deeper than {MAX_NESTING} levels") from None
     except json.JSONDecodeError as error:
         position = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         marked = text.startswith("\ufeff")
-        raise Malformed("begins with a byte-order mark" if marked else f"{error.msg} at {position}") from None
+        raise MalformedText("begins with a byte-order mark" if marked else f"{error.msg} at {position}") from None
     if text.count("[") + text.count("{") > MAX_NESTING or not (data or _is_whole(text)):
         _check(value, data)
     return value
@@ -83,11 +83,11 @@ def _check(value: Any, data: bool) -> None:
             elif isinstance(item, list):
                 inner += item
             elif type(item) is int and not -_TOO_LONG < 10 * item < 10 * _TOO_LONG:
-                raise Malformed(f"a number of more than {MAX_DIGITS} digits")
+                raise MalformedText(f"a number of more than {MAX_DIGITS} digits")
             elif not data and isinstance(item, str) and _has_half(item):
-                raise Malformed("half a character (a lone surrogate), which no text can hold")
+                raise MalformedText("half a character (a lone surrogate), which no text can hold")
             if depth == MAX_NESTING and isinstance(item, dict | list):
-                raise Malformed(f"nested deeper than {MAX_NESTING} levels")
+                raise MalformedText(f"nested deeper than {MAX_NESTING} levels")
         level, depth = inner, depth + 1
 
 

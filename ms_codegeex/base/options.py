@@ -107,7 +107,7 @@ def option(help: str, metavar: str | None = None, default: Any = None, **more: A
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredOption:
     """An option of a dataclass: its field's name, type without `None`, and default."""
 
     name: str
@@ -122,7 +122,7 @@ class Declared:
         return "--" + (self.option.flag or self.name).replace("_", "-")
 
 
-def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
+def declared(kind: type, names: Iterable[str] | None = None) -> list[DeclaredOption]:
     """The options of a dataclass, or those of these names: required ones first, otherwise in the order of the fields.
     Other fields are no options."""
     hints, options = typing.get_type_hints(kind), []
@@ -135,7 +135,7 @@ def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
         optional = types.NoneType in kinds
         if optional:
             hint = typing.Union[tuple(kind for kind in kinds if kind is not types.NoneType)]  # noqa: UP007
-        options.append(Declared(each.name, each.metadata[OPTION], hint, each.default, optional))
+        options.append(DeclaredOption(each.name, each.metadata[OPTION], hint, each.default, optional))
     return sorted(options, key=lambda each: each.default is not MISSING)
 
 
@@ -173,7 +173,7 @@ class OptionGroup:
     text: str | None = None
 
 
-def _kind(each: Declared) -> dict[str, Any]:
+def _kind(each: DeclaredOption) -> dict[str, Any]:
     """argparse's words for the type."""
     if each.type is bool:
         negatable = each.optional or each.option.negatable
@@ -238,5 +238,5 @@ def check_ranges(settings: Any, flags: bool = False) -> None:
 
 
 @cache
-def _with_ranges(kind: type) -> tuple[Declared, ...]:
+def _with_ranges(kind: type) -> tuple[DeclaredOption, ...]:
     return tuple(each for each in declared(kind) if each.type in (int, float))

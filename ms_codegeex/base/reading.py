@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.json_reading import MalformedText, parse_json
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a pipe without a writer must not block
 _BLOCK = 1 << 20
@@ -154,7 +154,7 @@ def read_inside(directory: Path, name: str, maximum: int) -> bytes:
 
 def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
     """Read a JSON file of at most `maximum` bytes; a missing or malformed one is a `UserError` that names it. `parse`
-    takes the content, and may raise `Malformed` as `parse_json` does."""
+    takes the content, and may raise `MalformedText` as `parse_json` does."""
     try:
         return json_of(read_regular(path, maximum), path, parse)
     except FileNotFoundError:
@@ -167,7 +167,7 @@ def json_of(content: bytes, path: Path, parse: Callable[[bytes], Any] = parse_js
     """The value of a JSON file's content; `path` is for the `UserError` that malformed content raises."""
     try:
         return parse(content)
-    except Malformed as error:
+    except MalformedText as error:
         raise UserError(f"{path}: not readable as JSON ({error}); restore or recreate it") from None
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from ms_codegeex.base.json_reading import MAX_NESTING, Malformed, parse_json
+from ms_codegeex.base.json_reading import MAX_NESTING, MalformedText, parse_json
 from ms_codegeex.base.remote import RemotePath, open_input
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class ArchivePart:
 
 
 @dataclass(frozen=True)
-class Broken:
+class BadInput:
     """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin. It
     is damaged or malformed (`problem`), or a rule rejects it. `count` records are lost."""
 
@@ -90,7 +90,7 @@ class ReturnKeeper(Generic[T]):
 
 
 class _EarlyEnd(Exception):
-    """Compressed data end early; arguments: reason and detail, as in `Broken`."""
+    """Compressed data end early; arguments: reason and detail, as in `BadInput`."""
 
 
 def archive_kind(name: str) -> str | None:
@@ -99,7 +99,7 @@ def archive_kind(name: str) -> str | None:
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
-def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
+def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart] | BadInput:
     """A file of records, of `size` bytes, as parts that can be read independently, or why it cannot be read."""
     kind = archive_kind(path.name)
     if kind == "arrow":
@@ -109,16 +109,16 @@ def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTE
 
 def read_records(
     path: Path | RemotePath, part: ArchivePart, limit: int, columns: Choose | None = None
-) -> Generator[tuple[int, dict[str, Any] | Broken, bytes], None, int]:
+) -> Generator[tuple[int, dict[str, Any] | BadInput, bytes], None, int]:
     """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes. Lines are numbered
     from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns the number of lines,
     by which the numbers of the next part are greater (0 for rows). A record of JSON longer than `limit` bytes is
-    `Broken`. `columns` chooses from the names in a table those that are read, whose texts then come as bytes,
+    `BadInput`. `columns` chooses from the names in a table those that are read, whose texts then come as bytes,
     unchecked; None: all, and texts come as `str`."""
     if archive_kind(path.name) not in ("parquet", "arrow"):
         lines = ReturnKeeper(read_lines(path, part, limit))
         for number, line in lines:
-            yield (number, line, line.head) if isinstance(line, Broken) else (number, _parse(line), line)
+            yield (number, line, line.head) if isinstance(line, BadInput) else (number, _parse(line), line)
         return lines.value
     names: list[str] = []
 
@@ -139,21 +139,21 @@ def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _parse(line: bytes) -> dict[str, Any] | Broken:
+def _parse(line: bytes) -> dict[str, Any] | BadInput:
     """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
     try:
         record = parse_json(line, data=True)
-    except Malformed as problem:
+    except MalformedText as problem:
         try:
             line.decode()
         except UnicodeDecodeError as error:
             detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-            return Broken("not UTF-8", detail, len(line), line)
+            return BadInput("not UTF-8", detail, len(line), line)
         comma = " (the line ends in a comma)" if line.rstrip().endswith(b",") else ""
-        return Broken("invalid JSON", f"{problem}{comma}", len(line), line)
+        return BadInput("invalid JSON", f"{problem}{comma}", len(line), line)
     if isinstance(record, dict):
         return record
-    return Broken("no object", f"found a value of type {type(record).__name__}", len(line), line)
+    return BadInput("no object", f"found a value of type {type(record).__name__}", len(line), line)
 
 
 def _text(value: Any) -> Any:
@@ -203,25 +203,25 @@ def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[
 
 def read_lines(
     path: Path | RemotePath, part: ArchivePart, limit: int
-) -> Generator[tuple[int, bytes | Broken], None, int]:
+) -> Generator[tuple[int, bytes | BadInput], None, int]:
     """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones and the byte
     order mark of a file; of arrays, their elements. Return the number of lines. Lines of more than `limit` bytes come
-    as `Broken` and are not held in memory."""
+    as `BadInput` and are not held in memory."""
     number, mark = 1, codecs.BOM_UTF8 if part.span is None or not part.span[0] else b""
     try:
         with open_input(path) as stream:
             for line in _part_lines(stream, path.name.lower(), part, limit):
-                lost = isinstance(line, Broken)
+                lost = isinstance(line, BadInput)
                 line, mark = line if lost or not mark else line.removeprefix(mark), b""
                 if lost or line.strip():
                     yield number, line
                 number += not (lost and line.problem)
     except OSError as error:
-        yield number, Broken("unreadable", error.strerror or str(error))
+        yield number, BadInput("unreadable", error.strerror or str(error))
     return number - 1
 
 
-def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> Iterator[bytes | Broken]:
+def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> Iterator[bytes | BadInput]:
     """The lines of a part, empty ones included."""
     if part.span is None:
         head = stream.read(4)
@@ -248,7 +248,7 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
     lines = _split(blocks(), limit, lambda: covered)
     if start:
         first = next(lines, b"")  # it started in an earlier part, which has it
-        if isinstance(first, Broken) and first.problem:
+        if isinstance(first, BadInput) and first.problem:
             yield first
     yield from lines
 
@@ -285,7 +285,7 @@ class _RecordBuffer:
         """How it begins."""
         return b"".join(self._pieces)[:_HEAD]
 
-    def take(self, last: bytes = b"") -> bytes | Broken:
+    def take(self, last: bytes = b"") -> bytes | BadInput:
         """All of it, with the `last` bytes; the next one begins."""
         if last and not self.size and len(last) <= self._limit:
             return last
@@ -293,13 +293,13 @@ class _RecordBuffer:
         pieces, size = self._pieces, self.size
         self._pieces, self.size = [], 0
         if size > self._limit:
-            return Broken("too large", f"longer than {self._limit} bytes", size, pieces[0], problem=False)
+            return BadInput("too large", f"longer than {self._limit} bytes", size, pieces[0], problem=False)
         return b"".join(pieces)
 
 
 def _split(
     blocks: Iterator[bytes], limit: int, covered: Callable[[], float] = lambda: math.inf
-) -> Iterator[bytes | Broken]:
+) -> Iterator[bytes | BadInput]:
     """Lines that start in the first bytes of `blocks`, as many as are `covered` (infinite while that is not known);
     last, the reason if `blocks` ended early."""
     line, start = _RecordBuffer(limit), 0  # the offset of the line
@@ -307,7 +307,7 @@ def _split(
         try:
             block = next(blocks, b"")
         except _EarlyEnd as error:
-            yield Broken(*error.args, line.size, line.head)
+            yield BadInput(*error.args, line.size, line.head)
             return
         if not block:
             break
@@ -323,7 +323,7 @@ def _split(
         yield line.take()
 
 
-def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
+def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | BadInput]:
     """The elements of arrays, and objects outside of arrays, as their bytes; last, the reason if they end early. Only
     strings, brackets and commas are followed; whether an element is JSON is for the parser to decide."""
     value, start, depth, count = _RecordBuffer(limit, _BLANK), 0, 0, 1
@@ -346,11 +346,11 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
             value.add(block[start : at - (opens or array)])
             line, start, counted = line + block.count(b"\n", counted, at), at, at
             element = value.take()
-            if isinstance(element, Broken) or (element := element.rstrip(_BLANK)):
+            if isinstance(element, BadInput) or (element := element.rstrip(_BLANK)):
                 yield element
                 count += 1
             elif array and (comma or sign == b","):
-                yield Broken("invalid JSON", f"a comma without a record, behind record {count - 1}, in line {line}")
+                yield BadInput("invalid JSON", f"a comma without a record, behind record {count - 1}, in line {line}")
             array, comma = opens or (array and sign == b","), sign == b","
         if value.size and depth <= array:  # complete, though a bracket may be missing
             yield value.take()
@@ -358,7 +358,7 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | Broken]:
             what = "array" if array else "object"
             raise _EarlyEnd("truncated archive", f"the {what} is not closed: the file ends in line {line}")
     except _EarlyEnd as error:
-        yield Broken(*error.args, value.size, value.head)
+        yield BadInput(*error.args, value.size, value.head)
 
 
 def _structure(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, int, bytes]]:
@@ -445,7 +445,7 @@ def _gzip_blocks(stream: BinaryIO) -> Iterator[int]:
         yield stream.tell()
 
 
-def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
+def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[ArchivePart] | BadInput:
     """The row groups of a `.parquet` file as parts of about `part_bytes`, or why it cannot be read."""
     from pyarrow import parquet
 
@@ -467,7 +467,7 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
 
 def read_rows(
     path: Path | RemotePath, part: ArchivePart, columns: Choose, batch_rows: int = 4
-) -> Iterator[tuple[int, tuple | Broken]]:
+) -> Iterator[tuple[int, tuple | BadInput]]:
     """Yield the rows of a part from `record_parts` with their numbers in the file, from 0. A row is a tuple in the
     order of the columns, which `columns` chooses from the names in the file; no other column is read. Text and bytes
     come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part. `batch_rows` rows
@@ -598,7 +598,7 @@ def _values(column: Any) -> list:
     return column.to_pylist()
 
 
-def _arrow_problem(error: Exception) -> Broken:
+def _arrow_problem(error: Exception) -> BadInput:
     if isinstance(error, OSError) and error.errno is not None:
-        return Broken("unreadable", os.strerror(error.errno))
-    return Broken("damaged archive", " ".join(str(error).split())[:200])
+        return BadInput("unreadable", os.strerror(error.errno))
+    return BadInput("damaged archive", " ".join(str(error).split())[:200])

@@ -9,7 +9,7 @@ import yaml
 from yaml.composer import Composer
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import MAX_DIGITS, MAX_NESTING, Malformed
+from ms_codegeex.base.json_reading import MAX_DIGITS, MAX_NESTING, MalformedText
 from ms_codegeex.base.reading import read_regular, read_stream
 
 MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
@@ -74,10 +74,10 @@ def _refused(reason: str, marked: Any) -> yaml.MarkedYAMLError:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The value of a YAML document (bytes: UTF-8). `Malformed` if it is not YAML, too deep or too large, or has a
+    """The value of a YAML document (bytes: UTF-8). `MalformedText` if it is not YAML, too deep or too large, or has a
     number of too many digits, a key that occurs twice or a NUL."""
     if len(text) > MAX_BYTES:
-        raise Malformed(f"larger than {MAX_BYTES:,} bytes")
+        raise MalformedText(f"larger than {MAX_BYTES:,} bytes")
     try:
         loader = _Loader(text if isinstance(text, str) else text.decode("utf-8"))
         try:
@@ -85,13 +85,13 @@ def parse_yaml(text: str | bytes) -> Any:
         finally:
             loader.dispose()
     except UnicodeDecodeError as error:
-        raise Malformed(f"not UTF-8 at byte {error.start}") from None
+        raise MalformedText(f"not UTF-8 at byte {error.start}") from None
     # values that their tags do not fit (!!bool x, a date that does not exist) are errors of many classes
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "unknown place"
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise Malformed(f"at {where} ({problem})") from None
+        raise MalformedText(f"at {where} ({problem})") from None
 
 
 def read_yaml_file(path: Path, pipe: bool = False) -> Any:
@@ -103,5 +103,5 @@ def read_yaml_file(path: Path, pipe: bool = False) -> Any:
         raise
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror}); restore it or choose another") from None
-    except Malformed as error:
+    except MalformedText as error:
         raise UserError(f"{path}: not valid YAML {error}; correct it") from None

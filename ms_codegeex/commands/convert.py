@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ms_codegeex.base.ending import open_closed_streams, print_failure
 from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.extras import extra, registered
-from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_error, print_result
 
@@ -84,7 +84,7 @@ def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--set {setting}: expected NAME=VALUE, for example num_heads=40")
         try:
             known[key] = parse_json(value)
-        except Malformed:
+        except MalformedText:
             known[key] = {"true": True, "false": False}.get(value.lower(), value)
     return known
 

@@ -47,9 +47,9 @@ class DataConfig:
     functions_from: Natural | None = None
     """From this step on, each training sequence begins at a function or method; none: never. That is where a keyword
     (`def`, `fn`, `fun`, `func`, `function`) begins a line, after four spaces or a tab at most. Such beginnings are at
-    least 5/8 of `seq_length` apart; some text is in two sequences, what is further away in none, nor is the quarter of
-    the sequences that repeat themselves most. A corpus with half of its text in documents without functions stays
-    continuous."""
+    least 5/8 of `seq_length` apart; some text is in two sequences, text further away in none; the quarter of the
+    sequences that repeat themselves most is left out. A corpus with half of its text in documents without functions
+    stays continuous."""
     reset_at_eos: bool = True
     """Attention and positions restart after each document; required for fine-tuning examples."""
     loss_after_eos: bool = False
@@ -60,8 +60,8 @@ class DataConfig:
     """Name or directory of the tokenizer, used only when a corpus is prepared because `data.train` is null. Left out:
     the model's."""
     tokenizer_size: Positive | None = None
-    """Instead of `data.tokenizer`: the ids of a tokenizer of the family, trained on the corpus that is prepared because
-    `data.train` is null. The model needs the same `vocab_size`, and its end token."""
+    """Instead of `data.tokenizer`: a tokenizer of the family with this many ids is trained on the corpus that is
+    prepared because `data.train` is null. The model needs the same `vocab_size`, and its end token."""
     languages: tuple[str, ...] = ()
     """Languages of this machine's source code that are taken when a corpus is prepared because `data.train` is null.
     Empty: all that `prepare` takes. What `--corpus` names is taken in all of them."""
@@ -165,7 +165,7 @@ class TrainingConfig:
     steps: Positive | None = None
     """Length of the run; or give `training.tokens`."""
     tokens: Positive | None = None
-    """Length of the run in tokens of the loss, of all steps that were not skipped, whatever the batch size."""
+    """Length of the run in tokens that the loss counts, without skipped steps, whatever the batch size."""
     global_batch: Positive = 16
     """Sequences per step."""
     micro_batch: Positive | None = None
@@ -221,10 +221,10 @@ class LoraConfig:
     dropout: Share = 0.0
     """Share of each adapter's input that is dropped in training."""
     frozen: Literal["fp32", "fp16", "bf16", "int8", "int4"] = "fp32"
-    """What the model's matrices and tables are held in, which do not change: 16 bits are half as much memory; `int8`
+    """The type of the model's own matrices and tables, which do not change: 16 bits take half as much memory; `int8`
     and `int4` round the blocks' matrices as `quantize` does, tables are then `fp16`. On a CPU `fp16`, or in one process
-    `int8` and `int4`, multiplied in FP32; on `gpu` and `ascend` one device, and only what `training.precision` is. Left
-    out, `finetune` chooses it ([finetune.md](finetune.md#memory))."""
+    `int8` and `int4`, multiplied in FP32; on `gpu` and `ascend` on one device, and only the type of
+    `training.precision`. Left out, `finetune` chooses it ([finetune.md](finetune.md#memory))."""
     weights: str | None = None
     """Adapters to start from: a run, a checkpoint, or a directory in PEFT's layout. None: new ones."""
 
@@ -263,7 +263,7 @@ class FusionConfig:
     exists on `ascend` only. Left out: `cpu`: off, or compiled operators as for `attention`, which a value here turns
     off; else on."""
     optimizer: bool | None = None
-    """The AdamWeightDecay kernel. Left out: on, or the compiled operator where the run uses such."""
+    """The AdamWeightDecay kernel. Left out: on, or the compiled operator where the run uses those."""
     dropout: bool | None = None
     """The engine's dropout kernel and random numbers: a resumed run drops other elements, so it is not bitwise
     reproducible. Its seeds have no effect on Ascend, so it is allowed on one device without recomputation only. Left
@@ -324,7 +324,7 @@ class ParallelConfig:
     that `plan` assumes (none: `ascend910`, or `a100` for `device: gpu`). A run uses its kernels and no more memory than
     the plan assumes. On `ascend` the driver reports the hardware; a different value here is an error."""
     calibration: str | None = None
-    """The hardware file that `hardware` named, of whose chip this is then the name. Only plans read it."""
+    """The hardware file that `hardware` named; `hardware` is then the name of its chip. Only plans read it."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     overlap: OverlapConfig = field(default_factory=OverlapConfig)
 

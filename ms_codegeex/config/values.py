@@ -9,7 +9,7 @@ from typing import Any
 
 from ms_codegeex.base import nested
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed
+from ms_codegeex.base.json_reading import MalformedText
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.base.yaml_reading import parse_yaml, read_yaml_file
 from ms_codegeex.config.blend import KEY as BLEND
@@ -32,7 +32,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if real_path in seen:
         raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
     try:
-        values = read_yaml_file(path, pipe=not seen)  # a `base` is a file, also if someone else wrote this one
+        values = read_yaml_file(path, pipe=not seen)  # a `base` must be a file, even if someone else wrote this one
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     if not isinstance(values, Mapping):
@@ -77,7 +77,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"'{text}': not an override; write key=value, for example training.steps=40")
         try:
             parsed = parse_yaml(value) if value else None
-        except Malformed:
+        except MalformedText:
             raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it") from None
         if key.startswith(f"{BLEND}."):
             raise UserError(f"{key}: weights are given together; write {BLEND}={{DIR: WEIGHT, DIR: WEIGHT}}")

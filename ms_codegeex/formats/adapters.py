@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed
+from ms_codegeex.base.json_reading import MalformedText
 from ms_codegeex.base.quarantine import entries
 from ms_codegeex.base.reading import read_inside
 from ms_codegeex.base.yaml_reading import MAX_BYTES, parse_yaml
@@ -122,7 +122,7 @@ def recorded_alpha(path: Path, rank: int) -> Any:
     for folder in [path, *path.absolute().parents][path.is_file() :][:_FOLDERS]:
         found = set()
         for name in list(filter(_SETTINGS.fullmatch, entries(folder)))[:_FILES]:
-            with suppress(Malformed, UserError, AttributeError, LookupError, TypeError):  # a file of something else
+            with suppress(MalformedText, UserError, AttributeError, LookupError, TypeError):  # a file of something else
                 settings = parse_yaml(read_inside(folder, name, MAX_BYTES))  # JSON is YAML, too
                 pet = settings if name.endswith("json") else settings["model"]["model_config"]["pet_config"]
                 found.add((pet[ALPHA], pet.get("r", pet.get("lora_rank", rank))))

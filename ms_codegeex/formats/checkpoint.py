@@ -43,7 +43,7 @@ NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
 _LIKE_A_NAME = re.compile(r"step-(\d+)(\.replaced)?")
 
 
-class Damaged(UserError):
+class DamagedFile(UserError):
     """A file of a checkpoint differs from what its manifest says."""
 
 
@@ -197,7 +197,7 @@ class Checkpoint:
             file = SafetensorsFile(self.path / name)
             if file.header_hash != self.manifest["headers"][name]:
                 reason = "its header is damaged or belongs to another checkpoint (hash mismatch)"
-                raise Damaged(f"{file.path}: {reason}; use another checkpoint")
+                raise DamagedFile(f"{file.path}: {reason}; use another checkpoint")
             self._open[name] = file
         return self._open[name]
 
@@ -208,14 +208,14 @@ class Checkpoint:
         held = file.tensors.get(record["key"])
         if held is None or (held.dtype, list(held.shape)) != (dtype, record["shape"]):
             expected = f"{name} as {dtype} {record['shape']}"
-            raise Damaged(f"{file.path}: does not hold {expected}, as the manifest says; the checkpoint is damaged")
+            raise DamagedFile(f"{file.path}: does not hold {expected}, as the manifest says; the checkpoint is damaged")
         row = math.prod(record["shape"][1:]) * NUMPY_DTYPES[dtype].itemsize
         first, size = file.position(record["key"]), record["rows"] * row
 
         def read(number: int, into: np.ndarray) -> None:
             if read_hashed(file.path, first + number * size, into) != record["chunks"][number]:
                 where = f"{file.path}: tensor {name} at offset {record['offset']}"
-                raise Damaged(f"{where} is damaged (its hash does not match the manifest); use another checkpoint")
+                raise DamagedFile(f"{where} is damaged (its hash does not match the manifest); use another checkpoint")
 
         return read
 

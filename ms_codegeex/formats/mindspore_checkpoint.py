@@ -19,7 +19,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
-from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.reading import opened
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.chunks import Checksum, write_checked
@@ -84,7 +84,7 @@ def _origin(text: str) -> dict[str, int]:
     """The numbers in our mark of origin; `WireError` if it is not one of ours."""
     try:
         origin = parse_json(text)
-    except Malformed:
+    except MalformedText:
         origin = None
     if not isinstance(origin, dict) or origin.pop("writer", None) != _WRITER:
         raise WireError(f"an unknown field {ORIGIN}")

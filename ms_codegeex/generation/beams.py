@@ -14,7 +14,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import TokenChoice, check_finite
-from ms_codegeex.generation.sampling import Chosen
+from ms_codegeex.generation.sampling import ChosenToken
 from ms_codegeex.generation.slots import SlotEngine
 
 WORTHWHILE = 16  # computing this many tokens is faster than copying a slot
@@ -26,7 +26,7 @@ Likeliest = Callable[[Sequence[tuple[int, ...]]], list[Sequence[tuple[int, float
 class Beam:
     """An answer, or the beginning of one: `tokens`, including eos, and the logarithm of their probability."""
 
-    tokens: tuple[Chosen, ...] = ()
+    tokens: tuple[ChosenToken, ...] = ()
     total: float = 0.0
     score: float = 0.0
     finish: str = ""  # "eos" or "length" of one that is done
@@ -39,7 +39,7 @@ class Beam:
     def grown(self, best: Sequence[tuple[int, float]], reported: int) -> list[Beam]:
         """This beam with each of its likeliest next tokens."""
         kept = tuple(best[:reported])
-        return [Beam((*self.tokens, Chosen(token, score, kept)), self.total + score) for token, score in best]
+        return [Beam((*self.tokens, ChosenToken(token, score, kept)), self.total + score) for token, score in best]
 
 
 def search(

@@ -93,12 +93,12 @@ def _in_quote(quote: Quote, end: str) -> tuple[re.Pattern[str], re.Pattern[str]]
 
 class Code:
     """A growing text in a language of `quotes`: which brackets, strings and comments are open at its end. `text` is how
-    it begins; blocks that end in it are not reported. Of a long one only the end is read."""
+    it begins; blocks that end in it are not reported. Only the end of a long text is read."""
 
     def __init__(self, language: str, text: str = ""):
         self._language, self._python, self._quotes = language, language == "Python", quotes()[language]
         self._stack, self._floor = [Frame("", None, *_in_code(language))], 1
-        self._text, self._place = "", 0  # what is kept of the text, and how much of that has been read
+        self._text, self._place = "", 0  # the kept part of the text, and how much of it has been read
         self._fresh, self._last = True, ""  # at the start of a line; the last word or sign
         for _ in self._ends(text[-MAX_READ:]):
             pass
@@ -116,7 +116,7 @@ class Code:
         return opened + context + line + self._text[self._place :]
 
     def scan(self, piece: str) -> int | None:
-        """The number of characters of the next piece with which a block ends; None: with none of them."""
+        """The number of characters of the next piece after which a block ends; None if none ends in it."""
         return next(self._ends(piece), None)
 
     def _operand(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.generation.sampling import Chosen, Drawing, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, Drawing, SamplingSettings
 
 GREEDY = 0.0
 PADDING = (-1.0, 1.0, 0.0)
@@ -90,9 +90,9 @@ def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.nd
     return settings, edits, np.zeros(1 + k, np.int32)
 
 
-def unpack(out: np.ndarray, choices: Sequence[TokenChoice]) -> list[Chosen]:
+def unpack(out: np.ndarray, choices: Sequence[TokenChoice]) -> list[ChosenToken]:
     """The operator's choice, [n, 1 + k, 2], for each of `choices`."""
     return [
-        Chosen(int(row[0, 0]), float(row[0, 1]), tuple((int(i), float(p)) for i, p in row[1 : 1 + choice.best]))
+        ChosenToken(int(row[0, 0]), float(row[0, 1]), tuple((int(i), float(p)) for i, p in row[1 : 1 + choice.best]))
         for row, choice in zip(out, choices, strict=False)
     ]

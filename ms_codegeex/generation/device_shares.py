@@ -10,7 +10,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.rounding import QuantisedMatrix
-from ms_codegeex.generation.matrices import WHOLE, Packed, Weights, pack
+from ms_codegeex.generation.matrices import WHOLE, PackedMatrix, Weights, pack
 from ms_codegeex.models.decoder_config import DecoderConfig, Heads
 
 UNITS = ((128, 32), (32, 2), (1, 0))  # channels that are not split, and the least number of such units per device
@@ -70,7 +70,7 @@ class Share:
 
 
 def _stretch(count: int, parts: int, number: int, unit: int = 1) -> slice:
-    """Part `number` of `parts` nearly equal ones, whose borders are multiples of `unit`."""
+    """Part `number` of `parts` nearly equal parts whose borders are multiples of `unit`."""
     begin, end = (count * i // (parts * unit) * unit for i in (number, number + 1))
     return slice(begin, count if number == parts - 1 else end)
 
@@ -109,6 +109,6 @@ class SharedWeights:
         part = self.weights.vector(name, self.part(name, 0))
         return np.zeros_like(part) if parameter.layer.role.weight_axis == 1 and self.share.rank else part
 
-    def packed(self, name: str, blocks: bool = False) -> Packed:
+    def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
         """The device's part of a matrix as `pack` gives it."""
         return pack(self.matrix(name), blocks)

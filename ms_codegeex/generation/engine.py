@@ -19,7 +19,7 @@ from ms_codegeex.generation.constraints import Grammars
 from ms_codegeex.generation.device_shares import check_devices
 from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
 from ms_codegeex.generation.rows import Network, SlotSizes, activation_bits
-from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, Answer, Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, Answer, ChosenToken, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
@@ -250,7 +250,7 @@ class Generator:
                     request.cancel()
 
     def _answer(self, request: Request, rule: Rule | None) -> Answer:
-        chosen: list[Chosen] = []
+        chosen: list[ChosenToken] = []
 
         def tokens() -> Iterator[int]:
             for one in request:

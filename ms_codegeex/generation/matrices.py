@@ -39,7 +39,7 @@ def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> Q
 
 
 class Weights(Protocol):
-    """A model's weights by our names. `bits` are those of its products, or None if nothing was rounded."""
+    """A model's weights by our names. `bits`: of the matrices that are multiplied, or None if nothing was rounded."""
 
     bits: int | None
 
@@ -49,7 +49,7 @@ class Weights(Protocol):
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """FP32 [n], or a part of it"""
 
-    def packed(self, name: str, blocks: bool = False) -> Packed:
+    def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
         """The matrix as `pack` gives it"""
 
 
@@ -74,13 +74,13 @@ class TensorWeights:
         """FP32 [n], or a part of it"""
         return self.tensors[name].window((rows,)).float32()
 
-    def packed(self, name: str, blocks: bool = False) -> Packed:
+    def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
         """The matrix as `pack` gives it"""
         return pack(self.matrix(name), blocks)
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedMatrix:
     """A matrix as the kernels read it: rows and columns padded with zeros, `data` aligned to 64 bytes. Layouts of 8 and
     4 bits are those of numbers.h: row after row, or `blocks` of 16 rows side by side."""
 
@@ -119,9 +119,9 @@ def packed_shape(bits: int, n: int, k: int) -> tuple[int, int]:
     return rounded_up(n, ROWS), rounded_up(k, MULTIPLES[bits])
 
 
-def pack(matrix: QuantisedMatrix, blocks: bool = False) -> Packed:
-    """In the kernels' layout, 8 and 4 bits in `blocks` if asked for. A matrix of other bits, or of 8 without blocks,
-    that needs no padding is not copied."""
+def pack(matrix: QuantisedMatrix, blocks: bool = False) -> PackedMatrix:
+    """The matrix in the kernels' layout, 8 and 4 bits in `blocks` if asked for. A matrix of other bits, or of 8 without
+    blocks, is not copied if it needs no padding."""
     n, k = matrix.shape
     rows, width = packed_shape(matrix.bits, n, k)
     fits = (rows, width) == (n, k) and matrix.values.flags.c_contiguous and not matrix.values.ctypes.data % 64
@@ -130,14 +130,14 @@ def pack(matrix: QuantisedMatrix, blocks: bool = False) -> Packed:
         if not fits:
             data = aligned((rows, width), data.dtype.type)
             data[:n, :k] = matrix.values
-        return Packed(n, k, matrix.bits, 0, data, np.ones(1, np.float32))
+        return PackedMatrix(n, k, matrix.bits, 0, data, np.ones(1, np.float32))
     if matrix.bits == 8 and fits and not blocks:
-        return Packed(n, k, 8, 0, matrix.values, matrix.scales)
+        return PackedMatrix(n, k, 8, 0, matrix.values, matrix.scales)
     if matrix.bits == 8:
         data, scales = aligned((rows, width), np.int8), np.zeros(rows, np.float32)
         data[:n, :k], scales[:n] = matrix.values, matrix.scales
         data = _side_by_side(data.view(np.int32)).view(np.int8) if blocks else data
-        return Packed(n, k, 8, 0, data, scales, blocks)
+        return PackedMatrix(n, k, 8, 0, data, scales, blocks)
     words, scales = aligned((rows, width // 8), np.uint32), np.zeros((rows, width // matrix.group), np.float32)
     scales[:n, : matrix.scales.shape[1]] = matrix.scales
     for begin in range(0, n, 1024):  # few rows at a time: a 4-bit model's memory is small
@@ -153,11 +153,11 @@ def pack(matrix: QuantisedMatrix, blocks: bool = False) -> Packed:
             target |= nibbles[:, :, position] << np.uint32(8 * (position % 4) + 4 * (position // 4))
     if blocks:
         words, scales = _side_by_side(words), _side_by_side(scales)
-    return Packed(n, k, 4, matrix.group, words.view(np.int32), scales, blocks)
+    return PackedMatrix(n, k, 4, matrix.group, words.view(np.int32), scales, blocks)
 
 
 def _side_by_side(array: np.ndarray) -> np.ndarray:
-    """[rows, m], in its shape: of each block of rows the first numbers, the second ones and so on."""
+    """[rows, m] in the same shape: for each block of rows all first numbers, then all second ones, and so on."""
     moved = aligned(array.shape, array.dtype.type)
     moved.reshape(-1, array.shape[1], BLOCK)[:] = array.reshape(-1, BLOCK, array.shape[1]).swapaxes(1, 2)
     return moved

@@ -28,7 +28,7 @@ from ms_codegeex.formats.rounding import QuantisedMatrix, check_bits, rounded_te
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation import matrices
-from ms_codegeex.generation.matrices import WHOLE, Packed, pack, packed_shape, stored
+from ms_codegeex.generation.matrices import WHOLE, PackedMatrix, pack, packed_shape, stored
 from ms_codegeex.models.parameters import SCALES
 from ms_codegeex.models.registry import Family, family
 
@@ -143,7 +143,7 @@ class QuantisedModel:
         """FP32 [n], or a part of it"""
         return self._file.tensors[name].window((rows,)).float32()
 
-    def packed(self, name: str, blocks: bool = False) -> Packed:
+    def packed(self, name: str, blocks: bool = False) -> PackedMatrix:
         """The matrix as `pack` gives it, mapped where this can be: from the model's file, or from a packed copy in the
         user's cache. What is mapped was compared with its checksum."""
         scales, shape = name + SCALES, self.config.parameter_shapes()[name]
@@ -154,7 +154,7 @@ class QuantisedModel:
         if (copy := self._copies(blocks)) is not None:
             try:
                 data, factors = (copy.tensors[key].array() for key in (name, scales))
-                return Packed(*shape, self.bits, self.group if self.bits == 4 else 0, data, factors, blocks)
+                return PackedMatrix(*shape, self.bits, self.group if self.bits == 4 else 0, data, factors, blocks)
             except UserError:  # it is damaged: the next start makes another one
                 copy.path.unlink(missing_ok=True)
         return pack(self.matrix(name), blocks)
@@ -188,7 +188,7 @@ class QuantisedModel:
         """The data and scales of all matrices, each packed when it is loaded."""
 
         @lru_cache(1)
-        def packed(name: str) -> Packed:
+        def packed(name: str) -> PackedMatrix:
             return pack(self.matrix(name), blocks)
 
         for name, shape in self.config.parameter_shapes().items():

@@ -1,4 +1,4 @@
-"""Rows, of which a pass of the engine consists. A row is a token (id, slot, position); a slot is a sequence's cache. A
+"""A pass of the engine consists of rows. A row is a token (id, slot, position); a slot is a sequence's cache. A
 pass is int32 [3, s, c]: ids, slots and positions of c rows of each of s sequences. It goes through a family's network
 instead of the ids. Padding rows are at position `capacity`, where no sequence reads."""
 
@@ -51,7 +51,7 @@ class Rows:
 
 
 class Network(Protocol):
-    """The interface of a network to the engine. `slower`: why it does without the compiled operators; or empty."""
+    """The interface of a network to the engine. `slower`: why the compiled operators are not used; or empty."""
 
     sizes: SlotSizes
     vocab_size: int

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import Declared, Option, check_ranges, declared, option
+from ms_codegeex.base.options import DeclaredOption, Option, check_ranges, declared, option
 
 MAX_TOP_K = 1 << 30  # the kernel takes no more
 MAX_ANSWERS_TO_A_PROMPT = 10_000
@@ -139,7 +139,7 @@ class SamplingSettings:
         return any(penalties) or bool(self.logit_bias)
 
 
-def request_fields() -> list[Declared]:
+def request_fields() -> list[DeclaredOption]:
     """The settings that a request over HTTP has."""
     return [each for each in declared(SamplingSettings) if each.option.in_requests is not None]
 
@@ -150,7 +150,7 @@ def unusual(settings: Any) -> dict[str, float]:
     return {each.name: values[each.name] for each in request_fields() if values[each.name] != each.option.in_requests}
 
 
-class Chosen(NamedTuple):
+class ChosenToken(NamedTuple):
     """A token and its log-probability; the likeliest tokens with theirs, as many as were requested."""
 
     token: int
@@ -164,6 +164,6 @@ class Answer:
     `score`: of a beam, else None."""
 
     text: str
-    tokens: Sequence[Chosen]
+    tokens: Sequence[ChosenToken]
     finish: str
     score: float | None = None

@@ -22,7 +22,7 @@ from ms_codegeex.generation.choice import TokenChoice, check_finite, token_choic
 from ms_codegeex.generation.constraints import Constraint
 from ms_codegeex.generation.prefixes import MIN_COPIED, Prefixes
 from ms_codegeex.generation.row_shares import CROWD, SMALL, RowShares
-from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.slots import MIN_PROMPT_ROWS, Part, SlotEngine, power, shared
 
 Work = Callable[[list[int]], Any]  # takes the slots that it may use
@@ -68,8 +68,8 @@ class Request:
         self.error: BaseException | None = None
         self.ended = False  # `new` has returned all
         self.prompt_best = prompt_best
-        self.scored: list[Chosen] = []  # ids of the prompt but the first
-        self._tokens: queue.SimpleQueue[Chosen | None] = queue.SimpleQueue()
+        self.scored: list[ChosenToken] = []  # ids of the prompt but the first
+        self._tokens: queue.SimpleQueue[ChosenToken | None] = queue.SimpleQueue()
         self.withdraw: Callable[[Request], bool] | None = None  # set by the scheduler
 
     def cancel(self) -> None:
@@ -88,13 +88,13 @@ class Request:
         """Whether every position of the prompt is computed, also those that a slot holds."""
         return self.prompt_best is not None or self.states is not None
 
-    def __iter__(self) -> Iterator[Chosen]:
+    def __iter__(self) -> Iterator[ChosenToken]:
         while (token := self._tokens.get()) is not None:
             yield token
         if self.error is not None:
             raise self.error
 
-    def new(self) -> list[Chosen]:
+    def new(self) -> list[ChosenToken]:
         """The tokens since the last call, for a caller that makes the scheduler's steps itself; see `ended`."""
         tokens = []
         while not self._tokens.empty():
@@ -118,7 +118,7 @@ class Request:
         given = self.ids[begin + 1 : end + 1]
         return [*(TokenChoice(given=number, best=self.prompt_best) for number in given), *last]
 
-    def take(self, chosen: Chosen) -> None:
+    def take(self, chosen: ChosenToken) -> None:
         """The next token. `RunFailure` if the logits are not finite, `UserError` if the grammar is too complex."""
         check_finite(chosen.score)
         if self.constraint is not None and self.constraint.error:
@@ -134,7 +134,7 @@ class Request:
         elif len(self.ids) >= self.limit:
             self.finish = "length"
 
-    def take_scored(self, tokens: Sequence[Chosen]) -> None:
+    def take_scored(self, tokens: Sequence[ChosenToken]) -> None:
         """The next ids of the prompt, with their scores. `RunFailure` if the logits are not finite."""
         for chosen in tokens:
             check_finite(chosen.score)
@@ -386,7 +386,7 @@ class Scheduler:
         late.sort(key=lambda each: -each.passed_over)
         return late + sorted((each for each in found if each.passed_over < PATIENCE), key=self._left)
 
-    def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
+    def _deliver(self, request: Request, part: Part, tokens: Sequence[ChosenToken]) -> None:
         """Give a request its new tokens, up to the first wrong guess; before them the scored ids of its prompt."""
         if request.prompt_best is not None and (left := request.prompt - 1 - len(request.scored)):
             request.take_scored(tokens[:left])
@@ -403,7 +403,7 @@ class Scheduler:
             self._end(request, request.finish or "cancelled")
 
     @staticmethod
-    def _take(request: Request, tokens: Sequence[Chosen], guess: Sequence[int]) -> int:
+    def _take(request: Request, tokens: Sequence[ChosenToken], guess: Sequence[int]) -> int:
         """Give a request its tokens; how many guesses were right."""
         request.take(tokens[0])
         for accepted, (token, guessed) in enumerate(zip(tokens[1:], guess, strict=True)):

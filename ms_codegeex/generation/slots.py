@@ -14,7 +14,7 @@ import numpy as np
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import TokenChoice, check_finite, pack, unpack
 from ms_codegeex.generation.rows import Network, Rows
-from ms_codegeex.generation.sampling import Chosen
+from ms_codegeex.generation.sampling import ChosenToken
 
 CHUNK = 256  # rows of a pass
 MIN_PROMPT_ROWS = 16
@@ -118,7 +118,7 @@ class SlotEngine:
         self.network.restore(number, slot, len(ids))
         self.cached[slot], self.adapter[slot] = list(ids), adapter
 
-    def advance(self, parts: Sequence[Part]) -> list[list[Chosen]]:
+    def advance(self, parts: Sequence[Part]) -> list[list[ChosenToken]]:
         """One pass of parts of different slots, at most `chunk` rows: the tokens of each part's choices. Probabilities
         are those among all rows of the table."""
         results = self._advance(self.network.choose, parts)
@@ -126,9 +126,9 @@ class SlotEngine:
 
     def next(
         self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice], adapter: int = 0
-    ) -> dict[int, Chosen]:
+    ) -> dict[int, ChosenToken]:
         """For each slot's whole sequence (1 to `capacity` ids) the next token."""
-        left, result = dict(sequences), dict[int, Chosen]()
+        left, result = dict(sequences), dict[int, ChosenToken]()
         while left:
             parts: list[Part] = []
             room = self.chunk

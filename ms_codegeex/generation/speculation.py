@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ms_codegeex.generation.scheduler import Request, Speculation
 from ms_codegeex.generation.slots import SlotEngine
 
-MAXIMUM, DRAFTED = 7, 3  # guesses of a pass: with the newest id a power of two
+MAXIMUM, DRAFTED = 7, 3  # guesses in a pass; with the newest id a power of two
 
 
 class NgramSpeculation(Speculation):
@@ -17,7 +17,7 @@ class NgramSpeculation(Speculation):
     def __init__(self, maximum: int = MAXIMUM, lengths: Sequence[int] = (4, 3, 2)):
         super().__init__(maximum)
         self.lengths = lengths
-        # the last positions at which n-grams of a request were continued; that of the empty one is how far it was read
+        # where each n-gram of a request last ended; for the empty one, how far the request was read
         self._after: weakref.WeakKeyDictionary[Request, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
 
     def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:

@@ -1,7 +1,7 @@
-"""Stop rules decide when a growing text has ended, reading each character once. Also gives the text up to there, as it
-comes. Calling a rule with a complete text says whether it has ended. `scan` returns a function for one growing text:
-given the next piece, it returns the number of characters of that piece after which the text has first ended, or None if
-the text continues. Both agree on every prefix of a text, which a test checks."""
+"""Stop rules decide when a growing text has ended, reading each character once. `Ending` gives the text up to that
+point as it comes. Calling a rule with a complete text says whether it has ended. `scan` returns a function for one
+growing text: given the next piece, it returns the number of characters of that piece after which the text has first
+ended, or None if the text continues. Both agree on every prefix of a text, which a test checks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Scanner = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """Whether a text has ended, and a scanner that says where. Of the characters after which it has, the last `dropped`
-    do not belong to it. `of_block` are words with which `block` makes the rule again, in another process."""
+    """Whether a text has ended, and a scanner that says where. The last `dropped` characters before that point do not
+    belong to it. From the words `of_block`, `block` makes the rule again in another process."""
 
     whole: Callable[[str], bool]
     scan: Callable[[], Scanner]
@@ -27,8 +27,8 @@ class Rule:
 
 
 class PartialWord:
-    """Follows which beginning of `word` a growing text ends with. `length`: of the longest one. `shorter[n]`: of the
-    next shorter beginning that also ends the first n characters of the word; known for every n reached so far. By
+    """Follows which beginning of `word` a growing text ends with. `length` is that of the longest one. `shorter[n]`: of
+    the next shorter beginning that also ends the first n characters of the word; known for every n reached so far. By
     Knuth, Morris and Pratt, so that a character takes two comparisons on average, whatever text and word are."""
 
     def __init__(self, word: str):

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.base.errors import Divergence, Rewind, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.formats.checkpoint import Damaged, list_checkpoints
+from ms_codegeex.formats.checkpoint import DamagedFile, list_checkpoints
 from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import Stopped
+from ms_codegeex.runs.stopping import StopExit
 
 MAX_SECONDS = 60.0  # between two attempts
 
@@ -49,9 +49,9 @@ def with_restarts(
         before, checkpoint = step, _newest(run)
         try:
             return attempt(number)
-        except NotFinite:
+        except Divergence:
             raise
-        except Damaged as damage:  # the attempt has set it aside
+        except DamagedFile as damage:  # the attempt has set it aside
             print_error(f"skipped: {damage}")
         except Rewind as back:
             if not rewinds:
@@ -79,11 +79,11 @@ def recorded_end(run: RunDirectory) -> Iterator[None]:
     try:
         yield
         content = {"reason": "finished"}
-    except (Stopped, RunFailure, UserError) as error:
+    except (StopExit, RunFailure, UserError) as error:
         match error:
-            case Stopped():
+            case StopExit():
                 content = {"reason": "stopped", "signal": error.name}
-            case NotFinite():
+            case Divergence():
                 content = {"reason": "not finite", "message": str(error)}
             case Rewind():
                 content = {"reason": "rewind"}

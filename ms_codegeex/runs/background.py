@@ -69,7 +69,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint that was published, and a problem that occurred after that."""
 
     path: Path
@@ -84,4 +84,4 @@ class PendingSave:
     step: int
     save: str
     best: Path | None
-    outcome: Future[Saved]
+    outcome: Future[SavedCheckpoint]

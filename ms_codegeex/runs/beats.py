@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.training.observers import Callback, StepRecord
 
 FILE_BYTES = 256
@@ -122,5 +122,5 @@ def read_beat(file: Path) -> Beat | None:
     """The last beat of a rank; None if it has not yet beaten, or is writing."""
     try:
         return Beat(**parse_json(file.read_bytes(), data=True))
-    except (OSError, Malformed, TypeError):
+    except (OSError, MalformedText, TypeError):
         return None

@@ -209,7 +209,7 @@ def _earlier(output: Path, stated: Mapping[str, Any]) -> list[str]:
     return [f"{key}={values[key]}" for key in CHOSEN if key not in stated and values.get(key) is not None]
 
 
-def _refusal(request: TuningRequest, name: str, least: fitting.Fitted, free: int) -> str:
+def _refusal(request: TuningRequest, name: str, least: fitting.Fit, free: int) -> str:
     """Why nothing fits, and the next smaller thing that would."""
     config = least.config
     size = config.model.sizes.parameter_count() / 1e6

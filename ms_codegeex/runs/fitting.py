@@ -44,7 +44,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fit:
     """A configuration, and the bytes that it needs."""
 
     config: RunConfig
@@ -92,12 +92,12 @@ def settings(
 
 def first_that_fits(
     candidates: Iterable[RunConfig], needed: Callable[[RunConfig], int], budget: int
-) -> tuple[Fitted | None, Fitted]:
+) -> tuple[Fit | None, Fit]:
     """The first of the candidates that needs no more than `budget` bytes, None without any; and the one that needs
     least of those that were looked at. `UserError` if there is no candidate."""
-    least: Fitted | None = None
+    least: Fit | None = None
     for config in candidates:
-        fitted = Fitted(config, needed(config))
+        fitted = Fit(config, needed(config))
         if fitted.needed <= budget:
             return fitted, fitted
         if least is None or fitted.needed < least.needed:

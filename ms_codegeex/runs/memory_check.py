@@ -50,7 +50,7 @@ def available_for(config: RunConfig) -> int:
 
 def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     """Bytes that a run needs: of host memory, of all its processes on a CPU; otherwise of each device, as planned.
-    Fitted to the peaks of resident memory of full and LoRA training with MindSpore 2.9.0 (docs/finetune.md has them).
+    Fitted to the peaks of resident memory of full and LoRA training with MindSpore 2.9.0 (figures in docs/finetune.md).
     MindSpore's broadcast kernels keep their own buffers and little is reused, so an activation costs several times its
     size. `compiled`: with the operators that a compiler builds (`training/operators.py`); None: if there is one."""
     if config.device != "cpu":

@@ -22,7 +22,7 @@ from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
 from ms_codegeex.formats.checkpoint import (
     Checkpoint,
-    Damaged,
+    DamagedFile,
     list_checkpoints,
     newest_sound,
     resolve,
@@ -78,7 +78,7 @@ def _none_left(run: RunDirectory) -> UserError:
     return UserError(f"output: no checkpoint in {run.checkpoints} is sound; choose another output")
 
 
-def pass_over(checkpoint: Checkpoint | None, run: RunDirectory, damage: Damaged) -> None:
+def pass_over(checkpoint: Checkpoint | None, run: RunDirectory, damage: DamagedFile) -> None:
     """Set aside the checkpoint that a rank has found to be damaged, so that the next attempt takes the one before.
     `UserError` if `damage` is elsewhere, such as in the model to start from; if the checkpoint is not one of the run;
     or if it was the last."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.reading import open_regular
 
 LONGEST_LINE = 1 << 20  # bytes
@@ -114,7 +114,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 record = parse_json(line, data=True)
-            except Malformed:
+            except MalformedText:
                 continue
             if isinstance(record, dict):
                 yield record

@@ -22,7 +22,7 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.hangs import STANDS_OUT
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import Stopped
+from ms_codegeex.runs.stopping import StopExit
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 120.0  # network file systems may show a change only after a minute
@@ -77,7 +77,7 @@ class Rendezvous:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if self.state == "done" and kind is not None and issubclass(kind, Stopped):
+        if self.state == "done" and kind is not None and issubclass(kind, StopExit):
             return  # its workers have saved and ended
         if kind is not None:
             self.state = "failed"

@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from ms_codegeex.base.errors import Corrupted, UserError
+from ms_codegeex.base.errors import ReplicaFailure, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.training.observers import Callback, StepRecord
@@ -27,7 +27,7 @@ class ReplicaCheck(Callback):
         self.equal, self.left = start, 0  # the last step with equal copies; the step of the hashes left since then
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Leave the hashes, or compare those of the step before. `Corrupted` if copies differ."""
+        """Leave the hashes, or compare those of the step before. `ReplicaFailure` if copies differ."""
         if self.left and trainer.rank == 0:
             self._compare(trainer)
         self.left = 0
@@ -49,7 +49,7 @@ class ReplicaCheck(Callback):
             trainer.event("corrupted", hashes_of=self.left, difference=difference)
             found = f"{difference} after step {self.left}; copies were equal after step {self.equal}"
             remedy = "test it before it trains again. Resume with --resume auto"
-            raise Corrupted(f"{found}. Memory or arithmetic of a device is at fault: {remedy}", self.equal)
+            raise ReplicaFailure(f"{found}. Memory or arithmetic of a device is at fault: {remedy}", self.equal)
         self.equal = self.left
         for file in files:
             file.unlink(missing_ok=True)

@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.base.errors import NotFinite, UserError
+from ms_codegeex.base.errors import Divergence, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import SETTLED_STEPS, Checkpoint, prune, step_name
 from ms_codegeex.formats.checkpoint_writing import failure_file, plain_state, write_checkpoint
-from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, saves_in_background
+from ms_codegeex.runs.background import HostCopy, PendingSave, SavedCheckpoint, saves_in_background
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
@@ -99,7 +99,7 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def end(self, trainer: Trainer) -> None:
-        """Save the last step unless it is saved. `NotFinite` if the run ends skipping and has saved before."""
+        """Save the last step unless it is saved. `Divergence` if the run ends skipping and has saved before."""
         self.leave(trainer)
         present = self.saved == trainer.progress.step
         if trainer.stopped and not trainer.finished:  # there is little time, and the run continues later
@@ -110,7 +110,7 @@ class Checkpoints(Callback):
             wrong = f"the last {self.skipped} steps were skipped because gradients were not finite"
             result = f"the run has not converged, and nothing was saved after step {self.saved}"
             remedy = "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
-            raise NotFinite(f"{wrong}; {result}. Lower {remedy}", trainer.progress.step)
+            raise Divergence(f"{wrong}; {result}. Lower {remedy}", trainer.progress.step)
         if not present:
             self._save_now(trainer)
         loss = trainer.validation_loss()
@@ -160,14 +160,14 @@ class Checkpoints(Callback):
 
         rank, count = trainer.rank, self.writers.count
 
-        def work() -> Saved:
+        def work() -> SavedCheckpoint:
             """In the thread: write, publish, and delete what is no longer needed."""
             if copy:
                 time.sleep(HEAD_START_SECONDS)
             written = write_checkpoint(self.root, step, tensors, state, rank=rank, world_size=count, save=save)
             if rank:
-                return Saved(written)
-            return Saved(written, self._prune(path, step - SETTLED_STEPS))
+                return SavedCheckpoint(written)
+            return SavedCheckpoint(written, self._prune(path, step - SETTLED_STEPS))
 
         self.pending = PendingSave(step, save, path, self.thread.submit(work))
 

@@ -16,23 +16,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.base.errors import Divergence, ReplicaFailure, Rewind, RunFailure, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.checkpoint import SETTLED_STEPS, Damaged, set_doubtful_aside
+from ms_codegeex.formats.checkpoint import SETTLED_STEPS, DamagedFile, set_doubtful_aside
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
-STEP_KEYS = {NotFinite: "not_finite", Corrupted: "corrupted_after"}  # where an error's step is written
-KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, Damaged, UserError)
+STEP_KEYS = {Divergence: "not_finite", ReplicaFailure: "corrupted_after"}  # where an error's step is written
+KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, DamagedFile, UserError)
 SAVES = ("saving", "saved", "save failed")  # events of rank 0
-ON_ALL_RANKS = (NotFinite, Corrupted, Rewind)  # all ranks end with it, after the same step
+ON_ALL_RANKS = (Divergence, ReplicaFailure, Rewind)  # all ranks end with it, after the same step
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
-class Stopped(SystemExit):
+class StopExit(SystemExit):
     """The run was stopped by a signal. The exit status is 128 + its number, as in a shell: never that of success."""
 
     def __init__(self, name: str):
@@ -42,7 +42,7 @@ class Stopped(SystemExit):
 
 def stop_at_once(number: int, _frame: object) -> None:
     """A signal handler that ends the process as after a stop, but without saving."""
-    raise Stopped(signal.Signals(number).name)
+    raise StopExit(signal.Signals(number).name)
 
 
 class StopRequest:
@@ -57,7 +57,7 @@ class StopRequest:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Handle the signals in the block. If this server or another one has received a signal, the block ends with
-        `Stopped`. A failure in the meantime is only printed, because it must not start the run again."""
+        `StopExit`. A failure in the meantime is only printed, because it must not start the run again."""
         handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
@@ -69,12 +69,12 @@ class StopRequest:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         if (request := _read(self.run.stop_request)) is not None:
-            raise Stopped(request["signal"])
+            raise StopExit(request["signal"])
 
     def _handle(self, number: int, _frame: object) -> None:
         name = signal.Signals(number).name
         if self.since is not None:
-            raise Stopped(name)
+            raise StopExit(name)
         self.since, self.name = time.monotonic(), name
         self._ask()
         print_error(f"{name}: the run saves a checkpoint and ends")
@@ -84,12 +84,12 @@ class StopRequest:
             write_json(self.run.stop_request, {"signal": self.name})
 
     def check(self) -> None:
-        """`Stopped` when the grace is over."""
+        """`StopExit` when the grace is over."""
         if self.since is not None and not self.run.stop_request.exists():
             self._ask()  # the disk was full
         if self.since is not None and time.monotonic() - self.since > self.grace:
             print_error(f"{self.name}: not saved within {self.grace:g} s (checkpoint.grace)")
-            raise Stopped(self.name)
+            raise StopExit(self.name)
 
 
 class LastStep:

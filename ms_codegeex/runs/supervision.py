@@ -84,7 +84,7 @@ def run_workers(
 ) -> None:
     """Run this server's workers to their end; `fork_server` forks them, otherwise each is started on its own. If a
     worker dies here or on one of the `others`, all end at once and `RunFailure` quotes the end of its log. Any other
-    exception, including Ctrl-C, also ends all. After SIGTERM or SIGUSR1 they save first, and `Stopped` is raised."""
+    exception, including Ctrl-C, also ends all. After SIGTERM or SIGUSR1 they save first, and `StopExit` is raised."""
     display, count = Display(run.progress, config.steps, stage=config.stage), len(node.ranks)
     stop = StopRequest(run, config.checkpoint.grace)
     silent = SilentCheckWatch(run) if config.cluster.silent_check and node.rank == 0 else None
@@ -121,7 +121,7 @@ def _watch(
     silent: SilentCheckWatch | None,
 ) -> None:
     """Return when all workers have finished their part. `UserError` or `RunFailure` if one has failed or hangs,
-    `Stopped` if the time after a signal has passed."""
+    `StopExit` if the time after a signal has passed."""
     finished_at, error_at, count, disk = None, None, workers.count, _DiskWatch(run)
     # Servers of one job share the folder. With one server all marks are its own, whatever RANK_ID was set to before.
     mine = {f"done_{rank}.json" for rank in node.ranks} if node.count > 1 else None

@@ -25,7 +25,7 @@ from ms_codegeex.data.datasets.opening import (
     training_data,
     validation_data,
 )
-from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
+from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile
 from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.attempts import Restarts, on_fewer_devices, recorded_end, resumed, with_restarts
@@ -222,7 +222,7 @@ def train_once(
                 try:
                     with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
                         run_workers(config, run_directory, begin.checkpoint, node, others, fork_server)
-                except Damaged as damage:
+                except DamagedFile as damage:
                     pass_over(begin.checkpoint, run_directory, damage)
                     if node.count > 1:
                         raise UserError(f"{damage}; it is set aside, start the job again") from None

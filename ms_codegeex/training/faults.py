@@ -5,7 +5,7 @@ A value counts as a spike if it lies more than `faults.sigma` robust standard de
 that. The limits are known before a step, so the step can check them in the graph and leave the weights as they are.
 
 Where `faults.policy` is applied: `build.py` makes a guarded step; `trainer.py` sets its limits, and has `Faults` judge,
-report and answer each step; `runs/attempts.py` starts the run again after a `Rewind` and ends it after `NotFinite`.
+report and answer each step; `runs/attempts.py` starts the run again after a `Rewind` and ends it after `Divergence`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.base.errors import NotFinite, Rewind
+from ms_codegeex.base.errors import Divergence, Rewind
 from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.training.observers import ObservedRun, StepRecord
 
@@ -96,11 +96,11 @@ class Faults:
         if self.config.policy == "rewind":
             raise Rewind(f"{where}: {self.last}; this batch is left out from now on, resume with --resume auto")
         if self.config.policy == "stop":
-            raise NotFinite(f"{where}: {self.last}, and faults.policy is stop; look at these samples", record.step)
+            raise Divergence(f"{where}: {self.last}, and faults.policy is stop; look at these samples", record.step)
         if self.in_a_row > self.config.most:
             wrong = f"{self.last}, as were the {self.config.most} steps before it (faults.most)"
             remedy = "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule"
-            raise NotFinite(f"{where}: {wrong}; lower {remedy}", record.step)
+            raise Divergence(f"{where}: {wrong}; lower {remedy}", record.step)
 
     def state(self) -> dict[str, Any]:
         """The state as JSON values."""

@@ -23,7 +23,7 @@ def finds_compiled_operators(config: RunConfig) -> bool:
 
 
 def missing_operators(config: RunConfig) -> str:
-    """Why a run that should train with them does without; empty if it has them, or should not."""
+    """Why a run that should train with compiled operators does not; empty if it does, or should not."""
     return find_library()[1] if uses_compiled_operators(config) else ""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
-from ms_codegeex.base.errors import NotFinite
+from ms_codegeex.base.errors import Divergence
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.schedule import Transition
 from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuffle_context, unigram_entropy
@@ -213,7 +213,7 @@ class Trainer(ObservedRun):
             resume = "resume from the last checkpoint that finite steps followed, at a lower rate: --resume auto"
             how = "--allow-change training.schedule training.schedule.learning_rate=…"
             where = f"step {self.progress.step}"
-            raise NotFinite(f"{where}: {wrong}. {look}, or {resume} {how}", self.progress.step)
+            raise Divergence(f"{where}: {wrong}. {look}, or {resume} {how}", self.progress.step)
         return StepRecord(
             step=self.progress.step,
             loss=loss,

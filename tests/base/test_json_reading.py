@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import MAX_DIGITS, MAX_NESTING, Malformed, parse_json
+from ms_codegeex.base.json_reading import MAX_DIGITS, MAX_NESTING, MalformedText, parse_json
 from ms_codegeex.base.reading import read_json
 
 DEEP = "[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1)
@@ -35,7 +35,7 @@ BAD = [
 @pytest.mark.parametrize(("text", "message"), BAD, ids=range(len(BAD)))
 def test_what_is_refused(tmp_path, text, message):
     for form in (text, text.encode()):
-        with pytest.raises(Malformed, match=message):
+        with pytest.raises(MalformedText, match=message):
             parse_json(form)
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=f"config.json: not readable as JSON \\(.*{message}"):
@@ -59,7 +59,7 @@ def test_what_is_read_is_what_python_reads():
 def test_records_of_a_users_data_may_have_keys_twice_and_half_characters():
     assert parse_json('{"a": 1, "a": "\\ud83d"}', data=True) == {"a": "\ud83d"}
     for text in ("1" * 200, DEEP):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedText):
             parse_json(text, data=True)
 
 
@@ -99,9 +99,9 @@ def test_bytes_of_a_record_give_the_value_of_its_text(text):
 
 @pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
 def test_bytes_of_a_record_are_refused_as_its_text_is(text):
-    with pytest.raises(Malformed) as of_text:
+    with pytest.raises(MalformedText) as of_text:
         parse_json(text, data=True)
-    with pytest.raises(Malformed, match=re.escape(str(of_text.value))):
+    with pytest.raises(MalformedText, match=re.escape(str(of_text.value))):
         parse_json(text.encode(), data=True)
 
 

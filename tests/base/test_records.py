@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base import records
 from ms_codegeex.base.records import (
     ArchivePart,
-    Broken,
+    BadInput,
     ReturnKeeper,
     archive_kind,
     line_parts,
@@ -107,7 +107,7 @@ def test_flawed_arrays(tmp_path, text):
     path.write_text(text)
     found, (numbers, reason, detail) = list(read_records(path, WHOLE, 90)), FLAWED[text]
     assert [number for number, record, _ in found if isinstance(record, dict)] == numbers
-    [broken] = [record for _, record, _ in found if isinstance(record, Broken)]
+    [broken] = [record for _, record, _ in found if isinstance(record, BadInput)]
     assert broken.reason == reason and broken.detail.endswith(detail[-30:])
 
 
@@ -229,7 +229,7 @@ def test_a_line_of_many_packed_pieces_is_read_by_the_part_it_starts_in(tmp_path,
     per_part = [[line for _, line in lines_of(path, part=part)] for part in parts]
     assert per_part == [[b"a", b"b" * 102], [], [], [b"c"], [b"d"], []]
     too_large = [[type(line) for _, line in lines_of(path, 60, part)] for part in parts]
-    assert too_large == [[bytes, Broken], [], [], [bytes], [bytes], []]
+    assert too_large == [[bytes, BadInput], [], [], [bytes], [bytes], []]
 
 
 def test_damage_in_one_piece_costs_that_part_only(tmp_path):
@@ -239,7 +239,7 @@ def test_damage_in_one_piece_costs_that_part_only(tmp_path):
     path.write_bytes(b"".join(pieces))
     parts = line_parts(path, path.stat().st_size, 1)
     found = [line for _, line in lines_of_parts(path, parts)]
-    assert [line.reason for line in found if isinstance(line, Broken)] == ["damaged archive"] * 2  # and where 3 ends
+    assert [line.reason for line in found if isinstance(line, BadInput)] == ["damaged archive"] * 2  # and where 3 ends
     assert {line for line in found if isinstance(line, bytes)} == {item.strip() for item in data[:4] + data[5:]}
 
 
@@ -324,8 +324,8 @@ def test_damaged(tmp_path, name):
 
 
 def test_unreadable(tmp_path):
-    assert lines_of(tmp_path / "absent.jsonl") == [(1, Broken("unreadable", "No such file or directory"))]
-    assert lines_of(tmp_path) == [(1, Broken("unreadable", "Is a directory"))]
+    assert lines_of(tmp_path / "absent.jsonl") == [(1, BadInput("unreadable", "No such file or directory"))]
+    assert lines_of(tmp_path) == [(1, BadInput("unreadable", "Is a directory"))]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
@@ -335,9 +335,9 @@ def test_long_lines(tmp_path, ending, end):
     path.write_bytes(pack(b"a" * 100 + b"\n" + b"b" * 101 + b"\n" + b"c" * 5_000_000 + b"\nd\n" + b"e" * 101 + end))
     found = lines_of(path, limit=100)
     assert [number for number, _ in found] == [1, 2, 3, 4, 5] and found[0][1] == b"a" * 100 and found[3][1] == b"d"
-    sizes = [(item.reason, item.bytes, item.head[:1]) for _, item in found if isinstance(item, Broken)]
+    sizes = [(item.reason, item.bytes, item.head[:1]) for _, item in found if isinstance(item, BadInput)]
     assert sizes == [("too large", 101, b"b"), ("too large", 5_000_000, b"c"), ("too large", 101, b"e")]
-    assert all(len(item.head) <= 1000 for _, item in found if isinstance(item, Broken))
+    assert all(len(item.head) <= 1000 for _, item in found if isinstance(item, BadInput))
 
 
 def measured(path, limit):
@@ -481,8 +481,8 @@ def test_many_equal_texts_are_not_held_at_once(tmp_path, packed):
 
 
 def test_a_parquet_file_that_is_gone(tmp_path):
-    assert row_parts(tmp_path / "x.parquet") == Broken("unreadable", "No such file or directory")
-    assert rows_of(tmp_path / "x.parquet", ()) == [(0, Broken("unreadable", "No such file or directory"))]
+    assert row_parts(tmp_path / "x.parquet") == BadInput("unreadable", "No such file or directory")
+    assert rows_of(tmp_path / "x.parquet", ()) == [(0, BadInput("unreadable", "No such file or directory"))]
 
 
 def test_a_file_without_rows(tmp_path):

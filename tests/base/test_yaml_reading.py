@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import MAX_NESTING, Malformed
+from ms_codegeex.base.json_reading import MAX_NESTING, MalformedText
 from ms_codegeex.base.shipped import shipped_directory
 from ms_codegeex.base.yaml_reading import parse_yaml, read_yaml_file
 from ms_codegeex.config.loading import load_config
@@ -46,7 +46,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_refused_at_once(tmp_path, name):
     text, message = BAD[name]
-    with pytest.raises(Malformed, match=message):
+    with pytest.raises(MalformedText, match=message):
         parse_yaml(text)
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(UserError, match=r"run\.yaml: "):
@@ -63,7 +63,7 @@ def test_what_is_read_is_what_pyyaml_reads():
 
 
 def test_other_encodings_are_refused():
-    with pytest.raises(Malformed, match="not UTF-8 at byte 3"):
+    with pytest.raises(MalformedText, match="not UTF-8 at byte 3"):
         parse_yaml(b"a: \xff")
 
 

@@ -209,7 +209,7 @@ class CountingUp:
         return 0
 
     def advance(self, parts):
-        from ms_codegeex.generation.sampling import Chosen
+        from ms_codegeex.generation.sampling import ChosenToken
 
         found = []
         for part in parts:
@@ -218,7 +218,7 @@ class CountingUp:
             for choice in part.choices:
                 edits = np.asarray(choice.edits)
                 free = [int(row[0]) for row in edits if row[2] > NEVER / 2 and row[0]] if len(edits) else [1]
-                found[-1].append(Chosen(free[0], -1.0))
+                found[-1].append(ChosenToken(free[0], -1.0))
         return found
 
 

@@ -17,7 +17,7 @@ from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation import engine, loading, targets
 from ms_codegeex.generation.engine import Generator
-from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.scheduler import Request
 from ms_codegeex.models.codegeex.config import build_config
 
@@ -145,7 +145,7 @@ def test_a_model_that_diverged_is_named(model, tmp_path):
 
 def test_stops_at_eos_which_is_not_part_of_the_text(generator, monkeypatch):
     answers = iter([7, 8, 50256, 9])
-    monkeypatch.setattr(generator.engine, "advance", lambda _: [[Chosen(next(answers), 0.0)]])
+    monkeypatch.setattr(generator.engine, "advance", lambda _: [[ChosenToken(next(answers), 0.0)]])
     monkeypatch.setattr(generator.scheduler, "_left", lambda _: 1)
     assert list(generator.tokens([1], SamplingSettings(10))) == [7, 8]
 

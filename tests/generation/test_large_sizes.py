@@ -1,5 +1,5 @@
-"""The large models' sizes with few layers: quantised, loaded and run in processes of their own, whose memory is what
-`plan --inference` says."""
+"""Models of the large sizes with few layers, quantised, loaded and run each in its own process: memory is what `plan
+--inference` says."""
 
 import json
 import os

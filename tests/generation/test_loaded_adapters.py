@@ -88,7 +88,7 @@ def test_adapters_are_shared_among_devices_as_the_matrices_are(places, generator
 
 
 def test_adapters_for_a_model_that_is_quantised(places, tmp_path):
-    """Also where nothing shows which model it was made of."""
+    """Also if nothing records the model that it was made from."""
     base, adapters, _ = places
     write_quantised(open_source(base), 8, 64, tmp_path / "q")
     found = Generator(tmp_path / "q", threads=1, adapters=adapters)

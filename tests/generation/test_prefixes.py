@@ -1,4 +1,4 @@
-"""What slots lose is kept in host memory, within its limit; what is restored gives the ids of a fresh computation."""
+"""What slots drop is kept in host memory up to a limit; restored, it gives the ids of a fresh computation."""
 
 import re
 from pathlib import Path
@@ -218,7 +218,7 @@ def test_the_usual_limit_is_a_quarter_of_what_the_slots_leave(engine, monkeypatc
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs a system with huge pages")
 def test_caches_have_small_pages(monkeypatch):
-    """Of a slot that nothing has used, none is resident; with huge pages, a cache of 350M took three times as much."""
+    """No page of an unused slot is resident; with huge pages, a cache of 350M took three times as much."""
     found, own = [], network.aligned
 
     def recorded(shape, dtype, sparse=False):

@@ -3,17 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.base.errors import Divergence, Rewind, RunFailure, UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.sections import CheckpointConfig
-from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
+from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import attempts
 from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
 from ms_codegeex.runs.opening import pass_over, starting_point
 from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import LastStep, Stopped, StopRequest
+from ms_codegeex.runs.stopping import LastStep, StopExit, StopRequest
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_damage_that_a_rank_finds_sends_the_run_to_the_checkpoint_before(run, tm
         begun.append(checkpoint.step)
         try:
             checkpoint.tensor("w")
-        except Damaged as damage:
+        except DamagedFile as damage:
             pass_over(checkpoint, run, damage)
             raise
 
@@ -79,10 +79,10 @@ def test_damage_that_a_rank_finds_sends_the_run_to_the_checkpoint_before(run, tm
     last = Checkpoint(run.checkpoints / "step-00000002")
     for checkpoint in (elsewhere, last):
         with pytest.raises(UserError, match="is damaged") as caught:
-            pass_over(checkpoint, run, Damaged(f"{elsewhere.path}/x: is damaged"))
+            pass_over(checkpoint, run, DamagedFile(f"{elsewhere.path}/x: is damaged"))
         assert type(caught.value) is UserError and checkpoint.path.is_dir()  # which ends the attempts
     with pytest.raises(UserError, match=r"no checkpoint in .* is sound"):
-        pass_over(last, run, Damaged(f"{last.path}/x: is damaged"))
+        pass_over(last, run, DamagedFile(f"{last.path}/x: is damaged"))
 
 
 def test_the_last_failure_is_raised(run, pauses):
@@ -147,7 +147,7 @@ def test_a_newer_checkpoint_gives_a_rewind_new_tries(run, pauses):
 
 
 @pytest.mark.parametrize(
-    "error", [NotFinite("loss nan", 3), UserError("data"), KeyboardInterrupt(), Stopped("SIGTERM")]
+    "error", [Divergence("loss nan", 3), UserError("data"), KeyboardInterrupt(), StopExit("SIGTERM")]
 )
 def test_what_a_restart_would_repeat_ends_the_run(run, pauses, error):
     attempt, calls = failing(run, [(1, error)])
@@ -161,8 +161,8 @@ def test_what_a_restart_would_repeat_ends_the_run(run, pauses, error):
     [
         (None, {"reason": "finished"}),
         (RunFailure("rank 1 was killed\nlog"), {"reason": "failed", "message": "rank 1 was killed"}),
-        (NotFinite("loss nan", 3), {"reason": "not finite", "message": "loss nan"}),
-        (Stopped("SIGUSR1"), {"reason": "stopped", "signal": "SIGUSR1"}),
+        (Divergence("loss nan", 3), {"reason": "not finite", "message": "loss nan"}),
+        (StopExit("SIGUSR1"), {"reason": "stopped", "signal": "SIGUSR1"}),
         (KeyboardInterrupt(), {"reason": "interrupted"}),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_block_ends_as_stopped_when_a_signal_came_and_a_failure_meanwhile_does
     with pytest.raises(RunFailure, match="no signal"), stop.listening():
         raise RunFailure("no signal")
     for failure in (None, RunFailure("rank 1 was killed"), Rewind("step 3: spike")):
-        with pytest.raises(Stopped) as stopped, stop.listening():
+        with pytest.raises(StopExit) as stopped, stop.listening():
             run.stop_request.write_text('{"signal": "SIGUSR1"}')  # perhaps another server's
             if failure:
                 raise failure
@@ -226,9 +226,9 @@ def test_a_second_signal_and_the_end_of_the_grace_end_the_run_at_once(run, monke
     stop.check()
     stop._handle(15, None)
     stop.check()
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(StopExit) as stopped:
         stop._handle(15, None)
     assert stopped.value.code == 143
     monkeypatch.setattr("ms_codegeex.runs.stopping.time.monotonic", lambda: stop.since + 11)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopExit):
         stop.check()

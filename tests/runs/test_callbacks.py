@@ -126,14 +126,14 @@ def test_logs_of_an_earlier_attempt_are_kept(run):
     assert not run.summary.exists()
 
 
-class Stopping(Watched):
+class Shutdown(Watched):
     def stop(self):
         self.stopped = True
 
 
 @pytest.mark.parametrize("several", [False, True])
 def test_a_run_stops_after_a_requested_step_that_was_not_skipped(run, several):
-    last, trainer = LastStep(run, leads=True), Stopping()
+    last, trainer = LastStep(run, leads=True), Shutdown()
     callback = StopOnRequest(last, (lambda mine: mine) if several else None)
     callback.step(trainer, record(4))
     run.stop_request.write_text('{"signal": "SIGTERM"}')
@@ -145,7 +145,7 @@ def test_a_run_stops_after_a_requested_step_that_was_not_skipped(run, several):
 
 
 def test_a_stopped_run_draws_no_plot(run):
-    log, trainer = JsonLog(run, every=1), Stopping(3)
+    log, trainer = JsonLog(run, every=1), Shutdown(3)
     trainer.stopped = trainer.ending = True
     log.step(trainer, record(3))
     LossPlot(run).end(trainer)

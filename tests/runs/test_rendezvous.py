@@ -17,7 +17,7 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.runs import rendezvous
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.rendezvous import Rendezvous
-from ms_codegeex.runs.stopping import Stopped
+from ms_codegeex.runs.stopping import StopExit
 
 
 class Clock:
@@ -115,7 +115,7 @@ def test_a_server_that_was_stopped_after_its_part_was_done_has_not_failed(tmp_pa
     first = Rendezvous(tmp_path, 0, 2).__enter__()
     second = joined(clock, tmp_path, first, 1, 2)
     second.done()
-    second.__exit__(Stopped, Stopped("SIGTERM"), None)
+    second.__exit__(StopExit, StopExit("SIGTERM"), None)
     beat_until(clock, [first], first.all_finished)
 
 

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from ms_codegeex.base.errors import Corrupted
+from ms_codegeex.base.errors import ReplicaFailure
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
@@ -75,7 +75,7 @@ def test_a_flipped_bit_is_found_with_tensor_and_rank(tmp_path, name, bad):
         if step == 7:
             ranks[bad].arrays[name].view(np.uint32)[1, 3] ^= 1 << 3
 
-    with pytest.raises(Corrupted) as error:
+    with pytest.raises(ReplicaFailure) as error:
         run(tmp_path, ranks, 12, flip)
     held = f"{name}[[2, 4], [0, 6]]: ranks 1 and 3 differ" if name == "c" else f"{name}: rank {bad} has other bits"
     assert held in str(error.value) and "equal after step 4" in str(error.value)
@@ -92,8 +92,8 @@ def test_checkpoints_since_the_last_equal_copies_are_set_aside(tmp_path):
     directory.logs.mkdir()
     for step in (2, 4, 6):
         write_checkpoint(directory.checkpoints, step, {"w": np.zeros(2)}, {})
-    leave_error(directory, Corrupted("a: ranks 0 and 1 differ", 4), 0)
-    assert isinstance(left_error(directory), Corrupted)
+    leave_error(directory, ReplicaFailure("a: ranks 0 and 1 differ", 4), 0)
+    assert isinstance(left_error(directory), ReplicaFailure)
     set_doubtful_checkpoints_aside(directory)
     assert [path.name for path in list_checkpoints(directory.checkpoints)] == ["step-00000002", "step-00000004"]
     assert (directory.checkpoints / "doubtful-step-00000006").is_dir()

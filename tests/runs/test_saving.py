@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from ms_codegeex.base.errors import NotFinite, UserError
+from ms_codegeex.base.errors import Divergence, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import saving as module
@@ -141,7 +141,7 @@ def test_a_streak_of_skips_saves_and_prunes_nothing(tmp_path):
     trainer = Stepped()
     trainer.run(saving, "." * 13 + "s" * 24)
     assert steps(tmp_path) == [5, 10]
-    with pytest.raises(NotFinite, match=r"the last 24 steps were skipped.*nothing was saved after step 10") as caught:
+    with pytest.raises(Divergence, match=r"the last 24 steps were skipped.*nothing was saved after step 10") as caught:
         trainer.run(saving, "", end=True)
     assert caught.value.step == 37
 

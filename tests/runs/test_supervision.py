@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, UserError
+from ms_codegeex.base.errors import Divergence, ReplicaFailure, Rewind, UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import list_checkpoints, step_of
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
@@ -52,8 +52,8 @@ def test_workers_end_after_rank_0_has_saved_and_what_it_saved_is_judged(run, tmp
 
     monkeypatch.setattr(supervision, "node_processes", stand_ins)
     run.add_event("saving", step=4)
-    leave_error(run, NotFinite("loss nan", 5), 0)
-    with pytest.raises(NotFinite, match="loss nan"):
+    leave_error(run, Divergence("loss nan", 5), 0)
+    with pytest.raises(Divergence, match="loss nan"):
         supervision.run_workers(RunConfig(), run, None, Node(0, 1, range(2), (0, 1)))
     assert (run.checkpoints / f"doubtful-{source.name}").is_dir()
     assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step-00000001"]
@@ -61,7 +61,12 @@ def test_workers_end_after_rank_0_has_saved_and_what_it_saved_is_judged(run, tmp
 
 @pytest.mark.parametrize(
     "error,waits",
-    [(NotFinite("", 3), True), (Rewind(""), True), (Corrupted("", 3), True), (UserError("of one rank"), False)],
+    [
+        (Divergence("", 3), True),
+        (Rewind(""), True),
+        (ReplicaFailure("", 3), True),
+        (UserError("of one rank"), False),
+    ],
 )
 def test_a_save_is_waited_for_if_all_ranks_end_alike(run, error, waits):
     leave_error(run, error, 0)
@@ -84,7 +89,7 @@ def test_what_the_job_saved_shortly_before_it_was_not_finite_is_set_aside(run, s
         write_checkpoint(run.checkpoints, step, {"w": np.zeros(2)}, {})
     lines = [{"step": step, "loss": 1.0, "skipped": step in skipped} for step in range(1, 34)]
     run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    leave_error(run, NotFinite("", 34), since)
+    leave_error(run, Divergence("", 34), since)
     set_doubtful_checkpoints_aside(run)
     assert [step_of(path) for path in list_checkpoints(run.checkpoints)] == left
     set_doubtful_checkpoints_aside(run)  # only once

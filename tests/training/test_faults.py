@@ -5,7 +5,7 @@ import pytest
 from mindspore import Tensor
 from test_step import SEQ, Net, Sgd, batches
 
-from ms_codegeex.base.errors import NotFinite, Rewind
+from ms_codegeex.base.errors import Divergence, Rewind
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.data.datasets.opening import training_data, validation_data
@@ -166,7 +166,7 @@ def test_rewind_gives_the_run_that_never_saw_the_batch(guarded, tmp_path):
 
 def test_what_is_not_finite_is_skipped_but_not_too_many_faults_in_a_row(guarded, tmp_path):
     trainer, watch = make(guarded, tmp_path / "a", tuple(range(9 * SIZE, 20 * SIZE, SIZE)), not_finite=(3 * SIZE,))
-    with pytest.raises(NotFinite, match="as were the 2 steps before it"):
+    with pytest.raises(Divergence, match="as were the 2 steps before it"):
         trainer.run()
     assert trainer.progress.step == 12
     first, *spikes = [event for event in watch.events if event["event"] == "fault"]
@@ -175,6 +175,6 @@ def test_what_is_not_finite_is_skipped_but_not_too_many_faults_in_a_row(guarded,
     assert int(trainer.built.optimizer.step.asnumpy()) == 8
     assert all(np.isfinite(value).all() for value in weights(trainer).values())
     trainer.faults.config = FaultsConfig(policy="stop", window=8)
-    with pytest.raises(NotFinite, match=r"faults\.policy is stop"):
+    with pytest.raises(Divergence, match=r"faults\.policy is stop"):
         trainer.run()
     assert trainer.progress.step == 13

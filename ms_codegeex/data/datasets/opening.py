@@ -277,7 +277,7 @@ def note_on_functions(config: RunConfig, training: Sequences | Blend) -> str | N
         result = "is read continuously: half of it has no functions, or it does not say which tokenizer made it"
     else:
         length = training.seq_length
-        tokens = np.minimum(np.diff(training.starts), length).sum() + length  # those of several sequences once
+        tokens = np.minimum(np.diff(training.starts), length).sum() + length  # counts a token of several sequences once
         share = f"{tokens / len(training.tokens):.0%}"
         result = f"is read in sequences that begin at functions after {first:,} steps; these hold {share} of its tokens"
     return f"data.functions_from: {training.directory} {result}"

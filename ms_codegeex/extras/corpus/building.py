@@ -60,7 +60,8 @@ SHARD_VERSION = 14
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """`inputs` as given, the `roots` they stand for, and what decides the dataset; the others as in `RunOptions`."""
+    """`inputs` as given, the `roots` they stand for, and the settings that decide the dataset; other fields as in
+    `RunOptions`."""
 
     inputs: Inputs
     roots: Sequence[Root]
@@ -229,7 +230,7 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
     real = (Path(os.path.realpath(path)) for path in written if os.path.lexists(path))
     leave_out = frozenset(path for path in real if any(path.is_relative_to(place) for place in local))
     units, events, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
-    # What this run has made so far is no input either. The search has not entered it: its name begins with a dot.
+    # Nor is what this run has made so far. The search has not entered it: its name begins with a dot.
     events = [event for event in events if PurePosixPath(event.source).name != work_path(output).name]
     corpus = FoundInput(units, size, None, events, Tally())
     for event in events:

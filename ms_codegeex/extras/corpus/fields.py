@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ms_codegeex.base.records import Broken
+from ms_codegeex.base.records import BadInput
 from ms_codegeex.data.detection import HEAD_BYTES, detect
 from ms_codegeex.data.languages import canonical_languages, lookup
 from ms_codegeex.data.layouts import absent, changes, table, value_of
@@ -36,14 +36,14 @@ class RecordText(NamedTuple):
     licence: str = ""
 
 
-def decide_licence(texts: Sequence[str], reading: ReadingSettings, size: int, head: bytes = b"") -> str | Broken:
+def decide_licence(texts: Sequence[str], reading: ReadingSettings, size: int, head: bytes = b"") -> str | BadInput:
     """The licence that `texts` name, as an SPDX expression; or that it is refused."""
     name, allowed = judge(tuple(texts), reading.licences)
     if allowed or (allowed is None and reading.unknown_licences == "keep"):
         return name if allowed else UNKNOWN
     first = next((text for text in texts if judge((text,), reading.licences)[1] is allowed), "none is named")
     detail = redact(_valid(first).encode(), reading.redact)[0].decode()[:80]
-    return Broken("licence" if allowed is False else "unknown licence", detail, size, head, problem=False)
+    return BadInput("licence" if allowed is False else "unknown licence", detail, size, head, problem=False)
 
 
 class Fields:
@@ -89,8 +89,8 @@ class Fields:
         return f"no field {' or '.join(self._names['text'])}; there is {there}"
 
     def recognise(self, record: Mapping[str, Any]) -> bool:
-        """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,
-        as no file of settings has it."""
+        """Whether a `.json` file that begins with this object holds records: a text, alone or with other fields that we
+        read, as no file of settings has it."""
         self._look(record)
         others = set[str]().union(*(self._columns[kind] for kind in KINDS if kind != "text"))
         text = next(iter(self._values(record, "text")), None)
@@ -115,33 +115,33 @@ class Fields:
         count, first = self.remarks.get(remark, (0, source))
         self.remarks[remark] = count + records, first
 
-    def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
+    def read(self, record: Mapping[str, Any]) -> RecordText | BadInput:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
         self._look(record)
         data = next(iter(self._values(record, "text")), None)
         if data is None:
             null = f"{' and '.join(name for name in self._names['text'] if name in record)} is null"
-            return Broken("missing field", self.text_missing(record) or null)
+            return BadInput("missing field", self.text_missing(record) or null)
         if isinstance(data, str):
             try:
                 data = data.encode()
             except UnicodeEncodeError as error:
                 detail, data = f"half of a surrogate pair at character {error.start + 1}", data.encode(errors="replace")
-                return Broken("not UTF-8", detail, len(data), data)
+                return BadInput("not UTF-8", detail, len(data), data)
         if not isinstance(data, bytes):
-            return Broken("not text", f"the text is of type {type(data).__name__}")
+            return BadInput("not text", f"the text is of type {type(data).__name__}")
         for name in self._there["refused"]:
             if not absent(value := record[name]) and changes(self._refused[name], value):
-                return Broken(f"field {name}", self._refused[name]["why"], len(data), data, problem=False)
-        licence: str | Broken = ""
+                return BadInput(f"field {name}", self._refused[name]["why"], len(data), data, problem=False)
+        licence: str | BadInput = ""
         if self._reading.licences:
             named = named_licences(next(iter(self._values(record, "licence")), None))
             licence = decide_licence(named, self._reading, len(data), data)
-            if isinstance(licence, Broken):
+            if isinstance(licence, BadInput):
                 return licence
         paths = self._values(record, "path")
         language = self._decide_language(record, data, paths)
-        if isinstance(language, Broken):
+        if isinstance(language, BadInput):
             return language
         groups = map(self._named_group, self._values(record, "group"))
         path = paths[0] if paths and isinstance(paths[0], str) else ""
@@ -175,7 +175,7 @@ class Fields:
         """The beginning of a value, redacted, for the report."""
         return redact(_valid(value).encode(), self._reading.redact)[0].decode()[:80]
 
-    def _decide_language(self, record: Mapping[str, Any], data: bytes, paths: Sequence[Any]) -> str | Broken:
+    def _decide_language(self, record: Mapping[str, Any], data: bytes, paths: Sequence[Any]) -> str | BadInput:
         """The language that is named; if none is, or not one of ours, that of the path, as in a directory."""
         named = [value for value in self._values(record, "language") if value != ""]
         language = next(filter(None, map(lookup, [name for name in named if isinstance(name, str)])), None)
@@ -187,9 +187,9 @@ class Fields:
         if self._reading.all_text and (language is None or language.name not in self._known):
             return ""
         if language is not None:
-            return Broken("other language", language.name, len(data), data, problem=False)
+            return BadInput("other language", language.name, len(data), data, problem=False)
         shown = (repr(self.shown(name)) if isinstance(name, str) else self.shown(repr(name)) for name in named)
-        return Broken("unknown language", next(shown, "") or "no field names it", len(data), data, problem=False)
+        return BadInput("unknown language", next(shown, "") or "no field names it", len(data), data, problem=False)
 
 
 def _valid(text: str) -> str:

@@ -49,7 +49,7 @@ class Flags:
 
     def set(self, numbers: np.ndarray) -> None:
         """Raise the flags of `numbers`, int64; a number may occur several times."""
-        for bit in range(8):  # in one pass, all that meet in a byte write the same
+        for bit in range(8):  # within a pass, flags of the same byte write the same value
             places = numbers[(numbers & 7) == bit] >> 3
             self.bits[places] |= np.uint8(1 << bit)
 
@@ -73,7 +73,7 @@ class Flags:
 
     def first(self, count: int) -> list[int]:
         """The numbers of the first `count` raised flags."""
-        indices = np.flatnonzero(self.bits)[:count]  # one at least in each of these bytes
+        indices = np.flatnonzero(self.bits)[:count]  # each of these bytes has at least one
         numbers = [8 * index + bit for index in indices.tolist() for bit in range(8) if self.bits[index] >> bit & 1]
         return numbers[:count]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ms_codegeex.base.records import ArchivePart, Broken, ReturnKeeper, read_records, record_parts
+from ms_codegeex.base.records import ArchivePart, BadInput, ReturnKeeper, read_records, record_parts
 from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.data.detection import as_utf8
 from ms_codegeex.extras.corpus.events import Event
@@ -32,10 +32,10 @@ SPECIAL = "a text has the name of a special token, which is read as plain text"
 _OPENING, _SPECIAL = re.compile(rb"<\|"), re.compile(rb"<\|[\w./-]{1,40}\|>")  # the first takes half the time
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
-_MAX_LINES = 100  # that are named of a text
+_MAX_LINES = 100  # named of one text
 
 
-class Document(NamedTuple):  # made in a third of a dataclass's time
+class Document(NamedTuple):  # made three times as fast as a dataclass
     """A text that is kept, in UTF-8 after redaction, with how often each kind of text was replaced and the bytes of the
     licence headers that were left out. `language` is a canonical name, or empty: unknown, where that is allowed. The
     source is `label/relative/path` for a file, `label/x.jsonl:17` for line 17 (from 1; in a part of a file, from its
@@ -62,13 +62,13 @@ class Unit:
 
     @property
     def bytes(self) -> int:
-        """Bytes of input, for progress."""
+        """Bytes of input, as progress counts them."""
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
 
 
 Listing = tuple[list[Unit], list[Event], dict[str, int]]
 Search = Callable[[tuple[Root, ...], ReadingSettings, frozenset[Path]], Listing]
-"""`find_units`, or the same with a cache, where several things are made of the same places."""
+"""`find_units`, or the same with a cache, where the same places are searched more than once."""
 
 
 def find_units(roots: Sequence[Root], reading: ReadingSettings, leave_out: frozenset[Path] = frozenset()) -> Listing:
@@ -87,8 +87,8 @@ def units_of(listing: FoundSources, redactions: Sequence[str] = ()) -> Listing:
     for file in listing.archives:
         seen[file.identity] += 1  # names that are not UTF-8 may be printed alike
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
-        parts = record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
-        if isinstance(parts, Broken):
+        parts = record_parts(file.path, file.size) if file.size else BadInput("empty", problem=False)
+        if isinstance(parts, BadInput):
             events.append(_rejected(file.identity, parts, redactions))
             continue
         events.append(Event(file.identity, "archives", "files of records", bytes=file.size))
@@ -136,17 +136,17 @@ def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Ev
                 licence = decide_licence(named, reading, len(text.data), text.data)
                 text = text._replace(licence=licence) if isinstance(licence, str) else licence
         except OSError as error:
-            text = Broken("unreadable", error.strerror or "", file.size)
+            text = BadInput("unreadable", error.strerror or "", file.size)
         yield from _judge(file.identity, text, reading, reading.strip_licences != "none")
     return 0
 
 
-def _read_file(file: SourceFile, limit: int) -> RecordText | Broken:
+def _read_file(file: SourceFile, limit: int) -> RecordText | BadInput:
     remote = isinstance(file.path, RemotePath)
     with contextlib.nullcontext() if remote else open(file.path, "rb", buffering=0) as stream:
         size = file.size if stream is None else os.fstat(stream.fileno()).st_size  # it may have grown since the search
         if size > limit:
-            return Broken("too large", f"more than {limit} bytes", size, problem=False)
+            return BadInput("too large", f"more than {limit} bytes", size, problem=False)
         data = file.path.read(size) if stream is None else stream.readall()
     return RecordText(data, file.language, file.package)
 
@@ -162,7 +162,7 @@ def _read_records(unit: Unit, part: ArchivePart, reading: ReadingSettings) -> Ge
     records = ReturnKeeper(read_records(file.path, part, limit, choose))
     for number, record, line in records:
         source = f"{file.identity}:{number}"
-        if isinstance(record, Broken):  # escapes hide secrets from redaction
+        if isinstance(record, BadInput):  # escapes hide secrets from redaction
             yield _rejected(source, replace(record, head=b"") if reading.redact else record)
             continue
         if not record and not line:  # no row of this file has a text
@@ -173,10 +173,10 @@ def _read_records(unit: Unit, part: ArchivePart, reading: ReadingSettings) -> Ge
         if line:
             fields.count_unlisted(record, source)
         fields.count_others(record, source)
-        if isinstance(text, Broken):
+        if isinstance(text, BadInput):
             text = replace(text, bytes=len(line) or text.bytes)
         elif len(text.data) > limit:
-            text = Broken("too large", f"more than {limit} bytes", len(text.data), text.data, problem=False)
+            text = BadInput("too large", f"more than {limit} bytes", len(text.data), text.data, problem=False)
         yield from _judge(source, text, reading, reading.strip_licences == "all")
     if without:
         missing = fields.text_missing(columns)
@@ -188,9 +188,11 @@ def _read_records(unit: Unit, part: ArchivePart, reading: ReadingSettings) -> Ge
     return records.value
 
 
-def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Iterator[Document | Event]:
+def _judge(
+    source: str, text: RecordText | BadInput, reading: ReadingSettings, strip: bool
+) -> Iterator[Document | Event]:
     """Convert a text to UTF-8, strip licence headers, apply the rules to the rest, then redact it."""
-    if isinstance(text, Broken):
+    if isinstance(text, BadInput):
         yield _rejected(source, text, reading.redact)
         return
     whole, encoding = as_utf8(text.data)
@@ -201,7 +203,7 @@ def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, str
         reason = program and "generated"
     if reason is not None:
         detail, where = (program, "") if program else _matched(reason, data, whole)
-        yield _rejected(source, Broken(reason, detail, len(whole), whole, problem=False), reading.redact, where)
+        yield _rejected(source, BadInput(reason, detail, len(whole), whole, problem=False), reading.redact, where)
         return
     gone, found = len(whole) - len(data), places(data, reading.redact) if reading.redact else []
     if gone:  # from the first character that differs
@@ -232,7 +234,7 @@ def _lines(text: bytes, offsets: Iterable[int]) -> str:
 
 
 def _matched(reason: str, data: bytes, whole: bytes) -> tuple[str, str]:
-    """What of a text that a rule drops for this reason matched, and where."""
+    """What matched in a text that a rule drops for this reason, and where."""
     if reason == "long lines":
         longest = max(data.split(b"\n"), key=len)
         return f"a line of {len(longest)} bytes", _lines(whole, [whole.find(longest)])
@@ -246,7 +248,7 @@ def _matched(reason: str, data: bytes, whole: bytes) -> tuple[str, str]:
     return "", ""
 
 
-def _rejected(source: str, broken: Broken, redactions: Sequence[str] = (), where: str = "") -> Event:
+def _rejected(source: str, broken: BadInput, redactions: Sequence[str] = (), where: str = "") -> Event:
     """`broken` with the first characters of its text, redacted like the corpus."""
     head, _ = redact(broken.head[:_EXCERPT_HEAD], redactions)
     excerpt = head.decode("utf-8", "replace")[:_EXCERPT]

@@ -1,4 +1,4 @@
-"""Counts of the input: every file and every record is in one, which the verbs print and JSON files hold."""
+"""Counts of the input: every file and every record is in one count. The verbs print them; JSON files hold them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ms_codegeex.extras.corpus.settings import ReadingSettings
 EXAMPLES = 3
 REMARKS = 100
 SUFFIXES = 10
-BY_NAME = ("other language", "unknown language")  # why a file is not read that no directory or link hides
+BY_NAME = ("other language", "unknown language")  # why a file is not read, if no directory or link hides it
 Entries = dict[str, dict[str, Any]]
 
 
@@ -48,7 +48,7 @@ class Tally:
 
     @property
     def left(self) -> Entries:
-        """What was read and not kept: dropped or broken."""
+        """The reasons for which something was read but not kept: dropped or broken."""
         return {**self.dropped, **self.problems}
 
     def add(self, event: Event, records: bool = False) -> None:

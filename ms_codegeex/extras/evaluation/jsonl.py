@@ -15,7 +15,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, read_stream
-from ms_codegeex.base.records import ENDINGS, ArchivePart, Broken, archive_kind, read_records
+from ms_codegeex.base.records import ENDINGS, ArchivePart, BadInput, archive_kind, read_records
 from ms_codegeex.extras.corpus.events import remedies
 
 MAX_FILE_BYTES = 8 << 30
@@ -107,9 +107,9 @@ def entries(path: Path, maximum: int = MAX_FILE_BYTES) -> Iterator[tuple[int, An
         size += len(line) or sum(len(each) for each in texts if isinstance(each, str))
         if size > maximum:
             raise UserError(f"{path}: more than {maximum >> 20} MiB uncompressed, the most for a file of its kind")
-        if isinstance(value, Broken) and value.reason == "no object":
+        if isinstance(value, BadInput) and value.reason == "no object":
             value = parse_json(line, data=True)
-        if isinstance(value, Broken):
+        if isinstance(value, BadInput):
             value = UserError(f"{path}:{number}: {value.reason} ({value.detail}); remove or restore it")
         yield number, value
 

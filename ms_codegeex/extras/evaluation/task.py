@@ -1,6 +1,6 @@
 """The contract between a benchmark and the rest of the evaluation: problems, samples, judgements.
 
-A task writes its prompts, cleans up its samples and judges them. It knows no model: text comes from a `Complete`. It
+A task writes its prompts, cleans up its samples and judges them. It knows no model: text comes from a `TextSource`. It
 knows no files either: `Sample` and `Judgement` are the rows of `samples.jsonl` and `results.jsonl`.
 """
 
@@ -28,7 +28,7 @@ class SampledAnswer:
     is_reply: bool = False  # it is a chat model's whole reply instead
 
 
-class Complete(Protocol):
+class TextSource(Protocol):
     """A model as tasks see it. The same prompt, settings and seed give the same text."""
 
     def __call__(
@@ -102,7 +102,7 @@ class Task(ABC):
     runs_programs = True  # otherwise `judge` gets no sandbox
 
     @abstractmethod
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         """Draw one sample: build the prompt or prompts, complete them, clean up the text."""
 
     def code_request(self, problem: Problem, prompt: str) -> CodeRequest:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
-from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.stopping import Ending, Rule
 
 
@@ -21,7 +21,7 @@ class Piece:
     repeated suffix. The last tokens may begin a character that no token completes; it is left out."""
 
     text: str
-    tokens: tuple[Chosen, ...] = ()
+    tokens: tuple[ChosenToken, ...] = ()
     finish: str | None = None
     offsets: tuple[tuple[int, int], ...] = ()
     complete: bool = False
@@ -136,10 +136,10 @@ class AnswerText:
         self._length = self._sent = 0  # characters decoded, and given in pieces
         self._complete = False
         self._said: list[str] = []
-        self._tokens: list[Chosen] = []
+        self._tokens: list[ChosenToken] = []
         self._offsets: list[tuple[int, int]] = []
 
-    def feed(self, chosen: Chosen) -> None:
+    def feed(self, chosen: ChosenToken) -> None:
         """Take the next token. After the end, tokens are ignored."""
         if self.finish is not None:
             return

@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.webpage import Html, element, joined, note, page, table, text
 from ms_codegeex.data.languages import find_language
@@ -176,7 +176,7 @@ def load_examples(path: Path | None = None) -> list[DemoExample]:
 def _example(line: str, where: str) -> DemoExample:
     try:
         row = parse_json(line)
-    except Malformed as error:
+    except MalformedText as error:
         raise UserError(f"--example-path: {where} is not JSON ({error}); expected one object in each line") from None
     if not isinstance(row, dict):
         raise UserError(f"--example-path: {where} is not a JSON object; expected one with `code` and `language`")

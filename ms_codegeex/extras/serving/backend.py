@@ -18,10 +18,10 @@ from typing import Any
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.extras.serving.answering import AnswerText, Piece, TextFilter
 from ms_codegeex.extras.serving.errors import ApiError, busy, failed, late, unavailable
-from ms_codegeex.extras.serving.fairness import RecentClients, Turns, Waiting, check_concurrent
+from ms_codegeex.extras.serving.fairness import RecentClients, Turns, WaitingAnswers, check_concurrent
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.settings import ServeSettings
-from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.stopping import Rule
 
 REMEMBERED, SHORT = 256, 60.0  # prompts that were sampled from, and for how many seconds
@@ -102,7 +102,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
         `with_mean`, it has a `mean` at its end."""
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
         self.rule, self.prompt_scores, self.prompt_only = rule, prompt_scores, prompt_only
-        self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if requested
+        self.scored: Sequence[ChosenToken] = ()  # each id of the prompt but the first, if requested
         self.mean = b"" if with_mean else None  # at the end, the mean of the prompt's last hidden states: FP32
         self.weight, self.indent, self.output = weight, indent, list[int]()  # ids so far
         self.computed = 0  # tokens since it got its slot
@@ -180,7 +180,7 @@ class Backend(ABC):
         self.counters, self.prefix_bytes = Counters(), 0
         self.first_token_observers: list[Callable[[float], None]] = []  # seconds from arrival
         self.numbers = itertools.count(1)
-        self._waiting, self._active = Waiting[StreamedAnswer](), dict[int, StreamedAnswer]()
+        self._waiting, self._active = WaitingAnswers[StreamedAnswer](), dict[int, StreamedAnswer]()
         self._turns, self._recent, self._draws = Turns(), RecentClients(), Draws()
 
     @property
@@ -289,7 +289,7 @@ class Backend(ABC):
         answer.estimate = 0
         self._waiting.add(answer, first=True)
 
-    def feed(self, number: int, tokens: Sequence[Chosen], finish: str | None, computed: int | None = None) -> None:
+    def feed(self, number: int, tokens: Sequence[ChosenToken], finish: str | None, computed: int | None = None) -> None:
         """Take the tokens that a step gave an answer, and the engine's reason if it has ended. `computed`: tokens that
         the engine has computed for it since the last call; by default those of the prompt and these."""
         answer = self._active.get(number)
@@ -330,7 +330,7 @@ class Backend(ABC):
             answer.tell()
         self._dispatch()
 
-    def feed_prompt(self, number: int, scored: Sequence[Chosen]) -> None:
+    def feed_prompt(self, number: int, scored: Sequence[ChosenToken]) -> None:
         """The ids of a prompt but the first, with their log-probabilities."""
         if number in self._active:
             self._active[number].scored = scored
@@ -357,7 +357,7 @@ class Backend(ABC):
     def fail_all(self, error: ApiError) -> None:
         """End all answers with an error; the engine no longer has any of them."""
         left = [*self._active.values(), *self._waiting]
-        self._active, self._waiting = {}, Waiting[StreamedAnswer]()
+        self._active, self._waiting = {}, WaitingAnswers[StreamedAnswer]()
         for answer in left:
             self.fail(answer, error)
 

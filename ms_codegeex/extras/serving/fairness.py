@@ -20,14 +20,14 @@ MANY = 4096  # clients whose counters are kept; then those that are not there ar
 LEAD = 1024  # tokens by which a client may be ahead of one whose slot it gets because it has fewer
 
 
-class Queued(Protocol):
+class QueuedAnswer(Protocol):
     """An answer of a client. `computed`: tokens since it got its slot."""
 
     client: str
     computed: int
 
 
-Answer = TypeVar("Answer", bound=Queued)
+Answer = TypeVar("Answer", bound=QueuedAnswer)
 
 
 class Limits:
@@ -145,7 +145,7 @@ class RecentClients:
         return min(slots // 4, len(self.names.difference(present)))
 
 
-class Waiting(Generic[Answer]):
+class WaitingAnswers(Generic[Answer]):
     """Answers that wait for a slot. Each client has its share of the places."""
 
     def __init__(self) -> None:

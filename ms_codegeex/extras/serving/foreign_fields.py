@@ -19,7 +19,7 @@ NOTHING = (False, 0, "", [], {})  # a feature that is not wanted
 
 
 @dataclass(frozen=True)
-class Beyond:
+class OpenRange:
     """All numbers above a limit, or `below` it."""
 
     limit: float
@@ -27,7 +27,7 @@ class Beyond:
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ForeignField:
     """A field that changes nothing. `source`: the programs that have it, with their default. `reason`: why no value
     changes anything; without one, only `values` do not. `unused`: values of other fields; where all of these have such
     a value, this one has no effect."""
@@ -64,17 +64,17 @@ def _among(value: Any, known: Sequence[Any]) -> bool:
 
 
 def _same(value: Any, other: Any) -> bool:
-    if isinstance(other, Beyond):
+    if isinstance(other, OpenRange):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number and (value < other.limit if other.below else value > other.limit)
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
-Fields = Mapping[str, Foreign]
+Fields = Mapping[str, ForeignField]
 
 
 def _each(names: str, *described: Any, **more: Any) -> Fields:
-    return dict.fromkeys(names.split(), Foreign(*described, **more))
+    return dict.fromkeys(names.split(), ForeignField(*described, **more))
 
 
 _NO_PENALTY = {
@@ -93,11 +93,11 @@ GENERATION: Fields = {
         "llama.cpp: 1.75, 2, 64, a list",
         "only used with dry_multiplier",
     ),
-    **_each("xtc_probability", "llama.cpp: 0", values=NOTHING, unused={"xtc_threshold": (Beyond(0.5),)}),
+    **_each("xtc_probability", "llama.cpp: 0", values=NOTHING, unused={"xtc_threshold": (OpenRange(0.5),)}),
     **_each("xtc_threshold", "llama.cpp: 0.1", "only used with xtc_probability"),
     **_each("typical_p typ_p tfs_z", "llama.cpp, TGI: 1", values=(1,)),
     **_each("top_a no_repeat_ngram_size", "text-generation-webui: 0", values=NOTHING),
-    **_each("top_n_sigma adaptive_target", "llama.cpp: -1", values=(-1, Beyond(0, below=True))),
+    **_each("top_n_sigma adaptive_target", "llama.cpp: -1", values=(-1, OpenRange(0, below=True))),
     **_each("adaptive_decay", "llama.cpp: 0.9", "only used with adaptive_target"),
     **_each("repeat_last_n", "llama.cpp: 64", values=(-1,), unused=_NO_PENALTY),
     **_each("penalize_nl penalty_prompt", "llama.cpp before 2025: false, null", unused=_NO_PENALTY),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.schemas import LogProbabilities
-from ms_codegeex.generation.sampling import Chosen
+from ms_codegeex.generation.sampling import ChosenToken
 
 MINIMUM = -9999.0  # JSON has no infinity
 
@@ -38,7 +38,7 @@ def token_text(tokenizer: Tokenizer, number: int, maximum: int | None = None) ->
 class SentToken(NamedTuple):
     """A token, the position in the answer's text at which it begins, and the number of characters sent if not all."""
 
-    chosen: Chosen
+    chosen: ChosenToken
     place: int
     maximum: int | None = None
 
@@ -48,7 +48,7 @@ class SentTokens:
 
     def __init__(self) -> None:
         self._sent = 0
-        self._held: list[tuple[Chosen, tuple[int, int]]] = []
+        self._held: list[tuple[ChosenToken, tuple[int, int]]] = []
 
     def feed(self, piece: Piece) -> list[SentToken]:
         """Those that this piece completes. An answer's last token may be truncated by a stop text. Tokens of a
@@ -81,7 +81,7 @@ class Report:
             report.tokens[-1] = token_text(self._tokenizer, ready[-1].chosen.token, ready[-1].maximum)
         return report
 
-    def prompt(self, ids: Sequence[int], scored: Sequence[Chosen]) -> LogProbabilities:
+    def prompt(self, ids: Sequence[int], scored: Sequence[ChosenToken]) -> LogProbabilities:
         """The report on an echoed prompt; `scored` are all its ids but the first."""
         text, offsets, length = Continuation(self._tokenizer), [], 0
         for number in ids:
@@ -95,7 +95,7 @@ class Report:
             text_offset=[0, *report.text_offset],
         )
 
-    def _described(self, tokens: Sequence[Chosen], offsets: Sequence[int]) -> LogProbabilities:
+    def _described(self, tokens: Sequence[ChosenToken], offsets: Sequence[int]) -> LogProbabilities:
         return LogProbabilities(
             tokens=[token_text(self._tokenizer, chosen.token) for chosen in tokens],
             token_logprobs=[max(chosen.score, MINIMUM) for chosen in tokens],
@@ -103,7 +103,7 @@ class Report:
             text_offset=list(offsets),
         )
 
-    def _top(self, chosen: Chosen) -> dict[str, float]:
+    def _top(self, chosen: ChosenToken) -> dict[str, float]:
         scores: dict[str, float] = {}
         for number, score in chosen.best:  # the likeliest first; texts of two tokens may be equal
             scores.setdefault(token_text(self._tokenizer, number), max(score, MINIMUM))

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 
 
 def packed(value: Any) -> bytes:
@@ -49,7 +49,7 @@ def settings_from(values: dict[str, Any]) -> SamplingSettings:
     return SamplingSettings(**{**values, "stop": tuple(values["stop"]), "logit_bias": bias})
 
 
-def chosen_from(values: Sequence[Any]) -> Chosen:
+def chosen_from(values: Sequence[Any]) -> ChosenToken:
     """The token from its values in a message."""
     token, score, best = values
-    return Chosen(token, score, tuple((number, other) for number, other in best))
+    return ChosenToken(token, score, tuple((number, other) for number, other in best))

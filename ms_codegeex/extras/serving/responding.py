@@ -30,7 +30,7 @@ from ms_codegeex.extras.serving.errors import ApiError, failed
 from ms_codegeex.extras.serving.guards import record_of
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.records import RequestRecord
-from ms_codegeex.extras.serving.schemas import MAX_BIASES, Formed, Sampling
+from ms_codegeex.extras.serving.schemas import MAX_BIASES, FormSampling, Sampling
 from ms_codegeex.generation.grammars import prepared as prepared_grammar
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.stopping import Rule
@@ -397,7 +397,7 @@ class Responder:
 async def respond(responder: Responder, body: Sampling, request: Request) -> Response:
     """Ask for the answers and send them, streamed or not, as long as the client is there."""
     plan, backend = responder.plan, responder.backend
-    await check_form(plan.settings, "response_format" if isinstance(body, Formed) else "json_schema")
+    await check_form(plan.settings, "response_format" if isinstance(body, FormSampling) else "json_schema")
     if not body.stream:
 
         async def work() -> dict[str, Any]:

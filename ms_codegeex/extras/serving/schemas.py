@@ -21,20 +21,20 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ms_codegeex.base.options import Declared
+from ms_codegeex.base.options import DeclaredOption
 from ms_codegeex.extras.serving import foreign_fields
 from ms_codegeex.generation.sampling import request_fields
 
 Item = TypeVar("Item")
 
 
-class First(FailFast):
+class FirstError(FailFast):
     """Stop at the first wrong item: a million errors would cost a thousand times what the items cost."""
 
     __hash__ = object.__hash__  # members of a union have to have one
 
 
-Listed = Annotated[list[Item], First()]
+Listed = Annotated[list[Item], FirstError()]
 MAX_PROMPT_IDS = 1 << 17  # more than the context of any model here
 Ids = Annotated[Listed[int], Field(max_length=MAX_PROMPT_IDS)]
 MAX_BIASES = 300
@@ -139,7 +139,7 @@ class StreamOptions(Body):
     include_usage: bool | None = Field(None, description="send a last event with the usage")
 
 
-def _sampling_field(each: Declared) -> tuple[Any, Any]:
+def _sampling_field(each: DeclaredOption) -> tuple[Any, Any]:
     default = each.option.default_in_words(each.option.in_requests)
     names = {"repetition_penalty": ("repeat_penalty",)}.get(each.name, ())
     return each.type | None, Field(
@@ -147,7 +147,7 @@ def _sampling_field(each: Declared) -> tuple[Any, Any]:
     )
 
 
-# What decides how tokens are chosen, as far as OpenAI's API has it or could have it.
+# The settings of the choice of tokens that OpenAI's API has or could have.
 SamplingFields = create_model(
     "SamplingFields", __base__=Body, **{each.name: _sampling_field(each) for each in request_fields()}
 )
@@ -171,7 +171,7 @@ class Sampling(SamplingFields):
     user: str | None = None
 
 
-class Formed(Sampling):
+class FormSampling(Sampling):
     """Routes whose answers may have a form."""
 
     response_format: dict[str, Any] | None = Field(
@@ -179,7 +179,7 @@ class Formed(Sampling):
     )
 
 
-class CompletionRequest(Formed):
+class CompletionRequest(FormSampling):
     """`POST /v1/completions`"""
 
     prompt: str | Listed[str] | Ids | Listed[Ids] | None = Field(
@@ -213,7 +213,7 @@ class ChatMessage(Body):
     content: str | Listed[ContentPart | str] | None = None
 
 
-class ChatRequest(Formed):
+class ChatRequest(FormSampling):
     """`POST /v1/chat/completions`"""
 
     foreign = foreign_fields.CHAT
@@ -275,7 +275,7 @@ class CompletionChoice(Choice):
     logprobs: LogProbabilities | None = None
 
 
-class Generated(BaseModel):
+class GeneratedAnswer(BaseModel):
     """Fields that the answers of all generating routes have."""
 
     id: str
@@ -284,7 +284,7 @@ class Generated(BaseModel):
     usage: Usage | None = None
 
 
-class Completion(Generated):
+class Completion(GeneratedAnswer):
     """Answer of `/v1/completions`, and each event of a streamed one."""
 
     object: Literal["text_completion"] = "text_completion"
@@ -306,7 +306,7 @@ class ChatChoice(Choice):
     logprobs: dict[str, Any] | None = None
 
 
-class ChatCompletion(Generated):
+class ChatCompletion(GeneratedAnswer):
     """Answer of `/v1/chat/completions`; a streamed one has `delta` in place of `message`."""
 
     object: Literal["chat.completion"] = "chat.completion"

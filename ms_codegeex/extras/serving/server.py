@@ -97,7 +97,7 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
         timeout_graceful_shutdown=LAST_SECONDS,
     )
     server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # `Stopping` handles signals
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # `Shutdown` handles signals
     return server
 
 
@@ -108,7 +108,7 @@ async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
         infill_prompt(model, "x", "x", model.context)
     app = create_app(backend.settings, backend)
     server = http_server(app, backend.settings)
-    stopping = Stopping(server)
+    stopping = Shutdown(server)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.reload)
     engine, http = asyncio.ensure_future(backend.run()), asyncio.ensure_future(server.serve(sockets=[listening]))
     helpers = [asyncio.ensure_future(stopping.first.wait()), asyncio.ensure_future(_announce(backend, listening))]
@@ -129,7 +129,7 @@ async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
     http.result()
 
 
-class Stopping:
+class Shutdown:
     """Handles SIGTERM and SIGINT: the first signal starts a shutdown, the second ends at once."""
 
     def __init__(self, server: uvicorn.Server) -> None:

@@ -105,7 +105,7 @@ class Devices:
         self._ask({"do": "forget", "with": [number]})
 
     def _ask(self, head: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
-        """Send a request to all processes and return the first one's answer. The others get three arrays only."""
+        """Send a request to all processes and return the first one's answer. The others get only three arrays."""
         if not self.close.alive:
             raise NetworkLost("generation: the devices' processes have ended; load the model again")
         try:

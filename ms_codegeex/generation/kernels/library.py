@@ -17,7 +17,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.formats.rounding import GROUPS
-from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, MULTIPLES, ROWS, LowRank, Packed
+from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, MULTIPLES, ROWS, LowRank, PackedMatrix
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
 # in the order of `Kind` in numbers.h
@@ -103,13 +103,13 @@ class Library:
         self._library.use_threads(threads)
 
     def blocks(self, bits: int, activation_bits: int) -> bool:
-        """Whether such products want a matrix in blocks."""
+        """Whether products of these bits need a matrix in blocks."""
         wanted = {4: True, 8: self._library.eight_in_blocks() == 1}
         return activation_bits < 32 and wanted.get(bits, False)
 
     def matrix(
         self,
-        packed: Packed,
+        packed: PackedMatrix,
         bias: np.ndarray | None = None,
         activation: str = "none",
         activation_bits: int = 32,
@@ -198,7 +198,7 @@ class Library:
 
     def run(self, operator: str, *arrays: np.ndarray) -> None:
         """Run an operator of operators.cc with these arrays, C-contiguous; the last one gets the result. `RunFailure`
-        if it finds no memory, or its inputs wrong."""
+        if memory is out or its inputs are wrong."""
         n, pointer = len(arrays), ctypes.POINTER(ctypes.c_int64)
         failed = getattr(self._library, operator)(
             n,
@@ -213,7 +213,7 @@ class Library:
             raise RunFailure(f"generation: the operator {operator} failed: memory is out, or its inputs are wrong")
 
 
-def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndarray, tuple[Any, ...]]:
+def _factors(factors: Sequence[LowRank | None], packed: PackedMatrix) -> tuple[np.ndarray, tuple[Any, ...]]:
     """int64 [adapters, 3]: addresses of A [r, width] and of B transposed [r, rows], and r; and what is at the
     addresses."""
     table, kept = np.zeros((len(factors), 3), np.int64), []
@@ -236,7 +236,7 @@ def exchange_bytes(ranks: int) -> int:
 
 
 def cache_shapes(heads: AttentionSizes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of the keys, in blocks of 16 positions, and of the values, their channels rounded up to 16."""
+    """The shapes of keys, in blocks of 16 positions, and of values, with channels rounded up to 16."""
     blocks, depth = -(-heads.capacity // 16), -(-heads.size // 16) * 16
     return (heads.slots, heads.groups, blocks, heads.size, 16), (heads.slots, heads.groups, 16 * blocks, depth)
 

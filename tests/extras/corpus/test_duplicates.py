@@ -18,7 +18,7 @@ WORDS = [f"name{number}" for number in range(3000)]
 
 
 def families(seed, count=160):
-    """Texts of which many are changed copies of earlier ones, changed copies of those, or the same."""
+    """Texts, many of them changed copies of earlier ones, copies of copies, or equal."""
     generator, texts = random.Random(seed), []
     for _ in range(count):
         if texts and generator.random() < 0.6:

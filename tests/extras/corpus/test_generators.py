@@ -1,4 +1,5 @@
-"""Which files a program wrote: beginnings in each generator's manner, and files by hand that speak of generators."""
+"""Which files a program wrote: beginnings as each generator writes them, and handwritten files that mention
+generators."""
 
 import json
 import re

@@ -57,7 +57,7 @@ def test_threshold_decides():
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.85, 0.95, 1.0])
 def test_signatures_that_are_similar_share_a_band(threshold):
-    """However the places in which they differ are spread; and others share none by chance."""
+    """However the differences are spread; dissimilar ones share none by chance."""
     generator, bands = np.random.default_rng(1), bands_for(threshold)
     differing = int((1 - threshold) * 128 + 1e-9)
     rows = generator.integers(0, 2**32, (200, 128), np.uint32)

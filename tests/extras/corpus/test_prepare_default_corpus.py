@@ -33,7 +33,7 @@ def documents(dataset):
 
 
 def in_utf8(path):
-    """A file's text, by Python's own rule where it is in another encoding."""
+    """A file's text, decoded by Python's own rule."""
     data = path.read_bytes()
     encoding, _ = tokenize.detect_encoding(iter(data.splitlines(keepends=True)).__next__)
     return data if encoding == "utf-8" else data.decode(encoding).encode()

@@ -9,7 +9,7 @@ from pathlib import Path
 from ms_codegeex.extras.evaluation.jsonl import RowFile
 from ms_codegeex.extras.evaluation.sampling.drawing import generate
 from ms_codegeex.extras.evaluation.sandbox import Sandbox, Verdict
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer, Task
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, SampledAnswer, Task, TextSource
 
 
 class Doubling(Task):
@@ -24,7 +24,7 @@ class Doubling(Task):
         self.lacking: dict[str, str] = {}
         self.broken: set[str] = set()  # languages, or problems, whose references fail
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         prompt = f"double {problem.data}"
         completion = complete(prompt, seed=seed)
         return Sample(problem.id, completion_id, prompt, completion.text.strip(), completion.finish)

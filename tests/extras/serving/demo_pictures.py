@@ -21,7 +21,7 @@ from over_http import served  # noqa: E402
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 from test_demo_browser import CHROMIUM, FLAGS, Demo  # noqa: E402
 
-from ms_codegeex.generation.choice import Chosen  # noqa: E402
+from ms_codegeex.generation.choice import ChosenToken  # noqa: E402
 
 PICTURES = HERE.parents[2] / "docs" / "images"
 MEANS = (
@@ -58,7 +58,7 @@ class Drawn(FakeBackend):
             rest = [(1 - chance) * share for share in (0.5, 0.2, 0.1, 0.05)]
             best = [(number, math.log(chance)), *((other, math.log(p)) for other, p in zip(others, rest, strict=True))]
             best = tuple(sorted(best, key=lambda pair: -pair[1])[: answer.settings.log_probabilities])
-            self.feed(answer.number, [Chosen(number, math.log(chance), best)], None)
+            self.feed(answer.number, [ChosenToken(number, math.log(chance), best)], None)
         self.feed(answer.number, [], "eos")
 
 

@@ -12,7 +12,7 @@ from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.model import ServedModel, with_adapter
 from ms_codegeex.extras.serving.settings import ServeSettings
 from ms_codegeex.generation.blocks import block
-from ms_codegeex.generation.sampling import Chosen
+from ms_codegeex.generation.sampling import ChosenToken
 
 TEXT = "    return first + second  # 和\n\n\ndef other():\n    pass\n"
 
@@ -76,5 +76,5 @@ class FakeBackend(Backend):
                 await asyncio.sleep(0.001)
             await asyncio.sleep(self.step_seconds)
             likeliest = tuple((number + other, -(place + other) / 8) for other in range(best))
-            self.feed(own, [Chosen(number, -place / 8, likeliest)], None)
+            self.feed(own, [ChosenToken(number, -place / 8, likeliest)], None)
         self.feed(own, [], "length" if room <= len(ids) else "eos")

@@ -13,7 +13,7 @@ from fake_backend import cached_tokenizer, fake_model, fake_settings
 from ms_codegeex.extras.serving.engine import EngineBackend
 from ms_codegeex.extras.serving.engine_program import EngineLoop
 from ms_codegeex.extras.serving.messages import packed
-from ms_codegeex.generation.sampling import Chosen
+from ms_codegeex.generation.sampling import ChosenToken
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import shared
 
@@ -43,7 +43,7 @@ class NumberedEngine:
         for part in parts:
             assert part.begin == len(self.cached[part.slot])
             self.cached[part.slot] += part.ids
-        return [[Chosen(part.ids[-1] % 90 + 1, -0.5) for _ in part.choices] for part in parts]
+        return [[ChosenToken(part.ids[-1] % 90 + 1, -0.5) for _ in part.choices] for part in parts]
 
 
 class SteppedBackend(EngineBackend):

@@ -95,19 +95,16 @@ def test_another_model_is_unknown():
     assert response.status_code == 404 and response.json()["error"]["code"] == "model_not_found"
 
 
-def test_a_full_queue_is_a_429_that_says_when_to_come_back():
-    async def fill():
-        backend = FakeBackend(fake_settings(max_queue=1), slots=1)
-        backend.paused = True
-        async with connected(backend) as client:
-            first = [asyncio.ensure_future(client.post(PATH, json={"prompt": "x"})) for _ in range(2)]
-            while len(backend._active) + len(backend._waiting) < 2:
-                await asyncio.sleep(0.01)
-            refused = await client.post(PATH, json={"prompt": "x"})
-            backend.paused = False
-            return refused, [response.status_code for response in await asyncio.gather(*first)]
-
-    refused, served = running(fill())
+async def test_a_full_queue_is_a_429_that_says_when_to_come_back():
+    backend = FakeBackend(fake_settings(max_queue=1), slots=1)
+    backend.paused = True
+    async with connected(backend) as client:
+        first = [asyncio.ensure_future(client.post(PATH, json={"prompt": "x"})) for _ in range(2)]
+        while len(backend._active) + len(backend._waiting) < 2:
+            await asyncio.sleep(0.01)
+        refused = await client.post(PATH, json={"prompt": "x"})
+        backend.paused = False
+        served = [response.status_code for response in await asyncio.gather(*first)]
     assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
     assert refused.json()["error"]["type"] == "rate_limit_error" and served == [200, 200]
 

@@ -8,7 +8,7 @@ import struct
 import httpx
 import openai
 import pytest
-from asking import answered, ask, connected, running
+from asking import answered, ask, connected
 from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served
 
@@ -82,25 +82,21 @@ def test_the_limits_of_a_key_count_inputs(tmp_path):
         assert response.status_code == status and len(backend.asked) == count * (status == 200)
 
 
-def test_a_request_without_room_at_its_start_is_refused_and_not_counted(tmp_path):
+async def test_a_request_without_room_at_its_start_is_refused_and_not_counted(tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("me 0123456789abcdef requests-per-minute=45 concurrent=2\n")
     keys.chmod(0o600)
-
-    async def asked():
-        backend = FakeBackend(fake_settings(api_key_file=keys), slots=4)
-        async with connected(backend) as client:
-            client.headers["Authorization"] = "Bearer 0123456789abcdef"
-            backend.paused = True
-            other = asyncio.ensure_future(client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}))
-            while not backend.active:
-                await asyncio.sleep(0)
-            refused = await client.post("/v1/embeddings", json={"input": ["x"] * 40})
-            backend.paused = False
-            await other
-            return refused, await client.post("/v1/embeddings", json={"input": ["x"] * 40})
-
-    refused, taken = running(asked())
+    backend = FakeBackend(fake_settings(api_key_file=keys), slots=4)
+    async with connected(backend) as client:
+        client.headers["Authorization"] = "Bearer 0123456789abcdef"
+        backend.paused = True
+        other = asyncio.ensure_future(client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}))
+        while not backend.active:
+            await asyncio.sleep(0)
+        refused = await client.post("/v1/embeddings", json={"input": ["x"] * 40})
+        backend.paused = False
+        await other
+        taken = await client.post("/v1/embeddings", json={"input": ["x"] * 40})
     message = "2 more would exceed this key's limit of 2 answers in progress (1 now)"
     assert refused.status_code == 429 and refused.json()["error"]["message"] == message
     assert taken.status_code == 200 and len(taken.json()["data"]) == 40
@@ -128,14 +124,11 @@ def test_later_inputs_wait_for_room():
     assert [backend.model.tokenizer.decode(answer.ids) for answer in backend.asked] == texts
 
 
-def test_the_deadline_is_that_of_all_inputs():
-    async def asked():
-        backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.1)
-        async with connected(backend) as client:
-            response = await client.post("/v1/embeddings", json={"input": ["x"] * 30})
-            return response, backend.idle, len(backend.asked)
-
-    response, idle, count = running(asked())
+async def test_the_deadline_is_that_of_all_inputs():
+    backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.1)
+    async with connected(backend) as client:
+        response = await client.post("/v1/embeddings", json={"input": ["x"] * 30})
+        idle, count = backend.idle, len(backend.asked)
     assert response.status_code == 503 and response.json()["error"]["code"] == "deadline_exceeded"
     assert idle and count < 30 and response.headers["Retry-After"] == "5"
 

@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 import pytest
-from asking import running
 from fake_backend import cached_tokenizer, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
@@ -29,7 +28,7 @@ from ms_codegeex.extras.serving.messages import (
     settings_from,
     settings_values,
 )
-from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import shared
 from ms_codegeex.generation.stopping import Ending
@@ -66,7 +65,7 @@ class CountingEngine:
             self.cached[part.slot] += part.ids
             row = zip(part.ids[len(part.ids) - len(part.choices) :], part.choices, strict=True)
             found.append(
-                [Chosen(choice.given if choice.given >= 0 else last + 1, self.score(last)) for last, choice in row]
+                [ChosenToken(choice.given if choice.given >= 0 else last + 1, self.score(last)) for last, choice in row]
             )
         return found
 
@@ -233,41 +232,34 @@ def test_a_prompt_that_comes_again_is_in_its_slot():
     assert [totals[2] for _, totals in messages] == [0, 3, 6]
 
 
-def test_messages_of_any_size_arrive_whole_in_both_directions():
+async def test_messages_of_any_size_arrive_whole_in_both_directions():
     values = [[], "和\n", [1, None, {"a": [-0.5]}], "x" * (1 << 20), 0]
+    ours, theirs = socket.socketpair()
+    process = Connection(theirs.detach())
 
-    async def exchanged():
-        ours, theirs = socket.socketpair()
-        process = Connection(theirs.detach())
+    def echo():
+        with process:
+            for _ in values:
+                process.send_bytes(packed(receive(process)))
 
-        def echo():
-            with process:
-                for _ in values:
-                    process.send_bytes(packed(receive(process)))
-
-        echoing = threading.Thread(target=echo)
-        echoing.start()
-        engine = await EngineProcess.of(None, ours)
-        for value in values:
-            engine.send(value)
-        found = [await engine.receive() for _ in values]
-        echoing.join()
-        assert await engine.receive() is None
-        engine.writer.close()
-        return found
-
-    assert running(exchanged()) == values
+    echoing = threading.Thread(target=echo)
+    echoing.start()
+    engine = await EngineProcess.of(None, ours)
+    for value in values:
+        engine.send(value)
+    found = [await engine.receive() for _ in values]
+    echoing.join()
+    assert await engine.receive() is None
+    engine.writer.close()
+    assert found == values
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5])
-def test_a_message_that_breaks_off_is_the_end(count):
-    async def broken():
-        reader = asyncio.StreamReader()
-        reader.feed_data(b"\0\0\0\x02[]"[:count])
-        reader.feed_eof()
-        return await EngineProcess(None, None, reader).receive()
-
-    assert running(broken()) is None
+async def test_a_message_that_breaks_off_is_the_end(count):
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"\0\0\0\x02[]"[:count])
+    reader.feed_eof()
+    assert await EngineProcess(None, None, reader).receive() is None
 
 
 def test_settings_and_tokens_survive_the_way():
@@ -276,7 +268,7 @@ def test_settings_and_tokens_survive_the_way():
     )
     back = json.loads(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
-    chosen = Chosen(3, -0.1, ((3, -0.1), (9, float("-inf"))))
+    chosen = ChosenToken(3, -0.1, ((3, -0.1), (9, float("-inf"))))
     back = json.loads(packed(chosen))
     assert chosen_from(back) == chosen
 
@@ -315,30 +307,24 @@ class LostEngine:
         self.states.append("end")
 
 
-def test_an_engine_is_not_ready_from_the_end_of_its_connection(monkeypatch):
-    async def serve():
-        backend = EngineBackend(fake_model(), fake_settings())
-        lost = LostEngine(backend)
+async def test_an_engine_is_not_ready_from_the_end_of_its_connection(monkeypatch):
+    backend = EngineBackend(fake_model(), fake_settings())
+    lost = LostEngine(backend)
 
-        async def start(options):
-            return lost
+    async def start(options):
+        return lost
 
-        monkeypatch.setattr(EngineProcess, "start", start)
-        assert await backend._serve() is None
-        return lost.states
-
-    assert running(serve()) == [(False, True), "end"]
+    monkeypatch.setattr(EngineProcess, "start", start)
+    assert await backend._serve() is None
+    assert lost.states == [(False, True), "end"]
 
 
-def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(monkeypatch):
+async def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(monkeypatch):
     monkeypatch.setattr(engine, "END_SECONDS", 0.0)
-
-    async def ended():
-        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        with process:
-            return await EngineProcess(process, None, None).status()
-
-    assert running(ended()) is None
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with process:
+        found = await EngineProcess(process, None, None).status()
+    assert found is None
 
 
 async def until(condition):
@@ -346,36 +332,32 @@ async def until(condition):
         await asyncio.sleep(0.005)
 
 
-def test_a_process_that_is_killed_is_started_again(monkeypatch, tmp_path):
+async def test_a_process_that_is_killed_is_started_again(monkeypatch, tmp_path):
     """A made-up one; test_serving_engine.py has one with a model."""
     program = tmp_path / "python"
     script = Path(__file__).with_name("counting_process.py")
     program.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "{script}" "$@"\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-
-    async def killed():
-        backend = EngineBackend(fake_model(context=50), fake_settings())
-        task = asyncio.ensure_future(backend.run())
-        await until(lambda: backend.engine_ready)
-        first = backend.engine.process
-        answer, waiting = (backend.answer([begun], SamplingSettings(40)) for begun in (5, 6))
-        await anext(answer)
-        first.kill()
-        for each in (answer, waiting):
-            with pytest.raises(ApiError) as caught:
-                await each.whole()
-            assert (caught.value.status, caught.value.code) == (503, "engine_lost")
-        assert not backend.ready
-        await until(lambda: backend.engine_ready)
-        again = await backend.answer([5], SamplingSettings(4)).whole()
-        second, restarts = backend.engine.process, backend.counters.restarts
-        task.cancel()
-        await asyncio.wait([task])
-        return again.text, restarts, first.pid != second.pid, [each.returncode for each in (first, second)]
-
-    expected = fake_model().tokenizer.decode([6, 7, 8, 9])
-    assert running(killed()) == (expected, 1, True, [-9, -9])
+    backend = EngineBackend(fake_model(context=50), fake_settings())
+    task = asyncio.ensure_future(backend.run())
+    await until(lambda: backend.engine_ready)
+    first = backend.engine.process
+    answer, waiting = (backend.answer([begun], SamplingSettings(40)) for begun in (5, 6))
+    await anext(answer)
+    first.kill()
+    for each in (answer, waiting):
+        with pytest.raises(ApiError) as caught:
+            await each.whole()
+        assert (caught.value.status, caught.value.code) == (503, "engine_lost")
+    assert not backend.ready
+    await until(lambda: backend.engine_ready)
+    again = await backend.answer([5], SamplingSettings(4)).whole()
+    second, restarts = backend.engine.process, backend.counters.restarts
+    task.cancel()
+    await asyncio.wait([task])
+    assert again.text == fake_model().tokenizer.decode([6, 7, 8, 9]) and restarts == 1
+    assert first.pid != second.pid and first.returncode == second.returncode == -9
 
 
 def test_a_line_with_less_indentation_ends_a_text_in_the_engine():

@@ -69,32 +69,27 @@ async def until(condition):
         await asyncio.sleep(0)
 
 
-def test_an_engine_that_hangs_is_killed_and_started_again(monkeypatch, capsys):
-    async def hang():
-        backend, made = engines(monkeypatch, (HELLO, True), (HELLO, False))
-        task = asyncio.ensure_future(backend.run())
-        await until(lambda: backend.engine_ready)
-        answer = backend.answer([1], SamplingSettings())
-        with pytest.raises(ApiError, match="started again") as caught:
-            await answer.whole()
-        await until(lambda: len(made) == 2 and made[1].sent.count(["ping"]) > 3 * engine.PINGS)
-        task.cancel()
-        return caught.value.code, [one.killed for one in made], backend.counters.restarts, backend.counters.steps
-
-    assert running(hang()) == ("engine_lost", [True, False], 1, 0)
+async def test_an_engine_that_hangs_is_killed_and_started_again(monkeypatch, capsys):
+    backend, made = engines(monkeypatch, (HELLO, True), (HELLO, False))
+    task = asyncio.ensure_future(backend.run())
+    await until(lambda: backend.engine_ready)
+    answer = backend.answer([1], SamplingSettings())
+    with pytest.raises(ApiError, match="started again") as caught:
+        await answer.whole()
+    await until(lambda: len(made) == 2 and made[1].sent.count(["ping"]) > 3 * engine.PINGS)
+    task.cancel()
+    assert caught.value.code == "engine_lost" and [one.killed for one in made] == [True, False]
+    assert (backend.counters.restarts, backend.counters.steps) == (1, 0)
     assert "the engine hangs: no message for 0.01 s" in capsys.readouterr().err
 
 
-def test_a_model_that_is_gone_at_a_restart_is_tried_again(monkeypatch, capsys):
-    async def restart():
-        pauses = []
-        backend, made = engines(monkeypatch, (HELLO, True), (LOST, False), (LOST, False), (HELLO, False), pauses=pauses)
-        task = asyncio.ensure_future(backend.run())
-        await until(lambda: len(made) == 4 and backend.engine_ready)
-        task.cancel()
-        return [pause for pause in pauses if pause in (1.0, 3.0)]
-
-    assert running(restart()) == [1.0, 3.0]
+async def test_a_model_that_is_gone_at_a_restart_is_tried_again(monkeypatch, capsys):
+    pauses = []
+    backend, made = engines(monkeypatch, (HELLO, True), (LOST, False), (LOST, False), (HELLO, False), pauses=pauses)
+    task = asyncio.ensure_future(backend.run())
+    await until(lambda: len(made) == 4 and backend.engine_ready)
+    task.cancel()
+    assert [pause for pause in pauses if pause in (1.0, 3.0)] == [1.0, 3.0]
     assert capsys.readouterr().err.count("model: no such directory\n") == 2
 
 

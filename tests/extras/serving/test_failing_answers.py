@@ -31,16 +31,13 @@ def broken(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("broken")
-def test_only_the_client_of_a_failing_answer_is_told():
-    async def asked():
-        backend = FakeBackend(step_seconds=0.001)
-        async with connected(backend) as client:
-            bodies = [GOOD, FAILING, {**FAILING, "stream": True}, {**FAILING, "n": 3}, {**GOOD, "stream": True}, GOOD]
-            responses = await asyncio.gather(*(client.post(PATH, json=body) for body in bodies))
-            again = await client.post(PATH, json=GOOD)
-            return responses, again, backend
-
-    (good, failing, stream, several, other, queued), again, backend = running(asked())
+async def test_only_the_client_of_a_failing_answer_is_told():
+    backend = FakeBackend(step_seconds=0.001)
+    async with connected(backend) as client:
+        bodies = [GOOD, FAILING, {**FAILING, "stream": True}, {**FAILING, "n": 3}, {**GOOD, "stream": True}, GOOD]
+        responses = await asyncio.gather(*(client.post(PATH, json=body) for body in bodies))
+        again = await client.post(PATH, json=GOOD)
+        good, failing, stream, several, other, queued = responses
     for response in (good, queued, again):
         assert response.status_code == 200 and response.json()["choices"][0]["text"] == TEXT
     assert other.text.endswith("data: [DONE]\n\n")
@@ -54,22 +51,18 @@ def test_only_the_client_of_a_failing_answer_is_told():
 
 
 @pytest.mark.usefixtures("broken")
-def test_the_slots_of_a_client_that_leaves_are_free():
-    async def asked():
-        backend = FakeBackend(step_seconds=0.01)
-        async with connected(backend) as client:
-            request = asyncio.ensure_future(client.post(PATH, json={**FAILING, "n": 2}))
-            await asyncio.sleep(0.005)
-            request.cancel()
-            await asyncio.wait({request})
-            response = await client.post(PATH, json=GOOD)
-            return response, backend
-
-    response, backend = running(asked())
+async def test_the_slots_of_a_client_that_leaves_are_free():
+    backend = FakeBackend(step_seconds=0.01)
+    async with connected(backend) as client:
+        request = asyncio.ensure_future(client.post(PATH, json={**FAILING, "n": 2}))
+        await asyncio.sleep(0.005)
+        request.cancel()
+        await asyncio.wait({request})
+        response = await client.post(PATH, json=GOOD)
     assert response.json()["choices"][0]["text"] == TEXT and not backend._active
 
 
-def test_a_stream_that_fails_ends_with_an_event(monkeypatch):
+async def test_a_stream_that_fails_ends_with_an_event(monkeypatch):
     calls = []
 
     def fails(tokenizer, number, maximum=None):
@@ -79,12 +72,9 @@ def test_a_stream_that_fails_ends_with_an_event(monkeypatch):
         return "x"
 
     monkeypatch.setattr(logprobs, "token_text", fails)
-
-    async def asked():
-        async with connected(FakeBackend()) as client:
-            return await client.post(PATH, json={**GOOD, "stream": True, "logprobs": 0})
-
-    *pieces, last = running(asked()).text.strip().split("\n\n")
+    async with connected(FakeBackend()) as client:
+        found = await client.post(PATH, json={**GOOD, "stream": True, "logprobs": 0})
+    *pieces, last = found.text.strip().split("\n\n")
     assert pieces and json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
 
 

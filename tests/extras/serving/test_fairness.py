@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from over_http import served
 from stepped_engine import NumberedEngine, SteppedBackend
 
-from ms_codegeex.extras.serving.fairness import LEAD, MANY, QUANTUM, RecentClients, Turns, Waiting
+from ms_codegeex.extras.serving.fairness import LEAD, MANY, QUANTUM, RecentClients, Turns, WaitingAnswers
 from ms_codegeex.extras.serving.keys import read_keys
 from ms_codegeex.generation.prefixes import Prefixes
 from ms_codegeex.generation.row_shares import TYPING_SECONDS
@@ -54,60 +54,53 @@ def ids_of(length, seed):
 
 
 @pytest.mark.parametrize("slots", [2, 4, 16])
-def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_was(slots):
+async def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_was(slots):
     """120 answers of a flooder, who asks again as soon as one ends; the other one asks 20 times."""
-
-    async def flooded():
-        backend = SteppedBackend(NumberedEngine(slots), CAPACITY, max_queue=256)
-        always_away = itertools.count(0, TYPING_SECONDS)
-        backend._recent = RecentClients(clock=always_away.__next__)
-        idle = until_first_token(backend, backend.answer(ids_of(40, 1), settings(4), client="a"))
-        assert idle == (1, 40)
-        seeds = itertools.count(5)
-        flood = []
-        for number in range(20):
-            flood = [answer for answer in flood if not answer.ended]
-            while len(flood) < FLOOD:
-                flood.append(backend.answer(ids_of(60, next(seeds)), settings(200), client="flooder"))
-            for _ in range(3 + number):
-                backend.step()
-            answer = backend.answer(ids_of(40, 1000 + number), settings(4), client="a")
-            steps, _ = until_first_token(backend, answer)
-            assert steps <= 2 * idle[0], number
-            while not answer.ended:
-                backend.step()
-        assert backend.counters.failed == 0 and backend.counters.suspended >= 20
-        ended = [answer for answer in flood if answer.output]
-        assert len(ended) >= slots - 1  # the flooder has the rest
-        backend.fail_all(None)
-
-    running(flooded())
+    backend = SteppedBackend(NumberedEngine(slots), CAPACITY, max_queue=256)
+    always_away = itertools.count(0, TYPING_SECONDS)
+    backend._recent = RecentClients(clock=always_away.__next__)
+    idle = until_first_token(backend, backend.answer(ids_of(40, 1), settings(4), client="a"))
+    assert idle == (1, 40)
+    seeds = itertools.count(5)
+    flood = []
+    for number in range(20):
+        flood = [answer for answer in flood if not answer.ended]
+        while len(flood) < FLOOD:
+            flood.append(backend.answer(ids_of(60, next(seeds)), settings(200), client="flooder"))
+        for _ in range(3 + number):
+            backend.step()
+        answer = backend.answer(ids_of(40, 1000 + number), settings(4), client="a")
+        steps, _ = until_first_token(backend, answer)
+        assert steps <= 2 * idle[0], number
+        while not answer.ended:
+            backend.step()
+    assert backend.counters.failed == 0 and backend.counters.suspended >= 20
+    ended = [answer for answer in flood if answer.output]
+    assert len(ended) >= slots - 1  # the flooder has the rest
+    backend.fail_all(None)
 
 
-def test_keystrokes_in_a_flood_find_their_slot_and_have_short_passes_of_their_own():
-    async def flooded():
-        backend = SteppedBackend(NumberedEngine(4), CAPACITY, max_queue=256)
-        backend._recent = RecentClients(clock=lambda: 0.0)  # keystrokes come within the seconds, however slow this is
-        engine, ids, seeds = backend.loop.scheduler.engine, ids_of(600, 1), itertools.count(5)
-        for number in range(30):
-            while backend.queued < 50:
-                backend.answer(ids_of(400, next(seeds)), settings(50), client="flooder")
-            for _ in range(30):
-                backend.step()
-            answer = backend.answer(ids, settings(4), client="typist")
-            until_first_token(backend, answer)
-            if number:
-                rest = len(ids) - answer.reused
-                assert rest in (1, 2) and engine.rows[-1] == rest, number
-                backend.step()
-                assert engine.rows[-1] > rest  # the others are not passed over twice
-            while not answer.ended:
-                backend.step()
-            ids = [*ids, ids[-1] % 83 + 1, 85]
-        assert backend.counters.suspended <= 1 and backend.counters.failed == 0
-        backend.fail_all(None)
-
-    running(flooded())
+async def test_keystrokes_in_a_flood_find_their_slot_and_have_short_passes_of_their_own():
+    backend = SteppedBackend(NumberedEngine(4), CAPACITY, max_queue=256)
+    backend._recent = RecentClients(clock=lambda: 0.0)  # keystrokes come within the seconds, however slow this is
+    engine, ids, seeds = backend.loop.scheduler.engine, ids_of(600, 1), itertools.count(5)
+    for number in range(30):
+        while backend.queued < 50:
+            backend.answer(ids_of(400, next(seeds)), settings(50), client="flooder")
+        for _ in range(30):
+            backend.step()
+        answer = backend.answer(ids, settings(4), client="typist")
+        until_first_token(backend, answer)
+        if number:
+            rest = len(ids) - answer.reused
+            assert rest in (1, 2) and engine.rows[-1] == rest, number
+            backend.step()
+            assert engine.rows[-1] > rest  # the others are not passed over twice
+        while not answer.ended:
+            backend.step()
+        ids = [*ids, ids[-1] % 83 + 1, 85]
+    assert backend.counters.suspended <= 1 and backend.counters.failed == 0
+    backend.fail_all(None)
 
 
 def test_short_passes_of_one_group_are_one_in_as_many_as_there_are_groups():
@@ -141,80 +134,67 @@ def test_a_quarter_of_the_slots_is_left_free_for_who_returns():
     assert returning._left.keys() == {"c", "d"}
 
 
-def test_a_slot_that_nobody_returned_to_goes_to_who_waits():
-    async def asked():
-        now = [0.0]
-        backend = SteppedBackend(NumberedEngine(4), CAPACITY)
-        backend._recent = RecentClients(clock=lambda: now[0])
-        backend.answer(ids_of(30, 0), settings(2), client="typist")
-        answers = [backend.answer(ids_of(30, seed), settings(60), client="flooder") for seed in range(1, 9)]
-        for _ in range(5):
-            backend.step()
-        assert backend.active == 3
-        now[0] = TYPING_SECONDS
+async def test_a_slot_that_nobody_returned_to_goes_to_who_waits():
+    now = [0.0]
+    backend = SteppedBackend(NumberedEngine(4), CAPACITY)
+    backend._recent = RecentClients(clock=lambda: now[0])
+    backend.answer(ids_of(30, 0), settings(2), client="typist")
+    answers = [backend.answer(ids_of(30, seed), settings(60), client="flooder") for seed in range(1, 9)]
+    for _ in range(5):
         backend.step()
-        assert backend.active == 4
-        while not backend.idle:
-            backend.step()
-        assert all(answer.text.finish == "length" for answer in answers)
-
-    running(asked())
-
-
-def test_a_long_prompt_has_half_of_the_rows_in_a_flood():
-    async def flooded():
-        backend = SteppedBackend(NumberedEngine(4), CAPACITY, max_queue=256)
-        for seed in range(FLOOD):
-            backend.answer(ids_of(300, seed), settings(100), client="flooder")
-        for _ in range(5):
-            backend.step()
-        _, rows = until_first_token(backend, backend.answer(ids_of(600, 700), settings(4), client="a"))
-        assert rows <= 2.2 * 600
-        backend.fail_all(None)
-
-    running(flooded())
+    assert backend.active == 3
+    now[0] = TYPING_SECONDS
+    backend.step()
+    assert backend.active == 4
+    while not backend.idle:
+        backend.step()
+    assert all(answer.text.finish == "length" for answer in answers)
 
 
-def test_a_long_prompt_comes_to_its_end_among_short_ones_that_never_end():
-    async def asked():
-        backend = SteppedBackend(NumberedEngine(16, chunk=32), CAPACITY, max_queue=999)
-        long, seeds = backend.answer(ids_of(320, 0), settings(1)), itertools.count(1)
-        for _ in range(400):
-            while backend.queued < 20:
-                backend.answer(ids_of(30, next(seeds)), settings(1))
-            backend.step()
-            if long.ended:
-                break
-        assert long.ended and not long.error and next(seeds) > 100
-        backend.fail_all(None)
+async def test_a_long_prompt_has_half_of_the_rows_in_a_flood():
+    backend = SteppedBackend(NumberedEngine(4), CAPACITY, max_queue=256)
+    for seed in range(FLOOD):
+        backend.answer(ids_of(300, seed), settings(100), client="flooder")
+    for _ in range(5):
+        backend.step()
+    _, rows = until_first_token(backend, backend.answer(ids_of(600, 700), settings(4), client="a"))
+    assert rows <= 2.2 * 600
+    backend.fail_all(None)
 
-    running(asked())
+
+async def test_a_long_prompt_comes_to_its_end_among_short_ones_that_never_end():
+    backend = SteppedBackend(NumberedEngine(16, chunk=32), CAPACITY, max_queue=999)
+    long, seeds = backend.answer(ids_of(320, 0), settings(1)), itertools.count(1)
+    for _ in range(400):
+        while backend.queued < 20:
+            backend.answer(ids_of(30, next(seeds)), settings(1))
+        backend.step()
+        if long.ended:
+            break
+    assert long.ended and not long.error and next(seeds) > 100
+    backend.fail_all(None)
 
 
 @pytest.mark.parametrize(
     ("slots", "weights"),
     [(1, (1, 1)), (4, (3, 1)), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((4, (1, 1)), (1, (1, 2))))],
 )
-def test_tokens_are_computed_by_weight(slots, weights):
+async def test_tokens_are_computed_by_weight(slots, weights):
     """Both have more to do than the engine can: prompts and answers of different lengths."""
-
-    async def both():
-        backend = SteppedBackend(NumberedEngine(slots), CAPACITY, max_queue=999)
-        rows, answers = Counter(), []
-        charge = backend._turns.charge
-        backend._turns.charge = lambda client, tokens: (rows.update({client: tokens}), charge(client, tokens))
-        for number in range(120):
-            for client, weight, prompt, answer in (("a", weights[0], 20, 60), ("b", weights[1], 200, 90)):
-                ids = ids_of(prompt, 2 * number + (client == "b"))
-                answers.append(backend.answer(ids, settings(answer), client=client, weight=weight))
-        while sum(rows.values()) < 8000:
-            backend.step()
-        assert {answer.client for answer in backend._waiting} == {"a", "b"}
-        share = rows["a"] / sum(rows.values())
-        assert abs(share - weights[0] / sum(weights)) < 0.12
-        backend.fail_all(None)
-
-    running(both())
+    backend = SteppedBackend(NumberedEngine(slots), CAPACITY, max_queue=999)
+    rows, answers = Counter(), []
+    charge = backend._turns.charge
+    backend._turns.charge = lambda client, tokens: (rows.update({client: tokens}), charge(client, tokens))
+    for number in range(120):
+        for client, weight, prompt, answer in (("a", weights[0], 20, 60), ("b", weights[1], 200, 90)):
+            ids = ids_of(prompt, 2 * number + (client == "b"))
+            answers.append(backend.answer(ids, settings(answer), client=client, weight=weight))
+    while sum(rows.values()) < 8000:
+        backend.step()
+    assert {answer.client for answer in backend._waiting} == {"a", "b"}
+    share = rows["a"] / sum(rows.values())
+    assert abs(share - weights[0] / sum(weights)) < 0.12
+    backend.fail_all(None)
 
 
 def test_a_client_that_was_away_is_owed_nothing():
@@ -313,7 +293,7 @@ def test_exchanges_come_to_an_end(slots, waiting, weights, used):
 
 
 def test_the_client_that_used_least_is_next_and_equal_ones_take_turns():
-    waiting = Waiting()
+    waiting = WaitingAnswers()
     for client in "aaabbc":
         waiting.add(Asked(client))
     used = {"a": 5, "b": 3, "c": 3}
@@ -337,20 +317,17 @@ def twin_engine():
     return Twin("codegen").engine(slots=2, chunk=32)
 
 
-def test_answers_that_gave_way_go_on_where_they_were():
-    async def asked():
-        backend = SteppedBackend(NumberedEngine(3), CAPACITY)
-        answers = [backend.answer(ids_of(20, seed), settings(60), client="flooder") for seed in range(9)]
-        for number in range(30):
-            for _ in range(5):
-                backend.step()
-            backend.answer(ids_of(10, 100 + number), settings(3), client=f"other {number % 3}")
-        while not backend.idle:
+async def test_answers_that_gave_way_go_on_where_they_were():
+    backend = SteppedBackend(NumberedEngine(3), CAPACITY)
+    answers = [backend.answer(ids_of(20, seed), settings(60), client="flooder") for seed in range(9)]
+    for number in range(30):
+        for _ in range(5):
             backend.step()
-        assert backend.counters.suspended >= 20 and backend.counters.failed == 0
-        return answers
-
-    for answer in running(asked()):
+        backend.answer(ids_of(10, 100 + number), settings(3), client=f"other {number % 3}")
+    while not backend.idle:
+        backend.step()
+    assert backend.counters.suspended >= 20 and backend.counters.failed == 0
+    for answer in answers:
         last = answer.ids[-1]
         assert answer.output == [(last - 1 + place) % 90 + 1 for place in range(1, 61)]
         assert answer.text.count == 60 and answer.text.finish == "length"
@@ -358,7 +335,7 @@ def test_answers_that_gave_way_go_on_where_they_were():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", [0, 1 << 30])
-def test_an_answer_that_gave_way_is_the_one_that_it_would_have_been(twin_engine, memory):
+async def test_an_answer_that_gave_way_is_the_one_that_it_would_have_been(twin_engine, memory):
     """With draws, penalties and a stop text; with the memory for prefixes, or computed again."""
     from twins.tiny_models import POSITIONS, prompt
 
@@ -372,85 +349,68 @@ def test_an_answer_that_gave_way_is_the_one_that_it_would_have_been(twin_engine,
         while not request.finish:
             scheduler.step()
         expected.append([chosen.token for chosen in request])
-
-    async def asked():
-        twin_engine.cached[:] = [[], []]
-        kept = Prefixes(twin_engine, memory) if memory else None
-        backend = SteppedBackend(twin_engine, POSITIONS, kept, prefix_memory=memory)
-        answers = [backend.answer(ids, one, client="flooder") for ids, one in wanted]
-        for number in range(12):
-            for _ in range(7):
-                backend.step()
-            backend.answer(prompt(20, 100 + number), settings(3), client=f"other {number % 2}")
-        while not backend.idle:
+    twin_engine.cached[:] = [[], []]
+    kept = Prefixes(twin_engine, memory) if memory else None
+    backend = SteppedBackend(twin_engine, POSITIONS, kept, prefix_memory=memory)
+    answers = [backend.answer(ids, one, client="flooder") for ids, one in wanted]
+    for number in range(12):
+        for _ in range(7):
             backend.step()
-        assert backend.counters.suspended >= 6
-        return [answer.output for answer in answers], backend.counters.prefix_hits
-
-    found, hits = running(asked())
+        backend.answer(prompt(20, 100 + number), settings(3), client=f"other {number % 2}")
+    while not backend.idle:
+        backend.step()
+    assert backend.counters.suspended >= 6
+    found, hits = [answer.output for answer in answers], backend.counters.prefix_hits
     assert found == expected and bool(hits) is bool(memory)
 
 
-def test_a_stop_text_is_found_across_a_break():
+async def test_a_stop_text_is_found_across_a_break():
     """Half of it comes before the answer gives way: ids are characters, from "!" on."""
-
-    async def asked():
-        backend = SteppedBackend(NumberedEngine(2), CAPACITY)
-        answers = [backend.answer([number], settings(60, stop=("=>?@",)), client="a") for number in (20, 25)]
-        for _ in range(4):
-            backend.step()
-        assert answers[1].output == [26, 27, 28, 29]  # "=>" is 28 and 29 + 1
-        backend.answer([70], settings(3), client="b")
-        while not backend.idle:
-            backend.step()
-        assert backend.counters.suspended == 1
-        return [answer.take() for answer in answers]
-
-    pieces = running(asked())
+    backend = SteppedBackend(NumberedEngine(2), CAPACITY)
+    answers = [backend.answer([number], settings(60, stop=("=>?@",)), client="a") for number in (20, 25)]
+    for _ in range(4):
+        backend.step()
+    assert answers[1].output == [26, 27, 28, 29]  # "=>" is 28 and 29 + 1
+    backend.answer([70], settings(3), client="b")
+    while not backend.idle:
+        backend.step()
+    assert backend.counters.suspended == 1
+    pieces = [answer.take() for answer in answers]
     assert [piece.text for piece in pieces] == ["6789:;<", ";<"]
     assert [piece.finish for piece in pieces] == ["stop", "stop"]
 
 
-def test_the_limit_of_a_minute_counts_answers(tmp_path):
+async def test_the_limit_of_a_minute_counts_answers(tmp_path):
     path = tmp_path / "keys"
     path.write_text(f"alice {ALICE} requests-per-minute=5\n")
     path.chmod(0o600)
-
-    async def asked():
-        backend = FakeBackend(fake_settings(api_key_file=path), slots=8)
-        async with connected(backend) as client:
-            client.headers["Authorization"] = f"Bearer {ALICE}"
-            bodies = [{"n": 3}, {"prompt": ["x", "y", "z"]}, {"n": 2}, {}, {"n": 6}]
-            return [await client.post(PATH, json={"prompt": "x", "max_tokens": 1, **body}) for body in bodies]
-
-    first, refused, second, third, many = running(asked())
+    backend = FakeBackend(fake_settings(api_key_file=path), slots=8)
+    async with connected(backend) as client:
+        client.headers["Authorization"] = f"Bearer {ALICE}"
+        bodies = [{"n": 3}, {"prompt": ["x", "y", "z"]}, {"n": 2}, {}, {"n": 6}]
+        first, refused, second, third, many = [
+            await client.post(PATH, json={"prompt": "x", "max_tokens": 1, **body}) for body in bodies
+        ]
     assert [response.status_code for response in (first, refused, second, third)] == [200, 429, 429, 429]
     assert "more than 5 answers of this key in a minute" in refused.json()["error"]["message"]
     assert many.status_code == 429
 
 
-def test_more_answers_than_a_minute_has_are_never_possible():
-    async def asked():
-        async with connected(FakeBackend(fake_settings(requests_per_minute=5), slots=8)) as client:
-            return await client.post(PATH, json={"prompt": "x", "n": 8})
-
-    response = running(asked())
+async def test_more_answers_than_a_minute_has_are_never_possible():
+    async with connected(FakeBackend(fake_settings(requests_per_minute=5), slots=8)) as client:
+        response = await client.post(PATH, json={"prompt": "x", "n": 8})
     assert response.status_code == 400 and response.json()["error"]["param"] == "n"
 
 
-def test_a_weight_in_the_file_of_keys(tmp_path):
+async def test_a_weight_in_the_file_of_keys(tmp_path):
     path = tmp_path / "keys"
     path.write_text(f"alice {ALICE} weight=3\nflooder {FLOODER}\n")
     path.chmod(0o600)
     assert [key.weight for key in read_keys(path)] == [3, 1]
-
-    async def asked():
-        backend = FakeBackend(fake_settings(api_key_file=path))
-        async with connected(backend) as client:
-            await client.post(PATH, json={"prompt": "x"}, headers={"Authorization": f"Bearer {ALICE}"})
-        return backend.asked[0].weight
-
-    assert running(asked()) == 3
+    backend = FakeBackend(fake_settings(api_key_file=path))
+    async with connected(backend) as client:
+        await client.post(PATH, json={"prompt": "x"}, headers={"Authorization": f"Bearer {ALICE}"})
+    assert backend.asked[0].weight == 3
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from over_http import served
 from ms_codegeex.extras.serving import connections
 from ms_codegeex.extras.serving.connections import BACKLOG, IN_FLIGHT, QUIET_SECONDS, RESERVE, Flood, descriptor_room
 from ms_codegeex.extras.serving.errors import ApiError
-from ms_codegeex.extras.serving.fairness import Waiting
+from ms_codegeex.extras.serving.fairness import WaitingAnswers
 from ms_codegeex.generation.sampling import SamplingSettings
 
 PATH = "/v1/completions"
@@ -74,23 +74,19 @@ def test_a_key_that_retries_on_many_connections_leaves_room_for_another(key_file
 @pytest.mark.parametrize(
     "path", [PATH, "/v1/chat/completions", "/v1/embeddings", "/v1/code/explain", "/infill", "/completion"]
 )
-def test_a_caller_without_a_place_is_refused_before_its_body_is_parsed(path):
+async def test_a_caller_without_a_place_is_refused_before_its_body_is_parsed(path):
     """The refusal is the queue's, though the body is no JSON; other routes are answered."""
     wrong_body = {"content": b"{", "headers": {"Content-Type": "application/json"}}
-
-    async def asked():
-        backend = FakeBackend(fake_settings(max_queue=0), slots=1)
-        async with connected(backend) as client:
-            backend.paused = True
-            first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "max_tokens": 1}))
-            while not backend.active:
-                await asyncio.sleep(0)
-            refused = await client.post(path, **wrong_body)
-            tokens = await client.post("/tokenize", json={"content": "x"})
-            backend.paused = False
-            return refused, tokens, await first, await client.post(path, **wrong_body)
-
-    refused, tokens, first, wrong = running(asked())
+    backend = FakeBackend(fake_settings(max_queue=0), slots=1)
+    async with connected(backend) as client:
+        backend.paused = True
+        first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "max_tokens": 1}))
+        while not backend.active:
+            await asyncio.sleep(0)
+        refused = await client.post(path, **wrong_body)
+        tokens = await client.post("/tokenize", json={"content": "x"})
+        backend.paused = False
+        first, wrong = await first, await client.post(path, **wrong_body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert (tokens.status_code, first.status_code, wrong.status_code) == (200, 200, 400)
 
@@ -144,24 +140,21 @@ def test_a_refusal_reaches_a_client_that_sends_all_of_a_long_body_first(key_file
         held.close()
 
 
-def test_the_newest_answers_of_the_client_with_the_most_give_way():
-    async def asked():
-        backend = FakeBackend(fake_settings(max_queue=6), slots=1)
-        backend.paused = True
-        begun = [backend.answer([1], SETTINGS, client="a") for _ in range(7)]  # of which one waits in the engine
-        with pytest.raises(ApiError, match="queue is full"):
-            backend.answer([1], SETTINGS, client="a")
-        for count in range(2):
-            backend.answer([1], SETTINGS, client="b")
-            assert [answer.ended for answer in begun] == [False] * (6 - count) + [True] * (1 + count)
-        assert begun[-1].error.status == begun[-2].error.status == 429
-        assert sorted(answer.client for answer in backend._waiting) == [*"aaabb"]
-        with pytest.raises(ApiError, match="queue is full"):  # both would have 3 then, and a would lose one for nothing
-            backend.check_room(2, "b")
-        backend.check_room(1, "c")
-        backend.fail_all(ApiError(503, "end"))
-
-    running(asked())
+async def test_the_newest_answers_of_the_client_with_the_most_give_way():
+    backend = FakeBackend(fake_settings(max_queue=6), slots=1)
+    backend.paused = True
+    begun = [backend.answer([1], SETTINGS, client="a") for _ in range(7)]  # of which one waits in the engine
+    with pytest.raises(ApiError, match="queue is full"):
+        backend.answer([1], SETTINGS, client="a")
+    for count in range(2):
+        backend.answer([1], SETTINGS, client="b")
+        assert [answer.ended for answer in begun] == [False] * (6 - count) + [True] * (1 + count)
+    assert begun[-1].error.status == begun[-2].error.status == 429
+    assert sorted(answer.client for answer in backend._waiting) == [*"aaabb"]
+    with pytest.raises(ApiError, match="queue is full"):  # both would have 3 then, and a would lose one for nothing
+        backend.check_room(2, "b")
+    backend.check_room(1, "c")
+    backend.fail_all(ApiError(503, "end"))
 
 
 def test_places_are_shared_as_evenly_as_clients_want_them():
@@ -171,7 +164,7 @@ def test_places_are_shared_as_evenly_as_clients_want_them():
         def __init__(self, client):
             self.client = client
 
-    waiting, maximum = Waiting(), 12
+    waiting, maximum = WaitingAnswers(), 12
     for client in [*"aaaaaaaaaaaaaaaa", *"bbbbbbbbb", *"cccccc", *"ddd"]:
         if len(waiting) == maximum:
             if (found := waiting.displaced(1, client, 1)) is None:

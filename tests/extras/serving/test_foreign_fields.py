@@ -58,7 +58,7 @@ KINDS = {  # where they are not CompletionRequest's fields
 
 def within(value):
     """The value itself, or a number of those that it stands for."""
-    if isinstance(value, foreign_fields.Beyond):
+    if isinstance(value, foreign_fields.OpenRange):
         return value.limit - 0.1 if value.below else value.limit + 0.1
     return value
 

@@ -10,7 +10,7 @@ import httpx
 import jsonschema
 import openai
 import pytest
-from asking import answered, ask, connected, running
+from asking import answered, ask, connected
 from fake_backend import FakeBackend, fake_model
 from over_http import served as served_here
 from pydantic import BaseModel
@@ -133,27 +133,24 @@ DEEP = {
 
 
 @pytest.mark.parametrize("path", DEEP)
-def test_the_deepest_body_that_can_be_read_is_no_mistake_of_the_server(usual_recursion, path):
+async def test_the_deepest_body_that_can_be_read_is_no_mistake_of_the_server(usual_recursion, path):
     """Just below Python's limit, which is searched for, a schema can be read and not be written."""
+    async with connected(tuned()) as client:
 
-    async def answers():
-        async with connected(tuned()) as client:
+        async def answer(depth):
+            schema = '{"not": ' * depth + "{}" + "}" * depth
+            content = f"{json.dumps(START[path])[:-1]}, {DEEP[path] % schema}}}"
+            return await client.post(path, content=content, headers={"Content-Type": "application/json"})
 
-            async def answer(depth):
-                schema = '{"not": ' * depth + "{}" + "}" * depth
-                content = f"{json.dumps(START[path])[:-1]}, {DEEP[path] % schema}}}"
-                return await client.post(path, content=content, headers={"Content-Type": "application/json"})
-
-            read, refused = 1, 1500  # bodies so short that they are read and checked in one thread
-            while refused - read > 1:
-                middle = (read + refused) // 2
-                if "parsing the body" in (await answer(middle)).text:
-                    refused = middle
-                else:
-                    read = middle
-            return [await answer(depth) for depth in range(read - 12, read + 2)]
-
-    assert {response.status_code for response in running(answers())} == {400}
+        read, refused = 1, 1500  # bodies so short that they are read and checked in one thread
+        while refused - read > 1:
+            middle = (read + refused) // 2
+            if "parsing the body" in (await answer(middle)).text:
+                refused = middle
+            else:
+                read = middle
+        found = [await answer(depth) for depth in range(read - 12, read + 2)]
+    assert {response.status_code for response in found} == {400}
 
 
 def test_without_the_library_a_400_says_what_to_install(monkeypatch):

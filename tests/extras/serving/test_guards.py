@@ -79,44 +79,33 @@ def test_the_demos_files_are_open_and_its_requests_are_not(key_file):
     assert ask("POST", PATH, guarded(key_file, demo=True), json=BODY).status_code == 401
 
 
-def test_a_reloaded_file_counts_from_then_on(key_file):
-    async def asked():
-        backend = guarded(key_file)()
-        async with connected(backend) as client:
-            before = await client.get("/v1/models", headers=bearer(KEY))
-            key_file.write_text(f"new {OTHER}\n")
-            client._transport.app.state.reload()
-            after = [await client.get("/v1/models", headers=bearer(key)) for key in (KEY, OTHER)]
-        return [before.status_code, *(response.status_code for response in after)]
-
-    assert running(asked()) == [200, 401, 200]
+async def test_a_reloaded_file_counts_from_then_on(key_file):
+    backend = guarded(key_file)()
+    async with connected(backend) as client:
+        before = await client.get("/v1/models", headers=bearer(KEY))
+        key_file.write_text(f"new {OTHER}\n")
+        client._transport.app.state.reload()
+        after = [await client.get("/v1/models", headers=bearer(key)) for key in (KEY, OTHER)]
+    assert [before.status_code, *(response.status_code for response in after)] == [200, 401, 200]
 
 
-def test_a_reload_says_which_file_is_not_sound(key_file, tmp_path, capsys):
+async def test_a_reload_says_which_file_is_not_sound(key_file, tmp_path, capsys):
     log = tmp_path / "access.jsonl"
-
-    async def asked():
-        async with connected(guarded(key_file, access_log=str(log))()) as client:
-            log.rename(tmp_path / "old.jsonl")
-            key_file.write_text("oh\n")
-            client._transport.app.state.reload()
-            await client.get("/v1/models", headers=bearer(KEY))
-
-    running(asked())
+    async with connected(guarded(key_file, access_log=str(log))()) as client:
+        log.rename(tmp_path / "old.jsonl")
+        key_file.write_text("oh\n")
+        client._transport.app.state.reload()
+        await client.get("/v1/models", headers=bearer(KEY))
     assert capsys.readouterr().err.endswith("; the old one stays in use\n")
     assert lines_of(log)[0]["status"] == 200 and lines_of(log)[0]["key"] == "me"
 
 
-def test_limits_of_a_key_and_of_the_server(key_file):
-    async def asked():
-        backend = guarded(key_file, requests_per_minute=2)()
-        async with connected(backend) as client:
-            mine = [await client.post(PATH, json=BODY, headers=bearer(KEY)) for _ in range(3)]
-            slow = [await client.post(PATH, json=BODY, headers=bearer(OTHER)) for _ in range(2)]
-            read = [await client.get("/v1/models", headers=bearer(OTHER)) for _ in range(5)]
-        return mine, slow, read
-
-    mine, slow, read = running(asked())
+async def test_limits_of_a_key_and_of_the_server(key_file):
+    backend = guarded(key_file, requests_per_minute=2)()
+    async with connected(backend) as client:
+        mine = [await client.post(PATH, json=BODY, headers=bearer(KEY)) for _ in range(3)]
+        slow = [await client.post(PATH, json=BODY, headers=bearer(OTHER)) for _ in range(2)]
+        read = [await client.get("/v1/models", headers=bearer(OTHER)) for _ in range(5)]
     assert [response.status_code for response in mine] == [200, 200, 429]
     assert [response.status_code for response in slow] == [200, 429]
     assert {response.status_code for response in read} == {200}
@@ -124,31 +113,25 @@ def test_limits_of_a_key_and_of_the_server(key_file):
     assert 30 < int(slow[1].headers["Retry-After"]) <= 60
 
 
-def test_the_limit_of_a_server_without_keys_names_none():
-    async def asked():
-        async with connected(FakeBackend(fake_settings(requests_per_minute=1))) as client:
-            return [await client.post(PATH, json=BODY) for _ in range(2)]
-
-    _, refused = running(asked())
+async def test_the_limit_of_a_server_without_keys_names_none():
+    async with connected(FakeBackend(fake_settings(requests_per_minute=1))) as client:
+        _, refused = [await client.post(PATH, json=BODY) for _ in range(2)]
     assert refused.status_code == 429 and refused.json()["error"]["message"] == "more than 1 answers in a minute"
 
 
-def test_one_answer_of_a_key_at_once(key_file):
-    async def asked():
-        key_file.write_text(f"one {KEY} concurrent=1\n")
-        backend = guarded(key_file)()
-        backend.paused = True
-        async with connected(backend) as client:
-            first = asyncio.ensure_future(client.post(PATH, json=BODY, headers=bearer(KEY)))
-            while not backend._active:
-                await asyncio.sleep(0.01)
-            second = await client.post(PATH, json=BODY, headers=bearer(KEY))
-            backend.paused = False
-            await first
-            third = await client.post(PATH, json=BODY, headers=bearer(KEY))
-        return [response.status_code for response in (await first, second, third)]
-
-    assert running(asked()) == [200, 429, 200]
+async def test_one_answer_of_a_key_at_once(key_file):
+    key_file.write_text(f"one {KEY} concurrent=1\n")
+    backend = guarded(key_file)()
+    backend.paused = True
+    async with connected(backend) as client:
+        first = asyncio.ensure_future(client.post(PATH, json=BODY, headers=bearer(KEY)))
+        while not backend._active:
+            await asyncio.sleep(0.01)
+        second = await client.post(PATH, json=BODY, headers=bearer(KEY))
+        backend.paused = False
+        await first
+        third = await client.post(PATH, json=BODY, headers=bearer(KEY))
+    assert [response.status_code for response in (await first, second, third)] == [200, 429, 200]
 
 
 @pytest.mark.parametrize(
@@ -275,21 +258,17 @@ def test_prompts_are_logged_if_asked_for(tmp_path):
     assert lines_of(log)[0]["prompts"] == ["a = ", "b\n"]
 
 
-def test_a_client_that_leaves_is_in_the_log_and_frees_its_slot(tmp_path):
+async def test_a_client_that_leaves_is_in_the_log_and_frees_its_slot(tmp_path):
     log = tmp_path / "access.jsonl"
-
-    async def asked():
-        backend = FakeBackend(fake_settings(access_log=str(log)))
-        backend.paused = True
-        async with connected(backend) as client:
-            request = asyncio.ensure_future(client.post(PATH, json=BODY))
-            while not backend._active:
-                await asyncio.sleep(0.01)
-            request.cancel()
-            await asyncio.wait({request})
-        return backend.idle
-
-    assert running(asked())
+    backend = FakeBackend(fake_settings(access_log=str(log)))
+    backend.paused = True
+    async with connected(backend) as client:
+        request = asyncio.ensure_future(client.post(PATH, json=BODY))
+        while not backend._active:
+            await asyncio.sleep(0.01)
+        request.cancel()
+        await asyncio.wait({request})
+    assert backend.idle
     assert lines_of(log)[0]["status"] == 499
 
 
@@ -340,18 +319,14 @@ def test_lines_for_which_there_was_no_room_follow(record, tmp_path, monkeypatch,
     assert capsys.readouterr().err.count("cannot be written (full)") == 2
 
 
-def test_a_log_that_was_moved_away_is_opened_again(tmp_path):
+async def test_a_log_that_was_moved_away_is_opened_again(tmp_path):
     log = tmp_path / "access.jsonl"
-
-    async def asked():
-        async with connected(FakeBackend(fake_settings(access_log=str(log)))) as client:
-            await client.get("/health")
-            log.rename(tmp_path / "old.jsonl")
-            await client.get("/ready")
-            client._transport.app.state.reload()
-            await client.get("/health")
-
-    running(asked())
+    async with connected(FakeBackend(fake_settings(access_log=str(log)))) as client:
+        await client.get("/health")
+        log.rename(tmp_path / "old.jsonl")
+        await client.get("/ready")
+        client._transport.app.state.reload()
+        await client.get("/health")
     assert [len(lines_of(path)) for path in (tmp_path / "old.jsonl", log)] == [2, 1]
 
 
@@ -379,16 +354,13 @@ def test_a_mistake_of_the_server_has_an_id_and_a_line_in_the_log(tmp_path, monke
     assert [(line["request"], line["status"]) for line in lines_of(tmp_path / "log")] == [("abc", 500)]
 
 
-def test_metrics_are_prometheus_and_count_what_happened():
-    async def asked():
-        async with connected(FakeBackend(slots=3)) as client:
-            for _ in range(2):
-                await client.post(PATH, json=BODY)
-            await client.post(PATH, json={**BODY, "temperature": -1})
-            await client.request("BREW", "/pot")
-            return await client.get("/metrics")
-
-    response = running(asked())
+async def test_metrics_are_prometheus_and_count_what_happened():
+    async with connected(FakeBackend(slots=3)) as client:
+        for _ in range(2):
+            await client.post(PATH, json=BODY)
+        await client.post(PATH, json={**BODY, "temperature": -1})
+        await client.request("BREW", "/pot")
+        response = await client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
     samples = {
         " ".join((sample.name.removeprefix("ms_codegeex_"), *sample.labels.values())): sample.value

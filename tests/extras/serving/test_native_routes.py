@@ -122,18 +122,14 @@ def test_the_template_of_a_conversation():
     assert response.status_code == 400 and response.json()["error"]["code"] == "not_a_chat_model"
 
 
-def test_the_answer_to_a_templates_prompt_is_that_to_the_conversation():
+async def test_the_answer_to_a_templates_prompt_is_that_to_the_conversation():
     talk = {"messages": [{"role": "user", "content": "Why?"}]}
-
-    async def asked():
-        backend = FakeBackend(model=fake_model(chat=TEMPLATES["codegeex2"]))
-        async with connected(backend) as client:
-            prompt = (await client.post("/apply-template", json=talk)).json()["prompt"]
-            await client.post("/completion", json={"prompt": prompt, "n_predict": 1})
-            await client.post("/v1/chat/completions", json=talk)
-        return backend
-
-    first, second = running(asked()).asked
+    backend = FakeBackend(model=fake_model(chat=TEMPLATES["codegeex2"]))
+    async with connected(backend) as client:
+        prompt = (await client.post("/apply-template", json=talk)).json()["prompt"]
+        await client.post("/completion", json={"prompt": prompt, "n_predict": 1})
+        await client.post("/v1/chat/completions", json=talk)
+    first, second = backend.asked
     assert first.ids == second.ids
 
 

@@ -51,151 +51,127 @@ def request(body, path=PATH):
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("moment", ["queued", "before the first piece", "between pieces"])
-def test_a_client_that_leaves_frees_its_slot(stream, moment):
-    async def leave():
-        backend = FakeBackend(slots=1)
-        async with listening(backend) as address:
-            backend.paused = True
-            if moment == "queued":
-                first = [backend.answer([1], SETTINGS) for _ in range(2)]  # the engine has one more than its slots
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(request({"prompt": "x", "stream": stream}))
-            if moment == "queued":
-                await until(lambda: len(backend._waiting) == 1)
+async def test_a_client_that_leaves_frees_its_slot(stream, moment):
+    backend = FakeBackend(slots=1)
+    async with listening(backend) as address:
+        backend.paused = True
+        if moment == "queued":
+            first = [backend.answer([1], SETTINGS) for _ in range(2)]  # the engine has one more than its slots
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(request({"prompt": "x", "stream": stream}))
+        if moment == "queued":
+            await until(lambda: len(backend._waiting) == 1)
+        else:
+            await until(lambda: backend.active == 1)
+        if moment == "between pieces":
+            backend.paused, backend.step_seconds = False, 0.05
+            if stream:
+                await reader.readuntil(b"data: ")
             else:
-                await until(lambda: backend.active == 1)
-            if moment == "between pieces":
-                backend.paused, backend.step_seconds = False, 0.05
-                if stream:
-                    await reader.readuntil(b"data: ")
-                else:
-                    await until(lambda: backend.counters.completion_tokens)
-            writer.close()
-            if moment == "queued":
-                await until(lambda: backend.counters.cancelled == 1)
-                assert not len(backend._waiting) and not any(answer.ended for answer in first)
-                for answer in first:
-                    answer.close()
-            await until(lambda: backend.idle)
-            if moment != "queued":
-                assert backend.counters.cancelled == 1 and backend.dropped == backend.asked
-                assert backend.counters.completion_tokens < len(backend.model.tokenizer.encode(TEXT))
-
-    running(leave())
+                await until(lambda: backend.counters.completion_tokens)
+        writer.close()
+        if moment == "queued":
+            await until(lambda: backend.counters.cancelled == 1)
+            assert not len(backend._waiting) and not any(answer.ended for answer in first)
+            for answer in first:
+                answer.close()
+        await until(lambda: backend.idle)
+        if moment != "queued":
+            assert backend.counters.cancelled == 1 and backend.dropped == backend.asked
+            assert backend.counters.completion_tokens < len(backend.model.tokenizer.encode(TEXT))
 
 
-def test_clients_take_turns_and_one_clients_answers_keep_their_order():
-    async def ask():
-        backend = FakeBackend(slots=1)
-        backend.paused = True
-        taken = [backend.answer([1], SETTINGS, client="a") for _ in range(2)]
-        others = [backend.answer([1], SETTINGS, client=name) for name in "aaabbc"]
+async def test_clients_take_turns_and_one_clients_answers_keep_their_order():
+    backend = FakeBackend(slots=1)
+    backend.paused = True
+    taken = [backend.answer([1], SETTINGS, client="a") for _ in range(2)]
+    others = [backend.answer([1], SETTINGS, client=name) for name in "aaabbc"]
+    backend.paused = False
+    for answer in others:
+        await answer.whole()
+    numbers = {answer.number: place for place, answer in enumerate(others)}
+    assert backend.asked[:2] == taken
+    order = [numbers[answer.number] for answer in backend.asked[2:]]
+    assert order == [3, 5, 4, 0, 1, 2]  # two of a's have been computed: b c b, then a a a
+
+
+async def test_several_answers_are_taken_together_or_not_at_all():
+    backend = FakeBackend(fake_settings(max_queue=2), slots=2)
+    backend.paused = True
+    async with connected(backend) as client:
+        first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "n": 2}))
+        await until(lambda: backend.active == 2)
+        refused = await client.post(PATH, json={"prompt": "x", "n": 3})
+        too_many = await client.post(PATH, json={"prompt": "x", "n": 5})
+        assert (refused.status_code, too_many.status_code) == (429, 400)
+        assert backend.active == 2 and not backend.queued
         backend.paused = False
-        for answer in others:
-            await answer.whole()
-        numbers = {answer.number: place for place, answer in enumerate(others)}
-        assert backend.asked[:2] == taken
-        return [numbers[answer.number] for answer in backend.asked[2:]]
-
-    assert running(ask()) == [3, 5, 4, 0, 1, 2]  # two of a's have been computed: b c b, then a a a
-
-
-def test_several_answers_are_taken_together_or_not_at_all():
-    async def ask():
-        backend = FakeBackend(fake_settings(max_queue=2), slots=2)
-        backend.paused = True
-        async with connected(backend) as client:
-            first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "n": 2}))
-            await until(lambda: backend.active == 2)
-            refused = await client.post(PATH, json={"prompt": "x", "n": 3})
-            too_many = await client.post(PATH, json={"prompt": "x", "n": 5})
-            assert (refused.status_code, too_many.status_code) == (429, 400)
-            assert backend.active == 2 and not backend.queued
-            backend.paused = False
-            assert (await first).status_code == 200
-
-    running(ask())
+        assert (await first).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_deadline_ends_a_request_wherever_it_is(stream):
-    async def ask():
-        backend = FakeBackend(fake_settings(deadline=0.2), slots=1)
-        backend.paused = True
-        async with connected(backend) as client:
-            asked = [client.post(PATH, json={"prompt": "x", "stream": stream}) for _ in range(3)]
-            found = await asyncio.gather(*asked)
-        assert backend.idle and backend.counters.failed == 3
-        return found
-
-    for response in running(ask()):
+async def test_a_deadline_ends_a_request_wherever_it_is(stream):
+    backend = FakeBackend(fake_settings(deadline=0.2), slots=1)
+    backend.paused = True
+    async with connected(backend) as client:
+        asked = [client.post(PATH, json={"prompt": "x", "stream": stream}) for _ in range(3)]
+        found = await asyncio.gather(*asked)
+    assert backend.idle and backend.counters.failed == 3
+    for response in found:
         assert response.status_code == 503 and response.json()["error"]["code"] == "deadline_exceeded"
 
 
-def test_a_stream_that_fails_ends_with_an_error_event():
-    async def ask():
-        backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.05)
-        async with connected(backend) as client:
-            return await client.post(PATH, json={"prompt": "x", "stream": True})
-
-    response = running(ask())
+async def test_a_stream_that_fails_ends_with_an_error_event():
+    backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.05)
+    async with connected(backend) as client:
+        response = await client.post(PATH, json={"prompt": "x", "stream": True})
     lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert response.status_code == 200 and "[DONE]" not in lines and len(lines) > 1
     assert json.loads(lines[-1])["error"]["code"] == "deadline_exceeded"
 
 
-def test_while_it_drains_the_server_is_not_ready_and_takes_nothing_new():
-    async def ask():
-        backend = FakeBackend(slots=1)
-        backend.paused = True
-        async with connected(backend) as client:
-            first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x"}))
-            await until(lambda: backend.active == 1)
-            backend.draining = True
-            assert (await client.get("/ready")).status_code == 503
-            assert (await client.get("/health")).status_code == 200
-            refused = await client.post(PATH, json={"prompt": "x"})
-            assert refused.status_code == 503 and refused.json()["error"]["code"] == "shutting_down"
-            assert "Retry-After" in refused.headers
-            backend.paused = False
-            assert (await first).json()["choices"][0]["text"] == TEXT
-
-    running(ask())
+async def test_while_it_drains_the_server_is_not_ready_and_takes_nothing_new():
+    backend = FakeBackend(slots=1)
+    backend.paused = True
+    async with connected(backend) as client:
+        first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x"}))
+        await until(lambda: backend.active == 1)
+        backend.draining = True
+        assert (await client.get("/ready")).status_code == 503
+        assert (await client.get("/health")).status_code == 200
+        refused = await client.post(PATH, json={"prompt": "x"})
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "shutting_down"
+        assert "Retry-After" in refused.headers
+        backend.paused = False
+        assert (await first).json()["choices"][0]["text"] == TEXT
 
 
-def test_a_reader_slower_than_the_engine_gets_all_of_it_in_fewer_pieces():
-    async def read():
-        backend, pieces = FakeBackend(), []
-        async for piece in backend.answer([1], SETTINGS):
-            pieces.append(piece)
-            await asyncio.sleep(0.05)
-        return backend, pieces
-
-    backend, pieces = running(read())
+async def test_a_reader_slower_than_the_engine_gets_all_of_it_in_fewer_pieces():
+    backend, pieces = FakeBackend(), []
+    async for piece in backend.answer([1], SETTINGS):
+        pieces.append(piece)
+        await asyncio.sleep(0.05)
     assert "".join(piece.text for piece in pieces) == TEXT and len(pieces) < 5
     assert sum(len(piece.tokens) for piece in pieces) == backend.counters.completion_tokens
     assert [piece.finish for piece in pieces][-1] == "stop"
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_that_is_too_long_is_a_413(chunked):
-    async def ask():
-        backend = FakeBackend(fake_settings(max_body=1000))
+async def test_a_body_that_is_too_long_is_a_413(chunked):
+    backend = FakeBackend(fake_settings(max_body=1000))
 
-        async def parts():
-            for _ in range(3):
-                yield b" " * 500
+    async def parts():
+        for _ in range(3):
+            yield b" " * 500
 
-        async with connected(backend) as client:
-            content = parts() if chunked else b" " * 1500
-            return await client.post(PATH, content=content, headers={"Content-Type": "application/json"})
-
-    response = running(ask())
+    async with connected(backend) as client:
+        content = parts() if chunked else b" " * 1500
+        response = await client.post(PATH, content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 413 and "1000" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_client_that_sends_all_before_it_reads_gets_its_413(chunked, monkeypatch):
+async def test_a_client_that_sends_all_before_it_reads_gets_its_413(chunked, monkeypatch):
     """As Python's `urllib`; the body is longer than what the buffers of sockets hold."""
     monkeypatch.setattr(guards, "DRAIN_SECONDS", 50)
     size, length = 4 << 20, 1 << 20
@@ -214,42 +190,30 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_413(chunked, monkeypat
             client.sendall(b"0\r\n\r\n" if chunked else b"")
             return client.recv(100)
 
-    async def ask():
-        async with listening(FakeBackend(fake_settings(max_body=size))) as address:
-            return await asyncio.to_thread(exchange, address)
-
-    assert running(ask()).startswith(b"HTTP/1.1 413 ")
+    async with listening(FakeBackend(fake_settings(max_body=size))) as address:
+        found = await asyncio.to_thread(exchange, address)
+    assert found.startswith(b"HTTP/1.1 413 ")
 
 
-def test_reading_after_a_413_ends(monkeypatch):
+async def test_reading_after_a_413_ends(monkeypatch):
     monkeypatch.setattr(guards, "DRAIN_SECONDS", 0.1)
-
-    async def ask():
-        async with listening(FakeBackend(fake_settings(max_body=10))) as address:
-            reader, writer = await asyncio.open_connection(*address)
-            head = (
-                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 11\r\n\r\n"
-            )
-            writer.write(head)
-            answer = await reader.read()  # to the end of the connection
-            writer.close()
-        return answer
-
-    assert running(ask()).startswith(b"HTTP/1.1 413 ")
+    async with listening(FakeBackend(fake_settings(max_body=10))) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 11\r\n\r\n"
+        writer.write(head)
+        answer = await reader.read()  # to the end of the connection
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_client_that_leaves_within_its_body_is_not_counted_as_wrong(tmp_path):
+async def test_a_client_that_leaves_within_its_body_is_not_counted_as_wrong(tmp_path):
     log = tmp_path / "log"
-
-    async def leave():
-        async with listening(FakeBackend(fake_settings(access_log=str(log)))) as address:
-            _, writer = await asyncio.open_connection(*address)
-            writer.write(request({"prompt": "x"})[:-5])
-            await writer.drain()
-            writer.close()
-            await until(log.read_text)
-
-    running(leave())
+    async with listening(FakeBackend(fake_settings(access_log=str(log)))) as address:
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(request({"prompt": "x"})[:-5])
+        await writer.drain()
+        writer.close()
+        await until(log.read_text)
     assert json.loads(log.read_text())["status"] == 499
 
 
@@ -275,21 +239,15 @@ def test_a_request_for_another_protocol_is_answered_without_a_warning(caplog):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"prompt": "\\ud800"}'])
-def test_a_malformed_body_is_a_400(body):
-    async def ask():
-        async with connected(FakeBackend()) as client:
-            return await client.post(PATH, content=body, headers={"Content-Type": "application/json"})
-
-    response = running(ask())
+async def test_a_malformed_body_is_a_400(body):
+    async with connected(FakeBackend()) as client:
+        response = await client.post(PATH, content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 400 and response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_body_that_is_not_declared_as_json_is_a_400_that_says_so():
-    async def ask():
-        async with connected(FakeBackend()) as client:
-            return await client.post(PATH, content=b'{"prompt": "x"}', headers={"Content-Type": "text/plain"})
-
-    response = running(ask())
+async def test_a_body_that_is_not_declared_as_json_is_a_400_that_says_so():
+    async with connected(FakeBackend()) as client:
+        response = await client.post(PATH, content=b'{"prompt": "x"}', headers={"Content-Type": "text/plain"})
     assert response.status_code == 400 and "application/json" in response.json()["error"]["message"]
 
 
@@ -333,56 +291,45 @@ def test_the_first_request_imports_nothing():
     assert json.loads(found.stdout) == [200, []]
 
 
-def test_half_a_head_and_half_a_body_are_not_waited_for(monkeypatch):
+async def test_half_a_head_and_half_a_body_are_not_waited_for(monkeypatch):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(guards.BodyLimit.__init__, "__defaults__", (0.2,))
-
-    async def wait():
-        backend = FakeBackend()
-        async with listening(backend) as address:
-            silent = await asyncio.open_connection(*address)
-            head = await asyncio.open_connection(*address)
-            head[1].write(b"POST /v1/comp")
-            body = await asyncio.open_connection(*address)
-            body[1].write(request({"prompt": "x"})[:-5])
-            assert b" 408 " in await body[0].readuntil(b"\r\n")
-            for reader, _ in (silent, head):
-                with contextlib.suppress(ConnectionResetError):
-                    assert await reader.read() == b""
-            assert backend.counters.answers == 0
-            for _, writer in (silent, head, body):
-                writer.close()
-
-    running(wait())
+    backend = FakeBackend()
+    async with listening(backend) as address:
+        silent = await asyncio.open_connection(*address)
+        head = await asyncio.open_connection(*address)
+        head[1].write(b"POST /v1/comp")
+        body = await asyncio.open_connection(*address)
+        body[1].write(request({"prompt": "x"})[:-5])
+        assert b" 408 " in await body[0].readuntil(b"\r\n")
+        for reader, _ in (silent, head):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        assert backend.counters.answers == 0
+        for _, writer in (silent, head, body):
+            writer.close()
 
 
-def test_two_requests_of_one_connection_and_pieces_as_they_come():
-    async def ask():
-        backend = FakeBackend(step_seconds=0.01)
-        async with listening(backend) as address:
-            url = f"http://{address[0]}:{address[1]}{PATH}"
-            async with httpx.AsyncClient() as client:
-                first = await client.post(url, json={"prompt": "x"})
-                async with client.stream("POST", url, json={"prompt": "x", "stream": True}) as response:
-                    parts = [part async for part in response.aiter_raw()]
-        return first, parts
-
-    first, parts = running(ask())
+async def test_two_requests_of_one_connection_and_pieces_as_they_come():
+    backend = FakeBackend(step_seconds=0.01)
+    async with listening(backend) as address:
+        url = f"http://{address[0]}:{address[1]}{PATH}"
+        async with httpx.AsyncClient() as client:
+            first = await client.post(url, json={"prompt": "x"})
+            async with client.stream("POST", url, json={"prompt": "x", "stream": True}) as response:
+                parts = [part async for part in response.aiter_raw()]
     assert first.json()["choices"][0]["text"] == TEXT and len(parts) > 10
 
 
-def test_an_error_of_the_engine_ends_one_answer_and_no_other():
-    async def ask():
-        backend = FakeBackend(slots=2)
-        backend.paused = True
-        async with connected(backend) as client:
-            asked = [asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "stream": True})) for _ in range(2)]
-            await until(lambda: backend.active == 2)
-            backend.feed_error(backend.asked[0].number, "the model's logits are not finite")
-            backend.paused = False
-            return await asyncio.gather(*asked)
-
-    found = running(ask())
+async def test_an_error_of_the_engine_ends_one_answer_and_no_other():
+    backend = FakeBackend(slots=2)
+    backend.paused = True
+    async with connected(backend) as client:
+        asked = [asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "stream": True})) for _ in range(2)]
+        await until(lambda: backend.active == 2)
+        backend.feed_error(backend.asked[0].number, "the model's logits are not finite")
+        backend.paused = False
+        found = await asyncio.gather(*asked)
     broken, sound = sorted(found, key=lambda response: -response.status_code)
     assert broken.status_code == 500 and "not finite" in broken.json()["error"]["message"]
     assert "".join(event["choices"][0]["text"] for event in events(sound)) == TEXT

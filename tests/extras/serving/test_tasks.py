@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from asking import answered, ask, connected, events, running
+from asking import answered, ask, connected, events
 from fake_backend import FakeBackend, fake_model
 
 from ms_codegeex.base.errors import UserError
@@ -103,15 +103,12 @@ def test_code_that_cannot_fit_is_refused_unread(name, monkeypatch):
     assert response.status_code == 400 and error["param"] == "code" and "256" in error["message"]
 
 
-def test_the_slot_of_an_explanation_is_free_as_soon_as_it_ends():
-    async def asked():
-        backend = FakeBackend(text=" One line.\n\n" + "x = 1\n" * 100)
-        async with connected(backend) as client:
-            body = (await client.post("/v1/code/explain", json={"code": CODE, "language": "Python"})).json()
-        await asyncio.sleep(0)
-        return body["choices"][0]["text"], backend
-
-    text, backend = running(asked())
+async def test_the_slot_of_an_explanation_is_free_as_soon_as_it_ends():
+    backend = FakeBackend(text=" One line.\n\n" + "x = 1\n" * 100)
+    async with connected(backend) as client:
+        body = (await client.post("/v1/code/explain", json={"code": CODE, "language": "Python"})).json()
+    await asyncio.sleep(0)
+    text = body["choices"][0]["text"]
     assert text == "One line." and backend.counters.completion_tokens < 12 and backend.idle
 
 

@@ -12,7 +12,7 @@ from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.answering import AnswerText
 from ms_codegeex.extras.serving.logprobs import SentTokens, token_bytes
-from ms_codegeex.generation.sampling import Chosen, SamplingSettings
+from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 
 CHARACTERS = st.one_of(
     st.sampled_from("aé和你好😀🏳\u200d\u0301 \n\t"), st.characters(min_codepoint=0x80, exclude_categories=["Cs"])
@@ -60,7 +60,7 @@ def test_an_answer_ends_and_begins_with_whole_characters(tokenizers, kind, text,
     taken = data.draw(st.sets(st.integers(0, len(new))), "tokens after which the client reads")
     answer, sent, pieces, reported = AnswerText(tokenizer, prompt, SamplingSettings()), SentTokens(), [], []
     for place, number in enumerate(new):
-        answer.feed(Chosen(number, 0.0))
+        answer.feed(ChosenToken(number, 0.0))
         if place in taken:
             pieces.append(answer.take())
             reported += sent.feed(pieces[-1])
@@ -81,7 +81,7 @@ def test_with_a_stop_text_that_does_not_come_either(tokenizers, kind, stop):
     for count, size in enumerate(sizes(tokenizer, ids)):
         answer = AnswerText(tokenizer, tokenizer.prefix, SamplingSettings(stop=(stop,)))
         for number in ids[:count]:
-            answer.feed(Chosen(number, 0.0))
+            answer.feed(ChosenToken(number, 0.0))
         answer.end("length")
         assert answer.take().text == until(text, size)
 

@@ -75,7 +75,7 @@ def greedy(engine, prompts, count=20):
 
 
 def check_equal(engine, twin):
-    """Logits of a full pass, greedy ids, a copied slot, chunks of prompts with sequences that decode."""
+    """Compare logits of a full pass, greedy ids, a copied slot, and chunks of prompts beside sequences that decode."""
     ids = prompt(37, 1)
     assert np.abs(engine.all_logits(0, ids) - twin.logits(ids)).max() <= LIMIT
     prompts = [prompt(30, 2), prompt(1, 3), prompt(9, 4)]
@@ -159,7 +159,7 @@ def test_two_devices_until_one_of_them_ends(tmp_path, several):
         engine.logits(0, prompt(5, 2))
 
 
-def test_a_model_that_cannot_be_had_so(tmp_path, several):
+def test_a_model_that_devices_cannot_share(tmp_path, several):
     twin = Twin("codegen")
     path = save(tmp_path, "codegen", twin.config, twin.tensors)
     with pytest.raises(UserError, match="--devices: 17 for 16 attention heads"):

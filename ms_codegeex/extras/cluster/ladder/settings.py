@@ -39,7 +39,7 @@ class LadderSettings:
     output: str = "runs/ladder"
     seeds: list[Natural] = field(default_factory=lambda: [1])
     vary: Variation = field(default_factory=Variation)
-    settings: dict[str, Any] = field(default_factory=dict)  # what else of the runs differs from `run`
+    settings: dict[str, Any] = field(default_factory=dict)  # other differences of the runs from `run`
 
 
 LadderSettings.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]

@@ -71,7 +71,7 @@ def backend_kernels(config: RunConfig, rank: int, *, inline: bool) -> list[Kerne
         failure: RunFailure | None = None
         try:
             compile_graphs("back end", [(job, rank, mode)], environment, 1, lambda line: None)
-        except RunFailure as error:  # it always dies; what counts is how far it came
+        except RunFailure as error:  # it always dies; only how far it came matters
             failure = error
         libraries = read_libraries(_lines(job.directory.rglob("*.log")))
         kernels = read_kernels(_lines(sorted(job.directory.rglob(f"{DUMP}*.ir"))), libraries)

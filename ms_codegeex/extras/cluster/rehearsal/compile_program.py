@@ -88,7 +88,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
 
 
 def counted_by_rows(program: StepProgram, seq_length: int) -> StepProgram:
-    """The program with inputs of fused attention as `mindir.by_rows` has them."""
+    """The program with inputs of fused attention in the shapes of `mindir.by_rows`."""
     operators = tuple(
         replace(each, inputs=tuple(replace(x, shape=mindir.by_rows(x.shape, seq_length)) for x in each.inputs))
         if each.op.startswith("FlashAttention")

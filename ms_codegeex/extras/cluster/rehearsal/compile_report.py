@@ -79,7 +79,7 @@ class CompileReport:
         return [f"{x.name}: expected {x.expected}, found {x.found}" for x in self.checks if not x.ok]
 
     def text(self) -> str:
-        """Ranks, the collectives of the first one (as inlined, if there is such a graph) and checks, as tables."""
+        """Ranks, the collectives of the first one (in its inlined graph, if there is one) and checks, as tables."""
         shown = next((x for x in self.ranks if x.inlined), self.ranks[0])
         what = f"rank {shown.rank}" + (f", {shown.layers} layers, all inlined as in a run" if shown.inlined else "")
         checks = [("ok" if x.ok else "FAIL", x.name, x.expected, x.found) for x in self.checks]

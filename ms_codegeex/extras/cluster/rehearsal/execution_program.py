@@ -113,7 +113,7 @@ def export(job: RehearsalJob, rank: int) -> None:
 
 
 def _written(job: RehearsalJob, rank: int, cell: Any, full: dict[str, np.ndarray], name: str, after: int = 0) -> dict:
-    """Write the cell's compiled graph to a file, with functions numbered from `after` + 1; returns facts about it."""
+    """Write the cell's compiled graph to a file, with functions numbered from `after` + 1; return facts about it."""
     model = mindir.parse(exported(cell))
     collectives = [asdict(c) for c in mindir.collectives(model, rank)]
     shown = {"parameters": mindir.described(model), "passes": schedule(model, rank)["passes"]}
@@ -150,7 +150,7 @@ def exported(cell: Any) -> bytes:
 
 
 def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config: RunConfig, rank: int) -> dict:
-    """Write this rank's shard of every value into the graph; returns the shards of weights as [start, stop] per axis.
+    """Write this rank's shard of every value into the graph; return the shards of weights as [start, stop] per axis.
 
     `engine`: the layouts that MindSpore chose; `full`: unsharded values as they were built.
     """

@@ -33,7 +33,7 @@ WIDE += ("Exp", "Log", "ReduceMax", "AssignAdd", "AdamWeightDecay")
 ITEM, TUPLE, CALL = "rehearsal_item", "rehearsal_tuple", "rehearsal_call"  # names of added primitives
 BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
 BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
-PROTO_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}  # where the protobuf has another name for an element type
+PROTO_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}  # element types with another name in the protobuf
 
 
 @dataclass(frozen=True)
@@ -281,8 +281,8 @@ def _primitive(model: ModelProto, name: str, op: str) -> PrimitiveProto:
 
 
 def add_item(model: ModelProto, graph: GraphProto, source: str, index: int, as_node: NodeProto) -> None:
-    """Append an operator to `graph` that takes element `index` of the tuple `source`; in all else it equals `as_node`,
-    its name and type too."""
+    """Append an operator to `graph` that takes element `index` of the tuple `source`; otherwise it equals `as_node`,
+    also in name and type."""
     from mindspore.train.mind_ir_pb2 import AttributeProto
 
     number = f"{as_node.output[0]}_index"
@@ -400,7 +400,7 @@ def output_types(node: NodeProto) -> list[TensorType]:
 
 
 def element_types(node: NodeProto) -> list[tuple[int, TensorType]]:
-    """The elements of the tuple that a node returns which are tensors, with their places in it."""
+    """The tensors in the tuple that a node returns, with their places in it."""
     shape = _shape(node)
     parts = enumerate(() if shape is None else shape.values)
     return [(index, tensor_type(part.tensors[0])) for index, part in parts if len(part.tensors) == 1]

@@ -134,7 +134,7 @@ def message_checks(messages: Mapping[int, Sequence[Any]]) -> list[PlanCheck]:
 
 
 def _unmatched(messages: Mapping[int, Sequence[Any]], source: int, target: int) -> tuple[str, str] | None:
-    """The first message from one rank to another that the sides do not agree on, as each has it."""
+    """The first message from one rank to another on which the sides disagree, as each side describes it."""
     sides = (_one_way(messages[source], "Send", target), _one_way(messages[target], "Receive", source))
     for number, (sent, received) in enumerate(zip_longest(*sides, fillvalue="none"), 1):
         if sent != received or UNORDERED in (sent[:1], received[:1]):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_name, translation_prompt
 from ms_codegeex.data.languages import find_language, tag_prefix
 from ms_codegeex.data.layouts import RecordLayout, Table, absent, table
@@ -171,7 +171,7 @@ def _history(layouts: Table, name: str, value: Any, note: Note) -> list[str]:
 def _list(name: str, value: Any, of: str) -> list[Any]:
     """A list, which some tables hold as a text in JSON."""
     if isinstance(value, str):
-        with contextlib.suppress(Malformed):
+        with contextlib.suppress(MalformedText):
             value = parse_json(value, data=True)
     if not isinstance(value, list):
         raise BadRecord("wrong type", f"{name} is {type(value).__name__}, expected a list of {of}")

@@ -19,7 +19,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.base.records import ENDINGS, Broken, ReturnKeeper, read_records
+from ms_codegeex.base.records import ENDINGS, BadInput, ReturnKeeper, read_records
 from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
@@ -161,7 +161,7 @@ class _RowMaker:
         self.found["files"] = found["files"]
         for item in others:
             if item.kind == "problems":
-                self._bad(item.source, Broken(item.reason, item.detail, item.bytes))
+                self._bad(item.source, BadInput(item.reason, item.detail, item.bytes))
             else:
                 self.tally.add(item)
         bar = ProgressBar(progress)
@@ -180,15 +180,15 @@ class _RowMaker:
         for number, record, line in records:
             source = f"{file.identity}:{self._before + number}"
             self.found["documents"] += 1
-            self.found["bytes"] += record.bytes if isinstance(record, Broken) else len(line)
-            if isinstance(record, Broken):
+            self.found["bytes"] += record.bytes if isinstance(record, BadInput) else len(line)
+            if isinstance(record, BadInput):
                 self._bad(source, record)
                 continue
             remarks = dict[str, str]()
             try:
                 examples = self._read(record, remarks.setdefault)
             except BadRecord as bad:
-                self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
+                self._bad(source, BadInput(bad.reason, bad.detail, len(line), line))
                 continue
             for remark, detail in {**remarks, **dict(reversed([*_special(examples)]))}.items():
                 self.tally.add(Event(source, "noted", remark, detail))
@@ -208,7 +208,7 @@ class _RowMaker:
                 left = max(left - len(text), 0)
         return digest.digest()
 
-    def _bad(self, source: str, broken: Broken) -> None:
+    def _bad(self, source: str, broken: BadInput) -> None:
         if self.settings.on_error == "stop":
             problem = f"{source}: {broken.reason} ({broken.detail})"
             raise UserError(f"{problem}; fix it, or leave such input out with --on-error skip")
@@ -287,7 +287,7 @@ def recognised_task(inputs: Places) -> str:
         raise _nothing_left(inputs, tally)
     for unit in units:
         for _, record, _ in read_records(unit.files[0].path, unit.part, MAX_LINE_BYTES):
-            if isinstance(record, Broken):
+            if isinstance(record, BadInput):
                 continue
             layout = table().of(record)
             if layout is not None and layout.task in TASKS:

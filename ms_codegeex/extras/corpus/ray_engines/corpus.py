@@ -25,7 +25,7 @@ TASK_RETRIES = 20  # its nodes may be lost
 
 @dataclass(frozen=True)
 class RayCluster:
-    """What `data.corpus.workers.Cluster` asks of a cluster, of the one at `address`: `auto` for this machine's."""
+    """The interface `workers.Cluster` for the cluster at `address`; `auto`: this machine's."""
 
     address: str
 

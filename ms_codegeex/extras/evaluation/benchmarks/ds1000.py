@@ -30,7 +30,7 @@ from ms_codegeex.extras.evaluation.sandbox import (
     published_verdict,
 )
 from ms_codegeex.extras.evaluation.sandbox.limits import MIB
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, SampledAnswer, TextSource
 from ms_codegeex.generation import stopping
 
 TEXTS = {"prompt": str, "code_context": str, "reference_code": str}
@@ -206,7 +206,7 @@ class Ds1000(PythonTask):
         modules = (name for library in libraries for name in MODULES.get(library, ()))
         self.packages = list(dict.fromkeys(PACKAGES.get(name, name) for name in modules))
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         ds: Ds1000Problem = problem.data
         given = prompt(ds.prompt, self.mode)
         answer = complete(given, seed=seed, stop=ended)

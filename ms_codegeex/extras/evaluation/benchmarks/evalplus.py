@@ -37,7 +37,7 @@ from ms_codegeex.extras.evaluation.judging.python_program import (
 )
 from ms_codegeex.extras.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.extras.evaluation.sandbox.limits import MIB
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Sample
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, TextSource
 
 INPUTS = "inputs = "
 CALL = re.compile(r"^    assertion\((?P<name>\w+)\(\*inp\), (?:exp|ref_func\(\*inp\)), (?P<atol>[0-9.e+-]+)\)$")
@@ -220,7 +220,7 @@ class EvalPlus(PythonTask):
         self._expected: dict[tuple[str, str], ReferenceValues] = {}
         self._locks = {problem.id: threading.Lock() for problem in self.problems}
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         """One completion of the prompt, stripped and with a line break, truncated at the first stop word."""
         words = (*STOPS, *STOPS_OF[problem.data.dataset])
         prompt = f"{problem.data.prompt.strip()}\n"

@@ -16,7 +16,7 @@ from ms_codegeex.extras.evaluation import stop_rules
 from ms_codegeex.extras.evaluation.benchmarks.tables import OPTIONAL, ProblemFiles, values_of
 from ms_codegeex.extras.evaluation.judging.python_program import PythonTask, both_verdicts, judgement
 from ms_codegeex.extras.evaluation.sandbox import ResourceLimits, Sandbox
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Sample
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, TextSource
 
 SECONDS = 3.0  # per program, as in the published runner
 GRACE = 2.0  # extra seconds for the interpreter's start and for programs that cannot be interrupted
@@ -56,7 +56,7 @@ class HumanEval(PythonTask):
         self.cut, self.strip, self.timeout = cut, strip, timeout or SECONDS
         self.limits = ResourceLimits(wall=self.timeout + GRACE)
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         prompt = problem.data.prompt.rstrip() if self.strip else problem.data.prompt
         words = STOPS if self.cut == "stops" else ()
         by_codegen = self.cut == "codegen"

@@ -14,7 +14,7 @@ from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs import proble
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.problems import HumanEvalXProblem
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
 from ms_codegeex.extras.evaluation.sandbox import Sandbox
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Reference, Sample
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Reference, Sample, TextSource
 from ms_codegeex.extras.evaluation.toolchains import TOOL_CHAINS, Program
 from ms_codegeex.extras.evaluation.toolchains.base import REFERENCE_SECONDS, ToolChainTask
 from ms_codegeex.extras.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
@@ -74,7 +74,7 @@ class HumanEvalX(ToolChainTask):
         names = (find_language(each.language).name for each in (source, row))
         return translation_prompt(*names, f"{source.declaration}\n{source.solution}") + row.declaration
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         row, prompt = problem.data, self.prompt(problem.data)
         done = complete(prompt, seed=seed, stop=stop_rules.codegeex_stop(row.language, self._rules))
         return self.sample(problem, completion_id, prompt, done, stop_rules.CLEAN_UPS[self._rules][row.language])

@@ -16,7 +16,15 @@ from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs import proble
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.problems import HumanEvalXProblem
 from ms_codegeex.extras.evaluation.replies.blocks import ReplyCode, without_thoughts
 from ms_codegeex.extras.evaluation.sandbox import Sandbox
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Reference, Sample, SampledAnswer, Task
+from ms_codegeex.extras.evaluation.task import (
+    Judgement,
+    Problem,
+    Reference,
+    Sample,
+    SampledAnswer,
+    Task,
+    TextSource,
+)
 
 SIGNS = {"python": "#"}  # what begins a comment; elsewhere //
 COMMENTS = {
@@ -107,7 +115,7 @@ class HumanEvalXSummary(Task):
         self.problems = [Problem(row.id, {"language": row.language}, row) for row in rows]
         self.provenance = problems.provenance(files)
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         prompt = prompt_of(problem.data, self._form, self._tag)
         done = complete(prompt, seed=seed, stop=stop_rules.words(["\n\n"]))
         return self.sample(problem, completion_id, prompt, done, partial(clean, row=problem.data, form=self._form))

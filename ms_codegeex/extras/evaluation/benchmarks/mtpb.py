@@ -24,7 +24,7 @@ from ms_codegeex.extras.evaluation.replies import python
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
 from ms_codegeex.extras.evaluation.replies.code import code_of
 from ms_codegeex.extras.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
-from ms_codegeex.extras.evaluation.task import UNREAD, Complete, Judgement, Problem, Sample, SampledAnswer
+from ms_codegeex.extras.evaluation.task import UNREAD, Judgement, Problem, Sample, SampledAnswer, TextSource
 
 ABSOLUTE, RELATIVE = 1e-6, 1e-9
 CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
@@ -179,7 +179,7 @@ def comment(prompt: str) -> str:
     return f"# {prompt}\n"
 
 
-def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
+def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: TextSource) -> list[dict[str, Any]]:
     """The turns, each with its prompt, the truncated answer and why that ended. A turn whose context leaves the model
     no room ends the sample: it has finish "length", no text and a "reason"; if it is the first, `PromptTooLong`."""
     history, turns = HISTORY, []
@@ -201,7 +201,7 @@ def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complet
     return turns
 
 
-def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
+def single_turn(prompts: Sequence[str], length: int, seed: int, complete: TextSource) -> list[dict[str, Any]]:
     """One turn that combines all prompts, with the limits on tokens, `print` lines and `def` lines of all turns. The
     release has no such variant: this follows the paper, and applies the multi-turn rule to the complete text."""
     text, count = "".join(map(comment, prompts)), len(prompts)
@@ -260,7 +260,7 @@ class Mtpb(PythonTask):
         """n for each test case. A problem with fewer cases than another gets more samples of some cases."""
         return n * max(self._cases.values())
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         """All turns of one test case. `PromptTooLong` if not even the first one fits the model."""
         mtpb: MtpbProblem = problem.data
         number = completion_id % len(mtpb.cases)

@@ -22,7 +22,7 @@ from ms_codegeex.extras.evaluation.recipe import ALIASES
 from ms_codegeex.extras.evaluation.replies import trees
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
 from ms_codegeex.extras.evaluation.sandbox import Sandbox
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Reference, Sample
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Reference, Sample, TextSource
 from ms_codegeex.extras.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
 from ms_codegeex.extras.evaluation.toolchains.base import ToolChainTask
 
@@ -193,7 +193,7 @@ class MultiPlE(ToolChainTask):
         for problem in self.problems:  # a damaged row is found before any sample is drawn
             assemble(problem.data, "", problem.id)
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         """One completion, truncated at the first of the problem's stop words."""
         words = problem.data.stops
         answer = complete(problem.data.prompt, seed=seed, stop=stop_rules.words(words))

@@ -18,7 +18,7 @@ from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.problems impo
 from ms_codegeex.extras.evaluation.benchmarks.tables import parsed_rows
 from ms_codegeex.extras.evaluation.jsonl import stem
 from ms_codegeex.extras.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, open_sandbox
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Reference, Sample
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Reference, Sample, TextSource
 from ms_codegeex.extras.evaluation.toolchains import Program, ToolChain
 from ms_codegeex.extras.evaluation.toolchains.base import RunPlan, ToolChainTask, program_of, with_libraries
 from ms_codegeex.generation.stopping import Rule
@@ -279,7 +279,7 @@ class OwnProblems(ToolChainTask):
         """The model's prompt: as in HumanEval-X with the tag line, or stripped without it."""
         return f"{self.languages[row.language].tag}\n{row.prompt}" if self._tag else row.prompt.strip()
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         language, prompt = self.languages[problem.data.language], self.prompt(problem.data)
         done = complete(prompt, seed=seed, stop=language.stop())
         return self.sample(problem, completion_id, prompt, done, language.clean)

@@ -32,7 +32,7 @@ class Benchmark:
     references_first: bool = False  # all of its canonical solutions are judged first, not one of each language
     # where its files are without `--data`: `package:MODULE/PATH` in an installed package, or `cache:PATH` in the cache
     places: tuple[str, ...] = ()
-    install: str = ""  # the command after which the first of these places has them
+    install: str = ""  # the command that puts them into the first of these places
 
 
 BENCHMARKS = {

@@ -28,7 +28,7 @@ from ms_codegeex.extras.evaluation.judging.python_program import (
 from ms_codegeex.extras.evaluation.replies.blocks import CodeBlock, ReplyCode, blocks
 from ms_codegeex.extras.evaluation.replies.code import TICKS, reason
 from ms_codegeex.extras.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
-from ms_codegeex.extras.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, SampledAnswer, TextSource
 
 FOLDERS = ("database", "dev_databases", "databases", "test_database")
 TABLES = "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL"
@@ -124,7 +124,7 @@ class Sql(PythonTask):
         self.timeout = timeout or SECONDS
         self.limits = ResourceLimits(wall=self.timeout + GRACE)
 
-    def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
+    def produce(self, problem: Problem, completion_id: int, seed: int, complete: TextSource) -> Sample:
         prompt = prompt_of(problem.data)
         answer = complete(prompt, seed=seed, stop=lambda text: end_of_query(text) is not None)
         if not answer.is_reply and is_query(answer.text):  # nothing that begins so can follow `SELECT`

@@ -11,7 +11,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.options import OptionGroup, declared, given, given_values, refuse
 from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.base.verb_options import Actions
@@ -309,6 +309,6 @@ def _fields(words: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--url-field: {word}: expected NAME=VALUE, such as top_k=-1")
         try:
             fields[name] = parse_json(value)
-        except Malformed:
+        except MalformedText:
             fields[name] = value
     return fields

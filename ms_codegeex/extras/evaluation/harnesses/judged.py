@@ -12,7 +12,7 @@ from ms_codegeex.extras.evaluation.benchmarks.registry import BENCHMARKS, build_
 from ms_codegeex.extras.evaluation.recipe import language
 from ms_codegeex.extras.evaluation.sampling.recipes import build
 from ms_codegeex.extras.evaluation.sandbox import Sandbox, open_sandbox
-from ms_codegeex.extras.evaluation.task import Complete, Problem, Sample, SampledAnswer, Task
+from ms_codegeex.extras.evaluation.task import Problem, Sample, SampledAnswer, Task, TextSource
 from ms_codegeex.generation.stopping import Rule
 
 UNFIT = ("mtpb", "humaneval-x-summary")  # it asks more than once for a sample; it gives no verdicts
@@ -70,7 +70,7 @@ class JudgedBenchmark:
     def _asked(self, problem: Problem, answer: str = "", is_chat: bool = False) -> Sample:
         """The sample that the task makes of an answer."""
 
-        class GivenAnswer(Complete):
+        class GivenAnswer(TextSource):
             def __call__(
                 self, prompt: str, *, seed: int, stop: Rule | None = None, max_new_tokens: int | None = None
             ) -> SampledAnswer:

@@ -28,14 +28,14 @@ class NoData:
         return "no data"
 
 
-class Undefined(NoData):
+class UndefinedValue(NoData):
     """JavaScript's undefined, which is not equal to any expected value either."""
 
     def __repr__(self) -> str:
         return "undefined"
 
 
-CONSTANTS = {b"n": None, b"u": Undefined(), b"t": True, b"f": False}
+CONSTANTS = {b"n": None, b"u": UndefinedValue(), b"t": True, b"f": False}
 KINDS: dict[bytes, Callable[[list[Any]], Any]] = {b"[": list, b"(": tuple, b"<": set, b"{": list}
 
 

@@ -291,7 +291,7 @@ def _with_given(parts: list[CodePart], given: Sequence[CodePart], name: str = ""
 
 
 def _text(parts: Sequence[CodePart]) -> str:
-    """The parts as one text; what Python wants at the beginning of a file comes first."""
+    """The parts as one text; what Python requires at the beginning of a file comes first."""
     first = [part for part in parts if any(getattr(node, "module", "") == "__future__" for node in part.nodes)]
     return "".join(f"{part.text}\n" for part in [*first, *(part for part in parts if part not in first)]).lstrip("\n")
 

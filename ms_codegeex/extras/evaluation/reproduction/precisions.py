@@ -37,13 +37,13 @@ def measured(model: Path, adapter: Path | None, directory: Path) -> list[dict[st
                 ]
                 answer, row["peak_bytes"] = _run(speed, temporary)
                 row |= answer
-            except _Failed as error:
+            except _ProcessFailure as error:
                 row["reason"] = str(error)
             rows.append(row)
     return rows
 
 
-class _Failed(Exception):
+class _ProcessFailure(Exception):
     """A process's last line."""
 
 
@@ -62,5 +62,5 @@ def _run(words: Sequence[str], directory: str) -> tuple[dict[str, Any], int]:
         errors.seek(0)
         if process.returncode:
             said = errors.read().decode("utf-8", "replace").strip().splitlines()
-            raise _Failed(said[-1] if said else "it failed")
+            raise _ProcessFailure(said[-1] if said else "it failed")
         return parse_json(output.read()), usage.ru_maxrss << 10

@@ -16,7 +16,7 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.recipe import Recipe
-from ms_codegeex.extras.evaluation.task import Complete, SampledAnswer
+from ms_codegeex.extras.evaluation.task import SampledAnswer, TextSource
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
 from ms_codegeex.generation.stopping import Ending, Rule, until
 
@@ -54,8 +54,8 @@ SERVER_FAILURES = (UnreachableServer, FailedServer)
 ServerFailure = UnreachableServer | FailedServer
 
 
-class Sampler(Complete, Protocol):
-    """A `Complete` with an identity and the number of calls it takes at once."""
+class Sampler(TextSource, Protocol):
+    """A `TextSource` with an identity and the number of calls it takes at once."""
 
     identity: Mapping[str, Any]
     concurrency: int

@@ -17,7 +17,7 @@ from ms_codegeex.extras.evaluation.sandbox.limits import ResourceLimits, foreign
 from ms_codegeex.extras.evaluation.sandbox.outcome import End, Execution
 from ms_codegeex.extras.evaluation.sandbox.supervisors import (
     ForkServers,
-    OneByOne,
+    Interpreters,
     ServerLost,
     SupervisorInterpreter,
     SupervisorProcess,
@@ -47,7 +47,9 @@ class Sandbox:
 
     def __init__(self, layers: Layers, interpreter: SupervisorInterpreter) -> None:
         self._parts = layers
-        self._supervisors = ForkServers(interpreter) if layers.namespaces else OneByOne(interpreter, layers.identity)
+        self._supervisors = (
+            ForkServers(interpreter) if layers.namespaces else Interpreters(interpreter, layers.identity)
+        )
 
     @property
     def layers(self) -> Mapping[str, str]:

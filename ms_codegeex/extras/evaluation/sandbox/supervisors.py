@@ -137,7 +137,7 @@ class SupervisorProcess:
                 stream.close()
 
 
-class OneByOne:
+class Interpreters:
     """Starts an interpreter for each program, with this identity (for Popen); used if the kernel denies namespaces."""
 
     def __init__(self, interpreter: SupervisorInterpreter, identity: Mapping[str, Any]) -> None:
@@ -213,7 +213,7 @@ class ForkServers:
     def one(
         self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
     ) -> Iterator[SupervisorProcess]:
-        """As in `OneByOne`."""
+        """As in `Interpreters`."""
         key = workspace.view, workspace.shown
         with self._lock:
             if key not in self._servers:

@@ -53,7 +53,7 @@ _DEQUANTISED = (*QUANTISED, "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor's `type` (ggml's name of it), `shape` (rows first, as NumPy has it), and its bytes in the file."""
+    """A tensor's `type` (ggml's name of it), `shape` (rows first, as in NumPy), and its bytes in the file."""
 
     type: str
     shape: tuple[int, ...]

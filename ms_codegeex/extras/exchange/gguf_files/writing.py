@@ -51,7 +51,7 @@ _FILE_TYPES = {"F32": LlamaFileType.ALL_F32} | {
 }
 _NUMPY = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LISTS = {GGUFValueType.FLOAT32: "<f4", GGUFValueType.INT32: "<i4"}
-_HEAD_TYPES = {"Q4_0": "Q8_0"}  # finer: the head suffers most; as llama.cpp's own tool has it
+_HEAD_TYPES = {"Q4_0": "Q8_0"}  # finer, as in llama.cpp's own tool: the head suffers most
 _PIECE = 1 << 20  # bytes of a source that are converted at once
 _THREADS = 4  # that convert, at most
 _AHEAD = 4  # pieces that wait to be written, and as many that wait to be hashed

@@ -24,7 +24,7 @@ from ms_codegeex.extras.serving.responding import (
     respond,
     sampling_settings,
 )
-from ms_codegeex.extras.serving.schemas import Choice, Generated, Sampling
+from ms_codegeex.extras.serving.schemas import Choice, GeneratedAnswer, Sampling
 
 MAX_TOKENS = 512
 SUMMARIES = {
@@ -70,7 +70,7 @@ class TaskChoice(Choice):
     text: str
 
 
-class TaskAnswer(Generated):
+class TaskAnswer(GeneratedAnswer):
     """The answer, and each event of a streamed one."""
 
     object: str

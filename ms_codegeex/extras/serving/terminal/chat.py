@@ -46,7 +46,7 @@ HELP = """\
 \"""                     alone in a line: begins and ends an entry of several lines"""
 
 
-class Quit(Exception):
+class QuitRequest(Exception):
     """Raised by /quit."""
 
 
@@ -84,7 +84,7 @@ class Chat:
             except EOFError:
                 self._say("")
                 return
-            except Quit:
+            except QuitRequest:
                 return
             except (UserError, RunFailure, UnicodeError) as error:
                 self._say(str(error))
@@ -243,7 +243,7 @@ class Chat:
 
     @staticmethod
     def _quit(words: list[str]) -> None:
-        raise Quit
+        raise QuitRequest
 
     def _say(self, words: str) -> None:
         self.console.print(Text(visible(words), "dim"), highlight=False, soft_wrap=not self.console.is_terminal)

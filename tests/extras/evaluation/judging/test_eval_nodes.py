@@ -247,13 +247,13 @@ def test_an_error_of_one_node_does_not_wait_for_the_others():
             ended.set()
             raise NodeLost("nobody waits for this")
 
-    class Broken(FakeNode):
+    class BadInput(FakeNode):
         def call(self, method, *arguments):
             begun.wait(60)
             raise RunFailure("its disk is full")
 
     try:
-        assert refusal(Silent("a"), Broken("b")) == "node b: its disk is full"
+        assert refusal(Silent("a"), BadInput("b")) == "node b: its disk is full"
         assert not ended.is_set() and daemons == [True]  # it cannot hold up the exit of the command either
     finally:
         released.set()

@@ -28,7 +28,7 @@ from ms_codegeex.extras.evaluation.sandbox import (
     runner,
     supervisors,
 )
-from ms_codegeex.extras.evaluation.sandbox.supervisors import OneByOne
+from ms_codegeex.extras.evaluation.sandbox.supervisors import Interpreters
 
 pytestmark = pytest.mark.strict_sandbox
 MIB = 1 << 20
@@ -258,7 +258,7 @@ def test_without_namespaces_each_program_has_a_supervisor_of_its_own(
 ) -> None:
     monkeypatch.setattr(supervisors, "SYSTEM", refusing_python(shown))
     sandbox = open_sandbox("best-effort")
-    assert isinstance(sandbox._supervisors, OneByOne)
+    assert isinstance(sandbox._supervisors, Interpreters)
     parents = [python(sandbox, "import os; print(os.getppid())").stdout for _ in range(2)]
     assert parents[0] != parents[1] and b"1\n" not in parents
 

@@ -1,6 +1,6 @@
-"""Seconds and stream of every operator, with the figures of the plan: matmuls by measured efficiency, other work by
-the bytes that it moves through device memory, messages by size and links. And which operators run as one kernel, and
-which messages are sent as one.
+"""Seconds and stream of every operator, with the figures of the plan: matmuls by measured efficiency, other work by the
+bytes that it moves through device memory, messages by size and links. It also says which operators run as one kernel,
+and which messages are sent as one.
 
 Graph-kernel fusion is modelled by one rule: an element-wise operator joins the kernel that has all of its users, and a
 matmul joins the element-wise kernel that alone uses its result. The device's code generator may do more or less.

@@ -55,7 +55,7 @@ def label(operator: Operator) -> str:
 
 
 def owner_of(program: StepProgram) -> list[int | str | None]:
-    """For each operator the operator, or the parameter, whose memory its result is; None if it has no result."""
+    """For each operator, the operator or parameter whose memory holds its result; None if it has no result."""
     owners: list[int | str | None] = []
     for number, operator in enumerate(program.operators):
         if not operator.costed.data:

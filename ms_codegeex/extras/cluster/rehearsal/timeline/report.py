@@ -21,8 +21,8 @@ WIDTH = 12.0
 
 
 def estimate(timeline: Timeline) -> Estimate:
-    """The run's step, from what a simulated one takes: between the overlap of its streams, which never wait while they
-    have something to do, and none."""
+    """The run's step, from the simulated one: between full overlap, with streams that never wait while they have
+    something to do, and none."""
     plan = timeline.run_plan
     own = plan.chip.calibration
     least = timeline.run_seconds + (own.gaps * plan.time.computing if own else 0.0)  # kernels follow without gaps here

@@ -19,9 +19,9 @@ COMPUTE = "compute"
 
 @dataclass(frozen=True)
 class TimelineTask:
-    """Work of one rank. `waits`: numbers of tasks of the same rank; `stream` "" takes no time; `tag`: of its message,
-    the same on all ranks. `kernel`: the task that does this one's work, if that is another. `kind`, `name` and `micro`
-    only describe it."""
+    """Work of one rank. `waits`: numbers of tasks of the same rank; `stream` "" takes no time; `tag`: names its
+    message, the same on all ranks. `kernel`: the task that does this one's work, if that is another. `kind`, `name` and
+    `micro` only describe it."""
 
     waits: tuple[int, ...]
     stream: str
@@ -47,7 +47,7 @@ def simulate(ranks: Sequence[Sequence[TimelineTask]]) -> list[list[TaskSpan]]:
 
 
 class _Simulation:
-    """Events in the order of time; a task is a pair of the rank's number and its own."""
+    """Events in the order of time; a task is a pair: its rank's number and its own."""
 
     def __init__(self, ranks: Sequence[Sequence[TimelineTask]]):
         self.ranks, self.now = ranks, 0.0

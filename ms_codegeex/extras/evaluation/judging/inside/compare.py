@@ -67,12 +67,12 @@ def compare(test: Callable, case: int, result: list) -> int:
 def without_prints(solution: str) -> str:
     """The answer's code without print statements."""
 
-    class Remove(ast.NodeTransformer):
+    class PrintRemover(ast.NodeTransformer):
         def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
             call = node.value
             return None if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "print" else node
 
-    return ast.unparse(Remove().visit(ast.parse(solution))) if hasattr(ast, "unparse") else solution
+    return ast.unparse(PrintRemover().visit(ast.parse(solution))) if hasattr(ast, "unparse") else solution
 
 
 def string_test(module: types.ModuleType, solution: str) -> int:
