@@ -39,6 +39,7 @@ _DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x
 # LLVM's boxes, whose lines end with a backslash inside a block.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
 _WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]{2,}")
+_PROSE = re.compile(rb"\b[a-z]{2,}|[\x80-\xff]{6}")  # a word that is no name, or two characters of scripts without spaces
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
 _REPEATED = 4096  # bytes of a comment that is remembered
@@ -141,7 +142,7 @@ def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
     for is_text, group in itertools.groupby(body.splitlines(keepends=True), lambda line: bool(_WORD.search(line))):
         lines = [line for line in group if not (is_text and patterns.owners.match(line))]
         text = b"".join(lines)
-        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_WORD.findall(text)) < 5
+        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_PROSE.findall(text)) < 4
         if gone:
             continue
         kept += lines
@@ -305,7 +306,16 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
         return []
     comments = b"".join(data[start:end] for start, end, _ in _comments(data, patterns))
     stated = [line.decode("utf-8", "replace").strip(" \t-") for line in _SPDX.findall(comments)]
-    return named_licences(stated) or _texts_in(comments.decode("utf-8", "replace"), "notices", "texts")[0]
+    text = comments.decode("utf-8", "replace")
+    return named_licences(stated) or _texts_in(text, "notices", "texts")[0] or _named_in(text)
+
+
+def _named_in(comments: str) -> list[str]:
+    """The licences that a line or a sentence puts the file under, if their names are known."""
+    others, texts = shipped_table(RULES)["others"], (comments, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
+    found = [pair for pattern, text in zip(shipped_table(RULES)["named"], texts, strict=True) for pair in re.findall(pattern, text)]
+    names = [name for before, name in found if not re.search(others, before + name)]
+    return [name for name in names if UNKNOWN not in judge((name,), ())[0]]
 
 
 @functools.lru_cache(1 << 8)  # packages repeat each other's
