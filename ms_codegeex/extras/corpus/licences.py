@@ -39,7 +39,9 @@ _DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x
 # LLVM's boxes, whose lines end with a backslash inside a block.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
 _WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]{2,}")
-_PROSE = re.compile(rb"\b[a-z]{2,}|[\x80-\xff]{6}")  # a word that is no name, or two characters of scripts without spaces
+_PROSE = re.compile(
+    rb"\b[a-z]{2,}|[\x80-\xff]{6}"
+)  # a word that is no name, or two characters of scripts without spaces
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
 _REPEATED = 4096  # bytes of a comment that is remembered
@@ -313,7 +315,11 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
 def _named_in(comments: str) -> list[str]:
     """The licences that a line or a sentence puts the file under, if their names are known."""
     others, texts = shipped_table(RULES)["others"], (comments, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
-    found = [pair for pattern, text in zip(shipped_table(RULES)["named"], texts, strict=True) for pair in re.findall(pattern, text)]
+    found = [
+        pair
+        for pattern, text in zip(shipped_table(RULES)["named"], texts, strict=True)
+        for pair in re.findall(pattern, text)
+    ]
     names = [name for before, name in found if not re.search(others, before + name)]
     return [name for name in names if UNKNOWN not in judge((name,), ())[0]]
 

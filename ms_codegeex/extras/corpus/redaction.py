@@ -35,7 +35,11 @@ EMAIL, SECRET = b"<EMAIL>", b"<SECRET>"
 _LOCAL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LOCAL_BYTES = 64  # RFC 5321, section 4.5.3.1.1
 # The text after it must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
-_DOMAIN = re.compile(rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![\w(\[@-]|\.\w)")
+_DOMAIN = re.compile(
+    rb"@((?:[A-Za-z0-9\x80-\xff](?:[A-Za-z0-9\x80-\xff-]{0,61}[A-Za-z0-9\x80-\xff])?\.){1,8}[A-Za-z]{2,24})"
+    rb"(?![A-Za-z0-9(\[@-]|[._]\w)"
+)
+_TITLES = (b"Com", b"Edu", b"Net", b"Org")  # of others it is the name of a class, as in Scala's `name@Case.Of`
 _WINDOW = 140  # bytes before an address that tell what it is
 _ESCAPE = re.compile(rb"\A(?:u003[ce]|x3[ce]|[nrt])")
 
@@ -108,7 +112,9 @@ def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
 
 def _can_exist(domain: bytes) -> bool:
     top = domain.rsplit(b".", 1)[-1]
-    return (top.islower() or top.isupper()) and _public_suffixes().privatesuffix(domain.decode()) is not None
+    return (top.islower() or top.isupper() or top in _TITLES) and _public_suffixes().privatesuffix(
+        domain.decode()
+    ) is not None
 
 
 @functools.cache
@@ -390,6 +396,8 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
     if data.startswith(b"-----BEGIN", start):
         for ends in shipped_table(_RULES / "places.yaml")["key"]:  # whole, else cut off
             match = linear_pattern(_KEY_BEGINS + _spelled_out(ends)).match(data, start)
+            if match and b"..." in data[start : match.end() + 8]:
+                return  # an excerpt in a manual
             if match and {*b"lud"} <= {*match[1].translate(_KINDS)} and wordiness(match[1]) < 0:
                 yield start, match.end(), "private key"
                 return
