@@ -39,6 +39,7 @@ _DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x
 # LLVM's boxes, whose lines end with a backslash inside a block.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
 _WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]{2,}")
+_PROSE = re.compile(rb"\b[a-z]{2,}|[\x80-\xff]{6}")  # a word that is no name, or two characters without spaces
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
 _REPEATED = 4096  # bytes of a comment that is remembered
@@ -141,7 +142,7 @@ def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
     for is_text, group in itertools.groupby(body.splitlines(keepends=True), lambda line: bool(_WORD.search(line))):
         lines = [line for line in group if not (is_text and patterns.owners.match(line))]
         text = b"".join(lines)
-        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_WORD.findall(text)) < 5
+        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_PROSE.findall(text)) < 4
         if gone:
             continue
         kept += lines
@@ -195,7 +196,7 @@ def _closed(data: bytes, offset: int, opening: re.Pattern[bytes], closing: bytes
 
 
 UNKNOWN = "unknown"
-_SPDX = re.compile(rb"SPDX-License-Identifier:[ \t]*([\w.+() \t:-]+)", re.IGNORECASE)
+_SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+() \t:-]+)", re.IGNORECASE | re.ASCII)
 _VERSIONED = re.compile(r"(.+?)-(\d[\d.]*)(-only|-or-later|\+)?")
 _DEBIAN = re.compile(r"(?m)^(Files|License):(.*(?:\n[ \t].*)*)")
 _LONGEST = 600  # characters of an expression; longer ones are unknown
@@ -303,9 +304,17 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
     """The licences that the comments above the code of a source file name, or whose texts or notices they have."""
     if (patterns := _patterns(language)) is None:
         return []
-    comments = b"".join(data[start:end] for start, end, _ in _comments(data, patterns))
-    stated = [line.decode("utf-8", "replace").strip(" \t-") for line in _SPDX.findall(comments)]
-    return named_licences(stated) or _texts_in(comments.decode("utf-8", "replace"), "notices", "texts")[0]
+    text = b"".join(data[start:end] for start, end, _ in _comments(data, patterns)).decode("utf-8", "replace")
+    stated = [line.strip(" \t-") for line in _SPDX.findall(text)]
+    return named_licences(stated) or _texts_in(text, "notices", "texts")[0] or _named_in(text)
+
+
+def _named_in(comments: str) -> list[str]:
+    """The licences that a line or a sentence puts the file under, if their names are known."""
+    others, (line, words) = shipped_table(RULES)["others"], shipped_table(RULES)["named"]
+    found = re.findall(line, comments) + re.findall(words, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
+    names = [name for before, name in found if not re.search(others, before + name)]
+    return [name for name in names if UNKNOWN not in judge((name,), ())[0]]
 
 
 @functools.lru_cache(1 << 8)  # packages repeat each other's
@@ -314,7 +323,8 @@ def _texts_in(text: str, *groups: str) -> tuple[list[str], bool]:
     words = " ".join(re.findall("[a-z0-9]+", text.lower()))
     rows = [row for group in groups for row in shipped_table(RULES)[group] if all(it in words for it in row["all"])]
     rows = [row for row in rows if not any(it in words for it in row.get("none", ()))]
-    return [row["licence"] for row in rows], len(words) < 500 + 1.3 * sum(row["size"] for row in rows)
+    size = sum(row["size"] * min(map(words.count, row["all"])) for row in rows)
+    return [row["licence"] for row in rows], len(words) < 500 + 1.3 * size
 
 
 def metadata_rule(folder: str, name: str) -> int | None:

@@ -34,8 +34,6 @@ EMAIL, SECRET = b"<EMAIL>", b"<SECRET>"
 
 _LOCAL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _LOCAL_BYTES = 64  # RFC 5321, section 4.5.3.1.1
-# The text after it must not make it an expression (`a@b.dot(c)`), a longer name or the path of a Git server.
-_DOMAIN = re.compile(rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![\w(\[@-]|\.\w)")
 _WINDOW = 140  # bytes before an address that tell what it is
 _ESCAPE = re.compile(rb"\A(?:u003[ce]|x3[ce]|[nrt])")
 
@@ -50,12 +48,9 @@ _HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){
 _DIGITS = re.compile(rb"[0-9a-fA-F]+\Z")
 _CAMEL = re.compile(rb"[A-Z][a-z]{3,}")
 _ESCAPED = re.compile(rb"%[0-9A-Fa-f]{2}")
-_KINDS = (
-    bytes(
-        ord("d" if chr(n).isdigit() else "u" if chr(n).isupper() else "l" if chr(n).islower() else "o")
-        for n in range(128)
-    )
-    + b"o" * 128
+_KINDS = b"".join(  # of a byte: a digit, an upper or a lower case letter, or another
+    b"d" if each.isdigit() else b"u" if each.isupper() else b"l" if each.islower() else b"o"
+    for each in (bytes([byte]) for byte in range(256))
 )
 
 
@@ -91,7 +86,7 @@ def redact(
 
 def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
     left_out = ("no_address", "reserved") if real else ("no_address",)
-    for match in _DOMAIN.finditer(data):
+    for match in stated_pattern("domain").finditer(data):
         at = match.start()
         window = data[max(0, at - _WINDOW) : at]
         left = window[-_LOCAL_BYTES:].rstrip(_LOCAL)
@@ -102,13 +97,8 @@ def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
             continue
         server = stated_pattern("before_address").search(before)
         server = server or stated_pattern("after_address").match(data, match.end())
-        if not server and _can_exist(match[1]):
+        if not server and _public_suffixes().privatesuffix(match[1].decode("utf-8", "replace")):
             yield at - len(local), match.end(), "email"
-
-
-def _can_exist(domain: bytes) -> bool:
-    top = domain.rsplit(b".", 1)[-1]
-    return (top.islower() or top.isupper()) and _public_suffixes().privatesuffix(domain.decode()) is not None
 
 
 @functools.cache
@@ -171,12 +161,16 @@ def is_random(value: bytes) -> bool:
 
 def is_text(value: bytes) -> bool:
     """Whether this is the base64 of words or a placeholder."""
+    return len(text := _decoded(value)) > 5 and not is_password(text)
+
+
+def _decoded(value: bytes) -> bytes:
+    """The printable text whose base64 this is; empty: of none."""
     try:
         text = base64.b64decode(value, validate=True).strip()
     except binascii.Error:
-        return False
-    readable = len(text) > 5 and text.isascii() and text.decode().isprintable()
-    return readable and not is_password(text)
+        return b""
+    return text if text.isascii() and text.decode().isprintable() else b""
 
 
 def is_assigned(value: bytes) -> bool:
@@ -217,12 +211,7 @@ def is_password(value: bytes) -> bool:
 
 def is_login(value: bytes) -> bool:
     """Whether this is the base64 of `user:password` (RFC 7617)."""
-    try:
-        user, colon, password = base64.b64decode(value, validate=True).partition(b":")
-    except binascii.Error:
-        return False
-    text = user + password
-    return bool(colon) and text.isascii() and text.decode().isprintable() and is_password(password)
+    return is_password(_decoded(value).partition(b":")[2])
 
 
 def is_argument(value: bytes) -> bool:
@@ -390,6 +379,8 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
     if data.startswith(b"-----BEGIN", start):
         for ends in shipped_table(_RULES / "places.yaml")["key"]:  # whole, else cut off
             match = linear_pattern(_KEY_BEGINS + _spelled_out(ends)).match(data, start)
+            if match and b"..." in data[start : match.end() + 8]:
+                return  # an excerpt in a manual
             if match and {*b"lud"} <= {*match[1].translate(_KINDS)} and wordiness(match[1]) < 0:
                 yield start, match.end(), "private key"
                 return
@@ -439,11 +430,7 @@ def _is_public(before: bytes, name: bytes, value: bytes) -> bool:
     """Whether a value is one that everybody may see: a place in a list, an identifier, an address on a chain, a hash of
     a password, digits next to words of cryptography, as in its test vectors."""
     word, before_name = re.match(rb"\W*([\w.-]*)", name)[1].lower(), before[-14:]  # type: ignore[index]
-    if (
-        stated_pattern("name").search(word)
-        or stated_pattern("address").match(value)
-        or stated_pattern("hash").match(value)
-    ):
+    if stated_pattern("name").search(word) or stated_pattern("public").match(value):
         return True
     if _DIGITS.match(value) and stated_pattern("cryptography").search(before + name):
         return True

@@ -162,6 +162,39 @@ def test_texts_of_no_known_language_stay():
         ("C", f"/* (c) 2020 X\n * All rights reserved.\n * {DESIGN} */\nint a;\n", f"/*\n * {DESIGN} */\nint a;\n"),
         ("Python", f"# Copyright 2020 X\n#\n# {DESIGN}\n\nx = 1\n", f"# {DESIGN}\n\nx = 1\n"),
         ("Python", "# a.py\n# Copyright 2020 X\n# Author: Y\nx = 1\n", "x = 1\n"),
+        (
+            "C++",
+            "#if !defined(A_H)\n#define A_H\n// Copyright 2020 X\nint a;\n",
+            "#if !defined(A_H)\n#define A_H\nint a;\n",
+        ),
+        ("C#", "#nullable enable\n// Copyright 2020 X\nusing A;\n", "#nullable enable\nusing A;\n"),
+        (
+            "PHP",
+            "<?php\ndeclare(strict_types=1);\n\n/* (c) 2020 X */\n$a;\n",
+            "<?php\ndeclare(strict_types=1);\n\n$a;\n",
+        ),
+        (
+            "PHP",
+            "<?php\n/**\n * This file is part of A.\n *\n * For the full copyright and license, view LICENSE.\n */\n",
+            "<?php\n",
+        ),
+        ("Haskell", "{-# LANGUAGE CPP #-}\n{- Copyright 2020 X -}\nmodule A\n", "{-# LANGUAGE CPP #-}\nmodule A\n"),
+        ("TypeScript", '/// <reference types="a" />\n// Copyright 2020 X\nf()\n', '/// <reference types="a" />\nf()\n'),
+        ("JavaScript", "/**\n * @license MIT\n */\nf();\n", "f();\n"),
+        ("CSS", "/*! a v8.0 | MIT License | a.org */\na {}\n", "a {}\n"),
+        ("Julia", "# Part of A. License is MIT: https://a.org/license\nx = 1\n", "x = 1\n"),
+        (
+            "Swift",
+            "//\n//  A.swift\n//\n//  Created by X on 3/4/20.\n//  Copyright © 2020 X.\n//\nimport A\n",
+            "import A\n",
+        ),
+        (
+            "OCaml",
+            "(* OCaml            *)\n(*                  *)\n(* X Y, Z, Inria W V *)\n(* Copyright 1996   *)\nlet a\n",
+            "let a\n",
+        ),
+        ("Python", "# Notes on the MIT license scanner,\n# which compares words, not bytes.\nx = 1\n", None),
+        ("Python", '# TODO: the "All rights reserved" line of the footer\nx = 1\n', None),
         ("C", "/*==== A ====*\\\n|* Licensed under MIT *|\n\\*==========*/\nint a;\n", "int a;\n"),
     ],
 )
@@ -337,6 +370,19 @@ def test_a_far_end_is_looked_for_once(language, opening, closing):
             ("unknown", None),
         ),
         ("MIT AND something", ("MIT AND unknown", None)),
+        (
+            "MIT + file LICENSE|The MIT License: http://mit.example.org|https://choosealicense.com/licenses/mit/",
+            ("MIT", True),
+        ),
+        ("apache_2_0|Apache-2.0.|https://example.org/x Apache 2.0", ("Apache-2.0", True)),
+        ("MIT No Attribution|License :: OSI Approved :: MIT No Attribution License (MIT-0)", ("MIT-0", False)),
+        ('BSD 2-Clause "Simplified" License|Simplified BSD', ("BSD-2-Clause", False)),
+        ("GPL (>= 2)|GNU General Public License (>= 2)", ("GPL-2.0-or-later", False)),
+        ("lgpl_2_1|https://www.gnu.org/licenses/lgpl-2.1.en.html", ("LGPL-2.1-only", False)),
+        ("CC0 1.0 Universal (CC0 1.0) Public Domain Dedication", ("CC0-1.0", False)),
+        ("Creative Commons Attribution 4.0 International|CC BY 4.0", ("CC-BY-4.0", False)),
+        ("Creative Commons Attribution-NonCommercial 4.0 International Public License", ("CC-BY-NC-4.0", False)),
+        ("SIL Open Font License 1.1", ("OFL-1.1", False)),
     ],
 )
 def test_names_and_expressions(names, expected):
@@ -354,3 +400,55 @@ def test_later_versions():
     assert licences.judge(("GPL-2.0-or-later",), ("gpl-3.0",))[1] and licences.judge(("GPLv3",), ("gpl-3.0",))[1]
     for name in ("GPL-3.0-only", "LGPL-2.1-or-later", "AGPL-3.0-or-later"):
         assert licences.judge((name,), ("gpl-3.0-or-later",))[1] is False
+
+
+@pytest.mark.parametrize(
+    "comment, expected",
+    [
+        ("Licensed under the MIT license, see LICENSE.", "MIT"),
+        ("Released under the\n# BSD 3-Clause License", "BSD-3-Clause"),
+        ("@license https://opensource.org/licenses/MIT MIT", "MIT"),
+        ("A 1.0\n# License: ISC", "ISC"),
+        ("Licensed under the Apache License, Version 2.0 <A> or the MIT license <M>", "Apache-2.0 OR MIT"),
+        ("under the terms of the Eclipse Public License v1.0", "EPL-1.0"),
+        ("Copyright 2020 X.\n# Proprietary and confidential.", "LicenseRef-other"),
+        ("Portions of this are licensed under the MIT license.", None),
+        ("Licensed under the MIT license and the GPL", None),
+        ("Licensed under the GPL license", None),
+        ("License: see LICENSE", None),
+    ],
+)
+def test_licences_that_comments_name(comment, expected):
+    found = licences.licences_in_comments(f"# {comment}\nx = 1\n".encode(), "Python")
+    assert [licences.judge((name,), ())[0] for name in found] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        ("setup.py", 'setup(name="a", license="MIT", packages=["a"])\n'),
+        ("a.gemspec", 'Gem.new do |s|\n  s.licenses = ["MIT".freeze]\n  s.name = "a"\nend\n'),
+        ("A.podspec", "s.license = { :type => 'MIT', :file => 'LICENSE' }\n"),
+        ("a-1.rockspec", 'description = {\n  license = "MIT"\n}\n'),
+        ("pom.xml", "<license>\n<url>http://x</url>\n<name>MIT License</name>\n</license>"),
+        ("build.gradle", "licenses { license {\n name = 'MIT License'\n} }\n"),
+        ("build.gradle.kts", 'licenses { license { name.set("MIT License") } }\n'),
+        ("build.sbt", 'licenses := Seq("MIT" -> url("http://x"))\n'),
+        ("project.clj", '(defproject a "1" :license {:name "MIT License"})'),
+        ("mix.exs", 'package: [licenses: ["MIT"]]\n'),
+        ("elm.json", '{"license": "MIT"}'),
+        ("package.yaml", "name: a\nlicense: MIT\n"),
+        ("galaxy.yml", "license:\n  - MIT\n"),
+        ("package.xml", "<package><license>MIT</license></package>"),
+        ("a.spec", "Name: a\nLicense: MIT\n"),
+        ("meson.build", "project('a', 'c', license : 'MIT', version : '1')\n"),
+        ("CITATION.cff", "license: MIT\n"),
+        ("conanfile.py", '    license = "MIT"\n'),
+        ("DESCRIPTION", "License: MIT + file LICENSE\nURL: x\n"),
+        ("PKG-INFO", "Classifier: License :: OSI Approved\nClassifier: License :: OSI Approved :: MIT License\n"),
+    ],
+)
+def test_licences_that_metadata_state(path, text):
+    number = licences.metadata_rule("a", path)
+    assert number is not None
+    assert licences.nearest_licence(licences.stated_licences(number, text.encode()), "a.c").startswith("MIT")

@@ -90,7 +90,15 @@ def test_assigned_passwords(before, after):
 
 
 @pytest.mark.parametrize(
-    "address", ["a@b.de", "first.last+tag@mail.example.co.uk", "x_1%y@sub-domain.example.org", "A" * 64 + "@b.com"]
+    "address",
+    [
+        "J.Smith@Acme-Corp.Com",
+        "info@müller-bau.de",
+        "a@b.de",
+        "first.last+tag@mail.example.co.uk",
+        "x_1%y@sub-domain.example.org",
+        "A" * 64 + "@b.com",
+    ],
 )
 @pytest.mark.parametrize(
     "before, after", [("", ""), ("<", ">"), ("mail ", "."), ("# é ", ", b"), ('"', '"'), ("..", "")]
@@ -115,8 +123,8 @@ def test_credentials_of_headers_and_urls(before, secret, after):
 
 
 def test_addresses_at_reserved_domains_may_stay():
-    text = "a@b.de c@example.com d@mail.example.org e@myexample.com f@example.dev"
-    assert only(text, ("real-email",)) == ("<EMAIL> c@example.com d@mail.example.org <EMAIL> <EMAIL>", {"email": 3})
+    text = "a@b.de c@Example.com d@mail.example.org e@myexample.com f@example.dev"
+    assert only(text, ("real-email",)) == ("<EMAIL> c@Example.com d@mail.example.org <EMAIL> <EMAIL>", {"email": 3})
     assert only(text, ("email",))[1] == {"email": 5}
 
 
@@ -221,6 +229,11 @@ LOGIN = base64.b64encode(b"builder:Gk3xW9qLz").decode()
         ("credential", "curl -u me:", drawn(14), " https://example.org"),
         ("password", "curl -H 'X-Api-Key: ", drawn(32), "' https://example.org"),
         ("password", "https://example.org/items?access_token=", drawn(32), "&page=2"),
+        ("credential", "git+https://", drawn(40, HEX), "@example.org/a.git"),
+        ("credential", "https://a.example.org/b?sp=r&sig=", drawn(43) + "%3D", "&x=1"),
+        ("credential", '{"Authorization": "Token ', drawn(40, HEX), '"}'),
+        ("private key", '{"kty":"EC","x":"a","d":"', drawn(43), '"}'),
+        ("private key", "Private-Lines: 2\n", f"{drawn(64)}\n{drawn(40)}", "\nPrivate-MAC: 12\n"),
     ],
 )
 def test_secrets_of_services_and_files(kind, before, secret, after):
@@ -248,7 +261,36 @@ FORMS = [
     *("SWMTKN-1-{50c}-{25c}", "ops_eyJ{300w}", "sk_test_{40h}", "FLWSECK-{32c}-X", f"access-production-{UUID}"),
     *(f"pat-na1-{UUID}", "EAAA{60u}", "EZAK{54w}", "duffel_live_{43u}", "ramp_sec_{48w}", "sk.eyJ1{60w}.{22w}"),
     *("re_{8w}_{24w}", "xsmtpsib-{64h}-{16w}", "NRII-{32u}", "phx_{43w}", f"sdk-{UUID}", "rootly_{64h}", "NRBR-{19h}"),
-    *("dt0s01.{8U}.{64U}", "wandb_v1_{80w}", "ghp_{36w}", "glpat-{20u}", "AKIA{16B}", "hf_{34l}", "xai-{80w}"),
+    *(
+        "xoxe.xoxp-1-{160w}",
+        "1//0{60u}",
+        "AQ.Ab{48u}",
+        "rpa_{40U}",
+        "jina_{60u}",
+        "sb_secret_{31u}",
+        "rnd_{28w}",
+        "napi_{64c}",
+    ),
+    *(
+        "vercel_blob_rw_{16w}_{32w}",
+        "fc-{32h}",
+        f"ctx7sk-{UUID}",
+        "sk-None-{48w}",
+        "lin_oauth_{64h}",
+        "mdb_sa_sk_{40u}",
+    ),
+    *(
+        "sl.u.{135u}",
+        "{32h}-us12",
+        f"open.feishu.cn/open-apis/bot/v2/hook/{UUID}",
+        "dt0s01.{8U}.{64U}",
+        "wandb_v1_{80w}",
+        "ghp_{36w}",
+        "glpat-{20u}",
+        "AKIA{16B}",
+        "hf_{34l}",
+        "xai-{80w}",
+    ),
 ]
 
 
@@ -270,6 +312,36 @@ CONTEXTS += ("$config['db_pass'] = '%s';", 'String password = new String("%s");'
 CONTEXTS += ('let token: &str = "%s";', "encryption_key: !!str '%s'\n", "setenv SECRET_TOKEN %s\n")
 CONTEXTS += ('#define WIFI_PASSWORD "%s"',)
 CONTEXTS += ('client_secret: "%s"\n', "Password=%s;Database=x", 'set("api_key", "%s")', "token=%s&x=1")
+CONTEXTS += (
+    'const SECRET: &\'static str = "%s";',
+    'let pass = String::from("%s");',
+    'char password[] = "%s";',
+    "psk = '%s'",
+)
+CONTEXTS += (
+    'Dim pwd As String = "%s"',
+    'api_key <- "%s"',
+    'process.env.TOKEN || "%s";',
+    "MAIL_PW=%s\n",
+    "SECRET = b'%s'",
+)
+CONTEXTS += (
+    'ds.setPassword("%s");',
+    "  storePassword '%s'\n",
+    "WITH PASSWORD '%s';",
+    'IDENTIFIED BY "%s"',
+    '{secret, "%s"}',
+)
+CONTEXTS += ('NSString *kApiKey = @"%s";', "- name: DB_PASSWORD\n  value: %s\n", '{"name": "TOKEN", "value": "%s"}')
+CONTEXTS += ("<key>ApiSecret</key>\n<string>%s</string>", '<string name="api_key">%s</string>', "run -e TOKEN=%s x")
+CONTEXTS += ("{user: ops, password: %s}", "requirepass %s\n", "${TOKEN:-%s}", 'option("--token", default="%s")')
+CONTEXTS += (
+    'smtp.login("ops", "%s")',
+    'connect(host, "app", "%s")',
+    "sshpass -p %s ssh x",
+    "docker login -u ci -p %s x",
+)
+CONTEXTS += ('jwt.sign(payload, "%s")', 'api_key                 = "%s"', "app.secret.key = '%s'", '"api-key" to "%s"')
 
 
 def test_random_values_are_found_wherever_they_are_assigned():
@@ -319,6 +391,18 @@ STAY = [  # what is not found
     f"password = other or {RANDOM}",
     "password: Base64EncodedUtf8String",
     f'passwords = ["{RANDOM}"]',
+    'secret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"',  # RFC 6238
+    '"access_token": "2YotnFZFEjr1zCsicMWpAA"',  # RFC 6749
+    f"eyJ{drawn(33)}.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6I{drawn(40)}.{drawn(43)}",  # of the subject 1234567890
+    '"password": "5f4dcc3b5aa765d61d8327deb882cf99"',  # of the word password
+    f"ALTER ROLE a WITH PASSWORD 'md5{drawn(32, HEX)}'",
+    'publicKeyToken="b77a5c561934e089"',
+    f"{FIRST}\n{drawn(64)}\n{drawn(40)}...\n{LAST}",
+    'tokenizer = Tokenizer("Qwen/Qwen3-8B-Instruct")',
+    'option("--tokenizer", default="Qwen/Qwen3-8B-Instruct")',
+    'ENCRYPTION_KEY_MD5 = "dnF5x6K/8ZZRzpfSlMMM+w=="',
+    'token("IDENT_WITH_DIGITS_123")',
+    f"https://{drawn(32, HEX)}@o12345.ingest.sentry.io/67890",
     # addresses
     "@app.route('/')",
     "    @functools.cache",
@@ -347,6 +431,9 @@ STAY = [  # what is not found
     "fetch me@host.example.org:project/name",
     "https://lists.example.org/git/20150811100527.GW14466@mail.example.org/",
     "Message-ID: <20150811100527.GW14466@mail.example.org>",
+    "References: <GW14466@mail.example.org>\n <GW14467@mail.example.org>",
+    'x <- object@meta.data$count; object@project.name <- "x"',
+    'depends_on("hdf5@1.10.7.in"), "none@openssh.com", "kexguess2@matt.ucc.asn.au", xs@Foo.Me',
     "http://name:${secret}@host.example.org",
     "@" * 50,
     # credentials
