@@ -23,16 +23,19 @@ _C_LIKE = frozenset((".h", ".inc"))
 _RULES_ALONE = frozenset((".h", ".ts", ".tsx"))  # first lines often name another language: `#!/usr/bin/env node`
 # Comments and strings contain "class" and "this::that" in every language.
 _C_PROSE = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
-# Part of a C header that only C++ compilers see, up to the next condition.
+# Part of a C header that only compilers of C++ or Objective-C see, up to the next condition.
 _CPP_PART = re.compile(
-    rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__cplusplus\b[ \t]*\)?[ \t]*(?:&&[^|\n]*)?$"
-    rb"(?:\n(?![ \t]*#[ \t]*(?:if|el|endif))[^\n]*)*"
+    rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__(?:cplusplus|OBJC__)\b[ \t]*\)?[ \t]*"
+    rb"(?:&&[^|\n]*)?$(?:\n(?![ \t]*#[ \t]*(?:if|el|endif))[^\n]*)*"
 )
 
 _BEHIND = re.compile(rb"\(\?<[=!][^()]*\)")
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)((?:[ \t]+\S+)*)")
-# A shell that starts another program.
-_EXEC = re.compile(rb"(?m)^[ \t]*exec[ \t]+(?:\S*/)?([\w.]+)[^\n]*\$0[^\n]*\$[@{]")
+# A shell that starts another program with its own text, which may be the syntax of both; nix-shell's option.
+_EXEC = re.compile(
+    rb"(?m)^[ \t]*(?:eval[ \t]+|':'[ \t]*//;[ \t]*)?['\"]*exec['\"]*[ \t]+['\"]?(?:\S*/)?(?:env[ \t]+)?([\w.]+)"
+    rb"[^\n(`]*\$(?:0|\{0|\{BASH_SOURCE(?:\[0\])?)\}?[\"'\s][^\n]*\$[@{*]|^#!.*nix-shell.*[ \t]-i[ \t]+([\w.]+)"
+)
 _MODE_LINE = 500  # bytes of a line that is searched
 _VIM = re.compile(rb"(?:^|\s)(?:vi|vim|ex)(?:[<=>]?\d+)?:[^\n]*?\b(?:ft|filetype|syntax)=([\w+#-]+)")
 
@@ -181,7 +184,7 @@ def _by_name(name: str) -> Language | str:
             return found
         if suffix.lower() in shipped_table(_FILE)["rules"]:
             return suffix.lower()
-    return "none"
+    return by["/"].get(f"{name.partition('.')[0].lower()}.*", "none")
 
 
 def needs_head(path: PurePath | str) -> bool:
@@ -204,7 +207,7 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     text = head
     if suffix in _C_LIKE:
         head = _C_PROSE.sub(b" ", head)
-        if b"__cplusplus" in head:
+        if b"__cplusplus" in head or b"__OBJC__" in head:
             shared = _CPP_PART.sub(b"", head)
             head = head if b";" in head and b";" not in shared else shared  # the rest may declare nothing
     ruled = next((found for patterns, found in _rules(suffix) if all(it.search(head) for it in patterns)), None)
@@ -233,16 +236,14 @@ def _emacs_mode(line: bytes) -> bytes:
 
 
 def _by_shebang(head: bytes) -> Language | None:
-    match = _SHEBANG.match(head)
-    if match is None:
+    if not (match := _SHEBANG.match(head)):
         return None
-    words = [match[1], *match[2].split()]
-    program = words.pop(0).rsplit(b"/", 1)[-1]
-    if program == b"env":  # its options, `-S` among them, and variables
-        rest = [word for word in words if not word.startswith(b"-") and b"=" not in word]
-        program = rest[0].rsplit(b"/", 1)[-1] if rest else b""
-    if program in (b"sh", b"bash") and (started := _EXEC.search(head, 0, 1000)):
-        program = started[1]
-    name = program.decode("ascii", "replace").lower()
-    programs = _languages_by()["$"]
-    return programs.get(name) or programs.get(re.sub(r"[-\d.]+\Z", "", name))
+    words = [match[1], *match[2].split()]  # without options, `env -S` among them, and variables
+    names = [word.rsplit(b"/", 1)[-1].strip(b"@") for word in words if word[:1] != b"-" and b"=" not in word]
+    while names[1:] and names[0] in (b"env", b"busybox", b"npx"):
+        del names[0]
+    if names[:1] in ([b"sh"], [b"bash"], [b"nix-shell"]) and (started := _EXEC.search(head, 0, 1000)):
+        names.insert(0, started[1] or started[2])
+    programs, whole = _languages_by()["$"], [name.decode("ascii", "replace").lower() for name in names[:2]]
+    keys = (key for name in whole for key in (name, re.sub(r"[-\d.]+\Z", "", name)))
+    return next((programs[key] for key in keys if key in programs), None)
