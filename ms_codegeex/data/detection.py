@@ -47,12 +47,13 @@ _MARKS = (  # that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(  # for Python, Emacs, Vim, XML, HTML, CSS, gettext and Perl, then for LaTeX
-    rb"(?:coding|charset)[\"']?[ \t]*[:= ][ \t]*[\"']?([A-Za-z][\w.-]+)|\[([a-z\d]+)\]\{inputenc\}", re.IGNORECASE
+    rb"(?:coding|charset|fenc)[\"']?[ \t]*[:= ][ \t]*[\"']?([A-Za-z][\w.-]+)|\[([a-z\d-]+)\]\{inputenc\}", re.IGNORECASE
 )
-_EMACS_NAME = re.compile(r"^(?:iso-)?(latin)-(\d+)|-(?:unix|dos|mac)$")
-_LATEX = {"ansinew": "cp1252", "applemac": "mac-roman"}
+_PARTS = re.compile(r"^(?:iso-)?(latin)-(\d+)|^(?:x|japanese|chinese|korean|cyrillic)-|-(?:unix|dos|mac)$")
+_NAMES = {"ansinew": "cp1252", "applemac": "mac-roman", "koi8": "koi8-r", "windows-31j": "cp932"}
 _ENCODINGS = re.compile(
-    r"iso8859-\d+|cp(?:125\d|437|850|852|866|932|949)|koi8-[ru]|mac-roman|shift_jis|euc_(?:jp|kr)|gb2312|gbk|gb18030|big5"
+    r"iso8859-\d+|cp(?:125\d|437|85[02]|866|874|932|949|950)|koi8-[ru]|mac-(?:roman|cyrillic)|shift_jis|euc_(?:jp|kr)|"
+    r"gb2312|gbk|gb18030|big5|tis-620"
 )
 _CONTROLS = re.compile("[\0-\x08\x0e-\x19\x1c-\x1f\x7f]")
 # What makes it doubtful that a text is in Latin-1 or Windows-1252. Other scripts have words of three letters and more,
@@ -134,16 +135,15 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
         pairs = data[:4096]
         low, high = pairs[::2].count(0), pairs[1::2].count(0)
         # Code is ASCII for the most part.
-        if min(low, high) > 0 or max(low, high) < len(pairs) * 0.35 or len(pairs) < 20:
+        if min(low, high) > 0 or max(low, high) < len(pairs) * 0.2 or len(pairs) < 20:
             return data, ""
         return _converted(data, "utf-16-le" if high else "utf-16-be", errors) or (data, "")
     if is_utf8(data, HEAD_BYTES):
         return data, ""
     for found in _DECLARED.finditer(data, 0, 2000):
-        name = (found[1] or found[2]).decode("ascii", "ignore").lower()
-        name = _EMACS_NAME.sub(r"\1\2", name)
+        name = _PARTS.sub(r"\1\2", (found[1] or found[2]).decode("ascii", "ignore").lower())
         with contextlib.suppress(LookupError, ValueError):  # no encoding, not a name
-            name = codecs.lookup(_LATEX.get(name, name)).name
+            name = codecs.lookup(_NAMES.get(name, name)).name
             if _ENCODINGS.fullmatch(name) and (converted := _converted(data, name, errors)):
                 return converted
     high = len(data.translate(None, bytes(range(0x80))))
@@ -221,11 +221,9 @@ def _by_mode(head: bytes) -> Language | None:
     lines += head[-5 * _MODE_LINE :].split(b"\n")[-6:] if len(head) < HEAD_BYTES else []
     modes += [found[1] for line in lines if (found := _VIM.search(line[:_MODE_LINE]))]
     by = _languages_by()
-    for mode in (mode.decode("ascii", "replace").lower() for mode in modes):
-        language = by["="].get(mode) or lookup(mode) or by["."].get(f".{mode}") or by["$"].get(mode)
-        if language is not None:
-            return language
-    return None
+    names = (mode.decode("ascii", "replace").lower() for mode in modes)
+    found = (by["="].get(it) or lookup(it) or by["."].get(f".{it}") or by["$"].get(it) for it in names)
+    return next(filter(None, found), None)
 
 
 def _emacs_mode(line: bytes) -> bytes:

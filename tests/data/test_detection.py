@@ -241,6 +241,11 @@ CZECH = "# Jiří Šťastný, žluťoučký kůň\n"
             for encoding, name, declared in (
                 ("iso8859-2", "iso8859-2", f"# -*- coding: iso-latin-2-unix -*-\n{CZECH}"),
                 ("koi8-r", "koi8-r", "# vim: set fileencoding=koi8-r :\nщит, щит\n"),
+                ("cp1251", "cp1251", "# vim: set fenc=cp1251 :\nщит\n"),
+                ("cp932", "cp932", "# encoding: Windows-31J\n週報\n"),
+                ("shift-jis", "shift_jis", '<meta charset="x-sjis">週報\n'),
+                ("koi8-r", "koi8-r", "\\usepackage[koi8-r]{inputenc}\nщит\n"),
+                ("utf-16-le", "utf-16-le", "# Печь нагрета, подождите\ndef heat(x):\n    return x\n"),
                 ("shift-jis", "shift_jis", '<?xml version="1.0" encoding="Shift_JIS"?>\n<a>週報</a>\n'),
                 ("cp1251", "cp1251", '<meta charset="windows-1251">щит\n'),
                 ("cp1252", "cp1252", "\\usepackage[ansinew]{inputenc}\n…ž…\n"),

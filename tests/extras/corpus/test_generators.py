@@ -147,7 +147,7 @@ WRITTEN = [  # generator, name of the file, how it begins
     (
         "type libraries",
         "T.pas",
-        "unit T;\n// *** //\n// WARNING\n// -------\n// The types declared in this file were generated from data read\n",
+        "unit T;\n// WARNING\n// -------\n// The types declared in this file were generated from data read\n",
     ),
     (
         "Khronos",
