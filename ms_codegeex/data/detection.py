@@ -23,16 +23,19 @@ _C_LIKE = frozenset((".h", ".inc"))
 _RULES_ALONE = frozenset((".h", ".ts", ".tsx"))  # first lines often name another language: `#!/usr/bin/env node`
 # Comments and strings contain "class" and "this::that" in every language.
 _C_PROSE = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
-# Part of a C header that only C++ compilers see, up to the next condition.
+# Part of a C header that only compilers of C++ or Objective-C see, up to the next condition.
 _CPP_PART = re.compile(
-    rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__cplusplus\b[ \t]*\)?[ \t]*(?:&&[^|\n]*)?$"
-    rb"(?:\n(?![ \t]*#[ \t]*(?:if|el|endif))[^\n]*)*"
+    rb"(?m)^[ \t]*#[ \t]*if(?:def[ \t]+|[ \t]+defined[ \t]*\(?[ \t]*)__(?:cplusplus|OBJC__)\b[ \t]*\)?[ \t]*"
+    rb"(?:&&[^|\n]*)?$(?:\n(?![ \t]*#[ \t]*(?:if|el|endif))[^\n]*)*"
 )
 
 _BEHIND = re.compile(rb"\(\?<[=!][^()]*\)")
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)((?:[ \t]+\S+)*)")
-# A shell that starts another program.
-_EXEC = re.compile(rb"(?m)^[ \t]*exec[ \t]+(?:\S*/)?([\w.]+)[^\n]*\$0[^\n]*\$[@{]")
+# A shell that starts another program with its own text, which may be the syntax of both; nix-shell's option.
+_EXEC = re.compile(
+    rb"(?m)^[ \t]*(?:eval[ \t]+|':'[ \t]*//;[ \t]*)?['\"]*exec['\"]*[ \t]+['\"]?(?:\S*/)?(?:env[ \t]+)?([\w.]+)"
+    rb"[^\n(`]*\$(?:0|\{0|\{BASH_SOURCE(?:\[0\])?)\}?[\"'\s][^\n]*\$[@{*]|^#!.*nix-shell.*[ \t]-i[ \t]+([\w.]+)"
+)
 _MODE_LINE = 500  # bytes of a line that is searched
 _VIM = re.compile(rb"(?:^|\s)(?:vi|vim|ex)(?:[<=>]?\d+)?:[^\n]*?\b(?:ft|filetype|syntax)=([\w+#-]+)")
 
@@ -44,12 +47,13 @@ _MARKS = (  # that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(  # for Python, Emacs, Vim, XML, HTML, CSS, gettext and Perl, then for LaTeX
-    rb"(?:coding|charset)[\"']?[ \t]*[:= ][ \t]*[\"']?([A-Za-z][\w.-]+)|\[([a-z\d]+)\]\{inputenc\}", re.IGNORECASE
+    rb"(?:coding|charset|fenc)[\"']?[ \t]*[:= ][ \t]*[\"']?([A-Za-z][\w.-]+)|\[([a-z\d-]+)\]\{inputenc\}", re.IGNORECASE
 )
-_EMACS_NAME = re.compile(r"^(?:iso-)?(latin)-(\d+)|-(?:unix|dos|mac)$")
-_LATEX = {"ansinew": "cp1252", "applemac": "mac-roman"}
+_PARTS = re.compile(r"^(?:iso-)?(latin)-(\d+)|^(?:x|japanese|chinese|korean|cyrillic)-|-(?:unix|dos|mac)$")
+_NAMES = {"ansinew": "cp1252", "applemac": "mac-roman", "koi8": "koi8-r", "windows-31j": "cp932"}
 _ENCODINGS = re.compile(
-    r"iso8859-\d+|cp(?:125\d|437|850|852|866|932|949)|koi8-[ru]|mac-roman|shift_jis|euc_(?:jp|kr)|gb2312|gbk|gb18030|big5"
+    r"iso8859-\d+|cp(?:125\d|437|85[02]|866|874|932|949|950)|koi8-[ru]|mac-(?:roman|cyrillic)|shift_jis|euc_(?:jp|kr)|"
+    r"gb2312|gbk|gb18030|big5|tis-620"
 )
 _CONTROLS = re.compile("[\0-\x08\x0e-\x19\x1c-\x1f\x7f]")
 # What makes it doubtful that a text is in Latin-1 or Windows-1252. Other scripts have words of three letters and more,
@@ -131,16 +135,15 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
         pairs = data[:4096]
         low, high = pairs[::2].count(0), pairs[1::2].count(0)
         # Code is ASCII for the most part.
-        if min(low, high) > 0 or max(low, high) < len(pairs) * 0.35 or len(pairs) < 20:
+        if min(low, high) > 0 or max(low, high) < len(pairs) * 0.2 or len(pairs) < 20:
             return data, ""
         return _converted(data, "utf-16-le" if high else "utf-16-be", errors) or (data, "")
     if is_utf8(data, HEAD_BYTES):
         return data, ""
     for found in _DECLARED.finditer(data, 0, 2000):
-        name = (found[1] or found[2]).decode("ascii", "ignore").lower()
-        name = _EMACS_NAME.sub(r"\1\2", name)
+        name = _PARTS.sub(r"\1\2", (found[1] or found[2]).decode("ascii", "ignore").lower())
         with contextlib.suppress(LookupError, ValueError):  # no encoding, not a name
-            name = codecs.lookup(_LATEX.get(name, name)).name
+            name = codecs.lookup(_NAMES.get(name, name)).name
             if _ENCODINGS.fullmatch(name) and (converted := _converted(data, name, errors)):
                 return converted
     high = len(data.translate(None, bytes(range(0x80))))
@@ -181,7 +184,7 @@ def _by_name(name: str) -> Language | str:
             return found
         if suffix.lower() in shipped_table(_FILE)["rules"]:
             return suffix.lower()
-    return "none"
+    return by["/"].get(f"{name.partition('.')[0].lower()}.*", "none")
 
 
 def needs_head(path: PurePath | str) -> bool:
@@ -204,7 +207,7 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
     text = head
     if suffix in _C_LIKE:
         head = _C_PROSE.sub(b" ", head)
-        if b"__cplusplus" in head:
+        if b"__cplusplus" in head or b"__OBJC__" in head:
             shared = _CPP_PART.sub(b"", head)
             head = head if b";" in head and b";" not in shared else shared  # the rest may declare nothing
     ruled = next((found for patterns, found in _rules(suffix) if all(it.search(head) for it in patterns)), None)
@@ -218,11 +221,9 @@ def _by_mode(head: bytes) -> Language | None:
     lines += head[-5 * _MODE_LINE :].split(b"\n")[-6:] if len(head) < HEAD_BYTES else []
     modes += [found[1] for line in lines if (found := _VIM.search(line[:_MODE_LINE]))]
     by = _languages_by()
-    for mode in (mode.decode("ascii", "replace").lower() for mode in modes):
-        language = by["="].get(mode) or lookup(mode) or by["."].get(f".{mode}") or by["$"].get(mode)
-        if language is not None:
-            return language
-    return None
+    names = (mode.decode("ascii", "replace").lower() for mode in modes)
+    found = (by["="].get(it) or lookup(it) or by["."].get(f".{it}") or by["$"].get(it) for it in names)
+    return next(filter(None, found), None)
 
 
 def _emacs_mode(line: bytes) -> bytes:
@@ -233,16 +234,14 @@ def _emacs_mode(line: bytes) -> bytes:
 
 
 def _by_shebang(head: bytes) -> Language | None:
-    match = _SHEBANG.match(head)
-    if match is None:
+    if not (match := _SHEBANG.match(head)):
         return None
-    words = [match[1], *match[2].split()]
-    program = words.pop(0).rsplit(b"/", 1)[-1]
-    if program == b"env":  # its options, `-S` among them, and variables
-        rest = [word for word in words if not word.startswith(b"-") and b"=" not in word]
-        program = rest[0].rsplit(b"/", 1)[-1] if rest else b""
-    if program in (b"sh", b"bash") and (started := _EXEC.search(head, 0, 1000)):
-        program = started[1]
-    name = program.decode("ascii", "replace").lower()
-    programs = _languages_by()["$"]
-    return programs.get(name) or programs.get(re.sub(r"[-\d.]+\Z", "", name))
+    words = [match[1], *match[2].split()]  # without options, `env -S` among them, and variables
+    names = [word.rsplit(b"/", 1)[-1].strip(b"@") for word in words if word[:1] != b"-" and b"=" not in word]
+    while names[1:] and names[0] in (b"env", b"busybox", b"npx"):
+        del names[0]
+    if names[:1] in ([b"sh"], [b"bash"], [b"nix-shell"]) and (started := _EXEC.search(head, 0, 1000)):
+        names.insert(0, started[1] or started[2])
+    programs, whole = _languages_by()["$"], [name.decode("ascii", "replace").lower() for name in names[:2]]
+    keys = (key for name in whole for key in (name, re.sub(r"[-\d.]+\Z", "", name)))
+    return next((programs[key] for key in keys if key in programs), None)
