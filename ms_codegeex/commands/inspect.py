@@ -103,6 +103,8 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
 
     if is_gguf(path):
         return extra("inspect", "gguf")
+    if path.suffix == ".json":
+        raise UserError(f"{path}: describes other files; give their directory, {path.parent}")
     if path.is_file():
         return extra("inspect", "weights")
     if not path.is_dir():
@@ -119,6 +121,7 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
         ),
         "quantised.json": ("quantised model", _describe_quantised, _quantised_lines, False),
         "config.json": ("model directory", models.describe_model, models.model_lines, True),
+        "adapter_config.json": ("directory of adapters", _describe_adapters, _adapters_lines, False),
         "config.yaml": ("run directory", runs.describe_run, runs.run_lines, False),
         "stages.json": ("directory of stages", runs.describe_staged_run, runs.staged_run_lines, False),
     }
@@ -128,6 +131,21 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
     wrong += "(manifest.json), a run (config.yaml) or runs in stages (stages.json)"
     raise UserError(f"{path}: {wrong}; see `prepare`, `convert`, `quantize` and `train`")
+
+
+def _describe_adapters(directory: Path) -> dict[str, Any]:
+    """Rank, alpha, modules and size of adapters in PEFT's layout, and why they are not read here, if so."""
+    from ms_codegeex.formats.peft import summary
+
+    return {"kind": "adapters", **summary(directory)}
+
+
+def _adapters_lines(adapters: dict[str, Any]) -> Iterator[str]:
+    """`_describe_adapters` for people."""
+    yield f"adapters: rank {adapters['rank']}, alpha {adapters['alpha']:g}, of {', '.join(adapters['modules'])}"
+    yield f"for the model: {adapters['model']}"
+    yield from (f"not read here: {reason}" for reason in adapters["refused"])
+    yield f"parameters: {adapters['parameters']:,}, {adapters['bytes']:,} bytes"
 
 
 def _describe_quantised(directory: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _NAME = re.compile(
     r"(?:\.(?P<later>[\w+]+))?\.(?P<suffix>safetensors|bin)(?P<index>\.index(?:\.(?P<last>[\w+]+))?\.json)?"
 )
 _PAGE = "is a web page, not the file; download it again, logged in if the model is only for members"
+_MADE_OF = "give the one that it was made of"
 _BEFORE_16 = (
     "is in PyTorch's format before 1.6; save it anew, and keep the old one: python -c 'import sys, torch; "
     'torch.save(torch.load(sys.argv[1], "cpu", weights_only=True), sys.argv[1] + ".new")\' {path} '
@@ -43,6 +44,8 @@ _MISTAKEN = {  # how files begin that are taken for weights: what they are, and 
     b"\n\x031.1\x12\tMindSpore": "is a MindIR graph, not weights; save those with mindspore.save_checkpoint",
     **dict.fromkeys((b"\xd8^:\x7f", b"\xd9^:\x7f"), "is encrypted; save it again in MindSpore without enc_key"),
     **dict.fromkeys((b"<!DOCTYPE", b"<!doctype", b"<html"), _PAGE),
+    **dict.fromkeys((b"\5\0\0\0\x17\0Tr", b"\6\0\0\0\x17\0Tr"), f"is a model of CTranslate2; {_MADE_OF}"),
+    **dict.fromkeys((b"lmgg", b"tjgg", b"fmgg"), f"is a model of llama.cpp before GGUF; {_MADE_OF}"),
     b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": _BEFORE_16,
 }
 BEGINNING = max(map(len, _MISTAKEN))  # bytes that tell
