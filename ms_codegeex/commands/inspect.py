@@ -110,6 +110,7 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     from ms_codegeex.formats import model_description as models
+    from ms_codegeex.formats import peft
     from ms_codegeex.runs import run_description as runs
 
     kinds = {  # by the file that identifies it
@@ -121,7 +122,7 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
         ),
         "quantised.json": ("quantised model", _describe_quantised, _quantised_lines, False),
         "config.json": ("model directory", models.describe_model, models.model_lines, True),
-        "adapter_config.json": ("directory of adapters", _describe_adapters, _adapters_lines, False),
+        "adapter_config.json": ("directory of adapters", peft.summary, _adapters_lines, False),
         "config.yaml": ("run directory", runs.describe_run, runs.run_lines, False),
         "stages.json": ("directory of stages", runs.describe_staged_run, runs.staged_run_lines, False),
     }
@@ -133,15 +134,8 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     raise UserError(f"{path}: {wrong}; see `prepare`, `convert`, `quantize` and `train`")
 
 
-def _describe_adapters(directory: Path) -> dict[str, Any]:
-    """Rank, alpha, modules and size of adapters in PEFT's layout, and why they are not read here, if so."""
-    from ms_codegeex.formats.peft import summary
-
-    return {"kind": "adapters", **summary(directory)}
-
-
 def _adapters_lines(adapters: dict[str, Any]) -> Iterator[str]:
-    """`_describe_adapters` for people."""
+    """A summary of adapters in PEFT's layout for people."""
     yield f"adapters: rank {adapters['rank']}, alpha {adapters['alpha']:g}, of {', '.join(adapters['modules'])}"
     yield f"for the model: {adapters['model']}"
     yield from (f"not read here: {reason}" for reason in adapters["refused"])

@@ -98,12 +98,11 @@ def read_peft(path: Path, base: Source) -> Adapters:
     scale = checked_scale(_scale(config, usual, config["lora_alpha"]), f"{path / CONFIG}: lora_alpha")
     patterns = ("rank_pattern", "alpha_pattern")
     ranks, alphas = (_of_modules(config.get(key) or {}, modules, f"{path / CONFIG}: {key}") for key in patterns)
-    if not any(map(FACTOR.fullmatch, opened)):
-        raise UserError(f"{file}: holds no factors of LoRA; {_MERGE}")
     _check_copies(opened, entries, base, str(file))
-    for name, factors in _factors(
-        (name for name in opened if not OWN_TENSOR.fullmatch(name)), modules, str(file)
-    ).items():
+    found = _factors((name for name in opened if not OWN_TENSOR.fullmatch(name)), modules, str(file))
+    if not found:
+        raise UserError(f"{file}: holds no factors of LoRA; {_MERGE}")
+    for name, factors in found.items():
         if {*factors} != {"A", "B"} or name not in modules:
             shown = next(iter(factors.values()))
             raise UserError(f"{file}: {shown} is not a factor of an adapter of {base.path}; give their model")

@@ -36,7 +36,7 @@ from ms_codegeex.formats.adapters import ALPHA, Adapters, by_layer, checked_scal
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, fingerprint, resolve
 from ms_codegeex.formats.family import FamilyFormats, UnknownSize, check_layers, model_types
 from ms_codegeex.formats.files import RawModel, find_model
-from ms_codegeex.formats.mindspore_checkpoint import is_extra
+from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_training_state
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.strategy import merge
@@ -49,10 +49,6 @@ OPTIMIZER_PREFIX = "optimizer."
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Dropout = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Say = Callable[[str], object]
-_QUANTISED = re.compile(  # names of GPTQ, AWQ, bitsandbytes, FP8, compressed-tensors, quanto, AQLM, HQQ and MLX
-    r".*[.](qweight|qzeros|g_idx|(nested_)?absmax|quant_map|quant_state[.].*|SCB|weight_(format|packed|scale.*|zero.*)"
-    r"|weight[.]_(data|scale|shift)|input_scale|scales|biases|codes|codebooks|W_q)"
-)
 _NAMELESS = re.compile(r"Parameter#\d+")  # as MindSpore numbers those that it loads from safetensors
 _SAVE_NAMES = "save the dictionary that mindspore.load_checkpoint gives, not a list of its values"
 _UNQUANTISED = "give the model before it was quantised"
@@ -242,7 +238,7 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
                 raise UserError(f"{where}: {both} are the same tensor but for a prefix; save the weights of one model")
             prefixes |= dict.fromkeys(added_parts(name, own))
             shown = layout.shown(name)
-            if _QUANTISED.fullmatch(shown):
+            if is_training_state("quantised", shown):
                 raise UserError(f"{where}: tensor {shown} belongs to quantised weights; {_UNQUANTISED}")
             if tensors[name].shape == (0,):
                 raise UserError(f"{where}: tensor {shown} is empty, as ZeRO 3 leaves it; {_JOIN}")
@@ -257,7 +253,7 @@ def _is_state(name: ForeignName, tensor: LazyTensor, known: Collection[ForeignNa
     """Whether an entry of a file is a value saved along with the weights, or a moment of one of them."""
     if name not in known:
         shown = layout.shown(name)
-        return is_extra(tensor, shown if kind == "mindspore" else ".") and not _QUANTISED.fullmatch(shown)
+        return is_extra(tensor, shown if kind == "mindspore" else ".") and not is_training_state("quantised", shown)
     return kind == "mindspore" and any(weight in known for weight in [*spellings(name)][1:])  # such as stat.<name>
 
 

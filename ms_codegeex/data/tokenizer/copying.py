@@ -150,19 +150,13 @@ def write_codegeex_files(
 def spaces_steps(spaces: Ids, names: Ids, max_len: int) -> dict[str, dict[str, Any]]:
     """The steps of tokenizer.json that write names in the place of spaces, the longest run first, and back."""
     name_of = {number: name for name, number in names.items()}
-    runs = [(run, name_of[number]) for run, number in spaces.items()]
-    longest_first = sorted((pair for pair in runs if len(pair[0]) <= max_len), key=lambda p: len(p[0]), reverse=True)
-
-    def replaced(text: str, by: str) -> dict[str, Any]:
-        return {"type": "Replace", "pattern": {"String": text}, "content": by}
-
+    runs = {run: name_of[number] for run, number in spaces.items()}
+    longest_first = sorted((run for run in runs if len(run) <= max_len), key=len, reverse=True)
+    pairs = [(run, runs[run]) for run in longest_first], [(name, run) for run, name in runs.items()]
+    there, back = ([{"type": "Replace", "pattern": {"String": a}, "content": b} for a, b in each] for each in pairs)
     of_bytes = {"type": "ByteLevel", **dict.fromkeys(("add_prefix_space", "trim_offsets", "use_regex"), True)}
-    back = [of_bytes, *(replaced(name, run) for run, name in runs)]
-    there = [replaced(*pair) for pair in longest_first]
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": there},
-        "decoder": {"type": "Sequence", "decoders": back},
-    }
+    decoder = {"type": "Sequence", "decoders": [of_bytes, *back]}
+    return {"normalizer": {"type": "Sequence", "normalizers": there}, "decoder": decoder}
 
 
 def write_module(directory: Path, tokenizer_class: str) -> None:

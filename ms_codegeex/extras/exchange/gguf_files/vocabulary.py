@@ -192,10 +192,10 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path, end: Any)
     plain, special = numbers[USER_DEFINED], numbers[CONTROL]
     if sorted((plain | special).values()) != [*range(eos + 1, eos + 1 + len(plain) + len(special))]:
         raise ValueError("its added tokens have gaps")
-    roles = {"eos_token": token for token, number in special.items() if number == end}
-    if not roles and end not in (None, eos):
+    names = {None: EOS, eos: EOS, **{number: token for token, number in special.items()}}
+    if end not in names:
         raise ValueError(f"its end token is {end!r:.40}")
-    CodeGenTokenizer(False, tables, AddedTokens(plain, special, roles=roles)).save(directory)
+    CodeGenTokenizer(False, tables, AddedTokens(plain, special, roles={"eos_token": names[end]})).save(directory)
 
 
 @dataclass(frozen=True)
