@@ -70,10 +70,10 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
     if reason := model["tokenizer_unread_elsewhere"]:
         remedy = "`ms-codegeex convert --to hf` writes its class"
         yield f"  transformers and vLLM do not read it as it is: {reason}; {remedy}"
-    yield from (f"not read here: {reason}" for reason in model["refused"])
     yield f"tensors: {len(model['tensors'])}"
     yield from _tensor_lines([f"{it['name']}  {it['dtype']}  {it['shape']}" for it in model["tensors"]], every_tensor)
     yield from size_lines(model["files"])
+    yield from (f"not read here: {reason}" for reason in model["refused"])
 
 
 def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
