@@ -355,8 +355,8 @@ def _end_token(path: Path, stated: Any, fields: Mapping[str, Any], say: Say) -> 
     if end >= fields["vocab_size"]:
         return fields["eos_token_id"]
     of_answers = _settings(path / GENERATION).get("eos_token_id")
-    for name, ends in ((CONFIG, stated if isinstance(stated, list) else [end]), (GENERATION, of_answers)):
-        if ends not in (None, end, [end]):
+    for name, ends in ((CONFIG, stated), (GENERATION, of_answers)):
+        if ends not in (None, end, [end]) and (isinstance(ends, list) or ends != stated):
             say(f"{path / name}: eos_token_id is {ends!r:.60}; answers end with the tokenizer's, {end}")
     return end
 
