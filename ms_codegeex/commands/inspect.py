@@ -103,11 +103,14 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
 
     if is_gguf(path):
         return extra("inspect", "gguf")
+    if path.suffix == ".json":
+        raise UserError(f"{path}: describes other files; give their directory, {path.parent}")
     if path.is_file():
         return extra("inspect", "weights")
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     from ms_codegeex.formats import model_description as models
+    from ms_codegeex.formats import peft
     from ms_codegeex.runs import run_description as runs
 
     kinds = {  # by the file that identifies it
@@ -119,6 +122,7 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
         ),
         "quantised.json": ("quantised model", _describe_quantised, _quantised_lines, False),
         "config.json": ("model directory", models.describe_model, models.model_lines, True),
+        "adapter_config.json": ("directory of adapters", peft.summary, _adapters_lines, False),
         "config.yaml": ("run directory", runs.describe_run, runs.run_lines, False),
         "stages.json": ("directory of stages", runs.describe_staged_run, runs.staged_run_lines, False),
     }
@@ -128,6 +132,14 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
     wrong += "(manifest.json), a run (config.yaml) or runs in stages (stages.json)"
     raise UserError(f"{path}: {wrong}; see `prepare`, `convert`, `quantize` and `train`")
+
+
+def _adapters_lines(adapters: dict[str, Any]) -> Iterator[str]:
+    """A summary of adapters in PEFT's layout for people."""
+    yield f"adapters: rank {adapters['rank']}, alpha {adapters['alpha']:g}, of {', '.join(adapters['modules'])}"
+    yield f"for the model: {adapters['model']}"
+    yield from (f"not read here: {reason}" for reason in adapters["refused"])
+    yield f"parameters: {adapters['parameters']:,}, {adapters['bytes']:,} bytes"
 
 
 def _describe_quantised(directory: Path) -> dict[str, Any]:

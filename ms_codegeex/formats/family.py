@@ -114,9 +114,9 @@ class FamilyFormats:
         if model_type != self.data.sizes.model_type:
             raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.sizes.model_type!r}")
         values = {key: value for key, value in values.items() if value not in (None, [])}
-        if method := values.get("quantization_config"):
-            said = f"quantization_config is {method!r:.80}"
-            raise UserError(f"config.json: {said}; give the model before it was quantised")
+        for key in filter(values.get, ("quantization_config", "quantization", "compression_config")):
+            remedy = "give the model before it was quantised"
+            raise UserError(f"config.json: {key} is {values[key]!r:.80}; {remedy}")
         for key, expected in self.data.sizes.only.items():
             if key in values and values[key] not in (expected, *self.data.sizes.synonyms.get(key, ())):
                 said = f"{key} is {values[key]!r}, expected {expected!r}"

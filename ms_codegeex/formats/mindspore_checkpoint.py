@@ -55,7 +55,7 @@ def state_table() -> Mapping[str, Any]:
 
 
 def is_training_state(kind: str, name: str) -> bool:
-    """Whether the table has a name among the `keys` or `files` of optimizers, schedules and the like."""
+    """Whether the table has a name among the `keys` or `files` of optimizers and the like, or the `quantised`."""
     return any(re.fullmatch(pattern, name) for pattern in state_table()[kind])
 
 

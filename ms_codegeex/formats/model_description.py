@@ -7,16 +7,17 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.tokenizer import TOKENIZER_FILES
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import unread_elsewhere
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, list_checkpoints
 from ms_codegeex.formats.family import model_types
 from ms_codegeex.formats.model_directory import ModelDirectory
-from ms_codegeex.formats.sources import OPTIMIZER_PREFIX
+from ms_codegeex.formats.sources import OPTIMIZER_PREFIX, open_source
 
 TENSORS_SHOWN = 3  # at the start of the list, and at its end
 
@@ -34,6 +35,12 @@ def describe_model(directory: Path) -> dict[str, Any]:
     for tensor in tensors:
         dtypes[tensor["dtype"]] = dtypes.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
     its_family, its = model_types().get(str(model.config["model_type"]), (None, None))
+    tokenizer, refused = [name for name in TOKENIZER_FILES if (directory / name).is_file()], []
+    for reader, there in ((partial(open_source, say=list), its_family), (load_tokenizer, its_family and tokenizer)):
+        try:
+            _ = reader(directory) if there else None
+        except UserError as error:
+            refused.append(str(error))
     return {
         "kind": "model",
         "directory": str(directory),
@@ -43,7 +50,8 @@ def describe_model(directory: Path) -> dict[str, Any]:
         "tensors": tensors,
         "parameters": sum(dtypes.values()),
         "dtypes": dtypes,
-        "tokenizer": [name for name in TOKENIZER_FILES if (directory / name).is_file()],
+        "refused": refused,
+        "tokenizer": tokenizer,
         "tokenizer_unread_elsewhere": unread_elsewhere(directory),
         "files": {path.name: size_of(path) for path in sorted(directory.iterdir()) if path.name[0] != "."},
     }
@@ -65,6 +73,7 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
     yield f"tensors: {len(model['tensors'])}"
     yield from _tensor_lines([f"{it['name']}  {it['dtype']}  {it['shape']}" for it in model["tensors"]], every_tensor)
     yield from size_lines(model["files"])
+    yield from (f"not read here: {reason}" for reason in model["refused"])
 
 
 def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:

@@ -17,6 +17,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.quarantine import admit, entries, has_file, is_weights, read_json_inside
 from ms_codegeex.base.reading import open_regular, read_json
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_data
 from ms_codegeex.formats.layout import check_names
@@ -32,20 +33,7 @@ _NAME = re.compile(
     r"(model|pytorch_model)(?:\.(?P<variant>[\w+]+))?(?:-(?P<number>\d{1,6})-of-(?P<count>\d{1,6}))?"
     r"(?:\.(?P<later>[\w+]+))?\.(?P<suffix>safetensors|bin)(?P<index>\.index(?:\.(?P<last>[\w+]+))?\.json)?"
 )
-_PAGE = "is a web page, not the file; download it again, logged in if the model is only for members"
-_BEFORE_16 = (
-    "is in PyTorch's format before 1.6; save it anew, and keep the old one: python -c 'import sys, torch; "
-    'torch.save(torch.load(sys.argv[1], "cpu", weights_only=True), sys.argv[1] + ".new")\' {path} '
-    "&& mv {path} {path}.old && mv {path}.new {path}"
-)
-_MISTAKEN = {  # how files begin that are taken for weights: what they are, and what helps
-    b"version https://git-lfs": "is a pointer of Git LFS, not the file; run `git lfs pull` in its repository",
-    b"\n\x031.1\x12\tMindSpore": "is a MindIR graph, not weights; save those with mindspore.save_checkpoint",
-    **dict.fromkeys((b"\xd8^:\x7f", b"\xd9^:\x7f"), "is encrypted; save it again in MindSpore without enc_key"),
-    **dict.fromkeys((b"<!DOCTYPE", b"<!doctype", b"<html"), _PAGE),
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": _BEFORE_16,
-}
-BEGINNING = max(map(len, _MISTAKEN))  # bytes that tell
+BEGINNING = 32  # bytes that tell what a file is
 SHARD_BYTES = 5_000_000_000
 
 SaveTokenizer = Callable[[Path], object]
@@ -140,8 +128,10 @@ def mistaken(file: Path, beginning: bytes) -> str | None:
     """For a file that is no weights file although it is named as one: what it is, and a remedy."""
     if not beginning:
         return "is empty; copy it again"
-    told = next((told for magic, told in _MISTAKEN.items() if beginning.startswith(magic)), None)
-    return told and told.replace("{path}", shlex.quote(str(file)))
+    for row in shipped_table(Path(__file__).with_name("beginnings.yaml")):
+        if re.match(row["begins"].encode(), beginning):
+            return row["said"].replace("{path}", shlex.quote(str(file)))
+    return None
 
 
 def read_tensors(file: Path) -> dict[str, LazyTensor]:

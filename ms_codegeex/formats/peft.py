@@ -91,16 +91,18 @@ def read_peft(path: Path, base: Source) -> Adapters:
     config, file, opened, metadata = _opened(path)
     _check_settings(config, path)
     formats = FamilyFormats(base.family)
-    entries = formats.entries(formats.layout("huggingface"), base.config)
+    kinds = [its for its in formats.data.layouts if its.kind in ("huggingface", "gptj")]
+    entries = [entry for its in kinds for entry in formats.entries(its, base.config)]
     modules = {str(entry.foreign).removesuffix(".weight"): entry for entry in entries}
     shapes, tensors, usual = base.config.parameter_shapes(), {}, config["r"]
     scale = checked_scale(_scale(config, usual, config["lora_alpha"]), f"{path / CONFIG}: lora_alpha")
     patterns = ("rank_pattern", "alpha_pattern")
     ranks, alphas = (_of_modules(config.get(key) or {}, modules, f"{path / CONFIG}: {key}") for key in patterns)
     _check_copies(opened, entries, base, str(file))
-    for name, factors in _factors(
-        (name for name in opened if not OWN_TENSOR.fullmatch(name)), modules, str(file)
-    ).items():
+    found = _factors((name for name in opened if not OWN_TENSOR.fullmatch(name)), modules, str(file))
+    if not found:
+        raise UserError(f"{file}: holds no factors of LoRA; {_MERGE}")
+    for name, factors in found.items():
         if {*factors} != {"A", "B"} or name not in modules:
             shown = next(iter(factors.values()))
             raise UserError(f"{file}: {shown} is not a factor of an adapter of {base.path}; give their model")
@@ -200,8 +202,8 @@ def _opened(path: Path) -> tuple[dict[str, Any], Path, Mapping[str, LazyTensor],
     config = read_json_inside(path, CONFIG)
     if not isinstance(config, dict):
         raise UserError(f"{path / CONFIG}: expected an object; give adapters that PEFT wrote")
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{path / CONFIG}: expected peft_type LORA; give such adapters")
+    if (kind := config.get("peft_type")) != "LORA":
+        raise UserError(f"{path / CONFIG}: expected peft_type LORA, found {kind!r:.40}; {_MERGE}, if it can")
     if isinstance(config.get("target_modules"), str):  # a pattern, or all-linear
         config["target_modules"] = [config["target_modules"]]
     validated(_Settings, config, f"{path / CONFIG}: ")
@@ -215,7 +217,13 @@ def _opened(path: Path) -> tuple[dict[str, Any], Path, Mapping[str, LazyTensor],
 def summary(path: Path) -> dict[str, Any]:
     """A summary of the adapters in a directory in PEFT's layout, for a list."""
     config, file, tensors, metadata = _opened(path)
+    refused = []
+    try:
+        _check_settings(config, path)
+    except UserError as error:
+        refused.append(str(error))
     return {
+        "refused": refused,
         "path": str(path),
         "rank": config["r"],
         "alpha": config["lora_alpha"],

@@ -21,7 +21,7 @@ from ms_codegeex.base.quarantine import PROVENANCE, admit, entries, is_copied, i
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
-from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
+from ms_codegeex.data.tokenizer.copying import GENERATION, copy_all, copy_data, left_out, without_code
 from ms_codegeex.data.tokenizer.files import CONFIG as TOKENIZER_CONFIG
 from ms_codegeex.data.tokenizer.files import MODULES, read_object
 from ms_codegeex.data.tokenizer.recorded import (
@@ -36,7 +36,7 @@ from ms_codegeex.formats.adapters import ALPHA, Adapters, by_layer, checked_scal
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, fingerprint, resolve
 from ms_codegeex.formats.family import FamilyFormats, UnknownSize, check_layers, model_types
 from ms_codegeex.formats.files import RawModel, find_model
-from ms_codegeex.formats.mindspore_checkpoint import is_extra
+from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_training_state
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.strategy import merge
@@ -49,9 +49,6 @@ OPTIMIZER_PREFIX = "optimizer."
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Dropout = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Say = Callable[[str], object]
-_QUANTISED = re.compile(  # names of GPTQ, AWQ, bitsandbytes and FP8
-    r".*[.](qweight|qzeros|g_idx|absmax|nested_absmax|quant_map|quant_state[.].*|SCB|weight_format|weight_scale(_inv)?)"
-)
 _NAMELESS = re.compile(r"Parameter#\d+")  # as MindSpore numbers those that it loads from safetensors
 _SAVE_NAMES = "save the dictionary that mindspore.load_checkpoint gives, not a list of its values"
 _UNQUANTISED = "give the model before it was quantised"
@@ -241,7 +238,7 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
                 raise UserError(f"{where}: {both} are the same tensor but for a prefix; save the weights of one model")
             prefixes |= dict.fromkeys(added_parts(name, own))
             shown = layout.shown(name)
-            if _QUANTISED.fullmatch(shown):
+            if is_training_state("quantised", shown):
                 raise UserError(f"{where}: tensor {shown} belongs to quantised weights; {_UNQUANTISED}")
             if tensors[name].shape == (0,):
                 raise UserError(f"{where}: tensor {shown} is empty, as ZeRO 3 leaves it; {_JOIN}")
@@ -256,7 +253,7 @@ def _is_state(name: ForeignName, tensor: LazyTensor, known: Collection[ForeignNa
     """Whether an entry of a file is a value saved along with the weights, or a moment of one of them."""
     if name not in known:
         shown = layout.shown(name)
-        return is_extra(tensor, shown if kind == "mindspore" else ".") and not _QUANTISED.fullmatch(shown)
+        return is_extra(tensor, shown if kind == "mindspore" else ".") and not is_training_state("quantised", shown)
     return kind == "mindspore" and any(weight in known for weight in [*spellings(name)][1:])  # such as stat.<name>
 
 
@@ -294,7 +291,7 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     stated = {key: value for key, value in settings.items() if value is not None}
     kinds, kind = model_types(), settings.get("model_type")
     of = kinds[str(kind)][0].name if str(kind) in kinds else None
-    refuse_lookalike(path / CONFIG, {**_tokenizer_config(path), **stated}, of=of)
+    refuse_lookalike(path / CONFIG, {**_settings(path / TOKENIZER_CONFIG), **stated}, of=of)
     if str(kind) not in kinds:
         remedy = "give a model of one of these" if kind else "write it there"
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; {remedy}")
@@ -335,16 +332,17 @@ def _has_equal_tables(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLay
 
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
     """Copy a model directory's files besides configuration and weights. `UserError` for a tokenizer that is refused."""
-    stated, known = _tokenizer_config(path).get("tokenizer_class"), {*TOKENIZER_FILES} - {TOKENIZER_CONFIG, *MODULES}
+    stated = _settings(path / TOKENIZER_CONFIG).get("tokenizer_class")
+    known = {*TOKENIZER_FILES} - {TOKENIZER_CONFIG, *MODULES}
     if any((path / name).is_file() for name in known) or stated not in (None, "ChatGLMTokenizer"):
         load_tokenizer(path)
     (copy_all if keep_code else copy_data)(path, target)
 
 
-def _tokenizer_config(path: Path) -> dict[str, Any]:
-    """The tokenizer settings of a model directory; empty if they are damaged, which their reader reports."""
+def _settings(path: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing if it is damaged, which its reader reports."""
     with suppress(UserError):
-        return read_object(path / TOKENIZER_CONFIG, missing=True)
+        return read_object(path, missing=True)
     return {}
 
 
@@ -356,8 +354,10 @@ def _end_token(path: Path, stated: Any, fields: Mapping[str, Any], say: Say) -> 
         return fields["eos_token_id"]
     if end >= fields["vocab_size"]:
         return fields["eos_token_id"]
-    if isinstance(stated, list) and stated != [end]:
-        say(f"{path / CONFIG}: eos_token_id is {stated!r:.60}; answers end with the tokenizer's, {end}")
+    of_answers = _settings(path / GENERATION).get("eos_token_id")
+    for name, ends in ((CONFIG, stated), (GENERATION, of_answers)):
+        if ends not in (None, end, [end]) and (isinstance(ends, list) or ends != stated):
+            say(f"{path / name}: eos_token_id is {ends!r:.60}; answers end with the tokenizer's, {end}")
     return end
 
 

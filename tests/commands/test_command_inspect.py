@@ -362,6 +362,11 @@ def test_inspect_other_directories(tmp_path, capsys):
     assert "neither a dataset (dataset.json) nor a model (config.json or quantised.json)" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent")]) == 2
     assert "no such directory" in capsys.readouterr().err
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    save_file({"a.lora_A.weight": np.zeros((2, 4), np.float32)}, tmp_path / "adapter_model.safetensors")
+    lines = inspect(capsys, tmp_path).out
+    assert "adapters: rank 2, alpha 4" in lines and "use_dora is True, and only False" in lines
 
 
 @pytest.fixture
@@ -393,6 +398,7 @@ def test_inspect_model(model, capsys):
         "tensors: 2",
     ]
     assert "  b.bias  float32  [4]" in lines
+    assert lines[-1].startswith("not read here: ") and "config.json" in lines[-1]
 
 
 def test_a_model_of_many_tensors_is_summarised(tmp_path, capsys):

@@ -157,6 +157,17 @@ def test_what_another_program_wrote_is_read(tuned, tmp_path):
         np.testing.assert_allclose(after.tensors[name].array(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("part", ["query", "key"])
+def test_adapters_of_the_form_for_other_engines(plain, tmp_path, part):
+    """GPT-J has three matrices in the place of the fused one."""
+    pair = zip("AB", FACTORS["transformer.h.0.attn.out_proj"], strict=True)
+    arrays = {f"attn.{part[0]}_proj.lora_{kind}": factor for kind, factor in pair}
+    adapters = open_adapters(write_foreign(tmp_path / "a", arrays, lora_alpha=4), plain)
+    name, (a, b) = f"blocks.0.attention.{part}.weight", arrays.values()
+    after = merged(plain.tensors, adapters, "it")[name].float32()
+    np.testing.assert_allclose(after, plain.tensors[name].float32() + 2 * b @ a, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("tuned", ["codegen untied"], indirect=True)
 def test_adapters_of_earlier_versions_are_not_trained_further(tuned, tmp_path):
     _, base, run = tuned
@@ -201,6 +212,7 @@ def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
         ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True, and only False can be read; merge"),
         ({"attn.out_proj": (2, 64)}, {"peft_type": "IA3"}, "expected peft_type LORA"),
         ({"attn.nothing": (2, 64)}, {}, "is not a factor of an adapter of .*base; give their model"),
+        ({}, {}, "holds no factors of LoRA; merge the adapters"),
         ({"attn.out_proj": (2, 999)}, {}, r"is \[999, 2\] x \[2, 999\], but that matrix of .* is \[\d+, \d+\]"),
     ],
 )

@@ -638,6 +638,23 @@ REFUSED = {  # what is named; a remedy that was tried
         lambda d, w: save(d / "a.safetensors", w | {f"{FLAT}attn.qkv_proj.qweight": torch.ones(2, 2)}),
         "qweight belongs to quantised weights; give the model before",
     ),
+    "MLX": (
+        lambda d, w: save(d / "a.safetensors", w | {f"{FLAT}attn.qkv_proj.biases": torch.ones(2, 2)}),
+        "biases belongs to quantised weights; give the model before",
+    ),
+    "no head": (
+        lambda d, w: (
+            save(d / "model.safetensors", {n.removeprefix("transformer."): w[n] for n in w if n[0] == "t"}),
+            text(d / "config.json", json.dumps(formats("codegen").to_json(config("codegen")))),
+        ),
+        "missing tensor lm_head",
+    ),
+    "CTranslate2": (
+        lambda d, w: text(d / "model.bin", "\6\0\0\0\x17\0TransformerDecoderSpec"),
+        "is a model of CTranslate2; give the one that it was made of",
+    ),
+    "llama.cpp before GGUF": (lambda d, w: text(d / "model.bin", "tjgg\3"), "is a model of llama.cpp before GGUF"),
+    "vLLM": (old("model-rank-0-part-0.safetensors"), "in the order of vLLM's own layers"),
     "FP8": (
         lambda d, w: save(d / "a.safetensors", {name: x.to(torch.float8_e4m3fn) for name, x in w.items()}),
         "has the type F8_E4M3 of quantised weights",

@@ -138,7 +138,9 @@ class CodeGeeX2Tokenizer(Tokenizer):
         commands = (f"<{name}>" if name in pieces else name for name in COMMANDS)  # a piece may have such a name
         vocabulary = pieces | {name: len(pieces) + number for number, name in enumerate(commands)}
         added = read_added(directory, config, {}, vocabulary, found.name, own=COMMANDS)
-        if further := [token for token, number in added.plain.items() if number >= found.vocab_size]:
+        texts = {**added.plain, **added.special}.items()
+        pads = added.roles.get("pad_token")
+        if further := [token for token, number in texts if number >= found.vocab_size and token != pads]:
             remedy = "without it, texts have other ids than in transformers; convert the model with another --tokenizer"
             raise UserError(f"{directory}: adds the token {further[0]!r:.40} to {MODEL}; {remedy}")
         return found

@@ -70,7 +70,8 @@ def left_out(source: Path, code: bool) -> tuple[str, ...]:
     def kept(name: str) -> bool:
         return is_copied(name) or is_weights(name) or name in _WRITTEN_ANEW or (code and _is_code(name))
 
-    return tuple(name for name in _names(source) if not kept(name))
+    folders = (f"{name}/" for name in entries(source, folders=True) if not name.startswith("."))
+    return (*(name for name in _names(source) if not kept(name)), *folders)
 
 
 def _names(directory: Path) -> Iterator[str]:
@@ -131,35 +132,31 @@ def write_codegeex_files(
     """Write both files. transformers then gives the ids of `encode_prompt` and the text of `decode`. A run of `spaces`,
     at most `max_len` long in text, has the id of one of the `names`. So the text is rewritten to names before it is
     split, and names are rewritten to spaces after decoding."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-    runs = _runs(spaces, names)
     model = Tokenizer(models.BPE({**tables.vocab, **names}, tables.pairs()))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    replaced = (decoders.Replace(name, run) for run, name in runs.items())
-    model.decoder = decoders.Sequence([decoders.ByteLevel(), *replaced])
     model.add_tokens([AddedToken(name, normalized=True, special=False) for name in names])
     model.add_special_tokens([AddedToken(EOS, normalized=False, special=True)])
     further = sorted({**added.plain, **added.special}.items(), key=lambda item: item[1])
     for entry in (added.entry(token) for token, _ in further):  # in the order of ids, which the library gives out
         model.add_tokens([AddedToken(**entry)])
-    content = {**parse_json(model.to_str(), data=True), "normalizer": spaces_normalizer(spaces, names, max_len)}
+    content = {**parse_json(model.to_str(), data=True), **spaces_steps(spaces, names, max_len)}
     with atomic_file(directory / JSON) as path:
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     write_module(directory, "CodeGeeXTokenizer")
 
 
-def _runs(spaces: Ids, names: Ids) -> dict[str, str]:
+def spaces_steps(spaces: Ids, names: Ids, max_len: int) -> dict[str, dict[str, Any]]:
+    """The steps of tokenizer.json that write names in the place of spaces, the longest run first, and back."""
     name_of = {number: name for name, number in names.items()}
-    return {run: name_of[number] for run, number in spaces.items()}
-
-
-def spaces_normalizer(spaces: Ids, names: Ids, max_len: int) -> dict[str, Any]:
-    """The step of tokenizer.json that writes names in the place of spaces, the longest run first."""
-    runs = _runs(spaces, names)
+    runs = {run: name_of[number] for run, number in spaces.items()}
     longest_first = sorted((run for run in runs if len(run) <= max_len), key=len, reverse=True)
-    steps = [{"type": "Replace", "pattern": {"String": run}, "content": runs[run]} for run in longest_first]
-    return {"type": "Sequence", "normalizers": steps}
+    pairs = [(run, runs[run]) for run in longest_first], [(name, run) for run, name in runs.items()]
+    there, back = ([{"type": "Replace", "pattern": {"String": a}, "content": b} for a, b in each] for each in pairs)
+    of_bytes = {"type": "ByteLevel", **dict.fromkeys(("add_prefix_space", "trim_offsets", "use_regex"), True)}
+    decoder = {"type": "Sequence", "decoders": [of_bytes, *back]}
+    return {"normalizer": {"type": "Sequence", "normalizers": there}, "decoder": decoder}
 
 
 def write_module(directory: Path, tokenizer_class: str) -> None:

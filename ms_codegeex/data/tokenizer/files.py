@@ -23,6 +23,8 @@ FILES = ("vocab.json", "merges.txt", ADDED, JSON, SPECIAL, MODEL, *MODULES, CONF
 ANY_CLASS = (None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")  # the other files show it
 TABLE = Path(__file__).with_name("files.yaml")
 _SEVERAL = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
+_SEVERAL |= {"decoder": "decoders"}
+_TEXT_ALONE = tuple([{"Sequence": {"id": "A", "type_id": number}}] for number in (0, 1))
 # for each file that lists added tokens, their ids and what it says of them
 _LISTS: Mapping[str, Callable[[Path, Settings, Settings], Iterable[tuple[Any, Any]]]] = {
     JSON: lambda directory, config, content: ((entry["id"], entry) for entry in content.get("added_tokens") or ()),
@@ -91,16 +93,16 @@ def read_settings(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, content
 
 
-def check_fields(directory: Path, config: Settings, content: Settings, normalizer: Any) -> None:
+def check_fields(directory: Path, config: Settings, content: Settings, own_steps: Settings) -> None:
     """`UserError` for a setting of tokenizer_config.json, or a step of tokenizer.json, `content`, that makes other ids
-    than the family's tokenizer, whose `normalizer` is given."""
+    or texts than the family's tokenizer, whose `own_steps` are given."""
     table = shipped_table(TABLE)
     wrong = [(CONFIG, key, config[key], False) for key in table["must_be_off"] if config.get(key)]
     if content:
         model = content["model"]
         fixed = table["fixed"].items()
         wrong += [(JSON, f"model.{key}", model[key], of[0]) for key, of in fixed if model.get(key) not in of]
-        for key, step in {**table["steps"], "normalizer": normalizer}.items():
+        for key, step in {**table["steps"], **own_steps}.items():
             if _steps(found := content.get(key), key) != _steps(step, key):
                 wrong.append((JSON, key, found, step))
     for name, key, value, expected in wrong:
@@ -113,10 +115,11 @@ def _steps(step: Any, key: str) -> list[Any]:
     kind = step.get("type") if isinstance(step, dict) else None
     if kind == "Sequence" and isinstance(several := step.get(_SEVERAL[key]), list):
         return [single for each in several for single in _steps(each, key)]
-    without_effect = kind == "ByteLevel" or (kind == "TemplateProcessing" and step.get("special_tokens") == {})
-    if step is None or (key == "post_processor" and without_effect):
+    if step is None or (key == "post_processor" and (kind == "ByteLevel" or step.get("single") in _TEXT_ALONE)):
         return []
-    return [{"use_regex": True, **step, "trim_offsets": None} if kind == "ByteLevel" else step]
+    if kind == "ByteLevel":
+        return [{"type": kind} if key == "decoder" else {"use_regex": True, **step, "trim_offsets": None}]
+    return [step]
 
 
 def read_added(

@@ -20,7 +20,7 @@ from ms_codegeex.base.digests import json_digest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
-from ms_codegeex.data.tokenizer.copying import AUTO_MAPS, spaces_normalizer, write_codegeex_files
+from ms_codegeex.data.tokenizer.copying import AUTO_MAPS, spaces_steps, write_codegeex_files
 from ms_codegeex.data.tokenizer.files import (
     ADDED,
     CONFIG,
@@ -203,7 +203,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         tables = read_tables(directory, config, content)
         max_len = config.get("ws_encoding_length", 1 + len((content.get("normalizer") or {}).get("normalizers", ())))
         found = cls(max_len, tables)
-        check_fields(directory, config, content, spaces_normalizer(found._spaces, found.names, found.max_len))
+        check_fields(directory, config, content, spaces_steps(found._spaces, found.names, found.max_len))
         added = read_added(directory, config, content, tables.vocab, "codegeex")
         numbers = {**added.plain, **added.special}
         if {name: numbers.get(name) for name in found.names} != found.names:
@@ -251,7 +251,7 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         other are a `UserError`, and so is a missing, foreign or damaged file."""
         directory = Path(directory)
         config, content = read_settings(directory)
-        check_fields(directory, config, content, None)
+        check_fields(directory, config, content, {})
         tables = read_tables(directory, config, content)
         return cls(False, tables, read_added(directory, config, content, tables.vocab, "codegen"))
 

@@ -170,7 +170,10 @@ def _checked(
     vocabulary: Path, merges: Path, digests: tuple[str, str], model: Mapping[str, Any] | None = None
 ) -> Tables:
     """Both tables, of these files or of a tokenizer.json's `model`, which are the expected ones and fit together."""
-    whose, hint = "GPT-2's", "; restore the file"
+    hint = (
+        "; restore the file, or convert with --tokenizer NAME|DIR (one of your own: of `ms-codegeex tokenizer train`)"
+    )
+    whose = "GPT-2's"
     if digests != GPT2:
         whose, hint = "a tokenizer's", f" with the hash in {DIGESTS_KEY}; restore the file, or train a tokenizer again"
     said = f"{vocabulary}: not {whose} vocabulary{hint}"

@@ -276,6 +276,7 @@ def test_models_of_another_kind_are_refused(tmp_path, options, message):
             "is ChatGLM3 by its token <.user.>, not codegeex2",
         ),
         ("added_tokens.json", b'{"twice": NEXT}', "adds the token 'twice' to tokenizer.model"),
+        ("special_tokens_map.json", b'{"additional_special_tokens": ["<start>"]}', "adds the token '<start>' to"),
         ("tokenizer_config.json", b'{"name_or_path": "THUDM/chatglm3-6b"}', "is ChatGLM3 by its name"),
         ("tokenizer_config.json", b'{"tokenizer_class": "LlamaTokenizer"}', "tokenizer_class is 'LlamaTokenizer'"),
         ("tokenizer_config.json", b'{"tokenizer_class": "CodeGenTokenizer"}', "vocab.json, merges.txt missing"),

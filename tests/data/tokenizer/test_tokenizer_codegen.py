@@ -228,6 +228,7 @@ def test_other_forms_of_the_same_steps(grown, tmp_path):
         c.update(normalizer={"type": "Sequence", "normalizers": []})
         c["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [c["pre_tokenizer"]]}
         c["model"].pop("type")
+        c.update(post_processor=TEMPLATE, decoder={"type": "Sequence", "decoders": [{"type": "ByteLevel"}]})
         c["added_tokens"].append({"id": 51000, "content": "<far>", "special": True})
 
     change("tokenizer.json", rewritten)(tmp_path)
@@ -255,6 +256,8 @@ def test_the_tokenizer_names_its_end_token(tokenizers, tmp_path):
 
 
 DECODER = "added_tokens_decoder"
+ONE = [{"Sequence": {"id": "A", "type_id": 0}}]
+TEMPLATE = {"type": "TemplateProcessing", "single": ONE, "pair": 2 * ONE, "special_tokens": {"x": {}}}
 UNCLEAR = [
     (change("added_tokens.json", lambda c: c.update({"  ": 50285})), "'  ' has id 50285, which is id 50286 in tok"),
     (change("added_tokens.json", lambda c: c.update({"x": 50260})), "'x' has id 50260, which is that of"),
@@ -273,6 +276,12 @@ UNCLEAR = [
     (change("tokenizer.json", lambda c: c["model"].update(type="Unigram", vocab=[])), "model.type is 'Unigram'"),
     (change("tokenizer.json", lambda c: c["model"].update(ignore_merges=True)), "model.ignore_merges is True"),
     (change("tokenizer.json", lambda c: c.update(post_processor={"type": "BertProcessing"})), "post_processor is {"),
+    (
+        change("tokenizer.json", lambda c: c.update(post_processor=TEMPLATE | {"single": [*ONE, *ONE]})),
+        "post_processor",
+    ),
+    (change("tokenizer.json", lambda c: c.update(decoder={"type": "WordPiece"})), "decoder is {'type': 'WordPiece'}"),
+    (change("tokenizer.json", lambda c: c.update(decoder=None)), "decoder is None"),
     (change("tokenizer.json", lambda c: c["model"].update(merges=[["a", "b"]])), "tokenizer.json: not GPT-2's merges"),
     (change("tokenizer.json", lambda c: c["model"].update(vocab={"a": 0})), "tokenizer.json: not GPT-2's vocabulary"),
     (change("tokenizer.json", lambda c: c["added_tokens"][5].update(lstrip=True)), "lstrip of '"),

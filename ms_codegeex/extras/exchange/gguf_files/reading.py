@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,25 @@ from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.registry import Family, family
 
 ARCHITECTURE = "general.architecture"
-_ONLY = ("rope.scaling.", "attention.sliding_window", "attention.key_length", "attention.value_length")
+# beginnings of keys that ask for what our networks do not compute, and the values that ask for nothing
+_ONLY = ("rope.scal", "attention.sliding_window", "attention.key_length", "attention.value_length")
+_NOTHING = {
+    "rope.scaling.type": "none",
+    "rope.scaling.factor": 1,
+    "rope.scale_linear": 1,
+    "attention.sliding_window": 0,
+}
 _LIST_SHOWN, _TEXT_SHOWN = 3, 80  # entries of a list and characters of a text that `inspect` prints
 
 
 def _family_of(header: GGUFHeader) -> tuple[Family, LlamaArchitecture]:
     name = header.metadata.get(ARCHITECTURE)
+    if (kind := header.metadata.get("general.type", "model")) != "model":
+        raise UserError(f"{header.path}: general.type is {kind!r:.40}, not a model; give the model's own file")
     if (files := header.metadata.get("split.count", 1)) != 1:
-        raise UserError(f"{header.path}: is one of {files} files of a model; join them with llama-gguf-split --merge")
+        first = re.sub(r"-\d{5}-of-", "-00001-of-", str(header.path))
+        join = f"llama-gguf-split --merge {shlex.quote(first)} joined.gguf"
+        raise UserError(f"{header.path}: is one of {files} files of a model; join them: {join}")
     for ours, its in ARCHITECTURES.items():
         if its.name == name:
             return family(ours), its
@@ -49,15 +62,21 @@ def _sizes(header: GGUFHeader, its: LlamaArchitecture, known: Mapping[str, Any])
     fields["vocab_size"] = table.shape[0]
     if (eos := metadata.get("tokenizer.ggml.eos_token_id")) is not None:
         fields["eos_token_id"] = eos
-    for key, value in metadata.items():
-        if any(key.startswith(f"{its.name}.{name}") for name in _ONLY):
-            raise UserError(f"{header.path}: key {key} is {value!r}, which this family does not have")
     if (base := metadata.get(f"{its.name}.rope.freq_base", ROTARY_BASE)) != ROTARY_BASE:
         raise UserError(f"{header.path}: key {its.name}.rope.freq_base is {base!r}, expected {ROTARY_BASE:g}")
     heads = metadata.get(f"{its.name}.attention.head_count_kv", fields["num_heads"])
     if "num_kv_groups" not in fields and heads != fields["num_heads"]:
         raise UserError(f"{header.path}: key {its.name}.attention.head_count_kv is {heads!r}, expected head_count")
     return {**fields, **known}
+
+
+def _check_keys(header: GGUFHeader, its: LlamaArchitecture, head_dim: int) -> None:
+    """`UserError` for a key that asks for what our network, with heads of this width, does not compute."""
+    without_effect = {**_NOTHING, **dict.fromkeys(_ONLY[-2:], head_dim)}
+    for key, value in header.metadata.items():
+        name = key.removeprefix(f"{its.name}.")
+        if name.startswith(_ONLY) and (name not in without_effect or value != without_effect[name]):
+            raise UserError(f"{header.path}: key {key} is {value!r:.80}, which this family does not have")
 
 
 def _without_zeros(header: GGUFHeader, its: LlamaArchitecture, config: Any) -> dict[str, LazyTensor]:
@@ -82,6 +101,7 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
         config = its_family.config.build_config(None, fields)
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
+    _check_keys(header, its, config.head_dim)
     check_layers(config, header.infos, str(path))
     tensors, shapes = _without_zeros(header, its, config), config.parameter_shapes()
     ours = layout.to_ours(its.entries(config.num_layers), tensors, shapes, str(path))

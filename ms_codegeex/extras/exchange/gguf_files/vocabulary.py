@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
-from ms_codegeex.data.tokenizer.files import EOS, AddedTokens
+from ms_codegeex.data.tokenizer.files import CONFIG, EOS, AddedTokens, read_object
 from ms_codegeex.data.tokenizer.gpt2 import CodeGenTokenizer
 from ms_codegeex.data.tokenizer.tables import DIGESTS_KEY, Tables, read_tables
 from ms_codegeex.formats.wire import FIXED32, WireError, WireReader, length_field, number_field, varint
@@ -30,14 +30,19 @@ _NORMALISER_NAME, _REMOVE_SPACES = 1, 4
 _NAMES = {"sop": "<sop>", "eop": "<eop>"}
 _ENDS = ("<unk>", "<bos>", "<eos>")  # ids 0 to 2, as llama.cpp's converter names them
 _PIECES = ("<unk>", "<s>", "</s>")  # and as SentencePiece does
-KEYS = "tokenizer.ggml."
+KEYS, TEMPLATE, CHAT_TEMPLATE = "tokenizer.ggml.", "tokenizer.chat_template", "chat_template.jinja"
+_BOTH = {"add_bos_token": (None, False), "add_eos_token": (None, False)}
+_FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # keys that decide ids, and what they may be, for each model
+    "llama": {**_BOTH, "add_space_prefix": (None, True), "remove_extra_whitespaces": (None, False)},
+    "gpt2": {**_BOTH, "pre": (None, "gpt-2", "phi-2"), "add_space_prefix": (None, False)},
+}
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """What the keys below `tokenizer.ggml` say. `model` and `pre` are llama.cpp's names of an algorithm and of its
     pre-tokenizer; `prefix` is the text that every prompt has to begin with; `limits` are sentences on what llama.cpp
-    reads differently."""
+    reads differently; `template` is that of a chat."""
 
     model: str
     pre: str
@@ -48,6 +53,7 @@ class Vocabulary:
     merges: list[str] = field(default_factory=list)
     prefix: str = ""
     limits: tuple[str, ...] = ()
+    template: str | None = None
 
 
 def vocabulary_of(directory: Path, rows: int, eos: int) -> Vocabulary:
@@ -61,7 +67,10 @@ def vocabulary_of(directory: Path, rows: int, eos: int) -> Vocabulary:
     make = _MAKERS.get(type(tokenizer))
     if make is None:
         raise UserError(f"tokenizer: {tokenizer.name} is not one that this model's GGUF can hold; give the model's own")
-    return make(tokenizer, directory, rows, eos)
+    file, config = directory / CHAT_TEMPLATE, read_object(directory / CONFIG, missing=True)
+    template = file.read_text("utf-8", "replace") if file.is_file() else config.get("chat_template")
+    made = make(tokenizer, directory, rows, eos)
+    return replace(made, template=template if isinstance(template, str) else None)
 
 
 def _padding(rows: range) -> list[bytes]:
@@ -123,11 +132,17 @@ def tokenizer_writer(metadata: Mapping[str, Any], where: str) -> Callable[[Path]
     Its ids are those of the tokenizer the file was made with, for every text; the bytes of its own files are not. It
     raises `UserError`, naming the file `where`, if the keys contradict each other.
     """
-    rebuild = {"llama": _write_sentencepiece, "gpt2": _write_byte_level}.get(str(metadata.get(f"{KEYS}model")))
+    kind, end = str(metadata.get(f"{KEYS}model")), metadata.get(f"{KEYS}eos_token_id")
+    rebuild = {"llama": _write_sentencepiece, "gpt2": _write_byte_level}.get(kind)
 
     def write(directory: Path) -> None:
         try:
-            rebuild(_lists(metadata), directory)
+            for key, known in _FIXED[kind].items():
+                if (value := metadata.get(f"{KEYS}{key}")) not in known:
+                    raise ValueError(f"{KEYS}{key} is {value!r:.40}, expected {known[1]!r}")
+            rebuild(_lists(metadata), directory, end)
+            if isinstance(template := metadata.get(TEMPLATE), str):
+                (directory / CHAT_TEMPLATE).write_text(template, "utf-8")
         except (ValueError, TypeError, OverflowError, UserError) as error:
             remedy = "convert with --tokenizer NAME|DIR"
             raise UserError(f"{where}: its tokenizer is not one of ours ({error}); {remedy}") from None
@@ -146,7 +161,7 @@ def _lists(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
     return lists
 
 
-def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path) -> None:
+def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path, end: Any) -> None:
     tokens, scores, types = lists["tokens"], lists["scores"], lists["token_type"]
     count = tokens.index(COMMANDS[0])
     names = tokens[count : count + len(COMMANDS)]
@@ -154,11 +169,15 @@ def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path) -> Non
         raise ValueError(f"after its {count} pieces there are not {', '.join(COMMANDS)}")
     texts = [*_PIECES, *tokens[len(_PIECES) : count]]
     (directory / MODEL).write_bytes(write_model(map(SentencePiece, texts, scores, types)))
+    if end not in (None, CodeGeeX2Tokenizer.eos_id):
+        raise ValueError(f"its end token is {end!r:.40}")
     CodeGeeX2Tokenizer(directory / MODEL).save(directory)
 
 
-def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
+def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path, end: Any) -> None:
     tokens = lists["tokens"]
+    if not lists["merges"]:
+        raise ValueError("it has no merges")
     eos = tokens.index(EOS)
     tables = Tables.of({token: number for number, token in enumerate(tokens[:eos])}, lists["merges"])
     if tables.eos_id != eos:
@@ -173,7 +192,10 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
     plain, special = numbers[USER_DEFINED], numbers[CONTROL]
     if sorted((plain | special).values()) != [*range(eos + 1, eos + 1 + len(plain) + len(special))]:
         raise ValueError("its added tokens have gaps")
-    CodeGenTokenizer(False, tables, AddedTokens(plain, special)).save(directory)
+    names = {None: EOS, eos: EOS, **{number: token for token, number in special.items()}}
+    if end not in names:
+        raise ValueError(f"its end token is {end!r:.40}")
+    CodeGenTokenizer(False, tables, AddedTokens(plain, special, roles={"eos_token": names[end]})).save(directory)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.extras.exchange.gguf_files.architectures import ROTARY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.extras.exchange.gguf_files.header import QUANTISED, GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.quantising import quantised
-from ms_codegeex.extras.exchange.gguf_files.vocabulary import KEYS, Vocabulary, vocabulary_of
+from ms_codegeex.extras.exchange.gguf_files.vocabulary import KEYS, TEMPLATE, Vocabulary, vocabulary_of
 from ms_codegeex.formats.convert import Check
 from ms_codegeex.formats.files import GGUF_SUFFIX
 from ms_codegeex.formats.layout import to_foreign
@@ -161,6 +161,8 @@ def _metadata(
     for name, number in vocabulary.special.items():
         yield f"{KEYS}{name}_token_id", "uint32", number
     yield f"{KEYS}add_bos_token", "bool", False
+    if vocabulary.template is not None:
+        yield TEMPLATE, "string", vocabulary.template
 
 
 class _Writer(GGUFWriter):

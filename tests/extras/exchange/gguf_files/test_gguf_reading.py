@@ -24,7 +24,7 @@ from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.files import is_gguf
 from ms_codegeex.formats.sources import open_source
 
-UINT32, INT32, FLOAT32, STRING, ARRAY = 4, 5, 6, 8, 9
+UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 
 
 def written(name, place, dtype="f32"):
@@ -180,6 +180,9 @@ SIZES = {
         "chatglm.attention.layer_norm_rms_epsilon", FLOAT32, struct.pack("<f", 1e-5), struct.pack("<f", float("nan")),
     ),
     "eos_token_id": ("tokenizer.ggml.eos_token_id", UINT32, u32(2), u32(4_000_000_000)),
+    "its end token is 5": ("tokenizer.ggml.eos_token_id", UINT32, u32(2), u32(5)),
+    "tokenizer.ggml.add_bos_token is True, expected False": ("tokenizer.ggml.add_bos_token", BOOL, b"\0", b"\1"),
+    "general.type is 'lora?', not a model": ("general.type", STRING, text("model"), text("lora?")),
 }  # fmt: skip
 
 
@@ -232,7 +235,7 @@ def test_a_tokenizer_that_does_not_fit_together(tmp_path):
     path = written("codegen", tmp_path / "g")
     sound = path.read_bytes()
     twice = {"min": "mer", "m in": "m er"}  # a token that is there twice, and no merge that makes the one that is gone
-    for changes in ({"<|endoftext|>": "<|endoftexu|>"}, {"m in": "m xx"}, twice):
+    for changes in ({"<|endoftext|>": "<|endoftexu|>"}, {"m in": "m xx"}, twice, {"gpt-2": "qwen2"}):
         damaged = sound
         for old, new in changes.items():
             assert text(old) in damaged
