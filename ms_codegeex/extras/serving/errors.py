@@ -82,8 +82,8 @@ def _place(location: Sequence[str | int], body: Any) -> str:
     for part in location:
         if isinstance(part, int) and isinstance(body, list):
             place, body = f"{place}[{part}]", body[part]
-        elif isinstance(body, dict) and (part in body or part == location[-1]):
-            place, body = f"{place}.{part}".lstrip("."), body.get(part)
+        elif isinstance(body, dict) and part in body:
+            place, body = f"{place}.{part}".lstrip("."), body[part]
     return place
 
 
@@ -102,8 +102,10 @@ def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError
         location, message = (location, f"{field} is {message}") if location else ([field], message)
     if not location:
         return ApiError(400, "the body is not a JSON object; send one")
-    param = str(location[0])
-    return ApiError(400, f"{_place(location, body) or param or repr(param)}: {message}", param=param)
+    param, place = str(location[0]), _place(location, body)
+    if first.get("type") == "missing":
+        place = f"{place}.{location[-1]}".lstrip(".")
+    return ApiError(400, f"{place or param or repr(param)}: {message}", param=param)
 
 
 def _meant(path: str, known: Sequence[str]) -> str:
