@@ -76,35 +76,32 @@ def of_user_error(error: UserError) -> ApiError:
     return ApiError(400, f"{name}:{rest}", param=name, code=code)
 
 
-def _place(location: Sequence[str | int], body: Any) -> str:
-    """Where in a body an error is, such as `messages[1].role`, without the members of unions that pydantic names."""
-    place = ""
-    for part in location:
+def _place(error: Mapping[str, Any], body: Any) -> list[str]:
+    """Where in a body an error is: `messages`, `[1]`, `.role`, without members of unions, which pydantic names too."""
+    place = list[str]()
+    for part in error.get("loc", ()):
         if isinstance(part, int) and isinstance(body, list):
-            place, body = f"{place}[{part}]", body[part]
-        elif isinstance(body, dict) and part in body:
-            place, body = f"{place}.{part}".lstrip("."), body[part]
+            place, body = [*place, f"[{part}]"], body[part]
+        elif isinstance(body, dict) and (part in body or (error.get("type") == "missing" and part == error["loc"][-1])):
+            place, body = [*place, f".{part}" if place else str(part)], body.get(part)
     return place
 
 
 def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError:
     """The error for a body that does not fit the route's schema: the first that pydantic reports."""
-    if not errors:
-        return ApiError(400, "the body is not what this route expects")
     # pydantic reports the errors of every member of a union
-    first = next((error for error in errors if error.get("type") == UNSUPPORTED), errors[0])
+    deepest = max(errors, key=lambda error: len(_place(error, body)))
+    first = next((error for error in errors if error.get("type") == UNSUPPORTED), deepest)
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
     location = [part for part in first.get("loc", ()) if part not in ("body", "query")]
-    message = first.get("msg", "is wrong")
+    message, place = first.get("msg", "is wrong"), "".join(_place(first, body))
     if first.get("type") == UNSUPPORTED:
         field = first["ctx"]["field"]
         location, message = (location, f"{field} is {message}") if location else ([field], message)
     if not location:
         return ApiError(400, "the body is not a JSON object; send one")
-    param, place = str(location[0]), _place(location, body)
-    if first.get("type") == "missing":
-        place = f"{place}.{location[-1]}".lstrip(".")
+    param = str(location[0])
     return ApiError(400, f"{place or param or repr(param)}: {message}", param=param)
 
 
