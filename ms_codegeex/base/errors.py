@@ -34,7 +34,9 @@ class UserError(Exception):
 
 
 class PromptTooLong(UserError):
-    """A prompt that leaves the model no room for an answer."""
+    """A prompt that leaves the model no room for an answer. Clients of OpenAI's API know the code."""
+
+    code = "context_length_exceeded"
 
 
 class RunFailure(Exception):

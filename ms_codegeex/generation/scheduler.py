@@ -332,7 +332,8 @@ class Scheduler:
         planned = []
         for request, guess in zip(ready, guesses, strict=True):
             choices = [request.choice(guess[:count]) for count in range(len(guess) + 1)]
-            planned.append((Part(request.slot, len(request.ids) - 1, [request.ids[-1], *guess], choices), request))
+            newest = [request.ids[-1], *guess]  # or the last id of a prompt
+            planned.append((Part(request.slot, len(request.ids) - 1, newest, choices, request.states), request))
         return planned
 
     def _add_prompts(self, planned: list[tuple[Part, Request]], requests: Sequence[Request]) -> None:

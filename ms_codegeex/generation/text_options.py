@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import OptionGroup, given, option
+from ms_codegeex.base.options import OptionGroup, given, option, refuse
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
@@ -50,6 +50,8 @@ def prepare_device(name: str | None) -> None:
 def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
     """The settings from the groups of `options`, and others. `UserError` for a number out of range."""
     if arguments.greedy:
+        if arguments.temperature:
+            refuse(arguments, SamplingSettings, "not with --greedy, which is temperature 0", ["temperature"])
         others["temperature"] = 0.0
     return given(SamplingSettings, arguments, **others)
 

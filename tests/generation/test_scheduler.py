@@ -267,7 +267,8 @@ def test_last_hidden_states_are_transformers_whatever_the_slots_hold(codegen):
     twin, engine = codegen
     scheduler, ids = Scheduler(engine), prompt(70, 8)
     drain(scheduler, [greedy(ids, 3)])
-    summed = [greedy(ids, 1), greedy([*ids[:40], 7, 8, 9], 1)]
+    lengths = (1, engine.chunk + 1)  # whose last id comes alone
+    summed = [greedy(ids, 1), greedy([*ids[:40], 7, 8, 9], 1), *(greedy(prompt(each, 5), 1) for each in lengths)]
     for request in summed:
         request.states = np.zeros(twin.config.hidden_size)
     drain(scheduler, [greedy(prompt(9, 3)), *summed])

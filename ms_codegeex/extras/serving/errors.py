@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.extras.serving.schemas import UNSUPPORTED
 
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
@@ -67,28 +69,48 @@ def failed() -> ApiError:
 def of_user_error(error: UserError) -> ApiError:
     """The error for a client's mistake: 400. Messages of `SamplingSettings` and tokenizers begin with the field."""
     name, _, rest = str(error).partition(":")
+    code = error.code if isinstance(error, PromptTooLong) else None
     if not name.isidentifier():
-        return ApiError(400, str(error))
+        return ApiError(400, str(error), code=code)
     name = RENAMED.get(name, name)
-    return ApiError(400, f"{name}:{rest}", param=name)
+    return ApiError(400, f"{name}:{rest}", param=name, code=code)
 
 
-def of_validation(errors: list[Mapping[str, Any]]) -> ApiError:
+def _place(error: Mapping[str, Any], body: Any) -> list[str]:
+    """Where in a body an error is: `messages`, `[1]`, `.role`, without members of unions, which pydantic names too."""
+    place = list[str]()
+    for part in error.get("loc", ()):
+        if isinstance(part, int) and isinstance(body, list):
+            place, body = [*place, f"[{part}]"], body[part]
+        elif isinstance(body, dict) and (part in body or (error.get("type") == "missing" and part == error["loc"][-1])):
+            place, body = [*place, f".{part}" if place else str(part)], body.get(part)
+    return place
+
+
+def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError:
     """The error for a body that does not fit the route's schema: the first that pydantic reports."""
-    if not errors:
-        return ApiError(400, "the body is not what this route expects")
     # pydantic reports the errors of every member of a union
-    first = next((error for error in errors if error.get("type") == UNSUPPORTED), errors[0])
+    deepest = max(errors, key=lambda error: len(_place(error, body)))
+    first = next((error for error in errors if error.get("type") == UNSUPPORTED), deepest)
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
-    location = [str(part) for part in first.get("loc", ()) if part not in ("body", "query")]
-    message = first.get("msg", "is wrong")
+    location = [part for part in first.get("loc", ()) if part not in ("body", "query")]
+    message, place = first.get("msg", "is wrong"), "".join(_place(first, body))
     if first.get("type") == UNSUPPORTED:
         field = first["ctx"]["field"]
         location, message = (location, f"{field} is {message}") if location else ([field], message)
-    param = location[0] if location else None
-    named = param or repr(param) if location else "body"
-    return ApiError(400, f"{named}: {message}", param=param)
+    if not location:
+        return ApiError(400, "the body is not a JSON object; send one")
+    param = str(location[0])
+    return ApiError(400, f"{place or param or repr(param)}: {message}", param=param)
+
+
+def _meant(path: str, known: Sequence[str]) -> str:
+    """The route that a wrong path was perhaps meant for; empty if there is none. Base addresses lack `/v1` or have it
+    twice."""
+    bare = re.sub("^(/v1)+(?=/v1/)|/$", "", path)
+    near = [f"/v1{bare}"] if f"/v1{bare}" in known else difflib.get_close_matches(bare, known, 1, 0.8)
+    return next((each for each in near if each != path), "")
 
 
 def install(app: FastAPI) -> None:
@@ -104,12 +126,17 @@ def install(app: FastAPI) -> None:
         kind = request.headers.get("content-type", "nothing")
         if isinstance(error.body, bytes) and "json" not in kind:
             return ApiError(400, f"the body is declared as {kind}; send Content-Type: application/json").response()
-        return of_validation(list(error.errors())).response()
+        return of_validation(list(error.errors()), error.body).response()
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        unknown = error.status_code in (404, 405)
-        message = f"{request.method} {request.url.path}: {error.detail.lower()}" if unknown else error.detail
+        message, path = error.detail, request.url.path
+        if error.status_code in (404, 405):
+            near = _meant(path, list(app.openapi()["paths"]))
+            message = f"{request.method} {path}: {message.lower()}" + (f"; did you mean {near}?" if near else "")
+        elif isinstance(error.__cause__, UnicodeDecodeError):
+            kind = request.headers.get("content-encoding")
+            message = f"the body is not UTF-8 text{f' but {kind}' if kind else ''}; send it as JSON in UTF-8"
         response = ApiError(error.status_code, message).response()
         response.headers.update(error.headers or {})
         return response

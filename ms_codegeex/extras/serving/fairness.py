@@ -49,12 +49,12 @@ class Limits:
         self._free_at[caller] = free_at
         return 0
 
-    def check(self, caller: str, per_minute: int, count: int = 1) -> None:
-        """Count `count` answers. `ApiError` if they are too many, at present or ever."""
+    def check(self, caller: str, per_minute: int, count: int = 1, counted: int = 0) -> None:
+        """Count `count` answers, of which some are `counted`. `ApiError` if they are too many, at present or ever."""
         if count > per_minute:
             message = f"n: {count} answers at once, at most {per_minute} are allowed in a minute; ask for fewer"
             raise ApiError(400, message, param="n")
-        if wait := self.enter(caller, per_minute, count):
+        if wait := self.enter(caller, per_minute, count - counted):
             message = f"more than {per_minute} answers{' of this key' if caller else ''} in a minute"
             raise ApiError(429, message, code="rate_limit_exceeded", retry_after=wait)
 

@@ -30,10 +30,11 @@ class OpenRange:
 class ForeignField:
     """A field that changes nothing. `source`: the programs that have it, with their default. `reason`: why no value
     changes anything; without one, only `values` do not. `unused`: values of other fields; where all of these have such
-    a value, this one has no effect."""
+    a value, this one has no effect. `instead`: what to do rather than leave it out."""
 
     source: str
     reason: str = ""
+    instead: str = ""
     values: Sequence[Any] = ()
     unused: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -51,7 +52,7 @@ class ForeignField:
         """Why a value is not accepted, and what to do."""
         needed = "".join(f" with {name}" for name in self.needed(body)[:1] if body.get(name) is not None)
         shown = "".join(f", or send {json.dumps(value)}" for value in self.values[:1] if self.values != NOTHING)
-        return f"not supported{needed}; leave it out{shown}"
+        return f"not supported{needed}; {self.instead or f'leave it out{shown}'}"
 
     @property
     def description(self) -> str:
@@ -81,6 +82,7 @@ _NO_PENALTY = {
     **dict.fromkeys(("repetition_penalty", "repeat_penalty"), (None, 1)),
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), (None, 0)),
 }
+SCHEMAS = "send it in response_format to /v1/completions or /v1/chat/completions"
 _NO_LOGPROBS = {"logprobs": (None, False), "n_probs": (None, False, 0)}
 GENERATION: Fields = {
     # how tokens are chosen
@@ -112,9 +114,11 @@ GENERATION: Fields = {
     **_each("stop_token_ids", "vLLM: []", values=NOTHING),
     # what is in an answer
     **_each("response_format", 'OpenAI: {"type": "text"}', values=({"type": "text"}, *NOTHING)),
-    **_each("grammar json_schema", "llama.cpp: none", values=(False, 0, "", [])),
+    **_each("grammar", "llama.cpp: none", values=(False, 0, "", []), instead="send it to /completion"),
+    **_each("json_schema", "llama.cpp: none", values=(False, 0, "", []), instead=SCHEMAS),
     **_each("grammar_lazy", "llama.cpp: false", values=NOTHING),
-    **_each("guided_json guided_regex guided_choice guided_grammar structured_outputs", "vLLM: null", values=NOTHING),
+    **_each("guided_json", "vLLM: null", values=NOTHING, instead=SCHEMAS),
+    **_each("guided_regex guided_choice guided_grammar structured_outputs", "vLLM: null", values=NOTHING),
     **_each("guided_decoding_backend guided_whitespace_pattern", "vLLM: null", "only used with the guided_ fields"),
     **_each("tools functions", "OpenAI: none", values=NOTHING),
     **_each("tool_choice function_call", "OpenAI: none, auto", values=("none", "auto", *NOTHING)),
@@ -130,7 +134,12 @@ GENERATION: Fields = {
         "the models do not reason before they answer",
     ),
     **_each("logprobs", "OpenAI: false", values=NOTHING),
-    **_each("top_logprobs n_probs top_n_tokens", "vLLM, llama.cpp, TGI: 0", values=NOTHING),
+    **_each(
+        "top_logprobs n_probs top_n_tokens",
+        "vLLM, llama.cpp, TGI: 0",
+        values=NOTHING,
+        instead="send logprobs to /v1/completions",
+    ),
     **_each(
         "post_sampling_probs return_tokens_as_token_ids", "llama.cpp, vLLM: false", values=NOTHING, unused=_NO_LOGPROBS
     ),
@@ -175,6 +184,10 @@ GENERATION: Fields = {
     ),
     **_each("store", "OpenAI: false", "answers are never stored"),
 }
+COMPLETIONS: Fields = {
+    **GENERATION,
+    **_each("messages", "OpenAI's chats: none", values=NOTHING, instead="send them to /v1/chat/completions"),
+}
 CHAT: Fields = {**GENERATION, **_each("add_special_tokens", "vLLM: false", values=(False,))}
 LLAMA_CPP: Fields = {
     **GENERATION,
@@ -198,7 +211,9 @@ CONTENT_PART: Fields = {
 MESSAGE: Fields = {
     **CONTENT_PART,
     **_each("name", "OpenAI", "no chat format has a place for names"),
-    **_each("tool_calls function_call tool_call_id", "OpenAI: none", values=NOTHING),
+    **_each(
+        "tool_calls function_call tool_call_id", "OpenAI: none", values=NOTHING, instead="leave out messages of tools"
+    ),
     **_each("images audio refusal prefix", "Ollama, OpenAI, Mistral: none", values=NOTHING),
     **_each("reasoning reasoning_content thinking", "vLLM, DeepSeek, Ollama: none", values=NOTHING),
 }

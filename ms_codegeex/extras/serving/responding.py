@@ -114,6 +114,8 @@ def sampling_settings(
         raise UserError(f"stop: {len(texts)} texts; give {MAX_STOPS} at most")
     if given["top_k"] == -1:  # vLLM's for all tokens
         given["top_k"] = 0
+    if given["top_p"] == 0:  # OpenAI's for the likeliest token alone
+        given["top_p"] = 1e-9
     return SamplingSettings(
         **{name: usual[name] if value is None else value for name, value in given.items()},
         max_new_tokens=max_tokens,
@@ -146,6 +148,8 @@ def _schema_of(requested: Mapping[str, Any]) -> Mapping[str, Any] | None:
             return None
         case "json_object" if not rest:
             return ANY_OBJECT
+        case "json_object" | "json_schema" if rest.keys() == {"schema"} and isinstance(rest["schema"], dict):
+            return rest["schema"]  # as llama.cpp's server has it
         case "json_schema" if rest.keys() == {"json_schema"}:
             named = rest["json_schema"]
             if isinstance(named, dict) and named.keys() <= {"schema", *UNREAD}:
@@ -270,7 +274,7 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[Result]
 def admit(record: RequestRecord, count: int) -> None:
     """Count a request's answers towards the limit of a minute; `ApiError` if they are too many."""
     if record.admit is not None and count > 1:
-        record.admit(count - 1)  # the request itself was one
+        record.admit(count, counted=1)  # the request itself
 
 
 @contextmanager

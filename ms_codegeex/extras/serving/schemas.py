@@ -106,6 +106,8 @@ class Body(BaseModel):
         names, used, left = names_of(cls), dict[str, str](), dict[str, Any]()
         for name, given in value.items():
             known, what = cls.foreign.get(name), ""
+            if isinstance(given, float) and given.is_integer():
+                given = int(given)  # 16.0 is a whole number in JSON
             ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
             if given is None or (known and known.accepted(given, value) and (name not in names or ours_is_off)):
                 continue
@@ -117,7 +119,10 @@ class Body(BaseModel):
                 what = known.refusal(value)
             else:
                 near = difflib.get_close_matches(str(name)[:SHOWN], names, 1)
-                what = f"not supported; {f'did you mean {near[0]}?' if near else 'leave it out'}"
+                here = {names.get(each) for each in value}
+                needed = [each for each, one in cls.model_fields.items() if one.is_required() and each not in here]
+                remedy = f"did you mean {near[0]}?" if near else f"send {needed[0]}" if needed else "leave it out"
+                what = f"not supported; {remedy}"
             if what:
                 shown = str(name)[:SHOWN].encode("utf-8", "replace").decode()
                 raise PydanticCustomError(UNSUPPORTED, "{what}", {"field": shown, "what": what})
@@ -182,6 +187,7 @@ class FormSampling(Sampling):
 class CompletionRequest(FormSampling):
     """`POST /v1/completions`"""
 
+    foreign = foreign_fields.COMPLETIONS
     prompt: str | Listed[str] | Ids | Listed[Ids] | None = Field(
         None, description="text, ids, or a list of either (default: the start of a document)"
     )

@@ -85,9 +85,27 @@ def test_without_a_prompt_a_document_begins(prompt):
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers_or_cut():
     prompt = "x = 1\n" * 300
     error = post({"prompt": prompt}).json()["error"]
-    assert "256" in error["message"] and any(int(word) > 256 for word in error["message"].split() if word.isdigit())
+    assert error["code"] == "context_length_exceeded" and "256" in error["message"]
+    assert any(int(word) > 256 for word in error["message"].split() if word.isdigit())
     body = post({"prompt": prompt, "truncate_prompt": True, "max_tokens": 10}).json()
     assert 246 - step_of(246) < body["usage"]["prompt_tokens"] <= 246
+
+
+BROKEN = {  # bodies as shells and old clients send them: the kind, what the error says
+    b"{'prompt': 'x'}": ("application/json", "the body is not JSON"),
+    b'["x"]': ("application/json", "the body is not a JSON object"),
+    '{"prompt": "\xe9"}'.encode("latin-1"): ("application/json", "the body is not UTF-8 text; send"),
+    b"\x1f\x8b\x08": ("application/json", "the body is not UTF-8 text but gzip; send"),
+    b'{"prompt": "x"}': ("application/x-www-form-urlencoded", "send Content-Type: application/json"),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_body_that_cannot_be_read_is_told_what_is_right(content):
+    kind, words = BROKEN[content]
+    headers = {"Content-Type": kind} | ({"Content-Encoding": "gzip"} if "gzip" in words else {})
+    response = ask("POST", PATH, content=content, headers=headers)
+    assert response.status_code == 400 and words in response.json()["error"]["message"]
 
 
 def test_another_model_is_unknown():
@@ -113,6 +131,7 @@ def test_models_health_and_ready():
     (model,) = ask("GET", "/v1/models").json()["data"]
     assert (model["id"], model["context_length"], model["infill"], model["chat"]) == ("fake", 256, "prefix-only", False)
     assert "Python" in model["languages"] and model["owned_by"] == "ms-codegeex"
+    assert ask("GET", "/v1/models/").json() == ask("GET", "/v1/models").json()
     assert ask("GET", "/health").status_code == ask("GET", "/ready").status_code == 200
     assert ask("GET", "/nothing").json()["error"]["type"] == "invalid_request_error"
 
@@ -126,7 +145,7 @@ def given(body):
 
 def test_settings_reach_the_engine_under_their_names():
     body = {
-        "max_tokens": 9,
+        "max_tokens": 9.0,
         "temperature": 0.5,
         "top_p": 0.75,
         "top_k": 7,
@@ -154,6 +173,7 @@ def test_settings_reach_the_engine_under_their_names():
         stop=("end",),
     )
     assert first.settings == wanted and second.settings == replace(wanted, seed=2**64 - 1)
+    assert 0 < given({"top_p": 0})[0].settings.top_p < 1e-6  # the likeliest token, as OpenAI's API has it
 
 
 def test_defaults_are_openais_and_a_seed_is_drawn_for_each_request():

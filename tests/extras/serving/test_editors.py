@@ -224,6 +224,8 @@ def test_llama_vim():
     answer = post("/infill", body).json()
     assert answer.keys() == set(LLAMA_VIM_FIELDS)
     assert answer["content"].rstrip() == CODE and answer["timings/predicted_n"] > 0
+    streamed = post("/infill", {**body, "stream": True}).text.strip().split("\n\n")[-1]
+    assert json.loads(streamed.removeprefix("data: ")).keys() == set(LLAMA_VIM_FIELDS)
 
 
 def test_llama_vim_warms_the_cache():

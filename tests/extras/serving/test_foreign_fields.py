@@ -48,7 +48,8 @@ REFUSED = {  # what real clients ask for and this server does not have
 }
 
 
-KINDS = {  # where they are not CompletionRequest's fields
+KINDS = {  # where they are not those of all tasks
+    "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
     "/infill": InfillRequest,
     "/completion": NativeCompletionRequest,
@@ -94,7 +95,7 @@ def test_null_stands_for_a_fields_absence(path):
 
 @pytest.mark.parametrize("path", [path for path in BODIES if not re.search("tokenize|embeddings", path)])
 def test_fields_that_change_nothing_change_nothing(path):
-    kind = KINDS.get(path, CompletionRequest)
+    kind = KINDS.get(path, Sampling)
     names = schemas.names_of(kind)
     table = {name: each for name, each in kind.foreign.items() if name not in names}
     fields = [{}, {name: "anything" for name, each in table.items() if each.reason}]
@@ -119,31 +120,41 @@ def test_a_neutral_value_is_told_from_similar_ones():
 
 
 @pytest.mark.parametrize(
-    ("path", "name", "near"),
+    ("path", "name", "remedy"),
     [
-        ("/v1/completions", "max_token", "max_tokens"),
-        ("/v1/completions", "max_completion_tokens", "max_tokens"),
-        ("/v1/chat/completions", "temprature", "temperature"),
-        ("/infill", "n_predicts", "n_predict"),
+        ("/v1/completions", "max_token", "did you mean max_tokens?"),
+        ("/v1/completions", "max_completion_tokens", "did you mean max_tokens?"),
+        ("/v1/chat/completions", "temprature", "did you mean temperature?"),
+        ("/infill", "n_predicts", "did you mean n_predict?"),
+        ("/v1/chat/completions", "prompt", "send messages"),
+        ("/v1/embeddings", "content", "send input"),
+        ("/tokenize", "messages", "send content"),
+        ("/v1/completions", "messages", "send them to /v1/chat/completions"),
+        ("/v1/completions", "grammar", "send it to /completion"),
+        ("/v1/code/fix", "json_schema", foreign_fields.SCHEMAS),
+        ("/completion", "n_probs", "send logprobs to /v1/completions"),
     ],
 )
-def test_a_misspelt_field_is_told_the_right_one(path, name, near):
-    error = ask("POST", path, tuned, json={**BODIES[path], name: 1}).json()["error"]
-    assert error["message"] == f"{name}: not supported; did you mean {near}?" and error["param"] == name
+def test_a_field_from_elsewhere_is_told_what_is_right_here(path, name, remedy):
+    body = {} if remedy.startswith("send ") else BODIES[path]  # with what is needed, it is only left out
+    error = ask("POST", path, tuned, json={**body, name: 1}).json()["error"]
+    assert error["message"] == f"{name}: not supported; {remedy}" and error["param"] == name
 
 
 MESSAGES = [
     ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, "tool_calls"),
     ({"role": "user", "content": [{"type": "text", "text": "x", "image_url": {}}]}, "image_url"),
     ({"role": "user", "content": "x", "more": 1}, "more"),
+    ({"role": "tool", "content": "x", "tool_call_id": "1"}, "tool_call_id"),
 ]
 
 
 @pytest.mark.parametrize(("message", "name"), MESSAGES)
 def test_a_field_within_a_message_is_named_too(message, name):
-    body = {"messages": [message, {"role": "user", "content": "x"}]}
+    body, place = {"messages": [{"role": "user", "content": "x"}, message]}, "messages[1]"
+    place += ".content[0]" * (name == "image_url")
     error = ask("POST", "/v1/chat/completions", tuned, json=body).json()["error"]
-    assert error["param"] == "messages" and error["message"].startswith(f"messages: {name} is not supported")
+    assert error["param"] == "messages" and error["message"].startswith(f"{place}: {name} is not supported")
 
 
 def test_messages_as_clients_keep_them():

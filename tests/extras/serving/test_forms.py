@@ -49,7 +49,8 @@ def settings_of(path, **fields):
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_response_format_gives_the_engine_a_schema(path):
     pytest.importorskip("llguidance")
-    assert json.loads(settings_of(path, response_format=NAMED).json_schema) == SCHEMA
+    for value in (NAMED, *({"type": kind, "schema": SCHEMA} for kind in ("json_object", "json_schema"))):
+        assert json.loads(settings_of(path, response_format=value).json_schema) == SCHEMA
     assert json.loads(settings_of(path, response_format={"type": "json_object"}).json_schema) == {"type": "object"}
     bare = {"type": "json_schema", "json_schema": {"name": "x"}}
     assert json.loads(settings_of(path, response_format=bare).json_schema) == {"type": "object"}
@@ -70,7 +71,7 @@ def test_the_fields_of_llama_cpp():
 
 WRONG = [
     {"type": "xml"},
-    {"type": "json_object", "schema": {}},
+    {"type": "json_object", "schema": []},
     {"type": "json_schema"},
     {"type": "json_schema", "json_schema": []},
     {"type": "json_schema", "json_schema": {"name": "x", "schema": "{}"}},

@@ -219,8 +219,9 @@ def test_tokens_of_a_text_and_back():
 
 def test_long_texts_are_encoded_and_written_in_a_thread(monkeypatch):
     loops, response = [], tokens._response
-    monkeypatch.setattr(tokens, "_response", lambda ids: loops.append(asyncio._get_running_loop()) or response(ids))
-    assert ask("POST", "/tokenize", json={"content": "x", "with_pieces": True}).json()["tokens"][0]["piece"] == "x"
+    monkeypatch.setattr(tokens, "_response", lambda *of: loops.append(asyncio._get_running_loop()) or response(*of))
+    found = ask("POST", "/tokenize", json={"content": "x", "with_pieces": True}).json()
+    assert found["tokens"][0]["piece"] == "x" and (found["count"], found["max_model_len"]) == (1, 256)
     assert loops == [None]
 
 

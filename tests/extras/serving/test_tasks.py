@@ -114,6 +114,14 @@ async def test_the_slot_of_an_explanation_is_free_as_soon_as_it_ends():
 
 def test_unknown_tasks_and_models():
     assert ask("POST", "/v1/code/sing", json={"code": "x", "language": "C"}).status_code == 404
+    for path, near in (
+        ("/completions", "/v1/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/infill", "/infill"),
+        ("/v1/completions/", "/v1/completions"),
+    ):
+        message = ask("POST", path, json={}).json()["error"]["message"]
+        assert message == f"POST {path}: not found; did you mean {near}?"
     assert ask("GET", "/v1/code/fix").status_code == 405
     assert task("fix", model="gpt")[0].json()["error"]["code"] == "model_not_found"
 

@@ -11,6 +11,7 @@ from ms_codegeex.extras.serving.schemas import MAX_PROMPT_IDS
 LONG = "x = 1\n" * 300
 TALK = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 IMAGE = [{"role": "user", "content": [{"type": "image_url"}]}]
+NOTHING = [{"role": "user"}]
 IN_FILES = [{}, {"filename": "ok"}, {"filename": 123}, {"filename": 123, "text": "abc"}, {"text": 456}]
 BIASES = [{"x": True}, {"9" * 5000: 1}, [[number, 1] for number in range(301)], [[1]], [["x", True]], [["x", "1"]],
           [["x" * 10_000, 1e7]], [[1e99, 1]]]  # fmt: skip
@@ -27,7 +28,7 @@ WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
         "language": ["Klingon"],
         "stop_at": ["page"],
     },
-    "/v1/chat/completions": {"messages": [[], TALK, IMAGE], "top_logprobs": [2]},
+    "/v1/chat/completions": {"messages": [[], TALK, IMAGE, NOTHING], "top_logprobs": [2]},
     "/infill": {
         "n_predict": ["many", -2],
         "n_indent": [-1],
@@ -38,7 +39,7 @@ WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
         "input_prefix": [1],
         "input_extra": [[each] for each in IN_FILES],
         "max_tokens": ["many"],
-        "top_p": [0],
+        "top_p": [-0.1],
         "repeat_penalty": [0],
     },
     "/completion": {"prompt": PROMPTS},

@@ -151,13 +151,15 @@ class ServerSampler:
 
     def _only_model(self) -> str:
         try:
-            known = [str.strip(model.id) for model in self._asked(lambda: self.client.models.list().data)]
+            found = self._asked(lambda: self.client.models.list().data)
+            known = {str.strip(model.id): getattr(model, "parent", None) for model in found}
         except (ValueError, TypeError, AttributeError):
             remedy = "addresses mostly end in /v1, or give --url-model"
             raise UserError(f"--url: {self.url}/models is not a list of models; {remedy}") from None
-        if len(known) != 1:
+        bases = [name for name, parent in known.items() if parent is None]  # the others are adapters
+        if len(bases) != 1:
             raise UserError(f"--url-model: missing; {self.url} has {', '.join(known) or 'no models'}")
-        return known[0]
+        return bases[0]
 
     def _asked(self, request: Any) -> Any:
         """The answer to a request. What the user can fix is a `UserError`; anything else is a `FailedServer`,

@@ -213,6 +213,8 @@ def text_of(message: ChatMessage) -> str:
     """A message's text; parts that are no text are a `UserError`."""
     if isinstance(message.content, str):
         return message.content
+    if message.content is None and message.role != "assistant":  # whose answers may have been empty
+        raise UserError(f"messages: one of the {message.role} has no content; give its text")
     texts = list[str]()
     for part in message.content or []:
         if isinstance(part, str):

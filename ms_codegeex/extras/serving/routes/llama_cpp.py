@@ -177,8 +177,7 @@ class NativeResponder(Responder):
         """The answer, or a list of several."""
         results = []
         for number, answer in enumerate(answers):
-            one = self._answer(number, [await answer.whole()], answer)
-            results.append(selected(one, self.body.response_fields) if self.body.response_fields else one)
+            results.append(self._answer(number, [await answer.whole()], answer))
         return results if len(results) > 1 else results[0]
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
@@ -190,10 +189,10 @@ class NativeResponder(Responder):
                 ids = [chosen.token for chosen in piece.tokens]
                 yield event({"index": number, "content": piece.text, "tokens": ids, "stop": False})
             if piece.finish:
-                yield event({**self._answer(number, pieces[number], answers[number]), "content": "", "tokens": []})
+                yield event(self._answer(number, pieces[number], answers[number], content="", tokens=[]))
 
-    def _answer(self, number: int, pieces: Sequence[Piece], answer: StreamedAnswer) -> dict[str, Any]:
-        """One answer that has ended."""
+    def _answer(self, number: int, pieces: Sequence[Piece], answer: StreamedAnswer, **other: Any) -> dict[str, Any]:
+        """The requested fields of an answer that has ended, some with `other` values."""
         settings, model, text = answer.settings, self.plan.model, "".join(piece.text for piece in pieces)
         word = answer.text.stop_text if answer.text.stop_text in (self.body.stop or ()) else ""
         tokens = [chosen.token for piece in pieces for chosen in piece.tokens]
@@ -221,7 +220,8 @@ class NativeResponder(Responder):
             timings=self._timings(answer, len(tokens)),
             infill=self.head["infill"],
         )
-        return whole.model_dump(exclude_none=True)
+        found = {**whole.model_dump(exclude_none=True), **other}
+        return selected(found, self.body.response_fields) if self.body.response_fields else found
 
     def _timings(self, answer: StreamedAnswer, count: int) -> Timings:
         now = time.monotonic()

@@ -31,6 +31,7 @@ def models_router(backend: Backend) -> APIRouter:
             parent=model.parent,
         )
 
+    @routes.get("/v1/models/", include_in_schema=False)
     @routes.get("/v1/models")
     async def models() -> ModelList:
         """The model that is served, and it with each adapter."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -39,9 +39,11 @@ class DetokenizeRequest(Body):
     tokens: Ids
 
 
-def _response(tokens: Iterable[Any]) -> Response:
-    """One token after the other: during one call of `json.dumps` no other thread would run."""
-    return Response(f'{{"tokens":[{",".join(map(json.dumps, tokens))}]}}', media_type="application/json")
+def _response(tokens: Sequence[Any], context: int) -> Response:
+    """One token after the other: during one call of `json.dumps` no other thread would run. Their number and the
+    context are vLLM's."""
+    rest = f'"count":{len(tokens)},"max_model_len":{context}'
+    return Response(f'{{"tokens":[{",".join(map(json.dumps, tokens))}],{rest}}}', media_type="application/json")
 
 
 def router(backend: Backend) -> APIRouter:
@@ -56,7 +58,7 @@ def router(backend: Backend) -> APIRouter:
             return list(data)
 
     # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not delay the answers
-    @routes.post("/tokenize", response_model=dict[str, list[int] | list[dict[str, Any]]])
+    @routes.post("/tokenize", response_model=dict[str, int | list[int] | list[dict[str, Any]]])
     def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text that is not longer than any prompt."""
         text = body.content
@@ -67,8 +69,8 @@ def router(backend: Backend) -> APIRouter:
         if body.add_special:
             ids = [*tokenizer.prefix, *ids]
         if body.with_pieces:
-            return _response({"id": number, "piece": piece(number)} for number in ids)
-        return _response(ids)
+            ids = [{"id": number, "piece": piece(number)} for number in ids]
+        return _response(ids, backend.model.context)
 
     @routes.post("/detokenize")
     def detokenize(body: DetokenizeRequest) -> dict[str, str]:

@@ -8,6 +8,11 @@ from typing import NamedTuple, Protocol
 
 from ms_codegeex.generation.sampling import SamplingSettings
 
+TOO_LONG = {  # by the field that does not fit into the context: what to do
+    "prompt": "shorten it, or give --cut-prompt to drop its start",
+    "code": "give less of it",
+    "messages": "begin a new conversation",
+}
 TASKS = ("explain", "comment", "document", "fix")  # in addition to "translate"
 
 

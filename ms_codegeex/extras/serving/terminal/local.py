@@ -13,7 +13,7 @@ from ms_codegeex.extras.serving.answering import AnswerText, TextFilter
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.extras.serving.model import described_model
 from ms_codegeex.extras.serving.prompts import TASKS, UserCode, translation
-from ms_codegeex.extras.serving.terminal.asking import AnswerPart, CodeTask, Prompt
+from ms_codegeex.extras.serving.terminal.asking import TOO_LONG, AnswerPart, CodeTask, Prompt
 from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -23,7 +23,6 @@ from ms_codegeex.kernels.levels import AUTO
 if TYPE_CHECKING:
     from ms_codegeex.generation.scheduler import Request
 
-SHORTEN = "shorten it, or give --cut-prompt to drop its start"
 FINISH = {"eos": "stop"}  # the engine's reasons by OpenAI's names
 
 
@@ -50,9 +49,9 @@ class TerminalModel:
         rule = block(prompt.language, prompt.text) if prompt.block else None
         if prompt.suffix is None:
             room = settings.max_new_tokens if prompt.cut else None
-            ids = self._model.encode(text, room=room, remedy=SHORTEN)
+            ids = self._model.encode(text, room=room, remedy=TOO_LONG["prompt"])
             return self._answers(ids, settings, rule)
-        room, remedy = (settings.max_new_tokens, "") if prompt.cut else (1, SHORTEN)
+        room, remedy = (settings.max_new_tokens, "") if prompt.cut else (1, TOO_LONG["prompt"])
         ids, _, ends = infill_prompt(self._model, text, prompt.suffix, self._model.context - room, remedy)
         settings = replace(settings, stop=(*settings.stop, *ends))
         return self._answers(ids, settings, rule, lambda: infill_filter(self._model, prompt.suffix or ""))
@@ -64,7 +63,7 @@ class TerminalModel:
         else:
             source = UserCode(task.code, find_language(task.language), self._model.family)
             prompt = TASKS[task.name][1](source)
-        ids = self._model.encode(prompt.text, field="code", remedy="give less of it")
+        ids = self._model.encode(prompt.text, field="code", remedy=TOO_LONG["code"])
         settings = replace(settings, stop=(*settings.stop, *prompt.stop))
         return self._answers(ids, settings, prompt.rule, prompt.text_filter)
 
@@ -74,7 +73,7 @@ class TerminalModel:
         if template is None:
             raise UserError(f"{self.name} is a base model, which continues text and was not tuned for chat")
         settings = replace(settings, stop=(*settings.stop, *template.stop))
-        ids = self._model.encode(template.prompt(messages), field="messages", remedy="begin a new conversation")
+        ids = self._model.encode(template.prompt(messages), field="messages", remedy=TOO_LONG["messages"])
         return self._answers(ids, settings)
 
     def _answers(

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.extras.serving.terminal.asking import AnswerPart, CodeTask, Prompt
+from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.extras.serving.terminal.asking import TOO_LONG, AnswerPart, CodeTask, Prompt
 from ms_codegeex.generation.sampling import SamplingSettings, unusual
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def _fields(settings: SamplingSettings) -> dict[str, Any]:
 
 
 def _reason(error: openai.APIStatusError) -> str:
-    """The server's own message, if there is one."""
+    """The server's own message, if there is one; for a text that is too long, with the remedy of the terminal."""
     body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.message)
+    message, remedy = str(body.get("message") or error.message), TOO_LONG.get(error.param or "")
+    return f"{message.partition(';')[0]}; {remedy}" if remedy and error.code == PromptTooLong.code else message

@@ -93,7 +93,8 @@ def test_a_stop_text_and_the_end_of_a_block(server):
         (["--url", "http://127.0.0.1:abc", "x"], "--url: http://127.0.0.1:abc is not the address of a server (Invalid"),
         (["--url", "http://[::1", "x"], "--url: http://[::1 is not the address of a server (Invalid"),
         (["--name", "other", "x"], "--name: other; {url} has fake"),
-        (["--max-new-tokens", "4", "word " * 2000], "the model's context is 1024"),
+        (["word " * 2000], "context is 1024 tokens; shorten it, or give --cut-prompt to drop its start"),
+        (["--greedy", "--temperature", "0.2", "x"], "--temperature: not with --greedy"),
     ],
 )
 def test_mistakes_are_one_line_and_2(server, words, message):
