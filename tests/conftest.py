@@ -186,3 +186,11 @@ def write_config(path: Path, values: dict) -> Path:
     """The values as a YAML file."""
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversions look for no tokenizer."""
+    from ms_codegeex.formats import sources
+
+    monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
+from run_processes import wait_for
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.processes import (
@@ -26,14 +26,6 @@ SLEEP = "import time; time.sleep(600)"
 
 def python(name: str, code: str, directory) -> ProcessSpec:
     return python_process(name, ["-c", code], directory)
-
-
-def wait_for(condition, seconds=300):
-    """Only a hang lasts so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
 
 
 def test_processes_run_in_order_and_a_few_at_once(tmp_path):

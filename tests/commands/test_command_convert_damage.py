@@ -12,7 +12,6 @@ from small_models import FIELDS, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.formats import sources
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_directory import ModelDirectory
@@ -21,15 +20,12 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
+pytestmark = pytest.mark.usefixtures("weights_only")
+
 torch = pytest.importorskip("torch")
 
 FAMILY = "codegen"
 FIRST, LAST = "transformer.wte.weight", "lm_head.bias"
-
-
-@pytest.fixture(autouse=True)
-def _no_tokenizer(monkeypatch):
-    monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)
 
 
 @pytest.fixture

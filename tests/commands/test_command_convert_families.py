@@ -10,22 +10,18 @@ from small_models import FAMILIES, FIELDS, bfloat16, equal, formats, parameters,
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.formats import sources
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
+
+pytestmark = pytest.mark.usefixtures("weights_only")
 
 torch = pytest.importorskip("torch")
 
 RANKS = {"codegeex": 4, "codegen": 4, "codegeex2": 2}
 CHAIN = (("hf", 1), ("megatron", 1), ("mindspore", 1), ("megatron", 2), ("mindspore", 2), ("megatron", 0))
 CHAIN += (("mindformers", 1), ("hf", 1))
-
-
-@pytest.fixture(autouse=True)
-def _no_tokenizer(monkeypatch):
-    monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)
 
 
 @pytest.mark.parametrize(

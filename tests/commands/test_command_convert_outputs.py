@@ -21,12 +21,13 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import main
 from ms_codegeex.commands.convert import script
 from ms_codegeex.formats import convert as module
-from ms_codegeex.formats import sources
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models import registry
+
+pytestmark = pytest.mark.usefixtures("weights_only")
 
 # What the original's classes read of a configuration. Those of ChatGLM2 have no defaults of their own for the second
 # group; that the library has none either is asserted below.
@@ -55,11 +56,6 @@ READ = {
 }
 LIBRARY = ("output_hidden_states", "use_return_dict", "max_length", "is_encoder_decoder")
 NOT_IN_5 = ("max_length", "use_cache")  # its class has no such attributes, and drops them from files: docs/exchange.md
-
-
-@pytest.fixture(autouse=True)
-def _no_tokenizer(monkeypatch):
-    monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)
 
 
 def run_of(tmp_path, family="codegen", seed=3, **fields):

@@ -4,9 +4,7 @@ A request: `path`, `output` for the converted model, `dtype` or null, `texts`, `
 `with_prompt`: whether the prompt comes back, too, as it does by default.
 """
 
-import contextlib
-import json
-import sys
+from engine_answers import answer_all
 
 
 def answers(request):
@@ -36,19 +34,5 @@ def answers(request):
     return {"answers": found}
 
 
-def main():
-    import ctranslate2
-
-    results = []
-    for request in json.load(sys.stdin):
-        try:
-            results.append(answers(request))
-        except Exception as error:
-            results.append({"error": f"{type(error).__name__}: {error}"[:2000]})
-    return {"version": ctranslate2.__version__, "results": results}
-
-
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(sys.stderr):
-        found = main()
-    json.dump(found, sys.stdout)
+    answer_all(answers)

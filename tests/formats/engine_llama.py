@@ -6,14 +6,13 @@ to `output` first, as llama-quantize does; `texts` with what a prompt begins wit
 `only_ids`: texts of which only the ids are asked for.
 """
 
-import contextlib
 import ctypes
 import json
-import sys
 import urllib.request
 from pathlib import Path
 
 import numpy as np
+from engine_answers import answer_all
 
 
 def quantise(request):
@@ -91,19 +90,5 @@ def answers(request):
     return {"answers": found, "only_ids": only_ids}
 
 
-def main():
-    from importlib.metadata import version
-
-    results = []
-    for request in json.load(sys.stdin):
-        try:
-            results.append(answers(request))
-        except Exception as error:
-            results.append({"error": f"{type(error).__name__}: {error}"[:2000]})
-    return {"version": version("xllamacpp"), "results": results}
-
-
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(sys.stderr):
-        found = main()
-    json.dump(found, sys.stdout)
+    answer_all(answers)

@@ -4,10 +4,9 @@ A request: `path`, `output` for the converted model, `texts`, `count` tokens of 
 which only the ids and what they decode to are asked for. It tells no probabilities of the tokens.
 """
 
-import contextlib
-import json
-import sys
 from pathlib import Path
+
+from engine_answers import answer_all
 
 
 def converted(path, output, trust):
@@ -42,19 +41,5 @@ def answers(request):
     return {"answers": found, "only_ids": only_ids, "decoded": decoded}
 
 
-def main():
-    from importlib.metadata import version
-
-    results = []
-    for request in json.load(sys.stdin):
-        try:
-            results.append(answers(request))
-        except Exception as error:
-            results.append({"error": f"{type(error).__name__}: {error}"[:2000]})
-    return {"version": version("openvino-genai"), "results": results}
-
-
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(sys.stderr):
-        found = main()
-    json.dump(found, sys.stdout)
+    answer_all(answers)

@@ -4,9 +4,7 @@ A request: `path`, `texts` as prompts, `count` tokens of an answer, and `only_id
 what they decode to are asked for; without `texts` no model is loaded.
 """
 
-import contextlib
-import json
-import sys
+from engine_answers import answer_all
 
 
 def answers(request):
@@ -35,19 +33,5 @@ def answers(request):
     return {"answers": found, "only_ids": only_ids, "decoded": decoded}
 
 
-def main():
-    import transformers
-
-    results = []
-    for request in json.load(sys.stdin):
-        try:
-            results.append(answers(request))
-        except Exception as error:
-            results.append({"error": f"{type(error).__name__}: {error}"[:2000]})
-    return {"version": transformers.__version__, "results": results}
-
-
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(sys.stderr):
-        found = main()
-    json.dump(found, sys.stdout)
+    answer_all(answers)

@@ -4,10 +4,9 @@ A request: `path`; `texts` as prompts, or `only_ids`: texts of which only the id
 answer; `dtype`; `adapter`: a directory of adapters for PEFT, or null.
 """
 
-import contextlib
 import gc
-import json
-import sys
+
+from engine_answers import answer_all
 
 
 def answers(request):
@@ -45,22 +44,13 @@ def answers(request):
     return {"answers": found, "only_ids": only_ids}
 
 
-def main():
-    import vllm
+def clean():
+    """Free what the engine of the last request held."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    results = []
-    for request in json.load(sys.stdin):
-        try:
-            results.append(answers(request))
-        except Exception as error:
-            results.append({"error": f"{type(error).__name__}: {error}"[:2000]})
-        gc.collect()
-        cleanup_dist_env_and_memory()
-    return {"version": vllm.__version__, "results": results}
+    gc.collect()
+    cleanup_dist_env_and_memory()
 
 
 if __name__ == "__main__":
-    with contextlib.redirect_stdout(sys.stderr):
-        found = main()
-    json.dump(found, sys.stdout)
+    answer_all(answers, clean)

@@ -10,20 +10,16 @@ import yaml
 
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.opening import content_hash
-from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint import fingerprint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import open_source
 
+pytestmark = pytest.mark.usefixtures("weights_only")
+
 HOSTILE = "a|b <script>alert(1)</script> `x` [y](z)\n---\nlicense: mit"
 SUMMARY = {"validation_loss": 1.23456, "unigram_entropy": 6.5, "shuffled_context_loss": None}
-
-
-@pytest.fixture(autouse=True)
-def _no_tokenizer(monkeypatch):
-    monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)
 
 
 def write_dataset(path, languages):

@@ -10,7 +10,6 @@ import pytest
 from mindspore import Tensor
 from networks import LossGradients, assign, every_logit, packed_batch
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config, build_config
 from ms_codegeex.models.codegeex2.model import CodeGeeX2, Logits, Loss
@@ -257,17 +256,3 @@ def test_flops_are_those_of_the_matrix_products():
     s, h, g, f, v = 12, 256, 16, 96, 120
     layer = [(1, h, h)] * 2 + [(1, h, g)] * 2 + [(1, h, f)] * 2 + [(1, f, h), (1, h, s), (1, s, h)]
     assert REAL.flops_per_token(s) == 3 * sum(2 * a * b * c for a, b, c in [*layer * LAYERS, (1, h, v)])
-
-
-@pytest.mark.parametrize(
-    "fields,key",
-    [
-        ({"num_kv_groups": 3}, "num_kv_groups"),
-        ({"rotary_dim": 33}, "rotary_dim"),
-        ({"rotary_dtype": "fp8"}, "rotary_dtype"),
-        ({"norm_eps": 0.0}, "norm_eps"),
-    ],
-)
-def test_sizes_that_do_not_fit_name_the_key(fields, key):
-    with pytest.raises(UserError, match=key):
-        build_config("tiny", fields)

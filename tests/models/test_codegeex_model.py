@@ -8,7 +8,6 @@ from mindspore import float32 as fp32
 from mindspore.common.parameter import ParameterTuple
 from twins import codegeex_numpy as twin
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import PRESETS, CodeGeeXConfig, build_config
 from ms_codegeex.models.codegeex.model import CodeGeeX, Logits, Loss
@@ -181,12 +180,3 @@ def test_flops_are_those_of_the_matrix_products():
         shapes += [(1, h, h)] * 4 + [(1, h, f), (1, f, h)] + [(1, h, s), (1, s, h)]  # projections, FFN, scores, context
     shapes.append((1, h, v))
     assert config.flops_per_token(s) == 3 * sum(2 * a * b * c for a, b, c in shapes)
-
-
-@pytest.mark.parametrize(
-    "fields,key",
-    [({"num_heads": 7}, "num_heads"), ({"hidden_size": -1}, "hidden_size"), ({"eos_token_id": 60000}, "eos_token_id")],
-)
-def test_sizes_that_do_not_fit_name_the_key(fields, key):
-    with pytest.raises(UserError, match=key):
-        build_config("tiny", fields)

@@ -7,7 +7,6 @@ import pytest
 from mindspore import Tensor
 from networks import LossGradients, assign, every_logit, packed_batch
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegen.config import PRESETS, STAGES, CodeGenConfig, build_config
 from ms_codegeex.models.codegen.model import CodeGen, Logits, Loss
@@ -223,12 +222,3 @@ def test_flops_are_those_of_the_matrix_products():
     h, f, v = config.hidden_size, config.intermediate_size, config.vocab_size
     shapes = [*[(1, h, h)] * 4, (1, h, f), (1, f, h), (1, h, s), (1, s, h)] * LAYERS + [(1, h, v)]
     assert config.flops_per_token(s) == 3 * sum(2 * a * b * c for a, b, c in shapes)
-
-
-@pytest.mark.parametrize(
-    "fields,key",
-    [({"num_heads": 7}, "num_heads"), ({"rotary_dim": 3}, "rotary_dim"), ({"rotary_dim": 34}, "rotary_dim")],
-)
-def test_sizes_that_do_not_fit_name_the_key(fields, key):
-    with pytest.raises(UserError, match=key):
-        build_config("tiny", fields)

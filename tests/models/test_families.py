@@ -8,6 +8,7 @@ import pytest
 from mindspore import Tensor, ops
 from networks import packed_batch
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.models.causal import Build
@@ -113,3 +114,23 @@ def test_what_an_fp16_run_computes_in_fp32(wide):
             angles = Tensor(np.ones((1, 1, 8, 8)), ms.float32)
             found = core.split_heads(x, x, x, 8, angles, angles)[0].dtype
         assert found == chosen, name
+
+
+@pytest.mark.parametrize(
+    "name,field,value",
+    [
+        ("codegeex", "num_heads", 7),
+        ("codegeex", "hidden_size", -1),
+        ("codegeex", "eos_token_id", 60000),
+        ("codegen", "num_heads", 7),
+        ("codegen", "rotary_dim", 3),
+        ("codegen", "rotary_dim", 34),
+        ("codegeex2", "num_kv_groups", 3),
+        ("codegeex2", "rotary_dim", 33),
+        ("codegeex2", "rotary_dtype", "fp8"),
+        ("codegeex2", "norm_eps", 0.0),
+    ],
+)
+def test_sizes_that_do_not_fit_name_the_key(name, field, value):
+    with pytest.raises(UserError, match=field):
+        family(name).config.build_config("tiny", {field: value})

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from networks import assign, every_logit
 
-from ms_codegeex.formats import sources
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.models.causal import Build
@@ -20,13 +19,9 @@ torch = pytest.importorskip("torch")
 from twins import codegeex2_torch, codegeex_torch, names  # noqa: E402
 from twins.peers import randomise  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("weights_only")
+
 IDS = np.random.default_rng(2).integers(3, 120, (2, 12)).astype(np.int32)
-
-
-@pytest.fixture(autouse=True)
-def _no_tokenizer(monkeypatch):
-    """These directories hold weights only."""
-    monkeypatch.setattr(sources, "_tokenizer_saver", lambda *_: None)
 
 
 def our_logits(path, known=None):

@@ -8,6 +8,7 @@ from unittest.mock import create_autospec
 
 import pytest
 from cann_environment import NAMES, install_cann, sourced
+from cluster_runs import config, values
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
@@ -20,21 +21,6 @@ from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
 
 BUFFERS = ("HCCL_BUFFSIZE", "MS_DEV_HCCL_CONF")
-
-
-def values(output: Path | str = "runs/a", devices: int = 16, device: str = "ascend", **parallel) -> dict:
-    return {
-        "output": str(output),
-        "device": device,
-        "devices": devices,
-        "model": {"preset": "13b"},
-        "training": {"steps": 1, "global_batch": 1024, "micro_batch": 8},
-        "parallel": {"tensor": 8, **parallel},
-    }
-
-
-def config(*arguments, **keywords):
-    return build_run_config(values(*arguments, **keywords))
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import ipaddress
 import json
 
 import pytest
+from cluster_runs import config
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs.rank_table import (
     check_against_config,
     make_rank_table,
@@ -244,18 +244,6 @@ def test_a_wrong_super_pod_is_named_by_its_path(wrong, message):
 
 
 # --- against a configuration ---
-
-
-def config(devices: int = 16, **parallel):
-    return build_run_config(
-        {
-            "device": "ascend",
-            "devices": devices,
-            "model": {"preset": "13b"},
-            "training": {"steps": 1, "global_batch": 1024, "micro_batch": 8},
-            "parallel": {"tensor": 8, **parallel},
-        }
-    )
 
 
 def test_a_fitting_mesh_is_accepted():

@@ -60,8 +60,7 @@ SHARD_VERSION = 14
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """`inputs` as given, the `roots` they stand for, and the settings that decide the dataset; other fields as in
-    `RunOptions`."""
+    """`inputs` as given, their `roots`, and the settings that decide the dataset; other fields as in `RunOptions`."""
 
     inputs: Inputs
     roots: Sequence[Root]

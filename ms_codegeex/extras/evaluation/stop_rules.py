@@ -23,30 +23,18 @@ MAINS = {"go": "\nfunc main(", "cpp": "\nint main(", "rust": "\nfn main("}
 
 def first_of(*rules: Rule) -> Rule:
     """The text has ended by any of these rules."""
-
-    def scan() -> Scanner:
-        scanners = [rule.scan() for rule in rules]
-
-        def each(piece: str) -> int | None:
-            return min((end for one in scanners if (end := one(piece)) is not None), default=None)
-
-        return each
-
-    return Rule(lambda text: any(rule(text) for rule in rules), scan)
+    return Rule(lambda text: any(rule(text) for rule in rules), lambda: _earliest([rule.scan() for rule in rules]))
 
 
 def words(known: Sequence[str]) -> Rule:
     """The text contains one of these words."""
+    return Rule(
+        lambda text: any(word in text for word in known), lambda: _earliest([PartialWord(word).feed for word in known])
+    )
 
-    def scan() -> Scanner:
-        partial = [PartialWord(word) for word in known]
 
-        def each(piece: str) -> int | None:
-            return min((end for one in partial if (end := one.feed(piece)) is not None), default=None)
-
-        return each
-
-    return Rule(lambda text: any(word in text for word in known), scan)
+def _earliest(scanners: Sequence[Scanner]) -> Scanner:
+    return lambda piece: min((end for scan in scanners if (end := scan(piece)) is not None), default=None)
 
 
 def cut(text: str, known: Iterable[str]) -> str:

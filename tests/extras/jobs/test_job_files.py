@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cann_environment import install_cann
+from cluster_runs import config, values
 from conftest import ROOT
 
 from ms_codegeex import cli
@@ -18,21 +19,6 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.extras.jobs.job_files import job_file
 
 TABLE = ROOT / "configs" / "rank_tables" / "2_servers_16_devices.json"
-
-
-def values(output: Path | str = "runs/a", devices: int = 16, device: str = "ascend", **parallel) -> dict:
-    return {
-        "output": str(output),
-        "device": device,
-        "devices": devices,
-        "model": {"preset": "13b"},
-        "training": {"steps": 1, "global_batch": 1024, "micro_batch": 8},
-        "parallel": {"tensor": 8, **parallel},
-    }
-
-
-def config(*arguments, **keywords):
-    return build_run_config(values(*arguments, **keywords))
 
 
 def test_slurm_file(tmp_path):

@@ -16,15 +16,7 @@ from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs import proble
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.problems import HumanEvalXProblem
 from ms_codegeex.extras.evaluation.replies.blocks import ReplyCode, without_thoughts
 from ms_codegeex.extras.evaluation.sandbox import Sandbox
-from ms_codegeex.extras.evaluation.task import (
-    Judgement,
-    Problem,
-    Reference,
-    Sample,
-    SampledAnswer,
-    Task,
-    TextSource,
-)
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Reference, Sample, SampledAnswer, Task, TextSource
 
 SIGNS = {"python": "#"}  # what begins a comment; elsewhere //
 COMMENTS = {

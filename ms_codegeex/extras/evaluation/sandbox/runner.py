@@ -47,9 +47,8 @@ class Sandbox:
 
     def __init__(self, layers: Layers, interpreter: SupervisorInterpreter) -> None:
         self._parts = layers
-        self._supervisors = (
-            ForkServers(interpreter) if layers.namespaces else Interpreters(interpreter, layers.identity)
-        )
+        identity = layers.identity
+        self._supervisors = ForkServers(interpreter) if layers.namespaces else Interpreters(interpreter, identity)
 
     @property
     def layers(self) -> Mapping[str, str]:
