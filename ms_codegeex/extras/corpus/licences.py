@@ -311,9 +311,11 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
 
 def _named_in(comments: str) -> list[str]:
     """The licences that a line or a sentence puts the file under, if their names are known."""
-    others, (line, words) = shipped_table(RULES)["others"], shipped_table(RULES)["named"]
-    found = re.findall(line, comments) + re.findall(words, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
-    names = [name for before, name in found if not re.search(others, before + name)]
+    others, texts = shipped_table(RULES)["others"], (comments, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
+    pairs = zip(shipped_table(RULES)["named"], texts, strict=True)
+    found = [match for pattern, text in pairs for match in re.finditer(pattern, text)]
+    before = [it.string[max(0, it.start() - 60) : it.end(1)].rpartition("\n")[2] for it in found]
+    names = [it[1] for it, words in zip(found, before, strict=True) if not re.search(others, words)]
     return [name for name in names if UNKNOWN not in judge((name,), ())[0]]
 
 
