@@ -38,8 +38,7 @@ _OPENING = re.compile(
 _DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>"
 # LLVM's boxes, whose lines end with a backslash inside a block.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
-_WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]{2,}")
-_PROSE = re.compile(rb"\b[a-z]{2,}|[\x80-\xff]{6}")  # a word that is no name, or two characters without spaces
+_WORD = re.compile(rb"[A-Za-z0-9]{2,}|[\x80-\xff]{2,6}")  # of scripts without spaces, two characters
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
 _REPEATED = 4096  # bytes of a comment that is remembered
@@ -142,7 +141,7 @@ def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
     for is_text, group in itertools.groupby(body.splitlines(keepends=True), lambda line: bool(_WORD.search(line))):
         lines = [line for line in group if not (is_text and patterns.owners.match(line))]
         text = b"".join(lines)
-        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_PROSE.findall(text)) < 4
+        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_WORD.findall(text)) < 5
         if gone:
             continue
         kept += lines
