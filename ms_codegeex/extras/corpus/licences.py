@@ -38,8 +38,7 @@ _OPENING = re.compile(
 _DOUBTFUL = rb"\r(?:[^\n]|\z)|\\[ \t]*\r?\n|[\x0b\x0c]|\xe2\x80[\xa8\xa9]|\xc2\x85|--!>|\?>"
 # LLVM's boxes, whose lines end with a backslash inside a block.
 _BOXED = re.compile(rb"/\*(?:(?!\*/)[^\n])*\\\r?\n(?:\|\*(?:(?!\*/)[^\n])*\|\r?\n)+\\\*[^\n/]*\*/[ \t]*\r?\n?")
-_WORD = re.compile(rb"[A-Za-z0-9\x80-\xff]{2,}")
-_PROSE = re.compile(rb"\b[a-z]{2,}|[\x80-\xff]{6}")  # a word that is no name, or two characters without spaces
+_WORD = re.compile(rb"[A-Za-z0-9]{2,}|[\x80-\xff]{2,6}")  # of scripts without spaces, two characters
 _BLANK = re.compile(rb"(?:[ \t]*\r?\n)*")
 _INDENTATION = re.compile(rb"[ \t]*")
 _REPEATED = 4096  # bytes of a comment that is remembered
@@ -142,7 +141,7 @@ def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
     for is_text, group in itertools.groupby(body.splitlines(keepends=True), lambda line: bool(_WORD.search(line))):
         lines = [line for line in group if not (is_text and patterns.owners.match(line))]
         text = b"".join(lines)
-        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_PROSE.findall(text)) < 4
+        gone = gone if not is_text else bool(patterns.legal.search(text)) or len(_WORD.findall(text)) < 5
         if gone:
             continue
         kept += lines
@@ -311,9 +310,11 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
 
 def _named_in(comments: str) -> list[str]:
     """The licences that a line or a sentence puts the file under, if their names are known."""
-    others, (line, words) = shipped_table(RULES)["others"], shipped_table(RULES)["named"]
-    found = re.findall(line, comments) + re.findall(words, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
-    names = [name for before, name in found if not re.search(others, before + name)]
+    others, texts = shipped_table(RULES)["others"], (comments, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
+    pairs = zip(shipped_table(RULES)["named"], texts, strict=True)
+    found = [match for pattern, text in pairs for match in re.finditer(pattern, text)]
+    before = [it.string[max(0, it.start() - 60) : it.end(1)].rpartition("\n")[2] for it in found]
+    names = [it[1] for it, words in zip(found, before, strict=True) if not re.search(others, words)]
     return [name for name in names if UNKNOWN not in judge((name,), ())[0]]
 
 

@@ -189,9 +189,9 @@ def test_texts_of_no_known_language_stay():
             "import A\n",
         ),
         (
-            "OCaml",
-            "(* OCaml            *)\n(*                  *)\n(* X Y, Z, Inria W V *)\n(* Copyright 1996   *)\nlet a\n",
-            "let a\n",
+            "C",
+            "/*\n * (c) 2020 X\n *\n * 本文件实现一个堆。最小的键在根。\n */\nint a;\n",
+            "/*\n * 本文件实现一个堆。最小的键在根。\n */\nint a;\n",
         ),
         ("Python", "# Notes on the MIT license scanner,\n# which compares words, not bytes.\nx = 1\n", None),
         ("Python", '# TODO: the "All rights reserved" line of the footer\nx = 1\n', None),
