@@ -221,7 +221,7 @@ def _by_mode(head: bytes) -> Language | None:
     lines += head[-5 * _MODE_LINE :].split(b"\n")[-6:] if len(head) < HEAD_BYTES else []
     modes += [found[1] for line in lines if (found := _VIM.search(line[:_MODE_LINE]))]
     by = _languages_by()
-    names = (mode.decode("ascii", "replace").lower() for mode in modes)
+    names = (mode.decode("ascii", "replace").lower().removesuffix("-mode").removesuffix("-ts") for mode in modes)
     found = (by["="].get(it) or lookup(it) or by["."].get(f".{it}") or by["$"].get(it) for it in names)
     return next(filter(None, found), None)
 
@@ -238,7 +238,7 @@ def _by_shebang(head: bytes) -> Language | None:
         return None
     words = [match[1], *match[2].split()]  # without options, `env -S` among them, and variables
     names = [word.rsplit(b"/", 1)[-1].strip(b"@") for word in words if word[:1] != b"-" and b"=" not in word]
-    while names[1:] and names[0] in (b"env", b"busybox", b"npx"):
+    while names[1:] and names[0] in (b"env", b"busybox", b"npx", b"osascript"):
         del names[0]
     if names[:1] in ([b"sh"], [b"bash"], [b"nix-shell"]) and (started := _EXEC.search(head, 0, 1000)):
         names.insert(0, started[1] or started[2])
