@@ -82,6 +82,7 @@ _NO_PENALTY = {
     **dict.fromkeys(("repetition_penalty", "repeat_penalty"), (None, 1)),
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), (None, 0)),
 }
+SCORES, NO_TOOLS = "send logprobs to /v1/completions", "leave out messages of tools"
 SCHEMAS = "send it in response_format to /v1/completions or /v1/chat/completions"
 _NO_LOGPROBS = {"logprobs": (None, False), "n_probs": (None, False, 0)}
 GENERATION: Fields = {
@@ -134,12 +135,7 @@ GENERATION: Fields = {
         "the models do not reason before they answer",
     ),
     **_each("logprobs", "OpenAI: false", values=NOTHING),
-    **_each(
-        "top_logprobs n_probs top_n_tokens",
-        "vLLM, llama.cpp, TGI: 0",
-        values=NOTHING,
-        instead="send logprobs to /v1/completions",
-    ),
+    **_each("top_logprobs n_probs top_n_tokens", "vLLM, llama.cpp, TGI: 0", values=NOTHING, instead=SCORES),
     **_each(
         "post_sampling_probs return_tokens_as_token_ids", "llama.cpp, vLLM: false", values=NOTHING, unused=_NO_LOGPROBS
     ),
@@ -211,9 +207,7 @@ CONTENT_PART: Fields = {
 MESSAGE: Fields = {
     **CONTENT_PART,
     **_each("name", "OpenAI", "no chat format has a place for names"),
-    **_each(
-        "tool_calls function_call tool_call_id", "OpenAI: none", values=NOTHING, instead="leave out messages of tools"
-    ),
+    **_each("tool_calls function_call tool_call_id", "OpenAI: none", values=NOTHING, instead=NO_TOOLS),
     **_each("images audio refusal prefix", "Ollama, OpenAI, Mistral: none", values=NOTHING),
     **_each("reasoning reasoning_content thinking", "vLLM, DeepSeek, Ollama: none", values=NOTHING),
 }
