@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,13 @@ def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError
     return ApiError(400, f"{place or param or repr(param)}: {message}", param=param)
 
 
+def _paths(routes: Sequence[Any]) -> Iterator[str]:
+    """The paths of routes, and of those in routers. The description of the API has them too, but takes a second."""
+    for each in routes:
+        inner = getattr(each, "original_router", None)  # where FastAPI keeps an included router
+        yield from [each.path] if inner is None else _paths(inner.routes)
+
+
 def _meant(path: str, known: Sequence[str]) -> str:
     """The route that a wrong path was perhaps meant for; empty if there is none. Base addresses lack `/v1` or have it
     twice."""
@@ -132,7 +139,7 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         message, path = error.detail, request.url.path
         if error.status_code in (404, 405):
-            near = _meant(path, list(app.openapi()["paths"]))
+            near = _meant(path, list(_paths(app.routes)))
             message = f"{request.method} {path}: {message.lower()}" + (f"; did you mean {near}?" if near else "")
         elif isinstance(error.__cause__, UnicodeDecodeError):
             kind = request.headers.get("content-encoding")
