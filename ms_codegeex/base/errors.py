@@ -34,9 +34,7 @@ class UserError(Exception):
 
 
 class PromptTooLong(UserError):
-    """A prompt that leaves the model no room for an answer. Clients of OpenAI's API know the code."""
-
-    code = "context_length_exceeded"
+    """A prompt that leaves the model no room for an answer."""
 
 
 class RunFailure(Exception):

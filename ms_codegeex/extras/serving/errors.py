@@ -69,7 +69,7 @@ def failed() -> ApiError:
 def of_user_error(error: UserError) -> ApiError:
     """The error for a client's mistake: 400. Messages of `SamplingSettings` and tokenizers begin with the field."""
     name, _, rest = str(error).partition(":")
-    code = error.code if isinstance(error, PromptTooLong) else None
+    code = "context_length_exceeded" if isinstance(error, PromptTooLong) else None  # OpenAI's
     if not name.isidentifier():
         return ApiError(400, str(error), code=code)
     name = RENAMED.get(name, name)
