@@ -195,18 +195,18 @@ def value_of(value: Any) -> str:
 def foreign() -> str:
     """Fields of other servers that are accepted, by the values that are."""
     names: dict[int, list[str]] = {}
-    rows = {**foreign_fields.GENERATION, **foreign_fields.LLAMA_CPP}
+    general, rows = foreign_fields.fields_of("generation"), foreign_fields.fields_of("llama_cpp")
     for name, each in rows.items():
         names.setdefault(id(each), []).append(f"`{name}`")
     cells: dict[tuple[str, bool], list[str]] = {}
     for each in {id(each): each for each in rows.values()}.values():
-        wanted = [value for value in each.values if value not in foreign_fields.NOTHING]
+        wanted = [value for value in each.values if value not in foreign_fields.DISABLED]
         shown = ["off"] * (len(wanted) < len(each.values)) + [value_of(value) for value in wanted]
         if each.unused:
             others = (f"`{name}`: {' or '.join(map(value_of, of))}" for name, of in each.unused.items())
             shown.append(f"any with {', '.join(others)}")
         accepted = f"any: {each.reason}" if each.reason else "; ".join(shown)
-        key = accepted, each in foreign_fields.GENERATION.values()  # those of llama.cpp's routes apart, at the end
+        key = accepted, each in general.values()  # those of llama.cpp's routes apart, at the end
         cells.setdefault(key, []).append(f"{', '.join(names[id(each)])} ({each.source})")
     return table(("accepted", "field (of, with its default)"), [(key[0], "; ".join(of)) for key, of in cells.items()])
 

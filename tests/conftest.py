@@ -23,6 +23,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A compilation allocates millions of small objects, and takes 7 % less time if glibc keeps more of the freed ones.
 # This is for processes that the tests start; tests/run.sh sets it for this one.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=60000")
+# MindSpore needs protobuf in Python, and asks for it when it is imported. A test may import transformers, and with it
+# protobuf, before. The processes that tests start choose for themselves.
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+    import google.protobuf.internal.api_implementation  # noqa: F401
 # Without bytecode each of hundreds of processes would compile our modules again, 0.1 s a process.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ms_codegeex.base.options import DeclaredOption
-from ms_codegeex.extras.serving import foreign_fields
+from ms_codegeex.extras.serving.foreign_fields import fields_of
 from ms_codegeex.generation.sampling import request_fields
 
 Item = TypeVar("Item")
@@ -80,7 +80,9 @@ def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
     assert issubclass(body, Body)
     schema["additionalProperties"] = False
     own, used = schema.setdefault("properties", {}), names_of(body)
-    own.update((name, {"description": one.description}) for name, one in body.foreign.items() if name not in used)
+    own.update(
+        (name, {"description": one.description}) for name, one in fields_of(body.foreign).items() if name not in used
+    )
     own.update((name, {"description": f"the same as {field}"}) for name, field in used.items() if name != field)
 
 
@@ -96,16 +98,16 @@ class Body(BaseModel):
         str_max_length=1 << 40,
         json_schema_extra=_describe_foreign,
     )
-    foreign: ClassVar[foreign_fields.Fields] = {}
+    foreign: ClassVar[str] = ""  # a table of `foreign_fields.yaml`
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        names, used, left = names_of(cls), dict[str, str](), dict[str, Any]()
+        names, foreign, used, left = names_of(cls), fields_of(cls.foreign), dict[str, str](), dict[str, Any]()
         for name, given in value.items():
-            known, what = cls.foreign.get(name), ""
+            known, what = foreign.get(name), ""
             if isinstance(given, float) and given.is_integer():
                 given = int(given)  # 16.0 is a whole number in JSON
             ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
@@ -140,7 +142,7 @@ def names_of(body: type[Body]) -> dict[str, str]:
 class StreamOptions(Body):
     """Options of a streamed answer."""
 
-    foreign = foreign_fields.STREAM_OPTIONS
+    foreign = "stream_options"
     include_usage: bool | None = Field(None, description="send a last event with the usage")
 
 
@@ -161,7 +163,7 @@ SamplingFields = create_model(
 class Sampling(SamplingFields):
     """How an answer is chosen; shared by all routes that generate."""
 
-    foreign = foreign_fields.GENERATION
+    foreign = "generation"
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
     n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
     stop: Stops = Field(None, description="texts before which an answer ends")
@@ -187,7 +189,7 @@ class FormSampling(Sampling):
 class CompletionRequest(FormSampling):
     """`POST /v1/completions`"""
 
-    foreign = foreign_fields.COMPLETIONS
+    foreign = "completions"
     prompt: str | Listed[str] | Ids | Listed[Ids] | None = Field(
         None, description="text, ids, or a list of either (default: the start of a document)"
     )
@@ -206,7 +208,7 @@ class CompletionRequest(FormSampling):
 class ContentPart(Body):
     """A part of a message; one of type "text" has a text."""
 
-    foreign = foreign_fields.CONTENT_PART
+    foreign = "content_part"
     type: str
     text: str | None = None
 
@@ -214,7 +216,7 @@ class ContentPart(Body):
 class ChatMessage(Body):
     """A message of a conversation."""
 
-    foreign = foreign_fields.MESSAGE
+    foreign = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Listed[ContentPart | str] | None = None
 
@@ -222,7 +224,7 @@ class ChatMessage(Body):
 class ChatRequest(FormSampling):
     """`POST /v1/chat/completions`"""
 
-    foreign = foreign_fields.CHAT
+    foreign = "chat"
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(
         None,

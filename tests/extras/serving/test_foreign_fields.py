@@ -74,7 +74,7 @@ def test_every_route_that_takes_a_body_is_tested():
 
 def test_no_field_is_both_ours_and_foreign():
     ours = {each.name for each in request_fields()}
-    assert "min_p" in ours and not ours & {*foreign_fields.GENERATION, *REFUSED}
+    assert "min_p" in ours and not ours & {*foreign_fields.fields_of("generation"), *REFUSED}
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -97,7 +97,7 @@ def test_null_stands_for_a_fields_absence(path):
 def test_fields_that_change_nothing_change_nothing(path):
     kind = KINDS.get(path, Sampling)
     names = schemas.names_of(kind)
-    table = {name: each for name, each in kind.foreign.items() if name not in names}
+    table = {name: each for name, each in foreign_fields.fields_of(kind.foreign).items() if name not in names}
     fields = [{}, {name: "anything" for name, each in table.items() if each.reason}]
     for name, each in table.items():
         fields += [{name: within(value)} for value in each.values]
@@ -131,7 +131,7 @@ def test_a_neutral_value_is_told_from_similar_ones():
         ("/tokenize", "messages", "send content"),
         ("/v1/completions", "messages", "send them to /v1/chat/completions"),
         ("/v1/completions", "grammar", "send it to /completion"),
-        ("/v1/code/fix", "json_schema", foreign_fields.SCHEMAS),
+        ("/v1/code/fix", "json_schema", "send it in response_format to /v1/completions or /v1/chat/completions"),
         ("/completion", "n_probs", "send logprobs to /v1/completions"),
     ],
 )
@@ -307,8 +307,9 @@ def test_every_body_says_which_fields_it_takes():
     for body in subclasses(Body):
         schema = body.model_json_schema()
         assert schema["additionalProperties"] is False
-        assert set(schema["properties"]) == {*schemas.names_of(body), *body.foreign}
-        assert all(each.source and (each.reason or each.values or each.unused) for each in body.foreign.values())
+        foreign = foreign_fields.fields_of(body.foreign)
+        assert set(schema["properties"]) == {*schemas.names_of(body), *foreign}
+        assert all(each.source and (each.reason or each.values or each.unused) for each in foreign.values())
     assert "user" in Sampling.model_fields
 
 

@@ -14,7 +14,6 @@ from starlette.responses import Response
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import joined_files
-from ms_codegeex.extras.serving import foreign_fields
 from ms_codegeex.extras.serving.answering import Filters, IndentStop, Piece, TextFilter, TimeLimit
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import unavailable
@@ -54,7 +53,7 @@ SHORTEN = "shorten the prompt"
 class NativeFields(SamplingFields):
     """Fields of all its generating routes."""
 
-    foreign = foreign_fields.LLAMA_CPP
+    foreign = "llama_cpp"
     model: str | None = Field(None, description="the name of an adapter or of the model")
     n_predict: int | None = Field(
         None,
@@ -238,7 +237,7 @@ class NativeResponder(Responder):
 class ExtraFile(Body):
     """Another file that may help."""
 
-    foreign = foreign_fields.EXTRA_FILE
+    foreign = "extra_file"
     text: str
     filename: str | None = None
 
@@ -278,7 +277,7 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
 class PromptObject(Body):
     """A prompt as an object, which llama.cpp's server has for images."""
 
-    foreign = foreign_fields.PROMPT_OBJECT
+    foreign = "prompt_object"
     prompt_string: str
 
 
@@ -297,7 +296,7 @@ class NativeCompletionRequest(NativeFields):
 class TemplateRequest(Body):
     """`POST /apply-template`"""
 
-    foreign = foreign_fields.CHAT
+    foreign = "chat"
     model: str | None = None
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
 

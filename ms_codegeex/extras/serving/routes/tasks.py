@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.extras.serving import foreign_fields
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.prompts import TASKS, TaskPrompt, UserCode, translation
@@ -59,7 +58,7 @@ class SqlRequest(TaskFields):
 class TranslationRequest(TaskFields):
     """`POST /v1/code/translate`"""
 
-    foreign = foreign_fields.TRANSLATION
+    foreign = "translation"
     source_language: str = Field(description="the code's language")
     target_language: str = Field(description="the language of the answer")
 

@@ -11,7 +11,6 @@ from pydantic import AliasChoices, Field
 from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.extras.serving import foreign_fields
 from ms_codegeex.extras.serving.backend import Backend
 from ms_codegeex.extras.serving.schemas import Body, Ids
 
@@ -19,7 +18,7 @@ from ms_codegeex.extras.serving.schemas import Body, Ids
 class TokenizeRequest(Body):
     """Text to encode."""
 
-    foreign = foreign_fields.TOKENS
+    foreign = "tokens"
     content: str = Field(validation_alias=AliasChoices("content", "prompt"))
     add_special: bool | None = Field(
         None,
@@ -35,7 +34,7 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Ids to decode."""
 
-    foreign = foreign_fields.TOKENS
+    foreign = "tokens"
     tokens: Ids
 
 
