@@ -352,8 +352,8 @@ def fixed(body: dict, said: str, field: str) -> dict:
     """A request as one alternative of the answer to it changes it."""
     if gone := re.search(r"leave (?:it out|out (\w+))", said):
         return {key: value for key, value in body.items() if key != (gone[1] or field)}
-    if named := re.search(r"did you mean (\w+)", said):
-        return {named[1] if key == field else key: value for key, value in body.items()}
+    if named := re.search(r"did you mean (\w+)|send (\w+) to /v1/completions", said):
+        return {(named[1] or named[2]) if key == field else key: value for key, value in body.items()}
     if value := re.search(r"(?:send|give) (\S+)", said):
         return body | {field: json.loads(value[1])}
     if said in body:  # leave out one or the other

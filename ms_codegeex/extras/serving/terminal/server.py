@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.extras.serving.terminal.asking import TOO_LONG, AnswerPart, CodeTask, Prompt
 from ms_codegeex.generation.sampling import SamplingSettings, unusual
 
@@ -126,4 +126,4 @@ def _reason(error: openai.APIStatusError) -> str:
     """The server's own message, if there is one; for a text that is too long, with the remedy of the terminal."""
     body = error.body if isinstance(error.body, dict) else {}
     message, remedy = str(body.get("message") or error.message), TOO_LONG.get(error.param or "")
-    return f"{message.partition(';')[0]}; {remedy}" if remedy and error.code == PromptTooLong.code else message
+    return f"{message.partition(';')[0]}; {remedy}" if remedy and error.code == "context_length_exceeded" else message
