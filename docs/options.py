@@ -187,8 +187,8 @@ def code(names: str) -> str:
 
 def value_of(value: Any) -> str:
     """A value in a request, or the numbers that it stands for."""
-    if isinstance(value, foreign_fields.OpenRange):
-        return f"a number {'below' if value.below else 'above'} {value.limit:g}"
+    if isinstance(value, dict) and value.keys() in ({"above"}, {"below"}):
+        return "".join(f"a number {side} {limit:g}" for side, limit in value.items())
     return "no value" if value is None else f"`{json.dumps(value)}`"
 
 

@@ -20,14 +20,6 @@ DISABLED = (False, 0, "", [], {})  # a feature that is not wanted
 
 
 @dataclass(frozen=True)
-class OpenRange:
-    """All numbers above a limit, or `below` it."""
-
-    limit: float
-    below: bool = False
-
-
-@dataclass(frozen=True)
 class ForeignField:
     """A field that changes nothing, as a row of `foreign_fields.yaml` describes it."""
 
@@ -64,9 +56,10 @@ def _among(value: Any, known: Sequence[Any]) -> bool:
 
 
 def _same(value: Any, other: Any) -> bool:
-    if isinstance(other, OpenRange):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and (value < other.limit if other.below else value > other.limit)
+    match other:
+        case {"above": limit} | {"below": limit}:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            return number and (value > limit if "above" in other else value < limit)
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
@@ -78,17 +71,8 @@ def fields_of(table: str) -> Mapping[str, ForeignField]:
         if other := row.get("all_of"):
             found.update(fields_of(other))
             continue
-        values = (*map(_value, row.get("values", ())), *(DISABLED if row.get("disabled") else ()))
-        unused = {name: [_value(each) for each in several] for name, several in row.get("unused", {}).items()}
+        values = (*row.get("values", ()), *(DISABLED if row.get("disabled") else ()))
+        unused = row.get("unused", {})
         one = ForeignField(row["source"], row.get("reason", ""), row.get("instead", ""), values, unused)
         found.update(dict.fromkeys(row["names"].split(), one))
     return found
-
-
-def _value(written: Any) -> Any:
-    match written:
-        case {"above": limit}:
-            return OpenRange(limit)
-        case {"below": limit}:
-            return OpenRange(limit, below=True)
-    return written

@@ -59,8 +59,11 @@ KINDS = {  # where they are not those of all tasks
 
 def within(value):
     """The value itself, or a number of those that it stands for."""
-    if isinstance(value, foreign_fields.OpenRange):
-        return value.limit - 0.1 if value.below else value.limit + 0.1
+    match value:
+        case {"above": limit}:
+            return limit + 0.1
+        case {"below": limit}:
+            return limit - 0.1
     return value
 
 
