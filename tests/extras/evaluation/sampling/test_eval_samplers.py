@@ -135,6 +135,13 @@ def test_a_list_of_models_that_is_none(models):
         ServerSampler(server.url, RECIPE)
 
 
+def test_a_model_beside_its_adapters_is_the_one_that_is_asked():
+    """As vLLM and `serve` list them."""
+    listed = [{"id": "ours", "object": "model", "parent": "base"}, {"id": "base", "object": "model", "parent": None}]
+    with Server(lambda body: None, json.dumps({"object": "list", "data": listed}).encode()) as server:
+        assert ServerSampler(server.url, RECIPE).model == "base"
+
+
 @pytest.mark.parametrize(
     "url, words",
     [
