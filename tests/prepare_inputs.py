@@ -16,14 +16,14 @@ WORDS = ("alpha", "beta", "gamma", "value", "index", "result", "total", "buffer"
 
 
 def source(seed: int, lines: int = 30) -> str:
-    """Python code that no other seed gives."""
+    """Python code, different for each seed."""
     generator = random.Random(seed)
     body = [f"    {'_'.join(generator.choices(WORDS, k=3))} = {generator.choice(WORDS)}" for _ in range(lines)]
     return f"def function_{seed}(argument):\n" + "\n".join(body) + "\n"
 
 
 def write_tree(root: Path, packages: int = 6, files: int = 5) -> int:
-    """A tree of Python files; how many."""
+    """Write a tree of Python files; return their number."""
     for package in range(packages):
         folder = root / f"package{package}"
         folder.mkdir(parents=True)
@@ -33,7 +33,7 @@ def write_tree(root: Path, packages: int = 6, files: int = 5) -> int:
 
 
 def write_lines(path: Path, count: int, first: int = 0) -> int:
-    """A `.jsonl` file of which line 3 is broken, line 5 has no text and line 7 repeats line 1; how many lines."""
+    """A `.jsonl` file: line 3 is broken, line 5 has no text, line 7 repeats line 1. Return the number of lines."""
     lines = []
     for number in range(1, count + 1):
         record = {"text": source(10_000 + first + number), "lang": "python", "repo_name": f"repo{number % 7}"}
@@ -62,7 +62,7 @@ def write_parquet(path: Path, count: int) -> None:
 
 
 def write_mixed(root: Path) -> int:
-    """All of it below `root`; how many files, lines and rows."""
+    """Write inputs of every kind below `root`; return the number of files, lines and rows."""
     files = write_tree(root / "tree")
     lines = write_lines(root / "dump.jsonl", 12)
     write_gzip(root / "dump.jsonl.gz", 8)

@@ -1,4 +1,4 @@
-"""Which part of the package may import which: `ARROWS` is the whole answer, and there is no circle anywhere.
+"""Which part of the package may import which: `ARROWS` is the complete table, and no imports form a cycle.
 
 Every import counts, also one inside a function or under TYPE_CHECKING: a reader of the file needs the other one.
 """
@@ -48,7 +48,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "remote": "digests errors json_reading",
     "records": "json_reading remote",
 }
-CORE = {  # what a room of the core may import besides the files of `base`, lowest first
+CORE = {  # what a folder of the core may import besides the files of `base`, lowest first
     "base.cuda": "",
     "kernels": "",
     "models": "",
@@ -77,9 +77,9 @@ NAMES = {  # that users type; what they stand for lies elsewhere
     "evaluation": "extras.evaluation",
     "mindformers_bridge": "extras.exchange",
 }
-ROOMS = CORE | WING | NAMES
+FOLDERS = CORE | WING | NAMES
 ARROWS = {f"base.{name}": {f"base.{below}" for below in seen.split()} for name, seen in BASE.items()} | {
-    name: {*(f"base.{below}" for below in BASE), *seen.split()} for name, seen in ROOMS.items()
+    name: {*(f"base.{below}" for below in BASE), *seen.split()} for name, seen in FOLDERS.items()
 }
 
 
@@ -131,7 +131,7 @@ def circle_of_folders(imports: set[tuple[str, str]]) -> list[str] | None:
 
 
 def part(name: str) -> str:
-    """The file of the lowest folder, or the room, that ARROWS names."""
+    """The file of `base`, or the folder, that ARROWS names."""
     top, _, rest = name.partition(".")
     if top == "base":
         return "base.cuda" if rest.startswith("cuda") else name
@@ -396,7 +396,7 @@ def test_what_is_registered_exists_and_is_asked_for(place, name):
     verb = place.split()[0]
     asking = [
         ROOT / "ms_codegeex" / VERBS[verb].replace(".", "/") / f"{verb}.py",
-        *(path for room in ("commands", "runs") for path in (ROOT / "ms_codegeex" / room).glob("*.py")),
+        *(path for folder in ("commands", "runs") for path in (ROOT / "ms_codegeex" / folder).glob("*.py")),
     ]
     assert any(f'"{place}"' in path.read_text(encoding="utf-8") for path in asking)
 

@@ -39,7 +39,7 @@ class Chip:
     """A chip, its server and its cluster. A server may consist of boards: the `board_devices` of a board are
     connected at `board_bandwidth`, the boards of a server at `server_bandwidth`, servers at `cluster_bandwidth`. A run
     may fill `usable_memory`; the rest belongs to driver and runtime. `fused` names the kernels that a run uses unless
-    `parallel.fusion.*` says otherwise: `norm` is LayerNorm's, `rms_norm` RMSNorm's. What `saturates` knows no infinity
+    `parallel.fusion.*` says otherwise: `norm` is LayerNorm's, `rms_norm` RMSNorm's. What `saturates` has no infinity
     and no NaN."""
 
     name: str

@@ -24,7 +24,7 @@ INSTRUCTION_SETS = dict(avx512f="AVX-512", avx2="AVX2", avx="AVX", sse4_2="SSE 4
 
 
 def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str = sys.executable) -> str | None:
-    """MindSpore 2.9 has builds for Python 3.10 to 3.12 only."""
+    """A line unless this is Python 3.10 to 3.12, the only versions for which MindSpore 2.9 has builds."""
     if (3, 10) <= tuple(version[:2]) <= (3, 12):
         return None
     dotted = ".".join(str(part) for part in version)
@@ -35,7 +35,7 @@ def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str =
 
 
 def check_platform(system: str, machine: str, libc: str) -> str | None:
-    """MindSpore 2.9 has builds for glibc Linux and macOS on two architectures each."""
+    """A line unless MindSpore 2.9 has builds for it: glibc Linux or macOS, on two architectures each."""
     if system not in ARCHITECTURES:
         return f"{system} is not supported: use Linux (on Windows: WSL 2) or macOS"
     if machine not in ARCHITECTURES[system]:
@@ -73,7 +73,7 @@ def check_libraries(load: Callable[[str], object] = ctypes.CDLL, libraries: dict
 
 
 def check_disk(directory: str, needed: int, remedy: str, free: int | None = None) -> str | None:
-    """Whether `needed` bytes are free in the file system of `directory`, which need not exist yet."""
+    """A line if fewer than `needed` bytes are free in the file system of `directory`, which need not exist yet."""
     parent = existing_parent(directory)
     free = shutil.disk_usage(parent).free if free is None else free
     if free >= needed:
@@ -82,7 +82,7 @@ def check_disk(directory: str, needed: int, remedy: str, free: int | None = None
 
 
 def check_memory(available: int | None, needed: int) -> str | None:
-    """`available` (None if unknown) and `needed` in bytes."""
+    """A line if fewer than `needed` bytes are `available` (None: unknown)."""
     if available is None or available >= needed:
         return None
     return (
@@ -118,7 +118,7 @@ def available_memory(
 
 
 def _used(directory: str) -> int:
-    """Bytes that a cgroup holds and cannot give back at once: without the files that it has read; 0 if unknown."""
+    """Bytes that a cgroup uses and cannot free at once; cached files do not count. 0 if unknown."""
     used = 0
     for name in ("memory.current", "memory.usage_in_bytes"):  # control groups of version 2, of version 1
         with contextlib.suppress(OSError, ValueError), open(os.path.join(directory, name)) as figure:
@@ -131,8 +131,8 @@ def _used(directory: str) -> int:
 
 
 def hide_rank_table() -> None:
-    """Keep `RANK_TABLE_FILE` from MindSpore 2.9, for which it changes the level of the compiler and whose workers then
-    refuse to start. Whoever needs the table has read it."""
+    """Hide `RANK_TABLE_FILE` from MindSpore 2.9, which would otherwise change the compiler's level, and whose workers
+    would refuse to start. Whoever needs the table has read it."""
     os.environ.pop("RANK_TABLE_FILE", None)
 
 

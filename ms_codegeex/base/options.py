@@ -4,9 +4,9 @@
     class Sampling:
         top_k: int = option("only the K likeliest tokens", "K", 0, ge=0, off=0)
 
-`add_options(parser, Sampling)` adds `--top-k K`, and `given(Sampling, arguments)` is the instance that the words make.
-tyro and jsonargparse do this for whole programs, but neither keeps this package's help, errors and exclusive groups,
-and both take longer to import than `--help` may. So it is argparse, fed from here.
+`add_options(parser, Sampling)` adds `--top-k K`, and `given(Sampling, arguments)` makes the instance from the parsed
+words. tyro and jsonargparse do this for whole programs, but neither keeps this package's help, errors and exclusive
+groups, and both take longer to import than `--help` may. So argparse is used.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Option:
         help: what it is for, without its default.
         metavar: the value's name, or several words for as many values; none for a switch, or where there are choices.
         ge, gt, le, lt: the range of a number.
-        off: the value that changes nothing.
-        in_requests: the value without which OpenAI's API does the same; None: requests have no such field.
+        off: the value that turns the option off.
+        in_requests: the default of the field in requests, as in OpenAI's API; None: requests have no such field.
         either: options with the same word here exclude each other.
         repeated: a tuple is given one value at a time; otherwise any number of values follows the option.
         extended: the values of an option that is given again are added to the first ones.
@@ -45,7 +45,7 @@ class Option:
         negatable: a switch can be turned off too, by `--no-...`.
         flag: the option's name, if it is not the field's.
         words: other spellings.
-        convert: what makes the value of a word, before it is compared with the choices.
+        convert: turns a word into the value, before it is compared with the choices.
     """
 
     help: str
@@ -88,7 +88,7 @@ class Option:
         return words if self.off is None else f"{words} ({_number(self.off)}: off)"
 
     def default_in_words(self, default: Any) -> str:
-        """The end of the help: the default, and what turns the option off; "" for a switch or none."""
+        """The end of the help: the default, and what turns the option off; "" for a switch or without a default."""
         if default in (None, (), MISSING) or default is False or "(default: " in self.help:
             return ""
         off = "" if self.off is None else ", off" if default == self.off else f"; {_number(self.off)}: off"
@@ -124,7 +124,7 @@ class DeclaredOption:
 
 def declared(kind: type, names: Iterable[str] | None = None) -> list[DeclaredOption]:
     """The options of a dataclass, or those of these names: required ones first, otherwise in the order of the fields.
-    Other fields are no options."""
+    Other fields are not options."""
     hints, options = typing.get_type_hints(kind), []
     chosen = None if names is None else set(names)
     for each in fields(kind):  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ class OptionGroup:
 
 
 def _kind(each: DeclaredOption) -> dict[str, Any]:
-    """argparse's words for the type."""
+    """argparse's keyword arguments for the type."""
     if each.type is bool:
         negatable = each.optional or each.option.negatable
         return {"action": argparse.BooleanOptionalAction if negatable else "store_true"}
@@ -220,8 +220,8 @@ def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
 def refuse(
     arguments: argparse.Namespace, kind: type, reason: str, names: Iterable[str] | None = None, over: bool = False
 ) -> None:
-    """`UserError` for the first of a dataclass's options that is given. An option's default counts as given only
-    `over` values from elsewhere, as in `add_options`."""
+    """`UserError` for the first of a dataclass's options that is given. A value that equals the default counts
+    as given only with `over`, as in `add_options`."""
     for each in declared(kind, names):
         value = getattr(arguments, each.name, None)
         if value is not None and value is not False and (over or value != each.default):
@@ -229,8 +229,8 @@ def refuse(
 
 
 def check_ranges(settings: Any, flags: bool = False) -> None:
-    """`UserError` for the first number of a dataclass that is out of its range. `flags`: it names the option, otherwise
-    the field."""
+    """`UserError` for the first number of a dataclass that is out of its range. It names the field, or with `flags` the
+    option."""
     for each in _with_ranges(type(settings)):
         value = getattr(settings, each.name)
         if value is not None:

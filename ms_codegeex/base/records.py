@@ -23,7 +23,7 @@ from ms_codegeex.base.json_reading import MAX_NESTING, MalformedText, parse_json
 from ms_codegeex.base.remote import RemotePath, open_input
 
 T = TypeVar("T")
-Choose = Callable[[Sequence[str]], Sequence[str]]  # those of a table's columns that are read
+Choose = Callable[[Sequence[str]], Sequence[str]]  # chooses the columns that are read from their names
 
 ENDINGS = {f".{name}{packed}": "jsonl" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst")}
 ENDINGS |= {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
@@ -57,8 +57,8 @@ _MARKS = re.compile(rb'"[^"]*(")?|[\[\]{},]')
 
 @dataclass(frozen=True)
 class ArchivePart:
-    """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
-    the rows before it; its bytes. A line belongs to the part with the byte before it: a part skips its first line."""
+    """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; the rows
+    before it (parquet); its bytes. A line belongs to the part with the byte before it: a part skips its first line."""
 
     span: tuple[int, int] | None
     first: int
@@ -113,8 +113,8 @@ def read_records(
     """Yield the records of a part from `record_parts`, each with its number and, of JSON, its bytes. Lines are numbered
     from 1 in their part, elements of arrays from 1, rows from 0 in the file. The generator returns the number of lines,
     by which the numbers of the next part are greater (0 for rows). A record of JSON longer than `limit` bytes is
-    `BadInput`. `columns` chooses from the names in a table those that are read, whose texts then come as bytes,
-    unchecked; None: all, and texts come as `str`."""
+    `BadInput`. `columns` chooses which columns of a table are read; their texts then come as bytes,
+    unchecked. None: all columns, and texts come as `str`."""
     if archive_kind(path.name) not in ("parquet", "arrow"):
         lines = ReturnKeeper(read_lines(path, part, limit))
         for number, line in lines:
@@ -328,7 +328,7 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | BadInput]
     strings, brackets and commas are followed; whether an element is JSON is for the parser to decide."""
     value, start, depth, count = _RecordBuffer(limit, _BLANK), 0, 0, 1
     line, counted = 1, 0  # number of the line, and up to where those of this block are counted
-    array = comma = False  # inside an array, behind a comma of it
+    array = comma = False  # inside an array, after a comma of it
     try:
         for block, at, sign in _structure(blocks):
             opens = sign == b"[" and not depth
@@ -350,7 +350,7 @@ def _elements(blocks: Iterable[bytes], limit: int) -> Iterator[bytes | BadInput]
                 yield element
                 count += 1
             elif array and (comma or sign == b","):
-                yield BadInput("invalid JSON", f"a comma without a record, behind record {count - 1}, in line {line}")
+                yield BadInput("invalid JSON", f"a comma without a record, after record {count - 1}, in line {line}")
             array, comma = opens or (array and sign == b","), sign == b","
         if value.size and depth <= array:  # complete, though a bracket may be missing
             yield value.take()

@@ -69,13 +69,13 @@ class Arguments:
     )
     seed: int = option("the run's seed (default: 1234, as there)", "N", 1234)
     functions_from: int | None = option(
-        "for --sample, of a run with data.functions_from: that times its global batch", "N"
+        "for --sample, if the run has data.functions_from: its value times the global batch", "N"
     )
     json: bool = option("print one JSON object on standard output", default=False)
 
 
 def run(arguments: Arguments) -> int:
-    """Verify the directory and describe it; damage is a `UserError`. 1 if pickles want more than a state dict."""
+    """Verify the directory and describe it; damage is a `UserError`. Status 1: a pickle imports too much."""
     directory: Path = arguments.directory
     if (directory / "dataset.json").is_file():
         if arguments.tensors:
@@ -88,7 +88,7 @@ def run(arguments: Arguments) -> int:
         if given is not None and given is not False:
             raise UserError(f"{directory}: a {kind} has no documents; leave out --{name}")
     if arguments.tensors and not lists_tensors:
-        raise UserError(f"{directory}: of a {kind}, tensors are not listed; leave out --tensors")
+        raise UserError(f"{directory}: the tensors of a {kind} are not listed; leave out --tensors")
     result = describe(directory)
     if arguments.json:
         print_json(result)
@@ -98,7 +98,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[..., Iterable[str]], bool]:
-    """A kind of file or directory, what describes one, what makes lines of that, and whether they may list tensors."""
+    """A kind of file or directory, how one is described, how that becomes lines, and whether they may list tensors."""
     from ms_codegeex.formats.files import is_gguf
 
     if is_gguf(path):
@@ -198,7 +198,7 @@ def _run_dataset(arguments: Arguments) -> None:
 
 
 def _fields(arguments: Arguments, dataset: Dataset, verified: bool) -> dict[str, Any]:
-    """dataset.json; its own "kind" is there as "data"."""
+    """The content of dataset.json, whose "kind" becomes "data"."""
     description = dict(dataset.description)
     kinds = {"kind": "dataset", "directory": str(arguments.directory), "verified": verified}
     return {**kinds, "data": description.pop("kind", "documents"), **description}

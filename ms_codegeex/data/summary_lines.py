@@ -27,7 +27,7 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
 
 
 def _left_out(description: dict[str, Any]) -> list[str]:
-    """What became of the input; of a dataset that an earlier version made, what was dropped."""
+    """What became of the input; for a dataset that an earlier version made, what was dropped."""
     if "tally" in description:
         return tally_lines(description["tally"])
     counts = {reason: it.get("documents", it.get("files")) for reason, it in description.get("dropped", {}).items()}
@@ -46,7 +46,7 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
     if description["split_by"] == "file":
         lines.append("split by file: there is only one package")
     if (stripped := description.get("licences_stripped", {})).get("documents"):
-        lines.append(f"licence headers left out: of {stripped['documents']} {word}, {size_text(stripped['bytes'])}")
+        lines.append(f"licence headers left out: {size_text(stripped['bytes'])} of {stripped['documents']} {word}")
     for name, counts in itertools.islice(description.get("licences", {}).items(), 10):
         lines.append(f"licence {name}: {counts['documents']} {word}, {size_text(counts['bytes'])}")
     if "output" not in description:
@@ -98,7 +98,7 @@ def _example(entry: Mapping[str, Any]) -> str:
 
 
 def print_tally(tally: Mapping[str, Any] | None) -> None:
-    """Print what became of the input on standard error, as every verb that reads users' texts does at the end. None: of
-    a dataset that an earlier version made."""
+    """Print what became of the input on standard error, as every verb that reads users' texts does at the end. None: a
+    dataset that an earlier version made has no tally."""
     for line in tally_lines(tally) if tally is not None else ():
         print_error(line)

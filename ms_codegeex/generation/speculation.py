@@ -1,4 +1,4 @@
-"""Guesses of the next tokens, which a pass of the model checks all at once. The ids are those without guesses."""
+"""Guesses of the next tokens, which a pass of the model checks all at once. The result is as without guesses."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One rank of a run that starts from a model, as a program. It takes the arguments of `rank.py`, and adds to it the
-readers of all formats that a model may have."""
+"""The program of one rank of a run that starts from a model. It is `rank.py`, with the readers of all formats that a
+model may have."""
 
 from __future__ import annotations
 

@@ -89,8 +89,8 @@ def test_layouts_of_json(tmp_path, monkeypatch, layout, name):
 
 
 FLAWED = {
-    '[{"a":1},{"b":2},]': ([1, 2], "invalid JSON", "a comma without a record, behind record 2, in line 1"),
-    '[{"a":1},,\n{"b":2}]': ([1, 2], "invalid JSON", "a comma without a record, behind record 1, in line 1"),
+    '[{"a":1},{"b":2},]': ([1, 2], "invalid JSON", "a comma without a record, after record 2, in line 1"),
+    '[{"a":1},,\n{"b":2}]': ([1, 2], "invalid JSON", "a comma without a record, after record 1, in line 1"),
     '[{"a":1},\n{"b":2},\n{"c"': ([1, 2], "truncated archive", "the array is not closed: the file ends in line 3"),
     '[{"a":1},\n{"b":2}\n': ([1, 2], "truncated archive", "the array is not closed: the file ends in line 3"),
     '{\n"a": 1}\n{\n"b': ([1], "truncated archive", "the object is not closed: the file ends in line 4"),

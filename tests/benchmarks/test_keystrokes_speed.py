@@ -45,7 +45,7 @@ def test_ratios_and_reuse_are_those_of_the_sides(capsys):
     assert "reuse: 0.9, aim 0.95 not met" in capsys.readouterr().out
 
 
-def test_a_server_that_does_not_start_is_said(tmp_path, monkeypatch):
+def test_a_server_that_does_not_start_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(SystemExit, match="serve did not start"):
         ours(tmp_path, 1)

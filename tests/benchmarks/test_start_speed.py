@@ -1,4 +1,4 @@
-"""The benchmark of starts, with a tiny model; what it says of a program that does not start."""
+"""The benchmark of start times, with a tiny model; its message about a program that does not start."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def test_a_ratio_compares_the_same_round(tmp_path, monkeypatch, capsys):
     assert "s 6 (4 to 8 of 2)" in other and other.endswith("ours-8 over it: 0.25")
 
 
-def test_a_program_that_does_not_start_is_said(tmp_path):
+def test_a_program_that_does_not_start_is_named(tmp_path):
     with pytest.raises(SystemExit, match="other did not generate"):
         Side("other", tmp_path, [shutil.which("false")]).generated()
 

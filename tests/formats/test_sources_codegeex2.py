@@ -1,4 +1,4 @@
-"""CodeGeeX2 as it was released: seven pickles in bfloat16 and a configuration of which we honour only one reading."""
+"""CodeGeeX2 as it was released: seven pickles in bfloat16, and settings that must have the released values."""
 
 import json
 from collections import OrderedDict

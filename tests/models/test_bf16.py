@@ -85,7 +85,7 @@ def loss_and_gradients(built, batch):
 
 
 def distance(found, expected):
-    """Norm of the difference of all gradients over their norm; the key bias has none but rounding."""
+    """Norm of the difference of all gradients over their norm; that of the key bias is only rounding errors."""
     names = [name for name in expected if not name.endswith("key.bias")]
     difference = sum(np.square(found[name] - expected[name]).sum() for name in names)
     return float(np.sqrt(difference / sum(np.square(expected[name]).sum() for name in names)))
@@ -122,7 +122,7 @@ def test_loss_and_gradients_are_those_of_a_bf16_model_in_pytorch():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bf16_has_the_noise_of_eight_bits_in_every_family(name):
-    """FP16 keeps three bits more, so its gradients are eight times as near to FP32's. Dropout and its rounding too."""
+    """FP16 keeps three bits more, so its gradients are eight times as near to FP32's. With dropout, too."""
     batch, found = packed_batch(VOCABULARY, EOS, 4, SEQ), {}
     for precision in ("fp32", "fp16", "bf16"):
         sizes, built = network(name, precision, dropout=0.1)

@@ -36,7 +36,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The servers' time, which the test makes."""
+    """The servers' clock, which the test advances."""
     clock = Clock()
     monkeypatch.setattr(rendezvous, "time", clock)
     return clock
@@ -250,7 +250,7 @@ def test_two_servers_run_one_job(cluster, tmp_path):
 
     wait_for(lambda: state()["state"] == "done")
     beats = state()["beat"]
-    wait_for(lambda: state()["beat"] > beats + 2)  # it waits: a checkpoint is of all servers
+    wait_for(lambda: state()["beat"] > beats + 2)  # it waits: a checkpoint needs the parts of all servers
     assert not (run / "summary.json").exists()
     (run / "hold").unlink()
     output, errors = first.communicate(timeout=600)
@@ -364,7 +364,7 @@ def started_by_msrun(run, rank):
 @pytest.mark.slow  # two workers, three times
 def test_two_launchers_that_are_started_again_train_as_one_does(dataset, tmp_path):
     """Real workers of two msrun, which differ in --node-rank and share the run directory. After one worker is killed,
-    both launchers end; started again, they give the losses of one launcher with two workers to the bit."""
+    both launchers end. Restarted, they give bit for bit the losses of one with two workers."""
     from conftest import command, small_run
 
     from ms_codegeex.formats.checkpoint import list_checkpoints

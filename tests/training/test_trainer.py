@@ -88,8 +88,8 @@ def test_it_becomes_a_language_model(run_values):
 
 @pytest.fixture(scope="module")
 def stuck(dataset, tmp_path_factory):
-    """A run in FP32 that never gets better than at first: its values, its trainer, whose step is compiled for the tests
-    after it, what its progress was at the end, the records, and the checkpoints' folder."""
+    """A run in FP32 that never improves: its values, its trainer, whose compiled step later tests use, its progress at
+    the end, the records, and the folder of checkpoints."""
     folder = tmp_path_factory.mktemp("stuck")
     values = small_run(dataset, folder / "run")
     values["training"].update(steps=20, evaluate_every=2, patience=2)
@@ -244,8 +244,8 @@ def test_a_blend_of_a_corpus_and_examples_resumes_bitwise(run_values, tmp_path):
 
 @pytest.fixture(scope="module")
 def fp16(dataset, tmp_path_factory):
-    """A run in FP16 whose first steps overflow: its trainer, whose step is compiled for the tests after it, what that
-    was like at the end, and the records."""
+    """A run in FP16 whose first steps overflow: its trainer, whose compiled step later tests use, the trainer's state
+    at the end, and the records."""
     values = small_run(dataset, tmp_path_factory.mktemp("fp16") / "run")
     values["training"].update(steps=8, precision="fp16", loss_scale={"initial": 2.0**21, "window": 100})
     trainer = make(values, keep := Keep())
@@ -284,7 +284,7 @@ def test_accumulation_does_not_change_the_run(run_values):
 
 
 def test_evaluation_does_not_depend_on_its_batch_size(run_values, stuck):
-    values, _, _, keep, _ = stuck  # at a rate of 0, so its weights are the first
+    values, _, _, keep, _ = stuck  # at a rate of 0, so its weights are the initial
     assert values["training"]["evaluate_samples"] == 10 and values["training"]["global_batch"] == 4  # 10 = 4 + 4 + 2
     run_values["training"].update(micro_batch=1)
     assert make(run_values).evaluation.loss() == pytest.approx(keep.records[-1].validation_loss, rel=1e-5)

@@ -30,7 +30,7 @@ ENOUGH = 2  # a part must have this many times the tokens that it loses
 
 
 class Infilling:
-    """Rearranges texts with the tokenizer that made their ids; `seed` is that of the choices. `marks` are the ids of
+    """Rearranges texts with the tokenizer that made their ids; `seed` seeds the choices. `marks` are the ids of
     the sentinels of prefix, suffix and middle. `UserError` if they do not fit the tokenizer."""
 
     def __init__(self, config: InfillConfig, tokenizer: Tokenizer, seed: int) -> None:
@@ -54,8 +54,8 @@ class Infilling:
         self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
     ) -> RearrangedText | None:
         """A text with the same number of tokens and its middle at its end, or None if it stays unchanged. `ids`, int
-        `[n]`, lack the end token; unless it follows (`ended`), it takes the last position. `key` identifies the text
-        and decides all, with the seed. The first `prompt` tokens stay in the prefix; the loss leaves them out."""
+        `[n]`, lack the end token; unless it follows (`ended`), it takes the last position. `key` identifies the text;
+        it and the seed decide all choices. The first `prompt` tokens stay in the prefix; the loss leaves them out."""
         generator = np.random.default_rng([self.seed, *key])
         if generator.random() >= self.rate:
             return None

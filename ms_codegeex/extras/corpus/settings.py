@@ -26,15 +26,15 @@ NEAR_DUPLICATES_BY = ("words", "tokens")
 
 @dataclass(frozen=True)
 class ReadingSettings:
-    """How input is read: everything that decides which documents there are. `languages`: wanted, names or aliases, made
-    canonical; empty: the 23 training languages. `rules`: when a text is dropped. The fields are names of a record's
-    fields; None: the first of the usual ones (`data/layouts.yaml`) that is set; `a.b` is the field `b` of the object
-    `a`. The path decides the language if no field names one that is known. `licences`: allowed, as SPDX identifiers or
-    common names; empty: any. `unknown_licences`: whether to `drop` or `keep` what has none that is known. `redact`: of
-    `REDACTIONS`. `strip_licences`: where licence headers are left out: in source `files`, in `all` texts, or in `none`.
-    `all_text`: also take documents of no known language, with an empty language. Known are the wanted languages
-    and the 23: README.md is taken without a language, or as Markdown if that is wanted. `max_line_bytes`: longer lines
-    and files are "too large" and never held in memory; so are longer texts in rows, except that pyarrow holds them."""
+    """How input is read: everything that decides which documents there are. `languages`: names or aliases of those to
+    take, made canonical; empty: the 23 training languages. `rules`: when a text is dropped. A `..._field` names a field
+    of a record (None: the first usual one, `data/layouts.yaml`, that is set); `a.b` is field `b` of the object `a`. The
+    path decides the language if no field names a known one. `licences`: those allowed, as SPDX identifiers or common
+    names; empty: any. `unknown_licences`: whether to `drop` or `keep` texts without a known licence. `redact`: some of
+    `REDACTIONS`. `strip_licences`: remove licence headers from source `files`, `all` texts or `none`. `all_text`: also
+    take documents whose language is neither in `languages` nor one of the 23, as documents without a language
+    (README.md, unless Markdown is in `languages`). Lines, files and texts in rows above `max_line_bytes` are "too
+    large"; they are never held in memory, except that pyarrow holds the rows."""
 
     languages: tuple[str, ...] = ()
     rules: Rules = field(default_factory=Rules)
@@ -69,9 +69,9 @@ class PrepareSettings:
     `validation_share`: share of bytes for validation, 0 <= share < 1. `seed` chooses the sample and the validation
     split. `max_bytes`: upper bound on source bytes; a larger corpus is sampled by document; None: everything.
     `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
-    `near_duplicates_by`: whether `words` are compared, or the `tokens` of code without its names and literals.
-    `tokenizer`: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `on_error`: leave
-    broken input out and count it (`skip`), or fail (`stop`). `infill`: what runs rearrange for infilling."""
+    `near_duplicates_by`: compare `words`, or `tokens` of code without names and literals. `tokenizer`: one of
+    `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `on_error`: leave broken input out
+    and count it (`skip`), or fail (`stop`). `infill`: how runs rearrange documents for infilling."""
 
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     tags: str = "codegeex"
@@ -85,7 +85,7 @@ class PrepareSettings:
     infill: InfillConfig | None = None
 
     def __post_init__(self) -> None:
-        # A recorded path must mean the same from every directory. codegeex2 is a name, though one that needs a path.
+        # A recorded path must mean the same from every directory. The tokenizer codegeex2 needs a path.
         if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
         check_scheme(self.tags)
@@ -125,14 +125,14 @@ class PrepareSettings:
 
 
 def check_choices(settings: Any, **choices: Sequence[str]) -> None:
-    """`UserError` for a field that has none of the values that it may have."""
+    """`UserError` for a field whose value is not one of those allowed."""
     for name, known in choices.items():
         if (value := getattr(settings, name)) not in known:
             raise UserError(f"{name} {value!r}: expected one of {', '.join(known)}")
 
 
 def check_share(share: float) -> None:
-    """`UserError` for a share of the documents for validation that leaves none for training."""
+    """`UserError` for a share of validation that is negative, or leaves nothing for training."""
     if not 0 <= share < 1:
         raise UserError(f"validation_share {share}: expected 0 or more and less than 1, for example 0.05")
 

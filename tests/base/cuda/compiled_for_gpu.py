@@ -1,4 +1,4 @@
-"""`python compiled_for_gpu.py OVERRIDES…`: compile a train step for a GPU and print COMPILED, or MISSING and what is.
+"""`python compiled_for_gpu.py OVERRIDES…`: compile a train step for a GPU; print COMPILED, or MISSING and why.
 
 MindSpore selects a kernel for every operator. With the word `untyped` the network's constants stay numbers. With `slow`
 COMPILED is followed by the operators that are slow on a GPU. `decode FAMILY`: the graphs that decode. Runs with CUDA
@@ -23,7 +23,7 @@ ROWS, LENGTH = 4, 25
 
 
 def main(words: list[str]) -> None:
-    """Compile and say so."""
+    """Compile and print the result."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("GPU")
     if "untyped" in words:

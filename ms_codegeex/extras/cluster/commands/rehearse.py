@@ -57,7 +57,7 @@ class Arguments:
         default=False,
     )
     saturating: bool = option(
-        "with --first-contact: on an Ascend 910, which knows no infinity; and train a small model with the run's FP16 "
+        "with --first-contact: on an Ascend 910, which has no infinities; and train a small model with the run's FP16 "
         "settings on an emulated one: exit status 1 if it skips other steps than a chip with infinities",
         default=False,
     )
@@ -93,7 +93,7 @@ def run(arguments: Arguments) -> int:
     if arguments.first_contact:
         return _first_contact(arguments)
     if arguments.saturating:
-        raise UserError("--saturating: is the chip that --first-contact starts; give both")
+        raise UserError("--saturating: needs --first-contact; give both")
     both = arguments.compile == arguments.execute
     compiles, executes = both or arguments.compile, both or arguments.execute
     _check_phase(arguments, compiles, executes)
@@ -161,7 +161,7 @@ def _emulate(config: RunConfig, quiet: bool) -> Emulation | None:
 
 
 def _overrides(arguments: Arguments) -> list[str]:
-    """Those of the command line, with those that `--devices` stands for."""
+    """The overrides of the command line, and those that `--devices` stands for."""
     devices = arguments.devices
     return [*arguments.overrides, *([] if devices is None else [f"devices={devices}", "parallel.data=null"])]
 
@@ -268,7 +268,7 @@ def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: boo
 def _as_json(
     compiled: CompileReport | None, execution: ExecutionReport | None, timeline: Timeline | None, passed: bool
 ) -> dict[str, Any]:
-    """The execution's figures, null where there are none; the compilation and the timeline below their names."""
+    """The execution's figures, null where there are none, and the objects `compile` and `timeline`."""
     from ms_codegeex.extras.cluster.rehearsal.timeline.report import to_json
 
     measured = compiled.to_json() if compiled else {}

@@ -32,8 +32,8 @@ LOSS_FALL_LIMITS = (0.7, 1.3)  # over what the gradient predicts for a short ste
 class Tolerances:
     """Allowed relative errors of the loss and of a parameter's movement.
 
-    The error of a parameter that moved less than `still` times the median movement is taken relative to that: the
-    gradient of the key bias, for example, is zero but for rounding.
+    A movement counts as at least `still` times the median movement, because some gradients are only rounding errors,
+    such as that of the key bias.
     """
 
     loss: float
@@ -245,7 +245,7 @@ def _layout_problems(
 
 
 def _graph_problems(config: RunConfig, rank: int, fact: dict[str, Any]) -> list[str]:
-    """The first difference of what a rank's graph holds, or of its schedule if it calls its passes."""
+    """The first difference between a rank's graph and the plan, of its parameters or of its schedule of passes."""
     stage = config.mesh.coordinates(rank)[0]
     checks = state_checks(config, stage, fact["parameters"])
     if fact["passes"]:
@@ -254,11 +254,11 @@ def _graph_problems(config: RunConfig, rank: int, fact: dict[str, Any]) -> list[
 
 
 def _thawed(plan: dict[str, ParameterLayout], final: dict[str, np.ndarray]) -> list[str]:
-    """The first frozen weight that one device, and so a rank that agrees with it, has changed."""
+    """The first frozen weight that changed on one device. A rank that made the same mistake would agree with it."""
     frozen = (name for name in final if not plan[name].trained)
     started = ((name, initial_value(name, final[name].shape).astype(final[name].dtype)) for name in frozen)
     changed = [name for name, value in started if np.any(final[name] != value)]
-    return [f"{name}: it is frozen and has changed ({len(changed)} such weights)" for name in changed[:1]]
+    return [f"{name}: is frozen, but has changed ({len(changed)} frozen weights have)" for name in changed[:1]]
 
 
 def _parameters(

@@ -35,8 +35,8 @@ class IncomparableValue:
 
 
 def decode(encoded: Any, strict: bool) -> Any:
-    """The Python value. For the strict judge, arrays become lists, classes their names, sets incomparable, and keys
-    of dictionaries what JSON makes of them; for the published one, whose rule is `==`, arrays and classes are not."""
+    """The Python value. For the strict judge, arrays become lists, classes their names, dictionary keys what JSON
+    writes for them, and sets cannot be compared. For the published one, which uses `==`, arrays and classes cannot."""
     kind, content = encoded
     if kind in ("list", "tuple") or kind == ("array" if strict else "set"):
         items = [decode(item, strict) for item in content]
@@ -211,8 +211,8 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: TextSo
 
 
 def _read(answer: SampledAnswer, prompt: str, limit: int = 1) -> dict[str, str]:
-    """The text of a turn and why it ended: of a completion what comes before its cut, of a reply the code that goes
-    beyond the earlier turns, or why there is none."""
+    """The text of a turn and why it ended. The text is a completion up to its cut, or the code in a reply that the
+    earlier turns do not have; `lacking` says why a reply has none."""
     if not answer.is_reply:
         return {"text": stop_rules.codegen_truncated(answer.text, limit), "finish": answer.finish}
     code = code_of(answer.text, CodeRequest("python", "", finished=answer.finish != "length"))
@@ -317,8 +317,8 @@ class Mtpb(PythonTask):
         return [(HISTORY, False), *pieces[:-1]]
 
     def known_defects(self) -> Mapping[str, str]:
-        """Defects of the published file: 7 cases that the published judge cannot accept (41, 89); 10 without their
-        data (38, 46), 4 that are random (23) and 2 with a wrong value (31, 94) we found ourselves."""
+        """Defects of the published file: 7 cases that the published judge cannot accept (41, 89). We found the others:
+        10 cases without their data (38, 46), 4 that are random (23) and 2 with a wrong value (31, 94)."""
         ids = {problem.id for problem in self.problems}
         return {key: reason for key, reason in DEFECTS.items() if self.provenance["known"] and key in ids}
 

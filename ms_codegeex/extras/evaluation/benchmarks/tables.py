@@ -1,4 +1,4 @@
-"""The one reader of benchmarks' problems: which file of a directory, its rows, their keys, and distinct ids."""
+"""Reads the problems of every benchmark: finds the file, reads its rows, and checks their keys and ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ms_codegeex.extras.evaluation.task import Problem
 
 MAX_BYTES = 1 << 30
 MAX_LISTED_NAMES = 5
-OPTIONAL = (str, type(None))  # a key's kinds
+OPTIONAL = (str, type(None))  # the types of a text that may be absent
 NO_PROBLEM = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what reading a damaged row raises
 
 
@@ -25,14 +25,14 @@ class ProblemFiles:
     """How a benchmark's files are recognised."""
 
     name: str
-    stems: tuple[str, ...]  # names of its files without their endings, which may be patterns, most wanted first
-    keys: tuple[str, ...]  # what every row has; files with other names are known by them
-    form: str  # what a row has, in errors
-    where: str  # the files are published
+    stems: tuple[str, ...]  # names or patterns of its files without their endings, the preferred one first
+    keys: tuple[str, ...]  # of every row; they identify files with other names
+    form: str  # what errors say about a row: "has id, name and prompts"
+    where: str  # where the files are published
 
     def find(self, data: Path) -> list[Path]:
-        """`data` itself if it is a file. Of a directory the file with the first of the names (of several versions the
-        newest), otherwise all whose first row has the keys. `UserError` if there is none."""
+        """`data` itself if it is a file. In a directory, the file with the first of the names (the newest of several
+        versions), otherwise all files whose first row has the keys. `UserError` if there is none."""
         if not data.is_dir():
             return [data]
         files = record_files(data)
@@ -43,7 +43,7 @@ class ProblemFiles:
             seen = files or [each for each in data.iterdir() if each.name[0] != "."]
             expected = f"{self.stems[0] if self.stems else 'files'}.jsonl.gz, or rows with {', '.join(self.keys)}"
             found = f"no file of {self.name}; seen: {_listed(seen, data)}"
-            raise UserError(f"{data}: {found}; expected {expected}; {self.name} is in {self.where}")
+            raise UserError(f"{data}: {found}; expected {expected}; {self.name} is published in {self.where}")
         if others := [path for path in files if path not in fitting]:
             print_error(f"{data}: passed over, since they hold no problems of {self.name}: {_listed(others, data)}")
         return fitting
@@ -69,8 +69,8 @@ class ProblemFiles:
         convert: Callable[[dict[str, Any], str, int], Problem | None],
         files: Sequence[Path] | None = None,
     ) -> list[Problem]:
-        """The problems in the files that `find` finds, or found before. `convert` makes one of a row, its place and its
-        number from 0; None is left out. `UserError`: a row is none, two have one id, or there are none."""
+        """The problems in `files`, or in those that `find` finds. `convert` makes one from a row, its place and its
+        number from 0; None leaves it out. `UserError`: a row is no problem, two have one id, or there are none."""
         problems = dict[str, Problem]()
         rows = ((path, *row) for path in files or self.find(data) for row in numbered_rows(path, MAX_BYTES))
         for index, (path, number, row) in enumerate(rows):
@@ -79,7 +79,7 @@ class ProblemFiles:
                 problem = convert(row, where, index)
             except NO_PROBLEM as error:
                 reason = f"not a problem of {self.name} ({type(error).__name__} {error})"
-                raise UserError(f"{where}: {reason}; a row {self.form}; restore it") from None
+                raise UserError(f"{where}: {reason}; a row {self.form}; restore the file") from None
             if problem is None:
                 continue
             if problem.id in problems:
@@ -87,7 +87,7 @@ class ProblemFiles:
                 raise UserError(f"{where}: {twice}")
             problems[problem.id] = problem
         if not problems:
-            raise UserError(f"{data}: no problems of {self.name}; a row {self.form}; it is in {self.where}")
+            raise UserError(f"{data}: no problems of {self.name}; a row {self.form}; the benchmark is in {self.where}")
         return list(problems.values())
 
 
@@ -102,8 +102,8 @@ def _listed(paths: Sequence[Path], root: Path) -> str:
 
 
 def parsed_rows(path: Path, maximum: int, parse: Callable[[dict[str, Any], str], Any]) -> Iterator[tuple[int, Any]]:
-    """The rows of a file of at most `maximum` bytes, as `parse` makes them, each with its line; in place of one that is
-    wrong, or that has the id of another, a `UserError`."""
+    """The rows of a file of at most `maximum` bytes, as `parse` returns them, each with its line number. A row that is
+    wrong, or has the id of an earlier one, is a `UserError` instead."""
     seen = dict[str, int]()
     for number, row in entries(path, maximum):
         where = f"{path}:{number}"
@@ -114,14 +114,14 @@ def parsed_rows(path: Path, maximum: int, parse: Callable[[dict[str, Any], str],
                 raise UserError(f"{where}: found {type(row).__name__}, expected an object")
             parsed = parse(row, where)
             if (first := seen.setdefault(parsed.id, number)) != number:
-                raise UserError(f"{where}: {parsed.id} is also in line {first}; a problem may stand once")
+                raise UserError(f"{where}: {parsed.id} is also in line {first}; give each problem once")
             yield number, parsed
         except UserError as error:
             yield number, error
 
 
 def values_of(row: Mapping[str, Any], kinds: Mapping[str, Any], where: str, form: str) -> list[Any]:
-    """The values of declared keys, each of its kinds, no bool; otherwise a `UserError`: "a row `form`"."""
+    """The values of the keys in `kinds`. `UserError` ("a row `form`") for another type, or a bool."""
     for key, kind in kinds.items():
         value = row.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):

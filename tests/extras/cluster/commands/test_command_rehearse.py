@@ -106,7 +106,7 @@ def test_flags_of_the_phase_not_asked_for_are_refused(small, capsys, words, mess
         (["--timeline", "--trace", "/no/such/folder/step.json"], "--trace: /no/such/folder is not a folder"),
         (["--streams"], "--streams: the streams of Ascend's back end need a compilation with --target ascend"),
         (["--streams", "--target", "gpu", "--compile"], "--streams: the streams of Ascend's back end need"),
-        (["--saturating"], "--saturating: is the chip that --first-contact starts; give both"),
+        (["--saturating"], "--saturating: needs --first-contact; give both"),
         (
             ["--first-contact", "--saturating", "training.precision=bf16"],
             "--saturating: training.precision is bf16, which the Ascend 910 does not have; set it to fp16",

@@ -207,7 +207,7 @@ def test_a_frozen_weight_must_not_change_on_one_device_either(tmp_path):
     files.final[QUERY] += np.float32(0.1)
     for values, windows in zip(files.values, files.windows, strict=True):
         values[QUERY] = files.final[QUERY][tuple(slice(*part) for part in windows[QUERY])]
-    assert problem(files.verdict()) == f"{QUERY}: it is frozen and has changed (1 such weights)"
+    assert problem(files.verdict()) == f"{QUERY}: is frozen, but has changed (1 frozen weights have)"
     files.final[QUERY] = initial_value(QUERY, files.final[QUERY].shape)
     assert problem(files.verdict()).startswith(f"{QUERY}: rank 0 differs from one device")
 

@@ -14,7 +14,7 @@ from ms_codegeex.extras.cluster.rehearsal.shrink import shrunk
 
 BROKEN = Path(__file__).parent / "broken_program.py"
 FULL = {"sequence": True, "vocabulary": True}
-VIRTUAL = {"pipeline": 2, "virtual_stages": 2, "micro_batches": 4}  # each part twice in turn
+VIRTUAL = {"pipeline": 2, "virtual_stages": 2, "micro_batches": 4}  # each stage has two parts
 
 # devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD. A plan that
 # is a part of another one here, or of a recipe below, is left out; the recipes have all axes together.
@@ -50,8 +50,8 @@ PLANS = {
 }
 
 
-# What is theirs in a plan: rotary positions, heads that share keys and values, parts side by side, biases that are not
-# there, a head of its own.
+# What these families add to plans: rotary positions, heads that share keys and values, parallel attention and
+# feed-forward parts, layers without biases, an output head of their own.
 FAMILY_PLANS = {
     "codegeex2 more devices than groups, optimizer": ("codegeex2", 8, {"tensor": 4, "optimizer_shard": 2}, {}),
     "codegeex2 fp16": ("codegeex2", 2, {"tensor": 2}, {"precision": "fp16"}),
@@ -73,7 +73,7 @@ FAMILY_PLANS = {
 }
 
 
-# Those with as many layers as `rehearse` gives them; the other pipelines have one for each stage.
+# Plans that keep the layers that `rehearse` gives them; the other pipelines have one layer for each stage.
 ALL_LAYERS = ("uneven stages",)
 
 
@@ -151,13 +151,13 @@ def few_layers(monkeypatch, request):
 
 @pytest.mark.slow  # five processes with the engine; test_compile.py compiles a plan by default
 def test_a_plan_trains_as_one_device_does(monkeypatch):
-    """The family that has most in common with the others. What CodeGeeX has more, a table in the first and the last
+    """The family that has most in common with the others. What only CodeGeeX has, a table in the first and the last
     stage, is compiled by default (test_compile.py)."""
     monkeypatch.setattr(execute_module, "shrunk", with_a_layer_for_each_stage)
     execution = rehearsed(*PIPELINE, family="codegen")
     assert execution.config.model.sizes.num_layers == 2
     check(execution, fp16=False)
-    # copies, shards and what is computed again drop what one device drops
+    # copies, shards and recomputed activations drop the elements that one device drops
     assert execution.config.training.dropout == 0.25
 
 
@@ -247,7 +247,7 @@ MISTAKES = {  # plan, and what the verdict says
 }
 
 
-# These have nothing to do with each other, so one execution has them all.
+# These are independent of each other, so one execution has them all.
 TOGETHER = ("decays_twice", "gradients_of_twice_the_size", "masks_of_each_rank")
 
 # Memory is read before it is written, so the engine computes with anything, or crashes.
@@ -291,7 +291,7 @@ def test_ranks_that_disagree_about_skipping_a_step_fail():
 
 
 @pytest.mark.slow
-def test_mistakes_that_have_nothing_to_do_with_each_other_are_all_reported():
+def test_independent_mistakes_are_all_reported():
     check_fails(*TOGETHER)
 
 

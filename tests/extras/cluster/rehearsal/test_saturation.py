@@ -1,4 +1,4 @@
-"""On a chip that knows no infinity, FP16 steps are skipped by its register just as elsewhere by infinities.
+"""On a chip without infinities, FP16 steps are skipped by its register just as elsewhere by infinities.
 
 The register's own operators run on that chip only; `test_compile.py` meets them in the graph that MindSpore compiles.
 """

@@ -49,7 +49,7 @@ def test_prepare_for_people(run):
 
 def test_stripped_licences_are_printed(run, sources):
     (sources / "one" / "module.py").write_text("# Copyright 2020 Some Person\nfirst = 1\n")
-    assert "licence headers left out: of 1 documents, 29 bytes" in run().out
+    assert "licence headers left out: 29 bytes of 1 documents" in run().out
 
 
 def test_prepare_json_is_one_object(run):

@@ -143,7 +143,7 @@ def test_a_paper_on_another_programs_server_is_killed_and_continued(tmp_path):
         kept, asked, slow[0] = len(read_rows(second)), len(server.requests), False
         done = command(*words, "--json")
         assert done.returncode == 0, done.stderr
-    # of the first evaluation nothing, and of the second only what was not saved, is asked for again
+    # samples that were saved are not requested again; the first evaluation was complete
     assert len(server.requests) - asked <= 4 - kept + 1
     found = json.loads(done.stdout)
     assert found == json.loads((output / "reproduction.json").read_text())

@@ -31,7 +31,7 @@ def blocks(name, language):
 
 @pytest.mark.slow
 def test_the_commands_of_the_terminal_page_run(tmp_path):
-    """In a shell, as they stand there; the server listens at another port."""
+    """In a shell, as the page has them, except for the server's port."""
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     keys = tmp_path / "key.txt"
     keys.write_text("correct-horse-battery\n")

@@ -1,7 +1,7 @@
 """What MindSpore's memory pool takes for the tensors of a step: its best-fit allocator, replayed.
 
-As MindSpore's `AbstractDynamicMemPool`: sizes are multiples of 512 bytes. A tensor gets the smallest idle piece of its
-stream that is large enough, and leaves the rest of it idle; a piece that becomes idle joins its neighbours. Without
+As in MindSpore's `AbstractDynamicMemPool`, sizes are multiples of 512 bytes. A tensor gets the smallest idle piece of
+its stream that is large enough, and leaves the rest of it idle; a piece that becomes idle joins its neighbours. Without
 such a piece, the pool takes a block of the device: `increase_size`, doubled until it suffices. Parameters have blocks
 of their own, of 1 GiB. Where the driver has virtual memory (910B), the pool can give idle pages of one block to another
 before it fails; that is not replayed.
@@ -41,7 +41,7 @@ class PoolUse:
 
 @dataclass
 class _Allocator:
-    """The blocks of one stream. `unit`: the bytes of a small one."""
+    """The blocks of one stream. `unit`: the bytes of the smallest block."""
 
     unit: int = POOL_BLOCK
     free: list[tuple[int, int]] = field(default_factory=list)  # size, address
@@ -101,7 +101,7 @@ def aligned(size: int) -> int:
 
 
 def replay(tensors: Sequence[Tensor], parameters: Iterable[int]) -> PoolUse:
-    """The pool after a step in which these tensors come and go. What ends makes room for what starts then."""
+    """The pool after a step in which these tensors come and go. Tensors that end free their pieces first."""
     streams: dict[str, _Allocator] = defaultdict(_Allocator)
     resident = _Allocator(GIB)
     for size in parameters:

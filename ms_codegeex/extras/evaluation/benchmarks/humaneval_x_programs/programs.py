@@ -1,7 +1,7 @@
 """From an answer to a program: imports, prompt, answer and tests in one text.
 
-Tests that compare calls with literals become a text that only says values (see `cases`). Where others are left, our
-own code puts a call after the last one that prints the witness (see `toolchains`). The tests are the benchmark's, not
+Tests that compare calls with literals become a text that only reports values (see `cases`). After the last of any other
+tests, our own code adds a call that prints the witness (see `toolchains`). The tests are the benchmark's, not
 a model's, so their text may be parsed and split. The answer's text may not, and is not.
 """
 
@@ -98,7 +98,7 @@ def known(row: HumanEvalXProblem) -> str:
 
 
 def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True, whole: bool = False) -> Program:
-    """The program that judges an answer. `translate`: its tests say values where they can. `whole`: the answer is a
+    """The program that judges an answer. `translate`: its tests report values where they can. `whole`: the answer is a
     program, which takes the prompt's place.
 
     A translation is placed after the prompt too, not after the declaration that its model saw: Go's declarations
@@ -249,7 +249,7 @@ def declaration(made: trees.ReplyProgram) -> str:
 
 
 def pointer(made: trees.ReplyProgram) -> str:
-    """Rust's type of the entry point, with the prompt's types for generic parameters; "" unless it returns std's."""
+    """Rust's type of the entry point, with the prompt's types for generic ones; "" if it returns a type not in std."""
 
     def types_of(function: Any) -> list[str]:
         parameters = function.child_by_field_name("parameters").named_children

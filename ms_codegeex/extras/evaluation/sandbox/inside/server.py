@@ -1,9 +1,9 @@
 # ruff: noqa: SIM105 - importing contextlib costs as much as starting a small program
 """The fork server: forks supervisors, each in its own namespaces, for programs that see the same directories.
 
-It is PID 1 of namespaces in which no program ever runs; the process that made them waits outside. A program thus costs
-a fork instead of an interpreter's start and a root file system. The server reads only what programs see, once, and
-descriptors; jobs go to the supervisors. Whoever started it hangs up to end it and everything it started.
+It is PID 1 of namespaces in which no program runs; the process that made them waits outside. A program thus costs a
+fork instead of an interpreter's start and a root file system. The server reads once which files programs see, and then
+only descriptors; jobs go to the supervisors. It ends, with all that it started, when its starter hangs up.
 
 There are two levels of namespaces: the server's, whose file system programs see, and, nested in these, each program's
 own, with everything that it can write to. See user_namespaces(7), pid_namespaces(7) and mount(2) for the order of the
@@ -41,8 +41,8 @@ def enter_namespaces(user: int, group: int) -> None:
 def settle_program(homes: list, covered: list, user: int, group: int) -> None:
     """As the first process of a program's namespaces: mount empty file systems (`homes`: path, bytes) and our own /proc
     over the copied ones, and on top of these what they cover but the program must see. Then enter a last user
-    namespace, after which no other can be made, and drop all rights there, including those over the mounts. Every
-    step is needed: one that fails is an OSError."""
+    namespace, after which no other can be made, and drop all rights there, including those over the mounts. If any
+    step fails, an OSError is raised."""
     proc = kernel.open_proc()  # the new one is read-only
     flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     kernel.mount("proc", "/proc", "proc", flags)
