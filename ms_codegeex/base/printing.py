@@ -34,7 +34,7 @@ def print_error(text: str, end: str = "\n") -> None:
 
 @lru_cache(maxsize=64)
 def print_once(text: str) -> None:
-    """Print a note on standard error the first time that this process has it."""
+    """Print a note on standard error, once in this process."""
     print_error(text)
 
 
@@ -74,18 +74,18 @@ def print_content(text: str) -> None:
 
 
 def print_coloured(text: str) -> None:
-    """Print a text with our own colours on standard output. All that is not ours in it must have become `visible`."""
+    """Print a text with our own colours on standard output. Everything else in it must have gone through `visible`."""
     _print(f"{text}\n", sys.stdout)
 
 
 def _print(text: str, stream: TextIO) -> None:
     encoding = _encoding(stream)
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))  # a locale without all characters
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))  # not every locale has all characters
         stream.flush()
     except OSError as error:
         discard(stream)
-        if stream is not sys.stderr:  # where else could it be said
+        if stream is not sys.stderr:  # which could not show its own failure
             raise OSError(error.errno, error.strerror, "standard output") from None
 
 

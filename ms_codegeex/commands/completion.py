@@ -21,7 +21,7 @@ EXAMPLES = """\
 
 @dataclass(frozen=True)
 class ShellOption:
-    """For whom the script is."""
+    """The shell that the script is for."""
 
     shell: Literal["bash", "zsh", "fish"] = option("bash, zsh or fish", "SHELL", REQUIRED, positional=True)
 

@@ -165,9 +165,9 @@ class Generator:
         for each in ids:
             if not isinstance(each, int | np.integer) or not (0 <= each < self.engine.allowed or each in self._marks):
                 shown = f"{' '.join(str(each).split()):.40}"
-                raise UserError(f"prompt: token id {shown} has no token; ids are 0 to {self.engine.allowed - 1}")
+                raise UserError(f"prompt: {shown} is not a token's id; ids are 0 to {self.engine.allowed - 1}")
         if wrong := [number for number in bias if number >= self.engine.allowed]:
-            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
+            raise UserError(f"logit_bias: {wrong[0]} is not a token's id; ids are 0 to {self.engine.allowed - 1}")
         return [*map(int, ids)]
 
     def warm_up(self) -> None:

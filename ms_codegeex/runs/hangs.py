@@ -1,4 +1,4 @@
-"""Notices ranks that are alive and do nothing, which neither the engine nor the system reports, and says what they do.
+"""Notices ranks that are alive and do nothing, which neither the engine nor the system reports; says where they are.
 
 Each rank beats whenever it begins or ends something (`beats.py`). The launcher also sees in /proc whether a process is
 stopped, and how much it computes, reads and writes. From that follow two rules:
@@ -7,7 +7,7 @@ stopped, and how much it computes, reads and writes. From that follow two rules:
 - A rank is *quiet* if it has not beaten for longer than its phase allows. Where the run has learnt how long a part of
   the phase takes, that is a multiple of the median, and at least `QUIET_SECONDS`. Elsewhere a rank that has computed,
   read or written something is not quiet: compiling and loading may take as long as they need. There a rank may also
-  wait for its accelerator, which nobody sees, for `DEVICE_SECONDS`. Ranks wait for each other, so only when all are
+  wait for its accelerator, which leaves no trace, for `DEVICE_SECONDS`. Ranks wait for each other, so only when all are
   quiet does the run hang.
 
 The ranks then write the stacks of their threads into their logs. Imports no engine.
@@ -30,7 +30,7 @@ from ms_codegeex.runs.workers import STOPPED, Workers
 
 QUIET_SECONDS = 40.0
 DEVICE_SECONDS = 600.0  # for a first step, or to connect all devices of a cluster
-UNTIMED_STAGE = "stress check"  # nobody knows how long that of a device takes
+UNTIMED_STAGE = "stress check"  # which takes an unknown time on a device
 STOPPED_SECONDS = 15.0
 BUSY_CPU_SECONDS = 0.5  # and …
 BUSY_BYTES = 1 << 20  # … bytes read or written within QUIET_SECONDS, more than an idle rank's heartbeats need
@@ -67,7 +67,7 @@ class HangWatch:
         self.reported = ""  # while all are quiet
 
     def stopped(self) -> str:
-        """What is at fault, if a process has been stopped for too long; call it often."""
+        """The error if a process has been stopped for too long, else ""; call it often."""
         if not self.multiple or (now := time.monotonic()) - self.last < LOOK_SECONDS:
             return ""
         elapsed, self.last = min(now - self.last, 2 * LOOK_SECONDS), now
@@ -97,7 +97,7 @@ class HangWatch:
             pulse.done, pulse.quiet = None, 0.0
 
     def quiet(self) -> str:
-        """What is known if all ranks of this server that have something left to do are quiet."""
+        """The report if all ranks of this server that have not finished are quiet, else ""."""
         finished = self._finished()
         ranks = [pid for pid, rank in self.workers.ranks.items() if rank not in finished]
         missing = len(self.workers.ranks) < self.workers.count

@@ -61,14 +61,14 @@ class Checkpoints(Callback):
     ):
         self.root, self.every, self.keep, self.writers = root, every, keep, writers or Writers()
         self.due = False
-        self.begun = False  # a step of this job was finite
+        self.begun = False  # whether a step of this job was finite
         self.skipped = 0  # in a row, after the first finite step: before it the loss scale is still adapting
         self.saved: int | None = None
         self.next_try: float = 0  # step, after a save that failed
         self.keep_best, self.keep_every = keep_best, keep_every
         self.best: Path | None = None
         self.copy = HostCopy() if saves_in_background(background, every, keep_best) else None
-        self.thread, self.saves = ThreadPoolExecutor(1, "checkpoint"), 0  # the process does not end before its work
+        self.thread, self.saves = ThreadPoolExecutor(1, "checkpoint"), 0  # the process waits for it before it exits
         self.pending: PendingSave | None = None
         self.failed: PendingSave | None = None  # the last save, if it has failed and the next try is not known
         if keep_best and restored is not None and restored.state.get("best"):
@@ -99,7 +99,7 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def end(self, trainer: Trainer) -> None:
-        """Save the last step unless it is saved. `Divergence` if the run ends skipping and has saved before."""
+        """Save the last step unless it is saved. `Divergence` if it ends with skipped steps and has saved before."""
         self.leave(trainer)
         present = self.saved == trainer.progress.step
         if trainer.stopped and not trainer.finished:  # there is little time, and the run continues later
@@ -172,7 +172,7 @@ class Checkpoints(Callback):
         self.pending = PendingSave(step, save, path, self.thread.submit(work))
 
     def _poll(self, trainer: Trainer) -> None:
-        """Whether a save has ended since, and after which step to try again if it has failed."""
+        """Record a save that has ended; after a failed one, learn or announce the step of the next try."""
         if self.pending is not None and self.pending.outcome.done():
             self._finish_save(trainer)
         waiting = self.pending or self.failed
@@ -205,7 +205,7 @@ class Checkpoints(Callback):
         return True
 
     def _failed(self, trainer: Trainer, pending: PendingSave, error: UserError) -> None:
-        """A full disk must not end a run before its last step."""
+        """Try again later: a full disk must not end a run before its last step."""
         again = trainer.progress.step + RETRY_STEPS
         self.due = True
         if self.writers.count == 1:

@@ -129,7 +129,7 @@ def test_verify_names_what_differs(model, number):
 
 @pytest.mark.parametrize("number", range(len(CHANGES)))
 def test_a_model_that_is_used_is_compared(model, capsys, number):
-    """What has a part in the answers is refused; the rest is a warning."""
+    """A change that can affect answers is refused; any other is a warning."""
     what, edit, name = CHANGES[number]
     edit(model)
     if name in ("modeling_evil.py", "README.md"):
@@ -201,7 +201,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_statement_that_is_none_is_named(model, name):
+def test_an_invalid_statement_is_named(model, name):
     statement = content(model / "provenance.json")
     HOSTILE[name](statement)
     (model / "provenance.json").write_text(json.dumps(statement))
@@ -220,7 +220,7 @@ def test_hidden_weights_are_not_overlooked(model):
 
 
 @pytest.mark.parametrize("inputs", [5, "x", {"role": "model"}, [5]])
-def test_inputs_that_are_no_list_are_none(model, inputs):
+def test_inputs_that_are_not_a_list_are_ignored(model, inputs):
     statement = content(model / "provenance.json")
     statement["predicate"]["ms_codegeex"]["inputs"] = inputs
     (model / "provenance.json").write_text(json.dumps(statement))

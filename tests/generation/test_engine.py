@@ -112,7 +112,7 @@ def begun(generator, ids):
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_id_without_a_token_reaches_an_operator(generator, entry):
     for wrong in (50400, 10**6, 1 << 40, -1, 2.5, float("nan"), "a", None, np.int64(-3), [1, 2]):
-        with pytest.raises(UserError, match=r"^prompt: token id .* has no token; ids are 0 to 50399$"):
+        with pytest.raises(UserError, match=r"^prompt: .* is not a token's id; ids are 0 to 50399$"):
             ENTRIES[entry](generator, [5, wrong])
 
 
@@ -324,7 +324,7 @@ def test_command_ends_with_the_block(model):
         (["--prompt", "x", "--logit-bias", "3"], "--logit-bias: 3 is not ID=VALUE"),
         (["--prompt", "x", "--log-probabilities", "3"], "--log-probabilities: "),
         (["--prompt", "x", "--stop-at", "block"], "--language"),
-        (["--prompt", "x", "--logit-bias", "60000=1"], "logit_bias: id 60000 has no token"),
+        (["--prompt", "x", "--logit-bias", "60000=1"], "logit_bias: 60000 is not a token's id"),
         (["--prompt", "x", "--language", "Pyton"], "Python"),
         (["--prompt-file", "no/such/file"], "no/such/file"),
         ([], "prompt: empty"),

@@ -23,7 +23,7 @@ MOST = {"codegen": 20, "codegeex": 26, "codegeex2": 34}
     ["codegeex2", pytest.param("codegen", marks=pytest.mark.slow), pytest.param("codegeex", marks=pytest.mark.slow)],
 )
 def test_streams_are_those_of_a_full_pass_with_no_operator_that_is_slow_on_a_gpu(name):
-    """Of three in five slots, which all go through one pass, and of one."""
+    """Of three streams in five slots, which share one pass, and of one stream."""
     twin = Twin(name)
     engine = twin.engine(slots=5, threads=0, flat=True)
     shapes, passage = Counter(), engine.network._passage

@@ -1,4 +1,4 @@
-"""Schemas and grammars of strangers: limits, and errors in one line."""
+"""Schemas and grammars from clients: limits, and errors in one line."""
 
 import json
 import sys

@@ -86,7 +86,7 @@ def test_from_the_run_to_the_prompt_of_the_server(trained, code, tmp_path):
     answer = list(generator.tokens(ids, SamplingSettings(max_new_tokens=8, temperature=1.0, seed=1)))
     assert not {*answer} & {*tokenizer.sentinels}
     assert len(generator.log_probabilities(ids)) == len(ids) - 1
-    with pytest.raises(UserError, match=f"token id {middle + 1} has no token"):
+    with pytest.raises(UserError, match=f"{middle + 1} is not a token's id"):
         generator.logits([middle + 1])
 
     further = {**run_values(code, tmp_path / "run"), "model": {}}

@@ -44,8 +44,8 @@ _PAIRS = 1 << 16  # whose signatures are in memory at once: 64 MiB
 @dataclass
 class Duplicates:
     """Which documents are `dropped` because they repeat others, and the first of them (`examples`), each with the
-    document that is kept instead, its representative. `instead`, if it is requested, int64 `[documents]`: the number of
-    all documents minus that of the representative; 0 for a document that is not dropped."""
+    document that is kept instead, its representative. `instead`, if it is requested, int64 `[documents]`: the count of
+    all documents minus the representative's number; 0 for a document that is not dropped."""
 
     dropped: Flags
     examples: dict[int, int] = field(default_factory=dict)

@@ -78,8 +78,8 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 class DatasetWriter:
-    """Collects documents in one shard in `directory`, which is temporary and empty, then writes the splits there. If it
-    is `masked`, each document comes with a mask. `summary` has sums over all documents, set by `write`."""
+    """Collects documents in one shard in `directory`, which is temporary and empty, then writes the splits there. With
+    `masked`, each document comes with a mask. `summary` has sums over all documents, set by `write`."""
 
     summary: Summary
 
@@ -135,7 +135,7 @@ class DatasetWriter:
 
 
 def _choose(hashes: np.ndarray, share: float) -> np.ndarray:
-    """Whether each document is for validation: those with a low hash are. No split is empty if hashes differ."""
+    """Whether each document is for validation, which takes low hashes. No split is empty if hashes differ."""
     chosen = hashes < np.uint64(int(share * 2**64))
     if share and chosen.all():
         return hashes < hashes.max()

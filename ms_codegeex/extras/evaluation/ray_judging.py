@@ -19,7 +19,7 @@ from ms_codegeex.extras.evaluation.task import Task
 OPTION = "--judge-engine ray"
 PLACE = "the Ray cluster"
 END_SECONDS = 10  # for calls in progress, after their actors were killed
-BUSY_SECONDS = 10  # until a line says that nodes are waited for
+BUSY_SECONDS = 10  # until a line names the nodes that do not answer yet
 
 
 class Actor(NodeJudge):
@@ -35,14 +35,14 @@ class JudgingEnded(Exception):
 
 
 class RayCalls:
-    """The calls in progress, of all nodes. Once it is closed none begins: Ray would connect again to serve it."""
+    """The calls in progress on all nodes. Once `closed`, no call begins: Ray would connect again to serve it."""
 
     def __init__(self) -> None:
         self._turn, self._running, self.closed = threading.Condition(), 0, False
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """While a call is in progress. Raises `JudgingEnded` once it is closed."""
+        """While a call is in progress. Raises `JudgingEnded` if `closed`."""
         with self._turn:
             if self.closed:
                 raise JudgingEnded
@@ -55,7 +55,7 @@ class RayCalls:
                 self._turn.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait until none is in progress, at most so long."""
+        """Wait until no call is in progress, at most `seconds`."""
         with self._turn:
             self._turn.wait_for(lambda: not self._running, seconds)
 
@@ -112,7 +112,7 @@ def open_ray_nodes(
 
 
 def _end(ray: Any, nodes: Sequence[RayNode], calls: RayCalls) -> None:
-    """Kill the actors, so that the calls in progress end, and wait for these: after an interrupt, threads still wait
+    """Kill the actors, so that calls in progress end, and wait for the calls: after an interrupt, threads still wait
     for judgements."""
     calls.closed = True
     for node in nodes:

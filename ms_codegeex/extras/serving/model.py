@@ -97,11 +97,11 @@ class ServedModel:
     def checked(
         self, ids: Sequence[int], *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
     ) -> list[int]:
-        """The same for ids that a client gave."""
+        """`encode` for ids that a client gave."""
         if not ids:
             raise UserError(f"{field}: empty; give some text, for example '# language: Python'")
         if wrong := [number for number in ids if not 0 <= number < self.allowed]:
-            raise UserError(f"{field}: token id {wrong[0]} has no token; ids are 0 to {self.allowed - 1}")
+            raise UserError(f"{field}: {wrong[0]} is not a token's id; ids are 0 to {self.allowed - 1}")
         if room is not None:
             return self.truncated(ids, self.context - room)
         if len(ids) >= self.context:
@@ -110,13 +110,13 @@ class ServedModel:
 
 
 def step_of(room: int) -> int:
-    """The step in which the start of a text moves that is longer than `room`."""
+    """The number of tokens in whose multiples a text longer than `room` loses its start."""
     return max(1, min(STEP, room // 8))
 
 
 def anchored(length: int, room: int) -> int:
     """How much of the end of a text of this length is used where there is `room`. The start moves in steps, not with
-    every token: what is computed already serves as long as it stays."""
+    every token: until it moves, what is computed already can be used."""
     return length - max(0, -((room - length) // step_of(room))) * step_of(room)
 
 
@@ -127,7 +127,7 @@ def _longest_token(tokenizer: Tokenizer) -> int:
 
 
 def open_models(settings: ServeSettings) -> tuple[LoadedModel, list[ServedModel]]:
-    """The model with its weights, which nobody has verified yet. As it is served, and then with each adapter."""
+    """The loaded model, whose weights are not verified yet; and the served ones: it alone, then with each adapter."""
     loaded = load_model(settings.model, settings.bits)
     model = described_model(loaded, settings.model, settings.name)
     if model.name in (name for name, _ in settings.adapter):

@@ -205,7 +205,7 @@ def test_a_sample_that_the_limit_breaks_loses_its_last_statement(continuation, e
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model with random weights, of which only a few tokens of Python come."""
+    """A model with random weights that generates only a few tokens of Python."""
     root, generator, tokenizer = tmp_path_factory.mktemp("model"), np.random.default_rng(5), load_tokenizer("codegeex")
     sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
     config = build_config("tiny", {**sizes, "max_position_embeddings": 64})
@@ -259,7 +259,7 @@ def test_a_prompt_takes_at_most_half_of_the_context(model, monkeypatch):
 
 
 def test_prompts_are_continued_on_a_machine_without_a_compiler(model, tmp_path, monkeypatch):
-    """One after the other, and none of the samples that are measured: they would take minutes."""
+    """One after the other, without the measured samples, which would take minutes."""
     prefix = validation(tmp_path / "data", FILES.values(), load_tokenizer("codegeex"))
     monkeypatch.setattr(compiling, "cxx_compilers", list)
     monkeypatch.setattr(after_training, "SHOWN_TOKENS", 4)

@@ -89,7 +89,7 @@ class Counting:
 
     def submit(self, ids, settings, prompt_best=None):
         if 0 in ids:
-            raise UserError("prompt: token id 0 has no token")
+            raise UserError("prompt: 0 is not a token's id")
         request = Request(ids, settings, CONTEXT, prompt_best=prompt_best)
         self.scheduler.submit(request)
         return request
@@ -186,7 +186,7 @@ def test_nothing_is_computed_after_the_end_of_a_text(first, options, last):
 def test_errors_are_of_one_request():
     asked = [begin(1, [0]), begin(2, [BROKEN - 3]), begin(3, [20])]
     messages, _ = played(asked, {8: [None]})
-    assert news(messages, 1) == [([], "error", "prompt: token id 0 has no token", 400)]
+    assert news(messages, 1) == [([], "error", "prompt: 0 is not a token's id", 400)]
     *sound, last = news(messages, 2)
     assert sound == [([BROKEN - 2], None), ([BROKEN - 1], None)]
     assert last[:2] == ([], "error") and "not finite" in last[2]

@@ -15,7 +15,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 
 MINIMUM, MAXIMUM, POINTS, ROUNDS = 0.02, 2.0, 9, 9  # exponents
-MARGIN = 0.01  # within it of an end of that range an exponent is at its end
+MARGIN = 0.01  # an exponent this near to an end of its range counts as at that end
 FEWEST = 3  # sizes, and numbers of tokens: with two, any exponent fits
 FLOPS_PER_WEIGHT_AND_TOKEN = 6  # forward and backward
 INTERVAL = (5.0, 95.0)  # per cent
@@ -98,7 +98,7 @@ def _least_squares(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each [n, 3] of `columns` the non-negative x with the smallest |columns x - 1|², and that square."""
     count, _, width = columns.shape
     errors, solutions = np.full(count, np.inf), np.zeros((count, width))
-    for size in range(width, 0, -1):  # a solution with all its numbers above zero cannot be bettered with fewer
+    for size in range(width, 0, -1):  # fewer columns cannot improve on a solution above zero
         rows = np.flatnonzero(np.isinf(errors))
         for chosen in map(list, combinations(range(width), size)):
             part = columns[rows][:, :, chosen]
@@ -116,7 +116,7 @@ def _least_squares(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def bootstrap(points: Sequence[Point], law: PowerLaw, count: int = 100, seed: int = 0) -> list[PowerLaw]:
     """Laws fitted again to what the runs might have given: each loss of the law, times the error of a random run.
 
-    Errors are widened by what the five fitted numbers took from them.
+    Errors are scaled up, because fitting five numbers has made them smaller.
     """
     sizes, tokens, losses = _columns(points)
     expected = np.array([law.loss(p.parameters, p.tokens) for p in points])
@@ -127,6 +127,6 @@ def bootstrap(points: Sequence[Point], law: PowerLaw, count: int = 100, seed: in
 
 
 def band(laws: Sequence[PowerLaw], parameters: float, tokens: float) -> tuple[float, float]:
-    """The interval that holds nine in ten of the laws' losses there."""
+    """The interval that holds nine in ten of the laws' losses for this size and number of tokens."""
     low, high = np.percentile([law.loss(parameters, tokens) for law in laws], INTERVAL)
     return float(low), float(high)

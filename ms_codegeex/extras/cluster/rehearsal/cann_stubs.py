@@ -1,8 +1,8 @@
 """Stub CANN libraries, with which MindSpore's Ascend plugin works on a machine without an NPU.
 
 As for the GPU (`stubs.py`), functions that return 0 suffice to partition a graph. Their names are read from the plugin:
-symbols that it wants and MindSpore does not define, and names that it looks up when it runs. Those that answer more, in
-`idle_device.c`, make a whole run possible, whose device computes nothing.
+symbols that it wants and MindSpore does not define, and names that it looks up when it runs. With the functions in
+`idle_device.c`, which return more than 0, a whole run works, on a device that computes nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ SYMBOL = re.compile(r"(acl|Hccl|_ZNK?2ge|_ZNK?3atb|_ZNK?5aicpu|rt[A-Z]|hal[A-Z]|
 LOOKED_UP = re.compile(rb"(?<!\w)((?:(?:acl|Aml|Hccl|rt|hal)\w*[A-Z]|Msprof)\w+)(?=\x00)")
 HCCL_VERSION = "8.0.0"
 DEVICE = Path(__file__).with_name("idle_device.c")  # the functions that answer more than 0
-# Of the others, some return a handle, which is any address, through their first argument or as their result; an
-# `Operator` is returned in memory of the caller.
+# Some of the others return a handle, which may be any address, through their first argument or as their result; an
+# `Operator` is returned in the caller's memory.
 CREATES = re.compile(r"aclrt(Create(Context|Stream|Event)|MallocPhysical)")
 RETURNS = re.compile(r"acl(op|mdl|prof|rtAllocator)?Create")
 BY_VALUE = re.compile(r"_ZN2ge15OperatorFactory14CreateOperator")
@@ -66,7 +66,7 @@ def loader_environment() -> dict[str, str]:
 
 
 def device_environment(name: str = "Ascend910B1", memory: int = 60 << 30, count: int = 8) -> dict[str, str]:
-    """Variables that say which chip the stub libraries report: the driver's name of it, its bytes of memory, and how
+    """Variables that say which chip the stub libraries report: the driver's name for it, its bytes of memory, and how
     many a server has."""
     return {"IDLE_DEVICE_NAME": name, "IDLE_DEVICE_BYTES": str(memory), "IDLE_DEVICE_COUNT": str(count)}
 
@@ -99,7 +99,7 @@ def wanted_names(directory: Path) -> list[str]:
 
 
 def source_of(names: list[str]) -> str:
-    """C code that defines them."""
+    """C code that defines these functions."""
     lines = [DEVICE.read_text(encoding="utf-8")]
     for name in sorted(set(names) - set(C_FUNCTION.findall(lines[0]))):
         if BY_VALUE.match(name):

@@ -62,7 +62,7 @@ def _copy(row: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
 
 @dataclass
 class Findings:
-    """The results of the references of a group of problems. If some are failing, verdicts on it mean nothing."""
+    """The results of the references of a group of problems. If some fail, verdicts on the group mean nothing."""
 
     total: int = 0
     passed: int = 0
@@ -78,7 +78,7 @@ def check_references(
     rows: RowFile,
     progress: bool,
 ) -> dict[str, Findings]:
-    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known`: those that may fail -> why."""
+    """Group -> findings. Verdicts are kept in `rows` and not computed again. `known`: problems that may fail -> why."""
     samples = [sample for problem in problems if (sample := task.reference(problem)) is not None]
     judge_samples(task, problems, engine, samples, rows, progress, name="references")
     wanted = {sample.task_id for sample in samples}

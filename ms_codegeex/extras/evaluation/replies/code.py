@@ -1,4 +1,4 @@
-"""A chat model's reply as a program, or as what continues the prompt."""
+"""The code in a chat model's reply: a program, or a text that continues the prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from ms_codegeex.extras.evaluation.replies import python, trees
 from ms_codegeex.extras.evaluation.replies.blocks import MARK, CodeRequest, ReplyCode, blocks, without_thoughts
 
-# the names that models give a language's blocks; blocks with other languages' names are not read
+# the tags of a language's blocks; blocks with another language's tag are not read
 NAMES = {
     "python": "python py python3 py3 ipython pycon python-repl",
     "cpp": "cpp c++ cc cxx c hpp",
@@ -49,7 +49,7 @@ def code_of(reply: str, request: CodeRequest) -> ReplyCode:
         first = first or code
     broken = codes and (found[0].fenced or re.search(r"^(?:async +)?def \w", codes[-1], re.MULTILINE))
     if first is None and broken and request.finished:
-        first = ReplyCode(codes[-1], True)  # it shows its error
+        first = ReplyCode(codes[-1], True)  # its error is reported
     return first or ReplyCode("", False, reason(reply, request.finished))
 
 

@@ -34,7 +34,7 @@ def table(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> np.ndarray:
 
 
 def wilson(mean: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share that `count` trials have on average (Wilson 1927)."""
+    """Wilson's 95 % interval of a share whose mean over `count` trials is `mean` (Wilson 1927)."""
     square = QUANTILE**2
     centre = (mean + square / (2 * count)) / (1 + square / count)
     half = QUANTILE / (1 + square / count) * math.sqrt(mean * (1 - mean) / count + square / (4 * count**2))
@@ -43,7 +43,7 @@ def wilson(mean: float, count: int) -> tuple[float, float]:
 
 def rate_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean of shares `[problems]`: the bootstrap's, or Wilson's if that one touches 0 or 1 or
-    has hardly any width: resampling three problems that were all solved can only say 100 %. For fewer than
+    has hardly any width: resampling three problems that were all solved always gives 100 %. For fewer than
     `FEW_PROBLEMS` problems it is never narrower than Wilson's."""
     low, high = map(float, interval(values[:, None])[:, 0])
     minimum, maximum = wilson(float(values.mean()), len(values))

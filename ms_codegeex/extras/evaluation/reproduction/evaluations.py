@@ -1,5 +1,5 @@
-"""The evaluations of a reproduction: run in processes of their own, of a run's checkpoints, and those of earlier ones.
-It is imported when one is about to run."""
+"""Runs the evaluations of a reproduction in processes of their own, and reads a run's checkpoints and losses and the
+figures of earlier reproductions. Imported only when an evaluation is about to run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ms_codegeex.runs.run_directory import RunDirectory
 
 
 def evaluated(directory: Path, words: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
-    """The report of an evaluation in this directory, after a process of its own has done what is left of it: its end
-    frees the model. Or None and why it failed."""
+    """The report of an evaluation in this directory, or None and why it failed. A process of its own does what is left
+    of it, so that its end frees the model."""
     report, before = directory / "report.json", None
     with suppress(FileNotFoundError):
         before = report.stat().st_mtime_ns
@@ -69,13 +69,13 @@ def earlier_figures(path: Path, name: str) -> tuple[int, list[Figure]]:
     try:
         content = read_json(file)
         if content["paper"] != name:
-            raise UserError(f"--beside: {path} is of {content['paper']}, expected {name}")
+            raise UserError(f"--beside: {path} reproduces {content['paper']}, expected {name}")
         parameters = int(content["parameters"] or 0)
         if parameters < 1:
             raise UserError(f"--beside: {path} does not say how many parameters its model has; add --parameters there")
         return parameters, [Figure(**figure) for figure in content["figures"]]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"--beside: {file} is no result of reproduce ({type(error).__name__})") from None
+        raise UserError(f"--beside: {file} is not a result of reproduce ({type(error).__name__})") from None
 
 
 def parameters_of(model: Path) -> int:

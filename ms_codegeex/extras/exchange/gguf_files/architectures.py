@@ -5,7 +5,7 @@ llama-cpp-python 0.3.36, and of its converter's class for ChatGLM.
 
 * CodeGeeX2 is ChatGLM2, which is `chatglm` there: query, key and value below each other, gate and up too, and rotated
   pairs of neighbouring channels.
-* CodeGen is GPT-J's block with biases in the feed-forward layers and in the head only. `gptj` is but a name in
+* CodeGen is GPT-J's block with biases in the feed-forward layers and in the head only. `gptj` is only a name in
   llama.cpp, without a graph. `phi2` is the same block (one LayerNorm before attention and feed-forward layers, which
   are added in parallel; GELU by tanh; a head with a bias) with biases in attention too, which are zero here, and with
   pairs of channels from both halves of what is rotated. A head's channels can be renumbered, in queries and keys alike,
@@ -58,7 +58,7 @@ def _entries(block: Mapping[str, tuple[str, ...]], last: Mapping[str, str]) -> A
 class LlamaArchitecture:
     """One of llama.cpp's architectures.
 
-    `sizes`: our field -> the key after the architecture's name; fields that are not there have their defaults. `zeros`:
+    `sizes`: our field -> the key after the architecture's name; the file has no key for other fields. `zeros`:
     tensors of a block that our family does not have, and the field that is their length. `halves`: whether it rotates
     pairs from both halves of the rotated channels, where our network rotates neighbours.
     """
@@ -70,11 +70,11 @@ class LlamaArchitecture:
     halves: bool = False
 
     def entries(self, num_layers: int) -> tuple[Entry, ...]:
-        """Every tensor that has numbers of ours, in the file's order."""
+        """Every tensor with numbers from our model, in the file's order."""
         return expand(self.layout.entries, num_layers)
 
     def zero_shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """The tensors without numbers of ours."""
+        """The tensors of zeros, which our model does not have."""
         shapes = {name: (getattr(config, size),) for name, size in self.zeros.items()}
         return {f"blk.{i}.{name}": shape for i in range(config.num_layers) for name, shape in shapes.items()}
 

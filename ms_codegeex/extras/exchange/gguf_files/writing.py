@@ -55,7 +55,7 @@ _HEAD_TYPES = {"Q4_0": "Q8_0"}  # finer, as in llama.cpp's own tool: the head su
 _PIECE = 1 << 20  # bytes of a source that are converted at once
 _THREADS = 4  # that convert, at most
 _AHEAD = 4  # pieces that wait to be written, and as many that wait to be hashed
-_SAMPLES = 256  # tokens a question is answered with in Ollama
+_SAMPLES = 256  # most tokens of an answer in Ollama
 
 
 def _converting() -> ThreadPoolExecutor:
@@ -104,7 +104,7 @@ class _OutputTensor:
 
 
 def _typed(name: str, tensor: LazyTensor, wanted: str) -> _OutputTensor:
-    """The tensor as it is written, and its type: norms and vectors FP32, matrices as wanted. Where the rows do not
+    """The tensor as it is written: norms and vectors FP32, matrices of the `wanted` type. Where the rows do not
     divide into blocks it is FP16, as in llama.cpp's converter."""
     kind = "F32" if len(tensor.shape) < 2 else _HEAD_TYPES.get(wanted, wanted) if name == "output.weight" else wanted
     if kind in _NUMPY:
@@ -215,7 +215,7 @@ def _write_data(path: Path, tensors: Sequence[_OutputTensor], progress: bool) ->
 
         def append(data: bytes | np.ndarray) -> int:
             if len(hashed) == _AHEAD:
-                hashed[0].result()  # what waits for it is in memory
+                hashed[0].result()  # pieces that wait for it are in memory
             hashed.append(hashing.submit(digest.update, data))
             left = memoryview(data)
             while left:
@@ -261,7 +261,7 @@ class GGUFOutput:
     def file(self, output: Path) -> tuple[str, Sequence[str]]:
         """Nothing: a directory is written. `UserError` if it would have a file's suffix."""
         if output.suffix == GGUF_SUFFIX:
-            what = "is a directory, for the model and its Modelfile"
+            what = "names a directory, for the model and its Modelfile"
             raise UserError(f"--output {output}: {what}; leave {GGUF_SUFFIX} out")
         return "", ()
 

@@ -1,4 +1,4 @@
-"""What the server is: `/v1/models`; `/health`, `/ready` and `/metrics` for probes and Prometheus."""
+"""What the server offers: `/v1/models`; `/health`, `/ready` and `/metrics` for probes and Prometheus."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def models_router(backend: Backend) -> APIRouter:
     @routes.get("/v1/models/", include_in_schema=False)
     @routes.get("/v1/models")
     async def models() -> ModelList:
-        """The model that is served, and it with each adapter."""
+        """The served model, alone and with each adapter."""
         return ModelList(data=[described(each) for each in backend.models.values()])
 
     @routes.get("/v1/models/{name:path}")
@@ -52,7 +52,7 @@ def router(backend: Backend, metrics: Metrics) -> APIRouter:
     @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> dict[str, str]:
-        """Whether the process lives: 200 as long as it does. Needs no key."""
+        """Whether the process is alive: always 200. Needs no key."""
         return {"status": "ok"}
 
     @routes.head("/ready", include_in_schema=False)

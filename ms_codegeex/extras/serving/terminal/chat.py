@@ -31,7 +31,7 @@ HISTORY_LINES = 1000
 SETTINGS = ("max_new_tokens", "seed", *(each.name for each in request_fields()))
 BASE = (
     "This is a base model: it continues text and was not tuned to follow instructions. What you type is added to one "
-    "text, which the model continues. An empty line lets it go on."
+    "text, which the model continues. After an empty line it continues."
 )
 TUNED = "This model is tuned for conversations."
 HELP = """\
@@ -90,7 +90,7 @@ class Chat:
                 self._say(str(error))
 
     def _try(self, entry: str) -> None:
-        """Handle an entry. An error of the system does not end the conversation, unless nobody reads it any more."""
+        """Handle an entry. A system error does not end the conversation, unless its output is closed."""
         try:
             self.enter(entry)
         except BrokenPipeError:
@@ -108,7 +108,7 @@ class Chat:
         try:
             entry.encode("utf-8")
         except UnicodeEncodeError:
-            raise UserError("the entry is not UTF-8; give it in this encoding") from None
+            raise UserError("the entry is not UTF-8; enter it in this encoding") from None
         return entry
 
     def enter(self, entry: str) -> None:
@@ -224,7 +224,7 @@ class Chat:
 
     def _clear(self, words: list[str]) -> None:
         self.text, self.messages, self.last = "", [], ("", self.language)
-        self._say("forgotten")
+        self._say("conversation forgotten")
 
     def _save(self, words: list[str]) -> None:
         if not words:

@@ -1,7 +1,7 @@
 """Seeded mistakes: each is refused in one line that starts with the key to change and says what to do.
 
-What starts from a right configuration and changes what is written here. `ms_codegeex/config/rules.py` holds the
-rules of meshes; taking any of them away lets a line of this table through.
+Each starts from a correct configuration and applies the changes in `mistakes.txt`. `ms_codegeex/config/rules.py` holds
+the rules of meshes; without any one of them, a line of the table is not refused.
 """
 
 from pathlib import Path
@@ -165,7 +165,7 @@ MESHES = [
 
 
 @pytest.mark.parametrize("text,message", MESHES, ids=[text or "nothing" for text, _ in MESHES])
-def test_a_mesh_to_execute_that_is_none(text, message):
+def test_a_mesh_to_execute_that_is_invalid(text, message):
     with pytest.raises(UserError) as error:
         parse_mesh(text)
     refused(error.value, "--mesh", message, "")
@@ -184,6 +184,6 @@ def test_a_mistake_ends_the_command_with_one_line_and_2(tmp_path):
         assert result.stderr.count("\n") == 1
 
 
-def test_axes_that_nobody_gave_devices_to():
+def test_axes_without_devices():
     with pytest.raises(UserError, match=r"^parallel\.tensor: tensor 2 x pipeline 1 = 2 does not divide devices: 1;"):
         build_run_config({"device": "ascend", "parallel": {"tensor": 2}, "training": {"steps": 1}})

@@ -254,7 +254,7 @@ def test_what_cannot_become_gguf(tmp_path):
     words = ("convert", "--model", run, "--to", "gguf", "--output")
     for further, message in (
         ((tmp_path / "o",), "does not say which tokenizer it has, and GGUF needs it; add --tokenizer"),
-        ((tmp_path / "o.gguf",), "is a directory, for the model and its Modelfile; leave .gguf out"),
+        ((tmp_path / "o.gguf",), "names a directory, for the model and its Modelfile; leave .gguf out"),
         ((tmp_path / "o", "--tensor-parallel", 2), "--tensor-parallel: --to gguf is one file"),
         ((tmp_path / "o", "--tokenizer", "codegen-multi"), "has 50295 tokens, the model's tables 24 rows"),
         ((run / "checkpoints",), "choose another --output"),

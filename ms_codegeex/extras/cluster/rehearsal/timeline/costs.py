@@ -38,7 +38,7 @@ class Machine:
 
 
 def users_of(operators: Sequence[Operator]) -> list[list[int]]:
-    """For each operator those that wait for it."""
+    """For each operator, the numbers of those that wait for it."""
     users: list[list[int]] = [[] for _ in operators]
     for number, operator in enumerate(operators):
         for wait in operator.waits:
@@ -49,7 +49,7 @@ def users_of(operators: Sequence[Operator]) -> list[list[int]]:
 def kernels(operators: Sequence[Operator]) -> list[int]:
     """For each operator the number of the last operator of its kernel; its own if it is not fused.
 
-    A kernel's operators have no way out of the kernel but through its end, so fusing never makes a circle.
+    Results leave a kernel only through its last operator, so fusing never makes a cycle.
     """
     users, root = users_of(operators), list(range(len(operators)))
     with_matmul: set[int] = set()  # kernels
