@@ -330,7 +330,7 @@ def cell(recipe: Recipe) -> str:
 
 
 def figures(plan: Plan, tokens: float) -> str:
-    """Seconds of a step, MFU and device-hours for so many tokens."""
+    """Seconds of a step, MFU and device-hours for this many tokens."""
     hours = hours_of(plan, tokens) * plan.config.devices
     return f"{plan.step_seconds:.3g} s, {_percent(plan.mfu, 0)}, {hours:,.0f} h"
 
@@ -355,7 +355,7 @@ def _percent(share: float, digits: int = 1) -> str:
 
 
 def hours_of(plan: Plan, tokens: float) -> float:
-    """Hours for so many tokens, by the planned step, so that all rows have the same method."""
+    """Hours for this many tokens, by the planned step, so that all rows have the same method."""
     return tokens / plan.step_tokens * plan.step_seconds / 3600
 
 

@@ -34,7 +34,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 
-settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+settings.register_profile("suite", deadline=None)  # a busy machine is not a failure
 settings.load_profile("suite")
 
 pytest_plugins = [

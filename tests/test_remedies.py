@@ -30,7 +30,7 @@ from ms_codegeex.formats.convert import convert
 from ms_codegeex.runs import training_job
 
 VALUE = r"[^\s`;()]*[^\s`;(),.?:]"  # of an option or a key
-AFTER = r"(?!(?:and|for|with|to|if|in)\b)"  # words that are no value of the option before them
+AFTER = r"(?!(?:and|for|with|to|if|in)\b)"  # words that are not values of the option before them
 OPTION = re.compile(rf"(?<![\w-])(--[a-z][a-z-]*)(?![a-z-]| (?:more|another)\b)(?: {AFTER}({VALUE}))?")
 SETTING = re.compile(rf"(?<![\w.-])([a-z_]+(?:\.\w+)*)=({VALUE})")
 LEAVE = re.compile(r"(?:leave|without)(?: out)? (?:it out|the key out|the option out|(--[\w-]+|[a-z_.]+)(?: out)?)")

@@ -212,7 +212,7 @@ def check_optimizer(kernels, shapes: Sequence[tuple[int, ...]], steps: int = 2) 
 
 
 def check_numbers_without_an_orthogonal_matrix(kernels) -> None:
-    """Zeros move nothing, an infinite norm neither; what is no number spreads over its matrix, and only there."""
+    """Zeros move nothing, an infinite norm neither; what is not a number spreads over its matrix, and only there."""
     for number, spreads in ((0.0, False), (3e38, False), (np.inf, True), (np.nan, True)):
         state = [np.zeros(shape, np.float32) for shape in ((40, 30), (20, 30)) * 2]
         gradients = [np.full((40, 30), number if number < 4e38 else 1.0, np.float32), numbers(1, 20, 30)]

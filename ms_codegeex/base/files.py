@@ -163,7 +163,7 @@ def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
 
 def _place(path: Path, directory: bool) -> Path:
     """The path; of a link to a directory where it leads. `UserError`: it has no name, or is a device, a pipe, a socket
-    or a link to a file, which may be a stranger's that leads to the user's own."""
+    or a link to a file: somebody else's link may lead to the user's own file."""
     if path.name in ("", ".."):
         raise UserError(f"{path}: is not the name of a file; choose another")
     with suppress(FileNotFoundError):

@@ -125,7 +125,7 @@ A100 = Chip(
     server_bandwidth=300e9,
     cluster_bandwidth=25e9,
     latency=2e-5,
-    # graph kernels are left out: their code generator needs a CUDA toolkit, and nobody has tried it
+    # graph kernels are left out: their code generator needs a CUDA toolkit, which was not tried
     fused=frozenset({"norm", "optimizer"}),
     saturates=False,
 )

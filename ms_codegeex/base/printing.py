@@ -1,5 +1,5 @@
-"""Everything that the commands print goes through here, because most of it can come from strangers. Names of tensors
-and files, values of configurations, a server's messages and a model's text may contain control sequences, with which a
+"""Everything that the commands print goes through here, because most of it may be untrusted. Names of tensors and
+files, values of configurations, a server's messages and a model's text may contain control sequences, with which a
 terminal can be made to hide or forge lines, to change its title or the clipboard, and characters that reverse the order
 of what is read. They are spelled out, on terminals and in pipes: `\\x1b`, `\\u202e`. Line breaks and tabs stay. Only
 what a user asks for as content (an answer, a document; `print_content`) goes into a file or a pipe as it is."""

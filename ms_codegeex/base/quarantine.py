@@ -1,4 +1,4 @@
-"""The border for a directory that a stranger made: which of its files are read, and what each may be.
+"""The border for an untrusted directory: which of its files are read, and what each may be.
 
 Every reader of a model, of a tokenizer and of an adapter calls `admit` first. It goes by name: a file that is not on
 the list is neither read nor copied, whatever it is. One on the list is a regular file within its limit of size, inside
@@ -71,8 +71,8 @@ def admit(directory: Path, also: Callable[[str], bool] = lambda name: False) -> 
     that the user trusts.
 
     Raises:
-        UserError: one of them is a link out of the directory, has a second name (a hard link) elsewhere, is no regular
-            file or is too large, or the directory has too many entries.
+        UserError: one of them is a link out of the directory, has a second name (a hard link) elsewhere, is not a
+            regular file or is too large, or the directory has too many entries.
     """
     directory = Path(directory)
     for name in entries(directory):
@@ -98,7 +98,7 @@ def entries(directory: Path, folders: bool = False) -> list[str]:
 
 
 def check_file(directory: Path, name: str, maximum: int | None = None) -> None:
-    """Check a file of a directory, which may be in a folder of it, as `admit` does. A missing one is no error."""
+    """Check a file of a directory, which may be in a folder of it, as `admit` does. A missing one is not an error."""
     path = Path(directory) / name
     target = place_inside(directory, name)[1]
     try:

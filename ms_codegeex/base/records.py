@@ -501,7 +501,7 @@ def read_rows(
 
 def _arrow_rows(path: Path | RemotePath, columns: Choose, batch_rows: int) -> Iterator[tuple]:
     """The rows of a file of Arrow's IPC format, a stream (as `datasets` writes them) or with random access (Feather),
-    which is a stream with a table of contents behind it. Bounds in the file are checked before they are followed. A
+    which is a stream with a table of contents after it. Bounds in the file are checked before they are followed. A
     batch is held as a whole only if it is compressed; it may then unpack to `MAX_BATCH`."""
     import pyarrow
     from pyarrow import ipc

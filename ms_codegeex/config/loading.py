@@ -19,7 +19,7 @@ from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
 
-OWN = ("name", "start")  # keys of a stage that are no keys of a run
+OWN = ("name", "start")  # keys of a stage that are not keys of a run
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 

@@ -13,7 +13,7 @@ from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.parameters import VOCABULARY
 from ms_codegeex.models.registry import family
 
-SECTION = ("family", "preset", "weights", "grow", "fresh")  # keys of `model` that are no sizes
+SECTION = ("family", "preset", "weights", "grow", "fresh")  # keys of `model` that are not sizes
 GROWABLE = {"vocabulary": "vocab_size", "context": "max_position_embeddings"}  # values of `grow`, and their sizes
 
 

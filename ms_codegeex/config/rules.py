@@ -303,7 +303,7 @@ MESH_RULES: Rules = {
     ),
     "training.micro_batch: {c.micro_batch} sequences of a replica cannot be divided equally among the {m.tensor} "
     "devices that load them (parallel.tensor); choose a multiple": lambda c, m: c.micro_batch % m.tensor,
-    "parallel.stage_layers: {c.parallel.stage_layers} for parallel.pipeline 1, which is no pipeline; leave "
+    "parallel.stage_layers: {c.parallel.stage_layers} for parallel.pipeline 1, which is not a pipeline; leave "
     "parallel.stage_layers out or choose more stages": lambda c, m: m.stage_layers and m.pipeline == 1,
     "parallel.stage_layers: {c.parallel.stage_layers} are {found} numbers for parallel.pipeline {m.pipeline}; give one "
     "for each stage, or leave it out": lambda c, m: len(m.stage_layers) not in (0, m.pipeline) and len(m.stage_layers),
@@ -311,7 +311,7 @@ MESH_RULES: Rules = {
     "{found[counted]}; give numbers with that sum, or leave it out": lambda c, m: (
         sum(m.stage_layers) not in (0, c.model.sizes.attention_layers) and {"given": sum(m.stage_layers), **_layers(c)}
     ),
-    "parallel.virtual_stages: {m.virtual_stages} for parallel.pipeline 1, which is no pipeline; leave "
+    "parallel.virtual_stages: {m.virtual_stages} for parallel.pipeline 1, which is not a pipeline; leave "
     "parallel.virtual_stages out or choose more stages": lambda c, m: m.virtual_stages > 1 and m.pipeline == 1,
     "parallel.virtual_stages: {m.virtual_stages} parts of each stage have equally many layers, so "
     "parallel.stage_layers {found} cannot be given too; leave one of the two keys out": lambda c, m: (
@@ -323,7 +323,7 @@ MESH_RULES: Rules = {
         and c.model.sizes.attention_layers % (m.pipeline * m.virtual_stages)
         and {"parts": m.pipeline * m.virtual_stages, **_layers(c)}
     ),
-    "parallel.micro_batches: {c.accumulation} is no multiple of parallel.pipeline {m.pipeline}, which "
+    "parallel.micro_batches: {c.accumulation} is not a multiple of parallel.pipeline {m.pipeline}, which "
     "parallel.virtual_stages {m.virtual_stages} needs; choose a multiple": lambda c, m: (
         m.virtual_stages > 1 and c.accumulation % m.pipeline
     ),

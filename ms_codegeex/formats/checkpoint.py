@@ -317,7 +317,7 @@ def resolve(path: Path) -> Checkpoint:
         why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
         raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
     target = checkpoint.path.resolve()
-    if path.resolve() not in target.parents:  # a stranger's run would lead to a model of the user's
+    if path.resolve() not in target.parents:  # an untrusted run could lead to a model of the user's
         raise UserError(f"{checkpoint.path}: leads to {target}, outside {path}; give that checkpoint itself")
     return checkpoint
 

@@ -125,7 +125,7 @@ def weight_files(path: Path, chosen: str | None = None) -> tuple[str, ...]:
 
 
 def mistaken(file: Path, beginning: bytes) -> str | None:
-    """For a file that is no weights file although it is named as one: what it is, and a remedy."""
+    """For a file that is not a weights file although it is named as one: what it is, and a remedy."""
     if not beginning:
         return "is empty; copy it again"
     for row in shipped_table(Path(__file__).with_name("beginnings.yaml")):

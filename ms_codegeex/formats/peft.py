@@ -180,14 +180,14 @@ def _of_modules(patterns: Mapping[str, Any], modules: Collection[str], where: st
 
 
 def _matches(expression: str, names: list[str], where: str) -> list[str]:
-    """The names that a stranger's expression matches, in linear time; Python's `re` could be busy for ever."""
+    """The names that an untrusted expression matches, in linear time; Python's `re` could take for ever."""
     import pyarrow
     import pyarrow.compute
 
     try:
         found = pyarrow.compute.match_substring_regex(pyarrow.array(names), expression).to_pylist()
     except (pyarrow.ArrowException, ValueError) as error:
-        reason = "is no regular expression without look-around and references"
+        reason = "is not a regular expression without look-around and references"
         raise UserError(f"{where}: {reason} ({str(error)[:80]}); write the names of the modules instead") from None
     return [name for name, matches in zip(names, found, strict=True) if matches]
 
@@ -197,7 +197,7 @@ def _tensors_file(path: Path) -> str:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], Path, Mapping[str, LazyTensor], Mapping[str, str]]:
-    """The settings, checked, of a stranger's directory in PEFT's layout; its file, tensors and metadata."""
+    """The checked settings of an untrusted directory in PEFT's layout; its file, tensors and metadata."""
     admit(path)
     config = read_json_inside(path, CONFIG)
     if not isinstance(config, dict):

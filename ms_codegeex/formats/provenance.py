@@ -77,7 +77,7 @@ def ends(file: Path) -> dict[str, Any]:
 
 
 def _sha256(file: Path, progress: Progress = lambda size: None) -> dict[str, Any]:
-    """Size and SHA-256 of a file that may be a stranger's."""
+    """Size and SHA-256 of a file, which may be untrusted."""
     digest, size, block = hashlib.sha256(), 0, bytearray(_BLOCK)
     with open_regular(file) as stream:
         while count := stream.readinto(block):  # neither reading nor hashing holds the interpreter

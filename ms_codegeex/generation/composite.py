@@ -334,7 +334,7 @@ class CompositeChoice(nn.Cell):
         return ops.stack((tokens, ops.gather_elements(scores, 1, ops.cast(tokens, ms.int32))), -1)
 
     def _edited(self, logits: Tensor, edits: Tensor) -> Tensor:
-        """[n, V]; padding edits a column behind the last"""
+        """[n, V]; padding edits a column after the last"""
         wide = ops.concat((logits, ops.zeros_like(logits[:, :1])), 1)
         places, factor, term = edits[:, :, 0], edits[:, :, 1], edits[:, :, 2]
         places = ops.cast(ops.select(places < 0, ops.full_like(places, logits.shape[1]), places), ms.int32)
@@ -424,7 +424,7 @@ class CompositeCells:
         self._copy(Tensor([source], ms.int32), Tensor([target], ms.int32))
 
     def cache_bytes(self, length: int) -> int:
-        """The size of what `read` returns for so many positions."""
+        """The size of what `read` returns for this many positions."""
         return length * sum(2 * each.groups * each.size * (2 if each.half else 4) for each in self._attentions)
 
     def read(self, slot: int, length: int) -> list[np.ndarray]:

@@ -1,5 +1,5 @@
-"""JSON schemas and grammars of answers, by llguidance, which is imported when it is first needed. They come from
-strangers, so their size is limited, and the work for each token. `constraints.py` lets an answer follow one."""
+"""JSON schemas and grammars of answers, by llguidance, which is imported when it is first needed. Clients
+send them, so their size and the work for each token are limited. `constraints.py` lets an answer follow one."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ AHEAD = 256  # rows that a group may have had more than others and still come fi
 OWNED = 200  # passes for which the slot of a group that has no request is taken after others
 SMALL = 16  # rows of a short pass
 CROWD = 4  # rows, in a pass while another group types, of prompts of groups with several requests
-# After its last row a group that types is expected again for so long: somebody who reads a completion and types on asks
-# again within this time. The server keeps a slot for such a client (`fairness.py`).
+# A group that types is expected to ask again within this time after its last row: its user reads a completion and
+# continues to type. The server keeps a slot for such a client (`fairness.py`).
 TYPING_SECONDS = 2.0
 
 
@@ -61,7 +61,7 @@ class RowShares:
             one.entered, one.last = self._comings, self._passes
 
     def note(self, rows: Mapping[str, int]) -> None:
-        """Note a pass with so many rows of each group."""
+        """Note a pass with these numbers of rows of groups."""
         self._passes += 1
         for group, count in rows.items():
             one = self._groups.setdefault(group, Group())

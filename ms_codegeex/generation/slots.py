@@ -48,7 +48,7 @@ class SlotEngine:
         self.chunk = max(chunk, 2 * self._maximum)  # room for prompts next to sequences that decode
         self.allowed = allowed or network.vocab_size
         self.rows_cost = network.compiled  # with the CPU's operators, a pass of fewer rows takes less time
-        self.least = 1  # a pass is padded to so many rows: more leave fewer kinds to compile, for answers drawn once
+        self.least = 1  # a pass is padded to this many rows: more leave fewer shapes to compile, for answers drawn once
         self.cached: list[list[int]] = [[] for _ in range(self.slots)]
         self.adapter = [0] * self.slots  # the adapter that computed the contents of each slot; 0: none
 

@@ -99,7 +99,7 @@ class Linear(nn.Cell):
 
     def quantise(self, product: nn.Cell, values: Tensor, scales: Tensor) -> None:
         """Hold the weight, which is frozen, as `values` and `scales`, which `product` multiplies with; their names are
-        the weight's, with ".scales" behind it."""
+        the weight's, with ".scales" after it."""
         name = self.weight.name
         self.weight = Parameter(values, name=name, requires_grad=False)
         self.scales = Parameter(scales, name=f"{name}{SCALES}", requires_grad=False)

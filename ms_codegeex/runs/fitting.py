@@ -1,4 +1,4 @@
-"""The settings of a fine-tuning run that nobody has stated, from the lengths of its data and the memory that is free.
+"""The settings of a fine-tuning run that the user leaves out, from the lengths of its data and the memory that is free.
 Pure functions: equal figures give equal settings, more memory never gives slower ones, and what is chosen fits."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 
 ROUNDED = 64  # tokens; a length is a multiple of it
-LONGER = 100  # one example in so many may be longer than the length
+LONGER = 100  # one example in this many may be longer than the length
 AT_ONCE = 512  # tokens of a micro-batch on a CPU; products of more rows are not faster there
 SHARE = 0.85  # of the free memory; the rest is for what other programs take during the run
 FEW, MANY = 3, 10  # passes over much and over little data
@@ -59,7 +59,7 @@ def length_of(sizes: np.ndarray, limit: int) -> int:
 
 
 def passes_over(examples: int) -> int:
-    """Passes over so many examples: more over few, of which an early stop leaves out what does not help."""
+    """Passes over this many examples: more if they are few; an early stop leaves out passes that do not help."""
     return min(MANY, max(FEW, -(-EXAMPLES // examples)))
 
 

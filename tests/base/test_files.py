@@ -104,7 +104,7 @@ def test_a_link_to_a_directory_stays(tmp_path):
 
 
 def test_no_file_is_written_through_a_link_or_replaces_one(tmp_path):
-    """A stranger's directory may have a link under a name that is written, to a file of the user."""
+    """An untrusted directory may have a link to a file of the user, under a name that is written."""
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "old").write_text("old")
     for name, target in (("new", "there/new"), ("old", "there/old")):

@@ -1,4 +1,4 @@
-"""What is printed: control sequences of strangers have no effect, on a terminal or in a pipe."""
+"""What is printed: untrusted control sequences have no effect, on a terminal or in a pipe."""
 
 import ast
 import errno

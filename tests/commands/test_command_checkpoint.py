@@ -1,4 +1,4 @@
-"""`checkpoint verify` of a run that goes on, and sizes of `reshard` that are no mesh."""
+"""`checkpoint verify` of a run that goes on, and sizes of `reshard` that are not a mesh."""
 
 import json
 import shutil

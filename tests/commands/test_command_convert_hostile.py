@@ -1,4 +1,4 @@
-"""A model directory or run from a stranger: what reaches the output of a conversion."""
+"""An untrusted model directory or run: what reaches the output of a conversion."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_a_link_of_a_datasets_tokenizer_is_not_copied_to_a_run(tmp_path):
         keep_files(tmp_path / "dataset", tmp_path / "run")
 
 
-def test_code_of_a_stranger_does_not_come_out(model, exported, tmp_path, capsys):
+def test_untrusted_code_does_not_come_out(model, exported, tmp_path, capsys):
     others = ("modeling_evil.py", "setup.sh", "evil.so", "LICENSE.py", "README.html", "requirements.txt", "x.pickle")
     for name in ("modeling_codegeex.py", "tokenization_codegeex.py", *others):
         (model / name).write_text(EVIL)

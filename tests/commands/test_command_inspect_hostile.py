@@ -1,4 +1,4 @@
-"""`inspect`, `monitor` and `generate` on what strangers made: no control sequence gets through, no damage ends in a
+"""`inspect`, `monitor` and `generate` on untrusted files: no control sequence gets through, no damage ends in a
 traceback."""
 
 import json

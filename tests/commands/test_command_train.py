@@ -397,7 +397,7 @@ def test_a_named_checkpoint_with_a_flipped_bit_is_refused(trained, dataset, tmp_
 
 
 def damage_weight(step):
-    """Flip a bit of the first weight that is no moment."""
+    """Flip a bit of the first weight that is not a moment."""
     from safetensors import safe_open
 
     path = step / "rank_00000.safetensors"

@@ -1,5 +1,5 @@
-"""About a hundred directories that a stranger made: each ends a command with one line and status 2, or comes out
-without the stranger's code; nothing outside the directory is read into an output or onto the screen, and nothing hangs.
+"""About a hundred hostile directories: each ends a command with one line and status 2, or comes out
+without their code; nothing outside the directory is read into an output or onto the screen, and nothing hangs.
 
 A row of `CASES` says what is done to a sound directory, what the line says, and which commands read that. Rows take
 turns with the families and with their commands; the slow test tries every row with each family and each command.
@@ -122,7 +122,7 @@ def twice(record):
 
 
 def own_tables(vocab, merges):
-    """Tables of a stranger's own, with the digests that a reader asks for."""
+    """Hostile tables, with the digests that a reader asks for."""
     from ms_codegeex.data.tokenizer import tables
 
     def change(place):
@@ -345,7 +345,7 @@ def test_every_family_refuses_every_hostile_directory(sound, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_strangers_code_and_names_of_code_do_not_come_out(sound, tmp_path, monkeypatch, family):
+def test_untrusted_code_and_names_of_code_do_not_come_out(sound, tmp_path, monkeypatch, family):
     monkeypatch.chdir(tmp_path)
     place = Place(tmp_path, family, sound)
     for name in ("modeling_evil.py", "setup.sh", "evil.so", "hook.pth.py", f"x{BIDI}.py", "sitecustomize.py"):

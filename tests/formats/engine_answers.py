@@ -6,7 +6,7 @@ import sys
 
 
 def answer_all(answers, after=lambda: None):
-    """`answers` of each request, or its error; `after` runs behind each. What the engine prints is no answer."""
+    """`answers` of each request, or its error; `after` runs behind each. What the engine prints is not an answer."""
     results = []
     with contextlib.redirect_stdout(sys.stderr):
         for request in json.load(sys.stdin):

@@ -75,7 +75,7 @@ def answers(request):
         result = post("/completion", prompt=text, n_predict=request["count"], n_probs=1, **settings)
         told = iter([(each["id"], each["logprob"]) for each in result.get("completion_probabilities", ())])
         following, chosen = next(told, None), []
-        for number in result["tokens"]:  # of a token that is no whole character the server tells nothing
+        for number in result["tokens"]:  # of a token that is not a whole character the server tells nothing
             known = following is not None and following[0] == number
             chosen.append(following[1] if known else None)
             following = next(told, None) if known else following

@@ -388,7 +388,7 @@ def test_pickled_adapters_are_read(base, tmp_path, capfd, infix):
     ("config", "message"),
     [
         ({"rank_pattern": {"out_proj": 4}}, "out_proj has rank 2, but adapter_config.json says 4"),
-        ({"alpha_pattern": {"(?=out)out_proj": 4}}, "is no regular expression without look-around"),
+        ({"alpha_pattern": {"(?=out)out_proj": 4}}, "is not a regular expression without look-around"),
         ({"alpha_pattern": {f"x{number}": 4 for number in range(99)}}, "has 99 keys for"),
     ],
 )

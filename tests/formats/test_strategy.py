@@ -30,7 +30,7 @@ MESHES = {  # devices, data, tensor, optimizer shards
     "dp2tp2": (4, 2, 2, 2),
     "tp2": (2, 1, 2, 0),
     "dp4tp2": (8, 4, 2, 2),  # the shards have replicas
-    "repeated": (8, 2, 2, 4),  # the replicas are no neighbours in the grid of devices
+    "repeated": (8, 2, 2, 4),  # the replicas are not neighbours in the grid of devices
     "all": (4, 2, 2, -1),
 }
 SLOW = ("dp4tp2", "repeated", "all")
@@ -409,7 +409,7 @@ def ranks_of(bias, weight):
 def test_a_copy_of_another_ranks_slices_is_found():
     zeros, weights = [np.zeros(2, np.float32)] * 3, list(np.arange(12, dtype=np.float32).reshape(3, 2, 2))
     axes = {"bias": 0, "weight": 0}
-    whole = merge(ranks_of(zeros, weights), axes, "abc")  # equal biases are no copy
+    whole = merge(ranks_of(zeros, weights), axes, "abc")  # equal biases are not copies
     assert np.array_equal(whole["weight"].array(), np.arange(12).reshape(6, 2))
     ones = [np.ones((2, 2), np.float32)] * 3  # nor is a network of constants
     assert merge(ranks_of(zeros, ones), axes, "abc")["weight"].array().sum() == 12

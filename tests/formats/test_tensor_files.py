@@ -1,4 +1,4 @@
-"""Files of strangers, and damaged ones, in one table for all readers: each is refused in one short line that says what
+"""Untrusted and damaged files, in one table for all readers: each is refused in one short line that says what
 is wrong, nothing in it runs, and no change of any byte ends in a traceback."""
 
 import argparse

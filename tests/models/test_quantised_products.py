@@ -42,7 +42,7 @@ def test_value_and_gradient_are_those_of_the_rounded_matrix(bits, compiled, monk
     for linear in (cell.up, cell.down):
         given = generator.normal(size=linear.shape).astype(np.float32)
         if bits == 16:
-            given[0, :3] = 6e-6, -5e-8, 65504  # the first two are no normal numbers
+            given[0, :3] = 6e-6, -5e-8, 65504  # the first two are not normal numbers
             linear.weight.set_data(Tensor(given.astype(np.float16)))
             wide.append(given.astype(np.float16).astype(np.float64))
             assert isinstance(linear.widened, CompiledHalfProduct if compiled else WidenedProduct)

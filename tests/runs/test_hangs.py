@@ -232,7 +232,7 @@ def test_an_attempt_expects_the_times_that_the_one_before_has_measured(tmp_path,
     job = Job(tmp_path, clock, ranks=1)
     beats = beats_of_two_attempts(tmp_path, clock)
     seconds, found = job.pass_seconds(200, busy=[0])
-    assert 100 <= seconds <= 104 and "rank 0 in phase step (step 5)" in found  # computing is no excuse
+    assert 100 <= seconds <= 104 and "rank 0 in phase step (step 5)" in found  # computing is not an excuse
     beats.phase("evaluation")
     beats.beat()
     assert job.pass_seconds(400, busy=[0]) is None  # it may compile its graph

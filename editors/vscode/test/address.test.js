@@ -12,7 +12,7 @@ test('an address is taken as people write it', () => {
   assert.equal(addressOf('https://h/v10'), 'https://h/v10');
 });
 
-test('what is no address of a server is none', () => {
+test('what is not an address of a server is none', () => {
   for (const text of ['', 'localhost', 'localhost:8000', 'file:///etc/passwd', 'javascript:alert(1)', 'h 8000']) {
     assert.equal(addressOf(text), undefined, text);
   }

@@ -62,7 +62,7 @@ for (const [status, kind] of /** @type {[number, string][]} */ ([
   });
 }
 
-test('an answer that is no answer of ours is reported with its status', async () => {
+test('an answer that is not an answer of ours is reported with its status', async () => {
   const send = async () => new Response('<html>', { status: 404, statusText: 'Not Found' });
   const client = new Client(async () => ({ server: 'http://x', key: undefined, timeout: 1 }), send);
   await assert.rejects(all(client), /404 Not Found/);

@@ -62,7 +62,7 @@ test('a prompt that does not begin with the file begins with a line', async (con
   assert.equal(server.requests[0].body.prompt, 'import ');
 });
 
-test('pieces of other files come first, and are no part of what the answer continues', async (context) => {
+test('pieces of other files come first, and are not part of what the answer continues', async (context) => {
   const server = await serve(context, () => [['\n    return 1\nx = 2\n']]);
   const completer = new Completer(clientOf(server), () => PREFERENCES, ({ path }) => `# b.py\n\n# ${path}\n`);
   assert.deepEqual(await texts(completer, cursor('def f():|')), ['\n    return 1']);

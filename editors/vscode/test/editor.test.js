@@ -61,7 +61,7 @@ test('in a file that holds keys nothing is suggested unless it is asked for', as
   assert.ok(await asked('/srv/project/a.py', Automatic));
 });
 
-test('a key belongs to an address, and text that is no address has none', async () => {
+test('a key belongs to an address, and text that is not an address has none', async () => {
   const editor = new Editor();
   const { Keys } = editor.load('keys.js');
   /** @type {Map<string, string>} */
@@ -83,7 +83,7 @@ test('a key belongs to an address, and text that is no address has none', async 
   assert.equal(store.size, 1);
 });
 
-test('a mark of a template is no link in the message about it', async () => {
+test('a mark of a template is not a link in the message about it', async () => {
   const editor = new Editor();
   editor.settings = { template: '<INPUT:[Fix it](command:workbench.action.quit)>' };
   editor.vscode.EventEmitter = class {};

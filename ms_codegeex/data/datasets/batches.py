@@ -345,9 +345,9 @@ def unigram_entropy(sequences: Sequences) -> float:
 @contextmanager
 def read_ahead(read: Callable[[int], T], positions: Iterable[int], threads: int) -> Iterator[Iterator[T]]:
     """Yield an iterator over `read(position)` for all positions, in their order; there may be endlessly many. `read` is
-    called in so many `threads`, with at most twice as many results ready or being read, or with 0 in the
-    caller's thread. Its exceptions are raised where the result is requested. At the end of the `with` block, reads in
-    progress are awaited and no others start."""
+    called in `threads` threads, with at most twice as many results ready or being read, or, with 0, in the caller's
+    thread. Its exceptions are raised where the result is requested. At the end of the `with` block, reads in progress
+    are awaited and no others start."""
     if not threads:
         yield map(read, positions)
         return

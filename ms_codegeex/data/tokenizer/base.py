@@ -13,7 +13,7 @@ from ms_codegeex.base.errors import UserError
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8
 _CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}  # those that begin no character
-Broken = Literal["ignore", "replace"]  # what becomes of bytes that are no character
+Broken = Literal["ignore", "replace"]  # what becomes of bytes that form no character
 
 
 class Tokenizer(ABC):
@@ -89,7 +89,7 @@ class Tokenizer(ABC):
     def continuation(self, before: Sequence[int], ids: Iterable[int], broken: Broken = "ignore") -> Iterator[str]:
         """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive. Joined, the pieces are
         the decoded text without the text of `before`. A character that `before` begins is part of them once it is
-        complete; one that the last id leaves incomplete is not. Bytes that are no character are left out, or `broken`
+        complete; one that the last id leaves incomplete is not. Bytes that form no character are left out, or `broken`
         is "replace", and each becomes U+FFFD."""
         text = Continuation(self, before, broken)
         for number in ids:

@@ -136,7 +136,7 @@ def _vocabulary(vocab: Any, digest: str, followed: bool = False) -> dict[str, in
     ordered = ordered[: ordered.index(EOS) + 1] if followed and EOS in vocab else ordered
     if [*map(vocab.__getitem__, ordered)] != [*range(len(ordered))] or _digest(ordered) != digest:
         raise _UnexpectedTable
-    letters = _byte_alphabet().keys()  # a file of strangers records its own digest
+    letters = _byte_alphabet().keys()  # an untrusted file records a digest of its own
     if ordered[-1:] != [EOS] or {*ordered[:256]} != letters or not letters >= {*"".join(ordered[:-1])}:
         raise _UnexpectedTable
     return dict(zip(ordered, range(len(ordered)), strict=True))

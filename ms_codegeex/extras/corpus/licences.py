@@ -124,7 +124,7 @@ def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int, bytes
 @functools.lru_cache(1 << 10)  # the files of a package repeat each other's
 def _rest_of(comment: bytes, patterns: _Patterns, block: bool) -> bytes | None:
     """The paragraphs of a header that are not about owners and terms, in a comment; empty if there are none. None: the
-    comment is no header, or doubtful."""
+    comment is not a header, or doubtful."""
     if not patterns.header.search(comment):
         return None
     if linear_pattern(_DOUBTFUL).search(comment) and not _BOXED.fullmatch(comment):

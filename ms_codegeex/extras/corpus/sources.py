@@ -74,8 +74,8 @@ def default_roots() -> list[Root]:
 
 
 def user_roots(inputs: Inputs) -> list[Root]:
-    """Roots for given files, directories and URLs, labelled by their names (of a URL, the last one that is no archive);
-    None: `default_roots`. A missing path is a `UserError`; a URL is not accessed."""
+    """Roots for given files, directories and URLs, labelled by their names (of a URL, the last one that is not an
+    archive); None: `default_roots`. A missing path is a `UserError`; a URL is not accessed."""
     if inputs is None:
         return default_roots()
     places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
@@ -253,7 +253,7 @@ class _Search:
 
     def _holds_records(self, root: Root, path: Path | RemotePath) -> bool:
         """Whether a file holds records: its name says so, or the first record does. Without `all_text`, a `.json` file
-        that was given by name can be nothing else. Packages' test data are no corpus."""
+        that was given by name can be nothing else. Packages' test data do not belong to a corpus."""
         if root.installed or archive_kind(path.name) is None:
             return False
         if not path.name.lower().endswith(_JSON) or (path == root.path and not self.all_text):
@@ -311,7 +311,7 @@ class _Search:
     def packaged(self, files: list[SourceFile], installed: Collection[str]) -> Iterator[SourceFile]:
         """The files, sorted by identity, with the unit of the split that each belongs to: from the outside to the
         inside the first repository, else the first directory with a package's metadata, else the first directory in
-        which files differ. The only input is no unit, nor is a directory that holds all of its files."""
+        which files differ. The only input is not a unit, nor is a directory that holds all of its files."""
         inputs = [(label, [*each]) for label, each in itertools.groupby(files, lambda it: it.identity.split("/", 1)[0])]
         for label, group in inputs:
             if label in installed:
@@ -383,7 +383,7 @@ def search(
 ) -> FoundSources:
     """Files below `roots`: sources in these languages (canonical names), with `all_text` also those of no known
     language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
-    file begins with is a record. The files and directories `leave_out` are no input. `licences`: those of source files
+    file begins with is a record. The files and directories `leave_out` are not input. `licences`: those of source files
     are looked for."""
     work = _Search(roots, frozenset(languages), recognise, all_text, leave_out, licences)
     for root in roots:

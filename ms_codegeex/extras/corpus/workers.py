@@ -38,8 +38,8 @@ class ProgressBar:
 
     @contextlib.contextmanager
     def each_minute(self, seconds: float = 60) -> Iterator[None]:
-        """Meanwhile, print a line on the present phase each minute if standard error is no terminal. No process may be
-        forked then: the lines come from a thread."""
+        """Meanwhile, print a line on the present phase each minute if standard error is not a terminal. No process may
+        be forked then: the lines come from a thread."""
         ended, started = threading.Event(), time.monotonic()
 
         def work() -> None:

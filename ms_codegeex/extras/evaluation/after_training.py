@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ms_codegeex.generation.engine import Generator  # imports MindSpore
 
 NGRAM_ORDER = 5
-MAX_TOKENS = 1 << 23  # that simpler models learn from: their first so many; 5 CPU seconds and 0.7 GB
+MAX_TOKENS = 1 << 23  # at the beginning, from which simpler models learn; 5 CPU seconds and 0.7 GB
 TEMPERATURE, MIN_P = 0.5, 0.1
 SAMPLES = 20  # the share of them that parses is measured
 MAX_DOCUMENTS, MAX_DOCUMENT_TOKENS = 300, 50_000  # held-out documents that are searched for functions

@@ -22,7 +22,7 @@ QUIET_SECONDS = 60.0  # without a flood, after which a new one is reported
 HEAD_SECONDS = 30.0  # for a request's line and headers, from the connection's or its first byte on
 LINGER_SECONDS = 0.5  # for the request of a refused connection to arrive
 LINGERING = RESERVE // 4  # refused connections at a time; a flood gets resets
-TCP_OPTIONS = {  # a silent peer is probed; one that takes nothing for so many milliseconds is cut off
+TCP_OPTIONS = {  # a silent peer is probed; one that takes nothing for this many milliseconds is cut off
     "TCP_KEEPIDLE": 60,
     "TCP_KEEPINTVL": 15,
     "TCP_KEEPCNT": 4,

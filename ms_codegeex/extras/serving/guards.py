@@ -33,7 +33,7 @@ REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 CLIENT_GONE = 499  # in the log: the client closed the connection before the answer began
 BODY_SECONDS = 30.0  # for the next part of a body
 WHOLE_BODY = 10  # times as long for all parts together
-DRAIN_SECONDS = 5.0  # so long a body is read and dropped after its 413
+DRAIN_SECONDS = 5.0  # for which a body is read and dropped after its 413
 
 
 def record_of(scope: Scope) -> RequestRecord:

@@ -26,7 +26,7 @@ def token_bytes(tokenizer: Tokenizer, number: int, maximum: int | None = None) -
 
 
 def token_text(tokenizer: Tokenizer, number: int, maximum: int | None = None) -> str:
-    """A token as text, at most `maximum` characters of it; bytes that are no text as `bytes:\\xe4`, as OpenAI's API
+    """A token as text, at most `maximum` characters of it; bytes that are not text as `bytes:\\xe4`, as OpenAI's API
     shows them."""
     data = token_bytes(tokenizer, number, maximum)
     try:

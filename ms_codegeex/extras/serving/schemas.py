@@ -56,7 +56,7 @@ def _biases(value: Any) -> Any:
     for pair in pairs:
         token, bias = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, None)
         if pairs is not value and ID.fullmatch(token):
-            token = int(token[:10])  # more digits are no id either
+            token = int(token[:10])  # more digits are not an id either
         if type(token) not in (int, str) or (bias is not False and type(bias) not in (int, float)):
             what = "expected pairs of a token, its id or a text, and a number; false stands for never"
             raise PydanticCustomError("bias", what)

@@ -227,7 +227,7 @@ def test_damaged_directories(own, tmp_path, damage, message):
 
 @pytest.mark.parametrize("change", ["none", "a byte is missing", "no end token", "a merge of nothing"])
 def test_tables_that_record_themselves_must_still_be_tables(own, tmp_path, change):
-    """A directory of strangers has the digests of its own files."""
+    """An untrusted directory has the digests of its own files."""
     own["codegeex"].save(tmp_path)
     tokens, merges = [*json.loads((tmp_path / "vocab.json").read_text())], (tmp_path / "merges.txt").read_text()
     if change == "a byte is missing":

@@ -182,7 +182,7 @@ def test_every_file_and_record_is_in_one_count(tmp_path_factory, tree, all_text,
             found = [line for line in left if (line["change"], line["rule"]) == (name, reason)]
             assert sum(line["count"] for line in found) == entry["documents"] and tally[part][reason]["count"]
     replaced = prepare_dataset(inputs, root / "a_out", how, replace(options, replace=True))
-    assert replaced["tally"] == tally  # what is written is no input
+    assert replaced["tally"] == tally  # what is written is not input
     assert [json.loads(line) for line in listed.read_text().splitlines()] == lines
 
 

@@ -83,7 +83,7 @@ def test_a_process_without_proc_is_not_forked(monkeypatch):
 
 
 def test_a_line_of_progress_each_minute(capsys):
-    """Where standard error is no terminal, whatever a unit takes."""
+    """Where standard error is not a terminal, whatever a unit takes."""
     bar = ProgressBar(True)
     bar.say("searching x")
     with bar.each_minute(seconds=0.02):

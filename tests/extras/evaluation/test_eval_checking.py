@@ -172,7 +172,7 @@ def test_a_language_that_is_compiled(tmp_path):
 
 @needs_perl
 @pytest.mark.strict_sandbox
-def test_a_strangers_words_run_in_the_sandbox_only(perl, tmp_path):
+def test_untrusted_words_run_in_the_sandbox_only(perl, tmp_path):
     data, trace = perl({}), tmp_path / "trace"
     text = (data / "perl.yaml").read_text() + f"version: [sh, -c, 'touch {trace}; echo 1']\n"
     (data / "perl.yaml").write_text(text)

@@ -72,7 +72,7 @@ def test_continue_with_its_template_for_names_with_codegeex():
 @pytest.mark.parametrize("suffix", [SUFFIX, "", None])
 def test_tabby(suffix):
     """`kind = "openai/completion"`: it stops reading at the first event with a finish_reason, and crashes at an event
-    that is no completion."""
+    that is not a completion."""
     body = {
         "model": "fake",
         "prompt": PREFIX,

@@ -47,7 +47,7 @@ class PowerLaw:
         return tuple(name for name in ("alpha", "beta") if not ends[0] < getattr(self, name) < ends[1])
 
     def loss(self, parameters: float, tokens: float) -> float:
-        """The loss of a model of so many parameters after so many tokens."""
+        """The loss of a model with this many parameters after this many tokens."""
         return float(self.e + self.a * parameters**-self.alpha + self.b * tokens**-self.beta)
 
     def best(self, flops: float) -> tuple[float, float]:

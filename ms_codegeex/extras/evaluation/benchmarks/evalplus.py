@@ -164,7 +164,7 @@ def tuples(value: Any) -> Any:
 
 
 # JSON has no tuples, sets and complex numbers. By MBPP's numbers: the type of each argument, None: it stays; the last
-# one repeats. An empty list is no set, but an empty dictionary.
+# one repeats. An empty list is not a set but an empty dictionary.
 # Source: EvalPlus's release 0.3.1 converts these arguments when it reads the file (`evalplus/data/mbpp.py`).
 TYPES: tuple[tuple[str, Sequence[Convert | None]], ...] = (
     ("2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809", [tuple]),

@@ -91,7 +91,7 @@ class HumanEvalX(ToolChainTask):
         return programs.assemble(problem.data, sample.generation, whole=sample.whole)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Compile and run the program. If a value is no data, only the tests unchanged give the published verdict."""
+        """Compile and run the program. If a value is not data, only the tests unchanged give the published verdict."""
         program = self.program(problem, sample)
         wall = self.wall(sample, self.timeouts[problem.labels["language"]])
         judgement = self.judge_program(problem, sample, program, sandbox, wall)

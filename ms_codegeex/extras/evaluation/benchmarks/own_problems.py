@@ -59,7 +59,7 @@ class LanguageDescription:
     block: Literal["braces", "indentation", "none"] = "none"
     """Where an answer ends: with the brace that closes the function, before a line in the first column, or nowhere."""
     stops: tuple[str, ...] = ()
-    """Texts that end an answer, too, and are no part of it."""
+    """Texts that end an answer, too, and are not part of it."""
     empty: str = ""
     """The shortest answer that compiles. The checker expects it to fail."""
     exit: str = ""
@@ -121,14 +121,14 @@ def read_language(path: Path) -> LanguageDescription:
 def _check(language: LanguageDescription) -> None:
     for key, pattern in (("name", NAME), ("file", FILE)):
         if not pattern.fullmatch(getattr(language, key)):
-            raise UserError(f"{key}: {getattr(language, key)[:60]!r} is no name; expected letters and digits")
+            raise UserError(f"{key}: {getattr(language, key)[:60]!r} is not a name; expected letters and digits")
     if not language.run:
         raise UserError("run: found nothing, expected a program and its arguments")
     for key in ("run", "compile", "version"):
         words = getattr(language, key)
         own = key == "run" and language.compile and words[0].startswith("./") and FILE.fullmatch(words[0][2:])
         if words and not own and not PROGRAM.fullmatch(words[0]):
-            raise UserError(f"{key}: {words[0][:60]!r} is no program in PATH; with `compile`, `run` may begin with ./")
+            raise UserError(f"{key}: {words[0][:60]!r} is not a program in PATH; with `compile`, `run` may be ./NAME")
     if sorted(PLACE.findall(language.program)) != sorted(PARTS):
         raise UserError(f"program: expected each of {', '.join(f'{{{part}}}' for part in PARTS)} once")
     if language.end.count(TOKEN) != 1 or "witness-" not in language.end:
@@ -192,7 +192,7 @@ def parse(language: LanguageDescription, row: Mapping[str, Any], where: str) -> 
     _, number = identity(row, where, {language.name: language.name})
     broken = row.get(BROKEN, [])
     if not isinstance(broken, list) or not all(isinstance(each, str) for each in broken):
-        raise UserError(f"{where}: {BROKEN} is no list of texts")
+        raise UserError(f"{where}: {BROKEN} is not a list of texts")
     return OwnProblem(language.name, number, *texts_of(row, KEYS[1:], where, blank=False), tuple(broken))
 
 

@@ -70,7 +70,7 @@ class ProblemFiles:
         files: Sequence[Path] | None = None,
     ) -> list[Problem]:
         """The problems in `files`, or in those that `find` finds. `convert` makes one from a row, its place and its
-        number from 0; None leaves it out. `UserError`: a row is no problem, two have one id, or there are none."""
+        number from 0; None leaves it out. `UserError`: a row is not a problem, two have one id, or there are none."""
         problems = dict[str, Problem]()
         rows = ((path, *row) for path in files or self.find(data) for row in numbered_rows(path, MAX_BYTES))
         for index, (path, number, row) in enumerate(rows):

@@ -84,7 +84,7 @@ def _of_benchmark(name: str) -> list[type | OptionGroup]:
     ]
 
 
-OTHERS = {  # tasks that are no benchmark
+OTHERS = {  # tasks that are not benchmarks
     "perplexity": (
         "how likely a model finds texts",
         [FileOptions, *_of_model("the model", ("model",)), PerplexityOptions],

@@ -89,7 +89,7 @@ class PythonInterpreter:
     path: Path
 
     def ask(self, script: str, *arguments: str) -> list[str]:
-        """The lines that a script of ours, never anybody else's, prints. `UserError` if this is no Python."""
+        """The lines that a script of ours, never anybody else's, prints. `UserError` if this is not a Python."""
         words = [str(self.path), "-s", "-E", "-c", script, *arguments]
         try:
             return subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()

@@ -18,11 +18,11 @@ MAX_LENGTH_DIGITS = 20
 
 
 class NotAValue(ValueError):
-    """The text is no value."""
+    """The text is not a value."""
 
 
 class NoData:
-    """A value that is no data, such as an object of the answer's own type: no expected value is like it."""
+    """A value that is not data, such as an object of the answer's own type: no expected value is like it."""
 
     def __repr__(self) -> str:
         return "no data"
@@ -108,7 +108,7 @@ RULES: dict[str, Callable[[Check, Any], bool]] = {
 
 
 def read_frames(data: bytes) -> tuple[list[Any], bytes]:
-    """The values at the beginning of a program's output, and the rest of it. A frame with anything else is no data."""
+    """The values at the beginning of a program's output, and the rest of it. A frame with anything else is not data."""
     values, at = list[Any](), 0
     while (colon := data.find(b":", at, at + MAX_LENGTH_DIGITS)) > 0 and data[at:colon].isdigit():
         end = colon + 1 + int(data[at:colon])

@@ -30,7 +30,7 @@ from ms_codegeex.extras.evaluation.progress import progress_of
 from ms_codegeex.extras.evaluation.reports import page
 
 SPLIT = "validation"
-NO_TEXT = ("binary", "not UTF-8")  # reasons why a file is no text
+NO_TEXT = ("binary", "not UTF-8")  # reasons why a file is not text
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class CorpusPerplexity:
             "tokens": self.score.tokens,
             "bytes": self.text_bytes,
             "documents": self.documents,
-            "files that are no text": no_text,
+            "files that are not text": no_text,
             "whole corpus": self.whole,
             "window": self.window,
             "stride": self.stride,

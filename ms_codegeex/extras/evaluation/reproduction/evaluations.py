@@ -49,7 +49,7 @@ def evaluated(directory: Path, words: Sequence[str]) -> tuple[dict[str, Any] | N
 
 
 def checkpoints_of(run: Path) -> dict[int, Path]:
-    """Step -> checkpoint; `UserError` if this is no run directory, or it has none."""
+    """Step -> checkpoint; `UserError` if this is not a run directory, or it has none."""
     if not (found := list_checkpoints(RunDirectory(run).checkpoints)):
         raise UserError(f"--run: {run} has no checkpoints; give a run directory of `train`, or that of one stage")
     return {step_of(path): path for path in found}

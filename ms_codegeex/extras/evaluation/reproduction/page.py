@@ -24,7 +24,7 @@ from ms_codegeex.extras.evaluation.reproduction.results import (
 
 QUICK = (
     f"A quick sample: {QUICK_SAMPLES} samples of the first {QUICK_PROBLEMS} problems of each language. Published rows "
-    "are of whole benchmarks with up to 200 samples, so they are no comparison yet."
+    "are of whole benchmarks with up to 200 samples, so they cannot be compared yet."
 )
 
 

@@ -40,7 +40,7 @@ class PaperPart:
         return recipes.over(recipe, n=n, translate_from=self.translate_from, languages=self.languages or None)
 
     def words(self, data: Path, output: Path, quick: bool, local: bool) -> list[str]:
-        """The words of `evaluate`, without those of the model. `local`: it is no server's, so it can score prompts."""
+        """The words of `evaluate`, without those of the model. `local`: it can score prompts, as no server can."""
         recipe = self.settings(quick)
         words = ["evaluate", recipe.task, "--data", str(data), "--output", str(output), "--recipe", self.recipe]
         if self.translate_from:

@@ -78,7 +78,7 @@ def parts_of(root: Path, *names: str) -> dict[str, Path]:
 
 def with_libraries(program: Path | None) -> dict[str, Path]:
     """For `readable`: a program, which may be among a user's own files, and the shared libraries that it needs."""
-    if program is None:  # it was there when the evaluation began; this is no verdict about an answer
+    if program is None:  # it was there when the evaluation began; this is not a verdict about an answer
         raise RunFailure("a program of the tool chain is gone; install it again and repeat the same command")
     output = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
     libraries = (Path(os.path.normpath(path)) for path in LIBRARY.findall(output))
@@ -139,7 +139,7 @@ class ToolChain(ABC):
     sources: ClassVar[tuple[str, ...]]  # files of `inside` that the cache is made from
     failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
     no_memory: ClassVar[tuple[bytes, ...]]  # ... when an allocation fails
-    no_program: ClassVar[re.Pattern[bytes] | None] = None  # what an interpreter says of a text that is no program
+    no_program: ClassVar[re.Pattern[bytes] | None] = None  # what an interpreter says of a text that is not a program
     notices_exit: ClassVar[bool] = False  # the original runner notices that a program leaves before its tests' end
     shows_tool: ClassVar[bool] = False  # the sandbox must show it and its libraries: it may be among a user's files
 
@@ -179,7 +179,7 @@ class ToolChain(ABC):
 
     @abstractmethod
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
-        """The commands for one program, which runs for at most so many seconds. Call `prepare` first."""
+        """The commands for one program, which runs for at most `seconds`. Call `prepare` first."""
 
     def readable(self) -> dict[str, Path]:
         """Paths that the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
@@ -279,7 +279,7 @@ class ProgramVerdicts:
     strict: Verdict  # as `published`, and the program said all values and reached the end of its tests
     published: Verdict  # by the original rule, no value and no test was wrong
     wrong: str = ""  # the first wrong value, in words
-    undecided: bool = False  # a value is no data, which the unchanged tests may accept: they decide what is published
+    undecided: bool = False  # a value is not data, which the unchanged tests may accept: they decide what is published
 
 
 def verdicts_of(

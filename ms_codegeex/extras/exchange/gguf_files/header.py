@@ -2,7 +2,7 @@
 
 The format (https://github.com/ggml-org/ggml, docs/exchange.md): magic, version, two counts, keys with typed values,
 then name, shape, type and offset of every tensor, then their data, each padded to the alignment. The `gguf` package's
-reader trusts a file; this one expects a stranger's. It reads no tensor.
+reader trusts a file; this one does not. It reads no tensor.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def _lists(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
     lists = {name: metadata.get(f"{KEYS}{name}", []) for name in ("tokens", "scores", "token_type", "merges")}
     for name, kind in (("tokens", str), ("scores", float), ("token_type", int), ("merges", str)):
         if not isinstance(lists[name], list) or not all(type(value) is kind for value in lists[name]):
-            raise ValueError(f"{name} is no list of that kind")
+            raise ValueError(f"{name} is not a list of that kind")
         if name not in ("tokens", "merges") and lists[name] and len(lists[name]) != len(lists["tokens"]):
             raise ValueError(f"{len(lists[name])} {name} for {len(lists['tokens'])} tokens")
     return lists

@@ -37,7 +37,7 @@ _FIRST = 50  # steps that are computed in any case, and as many spread over the 
 # mindformers reads these, too
 _UNLISTED = ("checkpoint", "generation_config", "parallelism", "profile_cb", "profiler", "profiler_level")
 _NEAR = 0.8  # how similar a misspelt name is
-_CUT, _SMALL = 4, 0.0025  # a cut is so many times the falls beside it, and this share of the highest rate
+_CUT, _SMALL = 4, 0.0025  # a cut is this many times the falls beside it, and this share of the highest rate
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
@@ -123,7 +123,7 @@ def _rates(schedule: LearningRateSchedule) -> dict[int, float]:
 
 def check_rates(rate: Any) -> None:
     """Say where the learning rate of an optimizer, a schedule or some for groups, falls at once. `UserError` if it is
-    negative or not finite; the optimizer itself has checked what is no schedule."""
+    negative or not finite; the optimizer itself has checked what is not a schedule."""
     for each in rate if isinstance(rate, list | tuple) else (rate,):
         try:
             rates = _rates(each) if isinstance(each, LearningRateSchedule) else {0: 0.0}

@@ -210,7 +210,7 @@ def chat_prompt(given: Sequence[ChatMessage], model: ServedModel) -> str:
 
 
 def text_of(message: ChatMessage) -> str:
-    """A message's text; parts that are no text are a `UserError`."""
+    """A message's text; parts that are not text are a `UserError`."""
     if isinstance(message.content, str):
         return message.content
     if message.content is None and message.role != "assistant":  # whose answers may have been empty

@@ -454,7 +454,7 @@ def test_training_counts_the_answers_and_nothing_else(tmp_path):
 
 
 def test_a_line_of_progress_each_minute(tmp_path, monkeypatch):
-    """Where standard error is no terminal; reading goes on once a line has come."""
+    """Where standard error is not a terminal; reading goes on once a line has come."""
     lines, came, read = [], threading.Event(), finetune._RowMaker.read
 
     def say(line):

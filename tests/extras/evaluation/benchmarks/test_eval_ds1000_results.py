@@ -55,7 +55,7 @@ def problem(tmp_path_factory):
     ids=["reads", "equal", "planted", "lazy"],
 )
 def test_a_result_that_is_more_than_data_does_not_pass(problem, sandbox, text, test):
-    """It cannot read the answers, and an object of the program's own class is no result, whatever its __eq__ says."""
+    """It cannot read the answers, and no object of the program's own class is a result, whatever its __eq__ says."""
     task, known = problem
     changed = replace(known, data=replace(known.data, test_code=test))
     found = task.judge(changed, Sample(known.id, 0, "", text, "eos"), sandbox)
@@ -153,5 +153,5 @@ def test_a_pickle_that_names_anything_else_is_not_loaded(module, name, monkeypat
     plain = importlib.import_module("plain")
     words = (b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
     data = b"\x80\x04" + b"".join(words) + b"\x93."
-    with pytest.raises(pickle.UnpicklingError, match="is no plain data"):
+    with pytest.raises(pickle.UnpicklingError, match="is not plain data"):
         plain.Unpickler(io.BytesIO(data)).load()

@@ -89,7 +89,7 @@ ANSWERS = [
     ("def halves(xs):\n    return [x / 2 if x > 0 else 1 / 0 for x in xs]", (ERROR, ERROR, PASSED)),
     ("def others(xs):\n    pass", (ERROR, ERROR, ERROR)),
     ("def halves(xs:", (Verdict.COMPILE_ERROR,) * 3),
-    # whatever equals everything, or writes the results itself, is no plain data and knows no values
+    # whatever equals everything, or writes the results itself, is not plain data and knows no values
     ("class Any(list):\n    __eq__ = lambda *_: True\ndef halves(xs):\n    return Any()", (WRONG, WRONG, WRONG)),
     ("import os\ndef halves(xs):\n    open('returned', 'wb').write(b'')\n    os._exit(0)", (ERROR, ERROR, ERROR)),
 ]  # fmt: skip

@@ -99,7 +99,7 @@ def test_no_home_directory_is_ever_readable(tmp_path: Path, home: Path, path: st
 
 
 def test_homes_of_other_users_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Homes of all users, wherever they are; those of services in /usr are no secret."""
+    """Homes of all users, wherever they are; those of services in /usr are not secret."""
     users = [type("User", (), {"pw_dir": path}) for path in (str(tmp_path / "data/anna"), "/usr/games", "")]
     monkeypatch.setattr(workspace.pwd, "getpwall", lambda: users)
     for path in (tmp_path / "data", tmp_path / "data/anna"):

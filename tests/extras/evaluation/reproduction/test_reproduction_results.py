@@ -132,7 +132,7 @@ def test_sizes_are_read_from_published_names():
 
 
 def test_pass_rates_of_several_models_over_their_sizes():
-    """By hand: the best temperature of each model; perplexities are no pass rates."""
+    """By hand: the best temperature of each model; perplexities are not pass rates."""
     small, large = ([result("codegen", f"humaneval-t0.{i}", {"python": n}) for i, n in rates] for rates in SIZES)
     listed = results.tables([*small, result("codegen", "mtpb-t0.2", {"python": 3})], False)
     ours = [(2_000_000, results.figures(large)), (1_000_000, results.figures(small))]
@@ -140,7 +140,7 @@ def test_pass_rates_of_several_models_over_their_sizes():
     humaneval = curves["HumanEval, pass@1"]
     assert humaneval["this model"] == [(1e6, 20.0), (2e6, 50.0)]
     assert humaneval["CodeGen-Mono"] == [(350e6, 12.76), (2.7e9, 23.7), (6.1e9, 26.13), (16.1e9, 29.28)]
-    assert "GPT-J" not in humaneval  # one size is no curve
+    assert "GPT-J" not in humaneval  # one size is not a curve
     assert curves["MTPB, multi-turn pass rate"]["CodeGen-Multi"][0] == (350e6, 4.09)
     assert not any("perplexity" in name for series in curves.values() for name in series)
 

@@ -66,7 +66,7 @@ def achieved() -> dict[str, list[str]]:
 def achieved_without_root() -> dict[str, list[str]]:
     """The same for a user without rights, if we are root."""
     if os.geteuid() != 0:
-        pytest.skip("we are no root: the other test is this one")
+        pytest.skip("we are not root: the other test is this one")
     return as_nobody()
 
 

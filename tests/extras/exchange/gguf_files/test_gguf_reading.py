@@ -1,4 +1,4 @@
-"""GGUF read back, by `convert --model` and `inspect`; and what strangers may put into such a file."""
+"""GGUF read back, by `convert --model` and `inspect`; and what an attacker may put into such a file."""
 
 import json
 import os

@@ -18,7 +18,7 @@ from typing import Protocol
 from ms_codegeex.base.hardware import GIB, POOL_BLOCK
 
 ALIGNMENT = 512
-APART = 2**44  # between the addresses of blocks: pieces of different blocks are no neighbours
+APART = 2**44  # between the addresses of blocks: pieces of different blocks are not neighbours
 
 
 class Tensor(Protocol):

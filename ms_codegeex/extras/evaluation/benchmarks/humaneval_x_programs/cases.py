@@ -209,7 +209,7 @@ class Translation:
         return "\n".join(statements) + ("\n" if self.language == "java" else "")
 
     def literal(self, text: str) -> list[Any] | None:
-        """The value in a list, None if the text is no literal."""
+        """The value in a list, None if the text is not a literal."""
         text = text.strip()
         if self.language == "js" and (inner := call(text)) and inner[0] == "JSON.stringify":
             text = inner[1]

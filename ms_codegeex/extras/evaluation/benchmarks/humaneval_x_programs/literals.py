@@ -52,7 +52,7 @@ SIGNS: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: ope
 
 
 class NotALiteral(ValueError):
-    """The text is no literal."""
+    """The text is not a literal."""
 
 
 def one(found: list[Any]) -> Any:

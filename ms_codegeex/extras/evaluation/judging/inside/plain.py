@@ -80,25 +80,25 @@ class Unpickler(pickle._Unpickler):
             if exact or allowed(module, name, value):
                 self.named.append(value)
                 return value
-        raise pickle.UnpicklingError(f"{module}.{name} is no plain data")
+        raise pickle.UnpicklingError(f"{module}.{name} is not plain data")
 
     def load_call(self, load: Callable, index: int) -> None:
         """An operation that calls what lies at this index of the stack, if a pickle may name it."""
         function = self.stack[index]
         if not any(function is known for known in self.named):
-            raise pickle.UnpicklingError(f"{function!r} is no plain data and cannot be called")
+            raise pickle.UnpicklingError(f"{function!r} is not plain data and cannot be called")
         load(self)
 
     def load_build(self) -> None:
         """Set the state of an instance; a class would be another one from then on."""
         instance = self.stack[-2]
         if isinstance(instance, type) or any(instance is known for known in self.named):
-            raise pickle.UnpicklingError(f"{instance!r} is no instance and cannot be changed")
+            raise pickle.UnpicklingError(f"{instance!r} is not an instance and cannot be changed")
         pickle._Unpickler.load_build(self)
 
     def load_obj(self) -> None:
         """An operation of protocol 1 that `Pickler` never writes."""
-        raise pickle.UnpicklingError("an object of protocol 1 is no plain data")
+        raise pickle.UnpicklingError("an object of protocol 1 is not plain data")
 
     dispatch: ClassVar[dict] = {
         **pickle._Unpickler.dispatch,
@@ -117,7 +117,7 @@ class Unpickler(pickle._Unpickler):
             return IteratorItems(array)
         makers = {"torch": "from_numpy", "tensorflow": "constant"}
         if kind not in makers:
-            raise pickle.UnpicklingError(f"{kind!r} is no kind of tensor")
+            raise pickle.UnpicklingError(f"{kind!r} is not a kind of tensor")
         return getattr(importlib.import_module(kind), makers[kind])(array)
 
 

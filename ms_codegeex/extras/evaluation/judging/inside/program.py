@@ -41,7 +41,7 @@ class TimeUpHere(Exception):
 
 
 def start_timer(seconds: float, error: type = TimeUp) -> None:
-    """Interrupt the program with this error after so many seconds."""
+    """Interrupt the program with this error after `seconds`."""
 
     def time_up(*_: object) -> None:
         raise error
