@@ -136,7 +136,7 @@ def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None
 
 
 def unwritable(directory: Path, error: OSError) -> UserError:
-    """The error for a directory of work that goes on when the same command is run again."""
+    """The error for a directory of work that the same command continues when it is run again."""
     return UserError(
         f"{directory}: could not be written ({error.strerror}); what is finished stays there, free some "
         "space and run the same command again"

@@ -32,7 +32,7 @@ _SIZES = {  # MiB of what is read or copied by name; the largest tokenizer.json 
     **dict.fromkeys((PROVENANCE, SIGNATURE, "loss.png"), 16),
     "tokenizer.json": 64,
 }
-_NOT_COPIED = {"config.json", "quantised.json", "adapter_config.json", PROVENANCE, SIGNATURE}  # but written anew
+_NOT_COPIED = {"config.json", "quantised.json", "adapter_config.json", PROVENANCE, SIGNATURE}  # but written again
 _COPIED_ONLY = {"README.md", "generation_config.json", "loss.png"}  # no command reads them
 _TEXTS = re.compile(
     r"(README|LICEN[CS]E|MODEL_LICEN[CS]E|NOTICE|COPYING|COPYRIGHT|CITATION|AUTHORS|USE_POLICY|MODEL_CARD)"

@@ -400,7 +400,7 @@ class FaultsConfig:
     replicas: Natural = 0
     """Steps between comparisons of the copies of weights and moments that ranks hold; 0: never."""
     hang: Rate = 5.0
-    """After this many times the median of a step, and at least 40 s, ranks that do not go on count as a hang
+    """After this many times the median of a step, and at least 40 s, ranks without progress count as a hang
     ([all phases](run_directory.md#hangs)); 0: never."""
     most: Positive = 5
     """More faults in a row than this, or more rewinds to one checkpoint, end the run."""

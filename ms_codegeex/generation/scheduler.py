@@ -449,7 +449,7 @@ class Scheduler:
 
     @contextmanager
     def _failing_alone(self, work: Request | Call) -> Iterator[None]:
-        """An error ends this request or call; its caller gets it, and the others go on, unless the network is lost."""
+        """An error ends this request or call; its caller gets it, the others continue, unless the network is lost."""
         try:
             yield
         except BaseException as error:

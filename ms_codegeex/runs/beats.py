@@ -62,7 +62,7 @@ class Beats(Callback):
         self._carried = dict(beat.learnt) if beat and beat.of == of else {}
 
     def enter(self, phase: str) -> None:
-        """The rank goes on to something else."""
+        """The rank begins something else."""
         self._part_done()
         self._phases = [phase]
         self._write()

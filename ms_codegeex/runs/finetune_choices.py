@@ -177,7 +177,7 @@ def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, s
     before = _earlier(Path(output), stated)
     if before:
         config = request.load(name, before)
-        return config, f"settings of {output}, which goes on: " + ", ".join(before)
+        return config, f"settings of {output}, which continues: " + ", ".join(before)
     free = available_for(request.load(name))
     budget = int(fitting.SHARE * free)
     found, least = fitting.first_that_fits(_candidates(request, name, length, stated), required_memory, budget)
@@ -201,7 +201,7 @@ def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, s
 
 
 def _earlier(output: Path, stated: Mapping[str, Any]) -> list[str]:
-    """The choices of the run in `output`, if it is to go on: it may not change what affects its weights."""
+    """The choices of the run in `output`, if it is to continue: it may not change what affects its weights."""
     file = RunDirectory(output.absolute()).config
     if stated.get("checkpoint.resume") != "auto" or not os.path.isfile(file):
         return []

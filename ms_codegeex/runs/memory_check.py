@@ -1,5 +1,5 @@
-"""Whether a run fits this machine: its memory, on a CPU this machine's, otherwise each device's; GPUs with their driver
-and libraries."""
+"""Whether a run fits this machine: into its memory, or on GPUs and Ascend into each device's; and whether GPUs, their
+driver and libraries work."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def trained_schedule(checkpoint: Checkpoint) -> tuple[ScheduleConfig, Transition
 
 def transition_from(config: RunConfig, checkpoint: Checkpoint) -> Transition | None:
     """How the learning rate goes from that of the checkpoint to the schedule of this run's length. The same length
-    keeps the transition that it has. Steps of the cosine that the run states, and other rates, count at once."""
+    keeps the transition that it has. If the run states the cosine's steps, or other rates, these apply at once."""
     (before, earlier), now = trained_schedule(checkpoint), config.schedule
     if before == now:
         return earlier

@@ -101,7 +101,7 @@ def time_line(seconds: Mapping[str, float]) -> str:
 
 
 def longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
-    """The override with which the finished run goes on."""
+    """The override with which the finished run continues."""
     tokens, patience = config.training.tokens, config.training.patience
     if patience and (summary["tokens"] < tokens if tokens else summary["steps"] < config.steps):
         return f"training.patience={2 * patience}"

@@ -218,4 +218,4 @@ def test_a_run_that_goes_on_keeps_its_choices(model, pairs, tmp_path, monkeypatc
     (tmp_path / "tuned" / "config.yaml").write_text(json.dumps(values, default=str))
     again, lines = chosen(model, pairs, tmp_path, monkeypatch, free=10**8)
     assert (again.devices, again.micro_batch, again.steps) == (1, 2, config.steps)
-    assert any("which goes on" in line for line in lines)
+    assert any("which continues" in line for line in lines)

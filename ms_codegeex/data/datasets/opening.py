@@ -179,7 +179,7 @@ def absolute(data: DataConfig) -> DataConfig:
 
 
 def reaches(config: RunConfig, step: int) -> bool:
-    """Whether the run may go on after `step` steps; with `training.tokens`, that is not known before."""
+    """Whether the run may continue after `step` steps; with `training.tokens`, that is not known before."""
     return config.training.tokens is not None or step < config.steps
 
 
@@ -205,7 +205,7 @@ def training_data(config: RunConfig) -> Sequences | Blend:
 
 
 def lacks_validation(config: RunConfig) -> str:
-    """The dataset that a run is evaluated on, if nobody names one and its validation split is empty, as with `prepare
+    """The dataset that a run is evaluated on, if none is named and its validation split is empty, as with `prepare
     --validation-share 0`; otherwise an empty text."""
     if config.data.validation is not None:
         return ""

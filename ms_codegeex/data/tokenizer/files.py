@@ -157,7 +157,7 @@ def read_added(
             raise UserError(f"{directory / name}: its added tokens are malformed ({error!r}); restore it") from None
     if unlisted := listed_only.keys() - entries.keys():
         said = f"{JSON}: its model has {len(unlisted)} tokens after {EOS}, such as {min(unlisted)!r:.40}"
-        raise UserError(f"{directory / said}, that are not added tokens; move them to added_tokens there")
+        raise UserError(f"{directory / said}, which are not added tokens; move them to added_tokens there")
     for token in named:
         if token not in entries:
             number = vocabulary.get(token, max(owners) + 1)

@@ -45,7 +45,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Tables:
-    """A vocabulary and merges, in the order of their ids and ranks, merges as lines of two tokens with a space between
+    """A vocabulary and merges, in the order of their ids and ranks. A merge is a line: two tokens with a space between
     them. Any two with the same digests are equal."""
 
     vocab: dict[str, int] = field(compare=False)
@@ -70,7 +70,7 @@ class Tables:
         return len(self.vocab) - 1
 
     def pairs(self) -> list[tuple[str, ...]]:
-        """The merges, divided: for files of others than this program, not always in two."""
+        """The merges, each divided; a file that this program did not write may have other numbers than two."""
         return [tuple(line.split(" ")) for line in self.merges]
 
     def save(self, directory: Path) -> None:
@@ -170,9 +170,7 @@ def _checked(
     vocabulary: Path, merges: Path, digests: tuple[str, str], model: Mapping[str, Any] | None = None
 ) -> Tables:
     """Both tables, of these files or of a tokenizer.json's `model`, which are the expected ones and fit together."""
-    hint = (
-        "; restore the file, or convert with --tokenizer NAME|DIR (one of your own: of `ms-codegeex tokenizer train`)"
-    )
+    hint = "; restore the file, or convert with --tokenizer NAME|DIR (`ms-codegeex tokenizer train` makes one)"
     whose = "GPT-2's"
     if digests != GPT2:
         whose, hint = "a tokenizer's", f" with the hash in {DIGESTS_KEY}; restore the file, or train a tokenizer again"

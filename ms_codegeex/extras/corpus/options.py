@@ -159,7 +159,7 @@ CORPORA = (TextOptions, RecordOptions, WorkOptions)  # options that other datase
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How records become prompts and answers. The last two are of fine-tuning alone."""
+    """How records become prompts and answers. The last two belong to fine-tuning alone."""
 
     task: Literal["pretrain", "completion", "chat", "translation"] = option(
         "kind of records (docs/finetune.md); pretrain: documents of a corpus", default="pretrain"
@@ -177,7 +177,7 @@ class TuningOptions:
 
 @dataclass(frozen=True)
 class ExchangeOptions:
-    """Datasets of other programs. All but `from_format` are of `--to`."""
+    """Datasets of other programs. All but `from_format` belong to `--to`."""
 
     to: Literal["mindrecord", "triplet"] | None = option(
         "write the dataset directory --input in this format", either="direction"

@@ -182,7 +182,7 @@ def _fill(
     unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
 ) -> int:
     """Read a unit to its end; return its number of lines. Documents are read and encoded by turns, a block at once, so
-    that either work finds its tables in the processor's cache, from which the other one drives them."""
+    that each finds its tables in the processor's cache, from which the other evicts them."""
     items, block, size = ReturnKeeper(read_unit(unit, job.reading)), [], 0
     for item in itertools.chain(items, [None]):
         if isinstance(item, Document):
@@ -243,7 +243,7 @@ class Shard:
             return {name: stored[name] for name in names}
 
     def column(self, name: str) -> np.ndarray:
-        """One of them."""
+        """One of these columns."""
         return self.read(name)[name]
 
     def names(self) -> Mapping[str, Sequence[str]]:

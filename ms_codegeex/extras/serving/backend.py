@@ -46,7 +46,7 @@ class Counters:
     prefix_tokens: int = _counter("Tokens of prompts that came from the memory for prefixes.")
     guessed_tokens: int = _counter("Tokens guessed by speculation.")
     accepted_tokens: int = _counter("Guessed tokens that were right.")
-    suspended: int = _counter("Answers that gave their slots to other clients, and went on later.")
+    suspended: int = _counter("Answers that gave their slots to other clients, and continued later.")
     steps: int = _counter("Passes of the engine.")
     restarts: int = _counter("Restarts of the engine's process.")
 
@@ -313,7 +313,7 @@ class Backend(ABC):
                     answer.text.feed(chosen)
             if finish is not None:
                 answer.text.end("length" if finish == "length" else "stop")
-        except Exception:  # from this answer's text; the other answers go on
+        except Exception:  # from this answer's text; the other answers continue
             logging.getLogger(__name__).exception("answer %d", number)
             if finish is not None:
                 del self._active[number]  # the engine no longer has it

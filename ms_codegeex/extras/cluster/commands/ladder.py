@@ -25,7 +25,7 @@ EXAMPLES = """  ms-codegeex ladder --config my_ladder.yaml
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which ladder."""
+    """The ladder, and what is printed."""
 
     config: Path | None = option("YAML file of the ladder (docs/plan.md)", "FILE")
     overrides: tuple[str, ...] = option(
@@ -73,7 +73,7 @@ def _sentence(law: dict[str, Any]) -> str:
     if law["law"] is None:
         return f"no law was fitted: {law['reason']}"
     if law["undetermined"]:
-        return f"the runs do not determine {' and '.join(law['undetermined'])} of the law; no forecast to trust"
+        return f"the runs do not determine {' and '.join(law['undetermined'])} of the law, so there is no forecast"
     x = law["forecasts"][0]
     loss = f"{x['loss']:.3f} nats per token ({x['low']:.3f} to {x['high']:.3f})"
     return f"at {x['times']:.0f} x the compute of the largest run {loss}, with {x['parameters']:.3g} parameters"

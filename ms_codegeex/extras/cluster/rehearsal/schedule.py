@@ -37,7 +37,7 @@ class Pass:
 
 def planned_passes(config: RunConfig, stage: int) -> list[Pass]:
     """1F1B: forward passes until the later stages have work, then a forward and a backward pass in turn, then the
-    backward passes that are left. With virtual stages, the same of all their passes (`planning/memory.py`)."""
+    backward passes that are left. With virtual stages, the same for all their passes (`planning/memory.py`)."""
     mesh, count = config.mesh, config.accumulation
     forward = [Pass(*x, False) for x in passes(mesh.pipeline, mesh.virtual_stages, count)]
     backward = [Pass(*x, True) for x in passes(mesh.pipeline, mesh.virtual_stages, count, backward=True)]
@@ -144,7 +144,7 @@ def _unmatched(messages: Mapping[int, Sequence[Any]], source: int, target: int) 
 
 
 def _one_way(listed: Sequence[Any], op: str, peer: int) -> list[str]:
-    """The messages of one direction as text. One that no edge orders after the message before it begins so."""
+    """The messages of one direction as text. `UNORDERED` precedes one that no edge orders after the message before."""
     found, before = [], ""
     for each in listed:
         if each != UNORDERED and (each["op"], each["peer"]) == (op, peer):

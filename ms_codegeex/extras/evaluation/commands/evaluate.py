@@ -1,5 +1,5 @@
-"""`ms-codegeex evaluate TASK`: samples, verdicts and tables of a benchmark, and other measures of models. Every folder
-of `benchmarks/` is a task, and each task has its own options: those of the dataclasses that it uses."""
+"""`ms-codegeex evaluate TASK`: samples, verdicts and tables of a benchmark, and other measures of models. Each
+of them is a task with its own options: those of the dataclasses that it uses."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ OTHERS = {  # tasks that are not benchmarks
         [FileOptions, *_of_model("the model", ("model",)), PerplexityOptions],
     ),
     "infilling": (
-        "how likely a model finds what was taken out of files",
+        "how likely a model finds text that was cut out of files",
         [FileOptions, *_of_model("the model", ("model",)), InfillingOptions],
     ),
     "compare": (
@@ -231,7 +231,7 @@ def _check_source(
     if not source.url:
         refuse(arguments, ServerOptions, "only for --url, a server")
     if arguments.chat_template is not None and not arguments.chat:
-        raise UserError("--chat-template: is for --chat, which asks a chat model")
+        raise UserError("--chat-template: is for --chat; leave it out, or add --chat")
     if judging.judge_only and (source.model or source.url):
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
     if source.samples or judging.judge_only:
@@ -239,7 +239,7 @@ def _check_source(
         words = "--samples" if source.samples else "--judge-only"
         refuse(arguments, Recipe, f"{words} draws no samples", drawn, over=True)
     if judging.ray_address is not None and judging.judge_engine != "ray":
-        raise UserError("--ray-address: is for --judge-engine ray")
+        raise UserError("--ray-address: is for --judge-engine ray; leave it out, or add --judge-engine ray")
     if judging.judge_engine == "ray" and judging.generate_only:
         raise UserError("--judge-engine ray: --generate-only judges nothing; leave it out")
     translated = getattr(arguments, "translate_from", None)

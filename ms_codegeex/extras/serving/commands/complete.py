@@ -71,7 +71,7 @@ def _text(arguments: argparse.Namespace) -> str:
         try:
             arguments.prompt.encode("utf-8")
         except UnicodeEncodeError:
-            raise UserError("TEXT: it is not UTF-8; give it in this encoding") from None
+            raise UserError("TEXT: not UTF-8; give it in this encoding") from None
         return arguments.prompt
     if arguments.file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("there is no text to continue; give one, --file FILE, or pipe it in")
