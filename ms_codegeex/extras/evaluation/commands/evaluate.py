@@ -231,7 +231,7 @@ def _check_source(
     if not source.url:
         refuse(arguments, ServerOptions, "only for --url, a server")
     if arguments.chat_template is not None and not arguments.chat:
-        raise UserError("--chat-template: is for --chat; leave it out, or add --chat")
+        raise UserError("--chat-template: is for --chat; add --chat, or leave this option out")
     if judging.judge_only and (source.model or source.url):
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
     if source.samples or judging.judge_only:

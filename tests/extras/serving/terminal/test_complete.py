@@ -104,7 +104,7 @@ def test_mistakes_are_one_line_and_2(server, words, message):
 
 
 @pytest.mark.parametrize(
-    "words, message", [(["--file", "-"], "--file: - cannot be read"), (["x\udcff"], "TEXT: it is not UTF-8")]
+    "words, message", [(["--file", "-"], "--file: - cannot be read"), (["x\udcff"], "TEXT: not UTF-8")]
 )
 def test_text_that_is_not_utf_8_is_a_mistake(server, monkeypatch, words, message):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x\xff"), "utf-8", "surrogateescape"))
