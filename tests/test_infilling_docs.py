@@ -109,4 +109,4 @@ def test_mistakes_are_one_line_each(records, tmp_path, words, message):
 def test_datasets_that_are_converted_take_no_rate(records, tmp_path):
     words = ("--input", records, "--to", "mindrecord", "--output", tmp_path / "data", "--infill-rate", "0.5")
     done = command_here("prepare", *words)
-    assert done.returncode == 2 and "--infill-rate: only with datasets that are made of text" in done.stderr
+    assert done.returncode == 2 and "--infill-rate: only with datasets that are made from text" in done.stderr

@@ -115,7 +115,7 @@ def check_file(directory: Path, name: str, maximum: int | None = None) -> None:
         raise UserError(f"{path}: {has}; restore it from the model")
     if status.st_nlink > 1 and (elsewhere := status.st_nlink - _names_of(status, target.parent)) > 0:
         also = f"has {elsewhere} more name{'s' * (elsewhere > 1)} outside its directory (a hard link)"
-        raise UserError(f"{path}: {also}; replace it by a copy of itself if it belongs there")
+        raise UserError(f"{path}: {also}; replace it with a copy of itself if it belongs there")
 
 
 def _names_of(status: os.stat_result, directory: Path) -> int:

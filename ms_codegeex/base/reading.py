@@ -129,7 +129,7 @@ def place_inside(directory: Path, name: str) -> tuple[Path, Path]:
     base = root if root in target.parents else _blobs(root / name)
     if base is None:
         wrong = f"is a link to {target}, outside {directory}"
-        raise UserError(f"{Path(directory) / name}: {wrong}; replace it by a copy of that file if it belongs there")
+        raise UserError(f"{Path(directory) / name}: {wrong}; replace it with a copy of that file if it belongs there")
     return base, target
 
 

@@ -61,7 +61,7 @@ class Finding:
 
 
 class Row(NamedTuple):
-    """What a probe says: the name, what was found, what is wrong (empty: nothing), how to mend it, and whether a run on
+    """What a probe says: the name, what was found, what is wrong (empty: nothing), how to fix it, and whether a run on
     a CPU needs it."""
 
     name: str

@@ -28,7 +28,7 @@ class FinetuneOptions:
 
     model: Path = option("model directory, run directory or checkpoint", "DIR", REQUIRED)
     data: tuple[str, ...] = option(
-        "records in .jsonl[.gz|.zst] (docs/finetune.md), or a dataset directory made of them", "PATH", REQUIRED
+        "records in .jsonl[.gz|.zst] (docs/finetune.md), or a dataset directory made from them", "PATH", REQUIRED
     )
     config: str | None = option(
         "YAML file without a model, or a shipped name (default: finetune_lora, or finetune_full for a small model)",

@@ -1,4 +1,4 @@
-"""Descriptions of datasets and the counts of what they were made of, as the verbs print them."""
+"""Descriptions of datasets and the counts of what they were made from, as the verbs print them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _documents(counts: dict[str, Any], word: str = "documents") -> str:
 
 
 def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
-    """Print the description of a dataset that was just written, and the tally of its input if it was made of text."""
+    """Print the description of a dataset that was just written, and the tally of its input if it was made from text."""
     print_tally(result.get("tally"))
     print_result(result, "\n".join([*dataset_lines(result), f"dataset: {result['output']}"]), arguments.json)
 

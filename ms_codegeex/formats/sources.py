@@ -443,7 +443,7 @@ def open_source(
     Raises `UserError` naming the file and tensor when anything is missing, unexpected, of another shape or dtype."""
     path, given, known = Path(path), known, known or {}
     if (path / "quantised.json").is_file():
-        raise UserError(f"{path}: is a quantised model, which only answers; give the model that it was made of")
+        raise UserError(f"{path}: is a quantised model, which can only generate; give the model that it was made from")
     found = find_model(path)
     kind = found.layout.key
     if kind == "adapters":

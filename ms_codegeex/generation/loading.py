@@ -100,7 +100,7 @@ def load_model(path: Path, bits: int | None = None) -> LoadedModel:
     if is_quantised(path):
         model = QuantisedModel(path)
         if bits not in (None, model.bits):
-            raise UserError(f"--bits: {path} has {model.bits} bits; leave out --bits, or give the model it was made of")
+            raise UserError(f"--bits: {path} has {model.bits} bits; leave out --bits, or give its original")
         check(model.path)
         declared, source = declared_infill(model.path), partial(_shapes_of, model)
         find_tokenizer = partial(load_tokenizer, model.path)

@@ -31,7 +31,7 @@ def link(path, target):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("../secret", "is a link to .*/secret, outside .*/model; replace it by a copy"),
+        ("../secret", "is a link to .*/secret, outside .*/model; replace it with a copy"),
         ("{}/secret", "is a link to .*/secret, outside"),
         ("/proc/self/environ", "is a link to /proc/.*/environ, outside"),
         ("/proc/self/fd/0", "outside"),

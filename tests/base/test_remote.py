@@ -34,7 +34,7 @@ def prepare(inputs, output, **options):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """An input of every kind, with folders that are not searched, and the dataset made of it from the disk."""
+    """An input of every kind, with folders that are not searched, and the dataset made from it on disk."""
     root = tmp_path_factory.mktemp("remote")
     write_mixed(root / "stack")
     lines = [json.dumps({"text": source(900 + number), "lang": "python"}) for number in range(9)]

@@ -57,7 +57,7 @@ def test_links_out_of_a_model_are_refused(model, tmp_path, name, target):
         lambda: convert(open_source(model, keep_code=True), "hf", tmp_path / "out", progress=False),
         lambda: write_quantised(open_source(model), 8, 0, tmp_path / "out"),
     ):
-        with pytest.raises(UserError, match=f"model/{name}: is a link to .*, outside .*/model; replace it by a copy"):
+        with pytest.raises(UserError, match=f"model/{name}: is a link to .*, outside .*/model; replace it with a copy"):
             copy()
         assert not (tmp_path / "out").exists()
 

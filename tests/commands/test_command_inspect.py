@@ -33,7 +33,7 @@ def prepare(sources, output, *more):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Sources and the dataset made of them."""
+    """Sources and the dataset made from them."""
     folder = tmp_path_factory.mktemp("prepared")
     for package in ("one", "two", "three"):
         (folder / "src" / package).mkdir(parents=True)

@@ -651,7 +651,7 @@ REFUSED = {  # what is named; a remedy that was tried
     ),
     "CTranslate2": (
         lambda d, w: text(d / "model.bin", "\6\0\0\0\x17\0TransformerDecoderSpec"),
-        "is a model of CTranslate2; give the one that it was made of",
+        "is a model of CTranslate2; give the one that it was made from",
     ),
     "llama.cpp before GGUF": (lambda d, w: text(d / "model.bin", "tjgg\3"), "is a model of llama.cpp before GGUF"),
     "vLLM": (old("model-rank-0-part-0.safetensors"), "in the order of vLLM's own layers"),

@@ -26,7 +26,7 @@ def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, qu
     parent = Path(config.output).parent
     paths = [Path(p) for p in corpus] or None
     reading = _reading(config, corpus)
-    search = functools.cache(find_units)  # the tokenizer and the corpus are made of the same files
+    search = functools.cache(find_units)  # the tokenizer and the corpus are made from the same files
     tokenizer = tokenizer or _trained(config, paths, reading, parent, search)
     settings = PrepareSettings(tokenizer=tokenizer, reading=reading)
     try:

@@ -93,7 +93,7 @@ class PrepareSettings:
         check_share(self.validation_share)
         least, most = self.reading.rules.min_bytes, self.reading.rules.max_file_bytes
         if least > most:
-            remedy = "give --min-bytes less, or --max-file-bytes more"
+            remedy = "give a smaller --min-bytes, or a larger --max-file-bytes"
             raise UserError(f"min_bytes {least}: no file could be kept; {remedy}")
         if self.max_bytes is not None and self.max_bytes <= 0:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")

@@ -84,7 +84,7 @@ class TokenizerSettings:
     def too_many(self, size: int, most: int) -> UserError:
         """For a text of `size` bytes, of which `most` tokens at most can be made."""
         smaller = f"--vocab-size {most}, or " if most >= self.smallest else ""
-        made = f"--vocab-size: {self.vocab_size} tokens cannot be made of {size} bytes of text, but {most}"
+        made = f"--vocab-size: {self.vocab_size} tokens cannot be made from {size} bytes of text, but {most}"
         return UserError(f"{made}; give {smaller}more text")
 
     @property
@@ -189,7 +189,7 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
         texts.check()
         if found := re.search(r"value <= (\d+)", str(error)):
             raise settings.too_many(texts.read, int(found[1])) from None
-        raise UserError(f"--input: SentencePiece learns nothing of it ({first_line(error)}); give more text") from None
+        raise UserError(f"--input: SentencePiece cannot learn from it ({first_line(error)}); give more text") from None
     return model.getvalue()
 
 
@@ -228,4 +228,4 @@ class _Texts:
         """`UserError` if there was none."""
         if not self.read:
             why = self._tally.nothing_left("give source trees or records (docs/prepare.md)")
-            raise UserError(f"--input: no text in there: {why}")
+            raise UserError(f"--input: no text was found: {why}")

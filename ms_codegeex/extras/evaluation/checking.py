@@ -56,7 +56,7 @@ def check_problems(
         rows = parsed_rows(path, humaneval_x.MAX_BYTES, partial(humaneval_x.parse, wanted=language))
         faults += (_fault(f"{path}:{line}", row) for line, row in rows if isinstance(row, UserError))
     if not described and not published:
-        raise UserError(f"{data}: no problems; expected such as perl.yaml with perl.jsonl, or python.jsonl")
+        raise UserError(f"{data}: no problems; expected files such as perl.yaml with perl.jsonl, or python.jsonl")
     result: dict[str, Any] = {"problems": 0, "answers": 0, "left_out": {}}
     if not faults:  # programs of a wrong file would only repeat what is wrong with it
         opened = open_sandbox(sandbox)
@@ -153,7 +153,7 @@ def _judged(
 def raise_for_faults(data: Path, result: Mapping[str, Any]) -> None:
     """`RunFailure` if a directory of problems has faults, or was not checked in a language."""
     if result["faults"]:
-        raise RunFailure(f"{data}: {len(result['faults'])} faults; mend them before a model is measured")
+        raise RunFailure(f"{data}: {len(result['faults'])} faults; fix them before a model is measured")
     if left_out := ", ".join(result["left_out"]):
         raise RunFailure(f"{data}: not checked in {left_out}; install its tools, or check it elsewhere")
 

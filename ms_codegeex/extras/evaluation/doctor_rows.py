@@ -1,4 +1,4 @@
-"""What `doctor` says of sandbox and tool chains: name, what was found, what is wrong, and how to mend it."""
+"""What `doctor` says of sandbox and tool chains: name, what was found, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, or_else
     each = "; ".join(f"{name} ({equipment.tools.get(name, tools)}): {why}" for name, why in groups.items())
     if groups:
         why = f"nothing is sampled, because {fault} here: {each}"
-        raise RunFailure(f"{why}; mend that and repeat the command,{or_else}")
+        raise RunFailure(f"{why}; fix that and repeat the command,{or_else}")
 
 
 def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:

@@ -1,4 +1,4 @@
-"""A dataset's tokenizer goes on to the run and to what is made of its checkpoints, whatever the family."""
+"""A dataset's tokenizer reaches the run and what is made from its checkpoints, whatever the family."""
 
 import pytest
 from tokenizer_files import chatglm_model, write_chatglm

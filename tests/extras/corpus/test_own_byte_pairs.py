@@ -165,7 +165,7 @@ def test_a_pair_that_occurs_once_is_no_token(tmp_path):
     """Its row of the model's table would hardly be trained."""
     (tmp_path / "text.py").write_text("abcdefg = 0\n")
     with pytest.raises(
-        UserError, match="280 tokens cannot be made of 12 bytes of text, but 275; give --vocab-size 275, or more"
+        UserError, match="280 tokens cannot be made from 12 bytes of text, but 275; give --vocab-size 275, or more"
     ):
         train_tokenizer([tmp_path / "text.py"], tmp_path / "own", TokenizerSettings(280, family="codegeex"))
 
@@ -188,7 +188,7 @@ def test_a_cached_one_is_trained_once(tmp_path):
 
 def test_no_text_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="--input: no text in there"):
+    with pytest.raises(UserError, match="--input: no text was found"):
         train_tokenizer([tmp_path / "empty"], tmp_path / "tokenizer", TokenizerSettings(900, family="codegen"))
 
 

@@ -62,11 +62,11 @@ MISTAKES = [
     ("codegeex2 --vocab-size 100", "--vocab-size: 100 is out of range; give 512 to 1000000"),
     ("codegeex2 --whitespace-run 0", "--whitespace-run: 0 is out of range; give 1 (none) to 64"),
     ("codegeex2 --max-bytes 0", "--max-bytes: 0 is out of range"),
-    ("codegeex2 --vocab-size 90000", "--vocab-size: 90000 tokens cannot be made of"),
+    ("codegeex2 --vocab-size 90000", "--vocab-size: 90000 tokens cannot be made from"),
     ("codegeex2 --input nowhere", "nowhere"),
     ("codegeex --vocab-size 274", "--vocab-size: 274 is out of range; give 275 to 1000000"),
     ("codegen --vocab-size 10000000", "--vocab-size: 10000000 is out of range"),
-    ("codegeex --vocab-size 90000", "--vocab-size: 90000 tokens cannot be made of"),
+    ("codegeex --vocab-size 90000", "--vocab-size: 90000 tokens cannot be made from"),
     ("codegeex --whitespace-run 136", "--whitespace-run: 136 is out of range; give 2 to 135"),
     ("codegen --whitespace-run 4", "--whitespace-run: codegen's runs of white space are fixed"),
     ("codegeex --language-tags", "--language-tags: tag lines are plain text to codegeex"),
@@ -89,5 +89,5 @@ def test_nothing_is_replaced(trained):
 
 def test_no_text_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="--input: no text in there"):
+    with pytest.raises(UserError, match="--input: no text was found"):
         train_tokenizer([tmp_path / "empty"], tmp_path / "tokenizer", TokenizerSettings(900))

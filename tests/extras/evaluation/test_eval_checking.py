@@ -180,5 +180,5 @@ def test_untrusted_words_run_in_the_sandbox_only(perl, tmp_path):
 
 
 def test_a_directory_without_problems(tmp_path):
-    with pytest.raises(UserError, match="no problems; expected such as"):
+    with pytest.raises(UserError, match="no problems; expected files such as"):
         check_problems(tmp_path)

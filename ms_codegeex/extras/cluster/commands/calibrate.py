@@ -43,7 +43,7 @@ def run(arguments: Arguments) -> None:
     if arguments.source and len(arguments.runs) > 1:
         raise UserError("--from: is for one run; leave it out, or name one run")
     if arguments.output.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--output: {arguments.output} does not end in .yaml, by which parallel.hardware knows a file")
+        raise UserError(f"--output: {arguments.output} does not end in .yaml; parallel.hardware needs that")
     if not arguments.output.absolute().parent.is_dir():
         raise UserError(f"--output: {arguments.output.parent} is not a folder; make it first")
     found = calibrate([_profiled(Path(name), arguments.source) for name in arguments.runs])

@@ -157,10 +157,10 @@ def _exchange(arguments: argparse.Namespace) -> bool:
         if not arguments.from_format:
             return False
     for kind in (*CORPORA, InfillOptions):
-        refuse(arguments, kind, "only with datasets that are made of text")
-    refuse(arguments, TuningOptions, "only with datasets that are made of text", ("overlong", "template"))
+        refuse(arguments, kind, "only with datasets that are made from text")
+    refuse(arguments, TuningOptions, "only with datasets that are made from text", ("overlong", "template"))
     if arguments.task != "pretrain" or not arguments.input:
-        raise UserError("--to and --from: take --input and no --task, for text has been made tokens already")
+        raise UserError("--to and --from: take --input and no --task, because their input has been tokenised")
     if arguments.to:
         _export(arguments)
     else:
@@ -179,7 +179,7 @@ def _export(arguments: argparse.Namespace) -> None:
     dataset, split = _one(arguments, "a dataset directory"), arguments.split or "train"
     refuse(arguments, DatasetOptions, "only with datasets that are made; give --output a new directory", ("replace",))
     if not (dataset / "dataset.json").is_file():
-        raise UserError(f"{dataset}: no dataset directory (no dataset.json); `ms-codegeex prepare` makes them")
+        raise UserError(f"{dataset}: not a dataset directory (no dataset.json); `ms-codegeex prepare` makes them")
     export = extra("prepare --to", arguments.to)
     if arguments.to == "mindrecord":
         result = export(
@@ -215,6 +215,6 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
 
 
 def _common(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that all datasets made of text have."""
+    """The settings that all datasets made from text have."""
     names = ("tags", "validation_share", "seed", "tokenizer", "on_error")
     return {**{name: getattr(arguments, name) for name in names}, "infill": infill_config(arguments)}

@@ -48,7 +48,7 @@ class HumanEvalX(ToolChainTask):
     ) -> None:
         targets = [name for name in languages if name != translate_from]
         if languages and not targets:
-            raise UserError(f"languages: translation from {translate_from} needs another language to go to")
+            raise UserError(f"languages: translation from {translate_from} needs another language to translate to")
         self._files, self._sources = problems.read(data, targets), None
         if translate_from is not None:
             if data.is_file():

@@ -86,7 +86,7 @@ def metrics() -> tuple[Any, Any]:
         from sacrebleu.metrics import BLEU, CHRF
     except ModuleNotFoundError as error:
         remedy = "install ms-codegeex[evaluation]"
-        raise UserError(f"{error.name} is not installed, which compares summaries; {remedy}") from None
+        raise UserError(f"{error.name}, which compares summaries, is not installed; {remedy}") from None
     return BLEU(lowercase=True, smooth_method="add-k", smooth_value=1), CHRF()
 
 

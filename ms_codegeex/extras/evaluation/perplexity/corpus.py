@@ -88,7 +88,7 @@ def measure(
             bar.update(len(logprobs))
     if not total.tokens:
         why = tally.nothing_left("give UTF-8 files, records or a dataset")
-        raise UserError(f"{', '.join(map(str, paths))}: no text in there: {why}")
+        raise UserError(f"{', '.join(map(str, paths))}: no text was found: {why}")
     return CorpusPerplexity(total, size, documents, window, stride, tally.summed(documents), whole)
 
 

@@ -118,4 +118,4 @@ def recorded(output: Path) -> dict[str, Score]:
             return {}
         return {name: Score(**score) for name, score in content["scores"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{output / FILE}: damaged; remove it, it is measured again") from None
+        raise UserError(f"{output / FILE}: damaged; remove it, and it is measured again") from None

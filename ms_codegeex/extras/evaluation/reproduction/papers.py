@@ -66,7 +66,7 @@ class Paper:
         """The parts of these names, in the paper's order; all if there are none. An unknown one is a `UserError`."""
         names, known = list(names), [part.name for part in self.parts]
         if absent := [name for name in names if name not in known]:
-            raise UserError(f"--only: {self.name} has no part {absent[0]}; choose of {', '.join(known)}")
+            raise UserError(f"--only: {self.name} has no part {absent[0]}; choose from {', '.join(known)}")
         return tuple(part for part in self.parts if not names or part.name in names)
 
 

@@ -76,7 +76,7 @@ def _scales(part: np.ndarray, dtype: str, kind: GGMLQuantizationType) -> np.ndar
 
 def _check(magnitudes: np.ndarray, dtype: str) -> None:
     if magnitudes.max(initial=0) >= _INFINITY[dtype]:
-        raise UserError("holds numbers that are not finite, which a quantised type cannot; choose --dtype f32")
+        raise UserError("holds numbers that are not finite, which a quantised type cannot hold; choose --dtype f32")
 
 
 def _as_float32(bits: np.ndarray, dtype: str) -> np.ndarray:

@@ -84,7 +84,7 @@ def _without_zeros(header: GGUFHeader, its: LlamaArchitecture, config: Any) -> d
     tensors = {name: header.tensor(name) for name in header.infos}
     for name, shape in its.zero_shapes(config).items():
         if (tensor := tensors.pop(name, None)) is not None and (tensor.shape != shape or tensor.float32().any()):
-            raise UserError(f"{header.path}: tensor {name} is not zero; this is a {its.name} model and none of ours")
+            raise UserError(f"{header.path}: tensor {name} is not zero; this {its.name} model is not one of ours")
     return tensors
 
 

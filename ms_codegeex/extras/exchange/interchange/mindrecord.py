@@ -143,5 +143,5 @@ def _mindrecords(path: Path) -> list[Path]:
         if files:
             return files
     if not path.is_file():
-        raise UserError(f"{path}: no MindRecord file, nor a directory with one")
+        raise UserError(f"{path}: neither a MindRecord file nor a directory with one")
     return [path]

@@ -101,11 +101,11 @@ def dataset_of_code(tmp_path, capsys):
         ("--to mindrecord --input x y", "--input: 2 paths, expected one, a dataset directory"),
         ("--to mindrecord --input x --replace", "--replace: only with"),
         ("--to triplet --input {here} --files 2", "--files: only with --to mindrecord"),
-        ("--to triplet --input x", "x: no dataset directory"),
+        ("--to triplet --input x", "x: not a dataset directory"),
         ("--from triplet --input x --seq-length 8", "--seq-length: only with --to or --task"),
-        ("--from triplet --input x --redact email", "--redact: only with datasets that are made of text"),
+        ("--from triplet --input x --redact email", "--redact: only with datasets that are made from text"),
         ("--from triplet --input x", "x_input_ids.idx: no such file"),
-        ("--from mindrecord --input x", "x: no MindRecord file"),
+        ("--from mindrecord --input x", "x: neither a MindRecord file"),
     ],
 )
 def test_arguments_that_do_not_fit(tmp_path, capsys, words, message):

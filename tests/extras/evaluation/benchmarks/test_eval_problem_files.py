@@ -225,7 +225,7 @@ DAMAGE = [  # benchmark, what differs from a sound row (...: the key is missing)
     (X, {"task_id": "Python/²"}, "x.jsonl:1: task_id"),
     (X, {"task_id": 3}, "x.jsonl:1: task_id"),
     (X, {"test": ...}, "x.jsonl:1: test is missing"),
-    (X, {"prompt": 5}, "x.jsonl:1: prompt is missing or no text"),
+    (X, {"prompt": 5}, "x.jsonl:1: prompt is missing or not text"),
     (X, {"task_id": "Go/7"}, "x.jsonl:1: import is missing"),
     (X, {"task_id": "Go/7", "import": ""}, "x.jsonl:1: test_setup is missing"),
     ("evalplus", {"task_id": "900"}, "begins with neither HumanEval nor Mbpp"),

@@ -138,7 +138,7 @@ def test_problems_that_are_not_fit_for_use(tmp_path):
     (data / "perl.jsonl").write_text(text.replace("return $x + $y", "return $x * $y"))
     done = command_here("evaluate", "check-problems", "--data", data, "--workers", 2)
     assert done.returncode == 1 and f"{data}/perl.jsonl:5: Perl/53: the reference fails: strict wrong" in done.stdout
-    assert "1 faults; mend them" in done.stderr
+    assert "1 faults; fix them" in done.stderr
 
 
 def test_summaries(model, evaluate, tmp_path):

@@ -98,7 +98,7 @@ def test_loss_and_pass_rate_of_checkpoints(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("codegen", "--only", "mtbp"), "--only: codegen has no part mtbp; choose of humaneval-t0.2, "),
+        (("codegen", "--only", "mtbp"), "--only: codegen has no part mtbp; choose from humaneval-t0.2, "),
         (("codegen", "--humaneval", "/none"), "--model: missing; give --model DIR, or --url"),
         (("codegen", "--model", "m", "--humaneval", "/none"), "nothing can run: --humaneval: /none does not exist"),
         (("codegeex2", "--model", "m"), "nothing can run: give --humaneval-x PATH"),

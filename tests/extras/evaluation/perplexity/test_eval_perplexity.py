@@ -229,8 +229,8 @@ def corpus(content):
 @pytest.mark.parametrize(
     ("measured", "words"),
     [
-        (corpus(b"\xff"), "no text in there: 1 times not UTF-8"),
-        (corpus(b""), "no text in there"),
+        (corpus(b"\xff"), "no text was found: 1 times not UTF-8"),
+        (corpus(b""), "no text was found"),
         (corpus(None), "no such file or directory"),
         (corpus(b'{"body": "x"}'), "missing field .*there is body.*c.jsonl:1"),
         (lambda model, path: prompt_perplexities(model, Other(), []), "other: has no prompt perplexity"),

@@ -210,7 +210,7 @@ def test_a_phi_model_is_not_taken_for_codegen(tmp_path):
     start, data = GGUFHeader(path).infos["blk.1.attn_k.bias"].start, bytearray(path.read_bytes())
     data[start + 3] = 0x3F
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"attn_k\.bias is not zero; this is a phi2 model"):
+    with pytest.raises(UserError, match=r"attn_k\.bias is not zero; this phi2 model is not one"):
         open_gguf(path)
 
 

@@ -113,7 +113,7 @@ def test_what_is_no_mindrecord(tmp_path):
         import_mindrecord([tmp_path / "z.mindrecord"], tmp_path / "out", "codegeex")
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "absent", tmp_path / "empty"):
-        with pytest.raises(UserError, match="no MindRecord file"):
+        with pytest.raises(UserError, match="neither a MindRecord file"):
             import_mindrecord([path], tmp_path / "out", "codegeex")
 
 

@@ -167,5 +167,5 @@ def texts_of(record: Mapping[str, Any], keys: Iterable[str], where: str, blank: 
     """The texts of a row; `blank`: they may be."""
     for key in keys:
         if not isinstance(record.get(key), str) or not (blank or record[key].strip()):
-            raise UserError(f"{where}: {key} is missing or no text; this row needs it")
+            raise UserError(f"{where}: {key} is missing or not text; this row needs it")
     return [record[key] for key in keys]
