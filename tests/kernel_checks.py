@@ -32,7 +32,7 @@ from ms_codegeex.generation.kernels.library import (
     cache_shapes,
     exchange_bytes,
 )
-from ms_codegeex.generation.matrices import LowRank, aligned, pack
+from ms_codegeex.generation.matrices import LoraTerm, aligned, pack
 from ms_codegeex.generation.sampling import Drawing
 
 ROWS = (*range(1, 18), 33)
@@ -103,7 +103,7 @@ def check_adapters(
     depends on its neighbours."""
     weight, bias, m = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n), 19
     x, residual = numbers(2, m, k), numbers(3, m, n)
-    factors = [LowRank(numbers(4, 3, k), numbers(5, n, 3)), None, LowRank(numbers(6, 17, k), numbers(7, n, 17) / 8)]
+    factors = [LoraTerm(numbers(4, 3, k), numbers(5, n, 3)), None, LoraTerm(numbers(6, 17, k), numbers(7, n, 17) / 8)]
     chosen = np.zeros(1 + m, np.int32)
     packed = pack(weight, kernels.blocks(bits, activation_bits))
     plain = kernels.matrix(packed, bias, activation, activation_bits)

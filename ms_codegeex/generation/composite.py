@@ -11,9 +11,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.generation.choice import COLUMNS
-from ms_codegeex.generation.device_shares import Meeting, Share
+from ms_codegeex.generation.device_shares import DeviceExchange, Share
 from ms_codegeex.generation.loading import MAX_PASS_ROWS, Adapter, of_matrix
-from ms_codegeex.generation.matrices import LowRank, Weights
+from ms_codegeex.generation.matrices import LoraTerm, Weights
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore, Linear, RotaryTable
 
@@ -236,7 +236,7 @@ class CompositeLinear(nn.Cell):
     """A linear layer and the additions of its rows' adapters. All adapters' factors are concatenated; each row keeps
     the products with its own. `chosen` int32 [`MAX_PASS_ROWS`] has the numbers of the rows' adapters."""
 
-    def __init__(self, base: Linear, factors: Sequence[LowRank | None], chosen: Parameter):
+    def __init__(self, base: Linear, factors: Sequence[LoraTerm | None], chosen: Parameter):
         super().__init__(auto_prefix=False)
         self.base, self.chosen, name = base, chosen, base.weight.name
         own = [(number, each) for number, each in enumerate(factors, 1) if each is not None]
@@ -371,7 +371,7 @@ class CompositeCells:
         model: nn.Cell,
         weights: Weights,
         sizes: SlotSizes,
-        meeting: Meeting | None = None,
+        meeting: DeviceExchange | None = None,
         adapters: Sequence[Adapter] = (),
     ):
         for parameter in model.get_parameters():

@@ -76,7 +76,7 @@ def _stretch(count: int, parts: int, number: int, unit: int = 1) -> slice:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class DeviceExchange:
     """How a device exchanges results with the others: its `share`, and the shared `memory` of the compiled operators.
     MindSpore's own operators use its collectives instead."""
 

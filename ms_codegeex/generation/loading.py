@@ -17,7 +17,7 @@ from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentine
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.formats.model_directory import declared_infill
 from ms_codegeex.formats.provenance import check, verify_signature
-from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, LowRank, TensorWeights, Weights
+from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, LoraTerm, TensorWeights, Weights
 from ms_codegeex.generation.quantised import QuantisedModel, is_quantised
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 from ms_codegeex.models.registry import Family
@@ -133,12 +133,12 @@ class Adapter:
 
     name: str
     path: Path
-    matrices: Mapping[str, LowRank]
+    matrices: Mapping[str, LoraTerm]
 
     def part(self, weights: SharedWeights) -> Adapter:
         """A device's part of it: a part of a matrix has the same columns of A and the same rows of B."""
         parts = {
-            name: LowRank(each.a[:, weights.part(name, 1)], each.b[weights.part(name, 0)])
+            name: LoraTerm(each.a[:, weights.part(name, 1)], each.b[weights.part(name, 0)])
             for name, each in self.matrices.items()
         }
         return Adapter(self.name, self.path, parts)
@@ -163,11 +163,11 @@ def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
         if np.count_nonzero(used) > MAX_ADAPTER_RANK:
             raise UserError(f"--adapter: {path}: rank {len(a)} of {layer} is too large; {MAX_ADAPTER_RANK} is the most")
         if used.any():
-            matrices[f"{layer}.weight"] = LowRank(a[used], scale * b[:, used])
+            matrices[f"{layer}.weight"] = LoraTerm(a[used], scale * b[:, used])
     return Adapter(name, path, matrices)
 
 
-def of_matrix(adapters: Sequence[Adapter], name: str) -> list[LowRank | None] | None:
+def of_matrix(adapters: Sequence[Adapter], name: str) -> list[LoraTerm | None] | None:
     """Each adapter's addition to the product with this matrix; None if none adds anything."""
     additions = [adapter.matrices.get(name) for adapter in adapters]
     return additions if any(each is not None for each in additions) else None

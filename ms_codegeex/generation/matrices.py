@@ -22,7 +22,7 @@ WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LoraTerm:
     """An adapter's addition to the product with a matrix [n, k]: B A x. `a` FP32 [r, k]; `b` FP32 [n, r], scaled."""
 
     a: np.ndarray

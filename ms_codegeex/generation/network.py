@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 
 from ms_codegeex.generation.choice import COLUMNS
 from ms_codegeex.generation.composite import CompositeCells, CompositeChoice
-from ms_codegeex.generation.device_shares import Meeting
+from ms_codegeex.generation.device_shares import DeviceExchange
 from ms_codegeex.generation.loading import Adapter
 from ms_codegeex.generation.matrices import Weights
 from ms_codegeex.generation.rows import Rows, SlotSizes
@@ -34,7 +34,7 @@ class Passage(nn.Cell):
         return self.model(rows, rows)
 
 
-class Reading(nn.Cell):
+class OutputReader(nn.Cell):
     """Hidden states to logits, or to the tokens that follow. Its graphs are small, whatever the number of layers: each
     number of rows, of edits and of likeliest tokens has one."""
 
@@ -58,7 +58,7 @@ class LocalNetwork:
         config: Any,
         weights: Weights,
         sizes: SlotSizes,
-        meeting: Meeting | None = None,
+        meeting: DeviceExchange | None = None,
         adapters: Sequence[Adapter] = (),
         slower: str = "",
     ):
@@ -81,7 +81,7 @@ class LocalNetwork:
     def _build(self) -> None:
         """Make the cells of which MindSpore compiles graphs."""
         self._passage, head = Passage(self._model), self._cells.head
-        self._readings = {choice: Reading(head, choice) for choice in (None, *self._choices.values())}
+        self._readings = {choice: OutputReader(head, choice) for choice in (None, *self._choices.values())}
         for cell in (self._passage, *self._readings.values()):
             cell.set_train(False)
 
@@ -95,21 +95,21 @@ class LocalNetwork:
         """As in `Network`."""
         return self._run(self._readings[None], rows)
 
-    def _run(self, reading: Reading, rows: Rows) -> np.ndarray:
+    def _run(self, reading: OutputReader, rows: Rows) -> np.ndarray:
         try:
             return self._prompt(reading, rows) if rows.rows.shape[2] > 1 else self._single_rows(reading, rows)
         except Exception:
             self._build()  # a graph in which an operator failed refuses every later input
             raise
 
-    def _prompt(self, reading: Reading, rows: Rows) -> np.ndarray:
+    def _prompt(self, reading: OutputReader, rows: Rows) -> np.ndarray:
         """Several rows of one sequence, of which few are read."""
         self._cells.use_adapters(rows.adapters)
         hidden = self._passage(Tensor(rows.rows)).asnumpy()
         self._hidden = lambda: hidden
         return self._read(reading, Tensor(hidden[rows.wanted]), rows)
 
-    def _single_rows(self, reading: Reading, rows: Rows) -> np.ndarray:
+    def _single_rows(self, reading: OutputReader, rows: Rows) -> np.ndarray:
         """One row of each of several sequences. Hidden states stay on the device: all are read, most are wanted."""
         passed, places = self._arranged(rows.rows)
         count, wanted = passed.shape[1], places[rows.wanted]
@@ -122,7 +122,7 @@ class LocalNetwork:
         return self._read(reading, hidden, rows)[wanted]
 
     @staticmethod
-    def _read(reading: Reading, hidden: Tensor, rows: Rows) -> np.ndarray:
+    def _read(reading: OutputReader, hidden: Tensor, rows: Rows) -> np.ndarray:
         given = (Tensor(array, ms.float32) for array in (rows.settings, rows.edits))
         return reading(hidden, *given, Tensor(rows.places)).asnumpy()
 

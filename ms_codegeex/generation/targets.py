@@ -14,7 +14,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory, hide_rank_table
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.generation.device_shares import Meeting, SharedWeights
+from ms_codegeex.generation.device_shares import DeviceExchange, SharedWeights
 from ms_codegeex.generation.kernels.library import Library
 from ms_codegeex.generation.kernels.network import KernelNetwork, without_operators
 from ms_codegeex.generation.loading import Adapter
@@ -45,7 +45,7 @@ def open_network(
     config: Any,
     weights: Weights,
     sizes: SlotSizes,
-    meeting: Meeting | None = None,
+    meeting: DeviceExchange | None = None,
     adapters: Sequence[Adapter] = (),
 ) -> Network:
     """A model's network in this process: of the compiled operators if they are asked for and can be had, otherwise of

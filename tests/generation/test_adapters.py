@@ -9,7 +9,7 @@ import pytest
 from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.generation.beams import next_tokens
 from ms_codegeex.generation.loading import Adapter
-from ms_codegeex.generation.matrices import LowRank
+from ms_codegeex.generation.matrices import LoraTerm
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.models.registry import FAMILIES
@@ -34,7 +34,7 @@ def adapters_of(config):
     found, rng = [], np.random.default_rng(9)
     for number, (rank, wanted) in enumerate(((3, "."), (17, "feed_forward")), 1):
         matrices = {
-            f"{name}.weight": LowRank(
+            f"{name}.weight": LoraTerm(
                 rng.standard_normal((rank, columns), np.float32) / 4, rng.standard_normal((rows, rank), np.float32) / 12
             )
             for name, (rows, columns) in linear.items()

@@ -28,7 +28,7 @@ from ms_codegeex.base.webpage import Html, element, joined, note, page, table, t
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.extras.serving import errors
 from ms_codegeex.extras.serving.backend import Backend
-from ms_codegeex.extras.serving.guards import BodyLimit, Guard, Recording, check_origins
+from ms_codegeex.extras.serving.guards import BodyLimit, Guard, RequestRecorder, check_origins
 from ms_codegeex.extras.serving.keys import Keys
 from ms_codegeex.extras.serving.records import AccessLog, Metrics
 from ms_codegeex.extras.serving.routes import completions, embeddings, llama_cpp, status, tasks, tokens
@@ -107,7 +107,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(Recording, metrics=metrics, log=log)
+    app.add_middleware(RequestRecorder, metrics=metrics, log=log)
     app.state.reload = partial(_reload, [one for one in (keys and keys.reload, log and log.reopen) if one])
     if settings.demo:
         _add_demo(app, load_examples(settings.example_path))

@@ -54,7 +54,7 @@ def check_origins(origins: tuple[str, ...], keys: bool) -> None:
 
 
 @dataclass
-class Recording:
+class RequestRecorder:
     """The outermost layer: gives each request an id and a record, which goes to the log and the metrics."""
 
     app: ASGIApp

@@ -61,7 +61,7 @@ def _closing(text: str) -> list[bool]:
     return [least < depth for least, depth in zip(lowest, depths, strict=True)]
 
 
-class Trimming(TextFilter):
+class SuffixTrimmer(TextFilter):
     """`overlap` for an answer in pieces: text that may belong to the repetition is held back."""
 
     def __init__(self, suffix: str):
@@ -119,4 +119,4 @@ def infill_prompt(
 
 def infill_filter(model: ServedModel, suffix: str, *others: TextFilter) -> TextFilter:
     """The filter of an answer: `others`, then for a model without sentinels trimming."""
-    return Filters(*others, *([] if model.sentinels is not None else [Trimming(suffix)]))
+    return Filters(*others, *([] if model.sentinels is not None else [SuffixTrimmer(suffix)]))

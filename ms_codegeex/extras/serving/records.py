@@ -28,8 +28,8 @@ DURATION = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 
 
 @dataclass
 class RequestRecord:
-    """The entries of a request in the access log. `guards.Recording` notes the first half, the routes the second. Times
-    are seconds of a monotonic clock."""
+    """The entries of a request in the access log. `guards.RequestRecorder` notes the first half, the routes the second.
+    Times are seconds of a monotonic clock."""
 
     id: str
     client: str

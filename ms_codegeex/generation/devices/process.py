@@ -20,7 +20,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.choice import COLUMNS
-from ms_codegeex.generation.device_shares import Meeting, Share
+from ms_codegeex.generation.device_shares import DeviceExchange, Share
 from ms_codegeex.generation.devices.messages import receive, send
 from ms_codegeex.generation.loading import load_adapters, load_model
 from ms_codegeex.generation.rows import Network, Rows, SlotSizes
@@ -50,7 +50,7 @@ def load(job: dict[str, Any]) -> Network:
             raise RunFailure(f"generation: device {rank} became rank {actual} of MindSpore's communication")
     model = load_model(Path(job["model"]), job["bits"])
     adapters = load_adapters({name: Path(path) for name, path in job["adapters"].items()}, model)
-    sizes, meeting = SlotSizes(**job["sizes"]), Meeting(Share(model.config, rank, ranks), memory)
+    sizes, meeting = SlotSizes(**job["sizes"]), DeviceExchange(Share(model.config, rank, ranks), memory)
     network = open_network(model.family, model.config, model.weights, sizes, meeting, adapters)
     if network.compiled != job["compiled"]:
         raise RunFailure(f"generation: device {rank} could not load the compiled operators")

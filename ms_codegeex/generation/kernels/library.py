@@ -17,7 +17,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.formats.rounding import GROUPS
-from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, MULTIPLES, ROWS, LowRank, PackedMatrix
+from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, MULTIPLES, ROWS, LoraTerm, PackedMatrix
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
 # in the order of `Kind` in numbers.h
@@ -43,7 +43,7 @@ class AdapterSums:
     and `chosen` int32 [1 + rows], read at each product: the number of rows with an adapter, then the number of each
     row's adapter, 0 for none."""
 
-    factors: Sequence[LowRank | None]
+    factors: Sequence[LoraTerm | None]
     chosen: np.ndarray
 
 
@@ -213,7 +213,7 @@ class Library:
             raise RunFailure(f"generation: the operator {operator} failed: memory is out, or its inputs are wrong")
 
 
-def _factors(factors: Sequence[LowRank | None], packed: PackedMatrix) -> tuple[np.ndarray, tuple[Any, ...]]:
+def _factors(factors: Sequence[LoraTerm | None], packed: PackedMatrix) -> tuple[np.ndarray, tuple[Any, ...]]:
     """int64 [adapters, 3]: addresses of A [r, width] and of B transposed [r, rows], and r; and what is at the
     addresses."""
     table, kept = np.zeros((len(factors), 3), np.int64), []

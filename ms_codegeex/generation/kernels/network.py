@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ms_codegeex.generation.device_shares import Meeting
+from ms_codegeex.generation.device_shares import DeviceExchange
 from ms_codegeex.generation.kernels.library import (
     AdapterSums,
     AttentionSizes,
@@ -51,7 +51,7 @@ class KernelNetwork:
         config: DecoderConfig,
         weights: Weights,
         sizes: SlotSizes,
-        meeting: Meeting | None = None,
+        meeting: DeviceExchange | None = None,
         adapters: Sequence[Adapter] = (),
     ):
         self.library, self.config, self.weights, self.sizes, self.adapters = library, config, weights, sizes, adapters

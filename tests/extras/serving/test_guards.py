@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import declared
 from ms_codegeex.extras.serving import records
 from ms_codegeex.extras.serving.app import create_app
-from ms_codegeex.extras.serving.guards import Recording, record_of
+from ms_codegeex.extras.serving.guards import RequestRecorder, record_of
 from ms_codegeex.extras.serving.records import AccessLog, Metrics, RequestRecord
 from ms_codegeex.extras.serving.settings import ServeSettings
 
@@ -432,5 +432,5 @@ def test_only_an_address_is_a_client(given, logged):
         seen.append((scope["client"][0], record_of(scope).client))
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": given and (given, 1)}
-    asyncio.run(Recording(app, Metrics(FakeBackend()))(scope, None, None))
+    asyncio.run(RequestRecorder(app, Metrics(FakeBackend()))(scope, None, None))
     assert seen == [(logged, logged)]

@@ -14,7 +14,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.answering import IndentStop
-from ms_codegeex.extras.serving.infilling import Trimming, overlap
+from ms_codegeex.extras.serving.infilling import SuffixTrimmer, overlap
 
 TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)
 PIECES = st.lists(TEXT, max_size=8)
@@ -22,7 +22,7 @@ PIECES = st.lists(TEXT, max_size=8)
 
 def trimmed(pieces, suffix: str) -> str:
     """The pieces of an answer without the repetition of the suffix."""
-    trimming = Trimming(suffix)
+    trimming = SuffixTrimmer(suffix)
     return "".join([*map(trimming.feed, pieces), trimming.rest()])
 
 
@@ -96,7 +96,7 @@ def test_whole_lines_of_the_suffix_are_found(answer, line, data):
 
 @given(PIECES, TEXT)
 def test_what_cannot_be_trimmed_is_not_held_back(pieces, suffix):
-    trimming, said = Trimming(suffix), ""
+    trimming, said = SuffixTrimmer(suffix), ""
     for place, piece in enumerate(pieces):
         said += trimming.feed(piece)
         text = "".join(pieces[: place + 1])
@@ -194,7 +194,7 @@ class Copied(str):
         return map(Copied, super().__iter__())
 
 
-@pytest.mark.parametrize("through", [IndentStop(4), Trimming("-" + " " * 1000)])
+@pytest.mark.parametrize("through", [IndentStop(4), SuffixTrimmer("-" + " " * 1000)])
 def test_white_space_that_waits_is_not_copied_with_each_piece(through, monkeypatch):
     monkeypatch.setattr(Copied, "copied", 0)
     pieces = [Copied(text) for text in ["-", "\n", *[" " * 4] * 200, "x"]]
@@ -204,13 +204,13 @@ def test_white_space_that_waits_is_not_copied_with_each_piece(through, monkeypat
 
 
 def test_a_long_suffix_is_read_only_as_far_as_needed():
-    trimming, said = Trimming("\n" + "a" * 1_000_000), list[str]()
+    trimming, said = SuffixTrimmer("\n" + "a" * 1_000_000), list[str]()
     assert steps(lambda: said.extend([trimming.feed("b a"), trimming.rest()])) < 200
     assert "".join(said) == "b a"
 
 
 def test_a_repetition_that_fails_at_every_place_delays_nobody():
-    trimming, text, said = Trimming("a" * 2_000 + "b"), "a" * 4 * 500 + "c", list[str]()
+    trimming, text, said = SuffixTrimmer("a" * 2_000 + "b"), "a" * 4 * 500 + "c", list[str]()
     pieces = [text[place : place + 4] for place in range(0, len(text), 4)]
     assert steps(lambda: said.extend(map(trimming.feed, pieces))) < 30 * len(text)
     assert "".join(said) == text

@@ -176,7 +176,7 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingBytes:
     """The bytes that generating with weights of this form takes. `read`: weights that a step reads, without tables that
     are only looked up; `cache`: of a sequence of `tokens`; `workspace`: the widest layer's in a pass."""
 
@@ -204,14 +204,14 @@ class Decoding:
         return streams * bandwidth / (self.read + streams * self.cache)
 
 
-def decoding(config: RunConfig, form: WeightForm, tokens: int | None = None) -> Decoding:
+def decoding(config: RunConfig, form: WeightForm, tokens: int | None = None) -> DecodingBytes:
     """What a form takes with `tokens` in the cache (none: as many as published first, else the whole context)."""
     model, parameters = config.model.sizes, list(_parameters(config))
     weights = sum(form.size(p) + form.scales(p) for p in parameters)
     tied = {f"{layer.copy_of}.weight" for layer in model.table.last if layer.copy_of}
     tables = [p for p in parameters if len(p.shape) == 2 and not p.product and p.name not in tied]
     length = _length(config, tokens, next(iter(_published(config, 16)), None))
-    return Decoding(
+    return DecodingBytes(
         form=form.name,
         bits=form.bits,
         group=form.group,
@@ -265,7 +265,7 @@ class Memory:
     bandwidth: float
     measured: bool = False
 
-    def fits(self, form: Decoding, streams: int) -> bool:
+    def fits(self, form: DecodingBytes, streams: int) -> bool:
         """Whether that many sequences fit."""
         return self.usable is None or form.total(streams) <= self.usable
 
@@ -294,7 +294,7 @@ def read_bandwidth(threads: int, size: int = 2**30) -> float:
         return size / (time.perf_counter() - begin)
 
 
-def speeds_to_dict(config: RunConfig, forms: Sequence[Decoding], where: Sequence[Memory], streams: int) -> dict:
+def speeds_to_dict(config: RunConfig, forms: Sequence[DecodingBytes], where: Sequence[Memory], streams: int) -> dict:
     """Plain values for `--json`: our forms, each device's bounds and the published figures. Bytes and seconds."""
     return {
         "streams": streams,
@@ -311,7 +311,7 @@ def speeds_to_dict(config: RunConfig, forms: Sequence[Decoding], where: Sequence
     }
 
 
-def _device_form(memory: Memory, form: Decoding, counts: Sequence[int]) -> dict[str, Any]:
+def _device_form(memory: Memory, form: DecodingBytes, counts: Sequence[int]) -> dict[str, Any]:
     return {
         "form": form.form,
         "fits": {count: memory.fits(form, count) for count in counts},

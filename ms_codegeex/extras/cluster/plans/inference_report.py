@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ms_codegeex.base.printing import table
 from ms_codegeex.extras.cluster.plans.inference import (
     WEEK_RATE,
-    Decoding,
+    DecodingBytes,
     InferenceMemory,
     Memory,
     bounds,
@@ -42,7 +42,7 @@ def published_table(config: RunConfig, memories: Sequence[InferenceMemory]) -> s
     return text
 
 
-def forms_table(forms: Sequence[Decoding], streams: int) -> str:
+def forms_table(forms: Sequence[DecodingBytes], streams: int) -> str:
     """10^9 bytes of our forms."""
     header = ("weights", "tokens", "weights", "read a step", "cache", "in FP16", "workspace")
     header += ("sum", f"sum for {streams}")
@@ -61,7 +61,7 @@ def forms_table(forms: Sequence[Decoding], streams: int) -> str:
     )
 
 
-def speed_table(config: RunConfig, forms: Sequence[Decoding], devices: Sequence[Memory], streams: int) -> str:
+def speed_table(config: RunConfig, forms: Sequence[DecodingBytes], devices: Sequence[Memory], streams: int) -> str:
     """Tokens a second that each device's memory allows at most."""
     weekly, counts = serves_users(config), tuple(dict.fromkeys((1, streams)))
     header = ["device", "GB/s", *(f"{form.form}, {n}" for form in forms for n in counts)]

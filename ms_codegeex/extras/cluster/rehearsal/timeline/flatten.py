@@ -49,10 +49,10 @@ class _Choice:
 
 def flatten(model: ModelProto, rank: int, stage: int) -> StepProgram:
     """The step of global rank `rank` of pipeline stage `stage`."""
-    return _Flattening(model, rank).program(stage)
+    return _Flattener(model, rank).program(stage)
 
 
-class _Flattening:
+class _Flattener:
     """One pass over a model."""
 
     def __init__(self, model: ModelProto, rank: int):
