@@ -58,7 +58,7 @@ class RecordLayout:
         return True
 
     def advice(self, record: Mapping[str, Any]) -> str:
-        """The `remedy`, with the field by which the record is recognised in the place of FIELD."""
+        """The `remedy`, with the field by which the record is recognised in place of FIELD."""
         field = next(iter(self.values(record, self.by[0].partition("[")[0])), "FIELD")
         return self.remedy.replace(".FIELD", f".{field}")
 

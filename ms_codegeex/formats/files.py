@@ -51,7 +51,7 @@ _NPY_BEGINNING = b"\x93NUMPY"
 _MAX_NESTING = 16  # a checkpoint nests five levels; a malicious one may contain itself
 _MAX_STEPS = 8  # from what the user names down to the weights
 _MAX_POINTER_BYTES = 256  # bytes of a file that names a folder
-# What is said of files beside the weights: whether they are training state, and the words around their names.
+# What messages say about files beside the weights: whether they are training state, and the words around their names.
 _OVER = (
     (False, "passed over", ""),
     (True, "left out, state of a training run ({})", "; training from here begins with a new optimizer"),

@@ -68,7 +68,7 @@ def _modules(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32. Our
     layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
-    these are then one below the other, A [k rank, in], and each B is in its own rows and columns. `shapes` are ours."""
+    these are then stacked, A [k rank, in], and each B is in its own rows and columns. `shapes` are ours."""
     factors = {}
     for entry in entries:
         layers = [name.removesuffix(".weight") for name in entry.ours]

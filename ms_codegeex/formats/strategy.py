@@ -204,7 +204,7 @@ def _tensor_strategy(name: str, stage: int, raw: Mapping[str, Any]) -> TensorStr
     nested = [axes if isinstance(axes, (list, tuple)) else [axes] for axes in raw["tensor_map"]]
     shape = checked_shape(raw["tensor_shape"], name) if "tensor_shape" in raw else None
     if not all(type(n) is int for n in (*devices, shards, step, *itertools.chain(*nested))):
-        raise ValueError(f"the layout of {name} holds something else than numbers")
+        raise ValueError(f"the layout of {name} holds something other than numbers")
     if len(devices) > MAX_AXES or any(size < 1 for size in devices) or math.prod(devices) > 1 << 20:
         raise ValueError(f"{name} is on a grid {list(devices)} of devices")
     if len(nested) > MAX_AXES:

@@ -55,7 +55,7 @@ class LazyTensor:
     rows: Callable[[int], Iterator[np.ndarray]] | None = None
 
     def __setstate__(self, state: object) -> None:
-        """No pickle makes or alters a tensor: a hostile `.pt` could put anything in the place of `load`."""
+        """No pickle makes or alters a tensor: a hostile `.pt` could put anything in place of `load`."""
         raise TypeError("a LazyTensor cannot be unpickled")
 
     @property

@@ -287,7 +287,7 @@ class _Machine:
         return call(self, *arguments)
 
     def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
-        """`collections.OrderedDict` and its like: a dictionary."""
+        """`collections.OrderedDict` and similar classes: a dictionary."""
         if type(pairs) not in (list, tuple, dict):
             raise ValueError("a dictionary without pairs")
         self._spend(len(pairs))

@@ -107,7 +107,7 @@ def load_model(path: Path, bits: int | None = None) -> LoadedModel:
         return LoadedModel(model.path, model.family, model.config, model, declared, find_tokenizer, source)
     from ms_codegeex.formats.sources import open_source
 
-    check(Path(path))  # before anything is said of files that may have changed
+    check(Path(path))  # before messages about files that may have changed
     source = open_source(Path(path))
     if source.path != Path(path):
         check(source.path)

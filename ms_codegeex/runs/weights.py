@@ -88,7 +88,7 @@ def check_weights(config: RunConfig, dataset: Path) -> str | None:
 
 def _changed(model: ModelConfig, source: Source) -> Iterator[str]:
     """What the model computes in another way than the one that it starts from. Its end token is the dataset's, which
-    some models' configurations state otherwise than their tokenizers."""
+    some models' configurations state differently from their tokenizers."""
     for name in (*NOT_OF_WEIGHTS, *(() if model.fresh_vocabulary else ("eos_token_id",))):
         here, there = (getattr(config, name, None) for config in (model.sizes, source.config))
         if here != there and name != "init_std":

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
-OVERFLOWED = -3e38  # in the place of a squared norm; infinity would spoil its neighbours in a tensor that is reduced
+OVERFLOWED = -3e38  # in place of a squared norm; infinity would spoil its neighbours in a tensor that is reduced
 
 
 class OverflowRegister(nn.Cell):

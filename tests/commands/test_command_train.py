@@ -300,7 +300,7 @@ def test_a_model_to_start_from_that_does_not_fit_is_an_error_before_anything_is_
 
 
 LARGE = {"preset": "13b", "hidden_size": 5120, "num_layers": 39, "num_heads": 40, "intermediate_size": 20480}
-MISTAKES = {  # changes of the file, words of the command line, and what is said; FOLDER stands for the test's own
+MISTAKES = {  # changes of the file, words of the command line, and the message; FOLDER stands for the test's own
     "unknown key": ({}, ["training.step=3"], "training.step: unknown key"),
     "wrong type": ({}, ["training.steps=few"], "training.steps: found 'few'"),
     "heads": ({}, ["model.num_heads=3"], "model.num_heads: 3 does not divide"),

@@ -1,4 +1,4 @@
-"""Which schedules fit the length of their run, and what is said of those that do not."""
+"""Which schedules fit the length of their run, and the notes about those that do not."""
 
 from pathlib import Path
 

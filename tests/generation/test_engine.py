@@ -169,7 +169,7 @@ def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, mo
 
 
 def continued(generator, prompt, **changes):
-    """The only answer, 12 greedy tokens if nothing else is said."""
+    """The only answer, 12 greedy tokens unless stated otherwise."""
     settings = SamplingSettings(**{"max_new_tokens": 12, "temperature": 0.0, **changes})
     (answer,) = generator.answers(generator.encode(prompt), settings)
     assert generator.generate(prompt, settings) == answer.text  # streamed or not

@@ -1,4 +1,4 @@
-"""The engine at every level of CPU that this machine can run, and what is said where a level cannot be used."""
+"""The engine at every level of CPU that this machine can run, and the message where a level cannot be used."""
 
 from unittest.mock import create_autospec
 

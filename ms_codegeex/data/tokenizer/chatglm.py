@@ -131,7 +131,7 @@ class CodeGeeX2Tokenizer(Tokenizer):
         directory = Path(directory)
         check_files(directory, (MODEL,))
         if (directory / JSON).is_file():
-            there = f"other programs read it in the place of {MODEL}, and their ids are others"
+            there = f"other programs read it in place of {MODEL}, and their ids are others"
             raise UserError(f"{directory / JSON}: {there}; delete it, if the model was trained with {MODEL}")
         found, config = cls(directory / MODEL), read_object(directory / CONFIG, missing=True)
         pieces = {found._model.id_to_piece(number): number for number in range(found._model.get_piece_size())}

@@ -148,7 +148,7 @@ def write_codegeex_files(
 
 
 def spaces_steps(spaces: Ids, names: Ids, max_len: int) -> dict[str, dict[str, Any]]:
-    """The steps of tokenizer.json that write names in the place of spaces, the longest run first, and back."""
+    """The steps of tokenizer.json that write names in place of spaces, the longest run first, and back."""
     name_of = {number: name for name, number in names.items()}
     runs = {run: name_of[number] for run, number in spaces.items()}
     longest_first = sorted((run for run in runs if len(run) <= max_len), key=len, reverse=True)

@@ -127,9 +127,9 @@ def read_added(
 ) -> AddedTokens:
     """The tokens that any file of the directory adds to the `vocabulary`, whose ids have no gap. Those that only have a
     name get the next ids, as in transformers. `of`: the family. `own`: tokens of the vocabulary whose ids its code
-    computes, so that lists of them change nothing. A padding token after a gap is left out, and said. `UserError` if a
-    list is malformed, two contradict each other, an id between them has no token, or a token is one of another family,
-    or in the model's vocabulary only."""
+    computes, so that lists of them change nothing. A padding token after a gap is left out, with a note. `UserError` if
+    a list is malformed, two contradict each other, an id between them has no token, or a token is one of another
+    family, or in the model's vocabulary only."""
     entries: dict[str, tuple[int, bool, bool, str]] = {}
     in_model = content.get("model", {}).get("vocab", {})  # its values were checked
     listed_only = {token: number for token, number in in_model.items() if number >= len(vocabulary)}

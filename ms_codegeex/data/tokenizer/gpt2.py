@@ -222,7 +222,7 @@ def own_extra_tokens(max_len: int) -> int:
 class CodeGenTokenizer(ByteLevelTokenizer):
     """CodeGen's tokenizer; 50256 ends a document, or the last token of other `tables` than GPT-2's. `whitespace`: with
     the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in the nl models (ids
-    0..50256). `added`: the tokens of a model's directory, in the place of those for white space."""
+    0..50256). `added`: the tokens of a model's directory, in place of those for white space."""
 
     tokenizer_class, kind = "CodeGenTokenizer", "gpt2"
 

@@ -114,7 +114,7 @@ class TextOptions:
         "--filters default, otherwise none)"
     )
     redact: tuple[Literal["email", "real-email", "secrets"], ...] = option(
-        "replace e-mail addresses (real-email: not those at example.com and its like), or keys and passwords",
+        "replace e-mail addresses (real-email: not those at example.com and similar domains), or keys and passwords",
         default=(),
     )
 

@@ -74,7 +74,7 @@ class Draws:
             print_error(
                 f"a prompt came again within {SHORT:g} s with the same seed ({settings.seed}) and temperature "
                 f"{settings.temperature:g}: its answers are equal; for different samples send another seed, or none "
-                "(this is said once)"
+                "(printed once)"
             )
 
 

@@ -1,6 +1,6 @@
 """CodeGeeX2's tensors in the foreign formats: names, shapes and packing as data.
 
-It has ChatGLM2's layout: rows of query, key and value one below the other in one matrix, those of gate and up in
+It has ChatGLM2's layout: rows of query, key and value stacked in one matrix, those of gate and up in
 another. All matrices are [out, in] on every side (CodeGeeX2 release, configuration and index of the checkpoint).
 """
 

@@ -45,7 +45,7 @@ _FUSED = Entry(
 )
 _PLAIN = tuple(Entry((ours,), name) for ours, name in _NAMES)
 _PYTORCH = (*_PLAIN[:3], _FUSED, *_PLAIN[3:])
-# GPT-J is the same network, with three matrices in the place of the fused one (transformers, `modeling_gptj.py`)
+# GPT-J is the same network, with three matrices in place of the fused one (transformers, `modeling_gptj.py`)
 _GPTJ = (
     *_PLAIN[:3],
     *(

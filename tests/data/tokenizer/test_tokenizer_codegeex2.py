@@ -224,7 +224,7 @@ def test_a_tokenizer_json_beside_the_model_is_refused(directory, tokenizer, tmp_
     """transformers would read it, not tokenizer.model."""
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}}))
-    with pytest.raises(UserError, match=r"tokenizer\.json: other programs read it in the place of tokenizer\.model"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: other programs read it in place of tokenizer\.model"):
         load_tokenizer(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A mistake in our own code that one answer meets: its client is told, and all others go on."""
+"""A mistake in our own code that one answer meets: its client is told, and all others continue."""
 
 import asyncio
 import json

@@ -98,7 +98,7 @@ def published_speeds(config: RunConfig) -> str:
         by_bits = bounds(config, speed)
         share = "-" if speed.bits is None else f"{speed.rate / by_bits[speed.bits]:.0%}"
         limits = " / ".join(f"{rate:.0f}" for rate in by_bits.values())
-        weights = "not said" if speed.bits is None else f"{speed.bits} bits"
+        weights = "not stated" if speed.bits is None else f"{speed.bits} bits"
         rate = f"{speed.rate:.1f} {speed.unit}"
         rows.append((speed.gpu, weights, speed.program, f"{speed.tokens:,}", rate, limits, share))
     if not rows:
@@ -106,6 +106,6 @@ def published_speeds(config: RunConfig) -> str:
     header = ("GPU", "weights", "program", "tokens", "published, /s", "tokens/s at most", "share")
     return (
         f"published speeds of one sequence, with the bound of the published scheme\n{table(header, rows, 3)}\n"
-        "  Which A100 it was is not said; the bound is that of 80 GB. Where the weights are not said, bounds are for\n"
-        "  16, 8 and 4 bits. Characters: on CodeGeeX2's Chinese page; the English one says tokens"
+        "  Which A100 it was is not stated; the bound is that of 80 GB. Where the weights are not stated, bounds are\n"
+        "  for 16, 8 and 4 bits. Characters: on CodeGeeX2's Chinese page; the English one says tokens"
     )

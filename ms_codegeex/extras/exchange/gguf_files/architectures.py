@@ -3,7 +3,7 @@
 The facts are those of llama.cpp's sources (its graphs in `src/models`, its loader of hyperparameters), release of
 llama-cpp-python 0.3.36, and of its converter's class for ChatGLM.
 
-* CodeGeeX2 is ChatGLM2, which is `chatglm` there: query, key and value below each other, gate and up too, and rotated
+* CodeGeeX2 is ChatGLM2, which is `chatglm` there: query, key and value stacked, gate and up too, and rotated
   pairs of neighbouring channels.
 * CodeGen is GPT-J's block with biases in the feed-forward layers and in the head only. `gptj` is only a name in
   llama.cpp, without a graph. `phi2` is the same block (one LayerNorm before attention and feed-forward layers, which

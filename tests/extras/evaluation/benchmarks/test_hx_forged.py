@@ -49,7 +49,7 @@ def test_no_forged_answer_passes(judged, language: str, kind: str):
 
 
 def test_what_is_no_data_is_wrong_and_published_is_what_the_published_tests_say(judged):
-    """They believe an object that equals everything. A wrong value is said with the expected one."""
+    """They believe an object that equals everything. A wrong value is reported with the expected one."""
     found = judged("python", FORGED["python"]["object that equals all"])
     assert found.verdicts == {"strict": Verdict.WRONG, "published": Verdict.PASSED}
     assert found.stderr == "value 1 of 2: no data, expected [1719283645, 2]" and found.extra["no_data"]

@@ -113,7 +113,7 @@ def test_imports_of_rust_are_names():
 @pytest.mark.parametrize("language", PROMPTS)
 @pytest.mark.parametrize("text", ["(" * 1_000_000, "{" * 30_000, "a<" * 15_000, "a<;" * 9_000, "a<?," * 9_000])
 def test_hostile_texts_are_not_read(language: str, text: str):
-    """They cost little, and the reason is said."""
+    """They cost little, and the reason is reported."""
     found = code_of(f"{FENCE}\n{text}\n{FENCE}", CodeRequest(language, PROMPTS[language]))
     assert found.lacking and not found.text
 

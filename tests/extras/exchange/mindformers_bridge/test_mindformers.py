@@ -447,7 +447,7 @@ def test_what_mindformers_refuses_to_build_is_one_line(registered, override):
 
 WRONG, CUT = r"lr_schedule: the learning rate is {} at step {}; correct", "falls at once from {} to {} at step {}; "
 STEPS = {"learning_rate": 1e-3, "total_steps": 20}
-SCHEDULES = {  # of 20 steps: settings, the error, and what is said
+SCHEDULES = {  # of 20 steps: settings, the error, and the message
     "constant": ({"type": "ConstantWarmUpLR", "warmup_steps": 0}, "", ""),
     "constant, warm-up": ({"type": "ConstantWarmUpLR", "warmup_ratio": 0.1}, "", ""),
     "linear": ({"type": "LinearWithWarmUpLR", "warmup_steps": 0}, "", ""),

@@ -38,7 +38,7 @@ STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
 CPP_SIGNATURE = re.compile(r"^[A-Za-z_][\w<>:,&* ]*[ &*>]\w+ ?\([^\n]*\) ?\{", re.MULTILINE)
 CPP_ASSERT = re.compile(r"#\s*include\s*<(?:assert\.h|cassert)>")
 CPP_ASSERTS = re.compile(r"<(?:assert\.h|cassert)>")
-# C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that say nothing else than types and names
+# C++: `using A = B;`, `typedef B A;`, `#define A B`, and declarations that only name types and names
 CPP_ALIAS = re.compile(
     r"using\s+(\w+)\s*=([^;]*);|typedef\b([^;]*?)\b(\w+)\s*;|#\s*define\s+(\w+)[ \t]+([^\n]*)", re.DOTALL
 )
