@@ -52,7 +52,7 @@ def bound(real: Any, stand_in: Any, other: Any = None) -> Any:
 
 
 def _derived(stand_in: Any, real: Any) -> bool:
-    """Whether a class is in the place of one that it derives from, and so still the class of its objects."""
+    """Whether a class is in place of one that it derives from, and so still the class of its objects."""
     return isinstance(stand_in, type) and isinstance(real, type) and issubclass(stand_in, real)
 
 

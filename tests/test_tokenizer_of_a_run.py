@@ -53,7 +53,7 @@ def test_from_the_corpus_to_the_generated_text(tmp_path):
     assert converted.returncode == 0, converted.stderr
     assert load_tokenizer(tmp_path / "hf").fingerprint == description["fingerprint"]
 
-    shutil.rmtree(data)  # another corpus in the place of the first, with ids that mean something else
+    shutil.rmtree(data)  # another corpus in place of the first, with ids that mean something else
     write_chatglm(model, chatglm_model(vocab_size=400))
     made = command("prepare", "--input", tmp_path / "src", "--output", data, "--tokenizer", model, "--workers", "1")
     assert made.returncode == 0, made.stderr

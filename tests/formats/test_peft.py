@@ -159,7 +159,7 @@ def test_what_another_program_wrote_is_read(tuned, tmp_path):
 
 @pytest.mark.parametrize("part", ["query", "key"])
 def test_adapters_of_the_form_for_other_engines(plain, tmp_path, part):
-    """GPT-J has three matrices in the place of the fused one."""
+    """GPT-J has three matrices in place of the fused one."""
     pair = zip("AB", FACTORS["transformer.h.0.attn.out_proj"], strict=True)
     arrays = {f"attn.{part[0]}_proj.lora_{kind}": factor for kind, factor in pair}
     adapters = open_adapters(write_foreign(tmp_path / "a", arrays, lora_alpha=4), plain)

@@ -123,7 +123,7 @@ def test_we_read_a_module_state_dict(tmp_path):
 
 
 def test_a_pickle_cannot_alter_a_tensor(tmp_path):
-    """BUILD would put what the file likes in the place of the function that loads the numbers."""
+    """BUILD would put what the file likes in place of the function that loads the numbers."""
     from ms_codegeex.formats import torch_pickle
 
     body, _ = torch_pickle.dump(from_array(np.zeros(3, np.float32)))

@@ -30,7 +30,7 @@ def compile_library(source: Path, library: Path) -> None:
 
 
 def fake_packages(directory: Path) -> Path:
-    """A folder for PYTHONPATH with an empty library in the place of each of NVIDIA's: one, compiled once, under each of
+    """A folder for PYTHONPATH with an empty library in place of each of NVIDIA's: one, compiled once, under each of
     their sonames."""
     source, empty = directory / "empty.c", directory / ("x" * 60)
     source.write_text("int nothing(void) { return 0; }\n")

@@ -1,6 +1,6 @@
 """Every operator of a train step has a kernel on GPUs, for its dtypes: MindSpore selects them when it compiles.
 
-No GPU takes part. CUDA is `host_runtime.c` in the place of NVIDIA's libraries.
+No GPU takes part. CUDA is `host_runtime.c` in place of NVIDIA's libraries.
 """
 
 from __future__ import annotations
