@@ -75,7 +75,7 @@ def test_a_key_that_retries_on_many_connections_leaves_room_for_another(key_file
     "path", [PATH, "/v1/chat/completions", "/v1/embeddings", "/v1/code/explain", "/infill", "/completion"]
 )
 async def test_a_caller_without_a_place_is_refused_before_its_body_is_parsed(path):
-    """The refusal is the queue's, though the body is no JSON; other routes are answered."""
+    """The refusal is the queue's, though the body is not JSON; other routes are answered."""
     wrong_body = {"content": b"{", "headers": {"Content-Type": "application/json"}}
     backend = FakeBackend(fake_settings(max_queue=0), slots=1)
     async with connected(backend) as client:

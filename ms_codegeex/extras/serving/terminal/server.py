@@ -107,7 +107,7 @@ class RemoteModel:
             openai.APIError,
             httpx.HTTPError,
             ValueError,
-        ) as error:  # ValueError: an event is no JSON
+        ) as error:  # ValueError: an event is not JSON
             raise RunFailure(f"{self.url}: the answer broke off ({error})") from None
 
 
