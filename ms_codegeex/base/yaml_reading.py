@@ -1,9 +1,11 @@
-"""YAML within limits: the only module that parses YAML."""
+"""YAML within limits: the only module that parses YAML. Plain words are read as in YAML 1.2: PyYAML follows 1.1, where
+012 is ten, 12:30 is 750, `on` is true and a date is no text."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from yaml.composer import Composer
@@ -14,10 +16,23 @@ from ms_codegeex.base.reading import read_regular, read_stream
 
 MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
 MAX_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300
+TAG = "tag:yaml.org,2002:"
+PLAIN = {  # the first letters of a plain word and its form; all others are text
+    "null": ("~nN", r"~|null|Null|NULL|"),
+    "bool": ("tTfF", r"true|True|TRUE|false|False|FALSE"),
+    "int": ("-0123456789", r"-?(?:0|[1-9][0-9]*)"),
+    "float": (
+        "-+.0123456789",
+        r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    ),
+    "merge": ("<", r"<<"),
+}
 
 
 class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # libyaml, if it is there
     """PyYAML's loader, which refuses what takes long or means two things while it reads, not afterwards."""
+
+    yaml_implicit_resolvers: ClassVar = {}
 
     def __init__(self, text: str):
         super().__init__()
@@ -57,16 +72,18 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
         return node
 
     def construct_number(self, node: Any) -> Any:
-        """A whole number or a float; in base 60 even a short file holds one that takes minutes."""
+        """A whole number or a float; `!!int` may still ask for one in base 60, which takes minutes if it is long."""
         if len(node.value) > MAX_DIGITS:
             raise _refused(f"a number of more than {MAX_DIGITS} digits", node)
-        if node.tag == "tag:yaml.org,2002:int":
+        if node.tag == f"{TAG}int":
             return self.construct_yaml_int(node)
         return self.construct_yaml_float(node)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+_Loader.add_constructor(f"{TAG}int", _Loader.construct_number)
+_Loader.add_constructor(f"{TAG}float", _Loader.construct_number)
+for _name, (_firsts, _form) in PLAIN.items():
+    _Loader.add_implicit_resolver(TAG + _name, re.compile(f"(?:{_form})$"), [*_firsts, ""])
 
 
 def _refused(reason: str, marked: Any) -> yaml.MarkedYAMLError:
@@ -77,20 +94,23 @@ def parse_yaml(text: str | bytes) -> Any:
     """The value of a YAML document (bytes: UTF-8). `MalformedText` if it is not YAML, too deep or too large, or has a
     number of too many digits, a key that occurs twice or a NUL."""
     if len(text) > MAX_BYTES:
-        raise MalformedText(f"larger than {MAX_BYTES:,} bytes")
+        raise MalformedText(f"(larger than {MAX_BYTES:,} bytes)")
     try:
-        loader = _Loader(text if isinstance(text, str) else text.decode("utf-8"))
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        loader = _Loader(text)
         try:
             return loader.get_single_data()
         finally:
             loader.dispose()
     except UnicodeDecodeError as error:
-        raise MalformedText(f"not UTF-8 at byte {error.start}") from None
+        raise MalformedText(f"(not UTF-8 at byte {error.start}; save it as UTF-8)") from None
     # values that their tags do not fit (!!bool x, a date that does not exist) are errors of many classes
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "unknown place"
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        if "cannot start any token" in str(problem) and "\t" in text:  # type: ignore[operator] # it has been decoded
+            problem = f"{problem}; indent with spaces, not with tabs"
         raise MalformedText(f"at {where} ({problem})") from None
 
 

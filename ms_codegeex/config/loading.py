@@ -119,8 +119,10 @@ def _chosen(stages: Sequence[TrainingStageValues], overrides: Mapping[str, Any])
 
 def _read(path: Path | None, overrides: Sequence[str]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """The file, its values and the overrides."""
-    file = find_config(path) if path else Path("default")
-    return file, read_yaml(file) if path else {}, parse_overrides(overrides)
+    file, over = find_config(path) if path else Path("default"), parse_overrides(overrides)
+    if "base" in over:
+        raise UserError("base: is a key of files; give its file as --config")
+    return file, read_yaml(file) if path else {}, over
 
 
 def _built_stage(stage: TrainingStageValues) -> RunConfig:
@@ -228,8 +230,7 @@ def _start(entry: Mapping[str, Any], earlier: Sequence[str]) -> StartConfig:
     prefix, given = f"stages.{entry['name']}.start", entry.get("start") or {}
     if not isinstance(given, Mapping):
         raise UserError(f"{prefix}: found {given!r}, expected the keys stage and checkpoint")
-    check_tree(StartConfig, given, prefix)
-    start = validated(StartConfig, given, f"{prefix}.")
+    start = validated(StartConfig, check_tree(StartConfig, given, prefix), f"{prefix}.")
     if start.stage is not None and start.stage not in earlier:
         raise UserError(f"{prefix}.stage: {start.stage} is not an earlier stage; {suggestion(start.stage, earlier)}")
     if start.checkpoint and not earlier:

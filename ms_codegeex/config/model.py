@@ -61,6 +61,7 @@ def model_config(section: Any) -> ModelConfig:
     """The typed section. `UserError` for an unknown family, preset or key, a wrong type, or sizes that do not agree."""
     if isinstance(section, ModelConfig):
         return section
+    section = {} if section is None else section
     if not isinstance(section, Mapping):
         expected = "a section with keys family, preset and sizes of the family"
         raise UserError(f"model: found {section!r}; expected {expected}")

@@ -22,8 +22,7 @@ MIN_HEAD = 32  # channels of a head that can tell one token from all others by i
 
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:
     """A validated `RunConfig` from nested plain values."""
-    check_tree(RunConfig, values)
-    config = validated(RunConfig, values)
+    config = validated(RunConfig, check_tree(RunConfig, values))
     check_run_config(config)
     return config
 

@@ -23,18 +23,18 @@ from ms_codegeex.config.sections import (
     ScheduleConfig,
     TrainingConfig,
 )
-from ms_codegeex.config.validation import Positive
+from ms_codegeex.config.validation import Positive, Text, Whole
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that defines a run, and the sizes that follow from it."""
 
-    output: str = "runs/default"
+    output: Text = "runs/default"
     """The run directory."""
-    stage: str | None = None
+    stage: Text | None = None
     """A file with [stages](#stages): the name of the only one to train, plan or rehearse."""
-    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 1234
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 1234
     """Initial weights, sample order, dropout."""
     device: Literal["cpu", "gpu", "ascend"] = "cpu"
     """`cpu`, `gpu` or `ascend`."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PlainValidator
 
 from ms_codegeex.config.blend import BlendWeights, checked_blend, corpora_of, parse_blend
-from ms_codegeex.config.validation import Natural, Number, Positive, Rate, Share
+from ms_codegeex.config.validation import Natural, Number, Positive, Rate, Share, Text, Whole, matching
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class InfillConfig:
 class DataConfig:
     """Where the tokens come from. Without `train`: the source code on this machine, prepared once next to `output`."""
 
-    train: str | None = None
+    train: Text | None = None
     """A dataset directory; none: the source code on this machine, prepared once next to `output`."""
     blend: Annotated[BlendWeights | None, PlainValidator(checked_blend)] = None
     """Instead of `data.train`: several dataset directories and their weights, in [stages](#blends)."""
-    validation: str | None = None
+    validation: Text | None = None
     """The dataset directory whose validation split is used. Left out: `data.train`, or the first directory of a blend's
     last stage. Its tokenizer must be that of the training data, as with `data.held_out`."""
-    held_out: dict[str, str] = field(default_factory=dict)
+    held_out: dict[Text, Text] = field(default_factory=dict)
     """`{Python: DIR, C++: DIR}`: dataset directories. The model is evaluated on their validation splits at the end, and
     at the beginning if it starts from `model.weights`. Their tokenizer must be that of the training data, but one of
     the two may have more tokens."""
@@ -56,7 +56,7 @@ class DataConfig:
     """The loss also counts the first token of each document, predicted from the end token before it, as in CodeGen's
     training; not for fine-tuning examples."""
     infill: InfillConfig = field(default_factory=InfillConfig)
-    tokenizer: str | None = None
+    tokenizer: Text | None = None
     """Name or directory of the tokenizer, used only when a corpus is prepared because `data.train` is null. Left out:
     the model's."""
     tokenizer_size: Positive | None = None
@@ -225,7 +225,7 @@ class LoraConfig:
     and `int4` round the blocks' matrices as `quantize` does, tables are then `fp16`. On a CPU `fp16`, or in one process
     `int8` and `int4`, multiplied in FP32; on `gpu` and `ascend` on one device, and only the type of
     `training.precision`. Left out, `finetune` chooses it ([finetune.md](finetune.md#memory))."""
-    weights: str | None = None
+    weights: Text | None = None
     """Adapters to start from: a run, a checkpoint, or a directory in PEFT's layout. None: new ones."""
 
     @property
@@ -333,18 +333,20 @@ class ParallelConfig:
 class ClusterConfig:
     """How ranks on Ascend servers meet, and how long they wait for each other. Variables that the user has set win."""
 
-    interface: Annotated[str, Field(pattern=r"^[\^=]{0,2}\w[\w.,:@-]*$", max_length=256)] | None = None
+    interface: (
+        Annotated[str, Field(max_length=256), matching(r"[\^=]{0,2}\w[\w.,:@-]*", "a name such as eth0")] | None
+    ) = None
     """Network interface over which the servers meet (`HCCL_SOCKET_IFNAME`), such as `eth0`. Left out: the first by
     name. If the servers differ, set `HCCL_IF_IP` on each instead."""
-    start_timeout: Annotated[int, Field(gt=0, le=2**31 - 1, strict=True)] = 600
+    start_timeout: Annotated[Whole, Field(gt=0, le=2**31 - 1)] = 600
     """Seconds in which all ranks have to start (`--cluster_time_out` of `msrun`, `MS_TOPO_TIMEOUT`)."""
-    connect_timeout: Annotated[int, Field(ge=120, le=7200, strict=True)] | None = None
+    connect_timeout: Annotated[Whole, Field(ge=120, le=7200)] | None = None
     """Seconds that a rank waits until the others join a communicator, 120 to 7200 (`HCCL_CONNECT_TIMEOUT`). Left out:
     2000, with a pipeline 6000."""
-    execute_timeout: Annotated[int, Field(gt=0, le=2**31 - 1, strict=True)] | None = None
+    execute_timeout: Annotated[Whole, Field(gt=0, le=2**31 - 1)] | None = None
     """Seconds that a collective waits for its slowest rank (`HCCL_EXEC_TIMEOUT`; on the 910 at most 17340). Left out:
     HCCL's own, 1836."""
-    buffer_size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
+    buffer_size: Annotated[Whole, Field(ge=1, le=4096)] | None = None
     """MiB of each of the two buffers that HCCL keeps for every communicator (`HCCL_BUFFSIZE`). Left out: what the
     largest message of a communicator needs, 16 to 200 ([plan.md](plan.md#buffers-of-communicators))."""
     deterministic: bool = False
@@ -375,7 +377,7 @@ class CheckpointConfig:
     background: bool = True
     """Write a copy of weights and moments while training continues; false: a step waits until they are written, which
     saves the memory of the copy (12 bytes per trained weight)."""
-    resume: str | None = None
+    resume: Text | None = None
     """`auto`: resume from the newest intact checkpoint of this run, if there is one; or the path of a checkpoint or run
     directory. Everything that affects the weights must be unchanged, unless `--allow-change KEY` names it ([the
     table](run_directory.md#what-may-change-when-a-run-resumes))."""
@@ -410,12 +412,14 @@ class FaultsConfig:
 class ProfileConfig:
     """Which steps MindSpore Profiler records, on which ranks."""
 
-    steps: Annotated[str, Field(pattern=r"^[1-9]\d{0,9}\.\.[1-9]\d{0,9}$")] | None = None
+    steps: (
+        Annotated[Text, matching(r"[1-9]\d{0,9}\.\.[1-9]\d{0,9}", "the first and the last step, as in 6..8")] | None
+    ) = None
     """`A..B`: MindSpore Profiler records steps A to B into `RUN/profile/rank_N`
     ([watching](cluster.md#watching-a-run)). Left out: none."""
     ranks: list[Natural] | Literal["all"] | None = None
     """Ranks that are recorded, or `all`. Left out: the first rank of each pipeline stage."""
-    level: Annotated[int, Field(ge=0, le=2, strict=True)] = 1
+    level: Annotated[Whole, Field(ge=0, le=2)] = 1
     """On `ascend`: 0: times of operators; 1: also of AI Core units and of each collective; 2: also of CANN's own calls
     and of the AI CPU."""
     memory: bool = False

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ms_codegeex.base.errors import UserError, suggestion
 
-Positive = Annotated[int, Field(gt=0, strict=True)]
-Natural = Annotated[int, Field(ge=0, strict=True)]
+
+def _whole(value: Any) -> Any:
+    """A whole number as people write it: 2e9, 2000.0, 2_000, 0x10 too. What is none is returned unchanged."""
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str):
+            value = float(value) if re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+", value) else int(value, 0)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _text(value: Any) -> Any:
+    """A name that consists of digits is text too."""
+    return str(value) if type(value) is int else value
+
+
+def matching(pattern: str, expected: str) -> AfterValidator:
+    """A check that a whole text has this form; `expected` says what is expected."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise PydanticCustomError("form", "expected {expected}", {"expected": expected})
+        return text
+
+    return AfterValidator(check)
+
+
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
+Positive = Annotated[Whole, Field(gt=0)]
+Natural = Annotated[Whole, Field(ge=0)]
+Text = Annotated[str, BeforeValidator(_text)]
 
 
 def _no_truth_value(value: Any) -> Any:
@@ -36,18 +65,47 @@ def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> 
             raise UserError(f"{name}: unknown key; {suggestion(str(key), known)}")
 
 
-def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise a `UserError` with a suggestion for an unknown key at any depth of `given`, the values for `cls`."""
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    check_keys(prefix, given, list(known))
+def _paths(cls: type, prefix: str = "") -> Iterator[str]:
+    """All keys at any depth, dotted."""
+    for f in dataclasses.fields(cls):
+        yield prefix + f.name
+        if dataclasses.is_dataclass(f.default_factory):
+            yield from _paths(f.default_factory, f"{prefix}{f.name}.")
+
+
+def _remedy(key: str, prefix: str, known: Sequence[str], paths: Sequence[str]) -> str:
+    """What an unknown key may stand for: one of this name elsewhere, or a similar one of the section `prefix`."""
+    if key in paths:  # a dotted one
+        section, _, last = key.rpartition(".")
+        return f"in a file, write {last} below {section.replace('.', ' and ')}"
+    last = key.replace("-", "_").lower()
+    same = [path for path in paths if path.rpartition(".")[2] == last]
+    near = [path for path in same if path.rpartition(".")[0] == prefix] or same
+    if 0 < len(near) < 4:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    return suggestion(key, known)
+
+
+def check_tree(
+    cls: type, given: Mapping[str, Any], prefix: str = "", paths: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """`given`, the values for `cls`, without sections that are empty. A `UserError` with a suggestion for an unknown
+    key at any depth. `paths`: the keys of the whole tree."""
+    known, paths = {f.name: f for f in dataclasses.fields(cls)}, [*_paths(cls)] if paths is None else paths
+    result = {}
     for key, value in given.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if key not in known:
+            raise UserError(f"{name}: unknown key; {_remedy(str(key), prefix, [*known], paths)}")
         section = known[key].default_factory
-        if dataclasses.is_dataclass(section):
-            name = f"{prefix}.{key}" if prefix else key
+        if not dataclasses.is_dataclass(section):
+            result[key] = value
+        elif value is not None:
             if not isinstance(value, Mapping):
                 keys = ", ".join(f.name for f in dataclasses.fields(section))
                 raise UserError(f"{name}: found {value!r}, expected a section with keys {keys}")
-            check_tree(section, value, name)
+            result[key] = check_tree(section, value, name, paths)
+    return result
 
 
 @cache  # building one takes a millisecond
@@ -62,5 +120,10 @@ def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = prefix + ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{key}: found {first['input']!r:.200}; {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        key, given, kind = prefix + ".".join(str(part) for part in first["loc"]), first["input"], first["type"]
+        remedy = ""
+        if kind == "string_type" and isinstance(given, bool | float):
+            remedy = "; put it in quotes"
+        elif kind in ("list_type", "tuple_type") and isinstance(given, str | int | float):
+            remedy = f"; write [{given}]"
+        raise UserError(f"{key}: found {given!r:.200}; {first['msg'][0].lower()}{first['msg'][1:]}{remedy}") from None

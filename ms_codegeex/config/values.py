@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         # the weights of a blend belong together
-        both = key != "blend" and isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
+        both = key != "blend" and isinstance(value, Mapping | None) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value or {}) if both else value  # an empty section sets nothing
     return result
 
 
@@ -36,8 +38,8 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     if not isinstance(values, Mapping):
-        expected = "sections with keys (model:, data:, training: …)"
-        raise UserError(f"{path}: found {type(values).__name__}, expected {expected}")
+        found = {type(None): "nothing", list: "a list"}.get(type(values), "a single value")
+        raise UserError(f"{path}: found {found}, expected sections with keys (model:, data:, training: …)")
     values, seen = dict(values), (*seen, real_path)
     if isinstance(stages := values.get("stages"), list):
         values["stages"] = [_on_its_base(stage, path, seen) for stage in stages]
@@ -68,6 +70,14 @@ def _on_its_base(stage: Any, path: Path, seen: tuple[Path, ...]) -> Any:
     return {name: value for name, value in values.items() if name != "output"}
 
 
+def _has_comment(value: str, parsed: Any) -> bool:
+    """Whether YAML has left out the rest of a text from a # on: what is before it has the same value."""
+    comment = re.search(r"(?:^|\s)#", value)
+    with contextlib.suppress(MalformedText):
+        return comment is not None and parse_yaml(value[: comment.start()]) == parsed
+    return False
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """`["training.steps=40"]` -> `{"training": {"steps": 40}}`; values are YAML scalars or flow collections."""
     tree: dict[str, Any] = {}
@@ -78,7 +88,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         try:
             parsed = parse_yaml(value) if value else None
         except MalformedText:
-            raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it") from None
+            raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it as '\"{value}\"'") from None
+        if _has_comment(value, parsed):
+            raise UserError(f"{key}: found {value!r}, where YAML takes # for a comment; quote it as '\"{value}\"'")
         if key.startswith(f"{BLEND}."):
             raise UserError(f"{key}: weights are given together; write {BLEND}={{DIR: WEIGHT, DIR: WEIGHT}}")
         for part in reversed(key.split(".")):

@@ -129,8 +129,7 @@ def read_hardware_file(path: Path) -> HardwareFile:
     if not isinstance(values, Mapping):
         raise UserError(f"{path}: found {type(values).__name__}, expected a hardware file; write it with `calibrate`")
     try:
-        check_tree(HardwareFile, values)
-        found = validated(HardwareFile, values)
+        found = validated(HardwareFile, check_tree(HardwareFile, values))
     except UserError as error:
         raise UserError(f"{path}: {error}; write the file again with `calibrate`") from None
     if not found.factor.low <= found.factor.value <= found.factor.high:

@@ -28,14 +28,14 @@ BAD = {
     "large": ("#" * (2 << 20), "larger than 1,048,576 bytes"),
     "twice": ("training:\n  steps: 1\ntraining:\n  seed: 3\n", "key 'training' occurs twice"),
     "digits": ("a: " + "1" * 5001, "a number of more than 100 digits"),
-    "hexadecimal": ("a: 0x" + "f" * 5001, "a number of more than 100 digits"),
-    "base 60": ("a: 1" + ":59" * 100_000, "a number of more than 100 digits"),
-    "base 60 float": ("a: 1" + ":59" * 100_000 + ".5", "a number of more than 100 digits"),
+    "hexadecimal": ("a: !!int 0x" + "f" * 5001, "a number of more than 100 digits"),
+    "base 60": ("a: !!int 1" + ":59" * 100_000, "a number of more than 100 digits"),
+    "base 60 float": ("a: !!float 1" + ":59" * 100_000 + ".5", "a number of more than 100 digits"),
     "object": ("!!python/object/apply:os.system [true]", "could not determine a constructor"),
     "bool": ("!!bool x", "unknown place"),
     "int": ("!!int ''", "unknown place"),
     "time": ("!!timestamp x", "unknown place"),
-    "date": ("a: 2024-02-31", "day is out of range"),
+    "date": ("a: !!timestamp 2024-02-31", "day is out of range"),
     "list as key": ("{[a]: b}", "unhashable key"),
     "two documents": ("a: 1\n---\nb: 2\n", "line"),
     "nul": ('base: "a\\0b.yaml"', "a NUL character"),
@@ -55,11 +55,26 @@ def test_what_is_refused_at_once(tmp_path, name):
 
 def test_what_is_read_is_what_pyyaml_reads():
     depth = "[" * MAX_NESTING + "]" * MAX_NESTING
-    texts = [depth, "a: &x {b: 1}\nc: *x\nd: {<<: *x, b: 2}", "[0x1f, 1:30, 1.5, 1:30.5, 2024-02-29, ~, yes, '1']", ""]
+    texts = [
+        depth,
+        "a: &x {b: 1}\nc: *x\nd: {<<: *x, b: 2}",
+        "[15, -7, 1.5, -0.5, 1.5e+3, .inf, ~, True, '1', 1e4]",
+        "",
+    ]
     texts += [path.read_text() for path in shipped_directory().rglob("*.yaml")]
     assert len(texts) > 20
     for text in texts:
         assert parse_yaml(text) == parse_yaml(text.encode()) == yaml.safe_load(text)
+
+
+def test_what_yaml_1_1_would_turn_into_something_else_stays_text():
+    words = "012 0x1f 1_000 +5 1:30 1:30.5 2024-02-29 yes No on off y 1e4 nUll tRue . - ="
+    assert parse_yaml(f"[{words.replace(' ', ', ')}]") == words.split()
+
+
+def test_a_tab_is_named():
+    with pytest.raises(MalformedText, match=r"at line 2 .*with spaces, not with tabs"):
+        parse_yaml("a:\n\tb: 1\n")
 
 
 def test_other_encodings_are_refused():
@@ -84,7 +99,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read_yaml_file(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5001, "!!bool x", "{a: 1, a: 2}", "2024-02-31"])
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5001, "!!bool x", "{a: 1, a: 2}", "!!timestamp 2024-02-31"])
 def test_overrides_have_the_same_limits(value):
     with pytest.raises(UserError, match=r"training\.steps: found .*, which is not a YAML value"):
         parse_overrides([f"training.steps={value}"])

@@ -1,4 +1,5 @@
 from dataclasses import fields
+from functools import reduce
 
 import pytest
 from conftest import ROOT, write_config
@@ -102,7 +103,6 @@ BAD = [
     ),
     (["training=3"], "training: found 3, expected a section"),
     (["model=3"], "model: found 3; expected a section with keys family, preset and sizes of the family"),
-    (["model=null"], "model: found None"),
     (["model.preset=huge"], "model.preset: 'huge' is unknown"),
     (["model.family=gpt"], "model.family: 'gpt' is unknown"),
     (["device=tpu"], "device: found 'tpu'"),
@@ -123,6 +123,19 @@ BAD = [
     (["lora.rank=4", "lora.targets=[]"], "lora.targets: none; name layers that get adapters"),
     (["stage=mono"], "codegeex_tiny_release.yaml has no stages; leave it out, or give another --config"),
     (["steps"], "'steps': not an override"),
+    (["steps=3"], "steps: unknown key; did you mean 'training.steps' or 'profile.steps'?"),
+    (["training.Global-Batch=3"], "unknown key; did you mean 'training.global_batch'?"),
+    (["base=codegen_tiny"], "base: is a key of files; give its file as --config"),
+    (["training.steps=012"], "training.steps: found '012'; input should be a valid integer"),
+    (["training.steps=1:30"], "training.steps: found '1:30'; input should be a valid integer"),
+    (["training.steps=2.5e0"], "training.steps: found 2.5; input should be a valid integer"),
+    (["output=true"], "output: found True; input should be a valid string; put it in quotes"),
+    (["output=runs/a #b"], """where YAML takes # for a comment; quote it as '"runs/a #b"'"""),
+    (["output=@a"], """quote it as '"@a"'"""),
+    (["lora.targets=attention,query"], "input should be a valid list; write [attention,query]"),
+    (["parallel.stage_layers=3"], "input should be a valid list; write [3]"),
+    (["profile.steps=6-8"], "profile.steps: found '6-8'; expected the first and the last step, as in 6..8"),
+    (["cluster.interface=eth 0"], "cluster.interface: found 'eth 0'; expected a name such as eth0"),
     (["seed=[1"], "seed: found '[1'"),
 ]
 
@@ -138,7 +151,8 @@ def test_mistakes_name_the_key_in_one_line(overrides, message):
     "text,message",
     [
         ("training: [", "not valid YAML at line"),
-        ("- a\n", "found list"),
+        ("- a\n", "found a list"),
+        ("# training:\n", "found nothing, expected sections"),
         ("base: missing.yaml\n", "no such configuration file"),
         ("base: self.yaml\n", "comes back to itself"),
         ("base: 3\n", "base: found 3"),
@@ -151,6 +165,44 @@ def test_bad_files_are_named(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         load_config(path)
     assert str(tmp_path) in str(error.value)
+
+
+WRITTEN = {  # what people write, the key that has it then, and its value
+    "training.tokens=1e6": ("training", "tokens", 1_000_000),
+    "training.steps=2_000": ("training", "steps", 2000),
+    "training.global_batch=16.0": ("training", "global_batch", 16),
+    "seed=0x10": ("seed", 16),
+    "training.schedule.learning_rate=1e-4": ("training", "schedule", "learning_rate", 1e-4),
+    "training.schedule.cosine_after_warmup=yes": ("training", "schedule", "cosine_after_warmup", True),
+    "output=2026-11-29": ("output", "2026-11-29"),
+    "output=12:30": ("output", "12:30"),
+    "output=007": ("output", "007"),
+    "output=1": ("output", "1"),
+    "output=on": ("output", "on"),
+    "output=a#b": ("output", "a#b"),
+    "output='a #b'": ("output", "a #b"),
+    "data.held_out={2024: 2025}": ("data", "held_out", {"2024": "2025"}),
+    "training=": ("training", "global_batch", 8),
+    "training.schedule=null": ("training", "schedule", "decay", "linear"),
+    "model=": ("model", "family", "codegeex"),
+}
+
+
+@pytest.mark.parametrize("word", WRITTEN)
+def test_values_as_people_write_them(tmp_path, word):
+    *path, value = WRITTEN[word]
+    key, _, text = word.partition("=")
+    lines = "".join(f"{'  ' * depth}{part}:\n" for depth, part in enumerate(key.split(".")))
+    (tmp_path / "run.yaml").write_text(f"base: codegeex_tiny\n{lines[:-1]} {text}\n")
+    others = ["training.steps=null"] if "tokens" in path else []
+    for file, words in (("codegeex_tiny", [word]), (tmp_path / "run.yaml", [])):
+        assert reduce(getattr, path, load_config(file, [*words, *others])) == value
+
+
+def test_a_dotted_key_in_a_file_is_explained(tmp_path):
+    (tmp_path / "run.yaml").write_text("training.steps: 3\n")
+    with pytest.raises(UserError, match=r"training\.steps: unknown key; in a file, write steps below training"):
+        load_config(tmp_path / "run.yaml")
 
 
 def test_sections_follow_the_documented_names():

@@ -223,8 +223,7 @@ def read_recipe(name: str) -> CorpusRecipe:
     path = find_config(name, "corpora", "--recipe")
     values = read_yaml(path)
     try:
-        check_tree(CorpusRecipe, values)
-        return validated(CorpusRecipe, values)
+        return validated(CorpusRecipe, check_tree(CorpusRecipe, values))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -69,8 +69,9 @@ def load_ladder(path: Path | None, overrides: Sequence[str]) -> tuple[LadderSett
             raise UserError(f"{key}: missing; a ladder needs run, tokens and sizes (docs/plan.md has an example)")
     if isinstance(values["run"], str) and path and (path.parent / values["run"]).is_file():
         values["run"] = str(path.parent / values["run"])
-    check_tree(LadderSettings, {key: value for key, value in values.items() if key != "settings"})
-    settings = validated(LadderSettings, values)
+    own = {"settings": values["settings"]} if "settings" in values else {}
+    checked = check_tree(LadderSettings, {key: value for key, value in values.items() if key not in own})
+    settings = validated(LadderSettings, {**checked, **own})
     if (settings.vary.key is None) != (not settings.vary.values):
         raise UserError("vary: give both key and values, such as vary={key: data.reset_at_eos, values: [true, false]}")
     for name, listed in {**vars(settings), "vary.values": settings.vary.values}.items():

@@ -107,7 +107,7 @@ def read_language(path: Path) -> LanguageDescription:
     """The description in a YAML file; `UserError` if a key is unknown, missing or wrong."""
     values = read_yaml(path)
     try:
-        check_tree(LanguageDescription, values)
+        values = check_tree(LanguageDescription, values)
         for key in (each.name for each in fields(LanguageDescription) if each.default is MISSING):
             if key not in values:
                 raise UserError(f"{key}: missing; docs/benchmarks.md has an example")

@@ -56,7 +56,7 @@ class CorpusPerplexity:
             "tokens": self.score.tokens,
             "bytes": self.text_bytes,
             "documents": self.documents,
-            "files that are not text": no_text,
+            "files that are no text": no_text,
             "whole corpus": self.whole,
             "window": self.window,
             "stride": self.stride,

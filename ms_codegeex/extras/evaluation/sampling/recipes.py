@@ -30,7 +30,7 @@ def build(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; an unknown key or a wrong value is a `UserError` that names it."""
     if "task" not in values:
         raise UserError("task: missing; add the benchmark that the recipe is for")
-    check_tree(Recipe, values)
+    values = check_tree(Recipe, values)
     if values["task"] not in [*BENCHMARKS]:  # it may be of any type
         raise UserError(f"task: found {values['task']!r}, expected one of {', '.join(BENCHMARKS)}")
     for key in INTEGERS:

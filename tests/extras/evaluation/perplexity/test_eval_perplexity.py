@@ -190,7 +190,7 @@ def test_text_files_jsonl_and_a_dataset_of_the_same_documents_agree(tmp_path, to
     for path, skipped in ((tmp_path / "tree", 1), (tmp_path / "rows.jsonl.gz", 0), (dataset, 0)):
         found = corpus_perplexity.measure(Known(tokenizer), [path])
         assert (found.score.tokens, found.text_bytes, found.documents) == (count, size, 3)
-        assert found.row()["files that are not text"] == skipped
+        assert found.row()["files that are no text"] == skipped
         row = found.row()
         assert row["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-6)
         assert row["bits per byte"] == pytest.approx(total / math.log(2) / size, rel=1e-6)

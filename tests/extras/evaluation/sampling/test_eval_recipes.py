@@ -56,7 +56,7 @@ def test_recipes_of_the_papers(name):
         ("task: perplexity", "task: found 'perplexity'"),
         ("task: humaneval\nturns: single", "r.yaml: turns: humaneval has no such setting, only mtpb"),
         ("n: 1", "task: missing"),
-        ("- n", "found list"),
+        ("- n", "found a list"),
         ("task: [", "not valid YAML"),
         (lambda: load("codegex"), "shipped: codegeex2_ds1000"),
         (lambda: load("none.yaml"), "none.yaml is neither a file"),
