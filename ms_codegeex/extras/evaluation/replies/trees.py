@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from time import thread_time
@@ -40,9 +41,13 @@ SKIPPED = _types(
     "body value type parameters result return_type right arguments trait type_parameters bounds receiver superclass"
     " interfaces permits source path condition consequence alternative default_value kind operator"
 )
-PARTS = _types("base_class_clause class_heritage expression_list modifiers attribute_specifier trailing_return_type")
+PARTS = _types(
+    "base_class_clause class_heritage expression_list modifiers attribute_specifier trailing_return_type"
+    " using_declaration"
+)
 SPECIFIERS = ("struct_specifier", "class_specifier", "enum_specifier", "union_specifier")
 FUNCTIONS = ("arrow_function", "function_expression", "function", "generator_function", "class")
+EXPORTED = "their_exports"  # our name for an object of functions that JavaScript exports
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,15 @@ class Item:
         bare = self.node.type == "function_signature" or (self.node.type == "declaration" and "=" not in self.text)
         known = name in self.names or name in self.members
         return known and not bare and self.role in ("definition", "member")
+
+    def words(self, left_out: str = r"comment$") -> set[str]:
+        """The words of its code, without nodes of these types."""
+        code, start = bytearray(self.node.text), self.node.start_byte
+        for each in _walked(self.node):
+            if re.search(left_out, each.type):
+                first, end = each.start_byte - start, each.end_byte - start
+                code[first:end] = b" " * (end - first)
+        return {*WORD.findall(code.decode("utf-8", "replace"))}
 
 
 class UnreadCode(Exception):
@@ -229,6 +243,9 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
         if value is not None and value.type in FUNCTIONS:
             name = exported[1] or next(iter(names(value)), name)
             yield Item("definition", frozenset((name,)), f"const {name} = {text_of(value)};", value)
+        elif value is not None and (members := _members(value)):
+            text = f"const {EXPORTED} = {text_of(value)};"
+            yield Item("definition", frozenset((EXPORTED,)), text, value, members=members)
     elif path:
         yield Item("definition", frozenset(WORD.findall(path)), text, node)
     elif node.type in grammar.attached:
@@ -274,11 +291,16 @@ def names(node: Any) -> frozenset[str]:
 
 
 def _members(node: Any) -> dict[str, Any]:
-    body = node.child_by_field_name("body")
-    if body is None or not re.search(r"class|struct|impl|record|interface|enum|namespace", node.type):
+    """The functions of a class, or of a JavaScript object."""
+    values = [node, *(part.child_by_field_name("value") for part in node.named_children)]
+    body = next((each for each in values if each and each.type == "object"), node.child_by_field_name("body"))
+    if body is None or not re.search(
+        r"class|struct|impl|record|interface|enum|namespace|^object", node.type + body.type
+    ):
         return {}
-    kinds = ("method", "function")
-    return {name: each for each in body.named_children if each.type.startswith(kinds) for name in names(each)}
+    kinds = re.compile(f"method|function|pair (?:{'|'.join(FUNCTIONS)})$")
+    typed = [(each, getattr(each.child_by_field_name("value"), "type", "")) for each in body.named_children]
+    return {name: each for each, kind in typed if kinds.match(f"{each.type} {kind}") for name in names(each)}
 
 
 def _assigned(node: Any) -> tuple[str, Any]:
@@ -396,18 +418,21 @@ def program(codes: Sequence[str], request: CodeRequest) -> ReplyCode | None:
         return ReplyCode((whole or list(codes))[-1], bool(whole))
     try:
         reader = TreeReader(request.language)
-        found = parts(codes, request, reader=reader)
+        found = _parts(codes, request, False, reader)
         return ReplyCode(found.text, True) if found else _continuation(codes, request.prompt, reader)
     except UnreadCode as error:
         return ReplyCode("", False, str(error))
 
 
-def parts(
-    codes: Sequence[str], request: CodeRequest, fixed: bool = False, reader: TreeReader | None = None
-) -> ReplyProgram | None:
-    """The parts of the program; None if no code defines the entry point. `fixed`: the prompt's imports and definitions
-    are there already, and are not replaced."""
-    reader = reader or TreeReader(request.language)
+def parts(codes: Sequence[str], request: CodeRequest, fixed: bool = False) -> ReplyProgram | None:
+    """The parts of the program; None if no code defines the entry point, or is too long to be read. `fixed`: the
+    prompt's imports and definitions are there already, and are not replaced."""
+    with suppress(UnreadCode):
+        return _parts(codes, request, fixed, TreeReader(request.language))
+    return None
+
+
+def _parts(codes: Sequence[str], request: CodeRequest, fixed: bool, reader: TreeReader) -> ReplyProgram | None:
     text = reader.closed(request.prompt)
     prompt = reader.outline(text)
     # the function that the prompt leaves open; the entry point may be one that calls it
@@ -420,7 +445,7 @@ def parts(
         return None
     sound = [items for items in whole if not any(each.node.has_error for each in items if each.defines(name))]
     chosen = (sound or whole)[-1]
-    entry = [each for each in chosen if each.defines(name)][-1]
+    entry = max((each for each in reversed(chosen) if each.defines(name)), key=lambda each: name in each.names)
     theirs = next((each for each in prompt if each.defines(name)), None)
     given = [each for each in prompt if each.role != "error" and not each.defines(name)]
     given = [each for each in given if not each.names or each.names != opened]
@@ -434,7 +459,7 @@ def parts(
         defined = {word for each in kept for word in each.names}
         kept = [*(each for each in given if not each.names & defined and each.role != "member"), *kept]
     rest = tuple(each for each in kept if each.role != "import")
-    words = {word for each in rest for word in WORD.findall(each.text)}
+    words = {word for each in rest for word in each.words(r"comment$|string_literal$")}
     imports = {
         each.names or each.text: each
         for each in kept
@@ -442,6 +467,13 @@ def parts(
         and (each.names & words or not ((reader.grammar.by_name and each.names) or TESTING.search(each.text)))
     }
     return _adapted(ReplyProgram(name, tuple(imports.values()), rest, entry, theirs), reader)
+
+
+def leaves_open(code: str, language: str) -> bool:
+    """Whether a text ends in a function or class; False if it is too long to be read."""
+    with suppress(UnreadCode):
+        return TreeReader(language).closed(code) != code
+    return False
 
 
 def new_imports(code: str, made: ReplyProgram) -> list[Item]:
@@ -463,14 +495,14 @@ def reached(items: Sequence[Item], entry: Item, wanted: Set[str]) -> list[Item]:
     for statements in (False, True):
         prepared = {word for n in kept for word in items[n].names} - wanted
         for number, each in enumerate(items if statements else ()):
-            words = {*WORD.findall(each.text)} if each.role == "statement" else set()
+            words = each.words() if each.role == "statement" else set()
             if words & prepared and not wanted & words and not NOISE.search(each.text):
                 waiting.append(number)
         while waiting:
             number = waiting.pop()
             if number not in kept:
                 kept.add(number)
-                words = {*WORD.findall(items[number].text)} - seen
+                words = items[number].words() - seen
                 waiting += [n for word in words for n in by_word.get(word, ())]
                 seen |= words
     return [items[n] for n in sorted(kept)]

@@ -177,7 +177,8 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progra
         body, answer = "", made.code
         lines = [each.text for each in trees.new_imports(given, made)]
     known = (*given.splitlines(), *lines)
-    used = [name for name in GO_PACKAGES if f"{name.split('/')[-1]}." in answer]
+    code = blocks.TOKENS.sub(lambda token: token[0] if token[0] in "{}" else "", answer)  # without comments and texts
+    used = [name for name in GO_PACKAGES if re.search(rf"\b{name.split('/')[-1]}\s*\.", code)]
     used = [name for name in used if not any(line.endswith(f'"{name}"') for line in known)]
     block = "".join(f'    "{name}"\n' for name in used)
     imports = "".join(f"{line}\n" for line in lines) + (f"import (\n{block})\n" if used else "")
