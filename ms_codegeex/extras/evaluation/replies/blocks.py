@@ -18,12 +18,14 @@ class CodeRequest:
         prompt: the code that the model was shown.
         entry_point: the function's name, if the problem says it; otherwise it is found in the prompt.
         finished: False if the limit of tokens cut the reply off.
+        variable: what a script without a function was to assign.
     """
 
     language: str
     prompt: str
     entry_point: str = ""
     finished: bool = True
+    variable: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from textwrap import dedent, indent
+from textwrap import dedent
 
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest, ReplyCode
 
@@ -216,7 +216,8 @@ def program(codes: Sequence[str], request: CodeRequest) -> ReplyCode | None:
                 return found
     if not name:  # a script: its last block that assigns something
         assigning = [at for at in chosen if any(part.bound and not part.only(*IMPORTS) for part in blocks[at])]
-        joined = _joined(blocks, (assigning or chosen)[-1]) if chosen else []
+        wanted = [at for at in assigning if any(request.variable in part.bound for part in blocks[at])]
+        joined = _joined(blocks, (wanted or assigning or chosen)[-1]) if chosen else []
         return ReplyCode(_text(_with_given(joined, given)), True) if joined else None
     methods = [at for at, parts in enumerate(blocks) if _class_with(parts, name)]
     functions = [at for at in chosen if any(name in part.bound and _has_function(part) for part in blocks[at])]
@@ -335,8 +336,8 @@ def _continuation(code: str, prompt: str, name: str, reader: PythonReader) -> Re
     known = _last_function(opened) if opened else None
     width = known.body[0].col_offset if known else len(last) - len(last.lstrip()) + 4 * last.endswith(":")
     first, _, rest = body.lstrip().partition("\n")
-    shapes = [body, indent(dedent(body), " " * width), " " * width + f"{first}\n{rest}"]
-    shapes += [indent(f"{first}\n{dedent(rest)}", " " * width)]
+    shapes = [body, _indented(dedent(body), " " * width), " " * width + f"{first}\n{rest}"]
+    shapes += [_indented(f"{first}\n{dedent(rest)}", " " * width)]
     start = "" if prompt.endswith("\n") else "\n"
     for shape in [*([body.lstrip()] if begun else []), *(start + each for each in shapes)]:
         joined = f"{prompt}{shape}\n"
@@ -378,7 +379,16 @@ def nested(code: str, name: str, call: str) -> str:
     parts = PythonReader().parts(code)
     if defines(parts, name):
         code = f"{_text(_undriven(parts, name))}return {call}\n"
-    return indent(dedent(code), "    ")
+    return _indented(dedent(code), "    ")
+
+
+def _indented(code: str, space: str) -> str:
+    """The lines after this space, but for those that begin in a text."""
+    tree = PythonReader().parsed(code) or ast.Module([], [])
+    texts = [each for each in ast.walk(tree) if isinstance(each, (ast.Constant, ast.JoinedStr))]
+    within = {line for each in texts for line in range(each.lineno, each.end_lineno or 0)}
+    lines = enumerate(code.split("\n"))
+    return "\n".join(line if number in within or not line.strip() else f"{space}{line}" for number, line in lines)
 
 
 def beyond(code: str, given: str) -> str:

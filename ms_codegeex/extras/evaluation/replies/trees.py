@@ -294,13 +294,12 @@ def _members(node: Any) -> dict[str, Any]:
     """The functions of a class, or of a JavaScript object."""
     values = [node, *(part.child_by_field_name("value") for part in node.named_children)]
     body = next((each for each in values if each and each.type == "object"), node.child_by_field_name("body"))
-    if body is None or not re.search(
-        r"class|struct|impl|record|interface|enum|namespace|^object", node.type + body.type
-    ):
+    kinds = r"class|struct|impl|record|interface|enum|namespace|\bobject$"
+    if body is None or not re.search(kinds, f"{node.type} {body.type}"):
         return {}
-    kinds = re.compile(f"method|function|pair (?:{'|'.join(FUNCTIONS)})$")
+    functions = re.compile(f"method|function|pair (?:{'|'.join(FUNCTIONS)})$")
     typed = [(each, getattr(each.child_by_field_name("value"), "type", "")) for each in body.named_children]
-    return {name: each for each, kind in typed if kinds.match(f"{each.type} {kind}") for name in names(each)}
+    return {name: each for each, kind in typed if functions.match(f"{each.type} {kind}") for name in names(each)}
 
 
 def _assigned(node: Any) -> tuple[str, Any]:

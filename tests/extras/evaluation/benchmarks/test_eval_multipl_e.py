@@ -32,12 +32,21 @@ def test_verdicts(tmp_path, sandbox, language):
         found = task.judge(problem, Sample(problem.id, 0, problem.data.prompt, answer, "stop"), sandbox)
         return (found.verdicts["published"].value, found.verdicts["strict"].value), found.stderr
 
+    def programs(
+        text,
+    ):  # as another program writes it with its prompt, whole or cut at a stop word; a chat model's body
+        reply = SampledAnswer(f"```\n{text}\n```", "eos", is_reply=True)
+        yield Sample(problem.id, 0, "", f"{problem.data.prompt}{text}", "given", {"whole": True})
+        yield task.produce(problem, 0, 0, lambda *_, **__: reply)
+
     assert task.prepare(task.problems) == {} and set(task.tools()) == {language}
     assert task.judge(problem, task.trial(problem), sandbox).verdicts["strict"].value == "passed"
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(ANSWERS[language], pool.map(judged, ANSWERS[language]), strict=True))
     expected = ANSWERS[language]
     assert {answer: each for answer, each in found.items() if each[0] != expected[answer]} == {}
+    verdicts = [task.judge(problem, each, sandbox).verdicts["strict"] for each in programs(next(iter(expected)))]
+    assert [each.value for each in verdicts] == ["passed", "passed"]
 
 
 def test_an_archive_that_is_not_the_library_is_named(tmp_path, monkeypatch):

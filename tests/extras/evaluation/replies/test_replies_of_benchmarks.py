@@ -114,6 +114,7 @@ FUNCTION = (
         (DS1000, fenced("import math\nx = load()\nx = load()\ny = x"), "import math\nx = load()\ny = x\n"),
         (DS1000, "The answer:\n\ny = 2 * x\n</code>\nEND SOLUTION", "y = 2 * x\n"),
         (DS1000, f"{fenced('y = 2 * x')}\nwhich gives\n{fenced('[2, 4]', '')}", "y = 2 * x\n"),
+        (FUNCTION, fenced('n = """\na"""\nreturn sum(x)'), '    n = """\na"""\n    return sum(x)\n'),
         (FUNCTION, fenced("    return sum(x)"), "    return sum(x)\n"),
         (FUNCTION, fenced("total = sum(x)\nreturn total"), "    total = sum(x)\n    return total\n"),
         (FUNCTION, fenced("k = 2\ndef f(data, n):\n    return sum(data)\n\nprint(f([1]))"),

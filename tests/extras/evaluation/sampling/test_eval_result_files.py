@@ -61,6 +61,23 @@ FILES = {
         {"d/HumanEval_0/10.py": b"y", "d/HumanEval_0/2.py": PROGRAM.encode(), "d/HumanEval_1/0.py": b"x", "d/a": b""},
         [(0, PROGRAM, True), (0, "y", True), (1, "x", True)],
     ),
+    "EvalPlus, raw and judged ones beside": (
+        {f"d/m_vllm_temp_0.0{end}": lines({**SOLUTION, "solution": end}) for end in (".jsonl", ".raw.jsonl")}
+        | {"d/m_vllm_temp_0.0_eval_results.json": one({"hash": "x", "eval": {}})},
+        [(0, ".jsonl", True)],
+    ),
+    "EvalPlus, sanitized ones beside": (
+        {f"d/samples{end}": lines({**SOLUTION, "solution": end}) for end in (".jsonl", "-sanitized.jsonl")},
+        [(0, "-sanitized.jsonl", True)],
+    ),
+    "HumanEval, judged ones beside": (
+        {f"d/s{end}": lines({"task_id": 1, "completion": BODY}) for end in (".jsonl", ".jsonl_results.jsonl")},
+        [(1, BODY, False)],
+    ),
+    "bigcode, earlier ones beside": (
+        {"d/g.json": one([["x"]]), "d/g_intermediate.json": one([["x"]])},
+        [(0, "x", True)],
+    ),
     "EvalPlus, gzip": ({"s.jsonl.gz": gzip.compress(lines(SOLUTION))}, [(0, PROGRAM, True)]),
     "bigcode": (
         {"generations.json": one([[PROGRAM, "y"], ["x"]])},
@@ -107,6 +124,13 @@ FILES = {
         {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [[REPLY]], "filtered_resps": [REPLY], "filter": "none"})},
         [(0, PROGRAM, True)],
     ),
+    "lm_eval, three tasks": (
+        {f"d/samples_{name}_2025-01-01T00-00-00.jsonl": lines(
+            {"doc_id": 0, "doc": doc, "resps": [[name]], "filtered_resps": [name + "!"], "filter": name})
+         for name, doc in {"gsm8k": {"question": "How many clips has Natalia sold?"}, "humaneval": DOC,
+                           "mbpp": {"task_id": 1, "text": "Write a function to find what they share."}}.items()},
+        [(0, "humaneval!", True)],
+    ),
     "Inspect": (
         {"log.json": one(
             {"version": 2, "status": "success", "eval": {"task": "humaneval"},
@@ -117,6 +141,10 @@ FILES = {
         {"b.jsonl": lines({"id": "batch_1", "custom_id": "HumanEval/0", "response": {"status_code": 200, "body": CHAT},
                            "error": None})},
         [(0, PROGRAM, True)],
+    ),
+    "OpenAI, a refusal": (
+        {"b.jsonl": lines({"custom_id": "1", "response": {"body": {"choices": [{"message": {"content": None}}]}}})},
+        [(1, "", False)],
     ),
     "OpenAI, completions": (
         {"b.jsonl": lines(
@@ -193,6 +221,10 @@ REFUSED = {
         "_eval_results.json, which is not read; give the samples",
     ),
     "scores of lm_eval": ({"results": {}, "configs": {}, "versions": {}}, "--log_samples and give samples_"),
+    "an answer to another benchmark": (
+        {"doc_id": 0, "doc": {"question": "How many clips has Natalia sold?"}, "filtered_resps": ["x"]},
+        r"jsonl:1: its problem 'How many clips .* is none of humaneval; check --data",
+    ),
     "results of ours": (
         {"task_id": "HumanEval/0", "verdicts": {}, "sample": "x"},
         "give samples.jsonl of that directory",
@@ -227,10 +259,15 @@ def test_what_is_refused_says_what_is_read(name, tmp_path, task_of):
 def test_what_is_not_used_is_said(tmp_path, task_of):
     made(
         tmp_path,
-        {"d/a.jsonl": lines(*({"task_id": n, "completion": "x"} for n in (0, 1))), "d/other.json": b'{"a": 1}'},
+        {
+            "d/a.jsonl": lines(*({"task_id": n, "completion": "x"} for n in (0, 1))),
+            "d/other.json": b'{"a": 1}',
+            "d/a.raw.jsonl": b"",
+        },
     )
     task = task_of()
-    (passed, layout, others) = read_samples(tmp_path / "d", task, task.problems[:1]).remarks
+    (copy, passed, layout, others) = read_samples(tmp_path / "d", task, task.problems[:1]).remarks
+    assert copy.endswith("a.raw.jsonl: has the answers of a.jsonl")
     assert "other.json:1: has the keys a" in passed and layout.endswith(
         "1 samples in the layout of HumanEval, samples.jsonl"
     )
