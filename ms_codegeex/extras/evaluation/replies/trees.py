@@ -10,12 +10,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from time import thread_time
 from typing import Any
 
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest, ReplyCode
 
+FILE = Path(__file__).with_name("languages.yaml")
 MAX_CHARACTERS = 40_000
 MAX_OPEN_BRACKETS = 300  # `<` counts as one
 MAX_SECONDS = 1.5  # of computing, for all texts of a reply
@@ -32,19 +36,6 @@ USED = re.compile(r"([^{},]*)\{([^{}]*)\}")
 BRACKETS = re.compile(r"<[<=\-/]|->|=>|[][(){}<>]")
 
 
-def _types(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# fields of a definition that do not name what it defines
-SKIPPED = _types(
-    "body value type parameters result return_type right arguments trait type_parameters bounds receiver superclass"
-    " interfaces permits source path condition consequence alternative default_value kind operator"
-)
-PARTS = _types(
-    "base_class_clause class_heritage expression_list modifiers attribute_specifier trailing_return_type"
-    " using_declaration"
-)
 SPECIFIERS = ("struct_specifier", "class_specifier", "enum_specifier", "union_specifier")
 FUNCTIONS = ("arrow_function", "function_expression", "function", "generator_function", "class")
 EXPORTED = "their_exports"  # our name for an object of functions that JavaScript exports
@@ -52,23 +43,13 @@ EXPORTED = "their_exports"  # our name for an object of functions that JavaScrip
 
 @dataclass(frozen=True)
 class Grammar:
-    """A language: its package, and what the types of top-level nodes are to a program.
-
-    Attributes:
-        imports: they go in front. `by_name`: only if the name that they define is mentioned.
-        dropped: package lines, returns, attributes of the file.
-        members: functions and variables that stand in a class in this language.
-        attached: to a type; kept with it.
-        scripts: other nodes are statements, which are kept if they prepare what is mentioned.
-        closing: what ends an open function.
-        forward: the function that calls a method; with `signature`, `owner`, `name`, `names`, and `call`, C++'s.
-    """
+    """A language's entry in `languages.yaml`, which explains its fields."""
 
     package: str
     imports: frozenset[str]
-    dropped: frozenset[str] = frozenset()
-    members: frozenset[str] = frozenset()
-    attached: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dropped: frozenset[str]
+    members: frozenset[str]
+    attached: Mapping[str, Sequence[str]] = field(default_factory=dict)
     by_name: bool = False
     scripts: bool = False
     closing: str = "}"
@@ -76,50 +57,16 @@ class Grammar:
     function: str = "language"
 
 
-JAVASCRIPT = Grammar(
-    "tree_sitter_javascript",
-    _types("import_statement"),
-    _types("return_statement"),
-    scripts=True,
-    forward="const {name} = (...given) => {owner}.{name} ? {owner}.{name}(...given) : new {owner}().{name}(...given);",
-)
-LANGUAGES = {
-    "cpp": Grammar(
-        "tree_sitter_cpp",
-        _types("preproc_include using_declaration namespace_alias_definition"),
-        forward="{signature} {{ return {call}({names}); }}",
-    ),
-    "java": Grammar(
-        "tree_sitter_java",
-        _types("import_declaration"),
-        _types("package_declaration"),
-        _types("method_declaration local_variable_declaration field_declaration"),
-    ),
-    "js": JAVASCRIPT,
-    "ts": replace(
-        JAVASCRIPT,
-        package="tree_sitter_typescript",
-        function="language_typescript",
-        forward="const {name}: any = (...given: any[]) => "
-        "({owner} as any).{name} ? ({owner} as any).{name}(...given) : (new {owner}() as any).{name}(...given);",
-    ),
-    "go": Grammar(
-        "tree_sitter_go",
-        _types("import_declaration"),
-        _types("package_clause"),
-        attached={"method_declaration": ("receiver",)},
-        by_name=True,
-    ),
-    "rust": Grammar(
-        "tree_sitter_rust",
-        _types("use_declaration extern_crate_declaration"),
-        _types("inner_attribute_item"),
-        attached={"impl_item": ("type", "trait")},
-        forward="{signature} {{ {owner}::{name}({names}) }}",
-    ),
-    "bash": Grammar("tree_sitter_bash", frozenset(), scripts=True),
-    "lua": Grammar("tree_sitter_lua", frozenset(), _types("return_statement"), scripts=True, closing="end"),
-}
+def grammar_of(language: str) -> Grammar | None:
+    """The grammar of a language, None if it has none."""
+    row = shipped_table(FILE)["grammars"].get(language)
+    sets = ("imports", "dropped", "members")
+    return row and Grammar(**{**row, **{key: frozenset(row.get(key, "").split()) for key in sets}})
+
+
+@cache
+def _nodes(key: str) -> frozenset[str]:
+    return frozenset(shipped_table(FILE)["nodes"][key].split())
 
 
 @dataclass(frozen=True)
@@ -163,7 +110,9 @@ class TreeReader:
     """Parses texts of a language, each once, for `MAX_SECONDS` seconds of computing in all."""
 
     def __init__(self, language: str) -> None:
-        self.language, self.grammar = language, LANGUAGES[language]
+        grammar = grammar_of(language)
+        assert grammar is not None
+        self.language, self.grammar = language, grammar
         self._left = MAX_SECONDS
         self._trees: dict[str, Any] = {}
 
@@ -273,6 +222,7 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
 def names(node: Any) -> frozenset[str]:
     """The names that a node defines."""
     found, waiting = set(), [node]
+    skipped, parts = _nodes("skipped"), _nodes("parts")
     while waiting:
         node = waiting.pop()
         leaf = node.type.endswith("identifier") or node.type in ("word", "variable_name")
@@ -283,7 +233,7 @@ def names(node: Any) -> frozenset[str]:
                 waiting.append(child)
             elif child.type in ("enumerator_list", "token_tree"):
                 found.update(WORD.findall(text_of(child)))
-            elif key not in SKIPPED and child.type not in PARTS and not child.type.endswith("statement_block"):
+            elif not (key in skipped or child.type in parts or child.type.endswith("statement_block")):
                 waiting.append(child)
             elif node.type == "trait_item" and key == "body":
                 found.update(name for each in child.named_children for name in names(each))
@@ -411,7 +361,7 @@ def signature(node: Any) -> str:
 def program(codes: Sequence[str], request: CodeRequest) -> ReplyCode | None:
     """The program of a reply's codes: the last that defines the entry point, with what it needs from the others and
     from the prompt; else what continues the prompt; None without either."""
-    if request.language not in LANGUAGES:  # whole if it repeats the prompt's last line
+    if grammar_of(request.language) is None:  # whole if it repeats the prompt's last line
         line = " ".join((request.prompt.rstrip().splitlines() or ["\0"])[-1].split())
         whole = [code for code in codes if line in " ".join(code.split())]
         return ReplyCode((whole or list(codes))[-1], bool(whole))
