@@ -297,11 +297,8 @@ def _drives(part: CodePart, drivers: set[str]) -> bool:
         return bool(part.names & (drivers - {"print"}))
     nodes = [each for node in part.nodes if not isinstance(node, DEFINITIONS) for each in ast.walk(node)]
     leaves = any(isinstance(each, ast.Assert) or getattr(each, "attr", "") in LEAVING for each in nodes)
-    given = {  # attributes, as of a function that counts its calls
-        getattr(each.value, "id", "")
-        for each in nodes
-        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store)
-    }
+    stored = (each for each in nodes if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store))
+    given = {getattr(each.value, "id", "") for each in stored}  # as a function that counts its calls
     return leaves or bool((part.now - given) & drivers)
 
 

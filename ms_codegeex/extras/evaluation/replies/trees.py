@@ -57,11 +57,11 @@ class Grammar:
     function: str = "language"
 
 
-def grammar_of(language: str) -> Grammar | None:
-    """The grammar of a language, None if it has none."""
-    row = shipped_table(FILE)["grammars"].get(language)
-    sets = ("imports", "dropped", "members")
-    return row and Grammar(**{**row, **{key: frozenset(row.get(key, "").split()) for key in sets}})
+def grammar_of(language: str) -> Grammar:
+    """The grammar of a language that has one."""
+    row = shipped_table(FILE)["grammars"][language]
+    sets = {key: frozenset(row.get(key, "").split()) for key in ("imports", "dropped", "members")}
+    return Grammar(**{**row, **sets})
 
 
 @cache
@@ -110,9 +110,7 @@ class TreeReader:
     """Parses texts of a language, each once, for `MAX_SECONDS` seconds of computing in all."""
 
     def __init__(self, language: str) -> None:
-        grammar = grammar_of(language)
-        assert grammar is not None
-        self.language, self.grammar = language, grammar
+        self.language, self.grammar = language, grammar_of(language)
         self._left = MAX_SECONDS
         self._trees: dict[str, Any] = {}
 
@@ -361,7 +359,7 @@ def signature(node: Any) -> str:
 def program(codes: Sequence[str], request: CodeRequest) -> ReplyCode | None:
     """The program of a reply's codes: the last that defines the entry point, with what it needs from the others and
     from the prompt; else what continues the prompt; None without either."""
-    if grammar_of(request.language) is None:  # whole if it repeats the prompt's last line
+    if request.language not in shipped_table(FILE)["grammars"]:  # whole if it repeats the prompt's last line
         line = " ".join((request.prompt.rstrip().splitlines() or ["\0"])[-1].split())
         whole = [code for code in codes if line in " ".join(code.split())]
         return ReplyCode((whole or list(codes))[-1], bool(whole))

@@ -133,7 +133,11 @@ def _rows(path: Path, names: _Names, remarks: list[str]) -> Iterator[tuple[str, 
     """The rows, with place, layout and position. In a directory, files of no layout or of another benchmark are passed
     over, with a remark, and those with the answers of another one."""
     files, copies = _files(path)
-    remarks += [f"passed over: {copy}: has the answers of {file.name}" for copy, file in copies.items()]
+    if copies:
+        first, file = next(iter(copies.items()))
+        remarks.append(
+            f"{path}: passed over {len(copies)} files with the answers of others: {first.name}, as {file.name}"
+        )
     for file in files:
         if file.suffix == ".py":
             text = read_regular(file, MAX_PROGRAM_BYTES).decode("utf-8", "surrogateescape")
@@ -171,11 +175,11 @@ def _files(path: Path) -> tuple[list[Path], dict[Path, Path]]:
     files = sorted(programs, key=lambda each: (each.parent.name, int(each.stem))) or record_files(path)
     if not files:
         raise UserError(f"{path}: no files of samples there, such as samples.jsonl; see docs/evaluation.md")
-    copies = dict[Path, Path]()
+    copies, known = dict[Path, Path](), set(files)
     for file in files:
         name = COPY.sub("", file.name)
-        better = [file.with_name(each) for each in (name.replace(".json", f"{CLEANED}.json", 1), name)]
-        if there := [each for each in better if each != file and each in files]:
+        better = (file.with_name(each) for each in (name.replace(".json", f"{CLEANED}.json", 1), name))
+        if there := [each for each in better if each != file and each in known]:
             copies[file] = there[0]
     return [file for file in files if file not in copies], copies
 

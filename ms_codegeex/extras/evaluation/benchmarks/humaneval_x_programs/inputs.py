@@ -22,6 +22,11 @@ Call = tuple[Sequence[Any], Check]
 TABLE = Path(__file__).parents[1] / "humaneval_x.yaml"
 
 
+def table(part: str) -> Any:
+    """A part of `humaneval_x.yaml`."""
+    return shipped_table(TABLE)[part]
+
+
 def cyclic(plain: str) -> str:
     """The inverse of `decode_cyclic`: groups of three, each rotated to the left."""
     return re.sub(r"(.)(..)", r"\2\1", plain)
@@ -104,10 +109,10 @@ def literal(value: Any, number: int, language: str) -> str:
     items = ", ".join(f"{each}.0" if real else str(each) for each in value)
     if number == 32 and language in ("go", "rust"):
         return f"[]int{{{items}}}" if language == "go" else f"&vec![{items}]"
-    return str(shipped_table(TABLE)["lists"][language]).format(items)
+    return str(table("lists")[language]).format(items)
 
 
 def tests(language: str, name: str, statements: Sequence[str]) -> str:
     """A text of tests with these statements."""
     body = "\n".join(f"    {statement}{';' if language in ('cpp', 'rust') else ''}" for statement in statements)
-    return str(shipped_table(TABLE)["tests"][language]).format(body=body, name=name)
+    return str(table("tests")[language]).format(body=body, name=name)

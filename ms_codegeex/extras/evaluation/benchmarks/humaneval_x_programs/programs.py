@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.evaluation.benchmarks import blocks
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs import cases, inputs
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.cases import Cases
@@ -81,7 +80,7 @@ def python(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Pr
     everything else. The tests are a separate file."""
     program = f"{answer if whole else row.prompt + answer[: first_unindented(answer)]}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
-    imports = "\n".join(line for line in shipped_table(inputs.TABLE)["python imports"] if named or "numpy" not in line)
+    imports = "\n".join(line for line in inputs.table("python imports") if named or "numpy" not in line)
     call = "" if tests.complete else f'{blocks.CALL}("%s")'
     return Program(f"{tests.text}\n", call, "\n", others={"program.py": f"{imports}\n{program}"})
 
@@ -94,9 +93,8 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     made = trees.parts([answer], code_request(row), fixed=True) if whole else None
     led = dict.fromkeys(f"{each.text.strip()}\n" for each in made.imports) if made else ()
     leading, answer = "".join(filter(CPP_LEADING.fullmatch, led)), made.text if made else answer
-    includes = "\n".join(
-        [leading, *(line for line in shipped_table(inputs.TABLE)["cpp includes"] if line not in row.prompt)]
-    ).lstrip()
+    published = (line for line in inputs.table("cpp includes") if line not in row.prompt)
+    includes = "\n".join([leading, *published]).lstrip()
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
     head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, row.id)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
@@ -104,7 +102,7 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     again = "#include<assert.h>\n" if CPP_ASSERTS.search(known + leading) else ""
     declared = (made and declaration(made)) or signature[: signature.index("{")]
     tail += f"\n#undef assert\n{again}{'' if whole else signature}{answer}\n"
-    boost = shipped_table(inputs.TABLE)["cpp any"] if CPP_BOOST in known else ""
+    boost = inputs.table("cpp any") if CPP_BOOST in known else ""
     before = f"{includes}\n{known}{boost}{declared};\n{head}"
     return Program(before, call, tail, libraries)
 
@@ -114,11 +112,8 @@ def java(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
     file. One of our classes calls main and sees it return."""
     imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
     code = STRINGS.sub('""', tests.text)
-    names = [
-        name
-        for name in shipped_table(inputs.TABLE)["java classes"]
-        if re.search(rf"\b{name.rpartition('.')[2]}\b", code)
-    ]
+    known = inputs.table("java classes")
+    names = [name for name in known if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
     mine = "".join(f"import {name};\n" for name in names)
     given = [name for name in names if re.search(rf"\b{name.rpartition('.')[2]}\b", row.declaration)]
     theirs = "".join(f"import {name};\n" for name in given)
@@ -143,23 +138,22 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progra
     """The prompt comes without its imports; packages are imported if the answer uses them. A second file imports
     something under each predeclared name that the tests use, so that the answer cannot redeclare these."""
     text, given, others, call = tests.text, row.test_setup, {}, ""
-    table = shipped_table(inputs.TABLE)
     body, lines = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt, list[str]()
     if whole and (made := trees.parts([answer], code_request(row))):
         body, answer = "", made.code
         lines = [each.text for each in trees.new_imports(given, made)]
     known = (*given.splitlines(), *lines)
     code = blocks.TOKENS.sub(lambda token: token[0] if token[0] in "{}" else "", answer)  # without comments and texts
-    used = [name for name in table["go packages"] if re.search(rf"\b{name.split('/')[-1]}\s*\.", code)]
+    used = [name for name in inputs.table("go packages") if re.search(rf"\b{name.split('/')[-1]}\s*\.", code)]
     used = [name for name in used if not any(line.endswith(f'"{name}"') for line in known)]
     block = "".join(f'    "{name}"\n' for name in used)
     imports = "".join(f"{line}\n" for line in lines) + (f"import (\n{block})\n" if used else "")
     if tests.complete:  # without the library of assertions, which takes long to link
         given = GO_TESTIFY.sub("", given)
-        text += "".join(f"\nvar _ = {use}" for name, use in table["go uses"].items() if f'"{name}"' in given)
+        text += "".join(f"\nvar _ = {use}" for name, use in inputs.table("go uses").items() if f'"{name}"' in given)
     else:
         code = STRINGS.sub('""', row.test)
-        named = [name for name in table["go names"] if re.search(rf"\b{name}\b", code)]
+        named = [name for name in inputs.table("go names") if re.search(rf"\b{name}\b", code)]
         guard = "".join(f'import {name} "ms_codegeex/witness"\n' for name in named)
         guard += "".join(f"var _ = {name}.Ours\n" for name in named)
         others, call = {"names_test.go": f"package main\n\n{guard}"}, blocks.GO_CALL
