@@ -53,6 +53,7 @@ KEPT = [
     ("js", "module.exports = { add(a, b) { return a + b; } };", ["const add =", "their_exports.add"], ["module"]),
     ("js", "const s = { add: (a, b) => a + b, n: 1 };", ["const add =", "s.add("], []),
     ("js", "function add(a, b) { return a + b; }\nmodule.exports = { add: (a) => add(a, 1) };", ["function add"], ["their_exports"]),
+    ("js", "const add = (a, b) => a - b;\n```\nThat subtracts. Corrected:\n```js\nconst add = (a, b) => a + b;", ["a + b"], ["a - b"]),
     ("js", "class S { add(a, b) { return a + b; } }", ["const add =", "new S()"], []),
     ("go", 'package main\nimport (\n "fmt"\n m "math"\n)\nfunc Add(a, b int) int { return a + int(m.Abs(0)) }\nfunc main() { fmt.Println(1) }', ['import m "math"'], ["fmt", "package", "main"]),
     ("go", 'import "fmt"\nfunc Add(a, b int) int { /* no fmt here */ return a + b }\nfunc main() { fmt.Println(1) }', ["no fmt"], ['"fmt"']),
@@ -70,13 +71,6 @@ def test_a_program_is_what_its_entry_point_needs(language: str, code: str, has: 
         found = code_of(reply, CodeRequest(language, PROMPTS[language]))
         assert found.whole and not found.lacking
         assert not [each for each in has if each not in found.text] and not [e for e in lacks if e in found.text]
-
-
-def test_the_last_of_several_programs_counts():
-    first, second = ("const add = (a, b) => a - b;", "const add = (a, b) => a + b;")
-    reply = f"{FENCE}js\n{first}\n{FENCE}\nThat subtracts. Corrected:\n\n{FENCE}js\n{second}\n{FENCE}\n"
-    found = code_of(reply, CodeRequest("js", PROMPTS["js"]))
-    assert found.whole and second in found.text and first not in found.text
 
 
 @pytest.mark.parametrize("language", ["cpp", "java", "js", "go", "rust"])
@@ -110,12 +104,8 @@ def test_types_of_rust_that_a_program_may_have(signature: str, type_: str):
 
 
 def test_imports_of_rust_are_names():
-    assert list(uses("a::{b, c::{self, d as e}, f::*}")) == [
-        ("a::b", "b"),
-        ("a::c", "c"),
-        ("a::c::d", "e"),
-        ("a::f::*", "*"),
-    ]
+    found = dict(uses("a::{b, c::{self, d as e}, f::*}"))
+    assert found == {"a::b": "b", "a::c": "c", "a::c::d": "e", "a::f::*": "*"}
 
 
 @pytest.mark.parametrize("language", PROMPTS)
@@ -124,6 +114,7 @@ def test_hostile_texts_are_not_read(language: str, text: str):
     """They cost little, and the reason is said."""
     found = code_of(f"{FENCE}\n{text}\n{FENCE}", CodeRequest(language, PROMPTS[language]))
     assert found.lacking and not found.text
+    assert parts([text], CodeRequest(language, PROMPTS[language])) is None
 
 
 def whole_cheats(language: str) -> list[tuple[dict, str]]:

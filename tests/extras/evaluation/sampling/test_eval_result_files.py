@@ -129,10 +129,8 @@ FILES = {
                            "error": None})},
         [(0, PROGRAM, True)],
     ),
-    "OpenAI, a refusal": (
-        {"b.jsonl": lines({"custom_id": "1", "response": {"body": {"choices": [{"message": {"content": None}}]}}})},
-        [(1, "", False)],
-    ),
+    "OpenAI, a refusal": ({"b.jsonl": lines(
+        {"custom_id": "1", "response": {"body": {"choices": [{"message": {"content": None}}]}}})}, [(1, "", False)]),
     "OpenAI, completions": (
         {"b.jsonl": lines(
             {"custom_id": "0", "response": {"body": {"choices": [{"text": BODY}, {"text": BODY + "\nprint(1)"}]}}})},
@@ -205,9 +203,9 @@ REFUSED = {
     "a text": ("x", "s.jsonl:1: has a str, and none of these layouts"),
     "verdicts of EvalPlus": ({"hash": "y", "eval": {}}, "_eval_results.json, which is not read; give the samples"),
     "scores of lm_eval": ({"results": {}, "configs": {}, "versions": {}}, "--log_samples and give samples_"),
-    "an answer to another benchmark": (
-        {"doc_id": 0, "doc": {"question": "How many clips has Natalia sold?"}, "filtered_resps": ["x"]},
-        r"jsonl:1: its problem 'How many clips .* is none of humaneval; check --data",
+    "another problem": (
+        {"doc": {"q": "How many clips are there?"}, "filtered_resps": []},
+        "'How many .* none of humaneval",
     ),
     "results of ours": ({"verdicts": {}, "sample": "x"}, "give samples.jsonl of that directory"),
     "no text": ({"task_id": "HumanEval/0", "completion": None}, "completion: found NoneType, expected text"),
