@@ -99,7 +99,7 @@ def entries(path: Path, maximum: int = MAX_FILE_BYTES) -> Iterator[tuple[int, An
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror})") from None
     unpacking = remedies("unpacked").get(path.suffix)
-    if unpacking and not archive_kind(path.name) and path.suffix != ".gz":
+    if unpacking and not archive_kind(path.name) and (path.suffix != ".gz" or path.stem.endswith(".tar")):
         raise UserError(f"{path}: {path.suffix} is not read; {unpacking.replace('FILE', path.name)}")
     size = 0
     for number, value, line in read_records(path, ArchivePart(None, 0, 0), MAX_RECORD_BYTES):

@@ -37,7 +37,7 @@ def stringTest(solution):
     return int("for" not in solution and "print" not in solution)
 """
 INPUTS = (np.arange(6.0), np.array([-2.0, 5.0, 1.0]))
-PROMPT = "Problem:\nDouble x.\nA:\n<code>\nx = load()\n</code>\ny = ... # put it here\nBEGIN SOLUTION\n<code>\n"
+PROMPT = "Double x.\nA:\n<code>\nx = load()\n</code>\ny = ... # put solution in this variable\nBEGIN SOLUTION\n<code>\n"
 INSERTION = "import numpy as np\nx = load()\n[insert]\nprint(y)\n"
 REFERENCE = "y = 2 * x"
 

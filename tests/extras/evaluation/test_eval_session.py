@@ -6,6 +6,7 @@ import re
 from math import comb
 
 import pytest
+from benchmark_data import write
 from fake_task import Doubling, Seeded
 
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -292,11 +293,6 @@ def test_a_budget_is_split_over_languages(options):
     assert "budget" not in evaluate(Doubling(), RECIPE, dataclasses.replace(options, output=options.output / "b"))
 
 
-def given(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def test_samples_of_others(options, tmp_path):
     rows = [
         {"task_id": "cpp/1", "generation": " 2 ", "finish": 2, "scores": [0.5]},
@@ -304,7 +300,7 @@ def test_samples_of_others(options, tmp_path):
         {"task_id": "cpp/1", "generation": "3", "finish": 0},
         {"task_id": "python/2", "completion": " 4 "},
     ]
-    taken = dataclasses.replace(options, sampler=None, given=given(tmp_path / "s.jsonl", rows))
+    taken = dataclasses.replace(options, sampler=None, given=write(tmp_path / "s.jsonl", *rows))
     result = evaluate(Doubling(), RECIPE, taken)
     found = {
         (row["task_id"], row["completion_id"]): row["verdicts"] for row in read_rows(options.output / "results.jsonl")
@@ -336,7 +332,7 @@ def test_samples_of_others(options, tmp_path):
 )
 def test_samples_that_are_none(options, tmp_path, row, words):
     with pytest.raises(UserError) as caught:
-        evaluate(Doubling(), RECIPE, dataclasses.replace(options, given=given(tmp_path / "s.jsonl", [row])))
+        evaluate(Doubling(), RECIPE, dataclasses.replace(options, given=write(tmp_path / "s.jsonl", row)))
     assert words in str(caught.value)
 
 

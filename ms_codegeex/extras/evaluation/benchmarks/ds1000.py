@@ -120,6 +120,7 @@ FENCE = re.compile(r"\s*```[^\n]*\n")
 GIVEN = re.compile(r"<code>\n(.*?)(?:</code>|\Z)", re.DOTALL)
 # a function at the end of the given code, of which there are only comments
 OPEN = re.compile(r"^def (?P<name>\w+)\((?P<arguments>[^()]*)\):[ \t]*\n(?:[ \t]*(?:#[^\n]*)?(?:\n|\Z))*\Z", re.M)
+WANTED = re.compile(r"^(\w+) = \.\.\. # put solution in this variable", re.MULTILINE)
 FIGURE_CALLS = ("plt.show()", "plt.clf()", "plt.close()", "savefig")
 
 
@@ -214,7 +215,9 @@ class Ds1000(PythonTask):
 
     def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
         """The code of a reply that goes beyond the given code, which the test runs before it."""
-        code = code_of(done.text, CodeRequest("python", "", finished=done.finish != "length"))
+        variable = WANTED.search(prompt)
+        request = CodeRequest("python", "", "", done.finish != "length", variable[1] if variable else "")
+        code = code_of(done.text, request)
         return code if code.lacking else ReplyCode(from_code(code.text, prompt), False)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import PromptTooLong
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.evaluation import stop_rules
 from ms_codegeex.extras.evaluation.benchmarks.tables import ProblemFiles
 from ms_codegeex.extras.evaluation.judging.python_program import PythonTask, judgement
@@ -123,7 +124,7 @@ def _close(value: int | float, gold: int | float) -> bool:
 
 FORM = "has id, name, category, prompts, inputs and outputs"
 FILES = ProblemFiles("MTPB", ("mtpb",), ("prompts", "inputs", "outputs"), FORM, "github.com/salesforce/CodeGen")
-SALESFORCE_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"
+PUBLISHED = Path(__file__).with_name("published.yaml")
 MAX_GEN_LENGTH = 256  # tokens per turn if the problem sets none, as in the release
 
 
@@ -229,16 +230,6 @@ def parts(turns: Sequence[dict[str, Any]], multi: bool) -> list[tuple[str, str]]
 SECONDS = 20.0  # per program, as published: then it is interrupted, and what it has printed counts
 GRACE = 5.0  # extra seconds until it is killed: for imports, and for programs that cannot be interrupted
 LIBRARIES = {"numpy": "numpy", "pandas": "pandas", "sklearn": "scikit-learn"}  # module named in prompts -> package
-DATA = "its prompts read a file of ./datasets that the benchmark does not contain"
-DEFECTS = {
-    "23": "cases 0 to 3 expect percentiles of random numbers to the last digit",
-    "31": "case 0 expects (17, 2) of edges 8 and 9, but its prompts ask for (16, 2)",
-    "38": DATA,
-    "41": "null is expected in cases 1 and 4, which the published judge never accepts; the strict one does",
-    "46": DATA,
-    "89": "dictionaries are expected in all 5 cases, which the published judge never accepts; the strict one does",
-    "94": "case 1 expects 55, but the sum it asks for is 339, as case 3 (start at the next number) shows",
-}
 
 
 class Mtpb(PythonTask):
@@ -253,7 +244,11 @@ class Mtpb(PythonTask):
         self.multi, self.name = turns == "multi", "mtpb" if turns == "multi" else "mtpb-single-turn"
         self._cases = {problem.id: len(problem.data.cases) for problem in self.problems}
         digest = sha256(files[0])
-        self.provenance = {"file": files[0].name, "sha256": digest, "known": digest == SALESFORCE_SHA256}
+        self.provenance = {
+            "file": files[0].name,
+            "sha256": digest,
+            "known": digest == shipped_table(PUBLISHED)["mtpb"]["file"],
+        }
         self.limits = ResourceLimits(wall=SECONDS + GRACE)
 
     def samples_per_problem(self, n: int) -> int:
@@ -319,8 +314,8 @@ class Mtpb(PythonTask):
     def known_defects(self) -> Mapping[str, str]:
         """Defects of the published file: 7 cases that the published judge cannot accept (41, 89). We found the others:
         10 cases without their data (38, 46), 4 that are random (23) and 2 with a wrong value (31, 94)."""
-        ids = {problem.id for problem in self.problems}
-        return {key: reason for key, reason in DEFECTS.items() if self.provenance["known"] and key in ids}
+        ids, known = {problem.id for problem in self.problems}, shipped_table(PUBLISHED)["mtpb"]["defects"]
+        return {key: reason for key, reason in known.items() if self.provenance["known"] and key in ids}
 
     def missing(self) -> Mapping[str, str]:
         """Package -> the command that installs it, for the libraries that some programs import."""

@@ -20,9 +20,9 @@ from ms_codegeex.extras.evaluation.benchmarks import blocks
 from ms_codegeex.extras.evaluation.benchmarks.tables import ProblemFiles, values_of
 from ms_codegeex.extras.evaluation.recipe import ALIASES
 from ms_codegeex.extras.evaluation.replies import trees
-from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
+from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest, ReplyCode
 from ms_codegeex.extras.evaluation.sandbox import Sandbox
-from ms_codegeex.extras.evaluation.task import Judgement, Problem, Reference, Sample, TextSource
+from ms_codegeex.extras.evaluation.task import Judgement, Problem, Reference, Sample, SampledAnswer, TextSource
 from ms_codegeex.extras.evaluation.toolchains import PLAIN_TOOL_CHAINS, Program
 from ms_codegeex.extras.evaluation.toolchains.base import ToolChainTask
 
@@ -68,6 +68,7 @@ def _problem(foreign: set[str], row: Mapping[str, Any], where: str, _: int) -> P
     return Problem(f"{language}/{name}", labels, MultiPlEProblem(language, prompt, tests, tuple(stops)))
 
 
+CLOSES = re.compile(r"\A\s*\}")  # tests that close the answer's function
 GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*\n", re.MULTILINE)
 TS_REQUIRE = "declare var require: any;"
 JAVA_CLASS = "Problem"
@@ -77,10 +78,12 @@ RUST_MAIN = r"\bfn\s+main\s*\(\s*\)\s*\{"
 
 def assemble(row: MultiPlEProblem, answer: str, name: str, whole: bool = False) -> Program:
     """The program that judges an answer; `name` names the problem in an error message. `whole`: the answer is a
-    program, which takes the prompt's place, so no test closes its function."""
-    if not whole:
-        return ASSEMBLERS[row.language](row, f"{row.prompt}{answer}\n", name)
-    row = replace(row, tests=re.sub(r"\A\s*\}", "", row.tests))
+    program, which takes the prompt's place, so no test closes its function, unless it was cut at a stop word."""
+    text = answer if whole else f"{row.prompt}{answer}"
+    tests = CLOSES.sub("", row.tests)
+    if not whole or (tests != row.tests and trees.leaves_open(answer, row.language)):
+        return ASSEMBLERS[row.language](row, f"{text}\n", name)
+    row = replace(row, tests=tests)
     made = trees.parts([answer], CodeRequest(row.language, row.prompt)) if row.language in WHOLE else None
     return ASSEMBLERS[row.language](row, WHOLE[row.language](row, made) if made else f"{answer}\n", name)
 
@@ -198,6 +201,12 @@ class MultiPlE(ToolChainTask):
         words = problem.data.stops
         answer = complete(problem.data.prompt, seed=seed, stop=stop_rules.words(words))
         return self.sample(problem, completion_id, problem.data.prompt, answer, partial(stop_rules.cut, known=words))
+
+    def read(self, problem: Problem, prompt: str, done: SampledAnswer) -> ReplyCode:
+        """The code in a reply. A body, which comes closed, is a program with the prompt if the tests would close it."""
+        code = super().read(problem, prompt, done)
+        body = not (code.whole or code.lacking) and CLOSES.match(problem.data.tests)
+        return ReplyCode(prompt + code.text, True) if body else code
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. Published: exit status 0. Strict: and their end was reached."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class CodeRequest:
         prompt: the code that the model was shown.
         entry_point: the function's name, if the problem says it; otherwise it is found in the prompt.
         finished: False if the limit of tokens cut the reply off.
+        variable: what a script without a function was to assign.
     """
 
     language: str
     prompt: str
     entry_point: str = ""
     finished: bool = True
+    variable: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ MARK = re.compile(LEAD + r"(?P<mark>`{3,}|~{3,})(?P<info>[^`\n]*)$", re.MULTILIN
 LATE = re.compile(r"^(?P<lead>)[^`\n]*[^`\s](?:[ \t]+|(?=```\w))(?P<mark>```)(?P<info>\w*)[ \t]*$", re.MULTILINE)
 ENDING = re.compile(r"^[^`\n]*[^`\s](?P<mark>```)[ \t]*$", re.MULTILINE)
 QUOTED = re.compile(r"^'''(?P<tag>python|py|java|cpp|javascript|js|go|rust)\n(?P<code>.*?)^'''[ \t]*$", re.M | re.S)
+PAGE = re.compile(r"<pre[^<>]*>\s*<code[^<>]*>(?P<code>[^<]*)</code>")
+ESCAPE = re.compile(r"&(?:lt|gt|amp|quot|apos|nbsp|#\d{2,3}|#x[\da-f]{2});")
+TEXT = re.compile(r"""(["'])(?:\\.|(?!\1)[^\\\n])*\1""")
+REMOVED = re.compile(r"^(?:(?:-|@@|\+\+\+ |diff |index |\\).*\n?|[ +])", re.MULTILINE)  # of a diff
 END = re.compile(r"(?:\s*(?:<\|\w+\|>|</s>|<end_of_turn>|<\uff5c[^>\n]{1,30}\uff5c>))+\s*\Z")  # tokens that end a reply
 LOOKED_BACK = 80  # characters before a tag in which its line's beginning is looked for
 
@@ -67,7 +74,17 @@ def blocks(reply: str, finished: bool = True) -> list[CodeBlock]:
     be nested, indented, in lists and quotations, opened or closed on a line with text, or never closed."""
     text = without_thoughts(reply, finished)
     quoted = [CodeBlock(found["code"], found["tag"]) for found in QUOTED.finditer(text)]
-    return list(_fenced(text)) or quoted or [CodeBlock(text, fenced=False)]
+    page = [CodeBlock(found["code"]) for found in PAGE.finditer(text)]
+    return [_as_code(each) for each in list(_fenced(text)) or quoted or page or [CodeBlock(text, fenced=False)]]
+
+
+def _as_code(block: CodeBlock) -> CodeBlock:
+    """A block without a page's escapes, if it has some outside of texts and nothing that a page would escape; of a diff
+    what the new file has."""
+    code = REMOVED.sub("", block.code) if block.tag == "diff" else block.code
+    if ESCAPE.search(TEXT.sub("", code)) and not re.search("[<>&]", ESCAPE.sub("", code)):
+        code = html.unescape(code)
+    return replace(block, code=code)
 
 
 def without_thoughts(text: str, finished: bool = True) -> str:

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import re
 
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.evaluation.replies import python, trees
 from ms_codegeex.extras.evaluation.replies.blocks import MARK, CodeRequest, ReplyCode, blocks, without_thoughts
 
-# the tags of a language's blocks; blocks with another language's tag are not read
-NAMES = {
-    "python": "python py python3 py3 ipython pycon python-repl",
-    "cpp": "cpp c++ cc cxx c hpp",
-    "java": "java",
-    "js": "js javascript node jsx mjs",
-    "ts": "ts typescript tsx",
-    "go": "go golang",
-    "rust": "rust rs",
-    "bash": "bash sh shell zsh",
-    "lua": "lua",
-    "sql": "sql sqlite sqlite3 postgresql mysql",
-}
-OTHERS = "text txt plaintext output console json yaml toml markdown md diff"
 MAX_CHARACTERS = 60_000  # without the thoughts; no function is that long
 MAX_BLOCKS = 40  # the last ones count
 TICKS = re.compile(
@@ -35,8 +22,8 @@ def code_of(reply: str, request: CodeRequest) -> ReplyCode:
     if len(text) > MAX_CHARACTERS:
         return ReplyCode("", False, f"longer than {MAX_CHARACTERS} characters")
     found = [each for each in blocks(text) if each.code.strip()]
-    ours = set(NAMES.get(request.language, "").split())
-    others = set(" ".join([OTHERS, *NAMES.values()]).split()) - ours
+    tags = shipped_table(trees.FILE)["tags"]
+    others = {*" ".join(tags.values()).split()} - {*tags.get(request.language, "").split()}
     codes = [each.code for each in found if each.tag.partition(" ")[0] not in others] or [each.code for each in found]
     codes = codes[-MAX_BLOCKS:]
     language = python if request.language == "python" else trees

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from textwrap import dedent, indent
+from textwrap import dedent
 
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest, ReplyCode
 
@@ -63,6 +63,7 @@ class CodePart:
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
+ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 
 
 class PythonReader:
@@ -195,6 +196,12 @@ def _is_real(node: ast.stmt) -> bool:
     return not (left_out or stub or all(isinstance(each, (ast.Constant, ast.Pass)) for each in values))
 
 
+def _has_function(part: CodePart) -> bool:
+    """Whether what a part defines is a function, as far as can be seen; an example may give its name to a value."""
+    kinds = (ast.Lambda, ast.Name, ast.Attribute)
+    return any(not isinstance(each, ASSIGNMENTS) or isinstance(each.value, kinds) for each in part.nodes)
+
+
 def program(codes: Sequence[str], request: CodeRequest) -> ReplyCode | None:
     """The program of a reply's blocks: the last one that defines the entry point, with what it lacks from the other
     blocks and from the prompt, without tests and examples. None if there is no Python."""
@@ -209,14 +216,16 @@ def program(codes: Sequence[str], request: CodeRequest) -> ReplyCode | None:
                 return found
     if not name:  # a script: its last block that assigns something
         assigning = [at for at in chosen if any(part.bound and not part.only(*IMPORTS) for part in blocks[at])]
-        joined = _joined(blocks, (assigning or chosen)[-1]) if chosen else []
+        wanted = [at for at in assigning if any(request.variable in part.bound for part in blocks[at])]
+        joined = _joined(blocks, (wanted or assigning or chosen)[-1]) if chosen else []
         return ReplyCode(_text(_with_given(joined, given)), True) if joined else None
     methods = [at for at, parts in enumerate(blocks) if _class_with(parts, name)]
-    if not (some := chosen or methods):
+    functions = [at for at in chosen if any(name in part.bound and _has_function(part) for part in blocks[at])]
+    if not (some := functions or chosen or methods):
         return None
     parts = _joined(blocks, some[-1])
     if not chosen and (owner := _class_with(parts, name)):  # as on LeetCode
-        parts = [*parts, *reader.parts(f"{name} = {owner}().{name}\n")]
+        parts = [*parts, *reader.parts(f"def {name}(*given, **named):\n    return {owner}().{name}(*given, **named)\n")]
     return ReplyCode(_text(_with_given(_undriven(parts, name), given, name)), True)
 
 
@@ -267,7 +276,17 @@ def _undriven(parts: Sequence[CodePart], name: str) -> list[CodePart]:
     none = frozenset[str]()
     grown(needed, lambda part: part.names if part.bound & needed else none)
     grown(drivers, lambda part: none if part.bound & needed or not _drives(part, drivers) else part.bound)
-    return [part for part in parts if part.bound & needed or not _drives(part, drivers)]
+    kept = [
+        part for part in parts if not _drives(part, drivers) or (part.bound & needed and not _is_result(part, name))
+    ]
+    used, unused = (none.union(*(part.names for part in some)) for some in (kept, [p for p in parts if p not in kept]))
+    return [part for part in kept if not (part.only(*IMPORTS) and part.bound & (unused - used))]
+
+
+def _is_result(part: CodePart, name: str) -> bool:
+    """Whether a part is `name = name(...)`."""
+    calls = (getattr(getattr(getattr(each, "value", None), "func", None), "id", "") for each in part.nodes)
+    return part.bound == {name} and name in calls
 
 
 def _drives(part: CodePart, drivers: set[str]) -> bool:
@@ -278,12 +297,16 @@ def _drives(part: CodePart, drivers: set[str]) -> bool:
         return bool(part.names & (drivers - {"print"}))
     nodes = [each for node in part.nodes if not isinstance(node, DEFINITIONS) for each in ast.walk(node)]
     leaves = any(isinstance(each, ast.Assert) or getattr(each, "attr", "") in LEAVING for each in nodes)
-    return leaves or bool(part.now & drivers)
+    stored = (each for each in nodes if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store))
+    given = {getattr(each.value, "id", "") for each in stored}  # as a function that counts its calls
+    return leaves or bool((part.now - given) & drivers)
 
 
 def _with_given(parts: list[CodePart], given: Sequence[CodePart], name: str = "") -> list[CodePart]:
     """The program, after what the prompt has before its function if the program lacks some of it."""
     before = next((at for at in reversed(range(len(given))) if name in given[at].bound), len(given))
+    known = frozenset().union(*(part.bound for part in given[:before] if any(map(_is_real, part.nodes))))
+    parts = [part for part in parts if not part.bound or part.bound - known or any(map(_is_real, part.nodes))]  # stubs
     bound = frozenset().union(*(part.bound for part in parts))
     texts = {part.text.strip() for part in parts}
     lacks = any(part.bound - bound or (not part.bound and part.text.strip() not in texts) for part in given[:before])
@@ -310,8 +333,8 @@ def _continuation(code: str, prompt: str, name: str, reader: PythonReader) -> Re
     known = _last_function(opened) if opened else None
     width = known.body[0].col_offset if known else len(last) - len(last.lstrip()) + 4 * last.endswith(":")
     first, _, rest = body.lstrip().partition("\n")
-    shapes = [body, indent(dedent(body), " " * width), " " * width + f"{first}\n{rest}"]
-    shapes += [indent(f"{first}\n{dedent(rest)}", " " * width)]
+    shapes = [body, _indented(dedent(body), " " * width), " " * width + f"{first}\n{rest}"]
+    shapes += [_indented(f"{first}\n{dedent(rest)}", " " * width)]
     start = "" if prompt.endswith("\n") else "\n"
     for shape in [*([body.lstrip()] if begun else []), *(start + each for each in shapes)]:
         joined = f"{prompt}{shape}\n"
@@ -353,7 +376,16 @@ def nested(code: str, name: str, call: str) -> str:
     parts = PythonReader().parts(code)
     if defines(parts, name):
         code = f"{_text(_undriven(parts, name))}return {call}\n"
-    return indent(dedent(code), "    ")
+    return _indented(dedent(code), "    ")
+
+
+def _indented(code: str, space: str) -> str:
+    """The lines after this space, but for those that begin in a text."""
+    tree = PythonReader().parsed(code) or ast.Module([], [])
+    texts = [each for each in ast.walk(tree) if isinstance(each, (ast.Constant, ast.JoinedStr))]
+    within = {line for each in texts for line in range(each.lineno, each.end_lineno or 0)}
+    lines = enumerate(code.split("\n"))
+    return "\n".join(line if number in within or not line.strip() else f"{space}{line}" for number, line in lines)
 
 
 def beyond(code: str, given: str) -> str:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from time import thread_time
 from typing import Any
 
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest, ReplyCode
 
+FILE = Path(__file__).with_name("languages.yaml")
 MAX_CHARACTERS = 40_000
 MAX_OPEN_BRACKETS = 300  # `<` counts as one
 MAX_SECONDS = 1.5  # of computing, for all texts of a reply
@@ -31,39 +36,20 @@ USED = re.compile(r"([^{},]*)\{([^{}]*)\}")
 BRACKETS = re.compile(r"<[<=\-/]|->|=>|[][(){}<>]")
 
 
-def _types(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# fields of a definition that do not name what it defines
-SKIPPED = _types(
-    "body value type parameters result return_type right arguments trait type_parameters bounds receiver superclass"
-    " interfaces permits source path condition consequence alternative default_value kind operator"
-)
-PARTS = _types("base_class_clause class_heritage expression_list modifiers attribute_specifier trailing_return_type")
 SPECIFIERS = ("struct_specifier", "class_specifier", "enum_specifier", "union_specifier")
 FUNCTIONS = ("arrow_function", "function_expression", "function", "generator_function", "class")
+EXPORTED = "their_exports"  # our name for an object of functions that JavaScript exports
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """A language: its package, and what the types of top-level nodes are to a program.
-
-    Attributes:
-        imports: they go in front. `by_name`: only if the name that they define is mentioned.
-        dropped: package lines, returns, attributes of the file.
-        members: functions and variables that stand in a class in this language.
-        attached: to a type; kept with it.
-        scripts: other nodes are statements, which are kept if they prepare what is mentioned.
-        closing: what ends an open function.
-        forward: the function that calls a method; with `signature`, `owner`, `name`, `names`, and `call`, C++'s.
-    """
+    """A language's entry in `languages.yaml`, which explains its fields."""
 
     package: str
     imports: frozenset[str]
-    dropped: frozenset[str] = frozenset()
-    members: frozenset[str] = frozenset()
-    attached: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dropped: frozenset[str]
+    members: frozenset[str]
+    attached: Mapping[str, Sequence[str]] = field(default_factory=dict)
     by_name: bool = False
     scripts: bool = False
     closing: str = "}"
@@ -71,50 +57,16 @@ class Grammar:
     function: str = "language"
 
 
-JAVASCRIPT = Grammar(
-    "tree_sitter_javascript",
-    _types("import_statement"),
-    _types("return_statement"),
-    scripts=True,
-    forward="const {name} = (...given) => {owner}.{name} ? {owner}.{name}(...given) : new {owner}().{name}(...given);",
-)
-LANGUAGES = {
-    "cpp": Grammar(
-        "tree_sitter_cpp",
-        _types("preproc_include using_declaration namespace_alias_definition"),
-        forward="{signature} {{ return {call}({names}); }}",
-    ),
-    "java": Grammar(
-        "tree_sitter_java",
-        _types("import_declaration"),
-        _types("package_declaration"),
-        _types("method_declaration local_variable_declaration field_declaration"),
-    ),
-    "js": JAVASCRIPT,
-    "ts": replace(
-        JAVASCRIPT,
-        package="tree_sitter_typescript",
-        function="language_typescript",
-        forward="const {name}: any = (...given: any[]) => "
-        "({owner} as any).{name} ? ({owner} as any).{name}(...given) : (new {owner}() as any).{name}(...given);",
-    ),
-    "go": Grammar(
-        "tree_sitter_go",
-        _types("import_declaration"),
-        _types("package_clause"),
-        attached={"method_declaration": ("receiver",)},
-        by_name=True,
-    ),
-    "rust": Grammar(
-        "tree_sitter_rust",
-        _types("use_declaration extern_crate_declaration"),
-        _types("inner_attribute_item"),
-        attached={"impl_item": ("type", "trait")},
-        forward="{signature} {{ {owner}::{name}({names}) }}",
-    ),
-    "bash": Grammar("tree_sitter_bash", frozenset(), scripts=True),
-    "lua": Grammar("tree_sitter_lua", frozenset(), _types("return_statement"), scripts=True, closing="end"),
-}
+def grammar_of(language: str) -> Grammar:
+    """The grammar of a language that has one."""
+    row = shipped_table(FILE)["grammars"][language]
+    sets = {key: frozenset(row.get(key, "").split()) for key in ("imports", "dropped", "members")}
+    return Grammar(**{**row, **sets})
+
+
+@cache
+def _nodes(key: str) -> frozenset[str]:
+    return frozenset(shipped_table(FILE)["nodes"][key].split())
 
 
 @dataclass(frozen=True)
@@ -135,6 +87,15 @@ class Item:
         known = name in self.names or name in self.members
         return known and not bare and self.role in ("definition", "member")
 
+    def words(self, left_out: str = r"comment$") -> set[str]:
+        """The words of its code, without nodes of these types."""
+        code, start = bytearray(self.node.text), self.node.start_byte
+        for each in _walked(self.node):
+            if re.search(left_out, each.type):
+                first, end = each.start_byte - start, each.end_byte - start
+                code[first:end] = b" " * (end - first)
+        return {*WORD.findall(code.decode("utf-8", "replace"))}
+
 
 class UnreadCode(Exception):
     """Why a text is not parsed."""
@@ -149,7 +110,7 @@ class TreeReader:
     """Parses texts of a language, each once, for `MAX_SECONDS` seconds of computing in all."""
 
     def __init__(self, language: str) -> None:
-        self.language, self.grammar = language, LANGUAGES[language]
+        self.language, self.grammar = language, grammar_of(language)
         self._left = MAX_SECONDS
         self._trees: dict[str, Any] = {}
 
@@ -229,6 +190,9 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
         if value is not None and value.type in FUNCTIONS:
             name = exported[1] or next(iter(names(value)), name)
             yield Item("definition", frozenset((name,)), f"const {name} = {text_of(value)};", value)
+        elif value is not None and (members := _members(value)):
+            text = f"const {EXPORTED} = {text_of(value)};"
+            yield Item("definition", frozenset((EXPORTED,)), text, value, members=members)
     elif path:
         yield Item("definition", frozenset(WORD.findall(path)), text, node)
     elif node.type in grammar.attached:
@@ -256,6 +220,7 @@ def _items(node: Any, text: str, grammar: Grammar, name: str) -> Iterator[Item]:
 def names(node: Any) -> frozenset[str]:
     """The names that a node defines."""
     found, waiting = set(), [node]
+    skipped, parts = _nodes("skipped"), _nodes("parts")
     while waiting:
         node = waiting.pop()
         leaf = node.type.endswith("identifier") or node.type in ("word", "variable_name")
@@ -266,7 +231,7 @@ def names(node: Any) -> frozenset[str]:
                 waiting.append(child)
             elif child.type in ("enumerator_list", "token_tree"):
                 found.update(WORD.findall(text_of(child)))
-            elif key not in SKIPPED and child.type not in PARTS and not child.type.endswith("statement_block"):
+            elif not (key in skipped or child.type in parts or child.type.endswith("statement_block")):
                 waiting.append(child)
             elif node.type == "trait_item" and key == "body":
                 found.update(name for each in child.named_children for name in names(each))
@@ -274,11 +239,15 @@ def names(node: Any) -> frozenset[str]:
 
 
 def _members(node: Any) -> dict[str, Any]:
-    body = node.child_by_field_name("body")
-    if body is None or not re.search(r"class|struct|impl|record|interface|enum|namespace", node.type):
+    """The functions of a class, or of a JavaScript object."""
+    values = [node, *(part.child_by_field_name("value") for part in node.named_children)]
+    body = next((each for each in values if each and each.type == "object"), node.child_by_field_name("body"))
+    kinds = r"class|struct|impl|record|interface|enum|namespace|\bobject$"
+    if body is None or not re.search(kinds, f"{node.type} {body.type}"):
         return {}
-    kinds = ("method", "function")
-    return {name: each for each in body.named_children if each.type.startswith(kinds) for name in names(each)}
+    functions = re.compile(f"method|function|pair (?:{'|'.join(FUNCTIONS)})$")
+    typed = [(each, getattr(each.child_by_field_name("value"), "type", "")) for each in body.named_children]
+    return {name: each for each, kind in typed if functions.match(f"{each.type} {kind}") for name in names(each)}
 
 
 def _assigned(node: Any) -> tuple[str, Any]:
@@ -390,24 +359,27 @@ def signature(node: Any) -> str:
 def program(codes: Sequence[str], request: CodeRequest) -> ReplyCode | None:
     """The program of a reply's codes: the last that defines the entry point, with what it needs from the others and
     from the prompt; else what continues the prompt; None without either."""
-    if request.language not in LANGUAGES:  # whole if it repeats the prompt's last line
+    if request.language not in shipped_table(FILE)["grammars"]:  # whole if it repeats the prompt's last line
         line = " ".join((request.prompt.rstrip().splitlines() or ["\0"])[-1].split())
         whole = [code for code in codes if line in " ".join(code.split())]
         return ReplyCode((whole or list(codes))[-1], bool(whole))
     try:
         reader = TreeReader(request.language)
-        found = parts(codes, request, reader=reader)
+        found = _parts(codes, request, False, reader)
         return ReplyCode(found.text, True) if found else _continuation(codes, request.prompt, reader)
     except UnreadCode as error:
         return ReplyCode("", False, str(error))
 
 
-def parts(
-    codes: Sequence[str], request: CodeRequest, fixed: bool = False, reader: TreeReader | None = None
-) -> ReplyProgram | None:
-    """The parts of the program; None if no code defines the entry point. `fixed`: the prompt's imports and definitions
-    are there already, and are not replaced."""
-    reader = reader or TreeReader(request.language)
+def parts(codes: Sequence[str], request: CodeRequest, fixed: bool = False) -> ReplyProgram | None:
+    """The parts of the program; None if no code defines the entry point, or is too long to be read. `fixed`: the
+    prompt's imports and definitions are there already, and are not replaced."""
+    with suppress(UnreadCode):
+        return _parts(codes, request, fixed, TreeReader(request.language))
+    return None
+
+
+def _parts(codes: Sequence[str], request: CodeRequest, fixed: bool, reader: TreeReader) -> ReplyProgram | None:
     text = reader.closed(request.prompt)
     prompt = reader.outline(text)
     # the function that the prompt leaves open; the entry point may be one that calls it
@@ -420,7 +392,7 @@ def parts(
         return None
     sound = [items for items in whole if not any(each.node.has_error for each in items if each.defines(name))]
     chosen = (sound or whole)[-1]
-    entry = [each for each in chosen if each.defines(name)][-1]
+    entry = max((each for each in reversed(chosen) if each.defines(name)), key=lambda each: name in each.names)
     theirs = next((each for each in prompt if each.defines(name)), None)
     given = [each for each in prompt if each.role != "error" and not each.defines(name)]
     given = [each for each in given if not each.names or each.names != opened]
@@ -434,7 +406,7 @@ def parts(
         defined = {word for each in kept for word in each.names}
         kept = [*(each for each in given if not each.names & defined and each.role != "member"), *kept]
     rest = tuple(each for each in kept if each.role != "import")
-    words = {word for each in rest for word in WORD.findall(each.text)}
+    words = {word for each in rest for word in each.words(r"comment$|string_literal$")}
     imports = {
         each.names or each.text: each
         for each in kept
@@ -442,6 +414,13 @@ def parts(
         and (each.names & words or not ((reader.grammar.by_name and each.names) or TESTING.search(each.text)))
     }
     return _adapted(ReplyProgram(name, tuple(imports.values()), rest, entry, theirs), reader)
+
+
+def leaves_open(code: str, language: str) -> bool:
+    """Whether a text ends in a function or class; False if it is too long to be read."""
+    with suppress(UnreadCode):
+        return TreeReader(language).closed(code) != code
+    return False
 
 
 def new_imports(code: str, made: ReplyProgram) -> list[Item]:
@@ -463,14 +442,14 @@ def reached(items: Sequence[Item], entry: Item, wanted: Set[str]) -> list[Item]:
     for statements in (False, True):
         prepared = {word for n in kept for word in items[n].names} - wanted
         for number, each in enumerate(items if statements else ()):
-            words = {*WORD.findall(each.text)} if each.role == "statement" else set()
+            words = each.words() if each.role == "statement" else set()
             if words & prepared and not wanted & words and not NOISE.search(each.text):
                 waiting.append(number)
         while waiting:
             number = waiting.pop()
             if number not in kept:
                 kept.add(number)
-                words = {*WORD.findall(items[number].text)} - seen
+                words = items[number].words() - seen
                 waiting += [n for word in words for n in by_word.get(word, ())]
                 seen |= words
     return [items[n] for n in sorted(kept)]

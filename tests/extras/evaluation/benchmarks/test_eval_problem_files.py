@@ -213,6 +213,7 @@ FILES = {
     "no gzip": ("x.jsonl.gz", b"\x1f\x8bnothing", "x.jsonl.gz:"),
     "gzip that breaks off": ("x.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], "x.jsonl.gz:"),
     "no Parquet": ("x.parquet", b"PAR1 no", "x.parquet:0: damaged archive"),
+    "an archive": ("x.tar.gz", gzip.compress(b"x"), "x.tar.gz: .gz is not read; unpack it: `tar -xzf x.tar.gz`"),
     "another format": ("x.zip", b"PK", "x.zip: .zip is not read; unpack it: `unzip x.zip`"),
 }
 X, DB = "humaneval-x", "db_id"

@@ -111,6 +111,7 @@ def test_go():
     """The prompt's imports are removed; what the answer uses and the set-up lacks is added. Without assertions, their
     library is not imported."""
     bare = GO["test_setup"].replace('    "github.com/stretchr/testify/assert"\n', "")
+    assert "sort" not in source("go", "    // no sort.\n    return 3 * number\n}\n").replace("no sort", "")
     assert source("go", "    return int(math.Round(rand.Float64()))\n}\n") == (
         f'{bare}\nimport ms_codegeex_values "ms_codegeex/witness"\n'
         'import (\n    "math"\n    "math/rand"\n)\n\n'

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from benchmark_data import write
 from tokenizer_files import write_chatglm
 from twins import codegeex_numpy as twin
 
@@ -44,11 +45,6 @@ def tokenizer():
 
 def nats(ids, first=1):
     return -sum(Known.of(token, place) for place, token in enumerate(ids) if place >= first)
-
-
-def jsonl(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.mark.parametrize(("window", "stride"), [(8, 4), (8, 7), (8, 1), (5, 2), (2, 1), (40, 20), (None, None)])
@@ -97,7 +93,7 @@ HISTORY = "# Import libraries.\n\nimport numpy as np\n\n"
 
 
 def test_prompts_of_several_turns_given_what_was_generated(tmp_path, tokenizer):
-    task = mtpb.build(jsonl(tmp_path / "m.jsonl", MTPB_ROW, {**MTPB_ROW, "id": "8"}))
+    task = mtpb.build(write(tmp_path / "m.jsonl", MTPB_ROW, {**MTPB_ROW, "id": "8"}))
     answers = iter(["x = 1", "print(x)", "x = 2 * 11", "print(x)"])
     samples = [
         task.produce(task.problems[0], case, 0, lambda *_, **__: SampledAnswer(next(answers), "eos")) for case in (0, 1)
@@ -120,7 +116,7 @@ def test_prompts_of_several_turns_given_what_was_generated(tmp_path, tokenizer):
 
 
 def test_one_specification_and_samples_that_were_never_drawn(tmp_path, tokenizer):
-    task = mtpb.build(jsonl(tmp_path / "m.jsonl", MTPB_ROW), "single")
+    task = mtpb.build(write(tmp_path / "m.jsonl", MTPB_ROW), "single")
     sample = task.produce(task.problems[0], 0, 0, lambda *_, **__: SampledAnswer("x = 1\nprint(x)", "eos"))
     found = prompt_perplexities(Known(tokenizer), task, [sample, Sample("7", 1, "", "", "too long")])
     ids = tokenizer.encode(HISTORY + "# Assign 1 to x.\n# Print x.\n")
@@ -132,7 +128,7 @@ def test_prompts_of_humaneval_and_the_split_by_success(tmp_path, tokenizer):
     rows = [
         {"task_id": f"T/{n}", "prompt": f"def f{'x' * n}(a):\n", "test": "def check(f):\n    pass\n"} for n in range(4)
     ]
-    task = humaneval.build(jsonl(tmp_path / "h.jsonl", *rows))
+    task = humaneval.build(write(tmp_path / "h.jsonl", *rows))
     samples = [Sample(f"T/{n % 4}", n // 4, rows[n % 4]["prompt"], "pass", "eos") for n in range(8)]
     found = prompt_perplexities(Known(tokenizer), task, samples)
     values = []
@@ -204,7 +200,7 @@ def test_text_files_jsonl_and_a_dataset_of_the_same_documents_agree(tmp_path, to
 
 
 def test_part_of_a_corpus(tmp_path, tokenizer):
-    first, second = (jsonl(tmp_path / name, {"text": TEXTS[0]}) for name in ("a.jsonl", "b.jsonl"))
+    first, second = (write(tmp_path / name, {"text": TEXTS[0]}) for name in ("a.jsonl", "b.jsonl"))
     found = corpus_perplexity.measure(Known(tokenizer), [first, second], max_tokens=3)
     assert found.documents == 1 and not found.whole
     both = corpus_perplexity.measure(Known(tokenizer), [first, second])
@@ -281,7 +277,7 @@ def test_a_real_model_against_numpy(tmp_path):
     assert len(ids) > 16 and found.score.tokens == len(ids) - 1
     assert found.score.nats == pytest.approx(total, rel=1e-4)
     row = {"task_id": "0", "prompt": "def g(y):\n", "test": ""}
-    task = humaneval.build(jsonl(tmp_path / "h.jsonl", row))
+    task = humaneval.build(write(tmp_path / "h.jsonl", row))
     score = prompt_perplexities(model, task, [Sample("0", 0, row["prompt"], "", "eos")])["0"]
     expected = log_probabilities(model.tokenizer.encode(row["prompt"]))
     assert score.perplexity == pytest.approx(math.exp(-expected.mean()), rel=1e-4)

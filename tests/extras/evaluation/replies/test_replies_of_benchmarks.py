@@ -114,6 +114,8 @@ FUNCTION = (
         (DS1000, fenced("import math\nx = load()\nx = load()\ny = x"), "import math\nx = load()\ny = x\n"),
         (DS1000, "The answer:\n\ny = 2 * x\n</code>\nEND SOLUTION", "y = 2 * x\n"),
         (DS1000, f"{fenced('y = 2 * x')}\nwhich gives\n{fenced('[2, 4]', '')}", "y = 2 * x\n"),
+        (FUNCTION, fenced('n = """\na"""\nreturn sum(x)'), '    n = """\na"""\n    return sum(x)\n'),
+        (DS1000, f"{fenced('y = 2 * x')}For example:\n{fenced('z = [1]')}", "y = 2 * x\n"),
         (FUNCTION, fenced("    return sum(x)"), "    return sum(x)\n"),
         (FUNCTION, fenced("total = sum(x)\nreturn total"), "    total = sum(x)\n    return total\n"),
         (FUNCTION, fenced("k = 2\ndef f(data, n):\n    return sum(data)\n\nprint(f([1]))"),
@@ -121,7 +123,8 @@ FUNCTION = (
     ],
 )  # fmt: skip
 def test_ds1000_without_the_given_code(prompt, reply, code):
-    found = answers.from_code(code_of(reply, CodeRequest("python", "")).text, prompt)
+    asked = CodeRequest("python", "", variable="y" * bool(answers.WANTED.search(prompt)))
+    found = answers.from_code(code_of(reply, asked).text, prompt)
     assert [line for line in found.split("\n") if line.strip()] == code.strip("\n").split("\n")
 
 
@@ -154,15 +157,10 @@ QUERIES = [
 ]
 
 
-@pytest.mark.parametrize(("reply", "query"), QUERIES)
-def test_whole_queries(sql, reply, query):
-    sample = sql.produce(sql.problems[0], 0, 0, lambda *_, **__: SampledAnswer(reply, "eos", is_reply=True))
-    assert (sample.generation, sample.ran) == (query, "program")
-
-
 @pytest.mark.parametrize(
     ("text", "is_reply", "generation", "ran"),
     [
+        *((reply, True, query, "program") for reply, query in QUERIES),
         (fenced("count(b) FROM a;", "sql"), True, "count(b) FROM a", "continuation"),
         ("I do not know.", True, "", "nothing: prose only"),
         (" b FROM a; SELECT 1", False, " b FROM a", "continuation"),
@@ -170,7 +168,7 @@ def test_whole_queries(sql, reply, query):
         ("-- it\nWITH t AS (SELECT 1) SELECT * FROM t;", False, "WITH t AS (SELECT 1) SELECT * FROM t", "program"),
     ],
 )
-def test_what_follows_select(sql, text, is_reply, generation, ran):
+def test_queries(sql, text, is_reply, generation, ran):
     sample = sql.produce(sql.problems[0], 0, 0, lambda *_, **__: SampledAnswer(text, "eos", is_reply))
     assert (sample.generation.strip("\n"), sample.ran) == (generation, ran)
 

@@ -41,14 +41,23 @@ KEPT = [
     ("cpp", "auto add = [](int a, int b) { return a + b; };", ["return their_add(a, b)"], []),
     ("cpp", "auto add(int a, int b) { return a + b; }", ["int add(int a, int b) { return a"], ["auto"]),
     ("cpp", "#include <gtest/gtest.h>\nauto add(int a, int b) -> int { return a + b; }\nTEST(A, B) {}", ["-> int"], ["gtest", "TEST"]),
+    ("cpp", "int add(int a, int b) { /* see main */ return a + b; }\nint main() {}", ["see main"], ["main()"]),
+    ("cpp", "#ifndef A\n#define A\n#include <map>\nusing namespace std;\nint add(int a, int b) { return a + b; }\n#endif", ["#endif"], []),
+    ("cpp", "#include &lt;map&gt;\nint add(int a, int b) { return a &lt; b &amp;&amp; a ? a + b : b + a; }", ["#include <map>", "a < b &&"], ["&amp;"]),
     ("java", "import static org.junit.Assert.*;\nclass Solution { private int add(int a, int b) { return a + b; } }", ["{ int add"], ["junit"]),
     ("java", "package a.b;\npublic class Main { static int add(int a, int b) { return a + b; } }", ["class Solution"], ["package", "Main", "public"]),
     ("java", "int add(int a, int b) { return a + b; }", ["class Solution {", "import java.util.*;"], []),
     ("java", "class H {}\nclass Solution { int add(int a, int b) { new H(); return a + b; } }\nclass Main {}", ["class H"], ["Main"]),
     ("js", "import fs, { a as b } from 'x';\nexport default function add(a, b) { return a + b; }", ["const fs = require('x')", "{ a : b }"], ["export"]),
     ("js", "const n = [];\nn.push(1);\nfunction add(a, b) { return a + b + n[0]; }\nconsole.log(add(1, 2));", ["n.push"], ["console"]),
+    ("js", "module.exports = { add(a, b) { return a + b; } };", ["const add =", "their_exports.add"], ["module"]),
+    ("js", "const s = { add: (a, b) => a + b, n: 1 };", ["const add =", "s.add("], []),
+    ("js", "function add(a, b) { return a + b; }\nmodule.exports = { add: (a) => add(a, 1) };", ["function add"], ["their_exports"]),
+    ("js", "const add = (a, b) => a - b;\n```\nThat subtracts. Corrected:\n```js\nconst add = (a, b) => a + b;", ["a + b"], ["a - b"]),
     ("js", "class S { add(a, b) { return a + b; } }", ["const add =", "new S()"], []),
     ("go", 'package main\nimport (\n "fmt"\n m "math"\n)\nfunc Add(a, b int) int { return a + int(m.Abs(0)) }\nfunc main() { fmt.Println(1) }', ['import m "math"'], ["fmt", "package", "main"]),
+    ("go", 'import "fmt"\nfunc Add(a, b int) int { /* no fmt here */ return a + b }\nfunc main() { fmt.Println(1) }', ["no fmt"], ['"fmt"']),
+    ("go", "type S int\nfunc Add(a, b int) int { return a + b }\nfunc (s S) Add(a int) int { return 0 }", ["func Add"], ["S)"]),
     ("rust", "#![allow(x)]\nuse std::cmp::max;\npub fn add(a: i32, b: i32) -> i32 { a + b }\n#[cfg(test)]\nmod tests {}\nfn main() {}", ["use std::cmp;"], ["#!", "tests", "main"]),
     ("bash", 'set -e\nplus() { echo $(($1+$2)); }\nadd() { plus $1 $2; }\nadd "$@"', ["set -e", "plus"], ['add "$@"']),
     ("lua", "local M = {}\nfunction M.add(a, b) return a + b end\nprint(M.add(1, 2))\nreturn M", ["local add = M.add"], ["return M\n", "print"]),
@@ -62,13 +71,6 @@ def test_a_program_is_what_its_entry_point_needs(language: str, code: str, has: 
         found = code_of(reply, CodeRequest(language, PROMPTS[language]))
         assert found.whole and not found.lacking
         assert not [each for each in has if each not in found.text] and not [e for e in lacks if e in found.text]
-
-
-def test_the_last_of_several_programs_counts():
-    first, second = ("const add = (a, b) => a - b;", "const add = (a, b) => a + b;")
-    reply = f"{FENCE}js\n{first}\n{FENCE}\nThat subtracts. Corrected:\n\n{FENCE}js\n{second}\n{FENCE}\n"
-    found = code_of(reply, CodeRequest("js", PROMPTS["js"]))
-    assert found.whole and second in found.text and first not in found.text
 
 
 @pytest.mark.parametrize("language", ["cpp", "java", "js", "go", "rust"])
@@ -102,12 +104,8 @@ def test_types_of_rust_that_a_program_may_have(signature: str, type_: str):
 
 
 def test_imports_of_rust_are_names():
-    assert list(uses("a::{b, c::{self, d as e}, f::*}")) == [
-        ("a::b", "b"),
-        ("a::c", "c"),
-        ("a::c::d", "e"),
-        ("a::f::*", "*"),
-    ]
+    found = dict(uses("a::{b, c::{self, d as e}, f::*}"))
+    assert found == {"a::b": "b", "a::c": "c", "a::c::d": "e", "a::f::*": "*"}
 
 
 @pytest.mark.parametrize("language", PROMPTS)
@@ -116,6 +114,7 @@ def test_hostile_texts_are_not_read(language: str, text: str):
     """They cost little, and the reason is reported."""
     found = code_of(f"{FENCE}\n{text}\n{FENCE}", CodeRequest(language, PROMPTS[language]))
     assert found.lacking and not found.text
+    assert parts([text], CodeRequest(language, PROMPTS[language])) is None
 
 
 def whole_cheats(language: str) -> list[tuple[dict, str]]:

@@ -61,6 +61,15 @@ FILES = {
         {"d/HumanEval_0/10.py": b"y", "d/HumanEval_0/2.py": PROGRAM.encode(), "d/HumanEval_1/0.py": b"x", "d/a": b""},
         [(0, PROGRAM, True), (0, "y", True), (1, "x", True)],
     ),
+    "raw, judged and earlier ones beside": (
+        {f"d/m{end}.jsonl": lines({**SOLUTION, "solution": end})
+         for end in ("", ".raw", ".results", ".jsonl_results", "_intermediate")},
+        [(0, "", True)],
+    ),
+    "EvalPlus, sanitized ones beside": (
+        {f"d/samples{end}.jsonl": lines({**SOLUTION, "solution": end}) for end in ("", "-sanitized")},
+        [(0, "-sanitized", True)],
+    ),
     "EvalPlus, gzip": ({"s.jsonl.gz": gzip.compress(lines(SOLUTION))}, [(0, PROGRAM, True)]),
     "bigcode": (
         {"generations.json": one([[PROGRAM, "y"], ["x"]])},
@@ -78,11 +87,6 @@ FILES = {
     "MultiPL-E": ({f"d/{JS}.json.gz": gzip.compress(one(MULTIPL_E))}, [(0, BODY, False), (0, "x", False)], "multipl-e"),
     "MultiPL-E, a file": ({f"{JS}.json": one(MULTIPL_E, indent=2)}, [(0, BODY, False), (0, "x", False)], "multipl-e"),
     "MultiPL-E, judged": ({f"d/{JS}.results.json.gz": gzip.compress(one(RESULTS))}, [(0, BODY, False)], "multipl-e"),
-    "MultiPL-E, both": (
-        {f"d/{JS}.json": one(MULTIPL_E), f"d/{JS}.results.json": one(RESULTS)},
-        [(0, BODY, False), (0, "x", False)],
-        "multipl-e",
-    ),
     "DS-1000": (
         {"a.jsonl": lines({"id": 1, "code": "y = 1\n</code>", "metadata": DS1000})},
         [(1, "y = 1\n</code>", False)],
@@ -107,6 +111,13 @@ FILES = {
         {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [[REPLY]], "filtered_resps": [REPLY], "filter": "none"})},
         [(0, PROGRAM, True)],
     ),
+    "lm_eval, three tasks": (
+        {f"d/samples_{name}_2025-01-01T00-00-00.jsonl": lines(
+            {"doc_id": 0, "doc": doc, "resps": [[name]], "filtered_resps": [name + "!"], "filter": name})
+         for name, doc in {"gsm8k": {"question": "How many clips has Natalia sold?"}, "humaneval": DOC,
+                           "mbpp": {"task_id": 1, "text": "Write a function to find what they share."}}.items()},
+        [(0, "humaneval!", True)],
+    ),
     "Inspect": (
         {"log.json": one(
             {"version": 2, "status": "success", "eval": {"task": "humaneval"},
@@ -118,6 +129,8 @@ FILES = {
                            "error": None})},
         [(0, PROGRAM, True)],
     ),
+    "OpenAI, a refusal": ({"b.jsonl": lines(
+        {"custom_id": "1", "response": {"body": {"choices": [{"message": {"content": None}}]}}})}, [(1, "", False)]),
     "OpenAI, completions": (
         {"b.jsonl": lines(
             {"custom_id": "0", "response": {"body": {"choices": [{"text": BODY}, {"text": BODY + "\nprint(1)"}]}}})},
@@ -184,32 +197,24 @@ def test_every_layout_is_tried():
 
 REFUSED = {
     "an unknown layout": (
-        {"task": 1, "answer": "x"},
-        r"s\.jsonl:1: has the keys task, answer, and .*task_id and completion \(HumanEval.*name and compl",
+        {"a": 1, "b": 2},
+        r"s\.jsonl:1: has the keys a, b, and .*task_id and completion \(HumanEval.*name",
     ),
     "a text": ("x", "s.jsonl:1: has a str, and none of these layouts"),
-    "verdicts of EvalPlus": (
-        {"date": "x", "hash": "y", "eval": {}},
-        "_eval_results.json, which is not read; give the samples",
-    ),
+    "verdicts of EvalPlus": ({"hash": "y", "eval": {}}, "_eval_results.json, which is not read; give the samples"),
     "scores of lm_eval": ({"results": {}, "configs": {}, "versions": {}}, "--log_samples and give samples_"),
-    "results of ours": (
-        {"task_id": "HumanEval/0", "verdicts": {}, "sample": "x"},
-        "give samples.jsonl of that directory",
+    "another problem": (
+        {"doc": {"q": "How many clips are there?"}, "filtered_resps": []},
+        "'How many .* none of humaneval",
     ),
+    "results of ours": ({"verdicts": {}, "sample": "x"}, "give samples.jsonl of that directory"),
     "no text": ({"task_id": "HumanEval/0", "completion": None}, "completion: found NoneType, expected text"),
     "no id": ({"task_id": None, "completion": "x"}, "task_id is None, expected the id of a problem"),
-    "an unknown id": (
-        {"task_id": "HumanEval/7", "completion": "x"},
-        "task_id 'HumanEval/7' is not a problem of humaneval, expected one such as HumanEval/0; check --data",
-    ),
+    "an unknown id": ({"task_id": "H/7", "completion": "x"}, "'H/7' is not a problem of .* such as HumanEval/0; check"),
     "an id of another benchmark": ({"task_id": "Mbpp/1", "completion": "x"}, "'Mbpp/1' is not a problem"),
     "more lists than problems": ([[["a"]] * 3], "the list has more than the 2 problems"),
     "an archive": (b"PK", "inspect log convert FILE --to json --output-dir DIR"),
-    "an answer that failed": (
-        {"custom_id": "0", "response": None, "error": {"message": "x"}},
-        "has the keys custom_id, response, error",
-    ),
+    "an answer that failed": ({"custom_id": "0", "response": None, "error": {}}, "the keys custom_id, response, error"),
 }
 
 
@@ -225,12 +230,11 @@ def test_what_is_refused_says_what_is_read(name, tmp_path, task_of):
 
 
 def test_what_is_not_used_is_said(tmp_path, task_of):
-    made(
-        tmp_path,
-        {"d/a.jsonl": lines(*({"task_id": n, "completion": "x"} for n in (0, 1))), "d/other.json": b'{"a": 1}'},
-    )
+    rows = lines(*({"task_id": n, "completion": "x"} for n in (0, 1)))
+    made(tmp_path, {"d/a.jsonl": rows, "d/other.json": b'{"a": 1}', "d/a.raw.jsonl": b""})
     task = task_of()
-    (passed, layout, others) = read_samples(tmp_path / "d", task, task.problems[:1]).remarks
+    (copy, passed, layout, others) = read_samples(tmp_path / "d", task, task.problems[:1]).remarks
+    assert copy.endswith("passed over 1 files with the answers of others: a.raw.jsonl, as a.jsonl")
     assert "other.json:1: has the keys a" in passed and layout.endswith(
         "1 samples in the layout of HumanEval, samples.jsonl"
     )

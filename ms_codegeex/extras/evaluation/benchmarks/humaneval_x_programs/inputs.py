@@ -8,8 +8,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.evaluation.judging.values import Check
 
 DRAWS = 100
@@ -17,20 +19,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # Newton's method, as in the references of CPP/32 and Rust/32, converges on these.
 POLYNOMIALS = ([1, 2], [-6, 11, -6, 1], [10, -7], [3, 8], [-4, 5, 1, 1], [-27, 27, -9, 1], [5, -9, 2, 3, 1, 7])
 Call = tuple[Sequence[Any], Check]
-LISTS = {
-    "python": "[{}]", "cpp": "{{{}}}", "java": "new ArrayList<>(Arrays.asList({}))", "js": "[{}]",
-    "go": "[]float64{{{}}}", "rust": "vec![{}]",
-}  # fmt: skip
-TESTS = {  # around the statements
-    "python": "def check(candidate):\n{body}\ncheck({name})",
-    "cpp": "int main(){{\n{body}\n}}\n",
-    "java": "public class Main {{\n    public static void main(String[] args) {{\n"
-    "        Solution s = new Solution();\n{body}\n    }}\n}}\n",
-    "js": "const testDrawn = () => {{\n{body}\n}}\ntestDrawn()\n",
-    "go": "func TestDrawn(t *testing.T) {{\n{body}\n}}\n",
-    "rust": "#[cfg(test)]\nmod tests {{\n    use super::*;\n\n    #[test]\n    fn test_drawn() {{\n"
-    "{body}\n    }}\n}}\n",
-}
+TABLE = Path(__file__).parents[1] / "humaneval_x.yaml"
+
+
+def table(part: str) -> Any:
+    """A part of `humaneval_x.yaml`."""
+    return shipped_table(TABLE)[part]
 
 
 def cyclic(plain: str) -> str:
@@ -115,10 +109,10 @@ def literal(value: Any, number: int, language: str) -> str:
     items = ", ".join(f"{each}.0" if real else str(each) for each in value)
     if number == 32 and language in ("go", "rust"):
         return f"[]int{{{items}}}" if language == "go" else f"&vec![{items}]"
-    return LISTS[language].format(items)
+    return str(table("lists")[language]).format(items)
 
 
 def tests(language: str, name: str, statements: Sequence[str]) -> str:
     """A text of tests with these statements."""
     body = "\n".join(f"    {statement}{';' if language in ('cpp', 'rust') else ''}" for statement in statements)
-    return TESTS[language].format(body=body, name=name)
+    return str(table("tests")[language]).format(body=body, name=name)

@@ -11,17 +11,11 @@ from typing import Any
 
 from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.extras.evaluation.benchmarks.tables import ProblemFiles, parsed_rows
 from ms_codegeex.extras.evaluation.jsonl import record_files
 
-# By version of the file, or by language for all versions. See CodeGeeX's issue #45; Go/95 is our own finding.
-REFERENCES: Mapping[str, Mapping[str, str]] = {
-    "CodeGeeX v1, js": {
-        "JavaScript/112": "the test expects a list that the solution does not return; corrected in CodeGeeX2's file",
-        "JavaScript/155": "the solution does not know the number 0; corrected in CodeGeeX2's file",
-    },
-    "go": {"Go/95": "the solution depends on the order of a map, which Go makes random; about one run in four fails"},
-}
+PUBLISHED = Path(__file__).parents[1] / "published.yaml"
 
 # The tests of Rust/32 are commented out in the published files, with reason: on random polynomials Newton's method, as
 # in the reference, need not converge. `published` can only check that an answer compiles. `strict` uses the polynomials
@@ -45,8 +39,9 @@ def tests_of(row: HumanEvalXProblem) -> tuple[str, bool]:
 
 def known_defects(files: Mapping[str, ProblemFile]) -> dict[str, str]:
     """Problem -> reason, for references that cannot pass, or not always."""
+    known = shipped_table(PUBLISHED)["humaneval-x"]["defects"]
     names = (name for language, file in files.items() for name in (language, file.version))
-    return {task_id: reason for name in names for task_id, reason in REFERENCES.get(name, {}).items()}
+    return {task_id: reason for name in names for task_id, reason in known.get(name, {}).items()}
 
 
 # language -> the beginning of its problems' ids, as in `CPP/12`
@@ -57,17 +52,6 @@ MAX_BYTES = 64 << 20  # uncompressed; the published files have less than one mil
 WHERE = "github.com/THUDM/CodeGeeX and CodeGeeX2 (benchmark/humanevalx)"
 FORM = f"has {', '.join(KEYS)}"
 FILES = ProblemFiles("HumanEval-X", (), ("task_id", "declaration", "canonical_solution", "test"), FORM, WHERE)
-# SHA-256 of the published files. CodeGeeX2 corrected JavaScript and completed the prompts of Rust.
-KNOWN = {
-    "5752fb122efddb0e9b47c77907ae6ce9a15aac4dea14e44c46032c831e6b987a": "CodeGeeX v1, python",
-    "dcf2e280a1e91bbc3c5f90edb41397e8a9ac1ccc9f5d2b70082f0b0fbfb6dbb0": "CodeGeeX v1, cpp",
-    "276f36db2eb7aeb864f36a19a2f4e1bb2460fb6e22ff100f0b5bedabe3799967": "CodeGeeX v1, java",
-    "fe5d467f2c1a027b3f6f18d3729aca01f6458c1de2e2d1292a019c5aa9bed424": "CodeGeeX v1, js",
-    "09126ef64ac68f87296c5f3781186aedc5dec799b114d9df99d6de4a715a7830": "CodeGeeX v1, go",
-    "ae5cabbbfc8fe25244a608b04f09ac3b324c645ac969dfc033756c12f0f9924c": "CodeGeeX v1, rust",
-    "1ba4d8d70c9bdab038ca6292c6be9ff383172663709a793e5d97a5ddf127f4af": "CodeGeeX2, js",
-    "b2d8cb7184bd0b2857c15a1e9271f6687bde23eed9d7a8d37a912b3bcce35f18": "CodeGeeX2, rust",
-}
 
 
 @dataclass(frozen=True)
@@ -140,7 +124,7 @@ def read_file(path: Path, language: str | None = None) -> dict[str, ProblemFile]
     if not rows:
         raise UserError(f"{path}: no problems; a row {FORM}, see {WHERE}")
     digest = sha256(path)
-    version = KNOWN.get(digest, "unknown")
+    version = shipped_table(PUBLISHED)["humaneval-x"]["files"].get(digest, "unknown")
     return {name: ProblemFile(path, digest, version, tuple(each)) for name, each in rows.items()}
 
 

@@ -21,18 +21,6 @@ from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
 from ms_codegeex.extras.evaluation.stop_rules import first_unindented
 from ms_codegeex.extras.evaluation.toolchains import Program
 
-PYTHON_IMPORTS = (
-    "import math", "import re", "import sys", "import copy", "import datetime", "import itertools",
-    "import collections", "import heapq", "import statistics", "import functools", "import hashlib",
-    "import numpy", "import numpy as np", "import string", "from typing import *", "from collections import *",
-)  # fmt: skip
-CPP_INCLUDES = (
-    "#include<stdlib.h>", "#include<algorithm>", "#include<math.h>", "#include<stdio.h>", "#include<vector>",
-    "#include<string>", "#include<climits>", "#include<cstring>", "#include<iostream>",
-)  # fmt: skip
-GO_PACKAGES = (
-    "math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5",
-)  # fmt: skip
 CPP_OPENSSL = 162  # the problem that needs OpenSSL
 STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
 CPP_SIGNATURE = re.compile(r"^[A-Za-z_][\w<>:,&* ]*[ &*>]\w+ ?\([^\n]*\) ?\{", re.MULTILINE)
@@ -44,37 +32,12 @@ CPP_ALIAS = re.compile(
 )
 CPP_PLAIN = re.compile(r"[\w\s:<>,&*()\[\]]+")
 CPP_BOOST = "boost/any.hpp"
-CPP_ANY = """
-namespace ms_codegeex {
-void say(const boost::any &value)
-{
-    if (const int *found = boost::any_cast<int>(&value)) say(*found);
-    else if (const double *found = boost::any_cast<double>(&value)) say(*found);
-    else if (const std::string *found = boost::any_cast<std::string>(&value)) say(*found);
-    else ms_codegeex_write("3:o0:");
-}
-}
-"""
-JAVA_CLASSES = (
-    *(f"java.util.{name}" for name in ("ArrayList", "Arrays", "Collections", "HashMap", "List", "Map", "Objects")),
-    *(f"java.util.{name}" for name in ("Optional", "Random", "Set", "HashSet")),
-    *(f"java.lang.{name}" for name in ("AssertionError", "Boolean", "Character", "Double", "Integer", "Long", "Math")),
-    *(f"java.lang.{name}" for name in ("Object", "String", "StringBuilder")),
-)  # classes that the tests use
 # includes of a program that come before the tests; none is a file of ours
 CPP_LEADING = re.compile(r"(?:\s*#\s*include\s*<[a-z][\w+]*(?:/[\w+]+)*(?:\.h)?>[ \t]*(?=\n))+")
 JS_NAMES = re.compile(r"^(?:const|let|var|function|class)\s+(\w+)", re.MULTILINE)
-GO_NAMES = (
-    "append", "bool", "byte", "cap", "copy", "false", "float64", "int", "int32", "int64", "len", "make", "new", "nil",
-    "panic", "rune", "string", "true",
-)  # fmt: skip
 GO_SAY = 'import ms_codegeex_values "ms_codegeex/witness"\n'
 GO_TESTIFY = re.compile(r'^\s*"github\.com/stretchr/testify/assert"\n', re.MULTILINE)
 GO_CLOSURE = re.compile(r"^\s*(\w+) := func\(", re.MULTILINE)
-GO_USES = {  # a use of each package that tests import, as Go accepts no unused one
-    "math": "math.Pi", "math/rand": "rand.Int",
-    "crypto/md5": "md5.New", "strings": "strings.ToLower", "time": "time.Now",
-}  # fmt: skip
 RUST_USE = re.compile(r"^use .*;", re.MULTILINE)
 RUST_FUNCTION = re.compile(r"^\s*(?:pub )?fn\s+(\w+)\s*(<[^(>]*>)?\s*\(([^{]*)\{", re.MULTILINE)
 RUST_TYPE = re.compile(r"^\s*(?:pub )?(?:enum|struct|type)\s+(\w+)", re.MULTILINE)
@@ -117,7 +80,7 @@ def python(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Pr
     everything else. The tests are a separate file."""
     program = f"{answer if whole else row.prompt + answer[: first_unindented(answer)]}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
-    imports = "\n".join(line for line in PYTHON_IMPORTS if named or "numpy" not in line)
+    imports = "\n".join(line for line in inputs.table("python imports") if named or "numpy" not in line)
     call = "" if tests.complete else f'{blocks.CALL}("%s")'
     return Program(f"{tests.text}\n", call, "\n", others={"program.py": f"{imports}\n{program}"})
 
@@ -130,7 +93,8 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     made = trees.parts([answer], code_request(row), fixed=True) if whole else None
     led = dict.fromkeys(f"{each.text.strip()}\n" for each in made.imports) if made else ()
     leading, answer = "".join(filter(CPP_LEADING.fullmatch, led)), made.text if made else answer
-    includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
+    published = (line for line in inputs.table("cpp includes") if line not in row.prompt)
+    includes = "\n".join([leading, *published]).lstrip()
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
     head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, row.id)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
@@ -138,7 +102,8 @@ def cpp(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progr
     again = "#include<assert.h>\n" if CPP_ASSERTS.search(known + leading) else ""
     declared = (made and declaration(made)) or signature[: signature.index("{")]
     tail += f"\n#undef assert\n{again}{'' if whole else signature}{answer}\n"
-    before = f"{includes}\n{known}{CPP_ANY if CPP_BOOST in known else ''}{declared};\n{head}"
+    boost = inputs.table("cpp any") if CPP_BOOST in known else ""
+    before = f"{includes}\n{known}{boost}{declared};\n{head}"
     return Program(before, call, tail, libraries)
 
 
@@ -147,7 +112,8 @@ def java(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Prog
     file. One of our classes calls main and sees it return."""
     imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
     code = STRINGS.sub('""', tests.text)
-    names = [name for name in JAVA_CLASSES if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
+    known = inputs.table("java classes")
+    names = [name for name in known if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
     mine = "".join(f"import {name};\n" for name in names)
     given = [name for name in names if re.search(rf"\b{name.rpartition('.')[2]}\b", row.declaration)]
     theirs = "".join(f"import {name};\n" for name in given)
@@ -177,16 +143,17 @@ def go(row: HumanEvalXProblem, answer: str, tests: Cases, whole: bool) -> Progra
         body, answer = "", made.code
         lines = [each.text for each in trees.new_imports(given, made)]
     known = (*given.splitlines(), *lines)
-    used = [name for name in GO_PACKAGES if f"{name.split('/')[-1]}." in answer]
+    code = blocks.TOKENS.sub(lambda token: token[0] if token[0] in "{}" else "", answer)  # without comments and texts
+    used = [name for name in inputs.table("go packages") if re.search(rf"\b{name.split('/')[-1]}\s*\.", code)]
     used = [name for name in used if not any(line.endswith(f'"{name}"') for line in known)]
     block = "".join(f'    "{name}"\n' for name in used)
     imports = "".join(f"{line}\n" for line in lines) + (f"import (\n{block})\n" if used else "")
     if tests.complete:  # without the library of assertions, which takes long to link
         given = GO_TESTIFY.sub("", given)
-        text += "".join(f"\nvar _ = {use}" for name, use in GO_USES.items() if f'"{name}"' in given)
+        text += "".join(f"\nvar _ = {use}" for name, use in inputs.table("go uses").items() if f'"{name}"' in given)
     else:
         code = STRINGS.sub('""', row.test)
-        named = [name for name in GO_NAMES if re.search(rf"\b{name}\b", code)]
+        named = [name for name in inputs.table("go names") if re.search(rf"\b{name}\b", code)]
         guard = "".join(f'import {name} "ms_codegeex/witness"\n' for name in named)
         guard += "".join(f"var _ = {name}.Ours\n" for name in named)
         others, call = {"names_test.go": f"package main\n\n{guard}"}, blocks.GO_CALL
