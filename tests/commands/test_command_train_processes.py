@@ -32,17 +32,6 @@ def start(tmp_path, values, name="run.yaml", *options):
     )
 
 
-def test_two_jobs_on_one_output_are_refused(dataset, tmp_path):
-    values = small_run(dataset, tmp_path / "run")
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    wait_for(lambda: ranks_of(tmp_path / "run") or job.poll() is not None)
-    second = command_here("train", "--config", tmp_path / "run.yaml")
-    job.send_signal(signal.SIGINT)
-    job.communicate(timeout=600)
-    assert second.returncode == 2 and "another job is running" in second.stderr
-
-
 @pytest.mark.slow  # that of restarts kills one too
 def test_a_killed_worker_ends_the_job_with_its_log_and_no_orphans(dataset, tmp_path):
     values = small_run(dataset, tmp_path / "run")
@@ -123,12 +112,14 @@ def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_nothing_had_ha
 
 
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
+def test_a_second_job_is_refused_and_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
     values = small_run(dataset, tmp_path / "run")
     values["devices"] = 2
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
     wait_for(lambda: len(ranks_of(tmp_path / "run")) == 2 or job.poll() is not None)
+    second = command_here("train", "--config", tmp_path / "run.yaml")
+    assert second.returncode == 2 and "another job is running" in second.stderr
     job.send_signal(number)
     job.communicate(timeout=600)
     assert job.returncode == status
