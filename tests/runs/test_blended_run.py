@@ -6,18 +6,14 @@ import shutil
 import numpy as np
 import pytest
 from conftest import command, small_run, write_config, write_dataset
+from equal_runs import last_checkpoint
 from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.resolved_config import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
-
-
-def last_checkpoint(run):
-    return Checkpoint(list_checkpoints(run / "checkpoints")[-1])
 
 
 @pytest.mark.slow  # three runs with worker processes that compile; what they share is tested in parts in the fast tests
