@@ -114,7 +114,7 @@ def test_a_second_job_is_refused_and_ending_the_command_ends_all_workers(dataset
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
     wait_for(lambda: len(ranks_of(tmp_path / "run")) == 2 or job.poll() is not None)
-    second = command_here("train", "--config", tmp_path / "run.yaml")
+    second = command_here("train", "--config", tmp_path / "run.yaml", "training.steps=1")
     assert second.returncode == 2 and "another job is running" in second.stderr
     job.send_signal(number)
     job.communicate(timeout=600)

@@ -224,19 +224,6 @@ def test_a_request_for_another_protocol_is_answered_without_a_warning(caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"prompt": "\\ud800"}'])
-async def test_a_malformed_body_is_a_400(body):
-    async with connected(FakeBackend()) as client:
-        response = await client.post(PATH, content=body, headers={"Content-Type": "application/json"})
-    assert response.status_code == 400 and response.json()["error"]["type"] == "invalid_request_error"
-
-
-async def test_a_body_that_is_not_declared_as_json_is_a_400_that_says_so():
-    async with connected(FakeBackend()) as client:
-        response = await client.post(PATH, content=b'{"prompt": "x"}', headers={"Content-Type": "text/plain"})
-    assert response.status_code == 400 and "application/json" in response.json()["error"]["message"]
-
-
 FIRST = """
 import asyncio, http.client, json, os, signal, socket, sys
 from fake_backend import FakeBackend
