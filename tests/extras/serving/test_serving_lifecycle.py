@@ -11,7 +11,7 @@ import sys
 
 import httpx
 import pytest
-from asking import connected, events, running
+from asking import connected, events, running, until
 from conftest import ROOT
 from fake_backend import TEXT, FakeBackend, fake_settings
 
@@ -36,11 +36,6 @@ async def listening(backend):
         finally:
             backend.paused, server.should_exit = False, True
             await task
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.005)
 
 
 def request(body, path=PATH):
