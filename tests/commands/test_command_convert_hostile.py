@@ -47,19 +47,21 @@ def everything(directory: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer_config.json", "LICENSE", "README.md", "loss.png"])
-@pytest.mark.parametrize("target", ["../secret", "/proc/self/environ", "/dev/zero", "/"])
-def test_links_out_of_a_model_are_refused(model, tmp_path, name, target):
+def test_links_out_of_a_model_are_refused(model, tmp_path, name):
     (tmp_path / "secret").write_text("a private key")
-    (model / name).unlink(missing_ok=True)
-    (model / name).symlink_to(target)
-    for copy in (
-        lambda: convert(model, "hf", tmp_path / "out", progress=False),
-        lambda: convert(open_source(model, keep_code=True), "hf", tmp_path / "out", progress=False),
-        lambda: write_quantised(open_source(model), 8, 0, tmp_path / "out"),
-    ):
-        with pytest.raises(UserError, match=f"model/{name}: is a link to .*, outside .*/model; replace it with a copy"):
-            copy()
-        assert not (tmp_path / "out").exists()
+    for target in ("../secret", "/proc/self/environ", "/dev/zero", "/"):
+        (model / name).unlink(missing_ok=True)
+        (model / name).symlink_to(target)
+        for copy in (
+            lambda: convert(model, "hf", tmp_path / "out", progress=False),
+            lambda: convert(open_source(model, keep_code=True), "hf", tmp_path / "out", progress=False),
+            lambda: write_quantised(open_source(model), 8, 0, tmp_path / "out"),
+        ):
+            with pytest.raises(
+                UserError, match=f"model/{name}: is a link to .*, outside .*/model; replace it with a copy"
+            ):
+                copy()
+            assert not (tmp_path / "out").exists()
 
 
 def test_a_link_of_a_run_is_not_copied_as_its_plot(tmp_path):

@@ -102,7 +102,7 @@ def test_an_answer_cannot_command_a_terminal_and_is_exact_in_a_pipe(run, monkeyp
 
 # --- damage ---
 
-BAD_LINES = {
+BAD_LINES = {  # any that is believed changes what is shown
     "not UTF-8": b'{"step": 11, "loss": "\xff"}',
     "deep": b'{"step": 11, "x": ' + b"[" * 100_000,
     "digits": b'{"step": ' + b"1" * 5001 + b"}",
@@ -123,12 +123,12 @@ BAD_LINES = {
 }
 
 
-@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES)
 @pytest.mark.parametrize("name", ["log.jsonl", "events.jsonl"])
-def test_damaged_lines_of_a_log_are_skipped(written, name, line, tmp_path):
+def test_damaged_lines_of_a_log_are_skipped(written, name, tmp_path):
     before = [checked(0, "inspect", written, "--json"), checked(0, "monitor", written, "--json")]
     content = (written / name).read_bytes()
-    (written / name).write_bytes(line + b"\n" + content + line + b"\n" + line + b"\n")
+    lines = b"".join(line + b"\n" for line in BAD_LINES.values())
+    (written / name).write_bytes(lines + content + lines + lines)
     after = [checked(0, "inspect", written, "--json"), checked(0, "monitor", written, "--json")]
     for one, other in zip(before, after, strict=True):
         assert {**json.loads(one), "artefacts": None} == {**json.loads(other), "artefacts": None}

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, VOCABULARY, command, command_here, small_run, write_config, write_dataset
+from equal_runs import check_equal, last_checkpoint
 from run_processes import processes_of
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
@@ -93,7 +94,7 @@ def test_two_workers_train_with_muon_as_one(dataset, tmp_path):
         assert (result := train_here(tmp_path, values)).returncode == 0, result.stderr
     one, two = (read_log(tmp_path / f"{devices}/log.jsonl") for devices in (1, 2))
     np.testing.assert_allclose([r["loss"] for r in two], [r["loss"] for r in one], rtol=1e-5)
-    a, b = (Checkpoint(list_checkpoints(tmp_path / f"{devices}/checkpoints")[-1]) for devices in (1, 2))
+    a, b = (last_checkpoint(tmp_path / f"{devices}") for devices in (1, 2))
     for name in a.names:
         if "key.bias" not in name:
             np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
@@ -103,7 +104,7 @@ def test_sigterm_saves_the_run_and_is_not_a_success(runs):
     result, path = runs[2]
     assert result.returncode == 128 + signal.SIGTERM and "SIGTERM: the run saves a checkpoint and ends" in result.stderr
     assert not processes_of(path)
-    last, saved = read_log(path / "log.jsonl")[-1]["step"], Checkpoint(list_checkpoints(path / "checkpoints")[-1])
+    last, saved = read_log(path / "log.jsonl")[-1]["step"], last_checkpoint(path)
     assert saved.step == last < LONG and saved.verify()
     often = ("evaluation", "saving", "saved")
     events = [event for event in read_events(path / "events.jsonl") if event["event"] not in often]
@@ -198,14 +199,6 @@ def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_pa
     assert [r["step"] for r in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3, 4, 5]
 
 
-def equal_to_the_bit(path, reference):
-    log, expected = (read_log(run / "log.jsonl") for run in (path, reference))
-    assert [(r["step"], r["loss"]) for r in log] == [(r["step"], r["loss"]) for r in expected]
-    a, b = (Checkpoint(list_checkpoints(run / "checkpoints")[-1]) for run in (path, reference))
-    for name in a.names:
-        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
-
-
 def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
     """What a kill leaves between the checkpoint of step 8 and the end: two logged steps too many."""
     _, reference = runs[1]
@@ -218,7 +211,7 @@ def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
     again = train_here(tmp_path, values, "--resume", "auto")
     assert again.returncode == 0, again.stderr
     assert "continuing from step 8" in again.stderr
-    equal_to_the_bit(killed, reference)
+    check_equal(killed, reference)
 
 
 @pytest.mark.slow
@@ -229,7 +222,7 @@ def test_a_finished_run_goes_on_for_more_steps(runs, dataset, tmp_path):
     again = train(tmp_path, values, "--resume", "auto", "training.steps=10")
     assert again.returncode == 0, again.stderr
     assert "continuing from step 5" in again.stderr
-    equal_to_the_bit(tmp_path / "again", runs[1][1])
+    check_equal(tmp_path / "again", runs[1][1])
 
 
 @pytest.mark.slow
@@ -256,7 +249,7 @@ def test_a_run_that_goes_on_for_longer_joins_the_cosine_of_its_new_length(datase
     values["output"] = str(killed)
     again = train_here(tmp_path, values, "--resume", "auto", "training.steps=50")
     assert "continuing from step 12" in again.stderr and note in again.stderr
-    equal_to_the_bit(killed, tmp_path / "run")
+    check_equal(killed, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +277,7 @@ def test_a_run_starts_from_the_weights_of_another(runs, dataset, tmp_path):
     result = train(tmp_path, values, "--from", first)
     assert result.returncode == 0, result.stderr
     assert f"starting from the weights of {first}" in result.stderr
-    a, b = (Checkpoint(list_checkpoints(p / "checkpoints")[-1]) for p in (tmp_path / "run", first))
+    a, b = map(last_checkpoint, (tmp_path / "run", first))
     for name in (name for name in a.names if not name.startswith("optimizer.")):
         np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
     assert (a.step, a.state["optimizer_step"], a.state["config"]["model"]["weights"]) == (1, 1, str(first))

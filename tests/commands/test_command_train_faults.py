@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, command_here, small_run, write_config
+from equal_runs import check_equal, last_checkpoint
 
-from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.runs.beats import read_beat
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.resolved_config import read_config
@@ -109,19 +109,11 @@ def unbroken(dataset, tmp_path_factory):
     return train(tmp_path_factory.mktemp("unbroken") / "a", values_of(dataset))[0]
 
 
-def check_equal(run, unbroken):
-    losses = [[(line["step"], line["loss"]) for line in read_log(each.log)] for each in (run, unbroken)]
-    assert losses[0] == losses[1]
-    a, b = (Checkpoint(list_checkpoints(each.checkpoints)[-1]) for each in (run, unbroken))
-    for name in a.names:
-        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
-
-
 @pytest.mark.slow  # two workers, twice
 def test_a_flipped_bit_in_a_copy_is_found_and_the_run_goes_back(dataset, tmp_path, unbroken):
     run, errors = train(tmp_path / "b", values_of(dataset), "flip")
     assert ": ranks 0 and 1 differ after step 8; copies were equal after step 6" in errors
-    check_equal(run, unbroken)
+    check_equal(run.path, unbroken.path)
     kinds = [event["event"] for event in read_events(run.events) if event["event"] in ("start", "corrupted", "end")]
     assert kinds == ["start", "corrupted", "end", "start", "end"]
     assert [e["step"] for e in read_events(run.events) if e["event"] == "start"] == [0, 6]
@@ -133,7 +125,7 @@ def test_a_rank_that_sleeps_is_named_and_the_run_starts_again(dataset, tmp_path,
     run, errors = train(tmp_path / "c", values_of(dataset), "sleep")
     assert "no rank has done anything for" in errors
     assert "the others wait for rank 1 in phase step (step 7), in sleep (bad_worker.py" in errors
-    check_equal(run, unbroken)
+    check_equal(run.path, unbroken.path)
     stacks = (run.logs / "attempt-0001" / "worker_1.log").read_text()
     assert "most recent call first" in stacks
     first, second = (read_beat(folder / "beats" / "1.json") for folder in (run.logs / "attempt-0001", run.logs))
@@ -162,7 +154,7 @@ def stopped_everywhere(dataset, folder, workers, limits=LIMITS):
 
 @pytest.mark.slow  # nine attempts; `benchmarks/faults.py --stops` has four workers, too
 def test_a_rank_that_is_stopped_in_any_phase_is_named_and_the_run_starts_again(dataset, tmp_path, unbroken):
-    check_equal(stopped_everywhere(dataset, tmp_path / "stopped", 2)[0], unbroken)
+    check_equal(stopped_everywhere(dataset, tmp_path / "stopped", 2)[0].path, unbroken.path)
 
 
 @pytest.mark.slow  # two workers twice, then one
@@ -176,7 +168,7 @@ def test_a_run_that_has_lost_a_device_continues_on_fewer(dataset, tmp_path, unbr
     lines = read_log(run.log)
     assert [line["step"] for line in lines] == list(range(1, 15))
     np.testing.assert_allclose([x["loss"] for x in lines], [x["loss"] for x in read_log(unbroken.log)], rtol=1e-6)
-    a, b = (Checkpoint(list_checkpoints(each.checkpoints)[-1]) for each in (run, unbroken))
+    a, b = (last_checkpoint(each.path) for each in (run, unbroken))
     for name in a.names:
         np.testing.assert_allclose(a.tensor(name), b.tensor(name), rtol=1e-4, atol=1e-6)
 

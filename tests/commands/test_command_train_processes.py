@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from conftest import ROOT, command_here, small_run, write_config
+from equal_runs import check_equal
 from run_processes import processes_of, ranks_of, wait_for
 
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
@@ -30,17 +30,6 @@ def start(tmp_path, values, name="run.yaml", *options):
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-
-
-def test_two_jobs_on_one_output_are_refused(dataset, tmp_path):
-    values = small_run(dataset, tmp_path / "run")
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    wait_for(lambda: ranks_of(tmp_path / "run") or job.poll() is not None)
-    second = command_here("train", "--config", tmp_path / "run.yaml")
-    job.send_signal(signal.SIGINT)
-    job.communicate(timeout=600)
-    assert second.returncode == 2 and "another job is running" in second.stderr
 
 
 @pytest.mark.slow  # that of restarts kills one too
@@ -115,20 +104,18 @@ def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_nothing_had_ha
     job = start(tmp_path, {**values, "output": str(unbroken.path)}, "unbroken.yaml")
     job.communicate(timeout=600)
     assert job.returncode == 0
-    losses = [[(line["step"], line["loss"]) for line in read_log(each.log)] for each in (run, unbroken)]
-    assert losses[0] == losses[1]
-    a, b = (Checkpoint(list_checkpoints(each.checkpoints)[-1]) for each in (run, unbroken))
-    for name in a.names:
-        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
+    check_equal(run.path, unbroken.path)
 
 
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
+def test_a_second_job_is_refused_and_ending_the_command_ends_all_workers(dataset, tmp_path, number, status):
     values = small_run(dataset, tmp_path / "run")
     values["devices"] = 2
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
     wait_for(lambda: len(ranks_of(tmp_path / "run")) == 2 or job.poll() is not None)
+    second = command_here("train", "--config", tmp_path / "run.yaml", "training.steps=1")
+    assert second.returncode == 2 and "another job is running" in second.stderr
     job.send_signal(number)
     job.communicate(timeout=600)
     assert job.returncode == status

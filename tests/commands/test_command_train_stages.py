@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, command, command_here, small_run, write_dataset
+from equal_runs import last_checkpoint
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.files import write_json
 from ms_codegeex.config.loading import load_staged_run
 from ms_codegeex.config.values import merged
-from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints, step_name
+from ms_codegeex.formats.checkpoint import list_checkpoints, step_name
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.runs import staged_run, staged_training
 from ms_codegeex.runs.records import read_log
@@ -217,7 +218,7 @@ def test_plan_shows_every_stage(recipe):
 
 
 def weights(run):
-    checkpoint = Checkpoint(list_checkpoints(run / "checkpoints")[-1])
+    checkpoint = last_checkpoint(run)
     return checkpoint.step, {name: checkpoint.tensor(name).tobytes() for name in checkpoint.names}
 
 

@@ -39,6 +39,9 @@ class LiveTrainer:
     def event(self, event, **content):
         self.events.append((event, content.get("step", self.progress.step), self.progress.step))
 
+    def status(self, text):
+        pass
+
     def warn(self, text):
         self.warnings.append(text)
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from test_workers import wait_for
+from run_processes import wait_for
 
 from ms_codegeex.runs import beats as beating
 from ms_codegeex.runs import hangs

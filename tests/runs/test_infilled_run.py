@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from code_dataset import functions, write_code
 from conftest import command, command_here, small_run, write_config
+from equal_runs import last_checkpoint
 from tokenizer_files import write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.extras.serving.model import described_model
-from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.runs.records import read_log
@@ -40,7 +40,7 @@ def run_values(code, output, **data):
 def train(tmp_path, values, *words):
     done = command("train", "--config", write_config(tmp_path / "run.yaml", values), *words)
     assert done.returncode == 0, done.stderr
-    return Checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1])
+    return last_checkpoint(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_from_the_run_to_the_prompt_of_the_server(trained, code, tmp_path):
     tokenizer = load_tokenizer(code / "tokenizer")
     prefix, suffix, middle = tokenizer.sentinels
     declared = {"prefix": prefix, "suffix": suffix, "middle": middle, "order": ["suffix", "prefix", "middle"]}
-    assert Checkpoint(list_checkpoints(trained / "checkpoints")[-1]).state["infill"] == declared
+    assert last_checkpoint(trained).state["infill"] == declared
     assert json.loads((trained / "huggingface/serving.json").read_text()) == {"infill": declared}
     converted = command_here(
         "convert", "--model", trained / "huggingface", "--to", "hf", "--output", tmp_path / "again"

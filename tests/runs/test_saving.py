@@ -1,60 +1,23 @@
 """When a run saves, and which of its checkpoints it trusts, without an engine: what diverges never costs a good one."""
 
-import contextlib
-
 import pytest
+from test_background_saving import LiveTrainer
 
 from ms_codegeex.base.errors import Divergence, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.training.progress import Patience, TrainingProgress
 
 
-class Stepped:
-    """A trainer of one number, which `run` steps: "." is a finite step, "s" a skipped one."""
-
-    rank, loss, stopped, finished = 0, 3.0, False, True
-
-    def __init__(self):
-        self.progress, self.patience, self.rank_state = TrainingProgress(), Patience(0), self
-        self.warnings, self.events = [], []
-
-    def slices(self):
-        import numpy as np
-
-        return {"w": np.full(3, self.progress.step)}
-
-    def state(self):
-        return {}
-
-    def phase(self, name):
-        return contextlib.nullcontext()
-
-    def event(self, event, **content):
-        self.events.append((event, content.get("step", self.progress.step)))
-
-    def status(self, text):
-        pass
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    def validation_loss(self):
-        return self.loss
+class Stepped(LiveTrainer):
+    """`run` takes its steps: "." is a finite step, "s" a skipped one."""
 
     def run(self, saving, steps, end=False):
         for kind in steps:
-            self.progress.step += 1
-            saving.step(self, FakeRecord(self.progress.step, kind == "s"))
+            self.step(saving, kind == "s")
         if end:
             saving.end(self)
-
-
-class FakeRecord:
-    def __init__(self, step, skipped):
-        self.step, self.skipped = step, skipped
 
 
 def steps(root):
@@ -68,7 +31,7 @@ def test_a_stopped_run_saves_what_is_not_saved_and_does_not_evaluate(tmp_path):
         trainer.validation_loss = None  # a call would fail
         trainer.run(saving, written, end=True)
         assert steps(tmp_path / folder) == expected
-    assert trainer.events == [("saving", 2), ("saved", 2)]
+    assert [event[:2] for event in trainer.events] == [("saving", 2), ("saved", 2)]
 
 
 def test_a_save_that_fails_is_tried_again_and_ends_the_run_only_at_its_end(tmp_path, monkeypatch):
@@ -83,7 +46,7 @@ def test_a_save_that_fails_is_tried_again_and_ends_the_run_only_at_its_end(tmp_p
     monkeypatch.setattr(module, "write_checkpoint", fails)
     trainer.run(saving, "." * 25)
     assert tried == [4, 14, 24] and steps(tmp_path) == [24]
-    assert [event for event, _ in trainer.events if event != "saving"] == ["save failed", "save failed", "saved"]
+    assert [event for event, *_ in trainer.events if event != "saving"] == ["save failed", "save failed", "saved"]
     assert trainer.warnings[0] == "the disk is full; the run continues and tries again in about 10 steps"
     with pytest.raises(UserError, match="the disk is full"):
         trainer.run(saving, ".", end=True)

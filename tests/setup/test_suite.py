@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from run_processes import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTEST = (sys.executable, "-m", "pytest")
@@ -103,14 +104,6 @@ def sleepers(here: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def wait_for(condition, seconds=300):
-    """Only a hang lasts so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

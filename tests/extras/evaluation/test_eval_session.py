@@ -89,24 +89,21 @@ def test_an_interrupted_evaluation_goes_on(options, tmp_path):
         assert (tmp_path / "whole" / name).read_bytes() == (options.output / name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "recipe, change, words",
-    [
-        (dataclasses.replace(RECIPE, temperature=0.2), {}, "recipe.temperature is 0.8, now 0.2"),
-        (dataclasses.replace(RECIPE, seed=1), {}, "recipe.seed is 42, now 1"),
-        (dataclasses.replace(RECIPE, n=3), {}, "recipe.n is 4, now 3"),
-        (RECIPE, {"limit": 1}, "recipe.limit is None, now 1"),
-        (RECIPE, {"timeout": 3.0}, "judging.timeout is None, now 3.0"),
-        (RECIPE, {"sandbox": "best-effort"}, "judging.sandbox is 'strict', now 'best-effort'"),
-    ],
-)
-def test_going_on_with_other_settings_is_refused(options, recipe, change, words):
+def test_going_on_with_other_settings_is_refused(options):
     evaluate(Doubling(), RECIPE, options)
     before = files(options.output)
-    with pytest.raises(UserError) as caught:
-        evaluate(Doubling(), recipe, dataclasses.replace(options, **change))
-    assert words in str(caught.value) and "another --output" in str(caught.value)
-    assert all(before[name] == files(options.output)[name] for name in ("samples.jsonl", "results.jsonl"))
+    for recipe, change, words in (
+        ({"temperature": 0.2}, {}, "recipe.temperature is 0.8, now 0.2"),
+        ({"seed": 1}, {}, "recipe.seed is 42, now 1"),
+        ({"n": 3}, {}, "recipe.n is 4, now 3"),
+        ({}, {"limit": 1}, "recipe.limit is None, now 1"),
+        ({}, {"timeout": 3.0}, "judging.timeout is None, now 3.0"),
+        ({}, {"sandbox": "best-effort"}, "judging.sandbox is 'strict', now 'best-effort'"),
+    ):
+        with pytest.raises(UserError) as caught:
+            evaluate(Doubling(), dataclasses.replace(RECIPE, **recipe), dataclasses.replace(options, **change))
+        assert words in str(caught.value) and "another --output" in str(caught.value)
+        assert all(before[name] == files(options.output)[name] for name in ("samples.jsonl", "results.jsonl"))
 
 
 @pytest.mark.parametrize(("recorded", "shown"), [("x", "'x'"), ([1], "[1]"), (None, "None")])

@@ -61,6 +61,12 @@ def running(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait for what others do in this loop."""
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
 def events(response: httpx.Response) -> list[dict[str, Any]]:
     """The events of a streamed response but the last, which is [DONE]."""
     lines = [line for line in response.text.split("\n\n") if line]

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import subprocess
-import time
 
 import pytest
 from code_server import Editor, browser_page, code_server, missing
@@ -11,6 +10,7 @@ from conftest import ROOT
 from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served as served_over_http
 from recited_model import save_recited
+from run_processes import wait_for
 from served import served
 
 from ms_codegeex.data.conversations import TEMPLATES
@@ -107,13 +107,6 @@ def editor(visual_studio, page, request):
     return editor
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_suggestion_is_shown_and_tab_accepts_it(editor, server):
     asked = len(server.backend.asked)
     editor.type("import os")
@@ -194,10 +187,10 @@ def test_typing_on_cancels_at_the_server(editor, server):
     backend.paused, cancelled, asked = True, backend.counters.cancelled, len(backend.asked)
     try:
         editor.type("import o")
-        wait_until(lambda: len(backend.asked) > asked)
+        wait_for(lambda: len(backend.asked) > asked)
         first = backend.asked[asked]
         editor.type("s")
-        wait_until(lambda: backend.counters.cancelled > cancelled)
+        wait_for(lambda: backend.counters.cancelled > cancelled)
         assert first.number not in backend._tasks
     finally:
         backend.paused = False

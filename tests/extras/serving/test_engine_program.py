@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 import pytest
+from asking import until
 from fake_backend import cached_tokenizer, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
@@ -325,11 +326,6 @@ async def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(
     with process:
         found = await EngineProcess(process, None, None).status()
     assert found is None
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.005)
 
 
 async def test_a_process_that_is_killed_is_started_again(monkeypatch, tmp_path):

@@ -1,19 +1,15 @@
 """One client's flood does not keep another one waiting, by counted passes; and answers that gave way stay the same."""
 
-import asyncio
-import contextlib
 import itertools
 from collections import Counter
 from dataclasses import dataclass
 
-import httpx
 import mindspore as ms
 import pytest
-from asking import connected, running
+from asking import connected
 from fake_backend import FakeBackend, fake_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from over_http import served
 from stepped_engine import NumberedEngine, SteppedBackend
 
 from ms_codegeex.extras.serving.fairness import LEAD, MANY, QUANTUM, RecentClients, Turns, WaitingAnswers
@@ -411,36 +407,3 @@ async def test_a_weight_in_the_file_of_keys(tmp_path):
     async with connected(backend) as client:
         await client.post(PATH, json={"prompt": "x"}, headers={"Authorization": f"Bearer {ALICE}"})
     assert backend.asked[0].weight == 3
-
-
-@pytest.mark.slow
-def test_120_connections_of_one_key_get_no_429_for_another(tmp_path):
-    path = tmp_path / "keys"
-    path.write_text(f"alice {ALICE}\nflooder {FLOODER}\n")
-    path.chmod(0o600)
-    statuses = []
-
-    async def flooding(url, ended):
-        async with httpx.AsyncClient(timeout=60, headers={"Authorization": f"Bearer {FLOODER}"}) as client:
-            while not ended.is_set():
-                body = {"prompt": "x", "max_tokens": 40, "stream": True}
-                with contextlib.suppress(httpx.HTTPError):
-                    statuses.append((await client.post(f"{url}{PATH}", json=body)).status_code)
-                await asyncio.sleep(0.1)
-
-    async def asked(url):
-        ended = asyncio.Event()
-        flood = [asyncio.ensure_future(flooding(url, ended)) for _ in range(FLOOD)]
-        while 429 not in statuses:  # the queue is full
-            await asyncio.sleep(0.01)
-        async with httpx.AsyncClient(timeout=60, headers={"Authorization": f"Bearer {ALICE}"}) as client:
-            body = {"prompt": "x", "max_tokens": 4}
-            found = [(await client.post(f"{url}{PATH}", json=body)).status_code for _ in range(15)]
-        ended.set()
-        await asyncio.gather(*flood)
-        return found
-
-    make = lambda: FakeBackend(fake_settings(api_key_file=path), slots=4, step_seconds=0.005)  # noqa: E731
-    with served(make) as server:
-        assert running(asked(server.url)) == [200] * 15
-        assert server.backend.counters.suspended >= 1  # later a slot is free for it

@@ -55,8 +55,9 @@ def test_a_recorded_request_of_llama_vscode():
     assert body["infill"] == "prefix-only" and body["stop"] is True and body["truncated"] is False
     assert body["tokens_evaluated"] == len(asked.ids) < body["tokens_cached"] and body["tokens_predicted"] > 3
     timings = {"prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"}
-    assert timings < body["timings"].keys() and body["timings"]["prompt_n"] == len(asked.ids)
-    assert body["generation_settings"]["n_predict"] == 64 and body["has_new_line"] is True
+    assert all(body["timings"][name] > 0 for name in timings) and body["timings"]["prompt_n"] == len(asked.ids)
+    assert (body["generation_settings"]["n_predict"], body["generation_settings"]["top_k"]) == (64, 40)
+    assert body["has_new_line"] is True
 
 
 def test_a_recorded_request_that_warms_the_cache_gets_none_of_the_fields():

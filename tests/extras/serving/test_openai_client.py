@@ -142,12 +142,6 @@ def test_a_key_over_its_limit_is_a_rate_limit_error(server):
     assert int(caught.value.response.headers["retry-after"]) > 30
 
 
-def test_a_body_that_is_too_long(client):
-    with pytest.raises(openai.APIStatusError) as caught:
-        client.completions.create(model="fake", prompt="x" * 30_000)
-    assert caught.value.status_code == 413 and "20000" in caught.value.message
-
-
 def test_a_server_that_is_not_ready_is_an_internal_server_error(server, client):
     server.backend.engine_ready = False
     try:
@@ -170,8 +164,3 @@ def test_a_full_queue_is_a_rate_limit_error(server, client):
         finally:
             server.backend.paused = False
         assert len(first.result().choices) == 4
-
-
-def test_a_base_model_is_no_chat_model(client):
-    with pytest.raises(openai.BadRequestError, match="/v1/completions"):
-        client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "hello"}])

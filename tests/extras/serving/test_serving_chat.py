@@ -83,13 +83,6 @@ def test_a_conversation_that_is_too_long_is_an_error_with_a_remedy_that_chat_has
         assert "leave out" in error["message"] and "truncate_prompt" not in error["message"]
 
 
-def test_half_of_a_character_in_a_part_is_an_error_of_the_messages():
-    body = '{"messages": [{"role": "user", "content": [{"type": "text", "text": "\\ud800"}]}]}'
-    response = ask("POST", PATH, tuned, content=body, headers={"Content-Type": "application/json"})
-    error = response.json()["error"]
-    assert response.status_code == 400 and error["param"] == "messages" and "file" not in error["message"]
-
-
 def test_a_base_model_refuses_chat_and_names_completions():
     response = ask("POST", PATH, json={"messages": QUESTION})
     assert response.status_code == 400 and "/v1/completions" in response.json()["error"]["message"]

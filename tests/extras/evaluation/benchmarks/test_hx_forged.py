@@ -98,19 +98,27 @@ def test_right_values_are_all_that_counts(tmp_path: Path, sandbox, language: str
 
 
 VALUES = {"python": 1542, "cpp": 1448, "java": 1532, "js": 1542, "go": 1539, "rust": 1440}
+SHARED = {"CPP/0", "Java/95", "Rust/2", "Rust/33", "Go/33", "Go/37"}  # several calls use the same inputs; a loop's 0
 
 
 @pytest.mark.parametrize("language", ROWS)
 def test_all_tests_are_translated(language: str):
-    """The programs of all problems only say values, as many as ever, and contain no assertion."""
-    count = 0
+    """The programs of all problems only say values, as many as ever, and contain no assertion. Beside calls the tests
+    have no literals, so no expected value is left in them, as a variable or a message."""
+    count, found = 0, set()
     for problem in build(benchmark(""), [language]).problems:
         program = programs.assemble(problem.data, "ANSWER")
         assert program.call == "" and not program.witnessed and program.checks, problem.id
         tests = cases.translated(problems.tests_of(problem.data)[0], language, problem.data.number)
         assert "assert" not in tests.text.replace("#include<assert.h>", ""), problem.id
         count += len(program.checks)
+        left = re.sub(r"METADATA = .*", "", tests.text)
+        for statement in tests.statements:
+            assert statement in left
+            left = left.replace(statement, "", 1)
+        found |= {problem.id} if re.search(r"(?<![\w.])\d|\"[^\"]*\"|'[^']*'", left) else set()
     assert count == VALUES[language]
+    assert found == {each for each in SHARED if each.startswith(problems.PREFIXES[language])}
 
 
 @pytest.mark.parametrize("language", ROWS)
@@ -124,23 +132,6 @@ def test_a_program_is_the_same_whatever_its_tests_expect(language: str):
     assert first.files("main", "T") == second.files("main", "T")
     assert [check.expected for check in first.checks] == [6, -3] != [check.expected for check in second.checks]
     assert first.fingerprint != second.fingerprint
-
-
-SHARED = {"CPP/0", "Java/95", "Rust/2", "Rust/33", "Go/33", "Go/37"}  # several calls use the same inputs; a loop's 0
-
-
-@pytest.mark.parametrize("language", ROWS)
-def test_beside_calls_the_tests_have_no_literals(language: str):
-    """So no expected value is left in them, as a variable or a message."""
-    found = set()
-    for problem in build(benchmark(""), [language]).problems:
-        tests = cases.translated(problems.tests_of(problem.data)[0], language, problem.data.number)
-        left = re.sub(r"METADATA = .*", "", tests.text)
-        for statement in tests.statements:
-            assert statement in left
-            left = left.replace(statement, "", 1)
-        found |= {problem.id} if re.search(r"(?<![\w.])\d|\"[^\"]*\"|'[^']*'", left) else set()
-    assert found == {each for each in SHARED if each.startswith(problems.PREFIXES[language])}
 
 
 LOOPS = {  # the second assertion of `triple`, in a loop

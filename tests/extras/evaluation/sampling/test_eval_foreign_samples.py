@@ -96,38 +96,26 @@ CHANGES = [
     ("exit_code", "0", 'exit_code is "0", expected int or null'),
     ("stderr", None, "stderr is null, expected str"),
 ]
-CASES = [
-    (name, *change)
-    for name, row in (("samples.jsonl", SAMPLE), ("results.jsonl", RESULT), ("references.jsonl", RESULT))
-    for change in CHANGES
-    if change[0] in row
-]
+FILES = {"samples.jsonl": SAMPLE, "results.jsonl": RESULT, "references.jsonl": RESULT}
 
 
-def changed(name, key, value):
-    row = SAMPLE if name == "samples.jsonl" else RESULT
-    return {each: old if each != key else value for each, old in row.items() if each != key or value is not ...}
-
-
-@pytest.mark.parametrize(("name", "key", "value", "words"), CASES, ids=[str(number) for number in range(len(CASES))])
-def test_a_damaged_row_is_one_line(options, name, key, value, words):
-    evaluate(Doubling(), RECIPE, options)
-    with open(options.output / name, "a") as stream:
-        stream.write(json.dumps(changed(name, key, value)) + "\n")
-    count = len(read_rows(options.output / name))
-    with pytest.raises(UserError) as caught:
-        evaluate(Doubling(), RECIPE, options)
-    assert f"{name}:{count}: {words}" in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["samples.jsonl", "results.jsonl", "references.jsonl"])
-def test_a_row_that_is_there_twice_is_one_line(options, name):
+@pytest.mark.parametrize("name", FILES)
+def test_a_row_that_is_damaged_or_there_twice_is_one_line(options, name):
     evaluate(Doubling(), RECIPE, options)
     path = options.output / name
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([*lines, lines[1]]))
-    with pytest.raises(UserError, match=rf"{name}:{len(lines) + 1}: .* is also in line 2; remove one of them"):
-        evaluate(Doubling(), RECIPE, options)
+    added = {lines[1]: " is also in line 2; remove one of them"}
+    for key, value, words in CHANGES:
+        row = {**FILES[name], key: value}
+        if value is ...:
+            del row[key]
+        added |= {json.dumps(row) + "\n": f": {words}"} if key in FILES[name] else {}
+    for line, words in added.items():
+        path.write_text("".join([*lines, line]))
+        with pytest.raises(UserError) as caught:
+            evaluate(Doubling(), RECIPE, options)
+        found = str(caught.value)
+        assert f"{name}:{len(lines) + 1}:" in found and words in found and "\n" not in found, (line, found)
 
 
 @pytest.mark.parametrize("row", [RESULT, {**RESULT, "completion_id": 0}], ids=["no sample", "another text"])

@@ -137,16 +137,6 @@ def test_how_programs_end(sandbox: Sandbox, name: str) -> None:
     assert done.end == end and code in (done.code, None), done
 
 
-def test_every_namespace_is_its_own(sandbox: Sandbox) -> None:
-    source = (
-        "import os; print(*(os.readlink('/proc/self/ns/' + n) for n in ('user', 'ipc', 'pid', 'net', 'uts', 'mnt')))"
-    )
-    inside = python(sandbox, source).stdout.decode().split()
-    outside = [os.readlink(f"/proc/self/ns/{name}") for name in ("user", "ipc", "pid", "net", "uts", "mnt")]
-    assert len(inside) == len(outside)
-    assert not set(inside) & set(outside)
-
-
 def test_what_is_not_there_ends_with_status_127(sandbox: Sandbox) -> None:
     done = sandbox.run([Command(["no-such-program"], SHORT)], {})[0]
     assert (done.end, done.code) == (End.EXITED, 127)
