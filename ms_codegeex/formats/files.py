@@ -31,7 +31,7 @@ from ms_codegeex.formats.mindspore_checkpoint import (
 )
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.safetensors_file import is_safetensors
-from ms_codegeex.formats.strategy import MAX_STRATEGY_BYTES, find_rank_files, is_of_rank, merge_slices, read_strategy
+from ms_codegeex.formats.strategy import MAX_STRATEGY_BYTES, find_rank_files, merge_slices, rank_of, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
@@ -39,7 +39,7 @@ from ms_codegeex.models.foreign import ForeignName
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
-_SUFFIXES = (*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)
+_SUFFIXES = (*TORCH_SUFFIXES, ".pth.tar", *MINDSPORE_SUFFIXES)
 GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
 _ZIP = b"PK"  # how PyTorch's files begin
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d{3})(?!\d))?(?:_(\d{3})(?!\d))?")
@@ -237,12 +237,25 @@ def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignNam
     if "model0" in tree:
         raise UserError(f"{file}: holds the chunks of an interleaved pipeline; save it again with a single stage")
     found = dict(nested_tensors(tree))
-    roots = {name: _path(name)[0].partition(".")[0] for name in found}
+    roots = {name: _root(tree, name) for name in found}
     numbers = {name for name, tensor in found.items() if not tensor.shape and name == roots[name]}  # a loss, a step
     state = numbers | {name for name, root in roots.items() if is_training_state("keys", root)}
     if len(state) == len(found):  # averages of the weights, if there is nothing else
         state -= {name for name in state - numbers if _EMA.fullmatch(roots[name])}
     return {name: found[name] for name in found if name not in state}, [shown(name) for name in found if name in state]
+
+
+def _root(tree: Any, name: ForeignName) -> str:
+    """The outermost key around a tensor that is one of training state; if none is, the outermost. PyTorch's optimizers
+    are recognised under any key."""
+    path = _path(name)
+    for key in path[:-1] or path:
+        if key == "state" and isinstance(tree, Mapping) and "param_groups" in tree:
+            return "optimizer"
+        if is_training_state("keys", part := key.partition(".")[0]):
+            return part
+        tree = tree.get(key) if isinstance(tree, Mapping) else tree[int(key)] if isinstance(tree, list | tuple) else None
+    return path[0].partition(".")[0]
 
 
 def _joined(stages: Sequence[Mapping[ForeignName, LazyTensor]], files: Sequence[Path]) -> dict[ForeignName, LazyTensor]:
@@ -509,12 +522,14 @@ def _is_run(place: Place) -> bool:
 
 
 def _is_ranks(place: Place) -> bool:
-    """Whether there are files of MindSpore's ranks: in folders, or several beside each other."""
+    """Whether there are files of MindSpore's ranks: in folders, or several beside each other. A single number that is
+    not 0 is a part of the model's name."""
     inside = (file for name in place.folders if "rank" in name for file in entries(place.path / name))
     names = place.candidates if len(place.candidates) > 1 else ()
-    ranks = [name for name in names if name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors"))]
-    beside = names and len(ranks) == len(names) and all(is_of_rank(place.path / name) for name in ranks)
-    return bool(beside) or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
+    of_ranks = all(name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors")) for name in names)
+    ranks = {rank_of(place.path / name) for name in names if of_ranks}
+    beside = None not in ranks and (len(ranks) > 1 or 0 in ranks)
+    return beside or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
 
 
 def _around(place: Place, pattern: str) -> str | None:

@@ -48,26 +48,30 @@ def is_quantised(path: Path) -> bool:
 def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
     """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all. Returns a
     description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a
-    quantised model to `replace`, or if the model's tokenizer is unknown."""
+    quantised model to `replace`, or if the model's tokenizer is unknown or a file of it was changed."""
+    from ms_codegeex.formats.convert import free_target
+    from ms_codegeex.formats.sources import converting
+
     if bits in (32, 16):
         raise UserError(f"bits: {bits} needs no quantisation; choose 8 or 4")
     check_bits(bits, group)
     output, begin = Path(output), time.monotonic()
     if output.exists() and not (replace and is_quantised(output)):
         raise UserError(f"--output: {output} exists; choose another place, or give --replace for a quantised model")
+    free_target(output, source.path, replace)
     if source.save_tokenizer is None:
-        from ms_codegeex.formats.sources import converting
-
         raise UserError(f"{source.path}: has no known tokenizer; {converting(source.path, '--tokenizer NAME|DIR')}")
     tensors, products = dict[str, LazyTensor](), source.config.product_names()
     for name, tensor in source.tensors.items():
         tensors |= rounded_tensors(name, tensor, bits, group) if name in products else {name: tensor}
+
+    def finish(made: Path) -> None:
+        hashes.check_source(source.path)
+        hashes.statement(made, output, choices)
+
     description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
     choices = {"command": "quantize", "family": source.family.name, "bits": bits, "group": description["group"]}
-    with (
-        hashed(source.inputs) as hashes,
-        atomic_directory(output, lambda made: hashes.statement(made, output, choices)) as directory,
-    ):
+    with hashed(source.inputs) as hashes, atomic_directory(output, finish) as directory:
         write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
         source.save_tokenizer(directory)
         for name, content in description_files(source.infill).items():
