@@ -86,11 +86,14 @@ class Place:
 
     @classmethod
     def at(cls, root: Path, path: Path) -> Place:
-        """The place at `path`. `UserError` for a link out of the root and for a folder with too many entries."""
+        """The place at `path`, without what is hidden. `UserError` for a link out of the root and for a folder with too
+        many entries."""
         if path != root:
             place_inside(root, str(path.relative_to(root)))
         if path.is_dir():
-            return cls(root, path, tuple(entries(path)), tuple(entries(path, folders=True)))
+            files = (name for name in entries(path) if name[0] != "." or name == ".metadata")  # FSDP's
+            folders = (name for name in entries(path, folders=True) if name[0] != "." and name != "__MACOSX")
+            return cls(root, path, tuple(files), tuple(folders))
         if not path.exists():
             raise UserError(f"{path}: no such file or directory; expected {_EXPECTED}")
         if path != root:
@@ -324,11 +327,11 @@ def _megatron_ranks(place: Place) -> list[list[Path]]:
             inner = [f"{name}/{file}" for file in Place.at(place.root, place.path / name).candidates]
         if not inner:
             continue
-        if len(inner) != 1 or stage in numbered.setdefault(rank, {}):
-            has = f"rank {rank} has {len(inner) + (stage in numbered[rank])} files"
-            raise UserError(f"{place.path / name}: {has}; expected one")
+        stages = numbered.setdefault(rank, {})
+        if (count := len(inner) + (stage in stages)) != 1:
+            raise UserError(f"{place.path / name}: rank {rank} has {count} files; expected one")
         check_file(place.path, inner[0])
-        numbered[rank][stage] = place.path / inner[0]
+        stages[stage] = place.path / inner[0]
     return [_in_order(stages, place.path, "pipeline stage") for stages in _in_order(numbered, place.path)]
 
 
@@ -336,7 +339,8 @@ def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
     """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
     directory, files = place.path, find_rank_files(place.path)
     suffixes = (*MINDSPORE_SUFFIXES, ".json")
-    strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
+    found = (path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.name[0] != ".")
+    strategies = sorted(path for path in found if path.is_file())
     for path in strategies:
         check_file(directory, str(path.relative_to(directory)), MAX_STRATEGY_BYTES)
     if strategies:

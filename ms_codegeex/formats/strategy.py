@@ -321,7 +321,7 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
     highest. `UserError` if there is none, not every rank has that step, or a rank has several files."""
     directory = Path(directory)
     by_step: dict[tuple[int, ...], dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    patterns = (f"{folder}*{suffix}" for folder in ("", "*rank*/") for suffix in (".ckpt", ".safetensors"))
+    patterns = (f"{folder}[!.]*{suffix}" for folder in ("", "*rank*/") for suffix in (".ckpt", ".safetensors"))
     for path in sorted(path for pattern in patterns for path in directory.glob(pattern)):
         rank_and_step = _rank_and_step(path, directory)
         if rank_and_step is not None and "strategy" not in path.stem.lower():
