@@ -253,11 +253,11 @@ def _root(tree: Any, name: ForeignName) -> str:
     are recognised under any key."""
     path = _path(name)
     for key in path[:-1] or path:
-        if key == "state" and isinstance(tree, Mapping) and "param_groups" in tree:
+        if key == "state" and "param_groups" in tree:
             return "optimizer"
         if is_training_state("keys", part := key.partition(".")[0]):
             return part
-        tree = tree.get(key) if isinstance(tree, Mapping) else tree[int(key)] if isinstance(tree, list | tuple) else None
+        tree = (tree[int(key)] if isinstance(tree, list | tuple) else tree.get(key)) or {}
     return path[0].partition(".")[0]
 
 
@@ -547,7 +547,7 @@ _EXPECTED = (
     "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
 )
 _STEPS = "iter|iteration|global_step|checkpoint|version|epoch|step"
-_NUMBERED = re.compile(rf"(({_STEPS})[-_]?(\d+|best|last|final))|release|original")
+_NUMBERED = re.compile(rf"(({_STEPS})[-_]?(\d+|best|last|final))|release|original|checkpoint")
 _FINDERS = (_around, _first, _is_file_of_tensors, _is_ranks, _is_run, _many_shards, _megatron_ranks, _named_by)
 FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only)} | {
     "beside": lambda place, file, folder: folder if file in place.files and folder in place.folders else None,

@@ -330,7 +330,7 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
         names = "rank_0/*.ckpt, rank_1/*.ckpt ... or model0-50.ckpt, model1-50.ckpt ..."
         raise UserError(f"{directory}: no checkpoint of a rank is there; expected {names}")
     newest = max(by_step)
-    if not min(by_step) and newest or any(ranks.keys() - by_step[newest].keys() for ranks in by_step.values()):
+    if (newest and () in by_step) or any(ranks.keys() - by_step[newest].keys() for ranks in by_step.values()):
         steps = ", ".join("_".join(map(str, step)) or "none" for step in sorted(by_step))
         raise UserError(f"{directory}: holds checkpoints of several steps ({steps}); leave only one there")
     ranks = dict(sorted(by_step[newest].items()))

@@ -16,6 +16,7 @@ from small_models import FIELDS, config, equal, foreign, formats, parameters
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
+from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
 from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
@@ -326,8 +327,6 @@ WHOLE = ("embedding_table", "gamma", "beta", "bias")  # what the release keeps o
 
 
 def test_optimizer_shards_and_a_strategy_file(tmp_path):
-    from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
-
     arrays, axes = parameters("codegeex"), [*ORIGINAL_CUTS.items()]
     tensors = foreign("codegeex", "mindspore", arrays)
     named = {
@@ -445,6 +444,7 @@ def old(*places):
     return lambda d, w: [save(d / place, {"x": torch.ones(1)}) for place in places]
 
 
+MOMENTS = {"state": {0: {"exp_avg": torch.ones(2, 2)}}, "param_groups": [{"params": [0]}]}  # as PyTorch's optimizers
 KINDS = {  # how a folder is written, and the place of its weights; "config.json" is there if the name begins so
     "config.json, shards without an index": (lambda d, w: shards(d, "model-0000{}-of-00002.safetensors", w), "."),
     "config.json, pickled shards": (lambda d, w: shards(d, "pytorch_model-0000{}-of-00002.bin", w), "."),
@@ -536,6 +536,40 @@ KINDS = {  # how a folder is written, and the place of its weights; "config.json
     ),
     "PEFT's names": (lambda d, w: save(d / "a.safetensors", wrapped(w, "base_model.model.")), "."),
     "any name in front": (lambda d, w: save(d / "a.safetensors", wrapped(w, "actor.llm.")), "."),
+    "Composer": (
+        lambda d, w: save(
+            d / "ep1-ba2-rank0.pt",
+            {
+                "state": {"model": wrapped(w, "model."), "optimizers": {"AdamW": MOMENTS}},
+                "rng": [{"torch": torch.get_rng_state()}],
+            },
+        ),
+        ".",
+    ),
+    "an optimizer under another name": (lambda d, w: save(d / "a.pth.tar", {"net": w, "last": [MOMENTS]}), "."),
+    "what is hidden": (
+        lambda d, w: (
+            save(d / "x/a.pt", w),
+            [text(d / name, "") for name in ("x/._a.pt", ".locks/a", ".cache/b/c", "__MACOSX/._x")],
+        ),
+        "x",
+    ),
+    "mindformers": (
+        lambda d, w: (
+            save(d / "checkpoint_network/rank_0/a_rank_0-1_2.safetensors", w),
+            old("checkpoint/rank_0/a_rank_0-1_2.safetensors")(d, w),
+            text(d / "log/rank_0/info.log", ""),
+        ),
+        "checkpoint_network",
+    ),
+    "config.json, MindSpore with PyTorch's names": (
+        lambda d, w: write_mindspore(d / "mindspore_model.ckpt", {n: from_array(x.numpy()) for n, x in w.items()}),
+        ".",
+    ),
+    "config.json, safetensors in a .bin": (
+        lambda d, w: (save(d / "a.safetensors", w), (d / "a.safetensors").rename(d / "pytorch_model.bin")),
+        ".",
+    ),
     "averages alone": (lambda d, w: save(d / "a.pth", {"ema": w, "loss": torch.tensor(1.0), "optimizer": {}}), "."),
     "averages too": (lambda d, w: save(d / "a.pth", {"net": w, "model_ema": w, "loss": torch.tensor(1.0)}), "."),
     "config.json, a file of another name": (lambda d, w: save(d / "pytorch_model_fsdp.bin", w), "."),
@@ -616,6 +650,15 @@ REFUSED = {  # what is named; a remedy that was tried
         lambda d, w: (save(d / "a.pt", w), save(d / "b.pt", w)),
         r"such as a\.pt, b\.pt; give one of them",
     ),
+    "epochs of a model whose name ends with a number": (
+        old("codegeex2-1_10.ckpt", "codegeex2-2_20.ckpt"),
+        r"such as codegeex2-1_10\.ckpt, codegeex2-2_20\.ckpt; give one of them",
+    ),
+    "two files of a rank": (old("mp_rank_00/a.pt", "mp_rank_00/b.pt"), "mp_rank_00: rank 0 has 2 files"),
+    "FSDP in shards, of Accelerate": (
+        old("sampler.bin", "scheduler.bin", "pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"),
+        r"pytorch_model_fsdp_0: is a distributed checkpoint",
+    ),
     "ZeRO 3": (old("zero_pp_rank_0_mp_rank_00_model_states.pt"), "sharded by ZeRO 3"),
     "DeepSpeed's pipeline": (old("layer_00-model_00-model_states.pt"), "the layers of a DeepSpeed pipeline"),
     "no such step": (
@@ -639,7 +682,12 @@ REFUSED = {  # what is named; a remedy that was tried
         "qweight belongs to quantised weights; give the model before",
     ),
     "MLX": (
-        lambda d, w: save(d / "a.safetensors", w | {f"{FLAT}attn.qkv_proj.biases": torch.ones(2, 2)}),
+        lambda d, w: save(
+            d / "a.safetensors",
+            w
+            | {f"{FLAT}attn.qkv_proj.weight": torch.ones(2, 2, dtype=torch.uint32)}
+            | {f"{FLAT}attn.qkv_proj.biases": torch.ones(2, 2)},
+        ),
         "biases belongs to quantised weights; give the model before",
     ),
     "no head": (
@@ -684,8 +732,9 @@ def test_what_is_not_read_is_named(tmp_path, codegen, kind):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_from_before_pytorch_1_6_is_read_after_the_command_that_is_named(tmp_path, codegen):
-    torch.save(codegen[1], tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_file_from_before_pytorch_1_6_is_read_after_the_command_that_is_named(tmp_path, codegen, protocol):
+    torch.save(codegen[1], tmp_path / "old.bin", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
     before = (tmp_path / "old.bin").read_bytes()
     with pytest.raises(UserError, match=r"before 1\.6; save it anew") as error:
         open_source(tmp_path / "old.bin", FIELDS["codegen"])
