@@ -86,8 +86,7 @@ class Place:
 
     @classmethod
     def at(cls, root: Path, path: Path) -> Place:
-        """The place at `path`, without what is hidden. `UserError` for a link out of the root and for a folder with too
-        many entries."""
+        """The place at `path`, without what is hidden. `UserError` for a link out of the root and too many entries."""
         if path != root:
             place_inside(root, str(path.relative_to(root)))
         if path.is_dir():
@@ -338,9 +337,8 @@ def _megatron_ranks(place: Place) -> list[list[Path]]:
 def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
     """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
     directory, files = place.path, find_rank_files(place.path)
-    suffixes = (*MINDSPORE_SUFFIXES, ".json")
-    found = (path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.name[0] != ".")
-    strategies = sorted(path for path in found if path.is_file())
+    found = (path for path in directory.rglob("*strategy*") if path.suffix in (*MINDSPORE_SUFFIXES, ".json"))
+    strategies = sorted(path for path in found if path.is_file() and path.name[0] != ".")
     for path in strategies:
         check_file(directory, str(path.relative_to(directory)), MAX_STRATEGY_BYTES)
     if strategies:
@@ -412,10 +410,7 @@ def _of_chunks(name: str, shape: Sequence[int], chunks: Sequence[Mapping[str, An
     if others:
         raise UserError(f"{where}: the parts of {name} are {dtype} and {others[0]}; give the files of one checkpoint")
 
-    def copy(chunk: Mapping[str, Any], index: Any, into: np.ndarray) -> None:
-        into[...] = chunk["tensor"].array()[index]
-
-    return LazyTensor(dtype, (*shape,), lambda: gather(shape, dtype, None, chunks, copy))
+    return LazyTensor(dtype, (*shape,), lambda: gather(shape, dtype, None, chunks))
 
 
 def _open_npy(file: Path) -> np.ndarray:

@@ -75,12 +75,9 @@ class CopySearch:
         pieces = ((np.multiply(cell, first.shape).tolist(), piece) for cell, piece in parts.items())
         records = [{"offset": offset, "shape": first.shape, "tensor": piece} for offset, piece in pieces]
 
-        def copy(record: Mapping[str, Any], index: tuple[slice, ...], into: np.ndarray) -> None:
-            into[...] = record["tensor"].array()[index]
-
         def part(index: Sequence[slice] | None) -> np.ndarray:
             self.check()
-            return gather(shape, first.dtype, index, records, copy)
+            return gather(shape, first.dtype, index, records)
 
         return LazyTensor(first.dtype, shape, lambda: part(None), part)
 
@@ -302,8 +299,7 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
 
 
 def _rank_and_step(path: Path, directory: Path) -> tuple[int, tuple[int, ...]] | None:
-    """Rank, and epoch and step, of a checkpoint by its name, the rank first of all by its folder's; None if it has no
-    rank."""
+    """Rank, and epoch and step, by a checkpoint's name, the rank first of all by its folder's; None without a rank."""
     named, folder = _NAMED.search(path.stem), _PLAIN.search(path.parent.name) if path.parent != directory else None
     rank = folder or named or _PLAIN.search(path.stem)
     step = re.search(_STEP + "$", path.stem)

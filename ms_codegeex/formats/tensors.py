@@ -221,14 +221,19 @@ def overlap(ranges: Sequence[tuple[int, int]], record: Mapping[str, Any]) -> tup
     return tuple(inside), tuple(within)
 
 
+def _copy(record: Mapping[str, Any], index: Index, into: np.ndarray) -> None:
+    into[...] = record["tensor"].array()[index]
+
+
 def gather(
     shape: Sequence[int],
     dtype: str,
     window: Window | None,
     records: Iterable[Mapping[str, Any]],
-    copy: Callable[[Mapping[str, Any], Index, np.ndarray], object],
+    copy: Callable[[Mapping[str, Any], Index, np.ndarray], object] = _copy,
 ) -> np.ndarray:
-    """A window of a tensor from its slices: `copy(record, index, into)` is called with each that the window meets."""
+    """A window of a tensor from its slices: `copy(record, index, into)` is called with each that the window meets; by
+    default, a record has its `tensor`."""
     ranges = window_ranges(shape, window)
     result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[dtype])
     for record in records:

@@ -48,7 +48,7 @@ def is_quantised(path: Path) -> bool:
 def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
     """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all. Returns a
     description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a
-    quantised model to `replace`, or if the model's tokenizer is unknown or a file of it was changed."""
+    quantised model to `replace`, or if the model's tokenizer is unknown."""
     from ms_codegeex.formats.convert import free_target
     from ms_codegeex.formats.sources import converting
 
@@ -64,14 +64,12 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     tensors, products = dict[str, LazyTensor](), source.config.product_names()
     for name, tensor in source.tensors.items():
         tensors |= rounded_tensors(name, tensor, bits, group) if name in products else {name: tensor}
-
-    def finish(made: Path) -> None:
-        hashes.check_source(source.path)
-        hashes.statement(made, output, choices)
-
     description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
     choices = {"command": "quantize", "family": source.family.name, "bits": bits, "group": description["group"]}
-    with hashed(source.inputs) as hashes, atomic_directory(output, finish) as directory:
+    with (
+        hashed(source.inputs) as hashes,
+        atomic_directory(output, lambda made: hashes.statement(made, output, choices)) as directory,
+    ):
         write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
         source.save_tokenizer(directory)
         for name, content in description_files(source.infill).items():
