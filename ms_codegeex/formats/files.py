@@ -9,6 +9,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -200,12 +201,9 @@ def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Fore
         raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict")
     if isinstance(tree, LazyTensor):
         yield (path[0] if len(path) == 1 else path), tree
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
+    elif isinstance(tree, Mapping | list | tuple):  # no list has parameters; the caller reports one that has
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             yield from nested_tensors(value, (*path, str(key)))
-    elif isinstance(tree, list | tuple):  # no list has parameters; the caller reports one that has
-        for number, value in enumerate(tree):
-            yield from nested_tensors(value, (*path, str(number)))
 
 
 def rank_record(rank: int, ranks: int) -> dict[str, int]:
@@ -248,8 +246,7 @@ def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignNam
 
 
 def _root(tree: Any, name: ForeignName) -> str:
-    """The outermost key around a tensor that is one of training state; if none is, the outermost. PyTorch's optimizers
-    are recognised under any key."""
+    """The outermost key of training state around a tensor, or else the outermost; PyTorch's optimizers have any key."""
     path = _path(name)
     for key in path[:-1] or path:
         if key == "state" and "param_groups" in tree:
@@ -446,14 +443,11 @@ def _read_npy_folder(place: Place, _found: Any) -> RawModel:
 
 def is_gguf(path: Path) -> bool:
     """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
-    path = Path(path)
     if not path.is_file() or path.suffix == GGUF_SUFFIX:
         return path.is_file()
-    try:
-        with open_regular(path) as stream:
-            return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
-    except OSError:
-        return False
+    with suppress(OSError), open_regular(path) as stream:
+        return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+    return False
 
 
 def _read_file(place: Place, _found: Any) -> RawModel:
@@ -521,8 +515,7 @@ def _is_run(place: Place) -> bool:
 
 
 def _is_ranks(place: Place) -> bool:
-    """Whether there are files of MindSpore's ranks: in folders, or several beside each other. A single number that is
-    not 0 is a part of the model's name."""
+    """Whether there are files of MindSpore's ranks: in folders, or several beside each other, not all of one but 0."""
     inside = (file for name in place.folders if "rank" in name for file in entries(place.path / name))
     names = place.candidates if len(place.candidates) > 1 else ()
     of_ranks = all(name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors")) for name in names)

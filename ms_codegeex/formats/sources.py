@@ -18,7 +18,7 @@ from pydantic import Field
 from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.base.quarantine import PROVENANCE, admit, entries, is_copied, is_read, is_weights
+from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
@@ -455,8 +455,6 @@ def open_source(
         raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
     if kind == "run":
         return _open_checkpoint(found.place.path, known)
-    if kind == "directory":
-        admit(found.place.folder)
     raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
     if lost := [shown for name in raw.ranks[0] if _NAMELESS.fullmatch(shown := layout.shown(name))]:
         raise UserError(f"{raw.where[0]}: {len(lost)} tensors have lost their names, such as {lost[0]}; {_SAVE_NAMES}")

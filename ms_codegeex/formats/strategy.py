@@ -145,9 +145,7 @@ def merge(
         pieces = [rank[name] for rank in ranks]
         check_alike(name, pieces, where, "checkpoint")
         axis = axes.get(name)
-        if len(pieces) == 1:
-            result[name] = first
-        elif axis is None:
+        if axis is None and len(pieces) > 1:
             result[name] = _same(name, pieces, where)
         else:
             axes_of = range(len(first.shape))

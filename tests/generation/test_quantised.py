@@ -302,9 +302,8 @@ def test_mistakes_are_named(source, tmp_path):
     for _ in range(2):
         write_quantised(source, 8, 64, tmp_path / "q", replace=True)
     (tmp_path / "q" / "notes").write_text("mine")
-    for output, message in ((tmp_path / "q", r"no conversion wrote \(notes\)"), (source.path / "q", "is inside the")):
-        with pytest.raises(UserError, match=message):
-            write_quantised(source, 8, 64, output, replace=True)
+    with pytest.raises(UserError, match=r"no conversion wrote \(notes\)"):
+        write_quantised(source, 8, 64, tmp_path / "q", replace=True)
     assert (tmp_path / "q" / "notes").read_text() == "mine"
 
 
