@@ -21,7 +21,7 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_data
 from ms_codegeex.formats.layout import check_names
-from ms_codegeex.formats.safetensors_file import SafetensorsFile, is_safetensors, write_safetensors
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor, damaged
 from ms_codegeex.formats.torch_zip import read_torch
 
@@ -139,7 +139,7 @@ def read_tensors(file: Path) -> dict[str, LazyTensor]:
     with open_regular(file) as stream:
         if told := mistaken(file, stream.read(BEGINNING)):
             raise UserError(f"{file}: {told}")
-    if is_safetensors(file):
+    if file.suffix == ".safetensors":
         return SafetensorsFile(file).tensors
     tree = read_torch(file)
     if not isinstance(tree, dict) or not all(isinstance(tensor, LazyTensor) for tensor in tree.values()):
