@@ -100,8 +100,11 @@ def _list(directories: list[Path], as_json: bool) -> int:
         for path in inside:
             try:
                 rows.append(summary(path if path.is_dir() else path.parent))
+                reasons = rows[-1]["refused"]
             except UserError as error:
-                print_error(f"adapter list: {error}")
+                reasons = [error]
+            for reason in reasons:
+                print_error(f"adapter list: {reason}")
                 refused = 1
     text = "{path}: rank {rank}, alpha {alpha:g}, {parameters:,} parameters, {size:.1f} MB, for {model}, on {on}"
     lines = (text.format(**row, size=row["bytes"] / 1e6, on=", ".join(row["modules"])) for row in rows)

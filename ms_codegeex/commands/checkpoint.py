@@ -118,15 +118,8 @@ OPTIONS = Actions(
 
 def run(arguments: argparse.Namespace) -> int:
     """The status is 1 when `verify` finds a damaged checkpoint, or `diff` a difference."""
-    if arguments.action == "diff":
-        return _diff(arguments)
-    if arguments.action in ("list", "verify"):
-        return _check(arguments)
-    if arguments.action == "sign":
-        _sign(arguments)
-        return 0
-    _reshard(arguments)
-    return 0
+    actions = {"diff": _diff, "list": _check, "verify": _check, "sign": _sign}
+    return actions.get(arguments.action, _reshard)(arguments)
 
 
 @contextmanager
@@ -190,15 +183,16 @@ def _check_statement(target: Path, recorded: Statement, key: Path | None, as_jso
     return int(bool(different))
 
 
-def _sign(arguments: argparse.Namespace) -> None:
+def _sign(arguments: argparse.Namespace) -> int:
     from ms_codegeex.formats.provenance import sign
 
     path = sign(arguments.directory, arguments.private_key)
     result = {"path": str(arguments.directory), "signature": str(path)}
     print_result(result, escaped(f"{path}: signs all other files of {arguments.directory}"), arguments.json)
+    return 0
 
 
-def _reshard(arguments: argparse.Namespace) -> None:
+def _reshard(arguments: argparse.Namespace) -> int:
     from ms_codegeex.base.mesh import Mesh
     from ms_codegeex.commands.convert import known_sizes
     from ms_codegeex.formats.checkpoint_writing import write_ranks
@@ -214,6 +208,7 @@ def _reshard(arguments: argparse.Namespace) -> None:
         write_ranks(output, contents.step, contents.state, rank_slices(contents, mesh, bar.update))
     report = summarise_checkpoint(output, hashes=False)
     print_result(report, checkpoint_line(report), arguments.json)
+    return 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:

@@ -114,12 +114,7 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     from ms_codegeex.runs import run_description as runs
 
     kinds = {  # by the file that identifies it
-        "manifest.json": (
-            "checkpoint",
-            models.describe_checkpoint,
-            models.checkpoint_lines,
-            True,
-        ),
+        "manifest.json": ("checkpoint", models.describe_checkpoint, models.checkpoint_lines, True),
         "quantised.json": ("quantised model", _describe_quantised, _quantised_lines, False),
         "config.json": ("model directory", models.describe_model, models.model_lines, True),
         "adapter_config.json": ("directory of adapters", peft.summary, _adapters_lines, False),

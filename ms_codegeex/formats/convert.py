@@ -300,11 +300,10 @@ def _foreign(target: Path) -> list[str]:
             elif recorded[name] != ends(path):
                 foreign.append(f"{name} (changed since)")
         return foreign
-    try:
-        ours = target.is_file() and (is_written_by_us(target) or read_origin(target) is not None)
-    except UserError:
-        ours = False
-    return [] if ours else [target.name]
+    with contextlib.suppress(UserError):
+        if target.is_file() and (is_written_by_us(target) or read_origin(target) is not None):
+            return []
+    return [target.name]
 
 
 def free_target(output: Path, source: Path, replace: bool, file: str = "", suffixes: Sequence[str] = ()) -> Path:

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from ms_codegeex.formats.mindspore_checkpoint import (
 )
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
 from ms_codegeex.formats.safetensors_file import is_safetensors
-from ms_codegeex.formats.strategy import MAX_STRATEGY_BYTES, find_rank_files, is_of_rank, merge_slices, read_strategy
+from ms_codegeex.formats.strategy import MAX_STRATEGY_BYTES, find_rank_files, merge_slices, rank_of, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
@@ -39,7 +40,7 @@ from ms_codegeex.models.foreign import ForeignName
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
-_SUFFIXES = (*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)
+_SUFFIXES = (*TORCH_SUFFIXES, ".pth.tar", *MINDSPORE_SUFFIXES)
 GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
 _ZIP = b"PK"  # how PyTorch's files begin
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d{3})(?!\d))?(?:_(\d{3})(?!\d))?")
@@ -86,11 +87,13 @@ class Place:
 
     @classmethod
     def at(cls, root: Path, path: Path) -> Place:
-        """The place at `path`. `UserError` for a link out of the root and for a folder with too many entries."""
+        """The place at `path`, without what is hidden. `UserError` for a link out of the root and too many entries."""
         if path != root:
             place_inside(root, str(path.relative_to(root)))
         if path.is_dir():
-            return cls(root, path, tuple(entries(path)), tuple(entries(path, folders=True)))
+            files = (name for name in entries(path) if name[0] != "." or name == ".metadata")  # FSDP's
+            folders = (name for name in entries(path, folders=True) if name[0] != "." and name != "__MACOSX")
+            return cls(root, path, tuple(files), tuple(folders))
         if not path.exists():
             raise UserError(f"{path}: no such file or directory; expected {_EXPECTED}")
         if path != root:
@@ -198,12 +201,9 @@ def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Fore
         raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict")
     if isinstance(tree, LazyTensor):
         yield (path[0] if len(path) == 1 else path), tree
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
+    elif isinstance(tree, Mapping | list | tuple):  # no list has parameters; the caller reports one that has
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             yield from nested_tensors(value, (*path, str(key)))
-    elif isinstance(tree, list | tuple):  # no list has parameters; the caller reports one that has
-        for number, value in enumerate(tree):
-            yield from nested_tensors(value, (*path, str(number)))
 
 
 def rank_record(rank: int, ranks: int) -> dict[str, int]:
@@ -237,12 +237,24 @@ def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignNam
     if "model0" in tree:
         raise UserError(f"{file}: holds the chunks of an interleaved pipeline; save it again with a single stage")
     found = dict(nested_tensors(tree))
-    roots = {name: _path(name)[0].partition(".")[0] for name in found}
+    roots = {name: _root(tree, name) for name in found}
     numbers = {name for name, tensor in found.items() if not tensor.shape and name == roots[name]}  # a loss, a step
     state = numbers | {name for name, root in roots.items() if is_training_state("keys", root)}
     if len(state) == len(found):  # averages of the weights, if there is nothing else
         state -= {name for name in state - numbers if _EMA.fullmatch(roots[name])}
     return {name: found[name] for name in found if name not in state}, [shown(name) for name in found if name in state]
+
+
+def _root(tree: Any, name: ForeignName) -> str:
+    """The outermost key of training state around a tensor, or else the outermost; PyTorch's optimizers have any key."""
+    path = _path(name)
+    for key in path[:-1] or path:
+        if key == "state" and "param_groups" in tree:
+            return "optimizer"
+        if is_training_state("keys", part := key.partition(".")[0]):
+            return part
+        tree = (tree[int(key)] if isinstance(tree, list | tuple) else tree.get(key)) or {}
+    return path[0].partition(".")[0]
 
 
 def _joined(stages: Sequence[Mapping[ForeignName, LazyTensor]], files: Sequence[Path]) -> dict[ForeignName, LazyTensor]:
@@ -311,19 +323,19 @@ def _megatron_ranks(place: Place) -> list[list[Path]]:
             inner = [f"{name}/{file}" for file in Place.at(place.root, place.path / name).candidates]
         if not inner:
             continue
-        if len(inner) != 1 or stage in numbered.setdefault(rank, {}):
-            has = f"rank {rank} has {len(inner) + (stage in numbered[rank])} files"
-            raise UserError(f"{place.path / name}: {has}; expected one")
+        stages = numbered.setdefault(rank, {})
+        if (count := len(inner) + (stage in stages)) != 1:
+            raise UserError(f"{place.path / name}: rank {rank} has {count} files; expected one")
         check_file(place.path, inner[0])
-        numbered[rank][stage] = place.path / inner[0]
+        stages[stage] = place.path / inner[0]
     return [_in_order(stages, place.path, "pipeline stage") for stages in _in_order(numbered, place.path)]
 
 
 def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
     """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
     directory, files = place.path, find_rank_files(place.path)
-    suffixes = (*MINDSPORE_SUFFIXES, ".json")
-    strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
+    found = (path for path in directory.rglob("*strategy*") if path.suffix in (*MINDSPORE_SUFFIXES, ".json"))
+    strategies = sorted(path for path in found if path.is_file() and path.name[0] != ".")
     for path in strategies:
         check_file(directory, str(path.relative_to(directory)), MAX_STRATEGY_BYTES)
     if strategies:
@@ -395,10 +407,7 @@ def _of_chunks(name: str, shape: Sequence[int], chunks: Sequence[Mapping[str, An
     if others:
         raise UserError(f"{where}: the parts of {name} are {dtype} and {others[0]}; give the files of one checkpoint")
 
-    def copy(chunk: Mapping[str, Any], index: Any, into: np.ndarray) -> None:
-        into[...] = chunk["tensor"].array()[index]
-
-    return LazyTensor(dtype, (*shape,), lambda: gather(shape, dtype, None, chunks, copy))
+    return LazyTensor(dtype, (*shape,), lambda: gather(shape, dtype, None, chunks))
 
 
 def _open_npy(file: Path) -> np.ndarray:
@@ -434,14 +443,11 @@ def _read_npy_folder(place: Place, _found: Any) -> RawModel:
 
 def is_gguf(path: Path) -> bool:
     """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
-    path = Path(path)
     if not path.is_file() or path.suffix == GGUF_SUFFIX:
         return path.is_file()
-    try:
-        with open_regular(path) as stream:
-            return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
-    except OSError:
-        return False
+    with suppress(OSError), open_regular(path) as stream:
+        return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+    return False
 
 
 def _read_file(place: Place, _found: Any) -> RawModel:
@@ -509,12 +515,13 @@ def _is_run(place: Place) -> bool:
 
 
 def _is_ranks(place: Place) -> bool:
-    """Whether there are files of MindSpore's ranks: in folders, or several beside each other."""
+    """Whether there are files of MindSpore's ranks: in folders, or several beside each other, not all of one but 0."""
     inside = (file for name in place.folders if "rank" in name for file in entries(place.path / name))
     names = place.candidates if len(place.candidates) > 1 else ()
-    ranks = [name for name in names if name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors"))]
-    beside = names and len(ranks) == len(names) and all(is_of_rank(place.path / name) for name in ranks)
-    return bool(beside) or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
+    of_ranks = all(name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors")) for name in names)
+    ranks = {rank_of(place.path / name) for name in names if of_ranks}
+    beside = None not in ranks and (len(ranks) > 1 or 0 in ranks)
+    return beside or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
 
 
 def _around(place: Place, pattern: str) -> str | None:
@@ -528,7 +535,7 @@ _EXPECTED = (
     "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
 )
 _STEPS = "iter|iteration|global_step|checkpoint|version|epoch|step"
-_NUMBERED = re.compile(rf"(({_STEPS})[-_]?(\d+|best|last|final))|release|original")
+_NUMBERED = re.compile(rf"(({_STEPS})[-_]?(\d+|best|last|final))|release|original|checkpoint")
 _FINDERS = (_around, _first, _is_file_of_tensors, _is_ranks, _is_run, _many_shards, _megatron_ranks, _named_by)
 FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only)} | {
     "beside": lambda place, file, folder: folder if file in place.files and folder in place.folders else None,

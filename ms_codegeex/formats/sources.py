@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from pydantic import Field
 from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.base.quarantine import PROVENANCE, admit, entries, is_copied, is_read, is_weights
+from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
@@ -204,8 +205,9 @@ def _base(checkpoint: Checkpoint, path: Path) -> Source:
 
 
 def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family, ForeignLayout] | None:
-    """The family and layout that most of these tensors belong to, if any."""
-    candidates = [(*FamilyFormats(family(name)).recognise(names, kind), family(name)) for name in FAMILIES]
+    """The family and layout, of this kind rather than another one, that most of these tensors belong to, if any."""
+    choices = product(dict.fromkeys((kind, None)), FAMILIES)
+    candidates = [(*FamilyFormats(family(name)).recognise(names, each), family(name)) for each, name in choices]
     share, its, owner = max(candidates, key=lambda candidate: candidate[0])
     return (owner, its) if its is not None and share >= _ENOUGH else None
 
@@ -281,7 +283,7 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
 def _is_configured(path: Path, raw: RawModel) -> bool:
     """Whether tensors from files of any name fit the `config.json` in the folder `path`."""
     its_family, its = model_types().get(str(read_config(path).get("model_type")), (None, None))
-    names = raw.ranks[0] if its_family is not None and len(raw.ranks) == 1 and raw.kind is None else ()
+    names = raw.ranks[0] if its_family is not None and len(raw.ranks) == 1 else ()
     return bool(names) and FamilyFormats(its_family).recognise(names, its.kind)[0] == 1
 
 
@@ -453,8 +455,6 @@ def open_source(
         raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
     if kind == "run":
         return _open_checkpoint(found.place.path, known)
-    if kind == "directory":
-        admit(found.place.folder)
     raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
     if lost := [shown for name in raw.ranks[0] if _NAMELESS.fullmatch(shown := layout.shown(name))]:
         raise UserError(f"{raw.where[0]}: {len(lost)} tensors have lost their names, such as {lost[0]}; {_SAVE_NAMES}")

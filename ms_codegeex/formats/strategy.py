@@ -75,12 +75,9 @@ class CopySearch:
         pieces = ((np.multiply(cell, first.shape).tolist(), piece) for cell, piece in parts.items())
         records = [{"offset": offset, "shape": first.shape, "tensor": piece} for offset, piece in pieces]
 
-        def copy(record: Mapping[str, Any], index: tuple[slice, ...], into: np.ndarray) -> None:
-            into[...] = record["tensor"].array()[index]
-
         def part(index: Sequence[slice] | None) -> np.ndarray:
             self.check()
-            return gather(shape, first.dtype, index, records, copy)
+            return gather(shape, first.dtype, index, records)
 
         return LazyTensor(first.dtype, shape, lambda: part(None), part)
 
@@ -148,9 +145,7 @@ def merge(
         pieces = [rank[name] for rank in ranks]
         check_alike(name, pieces, where, "checkpoint")
         axis = axes.get(name)
-        if len(pieces) == 1:
-            result[name] = first
-        elif axis is None:
+        if axis is None and len(pieces) > 1:
             result[name] = _same(name, pieces, where)
         else:
             axes_of = range(len(first.shape))
@@ -301,26 +296,26 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
     return dict(result)
 
 
-def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
-    """Rank and step of a checkpoint by its name, the rank first of all by its folder's; None if it has no rank."""
+def _rank_and_step(path: Path, directory: Path) -> tuple[int, tuple[int, ...]] | None:
+    """Rank, and epoch and step, by a checkpoint's name, the rank first of all by its folder's; None without a rank."""
     named, folder = _NAMED.search(path.stem), _PLAIN.search(path.parent.name) if path.parent != directory else None
     rank = folder or named or _PLAIN.search(path.stem)
     step = re.search(_STEP + "$", path.stem)
-    return (int(rank["rank"]), step["step"] if step else "") if rank else None
+    return (int(rank["rank"]), tuple(map(int, step["step"].split("_"))) if step else ()) if rank else None
 
 
-def is_of_rank(path: Path) -> bool:
-    """Whether the name of a file says which rank wrote it."""
-    return _rank_and_step(path, path.parent) is not None
+def rank_of(path: Path) -> int | None:
+    """The rank that wrote a file, if its name says so."""
+    return (_rank_and_step(path, path.parent) or (None,))[0]
 
 
 def find_rank_files(directory: Path) -> dict[int, Path]:
     """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it,
-    or the same in MindSpore's other format, `.safetensors`, without strategy files (`*strategy*`). `UserError` if there
-    is none, or several steps or files of a rank."""
+    or the same in MindSpore's other format, `.safetensors`, without strategy files (`*strategy*`); of several steps the
+    highest. `UserError` if there is none, not every rank has that step, or a rank has several files."""
     directory = Path(directory)
-    by_step: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    patterns = (f"{folder}*{suffix}" for folder in ("", "*rank*/") for suffix in (".ckpt", ".safetensors"))
+    by_step: dict[tuple[int, ...], dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    patterns = (f"{folder}[!.]*{suffix}" for folder in ("", "*rank*/") for suffix in (".ckpt", ".safetensors"))
     for path in sorted(path for pattern in patterns for path in directory.glob(pattern)):
         rank_and_step = _rank_and_step(path, directory)
         if rank_and_step is not None and "strategy" not in path.stem.lower():
@@ -328,10 +323,11 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
     if not by_step:
         names = "rank_0/*.ckpt, rank_1/*.ckpt ... or model0-50.ckpt, model1-50.ckpt ..."
         raise UserError(f"{directory}: no checkpoint of a rank is there; expected {names}")
-    if len(by_step) > 1:
-        steps = ", ".join(sorted(by_step))
+    newest = max(by_step)
+    if (newest and () in by_step) or any(ranks.keys() - by_step[newest].keys() for ranks in by_step.values()):
+        steps = ", ".join("_".join(map(str, step)) or "none" for step in sorted(by_step))
         raise UserError(f"{directory}: holds checkpoints of several steps ({steps}); leave only one there")
-    ranks = dict(sorted(by_step.popitem()[1].items()))
+    ranks = dict(sorted(by_step[newest].items()))
     for rank, (path, *others) in ranks.items():
         if others:
             raise UserError(f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one")
@@ -405,9 +401,9 @@ def merge_slices(
     dtype or shape, or an unknown tensor. Compare shapes with the model: the strategy does not always state them."""
     if not files:
         raise UserError("no checkpoint of a rank is given; expected one for each part of the model")
-    every = (layout for layouts in strategy.values() for layout in layouts)
-    tensor_ranks = max((math.prod(layout.pieces) // layout.shards for layout in every), default=0)
-    if shards_merged and len(files) == tensor_ranks:
+    every = [(layout.devices, layout.pieces, layout.shards) for layouts in strategy.values() for layout in layouts]
+    tensor_ranks = max((math.prod(pieces) // shards for _, pieces, shards in every), default=0)
+    if shards_merged and len(files) == tensor_ranks < max(math.prod(devices) for devices, _, _ in every):
         strategy = {name: [replace(layout, shards=1) for layout in layouts] for name, layouts in strategy.items()}
     opened, result, distinct = _Files(files, keep), {}, CopySearch()
     for name, layouts in strategy.items():

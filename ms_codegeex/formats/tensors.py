@@ -32,8 +32,12 @@ _DTYPES = {
     "int32": ("<i4", "I32", "Int32", "IntStorage"),
     "int16": ("<i2", "I16", "Int16", "ShortStorage"),
     "int8": ("i1", "I8", "Int8", "CharStorage"),
+    "uint64": ("<u8", "U64", "UInt64", "UInt64Storage"),
+    "uint32": ("<u4", "U32", "UInt32", "UInt32Storage"),
+    "uint16": ("<u2", "U16", "UInt16", "UInt16Storage"),
     "uint8": ("u1", "U8", "UInt8", "ByteStorage"),
     "bool": ("?", "BOOL", "Bool", "BoolStorage"),
+    "complex64": ("<c8", "C64", "Complex64", "ComplexFloatStorage"),
 }
 NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType({name: np.dtype(row[0]) for name, row in _DTYPES.items()})
 SAFETENSORS_TAGS, MINDSPORE_TYPES, TORCH_STORAGES = (
@@ -88,9 +92,9 @@ class LazyTensor:
 
 
 def dtype_name(array: np.ndarray) -> str:
-    """Our name of a NumPy dtype; never "bfloat16", which NumPy holds as uint16: the caller must name it."""
+    """Our name of a NumPy dtype; never "bfloat16", which NumPy holds as uint16: the caller must name either."""
     name = array.dtype.name
-    if name not in NUMPY_DTYPES or name == "bfloat16":
+    if name not in NUMPY_DTYPES or name in ("bfloat16", "uint16"):
         raise ValueError(f"arrays of dtype {name} cannot be stored; use one of {', '.join(NUMPY_DTYPES)}")
     return name
 
@@ -217,14 +221,19 @@ def overlap(ranges: Sequence[tuple[int, int]], record: Mapping[str, Any]) -> tup
     return tuple(inside), tuple(within)
 
 
+def _copy(record: Mapping[str, Any], index: Index, into: np.ndarray) -> None:
+    into[...] = record["tensor"].array()[index]
+
+
 def gather(
     shape: Sequence[int],
     dtype: str,
     window: Window | None,
     records: Iterable[Mapping[str, Any]],
-    copy: Callable[[Mapping[str, Any], Index, np.ndarray], object],
+    copy: Callable[[Mapping[str, Any], Index, np.ndarray], object] = _copy,
 ) -> np.ndarray:
-    """A window of a tensor from its slices: `copy(record, index, into)` is called with each that the window meets."""
+    """A window of a tensor from its slices: `copy(record, index, into)` is called with each that the window meets; by
+    default, a record has its `tensor`."""
     ranges = window_ranges(shape, window)
     result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[dtype])
     for record in records:

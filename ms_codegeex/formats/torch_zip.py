@@ -50,7 +50,6 @@ def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = 
     """Write a nested dictionary whose leaves are `LazyTensor`s, numbers or strings; `torch.load` reads it. One tensor
     is in memory at a time, and the checksums are computed on the way. The file appears only when it is complete and
     `check(temporary)` raises nothing."""
-    path = Path(path)
     pickled, tensors = torch_pickle.dump(tree)
     with atomic_file(path, check) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         _write_record(archive, f"{path.stem}/data.pkl", len(pickled), [pickled])
@@ -186,7 +185,6 @@ def read_torch(path: Path) -> Any:
     """Read a `.pt` file: the same nesting, with a `LazyTensor` for each tensor (bfloat16 loads as raw uint16). Raises
     `UserError` for a damaged file, at once or when the damaged tensor is loaded, for a file whose loading would call
     anything but the functions that rebuild tensors, and for one that grows beyond the limits."""
-    path = Path(path)
     archive = _Archive(path)
     tree = torch_pickle.load(archive.pickled, archive.tensor, str(path))
     _check_tree(tree, path)

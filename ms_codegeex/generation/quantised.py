@@ -49,15 +49,17 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all. Returns a
     description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a
     quantised model to `replace`, or if the model's tokenizer is unknown."""
+    from ms_codegeex.formats.convert import free_target
+    from ms_codegeex.formats.sources import converting
+
     if bits in (32, 16):
         raise UserError(f"bits: {bits} needs no quantisation; choose 8 or 4")
     check_bits(bits, group)
     output, begin = Path(output), time.monotonic()
     if output.exists() and not (replace and is_quantised(output)):
         raise UserError(f"--output: {output} exists; choose another place, or give --replace for a quantised model")
+    free_target(output, source.path, replace)
     if source.save_tokenizer is None:
-        from ms_codegeex.formats.sources import converting
-
         raise UserError(f"{source.path}: has no known tokenizer; {converting(source.path, '--tokenizer NAME|DIR')}")
     tensors, products = dict[str, LazyTensor](), source.config.product_names()
     for name, tensor in source.tensors.items():

@@ -93,15 +93,19 @@ def test_adapters_are_listed(tuned, root):
     assert f"{root / 'listed' / name}: rank 2, alpha 6, " in adapter("list", root / "listed")
 
 
-def test_adapters_of_another_kind_do_not_hide_the_others(tuned, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [({"peft_type": "ADALORA"}, "expected peft_type LORA"), ({"use_dora": True}, "use_dora is True, and only False")],
+)
+def test_adapters_of_another_kind_do_not_hide_the_others(tuned, tmp_path, setting, said):
     _, _, run = tuned
     for name in ("a", "b"):
         write_peft(open_source(run), tmp_path / name)
     settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "ADALORA"}))
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings | setting))
     result = command_here("adapter", "list", tmp_path)
     assert result.returncode == 1 and f"{tmp_path / 'b'}: rank 2" in result.stdout
-    assert "expected peft_type LORA" in result.stderr and result.stderr.count("\n") == 1
+    assert said in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_mistakes_are_one_line(root, tmp_path):

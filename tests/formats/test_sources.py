@@ -16,6 +16,7 @@ from small_models import FIELDS, config, equal, foreign, formats, parameters
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
+from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
 from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
@@ -167,10 +168,11 @@ def test_a_folder_of_npy(tmp_path):
     arrays = parameters("codegeex")
     for name, tensor in foreign("codegeex", "mindspore", arrays).items():
         np.save(tmp_path / f"{name}.npy", np.asfortranarray(tensor.array()))
-    (tmp_path / "README").write_text("")
+    np.save(tmp_path / "backbone.blocks.0.key_past.npy", np.zeros((1, 4, 2, 8), np.float16))  # a cache of prediction
+    (tmp_path / "._README.npy").write_text("")
     source = open_source(tmp_path, KNOWN)
     equal(source, arrays)
-    assert source.kind == "mindspore"
+    assert source.kind == "mindspore" and source.skipped == ("backbone.blocks.0.key_past",)
 
 
 def cut(path):
@@ -326,8 +328,6 @@ WHOLE = ("embedding_table", "gamma", "beta", "bias")  # what the release keeps o
 
 
 def test_optimizer_shards_and_a_strategy_file(tmp_path):
-    from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
-
     arrays, axes = parameters("codegeex"), [*ORIGINAL_CUTS.items()]
     tensors = foreign("codegeex", "mindspore", arrays)
     named = {
@@ -354,35 +354,24 @@ def test_optimizer_shards_and_a_strategy_file(tmp_path):
         open_source(tmp_path, KNOWN)
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_the_first_tensor_of_a_layer_is_missing(tmp_path, layer):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tree: transformer(tree).pop("layers.0.input_layernorm.weight"), r"missing .* layers\.0\.input_l.*ht;"),
+        (lambda tree: transformer(tree).pop("layers.1.input_layernorm.weight"), r"missing .* layers\.1\.input_l.*ht;"),
+        (lambda tree: tree.update(more=[1, (torch.zeros(2),)]), "unexpected tensor more -> 1 -> 0;"),
+        (
+            lambda tree: tree.update(config={**KNOWN, "num_layers": 10**12}),
+            "asks for 1000000000000 layers, but only 53 tensors",
+        ),
+    ],
+)
+def test_a_tree_that_is_not_the_models(tmp_path, change, message):
     tree = megatron(parameters("codegeex"))
-    del transformer(tree)[f"layers.{layer}.input_layernorm.weight"]
+    change(tree)
     torch.save(tree, tmp_path / "a.pt")
-    with pytest.raises(UserError, match=rf"a\.pt: missing tensor .* layers\.{layer}\.input_layernorm\.weight;"):
-        open_source(tmp_path / "a.pt", KNOWN)
-
-
-def test_a_tensor_in_a_list_is_unexpected(tmp_path):
-    torch.save({**megatron(parameters("codegeex")), "more": [1, (torch.zeros(2),)]}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="unexpected tensor more -> 1 -> 0;"):
-        open_source(tmp_path / "a.pt", KNOWN)
-
-
-def test_a_recorded_number_of_layers_that_cannot_be(tmp_path):
-    torch.save({**megatron(parameters("codegeex")), "config": {**KNOWN, "num_layers": 10**12}}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match=r"asks for 1000000000000 layers, but only 53 tensors"):
-        open_source(tmp_path / "a.pt")
-
-
-def test_caches_of_prediction_in_a_folder_of_npy_are_left_out(tmp_path):
-    arrays = parameters("codegeex")
-    for name, tensor in foreign("codegeex", "mindspore", arrays).items():
-        np.save(tmp_path / f"{name}.npy", tensor.array())
-    np.save(tmp_path / "backbone.blocks.0.key_past.npy", np.zeros((1, 4, 2, 8), np.float16))
-    source = open_source(tmp_path, KNOWN)
-    equal(source, arrays)
-    assert source.skipped == ("backbone.blocks.0.key_past",)
+    with pytest.raises(UserError, match=rf"a\.pt: .*{message}"):
+        open_source(tmp_path / "a.pt", {} if "config" in tree else KNOWN)
 
 
 def test_a_link_of_a_rank_that_leads_nowhere(tmp_path):
@@ -445,6 +434,7 @@ def old(*places):
     return lambda d, w: [save(d / place, {"x": torch.ones(1)}) for place in places]
 
 
+MOMENTS = {"state": {0: {"exp_avg": torch.ones(2, 2)}}, "param_groups": [{"params": [0]}]}  # as PyTorch's optimizers
 KINDS = {  # how a folder is written, and the place of its weights; "config.json" is there if the name begins so
     "config.json, shards without an index": (lambda d, w: shards(d, "model-0000{}-of-00002.safetensors", w), "."),
     "config.json, pickled shards": (lambda d, w: shards(d, "pytorch_model-0000{}-of-00002.bin", w), "."),
@@ -536,6 +526,17 @@ KINDS = {  # how a folder is written, and the place of its weights; "config.json
     ),
     "PEFT's names": (lambda d, w: save(d / "a.safetensors", wrapped(w, "base_model.model.")), "."),
     "any name in front": (lambda d, w: save(d / "a.safetensors", wrapped(w, "actor.llm.")), "."),
+    "Composer": (lambda d, w: save(d / "ep1-rank0.pt", {"state": {"model": w, "optimizers": {"x": MOMENTS}}}), "."),
+    "an optimizer under another name": (lambda d, w: save(d / "a.pth.tar", {"net": w, "last": [MOMENTS]}), "."),
+    "what is hidden": (lambda d, w: (save(d / "x/a.pt", w), old("x/._a.pt", ".cache/b/c", "__MACOSX/_")(d, w)), "x"),
+    "mindformers": (
+        lambda d, w: (save(d / "checkpoint_network/rank_0/a.safetensors", w), old("checkpoint/a.pt", "log/a")(d, w)),
+        "checkpoint_network",
+    ),
+    "config.json, MindSpore with PyTorch's names": (
+        lambda d, w: write_mindspore(d / "a.ckpt", {name: from_array(x.numpy()) for name, x in w.items()}),
+        ".",
+    ),
     "averages alone": (lambda d, w: save(d / "a.pth", {"ema": w, "loss": torch.tensor(1.0), "optimizer": {}}), "."),
     "averages too": (lambda d, w: save(d / "a.pth", {"net": w, "model_ema": w, "loss": torch.tensor(1.0)}), "."),
     "config.json, a file of another name": (lambda d, w: save(d / "pytorch_model_fsdp.bin", w), "."),
@@ -616,6 +617,15 @@ REFUSED = {  # what is named; a remedy that was tried
         lambda d, w: (save(d / "a.pt", w), save(d / "b.pt", w)),
         r"such as a\.pt, b\.pt; give one of them",
     ),
+    "epochs of a model whose name ends with a number": (
+        old("codegeex2-1_10.ckpt", "codegeex2-2_20.ckpt"),
+        r"such as codegeex2-1_10\.ckpt, codegeex2-2_20\.ckpt; give one of them",
+    ),
+    "two files of a rank": (old("mp_rank_00/a.pt", "mp_rank_00/b.pt"), "mp_rank_00: rank 0 has 2 files"),
+    "FSDP in shards, of Accelerate": (
+        old("sampler.bin", "scheduler.bin", "pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"),
+        r"pytorch_model_fsdp_0: is a distributed checkpoint",
+    ),
     "ZeRO 3": (old("zero_pp_rank_0_mp_rank_00_model_states.pt"), "sharded by ZeRO 3"),
     "DeepSpeed's pipeline": (old("layer_00-model_00-model_states.pt"), "the layers of a DeepSpeed pipeline"),
     "no such step": (
@@ -639,7 +649,10 @@ REFUSED = {  # what is named; a remedy that was tried
         "qweight belongs to quantised weights; give the model before",
     ),
     "MLX": (
-        lambda d, w: save(d / "a.safetensors", w | {f"{FLAT}attn.qkv_proj.biases": torch.ones(2, 2)}),
+        lambda d, w: save(
+            d / "a.safetensors",
+            w | {f"{FLAT}attn.{n}": torch.ones(2, dtype=torch.uint32) for n in ("weight", "biases")},
+        ),
         "biases belongs to quantised weights; give the model before",
     ),
     "no head": (
@@ -684,8 +697,9 @@ def test_what_is_not_read_is_named(tmp_path, codegen, kind):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_from_before_pytorch_1_6_is_read_after_the_command_that_is_named(tmp_path, codegen):
-    torch.save(codegen[1], tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_file_from_before_pytorch_1_6_is_read_after_the_command_that_is_named(tmp_path, codegen, protocol):
+    torch.save(codegen[1], tmp_path / "old.bin", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
     before = (tmp_path / "old.bin").read_bytes()
     with pytest.raises(UserError, match=r"before 1\.6; save it anew") as error:
         open_source(tmp_path / "old.bin", FIELDS["codegen"])

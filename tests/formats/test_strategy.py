@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MESHES = {  # devices, data, tensor, optimizer shards
     "dp2tp2": (4, 2, 2, 2),
     "tp2": (2, 1, 2, 0),
+    "tp2 in shards": (2, 1, 2, -1),  # of what the tensor-parallel ranks repeat
     "dp4tp2": (8, 4, 2, 2),  # the shards have replicas
     "repeated": (8, 2, 2, 4),  # the replicas are not neighbours in the grid of devices
     "all": (4, 2, 2, -1),
@@ -91,6 +92,7 @@ def test_what_mindspore_cuts_and_saves_is_whole_again(runs, mesh, suffix):
     files, layouts = find_rank_files(directory), read_strategy(directory / f"strategy_0.{suffix}")
     assert list(files) == list(range(world))
     check(merge_slices(files, layouts))
+    check(merge_slices(files, layouts, shards_merged=True))
     assert read_strategy([directory / f"strategy_{rank}.ckpt" for rank in range(world)]) == read_strategy(
         directory / "strategy_0.ckpt"
     )
@@ -318,7 +320,11 @@ def test_nothing_to_merge(run):
         (["code-13B0_1-5_2", "code-13B1-5_2", "strategy"], {0: "code-13B0_1-5_2", 1: "code-13B1-5_2"}),
         (["rank_0/a-5", "rank_1/a-5"], {0: "rank_0/a-5", 1: "rank_1/a-5"}),
         (["rank_0/x0", "rank_1/x1", "rank_0/src_strategy_0"], {0: "rank_0/x0", 1: "rank_1/x1"}),
-        (["rank_1", "net_rank_0", "x", "y-3_4"], {0: "net_rank_0", 1: "rank_1"}),
+        (["rank_1", "net_rank_0", "x", "y-3_4", "._rank_1"], {0: "net_rank_0", 1: "rank_1"}),
+        (
+            [f"rank_{rank}/a-{step}" for rank in (0, 1) for step in ("9_2", "10_2", "2_30")],
+            {0: "rank_0/a-10_2", 1: "rank_1/a-10_2"},
+        ),
     ],
 )
 def test_files_by_name(tmp_path, names, expected):
@@ -341,7 +347,8 @@ def touch(directory, names):
         ([], "no checkpoint of a rank"),
         (["model", "strategy_0"], "no checkpoint of a rank"),
         (["a0-5", "a1-6"], r"several steps \(5, 6\)"),
-        (["rank_0/a-5_2", "rank_1/a-5_2", "rank_0/a-7_2", "rank_1/a-7_2"], r"several steps \(5_2, 7_2\)"),
+        (["rank_0/a-5_2", "rank_1/a-5_2", "rank_0/a-10_2"], r"several steps \(5_2, 10_2\)"),
+        (["rank_0", "a0-5"], r"several steps \(none, 5\)"),
         (["a0-5", "b0-5"], r"a0-5\.ckpt and b0-5\.ckpt are both of rank 0"),
         (["rank_0/a-5", "rank_0/a_1-5"], r"a-5\.ckpt and a_1-5\.ckpt are both of rank 0"),
     ],

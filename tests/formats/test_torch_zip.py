@@ -8,6 +8,7 @@ import random
 import signal
 import struct
 import types
+import typing
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_what_training_programs_put_beside_the_weights(tmp_path):
         exit_signal=signal.SIGTERM,
         more=types.SimpleNamespace(a=1),
         begun=datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc),
-        hidden=b"bytes",
+        hidden=(b"bytes", bytearray(b"x"), str, typing.Any),  # the last as OmegaConf
         stream=io.BytesIO(b"x"),
         numbers=(np.float32(2), np.arange(3), np.dtype("float16"), np.random.default_rng(1)),
         version=torch.torch_version.TorchVersion("2.0"),
@@ -207,7 +208,7 @@ def test_what_training_programs_put_beside_the_weights(tmp_path):
         "shapes": [OrderedDict(a=torch.Size([3])), counts, collections.Counter("ab"), collections.deque([1], 2)],
         "module": {"x": tensor, "y": parameter},
     }
-    for protocol in (2, 4):
+    for protocol in (2, 4, 5):
         torch.save(state, tmp_path / "a.pt", pickle_protocol=protocol)
         tree = read_torch(tmp_path / "a.pt")
         assert torch_pickle.namespace(tree["args"])["num_attention_heads"] == 4

@@ -299,6 +299,12 @@ def test_mistakes_are_named(source, tmp_path):
     with pytest.raises(UserError, match="exists"):
         write_quantised(source, 8, 64, tmp_path / "mine", replace=True)
     assert not list(tmp_path.glob("q*"))
+    for _ in range(2):
+        write_quantised(source, 8, 64, tmp_path / "q", replace=True)
+    (tmp_path / "q" / "notes").write_text("mine")
+    with pytest.raises(UserError, match=r"no conversion wrote \(notes\)"):
+        write_quantised(source, 8, 64, tmp_path / "q", replace=True)
+    assert (tmp_path / "q" / "notes").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

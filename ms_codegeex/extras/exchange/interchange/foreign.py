@@ -7,13 +7,13 @@ prompt and padding and the token itself elsewhere. Source: CodeGeeX's published 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
@@ -33,13 +33,6 @@ def check_new(output: Path) -> None:
     """`UserError` unless `output` is missing or an empty directory."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists already; give --output a new directory")
-
-
-def progress_bar(rows: int, shown: bool) -> Any:
-    """A progress bar over rows on a terminal, as a context manager."""
-    from tqdm import tqdm
-
-    return tqdm(total=rows, unit=" rows", disable=not (shown and sys.stderr.isatty()), file=sys.stderr)
 
 
 def check_ids(row: np.ndarray, tokenizer: Tokenizer, source: str) -> None:
@@ -106,7 +99,8 @@ def export_triplet(
     mask = open_mask(dataset / split, examples.tokens.size)
     check_new(output)
     width, end = seq_length + 1, 0
-    with atomic_directory(output) as directory, progress_bar(len(examples), progress) as bar, ExitStack() as stack:
+    rows = tqdm(total=len(examples), unit=" rows", disable=None if progress else True)  # only on a terminal
+    with atomic_directory(output) as directory, rows as bar, ExitStack() as stack:
         writers = [
             stack.enter_context(IndexedWriter(directory / f"{split}_{part}", np.int32, lowest=IGNORED))
             for part in PARTS

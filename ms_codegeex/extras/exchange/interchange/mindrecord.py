@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.datasets.batches import KIND, PackedSequences, read_info
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.extras.exchange.interchange.foreign import check_ids, check_new, import_documents, progress_bar
+from ms_codegeex.extras.exchange.interchange.foreign import check_ids, check_new, import_documents
 
 COLUMN = "input_ids"
 _ROWS = 256  # handed to MindRecord at a time
@@ -51,7 +52,8 @@ def export_mindrecord(
     check_new(output)
     names = [f"{split}-{number:05d}-of-{files:05d}.mindrecord" for number in range(files)]
     bounds = np.linspace(0, sequences.size, files + 1).astype(np.int64)
-    with atomic_directory(output) as directory, progress_bar(sequences.size, progress) as bar:
+    rows = tqdm(total=sequences.size, unit=" rows", disable=None if progress else True)  # only on a terminal
+    with atomic_directory(output) as directory, rows as bar:
         for number, name in enumerate(names):
             chunks = _packed_rows(sequences, int(bounds[number]), int(bounds[number + 1]), seed)
             _write_mindrecord(directory / name, chunks, bar)
