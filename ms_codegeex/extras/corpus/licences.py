@@ -305,7 +305,8 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
         return []
     text = b"".join(data[start:end] for start, end, _ in _comments(data, patterns)).decode("utf-8", "replace")
     stated = [line.strip(" \t-") for line in _SPDX.findall(text)]
-    return named_licences(stated) or _texts_in(text, "notices", "texts")[0] or _named_in(text)
+    found = named_licences(stated) or _texts_in(text, "notices", "texts")[0] or _named_in(text)
+    return found or _texts_in(text, "families")[0]
 
 
 def _named_in(comments: str) -> list[str]:
