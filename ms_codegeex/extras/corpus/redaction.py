@@ -152,9 +152,13 @@ def is_random(value: bytes) -> bool:
     if _HEX.match(value):
         return entropy(value) >= 3.0 and not is_placeholder(value)
     kinds = value.translate(_KINDS)
-    lower, upper, digits = (kind in kinds for kind in b"lud")
-    if not ((lower and upper) or (digits and (lower or upper) and b"o" not in kinds and kinds.count(b"d") > 1)):
-        return False
+    if not {*b"lu"} <= {*kinds}:
+        if b"o" in kinds:  # in groups, or after what names its issuer
+            groups = re.split(rb"[_.-]", value)
+            found = (it for it in (groups[-1], b"".join(groups)) if len(it) > 15 and wordiness(it) <= -12)
+            return len(groups) > 1 and any(map(is_random, found))
+        if kinds.count(b"d") < 2 or len(set(kinds)) < 2:
+            return False
     least = 3.1 if len(value) > 14 else 2.8
     return wordiness(value) <= -6 and entropy(value) >= least and not is_placeholder(value) and not is_text(value)
 
@@ -167,7 +171,7 @@ def is_text(value: bytes) -> bool:
 def _decoded(value: bytes) -> bytes:
     """The printable text whose base64 this is; empty: of none."""
     try:
-        text = base64.b64decode(value, validate=True).strip()
+        text = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True).strip()
     except binascii.Error:
         return b""
     return text if text.isascii() and text.decode().isprintable() else b""
