@@ -155,7 +155,7 @@ from ms_codegeex.data.languages import languages
         ("a.m", b'BeginPackage["A`"]\nf[x_] := x\n', "Mathematica"),
         ("a.m", b"unwind_protect\n  f;\n", "Matlab"),
         ("a.mt", b'Test[1 + 1, 2, TestID -> "sum"]\n', "Mathematica"),
-        ("a.ml", b"let f = function\n  | 0 -> begin () end;\n", "OCaml"),
+        ("a.ml", b"let rec f x = match x with\n  | 0 -> begin () end;\n", "OCaml"),
         ("a.ml", b"val x = 1\nfun f 0 = 1\n  | f n = n\n", "Standard ML"),
         ("a.inc", b'SUMMARY = "a"\nSRC_URI = "file://a.tar"\n', "another"),
         ("a.x", b"#include <a.h>\nint f()\n{\n}\n%ctor {}\n", "another"),
@@ -245,6 +245,7 @@ CZECH = "# Jiří Šťastný, žluťoučký kůň\n"
         (GERMAN.encode("utf-32"), GERMAN, "utf-32"),
         (GERMAN.encode("utf-16-be"), GERMAN, "utf-16-be"),
         (GERMAN.encode("latin-1"), GERMAN, "iso8859-1"),
+        ("// x is NaN or ±Inf, ½A\n".encode("latin-1"), "// x is NaN or ±Inf, ½A\n", "iso8859-1"),
         (
             "# it\u2019s \u201cso\u201d \u2013 a naïve way\n".encode("cp1252"),
             "# it\u2019s \u201cso\u201d \u2013 a naïve way\n",
