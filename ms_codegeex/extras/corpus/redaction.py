@@ -93,7 +93,8 @@ def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
         local = window[-_LOCAL_BYTES:][len(left) :].lstrip(b".%+-")
         local = _ESCAPE.sub(b"", local) if left.endswith(b"\\") else local
         before, address = window[: len(window) - len(local)], local + match[0]
-        if not local or any(stated_pattern(name).match(address) for name in left_out):
+        names = left_out if before.endswith(b"<") else (*left_out, "file")
+        if not local or any(stated_pattern(name).match(address) for name in names):
             continue
         server = stated_pattern("before_address").search(before)
         server = server or stated_pattern("after_address").match(data, match.end())

@@ -96,12 +96,13 @@ def test_assigned_passwords(before, after):
         "info@müller-bau.de",
         "a@b.de",
         "first.last+tag@mail.example.co.uk",
+        "a@math.uni.waw.pl",
         "x_1%y@sub-domain.example.org",
         "A" * 64 + "@b.com",
     ],
 )
 @pytest.mark.parametrize(
-    "before, after", [("", ""), ("<", ">"), ("mail ", "."), ("# é ", ", b"), ('"', '"'), ("..", "")]
+    "before, after", [("", ""), ("<", ">"), ("mail ", "."), ("# é ", ", b"), ('"', '"'), ("..", ""), ("E<lt>", "E<gt>")]
 )
 def test_emails(address, before, after):
     assert only(before + address + after) == (before + "<EMAIL>" + after, {"email": 1})
@@ -120,6 +121,10 @@ def test_emails(address, before, after):
 )
 def test_credentials_of_headers_and_urls(before, secret, after):
     assert only(before + secret + after) == (before + "<SECRET>" + after, {"credential": 1})
+
+
+def test_what_may_be_a_file_is_an_address_in_brackets():
+    assert only("see a@b.rs, <a@b.rs>", ("email",)) == ("see a@b.rs, <<EMAIL>>", {"email": 1})
 
 
 def test_addresses_at_reserved_domains_may_stay():
