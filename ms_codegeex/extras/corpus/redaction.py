@@ -45,7 +45,6 @@ _INSIDE = 40  # bytes of a token in front of the part that is looked for
 _NEAR = 400  # bytes in which a word must be
 
 _HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
-_DIGITS = re.compile(rb"[0-9a-fA-F]+\Z")
 _CAMEL = re.compile(rb"[A-Z][a-z]{3,}")
 _ESCAPED = re.compile(rb"%[0-9A-Fa-f]{2}")
 _KINDS = b"".join(  # of a byte: a digit, an upper or a lower case letter, or another
@@ -181,11 +180,6 @@ def _decoded(value: bytes) -> bytes:
 def is_assigned(value: bytes) -> bool:
     """Whether this may be a secret that its name announces."""
     return 12 <= len(value) <= _LONGEST and (is_random(value) or is_mixed(value))
-
-
-def is_name(value: bytes) -> bool:
-    """Whether this is mostly words in camel case."""
-    return sum(map(len, _CAMEL.findall(value))) >= 0.6 * len(value)
 
 
 def is_key(value: bytes) -> bool:
@@ -406,7 +400,8 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
 
 
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    known = is_name(value) or is_placeholder(value) or _patterns().known.fullmatch(value)
+    is_name = sum(map(len, _CAMEL.findall(value))) >= 0.6 * len(value)  # mostly words in camel case
+    known = is_name or is_placeholder(value) or _patterns().known.fullmatch(value)
     return entropy(value) >= max(rule.entropy, 2.0) and not known
 
 
@@ -437,7 +432,7 @@ def _is_public(before: bytes, name: bytes, value: bytes) -> bool:
     word, before_name = re.match(rb"\W*([\w.-]*)", name)[1].lower(), before[-14:]  # type: ignore[index]
     if stated_pattern("name").search(word) or stated_pattern("public").match(value):
         return True
-    if _DIGITS.match(value) and stated_pattern("cryptography").search(before + name):
+    if re.fullmatch(rb"[0-9a-fA-F]+", value) and stated_pattern("cryptography").search(before + name):
         return True
     if not word.startswith((b"secret", b"pass")) and stated_pattern("before").search(before_name):
         return True
