@@ -309,13 +309,13 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
 
 
 def _named_in(comments: str) -> list[str]:
-    """The licences that a line or a sentence puts the file under, if their names are known."""
+    """The licences that a line or a sentence puts the file under, if their names are known, or their family."""
     others, texts = shipped_table(RULES)["others"], (comments, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
     pairs = zip(shipped_table(RULES)["named"], texts, strict=True)
     found = [match for pattern, text in pairs for match in re.finditer(pattern, text)]
     before = [it.string[max(0, it.start() - 60) : it.end(1)].rpartition("\n")[2] for it in found]
     names = [it[1] for it, words in zip(found, before, strict=True) if not re.search(others, words)]
-    return [name for name in names if UNKNOWN not in judge((name,), ())[0]]
+    return [it for it in names if UNKNOWN not in judge((it,), ())[0]] or _texts_in(comments, "families")[0]
 
 
 @functools.lru_cache(1 << 8)  # packages repeat each other's

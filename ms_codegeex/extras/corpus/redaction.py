@@ -45,7 +45,6 @@ _INSIDE = 40  # bytes of a token in front of the part that is looked for
 _NEAR = 400  # bytes in which a word must be
 
 _HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
-_DIGITS = re.compile(rb"[0-9a-fA-F]+\Z")
 _CAMEL = re.compile(rb"[A-Z][a-z]{3,}")
 _ESCAPED = re.compile(rb"%[0-9A-Fa-f]{2}")
 _KINDS = b"".join(  # of a byte: a digit, an upper or a lower case letter, or another
@@ -93,7 +92,8 @@ def find_emails(data: bytes, real: bool = False) -> Iterator[Hit]:
         local = window[-_LOCAL_BYTES:][len(left) :].lstrip(b".%+-")
         local = _ESCAPE.sub(b"", local) if left.endswith(b"\\") else local
         before, address = window[: len(window) - len(local)], local + match[0]
-        if not local or any(stated_pattern(name).match(address) for name in left_out):
+        names = left_out if before.endswith(b"<") else (*left_out, "file")
+        if not local or any(stated_pattern(name).match(address) for name in names):
             continue
         server = stated_pattern("before_address").search(before)
         server = server or stated_pattern("after_address").match(data, match.end())
@@ -152,9 +152,13 @@ def is_random(value: bytes) -> bool:
     if _HEX.match(value):
         return entropy(value) >= 3.0 and not is_placeholder(value)
     kinds = value.translate(_KINDS)
-    lower, upper, digits = (kind in kinds for kind in b"lud")
-    if not ((lower and upper) or (digits and (lower or upper) and b"o" not in kinds and kinds.count(b"d") > 1)):
-        return False
+    if not {*b"lu"} <= {*kinds}:
+        if b"o" in kinds:  # in groups, or after what names its issuer
+            groups = re.split(rb"[_.-]", value)
+            found = (it for it in (groups[-1], b"".join(groups)) if len(it) > 15 and wordiness(it) <= -12)
+            return len(groups) > 1 and any(map(is_random, found))
+        if kinds.count(b"d") < 2 or len(set(kinds)) < 2:
+            return False
     least = 3.1 if len(value) > 14 else 2.8
     return wordiness(value) <= -6 and entropy(value) >= least and not is_placeholder(value) and not is_text(value)
 
@@ -167,7 +171,7 @@ def is_text(value: bytes) -> bool:
 def _decoded(value: bytes) -> bytes:
     """The printable text whose base64 this is; empty: of none."""
     try:
-        text = base64.b64decode(value, validate=True).strip()
+        text = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True).strip()
     except binascii.Error:
         return b""
     return text if text.isascii() and text.decode().isprintable() else b""
@@ -176,11 +180,6 @@ def _decoded(value: bytes) -> bytes:
 def is_assigned(value: bytes) -> bool:
     """Whether this may be a secret that its name announces."""
     return 12 <= len(value) <= _LONGEST and (is_random(value) or is_mixed(value))
-
-
-def is_name(value: bytes) -> bool:
-    """Whether this is mostly words in camel case."""
-    return sum(map(len, _CAMEL.findall(value))) >= 0.6 * len(value)
 
 
 def is_key(value: bytes) -> bool:
@@ -401,7 +400,8 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
 
 
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    known = is_name(value) or is_placeholder(value) or _patterns().known.fullmatch(value)
+    is_name = sum(map(len, _CAMEL.findall(value))) >= 0.6 * len(value)  # mostly words in camel case
+    known = is_name or is_placeholder(value) or _patterns().known.fullmatch(value)
     return entropy(value) >= max(rule.entropy, 2.0) and not known
 
 
@@ -432,7 +432,7 @@ def _is_public(before: bytes, name: bytes, value: bytes) -> bool:
     word, before_name = re.match(rb"\W*([\w.-]*)", name)[1].lower(), before[-14:]  # type: ignore[index]
     if stated_pattern("name").search(word) or stated_pattern("public").match(value):
         return True
-    if _DIGITS.match(value) and stated_pattern("cryptography").search(before + name):
+    if re.fullmatch(rb"[0-9a-fA-F]+", value) and stated_pattern("cryptography").search(before + name):
         return True
     if not word.startswith((b"secret", b"pass")) and stated_pattern("before").search(before_name):
         return True

@@ -15,6 +15,16 @@ from ms_codegeex.extras.corpus.licences import RULES, strip_licence
 NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, Version 2.0", "WITHOUT WARRANTIES.")
 # Without comments, or with comments that no header is in.
 WITHOUT = {"reStructuredText", "Literate CoffeeScript", "Literate Agda", "Literate Haskell"}
+MIT_TERMS = (
+    "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
+    "documentation files, the Software, to deal in the Software without restriction. The above copyright notice shall "
+    "be included in all copies or substantial portions of the Software."
+)
+BSD_TERMS = (
+    "Redistribution and use in source and binary forms, with or without modification, are permitted provided that the "
+    "following conditions are met: The name may not be used to endorse or promote products derived from this software "
+    "without specific prior written permission."
+)
 DESIGN = "The queue keeps tasks that wait, in the order of their time."
 STYLES = [language for style in shipped_table(RULES)["styles"] for language in style["languages"]]
 # Language -> how a comment of several lines begins, goes on and ends, and a line of code.
@@ -414,7 +424,15 @@ def test_later_versions():
         ("Copyright 2020 X.\n# Proprietary and confidential.", "LicenseRef-other"),
         ("Portions of this are licensed under the MIT license.", None),
         ("Licensed under the MIT license and the GPL", None),
-        ("Licensed under the GPL license", None),
+        ("Licensed under the GPL license", "GPL-1.0-or-later"),
+        ("This program is licensed under the GPLv2", "GPL-2.0-only"),
+        ("the ASF licenses this file\n# to you under the Apache License, Version 2.0 (the", "Apache-2.0"),
+        ("GNU General Public License, either version 3, or\n# (at your option) any later version", "GPL-3.0-or-later"),
+        ("modify it under the terms of the MIT license. See LICENSE.", "MIT"),
+        (f"{MIT_TERMS} THE SOFTWARE IS PROVIDED AS IS", "MIT"),
+        (f"{MIT_TERMS} The Software may not be sold. THE SOFTWARE IS PROVIDED AS IS", None),
+        (f"{BSD_TERMS} THIS SOFTWARE IS PROVIDED AS IS", "BSD-3-Clause"),
+        (f"{BSD_TERMS} Products derived from this software may not be called X. THIS SOFTWARE IS PROVIDED", None),
         ("License: see LICENSE", None),
     ],
 )

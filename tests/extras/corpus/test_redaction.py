@@ -96,12 +96,13 @@ def test_assigned_passwords(before, after):
         "info@müller-bau.de",
         "a@b.de",
         "first.last+tag@mail.example.co.uk",
+        "a@math.uni.waw.pl",
         "x_1%y@sub-domain.example.org",
         "A" * 64 + "@b.com",
     ],
 )
 @pytest.mark.parametrize(
-    "before, after", [("", ""), ("<", ">"), ("mail ", "."), ("# é ", ", b"), ('"', '"'), ("..", "")]
+    "before, after", [("", ""), ("<", ">"), ("mail ", "."), ("# é ", ", b"), ('"', '"'), ("..", ""), ("E<lt>", "E<gt>")]
 )
 def test_emails(address, before, after):
     assert only(before + address + after) == (before + "<EMAIL>" + after, {"email": 1})
@@ -120,6 +121,10 @@ def test_emails(address, before, after):
 )
 def test_credentials_of_headers_and_urls(before, secret, after):
     assert only(before + secret + after) == (before + "<SECRET>" + after, {"credential": 1})
+
+
+def test_what_may_be_a_file_is_an_address_in_brackets():
+    assert only("see a@b.rs, <a@b.rs>", ("email",)) == ("see a@b.rs, <<EMAIL>>", {"email": 1})
 
 
 def test_addresses_at_reserved_domains_may_stay():
@@ -218,14 +223,17 @@ LOGIN = base64.b64encode(b"builder:Gk3xW9qLz").decode()
         ("cloudflare api key", "my_cloudflare_key=", drawn(40), ""),
         ("password", "SECRET_KEY = '", drawn(50, DJANGO), "'"),
         ("password", 'SECRET_KEY = "', "django-insecure-" + drawn(50, DJANGO), '"'),
-        ("password", "define( 'AUTH_KEY', '", drawn(64, DJANGO), "' );"),
+        ("password", "define( 'AUTH_KEY',         '", drawn(64, DJANGO), "' );"),
+        ("password", 'RESEND_API_KEY = "', drawn(32), '"'),
+        ("password", 'license_key = "', "-".join(drawn(5, UPPER, seed) for seed in range(5)), '"'),
         ("password", "define('DB_PASSWORD', '", drawn(20), "');"),
         ("password", "<password>", drawn(20), "</password>"),
+        ("password", '<Pass encoding="base64">', drawn(20), "</Pass>"),
         ("password", '<add key="DbPassword" value="', drawn(20), '" />'),
         ("password", "machine a.example.org login me password ", drawn(12), "\n"),
         ("password", "db.example.org:5432:app:me:", drawn(14), "\n"),
         ("credential", '{"auths": {"https://index.docker.io/v1/": {"auth": "', LOGIN, '"}}}'),
-        ("credential", "//registry.example.org/:_auth=", LOGIN, "\n"),
+        ("credential", "//registry.example.org/:_auth=", LOGIN.rstrip("="), "\n"),
         ("credential", "curl -u me:", drawn(14), " https://example.org"),
         ("password", "curl -H 'X-Api-Key: ", drawn(32), "' https://example.org"),
         ("password", "https://example.org/items?access_token=", drawn(32), "&page=2"),
@@ -261,36 +269,11 @@ FORMS = [
     *("SWMTKN-1-{50c}-{25c}", "ops_eyJ{300w}", "sk_test_{40h}", "FLWSECK-{32c}-X", f"access-production-{UUID}"),
     *(f"pat-na1-{UUID}", "EAAA{60u}", "EZAK{54w}", "duffel_live_{43u}", "ramp_sec_{48w}", "sk.eyJ1{60w}.{22w}"),
     *("re_{8w}_{24w}", "xsmtpsib-{64h}-{16w}", "NRII-{32u}", "phx_{43w}", f"sdk-{UUID}", "rootly_{64h}", "NRBR-{19h}"),
-    *(
-        "xoxe.xoxp-1-{160w}",
-        "1//0{60u}",
-        "AQ.Ab{48u}",
-        "rpa_{40U}",
-        "jina_{60u}",
-        "sb_secret_{31u}",
-        "rnd_{28w}",
-        "napi_{64c}",
-    ),
-    *(
-        "vercel_blob_rw_{16w}_{32w}",
-        "fc-{32h}",
-        f"ctx7sk-{UUID}",
-        "sk-None-{48w}",
-        "lin_oauth_{64h}",
-        "mdb_sa_sk_{40u}",
-    ),
-    *(
-        "sl.u.{135u}",
-        "{32h}-us12",
-        f"open.feishu.cn/open-apis/bot/v2/hook/{UUID}",
-        "dt0s01.{8U}.{64U}",
-        "wandb_v1_{80w}",
-        "ghp_{36w}",
-        "glpat-{20u}",
-        "AKIA{16B}",
-        "hf_{34l}",
-        "xai-{80w}",
-    ),
+    *("xoxe.xoxp-1-{160w}", "1//0{60u}", "AQ.Ab{48u}", "rpa_{40U}", "jina_{60u}", "sb_secret_{31u}", "rnd_{28w}"),
+    *("napi_{64c}", "vercel_blob_rw_{16w}_{32w}", "fc-{32h}", f"ctx7sk-{UUID}", "sk-None-{48w}", "lin_oauth_{64h}"),
+    *("1000.{32h}.{32h}", "mdb_sa_sk_{40u}", "sl.u.{135u}", "{32h}-us12"),
+    *(f"open.feishu.cn/open-apis/bot/v2/hook/{UUID}", "dt0s01.{8U}.{64U}", "wandb_v1_{80w}", "ghp_{36w}"),
+    *("glpat-{20u}", "AKIA{16B}", "hf_{34l}", "xai-{80w}"),
 ]
 
 
@@ -310,38 +293,17 @@ def test_forms_of_issuers():
 CONTEXTS = ('password = "%s"', "DB_PASSWORD=%s\n", "  db_pass: %s\n", '{ "clientSecret" : "%s" }', "--password %s ")
 CONTEXTS += ("$config['db_pass'] = '%s';", 'String password = new String("%s");', "ENV API_TOKEN %s\n")
 CONTEXTS += ('let token: &str = "%s";', "encryption_key: !!str '%s'\n", "setenv SECRET_TOKEN %s\n")
-CONTEXTS += ('#define WIFI_PASSWORD "%s"',)
-CONTEXTS += ('client_secret: "%s"\n', "Password=%s;Database=x", 'set("api_key", "%s")', "token=%s&x=1")
-CONTEXTS += (
-    'const SECRET: &\'static str = "%s";',
-    'let pass = String::from("%s");',
-    'char password[] = "%s";',
-    "psk = '%s'",
-)
-CONTEXTS += (
-    'Dim pwd As String = "%s"',
-    'api_key <- "%s"',
-    'process.env.TOKEN || "%s";',
-    "MAIL_PW=%s\n",
-    "SECRET = b'%s'",
-)
-CONTEXTS += (
-    'ds.setPassword("%s");',
-    "  storePassword '%s'\n",
-    "WITH PASSWORD '%s';",
-    'IDENTIFIED BY "%s"',
-    '{secret, "%s"}',
-)
+CONTEXTS += ('#define WIFI_PASSWORD "%s"', 'client_secret: "%s"\n', "Password=%s;Database=x", 'set("api_key", "%s")')
+CONTEXTS += ("token=%s&x=1", 'const SECRET: &\'static str = "%s";', 'let pass = String::from("%s");')
+CONTEXTS += ('char password[] = "%s";', "psk = '%s'", 'Dim pwd As String = "%s"', 'api_key <- "%s"')
+CONTEXTS += ('process.env.TOKEN || "%s";', "MAIL_PW=%s\n", "SECRET = b'%s'", 'ds.setPassword("%s");')
+CONTEXTS += ("  storePassword '%s'\n", "WITH PASSWORD '%s';", 'IDENTIFIED BY "%s"', '{secret, "%s"}')
 CONTEXTS += ('NSString *kApiKey = @"%s";', "- name: DB_PASSWORD\n  value: %s\n", '{"name": "TOKEN", "value": "%s"}')
 CONTEXTS += ("<key>ApiSecret</key>\n<string>%s</string>", '<string name="api_key">%s</string>', "run -e TOKEN=%s x")
 CONTEXTS += ("{user: ops, password: %s}", "requirepass %s\n", "${TOKEN:-%s}", 'option("--token", default="%s")')
-CONTEXTS += (
-    'smtp.login("ops", "%s")',
-    'connect(host, "app", "%s")',
-    "sshpass -p %s ssh x",
-    "docker login -u ci -p %s x",
-)
-CONTEXTS += ('jwt.sign(payload, "%s")', 'api_key                 = "%s"', "app.secret.key = '%s'", '"api-key" to "%s"')
+CONTEXTS += ('smtp.login("ops", "%s")', 'connect(host, "app", "%s")', "sshpass -p %s ssh x")
+CONTEXTS += ("docker login -u ci -p %s x", 'jwt.sign(payload, "%s")', 'api_key                 = "%s"')
+CONTEXTS += ("app.secret.key = '%s'", '"api-key" to "%s"')
 
 
 def test_random_values_are_found_wherever_they_are_assigned():
@@ -494,6 +456,10 @@ STAY = [  # what is not found
     f'Ctrl.digest = SHA256\nhexsecret = "{drawn(24, HEX)}"',
     'password_hash = "pbkdf2_sha256$260000$' + drawn(22) + '"',
     'password = "$argon2id$v=19$m=65536,t=3,p=4$' + drawn(22) + '"',
+    'password = "#jbcrypt:$2a$10$' + drawn(53) + '"',
+    'oauth_token="ad180jjd733klru7"',  # RFC 5849
+    "secret = billing-service-production-2024-01-credentials-v12",
+    'nextPageToken: "' + drawn(24) + '"',
     "http://user:pass;word@host/file",
     "https://home-user:home-pass@example.org",
     "ftp://u:p%40ssword@example.org",
