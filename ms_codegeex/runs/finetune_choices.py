@@ -23,7 +23,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
-from ms_codegeex.data.datasets.batches import KIND
+from ms_codegeex.data.datasets.batches import KIND, is_dataset
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.formats.peft import open_adapters
@@ -275,8 +275,13 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
     chosen. `name`: the run's file. Prints what records were left out."""
     stated, config = request.stated(name), request.load(name)
     records = extra("finetune --data", "records")
-    ready = len(data.paths) == 1 and (Path(data.paths[0]) / "dataset.json").is_file()
-    dataset = Path(data.paths[0]).absolute() if ready else None
+    words = flattened(parse_overrides(request.words))
+    if key := next((key for key in words if key.startswith(("data.train", "data.blend"))), None):
+        raise UserError(f"{key}: --data names what to train on; leave it out")
+    ready = next((path for path in map(Path, data.paths) if is_dataset(path)), None)
+    if ready and len(data.paths) > 1:
+        raise UserError(f"--data: {ready} is a dataset, which is trained on alone; give the records that it was made of")
+    dataset = ready.absolute() if ready else None
     task = None if ready else data.task or records.recognised_task(data.paths)
     limit, sizes = config.model.sizes.max_position_embeddings, None
     if task is not None and stated.get("data.seq_length") is None:
@@ -300,9 +305,9 @@ def prepared_data(data: Sequence[str], task: str, source: Source, config: RunCon
     """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
     records = extra("finetune --data", "records")
     settings = records.FinetuneSettings(task, config.seq_length, tokenizer_place(source), seed=config.seed)
-    files = sorted(file for name in data for file in (Path(name), *Path(name).rglob("*")) if file.is_file())
-    request: Mapping[str, Any] = {"settings": asdict(settings), "files": [sha256(file) for file in files]}
-    key = json_digest(request)
+    found = {file: root for root in map(Path, data) for file in (root, *root.rglob("*")) if file.is_file()}
+    files = [[str(file.relative_to(root)), sha256(file)] for file, root in sorted(found.items())]
+    key = json_digest({"settings": asdict(settings), "files": files})
     directory = Path(config.output).absolute().parent / f"tuning-{key[:12]}"
     if not (directory / "dataset.json").is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)

@@ -116,8 +116,10 @@ def evaluate_corpus(
 
 def corpus_documents(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[list[int]]:
     """The ids of each non-empty document, without the end-of-document token; `tally` counts them, and the rest."""
+    from ms_codegeex.data.datasets.batches import is_dataset
+
     for path in map(Path, paths):
-        if (path / "dataset.json").is_file():
+        if is_dataset(path):
             for ids in _dataset(model, path):
                 yield ids
                 tally.keep(records=True)
