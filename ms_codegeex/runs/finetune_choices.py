@@ -105,8 +105,10 @@ def file_of(request: TuningRequest) -> tuple[str, str]:
         return request.file, f"{request.file}, as --config says"
     if request.adapter:
         return ADAPTERS, "adapters, as --adapter says"
-    if any(word.startswith("lora.rank=") for word in request.words):
-        return FULL, "lora.rank is stated"
+    words = flattened(parse_overrides(request.words))
+    if lora := [key for key in words if key.startswith("lora.")]:
+        name = ADAPTERS if words.get("lora.rank", True) else FULL
+        return name, f"{name}, as {', '.join(lora)} says"
     size = request.load(FULL).model.sizes.parameter_count()
     if size <= SMALL:
         return FULL, f"every weight is trained, of {size / 1e6:.0f} million (--config {ADAPTERS} trains adapters)"
@@ -280,7 +282,7 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
         raise UserError(f"{key}: --data names what to train on; leave it out")
     ready = next((path for path in map(Path, data.paths) if is_dataset(path)), None)
     if ready and len(data.paths) > 1:
-        raise UserError(f"--data: {ready} is a dataset, which is trained on alone; give the records that it was made of")
+        raise UserError(f"--data: {ready} is a dataset, which is trained on alone; give the records that made it")
     dataset = ready.absolute() if ready else None
     task = None if ready else data.task or records.recognised_task(data.paths)
     limit, sizes = config.model.sizes.max_position_embeddings, None

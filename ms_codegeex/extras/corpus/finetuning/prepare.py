@@ -44,7 +44,8 @@ MAX_LINE_BYTES = 64 << 20  # longer lines are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
 HELD_OUT = "held out, beside a file for training"
-_HELD_OUT = re.compile(r"(?<![a-z])(?:test|testing|validation|valid|val|dev|eval)(?![a-z])")  # in a file's name
+# The last name of a split in a file's name.
+_HELD_OUT = re.compile(r"(.*)(?<![a-z])(?:test|testing|validation|valid|val|dev|eval)(?![a-z])")
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
 _SPECIAL = re.compile(
     r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|EOT|fim[_-]\w+|(?:start|end)_of_turn)>"
@@ -278,15 +279,12 @@ def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Event], dict[str, int
         raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
     found = search(roots, (), lambda record: table().of(record) is not None)
     names = {file: re.sub(r"\d+", "0", file.identity.lower()) for file in found.archives}
-    training = {*names.values()}
-    held_out = {
-        file: Event(file.identity, "unread", HELD_OUT)
-        for file, name in names.items()
-        for split in _HELD_OUT.finditer(name)
-        if file.path not in given and f"{name[: split.start()]}train{name[split.end() :]}" in training
-    }
+    others = {file: _HELD_OUT.sub(r"\1train", name) for file, name in names.items() if file.path not in given}
+    known = {*names.values()}
+    held_out = {file for file, other in others.items() if other != names[file] and other in known}
     archives = [file for file in found.archives if file not in held_out]
-    return units_of(replace(found, archives=archives, others=[*found.others, *held_out.values()]))
+    apart = [Event(file.identity, "unread", HELD_OUT) for file in found.archives if file in held_out]
+    return units_of(replace(found, archives=archives, others=[*found.others, *apart]))
 
 
 def recognised_task(inputs: Places) -> str:
