@@ -32,7 +32,6 @@ from ms_codegeex.formats.tensors import SHORT_NAMES
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs import fitting
 from ms_codegeex.runs.memory_check import available_for, required_memory
-from ms_codegeex.runs.rank_table import read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
 
 FULL, ADAPTERS = "finetune_full", "finetune_lora"
@@ -264,9 +263,8 @@ def with_steps(config: RunConfig, stated: Mapping[str, Any], epochs: float | Non
 
 def with_passes(config: RunConfig, passes: float, size: int) -> RunConfig:
     """So many passes over `size` sequences, with the schedule of this length and at most a tenth of it to warm up."""
-    schedule = config.training.schedule
+    schedule = replace(config.training.schedule, decay_steps=None)
     steps = max(1, round(passes * size / config.training.global_batch))
-    schedule = replace(schedule, decay_steps=None)
     if schedule.warmup_steps is not None:
         schedule = replace(schedule, warmup_steps=min(schedule.warmup_steps, warm_up_of(steps)))
     return replace(config, training=replace(config.training, steps=steps, tokens=None, schedule=schedule))
@@ -318,11 +316,3 @@ def prepared_data(data: Sequence[str], task: str, source: Source, config: RunCon
         except UserError as error:  # it names options of `prepare`
             raise UserError(re.sub(r"--seq-length (\w+)", r"data.seq_length=\1", str(error))) from None
     return directory
-
-
-def one_server(path: Path | None) -> Path | None:
-    """A rank table, which says which devices are allotted here. `UserError` if it is for several servers."""
-    if path is not None and (servers := len(read_rank_table(path).servers)) > 1:
-        uses = f"{path} has {servers} servers, finetune uses one"
-        raise UserError(f"RANK_TABLE_FILE: {uses}; name a table of this one, or unset it")
-    return path

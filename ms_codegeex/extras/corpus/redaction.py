@@ -178,11 +178,6 @@ def is_assigned(value: bytes) -> bool:
     return 12 <= len(value) <= _LONGEST and (is_random(value) or is_mixed(value))
 
 
-def is_name(value: bytes) -> bool:
-    """Whether this is mostly words in camel case."""
-    return sum(map(len, _CAMEL.findall(value))) >= 0.6 * len(value)
-
-
 def is_key(value: bytes) -> bool:
     """Whether this looks random enough for what is named as a key of a service, in the form of its keys."""
     digits = sum(48 <= byte < 58 for byte in value)
@@ -401,7 +396,8 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
 
 
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    known = is_name(value) or is_placeholder(value) or _patterns().known.fullmatch(value)
+    words = sum(map(len, _CAMEL.findall(value))) >= 0.6 * len(value)  # in camel case
+    known = words or is_placeholder(value) or _patterns().known.fullmatch(value)
     return entropy(value) >= max(rule.entropy, 2.0) and not known
 
 

@@ -303,11 +303,11 @@ def recognised_task(inputs: Places) -> str:
             if layout is not None and layout.task in TASKS:
                 return layout.task
             other = other or (layout.advice(record) if layout is not None else "")
-            found = f"no record is known; the last has the fields {', '.join(record)[:200]}"
+            fields = f"the last has the fields {', '.join(record)[:200]}"
+            found = f"no record is known; {fields}; docs/what-we-read.md lists what is read"
     if not found:
         raise _nothing_left(inputs, tally)
-    why = other or f"{found}; docs/what-we-read.md lists what is read"
-    raise UserError(f"{', '.join(map(str, inputs))}: {why}")
+    raise UserError(f"{', '.join(map(str, inputs))}: {other or found}")
 
 
 def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:

@@ -298,7 +298,12 @@ def test_the_command_in_the_message_makes_records_of_a_file(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"no example is left: .*`.*`") as refused:
         prepare_finetune([name], tmp_path / "out", FinetuneSettings(recognised_task([name]), 64))
     (command,) = re.findall(r"`([^`]+)`", str(refused.value))
-    command = command.replace("FILE", name).replace("ENCODING", "UTF-16").replace("python", sys.executable)
+    command = (
+        command.replace("FILE", name)
+        .replace("ENCODING", "UTF-16")
+        .replace("NEW", "new.jsonl")
+        .replace("python", sys.executable)
+    )
     subprocess.run(command, shell=True, check=True)
     (made,) = {*tmp_path.glob("*.jsonl")} - {tmp_path / "PowerShell.jsonl"}
     assert [json.loads(line) for line in made.read_text().splitlines()] == [*map(json.loads, LINES.splitlines())]
