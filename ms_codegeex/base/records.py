@@ -48,8 +48,8 @@ _MAX_HEADER_BYTES = 18  # bytes of a frame's header
 _RLE, _RESERVED = 1, 3  # types of blocks
 _GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # with the extra field that bgzip writes, first in its header
 
-# An array, or an object that ends in another line.
-_VALUES = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)')
+# An array, or an object that ends in another line, or text in UTF-16.
+_VALUES = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)|\xff\xfe|\xfe\xff')
 _BLANK = b" \t\r\n" + codecs.BOM_UTF8
 _LEVELS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 _MARKS = re.compile(rb'"[^"]*(")?|[\[\]{},]')
@@ -227,6 +227,9 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
         head = stream.read(4)
         stream.seek(0)
         name = next((packed for magic, packed in _MAGICS.items() if head.startswith(magic)), name)
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            yield BadInput("not UTF-8", "the file is in UTF-16", part.bytes, head)
+            return
     read = _blocks(name)
     if part.span is None:
         lines = _holds_lines(stream, name)

@@ -38,14 +38,9 @@ def open_input(path: Path | RemotePath) -> BinaryIO:
     return path.open() if isinstance(path, RemotePath) else open(path, "rb")
 
 
-def is_url(text: str) -> bool:
-    """Whether this is a URL rather than a path."""
-    return _URL.match(text) is not None
-
-
 def parse_location(text: str) -> Path | RemotePath:
     """A local path (also for a `file://` URL) or a remote one; `UserError` if the URL names nothing."""
-    if not is_url(text):
+    if not _URL.match(text):
         return Path(text)
     parts = urlsplit(text)
     if parts.scheme.lower() == "file":

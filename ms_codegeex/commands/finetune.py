@@ -53,8 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.attempts import Restarts
-    from ms_codegeex.runs.finetune_choices import TuningData, TuningRequest, file_of, one_server, tuned
+    from ms_codegeex.runs.finetune_choices import TuningData, TuningRequest, file_of, tuned
     from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.rank_table import read_rank_table
     from ms_codegeex.runs.resume import check_allowed
     from ms_codegeex.runs.training_job import rank_table_of, train
 
@@ -70,7 +71,10 @@ def run(arguments: argparse.Namespace) -> None:
     request.stated(name)  # refuses a file with a model
     config = request.load(name)
     check_allowed(config, resuming.allow_change)
-    table = one_server(rank_table_of("finetune", None, config.device))
+    table = rank_table_of("finetune", None, config.device)  # says which devices are allotted here
+    if table is not None and (servers := len(read_rank_table(table).servers)) > 1:
+        uses = f"{table} has {servers} servers, finetune uses one"
+        raise UserError(f"RANK_TABLE_FILE: {uses}; name a table of this one, or unset it")
     config, lines = tuned(request, name, source, TuningData(data, options.task, options.epochs, options.json))
     for line in (kind, *lines):
         print_error(line)

@@ -36,10 +36,10 @@ class RecordLayout:
     remedy: str = ""
 
     def values(self, record: Mapping[str, Any], use: str) -> dict[str, Any]:
-        """The fields of a record that are there and used as `use`, by their names."""
-        listed = self._names.get(use, ())
-        present = [name for name in listed if name in record or "." in name]
-        return {name: value for name in present if not absent(value := value_of(record, name))}
+        """The fields of a record that are there and used as `use`, by their names. An empty text is no list."""
+        nothing = "" if use in ("messages", "history") else None
+        present = [name for name in self._names.get(use, ()) if name in record or "." in name]
+        return {name: it for name in present if not absent(it := value_of(record, name)) and it != nothing}
 
     def used(self, record: Mapping[str, Any]) -> list[str]:
         """The fields of a record that are used."""
@@ -88,7 +88,8 @@ class RecordLayout:
 
 
 def changes(entry: Mapping[str, Any], value: Any) -> bool:
-    """Whether a field that an entry of `refused` names changes what is trained if it has this value."""
+    """Whether a field that an entry of `refused` names changes what is trained if it has this value, in any case."""
+    value = value.lower() if isinstance(value, str) else value
     return value in entry["only"] if "only" in entry else value not in entry.get("neutral", ())
 
 

@@ -23,7 +23,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
-from ms_codegeex.data.datasets.batches import KIND
+from ms_codegeex.data.datasets.batches import KIND, is_dataset
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.formats.peft import open_adapters
@@ -32,7 +32,6 @@ from ms_codegeex.formats.tensors import SHORT_NAMES
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs import fitting
 from ms_codegeex.runs.memory_check import available_for, required_memory
-from ms_codegeex.runs.rank_table import read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
 
 FULL, ADAPTERS = "finetune_full", "finetune_lora"
@@ -105,8 +104,10 @@ def file_of(request: TuningRequest) -> tuple[str, str]:
         return request.file, f"{request.file}, as --config says"
     if request.adapter:
         return ADAPTERS, "adapters, as --adapter says"
-    if any(word.startswith("lora.rank=") for word in request.words):
-        return FULL, "lora.rank is stated"
+    words = flattened(parse_overrides(request.words))
+    if lora := [key for key in words if key.startswith("lora.")]:
+        name = ADAPTERS if words.get("lora.rank", True) else FULL
+        return name, f"{name}, as {', '.join(lora)} says"
     size = request.load(FULL).model.sizes.parameter_count()
     if size <= SMALL:
         return FULL, f"every weight is trained, of {size / 1e6:.0f} million (--config {ADAPTERS} trains adapters)"
@@ -262,9 +263,8 @@ def with_steps(config: RunConfig, stated: Mapping[str, Any], epochs: float | Non
 
 def with_passes(config: RunConfig, passes: float, size: int) -> RunConfig:
     """So many passes over `size` sequences, with the schedule of this length and at most a tenth of it to warm up."""
-    schedule = config.training.schedule
+    schedule = replace(config.training.schedule, decay_steps=None)
     steps = max(1, round(passes * size / config.training.global_batch))
-    schedule = replace(schedule, decay_steps=None)
     if schedule.warmup_steps is not None:
         schedule = replace(schedule, warmup_steps=min(schedule.warmup_steps, warm_up_of(steps)))
     return replace(config, training=replace(config.training, steps=steps, tokens=None, schedule=schedule))
@@ -275,8 +275,13 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
     chosen. `name`: the run's file. Prints what records were left out."""
     stated, config = request.stated(name), request.load(name)
     records = extra("finetune --data", "records")
-    ready = len(data.paths) == 1 and (Path(data.paths[0]) / "dataset.json").is_file()
-    dataset = Path(data.paths[0]).absolute() if ready else None
+    words = flattened(parse_overrides(request.words))
+    if key := next((key for key in words if key.startswith(("data.train", "data.blend"))), None):
+        raise UserError(f"{key}: --data names what to train on; leave it out")
+    ready = next((path for path in map(Path, data.paths) if is_dataset(path)), None)
+    if ready and len(data.paths) > 1:
+        raise UserError(f"--data: {ready} is a dataset, which is trained on alone; give the records that made it")
+    dataset = ready.absolute() if ready else None
     task = None if ready else data.task or records.recognised_task(data.paths)
     limit, sizes = config.model.sizes.max_position_embeddings, None
     if task is not None and stated.get("data.seq_length") is None:
@@ -300,9 +305,9 @@ def prepared_data(data: Sequence[str], task: str, source: Source, config: RunCon
     """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
     records = extra("finetune --data", "records")
     settings = records.FinetuneSettings(task, config.seq_length, tokenizer_place(source), seed=config.seed)
-    files = sorted(file for name in data for file in (Path(name), *Path(name).rglob("*")) if file.is_file())
-    request: Mapping[str, Any] = {"settings": asdict(settings), "files": [sha256(file) for file in files]}
-    key = json_digest(request)
+    found = {file: root for root in map(Path, data) for file in (root, *root.rglob("*")) if file.is_file()}
+    files = [[str(file.relative_to(root)), sha256(file)] for file, root in sorted(found.items())]
+    key = json_digest({"settings": asdict(settings), "files": files})
     directory = Path(config.output).absolute().parent / f"tuning-{key[:12]}"
     if not (directory / "dataset.json").is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -311,11 +316,3 @@ def prepared_data(data: Sequence[str], task: str, source: Source, config: RunCon
         except UserError as error:  # it names options of `prepare`
             raise UserError(re.sub(r"--seq-length (\w+)", r"data.seq_length=\1", str(error))) from None
     return directory
-
-
-def one_server(path: Path | None) -> Path | None:
-    """A rank table, which says which devices are allotted here. `UserError` if it is for several servers."""
-    if path is not None and (servers := len(read_rank_table(path).servers)) > 1:
-        uses = f"{path} has {servers} servers, finetune uses one"
-        raise UserError(f"RANK_TABLE_FILE: {uses}; name a table of this one, or unset it")
-    return path

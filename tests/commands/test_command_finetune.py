@@ -96,6 +96,7 @@ def test_a_rank_table_of_the_environment_is_not_ignored_in_silence(model, monkey
         (("model.hidden_size=32",), "has hidden_size 16, the run's model 32"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--data", "training.steps=3"), "--data: training.steps=3 is an override; name files"),
+        (("data.blend={x: 1}",), "data.blend: --data names what to train on; leave it out"),
         (("--task", "chat"), "no example is left"),
         (("--model", "nowhere"), "nowhere"),
         (("--allow-change", "training.droput"), "did you mean training.dropout?"),
@@ -122,6 +123,14 @@ def test_equal_data_is_prepared_once(model, pairs, tmp_path):
     assert (first / "dataset.json").stat().st_mtime_ns == made
     copy.write_text(copy.read_text().replace("red", "grey"))
     assert prepared_data([str(copy)], "completion", source, config, quiet=True) != first
+    (folder := tmp_path / "folder").mkdir()
+    for name in ("a.jsonl", "b.txt"):
+        (folder / name).write_bytes(pairs.read_bytes())
+    part = prepared_data([str(folder)], "completion", source, config, quiet=True)
+    (folder / "b.txt").rename(folder / "dataset.json")  # as a user may call records
+    assert prepared_data([str(folder)], "completion", source, config, quiet=True) != part
+    said = command_here("finetune", "--model", model, "--data", folder, part, f"output={tmp_path / 'tuned'}").stderr
+    assert f"{part} is a dataset, which is trained on alone; give the records that made it" in said
 
 
 def chosen(model, pairs, tmp_path, monkeypatch, *words, free=20 * 10**9):
@@ -188,7 +197,10 @@ def test_what_is_stated_stays(model, pairs, tmp_path, monkeypatch):
     )
     assert (config.devices, config.micro_batch, config.training.recompute, config.steps) == (2, 2, "full", 7)
     assert (config.seq_length, config.lora.rank, config.training.evaluate_every) == (24, 4, 5)
+    assert (config.lora.targets, config.training.schedule.learning_rate) == (["attention", "feed_forward"], 3e-3)
     assert any("as stated" in line for line in lines) and any("as data.seq_length says" in line for line in lines)
+    config, lines = chosen(model, pairs, tmp_path, monkeypatch, "lora={alpha: 32}")
+    assert (config.lora.rank, config.lora.alpha) == (8, 32) and "finetune_lora, as lora.alpha says" in lines
     (tmp_path / "own.yaml").write_text("training: {steps: 3, micro_batch: 1, global_batch: 2}\ndevices: 1\n")
     config, _ = chosen(model, pairs, tmp_path, monkeypatch, "--config", str(tmp_path / "own.yaml"))
     assert (config.steps, config.micro_batch, config.devices, config.lora.rank) == (3, 1, 1, 0)

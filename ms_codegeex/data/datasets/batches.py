@@ -16,6 +16,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.records import first_record
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
@@ -184,6 +185,12 @@ class Sequences(ABC):
 def other_data(split: str) -> str:
     """What to set if a split has too little."""
     return f"data.{split}=DIR to a dataset with more text, which `ms-codegeex prepare` makes"
+
+
+def is_dataset(directory: Path) -> bool:
+    """Whether a directory has the description of a dataset; records may be in a file of that name, too."""
+    path = Path(directory) / "dataset.json"
+    return path.is_file() and "vocab_size" in (first_record(path) or {})
 
 
 def read_info(directory: Path, form: str | None = None) -> dict[str, Any]:

@@ -109,19 +109,16 @@ def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str
     """The tables in a tokenizer's directory, in two files or in its tokenizer.json, `content`, or in both: GPT-2's, or
     those whose digests its `config` records. `UserError` for a file that is missing, damaged or another one."""
     digests = config.get(DIGESTS_KEY, list(GPT2))
-    if not (isinstance(digests, list) and len(digests) == 2 and all(map(_is_digest, digests))):
+    listed = [str(each) for each in digests] if isinstance(digests, list) else []
+    if len(listed) != 2 or not all(re.fullmatch("[0-9a-f]{64}", each) for each in listed):
         raise UserError(f"{directory / CONFIG}: {DIGESTS_KEY} is not two SHA-256 in hexadecimal; restore the file")
-    expected, paths, found = (digests[0], digests[1]), [directory / name for name in TABLES], []
+    expected, paths, found = (listed[0], listed[1]), [directory / name for name in TABLES], []
     if not content or any(path.is_file() for path in paths):
         check_files(directory, TABLES)
         found.append(_checked(*paths, expected))
     if content:
         found.append(_checked(directory / JSON, directory / JSON, expected, content["model"]))
     return found[0]
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 class _UnexpectedTable(Exception):

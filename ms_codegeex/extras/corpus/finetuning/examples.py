@@ -78,6 +78,8 @@ def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], 
 
 
 def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayout:
+    if _holds_columns(record):
+        raise BadRecord("object of columns", f"{', '.join(map(_valid, record))}: each has all values of a table")
     layout = layouts.of(record, task)
     if layout is not None and layout.task == task:
         return layout
@@ -87,6 +89,13 @@ def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> RecordLayou
     wanted = next(each for each in layouts.layouts if each.task == task)
     use = next((use for use in wanted.by if not wanted.values(record, use)), wanted.by[0])
     raise BadRecord("missing field", f"{' or '.join(wanted.uses[use].split())}; found {found}")
+
+
+def _holds_columns(record: Mapping[str, Any]) -> bool:
+    """Whether each field has a list of values in place of one, or pandas' object of them, by their numbers."""
+    lists = [[*it.values()] if isinstance(it, dict) and "0" in it else it for it in record.values() if it is not None]
+    several = all(isinstance(each, list) and each and not isinstance(each[0], dict) for each in lists)
+    return several and (len(lists) > 1 or any(isinstance(each[0], list) for each in lists))
 
 
 def _found(record: Mapping[str, Any]) -> str:
@@ -144,9 +153,8 @@ def _example(prompt: str, answer: str, language: str = "") -> Example:
 
 def _completion(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note: Note, tags: str) -> Example:
     history = _history(layouts, *_one(layout, record, "history"), note)
-    before = [_optional(layout, record, "system"), *history]
-    after = [_text(*_one(layout, record, "prompt")), _optional(layout, record, "input")]
-    prompt = "\n".join([*filter(None, before), *(after if after[1] else after[:1])])
+    asked = [_text(*_one(layout, record, "prompt")), _optional(layout, record, "input")]
+    prompt = "\n".join(filter(None, [_optional(layout, record, "system"), *history, *asked]))
     name, value = _one(layout, record, "answer")
     answer, named = _answer(name, _text(name, value)), _optional(layout, record, "language")
     if not named:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,12 @@ TASKS = ("completion", "chat", "translation")
 MAX_LINE_BYTES = 64 << 20  # longer lines are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
+HELD_OUT = "held out, beside a file for training"
+# The last name of a split in a file's name.
+_HELD_OUT = re.compile(r"(.*)(?<![a-z])(?:test|testing|validation|valid|val|dev|eval)(?![a-z])")
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
 _SPECIAL = re.compile(
-    r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|(?:start|end)_of_turn)>"
+    r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|EOT|fim[_-]\w+|(?:start|end)_of_turn)>"
     r"|\[(?:/?INST|[gs]?MASK)\]|<</?SYS>>"
 )
 
@@ -269,32 +272,42 @@ def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
 
 
 def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Event], dict[str, int]]:
-    """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one."""
-    if remote := next((root.path for root in roots if isinstance(root.path, RemotePath)), None):
+    """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one. A file that
+    only the name of its split distinguishes from one for training is left out, unless it is an input itself."""
+    given = {root.path for root in roots}
+    if remote := next((path for path in given if isinstance(path, RemotePath)), None):
         raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
-    known = table().of
-    return units_of(search(roots, (), lambda record: known(record) is not None))
+    found = search(roots, (), lambda record: table().of(record) is not None)
+    names = {file: re.sub(r"\d+", "0", file.identity.lower()) for file in found.archives}
+    others = {file: _HELD_OUT.sub(r"\1train", name) for file, name in names.items() if file.path not in given}
+    known = {*names.values()}
+    held_out = {file for file, other in others.items() if other != names[file] and other in known}
+    archives = [file for file in found.archives if file not in held_out]
+    apart = [Event(file.identity, "unread", HELD_OUT) for file in found.archives if file in held_out]
+    return units_of(replace(found, archives=archives, others=[*found.others, *apart]))
 
 
 def recognised_task(inputs: Places) -> str:
     """The task of the first record in these files and directories that has one; `UserError` if there is none."""
-    where, other = ", ".join(map(str, inputs)), ""
     units, others, _ = _find(user_roots(inputs))
-    tally, found = Tally(), "no file holds a record"
+    tally, found, other = Tally(), "", ""
     for item in others:
         tally.add(item)
-    if not units:
-        raise _nothing_left(inputs, tally)
     for unit in units:
-        for _, record, _ in read_records(unit.files[0].path, unit.part, MAX_LINE_BYTES):
+        (file,) = unit.files
+        for number, record, _ in read_records(file.path, unit.part, MAX_LINE_BYTES):
             if isinstance(record, BadInput):
+                tally.add(Event(f"{file.identity}:{number}", "problems", record.reason, record.detail))
                 continue
             layout = table().of(record)
             if layout is not None and layout.task in TASKS:
                 return layout.task
             other = other or (layout.advice(record) if layout is not None else "")
-            found = f"no record is known; the last has the fields {', '.join(record)[:200]}"
-    raise UserError(f"{where}: {other or f'{found}; docs/what-we-read.md lists what is read'}")
+            fields = f"the last has the fields {', '.join(record)[:200]}"
+            found = f"no record is known; {fields}; docs/what-we-read.md lists what is read"
+    if not found:
+        raise _nothing_left(inputs, tally)
+    raise UserError(f"{', '.join(map(str, inputs))}: {other or found}")
 
 
 def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:

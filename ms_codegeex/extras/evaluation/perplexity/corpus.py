@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.datasets.batches import is_dataset, read_info
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.extras.corpus.filters import preset
 from ms_codegeex.extras.corpus.reading import find_units
@@ -117,7 +118,7 @@ def evaluate_corpus(
 def corpus_documents(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[list[int]]:
     """The ids of each non-empty document, without the end-of-document token; `tally` counts them, and the rest."""
     for path in map(Path, paths):
-        if (path / "dataset.json").is_file():
+        if is_dataset(path):
             for ids in _dataset(model, path):
                 yield ids
                 tally.keep(records=True)
@@ -128,7 +129,6 @@ def corpus_documents(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iter
 
 
 def _dataset(model: Scorer, directory: Path) -> Iterator[list[int]]:
-    from ms_codegeex.data.datasets.batches import read_info
     from ms_codegeex.data.datasets.indexed import IndexedDataset
 
     info, tokenizer = read_info(directory), model.tokenizer

@@ -1,14 +1,27 @@
 """Records as the ecosystem writes them, and what comes of each: the examples, or the reason by the field's name."""
 
+import bz2
 import json
+import lzma
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.layouts import table
 from ms_codegeex.data.summary_lines import tally_lines
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, reader
-from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, prepare_finetune, recognised_task
+from ms_codegeex.extras.corpus.finetuning.prepare import (
+    HELD_OUT,
+    TASKS,
+    FinetuneSettings,
+    prepare_finetune,
+    recognised_task,
+)
 
 
 def said(role, content, **further):
@@ -39,6 +52,8 @@ READ = {
     "CSV and SQL, a text of messages": ({"messages": json.dumps([ASKED, TOLD])}, [(CHAT, "x.sort()")]),
     "Nemotron": ({"input": [ASKED], "output": "y", "reasoning": "off"}, [(CHAT, "y")]),
     "OpenCodeReasoning": ({"input": "Add.", "output": "b", "split": "train"}, [("Add.", "b")]),
+    "an input that asks": (ALPACA | {"instruction": "", "input": "q", "system": "S"}, [("S\nq", "b")]),
+    "a CSV file's empty cells": (ALPACA | {"history": "", "messages": "", "suffix": ""}, [("Add.", "b")]),
     "no history": (ALPACA | {"system": "", "history": []}, [("Add.", "b")]),
     "Dolly": ({"instruction": "Add.", "context": "1, 2", "response": "3", "category": "math"}, [("Add.\n1, 2", "3")]),
     "MetaMathQA": ({"query": "Add.", "response": "3"}, [("Add.", "3")]),
@@ -119,6 +134,11 @@ REFUSED = {
     "pairs": ({"prompt": "p", "chosen": "c", "rejected": "r"}, r"another task \(preference\)"),
     "weight": ({"prompt": "p", "completion": "c", "weight": 0.5}, "field weight"),
     "held out": ({"prompt": "p", "completion": "c", "split": "test"}, "field split"),
+    "held out, in capitals": ({"prompt": "p", "completion": "c", "split": "TEST"}, "field split"),
+    "columns": ({"prompt": ["p", "q"], "completion": ["c", "d"]}, "object of columns"),
+    "pandas' columns": ({"prompt": {"0": "p"}, "completion": {"0": "c"}, "index": None}, "object of columns"),
+    "columns of messages": ({"messages": [[ASKED, TOLD], [ASKED, TOLD]]}, "object of columns"),
+    "no target": ({"source_language": "c", "target_language": "go", "source": "a", "target": None}, "missing field"),
     "thoughts": ({"prompt": "p", "completion": "c", "reasoning_content": "hm"}, "field reasoning_content"),
     "images": ({"prompt": "p", "completion": "c", "images": ["a.png"]}, "field images"),
     "tools": ({"tools": [{"type": "function"}], "messages": [ASKED, TOLD]}, "field tools"),
@@ -153,6 +173,7 @@ REFUSED = {
     "refusal": ({"messages": [ASKED, said("assistant", "", refusal="No.")]}, "field refusal"),
     "part of an answer": ({"messages": [ASKED, said("assistant", "a", training_detail=[{}])]}, "field training_detail"),
     "texts": ({"text": "x = 1"}, "--all-text"),
+    "The Stack": ({"content": "x = 1", "max_stars_repo_name": "a/b"}, "--all-text"),
     "an index": ({"blob_id": "1", "path": "a.py"}, "Software Heritage"),
     "unknown": ({"old_contents": "a", "new_contents": "b"}, r"another task \(commit\)"),
 }
@@ -177,7 +198,7 @@ REFUSED["no messages"] = {"prompt": None}, "missing field"
 
 def task_of(record):
     layout = table().of(record)
-    return "chat" if layout is not None and layout.task == "chat" else "completion"
+    return layout.task if layout is not None and layout.task in TASKS else "completion"
 
 
 def examples_of(record, note=lambda remark, where: None):
@@ -242,7 +263,7 @@ def test_fields_of_no_list_are_named_with_their_count(tmp_path):
 
 def test_the_tally_adds_up(tmp_path):
     good, bad = {"prompt": "p", "completion": "c"}, {"prompt": "p", "completion": "c", "label": False}
-    text = {"prompt": "<s>", "completion": "c</s>\n"}
+    text = {"prompt": "<fim_prefix>", "completion": "c</s>\n"}
     tally = prepared(tmp_path, [good, bad, bad, {"messages": [ASKED, TOLD]}, text, [1], good], "completion")
     assert (tally["read"], tally["kept"], tally["examples"]) == (7, 3, 3)
     dropped = {reason: (it["count"], it["first"]) for reason, it in tally["dropped"].items()}
@@ -253,7 +274,69 @@ def test_the_tally_adds_up(tmp_path):
         "no object": (1, f"{label}/a.jsonl:6"),
     }
     special = [(it["count"], it["detail"]) for remark, it in tally["noted"].items() if "special token" in remark]
-    assert special == [(1, "<s>"), (1, "</s>")] or special == [(1, "</s>"), (1, "<s>")]
+    assert sorted(special) == [(1, "</s>"), (1, "<fim_prefix>")]
+
+
+LINES = "".join(json.dumps({"prompt": each, "completion": "c" * 200_000}) + "\n" for each in "pq")
+CSV = f"\ufeffprompt,completion\r\np,{'c' * 200_000}\r\nq,{'c' * 200_000}\r\n"
+COLUMNS = {"prompt": ["p", "q"], "completion": ["c" * 200_000] * 2}
+CHANGED = {  # to be unpacked, or written in another way
+    "Excel.csv": CSV.encode(),
+    "Excel.tsv": CSV.replace(",", "\t").encode(),
+    "columns.json": json.dumps(COLUMNS).encode(),
+    "pandas.json": json.dumps({name: dict(enumerate(values)) for name, values in COLUMNS.items()}).encode(),
+    "PowerShell.jsonl": LINES.encode("utf-16"),
+    "lines.jsonl.xz": lzma.compress(LINES.encode()),
+    "lines.jsonl.bz2": bz2.compress(LINES.encode()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_the_command_in_the_message_makes_records_of_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(CHANGED[name])
+    with pytest.raises(UserError, match=r"no example is left: .*`.*`") as refused:
+        prepare_finetune([name], tmp_path / "out", FinetuneSettings(recognised_task([name]), 64))
+    (command,) = re.findall(r"`([^`]+)`", str(refused.value))
+    command = (
+        command.replace("FILE", name)
+        .replace("ENCODING", "UTF-16")
+        .replace("NEW", "new.jsonl")
+        .replace("python", sys.executable)
+    )
+    subprocess.run(command, shell=True, check=True)
+    (made,) = {*tmp_path.glob("*.jsonl")} - {tmp_path / "PowerShell.jsonl"}
+    assert [json.loads(line) for line in made.read_text().splitlines()] == [*map(json.loads, LINES.splitlines())]
+
+
+@pytest.mark.parametrize("line, reason", [("{'prompt': 'p'}", "property name"), ('{"prompt": "p"},', "in a comma")])
+def test_the_task_of_no_record_is_an_error_with_the_reason(tmp_path, line, reason):
+    (tmp_path / "a.jsonl").write_text(f"{line}\n{line}\n")
+    with pytest.raises(UserError, match=rf"2 times invalid JSON \(.*{reason}.*/a.jsonl:1; write one object per line"):
+        recognised_task([tmp_path / "a.jsonl"])
+
+
+@pytest.mark.parametrize(
+    "names, read",
+    [
+        ("train.jsonl test.jsonl dev.jsonl", 1),
+        ("data/train-00000-of-00002.jsonl data/train-00001-of-00002.jsonl data/Validation-00000-of-00001.jsonl", 2),
+        ("train/data.jsonl test/data.jsonl train/other.jsonl", 2),
+        ("alpaca_train.jsonl alpaca_eval.jsonl unit-test-writing.jsonl", 2),
+        ("test.jsonl latest.jsonl contest_train.jsonl", 3),
+    ],
+)
+def test_files_that_are_held_out_beside_others_are_not_trained_on(tmp_path, names, read):
+    for name in names.split():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(json.dumps({"prompt": name, "completion": "c"}) + "\n")
+    settings = FinetuneSettings("completion", 64, validation_share=0.0)
+    tally = prepare_finetune([tmp_path / "in"], tmp_path / "out", settings)["tally"]
+    apart = len(names.split()) - read
+    assert tally["kept"] == read and tally["files"]["found"] == len(names.split())
+    assert tally["unread"].get(HELD_OUT, {"count": 0})["count"] == apart
+    given = [tmp_path / "in", *(tmp_path / "in" / name for name in names.split())]
+    assert prepare_finetune(given, tmp_path / "all", settings)["tally"]["kept"] == len(names.split())
 
 
 def test_rows_of_tables_are_read_as_lines_are(tmp_path):
