@@ -17,22 +17,23 @@ from ms_codegeex.base.reading import read_regular, read_stream
 MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
 MAX_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300
 TAG = "tag:yaml.org,2002:"
-PLAIN = {  # the first letters of a plain word and its form; all others are text
-    "null": ("~nN", r"~|null|Null|NULL|"),
-    "bool": ("tTfF", r"true|True|TRUE|false|False|FALSE"),
-    "int": ("-0123456789", r"-?(?:0|[1-9][0-9]*)"),
-    "float": (
-        "-+.0123456789",
-        r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+UNKNOWN = (f"{TAG}timestamp", f"{TAG}value")  # are text
+FORMS = {  # of plain words that are no text
+    f"{TAG}bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"),
+    f"{TAG}int": re.compile(r"-?(?:0|[1-9][0-9]*)$"),
+    f"{TAG}float": re.compile(
+        r"(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
-    "merge": ("<", r"<<"),
 }
 
 
 class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # libyaml, if it is there
     """PyYAML's loader, which refuses what takes long or means two things while it reads, not afterwards."""
 
-    yaml_implicit_resolvers: ClassVar = {}
+    yaml_implicit_resolvers: ClassVar = {
+        letter: [(tag, FORMS.get(tag, form)) for tag, form in forms if tag not in UNKNOWN]
+        for letter, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def __init__(self, text: str):
         super().__init__()
@@ -82,8 +83,6 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
 
 _Loader.add_constructor(f"{TAG}int", _Loader.construct_number)
 _Loader.add_constructor(f"{TAG}float", _Loader.construct_number)
-for _name, (_firsts, _form) in PLAIN.items():
-    _Loader.add_implicit_resolver(TAG + _name, re.compile(f"(?:{_form})$"), [*_firsts, ""])
 
 
 def _refused(reason: str, marked: Any) -> yaml.MarkedYAMLError:
