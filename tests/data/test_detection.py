@@ -17,7 +17,6 @@ from ms_codegeex.data.languages import languages
         ("a.PY", b"", "Python"),
         ("a.c", b"", "C"),
         ("a.C", b"", "C++"),
-        ("a.cu", b"", "Cuda"),
         ("a.cuh", b"", "Cuda"),
         ("a.R", b"", "R"),
         ("a.r", b"", "R"),
