@@ -158,7 +158,7 @@ from ms_codegeex.data.languages import languages
         ("a.x", b"#include <a.h>\nint f()\n{\n}\n%ctor {}\n", "another"),
         ("a.trigger", b"public class A extends TriggerHandler {\n}\n", "another"),
         ("a.pm", b"my class A is B {\n}\n", "another"),
-        ("a.st", b"accessing\nsize\n\t^ items size\n", "Smalltalk"),
+        ("a.st", b"dependencies\njson: spec\n\tspec configuration: 'A'\n", "Smalltalk"),
         ("Makefile.wat", b"all: a\n", "Makefile"),
         (".cshrc", b"set path = (~/bin $path)\n", "TCSH"),
         ("a.cls", b"Option Explicit\nPrivate a As Long\n", "Visual Basic"),

@@ -17,8 +17,8 @@ NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, 
 WITHOUT = {"reStructuredText", "Literate CoffeeScript", "Literate Agda", "Literate Haskell"}
 MIT_TERMS = (
     "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
-    "documentation files, the Software, to deal in the Software without restriction. The above copyright notice shall "
-    "be included in all copies or substantial portions of the Software."
+    "documentation files, the Software, to deal in the Software without restriction. The above copyright notice "
+    "and this permission notice shall be included in all copies or substantial portions of the Software."
 )
 BSD_TERMS = (
     "Redistribution and use in source and binary forms, with or without modification, are permitted provided that the "
