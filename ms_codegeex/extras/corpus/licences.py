@@ -359,7 +359,7 @@ def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list
         return [(re.compile("|".join(map(fnmatch.translate, globs))), name) for globs, name in short]
     if "keys" in rule:
         with contextlib.suppress(ValueError):
-            content = parse_json(data)
+            content = parse_json(data, data=True)
             found = [named_licences(content.get(key)) for key in rule["keys"] if isinstance(content, dict)]
     elif "patterns" in rule:
         found = [named_licences(re.findall(pattern, text)) for pattern in rule["patterns"]]

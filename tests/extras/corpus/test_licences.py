@@ -17,8 +17,8 @@ NOTICE = ("Copyright 2020 Some Person", "", "Licensed under the Apache License, 
 WITHOUT = {"reStructuredText", "Literate CoffeeScript", "Literate Agda", "Literate Haskell"}
 MIT_TERMS = (
     "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
-    "documentation files, the Software, to deal in the Software without restriction. The above copyright notice shall "
-    "be included in all copies or substantial portions of the Software."
+    "documentation files, the Software, to deal in the Software without restriction. The above copyright notice "
+    "and this permission notice shall be included in all copies or substantial portions of the Software."
 )
 BSD_TERMS = (
     "Redistribution and use in source and binary forms, with or without modification, are permitted provided that the "
@@ -454,11 +454,12 @@ def test_licences_that_comments_name(comment, expected):
         ("build.sbt", 'licenses := Seq("MIT" -> url("http://x"))\n'),
         ("project.clj", '(defproject a "1" :license {:name "MIT License"})'),
         ("mix.exs", 'package: [licenses: ["MIT"]]\n'),
-        ("elm.json", '{"license": "MIT"}'),
+        ("elm.json", '{"license": "MIT", "version": "1", "version": "2"}'),
         ("package.yaml", "name: a\nlicense: MIT\n"),
         ("galaxy.yml", "license:\n  - MIT\n"),
         ("package.xml", "<package><license>MIT</license></package>"),
         ("a.spec", "Name: a\nLicense: MIT\n"),
+        ("a.nuspec", "<licenseUrl>http://opensource.org/licenses/MIT</licenseUrl>"),
         ("meson.build", "project('a', 'c', license : 'MIT', version : '1')\n"),
         ("CITATION.cff", "license: MIT\n"),
         ("conanfile.py", '    license = "MIT"\n'),
