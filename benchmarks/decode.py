@@ -77,7 +77,8 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str], size: str = "350
     from ms_codegeex.formats.model_directory import write_model_directory
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.formats.tensors import LazyTensor
-    from ms_codegeex.generation.quantised import is_quantised, write_quantised
+    from ms_codegeex.generation.quantised import is_quantised
+    from ms_codegeex.generation.quantising import write_quantised
     from ms_codegeex.models.registry import family
 
     directory = root / f"codegen-{'tiny' if tiny else size}-random"

@@ -33,7 +33,7 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Quantise the model and print what was written."""
     from ms_codegeex.formats.sources import open_source
-    from ms_codegeex.generation.quantised import write_quantised
+    from ms_codegeex.generation.quantising import write_quantised
 
     source = open_source(arguments.model)
     result = write_quantised(source, arguments.bits, arguments.group, arguments.output, arguments.replace)

@@ -12,19 +12,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, atomic_file, write_json
+from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.quarantine import admit, read_json_inside
-from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.chunks import content_hash
 from ms_codegeex.formats.family import FamilyFormats, check_layers
-from ms_codegeex.formats.provenance import hashed
-from ms_codegeex.formats.rounding import QuantisedMatrix, check_bits, rounded_tensors, stored_as, whole
+from ms_codegeex.formats.rounding import QuantisedMatrix, check_bits, stored_as, whole
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation import matrices
@@ -33,7 +31,7 @@ from ms_codegeex.models.parameters import SCALES
 from ms_codegeex.models.registry import Family, family
 
 if TYPE_CHECKING:
-    from ms_codegeex.formats.sources import Source
+    pass
 
 DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
 PACKED_FROM = 1 << 26  # bytes of tensors of a model from which a packed copy of them is kept
@@ -43,47 +41,6 @@ UNUSED = 30 * 86400  # seconds after which a copy is removed when another one is
 def is_quantised(path: Path) -> bool:
     """Whether `path` is a quantised model directory."""
     return (Path(path) / DESCRIPTION).is_file()
-
-
-def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
-    """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all. Returns a
-    description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a
-    quantised model to `replace`, or if the model's tokenizer is unknown."""
-    from ms_codegeex.formats.convert import free_target
-    from ms_codegeex.formats.sources import converting
-
-    if bits in (32, 16):
-        raise UserError(f"bits: {bits} needs no quantisation; choose 8 or 4")
-    check_bits(bits, group)
-    output, begin = Path(output), time.monotonic()
-    if output.exists() and not (replace and is_quantised(output)):
-        raise UserError(f"--output: {output} exists; choose another place, or give --replace for a quantised model")
-    free_target(output, source.path, replace)
-    if source.save_tokenizer is None:
-        raise UserError(f"{source.path}: has no known tokenizer; {converting(source.path, '--tokenizer NAME|DIR')}")
-    tensors, products = dict[str, LazyTensor](), source.config.product_names()
-    for name, tensor in source.tensors.items():
-        tensors |= rounded_tensors(name, tensor, bits, group) if name in products else {name: tensor}
-    description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
-    choices = {"command": "quantize", "family": source.family.name, "bits": bits, "group": description["group"]}
-    with (
-        hashed(source.inputs) as hashes,
-        atomic_directory(output, lambda made: hashes.statement(made, output, choices)) as directory,
-    ):
-        write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
-        source.save_tokenizer(directory)
-        for name, content in description_files(source.infill).items():
-            if not (directory / name).exists():
-                (directory / name).write_bytes(content)
-        write_safetensors(directory / TENSORS, tensors, checksums=True)
-    return {
-        "output": str(output),
-        "bits": bits,
-        "group": description["group"],
-        "bytes": sum(tensor.nbytes for tensor in tensors.values()),
-        "bytes_before": sum(tensor.nbytes for tensor in source.tensors.values()),
-        "seconds": round(time.monotonic() - begin, 3),
-    }
 
 
 class QuantisedModel:

@@ -14,7 +14,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.recorded import keep_files
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation.quantised import write_quantised
+from ms_codegeex.generation.quantising import write_quantised
 
 EVIL = "raise SystemExit('this ran')\n"
 REMOTE = {"AutoConfig": "stranger/evil--modeling.C", "AutoModelForCausalLM": "modeling_evil.M"}

@@ -17,7 +17,7 @@ from ms_codegeex.formats.checkpoint import manifest_digest
 from ms_codegeex.formats.model_directory import write_model_directory
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
-from ms_codegeex.generation.quantised import write_quantised
+from ms_codegeex.generation.quantising import write_quantised
 
 TITLE, RED, REVERSED = "\x1b]0;owned\x07", "\x9b31m", "\u202egpj.exe"
 

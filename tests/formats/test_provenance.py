@@ -15,7 +15,7 @@ from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.provenance import check, ends, made_from, read_statement
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.loading import load_model
-from ms_codegeex.generation.quantised import write_quantised
+from ms_codegeex.generation.quantising import write_quantised
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation.quantised import QuantisedModel, write_quantised
+from ms_codegeex.generation.quantised import QuantisedModel
+from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.weights import weights_of

@@ -31,7 +31,7 @@ print(json.dumps({"kept": kept, "peak": peak, "said": said}))
 QUANTISE = """
 from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.quantised import write_quantised
+from ms_codegeex.generation.quantising import write_quantised
 block = np.random.default_rng(1).normal(size=9973, scale=0.02).astype(np.float16)  # repeated: quick to make
 def tensors():
     for name, shape in config.parameter_shapes().items():

@@ -14,7 +14,7 @@ from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.loading import load_adapters, load_model
-from ms_codegeex.generation.quantised import write_quantised
+from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
 
 PROMPT = "# language: Python\ndef add(a, b):\n"

@@ -25,7 +25,8 @@ from ms_codegeex.generation import engine, quantised
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.matrices import pack
-from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel, write_quantised
+from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel
+from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.registry import family

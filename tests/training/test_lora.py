@@ -19,7 +19,7 @@ from ms_codegeex.formats.peft_writing import write_peft
 from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation.quantised import write_quantised
+from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.models.layers import Linear, SampleKeys
 from ms_codegeex.models.lora import Adaptation, LoraLinear, NarrowProduct
 from ms_codegeex.runs.saving import Checkpoints

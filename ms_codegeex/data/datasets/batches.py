@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
@@ -16,7 +17,6 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.base.records import first_record
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
@@ -190,7 +190,9 @@ def other_data(split: str) -> str:
 def is_dataset(directory: Path) -> bool:
     """Whether a directory has the description of a dataset; records may be in a file of that name, too."""
     path = Path(directory) / "dataset.json"
-    return path.is_file() and "vocab_size" in (first_record(path) or {})
+    with contextlib.suppress(UserError):  # records are lines, which as a whole are not JSON
+        return path.is_file() and isinstance(info := read_json(path), dict) and "vocab_size" in info
+    return False
 
 
 def read_info(directory: Path, form: str | None = None) -> dict[str, Any]:

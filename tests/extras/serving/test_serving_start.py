@@ -9,7 +9,7 @@ from conftest import ROOT
 from recited_model import save_recited
 
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation.quantised import write_quantised
+from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.kernels.compiling import library_path
 
 NOWHERE = {"mindspore", "scipy", "pandas", "matplotlib", "transformers", "torch", "safetensors", "jinja2", "httpx"}

@@ -11,7 +11,7 @@ from ms_codegeex.extras.cluster.plans import inference
 from ms_codegeex.extras.cluster.plans.inference import bounds, decoding, inference_memory, our_forms, speeds
 from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import from_array
-from ms_codegeex.generation.quantised import write_quantised
+from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.models import registry as models
 
 
