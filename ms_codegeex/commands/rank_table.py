@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.base.reading import given_text
@@ -136,10 +136,8 @@ def run(arguments: argparse.Namespace) -> None:
             from ms_codegeex.config.loading import load_config
 
             config = load_config(arguments.config, arguments.overrides)
-            try:
+            with located(f"{path} with {arguments.config}"):
                 rank_table.check_against_config(table, config)
-            except UserError as error:
-                raise UserError(f"{path} with {arguments.config}: {error}") from None
             mesh = str(config.mesh)
             hardware = hardware or config.parallel.hardware or ""
         note = software_note(hardware)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ms_codegeex.base.errors import UserError, suggestion
+from ms_codegeex.base.errors import UserError, located, suggestion
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.shipped import SUFFIXES, find_config
 from ms_codegeex.base.yaml_reading import read_yaml_file
@@ -124,10 +124,8 @@ def _read(path: Path | None, overrides: Sequence[str]) -> tuple[Path, dict[str, 
 
 
 def _built_stage(stage: TrainingStageValues) -> RunConfig:
-    try:
+    with located(f"stages.{stage.name}"):
         return _built(stage.values)
-    except UserError as error:
-        raise UserError(f"stages.{stage.name}: {error}") from None
 
 
 def _with_chip(values: dict[str, Any]) -> dict[str, Any]:

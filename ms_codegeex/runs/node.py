@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.processes import import_variables
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chips import check_kind
@@ -111,10 +111,8 @@ def _node_rank(node_rank: int | None, count: int) -> int:
 
 def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: int | None, master: str | None) -> Node:
     table = read_rank_table(path)
-    try:
+    with located(path):
         check_against_config(table, config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     count = len(table.servers)
     if nodes not in (None, count):
         raise UserError(f"--nodes: {nodes}, but {path} has {count} servers; leave --nodes out")

@@ -192,9 +192,8 @@ def _server(server: _Place, networked: bool) -> RankTableServer:
             raise number.problem(expected, "device ids start at 0 on every server")
         number.differ(seen, number.number())
         address = entry.get("device_ip").address() if networked or "device_ip" in entry.value else ""
-        rank = entry.get("rank_id").number()
         extra = entry.rest("device_id", "device_ip", "rank_id")
-        devices.append(RankTableDevice(number.number(), address, rank, extra))
+        devices.append(RankTableDevice(number.number(), address, entry.get("rank_id").number(), extra))
     return RankTableServer(server_id, tuple(devices), server.rest("server_id", "device"))
 
 
