@@ -21,9 +21,8 @@ def first_line(error: object) -> str:
 
 def suggestion(name: str, known: Sequence[str]) -> str:
     """The known name that is closest to a wrong one, or all of them."""
-    spelled = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), spelled, 1, 0.5)
-    return f"did you mean '{spelled[close[0]]}'?" if close else f"known here: {', '.join(known) or 'none'}"
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known) or 'none'}"
 
 
 class UserError(Exception):

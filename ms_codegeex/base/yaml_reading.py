@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,12 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
         return node
 
     def construct_number(self, node: Any) -> Any:
-        """A whole number or a float. YAML 1.1 reads 010 as 8 and 1:30 as 90, YAML 1.2 does not."""
+        """A whole number or a float; in base 60 even a short file holds one that takes minutes."""
         if len(node.value) > MAX_DIGITS:
             raise _refused(f"a number of more than {MAX_DIGITS} digits", node)
-        whole = node.tag == "tag:yaml.org,2002:int"
-        if ":" in node.value or (whole and re.match("[-+]?0[0-7_]", node.value)):
-            raise _refused(f"{node.value} would be a number of base 8 or 60; write it in base 10, or quote it", node)
-        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        if node.tag == "tag:yaml.org,2002:int":
+            return self.construct_yaml_int(node)
+        return self.construct_yaml_float(node)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
@@ -26,7 +26,6 @@ def _no_truth_value(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_no_truth_value)]
 Rate = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
-REMEDIES = {"string_type": "; quote it", "list_type": "; write [A, B]", "tuple_type": "; write [A, B]"}
 
 
 def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -37,24 +36,9 @@ def check_keys(section: str, given: Mapping[str, Any], known: Sequence[str]) -> 
             raise UserError(f"{name}: unknown key; {suggestion(str(key), known)}")
 
 
-def _paths(cls: type, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of the dataclass at all depths."""
-    for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(section := field.default_factory):
-            yield from _paths(section, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
-
-
-def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "", root: type | None = None) -> None:
-    """Raise a `UserError` with a suggestion for an unknown key at any depth of `given`, the values for `cls`, which is
-    at `prefix` of `root`."""
-    known, root = {f.name: f for f in dataclasses.fields(cls)}, root or cls
-    for key in given.keys() - known:
-        place = next((path for path in _paths(root) if key in (path, path.rpartition(".")[2])), None)
-        if place:
-            name, nested = f"{prefix}.{key}".lstrip("."), place.replace(".", ": {") + ": …" + "}" * place.count(".")
-            raise UserError(f"{name}: unknown key; write {place}=…, or in a file {nested}")
+def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise a `UserError` with a suggestion for an unknown key at any depth of `given`, the values for `cls`."""
+    known = {f.name: f for f in dataclasses.fields(cls)}
     check_keys(prefix, given, list(known))
     for key, value in given.items():
         section = known[key].default_factory
@@ -63,7 +47,7 @@ def check_tree(cls: type, given: Mapping[str, Any], prefix: str = "", root: type
             if not isinstance(value, Mapping):
                 keys = ", ".join(f.name for f in dataclasses.fields(section))
                 raise UserError(f"{name}: found {value!r}, expected a section with keys {keys}")
-            check_tree(section, value, name, root)
+            check_tree(section, value, name)
 
 
 @cache  # building one takes a millisecond
@@ -78,7 +62,5 @@ def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = prefix + ".".join(part for part in map(str, first["loc"]) if not part.endswith("]"))
-        expected = first["msg"][0].lower() + first["msg"][1:]
-        remedy = "" if first["input"] is None else REMEDIES.get(first["type"], "")
-        raise UserError(f"{key}: found {first['input']!r:.200}; {expected}{remedy}") from None
+        key = prefix + ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{key}: found {first['input']!r:.200}; {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -77,10 +77,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"'{text}': not an override; write key=value, for example training.steps=40")
         try:
             parsed = parse_yaml(value) if value else None
-        except MalformedText as error:
-            raise UserError(f"{key}: found {value!r}, which is not a YAML value {error}; correct or quote it") from None
-        if isinstance(parsed, str) and not value.lstrip().startswith(("'", '"')) and parsed != value.strip():
-            raise UserError(f"{key}: found {value!r}, of which YAML reads {parsed!r} only; quote it")
+        except MalformedText:
+            raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it") from None
         if key.startswith(f"{BLEND}."):
             raise UserError(f"{key}: weights are given together; write {BLEND}={{DIR: WEIGHT, DIR: WEIGHT}}")
         for part in reversed(key.split(".")):

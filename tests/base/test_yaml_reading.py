@@ -31,9 +31,6 @@ BAD = {
     "hexadecimal": ("a: 0x" + "f" * 5001, "a number of more than 100 digits"),
     "base 60": ("a: 1" + ":59" * 100_000, "a number of more than 100 digits"),
     "base 60 float": ("a: 1" + ":59" * 100_000 + ".5", "a number of more than 100 digits"),
-    "octal": ("a: 0100", "0100 would be a number of base 8 or 60; write it in base 10"),
-    "minutes": ("a: 1:30", "1:30 would be a number"),
-    "minutes with a fraction": ("a: -1:30.5", "-1:30.5 would be a number"),
     "object": ("!!python/object/apply:os.system [true]", "could not determine a constructor"),
     "bool": ("!!bool x", "unknown place"),
     "int": ("!!int ''", "unknown place"),
@@ -58,7 +55,7 @@ def test_what_is_refused_at_once(tmp_path, name):
 
 def test_what_is_read_is_what_pyyaml_reads():
     depth = "[" * MAX_NESTING + "]" * MAX_NESTING
-    texts = [depth, "a: &x {b: 1}\nc: *x\nd: {<<: *x, b: 2}", "[0x1f, 0, 0b1, 1.5, 2024-02-29, ~, yes, '1:30', 09]", ""]
+    texts = [depth, "a: &x {b: 1}\nc: *x\nd: {<<: *x, b: 2}", "[0x1f, 1:30, 1.5, 1:30.5, 2024-02-29, ~, yes, '1']", ""]
     texts += [path.read_text() for path in shipped_directory().rglob("*.yaml")]
     assert len(texts) > 20
     for text in texts:

@@ -78,13 +78,6 @@ def test_default_devices_use_two_cores_if_the_batch_can_be_shared():
 SILENT = ["cluster.silent_check=true", "device=ascend"]
 BAD = [
     (["trainin.steps=4"], "trainin: unknown key; did you mean 'training'?"),
-    (
-        ["learning_rate=1"],
-        "write training.schedule.learning_rate=…, or in a file training: {schedule: {learning_rate: …",
-    ),
-    (["training.optimizer.steps=4"], "training.optimizer.steps: unknown key; write training.steps=…, or in a file"),
-    (["parallel.hardware=Ascend910B"], "did you mean 'ascend910b'?"),
-    (["parallel.hardware=A100"], "did you mean 'a100'?"),
     (["training.step=4"], "training.step: unknown key; did you mean 'steps'?"),
     (["training.optimizer.beta3=0.9"], "training.optimizer.beta3: unknown key; did you mean 'beta"),
     (["model.hidden_sise=4"], "model.hidden_sise: unknown key; did you mean 'hidden_size'?"),
@@ -103,6 +96,7 @@ BAD = [
     (["data.seq_length=512"], "data.seq_length: 512 is longer"),
     (["training.precision=fp8"], "training.precision: found 'fp8'"),
     (["training.precision=fp16", "training.loss_chunk=8"], "training.loss_chunk"),
+    (["training..steps=4"], "'training..steps=4': not an override"),
     (["training.schedule={warmup_steps: 900, decay_steps: 9}"], "training.schedule.warmup_steps: 900"),
     (["training=3"], "training: found 3, expected a section"),
     (["model=3"], "model: found 3; expected a section with keys family, preset and sizes of the family"),
@@ -127,14 +121,7 @@ BAD = [
     (["lora.rank=4", "lora.targets=[]"], "lora.targets: none; name layers that get adapters"),
     (["stage=mono"], "codegeex_tiny_release.yaml has no stages; leave it out, or give another --config"),
     (["steps"], "'steps': not an override"),
-    (["training..steps=4"], "'training..steps=4': not an override"),
     (["seed=[1"], "seed: found '[1'"),
-    (["output=runs/a #b"], "output: found 'runs/a #b', of which YAML reads 'runs/a' only; quote it"),
-    (["output=&a b"], "of which YAML reads 'b' only; quote it"),
-    (["output=2026-11-29"], "output: found datetime.date(2026, 11, 29); input should be a valid string; quote it"),
-    (["data.held_out={NO: a}"], "input should be a valid string; quote it"),
-    (["data.languages=C"], "data.languages: found 'C'; input should be a valid tuple; write [A, B]"),
-    (["profile.ranks=0,1"], "profile.ranks: found '0,1'; input should be a valid list; write [A, B]"),
 ]
 
 
