@@ -10,6 +10,7 @@ root=${here%/*}
 usage() {
     cat <<'EOF'
 usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--corpus PATH ...] [--resume auto|DIR]
+                                              [--from DIR] [--allow-change KEY]
                                               [--rank-table FILE | --nodes N] [--master-addr HOST:PORT] [--node-rank K]
                                               [--venv DIR] [--dry-run] [--help] [key=value ...]
 
@@ -17,6 +18,8 @@ usage: bash ascend_scripts/run_distributed.sh [--config FILE] [--devices N] [--c
   --devices N          worker processes (default: the configuration decides)
   --corpus PATH ...    train on the source code in these files and folders (default: what this machine has)
   --resume auto|DIR    continue the run in `output`, or from the checkpoint or run in DIR
+  --from DIR           start from the weights of a model directory, run or checkpoint
+  --allow-change KEY   resume although this key differs from the checkpoint's; may be repeated
   --venv DIR           virtual environment to make or use (default: .venv of this checkout, or MS_CODEGEEX_VENV)
   --dry-run            print the commands instead of running them; on Ascend and GPU also each process of this server
   key=value            overrides a key of the configuration
@@ -44,7 +47,7 @@ wrong() {
 
 needs_value() { if (($# < 2)) || [[ $2 == --* ]]; then wrong "$1 needs a value"; fi; }
 
-is_override() { [[ $1 =~ ^[A-Za-z_][A-Za-z0-9_.]*= ]]; }
+is_override() { [[ $1 =~ ^[A-Za-z_][A-Za-z0-9_.+-]*= ]]; }
 
 config=$root/configs/codegeex_tiny.yaml
 venv=${MS_CODEGEEX_VENV:-$root/.venv} # as in setup.sh
@@ -53,8 +56,8 @@ while (($#)); do
     case $1 in
         --config) needs_value "$@"; config=$2; shift 2 ;;
         --config=*) config=${1#*=}; shift ;;
-        --devices | --resume) needs_value "$@"; options+=("$1" "$2"); shift 2 ;;
-        --devices=* | --resume=*) options+=("$1"); shift ;;
+        --devices | --resume | --from | --allow-change) needs_value "$@"; options+=("$1" "$2"); shift 2 ;;
+        --devices=* | --resume=* | --from=* | --allow-change=*) options+=("$1"); shift ;;
         --rank-table | --node-rank | --nodes | --master-addr)
             needs_value "$@"
             cluster=yes options+=("$1" "$2")

@@ -1,7 +1,8 @@
 """The errors that end a command."""
 
+import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def escaped(text: str, keep: str = "") -> str:
@@ -32,6 +33,15 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(escaped(message))
+
+
+@contextlib.contextmanager
+def located(where: object) -> Iterator[None]:
+    """A `UserError` from inside begins with this place."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 class PromptTooLong(UserError):

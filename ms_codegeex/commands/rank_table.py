@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.base.reading import given_text
@@ -79,23 +78,15 @@ OPTIONS = Actions(
 
 def _addresses(source: str, where: str, folder: Path) -> dict[int, str]:
     """Device id -> address, from a comma-separated list or an hccn.conf."""
-    from ms_codegeex.runs.rank_table import read_hccn_conf
+    from ms_codegeex.runs.rank_table import is_address, read_hccn_conf
 
     words = [word.strip() for word in source.split(",")]
-    if len(words) == 1 and not _is_address(words[0]):
+    if len(words) == 1 and not is_address(words[0]):
         return read_hccn_conf(folder / words[0])
     for index, word in enumerate(words):
-        if not _is_address(word):
+        if not is_address(word):
             raise UserError(f"{where}: device {index}: found '{word}', expected an IP address or one hccn.conf")
     return dict(enumerate(words))
-
-
-def _is_address(word: str) -> bool:
-    try:
-        ipaddress.ip_address(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _chosen(addresses: dict[int, str], devices: list[int] | None, where: str) -> dict[int, str]:
@@ -123,10 +114,10 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
         raise UserError(f"--devices: '{arguments.devices[:60]}' has a device twice; give each once")
     servers = []
     for where, word, folder in words:
-        server_id, separator, source = word.partition("=")
-        if not separator or not server_id or not source:
+        server_id, _, source = map(str.strip, word.partition("="))
+        if not source or len(server_id.split()) != 1:
             raise UserError(f"{where}: found '{word}', expected ID=SOURCE such as 10.0.0.11=/etc/hccn.conf")
-        servers.append((server_id.strip(), _chosen(_addresses(source.strip(), where, folder), devices, where)))
+        servers.append((server_id, _chosen(_addresses(source, where, folder), devices, where)))
     return servers
 
 
@@ -145,10 +136,8 @@ def run(arguments: argparse.Namespace) -> None:
             from ms_codegeex.config.loading import load_config
 
             config = load_config(arguments.config, arguments.overrides)
-            try:
+            with located(f"{path} with {arguments.config}"):
                 rank_table.check_against_config(table, config)
-            except UserError as error:
-                raise UserError(f"{path} with {arguments.config}: {error}") from None
             mesh = str(config.mesh)
             hardware = hardware or config.parallel.hardware or ""
         note = software_note(hardware)

@@ -31,7 +31,7 @@ EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegen_350m_mono --from runs/codegen_350m_multi data.train=DATASET
   ms-codegeex train --config codegeex_13b --rank-table cluster.json --node-rank 0 --dry-run
   ms-codegeex train --config codegeex_13b --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
-OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
+OVERRIDE = re.compile(r"[a-z_]+(\.[\w+-]+)*=")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
     if arguments.devices is not None:
         overrides.append(f"devices={arguments.devices}")
     if arguments.resume is not None:
-        overrides.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
+        overrides.append(f"checkpoint.resume={json.dumps(arguments.resume, ensure_ascii=False)}")
     return overrides
 
 
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
     corpus, words = paths_and_overrides(arguments.corpus or ())
     overrides = [*arguments.overrides, *words, *overrides_of(arguments)]
     if arguments.weights is not None:
-        overrides.append(f"model.weights={json.dumps(arguments.weights)}")
+        overrides.append(f"model.weights={json.dumps(arguments.weights, ensure_ascii=False)}")
     if arguments.config is None:
         arguments.config, sizes = _of_weights(overrides)
         arguments.overrides, overrides = [*sizes, *arguments.overrides], [*sizes, *overrides]

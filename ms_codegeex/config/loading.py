@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ms_codegeex.base.errors import UserError, suggestion
+from ms_codegeex.base.errors import UserError, located, suggestion
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.shipped import SUFFIXES, find_config
 from ms_codegeex.base.yaml_reading import read_yaml_file
@@ -112,9 +112,9 @@ def _chosen(stages: Sequence[TrainingStageValues], overrides: Mapping[str, Any])
     chosen = overrides.get("stage")
     if chosen is None:
         return names
-    if chosen not in names:
+    if str(chosen) not in names:
         raise UserError(f"stage: found {chosen!r}, expected one of {', '.join(names)}")
-    return (chosen,)
+    return (str(chosen),)
 
 
 def _read(path: Path | None, overrides: Sequence[str]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
@@ -126,10 +126,8 @@ def _read(path: Path | None, overrides: Sequence[str]) -> tuple[Path, dict[str, 
 
 
 def _built_stage(stage: TrainingStageValues) -> RunConfig:
-    try:
+    with located(f"stages.{stage.name}"):
         return _built(stage.values)
-    except UserError as error:
-        raise UserError(f"stages.{stage.name}: {error}") from None
 
 
 def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +168,7 @@ def training_stage_values(
     whose `base` files have been read. `overrides`: nested. `file`: for the default output."""
     entries = _entries(values["stages"])
     names = [entry["name"] for entry in entries]
-    own = overrides.get("stages") or {}
+    own = overrides.get("stages", {})
     if not isinstance(own, Mapping):
         raise UserError("stages: they are not given on the command line; write stages.NAME.key=value")
     for name in own:

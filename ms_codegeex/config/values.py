@@ -83,7 +83,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for text in overrides:
         key, separator, value = text.partition("=")
-        if not separator or not key:
+        if not separator or not all(key.split(".")):
             raise UserError(f"'{text}': not an override; write key=value, for example training.steps=40")
         try:
             parsed = parse_yaml(value) if value else None

@@ -106,7 +106,9 @@ def read_history(path: Path) -> History:
     """Read a run directory. `UserError` if it is not one."""
     run = RunDirectory(path)
     if not run.config.is_file():
-        raise UserError(f"{path}: not a run directory (no config.yaml); name the output of a run")
+        below = sorted(file.parent for file in path.glob("*/config.yaml"))
+        remedy = f"name a run in it, such as {below[0]}" if below else "name the output of a run"
+        raise UserError(f"{path}: not a run directory (no config.yaml); {remedy}")
     now, log, events = time.time(), read_log(run.log), read_events(run.events)
     alive = max((file.stat().st_mtime for file in (run.progress, run.log, run.events) if file.exists()), default=0.0)
     return History(path, load_config(run.config), log, events, _attempts(log, events, alive, now), now)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.processes import import_variables
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chips import check_kind
@@ -66,7 +66,7 @@ def resolve_node(
     _check_device(config, rank_table, nodes)
     if rank_table is not None:
         return _node_of_table(config, rank_table, node_rank, nodes, master)
-    count = nodes or 1
+    count = 1 if nodes is None else nodes
     if count < 1 or config.devices % count:
         raise UserError(f"--nodes: {count} servers cannot share devices: {config.devices} equally; change one of them")
     local = config.devices // count
@@ -111,10 +111,8 @@ def _node_rank(node_rank: int | None, count: int) -> int:
 
 def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: int | None, master: str | None) -> Node:
     table = read_rank_table(path)
-    try:
+    with located(path):
         check_against_config(table, config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     count = len(table.servers)
     if nodes not in (None, count):
         raise UserError(f"--nodes: {nodes}, but {path} has {count} servers; leave --nodes out")
@@ -129,11 +127,10 @@ def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: 
 
 
 def _master(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    bare_ipv6 = ":" in host and not text.startswith("[")
-    if not host or bare_ipv6 or not re.fullmatch(r"\d{4,5}", port) or not 1024 <= int(port) <= 65535:
+    found = re.fullmatch(r"(\[[^\]]+\]|[^\s,/:]+):([0-9]{4,5})", text)
+    if not found or not 1024 <= int(found[2]) <= 65535:
         raise UserError(f"--master-addr: found '{text}', expected HOST:PORT with a port from 1024 to 65535")
+    host, port = found[1].strip("[]"), found[2]
     if (re.fullmatch(r"[0-9.]+", host) or ":" in host) and not is_address(host):
         raise UserError(f"--master-addr: '{host}' is not an IP address; correct it or give a host name")
     return host, int(port)

@@ -33,7 +33,8 @@ JSON_TYPES = {dict: "an object", list: "a list", bool: "a boolean", int: "a numb
 
 @dataclass(frozen=True)
 class RankTableDevice:
-    """One NPU. `device_ip` is the address of its own network port; `extra` holds further keys that HCCL may read."""
+    """One NPU. `device_ip` is the address of its own network port, if the table has it; `extra` holds further keys that
+    HCCL may read."""
 
     device_id: int
     device_ip: str
@@ -76,6 +77,8 @@ class RankTable:
                 **{"host_nic_ip": "reserve", **server.extra},
                 "device": [
                     {"device_id": str(d.device_id), "device_ip": d.device_ip, **d.extra, "rank_id": str(d.rank)}
+                    if d.device_ip
+                    else {"device_id": str(d.device_id), **d.extra, "rank_id": str(d.rank)}
                     for d in server.devices
                 ],
             }
@@ -178,7 +181,8 @@ def _server_id(entry: _Place) -> str:
     return value
 
 
-def _server(server: _Place) -> RankTableServer:
+def _server(server: _Place, networked: bool) -> RankTableServer:
+    """`networked`: its devices need addresses."""
     server_id = _server_id(server.get("server_id"))
     devices, seen = [], {}
     for entry in server.get("device").objects():
@@ -187,9 +191,9 @@ def _server(server: _Place) -> RankTableServer:
             expected = f"a device of one server, 0 to {MAX_SERVER_DEVICES - 1}"
             raise number.problem(expected, "device ids start at 0 on every server")
         number.differ(seen, number.number())
-        address, rank = entry.get("device_ip").address(), entry.get("rank_id").number()
+        address = entry.get("device_ip").address() if networked or "device_ip" in entry.value else ""
         extra = entry.rest("device_id", "device_ip", "rank_id")
-        devices.append(RankTableDevice(number.number(), address, rank, extra))
+        devices.append(RankTableDevice(number.number(), address, entry.get("rank_id").number(), extra))
     return RankTableServer(server_id, tuple(devices), server.rest("server_id", "device"))
 
 
@@ -201,7 +205,8 @@ def _check_whole(servers: Sequence[RankTableServer]) -> None:
         _Place(server.server_id, f"server_list[{i}].server_id").differ(ids, server.server_id)
         for j, device in enumerate(server.devices):
             path = f"server_list[{i}].device[{j}]"
-            _Place(device.device_ip, f"{path}.device_ip").differ(addresses, ipaddress.ip_address(device.device_ip))
+            if device.device_ip:
+                _Place(device.device_ip, f"{path}.device_ip").differ(addresses, ipaddress.ip_address(device.device_ip))
             _Place(str(device.rank), f"{path}.rank_id").differ(ranks, device.rank)
     for expected, (rank, path) in enumerate(ranks.items()):
         entry = _Place(str(rank), path)
@@ -216,19 +221,20 @@ def parse_rank_table(value: Any) -> RankTable:
     top = _Place(value, "").object()
     if "server_list" not in value and "group_list" in value:
         raise UserError("group_list: the old format is not supported; make a table with `ms-codegeex rank-table make`")
+    if (status := top.get("status")).text() != "completed":  # first: unfinished tables may have nothing else
+        raise status.problem('"completed"', "the table is not ready yet; wait for its writer, or make it again")
     if (version := top.get("version")).text() not in VERSIONS:
         raise version.problem('"1.0" or "1.2"', "no other version is supported")
-    if (status := top.get("status")).text() != "completed":
-        raise status.problem('"completed"', "the table is not ready yet; wait for its writer, or make it again")
     count = top.get("server_count")
-    count.number()
-    servers = tuple(map(_server, top.get("server_list").objects()))
+    pods = value.get("super_pod_list")  # inside one server or super pod, ranks need no network
+    networked = count.number() > 1 and not (isinstance(pods, list) and len(pods) == 1)
+    servers = tuple(_server(entry, networked) for entry in top.get("server_list").objects())
     if count.number() != len(servers):
         raise count.problem(f'"{len(servers)}", the entries of server_list', "correct one of them")
     _check_whole(servers)
-    if version.value == VERSIONS[0] and "super_pod_list" in value:
+    if version.value == VERSIONS[0] and pods is not None:
         raise version.problem('"1.2", since there is a super_pod_list', "correct one of them")
-    return RankTable(servers, _super_pods(top, servers) if version.value == VERSIONS[1] else {})
+    return RankTable(servers, {} if pods is None else _super_pods(top, servers))
 
 
 def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tuple[str, ...]]:

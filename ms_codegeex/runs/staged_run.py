@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base import webpage
-from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError, located
 from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.printing import table
 from ms_codegeex.base.reading import read_json
@@ -92,10 +92,8 @@ def _is_finished(config: RunConfig, allow_change: Sequence[str]) -> bool:
     run = RunDirectory(Path(config.output))
     if not run.is_exported or (checkpoint := newest_sound(run.checkpoints, verify=False)) is None:
         return False
-    try:
+    with located(f"stages.{config.stage}"):
         changes_since(config, checkpoint, allow_change)
-    except UserError as error:
-        raise UserError(f"stages.{config.stage}: {error}") from None
     return is_finished(config, checkpoint)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.printing import print_error, print_out, print_result
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import StagedRun, TrainingStage
@@ -45,7 +45,7 @@ def train_staged_run(
     chosen = [stage for stage in staged.stages if stage.name in staged.chosen]
     for stage in chosen:
         check_restarts(restarts, stage.config, node_of(stage.config))
-        with _named(stage):
+        with located(f"stages.{stage.name}"):
             check_resume(stage.config)
             check_memory(stage.config)
     if dry_run:
@@ -64,7 +64,7 @@ def train_staged_run(
         node = node_of(stage.config)
         config = progress.begun(stage, node.rank)
         try:
-            with _named(stage):
+            with located(f"stages.{stage.name}"):
                 train_once(config, node, (), allow_change, restarts=restarts, quiet=as_json)
         finally:
             if node.rank == 0:
@@ -76,22 +76,13 @@ def train_staged_run(
         print_result(report.content, f"{report.text()}\n\n{paths}", as_json)
 
 
-@contextlib.contextmanager
-def _named(stage: TrainingStage) -> Iterator[None]:
-    """A `UserError` names the stage."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"stages.{stage.name}: {error}") from None
-
-
 def _dry_run(output: Path, stages: Sequence[TrainingStage], node_of: NodeOf, form: Form) -> None:
     runs = {}
     print_error(f"nothing is started, prepared or written; the stages would be runs in {output}")
     print_software([stage.config for stage in stages])
     for stage in stages:
         after = f", from the weights of {stage.after}" if stage.after else ""
-        with _named(stage):
+        with located(f"stages.{stage.name}"):
             specs = processes_of(stage.config, node_of(stage.config))
         runs[f"# stage {stage.name}, {stage.config.steps:,} steps{after}"] = (Path(stage.config.output), specs)
     print_out(process_text(runs, form))
@@ -103,7 +94,7 @@ def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: N
     notes: list[str | None] = []
     for stage in staged.stages:
         if stage.name in staged.chosen:
-            with _named(stage):
+            with located(f"stages.{stage.name}"):
                 config = resolve_data(stage.config, corpus, quiet, node_of(stage.config).count)
                 stage = replace(stage, config=config)
                 resolved[stage.name] = stage, check_datasets(config)

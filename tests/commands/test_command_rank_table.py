@@ -92,10 +92,8 @@ MISTAKES = {
     "address twice": (["make", "--server", "a=10.0.0.1,10.0.0.1"], 'device[1].device_ip: found "10.0.0.1" again'),
     "unknown device": (["make", "--server", "a=10.0.0.1", "--devices", "1"], "--devices: --server a=10.0.0.1 has no"),
     "devices": (["make", "--server", "a=10.0.0.1", "--devices", "all"], "--devices: found 'all'"),
-    "device twice": (
-        ["make", "--server", "a=10.0.0.1", "--devices", "0,0"],
-        "'0,0' has a device twice",
-    ),
+    "device twice": (["make", "--server", "a=10.0.0.1", "--devices", "0,0"], "'0,0' has a device twice"),
+    "host of Open MPI": (["make", "--server", "a slots=8"], "found 'a slots=8', expected ID=SOURCE"),
     "long": (["make", "--server", "a=10.0.0.1", "--devices", "9" * 5000], f"--devices: found '{'9' * 60}', expected"),
     "no list": (["make", "--servers", "none"], "--servers: none cannot be read"),
     "no table": (["merge", "none.json"], "none.json: no such file"),

@@ -97,10 +97,8 @@ BAD = [
     (["data.seq_length=512"], "data.seq_length: 512 is longer"),
     (["training.precision=fp8"], "training.precision: found 'fp8'"),
     (["training.precision=fp16", "training.loss_chunk=8"], "training.loss_chunk"),
-    (
-        ["training.schedule={warmup_steps: 900, decay_steps: 9}"],
-        "training.schedule.warmup_steps: 900",
-    ),
+    (["training..steps=4"], "'training..steps=4': not an override"),
+    (["training.schedule={warmup_steps: 900, decay_steps: 9}"], "training.schedule.warmup_steps: 900"),
     (["training=3"], "training: found 3, expected a section"),
     (["model=3"], "model: found 3; expected a section with keys family, preset and sizes of the family"),
     (["model.preset=huge"], "model.preset: 'huge' is unknown"),

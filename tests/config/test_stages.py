@@ -95,24 +95,12 @@ def test_a_file_without_stages_is_one_run(tmp_path):
         ([{"name": "a", "trainin": {}}], r"stages\.a: trainin: unknown key; did you mean 'training'\?"),
         ([{"name": "a", "training": {"steps": -1}}], r"stages\.a: training\.steps: found -1"),
         ([{"name": "a", "base": "gone.yaml"}], r"gone\.yaml: no such configuration file"),
-        (
-            [{"name": "a", "base": "codegeex_tin"}],
-            r"stages\.a\.base: codegeex_tin is neither a file nor",
-        ),
+        ([{"name": "a", "base": "codegeex_tin"}], r"stages\.a\.base: codegeex_tin is neither a file nor"),
         ([{"name": "a", "start": "nl"}], r"stages\.a\.start: found 'nl', expected the keys stage and checkpoint"),
         ([{"name": "a", "start": {"stag": "b"}}], r"stages\.a\.start\.stag: unknown key; did you mean 'stage'\?"),
-        (
-            [{"name": "a", "start": {"stage": "b"}}],
-            r"stages\.a\.start\.stage: b is not an earlier stage; known",
-        ),
-        (
-            [{"name": "abc"}, {"name": "b", "start": {"stage": "abd"}}],
-            r"abd is not .* did you mean 'abc'\?",
-        ),
-        (
-            [{"name": "a", "start": {"checkpoint": "best"}}],
-            r"stages\.a\.start\.checkpoint: no stage is before",
-        ),
+        ([{"name": "a", "start": {"stage": "b"}}], r"stages\.a\.start\.stage: b is not an earlier stage; known"),
+        ([{"name": "abc"}, {"name": "b", "start": {"stage": "abd"}}], r"abd is not .* did you mean 'abc'\?"),
+        ([{"name": "a", "start": {"checkpoint": "best"}}], r"stages\.a\.start\.checkpoint: no stage is before"),
         (
             [{"name": "a"}, {"name": "b", "start": {"stage": "a"}, "model": {"weights": "x"}}],
             r"stages\.b\.start: model\.weights is given too",

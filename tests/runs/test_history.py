@@ -50,6 +50,8 @@ def test_a_run_that_has_not_begun_and_a_folder_that_is_no_run(dataset, tmp_path)
     run.config.write_text(yaml.safe_dump(small_run(dataset, run.path)))
     history = read_history(run.path)
     assert (history.state, history.step, history.goodput, history.tokens_per_second) == ("not started", 0, None, None)
+    with pytest.raises(UserError, match=rf"name a run in it, such as {run.path}$"):
+        read_history(tmp_path)
 
 
 def test_the_page_has_everything_and_escapes_it(dataset, tmp_path):

@@ -53,12 +53,7 @@ def values(root, rate, seed):
             "evaluate_samples": 256,
             "loss_chunk": 0,
             "optimizer": {"bias_correction": True},
-            "schedule": {
-                "learning_rate": 6e-3,
-                "end_learning_rate": 6e-4,
-                "warmup_steps": 20,
-                "decay_steps": STEPS,
-            },
+            "schedule": {"learning_rate": 6e-3, "end_learning_rate": 6e-4, "warmup_steps": 20, "decay_steps": STEPS},
         },
         "checkpoint": {"export": False},
         "logging": {"tensorboard": False, "plots": False, "every": 100},

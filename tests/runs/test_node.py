@@ -334,6 +334,8 @@ REFUSED = {
     "servers on a CPU": ({"device": "cpu", "devices": 2, "tensor": 1}, {"nodes": 2}, "--nodes: 2 servers, but device"),
     "too many devices": ({}, {}, "devices: 16 on 1 server of 8"),
     "unequal servers": ({}, {"nodes": 3}, "--nodes: 3 servers cannot share devices: 16"),
+    "no servers": ({"devices": 8}, {"nodes": 0}, "--nodes: 0 servers cannot share devices: 8"),
+    "blank in a host": ({}, {"nodes": 2, "node_rank": 0, "master": "a b:8118"}, "--master-addr: found 'a b:8118'"),
     "tensor over servers": ({}, {"nodes": 4, "node_rank": 0, "master": "a:8118"}, "--nodes: 4 devices per server"),
     "no node rank": ({}, {"nodes": 2, "master": "a:8118"}, "--node-rank: missing"),
     "node rank": ({}, {"nodes": 2, "node_rank": 2, "master": "a:8118"}, "--node-rank: found 2, expected 0 to 1"),

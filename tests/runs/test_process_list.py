@@ -22,12 +22,7 @@ def specs(count: int = 8) -> list[WorkerSpec]:
     found = []
     for rank in range(count):
         command = ("/usr/bin/taskset", "-c", f"{4 * rank}-{4 * rank + 3}", "python", "-m", "worker", str(RUN), "$$")
-        environment = {
-            "RANK_ID": str(rank),
-            "PLACE": f"{RUN}/logs/rank_{rank}/x",
-            "RANK_SIZE": "8",
-            "A": "b c",
-        }
+        environment = {"RANK_ID": str(rank), "PLACE": f"{RUN}/logs/rank_{rank}/x", "RANK_SIZE": "8", "A": "b c"}
         log = RUN / "logs" / f"worker_{rank}.log"
         label = f"rank {rank} on device {rank} of head, cores {command[2]}, log {log}"
         found.append(WorkerSpec(label, command, RUN / "logs" / f"rank_{rank}", log, environment, worker_logs=(log,)))

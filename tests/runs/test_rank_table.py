@@ -101,7 +101,6 @@ BROKEN = {
     "count a number": (["server_count"], 2, 'server_count: found 2 (a number), expected a string; write "2"'),
     "count missing": (["server_count"], ..., "server_count: missing"),
     "version": (["version"], "1.1", 'version: found "1.1", expected "1.0" or "1.2"'),
-    "a version with super pods": (["version"], "1.2", "super_pod_list: missing"),
     "version a number": (["version"], 1.0, "version: found 1.0 (a number), expected a string"),
     "status": (["status"], "initializing", 'status: found "initializing", expected "completed"'),
     "status a boolean": (["status"], True, "status: found true (a boolean), expected a string"),
@@ -131,6 +130,7 @@ def swapped(a: tuple[int, int], b: tuple[int, int]):
         (swapped((0, 7), (1, 0)), 'server_list[0].device[7].rank_id: found "8", expected "7"'),
         ([], "(top): found a list"),
         ({"group_list": []}, "group_list: the old format"),
+        ({"status": "initializing"}, 'status: found "initializing", expected "completed"; the table is not ready yet'),
     ],
 )
 def test_wrong_order_and_wrong_files(whole, message):
@@ -182,6 +182,28 @@ def test_super_pods_are_read_merged_and_written():
     assert merged.super_pods == {"0": ("10.0.0.11", "10.0.0.12"), "1": ("10.0.0.13", "10.0.1.11")} and merged.world == 8
     with pytest.raises(UserError, match=r"^version: some of the tables have super pods"):
         merge_rank_tables([parse_rank_table(one), table(1)])
+
+
+def addressless(whole: dict) -> dict:
+    """The table without the addresses of its devices, which CANN requires beyond a server or super pod only."""
+    for server in whole["server_list"]:
+        for device in server["device"]:
+            del device["device_ip"]
+    return whole
+
+
+def test_addresses_are_required_beyond_a_server_or_super_pod_only():
+    for whole in (addressless(table(1).to_json()), addressless(in_super_pods("0", "0"))):
+        assert parse_rank_table(whole).to_json() == whole
+    for whole in (addressless(table().to_json()), addressless(in_super_pods("0", "1"))):
+        with pytest.raises(UserError, match=r"^server_list\[0\]\.device\[0\]\.device_ip: missing; add it"):
+            parse_rank_table(whole)
+    with pytest.raises(UserError, match="device_ip: missing"):
+        merge_rank_tables([parse_rank_table(addressless(table(1).to_json())), table(1)])
+
+
+def test_a_super_pod_is_optional_in_version_1_2():
+    assert parse_rank_table({**table().to_json(), "version": "1.2"}) == table()
 
 
 def without_pods(whole):

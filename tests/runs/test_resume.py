@@ -21,14 +21,7 @@ from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets import opening as content
 from ms_codegeex.data.datasets.opening import content_hashes
-from ms_codegeex.runs.resume import (
-    REFUSED,
-    UNRECORDED,
-    Change,
-    changes_since,
-    check_allowed,
-    is_finished,
-)
+from ms_codegeex.runs.resume import REFUSED, UNRECORDED, Change, changes_since, check_allowed, is_finished
 from ms_codegeex.runs.resumed_schedule import schedule_notes, transition_from
 
 

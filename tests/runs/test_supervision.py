@@ -61,12 +61,7 @@ def test_workers_end_after_rank_0_has_saved_and_what_it_saved_is_judged(run, tmp
 
 @pytest.mark.parametrize(
     "error,waits",
-    [
-        (Divergence("", 3), True),
-        (Rewind(""), True),
-        (ReplicaFailure("", 3), True),
-        (UserError("of one rank"), False),
-    ],
+    [(Divergence("", 3), True), (Rewind(""), True), (ReplicaFailure("", 3), True), (UserError("of one rank"), False)],
 )
 def test_a_save_is_waited_for_if_all_ranks_end_alike(run, error, waits):
     leave_error(run, error, 0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.config.blend import LONGEST_PERIOD, parse_blend
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info, stream_seed
 from ms_codegeex.data.datasets.blend import Blend
@@ -236,10 +236,8 @@ def held_out_data(config: RunConfig) -> dict[str, Sequences]:
 
 def _named(config: RunConfig, directory: str, key: str) -> Sequences:
     """The validation split that a key of the configuration names."""
-    try:
+    with located(key):
         return _opened(config, directory, "validation", config.seed)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from None
 
 
 def check_meanings(evaluated: Mapping[str, Sequences], trained: Path) -> None:

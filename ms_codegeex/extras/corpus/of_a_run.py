@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
@@ -39,10 +39,8 @@ def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, qu
 
 def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
     """What a corpus that the run prepares is read from; the user's own files are taken in all languages."""
-    try:
+    with located("data.languages"):
         return ReadingSettings(languages=() if corpus else config.data.languages)
-    except UserError as error:
-        raise UserError(f"data.languages: {error}") from None
 
 
 def _trained(config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent: Path, search: Search) -> str:

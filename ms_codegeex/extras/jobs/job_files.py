@@ -22,6 +22,9 @@ from ms_codegeex.runs.node import SCHEDULER_PORT, resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 
 SPARE_SECONDS = 10  # between `checkpoint.grace` and the end of a stopped job
+LONGEST_NAME = (
+    40  # Kubernetes' names of pods and services have 63 characters at most, and services' begin with a letter
+)
 
 SLURM = """\
 #!/bin/bash
@@ -74,7 +77,8 @@ def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table:
     A restarted job resumes from its newest checkpoint; `checkpoint.resume` says where the first start begins.
     """
     servers = servers_of(config, rank_table)
-    name = re.sub(r"[^a-z0-9]+", "-", Path(config.output).name.lower()).strip("-") or "ms-codegeex"
+    name = re.sub(r"[^a-z0-9]+", "-", Path(config.output).name.lower())[:LONGEST_NAME].strip("-")
+    name = name if name[:1].isalpha() else f"ms-codegeex-{name}".strip("-")
     meeting = ["--rank-table", str(rank_table)] if rank_table else []
     words = [*arguments, *meeting]
     return {"slurm": _slurm, "volcano": _volcano}[kind](name, servers, config, words, rank_table is not None)

@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse
 from starlette.middleware.cors import CORSMiddleware
 
 import ms_codegeex
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.webpage import Html, element, joined, note, page, table, text
@@ -182,10 +182,8 @@ def _example(line: str, where: str) -> DemoExample:
         raise UserError(f"--example-path: {where} is not a JSON object; expected one with `code` and `language`")
     code = _text(row, "code", where)
     name = _text(row, "language" if "language" in row else "langauge", where)
-    try:
+    with located(f"--example-path: {where}"):
         language = find_language(name).name
-    except UserError as error:
-        raise UserError(f"--example-path: {where}: {error}") from None
     task = row.get("task", TASKS[0])
     if task not in TASKS:
         raise UserError(f"--example-path: {where}: task {task!r} is unknown; give one of {', '.join(TASKS)}")

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.errors import PromptTooLong, UserError, located
 from ms_codegeex.base.quarantine import has_file, read_json_inside
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
@@ -63,10 +63,8 @@ class ServedModel:
         """The prompt after the family's tag line of a language, if it has one. `UserError` for an unknown language."""
         if language is None:
             return prompt
-        try:
+        with located("language"):
             return tag_line(self.family, language) + prompt
-        except UserError as error:
-            raise UserError(f"language: {error}") from None
 
     def encode(
         self, prompt: str, *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN

@@ -78,6 +78,22 @@ def test_a_job_begins_where_it_was_asked_to_and_a_requeued_one_goes_on(tmp_path,
     assert "<--resume><auto><--nodes>" in submitted(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("output", "name"), [("2026", "ms-codegeex-2026"), ("日", "ms-codegeex"), ("x" * 80, "x" * 40)]
+)
+def test_the_name_of_a_job_is_one_for_kubernetes(printed, output, name):
+    assert yaml.safe_load(printed(f"output='{output}'", kind="volcano"))["metadata"]["name"] == name
+
+
+def test_the_script_knows_every_flag_of_a_job(tmp_path, printed):
+    words = ("--from", "a😀", "--allow-change", "training.dropout", "--resume", "b😀", "data.held_out.C++=d")
+    got = re.findall("<(.*?)>", submitted(tmp_path, printed(*words)))
+    script = ["bash", ROOT / "ascend_scripts" / "run_distributed.sh", *got, "--dry-run"]
+    environment = {**os.environ, "MS_CODEGEEX_VENV": "/none", "PYTHON": "/bin/false"}
+    result = subprocess.run(script, text=True, capture_output=True, env=environment)
+    assert result.returncode == 0 and "--allow-change training.dropout" in result.stdout, result.stderr
+
+
 def test_as_many_nodes_as_the_job_asks_for_are_nothing_new(printed):
     assert printed("--nodes", "2") == printed()
     assert printed("--devices", "32", "--nodes", "4").count("--nodes 4 ") == 1

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.options import check_ranges, declared
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config.validation import check_tree, validated
@@ -54,12 +54,10 @@ def load(name: str) -> Recipe:
     """The recipe in a YAML file (`base: other.yaml` inherits), or the shipped one of that name."""
     path = find_config(name, "evaluation", "--recipe")
     values = read_yaml(path)
-    try:
+    with located(path):
         recipe = build(values)
         _check_keys(recipe.task, values)  # also for keys with their defaults
         return recipe
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def for_task(task: str, name: str | None) -> Recipe:

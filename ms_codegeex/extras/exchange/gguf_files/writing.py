@@ -28,7 +28,7 @@ from gguf import (
 )
 from tqdm import tqdm
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.extras.exchange.gguf_files.architectures import ROTARY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.extras.exchange.gguf_files.header import QUANTISED, GGUFHeader
@@ -81,10 +81,8 @@ class _OutputTensor:
         if self.kind in _NUMPY:
             numbers = cast(self.name, from_array(piece, self.numbers.dtype), _NUMPY[self.kind])
             return numbers.array().reshape(-1).view(np.uint8)
-        try:
+        with located(self.name):
             return quantised(piece, self.numbers.dtype, GGMLQuantizationType[self.kind])
-        except UserError as error:
-            raise UserError(f"{self.name}: {error}") from None
 
     def pieces(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
         """Its bytes, a piece at a time in order; threads make the next ones meanwhile."""

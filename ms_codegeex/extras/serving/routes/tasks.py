@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
@@ -90,10 +90,8 @@ class TaskResponder(Responder):
 
 
 def _language(body: TaskFields, field: str) -> str:
-    try:
+    with located(field):
         return find_language(getattr(body, field)).name
-    except UserError as error:
-        raise UserError(f"{field}: {error}") from None
 
 
 def _prompt(task: str, body: TaskFields, family: str) -> TaskPrompt:

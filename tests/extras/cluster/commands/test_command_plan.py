@@ -99,13 +99,7 @@ def test_a_step_is_one_figure_with_a_range_that_says_where_it_comes_from():
     shown = "a step takes {:.1f} ({:.1f} to {:.1f}) s, MFU ".format(*limits)
     plain, explained = (command_here("plan", *words, *more).stdout for more in ((), ("--explain",)))
     assert plain.count(shown) == explained.count(shown) == 1
-    parts = (
-        "  roofline  ",
-        "with the overlap of compiled graphs",
-        "best: x ",
-        "MindFormers' pages",
-        "five tuned",
-    )
+    parts = ("  roofline  ", "with the overlap of compiled graphs", "best: x ", "MindFormers' pages", "five tuned")
     assert [part in explained for part in parts] == [True] * 5 and not any(part in plain for part in parts)
 
 

@@ -44,7 +44,7 @@ MESHES = {
         "parallel.pipeline=2",
         "parallel.optimizer_shard=2",
         "faults.policy=skip",
-    ],
+    ]
 }
 MORE = {
     "dp2 tp2, sequence": ["devices=4", "training.global_batch=8", "parallel.sequence=true"],
@@ -106,9 +106,7 @@ FAMILIES = {
     "codegeex2": ["model.family=codegeex2", "model.preset=tiny", "model.rotary_dim=8", "training.dropout=0"],
 }
 RECOMPUTED, NOT_RECOMPUTED = "training.recompute=full", "training.recompute=none"
-FAMILY_MESHES = [
-    ("codegeex2", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED]),
-]
+FAMILY_MESHES = [("codegeex2", ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2", RECOMPUTED])]
 SLOW_FAMILY_MESHES = [("codegen", ["devices=2", "training.global_batch=4", NOT_RECOMPUTED])]
 SLOW_FAMILY_MESHES += [
     (family, overrides)
@@ -136,13 +134,7 @@ SLOW_FAMILY_MESHES += [
     ("codegen", ["devices=2", "training.global_batch=4", "parallel.hardware=ascend910b", "model.scores_fp32=false"]),
     (
         "codegeex2",
-        [
-            "devices=16",
-            "training.global_batch=32",
-            "parallel.tensor=4",
-            "parallel.optimizer_shard=2",
-            NOT_RECOMPUTED,
-        ],
+        ["devices=16", "training.global_batch=32", "parallel.tensor=4", "parallel.optimizer_shard=2", NOT_RECOMPUTED],
     ),
     (
         "codegeex2",

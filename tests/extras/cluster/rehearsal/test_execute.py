@@ -22,11 +22,7 @@ PIPELINE = (2, {"pipeline": 2, "micro_batches": 2}, {})  # executed by default, 
 PLANS = {
     "sequence": (2, {"tensor": 2, "sequence": True}, {}),
     "whole vocabulary": (2, {"tensor": 2, "vocabulary": False}, {}),
-    "fp16 pipeline optimizer": (
-        4,
-        {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2},
-        {"precision": "fp16"},
-    ),
+    "fp16 pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {"precision": "fp16"}),
     "accumulation optimizer": (2, {"micro_batches": 4, "optimizer_shard": 2}, {}),
     "parts, saved all-reduces": (
         2,
@@ -228,18 +224,12 @@ MISTAKES = {  # plan, and what the verdict says
         (2, {"pipeline": 2, "micro_batches": 2}, {}),
         "head.weight: rank 1 and rank 0 hold the same shard with different values",
     ),
-    "dropout_in_an_evaluation": (
-        (2, {"pipeline": 2, "micro_batches": 2}, {}),
-        "evaluation: rank 0 has loss",
-    ),
+    "dropout_in_an_evaluation": ((2, {"pipeline": 2, "micro_batches": 2}, {}), "evaluation: rank 0 has loss"),
     "order_of_constants_ignored": ((2, {**VIRTUAL, "micro_batches": 8}, {}), "gradient norm: rank 0 has"),
     "last_addition_not_waited_for": ((2, VIRTUAL, {}), "differs from one device by"),
     "missing_reduction": ((2, {}, {}), "differs from one device by"),
     "norm_that_counts_copies": ((2, {"tensor": 2}, {}), "differs from one device by"),
-    "verdict_of_each_rank": (
-        (2, {"tensor": 2}, {"precision": "fp16"}),
-        "in step 8, one device inf",
-    ),
+    "verdict_of_each_rank": ((2, {"tensor": 2}, {"precision": "fp16"}), "in step 8, one device inf"),
     "decays_twice": ((2, {"tensor": 2}, {}), "differs from the formula by"),
     "gradients_of_twice_the_size": ((2, {"tensor": 2}, {}), "the gradients or their norm have the wrong scale"),
     "rows_of_the_next_rank": ((2, {"optimizer_shard": 2}, {}), "loss: rank 0 has"),

@@ -133,10 +133,7 @@ def test_bf16_has_no_loss_scale():
     config = configured("bf16")
     assert checked(config) == []
     counted = {**held(config, 0), "loss_scale.good_steps": [[], "int32"]}
-    for changes, found in (
-        ({"loss_scale": 65536.0}, "65536, constant"),
-        ({"parameters": counted}, "1, dynamic"),
-    ):
+    for changes, found in (({"loss_scale": 65536.0}, "65536, constant"), ({"parameters": counted}, "1, dynamic")):
         (check,) = checked(config, **changes)
         assert (check.name, check.expected, check.found) == ("loss scale", "1, constant", found)
 
