@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
+import pytest
 from mindspore import Tensor, nn, ops
 
 
@@ -35,6 +36,18 @@ class LossGradients(nn.Cell):
     def construct(self, inputs, labels, mask, samples):
         output = self.network(inputs, labels, mask, samples)
         return output, self.gradient(self.network, self.weights)(inputs, labels, mask, samples, self.only_the_loss)
+
+
+def check_gradients(network, batch, loss, expected):
+    """A `Loss` network has this sum and these gradients by names, none of which is 0."""
+    sums, found = LossGradients(network)(*map(Tensor, batch))
+    total, count, _ = sums.asnumpy().tolist()
+    assert count == batch[2].sum() and total == pytest.approx(loss, rel=1e-6)
+    for parameter, gradient in zip(network.trainable_params(), found, strict=True):
+        wanted = expected[parameter.name]
+        assert np.abs(wanted).max() > 0
+        near = 2e-5 * max(1.0, np.abs(wanted).max())
+        np.testing.assert_allclose(gradient.asnumpy(), wanted, atol=near, err_msg=parameter.name)
 
 
 def packed_batch(vocabulary, eos, rows, length, seed=1):

@@ -88,6 +88,40 @@ def save_run(root, name, arrays, dtype=None, **model):
     return root
 
 
+ARRAYS_OF_TYPES = {
+    "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7,
+    "float16": np.ones((3, 5), np.float16) / 3,
+    "int64": np.array([1 << 40, -3]),
+    "int32": np.arange(-3, 3, dtype=np.int32),
+    "int16": np.array([-7], np.int16),
+    "int8": np.array([[-128], [127]], np.int8),
+    "uint8": np.arange(200, dtype=np.uint8),
+    "bool": np.array([True, False]),
+}
+
+CHATGLM = {  # of the published configuration, what no size changes
+    "model_type": "chatglm",
+    "num_layers": 2,
+    "kv_channels": 8,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "rmsnorm": True,
+    "post_layer_norm": True,
+    "add_qkv_bias": True,
+    "add_bias_linear": False,
+    "apply_query_key_layer_scaling": True,
+    "attention_softmax_in_fp32": True,
+    "original_rope": True,
+    "interleaved_qkv": False,
+    "apply_residual_connection_post_layernorm": False,
+    "fp32_residual_connection": False,
+    "tie_word_embeddings": False,
+    "quantization_bit": 0,
+    "pre_seq_len": None,
+    "prefix_projection": False,
+}
+
+
 def save_adapters(root, name, base, rank=2, alpha=6.0, targets=("attention", "feed_forward"), seed=5, untied=False):
     """A run directory with random adapters for the model at `base`; `untied`: as earlier versions saved them, with a
     factor A for each layer."""

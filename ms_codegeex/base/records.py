@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import functools
+import io
 import itertools
 import math
 import os
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 from ms_codegeex.base.json_reading import MAX_NESTING, MalformedText, parse_json
 from ms_codegeex.base.remote import RemotePath, open_input
+from ms_codegeex.base.shipped import BEGINNINGS, shipped_table
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[str]], Sequence[str]]  # chooses the columns that are read from their names
@@ -48,8 +50,10 @@ _MAX_HEADER_BYTES = 18  # bytes of a frame's header
 _RLE, _RESERVED = 1, 3  # types of blocks
 _GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # with the extra field that bgzip writes, first in its header
 
-# An array, or an object that ends in another line, or text in UTF-16.
-_VALUES = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)|\xff\xfe|\xfe\xff')
+# An array, an object that ends in another line, text in UTF-16, or what is packed though its name does not say so.
+_VALUES = re.compile(
+    rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)|\xff\xfe|\xfe\xff|\x1f\x8b|\(\xb5/\xfd'
+)
 _BLANK = b" \t\r\n" + codecs.BOM_UTF8
 _LEVELS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 _MARKS = re.compile(rb'"[^"]*(")?|[\[\]{},]')
@@ -102,6 +106,11 @@ def archive_kind(name: str) -> str | None:
 def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES) -> list[ArchivePart] | BadInput:
     """A file of records, of `size` bytes, as parts that can be read independently, or why it cannot be read."""
     kind = archive_kind(path.name)
+    with contextlib.suppress(OSError), path.open("rb") if isinstance(path, Path) else io.BytesIO() as stream:
+        head = stream.read(_HEAD)
+        for row in shipped_table(BEGINNINGS):
+            if row.get("records") and re.match(row["begins"].encode(), head):
+                return BadInput("damaged archive", f"it {row['said']}", size)
     if kind == "arrow":
         return [ArchivePart(None, 0, size)]
     return row_parts(path, part_bytes) if kind == "parquet" else line_parts(path, size, part_bytes)

@@ -14,6 +14,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 
 SUFFIXES = (".yaml", ".yml")
+BEGINNINGS = Path(__file__).with_name("beginnings.yaml")
 
 
 @functools.cache

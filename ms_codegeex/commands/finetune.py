@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -75,7 +76,10 @@ def run(arguments: argparse.Namespace) -> None:
     if table is not None and (servers := len(read_rank_table(table).servers)) > 1:
         uses = f"{table} has {servers} servers, finetune uses one"
         raise UserError(f"RANK_TABLE_FILE: {uses}; name a table of this one, or unset it")
-    config, lines = tuned(request, name, source, TuningData(data, options.task, options.epochs, options.json))
+    try:
+        config, lines = tuned(request, name, source, TuningData(data, options.task, options.epochs, options.json))
+    except UserError as error:  # perhaps that of `prepare`, with its option
+        raise UserError(re.sub(r"give --seq-length (\w+)", r"give data.seq_length=\1", str(error))) from None
     for line in (kind, *lines):
         print_error(line)
     node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)

@@ -17,7 +17,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.quarantine import admit, entries, has_file, is_weights, read_json_inside
 from ms_codegeex.base.reading import open_regular, read_json
-from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.base.shipped import BEGINNINGS, shipped_table
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_data
 from ms_codegeex.formats.layout import check_names
@@ -128,7 +128,7 @@ def mistaken(file: Path, beginning: bytes) -> str | None:
     """For a file that is not a weights file although it is named as one: what it is, and a remedy."""
     if not beginning:
         return "is empty; copy it again"
-    for row in shipped_table(Path(__file__).with_name("beginnings.yaml")):
+    for row in shipped_table(BEGINNINGS):
         if re.match(row["begins"].encode(), beginning):
             return row["said"].replace("{path}", shlex.quote(str(file)))
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -128,7 +127,8 @@ def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, d
         length = fitting.length_of(sizes, limit)
         longer = int((sizes > length).sum())
         whole = f"{sizes.size - longer:,} of {sizes.size:,} examples are no longer"
-        return Length((length,), whole + (", the others lose the beginnings of their prompts" if longer else ""))
+        whole += ", the others are cut, or dropped if their answers are longer" * bool(longer)
+        return Length((length,), whole)
     info = read_json(dataset / "dataset.json") if dataset else {}
     if info.get("kind") == KIND and type(info.get("seq_length")) is int:
         return Length((min(limit, info["seq_length"]),), f"that of {dataset}")
@@ -285,7 +285,7 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
     task = None if ready else data.task or records.recognised_task(data.paths)
     limit, sizes = config.model.sizes.max_position_embeddings, None
     if task is not None and stated.get("data.seq_length") is None:
-        settings = records.FinetuneSettings(task, limit, tokenizer_place(source), seed=config.seed)
+        settings = records.FinetuneSettings(task, limit + 1, tokenizer_place(source), seed=config.seed)  # all longer
         sizes = records.example_sizes(data.paths, settings)
     length = length_of(stated, sizes, limit, dataset)
     config, memory = fit(request, name, length)
@@ -311,8 +311,5 @@ def prepared_data(data: Sequence[str], task: str, source: Source, config: RunCon
     directory = Path(config.output).absolute().parent / f"tuning-{key[:12]}"
     if not (directory / "dataset.json").is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            records.prepare_finetune(data, directory, settings, progress=not quiet)
-        except UserError as error:  # it names options of `prepare`
-            raise UserError(re.sub(r"--seq-length (\w+)", r"data.seq_length=\1", str(error))) from None
+        records.prepare_finetune(data, directory, settings, progress=not quiet)
     return directory

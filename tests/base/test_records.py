@@ -251,6 +251,8 @@ UNDIVIDED = {
     "followed.jsonl.zst": zst(DATA) * 3 + b"something else",
     "header.jsonl.zst": zst(DATA) * 3 + b"\x28\xb5\x2f\xfd",
     "padded.jsonl.gz": block_gzip(DATA) * 3 + b"\0" * 100,
+    "gzip.jsonl": gzip.compress(DATA),
+    "zstd.json": zst(DATA),
     "cut.jsonl.gz": (block_gzip(DATA) * 3)[:-1],
 }
 

@@ -98,13 +98,15 @@ def test_a_rank_table_of_the_environment_is_not_ignored_in_silence(model, monkey
         (("--data", "training.steps=3"), "--data: training.steps=3 is an override; name files"),
         (("data.blend={x: 1}",), "data.blend: --data names what to train on; leave it out"),
         (("--task", "chat"), "no example is left"),
+        (("--data", "LONG"), "long.jsonl:1; give data.seq_length=101"),
         (("--model", "nowhere"), "nowhere"),
         (("--allow-change", "training.droput"), "did you mean training.dropout?"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, arguments, message):
-    words = ("--model", model, "--data", pairs, f"output={tmp_path / 'tuned'}", "devices=1", *QUICK, *arguments)
-    result = command_here("finetune", *words)
+    (long := tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "p", "completion": " x" * 99}))
+    words = ("--model", model, "--data", pairs, f"output={tmp_path / 'tuned'}", "devices=1", *QUICK)
+    result = command_here("finetune", *words, *(str(long) if word == "LONG" else word for word in arguments))
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / "tuned").exists()

@@ -7,22 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import ARRAYS_OF_TYPES
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import chunks, mindspore_checkpoint
 from ms_codegeex.formats.mindspore_checkpoint import TRAILER_BYTES, is_weight, read_mindspore, write_mindspore
 from ms_codegeex.formats.tensors import MINDSPORE_TYPES, NUMPY_DTYPES, LazyTensor, from_array
 
-ARRAYS = {
+ARRAYS = ARRAYS_OF_TYPES | {
     "float64": np.array([2.5, -1e300]),
-    "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7,
-    "float16": np.ones((3, 5), np.float16) / 3,
-    "int64": np.array([1 << 40, -3]),
-    "int32": np.arange(-3, 3, dtype=np.int32),
-    "int16": np.array([-7], np.int16),
-    "int8": np.array([[-128], [127]], np.int8),
-    "uint8": np.arange(200, dtype=np.uint8),
-    "bool": np.array([True, False]),
     "scalar": np.array(3, np.int32),
     "rows.of.nothing": np.zeros((0, 4), np.float32),
 }

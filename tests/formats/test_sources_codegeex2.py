@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+import small_models
 from small_models import FIELDS, bfloat16, equal, foreign, formats, parameters
 
 from ms_codegeex.base.errors import UserError
@@ -14,38 +15,19 @@ from ms_codegeex.formats.sources import _say_if_unclear, open_source
 
 torch = pytest.importorskip("torch")
 
-CHATGLM = {  # the published keys; sizes of the small model
-    "model_type": "chatglm",
+CHATGLM = small_models.CHATGLM | {  # the published keys; sizes of the small model
     "architectures": ["ChatGLMModel"],
     "auto_map": {"AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration"},
-    "num_layers": 2,
     "hidden_size": 32,
     "num_attention_heads": 4,
-    "kv_channels": 8,
-    "multi_query_attention": True,
-    "multi_query_group_num": 2,
     "ffn_hidden_size": 20,
     "padded_vocab_size": 24,
     "seq_length": 16,
     "layernorm_epsilon": 1e-6,
-    "rmsnorm": True,
-    "post_layer_norm": True,
-    "add_qkv_bias": True,
-    "add_bias_linear": False,
-    "apply_query_key_layer_scaling": True,
-    "attention_softmax_in_fp32": True,
-    "original_rope": True,
-    "interleaved_qkv": False,
-    "apply_residual_connection_post_layernorm": False,
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
-    "fp32_residual_connection": False,
     "torch_dtype": "bfloat16",
-    "tie_word_embeddings": False,
     "eos_token_id": 3,
-    "quantization_bit": 0,
-    "pre_seq_len": None,
-    "prefix_projection": False,
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile_pickles import archive
+from small_models import ARRAYS_OF_TYPES
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import torch_pickle
@@ -25,18 +26,7 @@ from ms_codegeex.formats.tensors import from_array, map_bytes, read_bytes
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
 torch = pytest.importorskip("torch")
-ARRAYS = {
-    "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7,
-    "float16": np.ones((3, 5), np.float16) / 3,
-    "float64": np.array(2.5),
-    "int64": np.array([1 << 40, -3]),
-    "int32": np.arange(-3, 3, dtype=np.int32),
-    "int16": np.array([-7], np.int16),
-    "int8": np.array([[-128], [127]], np.int8),
-    "uint8": np.arange(200, dtype=np.uint8),
-    "bool": np.array([True, False]),
-    "empty": np.zeros((0, 4), np.float32),
-}
+ARRAYS = ARRAYS_OF_TYPES | {"float64": np.array(2.5), "empty": np.zeros((0, 4), np.float32)}
 
 
 def written(tmp_path, tree, name="model.pt"):

@@ -5,7 +5,7 @@ import numpy as np
 import psutil
 import pytest
 from mindspore import Tensor
-from networks import LossGradients, assign, every_logit, packed_batch
+from networks import assign, check_gradients, every_logit, packed_batch
 
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegen.config import PRESETS, STAGES, CodeGenConfig, build_config
@@ -170,15 +170,7 @@ def test_loss_and_gradients_equal_transformers_in_float64(chunk):
     network = Loss(config, Build(seq_length=12, micro_batch=2, loss_chunk=chunk))
     network.set_train(True)
     assign(network, ours)
-    sums, found = LossGradients(network)(*map(Tensor, batch))
-    total, count, _ = sums.asnumpy().tolist()
-    assert count == batch[2].sum() and total == pytest.approx(loss.item(), rel=1e-6)
-    for parameter, gradient in zip(network.trainable_params(), found, strict=True):
-        wanted = expected[parameter.name]
-        assert np.abs(wanted).max() > 0
-        np.testing.assert_allclose(
-            gradient.asnumpy(), wanted, atol=2e-5 * max(1.0, np.abs(wanted).max()), err_msg=parameter.name
-        )
+    check_gradients(network, batch, loss.item(), expected)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from networks import assign, every_logit
+from small_models import CHATGLM
 
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
@@ -49,34 +50,15 @@ def test_codegeex2s_model_directory(tmp_path):
     tensors = randomise(twin)
     published = tmp_path / "published"
     published.mkdir()
-    config = {  # the published keys; see the dossier's table for the values of 6B
-        "model_type": "chatglm",
-        "num_layers": 2,
+    config = CHATGLM | {  # the published keys; see the dossier's table for the values of 6B
         "hidden_size": 256,
         "num_attention_heads": 32,
-        "kv_channels": 8,
-        "multi_query_attention": True,
-        "multi_query_group_num": 2,
         "ffn_hidden_size": 96,
         "padded_vocab_size": 120,
         "seq_length": 64,
         "layernorm_epsilon": 1e-5,
-        "rmsnorm": True,
-        "post_layer_norm": True,
-        "add_qkv_bias": True,
-        "add_bias_linear": False,
-        "apply_query_key_layer_scaling": True,
-        "attention_softmax_in_fp32": True,
-        "original_rope": True,
-        "interleaved_qkv": False,
-        "apply_residual_connection_post_layernorm": False,
-        "fp32_residual_connection": False,
         "torch_dtype": "float32",
-        "tie_word_embeddings": False,
         "eos_token_id": 2,
-        "quantization_bit": 0,
-        "pre_seq_len": None,
-        "prefix_projection": False,
     }
     (published / "config.json").write_text(json.dumps(config))
     state = twin.state_dict() | {"transformer.rotary_pos_emb.inv_freq": torch.ones(2)}  # a buffer of the release's

@@ -76,9 +76,7 @@ class TagOptions:
 class TextOptions:
     """Which documents a corpus gets."""
 
-    languages: tuple[str, ...] = option(
-        "languages to take (default: the 23 training languages; with --tags codegeex2 its 96)", "NAME", ()
-    )
+    languages: tuple[str, ...] = option("languages (default: 23 for training, with --tags codegeex2 96)", "NAME", ())
     all_text: bool = option("also take texts of unknown languages, without a tag line", default=False)
     recipe: str | None = option(
         "settings of a published corpus: a name in configs/corpora, such as bigpython, or a YAML file; options replace "
@@ -100,9 +98,7 @@ class TextOptions:
         "compare documents by their words, or code by its tokens without names and literals, which finds copies with "
         "other names and takes one to four seconds of processor time for a megabyte (default: words)"
     )
-    max_bytes: int | None = option(
-        f"limit; a larger corpus is sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)", "N"
-    )
+    max_bytes: int | None = option(f"limit; of more, a sample (default: all; {DEFAULT_MAX_BYTES} without --input)", "N")
     dropped: Path | RemotePath | None = option(
         "write a line of JSON on each text that is dropped or changed and each file that is not read: path, rule, what "
         "matched, where, bytes (docs/prepare.md)",
@@ -126,9 +122,7 @@ class RecordOptions:
     text_field: str | None = option("field that holds the text", "NAME")
     language_field: str | None = option("field that names the language", "NAME")
     licence_field: str | None = option("field that names the licence, or a list of them", "NAME")
-    group_field: str | None = option(
-        "field that names the group that the split keeps together, such as the repository", "NAME"
-    )
+    group_field: str | None = option("field of the group that the split keeps together, such as the repository", "NAME")
     licences: tuple[str, ...] = option(
         "only take records and source files under these licences: SPDX identifiers or common names. A file's is in its "
         "SPDX line, or in the nearest package.json, METADATA, Cargo.toml, debian/copyright or LICENSE",
@@ -144,9 +138,7 @@ class RecordOptions:
 class WorkOptions:
     """Where a corpus is made."""
 
-    work: Path | None = option(
-        "with an --output that is a URL: where the dataset is made before it is copied there", "DIR"
-    )
+    work: Path | None = option("with a URL as --output: where the dataset is made before it is copied", "DIR")
     engine: Literal["pool", "ray"] | None = option(
         "processes on this machine, or the nodes of a Ray cluster that share a file system, all cores of them; "
         "does not affect the result (default: pool)"
@@ -164,14 +156,12 @@ class TuningOptions:
     task: Literal["pretrain", "completion", "chat", "translation"] = option(
         "kind of records (docs/finetune.md); pretrain: documents of a corpus", default="pretrain"
     )
-    seq_length: int | None = option(
-        "maximum tokens per example, including the end token; rows of --to have one token more", "N"
-    )
+    seq_length: int | None = option("most tokens of an example, with its end token; rows of --to have one more", "N")
     overlong: Literal["truncate", "drop"] | None = option(
         "truncate the start of the prompt of a longer example, or drop the example (default: truncate)"
     )
     template: Literal["auto", "codegeex2", "plain"] | None = option(
-        "format of conversations; auto: that of the tokenizer's model (default: auto)"
+        "format of chats; auto: the tokenizer's (default: auto)"
     )
 
 
@@ -179,9 +169,7 @@ class TuningOptions:
 class ExchangeOptions:
     """Datasets of other programs. All but `from_format` belong to `--to`."""
 
-    to: Literal["mindrecord", "triplet"] | None = option(
-        "write the dataset directory --input in this format", either="direction"
-    )
+    to: Literal["mindrecord", "triplet"] | None = option("write the dataset --input in this format", either="direction")
     from_format: Literal["mindrecord", "triplet"] | None = option(
         "read --input in this format, write a dataset directory", either="direction", flag="from"
     )
@@ -256,7 +244,5 @@ def chosen_settings(
         all_text=text.all_text,
         **{name: value for name, value in vars(records).items() if value is not None},
     )
-    by = text.near_duplicates_by or "words"
-    return PrepareSettings(
-        reading, max_bytes=max_bytes, near_duplicates=near_duplicates, near_duplicates_by=by, **common
-    )
+    near = {"near_duplicates": near_duplicates, "near_duplicates_by": text.near_duplicates_by or "words"}
+    return PrepareSettings(reading, max_bytes=max_bytes, **near, **common)

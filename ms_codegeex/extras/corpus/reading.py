@@ -89,7 +89,7 @@ def units_of(listing: FoundSources, redactions: Sequence[str] = ()) -> Listing:
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
         parts = record_parts(file.path, file.size) if file.size else BadInput("empty", problem=False)
         if isinstance(parts, BadInput):
-            events.append(_rejected(file.identity, parts, redactions))
+            events.append(rejected(file.identity, parts, redactions))
             continue
         events.append(Event(file.identity, "archives", "files of records", bytes=file.size))
         for part in parts:
@@ -163,7 +163,7 @@ def _read_records(unit: Unit, part: ArchivePart, reading: ReadingSettings) -> Ge
     for number, record, line in records:
         source = f"{file.identity}:{number}"
         if isinstance(record, BadInput):  # escapes hide secrets from redaction
-            yield _rejected(source, replace(record, head=b"") if reading.redact else record)
+            yield rejected(source, replace(record, head=b"") if reading.redact else record)
             continue
         if not record and not line:  # no row of this file has a text
             without += 1
@@ -193,7 +193,7 @@ def _judge(
 ) -> Iterator[Document | Event]:
     """Convert a text to UTF-8, strip licence headers, apply the rules to the rest, then redact it."""
     if isinstance(text, BadInput):
-        yield _rejected(source, text, reading.redact)
+        yield rejected(source, text, reading.redact)
         return
     whole, encoding = as_utf8(text.data)
     data = strip_licence(whole, text.language) if strip else whole
@@ -203,7 +203,7 @@ def _judge(
         reason = program and "generated"
     if reason is not None:
         detail, where = (program, "") if program else _matched(reason, data, whole)
-        yield _rejected(source, BadInput(reason, detail, len(whole), whole, problem=False), reading.redact, where)
+        yield rejected(source, BadInput(reason, detail, len(whole), whole, problem=False), reading.redact, where)
         return
     gone, found = len(whole) - len(data), places(data, reading.redact) if reading.redact else []
     if gone:  # from the first character that differs
@@ -248,7 +248,7 @@ def _matched(reason: str, data: bytes, whole: bytes) -> tuple[str, str]:
     return "", ""
 
 
-def _rejected(source: str, broken: BadInput, redactions: Sequence[str] = (), where: str = "") -> Event:
+def rejected(source: str, broken: BadInput, redactions: Sequence[str] = (), where: str = "") -> Event:
     """`broken` with the first characters of its text, redacted like the corpus."""
     head, _ = redact(broken.head[:_EXCERPT_HEAD], redactions)
     excerpt = head.decode("utf-8", "replace")[:_EXCERPT]

@@ -96,7 +96,8 @@ def _existing(given: Path | str) -> Path:
     try:
         named = Path(given).expanduser()
         kept = named.parent.resolve() / named.name
-        path = kept if in_hub_cache(kept) else kept.resolve()
+        path = kept.resolve()  # a link's name counts if that of its file says less, as in caches of data
+        path = kept if in_hub_cache(kept) or (path.suffix == "" and path.is_file()) else path
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
         problem = error.strerror if isinstance(error, OSError) else error

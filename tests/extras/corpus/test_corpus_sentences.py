@@ -134,3 +134,22 @@ def test_records_of_no_task(tmp_path, record, sentence):
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(UserError, match=sentence):
         recognised_task([tmp_path / "a.jsonl"])
+
+
+OTHER_FILES = [
+    (b'["p", "c"]\n', r"2 times no object \(found a value of type str\), first .*; write one object per line"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "1 times damaged archive .*git lfs pull"),
+    (b"<!DOCTYPE html>\n<title>404</title>\n", "1 times damaged archive .*it is a web page, not the file"),
+]
+
+
+@pytest.mark.parametrize("content, sentence", OTHER_FILES)
+def test_files_that_hold_no_record_are_told_and_counted(tmp_path, content, sentence):
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    files[0].write_bytes(content)
+    files[1].write_text('{"prompt": "p", "completion": "c"}\n')
+    with pytest.raises(UserError, match=sentence):
+        recognised_task(files[:1])
+    tally = prepare_finetune(files, tmp_path / "out", FinetuneSettings("completion", 8, validation_share=0.0))["tally"]
+    assert tally["records"]["read"] == tally["records"]["kept"] + tally["records"]["dropped"]
+    assert tally["files"]["found"] == tally["files"]["holding_records"] + tally["files"]["dropped"] == 2

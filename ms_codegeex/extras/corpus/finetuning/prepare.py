@@ -32,7 +32,7 @@ from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, Example, reader
-from ms_codegeex.extras.corpus.reading import SPECIAL, Unit, units_of
+from ms_codegeex.extras.corpus.reading import SPECIAL, Unit, rejected, units_of
 from ms_codegeex.extras.corpus.settings import ON_ERROR, check_choices, check_share
 from ms_codegeex.extras.corpus.sources import Root, printable, search, user_roots
 from ms_codegeex.extras.corpus.tally import Tally
@@ -164,7 +164,7 @@ class _RowMaker:
         self.found["files"] = found["files"]
         for item in others:
             if item.kind == "problems":
-                self._bad(item.source, BadInput(item.reason, item.detail, item.bytes))
+                self._bad(item.source, BadInput(item.reason, item.detail, item.bytes), records=False)
             else:
                 self.tally.add(item)
         bar = ProgressBar(progress)
@@ -182,7 +182,7 @@ class _RowMaker:
         records = ReturnKeeper(read_records(file.path, part, MAX_LINE_BYTES))
         for number, record, line in records:
             source = f"{file.identity}:{self._before + number}"
-            self.found["documents"] += 1
+            self.found["documents"] += record.count if isinstance(record, BadInput) else 1
             self.found["bytes"] += record.bytes if isinstance(record, BadInput) else len(line)
             if isinstance(record, BadInput):
                 self._bad(source, record)
@@ -211,13 +211,11 @@ class _RowMaker:
                 left = max(left - len(text), 0)
         return digest.digest()
 
-    def _bad(self, source: str, broken: BadInput) -> None:
+    def _bad(self, source: str, broken: BadInput, records: bool = True) -> None:
         if self.settings.on_error == "stop":
             problem = f"{source}: {broken.reason} ({broken.detail})"
             raise UserError(f"{problem}; fix it, or leave such input out with --on-error skip")
-        excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
-        event = Event(source, "problems", broken.reason, broken.detail, broken.bytes, excerpt=excerpt)
-        self.tally.add(event, records=broken.reason != "unreadable")
+        self.tally.add(rejected(source, broken), records)
 
     def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> bool:
         """Whether the example was written, and not left out."""
@@ -225,11 +223,13 @@ class _RowMaker:
             size = example.size + len(example.answer.encode())
             needed = len(self.encoder.answer_ids(example.answer)) + len(self.encoder.tokenizer.prefix) + 2
             self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
-            detail = f"its answer needs {needed} tokens"
+            detail = f"its answer needs {needed} tokens" if self.encoder.truncate else ""
             event = Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
             self.tally.add(event, records=True)
             return False
         ids, mask, truncated = row
+        if truncated:
+            self.tally.add(Event(source, "noted", "a prompt lost its beginning, to fit seq_length"))
         self.truncated += truncated
         text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
         self._add_row(ids, mask, text, source, example.language, digest)
@@ -297,7 +297,7 @@ def recognised_task(inputs: Places) -> str:
         (file,) = unit.files
         for number, record, _ in read_records(file.path, unit.part, MAX_LINE_BYTES):
             if isinstance(record, BadInput):
-                tally.add(Event(f"{file.identity}:{number}", "problems", record.reason, record.detail))
+                tally.add(rejected(f"{file.identity}:{number}", record))
                 continue
             layout = table().of(record)
             if layout is not None and layout.task in TASKS:
