@@ -63,6 +63,11 @@ class Mesh:
         """The rank at a stage, replica and tensor-parallel rank; the inverse of `coordinates`."""
         return stage * self.stage_size + replica * self.tensor + shard
 
+    def stage_group(self, rank: int) -> list[int]:
+        """All ranks of this rank's stage."""
+        first = rank // self.stage_size * self.stage_size
+        return list(range(first, first + self.stage_size))
+
     def tensor_group(self, rank: int) -> list[int]:
         """The ranks that hold the other shards of this rank's matrices."""
         first = rank // self.tensor * self.tensor
