@@ -46,7 +46,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "verb_options": "options",
     "extras": "errors",
     "remote": "digests errors json_reading",
-    "records": "json_reading remote",
+    "records": "json_reading remote shipped",
 }
 CORE = {  # what a folder of the core may import besides the files of `base`, lowest first
     "base.cuda": "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -18,7 +19,7 @@ from ms_codegeex.base.errors import UserError, suggestion
 def _whole(value: Any) -> Any:
     """A whole number as people write it: 2e9, 2000.0, 2_000, 0x10 too. What is none is returned unchanged."""
     with contextlib.suppress(ValueError):
-        if isinstance(value, str):
+        if isinstance(value, str) and not value.isdecimal():  # digits alone are text only where somebody quotes them
             value = float(value) if re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+", value) else int(value, 0)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -81,7 +82,7 @@ def _remedy(key: str, prefix: str, known: Sequence[str], paths: Sequence[str]) -
     last = key.replace("-", "_").lower()
     same = [path for path in paths if path.rpartition(".")[2] == last]
     near = [path for path in same if path.rpartition(".")[0] == prefix] or same
-    if 0 < len(near) < 4:
+    if 0 < len(near) < 4 and (near != same or not difflib.get_close_matches(last, known, 1, 0.8)):
         return f"did you mean {' or '.join(map(repr, near))}?"
     return suggestion(key, known)
 

@@ -122,7 +122,7 @@ BAD = [
     (["stage=mono"], "codegeex_tiny_release.yaml has no stages; leave it out, or give another --config"),
     (["steps"], "'steps': not an override"),
     (["steps=3"], "steps: unknown key; did you mean 'training.steps' or 'profile.steps'?"),
-    (["training.Global-Batch=3"], "unknown key; did you mean 'training.global_batch'?"),
+    (["training.Global-Batch=3"], "unknown key; did you mean 'global_batch'?"),
     (["base=codegen_tiny"], "base: is a key of files; give its file as --config"),
     (["training.steps=012"], "training.steps: found '012'; input should be a valid integer"),
     (["training.steps=1:30"], "training.steps: found '1:30'; input should be a valid integer"),

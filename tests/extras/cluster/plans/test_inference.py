@@ -105,7 +105,7 @@ def test_our_forms_are_the_bytes_that_quantize_writes(family, bits, group, tmp_p
     kinds = {1: np.float32, 2: np.float16}  # the engine holds vectors in FP32
     tensors = {name: from_array(np.ones(shape, kinds[len(shape)])) for name, shape in shapes.items()}
     fields = asdict(config.model.sizes)
-    source = Source(tmp_path, "checkpoint", models.family(family), fields, tensors, lambda directory: None)
+    source = Source(tmp_path / "source", "checkpoint", models.family(family), fields, tensors, lambda directory: None)
     written = write_quantised(source, bits, group, tmp_path / "q")["bytes"]
     forms = {form.bits: decoding(config, form) for form in our_forms(group)}
     assert forms[bits].weights == written

@@ -84,6 +84,8 @@ def test_the_same_text_is_1_and_nothing_is_0():
 def test_without_the_package_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sacrebleu.metrics", None)
     descriptions.metrics.cache_clear()
-    with pytest.raises(UserError, match=r"sacrebleu.metrics is not installed.*ms-codegeex\[evaluation\]"):
+    with pytest.raises(
+        UserError, match=r"sacrebleu.metrics, which compares summaries, is not installed.*ms-codegeex\[evaluation\]"
+    ):
         descriptions.metrics()
     descriptions.metrics.cache_clear()

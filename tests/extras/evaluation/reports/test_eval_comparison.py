@@ -272,7 +272,7 @@ def test_the_number_of_answers_shown(tmp_path):
         ("m: {source: x}", "m: no rates"),
         ("m: {source: x, pass@0: 3}", "pass@0: unknown key"),
         ("m: {source: x, pass@1: 101}", "pass@1 is 101, expected a number from 0 to 100"),
-        ("m: {source: x, pass@1: yes}", "pass@1 is True"),
+        ("m: {source: x, pass@1: yes}", "pass@1 is 'yes'"),
         ("a: {source: x, pass@1: 3}", "a is an evaluation's name, too"),
         (
             "m: {source: x, 'language: rust': {pass@1: 3}}",
