@@ -18,11 +18,11 @@ MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB
 MAX_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300
 TAG = "tag:yaml.org,2002:"
 UNKNOWN = (f"{TAG}timestamp", f"{TAG}value")  # are text
-FORMS = {  # of plain words that are no text
+FORMS = {  # of plain words that are not text; PyYAML, which writes our files, quotes texts of these forms
     f"{TAG}bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"),
     f"{TAG}int": re.compile(r"-?(?:0|[1-9][0-9]*)$"),
     f"{TAG}float": re.compile(
-        r"(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        r"(?:(?:[-+]?[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
 }
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +28,6 @@ from ms_codegeex.generation import matrices
 from ms_codegeex.generation.matrices import WHOLE, PackedMatrix, pack, packed_shape, stored
 from ms_codegeex.models.parameters import SCALES
 from ms_codegeex.models.registry import Family, family
-
-if TYPE_CHECKING:
-    pass
 
 DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
 PACKED_FROM = 1 << 26  # bytes of tensors of a model from which a packed copy of them is kept

@@ -68,7 +68,7 @@ def test_what_is_read_is_what_pyyaml_reads():
 
 
 def test_what_yaml_1_1_would_turn_into_something_else_stays_text():
-    words = "012 0x1f 1_000 +5 1:30 1:30.5 2024-02-29 yes No on off y 1e4 nUll tRue . - ="
+    words = "012 0x1f 1_000 +5 1:30 1:30.5 2024-02-29 yes No on off y 1e4 1.5e4 -.5 nUll tRue . - ="
     assert parse_yaml(f"[{words.replace(' ', ', ')}]") == words.split()
 
 

@@ -55,7 +55,7 @@ from ms_codegeex.extras.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.extras.corpus.workspace import sweep, work_path
 from ms_codegeex.extras.corpus.writing import write_description, write_report, write_splits
 
-SHARD_VERSION = 15
+SHARD_VERSION = 16
 
 
 @dataclass(frozen=True)
