@@ -1,5 +1,6 @@
 """The whole default corpus: every document is its source without licence headers, and both tokenizers agree on it."""
 
+import contextlib
 import hashlib
 import tokenize
 
@@ -33,13 +34,14 @@ def documents(dataset):
 
 
 def in_utf8(path):
-    """A file's text, decoded by Python's own rule; a file that the rule refuses is in Latin-1, by ours."""
+    """A file's text: UTF-8 if that is what it is, otherwise as Python decodes it; what it refuses is Western European."""
     data = path.read_bytes()
-    try:
+    with contextlib.suppress(UnicodeDecodeError):
+        return data.decode("utf-8-sig").encode()
+    encoding = "utf-8"
+    with contextlib.suppress(SyntaxError):  # no encoding is declared: test/tokenizedata/badsyntax_pep3120.py of CPython
         encoding, _ = tokenize.detect_encoding(iter(data.splitlines(keepends=True)).__next__)
-    except SyntaxError:  # not UTF-8 and no encoding declared, as in CPython's test/tokenizedata/badsyntax_pep3120.py
-        encoding = "iso8859-1"
-    return data if encoding == "utf-8" else data.decode(encoding).encode()
+    return data.decode("cp1252" if encoding == "utf-8" else encoding).encode()
 
 
 def test_every_document_is_its_source(dataset):
