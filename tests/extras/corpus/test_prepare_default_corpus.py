@@ -34,7 +34,7 @@ def documents(dataset):
 
 
 def in_utf8(path):
-    """A file's text: UTF-8 if that is what it is, otherwise as Python decodes it; what it refuses is Western European."""
+    """A file's text: UTF-8 if that is what it is, otherwise as Python decodes it; the rest is in cp1252."""
     data = path.read_bytes()
     with contextlib.suppress(UnicodeDecodeError):
         return data.decode("utf-8-sig").encode()
