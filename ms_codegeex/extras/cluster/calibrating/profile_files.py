@@ -24,8 +24,9 @@ MAX_BYTES = 1 << 30  # ten steps of 10,000 kernels have 30 MB
 MICROSECOND, MILLISECOND, MB = 1e-6, 1e-3, 1e6
 # bytes of a number by the profiler's name of its type, of which some versions write `DT_` before
 TYPES = {"FLOAT16": 2, "BF16": 2, "BFLOAT16": 2, "FLOAT": 4, "FLOAT32": 4, "INT32": 4, "INT64": 8, "BOOL": 1, "INT8": 1}
-TYPES |= {"UINT8": 1, "DOUBLE": 8, "UINT32": 4, "UINT64": 8, "INT16": 2}
+TYPES |= {"UINT8": 1, "DOUBLE": 8, "UINT32": 4, "UINT64": 8, "INT16": 2, "UNDEFINED": 0}  # an input that is left out
 LINKS = {"board": ("HCCS", "SIO"), "server": ("PCIE",), "cluster": ("RDMA",)}  # the profiler's names of each
+PRODUCT = re.compile(r"(batch)?_?mat_?mul(?!.*(reduce|gather|scatter|all_?to_?all))", re.IGNORECASE)
 PLAIN = ("ND", "NCHW", "NCL", "NCDHW", "NULL", "N/A", "")  # formats that keep the shape
 
 
@@ -66,13 +67,12 @@ class StepTrace:
 
 @dataclass(frozen=True)
 class RankProfile:
-    """The profile of one rank; `lacking`: files that it does not have."""
+    """The profile of one rank."""
 
     folder: Path
     kernels: tuple[KernelRun, ...]
     messages: tuple[MessageRun, ...]
     steps: tuple[StepTrace, ...]
-    lacking: tuple[str, ...] = ()
 
 
 def profiles_below(folder: Path) -> list[RankProfile]:
@@ -82,7 +82,7 @@ def profiles_below(folder: Path) -> list[RankProfile]:
         UserError: there is none, one of them is damaged, or none has what an Ascend's profile has.
     """
     folders = sorted(path for path in folder.rglob(FOLDER) if path.is_dir()) if folder.is_dir() else []
-    if folder.name == FOLDER:
+    if folder.name == FOLDER or any((folder / name).exists() for name in (KERNELS, MESSAGES, STEPS)):
         folders = [folder]
     if not folders:
         raise UserError(f"{folder}: no {FOLDER} below it; train with profile.steps, or name another folder with --from")
@@ -96,11 +96,10 @@ def profiles_below(folder: Path) -> list[RankProfile]:
 
 
 def read_profile(folder: Path) -> RankProfile:
-    """The files of one rank. A missing one is `lacking`; a damaged one is a `UserError` that names it."""
+    """The files of one rank, of which some may be missing. A damaged one is a `UserError` that names it."""
     readers = {KERNELS: _kernels, MESSAGES: _messages, STEPS: _steps}
-    lacking = tuple(name for name in readers if not (folder / name).exists())
-    parts = [() if name in lacking else tuple(read(folder / name)) for name, read in readers.items()]
-    return RankProfile(folder, *parts, lacking)
+    found = {name: tuple(read(folder / name)) for name, read in readers.items() if (folder / name).exists()}
+    return RankProfile(folder, *(found.get(name, ()) for name in readers))
 
 
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -152,9 +151,8 @@ def _kernels(path: Path) -> Iterator[KernelRun]:
         types = [_types(row.get(name)) for name in ("Input Data Types", "Output Data Types")]
         moved = _moved(inputs, types[0], outputs, types[1])
         plain = all(x in PLAIN for n in ("Input Formats", "Output Formats") for x in _words(row.get(n)))
-        product = _product(kind, inputs, outputs) if plain else None
-        width = TYPES.get(types[0][0], 2) if types[0] else 2
-        yield KernelRun(kind, core, seconds, moved, product, width)
+        product = _product(kind, inputs, outputs) if plain and types[0][0] in TYPES else None
+        yield KernelRun(kind, core, seconds, moved, product, TYPES.get(types[0][0], 2))
 
 
 def _words(cell: str | None) -> list[str]:
@@ -196,8 +194,9 @@ def _moved(
 def _product(
     kind: str, inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]
 ) -> tuple[int, int, int, int] | None:
-    """(m, k, n, batch) of a matrix product, whichever operands are transposed: k follows from the sizes."""
-    if not re.match(r"(batch)?_?mat_?mul", kind, re.IGNORECASE) or len(inputs) < 2 or not outputs:
+    """(m, k, n, batch) of a matrix product, whichever operands are transposed: k follows from the sizes. None for one
+    that also communicates, such as MatmulAllReduce."""
+    if not PRODUCT.match(kind) or len(inputs) < 2 or not outputs:
         return None
     left, right, output = inputs[0], inputs[1], outputs[0]
     if min(map(len, (left, right, output))) < 2 or not all(map(math.prod, (left, right, output))):

@@ -128,9 +128,10 @@ def import_triplet(
     token: such a row gets one that the loss does not count, and is truncated on its left to `seq_length`.
     """
     known = load_tokenizer(tokenizer)
-    if not prefix.name:
-        raise UserError(f"{prefix}: a directory; give the triplet's path without _input_ids")
-    parts = [IndexedDataset(prefix.with_name(f"{prefix.name}_{part}")) for part in PARTS]
+    paths = [Path(f"{prefix}_{part}") for part in PARTS]
+    if lacking := [file for path in paths if not (file := Path(f"{path}.idx")).is_file()]:
+        raise UserError(f"{lacking[0]}: no such file; give the triplet's path without _input_ids, such as tuning/train")
+    parts = [IndexedDataset(path) for path in paths]
     if any(not np.array_equal(part.sizes, parts[0].sizes) for part in parts) or not len(parts[0]):
         raise UserError(f"{prefix}: {', '.join(PARTS)} have rows of different sizes, or none; this is not a triplet")
     seq_length = int(parts[0].sizes.max()) - 1
