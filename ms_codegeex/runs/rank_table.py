@@ -24,6 +24,7 @@ from ms_codegeex.base.reading import read_json
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
+KEYS = ("version", "server_count", "server_list", "super_pod_list", "status")
 VERSIONS = ("1.0", "1.2")  # without and with super pods
 MAX_SERVER_DEVICES = 16  # the largest servers have as many; parallel.server_devices may be lower
 SERVER_ID_LENGTH = 63  # HCCL's limit
@@ -59,10 +60,11 @@ class RankTableServer:
 @dataclass(frozen=True)
 class RankTable:
     """A table that satisfies all rules of `parse_rank_table`; servers are in rank order. `super_pods`: the ids of the
-    servers of each, by its id; none in version 1.0."""
+    servers of each, by its id; none in version 1.0. `extra` holds further keys, of any value."""
 
     servers: tuple[RankTableServer, ...]
     super_pods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def world(self) -> int:
@@ -76,10 +78,9 @@ class RankTable:
                 "server_id": server.server_id,
                 **{"host_nic_ip": "reserve", **server.extra},
                 "device": [
-                    {"device_id": str(d.device_id), "device_ip": d.device_ip, **d.extra, "rank_id": str(d.rank)}
-                    if d.device_ip
-                    else {"device_id": str(d.device_id), **d.extra, "rank_id": str(d.rank)}
+                    {"device_id": str(d.device_id), **address, **d.extra, "rank_id": str(d.rank)}
                     for d in server.devices
+                    for address in [{"device_ip": d.device_ip} if d.device_ip else {}]
                 ],
             }
             for server in self.servers
@@ -94,6 +95,7 @@ class RankTable:
             "server_list": servers,
             **({"super_pod_list": pods} if pods else {}),
             "status": "completed",
+            **self.extra,
         }
 
 
@@ -234,7 +236,8 @@ def parse_rank_table(value: Any) -> RankTable:
     _check_whole(servers)
     if version.value == VERSIONS[0] and pods is not None:
         raise version.problem('"1.2", since there is a super_pod_list', "correct one of them")
-    return RankTable(servers, {} if pods is None else _super_pods(top, servers))
+    extra = {key: value[key] for key in value if key not in KEYS}
+    return RankTable(servers, {} if pods is None else _super_pods(top, servers), extra)
 
 
 def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tuple[str, ...]]:
@@ -336,29 +339,33 @@ def make_rank_table(servers: Sequence[tuple[str, Mapping[int, str]]]) -> RankTab
         RankTableServer(server_id, tuple(RankTableDevice(number, addresses[number], 0) for number in sorted(addresses)))
         for server_id, addresses in servers
     )
-    return _numbered(made, {})
+    return _numbered(made, {}, {})
 
 
 def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
     """All servers of the tables in that order, with new ranks; a broken rule is a `UserError`. Tables of one super pod
-    name it alike."""
+    name it alike. Further keys are kept if all tables have the same value."""
     if len({bool(table.super_pods) for table in tables}) > 1:
         raise UserError("version: some of the tables have super pods (1.2), others none (1.0); make all of one version")
     pods: dict[str, tuple[str, ...]] = {}
     for table in tables:
         for pod, members in table.super_pods.items():
             pods[pod] = (*pods.get(pod, ()), *members)
-    return _numbered((server for table in tables for server in table.servers), pods)
+    first, *others = (table.extra for table in tables)
+    extra = {key: first[key] for key in first if all(key in other and other[key] == first[key] for other in others)}
+    return _numbered((server for table in tables for server in table.servers), pods, extra)
 
 
-def _numbered(servers: Iterable[RankTableServer], pods: Mapping[str, tuple[str, ...]]) -> RankTable:
+def _numbered(
+    servers: Iterable[RankTableServer], pods: Mapping[str, tuple[str, ...]], extra: Mapping[str, Any]
+) -> RankTable:
     """The servers with ranks in their order."""
     ranks = itertools.count()
     numbered = [
         replace(server, devices=tuple(replace(device, rank=next(ranks)) for device in server.devices))
         for server in servers
     ]
-    return parse_rank_table(RankTable(tuple(numbered), pods).to_json())
+    return parse_rank_table(RankTable(tuple(numbered), pods, extra).to_json())
 
 
 def write_rank_table(path: Path, table: RankTable) -> None:

@@ -28,7 +28,11 @@ def test_make_merge_check(tmp_path, hccn):
         command_here("rank-table", "make", "--server", f"10.0.0.12={other}", "--output", tmp_path / "b.json").returncode
         == 0
     )
+    for name, more in (("a.json", {"job": "x", "id": 1}), ("b.json", {"job": "x", "id": 2})):
+        (tmp_path / name).write_text(json.dumps(json.loads((tmp_path / name).read_text()) | more))
     merged = command_here("rank-table", "merge", "a.json", "b.json", "--output", "ab.json", "--json")
+    assert merged.stderr == "left out, since the tables differ in it: id\n"
+    assert json.loads((tmp_path / "ab.json").read_text())["job"] == "x"
     assert json.loads(merged.stdout) == {
         "table": "ab.json",
         "servers": 2,

@@ -372,7 +372,13 @@ def test_merging_keeps_other_keys_and_refuses_a_server_twice():
     whole["server_list"][0]["host_nic_ip"] = "10.0.0.11"
     whole["server_list"][0]["device"][0]["device_port"] = "16667"
     first = parse_rank_table(copy.deepcopy(whole))
-    merged = merge_rank_tables([make_rank_table([("z", addresses(5))]), first]).to_json()["server_list"][1]
+    other = make_rank_table([("z", addresses(5))]).to_json()
+    one, two = (
+        parse_rank_table(each | {"job": {"id": 7}, "made": each["server_count"] + each["server_list"][0]["server_id"]})
+        for each in (whole, other)
+    )
+    assert merge_rank_tables([one, two]).extra == {"job": {"id": 7}} and merge_rank_tables([one]) == one
+    merged = merge_rank_tables([parse_rank_table(other), first]).to_json()["server_list"][1]
     assert merged["host_nic_ip"] == "10.0.0.11"
     assert merged["device"][0]["device_port"] == "16667" and merged["device"][0]["rank_id"] == "8"
     with pytest.raises(UserError, match=r"^server_list\[1\]\.server_id: found .* again"):
