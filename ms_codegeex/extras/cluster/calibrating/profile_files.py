@@ -69,7 +69,6 @@ class StepTrace:
 class RankProfile:
     """The profile of one rank."""
 
-    folder: Path
     kernels: tuple[KernelRun, ...]
     messages: tuple[MessageRun, ...]
     steps: tuple[StepTrace, ...]
@@ -99,7 +98,7 @@ def read_profile(folder: Path) -> RankProfile:
     """The files of one rank, of which some may be missing. A damaged one is a `UserError` that names it."""
     readers = {KERNELS: _kernels, MESSAGES: _messages, STEPS: _steps}
     found = {name: tuple(read(folder / name)) for name, read in readers.items() if (folder / name).exists()}
-    return RankProfile(folder, *(found.get(name, ()) for name in readers))
+    return RankProfile(*(found.get(name, ()) for name in readers))
 
 
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
