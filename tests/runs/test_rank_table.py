@@ -3,6 +3,7 @@
 import copy
 import ipaddress
 import json
+from dataclasses import replace
 
 import pytest
 from cluster_runs import config
@@ -180,7 +181,7 @@ def test_super_pods_are_read_merged_and_written():
     other["super_pod_list"][0]["server_list"][0]["server_id"] = "10.0.1.11"
     merged = merge_rank_tables([parse_rank_table(one), parse_rank_table(other)])
     assert merged.super_pods == {"0": ("10.0.0.11", "10.0.0.12"), "1": ("10.0.0.13", "10.0.1.11")} and merged.world == 8
-    with pytest.raises(UserError, match=r"^version: some of the tables have super pods"):
+    with pytest.raises(UserError, match=r"^version: some tables are 1.2 or have super pods"):
         merge_rank_tables([parse_rank_table(one), table(1)])
 
 
@@ -203,7 +204,10 @@ def test_addresses_are_required_beyond_a_server_or_super_pod_only():
 
 
 def test_a_super_pod_is_optional_in_version_1_2():
-    assert parse_rank_table({**table().to_json(), "version": "1.2"}) == table()
+    parsed = parse_rank_table({**table().to_json(), "version": "1.2"})
+    assert parsed == replace(table(), version="1.2") == merge_rank_tables([parsed])
+    with pytest.raises(UserError, match=r"^version: some tables are"):
+        merge_rank_tables([parsed, table(1)])
 
 
 def without_pods(whole):

@@ -17,6 +17,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.exchange.interchange.foreign import check_ids, check_new, import_documents
 
 COLUMN, MASK = "input_ids", "attention_mask"
+DIGITS = "0123456789"  # at the end of the names of files that MindRecord's writer made together
 _ROWS = 256  # handed to MindRecord at a time
 
 
@@ -130,6 +131,9 @@ def import_mindrecord(
     """
     known = load_tokenizer(tokenizer)
     paths = [path for given in inputs for path in _mindrecords(given)]
+    for folder, stem in sorted({(path.parent, path.name.rstrip(DIGITS)) for path in paths if path.name[-1] in DIGITS}):
+        if left := sum(x.name.rstrip(DIGITS) == stem and x not in paths for x in folder.iterdir()):
+            print_once(f"{folder / stem}…: {left} more files of this set are not named, so they are not imported")
 
     def documents() -> Iterator[tuple[str, np.ndarray, None]]:
         for source, row in mindrecord_rows(paths):

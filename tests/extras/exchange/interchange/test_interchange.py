@@ -89,11 +89,14 @@ def test_rows_become_documents(tmp_path):
     assert sorted(both) == sorted(documents(out))
 
 
-def test_files_that_were_written_together(tmp_path):
+def test_files_that_were_written_together(tmp_path, capsys):
     """Each of them names the others, and MindRecord's reader would follow."""
     write_rows(tmp_path / "in" / "a.mindrecord", [[1, 2], [3, 4], [5, 6], [7, 8]], files=2)
     import_mindrecord([tmp_path / "in"], tmp_path / "out", "codegeex", validation_share=0.0)
     assert sorted(documents(tmp_path / "out")) == [[1, 2, EOS], [3, 4, EOS], [5, 6, EOS], [7, 8, EOS]]
+    assert not capsys.readouterr().err
+    import_mindrecord([tmp_path / "in" / "a.mindrecord0"], tmp_path / "first", "codegeex", validation_share=0.0)
+    assert "in/a.mindrecord…: 1 more files of this set are not named" in capsys.readouterr().err
 
 
 def test_columns_beside_the_ids(tmp_path, capsys):
