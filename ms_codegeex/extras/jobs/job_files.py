@@ -22,9 +22,7 @@ from ms_codegeex.runs.node import SCHEDULER_PORT, resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 
 SPARE_SECONDS = 10  # between `checkpoint.grace` and the end of a stopped job
-LONGEST_NAME = (
-    40  # Kubernetes' names of pods and services have 63 characters at most, and services' begin with a letter
-)
+LONGEST_NAME = 40  # Kubernetes' names of pods and services have at most 63 characters; services' begin with a letter
 
 SLURM = """\
 #!/bin/bash

@@ -27,6 +27,7 @@ TYPES = {"FLOAT16": 2, "BF16": 2, "BFLOAT16": 2, "FLOAT": 4, "FLOAT32": 4, "INT3
 TYPES |= {"UINT8": 1, "DOUBLE": 8, "UINT32": 4, "UINT64": 8, "INT16": 2, "UNDEFINED": 0}  # an input that is left out
 LINKS = {"board": ("HCCS", "SIO"), "server": ("PCIE",), "cluster": ("RDMA",)}  # the profiler's names of each
 PRODUCT = re.compile(r"(batch)?_?mat_?mul(?!.*(reduce|gather|scatter|all_?to_?all))", re.IGNORECASE)
+SIDES = ("Input", "Output")
 PLAIN = ("ND", "NCHW", "NCL", "NCDHW", "NULL", "N/A", "")  # formats that keep the shape
 
 
@@ -146,20 +147,16 @@ def _kernels(path: Path) -> Iterator[KernelRun]:
         seconds = _number(row, "Duration(us)", path) * MICROSECOND
         core = (row.get("Accelerator Core") or "").strip()
         kind = row["Type"].strip()
-        inputs, outputs = _shapes(row.get("Input Shapes")), _shapes(row.get("Output Shapes"))
-        types = [_types(row.get(name)) for name in ("Input Data Types", "Output Data Types")]
-        moved = _moved(inputs, types[0], outputs, types[1])
-        plain = all(x in PLAIN for n in ("Input Formats", "Output Formats") for x in _words(row.get(n)))
-        product = _product(kind, inputs, outputs) if plain and types[0][0] in TYPES else None
+        shapes = [_shapes(row.get(f"{name} Shapes")) for name in SIDES]
+        types = [[x.removeprefix("DT_") for x in _words(row.get(f"{name} Data Types"))] for name in SIDES]
+        moved = _moved(shapes, types)
+        plain = all(x in PLAIN for name in SIDES for x in _words(row.get(f"{name} Formats")))
+        product = _product(kind, *shapes) if plain and types[0][0] in TYPES else None
         yield KernelRun(kind, core, seconds, moved, product, TYPES.get(types[0][0], 2))
 
 
 def _words(cell: str | None) -> list[str]:
     return [word.strip() for word in (cell or "").strip().strip('"').split(";")]
-
-
-def _types(cell: str | None) -> list[str]:
-    return [word.removeprefix("DT_") for word in _words(cell)]
 
 
 def _shapes(cell: str | None) -> list[tuple[int, ...]]:
@@ -175,19 +172,12 @@ def _shapes(cell: str | None) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _moved(
-    inputs: Sequence[tuple[int, ...]],
-    of_inputs: Sequence[str],
-    outputs: Sequence[tuple[int, ...]],
-    of_outputs: Sequence[str],
-) -> int | None:
+def _moved(shapes: Sequence[Sequence[tuple[int, ...]]], types: Sequence[Sequence[str]]) -> int | None:
     """Bytes of all tensors; None without shapes, or with a type whose size is not known."""
-    pairs = [*zip(inputs, of_inputs, strict=False), *zip(outputs, of_outputs, strict=False)]
-    if not inputs or not outputs or len(pairs) != len(inputs) + len(outputs):
+    tensors = [pair for side in zip(shapes, types, strict=True) for pair in zip(*side, strict=False)]
+    if not all(shapes) or len(tensors) != sum(map(len, shapes)) or any(kind not in TYPES for _, kind in tensors):
         return None
-    if any(kind not in TYPES for _, kind in pairs):
-        return None
-    return sum(math.prod(shape) * TYPES[kind] for shape, kind in pairs)
+    return sum(math.prod(shape) * TYPES[kind] for shape, kind in tensors)
 
 
 def _product(
@@ -208,7 +198,7 @@ def _product(
 
 def _messages(path: Path) -> Iterator[MessageRun]:
     content = read_json(path, MAX_BYTES)
-    for ops in _objects(content, path):
+    for _, ops in _objects_of(content, path):
         for part in ("collective", "p2p"):
             for name, op in _objects_of(ops.get(part, {}), path):
                 if not name.startswith("Total"):
@@ -226,10 +216,6 @@ def _links(name: str, op: Mapping[str, Any], path: Path) -> Iterator[MessageRun]
         times = [_number({"Transit Time(ms)": 0, **x}, "Transit Time(ms)", path) for x in sent]
         if sum(sizes) > 0 and max(times) > 0:
             yield MessageRun(title, group, link, sum(sizes) * MB, max(times) * MILLISECOND)
-
-
-def _objects(value: Any, path: Path) -> Iterable[Mapping[str, Any]]:
-    return [x for _, x in _objects_of(value, path)]
 
 
 def _objects_of(value: Any, path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:

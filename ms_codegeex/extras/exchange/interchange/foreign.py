@@ -39,10 +39,8 @@ def check_ids(row: np.ndarray, tokenizer: Tokenizer, source: str) -> None:
     """`UserError` if a row holds an id that `tokenizer` does not have."""
     wrong = row[(row < 0) | (row >= tokenizer.vocab_size)]
     if wrong.size:
-        raise UserError(
-            f"{source}: id {int(wrong[0])} is outside 0..{tokenizer.vocab_size - 1}; give --tokenizer the one the ids "
-            "were made with"
-        )
+        found = f"id {int(wrong[0])} is outside 0..{tokenizer.vocab_size - 1}"
+        raise UserError(f"{source}: {found}; give --tokenizer the one the ids were made with")
 
 
 def import_documents(
