@@ -48,63 +48,47 @@ def device(server: int, index: int, key: str) -> list:
     return ["server_list", server, "device", index, key]
 
 
-BROKEN = {
-    "a number as rank": (
-        device(1, 3, "rank_id"),
-        5,
-        "server_list[1].device[3].rank_id: found 5 (a number), expected a",
-    ),
-    "a number as device": (device(0, 2, "device_id"), 2, "server_list[0].device[2].device_id: found 2 (a number)"),
-    "null as rank": (device(0, 0, "rank_id"), None, "server_list[0].device[0].rank_id: found null"),
-    "a word as rank": (
-        device(0, 1, "rank_id"),
-        "one",
-        'server_list[0].device[1].rank_id: found "one", expected digits',
-    ),
-    "negative rank": (device(0, 1, "rank_id"), "-1", 'server_list[0].device[1].rank_id: found "-1"'),
-    "leading zero": (device(1, 0, "rank_id"), "08", 'server_list[1].device[0].rank_id: found "08"'),
-    "rank twice": (
-        device(1, 0, "rank_id"),
-        "7",
-        'server_list[1].device[0].rank_id: found "7" again, which server_list[0].dev',
-    ),
-    "a gap": (device(1, 7, "rank_id"), "16", 'server_list[1].device[7].rank_id: found "16", expected a rank below 16'),
-    "rank missing": (device(1, 2, "rank_id"), ..., "server_list[1].device[2].rank_id: missing"),
-    "device twice": (device(0, 5, "device_id"), "4", 'server_list[0].device[5].device_id: found "4" again'),
-    "device outside": (device(0, 7, "device_id"), "16", 'server_list[0].device[7].device_id: found "16"'),
+BROKEN = {  # the place, its value, and what the error says of it
+    "a number as rank": (device(1, 3, "rank_id"), 5, "found 5 (a number), expected a"),
+    "a number as device": (device(0, 2, "device_id"), 2, "found 2 (a number)"),
+    "null as rank": (device(0, 0, "rank_id"), None, "found null"),
+    "a word as rank": (device(0, 1, "rank_id"), "one", 'found "one", expected digits'),
+    "negative rank": (device(0, 1, "rank_id"), "-1", 'found "-1"'),
+    "leading zero": (device(1, 0, "rank_id"), "08", 'found "08"'),
+    "rank twice": (device(1, 0, "rank_id"), "7", 'found "7" again, which server_list[0].dev'),
+    "a gap": (device(1, 7, "rank_id"), "16", 'found "16", expected a rank below 16'),
+    "rank missing": (device(1, 2, "rank_id"), ..., "missing"),
+    "device twice": (device(0, 5, "device_id"), "4", 'found "4" again'),
+    "device outside": (device(0, 7, "device_id"), "16", 'found "16"'),
     "address twice": (
         device(1, 6, "device_ip"),
         "192.168.100.101",
-        'server_list[1].device[6].device_ip: found "192.168.100.101" again, which server_list[0].device[0].device_ip',
+        'found "192.168.100.101" again, which server_list[0].device[0].device_ip',
     ),
-    "no address": (device(1, 6, "device_ip"), "", 'server_list[1].device[6].device_ip: found ""'),
-    "wrong address": (device(0, 6, "device_ip"), "192.168.1.256", "server_list[0].device[6].device_ip"),
-    "address missing": (device(0, 6, "device_ip"), ..., "server_list[0].device[6].device_ip: missing"),
-    "an object as address": (device(0, 6, "device_ip"), {}, "server_list[0].device[6].device_ip: found an object"),
-    "server twice": (["server_list", 1, "server_id"], "10.0.0.11", 'server_list[1].server_id: found "10.0.0.11" again'),
-    "wrong server": (["server_list", 1, "server_id"], "10.0.0", "server_list[1].server_id"),
-    "server of no name": (["server_list", 0, "server_id"], "", "server_list[0].server_id"),
-    "server number": (["server_list", 0, "server_id"], 11, "server_list[0].server_id: found 11 (a number)"),
-    "server missing": (["server_list", 0, "server_id"], ..., "server_list[0].server_id: missing"),
-    "nic is a list": (["server_list", 0, "host_nic_ip"], [], "server_list[0].host_nic_ip: found a list"),
-    "extra key a number": (device(0, 0, "device_port"), 16667, "server_list[0].device[0].device_port: found 16667"),
-    "no device": (["server_list", 1, "device"], [], "server_list[1].device: found an empty list"),
-    "devices an object": (["server_list", 1, "device"], {}, "server_list[1].device: found an object"),
-    "device a string": (
-        ["server_list", 1, "device", 4],
-        "4",
-        'server_list[1].device[4]: found "4", expected an object',
-    ),
-    "server a list": (["server_list", 1], [], "server_list[1]: found a list, expected an object"),
-    "no servers": (["server_list"], [], "server_list: found an empty list"),
-    "servers missing": (["server_list"], ..., "server_list: missing"),
-    "count": (["server_count"], "3", 'server_count: found "3", expected "2"'),
-    "count a number": (["server_count"], 2, 'server_count: found 2 (a number), expected a string; write "2"'),
-    "count missing": (["server_count"], ..., "server_count: missing"),
-    "version": (["version"], "1.1", 'version: found "1.1", expected "1.0" or "1.2"'),
-    "version a number": (["version"], 1.0, "version: found 1.0 (a number), expected a string"),
-    "status": (["status"], "initializing", 'status: found "initializing", expected "completed"'),
-    "status a boolean": (["status"], True, "status: found true (a boolean), expected a string"),
+    "no address": (device(1, 6, "device_ip"), "", 'found ""'),
+    "wrong address": (device(0, 6, "device_ip"), "192.168.1.256", ""),
+    "address missing": (device(0, 6, "device_ip"), ..., "missing"),
+    "an object as address": (device(0, 6, "device_ip"), {}, "found an object"),
+    "server twice": (["server_list", 1, "server_id"], "10.0.0.11", 'found "10.0.0.11" again'),
+    "wrong server": (["server_list", 1, "server_id"], "10.0.0", ""),
+    "server of no name": (["server_list", 0, "server_id"], "", ""),
+    "server number": (["server_list", 0, "server_id"], 11, "found 11 (a number)"),
+    "server missing": (["server_list", 0, "server_id"], ..., "missing"),
+    "nic is a list": (["server_list", 0, "host_nic_ip"], [], "found a list"),
+    "extra key a number": (device(0, 0, "device_port"), 16667, "found 16667"),
+    "no device": (["server_list", 1, "device"], [], "found an empty list"),
+    "devices an object": (["server_list", 1, "device"], {}, "found an object"),
+    "device a string": (["server_list", 1, "device", 4], "4", 'found "4", expected an object'),
+    "server a list": (["server_list", 1], [], "found a list, expected an object"),
+    "no servers": (["server_list"], [], "found an empty list"),
+    "servers missing": (["server_list"], ..., "missing"),
+    "count": (["server_count"], "3", 'found "3", expected "2"'),
+    "count a number": (["server_count"], 2, 'found 2 (a number), expected a string; write "2"'),
+    "count missing": (["server_count"], ..., "missing"),
+    "version": (["version"], "1.1", 'found "1.1", expected "1.0" or "1.2"'),
+    "version a number": (["version"], 1.0, "found 1.0 (a number), expected a string"),
+    "status": (["status"], "initializing", 'found "initializing", expected "completed"'),
+    "status a boolean": (["status"], True, "found true (a boolean), expected a string"),
 }
 
 
@@ -112,8 +96,8 @@ BROKEN = {
 def test_what_is_broken_is_named_by_its_path(path, value, message):
     with pytest.raises(UserError) as error:
         parse_rank_table(changed(path, value))
-    text = str(error.value)
-    assert text.startswith(message) and "\n" not in text
+    place, text = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in path)[1:], str(error.value)
+    assert text.startswith(f"{place}: {message}") and "\n" not in text
     assert "; " in text  # the remedy
 
 
