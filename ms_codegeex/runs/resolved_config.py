@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import yaml
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 
@@ -19,9 +22,13 @@ def write_config(run: RunDirectory, config: RunConfig) -> None:
 
 def read_config(run: RunDirectory) -> RunConfig:
     """Read and check it; a `UserError` names the file, or says that `run` is not a run directory."""
-    if not run.config.is_file():
-        raise UserError(f"{run.path}: not a run directory (no config.yaml)")
     try:
-        return load_config(run.config)
+        values = read_yaml_file(run.config)
+    except FileNotFoundError:
+        raise UserError(f"{run.path}: not a run directory (no config.yaml)") from None
+    try:
+        if not isinstance(values, Mapping):
+            raise UserError(f"found {type(values).__name__}, expected sections with keys; restore it")
+        return build_run_config(values)
     except UserError as error:
         raise UserError(f"{run.config}: not the configuration of a run ({error})") from None

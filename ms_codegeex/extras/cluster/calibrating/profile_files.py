@@ -28,6 +28,7 @@ TYPES |= {"UINT8": 1, "DOUBLE": 8, "UINT32": 4, "UINT64": 8, "INT16": 2, "UNDEFI
 LINKS = {"board": ("HCCS", "SIO"), "server": ("PCIE",), "cluster": ("RDMA",)}  # the profiler's names of each
 PRODUCT = re.compile(r"(batch)?_?mat_?mul(?!.*(reduce|gather|scatter|all_?to_?all))", re.IGNORECASE)
 SIDES = ("Input", "Output")
+AGAIN = "copy the file again, or profile again"
 PLAIN = ("ND", "NCHW", "NCL", "NCDHW", "NULL", "N/A", "")  # formats that keep the shape
 
 
@@ -116,10 +117,10 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
     try:
         for row in reader:
             if None in row.values():
-                raise UserError(f"{path}: line {reader.line_num} is cut short; copy the file again, or profile again")
+                raise UserError(f"{path}: line {reader.line_num} is cut short; {AGAIN}")
             yield row
     except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num}: {error}; copy the file again, or profile again") from None
+        raise UserError(f"{path}: line {reader.line_num}: {error}; {AGAIN}") from None
 
 
 def _number(row: Mapping[str, Any], name: str, path: Path) -> float:
@@ -130,9 +131,7 @@ def _number(row: Mapping[str, Any], name: str, path: Path) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < math.inf:
-        raise UserError(
-            f"{path}: {name}: found {word[:40]!r}, expected a number; copy the file again, or profile again"
-        )
+        raise UserError(f"{path}: {name}: found {word[:40]!r}, expected a number; {AGAIN}")
     return value
 
 
