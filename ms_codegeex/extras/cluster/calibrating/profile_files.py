@@ -113,7 +113,7 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
     reader = csv.DictReader(StringIO(text), restkey="")
     missing = [name for name in needed if name not in (reader.fieldnames or ())]
     if missing:
-        raise UserError(f"{path}: no column {missing[0]!r}; expected a file of MindSpore Profiler 2.6 to 2.9")
+        raise UserError(f"{path}: no column {missing[0]!r}, which MindSpore Profiler 2.6 to 2.9 writes; {AGAIN}")
     try:
         for row in reader:
             if None in row.values():
