@@ -103,8 +103,8 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
 
     if is_gguf(path):
         return extra("inspect", "gguf")
-    if path.suffix == ".json":
-        raise UserError(f"{path}: describes other files; give their directory, {path.parent}")
+    if path.suffix in (".json", ".jsonl", ".yaml", ".idx") or ".tfevents." in path.name:
+        raise UserError(f"{path}: is no file of weights; give the directory of the dataset, model or run that has it")
     if path.is_file():
         return extra("inspect", "weights")
     if not path.is_dir():
@@ -126,7 +126,9 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
             return kind
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
     wrong += "(manifest.json), a run (config.yaml) or runs in stages (stages.json)"
-    raise UserError(f"{path}: {wrong}; see `prepare`, `convert`, `quantize` and `train`")
+    below = sorted(file.parent for marker in ("dataset.json", *kinds) for file in path.glob(f"*/{marker}"))
+    remedy = f"name one in it, such as {below[0]}" if below else "see `prepare`, `convert`, `quantize` and `train`"
+    raise UserError(f"{path}: {wrong}; {remedy}")
 
 
 def _adapters_lines(adapters: dict[str, Any]) -> Iterator[str]:

@@ -148,7 +148,10 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.action == "make":
             table = rank_table.make_rank_table(_servers(arguments))
         else:
-            table = rank_table.merge_rank_tables([rank_table.read_rank_table(file) for file in arguments.tables])
+            tables = [rank_table.read_rank_table(file) for file in arguments.tables]
+            table = rank_table.merge_rank_tables(tables)
+            if lost := sorted({key for each in tables for key in each.extra} - table.extra.keys()):
+                print_error(f"left out, since the tables differ in it: {', '.join(lost)}")
         rank_table.write_rank_table(path, table)
     servers = f"{len(table.servers)} server{'s' * (len(table.servers) > 1)}"
     devices = f"{table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}"

@@ -17,7 +17,7 @@ from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.validation import check_tree, validated
-from ms_codegeex.config.values import merged, parse_overrides, read_yaml
+from ms_codegeex.config.values import merged, parse_overrides, read_yaml, with_home
 
 OWN = ("name", "start")  # keys of a stage that are not keys of a run
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -122,7 +122,7 @@ def _read(path: Path | None, overrides: Sequence[str]) -> tuple[Path, dict[str, 
     file, over = find_config(path) if path else Path("default"), parse_overrides(overrides)
     if "base" in over:
         raise UserError("base: is a key of files; give its file as --config")
-    return file, read_yaml(file) if path else {}, over
+    return file, with_home(read_yaml(file)) if path else {}, over
 
 
 def _built_stage(stage: TrainingStageValues) -> RunConfig:

@@ -27,6 +27,16 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def with_home(value: Any) -> Any:
+    """A value whose texts, also keys (of a blend), have the home directory for the `~` of a leading `~/`: no shell sees
+    it in a file or behind `key=`."""
+    if isinstance(value, Mapping):
+        return {with_home(key): with_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in a YAML file, on top of its `base` file's, whose name is relative to this file. `seen`: files that
     lead here by `base`. `UserError` if a file is missing, malformed or its own base."""
@@ -53,7 +63,7 @@ def _on_base(values: dict[str, Any], path: Path, key: str, seen: tuple[Path, ...
         return values
     if not isinstance(base, str):
         raise UserError(f"{path}: {key}: found {base!r}, expected the name of a YAML file")
-    file = path.parent / base
+    file = path.parent / with_home(base)
     return merged(read_yaml(file if file.suffix or file.exists() else find_config(base, option=key), seen), values)
 
 
@@ -86,7 +96,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if not separator or not all(key.split(".")):
             raise UserError(f"'{text}': not an override; write key=value, for example training.steps=40")
         try:
-            parsed = parse_yaml(value) if value else None
+            parsed = with_home(parse_yaml(value)) if value else None
         except MalformedText:
             raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it as '\"{value}\"'") from None
         if _has_comment(value, parsed):

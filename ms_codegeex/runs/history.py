@@ -19,9 +19,9 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.webpage import Html, charts, count, element, lines, page, settings, spans, table, text
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs.display import duration
 from ms_codegeex.runs.records import read_events, read_log
+from ms_codegeex.runs.resolved_config import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 WATCHED = ("profile", "stress check", "silent check")  # events
@@ -111,7 +111,7 @@ def read_history(path: Path) -> History:
         raise UserError(f"{path}: not a run directory (no config.yaml); {remedy}")
     now, log, events = time.time(), read_log(run.log), read_events(run.events)
     alive = max((file.stat().st_mtime for file in (run.progress, run.log, run.events) if file.exists()), default=0.0)
-    return History(path, load_config(run.config), log, events, _attempts(log, events, alive, now), now)
+    return History(path, read_config(run), log, events, _attempts(log, events, alive, now), now)
 
 
 def batch_text(history: History, first: int) -> str:

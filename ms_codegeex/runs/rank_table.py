@@ -12,7 +12,7 @@ import ipaddress
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from ms_codegeex.base.reading import read_json
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
+KEYS = ("version", "server_count", "server_list", "super_pod_list", "status")
 VERSIONS = ("1.0", "1.2")  # without and with super pods
 MAX_SERVER_DEVICES = 16  # the largest servers have as many; parallel.server_devices may be lower
 SERVER_ID_LENGTH = 63  # HCCL's limit
@@ -59,10 +60,12 @@ class RankTableServer:
 @dataclass(frozen=True)
 class RankTable:
     """A table that satisfies all rules of `parse_rank_table`; servers are in rank order. `super_pods`: the ids of the
-    servers of each, by its id; none in version 1.0."""
+    servers of each, by its id; version 1.2 may have some. `extra` holds further keys, of any value."""
 
     servers: tuple[RankTableServer, ...]
     super_pods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    version: str = VERSIONS[0]
 
     @property
     def world(self) -> int:
@@ -76,10 +79,9 @@ class RankTable:
                 "server_id": server.server_id,
                 **{"host_nic_ip": "reserve", **server.extra},
                 "device": [
-                    {"device_id": str(d.device_id), "device_ip": d.device_ip, **d.extra, "rank_id": str(d.rank)}
-                    if d.device_ip
-                    else {"device_id": str(d.device_id), **d.extra, "rank_id": str(d.rank)}
+                    {"device_id": str(d.device_id), **address, **d.extra, "rank_id": str(d.rank)}
                     for d in server.devices
+                    for address in [{"device_ip": d.device_ip} if d.device_ip else {}]
                 ],
             }
             for server in self.servers
@@ -89,11 +91,12 @@ class RankTable:
             for pod, members in self.super_pods.items()
         ]
         return {
-            "version": VERSIONS[bool(pods)],
+            "version": self.version,
             "server_count": str(len(servers)),
             "server_list": servers,
             **({"super_pod_list": pods} if pods else {}),
             "status": "completed",
+            **self.extra,
         }
 
 
@@ -234,7 +237,8 @@ def parse_rank_table(value: Any) -> RankTable:
     _check_whole(servers)
     if version.value == VERSIONS[0] and pods is not None:
         raise version.problem('"1.2", since there is a super_pod_list', "correct one of them")
-    return RankTable(servers, {} if pods is None else _super_pods(top, servers))
+    extra = {key: value[key] for key in value if key not in KEYS}
+    return RankTable(servers, {} if pods is None else _super_pods(top, servers), extra, version.value)
 
 
 def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tuple[str, ...]]:
@@ -336,29 +340,32 @@ def make_rank_table(servers: Sequence[tuple[str, Mapping[int, str]]]) -> RankTab
         RankTableServer(server_id, tuple(RankTableDevice(number, addresses[number], 0) for number in sorted(addresses)))
         for server_id, addresses in servers
     )
-    return _numbered(made, {})
+    return _numbered(RankTable(tuple(made)))
 
 
 def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
     """All servers of the tables in that order, with new ranks; a broken rule is a `UserError`. Tables of one super pod
-    name it alike."""
-    if len({bool(table.super_pods) for table in tables}) > 1:
-        raise UserError("version: some of the tables have super pods (1.2), others none (1.0); make all of one version")
+    name it alike. Further keys are kept if all tables have the same value."""
+    if len({(table.version, bool(table.super_pods)) for table in tables}) > 1:
+        raise UserError("version: some tables are 1.2 or have super pods, others not; make all of one version")
     pods: dict[str, tuple[str, ...]] = {}
     for table in tables:
         for pod, members in table.super_pods.items():
             pods[pod] = (*pods.get(pod, ()), *members)
-    return _numbered((server for table in tables for server in table.servers), pods)
+    first, *others = (table.extra for table in tables)
+    extra = {key: first[key] for key in first if all(key in other and other[key] == first[key] for other in others)}
+    servers = tuple(server for table in tables for server in table.servers)
+    return _numbered(RankTable(servers, pods, extra, tables[0].version))
 
 
-def _numbered(servers: Iterable[RankTableServer], pods: Mapping[str, tuple[str, ...]]) -> RankTable:
-    """The servers with ranks in their order."""
+def _numbered(table: RankTable) -> RankTable:
+    """The table with ranks in the order of its servers."""
     ranks = itertools.count()
-    numbered = [
+    numbered = (
         replace(server, devices=tuple(replace(device, rank=next(ranks)) for device in server.devices))
-        for server in servers
-    ]
-    return parse_rank_table(RankTable(tuple(numbered), pods).to_json())
+        for server in table.servers
+    )
+    return parse_rank_table(replace(table, servers=tuple(numbered)).to_json())
 
 
 def write_rank_table(path: Path, table: RankTable) -> None:

@@ -7,6 +7,7 @@ returned has the keys and types that its readers rely on. Imports no engine.
 from __future__ import annotations
 
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                     line = stream.readline(LONGEST_LINE)
                 continue
             try:
-                record = parse_json(line, data=True)
+                record = parse_json(line.removeprefix(BOM_UTF8), data=True)
             except MalformedText:
                 continue
             if isinstance(record, dict):

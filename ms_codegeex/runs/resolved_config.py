@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import yaml
 
 from ms_codegeex.base.errors import UserError
@@ -19,8 +21,14 @@ def write_config(run: RunDirectory, config: RunConfig) -> None:
 
 
 def read_config(run: RunDirectory) -> RunConfig:
-    """Read and check it; `UserError` if `run` is not a run directory."""
+    """Read and check it; a `UserError` names the file, or says that `run` is not a run directory."""
     try:
-        return build_run_config(read_yaml_file(run.config))
+        values = read_yaml_file(run.config)
     except FileNotFoundError:
         raise UserError(f"{run.path}: not a run directory (no config.yaml)") from None
+    try:
+        if not isinstance(values, Mapping):
+            raise UserError(f"found {type(values).__name__}, expected sections with keys; restore it")
+        return build_run_config(values)
+    except UserError as error:
+        raise UserError(f"{run.config}: not the configuration of a run ({error})") from None

@@ -8,10 +8,10 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.config.loading import load_config
 from ms_codegeex.formats.checkpoint import list_checkpoints
 from ms_codegeex.formats.model_description import checkpoint_line, size_lines, size_of, summarise_checkpoint
 from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.resolved_config import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.staged_run import StagedRunReport
 
@@ -19,10 +19,7 @@ from ms_codegeex.runs.staged_run import StagedRunReport
 def describe_run(directory: Path) -> dict[str, Any]:
     """A run's model and data, its progress, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
     run = RunDirectory(directory)
-    try:
-        config = load_config(run.config)
-    except UserError as error:
-        raise UserError(f"{run.config}: not the configuration of a run ({error})") from None
+    config = read_config(run)
     log = read_log(run.log)
     losses = [line for line in log if line["loss"] is not None]
     validated = [line for line in log if line["validation_loss"] is not None]

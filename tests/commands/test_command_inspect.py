@@ -362,6 +362,12 @@ def test_inspect_other_directories(tmp_path, capsys):
     assert "neither a dataset (dataset.json) nor a model (config.json or quantised.json)" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent")]) == 2
     assert "no such directory" in capsys.readouterr().err
+    for name in ("log.jsonl", "train.idx", "events.out.tfevents.1.host.1.0"):
+        (tmp_path / name).write_text("x")
+        assert "is no file of weights; give the directory of the" in inspect(capsys, tmp_path / name, status=2).err
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "config.yaml").write_text("")
+    assert f"; name one in it, such as {tmp_path}/runs/a\n" in inspect(capsys, tmp_path / "runs", status=2).err
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     save_file({"a.lora_A.weight": np.zeros((2, 4), np.float32)}, tmp_path / "adapter_model.safetensors")

@@ -53,12 +53,10 @@ def test_it_follows_a_run_to_its_end(dataset, tmp_path):
         assert terminal.end() == 0
 
 
-def test_a_folder_that_is_no_run_is_one_line(tmp_path):
-    result = command_here("monitor", tmp_path)
-    assert result.returncode == 2 and "not a run directory" in result.stderr and "Traceback" not in result.stderr
-
-
-def test_an_interval_that_no_clock_can_wait_is_one_line(tmp_path):
-    for interval in ("1e300", "inf", "0"):
-        result = command_here("monitor", tmp_path, "--interval", interval)
-        assert result.returncode == 2 and "is out of range; give" in result.stderr
+def test_mistakes_are_one_line(tmp_path):
+    intervals = [
+        (("--interval", words), "is out of range; give") for words in ("1e300", "inf", "0")
+    ]  # no clock waits so
+    for words, message in [((), "not a run directory"), *intervals]:
+        result = command_here("monitor", tmp_path, *words)
+        assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr

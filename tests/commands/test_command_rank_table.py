@@ -24,11 +24,13 @@ def test_make_merge_check(tmp_path, hccn):
     other = ",".join(f"192.168.{100 + i}.102" for i in range(8))
     made = command("rank-table", "make", "--server", "10.0.0.11=hccn.conf", "--output", "a.json", cwd=tmp_path)
     assert made.stdout == "a.json: 1 server, 8 devices, ranks 0 to 7\n", made.stderr
-    assert (
-        command_here("rank-table", "make", "--server", f"10.0.0.12={other}", "--output", tmp_path / "b.json").returncode
-        == 0
-    )
+    words = ("--server", f"10.0.0.12={other}", "--output", tmp_path / "b.json")
+    assert command_here("rank-table", "make", *words).returncode == 0
+    for name, more in (("a.json", {"job": "x", "id": 1}), ("b.json", {"job": "x", "id": 2})):
+        (tmp_path / name).write_text(json.dumps(json.loads((tmp_path / name).read_text()) | more))
     merged = command_here("rank-table", "merge", "a.json", "b.json", "--output", "ab.json", "--json")
+    assert merged.stderr == "left out, since the tables differ in it: id\n"
+    assert json.loads((tmp_path / "ab.json").read_text())["job"] == "x"
     assert json.loads(merged.stdout) == {
         "table": "ab.json",
         "servers": 2,
@@ -36,13 +38,8 @@ def test_make_merge_check(tmp_path, hccn):
         "server_list": [{"server_id": "10.0.0.11", "ranks": [0, 7]}, {"server_id": "10.0.0.12", "ranks": [8, 15]}],
         "mesh": None,
     }
-    run = {
-        "device": "ascend",
-        "devices": 16,
-        "model": {"preset": "13b"},
-        "training": {"steps": 1, "micro_batch": 8},
-        "parallel": {"tensor": 8},
-    }
+    run = {"device": "ascend", "devices": 16, "model": {"preset": "13b"}, "parallel": {"tensor": 8}}
+    run["training"] = {"steps": 1, "micro_batch": 8}
     config = write_config(tmp_path / "run.yaml", run)
     checked = command_here("rank-table", "check", tmp_path / "ab.json", "--config", config)
     assert checked.returncode == 0 and "fits data 2 x tensor 8 x pipeline 1" in checked.stdout

@@ -51,6 +51,18 @@ def test_base_is_merged_below_and_relative_to_its_file(tmp_path):
     assert config.training.schedule.learning_rate == 1e-3  # YAML reads 1e-3 as text; the type decides
 
 
+def test_the_home_directory_in_files_and_overrides(tmp_path, monkeypatch):
+    """No shell sees the `~` of a file, or the one behind `data.train=`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base.yaml").write_text("output: ~/runs\nmodel: {preset: tiny}\ntraining: {steps: 5}\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("base: ~/base.yaml\ndata: {tokenizer: ~, blend: [{from_step: 0, weights: {~/a: 1, ~b/c: 1}}]}\n")
+    config = load_config(path, ["data.held_out={C: ~/c}", "checkpoint.resume=~/x/~/y"])
+    found = (config.output, *config.data.directories, config.data.held_out["C"], config.checkpoint.resume)
+    assert found == (f"{tmp_path}/runs", f"{tmp_path}/a", "~b/c", f"{tmp_path}/c", f"{tmp_path}/x/~/y")
+    assert config.data.tokenizer is None
+
+
 def test_overrides_are_yaml_values():
     assert parse_overrides(["a.b=1", "a.c=null", "d=[1, 2]", "e=x=y"]) == {
         "a": {"b": 1, "c": None},

@@ -18,19 +18,19 @@ from ms_codegeex.runs.run_directory import RunDirectory
 
 
 def test_attempts_faults_and_goodput(dataset, tmp_path):
-    history = read_history(write_run(tmp_path / "run", dataset).path)
+    run = write_run(tmp_path / "run", dataset)
+    history = read_history(run.path)
     first, second = history.attempts
-    assert (first.reason, first.begin, first.end, first.first_step, first.last_step) == (
-        "lost",
-        BEGIN,
-        BEGIN + 35,
-        0,
-        4,
-    )
+    times = (first.begin, first.end, first.first_step, first.last_step)
+    assert (first.reason, times) == ("lost", (BEGIN, BEGIN + 35, 0, 4))
     assert (second.reason, second.end - second.begin, second.last_step) == ("failed", 50, 10)
     assert (history.step, history.state, history.counts["fault"]) == (10, "failed", 1)
     assert history.goodput == pytest.approx(10 * 4.0 / 100)  # ten steps of four seconds each hold
     assert history.last("loss") == 4.0 and history.last("validation_loss") is None
+    for file in (run.log, run.events):  # as an editor of Windows saves it
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    again = read_history(run.path)
+    assert (again.log, again.events) == (history.log, history.events)
 
 
 def test_a_run_without_an_end_is_running_until_it_has_been_silent_for_long(dataset, tmp_path, monkeypatch):
@@ -52,6 +52,9 @@ def test_a_run_that_has_not_begun_and_a_folder_that_is_no_run(dataset, tmp_path)
     assert (history.state, history.step, history.goodput, history.tokens_per_second) == ("not started", 0, None, None)
     with pytest.raises(UserError, match=rf"name a run in it, such as {run.path}$"):
         read_history(tmp_path)
+    run.config.write_text("later: 1\n")
+    with pytest.raises(UserError, match=rf"^{run.config}: not the configuration of a run \(later: unknown key; "):
+        read_history(run.path)
 
 
 def test_the_page_has_everything_and_escapes_it(dataset, tmp_path):

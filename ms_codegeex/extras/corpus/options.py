@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.remote import RemotePath, parse_location
 from ms_codegeex.base.shipped import find_config
@@ -210,10 +210,8 @@ def read_recipe(name: str) -> CorpusRecipe:
 
     path = find_config(name, "corpora", "--recipe")
     values = read_yaml(path)
-    try:
+    with located(path):
         return validated(CorpusRecipe, check_tree(CorpusRecipe, values))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def chosen_settings(

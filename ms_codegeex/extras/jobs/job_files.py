@@ -22,9 +22,7 @@ from ms_codegeex.runs.node import SCHEDULER_PORT, resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 
 SPARE_SECONDS = 10  # between `checkpoint.grace` and the end of a stopped job
-LONGEST_NAME = (
-    40  # Kubernetes' names of pods and services have 63 characters at most, and services' begin with a letter
-)
+LONGEST_NAME = 40  # Kubernetes' names of pods and services have at most 63 characters; services' begin with a letter
 
 SLURM = """\
 #!/bin/bash
@@ -91,18 +89,14 @@ def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
     if config.device == "cpu":
         raise UserError("--job: device: cpu trains on one machine, without a job file; set device=ascend")
     if config.devices > size and config.devices % size:
-        raise UserError(
-            f"devices: {config.devices} do not fill whole servers of {size} (parallel.server_devices); choose a "
-            "multiple"
-        )
+        wrong = f"{config.devices} do not fill whole servers of {size} (parallel.server_devices)"
+        raise UserError(f"devices: {wrong}; choose a multiple")
     servers = max(1, config.devices // size)
     if rank_table is not None:
         node = resolve_node(config, rank_table, 0)
         if node.count != servers:
-            raise UserError(
-                f"--rank-table: {rank_table} has {node.count} servers, a job of devices: {config.devices} asks for "
-                f"{servers} of {size} (parallel.server_devices); change one of them"
-            )
+            asked = f"a job of devices: {config.devices} asks for {servers} of {size} (parallel.server_devices)"
+            raise UserError(f"--rank-table: {rank_table} has {node.count} servers, {asked}; change one of them")
     return servers
 
 

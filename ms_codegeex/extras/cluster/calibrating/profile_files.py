@@ -24,8 +24,11 @@ MAX_BYTES = 1 << 30  # ten steps of 10,000 kernels have 30 MB
 MICROSECOND, MILLISECOND, MB = 1e-6, 1e-3, 1e6
 # bytes of a number by the profiler's name of its type, of which some versions write `DT_` before
 TYPES = {"FLOAT16": 2, "BF16": 2, "BFLOAT16": 2, "FLOAT": 4, "FLOAT32": 4, "INT32": 4, "INT64": 8, "BOOL": 1, "INT8": 1}
-TYPES |= {"UINT8": 1, "DOUBLE": 8, "UINT32": 4, "UINT64": 8, "INT16": 2}
+TYPES |= {"UINT8": 1, "DOUBLE": 8, "UINT32": 4, "UINT64": 8, "INT16": 2, "UNDEFINED": 0}  # an input that is left out
 LINKS = {"board": ("HCCS", "SIO"), "server": ("PCIE",), "cluster": ("RDMA",)}  # the profiler's names of each
+PRODUCT = re.compile(r"(batch)?_?mat_?mul(?!.*(reduce|gather|scatter|all_?to_?all))", re.IGNORECASE)
+SIDES = ("Input", "Output")
+AGAIN = "copy the file again, or profile again"
 PLAIN = ("ND", "NCHW", "NCL", "NCDHW", "NULL", "N/A", "")  # formats that keep the shape
 
 
@@ -66,13 +69,11 @@ class StepTrace:
 
 @dataclass(frozen=True)
 class RankProfile:
-    """The profile of one rank; `lacking`: files that it does not have."""
+    """The profile of one rank."""
 
-    folder: Path
     kernels: tuple[KernelRun, ...]
     messages: tuple[MessageRun, ...]
     steps: tuple[StepTrace, ...]
-    lacking: tuple[str, ...] = ()
 
 
 def profiles_below(folder: Path) -> list[RankProfile]:
@@ -82,7 +83,7 @@ def profiles_below(folder: Path) -> list[RankProfile]:
         UserError: there is none, one of them is damaged, or none has what an Ascend's profile has.
     """
     folders = sorted(path for path in folder.rglob(FOLDER) if path.is_dir()) if folder.is_dir() else []
-    if folder.name == FOLDER:
+    if folder.name == FOLDER or any((folder / name).exists() for name in (KERNELS, MESSAGES, STEPS)):
         folders = [folder]
     if not folders:
         raise UserError(f"{folder}: no {FOLDER} below it; train with profile.steps, or name another folder with --from")
@@ -96,11 +97,10 @@ def profiles_below(folder: Path) -> list[RankProfile]:
 
 
 def read_profile(folder: Path) -> RankProfile:
-    """The files of one rank. A missing one is `lacking`; a damaged one is a `UserError` that names it."""
+    """The files of one rank, of which some may be missing. A damaged one is a `UserError` that names it."""
     readers = {KERNELS: _kernels, MESSAGES: _messages, STEPS: _steps}
-    lacking = tuple(name for name in readers if not (folder / name).exists())
-    parts = [() if name in lacking else tuple(read(folder / name)) for name, read in readers.items()]
-    return RankProfile(folder, *parts, lacking)
+    found = {name: tuple(read(folder / name)) for name, read in readers.items() if (folder / name).exists()}
+    return RankProfile(*(found.get(name, ()) for name in readers))
 
 
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -113,14 +113,14 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
     reader = csv.DictReader(StringIO(text), restkey="")
     missing = [name for name in needed if name not in (reader.fieldnames or ())]
     if missing:
-        raise UserError(f"{path}: no column {missing[0]!r}; expected a file of MindSpore Profiler 2.6 to 2.9")
+        raise UserError(f"{path}: no column {missing[0]!r}, which MindSpore Profiler 2.6 to 2.9 writes; {AGAIN}")
     try:
         for row in reader:
             if None in row.values():
-                raise UserError(f"{path}: line {reader.line_num} is cut short; copy the file again, or profile again")
+                raise UserError(f"{path}: line {reader.line_num} is cut short; {AGAIN}")
             yield row
     except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num}: {error}; copy the file again, or profile again") from None
+        raise UserError(f"{path}: line {reader.line_num}: {error}; {AGAIN}") from None
 
 
 def _number(row: Mapping[str, Any], name: str, path: Path) -> float:
@@ -131,9 +131,7 @@ def _number(row: Mapping[str, Any], name: str, path: Path) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < math.inf:
-        raise UserError(
-            f"{path}: {name}: found {word[:40]!r}, expected a number; copy the file again, or profile again"
-        )
+        raise UserError(f"{path}: {name}: found {word[:40]!r}, expected a number; {AGAIN}")
     return value
 
 
@@ -148,21 +146,16 @@ def _kernels(path: Path) -> Iterator[KernelRun]:
         seconds = _number(row, "Duration(us)", path) * MICROSECOND
         core = (row.get("Accelerator Core") or "").strip()
         kind = row["Type"].strip()
-        inputs, outputs = _shapes(row.get("Input Shapes")), _shapes(row.get("Output Shapes"))
-        types = [_types(row.get(name)) for name in ("Input Data Types", "Output Data Types")]
-        moved = _moved(inputs, types[0], outputs, types[1])
-        plain = all(x in PLAIN for n in ("Input Formats", "Output Formats") for x in _words(row.get(n)))
-        product = _product(kind, inputs, outputs) if plain else None
-        width = TYPES.get(types[0][0], 2) if types[0] else 2
-        yield KernelRun(kind, core, seconds, moved, product, width)
+        shapes = [_shapes(row.get(f"{name} Shapes")) for name in SIDES]
+        types = [[x.removeprefix("DT_") for x in _words(row.get(f"{name} Data Types"))] for name in SIDES]
+        moved = _moved(shapes, types)
+        plain = all(x in PLAIN for name in SIDES for x in _words(row.get(f"{name} Formats")))
+        product = _product(kind, *shapes) if plain and types[0][0] in TYPES else None
+        yield KernelRun(kind, core, seconds, moved, product, TYPES.get(types[0][0], 2))
 
 
 def _words(cell: str | None) -> list[str]:
     return [word.strip() for word in (cell or "").strip().strip('"').split(";")]
-
-
-def _types(cell: str | None) -> list[str]:
-    return [word.removeprefix("DT_") for word in _words(cell)]
 
 
 def _shapes(cell: str | None) -> list[tuple[int, ...]]:
@@ -178,26 +171,20 @@ def _shapes(cell: str | None) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _moved(
-    inputs: Sequence[tuple[int, ...]],
-    of_inputs: Sequence[str],
-    outputs: Sequence[tuple[int, ...]],
-    of_outputs: Sequence[str],
-) -> int | None:
+def _moved(shapes: Sequence[Sequence[tuple[int, ...]]], types: Sequence[Sequence[str]]) -> int | None:
     """Bytes of all tensors; None without shapes, or with a type whose size is not known."""
-    pairs = [*zip(inputs, of_inputs, strict=False), *zip(outputs, of_outputs, strict=False)]
-    if not inputs or not outputs or len(pairs) != len(inputs) + len(outputs):
+    tensors = [pair for side in zip(shapes, types, strict=True) for pair in zip(*side, strict=False)]
+    if not all(shapes) or len(tensors) != sum(map(len, shapes)) or any(kind not in TYPES for _, kind in tensors):
         return None
-    if any(kind not in TYPES for _, kind in pairs):
-        return None
-    return sum(math.prod(shape) * TYPES[kind] for shape, kind in pairs)
+    return sum(math.prod(shape) * TYPES[kind] for shape, kind in tensors)
 
 
 def _product(
     kind: str, inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]
 ) -> tuple[int, int, int, int] | None:
-    """(m, k, n, batch) of a matrix product, whichever operands are transposed: k follows from the sizes."""
-    if not re.match(r"(batch)?_?mat_?mul", kind, re.IGNORECASE) or len(inputs) < 2 or not outputs:
+    """(m, k, n, batch) of a matrix product, whichever operands are transposed: k follows from the sizes. None for one
+    that also communicates, such as MatmulAllReduce."""
+    if not PRODUCT.match(kind) or len(inputs) < 2 or not outputs:
         return None
     left, right, output = inputs[0], inputs[1], outputs[0]
     if min(map(len, (left, right, output))) < 2 or not all(map(math.prod, (left, right, output))):
@@ -210,7 +197,7 @@ def _product(
 
 def _messages(path: Path) -> Iterator[MessageRun]:
     content = read_json(path, MAX_BYTES)
-    for ops in _objects(content, path):
+    for _, ops in _objects_of(content, path):
         for part in ("collective", "p2p"):
             for name, op in _objects_of(ops.get(part, {}), path):
                 if not name.startswith("Total"):
@@ -228,10 +215,6 @@ def _links(name: str, op: Mapping[str, Any], path: Path) -> Iterator[MessageRun]
         times = [_number({"Transit Time(ms)": 0, **x}, "Transit Time(ms)", path) for x in sent]
         if sum(sizes) > 0 and max(times) > 0:
             yield MessageRun(title, group, link, sum(sizes) * MB, max(times) * MILLISECOND)
-
-
-def _objects(value: Any, path: Path) -> Iterable[Mapping[str, Any]]:
-    return [x for _, x in _objects_of(value, path)]
 
 
 def _objects_of(value: Any, path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -147,15 +147,7 @@ def fit_vectors(kernels: Sequence[KernelRun]) -> tuple[tuple[float, float] | Non
             groups[x.kind, x.moved].append(x.seconds)
     points = _points(groups, ("kind", "bytes"))
     points = [x for x in points if x.what["bytes"] >= LARGE] or points
-    if not points:
-        return None, Residuals((), ())
-    sizes = [x.what["bytes"] for x in points]
-    columns = [[1.0] * len(sizes), sizes] if len(set(sizes)) > 1 else [sizes]
-    found = least_squares(columns, points)
-    start, each = found if len(found) == 2 else (0.0, *found)
-    if each <= 0:
-        return None, Residuals((), ())
-    return (start, 1 / each), _residuals(points, (start + each * size for size in sizes))
+    return _fit_rate(points, [1.0] * len(points))
 
 
 def fit_link(messages: Sequence[MessageRun], link: str, devices: int) -> tuple[tuple[float, float] | None, Residuals]:
@@ -165,17 +157,20 @@ def fit_link(messages: Sequence[MessageRun], link: str, devices: int) -> tuple[t
         if x.link == link:
             groups[x.op, x.group, x.bytes].append(x.seconds)
     points = _points(groups, ("op", "group", "bytes"))
+    return _fit_rate(points, [_rounds(x.what["op"], devices) for x in points])
+
+
+def _fit_rate(points: Sequence[MeasuredPoint], starts: Sequence[float]) -> tuple[tuple[float, float] | None, Residuals]:
+    """Seconds of a start and bytes/s, from points that start so often."""
     if not points:
         return None, Residuals((), ())
-    rounds = [_rounds(x.what["op"], devices) for x in points]
     sizes = [x.what["bytes"] for x in points]
-    columns = [rounds, sizes] if len(set(sizes)) > 1 else [sizes]
+    columns = [starts, sizes] if len(set(sizes)) > 1 else [sizes]
     found = least_squares(columns, points)
-    latency, each = found if len(found) == 2 else (0.0, *found)
+    start, each = found if len(found) == 2 else (0.0, *found)
     if each <= 0:
         return None, Residuals((), ())
-    fitted = (latency * r + each * size for r, size in zip(rounds, sizes, strict=True))
-    return (latency, 1 / each), _residuals(points, fitted)
+    return (start, 1 / each), _residuals(points, (start * n + each * x for n, x in zip(starts, sizes, strict=True)))
 
 
 def _rounds(op: str, devices: int) -> float:

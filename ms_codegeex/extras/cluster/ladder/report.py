@@ -105,11 +105,9 @@ def draw(analysis: Mapping[str, Any], picture: Path) -> None:
     axes = figure.subplots()
     for number, law in enumerate(analysis["laws"]):
         colour = f"C{number}"
-        points = [
-            (6 * r["parameters"] * r["tokens"], r["loss"]) for r in analysis["runs"] if r["value"] == law["value"]
-        ]
-        if good := [point for point in points if point[1] is not None]:
-            axes.plot(*zip(*good, strict=True), "o", color=colour, label=named(analysis, law["value"]))
+        runs = [r for r in analysis["runs"] if r["value"] == law["value"] and r["loss"] is not None]
+        if points := [(6 * r["parameters"] * r["tokens"], r["loss"]) for r in runs]:
+            axes.plot(*zip(*points, strict=True), "o", color=colour, label=named(analysis, law["value"]))
         if law["law"]:
             flops, loss, low, high = ([x[key] for x in law["frontier"]] for key in ("flops", "loss", "low", "high"))
             axes.plot(flops, loss, color=colour, lw=1)

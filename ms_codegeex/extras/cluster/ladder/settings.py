@@ -16,7 +16,7 @@ from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
-from ms_codegeex.config.values import merged, parse_overrides, read_yaml
+from ms_codegeex.config.values import merged, parse_overrides, read_yaml, with_home
 
 QUIET = {"checkpoint": {"every": 0, "keep": 1, "resume": "auto", "export": False}, "logging": {"tensorboard": False}}
 
@@ -63,7 +63,7 @@ class Rung:
 
 def load_ladder(path: Path | None, overrides: Sequence[str]) -> tuple[LadderSettings, list[Rung]]:
     """A ladder from a YAML file and overrides of its keys, checked with every run in it."""
-    values = merged(read_yaml(path) if path else {}, parse_overrides(overrides))
+    values = merged(with_home(read_yaml(path)) if path else {}, parse_overrides(overrides))
     for key in ("run", "tokens", "sizes"):
         if not values.get(key):
             raise UserError(f"{key}: missing; a ladder needs run, tokens and sizes (docs/plan.md has an example)")
@@ -102,7 +102,7 @@ def _check_distinct(ladder: Sequence[Rung]) -> None:
 
 def rungs(settings: LadderSettings) -> list[Rung]:
     """All runs, the smallest first."""
-    common = merged(read_yaml(find_config(settings.run, option="run")), merged(QUIET, settings.settings))
+    common = merged(with_home(read_yaml(find_config(settings.run, option="run"))), merged(QUIET, settings.settings))
     ladder = [
         _rung(common, settings, size, tokens, seed, value)
         for tokens in sorted(settings.tokens)

@@ -101,20 +101,19 @@ def search(
     chip.peak(config.training.precision)
     reasons: Counter[str] = Counter()
     ranked: list[Plan] = []
-    tried, fastest = 0, attrgetter("overlapped_seconds" if overlap else "step_seconds")
+    fastest = attrgetter("overlapped_seconds" if overlap else "step_seconds")
     for keys in _choices(config):
         fitting, others = recomputing(config, keys, chip)
         ranked += sorted(fitting, key=fastest)  # while what their times have in common with their memory is cached
         reasons.update(others)
-        tried += len(fitting) + len(others)
-        progress(tried)
+        progress(len(ranked) + reasons.total())
     ranked.sort(key=fastest)
     for plan in [plan for plan in ranked if plan.config.mesh.pipeline > 1][:REFINED_PLANS]:
         fitting, others = other_schedules(plan)
         ranked += fitting
         reasons.update(others)
-        tried += len(fitting) + len(others)
-        progress(tried)
+        progress(len(ranked) + reasons.total())
+    tried = len(ranked) + reasons.total()
     ranked.sort(key=fastest)
     if overlap:
         more = [x for plan in ranked[:REFINED_PLANS] for x in _refined(plan)]
@@ -156,13 +155,8 @@ def other_schedules(plan: Plan) -> tuple[list[Plan], list[str]]:
     balanced = balanced_layers(config)
     if balanced != config.mesh.layers_per_stage(layers):
         changes.append({"parallel__virtual_stages": 1, "parallel__stage_layers": balanced})
-    found: list[Plan] = []
-    reasons: list[str] = []
-    for keys in changes:
-        fitting, others = recomputing(config, keys, plan.chip)
-        found += fitting
-        reasons += others
-    return found, reasons
+    results = [recomputing(config, keys, plan.chip) for keys in changes]
+    return [x for fitting, _ in results for x in fitting], [x for _, reasons in results for x in reasons]
 
 
 def _refined(plan: Plan) -> Iterator[Plan]:

@@ -70,10 +70,8 @@ class Emulation:
 def on_saturating_chip(config: RunConfig) -> RunConfig:
     """The run on an Ascend 910. A `UserError` names the key to change if that has no such run."""
     if config.training.precision == "bf16":
-        raise UserError(
-            "--saturating: training.precision is bf16, which the Ascend 910 does not have; set it to fp16, or leave "
-            "--saturating out"
-        )
+        wrong = "training.precision is bf16, which the Ascend 910 does not have"
+        raise UserError(f"--saturating: {wrong}; set it to fp16, or leave --saturating out")
     values = config.to_dict()
     return build_run_config({**values, "parallel": {**values["parallel"], "hardware": ASCEND_910.name}})
 

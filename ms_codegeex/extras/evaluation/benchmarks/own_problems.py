@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ms_codegeex.base.digests import sha256
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import read_yaml
 from ms_codegeex.extras.evaluation import stop_rules
@@ -106,7 +106,7 @@ class LanguageDescription:
 def read_language(path: Path) -> LanguageDescription:
     """The description in a YAML file; `UserError` if a key is unknown, missing or wrong."""
     values = read_yaml(path)
-    try:
+    with located(path):
         values = check_tree(LanguageDescription, values)
         for key in (each.name for each in fields(LanguageDescription) if each.default is MISSING):
             if key not in values:
@@ -114,8 +114,6 @@ def read_language(path: Path) -> LanguageDescription:
         language = validated(LanguageDescription, values)
         _check(language)
         return language
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _check(language: LanguageDescription) -> None:

@@ -39,10 +39,8 @@ def check_ids(row: np.ndarray, tokenizer: Tokenizer, source: str) -> None:
     """`UserError` if a row holds an id that `tokenizer` does not have."""
     wrong = row[(row < 0) | (row >= tokenizer.vocab_size)]
     if wrong.size:
-        raise UserError(
-            f"{source}: id {int(wrong[0])} is outside 0..{tokenizer.vocab_size - 1}; give --tokenizer the one the ids "
-            "were made with"
-        )
+        found = f"id {int(wrong[0])} is outside 0..{tokenizer.vocab_size - 1}"
+        raise UserError(f"{source}: {found}; give --tokenizer the one the ids were made with")
 
 
 def import_documents(
@@ -128,9 +126,10 @@ def import_triplet(
     token: such a row gets one that the loss does not count, and is truncated on its left to `seq_length`.
     """
     known = load_tokenizer(tokenizer)
-    if not prefix.name:
-        raise UserError(f"{prefix}: a directory; give the triplet's path without _input_ids")
-    parts = [IndexedDataset(prefix.with_name(f"{prefix.name}_{part}")) for part in PARTS]
+    paths = [Path(f"{prefix}_{part}") for part in PARTS]
+    if lacking := [file for path in paths if not (file := Path(f"{path}.idx")).is_file()]:
+        raise UserError(f"{lacking[0]}: no such file; give the triplet's path without _input_ids, such as tuning/train")
+    parts = [IndexedDataset(path) for path in paths]
     if any(not np.array_equal(part.sizes, parts[0].sizes) for part in parts) or not len(parts[0]):
         raise UserError(f"{prefix}: {', '.join(PARTS)} have rows of different sizes, or none; this is not a triplet")
     seq_length = int(parts[0].sizes.max()) - 1

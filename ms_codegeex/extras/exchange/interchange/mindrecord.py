@@ -11,11 +11,13 @@ from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.base.printing import print_once
 from ms_codegeex.data.datasets.batches import KIND, PackedSequences, read_info
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.exchange.interchange.foreign import check_ids, check_new, import_documents
 
-COLUMN = "input_ids"
+COLUMN, MASK = "input_ids", "attention_mask"
+DIGITS = "0123456789"  # at the end of the names of files that MindRecord's writer made together
 _ROWS = 256  # handed to MindRecord at a time
 
 
@@ -84,23 +86,28 @@ def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray], bar: Any) -> Non
 
 
 def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    """Source (`file:row`, rows from 0) and `input_ids` of each row of the files, in order."""
+    """Source (`file:row`, rows from 0) and `input_ids` of each row of the files, in order; without padding, if there is
+    an `attention_mask`. A line names other columns."""
     from mindspore.mindrecord import FileReader
 
     for path in paths:
         try:
             # a list: given a single name, it would also read the sibling files
-            reader = FileReader([str(path)], columns=[COLUMN])
+            reader = FileReader([str(path)])
         except RuntimeError as error:
-            raise UserError(
-                f"{path}: not readable as MindRecord with a column {COLUMN} ({_line(error)}); is its .db next to it?"
-            ) from None
+            raise UserError(f"{path}: not readable as MindRecord ({_line(error)}); is its .db next to it?") from None
         try:
+            if COLUMN not in (columns := reader.schema()):
+                raise UserError(f"{path}: has no column {COLUMN}, but {', '.join(columns)}; give token ids that name")
+            if others := ", ".join(sorted(columns.keys() - {COLUMN, MASK})):
+                print_once(f"{path.parent}: of MindRecord's columns only {COLUMN} is imported, not {others}")
             for number, row in enumerate(reader.get_next()):
                 ids = np.asarray(row[COLUMN]).ravel()
                 if ids.dtype.kind not in "iu":
                     raise UserError(f"{path}: {COLUMN} holds {ids.dtype.name}, expected whole numbers; give token ids")
-                yield f"{path.name}:{number}", ids
+                if (real := np.asarray(row.get(MASK, np.ones(ids.size))).ravel()).size != ids.size:
+                    raise UserError(f"{path}: {MASK} has {real.size} numbers for {ids.size} ids; leave the column out")
+                yield f"{path.name}:{number}", ids[real != 0]
         except RuntimeError as error:
             raise UserError(f"{path}: not readable to its end ({_line(error)}); write or copy it again") from None
         finally:
@@ -124,6 +131,9 @@ def import_mindrecord(
     """
     known = load_tokenizer(tokenizer)
     paths = [path for given in inputs for path in _mindrecords(given)]
+    for folder, stem in sorted({(path.parent, path.name.rstrip(DIGITS)) for path in paths if path.name[-1] in DIGITS}):
+        if left := sum(x.name.rstrip(DIGITS) == stem and x not in paths for x in folder.iterdir()):
+            print_once(f"{folder / stem}…: {left} more files of this set are not named, so they are not imported")
 
     def documents() -> Iterator[tuple[str, np.ndarray, None]]:
         for source, row in mindrecord_rows(paths):
@@ -141,9 +151,10 @@ def import_mindrecord(
 
 def _mindrecords(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if ".mindrecord" in file.name and file.suffix != ".db")
+        named = (file for file in path.iterdir() if ".mindrecord" in file.name or Path(f"{file}.db").exists())
+        files = sorted(file for file in named if file.suffix != ".db")
         if files:
             return files
     if not path.is_file():
-        raise UserError(f"{path}: neither a MindRecord file nor a directory with one")
+        raise UserError(f"{path}: neither a MindRecord file nor a directory with one; name the file")
     return [path]

@@ -16,8 +16,10 @@ LADDER = {
 }
 
 
-def test_every_combination_is_a_run_and_the_smallest_comes_first(tmp_path):
-    path = write_config(tmp_path / "ladder.yaml", LADDER)
+def test_every_combination_is_a_run_and_the_smallest_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_config(tmp_path / "run.yaml", {"base": LADDER["run"], "data": {"train": "~/data"}})
+    path = write_config(tmp_path / "ladder.yaml", {**LADDER, "run": "~/run.yaml"})
     settings, found = load_ladder(path, [f"output={tmp_path}"])
     assert len(found) == len({rung.directory for rung in found}) == 16
     first, last = found[0], found[-1]
@@ -29,7 +31,7 @@ def test_every_combination_is_a_run_and_the_smallest_comes_first(tmp_path):
         assert config.training.schedule.learning_rate == 4e-3  # the run's
         assert (config.seed, config.data.reset_at_eos) == (rung.seed, rung.value)
         assert config.model.sizes.hidden_size == settings.sizes[rung.size]["hidden_size"]
-        assert config.devices == 1 and not config.checkpoint.export
+        assert config.devices == 1 and not config.checkpoint.export and config.data.train == str(tmp_path / "data")
         assert rung.directory.parent == tmp_path / "runs"
 
 

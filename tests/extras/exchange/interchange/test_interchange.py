@@ -52,13 +52,15 @@ def test_rows_in_the_order_of_training(packed, tmp_path):
     assert [row[1:].tolist() for row in rows] == batch.labels.tolist()
 
 
-def write_rows(path, rows, column="input_ids", kind="int32", files=1):
+def write_rows(path, rows, column="input_ids", kind="int32", files=1, **more):
     from mindspore.mindrecord import FileWriter
 
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = FileWriter(str(path), shard_num=files)
-    writer.add_schema({column: {"type": kind, "shape": [-1]}}, "as PanGu's preprocess.py")
-    writer.write_raw_data([{column: np.array(row, kind)} for row in rows])
+    columns = {column: rows, **more}
+    writer.add_schema({name: {"type": kind, "shape": [-1]} for name in columns}, "as PanGu's preprocess.py")
+    named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    writer.write_raw_data([{name: np.array(value, kind) for name, value in row.items()} for row in named])
     writer.commit()
 
 
@@ -87,11 +89,27 @@ def test_rows_become_documents(tmp_path):
     assert sorted(both) == sorted(documents(out))
 
 
-def test_files_that_were_written_together(tmp_path):
+def test_files_that_were_written_together(tmp_path, capsys):
     """Each of them names the others, and MindRecord's reader would follow."""
     write_rows(tmp_path / "in" / "a.mindrecord", [[1, 2], [3, 4], [5, 6], [7, 8]], files=2)
     import_mindrecord([tmp_path / "in"], tmp_path / "out", "codegeex", validation_share=0.0)
     assert sorted(documents(tmp_path / "out")) == [[1, 2, EOS], [3, 4, EOS], [5, 6, EOS], [7, 8, EOS]]
+    assert not capsys.readouterr().err
+    import_mindrecord([tmp_path / "in" / "a.mindrecord0"], tmp_path / "first", "codegeex", validation_share=0.0)
+    assert "in/a.mindrecord…: 1 more files of this set are not named" in capsys.readouterr().err
+
+
+def test_columns_beside_the_ids(tmp_path, capsys):
+    """As mindformers writes examples: padding is no text, and what is not read is named."""
+    rows, labels = [[1, 2, EOS, 0, 0]], [[-100, 2, EOS, -100, -100]]
+    for name, mask in (("train", [1, 1, 1, 0, 0]), ("wrong", [1, 1, 1, 0])):  # FileWriter takes any name
+        write_rows(tmp_path / "in" / name, rows, attention_mask=[mask], labels=labels)
+    with pytest.raises(UserError, match="wrong: attention_mask has 4 numbers for 5 ids"):
+        import_mindrecord([tmp_path / "in"], tmp_path / "out", "codegeex")
+    (tmp_path / "in" / "wrong").unlink()
+    import_mindrecord([tmp_path / "in"], tmp_path / "out", "codegeex", validation_share=0.0)
+    assert documents(tmp_path / "out") == [[1, 2, EOS]]
+    assert "in: of MindRecord's columns only input_ids is imported, not labels" in capsys.readouterr().err
 
 
 def test_ids_of_another_tokenizer(tmp_path):
@@ -106,7 +124,7 @@ def test_what_is_no_mindrecord(tmp_path):
     with pytest.raises(UserError, match=r"x\.mindrecord: not readable as MindRecord"):
         import_mindrecord([tmp_path / "x.mindrecord"], tmp_path / "out", "codegeex")
     write_rows(tmp_path / "y.mindrecord", [[1.0]], "weights", "float32")
-    with pytest.raises(UserError, match=r"with a column input_ids \(Invalid data, column name: input_ids"):
+    with pytest.raises(UserError, match=r"y\.mindrecord: has no column input_ids, but weights; give token ids that"):
         import_mindrecord([tmp_path / "y.mindrecord"], tmp_path / "out", "codegeex")
     write_rows(tmp_path / "z.mindrecord", [[1.5]], kind="float32")
     with pytest.raises(UserError, match=r"z\.mindrecord: input_ids holds float32, expected whole numbers"):
@@ -190,6 +208,7 @@ def test_windows_without_an_end(tmp_path):
         (([1, 2, 3], [1, 1, 1], [-100, 2, 4]), "a:1: labels are neither"),
         (([1, 2, 3], [1, 1, 0], [-100, 2, 3]), "a:1: labels are neither"),
         (([1, 2, 60000], [1, 1, 1], [-100, -100, -100]), "a:1: id 60000"),
+        (([1, 2, EOS], [1, 1], [-100, 2, EOS]), "rows of different sizes"),
     ],
 )
 def test_triplets_that_are_none(tmp_path, row, message):
@@ -199,18 +218,13 @@ def test_triplets_that_are_none(tmp_path, row, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_parts_of_different_sizes(tmp_path):
-    write_triplet(tmp_path / "a", [([1, 2, EOS], [1, 1], [-100, 2, EOS])])
-    with pytest.raises(UserError, match="rows of different sizes"):
-        import_triplet(tmp_path / "a", tmp_path / "out", "codegeex")
-
-
 def test_rows_too_short_for_an_answer(tmp_path):
     write_triplet(tmp_path / "a", [([1, EOS], [1, 1], [-100, EOS])])
     with pytest.raises(UserError, match="a: rows of 2 tokens, expected 3 or more"):
         import_triplet(tmp_path / "a", tmp_path / "out", "codegeex")
-    with pytest.raises(UserError, match="a directory; give the triplet's path without _input_ids"):
-        import_triplet(Path("."), tmp_path / "out", "codegeex")
+    for given in (tmp_path, tmp_path / "a_input_ids.bin", Path(".")):
+        with pytest.raises(UserError, match="no such file; give the triplet's path without _input_ids"):
+            import_triplet(given, tmp_path / "out", "codegeex")
 
 
 def test_what_is_damaged_cannot_be_exported(examples, tmp_path):
