@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import openai
 
 
-class Choice(NamedTuple):
+class ChoicePart(NamedTuple):
     """What an event adds to answer `index`; the last one has the server's reason for the end."""
 
     index: int
@@ -81,16 +81,16 @@ def reason(error: openai.APIError) -> str:
 def _events() -> type[openai.Stream[Any]]:
     import openai
 
-    class Events(openai.Stream[Any]):
+    class AnswerEvents(openai.Stream[Any]):
         """Without those that have no data, by which some servers keep a connection open."""
 
         def _iter_events(self) -> Iterator[Any]:
             return (event for event in super()._iter_events() if event.data.strip())
 
-    return Events
+    return AnswerEvents
 
 
-def choices(event: Any, chat: bool) -> list[Choice]:
+def choices(event: Any, chat: bool) -> list[ChoicePart]:
     """What an event adds. ValueError: it does not belong to a completion, or to a `chat`."""
     try:
         found = event.get("choices", None if "usage" in event else ...)
@@ -100,7 +100,7 @@ def choices(event: Any, chat: bool) -> list[Choice]:
         raise ValueError(f"an event that does not belong to a completion ({shown!r})") from None
 
 
-def _choice(choice: Any, chat: bool) -> Choice:
+def _choice(choice: Any, chat: bool) -> ChoicePart:
     if (mine := "delta" if chat else "text") not in choice and {"delta", "text", "message"} & choice.keys():
         raise KeyError(mine)
     text = (choice.get("delta") or {}).get("content") if chat else choice.get("text")
@@ -109,4 +109,4 @@ def _choice(choice: Any, chat: bool) -> Choice:
     finish = choice.get("finish_reason")
     if not isinstance(text, str | None) or not isinstance(finish, str | None):
         raise TypeError
-    return Choice(choice.get("index") or 0, text or "", finish or None)
+    return ChoicePart(choice.get("index") or 0, text or "", finish or None)

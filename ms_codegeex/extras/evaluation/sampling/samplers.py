@@ -247,7 +247,7 @@ class ServerSampler:
             raise _InvalidAnswer(f"ends answers with {finish!r}")
         return SampledAnswer(text + end.rest(), "length" if finish == "length" else "eos")
 
-    def _choices(self, stream: Any) -> Iterator[server_answers.Choice]:
+    def _choices(self, stream: Any) -> Iterator[server_answers.ChoicePart]:
         """The choices of all events."""
         import httpx
 
