@@ -16,9 +16,12 @@ from conftest import ROOT, command_here
 from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
 from over_http import served
 from pseudo_terminal import Terminal
+from rich.cells import cell_len
+from rich.console import Console
 
 from ms_codegeex import cli
 from ms_codegeex.extras.serving.terminal.asking import AnswerPart
+from ms_codegeex.extras.serving.terminal.printing import Printer
 
 HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
 
@@ -210,6 +213,20 @@ def test_on_a_terminal_lines_are_coloured_and_control_characters_have_no_effect(
     assert screen.coloured("return") and screen.coloured("# why") and not screen.coloured("long long")
 
 
+@pytest.mark.parametrize("before, wide", [("", 200), ("x = " + "\u4ee3" * 30, 1)])
+def test_wide_characters_that_do_not_fit_into_a_row(before, wide):
+    text = "xy = '" + "\u4ee3" * wide + "'\ny"
+    console = Console(file=io.StringIO(), force_terminal=True, width=21, height=50, color_system="standard")
+    shown = Printer(console, "Python", before, echoed=True)
+    for letter in text:
+        shown.feed(letter)
+    shown.end()
+    plain, coloured = Screen(21), Screen(21)
+    plain.write(f"{before}{text}\n".replace("\n", "\n\r"))
+    coloured.write((before + console.file.getvalue()).replace("\n", "\n\r"))
+    assert coloured.text() == plain.text() and coloured.coloured("'")
+
+
 class Screen:
     """The part of a terminal that the test needs: its final text, and which characters are coloured."""
 
@@ -231,10 +248,10 @@ class Screen:
             elif character == "\n":
                 self.row += 1
             else:
-                if self.column == self.width:
+                if self.column + cell_len(character) > self.width:
                     self.row, self.column = self.row + 1, 0
                 self.cells[self.row, self.column] = character, self.style
-                self.column += 1
+                self.column += cell_len(character)
             place += 1
 
     def _obey(self, letter, argument):
@@ -249,12 +266,12 @@ class Screen:
 
     def rows(self):
         return [
-            "".join(self.cells.get((row, column), " ")[0] for column in range(self.width)).rstrip()
+            "".join(self.cells.get((row, column), "\0")[0] for column in range(self.width)).rstrip("\0")
             for row in range(max(row for row, _ in self.cells) + 1)
         ]
 
     def text(self):
-        return "".join(f"{row.rstrip()}\n" for row in self.rows())
+        return "".join(f"{row.replace(chr(0), '').rstrip()}\n" for row in self.rows())
 
     def coloured(self, words):
         row, column = next((i, row.index(words)) for i, row in enumerate(self.rows()) if words in row)
