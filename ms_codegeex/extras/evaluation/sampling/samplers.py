@@ -6,6 +6,7 @@ Each is a `task.Complete`: the same prompt, settings and seed give the same text
 from __future__ import annotations
 
 import json
+import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -294,10 +295,12 @@ class ManyServers:
     the others take over its requests; if none is left, the last one's error is raised."""
 
     def __init__(self, servers: Sequence[ServerSampler]):
-        self._under_way = dict.fromkeys(range(len(servers)), 0)  # a server that failed is taken out
-        self._servers, self._changed = servers, threading.Condition()
-        self._failure: ServerFailure | None = None
+        self._servers, self._lost, self._lock = servers, dict[int, ServerFailure](), threading.Lock()
         self.concurrency = sum(server.concurrency for server in servers)
+        self._free: queue.PriorityQueue[tuple[int, int]] = queue.PriorityQueue()  # turns of servers, for each request
+        for number, server in enumerate(servers):
+            for turn in range(server.concurrency):
+                self._free.put((turn, number))
         urls = ", ".join(str(server.url) for server in servers)
         self.identity: Mapping[str, Any] = {**servers[0].identity, "url": urls}
 
@@ -306,44 +309,27 @@ class ManyServers:
     ) -> SampledAnswer:
         """Continue a prompt on one of the servers; `PromptTooLong` if it says so."""
         while True:
-            number = self._take()
+            turn, number = self._free.get()
             try:
-                return self._servers[number](prompt, seed=seed, stop=stop, max_new_tokens=max_new_tokens)
+                if number not in self._lost:
+                    return self._servers[number](prompt, seed=seed, stop=stop, max_new_tokens=max_new_tokens)
             except SERVER_FAILURES as error:
                 self._lose(number, error)
             finally:
-                self._give_back(number)
+                if number not in self._lost or self._all_lost:
+                    self._free.put((turn, number))
+            if self._all_lost:
+                raise [*self._lost.values()][-1]
 
-    def _take(self) -> int:
-        """The number of a server that has room, once there is one. If all are lost, the last one's error."""
-
-        def free() -> list[int]:
-            return [number for number, busy in self._under_way.items() if busy < self._servers[number].concurrency]
-
-        with self._changed:
-            self._changed.wait_for(lambda: free() or not self._under_way)
-            if not self._under_way:
-                assert self._failure is not None
-                raise self._failure
-            number = min(free(), key=self._under_way.__getitem__)
-            self._under_way[number] += 1
-            return number
-
-    def _give_back(self, number: int) -> None:
-        with self._changed:
-            if number in self._under_way:
-                self._under_way[number] -= 1
-            self._changed.notify()
+    @property
+    def _all_lost(self) -> bool:
+        return len(self._lost) == len(self._servers)
 
     def _lose(self, number: int, error: ServerFailure) -> None:
-        """Remove a server, and report this unless it was the last one, whose error ends the evaluation."""
-        with self._changed:
-            if self._under_way.pop(number, None) is None:
-                return
-            self._failure, left = error, bool(self._under_way)
-            self._changed.notify_all()
-        if left:
-            _warn(self._servers[number].url, error)
+        """Report a server's first failure, unless it was the last server, whose error ends the evaluation."""
+        with self._lock:
+            if self._lost.setdefault(number, error) is error and not self._all_lost:
+                _warn(self._servers[number].url, error)
 
 
 def _warn(url: str, error: ServerFailure) -> None:
