@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import openai
 
 
+MAX_NAMES = 50  # of models, in a message
+
+
 class ChoicePart(NamedTuple):
     """What an event adds to answer `index`; the last one has the server's reason for the end."""
 
@@ -40,34 +43,54 @@ def client_of(base: str, key: str | None, retries: int, timeout: float) -> opena
         raise UserError(f"--url: {base[:200]} is not the address of a server ({error}); {expected}") from None
 
 
-def listed_models(client: openai.OpenAI, remedy: str) -> dict[str, Mapping[str, Any]]:
-    """The server's models by name; adapters have a `parent`. `UserError` with this remedy: it sends no list of them."""
+def chosen_model(client: openai.OpenAI, url: str, name: str | None, flag: str, remedy: str) -> Mapping[str, Any]:
+    """The entry of the model called `name`; None: of the only one that is not an adapter, which have a `parent`.
+    `UserError`: the server at `url` sends no list of models (`remedy`), or `flag` has to name another one of them."""
     try:
         answer: Any = client.get("/models", cast_to=object)
-        return {each["id"].strip(): each for each in answer["data"]}
+        known = {each["id"].strip(): each for each in answer["data"]}
+        bases = [each for each, model in known.items() if model.get("parent") is None]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"--url: {client.base_url}models is not a list of models; {remedy}") from None
+    if name is None and len(bases) == 1:
+        (name,) = bases
+    if name not in known:
+        shown = [*known][:MAX_NAMES] + ([f"{len(known) - MAX_NAMES} more"] if len(known) > MAX_NAMES else [])
+        raise UserError(f"{flag}: {name or 'missing'}; {url} has {', '.join(shown) or 'no models'}")
+    return {**known[name], "id": name}
 
 
-def bases(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The names of those that are not adapters."""
-    return [name for name, model in models.items() if model.get("parent") is None]
+class BrokenAnswer(Exception):
+    """What a server sends is no answer, or not a whole one: the words that follow its address."""
 
 
-def stream(client: openai.OpenAI, path: str, body: Mapping[str, Any]) -> openai.Stream[Any]:
-    """The events of an answer; fields of the body that are None are left out."""
+class OtherAnswer(BrokenAnswer):
+    """It does not stream, and will not if it is asked again."""
+
+
+def answer(client: openai.OpenAI, route: str, body: Mapping[str, Any]) -> Iterator[ChoicePart]:
+    """The parts of an answer as they come, those of `chat/completions` from messages. Fields of the body that are None
+    are left out. `BrokenAnswer`, besides the client's own errors: it ends otherwise than by the server's choice."""
+    import httpx
+
     sent = {name: value for name, value in body.items() if value is not None}
-    return client.post(path, cast_to=object, body=sent, stream=True, stream_cls=_events())
-
-
-def other_kind(response: Any) -> str:
-    """How a response is no stream of events, in words; "" for one."""
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("text/event-stream", ""):
-        return ""
-    beginning = " ".join(response.read()[:300].decode("utf-8", "replace").split())[:80]
-    what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
-    return f"answers {what} instead of a stream of events ({beginning!r})"
+    with client.post(f"/{route}", cast_to=object, body=sent, stream=True, stream_cls=_events()) as stream:
+        kind = stream.response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in ("text/event-stream", ""):
+            beginning = " ".join(stream.response.read()[:300].decode("utf-8", "replace").split())[:80]
+            what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
+            raise OtherAnswer(f"answers {what} instead of a stream of events ({beginning!r})")
+        try:
+            for event in stream:
+                yield from choices(event, route.startswith("chat/"))
+        except UnicodeDecodeError as error:
+            raise BrokenAnswer(f"sends an event that is not UTF-8 ({error.reason})") from None
+        except ValueError as error:
+            raise BrokenAnswer(f"sends an event that is not JSON ({error})") from None
+        except httpx.TimeoutException:
+            raise BrokenAnswer(f"is silent for {client.timeout:g} s in the middle of its answers") from None
+        except httpx.TransportError:
+            raise BrokenAnswer("breaks off its answers") from None
 
 
 def reason(error: openai.APIError) -> str:
@@ -91,13 +114,13 @@ def _events() -> type[openai.Stream[Any]]:
 
 
 def choices(event: Any, chat: bool) -> list[ChoicePart]:
-    """What an event adds. ValueError: it does not belong to a completion, or to a `chat`."""
+    """What an event adds. `BrokenAnswer`: it does not belong to a completion, or to a `chat`."""
     try:
         found = event.get("choices", None if "usage" in event else ...)
         return [_choice(each, chat) for each in (found or ())]
     except (TypeError, AttributeError, KeyError):
         shown = json.dumps(event, ensure_ascii=False)[:200]
-        raise ValueError(f"an event that does not belong to a completion ({shown!r})") from None
+        raise BrokenAnswer(f"sends an event that does not belong to a completion ({shown!r})") from None
 
 
 def _choice(choice: Any, chat: bool) -> ChoicePart:

@@ -5,12 +5,13 @@ Each is a `task.Complete`: the same prompt, settings and seed give the same text
 
 from __future__ import annotations
 
-import json
 import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from ms_codegeex.extras.evaluation.recipe import Recipe
 from ms_codegeex.extras.evaluation.task import SampledAnswer, TextSource
 from ms_codegeex.generation import server_answers
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
+from ms_codegeex.generation.server_answers import BrokenAnswer, OtherAnswer
 from ms_codegeex.generation.stopping import Ending, Rule, until
 
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
@@ -147,17 +149,12 @@ class ServerSampler:
         self.client = server_answers.client_of(self.url, key, RETRIES, timeout)
         ours = {name: value for name, value in unusual(recipe).items() if name not in OPENAIS}
         self.fields = {**ours, **(fields or {})}
-        self.model = model or self._only_model()
+        remedy = "addresses mostly end in /v1, or give --url-model"
+        choice = partial(server_answers.chosen_model, self.client, self.url, None, "--url-model", remedy)
+        self.model = model or self._asked(choice)["id"]
         self.identity: dict[str, Any] = {"url": self.url, "model": self.model}
         self.identity |= {"fields": self.fields} if self.fields else {}
         self.identity |= {"chat": template} if template is not None else {}
-
-    def _only_model(self) -> str:
-        remedy = "addresses mostly end in /v1, or give --url-model"
-        known = self._asked(lambda: server_answers.listed_models(self.client, remedy))
-        if len(bases := server_answers.bases(known)) != 1:
-            raise UserError(f"--url-model: missing; {self.url} has {', '.join(known) or 'no models'}")
-        return bases[0]
 
     def _asked(self, request: Callable[[], T]) -> T:
         """The answer to a request. What the user can fix is a `UserError`; anything else is a `FailedServer`,
@@ -211,20 +208,19 @@ class ServerSampler:
         for _ in range(1 + RETRIES):
             try:
                 return self._asked(request)
-            except _InvalidAnswer as error:  # in mid-answer, where the client does not retry
+            except OtherAnswer as error:
+                raise FailedServer(f"{self.url} {error}", f"expected OpenAI's /v1/{self._route}, streamed") from None
+            except BrokenAnswer as error:  # in mid-answer, where the client does not retry
                 reason = str(error)
         raise FailedServer(f"{self.url} {reason}")
 
     def _streamed(self, prompt: str, seed: int, end: Ending, max_new_tokens: int | None) -> SampledAnswer:
-        """One answer; `_InvalidAnswer` if it is invalid or breaks off, that is, ends without a finish reason."""
-        recipe = self.recipe
-        maximum = max_new_tokens or recipe.max_new_tokens
-        text, finish, seen = "", None, False
-        given: dict[str, Any] = {"prompt": prompt}
-        if self.template is not None:
-            given = {"messages": [{"role": "user", "content": prompt}]}
+        """One answer; `BrokenAnswer` if it is invalid or breaks off, that is, ends without a finish reason."""
+        recipe, maximum = self.recipe, max_new_tokens or self.recipe.max_new_tokens
+        text, finish, part = "", None, None
+        asked = [{"role": "user", "content": prompt}]
         body = {
-            **given,
+            **({"prompt": prompt} if self.template is None else {"messages": asked}),
             "model": self.model,
             "max_tokens": min(maximum, recipe.max_length or maximum),
             "temperature": recipe.temperature,
@@ -233,38 +229,17 @@ class ServerSampler:
             "stream": True,
             **self.fields,
         }
-        with server_answers.stream(self.client, f"/{self._route}", body) as stream:
-            if other := server_answers.other_kind(stream.response):
-                raise FailedServer(f"{self.url} {other}", f"expected OpenAI's /v1/{self._route} with stream: true")
-            for choice in self._choices(stream):
-                seen = True
-                text += end.feed(choice.text)
+        with closing(server_answers.answer(self.client, self._route, body)) as parts:
+            for part in parts:
+                text += end.feed(part.text)
                 if end.ended:
                     return SampledAnswer(text, "stop")
-                finish = choice.finish or finish
+                finish = part.finish or finish
         if finish is None:
-            raise _InvalidAnswer("breaks off its answers" if seen else "sends answers without choices")
+            raise BrokenAnswer("breaks off its answers" if part else "sends answers without choices")
         if finish in BROKEN:
-            raise _InvalidAnswer(f"ends answers with {finish!r}")
+            raise BrokenAnswer(f"ends answers with {finish!r}")
         return SampledAnswer(text + end.rest(), "length" if finish == "length" else "eos")
-
-    def _choices(self, stream: Any) -> Iterator[server_answers.ChoicePart]:
-        """The choices of all events."""
-        import httpx
-
-        try:
-            for event in stream:
-                yield from server_answers.choices(event, self.template is not None)
-        except UnicodeDecodeError as error:
-            raise _InvalidAnswer(f"sends an event that is not UTF-8 ({error.reason})") from None
-        except json.JSONDecodeError as error:
-            raise _InvalidAnswer(f"sends an event that is not JSON ({error})") from None
-        except ValueError as error:
-            raise _InvalidAnswer(f"sends {error}") from None
-        except httpx.TimeoutException:
-            raise _InvalidAnswer(f"is silent for {self.timeout:g} s in the middle of its answers") from None
-        except httpx.TransportError:
-            raise _InvalidAnswer("breaks off its answers") from None
 
 
 def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> Sampler:
@@ -334,7 +309,3 @@ class ManyServers:
 
 def _warn(url: str, error: ServerFailure) -> None:
     print_error(f"warning: {error.reason}; the other servers do the work of {url}")
-
-
-class _InvalidAnswer(Exception):
-    """The server sent something other than an answer."""

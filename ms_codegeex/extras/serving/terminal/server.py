@@ -29,45 +29,36 @@ class RemoteModel:
         base = self.url if VERSION.search(self.url) else f"{self.url}/v1"
         self._client = server_answers.client_of(base, key, RETRIES, SILENCE_SECONDS)
         with self._errors():
-            known = server_answers.listed_models(self._client, "give a server with OpenAI's API")
-        if name is None and len(bases := server_answers.bases(known)) == 1:
-            (name,) = bases
-        if name not in known:
-            raise UserError(f"--name: {name or 'missing'}; {self.url} has {', '.join(known) or 'no models'}")
-        self.name = name
-        self.chat = bool(known[self.name].get("chat"))
+            remedy = "give a server with OpenAI's API"
+            found = server_answers.chosen_model(self._client, self.url, name, "--name", remedy)
+        self.name, self.chat = found["id"], bool(found.get("chat"))
 
     def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Continue a text."""
         body = {"prompt": prompt.text, "suffix": prompt.suffix, "stop_at": "block" if prompt.block else None}
         extra = {"language": prompt.language or None, "truncate_prompt": prompt.cut or None}
-        return self._stream("/completions", body | extra, settings)
+        return self._stream("completions", body | extra, settings)
 
     def perform(self, task: CodeTask, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer an assistant task."""
         languages = {"language": task.language}
         if task.name == "translate":
             languages = {"source_language": task.language, "target_language": task.target}
-        return self._stream(f"/code/{task.name}", {"code": task.code, **languages}, settings)
+        return self._stream(f"code/{task.name}", {"code": task.code, **languages}, settings)
 
     def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer the last of (role, content) messages."""
         body = {"messages": [{"role": role, "content": content} for role, content in messages]}
-        return self._stream("/chat/completions", body, settings)
+        return self._stream("chat/completions", body, settings)
 
     def _stream(self, path: str, body: dict[str, Any], settings: SamplingSettings) -> Iterator[AnswerPart]:
         sent = {"model": self.name, "stream": True, **_fields(settings), **body}
-        with self._errors(), server_answers.stream(self._client, path, sent) as events:
-            if other := server_answers.other_kind(events.response):
-                raise RunFailure(f"{self.url} {other}")
-            for event in events:
-                for choice in server_answers.choices(event, path.startswith("/chat/")):
-                    yield AnswerPart(*choice)
+        with self._errors():
+            yield from server_answers.answer(self._client, path, sent)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Translate the client's errors: into a `UserError` if the user can fix the cause, else into a `RunFailure`."""
-        import httpx
         import openai
 
         try:
@@ -81,9 +72,10 @@ class RemoteModel:
             flag = "--api-key-file: " if error.status_code == 401 else ""
             kind = UserError if error.status_code < 500 and error.status_code != 429 else RunFailure
             raise kind(f"{flag}{self.url}: {_reason(error)}") from None
-        except (openai.APIError, httpx.HTTPError, ValueError) as error:  # ValueError: an event is not JSON, or foreign
-            reason = server_answers.reason(error) if isinstance(error, openai.APIError) else error
-            raise RunFailure(f"{self.url}: the answer broke off ({reason})") from None
+        except openai.APIError as error:
+            raise RunFailure(f"{self.url}: the answer broke off ({server_answers.reason(error)})") from None
+        except server_answers.BrokenAnswer as error:
+            raise RunFailure(f"{self.url} {error}") from None
 
 
 def _fields(settings: SamplingSettings) -> dict[str, Any]:

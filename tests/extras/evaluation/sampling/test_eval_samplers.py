@@ -167,13 +167,16 @@ def test_a_model_beside_its_adapters_is_the_one_that_is_asked():
         assert ServerSampler(server.url, RECIPE).model == "base"
 
 
+MANY = (*"ab", *map(str, range(58)))
+
+
 @pytest.mark.parametrize(
     "url, words",
     [
         ("http://127.0.0.1:{free}/v1", "cannot be reached"),
         ("localhost:8000", "not the address of a server"),
         ("http://127.0.0.1:abc/v1", r"^--url: \S+ is not the address of a server \(Invalid port"),
-        ("{two}", r"--url-model: missing; .* has a, b"),
+        ("{two}", r"--url-model: missing; .* has a, b, 0, .*, 47, 10 more$"),
     ],
 )
 def test_servers_that_are_not_there_and_models_that_must_be_chosen(monkeypatch, url, words):
@@ -181,7 +184,10 @@ def test_servers_that_are_not_there_and_models_that_must_be_chosen(monkeypatch, 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with Server(lambda body: ("", "stop"), models=("a", "b")) as two, pytest.raises(UserError, match=words):
+    with (
+        Server(lambda body: ("", "stop"), models=MANY) as two,
+        pytest.raises(UserError, match=words),
+    ):
         ServerSampler(url.format(free=port, two=two.url), RECIPE)
 
 

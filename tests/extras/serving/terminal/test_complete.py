@@ -174,8 +174,8 @@ ADDED = b'data: {"choices": [{"text": "ab", "finish_reason": null}]}\n\n'
 @pytest.mark.parametrize(
     "models, kind, events, code, words",
     [
-        (OURS, STREAM, b"data: {oops\n\n", 1, "http://h/v4: the answer broke off ("),
-        (OURS, STREAM, b"data: \xff\n\n", 1, "the answer broke off ("),
+        (OURS, STREAM, b"data: {oops\n\n", 1, "http://h/v4 sends an event that is not JSON ("),
+        (OURS, STREAM, b"data: \xff\n\n", 1, "http://h/v4 sends an event that is not UTF-8"),
         (OURS, STREAM, b'data: {"error": "died"}\n\n', 1, "the answer broke off (died)"),
         (OURS, STREAM, b'data: {"object": "error", "message": "died"}\n\n', 1, "died"),
         (OURS, "text/html", b"<html>Welcome</html>", 1, "with text/html instead of a stream of events ('<html>Welcome"),
