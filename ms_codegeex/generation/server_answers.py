@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 MAX_NAMES = 50  # of models, in a message
 
 
-class ChoicePart(NamedTuple):
-    """What an event adds to answer `index`; the last one has the server's reason for the end."""
+class AnswerPart(NamedTuple):
+    """The next part of answer `index`. The last one has the server's or the engine's reason for the end."""
 
     index: int
     text: str
-    finish: str | None
+    finish: str | None = None
 
 
 def address(url: str) -> str:
@@ -68,7 +68,7 @@ class OtherAnswer(BrokenAnswer):
     """It does not stream, and will not if it is asked again."""
 
 
-def answer(client: openai.OpenAI, route: str, body: Mapping[str, Any]) -> Iterator[ChoicePart]:
+def answer(client: openai.OpenAI, route: str, body: Mapping[str, Any]) -> Iterator[AnswerPart]:
     """The parts of an answer as they come, those of `chat/completions` from messages. Fields of the body that are None
     are left out. `BrokenAnswer`, besides the client's own errors: it ends otherwise than by the server's choice."""
     import httpx
@@ -113,7 +113,7 @@ def _events() -> type[openai.Stream[Any]]:
     return AnswerEvents
 
 
-def choices(event: Any, chat: bool) -> list[ChoicePart]:
+def choices(event: Any, chat: bool) -> list[AnswerPart]:
     """What an event adds. `BrokenAnswer`: it does not belong to a completion, or to a `chat`."""
     try:
         found = event.get("choices", None if "usage" in event else ...)
@@ -123,7 +123,7 @@ def choices(event: Any, chat: bool) -> list[ChoicePart]:
         raise BrokenAnswer(f"sends an event that does not belong to a completion ({shown!r})") from None
 
 
-def _choice(choice: Any, chat: bool) -> ChoicePart:
+def _choice(choice: Any, chat: bool) -> AnswerPart:
     if (mine := "delta" if chat else "text") not in choice and {"delta", "text", "message"} & choice.keys():
         raise KeyError(mine)
     text = (choice.get("delta") or {}).get("content") if chat else choice.get("text")
@@ -132,4 +132,4 @@ def _choice(choice: Any, chat: bool) -> ChoicePart:
     finish = choice.get("finish_reason")
     if not isinstance(text, str | None) or not isinstance(finish, str | None):
         raise TypeError
-    return ChoicePart(choice.get("index") or 0, text or "", finish or None)
+    return AnswerPart(choice.get("index") or 0, text or "", finish or None)

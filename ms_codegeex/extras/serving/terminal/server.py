@@ -80,13 +80,9 @@ class RemoteModel:
 
 def _fields(settings: SamplingSettings) -> dict[str, Any]:
     """The fields that differ from the defaults of OpenAI's API. Other servers refuse fields that they do not know."""
-    several = {"n": (settings.n, 1), "stop": (list(settings.stop), [])}
-    return {
-        "max_tokens": settings.max_new_tokens,
-        "seed": settings.seed,
-        **unusual(settings),
-        **{key: value for key, (value, usual) in several.items() if value != usual},
-    }
+    limits = {"max_tokens": settings.max_new_tokens, "seed": settings.seed}
+    several = {"n": settings.n if settings.n > 1 else None, "stop": [*settings.stop] or None}
+    return {**limits, **unusual(settings), **several}
 
 
 def _reason(error: openai.APIStatusError) -> str:
