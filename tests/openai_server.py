@@ -71,13 +71,7 @@ class Server:
                             "index": 0,
                             "finish_reason": second if last else None,
                         }
-                        event = {
-                            "id": "1",
-                            "object": "text_completion",
-                            "created": 0,
-                            "model": "m",
-                            "choices": [choice],
-                        }
+                        event = {"id": "1", "object": "text_completion", "created": 0, "choices": [choice]}
                         self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
                         outer.streamed += 1
                     self.wfile.write(b"data: [DONE]\n\n")

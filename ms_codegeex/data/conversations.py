@@ -31,6 +31,8 @@ class ChatTemplate:
         for role, content in messages:
             rounds += role == "user"
             before, _, after = getattr(self, role).replace("{round}", str(rounds)).partition("{content}")
+            if role == "system" and not (content or (before + after).strip()):
+                before = after = ""  # the original chat of CodeGeeX2 adds nothing for an empty one, either
             yield before, content, after
 
 

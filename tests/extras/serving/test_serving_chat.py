@@ -28,7 +28,8 @@ def tuned(**changes):
 
 def test_the_published_prompt_of_codegeex2():
     template = TEMPLATES["codegeex2"]
-    assert template.prompt([("user", "你好")]) == "[Round 1]\n\n问：你好\n\n答："  # noqa: RUF001
+    for system in ([], [("system", "")]):
+        assert template.prompt([*system, ("user", "你好")]) == "[Round 1]\n\n问：你好\n\n答："  # noqa: RUF001
     messages = [("user", "a"), ("assistant", "b"), ("user", "c")]
     assert template.prompt(messages) == "[Round 1]\n\n问：a\n\n答：b\n\n[Round 2]\n\n问：c\n\n答："  # noqa: RUF001
 

@@ -87,7 +87,8 @@ def program(row: HumanEvalProblem, sample: Sample) -> str:
 
 def read_problem(row: Mapping[str, Any], where: str, index: int) -> Problem:
     """The problem in a row, whose id is its number if it has none."""
-    return Problem(str(row.get("task_id", index)), {}, HumanEvalProblem(*values_of(row, KINDS, where, FORM)))
+    name = index if row.get("task_id") is None else row["task_id"]
+    return Problem(str(name), {}, HumanEvalProblem(*values_of(row, KINDS, where, FORM)))
 
 
 build = HumanEval

@@ -11,11 +11,13 @@ from typing import Any, ClassVar, Literal
 
 from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import UserError, located
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.records import archive_kind
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import read_yaml
 from ms_codegeex.extras.evaluation import stop_rules
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.problems import KEYS, MAX_BYTES, identity, texts_of
-from ms_codegeex.extras.evaluation.benchmarks.tables import parsed_rows
+from ms_codegeex.extras.evaluation.benchmarks.tables import listed, parsed_rows
 from ms_codegeex.extras.evaluation.jsonl import stem
 from ms_codegeex.extras.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict, open_sandbox
 from ms_codegeex.extras.evaluation.task import Judgement, Problem, Reference, Sample, TextSource
@@ -167,11 +169,14 @@ class DescribedFile:
 def described_files(data: Path) -> list[DescribedFile]:
     """The languages of a directory. `UserError`: a description is wrong or without problems, or two have one name."""
     files = dict[str, DescribedFile]()
-    for path in sorted(data.glob("*.yaml")) if data.is_dir() else ():
+    here = sorted(data.iterdir()) if data.is_dir() else []
+    for path in (file for file in here if file.suffix in (".yaml", ".yml")):
         language = read_language(path)
-        found = [file for file in sorted(data.glob("*.json*"), reverse=True) if stem(file) == path.stem]
+        found = [file for file in here if archive_kind(file.name) and stem(file) == path.stem]
         if not found:
             raise UserError(f"{path}: no {path.stem}.jsonl beside it, which has the problems")
+        if len(found) > 1:
+            raise UserError(f"{path}: its problems are in {listed(file.name for file in found)}; keep one of them")
         if language.name in files:
             raise UserError(f"{path}: name: {language.name} is also that of another description here")
         files[language.name] = DescribedFile(language, found[0])
@@ -180,7 +185,9 @@ def described_files(data: Path) -> list[DescribedFile]:
 
 def rows(file: DescribedFile) -> Iterator[tuple[int, OwnProblem | UserError]]:
     """The problems of a file with their lines; in place of one that is wrong, the reason."""
-    return parsed_rows(file.path, MAX_BYTES, partial(parse, file.language))
+    found = parsed_rows(file.path, MAX_BYTES, partial(parse, file.language))
+    yield next(found, (1, UserError(f"{file.path}: no problems; expected one JSON object a line")))
+    yield from found
 
 
 def parse(language: LanguageDescription, row: Mapping[str, Any], where: str) -> OwnProblem:
@@ -188,7 +195,7 @@ def parse(language: LanguageDescription, row: Mapping[str, Any], where: str) -> 
     if unknown := row.keys() - {*KEYS, BROKEN, "example_test", "text", "docstring"}:
         raise UserError(f"{where}: {min(unknown)}: unknown key; known: {', '.join((*KEYS, BROKEN))}")
     _, number = identity(row, where, {language.name: language.name})
-    broken = row.get(BROKEN, [])
+    broken = [] if row.get(BROKEN) is None else row[BROKEN]
     if not isinstance(broken, list) or not all(isinstance(each, str) for each in broken):
         raise UserError(f"{where}: {BROKEN} is not a list of texts")
     return OwnProblem(language.name, number, *texts_of(row, KEYS[1:], where, blank=False), tuple(broken))
@@ -271,6 +278,9 @@ class OwnProblems(ToolChainTask):
                     raise row
                 self.problems.append(Problem(row.id, {"language": row.language}, row))
                 self.places[row.id] = f"{file.path}:{line}"
+        used = {file.path for file in files}
+        if left := [each for each in sorted(data.iterdir()) if archive_kind(each.name) and each not in used]:
+            print_error(f"{data}: passed over, without a description: {listed(each.name for each in left)}")
         self.provenance = {file.language.name: {"path": str(file.path), "sha256": sha256(file.path)} for file in files}
 
     def prompt(self, row: OwnProblem) -> str:

@@ -132,4 +132,4 @@ def values_of(row: Mapping[str, Any], kinds: Mapping[str, Any], where: str, form
 def listed(names: Iterable[str]) -> str:
     """Names in words: `a, b and c`."""
     *first, last = names
-    return f"{', '.join(first)} and {last}"
+    return f"{', '.join(first)} and {last}" if first else last

@@ -63,7 +63,7 @@ def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
     `UserError`: fewer than two, one without verdicts, two of one name, or of different benchmarks."""
     if len(given) < 2:
         raise UserError("compare: expected two or more evaluations, such as evaluate compare full int8 --output both")
-    named = [("", word) if Path(word).is_dir() else word.rpartition("=")[::2] for word in given]
+    named = [_named(word) for word in given]
     paths = [Path(path).resolve() for _, path in named]
     names = Counter(path.name for path in paths)
     evaluations = []
@@ -78,6 +78,12 @@ def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
     return evaluations
 
 
+def _named(word: str) -> tuple[str, str]:
+    """Name and directory; either may have a `=` in it."""
+    splits = [("", word), *((word[: match.start()], word[match.end() :]) for match in re.finditer("=", word))]
+    return next((each for each in splits if Path(each[1]).is_dir()), splits[-1])
+
+
 def _read(directory: Path) -> Mapping[str, Any]:
     path = directory / "report.json"
     if not path.is_file():
@@ -87,7 +93,7 @@ def _read(directory: Path) -> Mapping[str, Any]:
     if not known or not report.get("scores"):
         remedy = "judge its samples with --judge-only; perplexities are compared as evaluate perplexity prints them"
         raise UserError(f"{path}: has no verdicts of problems; {remedy}")
-    if not all(map(_is_row, report["by_problem"])):
+    if not all(_is_row(row, report["scores"]) for row in report["by_problem"]):
         raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
     settings, sections = report.get("settings", {}), ("recipe", "model", "data")
     sound = isinstance(settings, dict) and all(isinstance(settings.get(section, {}), dict) for section in sections)
@@ -96,12 +102,12 @@ def _read(directory: Path) -> Mapping[str, Any]:
     return report
 
 
-def _is_row(row: object) -> bool:
-    """Whether this is a report's entry for a problem."""
+def _is_row(row: object, modes: Any) -> bool:
+    """Whether this is a report's entry for a problem, with no other modes of judging than the report."""
     if not isinstance(row, dict) or not isinstance(row.get("passed"), dict) or not isinstance(row.get("labels"), dict):
         return False
     samples, passed = row.get("samples"), row["passed"].values()
-    whole = type(samples) is int and all(type(count) is int for count in passed)
+    whole = row["passed"].keys() <= set(modes) and type(samples) is int and all(type(count) is int for count in passed)
     return isinstance(row.get("task_id"), str) and whole and all(0 <= count <= samples > 0 for count in passed)
 
 
@@ -335,4 +341,9 @@ def lines(comparison: Mapping[str, Any]) -> list[str]:
         side = "outside of" if each["outside"] else "within"
         words = f"{percent(each['difference'])}, published {100 * each['published']:.2f} % is {side} the interval"
         summary.append(f"{each['evaluation']} - {each['row']}, pass@{each['k']}{group}: {words}")
+    compared = {(each["row"], each["group"], str(each["k"])) for each in comparison["against_published"]}
+    for name, row in comparison["published_rows"].items():
+        given = [(group, k) for group, rates in row["rates"].items() for k in rates]
+        left = [f"pass@{k} ({group})" for group, k in given if (name, group, k) not in compared]
+        summary += [f"{name}: {', '.join(left)} in none of the evaluations"] if left else []
     return summary

@@ -73,7 +73,7 @@ def equal_answers(rows: Sequence[Mapping[str, Any]], recipe: Recipe, fields: Map
     if len(several) < 2 or any(len(set(texts)) > 1 for texts in several) or repeated * heat < EQUAL_CHARACTERS:
         return ""
     cause, remedy = "a cache, or a fixed seed in the server or a proxy", "switch it off"
-    if "seed" in fields:
+    if fields.get("seed") is not None:
         cause, remedy = "--url-field seed, which all requests have", "leave it out"
     found = f"all {sum(map(len, several))} answers to {len(several)} problems are equal, problem by problem"
     return f"{found}, at temperature {heat:g}: probably {cause}; {remedy} and sample again with another --output"

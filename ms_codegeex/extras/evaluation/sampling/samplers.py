@@ -5,11 +5,15 @@ Each is a `task.Complete`: the same prompt, settings and seed give the same text
 
 from __future__ import annotations
 
+import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
@@ -17,15 +21,26 @@ from ms_codegeex.base.reading import given_text
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.recipe import Recipe
 from ms_codegeex.extras.evaluation.task import SampledAnswer, TextSource
+from ms_codegeex.generation import server_answers
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
+from ms_codegeex.generation.server_answers import BrokenAnswer, OtherAnswer
 from ms_codegeex.generation.stopping import Ending, Rule, until
 
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
 OPENAIS = ("temperature", "top_p")  # arguments of its client
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
-# words in a server's error message that say so
-TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")
+# words in a server's error message that say that a prompt is too long
+NO_ROOM = re.compile(r"context[ _]?(length|size|window)|maximum (context|model length)")
+TOO_LONG = (
+    "too long",
+    "exceeds",
+    "`inputs` tokens",
+    "`inputs` must have less",
+)  # of a refused request; the last: TGI's
+REFUSED, AGAIN = (400, 413, 422), (408, 409, 425, 429)  # statuses
+BROKEN = ("abort", "error")  # reasons for the end of an answer that is not whole
 PLACE = "{prompt}"
+T = TypeVar("T")
 TEMPLATE = f"""Complete the code below. Answer with one code block: the complete function, with the imports and helper
 functions that it needs, and nothing else. No tests, no examples, no main function.
 
@@ -129,63 +144,49 @@ class ServerSampler:
         template: str | None = None,
     ):
         """`template`: of a chat model's message; the server's `/v1/chat/completions` is asked with it."""
-        import httpx
-        import openai
-
         self.timeout, self.template = timeout, template
-        address = url.rstrip("/").removesuffix("/completions").removesuffix("/chat")
-        self.url, self.recipe, self.concurrency = address, recipe, concurrency
-        if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"--url: {url} is not the address of a server; expected http(s)://HOST[:PORT]/v1")
-        try:
-            self.client = openai.OpenAI(base_url=self.url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
-        except httpx.InvalidURL as error:
-            expected = "expected http(s)://HOST[:PORT]/v1"
-            raise UserError(f"--url: {url[:200]} is not the address of a server ({error}); {expected}") from None
+        self.url, self.recipe, self.concurrency = server_answers.address(url), recipe, concurrency
+        self.client = server_answers.client_of(self.url, key, RETRIES, timeout)
         ours = {name: value for name, value in unusual(recipe).items() if name not in OPENAIS}
         self.fields = {**ours, **(fields or {})}
-        self.model = model or self._only_model()
+        remedy = "addresses mostly end in /v1, or give --url-model"
+        choice = partial(server_answers.chosen_model, self.client, self.url, None, "--url-model", remedy)
+        self.model = model or self._asked(choice)["id"]
         self.identity: dict[str, Any] = {"url": self.url, "model": self.model}
         self.identity |= {"fields": self.fields} if self.fields else {}
         self.identity |= {"chat": template} if template is not None else {}
 
-    def _only_model(self) -> str:
-        try:
-            found = self._asked(lambda: self.client.models.list().data)
-            known = {str.strip(model.id): getattr(model, "parent", None) for model in found}
-        except (ValueError, TypeError, AttributeError):
-            remedy = "addresses mostly end in /v1, or give --url-model"
-            raise UserError(f"--url: {self.url}/models is not a list of models; {remedy}") from None
-        bases = [name for name, parent in known.items() if parent is None]  # the others are adapters
-        if len(bases) != 1:
-            raise UserError(f"--url-model: missing; {self.url} has {', '.join(known) or 'no models'}")
-        return bases[0]
-
-    def _asked(self, request: Any) -> Any:
+    def _asked(self, request: Callable[[], T]) -> T:
         """The answer to a request. What the user can fix is a `UserError`; anything else is a `FailedServer`,
         after which the same command continues."""
         import openai
 
         try:
             return request()
-        except openai.AuthenticationError as error:
-            raise UserError(f"--api-key-file: {self.url} refuses the key ({_reason(error)})") from None
-        except openai.PermissionDeniedError as error:
-            raise UserError(f"--url: {self.url} forbids it ({_reason(error)})") from None
-        except openai.NotFoundError as error:
-            lacks = f"no such model or no {self._route} ({_reason(error)})"
-            raise UserError(f"--url: {self.url} has {lacks}; addresses mostly end in /v1") from None
         except openai.APITimeoutError:
             raise FailedServer(f"{self.url} is silent for {self.timeout:g} s (--url-timeout)") from None
         except openai.APIConnectionError as error:
             reason = f"{self.url} cannot be reached ({error.__cause__ or error})"
             raise UnreachableServer(reason, "is the server up?") from None
-        except openai.BadRequestError as error:
-            no_chat = getattr(error, "code", None) == "not_a_chat_model"
-            advice = "leave out --chat" if no_chat else "see --url-field"
-            raise UserError(f"--url: {self.url} refuses the request ({_reason(error)}); {advice}") from None
         except openai.APIError as error:
-            raise FailedServer(f"{self.url}: {_reason(error)}") from None
+            raise self._refusal(error, getattr(error, "status_code", None)) from None
+
+    def _refusal(self, error: Any, status: int | None) -> UserError | FailedServer:
+        """What a server's error means; those in the middle of a stream have no status."""
+        reason, said = server_answers.reason(error), f"{error} {error.body}".lower()
+        if NO_ROOM.search(said) or (status in REFUSED and any(words in said for words in TOO_LONG)):
+            return PromptTooLong(f"prompt: {self.url} says {reason}")
+        if status == 401:
+            return UserError(f"--api-key-file: {self.url} refuses the key ({reason})")
+        if status == 403:
+            return UserError(f"--url: {self.url} forbids it ({reason})")
+        if status in (404, 405):
+            lacks = f"no such model or no {self._route} ({reason})"
+            return UserError(f"--url: {self.url} has {lacks}; addresses mostly end in /v1")
+        if status is None or status not in range(400, 500) or status in AGAIN:
+            return FailedServer(f"{self.url}: {reason}")
+        advice = "leave out --chat" if error.code == "not_a_chat_model" else "see --url-field"
+        return UserError(f"--url: {self.url} refuses the request ({reason}); {advice}")
 
     @property
     def _route(self) -> str:
@@ -196,85 +197,49 @@ class ServerSampler:
     ) -> SampledAnswer:
         """Continue a prompt; `PromptTooLong` if the server says so. A chat model's reply is read to its end, and the
         recipe's and the task's ends are those of the code in it."""
-        import openai
 
         def request() -> SampledAnswer:
-            try:
-                if self.template is None:
-                    return self._streamed(prompt, seed, ending(self.recipe, stop), max_new_tokens)
-                reply = self._streamed(chat_message(self.template, prompt), seed, Ending(), max_new_tokens)
-                return SampledAnswer(reply.text, reply.finish, is_reply=True)
-            except openai.BadRequestError as error:
-                if any(words in str(error).lower() for words in TOO_LONG):
-                    raise PromptTooLong(f"prompt: {self.url} says {_reason(error)}") from None
-                raise
+            if self.template is None:
+                return self._streamed(prompt, seed, ending(self.recipe, stop), max_new_tokens)
+            reply = self._streamed(chat_message(self.template, prompt), seed, Ending(), max_new_tokens)
+            return SampledAnswer(reply.text, reply.finish, is_reply=True)
 
         reason = ""
         for _ in range(1 + RETRIES):
             try:
                 return self._asked(request)
-            except _InvalidAnswer as error:  # in mid-answer, where the client does not retry
+            except OtherAnswer as error:
+                raise FailedServer(f"{self.url} {error}", f"expected OpenAI's /v1/{self._route}, streamed") from None
+            except BrokenAnswer as error:  # in mid-answer, where the client does not retry
                 reason = str(error)
         raise FailedServer(f"{self.url} {reason}")
 
     def _streamed(self, prompt: str, seed: int, end: Ending, max_new_tokens: int | None) -> SampledAnswer:
-        """One answer; `_InvalidAnswer` if it is invalid or breaks off, that is, ends without a finish reason."""
-        recipe = self.recipe
-        maximum = max_new_tokens or recipe.max_new_tokens
-        text, finish, seen = "", None, False
-        create: Any = self.client.completions.create
-        given: dict[str, Any] = {"prompt": prompt}
-        if self.template is not None:
-            create, given = self.client.chat.completions.create, {"messages": [{"role": "user", "content": prompt}]}
-        with create(
-            **given,
-            model=self.model,
-            max_tokens=min(maximum, recipe.max_length or maximum),
-            temperature=recipe.temperature,
-            top_p=recipe.top_p if recipe.temperature else 1.0,
-            seed=seed,
-            stream=True,
-            extra_body=self.fields or None,
-        ) as stream:
-            self._check_kind(stream.response)
-            for choice in self._choices(stream):
-                piece, seen = _text(choice, self.template is not None) or "", True
-                text += end.feed(piece)
+        """One answer; `BrokenAnswer` if it is invalid or breaks off, that is, ends without a finish reason."""
+        recipe, maximum = self.recipe, max_new_tokens or self.recipe.max_new_tokens
+        text, finish, part = "", None, None
+        asked = [{"role": "user", "content": prompt}]
+        body = {
+            **({"prompt": prompt} if self.template is None else {"messages": asked}),
+            "model": self.model,
+            "max_tokens": min(maximum, recipe.max_length or maximum),
+            "temperature": recipe.temperature,
+            "top_p": recipe.top_p if recipe.temperature else 1.0,
+            "seed": seed,
+            "stream": True,
+            **self.fields,
+        }
+        with closing(server_answers.answer(self.client, self._route, body)) as parts:
+            for part in parts:
+                text += end.feed(part.text)
                 if end.ended:
                     return SampledAnswer(text, "stop")
-                finish = choice.finish_reason or finish
+                finish = part.finish or finish
         if finish is None:
-            raise _InvalidAnswer("breaks off its answers" if seen else "sends answers without choices")
+            raise BrokenAnswer("breaks off its answers" if part else "sends answers without choices")
+        if finish in BROKEN:
+            raise BrokenAnswer(f"ends answers with {finish!r}")
         return SampledAnswer(text + end.rest(), "length" if finish == "length" else "eos")
-
-    def _check_kind(self, response: Any) -> None:
-        """A response that is not a stream of events is a `FailedServer` that says what it is."""
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind in ("text/event-stream", ""):
-            return
-        beginning = " ".join(response.read()[:300].decode("utf-8", "replace").split())[:80]
-        what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
-        reason = f"{self.url} answers {what} instead of a stream of events ({beginning!r})"
-        raise FailedServer(reason, f"expected OpenAI's /v1/{self._route} with stream: true")
-
-    def _choices(self, stream: Any) -> Iterator[Any]:
-        """The choices of all events."""
-        import httpx
-
-        try:
-            for chunk in stream:
-                choices, chat = getattr(chunk, "choices", None), self.template is not None
-                if not isinstance(choices, list) or not all(_is_choice(each, chat) for each in choices):
-                    raise _InvalidAnswer(f"sends an event that does not belong to a completion ({str(chunk)[:80]!r})")
-                yield from choices
-        except UnicodeDecodeError as error:
-            raise _InvalidAnswer(f"sends an event that is not UTF-8 ({error.reason})") from None
-        except ValueError as error:
-            raise _InvalidAnswer(f"sends an event that is not JSON ({error})") from None
-        except httpx.TimeoutException:
-            raise _InvalidAnswer(f"is silent for {self.timeout:g} s in the middle of its answers") from None
-        except httpx.TransportError:
-            raise _InvalidAnswer("breaks off its answers") from None
 
 
 def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> Sampler:
@@ -305,10 +270,12 @@ class ManyServers:
     the others take over its requests; if none is left, the last one's error is raised."""
 
     def __init__(self, servers: Sequence[ServerSampler]):
-        self._under_way = dict.fromkeys(range(len(servers)), 0)  # a server that failed is taken out
-        self._servers, self._changed = servers, threading.Condition()
-        self._failure: ServerFailure | None = None
+        self._servers, self._lost, self._lock = servers, dict[int, ServerFailure](), threading.Lock()
         self.concurrency = sum(server.concurrency for server in servers)
+        self._free: queue.PriorityQueue[tuple[int, int]] = queue.PriorityQueue()  # turns of servers, for each request
+        for number, server in enumerate(servers):
+            for turn in range(server.concurrency):
+                self._free.put((turn, number))
         urls = ", ".join(str(server.url) for server in servers)
         self.identity: Mapping[str, Any] = {**servers[0].identity, "url": urls}
 
@@ -317,65 +284,28 @@ class ManyServers:
     ) -> SampledAnswer:
         """Continue a prompt on one of the servers; `PromptTooLong` if it says so."""
         while True:
-            number = self._take()
+            turn, number = self._free.get()
             try:
-                return self._servers[number](prompt, seed=seed, stop=stop, max_new_tokens=max_new_tokens)
+                if number not in self._lost:
+                    return self._servers[number](prompt, seed=seed, stop=stop, max_new_tokens=max_new_tokens)
             except SERVER_FAILURES as error:
                 self._lose(number, error)
             finally:
-                self._give_back(number)
+                if number not in self._lost or self._all_lost:
+                    self._free.put((turn, number))
+            if self._all_lost:
+                raise [*self._lost.values()][-1]
 
-    def _take(self) -> int:
-        """The number of a server that has room, once there is one. If all are lost, the last one's error."""
-
-        def free() -> list[int]:
-            return [number for number, busy in self._under_way.items() if busy < self._servers[number].concurrency]
-
-        with self._changed:
-            self._changed.wait_for(lambda: free() or not self._under_way)
-            if not self._under_way:
-                assert self._failure is not None
-                raise self._failure
-            number = min(free(), key=self._under_way.__getitem__)
-            self._under_way[number] += 1
-            return number
-
-    def _give_back(self, number: int) -> None:
-        with self._changed:
-            if number in self._under_way:
-                self._under_way[number] -= 1
-            self._changed.notify()
+    @property
+    def _all_lost(self) -> bool:
+        return len(self._lost) == len(self._servers)
 
     def _lose(self, number: int, error: ServerFailure) -> None:
-        """Remove a server, and report this unless it was the last one, whose error ends the evaluation."""
-        with self._changed:
-            if self._under_way.pop(number, None) is None:
-                return
-            self._failure, left = error, bool(self._under_way)
-            self._changed.notify_all()
-        if left:
-            _warn(self._servers[number].url, error)
+        """Report a server's first failure, unless it was the last server, whose error ends the evaluation."""
+        with self._lock:
+            if self._lost.setdefault(number, error) is error and not self._all_lost:
+                _warn(self._servers[number].url, error)
 
 
 def _warn(url: str, error: ServerFailure) -> None:
     print_error(f"warning: {error.reason}; the other servers do the work of {url}")
-
-
-class _InvalidAnswer(Exception):
-    """The server sent something other than an answer."""
-
-
-def _text(choice: Any, chat: bool) -> Any:
-    return getattr(getattr(choice, "delta", None) if chat else choice, "content" if chat else "text", ...)
-
-
-def _is_choice(choice: Any, chat: bool) -> bool:
-    text, finish = _text(choice, chat), getattr(choice, "finish_reason", None)
-    return (text is None or isinstance(text, str)) and (finish is None or isinstance(finish, str))
-
-
-def _reason(error: Any) -> str:
-    """The server's own message, in one short line."""
-    body = getattr(error, "body", None)
-    words = body.get("message") if isinstance(body, Mapping) else None
-    return " ".join(str(words or error).split())[:300]

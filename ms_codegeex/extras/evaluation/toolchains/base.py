@@ -47,19 +47,27 @@ REFERENCE_SECONDS = 60.0  # canonical solutions may be slow, and limits are deri
 MAX_OUTPUT = 2000  # characters that are kept
 COMPLETE = "complete"  # a file in a complete cache
 PATH = "/usr/local/bin:/usr/bin:/bin"
+CALLED_BY_NAME = ("ccache", "distcc", "icecc", "mise", "rustup", "sccache", "snap", "volta-shim")
 LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
 
 
+def places_of(name: str) -> list[Path]:
+    """Where a command is, in the order of PATH."""
+    folders = dict.fromkeys(f"{os.environ.get('PATH', '')}:{PATH}".split(":"))
+    return [Path(path) for folder in folders if folder and (path := shutil.which(name, path=folder))]
+
+
 def program_of(name: str) -> Path | None:
-    """A command's real path: links such as /etc/alternatives are resolved."""
-    path = shutil.which(name, path=os.environ.get("PATH", PATH)) or shutil.which(name, path=PATH)
-    return Path(path).resolve() if path else None
+    """A command's real path: links such as /etc/alternatives are resolved. Links to `CALLED_BY_NAME` are passed over:
+    what these start is another program, which the sandbox does not show."""
+    return next((path for path in map(Path.resolve, places_of(name)) if path.name not in CALLED_BY_NAME), None)
 
 
-def output_of(*words: str | Path) -> str | None:
-    """The first line that a command prints, None if it does not run."""
+def output_of(*words: str | Path, **environment: str) -> str | None:
+    """The first line that a command prints, with these variables besides ours; None if it does not run."""
+    values = {**os.environ, **environment}
     try:
-        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*map(str, words)], capture_output=True, timeout=60, errors="replace", env=values)
     except (OSError, subprocess.SubprocessError):
         return None
     lines = (done.stdout or done.stderr).strip().splitlines()
@@ -135,6 +143,7 @@ class ToolChain(ABC):
     programs: ClassVar[Mapping[str, str]] = {}  # program -> the package that has it; the first is `tool`
     libraries: ClassVar[Mapping[str, str]] = {}  # header, package or crate -> the package that has it
     version_option: ClassVar[str] = "--version"
+    asking: ClassVar[Mapping[str, str]] = {}  # variables of a tool that is asked for its version
     compile_seconds: ClassVar[float] = 60.0  # for each command that compiles
     sources: ClassVar[tuple[str, ...]]  # files of `inside` that the cache is made from
     failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
@@ -155,7 +164,7 @@ class ToolChain(ABC):
 
     def version(self) -> str | None:
         """The installed versions, in one line; None if something is missing."""
-        return None if self.lacking() else output_of(str(self.tool), self.version_option)
+        return None if self.lacking() else output_of(str(self.tool), self.version_option, **self.asking)
 
     def has(self, name: str) -> bool:
         """Whether one of `programs` or `libraries` is installed."""

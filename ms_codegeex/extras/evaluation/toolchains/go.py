@@ -30,6 +30,7 @@ class Go(ToolChain):
         "github.com/go-openapi/inflect": "golang-github-go-openapi-inflect-dev",
     }
     version_option = "version"
+    asking = ENVIRONMENT
     sources = ("witness.go",)
     failed_assertion = (b"Error Trace:",)
     no_memory = (b"fatal error: runtime: out of memory",)
@@ -54,7 +55,7 @@ class Go(ToolChain):
     @cached_property
     def root(self) -> Path:
         """GOROOT, where Go's own files are."""
-        return Path(base.output_of(str(self.tool), "env", "GOROOT") or "/usr/lib/go")
+        return Path(base.output_of(str(self.tool), "env", "GOROOT", **ENVIRONMENT) or "/usr/lib/go")
 
     def readable(self) -> dict[str, Path]:
         program, parts = base.outside_system(Path(str(self.tool))), base.parts_of(self.root, *GOROOT_PARTS)

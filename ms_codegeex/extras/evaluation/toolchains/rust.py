@@ -16,7 +16,7 @@ from ms_codegeex.extras.evaluation.toolchains.base import (
     ToolChain,
     output_of,
     parts_of,
-    program_of,
+    places_of,
 )
 
 REGISTRY = Path("/usr/share/cargo/registry")
@@ -42,8 +42,8 @@ class Rustc(ToolChain):
     @cached_property
     def root(self) -> Path | None:
         """The tool chain's directory: Debian's if it is installed, else the user's, such as that of rustup."""
-        for compiler in (Path("/usr/bin/rustc"), program_of("rustc")):
-            if compiler and compiler.exists() and (root := output_of(compiler, "--print", "sysroot")):
+        for compiler in (Path("/usr/bin/rustc"), *places_of("rustc")):
+            if compiler.exists() and (root := output_of(compiler, "--print", "sysroot")):
                 return Path(root)
         return None
 

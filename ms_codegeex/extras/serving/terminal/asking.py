@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.server_answers import AnswerPart
 
 TOO_LONG = {  # by the field that does not fit into the context: what to do
     "prompt": "shorten it, or give --cut-prompt to drop its start",
@@ -40,14 +41,6 @@ class CodeTask:
     code: str
     language: str
     target: str = ""
-
-
-class AnswerPart(NamedTuple):
-    """The next part of answer `index`. The last one has the reason for the end, "stop" or "length"."""
-
-    index: int
-    text: str
-    finish: str | None = None
 
 
 class Model(Protocol):

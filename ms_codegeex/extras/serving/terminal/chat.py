@@ -19,6 +19,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.options import declared
 from ms_codegeex.base.printing import visible
+from ms_codegeex.base.reading import given_text
 from ms_codegeex.data.detection import detect
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.extras.serving.terminal.asking import TASKS, AnswerPart, CodeTask, Model, Prompt
@@ -200,10 +201,11 @@ class Chat:
             return self.last[0], language or self.last[1] or self.language
         path = Path(" ".join(words))
         try:
-            path = path.expanduser()
-            code = path.read_text("utf-8")
-        except (OSError, RuntimeError, ValueError) as error:  # also no such home directory, not UTF-8
+            code = given_text(os.path.join(os.curdir, path.expanduser()), "the code")  # `-` is a file, too
+        except (RuntimeError, ValueError) as error:  # no such home directory, a null
             raise UserError(f"{path} cannot be read as text ({error})") from None
+        if not code.strip():
+            raise UserError(f"{path} has no code; name another file")
         detected = detect(path, code.encode()[:16384])
         return code, language or (detected.name if detected and detected.tag else self.language)
 

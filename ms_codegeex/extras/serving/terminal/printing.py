@@ -39,7 +39,7 @@ class Printer:
     def __init__(self, console: Console, language: str = "", before: str = "", echoed: bool = False):
         self._console, self._lexer = console, _lexer(language)
         self._before = visible(before).expandtabs(TAB)  # the text before the current line
-        self._column = cell_len(self._before.rpartition("\n")[2]) if echoed else 0  # where the current line begins
+        self._echoed = self._before.rpartition("\n")[2] if echoed else ""  # what is in front of the current line
         self._line = self._shown = ""  # the current line, and the part of it on the screen
 
     def feed(self, piece: str) -> None:
@@ -51,7 +51,7 @@ class Printer:
                 self._colour()
                 self._write("\n")
                 self._before += f"{self._shown}\n"
-                self._column, self._line, self._shown = 0, "", ""
+                self._echoed = self._line = self._shown = ""
             self._add(last)
         else:
             self._write(piece)
@@ -72,19 +72,28 @@ class Printer:
 
     def _colour(self) -> None:
         width, height = self._console.size
-        rows = [max(cells - 1, 0) // width for cells in (self._column + 1, self._column + cell_len(self._shown))]
-        up = rows[1] - rows[0]
+        row, column = _place(self._echoed + self._shown[:1], width)
+        up = _place(self._echoed + self._shown, width)[0] - row
         if self._lexer is None or not self._shown.strip() or up >= height - 1:
             return  # the beginning has scrolled off the screen
         coloured = self._lexer.highlight(self._before + self._shown)
         line = coloured[len(self._before) : len(self._before) + len(self._shown)]
         if line.plain != self._shown:
             return  # the lexer has changed the text
-        self._write((f"\x1b[{up}A" if up else "") + f"\x1b[{self._column % width + 1}G")
+        self._write((f"\x1b[{up}A" if up else "") + f"\x1b[{column}G")
         self._console.print(line, end="", soft_wrap=True, highlight=False)
 
     def _write(self, text: str) -> None:
         self._console.file.write(text)
+
+
+def _place(text: str, width: int) -> tuple[int, int]:
+    """Row from 0 and column from 1 of a text's last character. A wide one that does not fit into a row leaves its last
+    cell free."""
+    row, used, size = 0, 0, 0
+    for size in map(cell_len, text):
+        row, used = (row, used + size) if used + size <= width else (row + 1, size)
+    return row, used - max(size, 1) + 1
 
 
 def _lexer(language: str) -> Syntax | None:

@@ -117,8 +117,8 @@ def test_time_is_up(tmp_path, sandbox, monkeypatch):
 def test_rows_of_other_forms(tmp_path, sandbox):
     asserts = {"task_id": 7, "prompt": "x = 1\n", "test": "assert x == y\n"}
     named = {**ROW, "task_id": "T/1", "test": "assert double(4) == 8\n"}
-    task = humaneval.build(write(tmp_path / "h.jsonl.gz", asserts, named, ROW))
-    assert [p.id for p in task.problems] == ["7", "T/1", "T/0"] and task.reference(task.problems[0]) is None
+    task = humaneval.build(write(tmp_path / "h.jsonl.gz", asserts, named, ROW, {**ROW, "task_id": None}))
+    assert [p.id for p in task.problems] == ["7", "T/1", "T/0", "3"] and task.reference(task.problems[0]) is None
     assert judged(task, sandbox, "y = 1") == (PASSED, PASSED) and judged(task, sandbox, "y = 2") == (WRONG, WRONG)
     assert judged(task, sandbox, "    return 2 * x", 1) == (PASSED, PASSED)
     reference = task.reference(task.problems[2])

@@ -65,15 +65,25 @@ def test_a_wrong_description_names_file_and_key(tmp_path, change, message):
     assert str(caught.value).startswith(f"{tmp_path}/perl.yaml: ") and message in str(caught.value)
 
 
-def test_a_description_needs_problems_and_a_name_of_its_own(tmp_path):
+def test_a_description_needs_problems_and_a_name_of_its_own(tmp_path, capsys):
     text = (PERL / "perl.yaml").read_text()
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError, match=r"no a\.jsonl beside it"):
         problems.described_files(tmp_path)
-    for name in "ab":
-        (tmp_path / f"{name}.yaml").write_text(text)
-        (tmp_path / f"{name}.jsonl").write_text("")
+    (tmp_path / "a.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"a\.jsonl: no problems"):
+        problems.OwnProblems(tmp_path)
+    row = (PERL / "perl.jsonl").read_text().splitlines()[0].partition(', "broken"')[0]
+    (tmp_path / "a.jsonl").write_text(row + ', "broken": null}\r\n\r\n')
+    (tmp_path / "ruby.jsonl.gz").write_text("")
+    assert len(problems.OwnProblems(tmp_path).problems) == 1
+    assert "passed over, without a description: ruby.jsonl.gz" in capsys.readouterr().err
+    (tmp_path / "b.yml").write_text(text)
+    (tmp_path / "b.jsonl").write_text("")
     with pytest.raises(UserError, match="Perl is also that of another"):
+        problems.described_files(tmp_path)
+    (tmp_path / "b.json").write_text("")
+    with pytest.raises(UserError, match=r"are in b\.json and b\.jsonl; keep one"):
         problems.described_files(tmp_path)
 
 

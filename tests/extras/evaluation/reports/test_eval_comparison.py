@@ -203,6 +203,7 @@ def test_published_rows_are_set_against_each_evaluation(both, tmp_path, capsys):
         cpp = np.mean([rates(verdicts)[problem] for problem in BEFORE if problem.startswith("cpp")])
         assert by[name, "Big model", "language: cpp", 1]["difference"]["value"] == pytest.approx(cpp - 0.2)
         assert not by[name, "Big model", "all", 1]["outside"] and by[name, "Small model", "all", 1]["outside"]
+    assert "Big model: pass@10 (all) in none of the evaluations\n" in printed
     assert "a - Big model, pass@1: " in printed and "published 99.50 % is outside of the interval" in printed
     for expected in ("all: Big model (published)", "35.00 %", "b minus Small model", "Somebody (2024), table 3"):
         assert expected in page, expected
@@ -254,10 +255,12 @@ def test_the_number_of_answers_shown(tmp_path):
         ("a missing", "missing: no report.json"),
         ("a a", "is named twice"),
         ("x=a x=b", "x is named twice"),
+        ("lr=0.1=b lr=0.1=lr=2/b", "lr=0.1 is named twice"),
         ("a other", "evaluations of "),
         ("a empty", "no problem was judged"),
         ("a perplexity", "has no verdicts"),
         ("a damaged", "by_problem is damaged"),
+        ("a modes", "by_problem is damaged"),
         ("a null", "null/report.json: settings is damaged; write it again with --judge-only"),
         ("a recipe", "settings is damaged"),
         ("model a", "settings is damaged"),
@@ -285,12 +288,14 @@ def test_refusals(both, tmp_path, monkeypatch, capsys, words, reason):
     other.name = "another"
     write_evaluation(tmp_path / "other", BEFORE, task=other)
     write_evaluation(tmp_path / "empty", {"python/2": "p"})
+    write_evaluation(tmp_path / "lr=2/b", BEFORE)
     report, damaged = (json.loads((tmp_path / "a/report.json").read_text()) for _ in range(2))
     damaged["by_problem"][1]["samples"] = 0
     edited = {"null": None, "source": {"recipe": {"translate_from": ["java"]}}}
     edited |= {name: {name: None} for name in ("recipe", "model", "data")}
     reports = {name: report | {"settings": settings} for name, settings in edited.items()}
     reports |= {"perplexity": {"format": scores.FORMAT, "task": "perplexity"}, "damaged": damaged}
+    reports["modes"] = report | {"scores": {"strict": report["scores"]["strict"]}}
     for name, content in reports.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps(content))

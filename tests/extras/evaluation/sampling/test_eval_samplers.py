@@ -52,10 +52,10 @@ def test_fields_of_the_recipe_and_of_the_user():
     recipe = Recipe("humaneval", top_p=0.9, top_k=5, max_new_tokens=2000, max_length=1024)
     with Server(lambda body: ("x", "length")) as server:
         assert ServerSampler(server.url, recipe, "m")("p", seed=0).finish == "length"
-        ServerSampler(server.url, recipe, "m", fields={"top_k": -1, "min_p": 0.1})("p", seed=0)
+        ServerSampler(server.url, recipe, "m", fields={"top_k": -1, "min_p": 0.1, "seed": None})("p", seed=0)
         first, second = server.requests
     assert (first["temperature"], first["top_p"], first["top_k"], first["max_tokens"]) == (0, 1.0, 5, 1024)
-    assert (second["top_k"], second["min_p"]) == (-1, 0.1)
+    assert (second["top_k"], second["min_p"]) == (-1, 0.1) and "seed" in first and "seed" not in second
 
 
 def test_the_tasks_rule_ends_a_text_in_the_middle_of_a_chunk():
@@ -71,29 +71,45 @@ def test_the_tasks_rule_ends_a_text_in_the_middle_of_a_chunk():
 STREAM = "text/event-stream"
 
 
+def sent(value) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
 def event(text="x", finish=None) -> bytes:
-    choice = {"text": text, "index": 0, "finish_reason": finish}
-    return b"data: " + json.dumps({"id": "1", "object": "text_completion", "choices": [choice]}).encode() + b"\n\n"
+    return sent({"id": "1", "choices": [{"text": text, "index": 0, "finish_reason": finish}]})
 
 
-USAGE = b'data: {"choices": [], "usage": {}}\n\n'
+def chat(*choices) -> tuple[bytes, str]:
+    return b"".join(sent({"choices": [choice]}) for choice in choices), STREAM
+
+
+END = {"delta": {}, "finish_reason": "stop"}
+USAGE = b"".join(sent({**choices, "usage": {}}) for choices in ({"choices": []}, {"choices": None}, {}))
+QUIET = b": processing\n\ndata:\n\ndata: \r\n\r\nevent: ping\n\n"  # what keeps a connection open
+PARTS = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 
 
 @pytest.mark.parametrize(
     "answers, text",
     [
-        ([(event("a") + USAGE + event("b", "stop") + b"data: [DONE]\n\n", STREAM)], "ab"),
+        ([(QUIET + event("a") + USAGE + QUIET + event("b", "stop") + b"data: [DONE]\n\n", STREAM)], "ab"),
+        ([(event("a") + event(None, "stop"), STREAM)], "a"),
+        ([chat({"delta": {"content": "a"}}, {"content_filter_results": {}}, {"delta": None}, END)], "a"),
+        ([chat({"delta": {"content": None, "reasoning_content": "so"}}, {"delta": {"content": PARTS}}, END)], "ab"),
         # the first one is not accepted: it is asked for again
         ([(event("whole", "stop"), STREAM), (b"data: {oops\n\n", STREAM)], "whole"),
         ([("whole", "stop"), ("half", None)], "whole"),
+        ([("whole", "stop"), ("half", "abort"), ("half", "error")], "whole"),
         ([("fine", "stop"), (503, "busy")], "fine"),
         ([("fine", "stop"), (429, "slow down")], "fine"),
     ],
 )
-def test_answers_that_are_read_in_the_end(answers, text):
-    left = [*answers]
+def test_answers_that_are_read_in_the_end(monkeypatch, answers, text):
+    monkeypatch.setattr(samplers, "RETRIES", len(answers) - 1)
+    left, template = [*answers], "{prompt}" if b"delta" in bytes(str(answers), "utf-8") else None
     with Server(lambda body: left.pop()) as server:
-        assert ServerSampler(server.url, RECIPE, "m")("p", seed=0) == SampledAnswer(text, "eos")
+        answer = ServerSampler(server.url, RECIPE, "m", template=template)("p", seed=0)
+        assert answer == SampledAnswer(text, "eos", template is not None)
         assert len(server.requests) == len(answers)
 
 
@@ -105,17 +121,26 @@ REFUSALS = [
     ((404, "no model m"), UserError, "no such model or no completions .*no model m"),
     ((400, "unknown field top_k"), UserError, "refuses the request .*top_k.*--url-field"),
     ((400, "maximum context length is 16 tokens, you requested 40"), PromptTooLong, "you requested 40"),
+    ((400, "prompt (5000) is longer than the maximum model length of 2048"), PromptTooLong, "prompt .5000. is longer"),
+    ((422, "`inputs` must have less than 1024 tokens. Given: 1500"), PromptTooLong, "Given: 1500"),
+    ((sent({"error": {"message": "exceeds the available context size"}}), STREAM), PromptTooLong, "context size"),
+    ((422, "seed: extra inputs are not permitted"), UserError, "refuses the request .seed: extra"),
+    ((402, "no credits"), UserError, "refuses the request .no credits"),
+    ((405, "no such method"), UserError, "no such method.*mostly end in /v1"),
     ((500, "it\nburns"), RunFailure, "it burns.*run the same command again"),
     ((event() + b"data: {oops\n\n", STREAM), RunFailure, "sends an event that is not JSON"),
     ((event() + b"data: \xff\xfe\n\n", STREAM), RunFailure, "sends an event that is not UTF-8"),
     ((b"data: [1, 2]\n\n", STREAM), RunFailure, FOREIGN),
     ((b'data: {"choices": 3}\n\n', STREAM), RunFailure, FOREIGN),
+    ((sent({"object": "error", "message": "died"}), STREAM), RunFailure, f"{FOREIGN}.*died"),
+    (chat({"delta": {"content": "a"}}, END), RunFailure, FOREIGN),  # where no chat was asked for
     ((b'data: {"choices": [{"text": 7, "index": 0}]}\n\n', STREAM), RunFailure, FOREIGN),
     ((b'data: {"choices": []}\n\ndata: [DONE]\n\n', STREAM), RunFailure, "sends answers without choices"),
     ((event() + event(), STREAM), RunFailure, "breaks off its answers"),
     ((WHOLE, "application/json"), RunFailure, r"answers all at once, as JSON, instead of a stream of events \('\{"),
     ((b"<html>Welcome</html>", "text/html"), RunFailure, "answers with text/html instead of .*<html>Welcome"),
     ((event() + b'data: {"error": {"message": "out of\\nluck"}}\n\n', STREAM), RunFailure, "out of luck"),
+    ((sent({"error": "out of luck"}), STREAM), RunFailure, "out of luck"),
     (None, RunFailure, r"is silent for 0\.5 s \(--url-timeout\)"),
 ]
 
@@ -142,14 +167,16 @@ def test_a_model_beside_its_adapters_is_the_one_that_is_asked():
         assert ServerSampler(server.url, RECIPE).model == "base"
 
 
+MANY = (*"ab", *map(str, range(58)))
+
+
 @pytest.mark.parametrize(
     "url, words",
     [
         ("http://127.0.0.1:{free}/v1", "cannot be reached"),
         ("localhost:8000", "not the address of a server"),
         ("http://127.0.0.1:abc/v1", r"^--url: \S+ is not the address of a server \(Invalid port"),
-        ("http://[::1", r"^--url: \S+ is not the address of a server \(Invalid port"),
-        ("{two}", r"--url-model: missing; .* has a, b"),
+        ("{two}", r"--url-model: missing; .* has a, b, 0, .*, 47, 10 more$"),
     ],
 )
 def test_servers_that_are_not_there_and_models_that_must_be_chosen(monkeypatch, url, words):
@@ -157,7 +184,10 @@ def test_servers_that_are_not_there_and_models_that_must_be_chosen(monkeypatch, 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with Server(lambda body: ("", "stop"), models=("a", "b")) as two, pytest.raises(UserError, match=words):
+    with (
+        Server(lambda body: ("", "stop"), models=MANY) as two,
+        pytest.raises(UserError, match=words),
+    ):
         ServerSampler(url.format(free=port, two=two.url), RECIPE)
 
 

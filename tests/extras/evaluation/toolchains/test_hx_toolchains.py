@@ -159,3 +159,20 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path):
 def test_a_tool_that_is_gone_since_the_evaluation_began_is_no_verdict():
     with pytest.raises(RunFailure, match="is gone; install it again"):
         base.with_libraries(None)
+
+
+NAMED = '[ "$GOTOOLCHAIN" = local ] || case "$0" in *rustc) echo root;; *) exit 2;; esac && printf "go \\344\\n"'
+
+
+def test_tools_as_their_managers_install_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Links that lead to a manager are not the tool, and a folder's own `go.mod` chooses no other Go."""
+    for name, leads in (("ccache", "g++"), ("snap", "node"), ("rustup", "rustc"), ("go", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{NAMED}\n")
+        (tmp_path / name).chmod(0o755)
+        if leads:
+            (tmp_path / leads).symlink_to(tmp_path / name)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nothing")
+    found = {base.program_of(name) for name in ("g++", "node", "rustc")}
+    assert found and all(path is None or path.parent != tmp_path for path in found)
+    assert base.output_of(base.places_of("rustc")[0], "--print", "sysroot") == "root"
+    assert multipl_e.PlainGo(tmp_path).version() == "go \N{REPLACEMENT CHARACTER}"

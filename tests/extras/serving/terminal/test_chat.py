@@ -141,6 +141,10 @@ class Tuned:
         self.asked.append(messages)
         yield AnswerPart(0, f"{len(messages)} messages", "stop")
 
+    def perform(self, task, settings):
+        self.asked.append(task.code)
+        yield AnswerPart(0, "done", "stop")
+
 
 def talk(model, *entries):
     """A conversation of these entries; an error among them is raised in place of one."""
@@ -163,6 +167,13 @@ def test_a_tuned_model_gets_messages(capsys):
         [("user", "three")],  # /clear forgot the others
     ]
     assert "tuned for conversations" in capsys.readouterr().out
+
+
+def test_a_file_of_a_task_is_read_as_other_texts_are(capsys, tmp_path):
+    (tmp_path / "empty.py").write_bytes(b"\n")
+    (tmp_path / "marked.py").write_bytes(b"\xef\xbb\xbfx = 1\r\n")
+    talk(model := Tuned(), *(f"/explain {tmp_path}/{name}.py" for name in ("empty", "marked")))
+    assert model.asked == ["x = 1\n"] and "empty.py has no code" in capsys.readouterr().out.replace("\n", "")
 
 
 @pytest.mark.parametrize(

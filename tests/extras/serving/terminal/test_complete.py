@@ -16,9 +16,12 @@ from conftest import ROOT, command_here
 from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
 from over_http import served
 from pseudo_terminal import Terminal
+from rich.cells import cell_len
+from rich.console import Console
 
 from ms_codegeex import cli
 from ms_codegeex.extras.serving.terminal.asking import AnswerPart
+from ms_codegeex.extras.serving.terminal.printing import Printer
 
 HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
 
@@ -90,8 +93,8 @@ def test_a_stop_text_and_the_end_of_a_block(server):
         (["--file", "nothing.py"], "--file: nothing.py cannot be read"),
         (["--file", "-", "x"], "leave out one of them"),
         (["--n", "10001", "x"], "--n: 10001 is out of range; give 1 to 10000"),
-        (["--url", "http://127.0.0.1:abc", "x"], "--url: http://127.0.0.1:abc is not the address of a server (Invalid"),
-        (["--url", "http://[::1", "x"], "--url: http://[::1 is not the address of a server (Invalid"),
+        (["--url", "http://127.0.0.1:abc", "x"], "127.0.0.1:abc/v1 is not the address of a server (Invalid"),
+        (["--url", "http://[::1", "x"], "--url: http://[::1/v1 is not the address of a server (Invalid"),
         (["--name", "other", "x"], "--name: other; {url} has fake"),
         (["word " * 2000], "context is 1024 tokens; shorten it, or give --cut-prompt to drop its start"),
         (["--greedy", "--temperature", "0.2", "x"], "--temperature: not with --greedy"),
@@ -163,17 +166,34 @@ def test_a_server_that_fails_is_status_1(server, monkeypatch):
     assert result.returncode == 1 and "shutting down" in result.stderr
 
 
-@pytest.mark.parametrize("event", [b"data: {oops\n\n", b"data: \xff\n\n"], ids=["json", "utf-8"])
-def test_an_event_that_cannot_be_read_is_status_1(monkeypatch, event):
+OURS = b'{"data": [{"id": "small"}]}'
+STREAM = "text/event-stream"
+ADDED = b'data: {"choices": [{"text": "ab", "finish_reason": null}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    "models, kind, events, code, words",
+    [
+        (OURS, STREAM, b"data: {oops\n\n", 1, "http://h/v4 sends an event that is not JSON ("),
+        (OURS, STREAM, b"data: \xff\n\n", 1, "http://h/v4 sends an event that is not UTF-8"),
+        (OURS, STREAM, b'data: {"error": "died"}\n\n', 1, "the answer broke off (died)"),
+        (OURS, STREAM, b'data: {"object": "error", "message": "died"}\n\n', 1, "died"),
+        (OURS, "text/html", b"<html>Welcome</html>", 1, "with text/html instead of a stream of events ('<html>Welcome"),
+        (OURS, STREAM, ADDED + b'data: {"usage": {}}\n\ndata: {"choices": null, "usage": {}}\n\n', 0, "ab"),
+        (b"[]", STREAM, ADDED, 2, "http://h/v4/models is not a list of models"),
+        (b"<html>", STREAM, ADDED, 2, "http://h/v4/models is not a list of models"),
+    ],
+)
+def test_servers_of_others(monkeypatch, models, kind, events, code, words):
     def answer(request):
-        if request.url.path.endswith("/models"):
-            return httpx.Response(200, json={"object": "list", "data": [{"id": "small", "object": "model"}]})
-        return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=event)
+        known = {"/v4/models": ("application/json", models), "/v4/completions": (kind, events)}
+        kind_here, content = known[request.url.path]
+        return httpx.Response(200, headers={"content-type": kind_here}, content=content)
 
     client = httpx.Client(transport=httpx.MockTransport(answer))
     monkeypatch.setattr(openai, "OpenAI", partial(openai.OpenAI, http_client=client))
-    result = command_here("complete", "--url", "http://h", "x")
-    assert result.returncode == 1 and "http://h: the answer broke off (" in result.stderr
+    result = command_here("complete", "--url", "http://h/v4/chat/completions", "x")
+    assert result.returncode == code and words in result.stdout + result.stderr
 
 
 def test_on_a_terminal_lines_are_coloured_and_control_characters_have_no_effect(server, tmp_path):
@@ -191,6 +211,20 @@ def test_on_a_terminal_lines_are_coloured_and_control_characters_have_no_effect(
     text = f"def f(): return 1  # why\n{plain}\n{long}\n    last = 'x'\n"
     assert screen.text() == text
     assert screen.coloured("return") and screen.coloured("# why") and not screen.coloured("long long")
+
+
+@pytest.mark.parametrize("before, wide", [("", 200), ("x = " + "\u4ee3" * 30, 1)])
+def test_wide_characters_that_do_not_fit_into_a_row(before, wide):
+    text = "xy = '" + "\u4ee3" * wide + "'\ny"
+    console = Console(file=io.StringIO(), force_terminal=True, width=21, height=50, color_system="standard")
+    shown = Printer(console, "Python", before, echoed=True)
+    for letter in text:
+        shown.feed(letter)
+    shown.end()
+    plain, coloured = Screen(21), Screen(21)
+    plain.write(f"{before}{text}\n".replace("\n", "\n\r"))
+    coloured.write((before + console.file.getvalue()).replace("\n", "\n\r"))
+    assert coloured.text() == plain.text() and coloured.coloured("'")
 
 
 class Screen:
@@ -214,10 +248,10 @@ class Screen:
             elif character == "\n":
                 self.row += 1
             else:
-                if self.column == self.width:
+                if self.column + cell_len(character) > self.width:
                     self.row, self.column = self.row + 1, 0
                 self.cells[self.row, self.column] = character, self.style
-                self.column += 1
+                self.column += cell_len(character)
             place += 1
 
     def _obey(self, letter, argument):
@@ -232,12 +266,12 @@ class Screen:
 
     def rows(self):
         return [
-            "".join(self.cells.get((row, column), " ")[0] for column in range(self.width)).rstrip()
+            "".join(self.cells.get((row, column), "\0")[0] for column in range(self.width)).rstrip("\0")
             for row in range(max(row for row, _ in self.cells) + 1)
         ]
 
     def text(self):
-        return "".join(f"{row.rstrip()}\n" for row in self.rows())
+        return "".join(f"{row.replace(chr(0), '').rstrip()}\n" for row in self.rows())
 
     def coloured(self, words):
         row, column = next((i, row.index(words)) for i, row in enumerate(self.rows()) if words in row)

@@ -1,0 +1,135 @@
+"""What servers with OpenAI's API answer, as other programs write it: lists of models, and events of a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ms_codegeex.base.errors import UserError
+
+if TYPE_CHECKING:
+    import openai
+
+
+MAX_NAMES = 50  # of models, in a message
+
+
+class AnswerPart(NamedTuple):
+    """The next part of answer `index`. The last one has the server's or the engine's reason for the end."""
+
+    index: int
+    text: str
+    finish: str | None = None
+
+
+def address(url: str) -> str:
+    """The address to which the routes are added, of one that may end in a route."""
+    return url.rstrip("/").removesuffix("/completions").removesuffix("/chat")
+
+
+def client_of(base: str, key: str | None, retries: int, timeout: float) -> openai.OpenAI:
+    """A client; `UserError` if `base` is not an address."""
+    import httpx
+    import openai
+
+    try:
+        if not base.startswith(("http://", "https://")):
+            raise httpx.InvalidURL("without http:// or https://")
+        return openai.OpenAI(base_url=base, api_key=key or "none", max_retries=retries, timeout=timeout)
+    except httpx.InvalidURL as error:
+        expected = "expected http(s)://HOST[:PORT]/v1"
+        raise UserError(f"--url: {base[:200]} is not the address of a server ({error}); {expected}") from None
+
+
+def chosen_model(client: openai.OpenAI, url: str, name: str | None, flag: str, remedy: str) -> Mapping[str, Any]:
+    """The entry of the model called `name`; None: of the only one that is not an adapter, which have a `parent`.
+    `UserError`: the server at `url` sends no list of models (`remedy`), or `flag` has to name another one of them."""
+    try:
+        answer: Any = client.get("/models", cast_to=object)
+        known = {each["id"].strip(): each for each in answer["data"]}
+        bases = [each for each, model in known.items() if model.get("parent") is None]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"--url: {client.base_url}models is not a list of models; {remedy}") from None
+    if name is None and len(bases) == 1:
+        (name,) = bases
+    if name not in known:
+        shown = [*known][:MAX_NAMES] + ([f"{len(known) - MAX_NAMES} more"] if len(known) > MAX_NAMES else [])
+        raise UserError(f"{flag}: {name or 'missing'}; {url} has {', '.join(shown) or 'no models'}")
+    return {**known[name], "id": name}
+
+
+class BrokenAnswer(Exception):
+    """What a server sends is no answer, or not a whole one: the words that follow its address."""
+
+
+class OtherAnswer(BrokenAnswer):
+    """It does not stream, and will not if it is asked again."""
+
+
+def answer(client: openai.OpenAI, route: str, body: Mapping[str, Any]) -> Iterator[AnswerPart]:
+    """The parts of an answer as they come, those of `chat/completions` from messages. Fields of the body that are None
+    are left out. `BrokenAnswer`, besides the client's own errors: it ends otherwise than by the server's choice."""
+    import httpx
+
+    sent = {name: value for name, value in body.items() if value is not None}
+    with client.post(f"/{route}", cast_to=object, body=sent, stream=True, stream_cls=_events()) as stream:
+        kind = stream.response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in ("text/event-stream", ""):
+            beginning = " ".join(stream.response.read()[:300].decode("utf-8", "replace").split())[:80]
+            what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
+            raise OtherAnswer(f"answers {what} instead of a stream of events ({beginning!r})")
+        try:
+            for event in stream:
+                yield from choices(event, route.startswith("chat/"))
+        except UnicodeDecodeError as error:
+            raise BrokenAnswer(f"sends an event that is not UTF-8 ({error.reason})") from None
+        except ValueError as error:
+            raise BrokenAnswer(f"sends an event that is not JSON ({error})") from None
+        except httpx.TimeoutException:
+            raise BrokenAnswer(f"is silent for {client.timeout:g} s in the middle of its answers") from None
+        except httpx.TransportError:
+            raise BrokenAnswer("breaks off its answers") from None
+
+
+def reason(error: openai.APIError) -> str:
+    """The server's own message, in one short line."""
+    body: Any = error.body
+    words = body.get("message") if isinstance(body, Mapping) else body if isinstance(body, str) else None
+    return " ".join(str(words or error).split())[:300]
+
+
+@cache
+def _events() -> type[openai.Stream[Any]]:
+    import openai
+
+    class AnswerEvents(openai.Stream[Any]):
+        """Without those that have no data, by which some servers keep a connection open."""
+
+        def _iter_events(self) -> Iterator[Any]:
+            return (event for event in super()._iter_events() if event.data.strip())
+
+    return AnswerEvents
+
+
+def choices(event: Any, chat: bool) -> list[AnswerPart]:
+    """What an event adds. `BrokenAnswer`: it does not belong to a completion, or to a `chat`."""
+    try:
+        found = event.get("choices", None if "usage" in event else ...)
+        return [_choice(each, chat) for each in (found or ())]
+    except (TypeError, AttributeError, KeyError):
+        shown = json.dumps(event, ensure_ascii=False)[:200]
+        raise BrokenAnswer(f"sends an event that does not belong to a completion ({shown!r})") from None
+
+
+def _choice(choice: Any, chat: bool) -> AnswerPart:
+    if (mine := "delta" if chat else "text") not in choice and {"delta", "text", "message"} & choice.keys():
+        raise KeyError(mine)
+    text = (choice.get("delta") or {}).get("content") if chat else choice.get("text")
+    if isinstance(text, list):  # parts, of which a model's thoughts are none of the answer's text
+        text = "".join(part["text"] for part in text if part["type"] == "text")
+    finish = choice.get("finish_reason")
+    if not isinstance(text, str | None) or not isinstance(finish, str | None):
+        raise TypeError
+    return AnswerPart(choice.get("index") or 0, text or "", finish or None)
