@@ -29,7 +29,7 @@ from ms_codegeex.generation.stopping import Ending, Rule, until
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
 OPENAIS = ("temperature", "top_p")  # arguments of its client
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
-# words in a server's error message that say that a prompt is too long: in any, and in a refused request (the last: TGI's)
+# words that say that a prompt is too long: in any error of a server, and in a refused request (the last two: TGI's)
 NO_ROOM = re.compile(r"context[ _]?(length|size|window)|maximum (context|model length)")
 TOO_LONG = ("too long", "exceeds", "`inputs` tokens", "`inputs` must have less")
 REFUSED, AGAIN = (400, 413, 422), (408, 409, 425, 429)  # statuses
