@@ -107,7 +107,7 @@ class RemotePath:
         class Ranges(AbstractBufferedFile):
             def _fetch_range(_, start: int, end: int) -> bytes:
                 end = min(end, size)
-                return _request(self, lambda files, path: _exactly(end - start, files.cat_file(path, start, end)))
+                return _request(self, lambda its, path: _exactly(end - start, its.cat_file(path, start=start, end=end)))
 
         size = _request(self, lambda filesystem, path: filesystem.info(path)["size"])
         return io.BufferedReader(Ranges(*_filesystem(self), cache_type="none", size=size), _BUFFER)

@@ -89,6 +89,19 @@ def test_a_changed_file_has_another_version(memory):
     assert changed == {"memory://bucket/stack/dump.jsonl"} and len(before) == len(after) == 38
 
 
+def test_the_ends_of_a_range_are_given_by_name(memory, monkeypatch):
+    """s3fs has a version in second place, as `TestObjectStore` meets it."""
+    real = memory.cat_file
+
+    def of_s3fs(_, path, version_id=None, start=None, end=None):
+        assert version_id is None
+        return real(path, start=start, end=end)
+
+    monkeypatch.setattr(type(memory), "cat_file", of_s3fs)
+    with RemotePath("memory://bucket/stack/tree/tool").open() as stream:
+        assert stream.read(2) == b"#!"
+
+
 class Failing:
     """`cat_file` of a file system, of which some calls raise, or return half of the bytes (`fails` says b"")."""
 
