@@ -104,7 +104,7 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     if is_gguf(path):
         return extra("inspect", "gguf")
     if path.suffix in (".json", ".jsonl", ".yaml", ".idx") or ".tfevents." in path.name:
-        raise UserError(f"{path}: is no file of weights; give the directory of the dataset, model or run that has it")
+        raise UserError(f"{path}: holds no weights; give the directory of the dataset, model or run that has it")
     if path.is_file():
         return extra("inspect", "weights")
     if not path.is_dir():

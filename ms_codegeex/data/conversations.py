@@ -32,7 +32,7 @@ class ChatTemplate:
             rounds += role == "user"
             before, _, after = getattr(self, role).replace("{round}", str(rounds)).partition("{content}")
             if role == "system" and not (content or (before + after).strip()):
-                before = after = ""  # the original chat of CodeGeeX2 adds nothing for an empty one, either
+                before = after = ""  # the original chat of CodeGeeX2 adds nothing for an empty one
             yield before, content, after
 
 

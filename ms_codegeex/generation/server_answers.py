@@ -61,11 +61,11 @@ def chosen_model(client: openai.OpenAI, url: str, name: str | None, flag: str, r
 
 
 class BrokenAnswer(Exception):
-    """What a server sends is no answer, or not a whole one: the words that follow its address."""
+    """A server sent no answer, or only a part. The message continues a line that begins with its address."""
 
 
 class OtherAnswer(BrokenAnswer):
-    """It does not stream, and will not if it is asked again."""
+    """The server does not stream, and asking again does not help."""
 
 
 def answer(client: openai.OpenAI, route: str, body: Mapping[str, Any]) -> Iterator[AnswerPart]:
@@ -127,7 +127,7 @@ def _choice(choice: Any, chat: bool) -> AnswerPart:
     if (mine := "delta" if chat else "text") not in choice and {"delta", "text", "message"} & choice.keys():
         raise KeyError(mine)
     text = (choice.get("delta") or {}).get("content") if chat else choice.get("text")
-    if isinstance(text, list):  # parts, of which a model's thoughts are none of the answer's text
+    if isinstance(text, list):  # of parts; a model's thoughts do not belong to the answer
         text = "".join(part["text"] for part in text if part["type"] == "text")
     finish = choice.get("finish_reason")
     if not isinstance(text, str | None) or not isinstance(finish, str | None):

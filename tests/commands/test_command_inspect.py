@@ -364,7 +364,7 @@ def test_inspect_other_directories(tmp_path, capsys):
     assert "no such directory" in capsys.readouterr().err
     for name in ("log.jsonl", "train.idx", "events.out.tfevents.1.host.1.0"):
         (tmp_path / name).write_text("x")
-        assert "is no file of weights; give the directory of the" in inspect(capsys, tmp_path / name, status=2).err
+        assert "holds no weights; give the directory of the" in inspect(capsys, tmp_path / name, status=2).err
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "config.yaml").write_text("")
     assert f"; name one in it, such as {tmp_path}/runs/a\n" in inspect(capsys, tmp_path / "runs", status=2).err

@@ -98,7 +98,9 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
             raise UserError(f"{path}: not readable as MindRecord ({_line(error)}); is its .db next to it?") from None
         try:
             if COLUMN not in (columns := reader.schema()):
-                raise UserError(f"{path}: has no column {COLUMN}, but {', '.join(columns)}; give token ids that name")
+                raise UserError(
+                    f"{path}: has no column {COLUMN}, but {', '.join(columns)}; write the token ids as {COLUMN}"
+                )
             if others := ", ".join(sorted(columns.keys() - {COLUMN, MASK})):
                 print_once(f"{path.parent}: of MindRecord's columns only {COLUMN} is imported, not {others}")
             for number, row in enumerate(reader.get_next()):
@@ -106,7 +108,8 @@ def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
                 if ids.dtype.kind not in "iu":
                     raise UserError(f"{path}: {COLUMN} holds {ids.dtype.name}, expected whole numbers; give token ids")
                 if (real := np.asarray(row.get(MASK, np.ones(ids.size))).ravel()).size != ids.size:
-                    raise UserError(f"{path}: {MASK} has {real.size} numbers for {ids.size} ids; leave the column out")
+                    wrong = f"{MASK} has {real.size} numbers for {ids.size} ids"
+                    raise UserError(f"{path}: {wrong}; write it again without {MASK}")
                 yield f"{path.name}:{number}", ids[real != 0]
         except RuntimeError as error:
             raise UserError(f"{path}: not readable to its end ({_line(error)}); write or copy it again") from None

@@ -100,7 +100,7 @@ def test_files_that_were_written_together(tmp_path, capsys):
 
 
 def test_columns_beside_the_ids(tmp_path, capsys):
-    """As mindformers writes examples: padding is no text, and what is not read is named."""
+    """As mindformers writes examples: padding is left out, and columns that are not read are named."""
     rows, labels = [[1, 2, EOS, 0, 0]], [[-100, 2, EOS, -100, -100]]
     for name, mask in (("train", [1, 1, 1, 0, 0]), ("wrong", [1, 1, 1, 0])):  # FileWriter takes any name
         write_rows(tmp_path / "in" / name, rows, attention_mask=[mask], labels=labels)
@@ -124,7 +124,7 @@ def test_what_is_no_mindrecord(tmp_path):
     with pytest.raises(UserError, match=r"x\.mindrecord: not readable as MindRecord"):
         import_mindrecord([tmp_path / "x.mindrecord"], tmp_path / "out", "codegeex")
     write_rows(tmp_path / "y.mindrecord", [[1.0]], "weights", "float32")
-    with pytest.raises(UserError, match=r"y\.mindrecord: has no column input_ids, but weights; give token ids that"):
+    with pytest.raises(UserError, match=r"y\.mindrecord: has no column input_ids, but weights; write the token ids"):
         import_mindrecord([tmp_path / "y.mindrecord"], tmp_path / "out", "codegeex")
     write_rows(tmp_path / "z.mindrecord", [[1.5]], kind="float32")
     with pytest.raises(UserError, match=r"z\.mindrecord: input_ids holds float32, expected whole numbers"):
