@@ -31,7 +31,7 @@ from ms_codegeex.extras.serving.backend import Backend
 from ms_codegeex.extras.serving.guards import BodyLimit, Guard, RequestRecorder, check_origins
 from ms_codegeex.extras.serving.keys import Keys
 from ms_codegeex.extras.serving.records import AccessLog, Metrics
-from ms_codegeex.extras.serving.routes import completions, embeddings, llama_cpp, status, tasks, tokens
+from ms_codegeex.extras.serving.routes import completions, embeddings, llama_cpp, responses, status, tasks, tokens
 from ms_codegeex.extras.serving.schemas import ErrorAnswer
 from ms_codegeex.extras.serving.settings import ServeSettings
 
@@ -90,7 +90,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     check_origins(settings.cors, keys is not None)
     metrics = Metrics(backend)
     app.include_router(status.models_router(backend))
-    for module in (completions, embeddings, tasks, llama_cpp, tokens):
+    for module in (completions, responses, embeddings, tasks, llama_cpp, tokens):
         app.include_router(module.router(backend))
     app.include_router(status.router(backend, metrics))
     log = None

@@ -40,6 +40,7 @@ Ids = Annotated[Listed[int], Field(max_length=MAX_PROMPT_IDS)]
 MAX_BIASES = 300
 MAX_MESSAGES = 4096
 MAX_TOKENS = AliasChoices("max_tokens", "n_predict")
+Role = Literal["system", "developer", "user", "assistant"]
 UNSUPPORTED = "unsupported_field"  # type of the error; `field` in its context
 SHOWN = 64  # characters of an unknown field's name
 ID = re.compile("-?[0-9]+")  # as a key of an object
@@ -72,6 +73,26 @@ Biases = Annotated[
     list[tuple[int | str, float]] | None,
     BeforeValidator(_biases, json_schema_input_type=dict[str, float | bool] | list[list[int | float | str | bool]]),
 ]
+HALF = re.compile("[\ud800-\udfff]")
+
+
+def whole_characters(value: Any) -> Any:
+    """A text without half of a surrogate pair: editors cut in UTF-16, and JSON may hold a half. One at an edge is left
+    out, others become U+FFFD."""
+    if not isinstance(value, str) or not HALF.search(value):
+        return value
+    begin, end = bool(HALF.match(value)), len(value) - bool(HALF.match(value[-1]))
+    return HALF.sub("\ufffd", value[begin:end])
+
+
+def _some(value: int) -> int:
+    if not value:
+        raise PydanticCustomError("room", "0 leaves no room for an answer; give 1 or more, or -1 for as many as fit")
+    return value
+
+
+ChatLength = Annotated[int, Field(ge=-1), AfterValidator(_some)]
+Text = Annotated[str, BeforeValidator(whole_characters)]
 Stops = Annotated[str | Listed[str] | None, AfterValidator(_texts)]
 
 
@@ -99,6 +120,7 @@ class Body(BaseModel):
         json_schema_extra=_describe_foreign,
     )
     foreign: ClassVar[str] = ""  # a table of `foreign_fields.yaml`
+    form_field: ClassVar[str] = "json_schema"  # the field that asks for a form of the answer
 
     @model_validator(mode="before")
     @classmethod
@@ -181,6 +203,7 @@ class Sampling(SamplingFields):
 class FormSampling(Sampling):
     """Routes whose answers may have a form."""
 
+    form_field = "response_format"
     response_format: dict[str, Any] | None = Field(
         None, description='the form of the answer: a type "text", "json_object", or "json_schema" with such an object'
     )
@@ -190,10 +213,10 @@ class CompletionRequest(FormSampling):
     """`POST /v1/completions`"""
 
     foreign = "completions"
-    prompt: str | Listed[str] | Ids | Listed[Ids] | None = Field(
+    prompt: Text | Listed[Text] | Ids | Listed[Ids] | None = Field(
         None, description="text, ids, or a list of either (default: the start of a document)"
     )
-    suffix: str | None = Field(None, description="the text after the gap")
+    suffix: Text | None = Field(None, description="the text after the gap")
     max_tokens: int | None = Field(
         None, ge=-1, validation_alias=MAX_TOKENS, description="most new tokens (default 128; -1: as many as fit)"
     )
@@ -210,15 +233,15 @@ class ContentPart(Body):
 
     foreign = "content_part"
     type: str
-    text: str | None = None
+    text: Text | None = None
 
 
 class ChatMessage(Body):
     """A message of a conversation."""
 
     foreign = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Listed[ContentPart | str] | None = None
+    role: Role
+    content: Text | Listed[ContentPart | Text] | None = None
 
 
 class ChatRequest(FormSampling):
@@ -226,9 +249,8 @@ class ChatRequest(FormSampling):
 
     foreign = "chat"
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_tokens: int | None = Field(
+    max_tokens: ChatLength | None = Field(
         None,
-        ge=-1,
         validation_alias=AliasChoices(*MAX_TOKENS.choices, "max_completion_tokens"),
         description="most new tokens (default 512; -1: as many as fit)",
     )

@@ -13,6 +13,7 @@ from over_http import served
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.extras.serving import foreign_fields, schemas
 from ms_codegeex.extras.serving.routes.llama_cpp import InfillRequest, NativeCompletionRequest, TemplateRequest
+from ms_codegeex.extras.serving.routes.responses import ResponsesRequest
 from ms_codegeex.extras.serving.schemas import Body, ChatRequest, CompletionRequest, Sampling
 from ms_codegeex.generation.sampling import request_fields
 
@@ -52,6 +53,7 @@ REFUSED = {  # what real clients ask for and this server does not have
 KINDS = {  # where they are not those of all tasks
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
+    "/v1/responses": ResponsesRequest,
     "/infill": InfillRequest,
     "/completion": NativeCompletionRequest,
     "/apply-template": TemplateRequest,

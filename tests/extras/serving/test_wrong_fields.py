@@ -29,6 +29,14 @@ WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
         "stop_at": ["page"],
     },
     "/v1/chat/completions": {"messages": [[], TALK, IMAGE, NOTHING], "top_logprobs": [2]},
+    "/v1/responses": {
+        "input": [[], TALK, IMAGE, [{"type": "item_reference", "id": "x"}], [{"type": "reasoning", "summary": []}]],
+        "previous_response_id": ["resp_1"],
+        "max_output_tokens": [0, "many"],
+        "n": [2],
+        "text": [{"format": {"type": "json_schema", "name": "x", "schema": []}}, {"format": {"type": "xml"}}],
+        "stop": ["\ud83d"],
+    },
     "/infill": {
         "n_predict": ["many", -2],
         "n_indent": [-1],

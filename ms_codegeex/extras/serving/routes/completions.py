@@ -33,6 +33,7 @@ from ms_codegeex.generation.stopping import Rule
 MAX_TOKENS, MAX_CHAT_TOKENS = 128, 512
 MAX_PROMPTS = 128
 ROLES = {"developer": "system"}  # a newer name of the same part
+TEXT_PARTS = ("text", "input_text", "output_text")  # the last two in /v1/responses
 
 
 def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
@@ -110,7 +111,7 @@ def _between(
     prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
     room, remedy = max(maximum, 1), ""
     if not body.truncate_prompt:
-        room, remedy = 1, 'shorten them, or send "truncate_prompt": true to drop their ends'
+        room, remedy = 1, 'or send "truncate_prompt": true to drop its start and the end of the suffix'
     ids, _, end = infill_prompt(model, prefix, body.suffix or "", model.context - room, remedy, after)
     return ids, end
 
@@ -165,14 +166,18 @@ def mean_score(piece: Piece) -> float:
 
 def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
-    model = chosen_model(backend, body.model)
-    text = chat_prompt(body.messages, model)
     if body.top_logprobs and not body.logprobs:
         raise UserError("top_logprobs: needs logprobs; send true for it")
-    ids = model.encode(text, field="messages", remedy="leave out the oldest ones")
+    return conversation_plan(body, backend, body.messages, "messages", body.top_logprobs or 0)
+
+
+def conversation_plan(
+    body: Any, backend: Backend, messages: Sequence[ChatMessage], field: str, likeliest: int
+) -> AnswerPlan:
+    """The plan of an answer to the messages of `field`, with so many of the likeliest tokens."""
+    model = chosen_model(backend, body.model)
+    ids = model.encode(chat_prompt(messages, model, field), field=field, remedy="leave out the oldest ones")
     given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
-    if not given:
-        raise UserError("max_tokens: 0 leaves no room for an answer; give 1 or more, or -1 for as many as fit")
     return AnswerPlan(
         model,
         [ids],
@@ -180,7 +185,7 @@ def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
             body,
             model,
             model.context if given < 0 else given,
-            log_probabilities=body.top_logprobs or 0,
+            log_probabilities=likeliest,
             stop=template(model).stop,
         ),
         body.n or 1,
@@ -200,28 +205,28 @@ def template(model: ServedModel) -> ChatTemplate:
     return model.chat
 
 
-def chat_prompt(given: Sequence[ChatMessage], model: ServedModel) -> str:
-    """The text before the answer to a conversation."""
+def chat_prompt(given: Sequence[ChatMessage], model: ServedModel, field: str = "messages") -> str:
+    """The text before the answer to a conversation, which is the value of `field`."""
     chat = template(model)
-    messages = [(ROLES.get(message.role, message.role), text_of(message)) for message in given]
+    messages = [(ROLES.get(message.role, message.role), text_of(message, field)) for message in given]
     if messages[-1][0] != "user":
-        raise UserError("messages: the last one is not the user's; add what should be answered")
+        raise UserError(f"{field}: the last one is not the user's; add what should be answered")
     return chat.prompt(messages)
 
 
-def text_of(message: ChatMessage) -> str:
+def text_of(message: ChatMessage, field: str) -> str:
     """A message's text; parts that are not text are a `UserError`."""
     if isinstance(message.content, str):
         return message.content
     if message.content is None and message.role != "assistant":  # whose answers may have been empty
-        raise UserError(f"messages: one of the {message.role} has no content; give its text")
+        raise UserError(f"{field}: one of the {message.role} has no content; give its text")
     texts = list[str]()
     for part in message.content or []:
         if isinstance(part, str):
             texts.append(part)
             continue
-        if part.type != "text" or part.text is None:
-            raise UserError("messages: a part is not text; this model reads text only")
+        if part.type not in TEXT_PARTS or part.text is None:
+            raise UserError(f"{field}: a part is not text; this model reads text only")
         texts.append(part.text)
     return "".join(texts)
 

@@ -41,6 +41,7 @@ from ms_codegeex.extras.serving.schemas import (
     Sampling,
     SamplingFields,
     Stops,
+    Text,
 )
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
@@ -238,17 +239,17 @@ class ExtraFile(Body):
     """Another file that may help."""
 
     foreign = "extra_file"
-    text: str
+    text: Text
     filename: str | None = None
 
 
 class InfillRequest(NativeFields):
     """`POST /infill`"""
 
-    input_prefix: str | None = None
-    input_suffix: str | None = None
+    input_prefix: Text | None = None
+    input_suffix: Text | None = None
     input_extra: Listed[ExtraFile] | None = Field(None, max_length=MAX_FILES)
-    prompt: str | None = Field(None, description="the text between the prefix and the gap: the current line")
+    prompt: Text | None = Field(None, description="the text between the prefix and the gap: the current line")
     temperature: float | None = Field(None, description="default 0: always the likeliest token")
 
 
