@@ -146,9 +146,12 @@ class Guard:
         text = (text if scheme.lower() == "bearer" else headers.get("x-api-key", "")).strip()
         key = keys.find(text) if text else None
         if key is None:
-            what = "is not one of this server's keys" if text else "is missing"
-            message = f"the API key {what}; send it as `Authorization: Bearer KEY`"
-            raise ApiError(401, message, code="invalid_api_key")
+            what = (
+                "Incorrect API key provided: it is not one of this server's"
+                if text
+                else "You didn't provide an API key"
+            )
+            raise ApiError(401, f"{what}; send it as `Authorization: Bearer KEY`", code="invalid_api_key")
         return key
 
     @staticmethod

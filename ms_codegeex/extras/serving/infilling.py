@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 
-from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.extras.serving.answering import Filters, TextFilter
 from ms_codegeex.extras.serving.model import ServedModel, anchored, step_of
 from ms_codegeex.generation.stopping import PartialWord
@@ -112,8 +111,7 @@ def infill_prompt(
         cut = len(ids) < len(whole)
     cut = cut or len(prefix) > maximum
     if cut and remedy:
-        context = f"the model's context, {model.context} tokens, with the suffix"
-        raise PromptTooLong(f"prompt: it is longer than {context}; {remedy}")
+        raise model.too_long("prompt", f"more than {room}", remedy, "prompt and suffix")
     return ids, cut, end
 
 

@@ -26,7 +26,7 @@ from ms_codegeex.extras.serving.settings import ServeSettings
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 
 STEP = 256  # tokens; about 1,000 characters
-SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
+SHORTEN = 'or send "truncate_prompt": true to drop its start'
 PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 
 
@@ -74,8 +74,7 @@ class ServedModel:
         maximum = self.max_characters
         if len(prompt) > maximum:
             if room is None:
-                wrong = f"{len(prompt)} characters are more than the model's context of {self.context} tokens can hold"
-                raise PromptTooLong(f"{field}: {wrong}; {remedy}")
+                raise self.too_long(field, f"at least {-(-len(prompt) // _longest_token(self.tokenizer))}", remedy)
             prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
         return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
 
@@ -103,8 +102,15 @@ class ServedModel:
         if room is not None:
             return self.truncated(ids, self.context - room)
         if len(ids) >= self.context:
-            raise PromptTooLong(f"{field}: {len(ids)} tokens, the model's context is {self.context} tokens; {remedy}")
+            raise self.too_long(field, str(len(ids)), remedy)
         return list(ids)
+
+    def too_long(self, field: str, tokens: str, remedy: str, what: str = "") -> PromptTooLong:
+        """The error for a text of so many tokens, in the words by which clients of OpenAI's API know it. `what`: the
+        text's name, if not `field`."""
+        maximum = f"This model's maximum context length is {self.context} tokens"
+        found = f"However, your {what or field} resulted in {tokens} tokens"
+        return PromptTooLong(f"{field}: {maximum}. {found}. Please reduce the length of the {field}; {remedy}")
 
 
 def step_of(room: int) -> int:
