@@ -109,7 +109,7 @@ class ServedModel:
         """The error for a text of so many tokens, in the words by which clients of OpenAI's API know it. `what`: the
         text's name, if not `field`."""
         maximum = f"This model's maximum context length is {self.context} tokens"
-        found = f"However, your {what or field} resulted in {tokens} tokens"
+        found = f"However, your {what or field} resulted in {tokens} tokens: the prompt is too long"
         return PromptTooLong(f"{field}: {maximum}. {found}. Please reduce the length of the {field}; {remedy}")
 
 
