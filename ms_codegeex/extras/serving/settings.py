@@ -82,7 +82,11 @@ class ServeSettings(EngineOptions):
     requests_per_minute: int | None = option(
         "limit of each key, in answers; more get 429 (default: no limit)", "N", ge=1
     )
-    cors: tuple[str, ...] = option("origins of web pages that may send requests (default: none)", "ORIGIN", ())
+    cors: tuple[str, ...] = option(
+        "origins of web pages that may send requests, also as https://*.example.com, http://localhost:* (default: none)",
+        "ORIGIN",
+        (),
+    )
     access_log: str | None = option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")
     log_prompts: bool = option("the access log also has the text of prompts", default=False)
 
