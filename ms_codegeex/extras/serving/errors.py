@@ -19,6 +19,7 @@ from ms_codegeex.extras.serving.schemas import UNSUPPORTED
 TOO_LONG = "context_length_exceeded"  # OpenAI's code
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
 MAX_MESSAGE_CHARACTERS = 2000
+HALF = "string_unicode"  # pydantic's type of the error
 NO_FIELD, WRONG_TYPE, WRONG_VALUE = "missing_required_parameter", "invalid_type", "invalid_value"  # OpenAI's codes
 OTHER_APIS = {  # by a pattern of paths: what is asked for, and the route to use
     "/v1/messages(/.*)?": ("this is Anthropic's API", "/v1/chat/completions"),
@@ -114,7 +115,8 @@ def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError
     """The error for a body that does not fit the route's schema: the first that pydantic reports."""
     # pydantic reports the errors of every member of a union
     deepest = max(errors, key=lambda error: len(_place(error, body)))
-    first = next((error for error in errors if error.get("type") == UNSUPPORTED), deepest)
+    telling = (error for kind in (UNSUPPORTED, HALF) for error in errors if error.get("type") == kind)
+    first = next(telling, deepest)
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
     location = [part for part in first.get("loc", ()) if part not in ("body", "query")]
@@ -123,7 +125,7 @@ def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError
     if kind == UNSUPPORTED:
         field, code = first["ctx"]["field"], "unknown_parameter"
         location, message = (location, f"{field} is {message}") if location else ([field], message)
-    elif kind == "string_unicode":
+    elif kind == HALF:
         message = "it has half of a surrogate pair, which is no character; leave it out"
     if not location:
         return ApiError(400, "the body is not a JSON object; send one")

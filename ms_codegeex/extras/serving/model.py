@@ -33,7 +33,8 @@ PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 @dataclass(frozen=True)
 class ServedModel:
     """The model as the routes know it, or the model with an adapter of that name, whose `parent` is the model's name.
-    `context` counts tokens of prompt and answer; ids are below `allowed`."""
+    `context` counts tokens of prompt and answer; ids are below `allowed`. `special_tokens`: names of special tokens in
+    a user's text are those tokens; otherwise they are text."""
 
     name: str
     family: str
@@ -43,6 +44,7 @@ class ServedModel:
     chat: ChatTemplate | None = None
     sentinels: Sentinels | None = None
     parent: str | None = None
+    special_tokens: bool = False
 
     @property
     def adapter(self) -> str:
@@ -67,16 +69,23 @@ class ServedModel:
             return tag_line(self.family, language) + prompt
 
     def encode(
-        self, prompt: str, *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
+        self,
+        prompt: str,
+        *,
+        room: int | None = None,
+        field: str = "prompt",
+        remedy: str = SHORTEN,
+        special: bool | None = None,
     ) -> list[int]:
         """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start. Without it,
-        an error says that `field` is too long and gives the `remedy`."""
+        an error says that `field` is too long and gives the `remedy`. `special` instead of `special_tokens`."""
         maximum = self.max_characters
         if len(prompt) > maximum:
             if room is None:
                 raise self.too_long(field, f"at least {-(-len(prompt) // _longest_token(self.tokenizer))}", remedy)
             prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
-        return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
+        ids = self.tokenizer.encode_prompt(prompt, self.special_tokens if special is None else special)
+        return self.checked(self.begun(ids), room=room, field=field, remedy=remedy)
 
     def truncated(self, ids: Sequence[int], room: int) -> list[int]:
         """At most `room` ids of a text, without its start if that is necessary."""
@@ -133,7 +142,7 @@ def _longest_token(tokenizer: Tokenizer) -> int:
 def open_models(settings: ServeSettings) -> tuple[LoadedModel, list[ServedModel]]:
     """The loaded model, whose weights are not verified yet; and the served ones: it alone, then with each adapter."""
     loaded = load_model(settings.model, settings.bits)
-    model = described_model(loaded, settings.model, settings.name)
+    model = replace(described_model(loaded, settings.model, settings.name), special_tokens=settings.special_tokens)
     if model.name in (name for name, _ in settings.adapter):
         raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")
     return loaded, [model, *(with_adapter(model, name, path) for name, path in settings.adapter)]

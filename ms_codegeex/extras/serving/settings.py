@@ -53,6 +53,9 @@ class ServeSettings(EngineOptions):
         convert=_named_adapter,
     )
     public_key: Path | None = option("refuse a model or adapter that this key's owner did not sign", "FILE")
+    special_tokens: bool = option(
+        "names of special tokens in a request's text are those tokens (default: text)", default=False
+    )
     max_concurrency: int | None = option(
         "answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1
     )
@@ -83,7 +86,7 @@ class ServeSettings(EngineOptions):
         "limit of each key, in answers; more get 429 (default: no limit)", "N", ge=1
     )
     cors: tuple[str, ...] = option(
-        "origins of web pages that may send requests, also as https://*.example.com, http://localhost:* (default: none)",
+        "web pages that may send requests, such as https://*.example.com or http://localhost:* (default: none)",
         "ORIGIN",
         (),
     )

@@ -80,5 +80,5 @@ def test_a_wrong_field_is_a_400_that_names_it(path):
         error = response.json()["error"]
         assert (response.status_code, error["type"]) == (400, "invalid_request_error"), (name, value)
         assert error["param"] == name or path == "/detokenize"  # where a message begins with the id
-        assert path != "/v1/embeddings" or "prompt" not in error["message"]
+        assert path != "/v1/embeddings" or "truncate_prompt" not in error["message"]
     assert not backends[0].asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -176,7 +176,8 @@ def conversation_plan(
 ) -> AnswerPlan:
     """The plan of an answer to the messages of `field`, with so many of the likeliest tokens."""
     model = chosen_model(backend, body.model)
-    ids = model.encode(chat_prompt(messages, model, field), field=field, remedy="leave out the oldest ones")
+    text = chat_prompt(messages, model, field, str if model.special_tokens else model.tokenizer.literal)
+    ids = model.encode(text, field=field, remedy="leave out the oldest ones", special=True)
     given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
     return AnswerPlan(
         model,
@@ -205,10 +206,15 @@ def template(model: ServedModel) -> ChatTemplate:
     return model.chat
 
 
-def chat_prompt(given: Sequence[ChatMessage], model: ServedModel, field: str = "messages") -> str:
-    """The text before the answer to a conversation, which is the value of `field`."""
+def chat_prompt(
+    given: Sequence[ChatMessage],
+    model: ServedModel,
+    field: str = "messages",
+    read: Callable[[str], str] = str,
+) -> str:
+    """The text before the answer to a conversation, which is the value of `field`; `read` reads what users say."""
     chat = template(model)
-    messages = [(ROLES.get(message.role, message.role), text_of(message, field)) for message in given]
+    messages = [(ROLES.get(message.role, message.role), read(text_of(message, field))) for message in given]
     if messages[-1][0] != "user":
         raise UserError(f"{field}: the last one is not the user's; add what should be answered")
     return chat.prompt(messages)

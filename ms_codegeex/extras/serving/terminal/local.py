@@ -73,7 +73,8 @@ class TerminalModel:
         if template is None:
             raise UserError(f"{self.name} is a base model, which continues text and was not tuned for chat")
         settings = replace(settings, stop=(*settings.stop, *template.stop))
-        ids = self._model.encode(template.prompt(messages), field="messages", remedy=TOO_LONG["messages"])
+        said = [(role, self._model.tokenizer.literal(content)) for role, content in messages]
+        ids = self._model.encode(template.prompt(said), field="messages", remedy=TOO_LONG["messages"], special=True)
         return self._answers(ids, settings)
 
     def _answers(

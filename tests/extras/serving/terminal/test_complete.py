@@ -96,7 +96,8 @@ def test_a_stop_text_and_the_end_of_a_block(server):
         (["--url", "http://127.0.0.1:abc", "x"], "127.0.0.1:abc/v1 is not the address of a server (Invalid"),
         (["--url", "http://[::1", "x"], "--url: http://[::1/v1 is not the address of a server (Invalid"),
         (["--name", "other", "x"], "--name: other; {url} has fake"),
-        (["word " * 2000], "context is 1024 tokens; shorten it, or give --cut-prompt to drop its start"),
+        (["word " * 2000], "length is 1024 tokens. However, your prompt resulted in 200"),
+        (["word " * 2000], "reduce the length of the prompt; shorten it, or give --cut-prompt to drop its start"),
         (["--greedy", "--temperature", "0.2", "x"], "--temperature: not with --greedy"),
     ],
 )
