@@ -34,6 +34,7 @@ from ms_codegeex.extras.serving.records import AccessLog, Metrics
 from ms_codegeex.extras.serving.routes import completions, embeddings, llama_cpp, responses, status, tasks, tokens
 from ms_codegeex.extras.serving.schemas import ErrorAnswer
 from ms_codegeex.extras.serving.settings import ServeSettings
+from ms_codegeex.extras.serving.tools import UNUSED
 
 ASSETS = Path(__file__).parent / "demo" / "assets"
 TASKS = ("complete", "translate", "explain")
@@ -100,7 +101,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     app.add_middleware(BodyLimit, maximum=settings.max_body)
     app.add_middleware(Guard, settings=settings, origins=origins, keys=keys)
     if settings.cors:
-        app.add_middleware(Cors, origins=origins, expose_headers=["X-Request-Id", "Retry-After"])
+        app.add_middleware(Cors, origins=origins, expose_headers=["X-Request-Id", "Retry-After", *UNUSED])
     app.add_middleware(RequestRecorder, metrics=metrics, log=log)
     app.state.reload = partial(_reload, [one for one in (keys and keys.reload, log and log.reopen) if one])
     if settings.demo:

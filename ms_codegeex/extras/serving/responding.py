@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -226,8 +227,13 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], failure: Callable[[ApiError], bytes] = failed_event):
-        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        failure: Callable[[ApiError], bytes] = failed_event,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ):
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
         self.events, self.failure = events, failure
 
     async def stream_response(self, send: Send) -> None:
@@ -341,6 +347,8 @@ class Responder:
     `object`, `prefix` begins the id. `extra` are further fields of the response."""
 
     kind, event_kind, prefix = "", "", ""
+    headers: Mapping[str, str] = MappingProxyType({})  # of the response
+    form_field = ""  # the field that gives the answers' form, if not the usual one
 
     def __init__(self, plan: AnswerPlan, backend: Backend, **extra: Any):
         self.plan, self.backend = plan, backend
@@ -410,14 +418,14 @@ class Responder:
 async def respond(responder: Responder, body: Sampling, request: Request) -> Response:
     """Ask for the answers and send them, streamed or not, as long as the client is there."""
     plan, backend = responder.plan, responder.backend
-    await check_form(plan.settings, body.form_field)
+    await check_form(plan.settings, responder.form_field or body.form_field)
     if not body.stream:
 
         async def work() -> dict[str, Any]:
             with begun(plan, backend, request) as answers:
                 return await responder.whole(answers)
 
-        return JSONResponse(await while_connected(request, work))
+        return JSONResponse(await while_connected(request, work), headers=responder.headers)
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
 
     async def events() -> AsyncGenerator[bytes, None]:
@@ -425,4 +433,4 @@ async def respond(responder: Responder, body: Sampling, request: Request) -> Res
             async for data in responder.events(answers, with_usage):
                 yield data
 
-    return EventStream(events(), responder.failure)
+    return EventStream(events(), responder.failure, responder.headers)

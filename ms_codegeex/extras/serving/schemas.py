@@ -73,6 +73,7 @@ Biases = Annotated[
     list[tuple[int | str, float]] | None,
     BeforeValidator(_biases, json_schema_input_type=dict[str, float | bool] | list[list[int | float | str | bool]]),
 ]
+FUNCTION = r"^[A-Za-z0-9_./-]{1,128}$"  # names as models write them
 HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -133,7 +134,8 @@ class Body(BaseModel):
             if isinstance(given, float) and given.is_integer():
                 given = int(given)  # 16.0 is a whole number in JSON
             ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
-            if given is None or (known and known.accepted(given, value) and (name not in names or ours_is_off)):
+            idle = known and known.accepted(given, value) and (name not in names or (ours_is_off and not known.reason))
+            if given is None or idle:
                 continue
             if name in names:
                 left[name], other = given, used.setdefault(names[name], name)
@@ -236,12 +238,66 @@ class ContentPart(Body):
     text: Text | None = None
 
 
+class Function(Body):
+    """A function that a model may call. `strict` changes nothing: a schema is always followed strictly."""
+
+    name: str = Field(pattern=FUNCTION)
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="a JSON schema of the arguments, which are an object")
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool: a function."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class ChosenTool(Body):
+    """The tool that an answer has to call. The name stands beside the type in `/v1/responses`."""
+
+    type: Literal["function"]
+    function: FunctionName | None = None
+    name: str | None = None
+
+    @property
+    def called(self) -> str:
+        """The function's name."""
+        return self.function.name if self.function else self.name or ""
+
+
+class CalledFunction(Body):
+    """A function that was called, with its arguments as JSON."""
+
+    name: str = Field(pattern=FUNCTION)
+    arguments: Text
+
+
+class ToolCall(Body):
+    """A call in an answer of the assistant."""
+
+    foreign = "tool_call"
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(Body):
     """A message of a conversation."""
 
     foreign = "message"
-    role: Role
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Listed[ContentPart | Text] | None = None
+    name: str | None = None
+    tool_calls: Listed[ToolCall] | None = Field(None, description="the assistant's calls of tools")
+    tool_call_id: str | None = Field(None, description="the call whose result a message of a tool is")
 
 
 class ChatRequest(FormSampling):
@@ -256,6 +312,11 @@ class ChatRequest(FormSampling):
     )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: Listed[Tool] | None = Field(None, description="functions that the answer may call")
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = Field(
+        None, description="whether the answer has to call one, or which (default auto)"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="whether there may be several calls (default true)")
 
 
 class ErrorValues(BaseModel):
@@ -294,7 +355,7 @@ class Choice(BaseModel):
     """One answer, or a piece of one."""
 
     index: int
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     max_tokens: int | None = Field(None, description="with the end: the limit, if the one requested does not fit")
 
 
@@ -326,7 +387,8 @@ class ChatAnswer(BaseModel):
     """The assistant's message."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class ChatChoice(Choice):
