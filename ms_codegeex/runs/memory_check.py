@@ -4,7 +4,7 @@ driver and libraries work."""
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import psutil
 
@@ -95,31 +95,16 @@ def _packed(config: RunConfig) -> int:
     return 4 * config.micro_batch * config.seq_length * columns
 
 
-@dataclass(frozen=True)
-class Shortage:
-    """Bytes that a run needs and bytes that exist: on a CPU those of this machine for all processes, otherwise those of
-    each device."""
-
-    needed: int
-    available: int
-
-
-def shortage(config: RunConfig) -> Shortage | None:
-    """The reason why a run does not fit into memory; None if it fits. On a CPU, the memory that is free now counts;
-    otherwise the plan and the device's memory, if it is known."""
-    if config.device != "cpu" and config.parallel.hardware is None:
-        return None
-    needed, available = required_memory(config), available_for(config)
-    return Shortage(needed, available) if needed > available else None
-
-
 def check_memory(config: RunConfig) -> None:
     """`UserError` if a CPU run needs more memory than is free now."""
-    if config.device == "cpu" and (short := shortage(config)):
+    if config.device != "cpu":
+        return
+    needed, available = required_memory(config), free_memory()
+    if needed > available:
         parts = f"{config.model.sizes.parameter_count():,} parameters with training.micro_batch {config.micro_batch}"
-        needed = f"need about {short.needed / 1e9:.1f} GB on {config.devices} process(es)"
         smaller = "choose a smaller model, data.seq_length, training.micro_batch or --devices"
-        wrong = f"{parts} {needed}, {short.available / 1e9:.1f} GB are free"
+        wrong = f"{parts} need about {needed / 1e9:.1f} GB on {config.devices} process(es)"
+        wrong += f", {available / 1e9:.1f} GB are free"
         raise UserError(f"model: {wrong}; {smaller}, or set training.recompute=full")
 
 

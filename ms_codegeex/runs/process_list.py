@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,33 +16,24 @@ Form = Literal["list", "script", "json"]
 WIDTH = 110
 
 
-def process_text(runs: Mapping[str, tuple[Path, Sequence[WorkerSpec]]], form: Form) -> str:
-    """The processes of each run on this server. `runs`: a heading, a shell comment or empty -> the run directory and
-    its processes. `form`: `list`, what they share, then a table of what differs; `script`, a shell script that starts
-    them; `json`: {"runs": [{"heading", "directory", "processes": [{"name", "command", "directory", "log",
-    "environment", "program_folder"}]}]}."""
+def process_text(directory: Path, specs: Sequence[WorkerSpec], form: Form) -> str:
+    """The processes of the run in `directory` on this server. `form`: `list`, what they share, then a table of what
+    differs; `script`, a shell script that starts them; `json`: {"directory", "processes": [{"name", "command",
+    "directory", "log", "environment", "program_folder"}]}."""
     if form == "json":
-        return json.dumps({"runs": [_as_json(heading, *run) for heading, run in runs.items()]})
-    parts = []
-    for heading, (directory, specs) in runs.items():
-        listed = [_listed(directory, specs)] if form == "list" else [*(spec.shell() for spec in specs), "wait"]
-        parts += [heading, *listed] if heading else listed
-    return "\n".join(parts)
+        return json.dumps({"directory": str(directory), "processes": list(map(_as_json, specs))})
+    return _listed(directory, specs) if form == "list" else "\n".join([*(spec.shell() for spec in specs), "wait"])
 
 
-def _as_json(heading: str, directory: Path, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
-    processes = [
-        {
-            "name": _name(spec),
-            "command": list(spec.command),
-            "directory": str(spec.directory),
-            "log": str(spec.log),
-            "environment": dict(spec.environment),
-            "program_folder": spec.program_folder,
-        }
-        for spec in specs
-    ]
-    return {"heading": heading.lstrip("# "), "directory": str(directory), "processes": processes}
+def _as_json(spec: WorkerSpec) -> dict[str, Any]:
+    return {
+        "name": _name(spec),
+        "command": list(spec.command),
+        "directory": str(spec.directory),
+        "log": str(spec.log),
+        "environment": dict(spec.environment),
+        "program_folder": spec.program_folder,
+    }
 
 
 def _listed(directory: Path, specs: Sequence[WorkerSpec]) -> str:

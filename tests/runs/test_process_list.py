@@ -30,7 +30,7 @@ def specs(count: int = 8) -> list[WorkerSpec]:
 
 
 def test_what_is_shared_is_printed_once_and_what_differs_in_a_table():
-    text = process_text({"": (RUN, specs())}, "list")
+    text = process_text(RUN, specs(), "list")
     head, command, variables, *rows = text.splitlines()
     assert head == "processes: 8 on this server, for the run /runs/a"
     assert command == "command: /usr/bin/taskset -c CORES python -m worker /runs/a $$"
@@ -44,19 +44,19 @@ def test_what_is_shared_is_printed_once_and_what_differs_in_a_table():
 
 
 def test_one_process_needs_no_columns_for_its_variables():
-    text = process_text({"# stage nl": (RUN, specs(1))}, "list")
+    text = process_text(RUN, specs(1), "list")
     last = " ".join(text.splitlines()[-1].split())
-    assert text.startswith("# stage nl\nprocesses: 1 ") and last == "rank 0 on device 0 of head logs/worker_0.log"
+    assert text.startswith("processes: 1 ") and last == "rank 0 on device 0 of head logs/worker_0.log"
     assert "RANK_ID=0" in text and "cores: 0-3" in text
 
 
 def test_json_and_the_script_have_everything():
-    (run,) = json.loads(process_text({"# stage nl": (RUN, specs())}, "json"))["runs"]
-    assert (run["heading"], run["directory"], len(run["processes"])) == ("stage nl", "/runs/a", 8)
+    run = json.loads(process_text(RUN, specs(), "json"))
+    assert (run["directory"], len(run["processes"])) == ("/runs/a", 8)
     for spec, process in zip(specs(), run["processes"], strict=True):
         assert process["command"] == list(spec.command) and process["environment"] == spec.environment
         assert (process["directory"], process["log"]) == (str(spec.directory), str(spec.log))
-    script = process_text({"": (RUN, specs())}, "script")
+    script = process_text(RUN, specs(), "script")
     assert script.splitlines() == [line for spec in specs() for line in spec.shell().splitlines()] + ["wait"]
 
 
@@ -70,15 +70,14 @@ def test_the_command_prints_each_form(monkeypatch, tmp_path):
     ]
     script = command_here(*words, "--script").stdout
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
-    (run,) = json.loads(command_here(*words, "--json").stdout)["runs"]
-    for process in run["processes"]:
+    for process in json.loads(command_here(*words, "--json").stdout)["processes"]:
         for name, value in process["environment"].items():
             assert f" {name}={shlex.quote(value)} " in script
             assert value.replace(f"{tmp_path}/run/", "") in listed.stdout
     assert not (tmp_path / "run").exists()
     named, unnamed = (command_here(*words, "--json", f"parallel.hardware={name}") for name in ("ascend910", "null"))
     assert unnamed.stderr.count("\n") == 1
-    assert json.loads(named.stdout)["runs"] and named.stderr.splitlines()[1].startswith(
+    assert json.loads(named.stdout)["processes"] and named.stderr.splitlines()[1].startswith(
         "Ascend 910: the newest MindSpore"
     )
 
