@@ -6,19 +6,19 @@ import argparse
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.extras import extra
-from ms_codegeex.base.options import OptionGroup, given, option
+from ms_codegeex.base.options import OptionGroup, given, option, words_of
 from ms_codegeex.base.printing import print_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ms_codegeex.config import RunConfig
-    from ms_codegeex.runs.process_list import Form
 
 SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and continues three prompts"
 EXAMPLES = """  ms-codegeex train --config codegeex_tiny
@@ -83,7 +83,7 @@ class ClusterOptions:
         "where the servers meet server 0 (default: with a rank table, port 8118 of its first server)", "HOST:PORT"
     )
     dry_run: bool = option("list the processes that would be started", default=False)
-    script: bool = option("with --dry-run: as a shell script that starts them", default=False)
+    script: bool = option("with --dry-run: instead, a shell script that starts the run from anywhere", default=False)
     job: Literal["slurm", "volcano"] | None = option("print a job file that runs this command on the servers it needs")
 
 
@@ -114,6 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, or print the processes that would be started."""
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.process_list import list_of_processes, processes_as_json, start_script
     from ms_codegeex.runs.resume import check_allowed
     from ms_codegeex.runs.training_job import rank_table_of, train
     from ms_codegeex.runs.weights import absolute_weights
@@ -134,15 +135,19 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if arguments.script and (arguments.json or not arguments.dry_run):
         raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
-    form: Form = "script" if arguments.script else "json" if arguments.json else "list"
     node = resolve_node(config, arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
+    show = processes_as_json if arguments.json else list_of_processes
+    if arguments.script:
+        own = [word for kind in (TrainOptions, ResumingOptions) for word in words_of(kind, arguments)]
+        own += words_of(ClusterOptions, arguments, ("node_rank", "dry_run", "script"))
+        show = partial(start_script, own, node)
     train(
         config,
         node,
         corpus,
         allow_change=options.allow_change,
         restarts=options.restarts,
-        dry_run=form if arguments.dry_run else None,
+        dry_run=show if arguments.dry_run else None,
         as_json=arguments.json,
     )
 
@@ -180,9 +185,5 @@ def _print_job(arguments: argparse.Namespace, config: RunConfig) -> None:
         these = f"{servers} server{'s' * (servers > 1)} of {config.parallel.server_devices} (parallel.server_devices)"
         remedy = "leave it out, or set devices or parallel.server_devices"
         raise UserError(f"--nodes: {arguments.nodes}, but devices: {config.devices} are {these}; {remedy}")
-    words = ["--config", arguments.config, *arguments.overrides]
-    for flag, value in (("--devices", arguments.devices), ("--from", arguments.weights)):
-        words += [] if value is None else [flag, str(value)]
-    for key in arguments.allow_change or ():
-        words += ["--allow-change", key]
+    words = words_of(TrainOptions, arguments) + words_of(ResumingOptions, arguments, ("resume",))
     print_out(jobs.job_file(arguments.job, config, words, arguments.rank_table), end="")

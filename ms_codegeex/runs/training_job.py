@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from ms_codegeex.runs.forked_ranks import fork_server_of
 from ms_codegeex.runs.memory_check import check_gpus, check_memory
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, pass_over, starting_point
-from ms_codegeex.runs.process_list import Form, process_text
 from ms_codegeex.runs.rendezvous import meeting
 from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
 from ms_codegeex.runs.resumed_schedule import schedule_notes
@@ -42,6 +41,7 @@ from ms_codegeex.runs.stopping import stop_at_once
 from ms_codegeex.runs.summary_text import print_summary
 from ms_codegeex.runs.supervision import planned_processes, run_workers
 from ms_codegeex.runs.weights import check_weights
+from ms_codegeex.runs.workers import WorkerSpec
 
 
 def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers: int = 1) -> RunConfig:
@@ -105,14 +105,14 @@ def train(
     *,
     allow_change: Sequence[str] = (),
     restarts: int = 0,
-    dry_run: Form | None = None,
+    dry_run: Callable[[Path, Sequence[WorkerSpec]], str] | None = None,
     as_json: bool = False,
 ) -> None:
     """Check everything that can be checked, then train, export and sample; `node` is this server.
 
     `corpus`: files and folders to prepare and train on, instead of a dataset. Keys and sections of `allow_change` may
-    differ from the checkpoint's. `restarts`: starts after failures, at most. `dry_run`: print the processes instead, in
-    this form. `as_json`: print summary.json at the end.
+    differ from the checkpoint's. `restarts`: starts after failures, at most. `dry_run`: print what it makes of
+    the run's directory and processes instead. `as_json`: print summary.json at the end.
     """
     if restarts and node.count > 1:
         raise UserError("--restarts: a job of several servers is restarted by its scheduler (--job); leave it out")
@@ -126,7 +126,7 @@ def train(
             print_error(note)
         checkpoint = starting_point(config, run_directory).checkpoint
         _print_schedule(config, checkpoint)
-        print_out(process_text(run_directory.path, planned_processes(config, run_directory, node, checkpoint), dry_run))
+        print_out(dry_run(run_directory.path, planned_processes(config, run_directory, node, checkpoint)))
         return
     summary = _train(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
     if summary is not None and as_json:
