@@ -217,26 +217,6 @@ def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def words_of(kind: type, arguments: argparse.Namespace, without: Iterable[str] = ()) -> list[str]:
-    """The words of a command line that give a dataclass's options their parsed values; those of the names in `without`,
-    and what has no value or its default, are left out."""
-    words: list[str] = []
-    for each in declared(kind):
-        value = getattr(arguments, each.name, None)
-        if each.name in without or value in (None, [], each.default):
-            continue
-        several = list(map(str, value if isinstance(value, list | tuple) else [value]))
-        if each.option.positional:
-            words += several
-        elif value is True:
-            words.append(each.flag)
-        elif each.option.repeated:
-            words += [word for one in several for word in (each.flag, one)]
-        else:
-            words += [each.flag, *several]
-    return words
-
-
 def refuse(
     arguments: argparse.Namespace, kind: type, reason: str, names: Iterable[str] | None = None, over: bool = False
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.extras import extra
-from ms_codegeex.base.options import OptionGroup, given, option, words_of
+from ms_codegeex.base.options import OptionGroup, declared, given, option
 from ms_codegeex.base.printing import print_out
 
 if TYPE_CHECKING:
@@ -108,6 +108,26 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
     if arguments.resume is not None:
         overrides.append(f"checkpoint.resume={json.dumps(arguments.resume, ensure_ascii=False)}")
     return overrides
+
+
+def words_of(kind: type, arguments: argparse.Namespace, without: Sequence[str] = ()) -> list[str]:
+    """The words of a command line that give a dataclass's options their parsed values; those of the names in `without`,
+    and what has no value or its default, are left out."""
+    words: list[str] = []
+    for each in declared(kind):
+        value = getattr(arguments, each.name, None)
+        if each.name in without or value in (None, [], each.default):
+            continue
+        several = list(map(str, value if isinstance(value, list | tuple) else [value]))
+        if each.option.positional:
+            words += several
+        elif value is True:
+            words.append(each.flag)
+        elif each.option.repeated:
+            words += [word for one in several for word in (each.flag, one)]
+        else:
+            words += [each.flag, *several]
+    return words
 
 
 def run(arguments: argparse.Namespace) -> None:

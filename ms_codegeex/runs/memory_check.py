@@ -1,10 +1,13 @@
-"""Whether a run fits this machine: into its memory, or on GPUs and Ascend into each device's; and whether GPUs, their
-driver and libraries work."""
+"""Whether a run fits this machine: into its memory, or on GPUs and Ascend into each device's; and whether the libraries
+of its devices work, and GPUs with their driver."""
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 
@@ -14,6 +17,7 @@ from ms_codegeex.base.cuda.probe import probe_gpu_backend
 from ms_codegeex.base.cuda.translation import translation_note
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory
+from ms_codegeex.base.processes import ending
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.models.parameters import LORA_A, held_bytes
@@ -106,6 +110,24 @@ def check_memory(config: RunConfig) -> None:
         wrong = f"{parts} need about {needed / 1e9:.1f} GB on {config.devices} process(es)"
         wrong += f", {available / 1e9:.1f} GB are free"
         raise UserError(f"model: {wrong}; {smaller}, or set training.recompute=full")
+
+
+def check_ascend(config: RunConfig) -> None:
+    """`UserError` if a run on Ascend cannot start on this machine, because MindSpore's plugin does not load: without
+    CANN, or in a shell that has not sourced its variables. Does nothing for other devices."""
+    if config.device != "ascend":
+        return
+    spec = importlib.util.find_spec("mindspore")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    problem = "this MindSpore has none"
+    for plugin in sorted(folder.glob("lib/plugin/libmindspore_ascend.so.*")):  # in a process that may break
+        command = [sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(plugin)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if not done.returncode:
+            return
+        problem = "".join(done.stderr.strip().splitlines()[-1:]).removeprefix("OSError: ") or ending(done.returncode)
+    remedy = "source CANN's set_env.sh in this shell; `ms-codegeex doctor` shows what is missing"
+    raise UserError(f"device: ascend: MindSpore's plugin does not load ({problem}); {remedy}")
 
 
 def check_gpus(config: RunConfig, local: int) -> str:

@@ -29,7 +29,7 @@ from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
 from ms_codegeex.runs.forked_ranks import fork_server_of
-from ms_codegeex.runs.memory_check import check_gpus, check_memory
+from ms_codegeex.runs.memory_check import check_ascend, check_gpus, check_memory
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, pass_over, starting_point
 from ms_codegeex.runs.rendezvous import meeting
@@ -151,6 +151,7 @@ def _train(
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Train, export and sample; returns the summary, None on a server other than 0. `config.output` is absolute."""
+    check_ascend(config)
     if note := check_gpus(config, len(node.ranks)):
         print_error(note)
     signal.signal(signal.SIGUSR1, stop_at_once)  # while no workers run

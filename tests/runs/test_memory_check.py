@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, small_run
+from conftest import ROOT, command_here, small_run, write_config
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
@@ -83,3 +83,14 @@ def test_the_memory_that_the_shipped_configuration_promises_is_the_estimate():
     for family, preset, size, words in promised:
         config = load_config(path, [f"model.family={family}", f"model.preset={preset}", *words.split()])
         assert f"{memory_check.required_memory(config, compiled=True) / 1e9:.1f}" == size
+
+
+def test_ascend_without_canns_variables_is_one_line_before_a_worker_starts(dataset, tmp_path, monkeypatch):
+    """As on a server where nobody has sourced set_env.sh. test_ascend_start.py has the plugin that loads."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    config = write_config(tmp_path / "run.yaml", small_run(dataset, tmp_path / "run"))
+    result = command_here("train", "--config", config, "device=ascend", "devices=1", "training.precision=fp16")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "device: ascend: MindSpore's plugin does not load (libge_runner.so: " in result.stderr
+    assert "source CANN's set_env.sh in this shell; `ms-codegeex doctor` shows" in result.stderr
+    assert not (tmp_path / "run").exists()
