@@ -28,7 +28,6 @@ from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile
 from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
-from ms_codegeex.runs.forked_ranks import fork_server_of
 from ms_codegeex.runs.memory_check import check_ascend, check_gpus, check_memory
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, pass_over, starting_point
@@ -164,26 +163,25 @@ def _train(
     watch = Stopwatch()
     with held_run(run_directory):
         attempts = run_directory.attempt
-        with fork_server_of(config, node, run_directory) as fork_server:
-            start = starting_point(config, run_directory)
-            with watch.part("corpus"):
-                config = resolve_data(config, corpus, quiet, node.count)
-                check_datasets(config, begins=start.checkpoint is None)
-            _print_schedule(config, start.checkpoint)
+        start = starting_point(config, run_directory)
+        with watch.part("corpus"):
+            config = resolve_data(config, corpus, quiet, node.count)
+            check_datasets(config, begins=start.checkpoint is None)
+        _print_schedule(config, start.checkpoint)
 
-            def attempt(number: int) -> None:
-                begin = starting_point(resumed(config, run_directory), run_directory) if number else start
-                _open(config, run_directory, begin, allow_change)
-                try:
-                    with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
-                        run_workers(config, run_directory, begin.checkpoint, node, others, fork_server)
-                except DamagedFile as damage:
-                    pass_over(begin.checkpoint, run_directory, damage)
-                    if node.count > 1:
-                        raise UserError(f"{damage}; it is set aside, start the job again") from None
-                    raise
+        def attempt(number: int) -> None:
+            begin = starting_point(resumed(config, run_directory), run_directory) if number else start
+            _open(config, run_directory, begin, allow_change)
+            try:
+                with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
+                    run_workers(config, run_directory, begin.checkpoint, node, others)
+            except DamagedFile as damage:
+                pass_over(begin.checkpoint, run_directory, damage)
+                if node.count > 1:
+                    raise UserError(f"{damage}; it is set aside, start the job again") from None
+                raise
 
-            with_restarts(run_directory, restarts, rewinds, attempt)
+        with_restarts(run_directory, restarts, rewinds, attempt)
         return finish(config, run_directory, watch, attempts)
 
 
