@@ -39,7 +39,7 @@ def imported():
 
 def test_every_package_that_is_imported_is_declared():
     packages = importlib.metadata.packages_distributions()
-    declared = {each for extra in ("", "mindformers", "ray", "signing", "evaluation") for each in requirements(extra)}
+    declared = {each for extra in ("", "mindformers", "ray", "evaluation") for each in requirements(extra)}
     undeclared = {
         name: str(path)
         for name, path in imported().items()
