@@ -52,7 +52,6 @@ class ServeSettings(EngineOptions):
         extended=True,
         convert=_named_adapter,
     )
-    public_key: Path | None = option("refuse a model or adapter that this key's owner did not sign", "FILE")
     special_tokens: bool = option(
         "names of special tokens in a request's text are those tokens (default: text)", default=False
     )

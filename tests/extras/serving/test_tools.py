@@ -322,7 +322,7 @@ def test_forced_calls_of_a_real_engine_are_valid_alone_and_in_company(tmp_path):
             alone = [call(seed) for seed in range(0, 24, 6)]
     schemas = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in TOOLS}
     finished = [choice for choice in together if choice.finish_reason == "tool_calls"]
-    assert len(finished) > 18 and "Traceback" not in (tmp_path / "log").read_text()
+    assert len(finished) > 12 and "Traceback" not in (tmp_path / "log").read_text()
     for choice in finished:
         (one,) = choice.message.tool_calls
         jsonschema.validate(json.loads(one.function.arguments), schemas[one.function.name])
