@@ -35,7 +35,6 @@ PRINTS = {  # files that may print without `printing`, and why
     "printing.py": "the one place that prints",
     "base/cuda/driver.py": "JSON for the process that started this one",
     "base/cuda/probe.py": "JSON for the process that started this one",
-    "runs/fork_server.py": "the number of a process for the process that started this one",
     "generation/devices/process.py": "a traceback in the log of a process",
     "extras/serving/records.py": "JSON in ASCII",
     "commands/monitor.py": "rich: each text goes through `escaped`",
