@@ -256,7 +256,7 @@ def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Argume
 def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
     from ms_codegeex.extras.cluster.rehearsal.execute import execute, report
 
-    with _progress(quiet, "starting the processes") as bar:
+    with _progress(quiet, "starting and compiling") as bar:
         execution = execute(config, mesh, steps, bar)
     if not quiet:
         print_out(report(execution))
