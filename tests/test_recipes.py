@@ -60,7 +60,6 @@ def test_every_recipe_has_its_step_its_share_and_its_hours_on_the_page(script):
         plan, stem = recipe.plan(), recipe.file.stem
         if plan is None:
             continue
-        found = script.simulated(stem, plan)
         step, share, device_hours = shown[stem]
         assert (float(step), int(share)) == (pytest.approx(plan.step_seconds, rel=0.006), round(100 * plan.mfu)), stem
         assert plan.estimate.low < plan.estimate.seconds == plan.step_seconds < plan.estimate.high
@@ -68,56 +67,16 @@ def test_every_recipe_has_its_step_its_share_and_its_hours_on_the_page(script):
         assert limits == pytest.approx((0.88, 1.21), abs=0.006)  # as the page says
         tokens = plan.config.training.global_batch * plan.config.seq_length
         hours = recipe.model.tokens / tokens * plan.step_seconds / 3600
-        assert script.hours_of(plan, recipe.model.tokens) == pytest.approx(hours)  # planned, also of simulated ones
+        assert script.hours_of(plan, recipe.model.tokens) == pytest.approx(hours)
         assert int(device_hours.replace(",", "")) == round(hours * recipe.devices), stem
-        for stage in found.stages if found else ():
-            parts = stage["computing"] + sum(stage["exposed"].values()) + stage["bubble"]
-            assert parts == pytest.approx(found.seconds, rel=1e-6)
 
 
-def test_the_replayed_pool_of_simulated_recipes_fits(script):
-    """As the page says, of the recipes and not of the published setting."""
-    fits = {}
-    for stem, values in script._recorded().items():
-        plan = script.plan_of(script.file_of(stem))
-        found = script.simulated(stem, plan)
-        limit = plan.chip.usable_memory / 2**30
-        fits[stem] = all(stage["pool_gib"] + stage["buffers_gib"] <= limit for stage in found.stages)
-        if plan.chip.name == "ascend910":  # no virtual memory
-            fits[stem] &= all(stage["blocks_gib"] <= limit for stage in found.stages)
-        assert all(stage["peak_gib"] <= stage["pool_gib"] <= stage["blocks_gib"] for stage in found.stages), values
-    assert fits.pop(script.PAPER) is False and len(fits) == 2 and all(fits.values())
-
-
-def test_a_timeline_of_other_settings_or_costs_is_not_shown(script, monkeypatch, tmp_path, capsys):
-    stem, values = next(iter(script._recorded().items()))
-    plan = next(recipe for recipe in script.recipes() if recipe.file.stem == stem).plan()
-    assert script.simulated(stem, plan) is not None
-    monkeypatch.setattr(script, "SIMULATED", tmp_path / "other.json")
-    assert script.simulated(stem, plan) is None
-    script.write_json(script.SIMULATED, {stem: {**values, "roofline": 1.001 * values["roofline"]}})
-    assert script.simulated(stem, plan) is None
-    script.write_json(script.SIMULATED, {stem: {**values, "config": "of other settings"}})
-    assert script.simulated(stem, plan) is None
-    assert script.main(["--check"]) == 1  # the page shows it
-    assert capsys.readouterr().err.count(f"--simulate {stem}") == 1
-
-
-def test_a_search_leaves_what_the_timeline_chose(script, tmp_path, capsys):
+def test_a_search_leaves_what_was_chosen_by_hand(script, tmp_path, capsys):
     (tmp_path / "images").mkdir()
-    chosen = script.BY_TIMELINE[0]
+    chosen = script.KEPT[0]
     before = (script.FOLDER / f"{chosen}.yaml").read_bytes()
     assert script.main(["--search", "--only", chosen], tmp_path) == 0
     assert "not searched" in capsys.readouterr().out and (script.FOLDER / f"{chosen}.yaml").read_bytes() == before
-
-
-def test_a_timeline_of_an_earlier_version_is_shown_as_such(script, monkeypatch, tmp_path):
-    stem, values = next(iter(script._recorded().items()))
-    monkeypatch.setattr(script, "SIMULATED", tmp_path / "one.json")
-    script.write_json(script.SIMULATED, {stem: {**values, "sources": script.digest_of_sources()}})
-    assert script.EARLIER not in script.simulated_section()
-    script.write_json(script.SIMULATED, {stem: {**values, "sources": "of an earlier version"}})
-    assert f"{stem}.yaml), {script.EARLIER} |" in script.simulated_section()
 
 
 def test_digests_change_with_settings_and_code_only(script):

@@ -87,6 +87,12 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     return next(_built_stage(stage) for stage in stages if stage.name in chosen)
 
 
+def given_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the file, its bases and the overrides give, before it is checked."""
+    _, values, over = _read(path, overrides)
+    return merged(values, over)
+
+
 def load_staged_run(path: Path, overrides: Sequence[str] = ()) -> StagedRun | None:
     """All stages of a YAML file, each checked, of which the override `stage=NAME` chooses one; None if it has none."""
     file, values, over = _read(path, overrides)
@@ -139,11 +145,11 @@ def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
     try:
         content = read_yaml_file(Path(name))
     except FileNotFoundError:
-        remedy = "write it with `calibrate`, or name a chip"
+        remedy = "write it with `plan --measured RUN --write-hardware FILE.yaml`, or name a chip"
         raise UserError(f"parallel.hardware: {name} does not exist; {remedy}") from None
     base = content.get("base") if isinstance(content, Mapping) else None
     if not isinstance(base, str):
-        raise UserError(f"parallel.hardware: {name} names no chip as its base; write it again with `calibrate`")
+        raise UserError(f"parallel.hardware: {name} names no chip as its base; add one, such as base: ascend910b")
     return {**values, "parallel": {**parallel, "hardware": base, "calibration": name}}
 
 
