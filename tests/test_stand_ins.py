@@ -21,7 +21,7 @@ EXEMPT = {
     "official_humaneval.py": "takes functions away in a process of its own, as the original does",
     "broken_program.py": "a program of its own, whose mistakes a verdict has to name",
     "broken_compile_program.py": "likewise",
-    "long_gradients_program.py": "likewise",
+    "graph_program.py": "likewise",
     "documents_program.py": "a program of its own",
     "compiled_for_gpu.py": "a program of its own",
 }

@@ -76,14 +76,17 @@ def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
     """The changes of all meshes of the devices, with optimizer shards, sequence parallelism and micro-batches (None
     where no size suits the mesh), for `change`."""
     layers, batch = config.model.sizes.num_layers, config.training.global_batch
-    for tensor in divisors(config.parallel.server_devices, config.devices):
-        depths = divisors(config.devices // tensor, layers) if config.devices % tensor == 0 else ()
+    replicas_alone = config.device == "cpu"  # whose processes have no other communication (`runs/node.py`)
+    for tensor in divisors(config.parallel.server_devices, 1 if replicas_alone else config.devices):
+        deepest = 1 if replicas_alone else layers
+        depths = divisors(config.devices // tensor, deepest) if config.devices % tensor == 0 else ()
         for pipeline in depths:
             data = config.devices // (tensor * pipeline)
             local = batch // data if batch % data == 0 else 0
             batches = [x for x in _powers(local) if tensor == 1 or x % tensor == 0]
             sequences = (False, True) if tensor > 1 else (False,)
-            for shard, sequence, size in product(_powers(data), sequences, batches or [None]):
+            shards = [1] if replicas_alone else _powers(data)
+            for shard, sequence, size in product(shards, sequences, batches or [None]):
                 yield {
                     "parallel__data": None,
                     "parallel__tensor": tensor,
