@@ -39,7 +39,6 @@ VERBS = {  # where each verb lies, in the order in which `--help` shows them
     "complete": "extras.serving.commands",
     "chat": "extras.serving.commands",
     "evaluate": "extras.evaluation.commands",
-    "reproduce": "extras.evaluation.commands",
     "plan": "extras.cluster.commands",
     "rehearse": "extras.cluster.commands",
     "rank-table": "commands",

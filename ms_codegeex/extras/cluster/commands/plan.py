@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ms_codegeex.config import RunConfig
-    from ms_codegeex.config.loading import StagedRun
     from ms_codegeex.extras.cluster.plans.measured import MeasuredRun
     from ms_codegeex.extras.cluster.plans.planner import Plan
     from ms_codegeex.extras.cluster.plans.search import SearchResult
@@ -32,9 +31,6 @@ EXAMPLES = """\
   ms-codegeex plan --config faster.yaml --devices 1528 --search --write smaller.yaml
   ms-codegeex plan --config codegeex_13b_64 --device ascend910b --measured runs/mine --write-hardware mine.yaml
   ms-codegeex plan --config codegeex2_6b --inference --context 8192 --streams 16"""
-
-
-SINGLE = ("search", "overlap", "write", "measured", "write_hardware", "tokens", "plot")  # for one plan of training
 
 
 @dataclass(frozen=True)
@@ -81,16 +77,12 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
     from ms_codegeex.config.chosen_hardware import hardware_of
-    from ms_codegeex.config.loading import load_staged_run
     from ms_codegeex.config.software import software_note
     from ms_codegeex.extras.cluster.plans.planner import make_plan, override, problems
     from ms_codegeex.extras.cluster.plans.search import check_target, config_to_plan, write_plan
     from ms_codegeex.planning import hardware_files
 
     overrides = _overrides(arguments)
-    staged = load_staged_run(arguments.config, overrides)
-    if staged is not None and len(staged.chosen) > 1:
-        return _staged_run(staged, arguments)
     config, aside = config_to_plan(arguments.config, overrides, arguments.search)
     if arguments.inference:
         return _inference(config, arguments)
@@ -139,33 +131,10 @@ def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
             print_out(f"\n{note}")
 
 
-def _staged_run(staged: StagedRun, arguments: Arguments) -> int:
-    """The plan of every training stage; exit status 1 if one of them does not fit."""
-    from ms_codegeex.config.chosen_hardware import hardware_of
-    from ms_codegeex.config.software import software_note
-    from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
-
-    for name in (*SINGLE, "inference", "context", "streams"):
-        if getattr(arguments, name):
-            flag, names = name.replace("_", "-"), ", ".join(staged.chosen)
-            raise UserError(f"--{flag}: is for one run; choose a stage with stage=NAME, of {names}")
-    plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
-    if arguments.json:
-        print_json({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}})
-    else:
-        blocks = (f"stage {name}\n\n{_text(plan, arguments, None)}" for name, plan in plans.items())
-        print_out("\n\n\n".join(blocks))
-    for name, plan in plans.items():
-        for line in problems(plan):
-            print_error(f"ms-codegeex plan: stages.{name}: {line}")
-    _print_notes([software_note(hardware_of(plan.config).name) for plan in plans.values()], arguments.json)
-    return 0 if all(plan.fits for plan in plans.values()) else 1
-
-
 def _inference(config: RunConfig, arguments: Arguments) -> int:
     from ms_codegeex.extras.cluster.plans import inference
 
-    for name in (*SINGLE, "explain", "sources"):
+    for name in ("search", "overlap", "write", "measured", "write_hardware", "tokens", "plot", "explain", "sources"):
         if getattr(arguments, name):
             raise UserError(f"--{name.replace('_', '-')}: is for plans of training; leave it out, or --inference")
     streams = arguments.streams or 8
