@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from ms_codegeex.base.errors import UserError, first_line
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.generation.sampling import SamplingSettings
 
 MAX_GRAMMAR_CHARACTERS = 16384
@@ -59,7 +60,7 @@ def prepared(settings: SamplingSettings) -> str:
         if settings.grammar:
             found = guidance.LLMatcher.grammar_from_lark(guidance.gbnf_to_lark.any_to_lark(text))
         else:
-            text = json.dumps(demanding(json.loads(text)))
+            text = json.dumps(demanding(parse_json(text)))
             found = guidance.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": SPACE})
         limits = guidance.LLParserLimits(**LIMITS)
         wrong, messages = guidance.LLMatcher.validate_grammar_with_warnings(found, limits=limits)

@@ -45,7 +45,7 @@ PLAIN = FORMATS[-1]
 
 
 @dataclass(frozen=True)
-class Call:
+class FunctionCall:
     """A call of a function; `arguments` are JSON, as the model wrote them."""
 
     name: str
@@ -167,10 +167,10 @@ class CallReader:
         self._text = False  # whether the answer is nothing but text
         self._after = False  # a call was the last, which white space may follow
 
-    def feed(self, piece: str, last: bool) -> tuple[str, list[Call]]:
+    def feed(self, piece: str, last: bool) -> tuple[str, list[FunctionCall]]:
         """The text and the calls that the next piece completes."""
         self._held += piece
-        said, calls = "", list[Call]()
+        said, calls = "", list[FunctionCall]()
         if not (self.use.written or self.use.forced) or self._text:
             said, self._held = self._held, ""
         elif self._whole:
@@ -181,13 +181,13 @@ class CallReader:
         self.count += len(calls)
         return said, calls
 
-    def _read_whole(self, calls: list[Call], last: bool) -> str:
+    def _read_whole(self, calls: list[FunctionCall], last: bool) -> str:
         begun = self._held.lstrip()
         if last:
             held, self._held = self._held, ""
             found = self._calls(held)
             match = PARTIAL.match(held) if self.use.forced and not found else None
-            calls += found or ([Call(match["name"], match["arguments"])] if match else [])
+            calls += found or ([FunctionCall(match["name"], match["arguments"])] if match else [])
             return "" if calls else held
         if begun and begun[0] not in "{[" and not self.use.forced:
             self._text = True
@@ -195,7 +195,7 @@ class CallReader:
             return said
         return ""
 
-    def _read_marked(self, calls: list[Call], last: bool) -> str:
+    def _read_marked(self, calls: list[FunctionCall], last: bool) -> str:
         _, begin, end, _ = self.use.format
         said = ""
         while True:
@@ -231,7 +231,7 @@ class CallReader:
         self._after = self._after and not text
         return text
 
-    def _calls(self, text: str) -> list[Call]:
+    def _calls(self, text: str) -> list[FunctionCall]:
         """The calls that a text is; none if it is something else."""
         if WITH_ARGUMENTS.match(text):
             pieces = WITH_ARGUMENTS.split(text)  # "", name, arguments, name, arguments, …
@@ -240,7 +240,7 @@ class CallReader:
         value = _read(text.strip())
         return self._known(value if isinstance(value, list) else [value])
 
-    def _known(self, values: Sequence[Any]) -> list[Call]:
+    def _known(self, values: Sequence[Any]) -> list[FunctionCall]:
         calls = []
         for value in values:
             if not isinstance(value, dict) or value.get("name") not in self.use.names:
@@ -249,11 +249,11 @@ class CallReader:
             given = _read(given) if isinstance(given, str) else given
             if not isinstance(given, dict):
                 return []
-            calls.append(Call(value["name"], json.dumps(given, ensure_ascii=False)))
+            calls.append(FunctionCall(value["name"], json.dumps(given, ensure_ascii=False)))
         return calls
 
 
-def with_ids(calls: Sequence[Call], first: int, ids: Sequence[int], seed: int) -> list[dict[str, Any]]:
+def with_ids(calls: Sequence[FunctionCall], first: int, ids: Sequence[int], seed: int) -> list[dict[str, Any]]:
     """Calls of an answer, from its call number `first` on, as a message has them. Their ids follow from the prompt's
     `ids` and the seed: they are the same alone and in company, streamed and whole."""
     written = []

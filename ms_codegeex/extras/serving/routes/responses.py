@@ -83,7 +83,7 @@ class FlatTool(Function):
     type: Literal["function"]
 
 
-class TextOptions(Body):
+class AnswerForm(Body):
     """The form of the answer."""
 
     foreign = "text_options"
@@ -102,7 +102,7 @@ class ResponsesRequest(Sampling):
         validation_alias=AliasChoices("max_output_tokens", "max_tokens"),
         description="most new tokens (default 512; -1: as many as fit)",
     )
-    text: TextOptions | None = None
+    text: AnswerForm | None = None
     include: Listed[str] | None = Field(None, description=f"{LOGPROBS}: report each token's log-probability")
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: Listed[FlatTool] | None = Field(None, description="functions that the answer may call")
