@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,7 +107,7 @@ def _first_contact(arguments: Arguments) -> int:
             raise UserError(f"--{flag}: belongs to another rehearsal than --first-contact; leave one of the two out")
     config = load_config(arguments.config, _overrides(arguments))
     ranks = _ranks(arguments.ranks, config.devices)
-    with _progress(arguments.json, "rank") as bar:
+    with _progress(arguments.json, "starting the workers", "ranks") as bar:
         contacts = first_contact(
             config,
             distinct_ranks(config.mesh) if ranks is None else ranks,
@@ -158,15 +157,14 @@ def _ranks(text: str | None, world: int) -> list[int] | None:
 
 
 @contextmanager
-def _progress(quiet: bool, unit: str = "graph") -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on standard error that appears with the first step; silent for `--json`."""
-    from tqdm import tqdm
+def _progress(quiet: bool, what: str, unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """How far it is, on standard error; silent for `--json`. `what`: the work before anything is reported."""
+    from ms_codegeex.base.progress import Progress
 
-    with tqdm(disable=quiet, file=sys.stderr, unit=unit, leave=False, delay=1e-9) as bar:
+    with Progress(None, what, unit=unit, shown=not quiet, leave=False) as bar:
 
         def show(what: str, number: int, count: int) -> None:
-            bar.total = count
-            bar.set_description(what, refresh=False)
+            bar.describe(what, count)
             bar.update(number - bar.n)
 
         yield show
@@ -175,7 +173,7 @@ def _progress(quiet: bool, unit: str = "graph") -> Iterator[Callable[[str, int, 
 def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -> CompileReport:
     from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
 
-    with _progress(arguments.json) as bar:
+    with _progress(arguments.json, "compiling at full size", "graphs") as bar:
         report = compile_ranks(
             config,
             ranks,
@@ -191,7 +189,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -
 def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
     from ms_codegeex.extras.cluster.rehearsal.execute import execute, report
 
-    with _progress(quiet) as bar:
+    with _progress(quiet, "starting and compiling") as bar:
         execution = execute(config, mesh, steps, bar)
     if not quiet:
         print_out(report(execution))
