@@ -20,7 +20,7 @@ EXEMPT = {
     "memory_disk.py": "sets a directory, not a function",
     "broken_program.py": "a program of its own, whose mistakes a verdict has to name",
     "broken_compile_program.py": "likewise",
-    "long_gradients_program.py": "likewise",
+    "graph_program.py": "likewise",
     "documents_program.py": "a program of its own",
     "compiled_for_gpu.py": "a program of its own",
 }

@@ -119,13 +119,12 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
         "config.json": ("model directory", models.describe_model, models.model_lines, True),
         "adapter_config.json": ("directory of adapters", peft.summary, _adapters_lines, False),
         "config.yaml": ("run directory", runs.describe_run, runs.run_lines, False),
-        "stages.json": ("directory of stages", runs.describe_staged_run, runs.staged_run_lines, False),
     }
     for marker, kind in kinds.items():
         if (path / marker).is_file():
             return kind
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
-    wrong += "(manifest.json), a run (config.yaml) or runs in stages (stages.json)"
+    wrong += "(manifest.json) or a run (config.yaml)"
     below = sorted(file.parent for marker in ("dataset.json", *kinds) for file in path.glob(f"*/{marker}"))
     remedy = f"name one in it, such as {below[0]}" if below else "see `prepare`, `convert`, `quantize` and `train`"
     raise UserError(f"{path}: {wrong}; {remedy}")
