@@ -34,8 +34,8 @@ from evalplus.eval import PASS, untrusted_check
 row, programs, seconds = json.load(sys.stdin)
 def passes(text):
     how = {"fast_check": True, "min_time_limit": seconds, "gt_time_limit_factor": 4.0}
-    calls, values = [[2], [-1]], [4, -2]
-    return untrusted_check("humaneval", row["prompt"] + text, calls, "double", values, 0, [0.01, 0.01], **how)[0] == PASS
+    given = row["prompt"] + text, [[2], [-1]], "double", [4, -2], 0, [0.01, 0.01]
+    return untrusted_check("humaneval", *given, **how)[0] == PASS
 print(json.dumps({name: passes(text) for name, text in programs.items()}))
 """
 
