@@ -56,6 +56,10 @@ class Tokenizer(ABC):
         """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
 
+    def special_texts(self) -> dict[str, str]:
+        """The special tokens that chat templates name, such as `eos_token`, as transformers calls them."""
+        return {}
+
     def token_bytes(self, number: int) -> bytes:
         """The bytes of an id in a text, maybe a part of a character; none for some special ids. `UserError`: no id."""
         if not 0 <= number < self.vocab_size:
