@@ -153,17 +153,16 @@ def _chat_keys(chat: Chat, tokenizer: Tokenizer, prefix: str) -> Entries:
     if texts:
         yield f"{GGUF_TEMPLATE}s", "array", [*texts]
         yield from ((f"{GGUF_TEMPLATE}.{name}", "string", prefix + text) for name, text in texts.items())
-    first = len(tokenizer.prefix)
     for text in bound(chat, tokenizer).stop[:1]:
-        if len(ids := tokenizer.encode_prompt(text)[first:]) == 1:
+        if len(ids := tokenizer.encode_marks(text)) == 1:
             yield "tokenizer.ggml.eot_token_id", "uint32", ids[0]
 
 
 def _infill_keys(marks: Sentinels, tokenizer: Tokenizer, _prefix: str) -> Entries:
     """The sentinels, also by the names that llama.cpp read before October 2024."""
     for part, short in (("prefix", "pre"), ("suffix", "suf"), ("middle", "mid")):
-        mark, first = getattr(marks, part), len(tokenizer.prefix)
-        ids = [mark] if isinstance(mark, int) else tokenizer.encode_prompt(mark)[first:]
+        mark = getattr(marks, part)
+        ids = [mark] if isinstance(mark, int) else tokenizer.encode_marks(mark)
         if len(ids) == 1:
             yield f"tokenizer.ggml.fim_{short}_token_id", "uint32", ids[0]
             yield f"tokenizer.ggml.{part}_token_id", "uint32", ids[0]
@@ -184,7 +183,10 @@ class ModelDescription:
 
     chat: Chat | None = _fact("how conversations are written", chat_of, write=chat_json, gguf=_chat_keys)
     infill: Sentinels | None = _fact(
-        "how it is asked to fill in the middle", sentinels, write=Sentinels.to_json, check=Sentinels.check,
+        "how it is asked to fill in the middle",
+        sentinels,
+        write=Sentinels.to_json,
+        check=Sentinels.check,
         gguf=_infill_keys,
     )
     tags: str | None = _fact("the tag lines that name a language, as `prepare --tags` has them", _scheme)
@@ -250,6 +252,11 @@ def description_from(content: Any, where: object) -> ModelDescription:
     return ModelDescription(**values)
 
 
+def taught_by(info: Mapping[str, Any]) -> ModelDescription:
+    """What a model learns from a dataset besides its text, by its dataset.json."""
+    return ModelDescription(chat=None if info.get("chat") is None else chat_of(info["chat"]))
+
+
 def recorded_description(state: Mapping[str, Any], where: object) -> ModelDescription:
     """The description in the state of a checkpoint's manifest; earlier versions recorded `infill` alone."""
     found = state.get("description")
@@ -269,10 +276,15 @@ def gguf_description(metadata: Mapping[str, Any], prefix: str, where: object) ->
     texts = {name.replace(GGUF_TEMPLATE, DEFAULT): text for name, text in texts.items() if isinstance(text, str)}
     chat = _agreed(known.chat, {name: text.removeprefix(prefix) for name, text in texts.items()}, stated_wins=False)
     parts = {"prefix": "pre", "suffix": "suf", "middle": "mid"}
-    keys = {part: (f"tokenizer.ggml.fim_{short}_token_id", f"tokenizer.ggml.{part}_token_id") for part, short in parts.items()}
+    keys = {
+        part: (f"tokenizer.ggml.fim_{short}_token_id", f"tokenizer.ggml.{part}_token_id")
+        for part, short in parts.items()
+    }
     marks = {part: next((metadata[key] for key in names if key in metadata), None) for part, names in keys.items()}
     infill = known.infill
-    if None not in marks.values() and not (infill and {*marks.values()} == {infill.prefix, infill.suffix, infill.middle}):
+    if None not in marks.values() and not (
+        infill and {*marks.values()} == {infill.prefix, infill.suffix, infill.middle}
+    ):
         infill = sentinels(marks)
     licence = metadata.get("general.license")
     return replace(known, chat=chat, infill=infill, licence=licence if isinstance(licence, str) else known.licence)
@@ -332,7 +344,7 @@ def read_description(directory: Path, say: Callable[[str], object] = print_once)
     return replace(known, chat=chat, licence=licence)
 
 
-def write_description(directory: Path, description: ModelDescription, tokenizer: bool = True) -> None:
+def save_description(directory: Path, description: ModelDescription, tokenizer: bool = True) -> None:
     """Let the files of a directory say this. Files that say it already, such as copied ones, stay as they are.
     `tokenizer`: whether it has one, and so the place for templates in Jinja; otherwise they are in `serving.json`."""
     if read_description(directory, say=lambda line: None) == description:
@@ -381,7 +393,7 @@ def update_description(directory: Path, key: str, value: str) -> ModelDescriptio
         text = read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace")
         with atomic_file(directory / CARD) as path:
             path.write_text(_with_licence(text, fact), encoding="utf-8")
-    write_description(directory, known, tokenizer=_has_tokenizer(directory))
+    save_description(directory, known, tokenizer=_has_tokenizer(directory))
     return known
 
 

@@ -102,13 +102,13 @@ class JinjaChat:
     def __init__(self, template: JinjaTemplate, tokens: Mapping[str, str]) -> None:
         self.template, self._tokens, self._renderer = template, dict(tokens), Renderer()
 
-    def _render(self, messages: Sequence[Message | Mapping[str, Any]], asks: bool, tools: Sequence[Any] = ()) -> _Rendered:
+    def _render(
+        self, messages: Sequence[Message | Mapping[str, Any]], asks: bool, tools: Sequence[Any] = ()
+    ) -> _Rendered:
         written = [m if isinstance(m, Mapping) else dict(zip(("role", "content"), m, strict=True)) for m in messages]
         values = {**self._tokens, "messages": written, "tools": [*tools] or None, "documents": None}
         try:
-            return self._renderer.render(
-                self.template.text_for(bool(tools)), {**values, "add_generation_prompt": asks}
-            )
+            return self._renderer.render(self.template.text_for(bool(tools)), {**values, "add_generation_prompt": asks})
         except TemplateError as error:
             raise TemplateError(f"the model's chat template: {error}") from None
 

@@ -43,6 +43,10 @@ class Tokenizer(ABC):
         """Ids of a text that continues another one: decoded after it, they are exactly this text."""
         return self.encode(text)
 
+    def encode_marks(self, text: str) -> list[int]:
+        """Ids of a template's text that continues another one: the names of special tokens are these, as in prompts."""
+        return self.encode_inside(text)
+
     @property
     def sentinels(self) -> tuple[int, int, int]:
         """Ids that mark prefix, suffix and middle for infilling: rows of the model's table that nothing else uses."""

@@ -121,6 +121,8 @@ class ByteLevelTokenizer(Tokenizer):
             position = match.end()
         return ids + self.encode(text[position:])
 
+    encode_marks = encode_prompt
+
     def _save(self, directory: Path | str, config: Mapping[str, Any]) -> None:
         directory = Path(directory)
         self.tables.save(directory)
