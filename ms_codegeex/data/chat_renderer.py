@@ -1,7 +1,7 @@
 """Renders chat templates of models, which are Jinja programs of strangers: `python -I chat_renderer.py`, a process of
 its own with limits of time and memory. It imports nothing of the package. A line with a request as JSON on standard
-input, {"template", "values"}, gives a line with {"text", "spans"} or {"error"}; `spans` are the parts of the text inside
-`{% generation %}`.
+input, {"template", "values"}, gives a line with {"text", "spans"} or {"error"}; `spans` are the parts of the text
+inside `{% generation %}`.
 
 The environment is that of transformers (utils/chat_template_utils.py): immutable, sandboxed, without a loader, so a
 template reaches no file and no other template."""

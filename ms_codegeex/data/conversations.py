@@ -80,8 +80,8 @@ class ChatTemplate:
             yield before, content, after
 
     def jinja(self) -> str:
-        """The same format as a chat template in Jinja. Where the conversation ends with an answer, the end token follows
-        it, as in training."""
+        """The same format as a chat template in Jinja. Where the conversation ends with an answer, the end token
+        follows it, as in training."""
         roles, counts = [], any("{round}" in text for text in (self.user, self.assistant, self.system))
         for number, role in enumerate(("user", "assistant", "system")):
             before, _, after = getattr(self, role).partition("{content}")

@@ -70,18 +70,19 @@ class Fact:
     gguf: Callable[[Any, Tokenizer, str], Entries] = _nothing
 
 
-def _fact(meaning: str, read: Callable[[Any], Any], **more: Any) -> Any:
-    return field(default=None, metadata={"fact": Fact(meaning, read, **more)})
+def _fact(meaning: str, read: Callable[[Any], Any], **more: Any) -> dict[str, Fact]:
+    """The metadata of a field."""
+    return {"fact": Fact(meaning, read, **more)}
 
 
-def _text(value: Any) -> str:
+def _line(value: Any) -> str:
     if not isinstance(value, str) or not value or value != value.strip() or "\n" in value:
         raise UserError(f"{value!r:.80}; expected one line of text")
     return value
 
 
 def _scheme(value: Any) -> str:
-    check_scheme(_text(value))
+    check_scheme(_line(value))
     return value
 
 
@@ -181,20 +182,31 @@ def _base_keys(base: str, *_: Any) -> Entries:
 class ModelDescription:
     """The facts about a model; None: nothing is known."""
 
-    chat: Chat | None = _fact("how conversations are written", chat_of, write=chat_json, gguf=_chat_keys)
-    infill: Sentinels | None = _fact(
-        "how it is asked to fill in the middle",
-        sentinels,
-        write=Sentinels.to_json,
-        check=Sentinels.check,
-        gguf=_infill_keys,
+    chat: Chat | None = field(
+        default=None, metadata=_fact("how conversations are written", chat_of, write=chat_json, gguf=_chat_keys)
     )
-    tags: str | None = _fact("the tag lines that name a language, as `prepare --tags` has them", _scheme)
-    base: str | None = _fact("the model that it was made from", _text, gguf=_base_keys)
-    adapter: str | None = _fact("the adapter that was merged into it", _text, lasting=False)
-    licence: str | None = _fact("the licence's SPDX identifier", _text, gguf=_licence_keys)
-    step: int | None = _fact("the training step whose weights these are", _step, lasting=False)
-    reason: str | None = _fact("why it is this step", _text, lasting=False)
+    infill: Sentinels | None = field(
+        default=None,
+        metadata=_fact(
+            "how it is asked to fill in the middle",
+            sentinels,
+            write=Sentinels.to_json,
+            check=Sentinels.check,
+            gguf=_infill_keys,
+        ),
+    )
+    tags: str | None = field(default=None, metadata=_fact("the tag lines of languages, as `prepare --tags`", _scheme))
+    base: str | None = field(default=None, metadata=_fact("the model that it was made from", _line, gguf=_base_keys))
+    adapter: str | None = field(
+        default=None, metadata=_fact("the adapter that was merged into it", _line, lasting=False)
+    )
+    licence: str | None = field(
+        default=None, metadata=_fact("the licence's SPDX identifier", _line, gguf=_licence_keys)
+    )
+    step: int | None = field(
+        default=None, metadata=_fact("the training step that its weights are of", _step, lasting=False)
+    )
+    reason: str | None = field(default=None, metadata=_fact("why it is this step", _line, lasting=False))
 
     def to_json(self) -> dict[str, Any]:
         """The content of `serving.json`, which `description_from` reads."""
@@ -347,9 +359,9 @@ def read_description(directory: Path, say: Callable[[str], object] = print_once)
 def save_description(directory: Path, description: ModelDescription, tokenizer: bool = True) -> None:
     """Let the files of a directory say this. Files that say it already, such as copied ones, stay as they are.
     `tokenizer`: whether it has one, and so the place for templates in Jinja; otherwise they are in `serving.json`."""
-    if read_description(directory, say=lambda line: None) == description:
-        if not tokenizer or chat_texts(description.chat) == own_templates(directory):
-            return
+    same = not tokenizer or chat_texts(description.chat) == own_templates(directory)
+    if same and read_description(directory, say=lambda line: None) == description:
+        return
     content, texts = description.to_json(), chat_texts(description.chat) if tokenizer else {}
     if isinstance(description.chat, JinjaTemplate) and tokenizer and description.chat.ends is None:
         content.pop("chat")

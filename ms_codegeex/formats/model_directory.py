@@ -68,8 +68,8 @@ def write_model_directory(
     """Write a model directory, one tensor in memory at a time. It appears only when it is complete and
     `check(temporary)` raises nothing. `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into
     a directory, or a directory of which the data files are copied. `further` files are written unless the tokenizer has
-    a file of the same name. `description`: what else is known of the model. A model of at most `max_shard_bytes` is one `model.safetensors` without an index.
-    `written(file)` is called for each file of weights that is complete."""
+    a file of the same name. `description`: what else is known of the model. A model of at most `max_shard_bytes` is one
+    `model.safetensors` without an index. `written(file)` is called for each file of weights that is complete."""
     shards = _shards(tensors, max_shard_bytes)
     with atomic_directory(path, check) as directory:
         write_json(directory / CONFIG, dict(config))

@@ -97,7 +97,7 @@ class Source:
     guessed: tuple[str, ...] = ()
     ranks: int = 1
     adapters: Adapters | None = None
-    description: ModelDescription = ModelDescription()
+    description: ModelDescription = field(default_factory=ModelDescription)
     checkpoint: Checkpoint | None = None
     left_out: tuple[str, ...] = ()
     inputs: tuple[Input, ...] = ()
@@ -207,10 +207,8 @@ def checkpoint_description(checkpoint: Checkpoint) -> ModelDescription:
     """What its manifest says of the model, and a `serving.json` that a user has put into its run."""
     known = recorded_description(checkpoint.state, checkpoint.path / MANIFEST)
     run = checkpoint.path.resolve().parent.parent
-    stated = (
-        description_from(read_json_inside(run, DESCRIPTION), run / DESCRIPTION) if has_file(run, DESCRIPTION) else None
-    )
-    known = known if stated is None else stated.over(known)
+    if has_file(run, DESCRIPTION):
+        known = description_from(read_json_inside(run, DESCRIPTION), run / DESCRIPTION).over(known)
     return replace(known, step=checkpoint.step) if known.step is None else known
 
 

@@ -1,5 +1,5 @@
 """What a checkpoint of a run holds: the tensors of each rank, that is weights, moments and loss scale, with their first
-values; and what the run came from, that is data, tokenizer, what is known of the model, and the model of its adapters."""
+values; and what the run came from: data, tokenizer, what is known of the model, and the model of its adapters."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return len(self._names)
 
     def apply_chat_template(self, *given, **options):
-        """As in transformers. The ids begin with `[gMASK] sop`, and the end token's name at the end is the end token."""
+        """Ids begin with `[gMASK] sop`, and the end token's name at the end of the text is the end token."""
         self._in_chat = True
         try:
             return super().apply_chat_template(*given, **options)
