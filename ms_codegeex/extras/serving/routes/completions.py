@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.conversations import ChatTemplate
+from ms_codegeex.base.errors import UserError, located
+from ms_codegeex.data.conversations import STATE_CHAT, ChatFormat
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import ApiError
@@ -204,12 +204,13 @@ def conversation_plan(
     return AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens), use
 
 
-def template(model: ServedModel) -> ChatTemplate:
+def template(model: ServedModel) -> ChatFormat:
     """The model's chat format; `ApiError` for a base model."""
     if model.chat is None:
         raise ApiError(
             400,
-            f"{model.name} is a base model, which continues text and was not tuned for chat; use /v1/completions",
+            f"{model.name} is a base model, which continues text and was not tuned for chat; use /v1/completions. "
+            f"If it was tuned, say how conversations are written: {STATE_CHAT}",
             param="model",
             code="not_a_chat_model",
         )
@@ -230,12 +231,14 @@ def chat_prompt(
     texts = [(message, ROLES.get(message.role, message.role), text_of(message, field)) for message in given]
     if use is not None and use.written:
         written = [as_mapping(message, role, text, read) for message, role, text in texts]
-        return chat.prompt(written, use.written) + use.format.opening * use.forced
+        with located(field):
+            return chat.prompt(written, use.written) + use.format.opening * use.forced
     names = {call.id: call.function.name for message in given for call in message.tool_calls or ()}
     said = [as_text(message, role, text, names) for message, role, text in texts]
     if use is not None and use.forced:
         said.insert(0, ("system", use.described))
-    return chat.prompt([(role, read(text)) for role, text in said])
+    with located(field):
+        return chat.prompt([(role, read(text)) for role, text in said])
 
 
 def text_of(message: ChatMessage, field: str) -> str:
