@@ -157,7 +157,7 @@ def test_any_whole_number_is_a_seed(client):
 
 
 def test_half_of_a_character(client):
-    """In a user's text it is read as U+FFFD (`test_whole_characters.py`); where each character counts, it is refused."""
+    """In a user's text it is read as U+FFFD (`test_whole_characters.py`); where characters count, it is refused."""
     half = '"a\\ud800b"'
     for path, name, value in (
         ("/tokenize", "content", half),
