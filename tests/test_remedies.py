@@ -213,6 +213,17 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     "tuning on long answers": (f"{FINETUNE} data.seq_length=4", 1, {"N": "64"}),
     "no middle": ("finetune --model model --data chats.jsonl --infill-rate 0.5 output={out}", 2, {}),
     "a model in the file": (f"{FINETUNE} --config codegen_tiny", 1, {}),
+    "a share of all": (f"{TUNE} --input pairs.jsonl --validation-share 1", 1, {}),
+    "records beside a corpus": (
+        "finetune --model model --data corpus training.steps=1 output={out} --validation one",
+        1,
+        {"DIR": "{out}-held"},
+    ),
+    "sources beside a dataset": (
+        "train --from model data.train=corpus data.validation=one training.steps=1 data.seq_length=64 output={out}",
+        1,
+        {"DIR": "{out}-held"},
+    ),
     "too long for the model": (f"{FINETUNE} data.seq_length=200", 2, {}),
     # corpora
     "packages": (f"{CORPUS} few", 2, {}),

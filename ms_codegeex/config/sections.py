@@ -35,7 +35,8 @@ class DataConfig:
     blend: Annotated[BlendWeights | None, PlainValidator(checked_blend)] = None
     """Instead of `data.train`: several dataset directories and their weights, in [stages](#blends)."""
     validation: Text | None = None
-    """The dataset directory whose validation split is used. Left out: `data.train`, or the first directory of a blend's
+    """The dataset directory whose validation split is used, or all of it if that is empty; where the run prepares its
+    data itself, also files to evaluate on. Left out: `data.train`, or the first directory of a blend's
     last stage. Its tokenizer must be that of the training data, as with `data.held_out`."""
     held_out: dict[Text, Text] = field(default_factory=dict)
     """`{Python: DIR, C++: DIR}`: dataset directories. The model is evaluated on their validation splits at the end, and
