@@ -153,6 +153,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [[{"role": "user", "content": f"add {n}"}, {"role": "assistant", "content": f"x + {n}"}] for n in range(24)]
     records = {"pairs": pairs, "chats": [{"messages": messages} for messages in said], "broken": [*pairs[:8], "{"]}
     records["body"] = [{"body": prepare_inputs.source(n), "lang": "python"} for n in range(24)]
+    records["grouped"] = [{"code": prepare_inputs.source(n), "lang": "python", "who": f"{n % 2}"} for n in range(24)]
     for name, rows in records.items():
         (root / f"{name}.jsonl").write_text("".join(f"{row if row == '{' else json.dumps(row)}\n" for row in rows))
     small_model(root)
@@ -226,7 +227,7 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     ),
     "too long for the model": (f"{FINETUNE} data.seq_length=200", 2, {}),
     # corpora
-    "packages": (f"{CORPUS} few", 2, {}),
+    "groups": (f"{CORPUS} grouped.jsonl --group-field who", 3, {}),
     "one document": (f"{CORPUS} one", 1, {}),
     "no known language": (f"{CORPUS} odd", 1, {"…": "odd", **MADE}),
     "a language that is not there": (f"{CORPUS} tree --languages java", 1, {"…": "tree", "NAME": "python", **MADE}),
