@@ -22,8 +22,10 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
+from ms_codegeex.data.conversations import ChatTemplate
 from ms_codegeex.data.datasets.batches import KIND, is_dataset
 from ms_codegeex.data.datasets.opening import held_out_like, training_data
+from ms_codegeex.data.description import Chat, chat_json, chat_name, chat_of
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.formats.peft import open_adapters
@@ -288,8 +290,7 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
     named = [] if held_out is None or is_dataset(Path(held_out)) else [held_out]  # records
     limit, sizes = config.model.sizes.max_position_embeddings, None
     if task is not None:
-        common = {"seed": config.seed, "validation": named}
-        settings = records.FinetuneSettings(task, limit + 1, tokenizer_place(source), **common)  # none is shortened
+        settings = _settings(task, limit + 1, source, config, named)  # all longer ones are equal
         if stated.get("data.seq_length") is None:
             sizes = records.example_sizes(data.paths, settings)
     length = length_of(stated, sizes, limit, dataset)
@@ -306,7 +307,29 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
         print_tally(tally)
         if left := tally["read"] - tally["kept"]:
             tokens += f"; {left} of {tally['read']} records were left out"
-    return config, [tokens, memory, steps]
+    return config, [tokens, *_chat_lines(source.description.chat, dataset), memory, steps]
+
+
+def _chat_lines(own: Chat | None, dataset: Path) -> Iterator[str]:
+    """How the conversations of a dataset are written, which the model will be asked in."""
+    written = read_json(dataset / "dataset.json").get("chat")
+    if written is None:
+        return
+    chat = chat_of(written)
+    name = chat_name(chat)
+    how = f"as {name}" if name else "in a format of its own" if isinstance(chat, ChatTemplate) else "in a chat template"
+    if own is None:
+        why = "since the model has no chat template; saved with it, in Jinja too"
+    else:
+        why = "the model's own" if own == chat else f"which REPLACES the model's own; {dataset} was made so"
+    yield f"conversations: written {how}, {why}"
+
+
+def _settings(task: str, length: int, source: Source, config: RunConfig, held_out: Sequence[str]) -> Any:
+    """How records become examples for this model."""
+    chat = source.description.chat
+    known = {"seed": config.seed, "chat": None if chat is None else chat_json(chat), "validation": held_out}
+    return extra("finetune --data", "records").FinetuneSettings(task, length, tokenizer_place(source), **known)
 
 
 def prepared_data(data: Sequence[str], settings: Any, config: RunConfig, quiet: bool) -> Path:
@@ -334,5 +357,6 @@ def _like(dataset: Path, held_out: Sequence[str], config: RunConfig, quiet: bool
     known = {each.name: made[each.name] for each in fields(kind) if each.name in made}
     own = dataset / TOKENIZER_DIRECTORY
     tokenizer = str(own) if own.is_dir() else made["tokenizer"]
-    settings = kind(**{**known, "tokenizer": tokenizer, "infill": None, "validation": held_out})
+    known |= {"tokenizer": tokenizer, "chat": info.get("chat"), "infill": None, "validation": held_out}
+    settings = kind(**known)
     return prepared_data((), settings, config, quiet)

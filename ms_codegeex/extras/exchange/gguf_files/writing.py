@@ -30,10 +30,11 @@ from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.extras.exchange.gguf_files.architectures import ROTARY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.extras.exchange.gguf_files.header import QUANTISED, GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.quantising import quantised
-from ms_codegeex.extras.exchange.gguf_files.vocabulary import KEYS, TEMPLATE, Vocabulary, vocabulary_of
+from ms_codegeex.extras.exchange.gguf_files.vocabulary import KEYS, Vocabulary, vocabulary_of
 from ms_codegeex.formats.convert import Check
 from ms_codegeex.formats.files import GGUF_SUFFIX
 from ms_codegeex.formats.layout import to_foreign
@@ -131,7 +132,7 @@ def _name(source: Source) -> str:
 
 
 def _metadata(
-    source: Source, its: LlamaArchitecture, wanted: str, vocabulary: Vocabulary
+    source: Source, its: LlamaArchitecture, wanted: str, vocabulary: Vocabulary, tokenizer: Tokenizer
 ) -> Iterator[tuple[str, str, Any]]:
     """(key, kind of value, value) of everything that the file says besides its tensors."""
     config = source.config
@@ -159,8 +160,7 @@ def _metadata(
     for name, number in vocabulary.special.items():
         yield f"{KEYS}{name}_token_id", "uint32", number
     yield f"{KEYS}add_bos_token", "bool", False
-    if vocabulary.template is not None:
-        yield TEMPLATE, "string", vocabulary.template
+    yield from source.description.gguf(tokenizer, vocabulary.prefix)
 
 
 class _Writer(GGUFWriter):
@@ -265,13 +265,14 @@ class GGUFOutput:
 
     def prepare(self) -> None:
         """Find the vocabulary and the tensors; nothing is loaded yet."""
-        self.vocabulary = _vocabulary(self.source, self.source.save_tokenizer)
+        self.tokenizer, self.vocabulary = _vocabulary(self.source, self.source.save_tokenizer)
         self.tensors = _tensors(self.source, self.its, self.wanted)
 
     def write(self, output: Path, check: Check, hashes: FileHashes, progress: bool) -> None:
         """Write the directory; the model is hashed meanwhile."""
         with atomic_directory(output, check) as directory:
-            path, metadata = directory / self.name, _metadata(self.source, self.its, self.wanted, self.vocabulary)
+            path = directory / self.name
+            metadata = _metadata(self.source, self.its, self.wanted, self.vocabulary, self.tokenizer)
             _write_header(path, self.its.name, metadata, self.tensors)
             hashes.known(path, _write_data(path, self.tensors, progress))
             text = modelfile(self.name, self.vocabulary, self.source.config.max_position_embeddings)
@@ -312,12 +313,15 @@ def _has_bytes(path: Path, start: int, pieces: Iterator[np.ndarray]) -> bool:
     return True
 
 
-def _vocabulary(source: Source, save: Callable[[Path], object] | None) -> Vocabulary:
+def _vocabulary(source: Source, save: Callable[[Path], object] | None) -> tuple[Tokenizer, Vocabulary]:
     if save is None:
         raise UserError(f"{source.path}: does not say which tokenizer it has, and GGUF needs it; add --tokenizer")
     with TemporaryDirectory() as directory:
         save(Path(directory))
-        return vocabulary_of(Path(directory), source.config.vocab_size, source.config.eos_token_id)
+        tokenizer, rows = load_tokenizer(directory), source.config.vocab_size
+        vocabulary = vocabulary_of(tokenizer, Path(directory), rows, source.config.eos_token_id)
+    source.description.check(tokenizer, rows, source.path)
+    return tokenizer, vocabulary
 
 
 def _warnings(source: Source) -> list[str]:

@@ -9,14 +9,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.conversations import ChatTemplate
+from ms_codegeex.base.errors import UserError, located
+from ms_codegeex.data.conversations import ChatFormat
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import ApiError
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt, suffix_ids
 from ms_codegeex.extras.serving.logprobs import Report, SentTokens, chat_log_probabilities, joined
-from ms_codegeex.extras.serving.model import ServedModel
+from ms_codegeex.extras.serving.model import STATE_CHAT, ServedModel
 from ms_codegeex.extras.serving.responding import (
     AnswerPlan,
     Responder,
@@ -188,12 +188,13 @@ def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
     )
 
 
-def template(model: ServedModel) -> ChatTemplate:
+def template(model: ServedModel) -> ChatFormat:
     """The model's chat format; `ApiError` for a base model."""
     if model.chat is None:
         raise ApiError(
             400,
-            f"{model.name} is a base model, which continues text and was not tuned for chat; use /v1/completions",
+            f"{model.name} is a base model, which continues text and was not tuned for chat; use /v1/completions. "
+            f"If it was tuned, say how conversations are written: {STATE_CHAT}",
             param="model",
             code="not_a_chat_model",
         )
@@ -206,7 +207,8 @@ def chat_prompt(given: Sequence[ChatMessage], model: ServedModel) -> str:
     messages = [(ROLES.get(message.role, message.role), text_of(message)) for message in given]
     if messages[-1][0] != "user":
         raise UserError("messages: the last one is not the user's; add what should be answered")
-    return chat.prompt(messages)
+    with located("messages"):
+        return chat.prompt(messages)
 
 
 def text_of(message: ChatMessage) -> str:

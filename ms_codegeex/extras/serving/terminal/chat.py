@@ -22,6 +22,7 @@ from ms_codegeex.base.printing import visible
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.data.detection import detect
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.extras.serving.model import STATE_CHAT
 from ms_codegeex.extras.serving.terminal.asking import TASKS, AnswerPart, CodeTask, Model, Prompt
 from ms_codegeex.extras.serving.terminal.printing import Printer
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
@@ -32,7 +33,8 @@ HISTORY_LINES = 1000
 SETTINGS = ("max_new_tokens", "seed", *(each.name for each in request_fields()))
 BASE = (
     "This is a base model: it continues text and was not tuned to follow instructions. What you type is added to one "
-    "text, which the model continues. After an empty line it continues."
+    "text, which the model continues. After an empty line it continues. If the model was tuned for conversations, say "
+    f"how they are written: {STATE_CHAT}."
 )
 TUNED = "This model is tuned for conversations."
 HELP = """\

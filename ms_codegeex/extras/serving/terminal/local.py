@@ -72,8 +72,9 @@ class TerminalModel:
         template = self._model.chat
         if template is None:
             raise UserError(f"{self.name} is a base model, which continues text and was not tuned for chat")
+        text = template.prompt(messages)
         settings = replace(settings, stop=(*settings.stop, *template.stop))
-        ids = self._model.encode(template.prompt(messages), field="messages", remedy=TOO_LONG["messages"])
+        ids = self._model.encode(text, field="messages", remedy=TOO_LONG["messages"])
         return self._answers(ids, settings)
 
     def _answers(
