@@ -227,11 +227,11 @@ def lacks_validation(config: RunConfig) -> str:
     """The dataset that a run is evaluated on, if none is named and its validation split is empty, as with `prepare
     --validation-share 0`; otherwise an empty text."""
     directory = _last_corpus(config)
-    return directory if config.data.validation is None and _evaluated_split(directory) == "train" else ""
+    return directory if config.data.validation is None and evaluated_split(directory) == "train" else ""
 
 
-def _evaluated_split(directory: str) -> str:
-    """`validation`, or `train` if that is empty."""
+def evaluated_split(directory: str | Path) -> str:
+    """The split of a dataset that is evaluated on: `validation`, or `train` if that is empty."""
     splits = read_info(Path(directory)).get("splits")
     validation = splits.get("validation") if isinstance(splits, dict) else None
     return "train" if isinstance(validation, dict) and validation.get("documents") == 0 else "validation"
@@ -249,7 +249,7 @@ def validation_data(config: RunConfig) -> Sequences:
     if config.data.validation:
         return _named(config, config.data.validation, "data.validation")
     directory = _last_corpus(config)
-    return _opened(config, directory, _evaluated_split(directory), config.seed)
+    return _opened(config, directory, evaluated_split(directory), config.seed)
 
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:
@@ -260,7 +260,7 @@ def held_out_data(config: RunConfig) -> dict[str, Sequences]:
 def _named(config: RunConfig, directory: str, key: str) -> Sequences:
     """The validation split that a key of the configuration names, or all of a dataset that has none."""
     with located(key):
-        return _opened(config, directory, _evaluated_split(directory), config.seed)
+        return _opened(config, directory, evaluated_split(directory), config.seed)
 
 
 def check_meanings(evaluated: Mapping[str, Sequences], trained: Path) -> None:

@@ -112,8 +112,8 @@ class FinetuneSettings:
 class RowEncoder:
     """Encodes examples as rows of ids, with one tokenizer and one maximum length."""
 
-    def __init__(self, settings: FinetuneSettings) -> None:
-        self.tokenizer = load_tokenizer(settings.tokenizer)
+    def __init__(self, settings: FinetuneSettings, tokenizer: Tokenizer | None = None) -> None:
+        self.tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
         self._fast = CorpusEncoder(self.tokenizer)
 
@@ -303,6 +303,19 @@ def example_sizes(inputs: Places, settings: FinetuneSettings) -> np.ndarray:
     sizes = list[int]()
     _RowMaker(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
     return np.array(sizes, np.int64)
+
+
+def example_rows(
+    inputs: Places, settings: FinetuneSettings, tokenizer: Tokenizer, tally: Tally
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ids and mask of each example's row, as `prepare_finetune` would write them with this tokenizer, whatever
+    `settings` names; `tally` counts the records. `UserError` as there."""
+    rows = list[tuple[np.ndarray, np.ndarray]]()
+    maker = _RowMaker(settings, RowEncoder(settings, tokenizer), lambda ids, mask, *_: rows.append((ids, mask)))
+    maker.tally = tally
+    maker.read_all(inputs, progress=False)
+    tally.kept = tally.records = maker.kept
+    return rows
 
 
 def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
