@@ -18,6 +18,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml, with_home
+from ms_codegeex.models.registry import FAMILIES, family
 
 OWN = ("name", "start")  # keys of a stage that are not keys of a run
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -80,7 +81,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
         for key in ("stages", "stage"):
             if key in over:
                 raise UserError(f"{key}: {path or 'the default'} has no stages; leave it out, or give another --config")
-        return _built(merged(values, over))
+        return _built(merged(values, _with_own_tokenizer(values, over)))
     chosen = _chosen(stages := training_stage_values(values, over, file), over)
     if len(chosen) > 1:
         raise UserError(f"stages: {file} has several; choose one with stage=NAME, of {', '.join(chosen)}")
@@ -123,6 +124,18 @@ def _read(path: Path | None, overrides: Sequence[str]) -> tuple[Path, dict[str, 
     if "base" in over:
         raise UserError("base: is a key of files; give its file as --config")
     return file, with_home(read_yaml(file)) if path else {}, over
+
+
+def _with_own_tokenizer(values: Mapping[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The overrides, with the sizes that `data.tokenizer_size` among them gives a model that starts anew."""
+    data, model = (each if isinstance(each, Mapping) else {} for each in (over.get("data"), over.get("model")))
+    size, whole = data.get("tokenizer_size"), merged(values, over).get("model") or {}
+    name = whole.get("family", "codegeex")
+    if type(size) is not int or whole.get("weights") is not None or name not in FAMILIES:
+        return over
+    after = family(name).config.build_config(None, {}).after_end
+    own = {} if after is None else {"vocab_size": size, "eos_token_id": size - 1 - after}
+    return {**over, "model": {**own, **model}}
 
 
 def _built_stage(stage: TrainingStageValues) -> RunConfig:

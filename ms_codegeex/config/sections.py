@@ -62,7 +62,8 @@ class DataConfig:
     the model's."""
     tokenizer_size: Positive | None = None
     """Instead of `data.tokenizer`: a tokenizer of the family with this many ids is trained on the corpus that is
-    prepared because `data.train` is null. The model needs the same `vocab_size`, and its end token."""
+    prepared because `data.train` is null. The model needs the same `vocab_size`, and its end token: on the command
+    line both follow for CodeGeeX and CodeGen."""
     languages: tuple[str, ...] = ()
     """Languages of this machine's source code that are taken when a corpus is prepared because `data.train` is null.
     Empty: all that `prepare` takes. What `--corpus` names is taken in all of them."""
