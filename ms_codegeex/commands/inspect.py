@@ -95,6 +95,9 @@ def run(arguments: Arguments) -> int:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         _run_dataset(arguments)
         return 0
+    from ms_codegeex.formats.files import gguf_file
+
+    directory = gguf_file(directory) or directory
     kind, describe, lines, lists_tensors = _kind_of(directory)
     for name in ("document", "sample", "deep", "report"):
         given = getattr(arguments, name)

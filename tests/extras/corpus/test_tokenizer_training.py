@@ -99,7 +99,7 @@ def test_too_few_tokens_for_the_characters_of_a_text(tmp_path):
     """SentencePiece wants one for each; the message has the number, with which it works."""
     (tmp_path / "in").mkdir()
     for n in range(3):
-        lines = (f"x{number} = '{chr(0x4E00 + number)}'\n" * 9 for number in range(n, 600))
+        lines = (f"letter{number} = '{chr(0x4E00 + number)}'\n" * 9 for number in range(n, 600))
         (tmp_path / "in" / f"a{n}.py").write_text("".join(lines))
     with pytest.raises(
         UserError, match=r"are too few for the characters of this text; give --vocab-size (\d+)"

@@ -314,10 +314,13 @@ def _has_bytes(path: Path, start: int, pieces: Iterator[np.ndarray]) -> bool:
 
 
 def _vocabulary(source: Source, save: Callable[[Path], object] | None) -> tuple[Tokenizer, Vocabulary]:
-    if save is None:
-        raise UserError(f"{source.path}: does not say which tokenizer it has, and GGUF needs it; add --tokenizer")
     with TemporaryDirectory() as directory:
-        save(Path(directory))
+        if save is not None:
+            save(Path(directory))
+        if not any(Path(directory).iterdir()):
+            raise UserError(
+                f"{source.path}: does not say which tokenizer it has, and GGUF needs it; add --tokenizer DIR"
+            )
         tokenizer, rows = load_tokenizer(directory), source.config.vocab_size
         vocabulary = vocabulary_of(tokenizer, Path(directory), rows, source.config.eos_token_id)
     source.description.check(tokenizer, rows, source.path)
