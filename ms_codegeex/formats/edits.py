@@ -28,7 +28,8 @@ def directories(path: Path) -> list[Path]:
         return [path, *(each for each in exported if any((each / name).is_file() for name in MODELS))]
     if (path / "manifest.json").is_file():
         raise UserError(f"--set: {path} is a checkpoint; give its run, {path.resolve().parent.parent}")
-    raise UserError(f"--set: {path} is no directory of a model, an adapter or a run; give one of these")
+    wanted = "the directory of a model, an adapter or a run"
+    raise UserError(f"--set: {path} holds no description; give {wanted}, from which other files are made again")
 
 
 def assignments(words: Sequence[str]) -> list[tuple[str, str]]:
