@@ -17,14 +17,14 @@ Message = tuple[str, str]  # role, content
 
 
 @dataclass(frozen=True)
-class Answer:
+class LearntAnswer:
     """An answer of a conversation as a model learns it: after the first `size` bytes of `text` the assistant says
-    `content` and then `end`, the text that ends its turn. `marked`: names of special tokens in `text` and `end` are
+    `answer` and then `end`, the text that ends its turn. `marked`: names of special tokens in `text` and `end` are
     those tokens, as the template's author has it; in our formats they are text."""
 
     text: bytes
     size: int
-    content: str
+    answer: str
     end: str = ""
     marked: bool = False
 
@@ -39,7 +39,7 @@ class ChatFormat(Protocol):
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The text before the answer to the messages, which end with the user's."""
 
-    def answers(self, messages: Sequence[Message]) -> list[Answer]:
+    def answers(self, messages: Sequence[Message]) -> list[LearntAnswer]:
         """Each message of the assistant, in their order."""
 
 
@@ -58,7 +58,7 @@ class ChatTemplate:
         *said, (begin, _, _) = self._parts([*messages, ("assistant", "")])
         return "".join(map("".join, said)) + begin
 
-    def answers(self, messages: Sequence[Message]) -> list[Answer]:
+    def answers(self, messages: Sequence[Message]) -> list[LearntAnswer]:
         """See `ChatFormat.answers`. The model's end token ends an answer, and nothing before it."""
         text, answers = bytearray(), list[tuple[int, str]]()
         for (role, content), (before, said, after) in zip(messages, self._parts(messages), strict=True):
@@ -67,7 +67,7 @@ class ChatTemplate:
                 answers.append((len(text), content))
             text += (said + after).encode()
         whole = bytes(text)
-        return [Answer(whole, size, content) for size, content in answers]
+        return [LearntAnswer(whole, size, content) for size, content in answers]
 
     def _parts(self, messages: Iterable[Message]) -> Iterator[tuple[str, str, str]]:
         """What is before each message's content, the content, and what is after it. Together they are the text."""

@@ -1,5 +1,5 @@
 """Chat templates of models, in Jinja, as Hugging Face's tokenizers have them. They are rendered as transformers renders
-them, but in a process of their own with limits (`chat_renderer.py`)."""
+them, but in a process of their own with limits (`inside/chat_renderer.py`)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.data.conversations import Answer, Message
+from ms_codegeex.data.conversations import LearntAnswer, Message
 
 DEFAULT, WITH_TOOLS = "default", "tool_use"  # names of templates, as transformers chooses them
-_RENDERER = Path(__file__).with_name("chat_renderer.py")
+_RENDERER = Path(__file__).parent / "inside" / "chat_renderer.py"
 _UNIT = re.compile(r"<[^<>\s]+>|\[/?\w+\]|\s+|[^\s<\[]+|.")  # of what follows an answer; names of tokens are whole
 _QUESTION, _ANSWER = "Which one?", "The second."
 
@@ -130,7 +130,7 @@ class JinjaChat:
         """See `ChatFormat.prompt`. `TemplateError`: the template refuses the messages."""
         return self._render(messages, True, tools).text
 
-    def answers(self, messages: Sequence[Message]) -> list[Answer]:
+    def answers(self, messages: Sequence[Message]) -> list[LearntAnswer]:
         """See `ChatFormat.answers`. An answer is what the template adds to the prompt, without white space at the end;
         or what it marks with `{% generation %}`. `TemplateError` if the prompt is not how the conversation begins."""
         places = [number for number, (role, _) in enumerate(messages) if role == "assistant"]
@@ -158,10 +158,10 @@ class JinjaChat:
         return answers
 
 
-def _answer(before: str, said: str, content: str) -> Answer:
+def _answer(before: str, said: str, content: str) -> LearntAnswer:
     """An answer of which the template makes `said`."""
     prompt = before.encode()
     if said == content.rstrip():  # nothing ends it but the end token
-        return Answer(prompt, len(prompt), content, marked=True)
+        return LearntAnswer(prompt, len(prompt), content, marked=True)
     kept = next((text for text in (content, content.strip()) if said.startswith(text)), "")
-    return Answer(prompt, len(prompt), kept, said[len(kept) :], marked=True)
+    return LearntAnswer(prompt, len(prompt), kept, said[len(kept) :], marked=True)

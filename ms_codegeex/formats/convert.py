@@ -271,6 +271,8 @@ def _warnings(source: Source, output: Path, to: str) -> list[str]:
     """Why other software cannot run the model: its size, unless our classes run it, or classes that are not there."""
     formats, is_directory = source.family.weights.FORMATS, TARGETS[to].models
     warnings = [] if to == "gptj" or (is_directory and formats.classes) else [*formats.limits(source.config)]
+    if TARGETS[to].ours and (lost := [*source.description.to_json()]):
+        warnings.append(f"mindformers has no place for what is known of the model: {', '.join(lost)}")
     modules = _modules(output) if is_directory else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
     if missing := [file for file in files if not (output / file).is_file()]:

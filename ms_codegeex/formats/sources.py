@@ -204,12 +204,13 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
 
 
 def checkpoint_description(checkpoint: Checkpoint) -> ModelDescription:
-    """What its manifest says of the model, and a `serving.json` that a user has put into its run."""
+    """What its manifest says of the model, and a `serving.json` that a user has put into its run. A checkpoint of an
+    earlier version gets no step."""
     known = recorded_description(checkpoint.state, checkpoint.path / MANIFEST)
     run = checkpoint.path.resolve().parent.parent
     if has_file(run, DESCRIPTION):
         known = description_from(read_json_inside(run, DESCRIPTION), run / DESCRIPTION).over(known)
-    return replace(known, step=checkpoint.step) if known.step is None else known
+    return replace(known, step=checkpoint.step) if "description" in checkpoint.state else known
 
 
 def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import MalformedText, parse_json
-from ms_codegeex.data.conversations import Answer, ChatFormat, translation_name, translation_prompt
+from ms_codegeex.data.conversations import ChatFormat, LearntAnswer, translation_name, translation_prompt
 from ms_codegeex.data.jinja_templates import TemplateError
 from ms_codegeex.data.languages import find_language, tag_prefix
 from ms_codegeex.data.layouts import RecordLayout, Table, absent, table
@@ -41,7 +41,7 @@ class BadRecord(Exception):
 
 
 @dataclass(frozen=True)
-class Example(Answer):
+class Example(LearntAnswer):
     """An answer, whose prompt is the first `size` bytes of `text`, which the examples of a conversation may share. The
     loss counts the answer, its end and the end token after it."""
 

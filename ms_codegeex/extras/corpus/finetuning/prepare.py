@@ -22,7 +22,7 @@ from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.records import ENDINGS, BadInput, ReturnKeeper, read_records
 from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.config.sections import InfillConfig
-from ms_codegeex.data.conversations import TEMPLATES, Answer
+from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.datasets.batches import KIND
 from ms_codegeex.data.datasets.layout import check_output, file_records
 from ms_codegeex.data.description import Chat, bound, chat_json, chat_of, read_description
@@ -117,10 +117,13 @@ class RowEncoder:
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
         self._fast = CorpusEncoder(self.tokenizer)
 
-    def answer_ids(self, answer: Answer) -> list[int]:
-        """Ids of an answer as it follows its prompt, its end and the end token."""
-        ids = self._fast.encode_inside(answer.content.encode()).tolist()
-        ids += self.tokenizer.encode_marks(answer.end) if answer.end else []
+    def answer_ids(self, answer: str) -> list[int]:
+        """Ids of an answer as it follows its prompt, without its end."""
+        return self._fast.encode_inside(answer.encode()).tolist()
+
+    def learnt_ids(self, example: Example) -> list[int]:
+        """Ids that the loss counts: the answer, its end and the end token."""
+        ids = [*self.answer_ids(example.answer), *(self.tokenizer.encode_marks(example.end) if example.end else ())]
         return ids if ids[-1:] == [self.tokenizer.eos_id] else [*ids, self.tokenizer.eos_id]
 
     def rows(self, examples: Sequence[Example]) -> Iterator[Row | str]:
@@ -143,7 +146,7 @@ class RowEncoder:
                 ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]
                 settled = place
                 prompt = [*self.tokenizer.prefix, *ids, *self._ids(example.text, settled, example.size)]
-            answer = self.answer_ids(example)
+            answer = self.learnt_ids(example)
             room, minimum = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
             truncated = len(prompt) > room
             if truncated and (not self.truncate or room < minimum):
@@ -162,7 +165,7 @@ class RowEncoder:
 def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
     """Remarks on names of special tokens in a record's texts, with the first name."""
     own = "" if examples[-1].marked else examples[-1].text.decode()  # a template's own names are meant
-    texts = [own, *(example.content for example in examples)]
+    texts = [own, *(example.answer for example in examples)]
     for number, text in enumerate(texts):
         for found in _SPECIAL.finditer(text):
             if number and found.end() == len(text.rstrip()):
@@ -245,7 +248,7 @@ class _RowMaker:
         so they stay together in the split."""
         digest, left = hashlib.sha256(f"{self.settings.seed}".encode()), _MAX_PROMPTS
         for example in examples:
-            for text in (memoryview(example.text)[: example.size], example.content.encode()):
+            for text in (memoryview(example.text)[: example.size], example.answer.encode()):
                 digest.update(b"\0")
                 digest.update(text[:left])
                 left = max(left - len(text), 0)
@@ -260,11 +263,11 @@ class _RowMaker:
     def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> bool:
         """Whether the example was written, and not left out."""
         if isinstance(row, str):
-            size = example.size + len(example.content.encode())
-            needed = len(self.encoder.answer_ids(example)) + len(self.encoder.tokenizer.prefix) + 1
+            size = example.size + len(example.answer.encode())
+            needed = len(self.encoder.learnt_ids(example)) + len(self.encoder.tokenizer.prefix) + 1
             self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
             detail = f"its answer needs {needed} tokens" if self.encoder.truncate else ""
-            event = Event(source, "dropped", row, detail, size, excerpt=example.content[:_EXCERPT])
+            event = Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
             self.tally.add(event, records=True)
             return False
         ids, mask, truncated = row

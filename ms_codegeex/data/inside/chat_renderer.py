@@ -16,7 +16,7 @@ import sys
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-SECONDS = 5  # of the CPU, for one request; the system ends the process after that
+SECONDS = 2  # of the CPU, for one request; the system ends the process after that
 MEMORY = 1 << 30  # bytes
 LONGEST = 1 << 24  # characters
 
