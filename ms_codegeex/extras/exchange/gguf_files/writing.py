@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.data.description import bound
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.extras.exchange.gguf_files.architectures import ROTARY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.extras.exchange.gguf_files.header import QUANTISED, GGUFHeader
@@ -297,7 +298,7 @@ class GGUFOutput:
             "dtypes": sorted({tensor.kind for tensor in self.tensors}),
             "tensors": len(self.tensors),
             "left_out": [],
-            "warnings": [*_warnings(self.source), *self.vocabulary.limits],
+            "warnings": [*_warnings(self.source, self.tokenizer), *self.vocabulary.limits],
             "bytes": sum(tensor.nbytes for tensor in self.tensors),
             "architecture": self.its.name,
             "prompt_begins_with": self.vocabulary.prefix,
@@ -329,7 +330,11 @@ def _vocabulary(source: Source, save: Callable[[Path], object] | None) -> tuple[
     return tokenizer, vocabulary
 
 
-def _warnings(source: Source) -> list[str]:
-    if getattr(source.config, "rotary_dtype", "fp32") == "fp32":
-        return []
-    return [f"llama.cpp rotates by FP32 angles, this model rounds them to {source.config.rotary_dtype} (rotary_dtype)"]
+def _warnings(source: Source, tokenizer: Tokenizer) -> list[str]:
+    warnings, chat = [], source.description.chat
+    if (dtype := getattr(source.config, "rotary_dtype", "fp32")) != "fp32":
+        warnings.append(f"llama.cpp rotates by FP32 angles, this model rounds them to {dtype} (rotary_dtype)")
+    for end in () if chat is None else bound(chat, tokenizer).stop:
+        if len(tokenizer.encode_marks(end)) != 1:
+            warnings.append(f"llama.cpp does not end an answer at {end!r}, which is no token: send it as a stop text")
+    return warnings
