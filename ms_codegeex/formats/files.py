@@ -18,7 +18,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import MalformedText, parse_json
-from ms_codegeex.base.quarantine import admit, check_file, entries
+from ms_codegeex.base.quarantine import admit, check_file, entries, is_weights
 from ms_codegeex.base.reading import json_of, open_regular, place_inside, read_inside
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
@@ -459,6 +459,14 @@ def _read_npy_folder(place: Place, _found: Any) -> RawModel:
             raise UserError(f"{file}: {error}") from None
         tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: _open_npy(file))
     return _weights(tensors, place.path, "mindspore", files)
+
+
+def gguf_file(path: Path) -> Path | None:
+    """`path` if it is a GGUF file, or the one in a folder that has no other weights; else None."""
+    if not path.is_dir():
+        return path if is_gguf(path) else None
+    found = [name for name in entries(path) if is_weights(name)]
+    return path / found[0] if len(found) == 1 and is_gguf(path / found[0]) else None
 
 
 def is_gguf(path: Path) -> bool:
