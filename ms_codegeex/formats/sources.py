@@ -148,8 +148,8 @@ def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
     return model, adapters
 
 
-def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
-    checkpoint = resolve(path)
+def _open_checkpoint(path: Path, known: Mapping[str, Any], say: Say) -> Source:
+    checkpoint = resolve(path, say=say)
     model, lora = _recorded(checkpoint)
     its_family = family(model["family"])
     sizes = {name: value for name, value in model.items() if name not in SECTION}
@@ -454,7 +454,7 @@ def open_source(
     if keep_code and kind != "directory":
         raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
     if kind == "run":
-        return _open_checkpoint(found.place.path, known)
+        return _open_checkpoint(found.place.path, known, say)
     raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
     if lost := [shown for name in raw.ranks[0] if _NAMELESS.fullmatch(shown := layout.shown(name))]:
         raise UserError(f"{raw.where[0]}: {len(lost)} tensors have lost their names, such as {lost[0]}; {_SAVE_NAMES}")

@@ -87,11 +87,11 @@ def _of_benchmark(name: str) -> list[type | OptionGroup]:
 OTHERS = {  # tasks that are not benchmarks
     "perplexity": (
         "how likely a model finds texts",
-        [FileOptions, *_of_model("the model", ("model",)), PerplexityOptions],
+        [FileOptions, *_of_model("the model", ("model", "checkpoint")), PerplexityOptions],
     ),
     "infilling": (
         "how likely a model finds text that was cut out of files",
-        [FileOptions, *_of_model("the model", ("model",)), InfillingOptions],
+        [FileOptions, *_of_model("the model", ("model", "checkpoint")), InfillingOptions],
     ),
     "compare": (
         "several evaluations of one benchmark in one report",
@@ -290,14 +290,18 @@ def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalMo
     if needed and not arguments.model:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     if arguments.model is None:
+        if getattr(arguments, "checkpoint", None) is not None:
+            raise UserError("--checkpoint: is for a run given as --model; leave it out")
         return None
+    from ms_codegeex.formats.files import chosen_place
+
     if arguments.device:
         text_options.prepare_device(arguments.device)
         from ms_codegeex.generation.targets import use_device
 
         use_device(arguments.device)
     slots = {} if not hasattr(arguments, "slots") else {"slots": arguments.slots}  # None: what fits into memory
-    return given(LocalModel, arguments, path=arguments.model, **slots)
+    return given(LocalModel, arguments, path=chosen_place(arguments.model, arguments.checkpoint), **slots)
 
 
 def _fields(words: Iterable[str]) -> dict[str, Any]:

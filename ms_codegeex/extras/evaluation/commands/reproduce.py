@@ -53,7 +53,7 @@ class ReproduceOptions:
 
 
 PASSED_ON = {  # options of `evaluate`, which has them declared
-    SourceOptions: ("model", "url"),
+    SourceOptions: ("model", "checkpoint", "url"),
     LocalModel: ("adapter", "threads", "exact", "fast", "cpu_level", "slots"),
     ServerOptions: ("url_model", "chat", "chat_template", "api_key_file", "concurrency"),
     JudgingOptions: ("sandbox", "workers"),
@@ -71,6 +71,10 @@ OPTIONS = (ReproduceOptions, *(OptionGroup(kind, names, over=True) for kind, nam
 def run(arguments: argparse.Namespace) -> int:
     """Run the evaluations that are not finished, then write the page. 1 if one of them failed."""
     options = given(ReproduceOptions, arguments)
+    if arguments.checkpoint is not None and arguments.model:
+        from ms_codegeex.formats.files import chosen_place
+
+        arguments.model, arguments.checkpoint = chosen_place(arguments.model, arguments.checkpoint), None
     chosen = paper(options.paper)
     parts = chosen.chosen(options.only)
     options = _with_found(options, parts)
