@@ -119,6 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.config.loading import load_config, load_staged_run
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.resolved_config import since_moved
     from ms_codegeex.runs.resume import check_allowed
     from ms_codegeex.runs.staged_training import train_staged_run
     from ms_codegeex.runs.training_job import rank_table_of, train
@@ -132,6 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.config is None:
         arguments.config, sizes = _of_weights(overrides)
         arguments.overrides, overrides = [*sizes, *arguments.overrides], [*sizes, *overrides]
+    overrides = [*since_moved(Path(arguments.config), overrides), *overrides]
     staged = load_staged_run(Path(arguments.config), overrides)
     if staged is None:
         configs = [absolute_weights(load_config(Path(arguments.config), overrides))]

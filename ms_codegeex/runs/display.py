@@ -109,7 +109,7 @@ class Display:
             bar.set_description_str(f"training {self.stage}" if self.stage else "training")
             bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
             return
-        due = event["step"] % self.every == 0 or not event["steps_left"] or event["validation_loss"] is not None
+        due = event["step"] % self.every == 0 or event["ending"] or event["validation_loss"] is not None
         if compiled or due:
             words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
             words = [self.stage, *words] if self.stage else words

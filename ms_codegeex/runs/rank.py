@@ -138,6 +138,7 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
         **trainer.final_figures(),
         "evaluated_step": trainer.progress.step,
         "steps": last,
+        "out_of_patience": trainer.patience.exhausted,
         "tokens": tokens,
         "held_out": trainer.losses_on(held_out),
         "validation_loss_before": began.get("validation_loss_before"),

@@ -8,6 +8,7 @@ same numbers are computed, or what else is written, may change. Both kinds of ch
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets.blend import mixed_before
 from ms_codegeex.data.datasets.opening import content_hashes
-from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint import Checkpoint, fingerprint
+from ms_codegeex.formats.sources import open_source
 from ms_codegeex.runs.resumed_schedule import trained_schedule
 
 DATASET = ("data.train", "data.blend")
@@ -48,6 +50,7 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them,
     "parallel.fusion.dropout",
 )
 COMPARED = ("data.validation", "training.evaluate_samples")  # refused too if `training.patience` compares their losses
+MAY_MOVE = ("model.weights", "lora.weights", "data.validation")  # paths whose content is not recorded
 UNRECORDED = (
     "output",
     "stage",
@@ -100,13 +103,35 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
             wrong = f"{change.now}, but {checkpoint.path} has the moments of {change.before}"
             another = f"without --resume, with --from {checkpoint.path} output=DIR"
             raise UserError(f"{OPTIMIZER}: {wrong}; keep it, or start another run from these weights: {another}")
-        refused = any(_covers(section, change.key) for section in _refused(config))
+        refused = any(_covers(section, change.key) for section in _refused(config)) and not _has_moved(change)
         fits = not change.key.startswith(("model.", "lora.")) or _same_shapes(config, checkpoint)
         if refused and not (fits and any(_covers(section, change.key) for section in allowed)):
             accept = f", or accept the change with --allow-change {change.key}" * fits
             wrong = f"{change.now}, but {checkpoint.path} was trained with {change.before}"
             raise UserError(f"{change.key}: {wrong}; use the same value or choose another output{accept}")
     return sorted(changes, key=lambda change: change.key)
+
+
+def _has_moved(change: Change) -> bool:
+    """Whether a place that the run still needs is another one because the first is gone. `check_places` compares the
+    model of adapters."""
+    return change.key in MAY_MOVE and change.before is not None and not os.path.exists(change.before)
+
+
+def check_places(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """`UserError` for a dataset or model that a run which continues needs and that is gone, or is another one."""
+    data, weights = config.data, config.model.weights if config.lora.rank else None
+    places = {"data.train" if data.blend is None else "data.blend": data.directories, "model.weights": [weights]}
+    places |= {"data.validation": [data.validation]}
+    places |= {f"data.held_out.{name}": [place] for name, place in data.held_out.items()}
+    for key, paths in places.items():
+        for path in filter(None, paths):
+            if not os.path.exists(path):
+                raise UserError(f"{key}: {path} is gone; if it was moved, {key}=DIR says where it is now")
+    base = checkpoint.state.get("base")
+    if weights is not None and base is not None and fingerprint(open_source(Path(weights)).tensors) != base:
+        trained = f"another model than that of the adapters in {checkpoint.path}"
+        raise UserError(f"model.weights: {weights} is {trained}; model.weights=DIR names theirs")
 
 
 def _same_shapes(config: RunConfig, checkpoint: Checkpoint) -> bool:
