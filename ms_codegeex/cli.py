@@ -40,7 +40,6 @@ VERBS = {  # where each verb lies, in the order in which `--help` shows them
     "complete": "extras.serving.commands",
     "chat": "extras.serving.commands",
     "evaluate": "extras.evaluation.commands",
-    "reproduce": "extras.evaluation.commands",
     "plan": "extras.cluster.commands",
     "calibrate": "extras.cluster.commands",
     "rehearse": "extras.cluster.commands",

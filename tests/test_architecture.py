@@ -214,7 +214,6 @@ PARSING = {  # files that may parse JSON or YAML themselves, and why; all others
     "base/yaml_reading.py": "the one reader of YAML",
     "generation/devices/messages.py": "from a process that this one started",
     "extras/serving/messages.py": "from the engine's process, many times a second",
-    "runs/fork_server.py": "from the process that started this one",
     "extras/evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",
     "extras/evaluation/judging/inside/compare_calls.py": "runs in the sandbox, without this package",
 }

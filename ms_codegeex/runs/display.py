@@ -47,8 +47,8 @@ def figures(event: dict[str, Any]) -> str:
 class Display:
     """Follows a progress file; `poll` shows the events that were added since the last call."""
 
-    def __init__(self, progress: Path, steps: int, lines: int = 30, stage: str | None = None):
-        self.progress, self.steps, self.position, self.stage = progress, steps, 0, stage
+    def __init__(self, progress: Path, steps: int, lines: int = 30):
+        self.progress, self.steps, self.position = progress, steps, 0
         self.terminal = sys.stderr.isatty()
         self.every = max(1, steps // lines)  # plain lines: about this many in all
         self.bar: tqdm | None = None
@@ -106,13 +106,12 @@ class Display:
         if self.terminal:
             bar = self._bar()
             bar.n, bar.total = event["step"], self.steps
-            bar.set_description_str(f"training {self.stage}" if self.stage else "training")
+            bar.set_description_str("training")
             bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
             return
         due = event["step"] % self.every == 0 or event["ending"] or event["validation_loss"] is not None
         if compiled or due:
             words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
-            words = [self.stage, *words] if self.stage else words
             print_error("  ".join(words) + compiled)
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ms_codegeex.training.observers import Callback
     from ms_codegeex.training.trainer import Trainer
 
-WITHOUT_EFFECT = ("output", "stage", "cluster", "checkpoint", "logging", "profile")  # top-level keys
+WITHOUT_EFFECT = ("output", "cluster", "checkpoint", "logging", "profile")  # top-level keys
 # tensors by our names, and the sentinels of a model that can fill in the middle
 Weights = tuple[Mapping[str, "LazyTensor"], Mapping[str, Any] | None]
 SLOWER = "MindSpore's own operators train, which takes about twice as long"

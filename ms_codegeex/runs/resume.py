@@ -53,7 +53,6 @@ COMPARED = ("data.validation", "training.evaluate_samples")  # refused too if `t
 MAY_MOVE = ("model.weights", "lora.weights", "data.validation")  # paths whose content is not recorded
 UNRECORDED = (
     "output",
-    "stage",
     "checkpoint.resume",
     "data.tokenizer",
     "data.tokenizer_size",

@@ -34,12 +34,8 @@ PRINTS = {  # files that may print without `printing`, and why
     "printing.py": "the one place that prints",
     "base/cuda/driver.py": "JSON for the process that started this one",
     "base/cuda/probe.py": "JSON for the process that started this one",
-    "runs/fork_server.py": "the number of a process for the process that started this one",
     "generation/devices/process.py": "a traceback in the log of a process",
     "extras/serving/records.py": "JSON in ASCII",
-    "extras/serving/terminal/printing.py": "a line editor and colours: each text goes through `visible`",
-    "extras/serving/terminal/chat.py": "rich: each text goes through `visible`",
-    "extras/serving/commands/complete.py": "rich: each text goes through `visible`, or is written to a pipe as content",
     "commands/monitor.py": "rich: each text goes through `escaped`",
 }
 STREAMS = {f"sys.{name}" for name in ("stdout", "stderr", "__stdout__", "__stderr__", "stdout.buffer", "stderr.buffer")}

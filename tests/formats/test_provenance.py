@@ -1,12 +1,16 @@
 """`provenance.json`: what an output was made from, and whether it is still as it was written."""
 
+import base64
 import hashlib
 import json
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
-from conftest import command_here
+from conftest import ROOT, command_here
+from own_environment import own_environment, run_in
 from small_models import parameters, save_adapters, save_run
 
 from ms_codegeex.base.errors import UserError
@@ -225,3 +229,31 @@ def test_inputs_that_are_not_a_list_are_ignored(model, inputs):
     statement["predicate"]["ms_codegeex"]["inputs"] = inputs
     (model / "provenance.json").write_text(json.dumps(statement))
     assert made_from(read_statement(model)) == "convert of ms-codegeex 0.1.0, from nothing recorded"
+
+
+@pytest.mark.slow
+def test_model_signings_own_command_signs_a_directory_with_its_statement(model, tmp_path):
+    """The lines of docs/provenance.md, in an environment of their own. `checkpoint verify` mentions the signature."""
+    page = (ROOT / "docs/provenance.md").read_text()
+    install, *lines = re.findall(r"^\$ (.+)", page.partition("## Signatures")[2], re.MULTILINE)
+    packages = [word.strip("'") for word in install.partition("#")[0].split()[2:]]
+    python = own_environment(tmp_path / "venv", *packages)
+
+    def run(line):
+        words = line.replace("codegeex-small-hf", str(model)).split()
+        if words[0] == "model_signing":
+            return run_in(python, "-m", *words, cwd=tmp_path)
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+
+    for line in lines:
+        done = run(line)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = command_here("checkpoint", "verify", model)
+    assert done.returncode == 0 and done.stdout.endswith("; model.sig not checked: `model_signing verify` does\n")
+    assert json.loads(command_here("checkpoint", "verify", model, "--json").stdout)["signature"] == "not checked"
+    bundle = content(model / "model.sig")
+    signed = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))["predicate"]["resources"]
+    ours = content(model / "provenance.json")["predicate"]["resources"]
+    assert [each for each in signed if each["name"] != "provenance.json"] == ours
+    change(model, "provenance.json")
+    assert run(lines[-1]).returncode != 0

@@ -208,6 +208,14 @@ def test_what_training_programs_put_beside_the_weights(tmp_path):
         assert [name for name, _ in nested_tensors(tree)] == [("module", "x"), ("module", "y")]
 
 
+def test_members_that_python_3_11_2_pickles_by_name(tmp_path):
+    """Debian's Python writes `signal.SIGTERM` where others write `signal.Signals(15)`."""
+    names = [member.name for kind in (signal.Signals, signal.Handlers, signal.Sigmasks) for member in kind]
+    pickled = b"".join(f"X{chr(len(name))}\0\0\0{name}csignal\n{name}\n".encode() for name in names)
+    tree = read_torch(archive(tmp_path / "a.pt", b"\x80\x02}(" + pickled + b"u."))
+    assert [*tree] == names and not [*nested_tensors(tree)]
+
+
 def test_a_file_that_is_no_dictionary(tmp_path):
     torch.save(torch.ones(2), tmp_path / "a.pt")
     with pytest.raises(UserError, match="holds no dictionary of tensors"):

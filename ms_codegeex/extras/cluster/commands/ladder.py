@@ -94,14 +94,13 @@ def _summary(rung: Rung) -> dict[str, Any] | None:
 
 def _train(rung: Rung) -> dict[str, Any]:
     """Train one run; {} if it diverges."""
-    from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.training_job import train
 
     node = resolve_node(rung.config)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            train(rung.config, node, restarts=Restarts())
+            train(rung.config, node)
     except RunFailure as failure:
         if _summary(rung) != {}:
             raise

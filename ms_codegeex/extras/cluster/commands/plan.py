@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ms_codegeex.config import RunConfig
-    from ms_codegeex.config.loading import StagedRun
     from ms_codegeex.extras.cluster.plans.planner import Plan
     from ms_codegeex.extras.cluster.plans.search import SearchResult
 
@@ -69,15 +68,11 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
     from ms_codegeex.config.chosen_hardware import hardware_of
-    from ms_codegeex.config.loading import load_staged_run
     from ms_codegeex.config.software import software_note
     from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
     from ms_codegeex.extras.cluster.plans.search import check_target, config_to_plan, write_plan
 
     overrides = _overrides(arguments)
-    staged = load_staged_run(arguments.config, overrides)
-    if staged is not None and len(staged.chosen) > 1:
-        return _staged_run(staged, arguments)
     config, own_mesh = config_to_plan(arguments.config, overrides, arguments.devices if arguments.search else None)
     if arguments.inference:
         return _inference(config, arguments)
@@ -119,28 +114,6 @@ def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
             print_error(f"ms-codegeex plan: {note}")
         else:
             print_out(f"\n{note}")
-
-
-def _staged_run(staged: StagedRun, arguments: Arguments) -> int:
-    """The plan of every training stage; exit status 1 if one of them does not fit."""
-    from ms_codegeex.config.chosen_hardware import hardware_of
-    from ms_codegeex.config.software import software_note
-    from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
-
-    for name in ("search", "overlap", "inference", "plot", "tokens", "context", "streams", "group", "measure", "write"):
-        if getattr(arguments, name):
-            raise UserError(f"--{name}: is for one run; choose a stage with stage=NAME, of {', '.join(staged.chosen)}")
-    plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
-    if arguments.json:
-        print_json({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}})
-    else:
-        blocks = (f"stage {name}\n\n{_text(plan, arguments, None)}" for name, plan in plans.items())
-        print_out("\n\n\n".join(blocks))
-    for name, plan in plans.items():
-        for line in problems(plan):
-            print_error(f"ms-codegeex plan: stages.{name}: {line}")
-    _print_notes([software_note(hardware_of(plan.config).name) for plan in plans.values()], arguments.json)
-    return 0 if all(plan.fits for plan in plans.values()) else 1
 
 
 def _inference(config: RunConfig, arguments: Arguments) -> int:

@@ -238,8 +238,6 @@ def config_to_plan(path: Path, overrides: Sequence[str], devices: int | None) ->
 
 def check_target(config: RunConfig, target: Path) -> None:
     """`UserError` if --write cannot be or would replace something; known before the search, which can take minutes."""
-    if config.stage:
-        raise UserError("--write: --config has stages; give the file of the stage as --config")
     if not target.parent.is_dir():
         raise UserError(f"--write: {target.parent} is not a folder; create it, or choose another file")
     if target.is_dir():

@@ -1,8 +1,9 @@
-"""lm-evaluation-harness, released: it asks a model of ours through `serve`, and its figures are ours."""
+"""lm-evaluation-harness, released: it asks a model of ours through `serve`; its figures and answers are ours."""
 
 import json
 import math
 import os
+import re
 import subprocess
 
 import pytest
@@ -13,7 +14,6 @@ from recited_model import save_recited
 from served import served
 
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.extras.evaluation.harnesses import __path__ as harnesses
 from ms_codegeex.extras.evaluation.jsonl import read_rows
 from ms_codegeex.generation.engine import Generator
 
@@ -103,29 +103,34 @@ def test_a_text_that_the_model_would_end(python, tmp_path):
 
 
 PROMPT, ANSWER = 'def triple(n):\n    """Three times."""\n', "    return 3 * n"
+PAGE = (ROOT / "docs/evaluation.md").read_text()
+(PROGRAMS,) = re.findall(r"^```yaml\n(task: programs\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
-def test_programs_are_judged_as_evaluate_does(python, tmp_path, name):
-    """A model that knows the first of two answers. MBPP: the text and the tests are the prompt's docstring."""
+def test_answers_that_it_draws_are_judged_as_ours(python, tmp_path, name):
+    """By the task of docs/evaluation.md: a model that knows the first of two answers. MBPP: the text and the tests are
+    the prompt's docstring."""
     prompt = PROMPT if name == "humaneval" else '"""\nWrite triple.\nassert triple(2) == 6\n"""\n'
     answer = ANSWER if name == "humaneval" else "triple = lambda n: 3*n"
-    test = "assert triple(2) == 6\n"
     rows = [
-        {"task_id": f"{name}/{number}", "prompt": prompt, "test": text, "entry_point": None}
-        for number, text in enumerate([test, "assert triple(2) == 5\n"])
+        {"task_id": f"{name}/{number}", "prompt": prompt, "test": text, "entry_point": "triple"}
+        for number, text in enumerate(["assert triple(2) == 6\n", "assert triple(2) == 5\n"])
     ]
     data = small_benchmarks.write_rows(tmp_path / "rows.jsonl", rows)
-    with served(save_recited(tmp_path / "model", prompt, answer), tmp_path / "log") as server:
-        ours = ("--data", data, "--url", f"{server.url}/v1", "--max-new-tokens", 40)
-        done = command("evaluate", "humaneval", "--output", tmp_path / "ours", *ours)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "programs.yaml").write_text(PROGRAMS.replace("HumanEval.jsonl.gz", str(data)))
+
+    def judged(output, *words):
+        done = command("evaluate", "humaneval", "--data", data, "--output", tmp_path / output, *words)
         assert done.returncode == 0, done.stderr
-        settings = json.dumps({"benchmark": "humaneval", "data": str(data)})
-        words = ("--include_path", f"{harnesses[0]}/lm_eval_tasks", "--metadata", settings, "--confirm_run_unsafe_code")
-        words += ("--gen_kwargs", "max_gen_toks=40")
-        results, samples = evaluated(python, server.url, tmp_path / "theirs", "ms_codegeex", *words)
-        assert results["pass@1,none"] == 0.5
-        report = read_json(tmp_path / "ours" / "report.json")
-        assert [row["passed"]["strict"] for row in report["by_problem"]] == [1, 0]
-        texts = {row["task_id"]: row["generation"] for row in read_rows(tmp_path / "ours" / "samples.jsonl")}
-        assert {each["doc"]["task_id"]: each["resps"][0][0] for each in samples} == texts
+        return [row["passed"]["strict"] for row in read_json(tmp_path / output / "report.json")["by_problem"]]
+
+    with served(save_recited(tmp_path / "model", prompt, answer), tmp_path / "log") as server:
+        words = ("--include_path", tmp_path / "tasks", "--gen_kwargs", "max_gen_toks=40")
+        _, samples = evaluated(python, server.url, tmp_path / "theirs", "programs", *words)
+        assert judged("ours", "--url", f"{server.url}/v1", "--max-new-tokens", 40) == [1, 0]
+    assert {each["doc"]["task_id"]: each["resps"][0][0] for each in samples} == {
+        row["task_id"]: row["generation"] for row in read_rows(tmp_path / "ours" / "samples.jsonl")
+    }
+    assert judged("judged", "--samples", tmp_path / "theirs" / "model") == [1, 0]
