@@ -115,14 +115,13 @@ def run(arguments: argparse.Namespace) -> None:
     settings = text_options.settings(arguments, logit_bias=dict(arguments.logit_bias or ()))
     prompt = _prompt(arguments)
     rule = _rule(arguments, prompt)
-    from ms_codegeex.formats.files import chosen_place
-    from ms_codegeex.generation.loading import load_model
+    from ms_codegeex.generation.loading import at_checkpoint, load_model
 
     cpu_level(engine.cpu_level)
     notes = list[str]()
     say = notes.append if arguments.json else print_once
     # a wrong model is refused before MindSpore is imported, if it is needed
-    model = load_model(chosen_place(arguments.model, arguments.checkpoint), say=say)
+    model = load_model(at_checkpoint(arguments.model, arguments.checkpoint), say=say)
     tokenizer = model.tokenizer  # likewise
     text_options.prepare_device(engine.device)
     from ms_codegeex.generation.engine import Generator

@@ -135,8 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.process_list import list_of_processes, processes_as_json, start_script
-    from ms_codegeex.runs.resolved_config import since_moved
-    from ms_codegeex.runs.resume import check_allowed
+    from ms_codegeex.runs.resume import check_allowed, since_moved
     from ms_codegeex.runs.training_job import rank_table_of, train
     from ms_codegeex.runs.weights import absolute_weights
 

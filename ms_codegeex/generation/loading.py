@@ -76,6 +76,15 @@ def adapter_infill(path: Path) -> Mapping[str, Any] | None:
     return declared_infill(path) if (path / CONFIG).is_file() else resolve(path).state.get("infill")
 
 
+def at_checkpoint(model: Path, which: str | None) -> Path:
+    """The place in a run that `--checkpoint` names; `model` itself for None."""
+    if which is None:
+        return model
+    from ms_codegeex.formats.files import chosen_place
+
+    return chosen_place(model, which)
+
+
 def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:
     """The paths of the files of a model and of a LoRA adapter: for a run, the checkpoint that counts."""
     from ms_codegeex.formats.peft import adapters_path

@@ -8,21 +8,26 @@ same numbers are computed, or what else is written, may change. Both kinds of ch
 from __future__ import annotations
 
 import difflib
+import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import moved_along
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.values import flattened
+from ms_codegeex.config.values import flattened, parse_overrides
 from ms_codegeex.data.datasets.blend import mixed_before
 from ms_codegeex.data.datasets.opening import content_hashes
 from ms_codegeex.formats.checkpoint import Checkpoint, fingerprint
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.runs.resumed_schedule import trained_schedule
+from ms_codegeex.runs.run_directory import RunDirectory
 
 DATASET = ("data.train", "data.blend")
 REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them, and those that are recorded
@@ -50,6 +55,12 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them,
     "parallel.fusion.dropout",
 )
 COMPARED = ("data.validation", "training.evaluate_samples")  # refused too if `training.patience` compares their losses
+PLACES = {  # keys that name a directory, or several
+    "data": ("train", "blend", "validation", "held_out", "tokenizer"),
+    "model": ("weights",),
+    "lora": ("weights",),
+    "parallel": ("calibration",),
+}
 MAY_MOVE = ("model.weights", "lora.weights", "data.validation")  # paths whose content is not recorded
 UNRECORDED = (
     "output",
@@ -71,6 +82,39 @@ class Change:
     key: str
     before: Any
     now: Any
+
+
+def since_moved(file: Path, overrides: Sequence[str]) -> list[str]:
+    """Overrides for `config.yaml` in a run directory that was moved or copied after it was written: the run is where
+    the file is, and what has moved along with it lies where it did, seen from there. Says so on standard error. None
+    for any other file, and for keys that `overrides` state."""
+    run, stated = RunDirectory(file.absolute().parent), parse_overrides(overrides)
+    if file.absolute() != run.config or not run.events.is_file() or not run.config.is_file():
+        return []
+    values = read_yaml_file(file)
+    before = values.get("output") if isinstance(values, Mapping) else None
+    if not isinstance(before, str) or os.path.realpath(before) == os.path.realpath(run.path):
+        return []
+    found: dict[str, Any] = {} if "output" in stated else {"output": str(run.path)}
+    for section, names in PLACES.items():
+        for name in names:
+            value = (values.get(section) or {}).get(name)
+            now = _found(value, Path(before), run.path)
+            if now != value and name not in (stated.get(section) or {}):
+                found[f"{section}.{name}"] = now
+    words = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in found.items()]
+    if words:
+        print_error(f"{file}: this run was in {before}, so {' '.join(words)}")
+    return words
+
+
+def _found(value: Any, before: Path, now: Path) -> Any:
+    """The value of a key, with each path in it that is gone but exists from the new place of the run."""
+    if isinstance(value, Mapping):
+        return {_found(key, before, now): _found(each, before, now) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_found(each, before, now) for each in value]
+    return str(moved_along(Path(value), before, now)) if isinstance(value, str) else value
 
 
 def _covers(section: str, key: str) -> bool:

@@ -348,7 +348,7 @@ def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalMo
         if getattr(arguments, "checkpoint", None) is not None:
             raise UserError("--checkpoint: is for a run given as --model; leave it out")
         return None
-    from ms_codegeex.formats.files import chosen_place
+    from ms_codegeex.generation.loading import at_checkpoint
 
     if arguments.device:
         text_options.prepare_device(arguments.device)
@@ -356,7 +356,7 @@ def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalMo
 
         use_device(arguments.device)
     slots = {} if not hasattr(arguments, "slots") else {"slots": arguments.slots}  # None: what fits into memory
-    return given(LocalModel, arguments, path=chosen_place(arguments.model, arguments.checkpoint), **slots)
+    return given(LocalModel, arguments, path=at_checkpoint(arguments.model, arguments.checkpoint), **slots)
 
 
 def _fields(words: Iterable[str]) -> dict[str, Any]:

@@ -61,10 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{flag.flag} is a flag of CodeGeeX2's demo: {REPLACED[flag.flag]}")
     settings = given(ServeSettings, arguments)
     if settings.checkpoint is not None:
-        from ms_codegeex.formats.files import chosen_place
+        from ms_codegeex.generation.loading import at_checkpoint
 
         name = settings.name or settings.model.resolve().name
-        settings = replace(settings, model=chosen_place(settings.model, settings.checkpoint), name=name)
+        settings = replace(settings, model=at_checkpoint(settings.model, settings.checkpoint), name=name)
     from ms_codegeex.extras.serving.engine_program import forked, verify_models
     from ms_codegeex.extras.serving.model import open_models
 

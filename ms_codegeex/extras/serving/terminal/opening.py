@@ -47,7 +47,7 @@ def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
         return RemoteModel(options.url, read_key(options.api_key_file), options.name)
     refuse(arguments, ModelOptions, "is for a server, not for --model", ("api_key_file", "name"))
     from ms_codegeex.extras.serving.terminal.local import TerminalModel
-    from ms_codegeex.formats.files import chosen_place
+    from ms_codegeex.generation.loading import at_checkpoint
 
-    place, level = chosen_place(options.model, options.checkpoint), cpu_level(engine.cpu_level)
+    place, level = at_checkpoint(options.model, options.checkpoint), cpu_level(engine.cpu_level)
     return TerminalModel(place, slots, threads=engine.threads, cpu_level=level, exact=engine.exact)
