@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +41,8 @@ EXAMPLES = """\
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
   ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # its tensors, all hashes checked
 """
+MARKERS = ("manifest.json", "quantised.json", "config.json", "adapter_config.json", "config.yaml")
+NAMED = 6  # folders in a message
 UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss does not count; for the end token
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
@@ -82,6 +85,7 @@ def run(arguments: Arguments) -> int:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         _run_dataset(arguments)
         return 0
+    directory = _model_in(directory)
     kind, describe, lines, lists_tensors = _kind_of(directory)
     for name in ("document", "sample", "deep", "report"):
         given = getattr(arguments, name)
@@ -95,6 +99,23 @@ def run(arguments: Arguments) -> int:
     else:
         print_lines(lines(result, arguments.tensors) if lists_tensors else lines(result))
     return int(result.get("readable") is False)
+
+
+def _model_in(path: Path) -> Path:
+    """The folder with the weights that other commands take from the folder of a run of another program, which is said;
+    otherwise the path itself."""
+    from ms_codegeex.formats.files import find_model
+
+    if not path.is_dir() or any((path / marker).is_file() for marker in MARKERS):
+        return path
+    with suppress(UserError):  # said below, in words about all that can be shown
+        found = find_model(path)
+        inner = found.place.folder
+        if inner != path and any((inner / marker).is_file() for marker in MARKERS):
+            for line in found.passed_over({inner / name for name in found.place.files}):
+                print_error(line)
+            return inner
+    return path
 
 
 def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[..., Iterable[str]], bool]:
@@ -126,7 +147,8 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
     wrong += "(manifest.json) or a run (config.yaml)"
     below = sorted(file.parent for marker in ("dataset.json", *kinds) for file in path.glob(f"*/{marker}"))
-    remedy = f"name one in it, such as {below[0]}" if below else "see `prepare`, `convert`, `quantize` and `train`"
+    names = ", ".join(map(str, below[:NAMED])) + ", …" * (len(below) > NAMED)
+    remedy = f"name one in it, such as {names}" if below else "see `prepare`, `convert`, `quantize` and `train`"
     raise UserError(f"{path}: {wrong}; {remedy}")
 
 

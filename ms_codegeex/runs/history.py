@@ -142,7 +142,7 @@ def clock(when: float) -> str:
 
 def words_of(event: Mapping[str, object]) -> str:
     """The content of an event in one line."""
-    shown = {k: v for k, v in event.items() if k not in ("event", "time", "attempt") and (v or k == "rank")}
+    shown = {k: v for k, v in event.items() if k not in ("event", "time", "attempt") and (v or k in ("rank", "best"))}
     return ", ".join(f"{k} {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in shown.items())
 
 

@@ -170,7 +170,8 @@ def check_places(config: RunConfig, checkpoint: Checkpoint) -> None:
     for key, paths in places.items():
         for path in filter(None, paths):
             if not os.path.exists(path):
-                raise UserError(f"{key}: {path} is gone; if it was moved, {key}=DIR says where it is now")
+                value = "{DIR: WEIGHT, …}" if key == "data.blend" else "DIR"
+                raise UserError(f"{key}: {path} is gone; if it was moved, {key}={value} says where it is now")
     base = checkpoint.state.get("base")
     if weights is not None and base is not None and fingerprint(open_source(Path(weights)).tensors) != base:
         trained = f"another model than that of the adapters in {checkpoint.path}"
