@@ -52,7 +52,7 @@ def pip_of_index(python, place):
     return pip
 
 
-def run_in(python, *words, given=None, cwd=None):
+def run_in(python, *words, given=None, cwd=None, timeout=120):
     """Run this Python with these words, and with a text on standard input; it finds the checkout."""
-    how = {"capture_output": True, "text": True, "timeout": 120, "cwd": cwd}
+    how = {"capture_output": True, "text": True, "timeout": timeout, "cwd": cwd}
     return subprocess.run([python, *map(str, words)], env=VARIABLES | {"PYTHONPATH": str(ROOT)}, input=given, **how)

@@ -27,6 +27,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "locks": "",
     "interrupts": "",
     "printing": "errors nested",
+    "progress": "printing",
     "ending": "errors printing",
     "json_reading": "",
     "digests": "",

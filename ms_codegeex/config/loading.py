@@ -33,20 +33,25 @@ def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
     try:
         content = read_yaml_file(Path(name))
     except FileNotFoundError:
-        remedy = "write it with `calibrate`, or name a chip"
+        remedy = "write it with `plan --measured RUN --write-hardware FILE.yaml`, or name a chip"
         raise UserError(f"parallel.hardware: {name} does not exist; {remedy}") from None
     base = content.get("base") if isinstance(content, Mapping) else None
     if not isinstance(base, str):
-        raise UserError(f"parallel.hardware: {name} names no chip as its base; write it again with `calibrate`")
+        raise UserError(f"parallel.hardware: {name} names no chip as its base; add one, such as base: ascend910b")
     return {**values, "parallel": {**parallel, "hardware": base, "calibration": name}}
+
+
+def given_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a file with its bases and the overrides on top give, before it is checked."""
+    over = parse_overrides(overrides)
+    if "base" in over:
+        raise UserError("base: is a key of files; give its file as --config")
+    return merged(with_home(read_yaml(find_config(path))) if path else {}, over)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """The YAML file `path`, or the shipped one of that name (none: defaults), with dotted overrides on top, checked."""
-    over = parse_overrides(overrides)
-    if "base" in over:
-        raise UserError("base: is a key of files; give its file as --config")
-    values = _with_chip(merged(with_home(read_yaml(find_config(path))) if path else {}, over))
+    values = _with_chip(given_values(path, overrides))
     if values.get("devices") is None:
         values["devices"] = _smallest_world(values.get("parallel"))
         single = build_run_config(values)

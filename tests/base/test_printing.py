@@ -1,6 +1,7 @@
 """What is printed: untrusted control sequences have no effect, on a terminal or in a pipe."""
 
 import ast
+import contextlib
 import errno
 import json
 import os
@@ -192,8 +193,8 @@ def test_an_error_of_a_file_without_a_name(ended, capsys, number):
 
 def test_names_of_files_in_a_command_line_are_spelled_out(capsys):
     for words in (["inspect", "a", "b\x1b[31m\u202e"], ["\x1b]0;x\x07"], ["convert", "--to", "\x1b[1A"]):
-        with pytest.raises(SystemExit):
-            main(words)
+        with contextlib.suppress(SystemExit):
+            assert main(words) == 2
         err = capsys.readouterr().err
         assert is_harmless(err) and err
 
@@ -219,7 +220,7 @@ def test_a_locale_without_all_characters_is_no_error(monkeypatch):
 
 
 def test_progress_is_for_terminals(monkeypatch):
-    for terminal, expected in ((False, ""), (True, "\r100 plans \\x1b")):
+    for terminal, expected in ((False, ""), (True, "\r\x1b[K100 plans \\x1b")):
         monkeypatch.setattr(sys, "stderr", stream := Stream(terminal))
         printing.print_progress("100 plans \x1b")
         assert stream.getvalue() == expected

@@ -60,7 +60,7 @@ class Flood:
 
 class Connection(H11Protocol):
     """A connection of uvicorn, with the limits that uvicorn lacks: it waits without end for a first request, and its
-    `limit_concurrency` counts idle connections, so that a flood of them would keep all requests out.
+    own limit counts idle connections, so that a flood of them would keep all requests out.
 
     A new connection beyond the `maximum` replaces an idle one: first the oldest that has had no answer, then the one
     that had its answer the longest time ago. If all are busy, the new one is refused.

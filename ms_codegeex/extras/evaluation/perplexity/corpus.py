@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.progress import Progress
 from ms_codegeex.data.datasets.batches import is_dataset, read_info
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.extras.corpus.filters import preset
@@ -27,7 +28,6 @@ from ms_codegeex.extras.corpus.tally import Tally, read_documents
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.extras.evaluation.perplexity.scoring import Score, Scorer, windowed
-from ms_codegeex.extras.evaluation.progress import progress_of
 from ms_codegeex.extras.evaluation.reports import page
 
 SPLIT = "validation"
@@ -77,7 +77,7 @@ def measure(
     window = model.seq_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     total, size, documents, whole, tally = Score(0.0, 0), 0, 0, True, Tally()
-    with progress_of(None, "read", unit="tokens", shown=progress) as bar:
+    with Progress(None, "read", unit="tokens", shown=progress) as bar:
         for ids in corpus_documents(model, paths, tally):
             if max_tokens is not None and total.tokens >= max_tokens:
                 whole = False

@@ -23,7 +23,7 @@ SCANNER = "pip install picklescan && picklescan --path"
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Kind, whether our reader takes it (`readable`), why not, and the names that it refuses. `UserError` if there is no
+    """Kind, whether our reader takes it (`readable`), why not, and the names it refuses. `UserError` if there is no
     such regular file."""
     with opened(path) as stream:
         is_archive = stream.read(len(_ZIP)) == _ZIP

@@ -75,7 +75,7 @@ def test_an_option_that_the_task_does_not_have_is_refused(task, capsys):
         _, *value = words_of(others[flag])
         message = evaluated(capsys, task, *needed, flag, *value)
         assert f"{flag}: {task} has no such option, only " in message and message.endswith("leave it out")
-    assert "unrecognized arguments: --no-such" in evaluated(capsys, task, *needed, "--no-such", "1")
+    assert f"--no-such: {task} has no such option; " in evaluated(capsys, task, *needed, "--no-such", "1")
 
 
 def test_an_option_is_not_taken_for_the_beginning_of_another(capsys):

@@ -2,7 +2,7 @@
 
 The order of a graph's nodes is not the order in which they run. What holds are its edges: inputs, and the control edges
 of Depend, UpdateState and Load. A call starts when all its arguments are there: a pipeline orders its micro-batches by
-edges into one argument of a call.
+edges into one argument of a call. Tests of the compiled graphs and the GPU benchmark read graphs with it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,58 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.extras.cluster.rehearsal import mindir
 from ms_codegeex.extras.cluster.rehearsal.mindir import TensorType, tensor_type
-from ms_codegeex.extras.cluster.rehearsal.timeline.operators import Message, Operator, StepProgram
+from ms_codegeex.planning.cost_model import MatMul
+from ms_codegeex.planning.operators import moved_bytes, products_of
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import GraphProto, ModelProto, NodeProto, PrimitiveProto
+
+
+@dataclass(frozen=True)
+class Message:
+    """The communication of an operator. `tag` is the same on all ranks of one message and differs between messages."""
+
+    ranks: tuple[int, ...]
+    bytes: int  # the whole tensor
+    tag: str
+    fusion: int = 0  # operators of one group and one number above 0 are sent as one
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator that a step runs once.
+
+    `waits`: numbers of the operators before which it does not start. `reads`: for each input the number of the
+    operator that made it, or the name of a parameter, or None for a constant; `inputs` are their types. `scope`: its
+    place in the model. `micro`: the micro-batch, where the graph says it.
+    """
+
+    op: str
+    waits: tuple[int, ...]
+    reads: tuple[int | str | None, ...] = ()
+    inputs: tuple[TensorType, ...] = ()
+    outputs: tuple[TensorType, ...] = ()
+    scope: str = ""
+    micro: int | None = None
+    message: Message | None = None
+
+    @property
+    def products(self) -> list[MatMul]:
+        return products_of(self.op, [x.shape for x in self.inputs], self.outputs[0].shape if self.outputs else ())
+
+    @property
+    def moved(self) -> int:
+        """Bytes that it reads and writes on its own; 0 if it only gives a tensor another name."""
+        return moved_bytes(self.op, [x.bytes for x in self.inputs], [x.bytes for x in self.outputs])
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """The step of one rank: its operators in an order in which each stands after those it waits for, and bytes of each
+    parameter."""
+
+    operators: tuple[Operator, ...]
+    parameters: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -47,9 +95,9 @@ class _Choice:
     condition: Any
 
 
-def flatten(model: ModelProto, rank: int, stage: int) -> StepProgram:
-    """The step of global rank `rank` of pipeline stage `stage`."""
-    return _Flattener(model, rank).program(stage)
+def flatten(model: ModelProto, rank: int = 0) -> StepProgram:
+    """The step of global rank `rank`."""
+    return _Flattener(model, rank).program()
 
 
 class _Flattener:
@@ -70,17 +118,17 @@ class _Flattener:
         nodes, collectives = mindir.communication_nodes(model), mindir.collectives(model, rank)
         self.messages = {node.proto.output[0]: found for node, found in zip(nodes, collectives, strict=True)}
 
-    def program(self, stage: int) -> StepProgram:
+    def program(self) -> StepProgram:
         """Flatten the main graph."""
         inputs = [_Value(types=tuple(tensor_type(x) for x in value.tensor)) for value in self.model.graph.input]
         self._run(self.model.graph, inputs)
         sizes = {value.parameter: value.types[0].bytes for value in self.globals.values()}
-        return StepProgram(self.rank, stage, tuple(self.operators), sizes)
+        return StepProgram(tuple(self.operators), sizes)
 
     def _run(self, graph: GraphProto, arguments: Sequence[Any], entry: int | None = None) -> Any:
         """Append a graph's operators; returns its result. All of them wait for operator `entry`."""
         if graph.name in self.depth:
-            raise RunFailure(f"{graph.name}: the graph calls itself, so it has no timeline")
+            raise RunFailure(f"{graph.name}: the graph calls itself, so it has no end")
         self.depth.append(graph.name)
         names = {value.name: given for value, given in zip(graph.input, arguments, strict=False)}
         for node in graph.node:
@@ -120,7 +168,7 @@ class _Flattener:
             waited.append(function.condition)
             function = function.branch
         if not isinstance(function, _Closure):
-            raise RunFailure(f"{node.op_type}: an operator that the timeline does not know")
+            raise RunFailure(f"{node.op_type}: an operator that no list of operators knows")
         arguments = (*function.given, *given)
         before, self.micro = self.micro, self._micro_batch_of_call(node, arguments)
         first = self._add(Operator("Entry", self._waits((*waited, *function.given), entry), micro=self.micro))
@@ -227,3 +275,37 @@ def _constant_value(attribute: Any) -> Any:
     if attribute.tensors:
         return _Value(types=tuple(tensor_type(x) for x in attribute.tensors))
     return _Value(constant=attribute.ints[0] if attribute.ints else attribute.i)
+
+
+NO_RESULT = ("Entry", "Join", "Partial", "Switch", "UpdateState")
+IN_PLACE = ("AdamWeightDecay", "ApplyMomentum", "Assign", "AssignAdd", "AssignSub", "FusedAdamWeightDecay")
+
+
+def most_alive(program: StepProgram) -> int:
+    """Bytes of the parameters, and of the other tensors that exist at once if the operators run in the order of the
+    list. A tensor exists until its last reader has ended, also under another name."""
+    holders: list[int | str | None] = []  # whose memory holds each result
+    last: dict[int, int] = {}
+    for number, operator in enumerate(program.operators):
+        renamed = not moved_bytes(operator.op, [1], [1])
+        if operator.op in NO_RESULT:
+            holders.append(None)
+        elif renamed or operator.op in IN_PLACE:
+            source = operator.reads[0] if operator.reads else None
+            holders.append(holders[source] if isinstance(source, int) else source)
+        else:
+            holders.append(number)
+            last[number] = number
+        for source in () if renamed else operator.reads:
+            holder = holders[source] if isinstance(source, int) else None
+            if isinstance(holder, int):
+                last[holder] = number
+    ended: dict[int, list[int]] = {}
+    for holder, number in last.items():
+        ended.setdefault(number, []).append(holder)
+    alive = most = sum(program.parameters.values())
+    for number, operator in enumerate(program.operators):
+        alive += sum(x.bytes for x in operator.outputs) if number in last else 0
+        most = max(most, alive)
+        alive -= sum(x.bytes for holder in ended.get(number, ()) for x in program.operators[holder].outputs)
+    return most
