@@ -101,7 +101,7 @@ OTHERS = {  # tasks that are not benchmarks
         "the evaluations of a paper one after the other, and its tables with the model's row",
         [
             ReproductionOptions,
-            *_of_model("where samples come from", ("model", "url"), "slots"),
+            *_of_model("where samples come from", ("model", "checkpoint", "url"), "slots"),
             OptionGroup(ServerOptions, title="where samples come from"),
             OptionGroup(JudgingOptions, ("sandbox", "workers"), title="judging"),
         ],
