@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -90,10 +91,12 @@ def run(arguments: Arguments) -> int:
     if arguments.tensors and not lists_tensors:
         raise UserError(f"{directory}: the tensors of a {kind} are not listed; leave out --tensors")
     result = describe(directory)
+    known = _known(directory, result)
     if arguments.json:
         print_json(result)
     else:
         print_lines(lines(result, arguments.tensors) if lists_tensors else lines(result))
+        print_lines(known)
     return int(result.get("readable") is False)
 
 
@@ -128,6 +131,18 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     below = sorted(file.parent for marker in ("dataset.json", *kinds) for file in path.glob(f"*/{marker}"))
     remedy = f"name one in it, such as {below[0]}" if below else "see `prepare`, `convert`, `quantize` and `train`"
     raise UserError(f"{path}: {wrong}; {remedy}")
+
+
+def _known(path: Path, result: dict[str, Any]) -> list[str]:
+    """Add what else is known of a model, an adapter or a run to what describes it; the same as lines for people."""
+    from ms_codegeex.data.description import description_from
+    from ms_codegeex.formats.peft import description_of
+
+    with suppress(UserError):  # the readers of models report it, and a run may have no checkpoint yet
+        if path.is_dir():
+            result["description"] = description_of(path).to_json()
+        return [*description_from(result.get("description", {}), path).lines()]
+    return []
 
 
 def _adapters_lines(adapters: dict[str, Any]) -> Iterator[str]:

@@ -22,8 +22,10 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
+from ms_codegeex.data.conversations import ChatTemplate
 from ms_codegeex.data.datasets.batches import KIND, is_dataset
 from ms_codegeex.data.datasets.opening import training_data
+from ms_codegeex.data.description import Chat, chat_json, chat_name, chat_of
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.formats.sources import Source, tokenizer_place
@@ -285,7 +287,7 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
     task = None if ready else data.task or records.recognised_task(data.paths)
     limit, sizes = config.model.sizes.max_position_embeddings, None
     if task is not None and stated.get("data.seq_length") is None:
-        settings = records.FinetuneSettings(task, limit + 1, tokenizer_place(source), seed=config.seed)  # all longer
+        settings = _settings(task, limit + 1, source, config)  # all longer ones are equal
         sizes = records.example_sizes(data.paths, settings)
     length = length_of(stated, sizes, limit, dataset)
     config, memory = fit(request, name, length)
@@ -298,13 +300,35 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
         print_tally(tally)
         if left := tally["read"] - tally["kept"]:
             tokens += f"; {left} of {tally['read']} records were left out"
-    return config, [tokens, memory, steps]
+    return config, [tokens, *_chat_lines(source.description.chat, dataset), memory, steps]
+
+
+def _chat_lines(own: Chat | None, dataset: Path) -> Iterator[str]:
+    """How the conversations of a dataset are written, which the model will be asked in."""
+    written = read_json(dataset / "dataset.json").get("chat")
+    if written is None:
+        return
+    chat = chat_of(written)
+    name = chat_name(chat)
+    how = f"as {name}" if name else "in a format of its own" if isinstance(chat, ChatTemplate) else "in a chat template"
+    if own is None:
+        why = "since the model has no chat template; saved with it, in Jinja too"
+    else:
+        why = "the model's own" if own == chat else f"which REPLACES the model's own; {dataset} was made so"
+    yield f"conversations: written {how}, {why}"
+
+
+def _settings(task: str, length: int, source: Source, config: RunConfig) -> Any:
+    """How records become examples for this model."""
+    chat = source.description.chat
+    known = {"seed": config.seed, "chat": None if chat is None else chat_json(chat)}
+    return extra("finetune --data", "records").FinetuneSettings(task, length, tokenizer_place(source), **known)
 
 
 def prepared_data(data: Sequence[str], task: str, source: Source, config: RunConfig, quiet: bool) -> Path:
     """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
     records = extra("finetune --data", "records")
-    settings = records.FinetuneSettings(task, config.seq_length, tokenizer_place(source), seed=config.seed)
+    settings = _settings(task, config.seq_length, source, config)
     found = {file: root for root in map(Path, data) for file in (root, *root.rglob("*")) if file.is_file()}
     files = [[str(file.relative_to(root)), sha256(file)] for file, root in sorted(found.items())]
     key = json_digest({"settings": asdict(settings), "files": files})

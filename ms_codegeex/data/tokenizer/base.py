@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
 
+LITERAL = "\udfff"  # in the name of a special token that is text; half of a surrogate pair is in no text
 LONGEST_CHARACTER = 4  # bytes of UTF-8
 _CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}  # those that begin no character
 Broken = Literal["ignore", "replace"]  # what becomes of bytes that form no character
@@ -36,12 +37,21 @@ class Tokenizer(ABC):
         """Ids of corpus text, every character taken literally; neither the prefix nor the end token is among them."""
 
     @abstractmethod
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt, the prefix included."""
+    def encode_prompt(self, text: str, special: bool = True) -> list[int]:
+        """Ids of a prompt, the prefix included. If `special`, names of special tokens are those tokens, but for parts
+        that `literal` has marked. CodeGeeX2's are text in any case."""
+
+    def literal(self, text: str) -> str:
+        """A part of a text for `encode_prompt` in which names of special tokens are text."""
+        return text
 
     def encode_inside(self, text: str) -> list[int]:
         """Ids of a text that continues another one: decoded after it, they are exactly this text."""
         return self.encode(text)
+
+    def encode_marks(self, text: str) -> list[int]:
+        """Ids of a template's text that continues another one: the names of special tokens are these, as in prompts."""
+        return self.encode_inside(text)
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
@@ -55,6 +65,10 @@ class Tokenizer(ABC):
     def is_unused(self, number: int) -> bool:
         """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
+
+    def special_texts(self) -> dict[str, str]:
+        """The texts of special tokens by the names that transformers and chat templates have for them."""
+        return {}
 
     def token_bytes(self, number: int) -> bytes:
         """The bytes of an id in a text, maybe a part of a character; none for some special ids. `UserError`: no id."""

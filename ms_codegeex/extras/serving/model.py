@@ -1,48 +1,42 @@
-"""The model that is served, as the HTTP process knows it: its tokenizer and sizes, not its weights. And how it is
-opened: a model directory may state in `serving.json` how its model was tuned:
-
-    {"chat": "codegeex2"}                             a format of `data.conversations`, or
-    {"chat": {"user": "U: {content}\\n", "assistant": "A: {content}\\n", "system": "{content}\\n", "stop": ["U:"]}}
-    {"infill": {"prefix": "<PRE>", "suffix": "<SUF>", "middle": "<MID>"}}             see `data.infilling.sentinels`
-
-Without it, a model only continues text. An adapter may have its own such file.
-"""
+"""The model that is served, as the HTTP process knows it: its tokenizer, its sizes and what its description says, not
+its weights. And how it is opened. An adapter may have its own description."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong, UserError, located
-from ms_codegeex.base.quarantine import has_file, read_json_inside
-from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
-from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
+from ms_codegeex.data.conversations import ChatFormat
+from ms_codegeex.data.description import Chat, bound
+from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.languages import languages, tag_line
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.extras.serving.settings import ServeSettings
-from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
+from ms_codegeex.generation.loading import LoadedModel, adapter_description, load_model
 
 STEP = 256  # tokens; about 1,000 characters
-SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
+SHORTEN = 'or send "truncate_prompt": true to drop its start'
 PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 
 
 @dataclass(frozen=True)
 class ServedModel:
     """The model as the routes know it, or the model with an adapter of that name, whose `parent` is the model's name.
-    `context` counts tokens of prompt and answer; ids are below `allowed`."""
+    `context` counts tokens of prompt and answer; ids are below `allowed`. `special_tokens`: names of special tokens in
+    a user's text are those tokens; otherwise they are text."""
 
     name: str
     family: str
     tokenizer: Tokenizer
     context: int
     allowed: int
-    chat: ChatTemplate | None = None
+    chat: ChatFormat | None = None
     sentinels: Sentinels | None = None
     parent: str | None = None
+    special_tokens: bool = False
 
     @property
     def adapter(self) -> str:
@@ -67,17 +61,23 @@ class ServedModel:
             return tag_line(self.family, language) + prompt
 
     def encode(
-        self, prompt: str, *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
+        self,
+        prompt: str,
+        *,
+        room: int | None = None,
+        field: str = "prompt",
+        remedy: str = SHORTEN,
+        special: bool | None = None,
     ) -> list[int]:
         """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start. Without it,
-        an error says that `field` is too long and gives the `remedy`."""
+        an error says that `field` is too long and gives the `remedy`. `special` instead of `special_tokens`."""
         maximum = self.max_characters
         if len(prompt) > maximum:
             if room is None:
-                wrong = f"{len(prompt)} characters are more than the model's context of {self.context} tokens can hold"
-                raise PromptTooLong(f"{field}: {wrong}; {remedy}")
+                raise self.too_long(field, f"at least {-(-len(prompt) // _longest_token(self.tokenizer))}", remedy)
             prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
-        return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
+        ids = self.tokenizer.encode_prompt(prompt, self.special_tokens if special is None else special)
+        return self.checked(self.begun(ids), room=room, field=field, remedy=remedy)
 
     def truncated(self, ids: Sequence[int], room: int) -> list[int]:
         """At most `room` ids of a text, without its start if that is necessary."""
@@ -103,8 +103,15 @@ class ServedModel:
         if room is not None:
             return self.truncated(ids, self.context - room)
         if len(ids) >= self.context:
-            raise PromptTooLong(f"{field}: {len(ids)} tokens, the model's context is {self.context} tokens; {remedy}")
+            raise self.too_long(field, str(len(ids)), remedy)
         return list(ids)
+
+    def too_long(self, field: str, tokens: str, remedy: str, what: str = "") -> PromptTooLong:
+        """The error for a text of so many tokens, in the words by which clients of OpenAI's API know it. `what`: the
+        text's name, if not `field`."""
+        maximum = f"This model's maximum context length is {self.context} tokens"
+        found = f"However, your {what or field} resulted in {tokens} tokens: the prompt is too long"
+        return PromptTooLong(f"{field}: {maximum}. {found}. Please reduce the length of the {field}; {remedy}")
 
 
 def step_of(room: int) -> int:
@@ -127,7 +134,7 @@ def _longest_token(tokenizer: Tokenizer) -> int:
 def open_models(settings: ServeSettings) -> tuple[LoadedModel, list[ServedModel]]:
     """The loaded model, whose weights are not verified yet; and the served ones: it alone, then with each adapter."""
     loaded = load_model(settings.model, settings.bits)
-    model = described_model(loaded, settings.model, settings.name)
+    model = replace(described_model(loaded, settings.model, settings.name), special_tokens=settings.special_tokens)
     if model.name in (name for name, _ in settings.adapter):
         raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")
     return loaded, [model, *(with_adapter(model, name, path) for name, path in settings.adapter)]
@@ -141,44 +148,22 @@ def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedMod
         model.tokenizer,
         model.config.max_position_embeddings,
         min(model.tokenizer.vocab_size, model.config.vocab_size),
-        _chat(_described(Path(path)).get("chat"), Path(path) / DESCRIPTION),
+        _chat(model.description.chat, model.tokenizer),
         model.sentinels,
     )
 
 
 def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
     """The model with an adapter, which may state how it was tuned."""
-    where, infill = path / DESCRIPTION, adapter_infill(path)
-    chat = _chat(_described(path).get("chat"), where)
+    known = adapter_description(path)
     return replace(
         model,
         name=name,
         parent=model.name,
-        chat=chat or model.chat,
-        sentinels=model.sentinels if infill is None else sentinels(infill, str(where if where.is_file() else path)),
+        chat=_chat(known.chat, model.tokenizer) or model.chat,
+        sentinels=known.infill or model.sentinels,
     )
 
 
-def _described(directory: Path) -> Mapping[str, Any]:
-    content = read_json_inside(directory, DESCRIPTION) if has_file(directory, DESCRIPTION) else {}
-    if not isinstance(content, dict) or set(content) - {"chat", "infill"}:
-        raise UserError(f"{directory / DESCRIPTION}: expected a JSON object with chat and infill, or one of them")
-    return content
-
-
-def _chat(value: Any, where: Path) -> ChatTemplate | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and value in TEMPLATES:
-        return TEMPLATES[value]
-    stop = value.get("stop", []) if isinstance(value, dict) else None
-    texts = {key: text for key, text in value.items() if key != "stop"} if isinstance(value, dict) else {}
-    if (
-        not {"user", "assistant"} <= set(texts) <= {"user", "assistant", "system"}
-        or not all(isinstance(text, str) and "{content}" in text for text in texts.values())
-        or not isinstance(stop, list)
-        or not all(isinstance(text, str) and text for text in stop)
-    ):
-        texts_needed = "user, assistant and system with {content} in each, and a list stop"
-        raise UserError(f"{where}: chat: expected one of {', '.join(TEMPLATES)}, or {texts_needed}")
-    return ChatTemplate(**texts, stop=tuple(stop))
+def _chat(chat: Chat | None, tokenizer: Tokenizer) -> ChatFormat | None:
+    return None if chat is None else bound(chat, tokenizer)

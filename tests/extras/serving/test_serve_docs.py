@@ -129,7 +129,7 @@ def test_the_line_of_the_access_log_has_the_real_fields():
 
 def test_the_infill_setting_and_the_key_file_are_read(tmp_path):
     (shown,) = [block for block in blocks("json") if '"infill"' in block]
-    assert sentinels(json.loads(shown)["infill"], "x").end == ("<|endoftext|>",)
+    assert sentinels(json.loads(shown)["infill"]).end == ("<|endoftext|>",)
     (keys,) = [block for block in blocks("text") if "sha256:" in block]
     (tmp_path / "keys").write_text(keys)
     (tmp_path / "keys").chmod(0o600)

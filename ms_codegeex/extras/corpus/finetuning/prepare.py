@@ -25,10 +25,11 @@ from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.datasets.batches import KIND
 from ms_codegeex.data.datasets.layout import check_output, file_records
+from ms_codegeex.data.description import Chat, bound, chat_json, chat_of, read_description
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.languages import check_scheme
 from ms_codegeex.data.layouts import table
-from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, Example, reader
@@ -63,7 +64,8 @@ class FinetuneSettings:
     and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory. A row has at most `seq_length`
     tokens. A longer example is dropped (`overlong="drop"`), or the left end of its prompt is truncated, never the
     answer. A hash of the texts chooses `validation_share` of the examples. `template`: for conversations, a name of
-    `conversations.TEMPLATES`, or `auto`: the tokenizer's."""
+    `conversations.TEMPLATES`, or `auto`: the format `chat` of the model, as its description has it in JSON, else that
+    of the tokenizer's directory, else its family's."""
 
     task: str
     seq_length: int
@@ -75,6 +77,7 @@ class FinetuneSettings:
     tags: str = "codegeex"
     on_error: str = "skip"
     infill: InfillConfig | None = None
+    chat: Any = None
 
     def __post_init__(self) -> None:
         check_scheme(self.tags)
@@ -89,7 +92,17 @@ class FinetuneSettings:
 
     def record(self) -> dict[str, Any]:
         """All settings, as dataset.json and report.json hold them."""
-        return {name: value for name, value in asdict(self).items() if name != "infill" or value is not None}
+        optional = ("infill", "chat")
+        return {name: value for name, value in asdict(self).items() if name not in optional or value is not None}
+
+    def format(self, tokenizer: Tokenizer) -> Chat:
+        """How conversations are written."""
+        if self.template != "auto":
+            return TEMPLATES[self.template]
+        if self.chat is not None:
+            return chat_of(self.chat)
+        own = None if self.tokenizer in TOKENIZER_NAMES else read_description(Path(self.tokenizer)).chat
+        return own or TEMPLATES["codegeex2" if tokenizer.name == "codegeex2" else "plain"]
 
 
 class RowEncoder:
@@ -101,23 +114,35 @@ class RowEncoder:
         self._fast = CorpusEncoder(self.tokenizer)
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer as it follows its prompt, without end token."""
+        """Ids of an answer as it follows its prompt, without its end."""
         return self._fast.encode_inside(answer.encode()).tolist()
+
+    def learnt_ids(self, example: Example) -> list[int]:
+        """Ids that the loss counts: the answer, its end and the end token."""
+        ids = [*self.answer_ids(example.answer), *(self.tokenizer.encode_marks(example.end) if example.end else ())]
+        return ids if ids[-1:] == [self.tokenizer.eos_id] else [*ids, self.tokenizer.eos_id]
 
     def rows(self, examples: Sequence[Example]) -> Iterator[Row | str]:
         """The row of each of a record's examples, or the reason why it is left out. Each prompt begins with the one
-        before. Up to the last place where the text may be divided, its ids are settled. Without such a place, prompts
-        are encoded as a whole until they have `_MAX_PROMPTS`."""
+        before, unless a model's own template wrote it. Up to the last place where the text may be divided, its ids are
+        settled. Without such a place, prompts are encoded as a whole until they have `_MAX_PROMPTS`."""
         settled, encoded, ids = 0, 0, list[int]()
         for example in examples:
             if not settled and encoded > _MAX_PROMPTS:
                 yield "conversation too long to encode as a whole"
                 continue
-            place = self._fast.last_break(example.text, settled, example.size)
-            ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]
-            settled, encoded = place, encoded + example.size
-            prompt = [*self.tokenizer.prefix, *ids, *self._ids(example.text, settled, example.size)]
-            answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
+            encoded += example.size
+            if example.marked:
+                prompt = self.tokenizer.encode_prompt(example.text[: example.size].decode())
+                if self.tokenizer.eos_id in prompt:
+                    yield "end token in the prompt, where attention begins anew"
+                    continue
+            else:
+                place = self._fast.last_break(example.text, settled, example.size)
+                ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]
+                settled = place
+                prompt = [*self.tokenizer.prefix, *ids, *self._ids(example.text, settled, example.size)]
+            answer = self.learnt_ids(example)
             room, minimum = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
             truncated = len(prompt) > room
             if truncated and (not self.truncate or room < minimum):
@@ -135,7 +160,8 @@ class RowEncoder:
 
 def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
     """Remarks on names of special tokens in a record's texts, with the first name."""
-    texts = [examples[-1].text.decode(), *(example.answer for example in examples)]
+    own = "" if examples[-1].marked else examples[-1].text.decode()  # a template's own names are meant
+    texts = [own, *(example.answer for example in examples)]
     for number, text in enumerate(texts):
         for found in _SPECIAL.finditer(text):
             if number and found.end() == len(text.rstrip()):
@@ -153,10 +179,9 @@ class _RowMaker:
         self.found = {"files": 0, "documents": 0, "bytes": 0}
         self._before = 0  # lines of the file in units that have been read
         self._decode = text_decoder(encoder.tokenizer)
-        template = settings.template
-        if template == "auto":
-            template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
-        self._read = reader(settings.task, template, settings.tags)
+        self.chat = settings.format(encoder.tokenizer) if settings.task == "chat" else None
+        chat = bound(self.chat or TEMPLATES["plain"], encoder.tokenizer)
+        self._read = reader(settings.task, chat, settings.tags)
 
     def read_all(self, inputs: Places, progress: bool) -> None:
         """Add every example below `inputs`; `UserError` if there is none."""
@@ -221,7 +246,7 @@ class _RowMaker:
         """Whether the example was written, and not left out."""
         if isinstance(row, str):
             size = example.size + len(example.answer.encode())
-            needed = len(self.encoder.answer_ids(example.answer)) + len(self.encoder.tokenizer.prefix) + 2
+            needed = len(self.encoder.learnt_ids(example)) + len(self.encoder.tokenizer.prefix) + 1
             self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
             detail = f"its answer needs {needed} tokens" if self.encoder.truncate else ""
             event = Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
@@ -327,6 +352,7 @@ def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: d
         "tally": tally,
         "files": file_records(directory),
         **infill_record(settings.infill, tokenizer),
+        **({} if work.chat is None else {"chat": chat_json(work.chat)}),
         "settings": settings.record(),
     }
     return write_description(directory, tokenizer, settings.tokenizer, first, further)

@@ -13,6 +13,7 @@ from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.records import line_parts
+from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -31,7 +32,7 @@ def write_lines(path, records):
 
 
 def examples_of(record, task="chat", template="plain"):
-    return reader(task, template, "none")(record, lambda remark, where: None)
+    return reader(task, TEMPLATES[template], "none")(record, lambda remark, where: None)
 
 
 def rows(directory, split="train"):
