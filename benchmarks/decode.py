@@ -337,6 +337,20 @@ def report(results: dict[str, dict[str, list[float]]], wide: list[float], direct
         print(f"  ids of ours-32 and transformers-float32 are {'equal' if plain[0] == plain[1] else 'DIFFERENT'}")
 
 
+def read_bandwidth(threads: int, size: int = 2**30) -> float:
+    """Bytes a second at which `threads` threads read `size` bytes of memory: the time of their CRC-32."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    from isal import isal_zlib
+
+    parts = [np.ones(size // threads, np.uint8) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        begin = time.perf_counter()
+        list(pool.map(isal_zlib.crc32, parts))
+        return size / (time.perf_counter() - begin)
+
+
 def main() -> None:
     """Measure, or serve as one engine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -349,8 +363,6 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("benchmarks/models"))
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    from ms_codegeex.extras.cluster.plans.inference import read_bandwidth
-
     if arguments.serve:
         return serve(arguments.serve, arguments.models, arguments.threads)
     here = [name for name in ENGINES if name.startswith("ours") or importlib.util.find_spec(name.partition("-")[0])]

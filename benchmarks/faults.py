@@ -87,7 +87,7 @@ class Job:
         return processes_of(self.run.path)
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes, forked or not, the scheduler not among them."""
+        """The worker processes, the scheduler not among them."""
         from run_processes import ranks_of
 
         return list(ranks_of(self.run.path).values())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ms_codegeex.extras.cluster.rehearsal.timeline.operators import Operator
+    from flattened import Operator
 
 SOURCE = Path(__file__).with_name("gpu_trace.c")
 MAX_NAMES, NAME = 60, 160  # kernels and characters of each that a side reports
@@ -114,7 +114,7 @@ def predicted(operators: Iterable[Operator]) -> list[tuple[str, int, float]]:
     """Milliseconds of a compiled step on that card, by kind of operator with their number, longest first."""
     times, counts = Counter({"between kernels": BETWEEN}), Counter()
     for operator in operators:
-        if not operator.alias and operator.outputs and operator.moved:
+        if operator.outputs and operator.moved:
             kind = kind_of(operator)
             times[kind] += milliseconds(operator, kind)
             counts[kind] += 1

@@ -86,15 +86,15 @@ def our_step(device: str, preset: str, kind: str, composed: bool = False) -> tup
 def prediction(preset: str, composed: bool) -> list[tuple[str, int, float]]:
     """`gpu_profile.predicted` of a GPU's FP16 step, which is compiled on a CPU and not executed."""
     prepared("cpu")
+    from flattened import flatten
     from gpu_profile import predicted
 
     from ms_codegeex.extras.cluster.rehearsal import mindir
     from ms_codegeex.extras.cluster.rehearsal.execution_program import exported
-    from ms_codegeex.extras.cluster.rehearsal.timeline.flatten import flatten
 
     train, inputs = our_step("gpu", preset, "fp16", composed)
     train.compile(*inputs)
-    return predicted(flatten(mindir.parse(exported(train)), 0, 0).operators)
+    return predicted(flatten(mindir.parse(exported(train))).operators)
 
 
 def our_training(side: str, device: str, job: dict[str, Any]) -> Requests:

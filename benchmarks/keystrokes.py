@@ -6,9 +6,10 @@
 
 A file is typed: a request follows each character. Its prompt are the ids of the text after the cursor, then of the text
 before it (--after and --before tokens at first), as for a model that fills gaps with the suffix first. Both servers get
-the same ids on `/completion`, greedy and streamed, each on a connection of its own, and take turns at every
+the same ids on `/v1/completions`, greedy and streamed, each on a connection of its own, and take turns at every
 keystroke; the first one alternates. They have the same random weights, ours with 8 bits, llama.cpp's as our GGUF with
-Q8_0, as many threads, and one slot. Both report in `timings` how many tokens of a prompt they reused.
+Q8_0, as many threads, and one slot. How many tokens of a prompt they reused, ours reports at `/metrics`, llama.cpp's in
+the `timings` of the last event.
 
 Before that, ten prompts of the same length that share nothing: the first request after `/ready` over the tenth.
 """
@@ -20,11 +21,13 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,6 +37,7 @@ from typing import Any
 from common import ROOT, print_command, versions
 
 FIRST_REQUESTS = 10
+OURS = "ms-codegeex"
 REUSE_AIM, FIRST_AIM, RATIO_AIM = 0.95, 1.2, 1.0
 LIMIT_SECONDS = 600
 
@@ -65,11 +69,11 @@ class Side:
 
     def ask(self, ids: Sequence[int], new: int) -> tuple[float, dict[str, Any]]:
         """Seconds to the first event of an answer, and its last event."""
-        body = {"prompt": list(ids), "n_predict": new, "temperature": 0, "stream": True, "cache_prompt": True}
+        body = {"prompt": list(ids), "max_tokens": new, "temperature": 0, "stream": True, "cache_prompt": True}
         data = json.dumps(body)
         begin, first, last = time.perf_counter(), 0.0, b""
         connection = http.client.HTTPConnection(self.address, timeout=LIMIT_SECONDS)
-        connection.request("POST", "/completion", data, {"Content-Type": "application/json", "Connection": "close"})
+        connection.request("POST", "/v1/completions", data, {"Content-Type": "application/json", "Connection": "close"})
         response = connection.getresponse()
         for line in response:
             if line.startswith(b"data: {"):
@@ -81,10 +85,20 @@ class Side:
 
     def keystroke(self, ids: Sequence[int], new: int) -> None:
         """Ask, and note what it took."""
+        before = self.counted()
         seconds, last = self.ask(ids, new)
         self.first.append(seconds)
-        self.reused += last["timings"]["cache_n"]
-        self.computed += last["timings"]["prompt_n"]
+        reused = self.counted() - before if "timings" not in last else last["timings"]["cache_n"]
+        self.reused += reused
+        self.computed += len(ids) - reused
+
+    def counted(self) -> int:
+        """Tokens of prompts that our server has reused so far; 0 for llama.cpp's."""
+        if self.name != OURS:
+            return 0
+        with urllib.request.urlopen(f"http://{self.address}/metrics") as response:
+            found = re.search(rb"^\w*reused_tokens_total (\S+)", response.read(), re.MULTILINE)
+        return int(float(found[1]))
 
     def end(self) -> None:
         """Let the server go."""
@@ -105,7 +119,7 @@ def ours(model: Path, threads: int) -> Side:
     if not line:
         process.wait(60)
         raise SystemExit("serve did not start; its message is above")
-    return Side("ms-codegeex", process, line.partition("//")[2].strip())
+    return Side(OURS, process, line.partition("//")[2].strip())
 
 
 def theirs(python: Path, model: Path, threads: int, context: int) -> Side:

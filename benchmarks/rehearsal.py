@@ -2,18 +2,15 @@
 
     python benchmarks/rehearsal.py                 # 5 rounds up to 8 layers, 3 above: about 40 minutes on two cores
     python benchmarks/rehearsal.py --rounds 1
-    python benchmarks/rehearsal.py --timeline      # the command itself with the 13B's six ranks and all layers inlined
 
 Layers count the top query layer: 40 are the 13B. The peer is the same compile without lazy inline, as a run does it;
 both take turns, one at a time, each in a separate process, up to 8 layers. Seconds are those of the engine's compile
-call (wall clock) and of the whole process (CPU); memory is the process's peak when the compile ends. With `--timeline`,
-seconds are wall clock from start to end, and memory is each process's peak over its whole life.
+call (wall clock) and of the whole process (CPU); memory is the process's peak when the compile ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import resource
@@ -21,12 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import psutil
 from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
@@ -37,8 +32,6 @@ from ms_codegeex.extras.cluster.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.extras.cluster.rehearsal.stubs import simulation_environment
 
 PEER_LAYERS = 8  # more would take minutes
-SAMPLE_SECONDS = 0.2
-TIMELINE = ("rehearse", "--config", str(ROOT / "configs" / "codegeex_13b.yaml"), "--compile", "--timeline", "--json")
 
 
 def configuration(devices: int, layers: int) -> RunConfig:
@@ -72,52 +65,6 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def peak_bytes(process: psutil.Process) -> int:
-    """The most resident memory that a process has had so far."""
-    text = Path(f"/proc/{process.pid}/status").read_text()
-    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmHWM"))) * 1024
-
-
-def timeline_command() -> dict[str, float]:
-    """Seconds of the command on the 13B's recipe, with the largest peak of its processes and their largest sum."""
-    began, cpu, peaks, together = time.monotonic(), cpu_seconds(), {}, 0
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with tempfile.TemporaryFile() as output:
-        command = [sys.executable, "-m", "ms_codegeex.cli", *TIMELINE]
-        main = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, env=environment, cwd=ROOT)
-        while main.poll() is None:
-            alive, now = psutil.Process(main.pid), 0
-            with contextlib.suppress(psutil.Error, OSError, StopIteration):
-                for process in (alive, *alive.children(recursive=True)):
-                    peaks[process.pid] = peak_bytes(process)
-                    now += process.memory_info().rss
-            together = max(together, now)
-            time.sleep(SAMPLE_SECONDS)
-        if main.returncode:
-            raise SystemExit(f"rehearse ended with status {main.returncode}")
-        output.seek(0)
-        found = json.load(output)
-    return {
-        "seconds": time.monotonic() - began,
-        "cpu": cpu_seconds() - cpu,
-        "peak": max(peaks.values()),
-        "command": peaks[main.pid],
-        "together": together,
-        "step": found["timeline"]["seconds"],
-        "ranks": len(found["compile"]["ranks"]),
-    }
-
-
-def timelines(rounds: int) -> None:
-    """The whole command, `rounds` times."""
-    found = [timeline_command() for _ in range(rounds)]
-    print(f"\n{' '.join(('ms-codegeex', *TIMELINE[:2], 'configs/codegeex_13b.yaml', *TIMELINE[3:]))}")
-    print(f"  {found[0]['ranks']} graphs; the simulated step {found[0]['step']:.4g} s")
-    print(f"  seconds {spread([x['seconds'] for x in found])}, of CPU {spread([x['cpu'] for x in found])}")
-    for key, name in (("peak", "the largest process"), ("command", "the command's own process"), ("together", "all")):
-        print(f"  {name}: {spread([x[key] / 1e9 for x in found])} GB")
-
-
 def show(name: str, found: Sequence[dict[str, float]]) -> None:
     """One line: medians with their spread."""
     seconds = [x["compile_seconds"] for x in found]
@@ -136,13 +83,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 8, 16, 40])
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 1536])
-    parser.add_argument("--timeline", action="store_true", help="measure only `rehearse --compile --timeline`")
     arguments = parser.parse_args()
     print_command()
     print(versions("mindspore"))
-    if arguments.timeline:
-        timelines(arguments.rounds)
-        return
     for devices in arguments.devices:
         for layers in arguments.layers:
             config = configuration(devices, layers)

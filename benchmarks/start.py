@@ -102,8 +102,8 @@ class Side:
             ready = time.perf_counter() - begin
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             cpu = sum(sum(each.cpu_times()[:2]) for each in family)
-            body = json.dumps({"prompt": PROMPT, "n_predict": 4, "temperature": 0, "stream": True}).encode()
-            request = urllib.request.Request(f"{address}/completion", body, {"Content-Type": "application/json"})
+            body = json.dumps({"prompt": PROMPT, "max_tokens": 4, "temperature": 0, "stream": True}).encode()
+            request = urllib.request.Request(f"{address}/v1/completions", body, {"Content-Type": "application/json"})
             asked = time.perf_counter()
             with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as response:
                 next(line for line in response if line.startswith(b"data: {"))

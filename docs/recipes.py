@@ -2,7 +2,6 @@
 
 python docs/recipes.py             # writes the page and the picture from the files
 python docs/recipes.py --search    # searches again first: some minutes
-python docs/recipes.py --simulate codegeex_13b_910b_64   # compiles one rank of each stage, and records the timeline
 python docs/recipes.py --check     # writes nothing; exit status 1 if the page is not what it would write
 
 An error ends it with one line and exit status 2.
@@ -11,31 +10,21 @@ An error ends it with one line and exit status 2.
 from __future__ import annotations
 
 import argparse
-import ast
-import hashlib
-import json
-import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache, reduce
-from operator import getitem
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import atomic_file, write_json
-from ms_codegeex.base.hardware import GIB, chip_named
-from ms_codegeex.base.reading import read_json
-from ms_codegeex.config import RunConfig
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.hardware import chip_named
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
 from ms_codegeex.extras.cluster.plans.planner import Plan, make_plan
 from ms_codegeex.extras.cluster.plans.published import STEP_SECONDS
-from ms_codegeex.extras.cluster.plans.search import search, yaml_of
-from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
-from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import make_timeline
+from ms_codegeex.extras.cluster.plans.search import search, without_mesh, yaml_of
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE, PICTURE = ROOT / "configs" / "recipes", "recipes.md", "images/recipes.png"
@@ -53,24 +42,9 @@ SMALL = {"ascend910b": (8, 16, 64, 128), "ascend910c": (16, 128), "a100": (8, 64
 TUNING = {"ascend910b": (8,), "ascend910c": (16,), "a100": (8,), "h100": (8,)}  # `finetune` uses one server
 # Recipes for which a search found no plan. A recipe without a file that is not listed has not been searched.
 NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
-# Settings that timelines of the compiled graphs prefer to the search's: the first overlaps more, the others leave more
-# memory to masks and fragments.
-BY_TIMELINE = ("codegeex_13b_910_1536", "codegeex_13b_910_64", "codegeex_13b_910_512")
-LATER = {  # keys that came after some records, with what every step did before
-    ("parallel", "virtual_stages"): 1,
-    ("parallel", "calibration"): None,
-    ("parallel", "short_gradients"): False,
-    ("parallel", "fusion", "documents"): False,
-    ("training", "optimizer", "name"): "adamw",
-    ("training", "optimizer", "momentum"): 0.95,
-    ("training", "schedule", "decay"): "cosine",
-    ("training", "initial"): {"outputs": "normal", "positions": "normal", "attention": "normal"},
-}
-SIMULATED = ROOT / "docs" / "recipes_simulated.json"
-TIMELINE = ROOT / "ms_codegeex" / "extras" / "cluster" / "rehearsal" / "timeline"
-COSTS = ROOT / "ms_codegeex" / "planning" / "operators.py"  # what its operators cost
-SHOWS = ("report.py",)  # its files that show a timeline and do not make it
-EARLIER = "simulated by an earlier version of the timeline"
+# Settings that a search would not choose, and leaves: the first overlaps more, by a simulation of its compiled graph,
+# the others leave more memory to masks and fragments.
+KEPT = ("codegeex_13b_910_1536", "codegeex_13b_910_64", "codegeex_13b_910_512")
 PAPER = "codegeex_13b"  # the published setting
 
 
@@ -196,11 +170,8 @@ def recipes() -> Iterator[Recipe]:
 def find(recipe: Recipe) -> None:
     """Search a recipe and write its file, or remove the file if nothing fits."""
     base = ROOT / "configs" / f"{recipe.model.base}.yaml"
-    free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "virtual_stages", "optimizer_shard")]
-    free += ["parallel.sequence=false", "parallel.micro_batches=null", "training.micro_batch=null", "devices=1"]
-    words = [*recipe.overrides, *recipe.model.model, *free]
-    config = replace(load_config(base, words), devices=recipe.devices)
-    found = next(iter(search(config, given=False).ranked), None)
+    config = without_mesh(base, [*recipe.overrides, *recipe.model.model, f"devices={recipe.devices}"])
+    found = next(iter(search(config).ranked), None)
     plan_of.cache_clear()
     if found is None:
         recipe.file.unlink(missing_ok=True)
@@ -215,110 +186,9 @@ def find(recipe: Recipe) -> None:
         temporary.write_text(header + text, encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Simulated:
-    """A step simulated from the compiled graphs, without the factor, and its roofline then. `config` and `sources`:
-    digests of the settings and of the timeline's source files. `stages`: of the run's step, seconds of computing,
-    exposed messages by group, and bubble; GiB of the graph at its peak."""
-
-    seconds: float
-    roofline: float
-    config: str
-    sources: str
-    stages: list[dict]
-
-    @property
-    def worst(self) -> dict:
-        """The stage that computes longest."""
-        return max(self.stages, key=lambda stage: stage["computing"])
-
-    @property
-    def earlier(self) -> bool:
-        """Whether the timeline's source files have changed since."""
-        return self.sources != digest_of_sources()
-
-
-def digest_of_config(config: RunConfig) -> str:
-    """Of the resolved settings that change a step. A key that came after some records counts only where it is set."""
-    values = config.to_dict()
-    for (*path, key), default in LATER.items():
-        section = reduce(getitem, path, values)
-        if section[key] == default:
-            del section[key]
-    keys = ("model", "parallel", "training", "device", "devices")
-    chosen = {**{key: values[key] for key in keys}, "seq_length": config.seq_length}
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache
-def digest_of_sources() -> str:
-    """Of the files that make a timeline, without imports, docstrings, comment lines and empty lines."""
-    files = [*sorted(file for file in TIMELINE.glob("*.py") if file.name not in SHOWS), COSTS]
-    text = "".join(f"{file.name}\n{_code(file.read_text(encoding='utf-8'))}\n" for file in files)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _code(text: str) -> str:
-    """The lines of a Python file that change what it does."""
-    left_out = set()
-    for node in ast.walk(ast.parse(text)):
-        text_alone = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if text_alone or isinstance(node, ast.Import | ast.ImportFrom):
-            left_out.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines = (line for number, line in enumerate(text.splitlines(), 1) if number not in left_out)
-    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
-
-
-def simulate(stem: str) -> None:
-    """Compile one rank of each stage of a recipe, or of the published setting, and record the timeline.
-
-    A recipe without a file is a `UserError`; a graph that is not as planned is a `RunFailure`.
-    """
-    if not file_of(stem).exists():
-        raise UserError(f"--simulate {stem}: no such file in configs/recipes; choose one of them, or {PAPER}")
-    config = load_config(file_of(stem))
-    mesh = config.mesh
-    report = compile_ranks(config, [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)], timeline=True)
-    if not report.ok:
-        raise RunFailure(f"{stem}: the graph is not as planned: {'; '.join(report.problems)}")
-    line = make_timeline(report.config, config, report.programs)
-    stages = [
-        {
-            **asdict(line.shares(rank)),
-            "peak_gib": rank.memory.peak / GIB,
-            "pool_gib": rank.memory.pool.touched / GIB,
-            "blocks_gib": rank.memory.pool.blocks / GIB,
-            "buffers_gib": line.plan.memory[rank.program.stage].communication / GIB,
-        }
-        for rank in line.ranks
-    ]
-    digests = (digest_of_config(config), digest_of_sources())
-    found = Simulated(line.run_seconds, line.run_plan.time.total, *digests, stages)
-    write_json(SIMULATED, {**_recorded(), stem: asdict(found)})
-
-
 def file_of(stem: str) -> Path:
     """The YAML of a recipe or of the published setting."""
     return ROOT / "configs" / "codegeex_13b.yaml" if stem == PAPER else FOLDER / f"{stem}.yaml"
-
-
-def _recorded() -> dict[str, dict]:
-    return read_json(SIMULATED) if SIMULATED.exists() else {}
-
-
-def simulated(stem: str, plan: Plan) -> Simulated | None:
-    """The recorded timeline; None if there is none, or if settings or costs have changed since."""
-    values = _recorded().get(stem)
-    if values is None:
-        return None
-    found = Simulated(**values)
-    same = math.isclose(found.roofline, plan.time.total, rel_tol=1e-6)
-    return found if same and found.config == digest_of_config(plan.config) else None
-
-
-def stale() -> list[str]:
-    """Recipes of which a timeline is recorded whose settings or costs have changed since."""
-    return [stem for stem in _recorded() if simulated(stem, plan_of(file_of(stem))) is None]
 
 
 def cell(recipe: Recipe) -> str:
@@ -332,7 +202,7 @@ def cell(recipe: Recipe) -> str:
 def figures(plan: Plan, tokens: float) -> str:
     """Seconds of a step, MFU and device-hours for this many tokens."""
     hours = hours_of(plan, tokens) * plan.config.devices
-    return f"{plan.step_seconds:.3g} s, {_percent(plan.mfu, 0)}, {hours:,.0f} h"
+    return f"{plan.step_seconds:.3g} s, {100 * plan.mfu:.0f} %, {hours:,.0f} h"
 
 
 def grid(models: Sequence[Model]) -> str:
@@ -350,10 +220,6 @@ def grid(models: Sequence[Model]) -> str:
     return _table(("", *shown), [(row, *(cells.get(column, "") for column in shown)) for row, cells in rows.items()])
 
 
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{share:.{digits}%}".replace("%", " %")
-
-
 def hours_of(plan: Plan, tokens: float) -> float:
     """Hours for this many tokens, by the planned step, so that all rows have the same method."""
     return tokens / plan.step_tokens * plan.step_seconds / 3600
@@ -367,56 +233,8 @@ def page() -> str:
     published = f"The paper's own setting of the 13B on {paper.config.devices:,} x 910, planned: "
     published += f"{figures(paper, MODELS[0].tokens)} (published: {STEP_SECONDS:.2f} s)."
     tuned = [model for model in MODELS if model.model]
-    blocks = (INTRODUCTION, notes, grid(pretrained), published, TUNED_TEXT, grid(tuned), simulated_section())
+    blocks = (INTRODUCTION, notes, grid(pretrained), published, TUNED_TEXT, grid(tuned))
     return "\n\n".join(blocks) + "\n"
-
-
-SHOWN = ("computing", "tensor", "weights and gradients", "pipeline", "bubble")  # where a simulated step goes
-STEP_HEADER = ("recipe", "nothing overlaps, s", "simulated, s", *SHOWN)
-STEP_HEADER += ("GiB of the graph", "in the pool", "its blocks", "of the plan")
-
-
-def simulated_section() -> str:
-    """The recorded timelines of current settings: where the step goes, and what follows."""
-    rows = []
-    for stem in _recorded():
-        plan = plan_of(file_of(stem))
-        found = simulated(stem, plan)
-        if found is None:
-            continue
-        parts: Counter[str] = Counter()
-        for group, seconds in found.worst["exposed"].items():
-            parts[group if group in ("tensor", "pipeline") else "weights and gradients"] += seconds
-        parts.update({name: found.worst[name] for name in ("computing", "bubble")})
-        rows.append(
-            (
-                f"[{stem}](../{file_of(stem).relative_to(ROOT)}){f', {EARLIER}' if found.earlier else ''}",
-                f"{found.roofline:.2f}",
-                f"{found.seconds:.2f}",
-                *(_percent(parts[name] / found.seconds) for name in SHOWN),
-                f"{max(stage['peak_gib'] for stage in found.stages):.1f}",
-                f"{max(stage['pool_gib'] for stage in found.stages):.1f}",
-                f"{max(stage['blocks_gib'] for stage in found.stages):.1f}",
-                f"{max(stage.total - stage.communication for stage in plan.memory) / GIB:.1f}",
-            )
-        )
-    return f"{SIMULATED_TEXT}\n\n{_table(STEP_HEADER, rows)}\n\n{_against_paper()}".rstrip()
-
-
-def _against_paper() -> str:
-    """The recipe for the paper's devices against the paper's setting, both simulated; empty if one is not recorded."""
-    stems = (PAPER, "codegeex_13b_910_1536")
-    found = [simulated(stem, plan_of(file_of(stem))) for stem in stems]
-    if None in found:
-        return ""
-    paper, ours = (x.seconds for x in found)
-    peak = max(stage["peak_gib"] for stage in found[0].stages)
-    return (
-        f"If the paper's run overlapped all that its graph allows, its {STEP_SECONDS:.2f} s are "
-        f"{STEP_SECONDS / paper:.2f} times the simulated {paper:.2f} s.\nSimulated against simulated, the recipe for "
-        f"1,536 Ascend 910 has {paper / ours:.2f} x the tokens of the paper's setting, which\nholds {peak:.1f} GiB, "
-        "where a run may use 30."
-    )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -440,8 +258,9 @@ Each cell has the seconds of a step, MFU, and device-hours for the tokens of the
 eight of ten runs should take 0.88 to 1.21 times as long, by the published runs on the same chip, or for 910C and H100
 on the one before it ([plan.md](plan.md#the-range)). A GPU has no fused attention here. Steps of CodeGen on A100 and
 H100 are estimated too short, because the factor of A100 is below 1: its runs fuse what the plan counts apart. A search
-leaves 5 % of what a run may use. A timeline chose the setting of the 13B on 1,536 Ascend 910; those on 64 and 512
-recompute more blocks than found, to leave memory. A device of a 910C is one of its two dies.
+leaves 5 % of what a run may use. The setting of the 13B on 1,536 Ascend 910 was chosen because more of its messages run
+under computation; those on 64 and 512 recompute more blocks than found, to leave memory. A device of a 910C is one of
+its two dies.
 
 ![device-hours for the paper's tokens, by devices](images/recipes.png)"""
 
@@ -454,21 +273,6 @@ ms-codegeex plan --config configs/recipes/tuning/lora_codegeex_13b_910b_8.yaml {
 
 Steps of 32 sequences of 2,048; device-hours for a billion tokens. The model comes from `finetune --model`, so `plan`
 needs its family and preset. CodeGen also needs `{HALF_SCORES[0]}`, as the run does."""
-
-
-SIMULATED_TEXT = """## Simulated from the compiled graphs
-
-```bash
-ms-codegeex rehearse --config configs/recipes/codegeex_13b_910_1536.yaml --compile --timeline --ranks 0
-python docs/recipes.py --simulate codegeex_13b_910_1536
-```
-
-One rank of each stage was compiled at full size, all layers, and its step simulated with the overlap that the graph
-allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. The simulated step is
-optimistic, the column before it pessimistic; neither has a factor. GiB are without the buffers of communicators: all
-tensors at the peak, what they touch of the engine's memory pool, the pool's blocks, and the plan's. The recipes touch
-less than a run may use. Blocks have to fit only on the 910, whose driver has no virtual memory; those of its recipe do,
-those of the paper's setting do not."""
 
 
 def picture(path: Path) -> None:
@@ -501,37 +305,32 @@ def main(arguments: Sequence[str] | None = None, docs: Path = ROOT / "docs") -> 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", action="store_true", help="search every recipe again")
     parser.add_argument("--only", default="", metavar="PREFIX", help="--search: only recipes whose files begin so")
-    parser.add_argument("--simulate", metavar="NAME", nargs="+", default=[], help="record the timelines of recipes")
     parser.add_argument("--check", action="store_true", help="write nothing, only compare the page")
     chosen = parser.parse_args(arguments)
-    if chosen.check and (chosen.search or chosen.simulate):
-        parser.error("--check writes nothing: leave --search and --simulate out")
+    if chosen.check and chosen.search:
+        parser.error("--check writes nothing: leave --search out")
     if chosen.only and not chosen.search:
         parser.error("--only chooses among recipes that are searched: add --search")
     try:
         return _run(chosen, docs)
-    except (UserError, RunFailure) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _run(chosen: argparse.Namespace, docs: Path) -> int:
-    """Search, simulate, and write or compare the page: the exit status."""
+    """Search, and write or compare the page: the exit status."""
     if chosen.search:
         (FOLDER / "tuning").mkdir(parents=True, exist_ok=True)
         for recipe in recipes():
             if not recipe.file.name.startswith(chosen.only):
                 continue
-            if recipe.file.stem in BY_TIMELINE:
-                print(f"{recipe.file.name}: chosen by its timeline, not searched", flush=True)
+            if recipe.file.stem in KEPT:
+                print(f"{recipe.file.name}: chosen by hand, not searched", flush=True)
                 continue
             find(recipe)
             print(f"{recipe.file.name}: {'found' if recipe.file.exists() else 'nothing fits'}", flush=True)
-    for stem in chosen.simulate:
-        simulate(stem)
     text = page()
-    for stem in stale():
-        print(f"{stem}: settings or costs have changed; python docs/recipes.py --simulate {stem}", file=sys.stderr)
     if chosen.check:
         current = (docs / PAGE).read_text(encoding="utf-8") == text
         print("" if current else f"{docs / PAGE} differs: run python docs/recipes.py", end="")

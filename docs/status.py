@@ -121,7 +121,7 @@ an Ascend device or a real network. "The run of one server" is that of [cluster.
 
 ## Figures of devices that no source settles
 
-`plan --sources` prints the source of each. A [profile of your own](plan.md#calibrate) replaces
+`plan --sources` prints the source of each. A [hardware file](plan.md#measured-steps) replaces
 them.
 
 {table(("device", "uncertain"), *figures)}

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import ms_codegeex
 from ms_codegeex.base.ending import open_closed_streams, print_failure
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.interrupts import after_imports
 from ms_codegeex.base.options import given
 from ms_codegeex.base.verb_options import declare
@@ -26,10 +26,10 @@ from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
 
 VERBS = {  # where each verb lies, in the order in which `--help` shows them
     "prepare": "extras.corpus.commands",
+    "tokenizer": "extras.corpus.commands",
     "inspect": "commands",
     "train": "commands",
     "finetune": "commands",
-    "ladder": "extras.cluster.commands",
     "monitor": "commands",
     "checkpoint": "commands",
     "convert": "commands",
@@ -40,15 +40,30 @@ VERBS = {  # where each verb lies, in the order in which `--help` shows them
     "complete": "extras.serving.commands",
     "chat": "extras.serving.commands",
     "evaluate": "extras.evaluation.commands",
-    "reproduce": "extras.evaluation.commands",
     "plan": "extras.cluster.commands",
-    "calibrate": "extras.cluster.commands",
     "rehearse": "extras.cluster.commands",
     "rank-table": "commands",
-    "tokenizer": "extras.corpus.commands",
     "doctor": "commands",
     "completion": "commands",
 }
+
+GROUPS = {  # the first verb of each: its heading
+    "prepare": "data",
+    "train": "training",
+    "checkpoint": "models",
+    "generate": "use",
+    "evaluate": "evaluation",
+    "plan": "clusters",
+    "doctor": "this machine",
+}
+BEGIN = """\
+begin here:
+  ms-codegeex doctor                             # what this machine can do
+  ms-codegeex train --config codegeex_tiny       # a small model, in minutes
+  ms-codegeex chat --model runs/codegeex_tiny    # try it
+  ms-codegeex finetune --model DIR --data FILE   # tune a model that you have
+
+`ms-codegeex VERB --help` explains a verb and shows examples"""
 
 
 def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser:
@@ -56,7 +71,7 @@ def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser
     parser = Parser(
         prog="ms-codegeex",
         description="train, convert and run code language models on MindSpore",
-        epilog="`ms-codegeex VERB --help` explains a verb and shows examples",
+        epilog=BEGIN,
     )
     parser.add_argument("--version", action="version", version=f"ms-codegeex {ms_codegeex.__version__}")
     parser.set_defaults(parser=parser)  # `completion` describes all of it
@@ -66,6 +81,7 @@ def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser
         verb = parsers.add_parser(
             name, help=module.SUMMARY, description=module.SUMMARY, epilog=EXAMPLES + module.EXAMPLES
         )
+        parsers._choices_actions[-1].heading = GROUPS.get(name, "")  # type: ignore[attr-defined]
         if hasattr(module, "Arguments"):
             declare(verb, [module.Arguments])
             verb.set_defaults(run=lambda arguments, of=module: of.run(given(of.Arguments, arguments)))
@@ -77,31 +93,55 @@ def build_parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line. Unlike plain argparse, accepts `key=value` words between and after options."""
-    words = sys.argv[1:] if argv is None else argv
+    """Parse a command line. Unlike plain argparse, accepts `key=value` words between and after options, and
+    `help VERB`. `UserError` for a verb, action or option that there is not."""
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    if not words:
+        raise UserError("a verb is missing; `ms-codegeex --help` lists them and says where to begin")
+    if words[0] == "help":
+        words = [*words[1:], "--help"]
     verb_name = next((word for word in words if not word.startswith("-")), "")
     alone = verb_name in VERBS and verb_name != "completion"  # options of all verbs take 0.1 s
     parser = build_parser((verb_name,) if alone else tuple(VERBS))
+    _check_names(parser, words)
     arguments, rest = parser.parse_known_args(words)
     if rest and hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         arguments.overrides.extend(rest)
     elif rest:
-        _check_other_actions(parser, words, rest[0].partition("=")[0])
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
 
 
-def _check_other_actions(parser: argparse.ArgumentParser, words: Sequence[str], option: str) -> None:
-    """`UserError` for an option that only other actions of a verb have, such as other tasks of `evaluate`."""
+def _check_names(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """`UserError` for a verb, action or option that there is not, with what comes close to it. Other actions of a verb,
+    such as other tasks of `evaluate`, may have the option."""
     actions: dict[str, argparse.ArgumentParser] = {}
     name = parser.prog
     for word in words:
-        choices = next((x.choices for x in parser._actions if isinstance(x, argparse._SubParsersAction)), {})
-        if word in choices:
-            actions, parser, name = choices, choices[word], word
-    having = [other for other, each in actions.items() if option[:2] == "--" and option in each._option_string_actions]
-    if having:
-        raise UserError(f"{option}: {name} has no such option, only {', '.join(having)}; leave it out")
+        inner = next((each for each in parser._actions if isinstance(each, argparse._SubParsersAction)), None)
+        option = word.partition("=")[0]
+        if word == "--":
+            return
+        if word.startswith("--"):
+            known = parser._option_string_actions
+            if option in known or (parser.allow_abbrev and any(each.startswith(option) for each in known)):
+                continue
+            having = [other for other, each in actions.items() if option in each._option_string_actions]
+            if having:
+                raise UserError(f"{option}: {name} has no such option, only {', '.join(having)}; leave it out")
+            shown = [each for each, action in known.items() if action.help is not argparse.SUPPRESS]
+            raise UserError(f"{option}: {name} has no such option; {_meant(option, shown, parser.prog)}")
+        if inner is not None and not word.startswith("-"):
+            if word not in inner.choices:
+                raise UserError(
+                    f"{word}: no {inner.metavar} of {parser.prog}; {_meant(word, [*inner.choices], parser.prog)}"
+                )
+            actions, parser, name = inner.choices, inner.choices[word], word
+
+
+def _meant(name: str, known: Sequence[str], command: str) -> str:
+    near = suggestion(name, known)
+    return near if near.startswith("did you mean") else f"`{command} --help` lists them"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

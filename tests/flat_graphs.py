@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from flattened import flatten
 from mindspore import Tensor
 
 from ms_codegeex.extras.cluster.rehearsal import mindir
 from ms_codegeex.extras.cluster.rehearsal.execution_program import exported
-from ms_codegeex.extras.cluster.rehearsal.timeline.flatten import flatten
-from ms_codegeex.planning.operators import class_of
 
 SLOW = ("BiasAddGrad", "L2Loss")
+_ELEMENTWISE = """
+    Abs Add AddN BitwiseAnd BitwiseOr BitwiseXor BroadcastTo Cos Div Divs Equal Exp FastGeLU FastGeLUGrad FloorDiv GeLU
+    GeLUGrad Greater GreaterEqual IsFinite LeftShift Less LessScalar Log LogicalAnd LogicalNot Maximum Minimum Mul Muls
+    Neg OneHot Ones OnesLike Pow ReLU RealDiv Reciprocal RightShift Rsqrt Select SiLU Sigmoid SigmoidGrad Sin Sqrt
+    Square Sub Subs Tanh Tile Zeros ZerosLike"""
+ELEMENTWISE = frozenset(_ELEMENTWISE.split())
 
 
 def slow_operators(cell, batch: int, heads: int, length: int, vocabulary: int) -> set[str]:
@@ -21,13 +26,12 @@ def slow_operators(cell, batch: int, heads: int, length: int, vocabulary: int) -
     casts of [rows, vocabulary]."""
     large = {batch * heads * length**2: length, batch * length * vocabulary: vocabulary}
     found = set()
-    for operator in flatten(mindir.parse(exported(cell)), 0, 0).operators:
-        elementwise = class_of(operator.op).begins and class_of(operator.op).ends and operator.op != "Cast"
+    for operator in flatten(mindir.parse(exported(cell))).operators:
         if operator.op == "Cast" and operator.outputs[0].shape == (batch * length, vocabulary):
             found.add(f"Cast of {operator.scope}")
         for output in operator.outputs[:1]:
             size = math.prod(output.shape)
-            if elementwise and size in large and output.shape[-1] == large[size]:
+            if operator.op in ELEMENTWISE and size in large and output.shape[-1] == large[size]:
                 sizes = {math.prod(given.shape) for given in operator.inputs}
                 by_number = operator.op == "Mul" and sizes == {1, size}
                 name = "Mul with a number" if by_number else f"{operator.op} of {operator.scope}"
@@ -58,8 +62,8 @@ def decoding_graphs(network):
 
 def operators_of(cell):
     """What the graph does that a cell has compiled or called last."""
-    listed = flatten(mindir.parse(exported(cell)), 0, 0).operators
-    return [each for each in listed if not each.alias and each.moved]
+    listed = flatten(mindir.parse(exported(cell))).operators
+    return [each for each in listed if each.moved]
 
 
 def slow_in_decoding(operators, cached: int) -> set[str]:

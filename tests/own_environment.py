@@ -52,17 +52,7 @@ def pip_of_index(python, place):
     return pip
 
 
-def run_in(python, *words, given=None):
+def run_in(python, *words, given=None, cwd=None, timeout=120):
     """Run this Python with these words, and with a text on standard input; it finds the checkout."""
-    how = {"capture_output": True, "text": True, "timeout": 120}
-    return subprocess.run([python, *map(str, words)], env=_variables(), input=given, **how)
-
-
-def started(python, *words):
-    """The same, while it reads and writes lines."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([python, *words], env=_variables(), **pipes)
-
-
-def _variables():
-    return VARIABLES | {"PYTHONPATH": str(ROOT)}
+    how = {"capture_output": True, "text": True, "timeout": timeout, "cwd": cwd}
+    return subprocess.run([python, *map(str, words)], env=VARIABLES | {"PYTHONPATH": str(ROOT)}, input=given, **how)

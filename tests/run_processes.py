@@ -24,15 +24,11 @@ def processes_of(output: Path) -> list[psutil.Process]:
 
 
 def ranks_of(output: Path) -> dict[int, psutil.Process]:
-    """The workers by rank, the scheduler not among them. A forked one has a title and its fork server's command line,
-    any other one a command line and variables of its own."""
+    """The workers by rank, the scheduler not among them."""
     found = {}
     for process in processes_of(output):
         with contextlib.suppress(psutil.Error):
-            words, title = process.cmdline(), process.name()
-            if title.startswith("rank "):
-                found[int(title.removeprefix("rank "))] = process
-            elif PROGRAMS & {*words} and (seen := process.environ()).get("MS_ROLE") != "MS_SCHED":
+            if PROGRAMS & {*process.cmdline()} and (seen := process.environ()).get("MS_ROLE") != "MS_SCHED":
                 found[int(seen.get("RANK_ID", "0"))] = process
     return found
 

@@ -27,6 +27,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "locks": "",
     "interrupts": "",
     "printing": "errors nested",
+    "progress": "printing",
     "ending": "errors printing",
     "json_reading": "",
     "digests": "",
@@ -215,7 +216,6 @@ PARSING = {  # files that may parse JSON or YAML themselves, and why; all others
     "generation/devices/messages.py": "from a process that this one started",
     "data/inside/chat_renderer.py": "runs without this package",
     "extras/serving/messages.py": "from the engine's process, many times a second",
-    "runs/fork_server.py": "from the process that started this one",
     "extras/evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",
     "extras/evaluation/judging/inside/compare_calls.py": "runs in the sandbox, without this package",
 }

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, command, command_here
 
 import ms_codegeex
-from ms_codegeex.cli import VERBS, build_parser, parse
+from ms_codegeex.cli import GROUPS, VERBS, build_parser, parse
 
 HEAVY = ("mindspore", "numpy", "matplotlib", "tokenizers", "scipy", "torch")
 
@@ -30,7 +30,7 @@ def test_help_imports_nothing_heavy(code):
 
 def test_commands_that_start_runs_import_no_engine():
     """They stay as long as the run, on every server, and its ranks load the CUDA libraries before the engine."""
-    names = ("runs.training_job", "runs.staged_training", "runs.run_description", "runs.rank", "runs.weights")
+    names = ("runs.training_job", "runs.run_description", "runs.rank", "runs.weights")
     code = (
         "".join(f"import ms_codegeex.{name}\n" for name in names) + "import sys; sys.exit('mindspore' in sys.modules)"
     )
@@ -122,10 +122,35 @@ def test_a_command_builds_the_options_of_its_verb_only():
     assert choices("completion", "bash") == tuple(VERBS)
 
 
-def test_version_and_unknown_verb():
+def test_version():
     assert command("--version").stdout == f"ms-codegeex {ms_codegeex.__version__}\n"
-    result = command("fly")
-    assert result.returncode == 2 and "fly" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "a verb is missing; `ms-codegeex --help` lists them and says where to begin"),
+        (["fly"], "fly: no VERB of ms-codegeex; `ms-codegeex --help` lists them"),
+        (["trian"], "trian: no VERB of ms-codegeex; did you mean 'train'?"),
+        (["checkpoint", "lst"], "lst: no ACTION of ms-codegeex checkpoint; did you mean 'list'?"),
+        (["train", "--confg", "x"], "--confg: train has no such option; did you mean '--config'?"),
+        (["train", "--confg=x"], "--confg: train has no such option; did you mean '--config'?"),
+        (["train", "--zzz"], "--zzz: train has no such option; `ms-codegeex train --help` lists them"),
+    ],
+)
+def test_a_name_that_is_not_there_has_a_suggestion(words, message):
+    result = command_here(*words)
+    assert (result.returncode, result.stderr) == (2, f"ms-codegeex: {message}\n")
+
+
+def test_help_is_a_word_too_and_says_where_to_begin():
+    found = command_here("help").stdout
+    assert found == command_here("--help").stdout and all(f"\n  {heading}:\n" in found for heading in GROUPS.values())
+    assert command_here("help", "train").stdout == command_here("train", "--help").stdout
+    begin = found.partition("begin here:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(begin) == 4
+    for line in begin:
+        parse(shlex.split(line, comments=True)[1:])
 
 
 def test_a_reader_that_goes_away_is_no_error():
@@ -138,7 +163,5 @@ def test_overrides_may_stand_anywhere():
     words = ["train", "--config", "c.yaml", "a=1", "--devices", "2", "b.c=2", "--json", "d=3"]
     arguments = parse(words)
     assert arguments.overrides == ["a=1", "b.c=2", "d=3"] and arguments.devices == 2
-    with pytest.raises(SystemExit):
-        parse([*words, "--no-such-flag"])
     with pytest.raises(SystemExit):
         parse(["generate", "--model", "m", "a=1"])

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import check_kernels
 
 
@@ -52,15 +52,12 @@ def test_a_recipe_that_was_not_searched_is_not_called_infeasible(script, monkeyp
 
 
 def test_every_recipe_has_its_step_its_share_and_its_hours_on_the_page(script):
-    recorded = script._recorded()
-    assert recorded.keys() <= {recipe.file.stem for recipe in script.recipes()} | {script.PAPER}
     shown = re.findall(r"\[(\S+) s, (\d+) %, (\S+) h\]\(\S+/(\w+)\.yaml\)", script.page())
     shown = {stem: figures for *figures, stem in shown}
     for recipe in script.recipes():
         plan, stem = recipe.plan(), recipe.file.stem
         if plan is None:
             continue
-        found = script.simulated(stem, plan)
         step, share, device_hours = shown[stem]
         assert (float(step), int(share)) == (pytest.approx(plan.step_seconds, rel=0.006), round(100 * plan.mfu)), stem
         assert plan.estimate.low < plan.estimate.seconds == plan.step_seconds < plan.estimate.high
@@ -68,73 +65,21 @@ def test_every_recipe_has_its_step_its_share_and_its_hours_on_the_page(script):
         assert limits == pytest.approx((0.88, 1.21), abs=0.006)  # as the page says
         tokens = plan.config.training.global_batch * plan.config.seq_length
         hours = recipe.model.tokens / tokens * plan.step_seconds / 3600
-        assert script.hours_of(plan, recipe.model.tokens) == pytest.approx(hours)  # planned, also of simulated ones
+        assert script.hours_of(plan, recipe.model.tokens) == pytest.approx(hours)
         assert int(device_hours.replace(",", "")) == round(hours * recipe.devices), stem
-        for stage in found.stages if found else ():
-            parts = stage["computing"] + sum(stage["exposed"].values()) + stage["bubble"]
-            assert parts == pytest.approx(found.seconds, rel=1e-6)
 
 
-def test_the_replayed_pool_of_simulated_recipes_fits(script):
-    """As the page says, of the recipes and not of the published setting."""
-    fits = {}
-    for stem, values in script._recorded().items():
-        plan = script.plan_of(script.file_of(stem))
-        found = script.simulated(stem, plan)
-        limit = plan.chip.usable_memory / 2**30
-        fits[stem] = all(stage["pool_gib"] + stage["buffers_gib"] <= limit for stage in found.stages)
-        if plan.chip.name == "ascend910":  # no virtual memory
-            fits[stem] &= all(stage["blocks_gib"] <= limit for stage in found.stages)
-        assert all(stage["peak_gib"] <= stage["pool_gib"] <= stage["blocks_gib"] for stage in found.stages), values
-    assert fits.pop(script.PAPER) is False and len(fits) == 2 and all(fits.values())
-
-
-def test_a_timeline_of_other_settings_or_costs_is_not_shown(script, monkeypatch, tmp_path, capsys):
-    stem, values = next(iter(script._recorded().items()))
-    plan = next(recipe for recipe in script.recipes() if recipe.file.stem == stem).plan()
-    assert script.simulated(stem, plan) is not None
-    monkeypatch.setattr(script, "SIMULATED", tmp_path / "other.json")
-    assert script.simulated(stem, plan) is None
-    script.write_json(script.SIMULATED, {stem: {**values, "roofline": 1.001 * values["roofline"]}})
-    assert script.simulated(stem, plan) is None
-    script.write_json(script.SIMULATED, {stem: {**values, "config": "of other settings"}})
-    assert script.simulated(stem, plan) is None
-    assert script.main(["--check"]) == 1  # the page shows it
-    assert capsys.readouterr().err.count(f"--simulate {stem}") == 1
-
-
-def test_a_search_leaves_what_the_timeline_chose(script, tmp_path, capsys):
+def test_a_search_leaves_what_was_chosen_by_hand(script, tmp_path, capsys):
     (tmp_path / "images").mkdir()
-    chosen = script.BY_TIMELINE[0]
+    chosen = script.KEPT[0]
     before = (script.FOLDER / f"{chosen}.yaml").read_bytes()
     assert script.main(["--search", "--only", chosen], tmp_path) == 0
     assert "not searched" in capsys.readouterr().out and (script.FOLDER / f"{chosen}.yaml").read_bytes() == before
 
 
-def test_a_timeline_of_an_earlier_version_is_shown_as_such(script, monkeypatch, tmp_path):
-    stem, values = next(iter(script._recorded().items()))
-    monkeypatch.setattr(script, "SIMULATED", tmp_path / "one.json")
-    script.write_json(script.SIMULATED, {stem: {**values, "sources": script.digest_of_sources()}})
-    assert script.EARLIER not in script.simulated_section()
-    script.write_json(script.SIMULATED, {stem: {**values, "sources": "of an earlier version"}})
-    assert f"{stem}.yaml), {script.EARLIER} |" in script.simulated_section()
-
-
-def test_digests_change_with_settings_and_code_only(script):
-    digest = script.digest_of_config
-    config = script.load_config(script.file_of(script.PAPER))
-    assert digest(config) == digest(script.load_config(script.file_of(script.PAPER), ["output=elsewhere"]))
-    assert digest(config) != digest(
-        script.load_config(script.file_of(script.PAPER), ["parallel.fusion.allreduce_groups=5"])
-    )
-    code = 'def f(x):\n    """Says."""\n    # why\n\n    return x + 1\n'
-    assert script._code(code) == "def f(x):\n    return x + 1"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--check", "--simulate", "codegeex_13b"], "--check writes nothing"),
         (["--check", "--search"], "--check writes nothing"),
         (["--only", "codegeex"], "add --search"),
     ],
@@ -145,14 +90,9 @@ def test_arguments_that_contradict_each_other_are_refused(script, arguments, mes
     assert exit_.value.code == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [UserError, RunFailure])
-def test_errors_are_one_line(script, error, monkeypatch, capsys):
-    assert script.main(["--simulate", "codegeex_13b_typo"]) == 2
-    assert capsys.readouterr().err.startswith("error: --simulate codegeex_13b_typo: ")
+def test_errors_are_one_line(script, monkeypatch, capsys):
+    def fails():
+        raise UserError("a mistake")
 
-    def fails(stem):
-        raise error(stem)
-
-    monkeypatch.setattr(script, "simulate", fails)
-    assert script.main(["--simulate", "codegeex_13b"]) == 2
-    assert capsys.readouterr().err == "error: codegeex_13b\n"
+    monkeypatch.setattr(script, "page", fails)
+    assert script.main(["--check"]) == 2 and capsys.readouterr().err == "error: a mistake\n"

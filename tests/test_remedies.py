@@ -308,7 +308,6 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     ),
     "no code": ("convert --model small --to hf --output {out} --keep-code", 1, {}),
     "a checkpoint is there": ("checkpoint merge run --output small", 1, {}),
-    "no signature": ("checkpoint verify run --public-key run.yaml", 1, {}),
     "tensors of a dataset": ("inspect corpus --tensors", 1, {}),
     "documents of a model": ("inspect model --document 1", 1, {}),
     # serving

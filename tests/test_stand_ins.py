@@ -18,10 +18,9 @@ EXEMPT = {
     "stand_ins.py": "the one way itself",
     "test_stand_ins.py": "shows what is refused",
     "memory_disk.py": "sets a directory, not a function",
-    "official_humaneval.py": "takes functions away in a process of its own, as the original does",
     "broken_program.py": "a program of its own, whose mistakes a verdict has to name",
     "broken_compile_program.py": "likewise",
-    "long_gradients_program.py": "likewise",
+    "graph_program.py": "likewise",
     "documents_program.py": "a program of its own",
     "compiled_for_gpu.py": "a program of its own",
 }

@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def test_commands_that_train_nothing(line, tmp_path, monkeypatch):
 
 
 def test_every_line_is_run_by_a_test():
-    known = re.compile(" plan | --job | --dry-run|^ms-codegeex (prepare|train)|^python benchmarks/stages.py --output")
+    known = re.compile("^ms-codegeex (plan|prepare|train) ")
     assert len(LINES) > 8 and all(known.search(line) for line in LINES)
 
 
@@ -66,23 +65,16 @@ def test_from_nl_to_mono_and_on(home):
     prepared = [line for line in LINES if " prepare " in line]
     for line in prepared[:3]:
         run(line, home)
-    whole, one = [line for line in LINES if "--resume auto" in line or "stage=" in line]
-    output = run(whole, home, *SMALL).stdout
-    assert re.search(r"mono +multi +2", output) and re.search(r"after +English +six languages +Python", output)
-    assert "already finished" in run(one, home, "--resume", "auto", *SMALL).stderr
-    model = home / "runs" / "codegen_350m" / "mono"
+    stages = [line for line in LINES if " train " in line and not re.search("--job|--dry-run|MODEL", line)]
+    losses = ("data.held_out={English: data/pile, six languages: data/bigquery, Python: data/bigpython}",)
+    for line in stages:
+        result = run(line, home, *SMALL, *losses)
+        assert ("starting from the weights of " in result.stderr) == (" --from " in line)
+    assert [line.split()[3] for line in stages] == [f"codegen_350m_{stage}" for stage in ("nl", "multi", "mono")]
+    assert "nothing left to train" in run(stages[1], home, *SMALL, *losses).stderr  # the same command continues
+    model = home / "runs" / "codegen_350m_mono"
     (prepare,) = prepared[3:]
     run(prepare.replace("MODEL", str(model / "tokenizer") if (model / "tokenizer").is_dir() else "codegen-mono"), home)
     (further,) = [line for line in LINES if "--from MODEL" in line]
-    result = run(further.replace("MODEL", str(model)), home, *SMALL)
+    result = run(further.replace("MODEL", str(model)), home, *SMALL, "output=further")
     assert "starting from the weights of " in result.stderr
-
-
-@pytest.mark.slow  # three runs with workers
-def test_stages_that_branch(home):
-    (block,) = re.findall(r"```yaml\n(base: .*?)```", PAGE, re.DOTALL)
-    (home / "branches.yaml").write_text(textwrap.dedent(block))
-    for name, source in (("c++", "BIGQUERY"), ("python", "BIGPYTHON")):
-        run(f"ms-codegeex prepare --input {source} --output data/{name}", home)
-    output = run("ms-codegeex train --config branches.yaml", home, *SMALL).stdout
-    assert re.search(r"python +multi +2", output) and re.search(r"c\+\+ +multi +2", output)

@@ -9,7 +9,7 @@ from ms_codegeex.base.errors import UserError, suggestion
 
 GIB = 2**30
 # Steps in which the engine's memory pool grows on Ascend. Each stream has blocks of its own, so MindSpore's 2 GiB would
-# leave much of a device to streams that send little; replayed (rehearsal/timeline/pool.py), 1/8 takes least.
+# leave much of a device to streams that send little; with the tensors of compiled graphs, 1/8 takes least.
 POOL_BLOCK = GIB // 8
 
 

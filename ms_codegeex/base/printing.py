@@ -39,9 +39,9 @@ def print_once(text: str) -> None:
 
 
 def print_progress(text: str) -> None:
-    """Show a line on standard error in place of the last one, on a terminal only."""
+    """Show a line on standard error in place of the last one, on a terminal only; none if it is empty."""
     if sys.stderr.isatty():
-        _print(f"\r{visible(text)}", sys.stderr)
+        _print(f"\r\x1b[K{visible(text)}", sys.stderr)
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -9,7 +9,6 @@ import ctypes
 import math
 import multiprocessing
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -67,16 +66,6 @@ class ProcessSpec:
         if self.program_folder:
             environment["PATH"] = os.pathsep.join(filter(None, [self.program_folder, environment.get("PATH")]))
         return environment
-
-    def shell(self) -> str:
-        """The process as lines of a shell script; an argument `$$` stays the shell's process id."""
-        settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        if self.program_folder:
-            settings.append(f'PATH={shlex.quote(self.program_folder)}:"$PATH"')
-        command = [word if word == "$$" else shlex.quote(word) for word in self.command]
-        directory, log = (shlex.quote(str(path)) for path in (self.directory, self.log))
-        line = " ".join(["env", *settings, *command])
-        return f"# {self.label}\nmkdir -p {directory} && (cd {directory} && exec {line}) >{log} 2>&1 &"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.nested import flattened
 
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
-PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND, RIGHT = 330, 220, 80, 10, 130, 66  # pixels of a plot of lines
+PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 80, 10, 130  # pixels of a plot of lines
 COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # seen on white and on black
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --page: #ffffff; --line: #d9dee7; --bar: #3567b8;
@@ -176,30 +176,27 @@ def lines(
     *,
     heights: tuple[float, float] | None = None,
     shown: Callable[[float], str] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}",
-    beside: tuple[str, Mapping[str, Sequence[tuple[float, float]]]] = ("", {}),
 ) -> Html:
     """A line with a legend entry for each series of (x, y), x ascending: the quantities `across` and `up`, which label
-    the axes. `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. `beside`: another
-    quantity and its series, with an axis at the right. Of a long series only the extremes of each small interval are
-    drawn, so spikes stay."""
-    other, others = beside
-    xs = [x for points in (*series.values(), *others.values()) for x, _ in points]
+    the axes. `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. Of a long
+    series only the extremes of each small interval are drawn, so spikes stay."""
+    xs = [x for points in series.values() for x, _ in points]
     if not xs or min(xs) == max(xs):
         return Html()
     left, right, bottom, edge = min(xs), max(xs), TOP + PLOT_HEIGHT, LEFT + PLOT_WIDTH
-    ends, other_ends = heights or _range(series), _range(others)
-    across_unit, legend = PLOT_WIDTH / (right - left), edge + (RIGHT if others else 14)
+    low, high = heights or _range(series)
+    across_unit, up_unit, legend = PLOT_WIDTH / (right - left), PLOT_HEIGHT / ((high - low) or 1.0), edge + 14
     grid = (bottom - PLOT_HEIGHT * share / 4 for share in range(5))
     parts = [element("line", class_="axis", x1=LEFT, x2=edge, y1=y, y2=y) for y in grid]
-    parts += _up_axis(up, ends, shown, LEFT - 6, 14, "end")
-    if others:
-        parts += _up_axis(other, other_ends, "{:.3g}".format, edge + 6, edge + 50)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(_label(shown(low + share * (high - low)), LEFT - 6, TOP + PLOT_HEIGHT * (1 - share) + 4, "end"))
+    turn = f"translate(14 {TOP + PLOT_HEIGHT // 2}) rotate(-90)"
+    parts.append(element("text", up, transform=turn, text_anchor="middle"))
     for value in sorted({left, (left + right + 1) // 2, right}):
         parts.append(_label(f"{value:g}", LEFT + (value - left) * across_unit, bottom + 18, "middle"))
     parts.append(_label(across, LEFT + PLOT_WIDTH / 2, bottom + 34, "middle", None))
-    drawn = [*((*each, ends) for each in series.items()), *((*each, other_ends) for each in others.items())]
-    for number, (name, values, (low, high)) in enumerate(drawn):
-        colour, up_unit, y = _colour(number), PLOT_HEIGHT / ((high - low) or 1.0), TOP + ROW * number
+    for number, (name, values) in enumerate(series.items()):
+        colour, y = _colour(number), TOP + ROW * number
         places = [(LEFT + (x - left) * across_unit, bottom - (y - low) * up_unit) for x, y in _extremes(values)]
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(element("polyline", class_="line", stroke=colour, points=points))
@@ -207,18 +204,7 @@ def lines(
             parts.append(element("circle", fill=colour, cx=places[0][0], cy=places[0][1], r=3))
         parts.append(element("rect", fill=colour, x=legend, y=y, width=12, height=12))
         parts.append(_label(name, legend + 18, y + 11, kind=None))
-    return _figure(title, legend - 14 + LEGEND, max(bottom + 40, TOP + ROW * len(drawn)), *parts)
-
-
-def _up_axis(
-    name: str, ends: tuple[float, float], shown: Callable[[float], str], x: int, name_x: int, anchor: str | None = None
-) -> Iterator[Html]:
-    """The labels of five heights from the lowest to the highest, and the axis's name."""
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        value = shown(ends[0] + share * (ends[1] - ends[0]))
-        yield _label(value, x, TOP + PLOT_HEIGHT * (1 - share) + 4, anchor)
-    turn = f"translate({name_x} {TOP + PLOT_HEIGHT // 2}) rotate(-90)"
-    yield element("text", name, transform=turn, text_anchor="middle")
+    return _figure(title, legend - 14 + LEGEND, max(bottom + 40, TOP + ROW * len(series)), *parts)
 
 
 def _range(series: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""`ms-codegeex checkpoint`: list, verify, sign and compare checkpoints, and write them for other meshes."""
+"""`ms-codegeex checkpoint`: list, verify and compare checkpoints, and write them for other meshes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
     from ms_codegeex.formats.provenance import Statement
 
-SUMMARY = "list, verify, sign and compare checkpoints, and write them for other meshes"
+SUMMARY = "list, verify and compare checkpoints, and write them for other meshes"
 EXAMPLES = """\
   ms-codegeex checkpoint list runs/tiny
   ms-codegeex checkpoint verify runs/tiny/checkpoints/step-00000040 --json
   ms-codegeex checkpoint verify tiny-hf  # the files that a conversion wrote, by its provenance.json
-  ms-codegeex checkpoint sign tiny-hf --private-key key.pem
-  ms-codegeex checkpoint verify tiny-hf --public-key pub.pem
   ms-codegeex checkpoint reshard runs/tiny --output sharded --data 2 --tensor 2 --optimizer-shard 2
   ms-codegeex checkpoint merge mindspore_ranks --output whole
   ms-codegeex checkpoint diff runs/tiny runs/other"""
@@ -59,15 +57,6 @@ class VerifyOptions:
     directory: Path = option(
         "run or checkpoint directory, or a directory or file with a provenance.json", "DIR", REQUIRED, positional=True
     )
-    public_key: Path | None = option("also check model.sig, a signature by `sign` or OpenSSF's model-signing", "FILE")
-
-
-@dataclass(frozen=True)
-class SignOptions:
-    """What is signed."""
-
-    directory: Path = option("a directory with a provenance.json", "DIR", REQUIRED, positional=True)
-    private_key: Path = option("an elliptic-curve key in PEM (docs/provenance.md)", "FILE", REQUIRED)
 
 
 @dataclass(frozen=True)
@@ -99,10 +88,6 @@ OPTIONS = Actions(
             "recompute every hash, also of a model that this program wrote; exit status 1 if one does not match",
             [VerifyOptions, JsonOption],
         ),
-        "sign": (
-            "sign the files of a model that this program wrote: model.sig, which `verify --public-key` checks",
-            [SignOptions, JsonOption],
-        ),
         "reshard": (
             "write the files that the ranks of another mesh would write, including the optimizer state",
             [RewriteOptions, MeshOptions, JsonOption],
@@ -118,7 +103,7 @@ OPTIONS = Actions(
 
 def run(arguments: argparse.Namespace) -> int:
     """The status is 1 when `verify` finds a damaged checkpoint, or `diff` a difference."""
-    actions = {"diff": _diff, "list": _check, "verify": _check, "sign": _sign}
+    actions = {"diff": _diff, "list": _check, "verify": _check}
     return actions.get(arguments.action, _reshard)(arguments)
 
 
@@ -142,9 +127,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     directory, verifies = arguments.directory, arguments.action == "verify"
     if verifies and (recorded := read_statement(directory)) is not None:
-        return _check_statement(directory, recorded, arguments.public_key, arguments.json)
-    if verifies and arguments.public_key is not None:
-        raise UserError(f"{directory}: has no provenance.json; leave out --public-key, or `sign` it first")
+        return _check_statement(directory, recorded, arguments.json)
     paths = checkpoints_in(directory)
     with _progress("verify", sum(map(bytes_of_tensors, paths)) if verifies else 0) as bar:
         reports = summarise_checkpoints(directory, paths, verifies, bar.update)
@@ -152,19 +135,16 @@ def _check(arguments: argparse.Namespace) -> int:
     return int(verifies and not all(report["sound"] for report in reports))
 
 
-def _check_statement(target: Path, recorded: Statement, key: Path | None, as_json: bool) -> int:
-    """Compare the files of a model that this program wrote with its `provenance.json`, a line for each that differs.
-    With a key, with `model.sig` before; another is a `UserError`."""
+def _check_statement(target: Path, recorded: Statement, as_json: bool) -> int:
+    """Compare the files of a model that this program wrote with its `provenance.json`, a line for each that differs."""
     from ms_codegeex.base.quarantine import SIGNATURE
-    from ms_codegeex.formats.provenance import made_from, verify_signature
+    from ms_codegeex.formats.provenance import made_from
 
-    if key is not None:
-        verify_signature(target, key)
     sizes = [file["size"] for file in recorded.ends.values()]
     with _progress("verify", sum(sizes)) as bar:
         different = recorded.differences(target, True, bar.update)
     origin = made_from(recorded)
-    signed = "signed" if key is not None else "not checked" if (target / SIGNATURE).is_file() else None
+    signed = (target / SIGNATURE).is_file()
     result = {
         "path": str(target),
         "sound": not different,
@@ -172,24 +152,15 @@ def _check_statement(target: Path, recorded: Statement, key: Path | None, as_jso
         "files": len(sizes),
         "bytes": sum(sizes),
         "made": origin,
-        "signature": signed,
+        "signature": "not checked" if signed else None,
         "inputs": recorded.origin.get("inputs"),
         "differences": [{"file": each.name, "what": each.what} for each in different],
     }
     lines = [f"{target / each.name if target.is_dir() else target}: {each.what}" for each in different]
     sound = f"sound, {len(sizes)} files, {sum(sizes):,} bytes" if not different else f"{len(different)} files differ"
-    by = {"signed": f"; signed, by {key}", "not checked": f"; {SIGNATURE} not checked: --public-key does", None: ""}
-    print_result(result, "\n".join(map(escaped, [*lines, f"{target}: {sound}; {origin}{by[signed]}"])), as_json)
+    unchecked = f"; {SIGNATURE} not checked: `model_signing verify` does" if signed else ""
+    print_result(result, "\n".join(map(escaped, [*lines, f"{target}: {sound}; {origin}{unchecked}"])), as_json)
     return int(bool(different))
-
-
-def _sign(arguments: argparse.Namespace) -> int:
-    from ms_codegeex.formats.provenance import sign
-
-    path = sign(arguments.directory, arguments.private_key)
-    result = {"path": str(arguments.directory), "signature": str(path)}
-    print_result(result, escaped(f"{path}: signs all other files of {arguments.directory}"), arguments.json)
-    return 0
 
 
 def _reshard(arguments: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from ms_codegeex.base import host
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.printing import print_progress, print_result
 from ms_codegeex.base.verb_options import JsonOption
 
 if TYPE_CHECKING:
@@ -83,7 +83,11 @@ Rows = Iterator[Row]
 
 def run(arguments: JsonOption) -> int:
     """Print the report; the exit status is 0 if everything that a CPU user needs is there, otherwise 1."""
-    checks = [check for area in AREAS for check in findings(area)]
+    checks: list[Finding] = []
+    for area in AREAS:
+        print_progress(f"looking at: {area}")
+        checks += findings(area)
+    print_progress("")
     missing = [check for check in checks if check.state == "missing"]
     result = {"ready": not missing, "checks": [asdict(check) for check in checks]}
     print_result(result, "\n".join(report_lines(checks)), arguments.json)

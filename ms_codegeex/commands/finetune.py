@@ -57,7 +57,6 @@ OPTIONS = (FinetuneOptions, INFILLING, ResumingOptions)
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
     from ms_codegeex.formats.sources import open_source
-    from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.finetune_choices import TuningData, TuningRequest, file_of, tuned
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.rank_table import read_rank_table
@@ -86,5 +85,5 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(re.sub(r"give --seq-length (\w+)", r"give data.seq_length=\1", str(error))) from None
     for line in (kind, *lines):
         print_error(line)
-    node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)
-    train(config, node, allow_change=resuming.allow_change, restarts=restarts, as_json=options.json)
+    common = {"allow_change": resuming.allow_change, "restarts": resuming.restarts}
+    train(config, resolve_node(config, table), **common, as_json=options.json)

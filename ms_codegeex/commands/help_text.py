@@ -32,9 +32,14 @@ class HelpFormatter(argparse.HelpFormatter):
             indent = self._current_indent + self._indent_increment
             self._action_max_length = max(self._action_max_length, longest + indent)
 
+    def _format_action(self, action: argparse.Action) -> str:
+        """An action, below the heading of its group if it is the first one."""
+        heading = getattr(action, "heading", "")
+        return (f"\n  {heading}:\n" if heading else "") + super()._format_action(action)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if not text.startswith(EXAMPLES):
-            return super()._fill_text(text, width, indent)
+            return text if "\n" in text else super()._fill_text(text, width, indent)
         lines = text.removeprefix(EXAMPLES).splitlines()
         return EXAMPLES + "\n".join(example for line in lines for example in _wrapped(line, width))
 

@@ -37,7 +37,7 @@ EXAMPLES = """\
   ms-codegeex inspect model                                 # family, sizes, parameters, tokenizer, files
   ms-codegeex inspect model --tensors                       # and every tensor
   ms-codegeex inspect model.gguf                            # architecture, keys, types of the tensors
-  ms-codegeex inspect model.pt                              # what loading it elsewhere would import, without loading it
+  ms-codegeex inspect model.pt                              # what its pickle asks for that our reader refuses
   ms-codegeex inspect model --set licence=apache-2.0        # into the model card, serving.json and provenance.json
   ms-codegeex inspect model --set chat=@template.jinja      # or chat=plain, card=@README.md
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
@@ -52,7 +52,7 @@ class Arguments:
     """What is shown."""
 
     directory: Path = option(
-        "dataset, model directory, .gguf, checkpoint or run; of a .pt, .bin or .ckpt, what its pickles would import",
+        "dataset, model directory, .gguf, checkpoint or run; of a .pt, .bin or .ckpt, what our reader refuses",
         "DIR",
         REQUIRED,
         positional=True,
@@ -86,7 +86,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Verify the directory and describe it; damage is a `UserError`. Status 1: a pickle imports too much."""
+    """Verify the directory and describe it; damage is a `UserError`. Status 1: our reader refuses the file."""
     directory: Path = arguments.directory
     if arguments.set:
         _set(arguments)
@@ -113,7 +113,7 @@ def run(arguments: Arguments) -> int:
     else:
         print_lines(lines(result, arguments.tensors) if lists_tensors else lines(result))
         print_lines(known)
-    return int(result.get("harmless") is False)
+    return int(result.get("readable") is False)
 
 
 def _set(arguments: Arguments) -> None:
@@ -155,13 +155,12 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
         "config.json": ("model directory", models.describe_model, models.model_lines, True),
         "adapter_config.json": ("directory of adapters", peft.summary, _adapters_lines, False),
         "config.yaml": ("run directory", runs.describe_run, runs.run_lines, False),
-        "stages.json": ("directory of stages", runs.describe_staged_run, runs.staged_run_lines, False),
     }
     for marker, kind in kinds.items():
         if (path / marker).is_file():
             return kind
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
-    wrong += "(manifest.json), a run (config.yaml) or runs in stages (stages.json)"
+    wrong += "(manifest.json) or a run (config.yaml)"
     below = sorted(file.parent for marker in ("dataset.json", *kinds) for file in path.glob(f"*/{marker}"))
     remedy = f"name one in it, such as {below[0]}" if below else "see `prepare`, `convert`, `quantize` and `train`"
     raise UserError(f"{path}: {wrong}; {remedy}")

@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.extras import extra
-from ms_codegeex.base.options import OptionGroup, given, option
+from ms_codegeex.base.options import OptionGroup, declared, given, option
 from ms_codegeex.base.printing import print_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ms_codegeex.config import RunConfig
-    from ms_codegeex.runs.node import Node
-    from ms_codegeex.runs.process_list import Form
 
 SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates, exports and continues three prompts"
 EXAMPLES = """  ms-codegeex train --config codegeex_tiny
@@ -74,9 +73,6 @@ class ResumingOptions:
     restarts: int = option(
         "start again from the newest checkpoint when a worker dies or hangs, at most N times", "N", 0, ge=0
     )
-    min_devices: int | None = option(
-        "with --restarts: after an attempt without progress, continue on fewer devices, but at least N", "N"
-    )
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class ClusterOptions:
         "where the servers meet server 0 (default: with a rank table, port 8118 of its first server)", "HOST:PORT"
     )
     dry_run: bool = option("list the processes that would be started", default=False)
-    script: bool = option("with --dry-run: as a shell script that starts them", default=False)
+    script: bool = option("with --dry-run: instead, a shell script that starts the run from anywhere", default=False)
     job: Literal["slurm", "volcano"] | None = option("print a job file that runs this command on the servers it needs")
 
 
@@ -121,13 +117,32 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
     return overrides
 
 
+def words_of(kind: type, arguments: argparse.Namespace, without: Sequence[str] = ()) -> list[str]:
+    """The words of a command line that give a dataclass's options their parsed values; those of the names in `without`,
+    and what has no value or its default, are left out."""
+    words: list[str] = []
+    for each in declared(kind):
+        value = getattr(arguments, each.name, None)
+        if each.name in without or value in (None, [], each.default):
+            continue
+        several = list(map(str, value if isinstance(value, list | tuple) else [value]))
+        if each.option.positional:
+            words += several
+        elif value is True:
+            words.append(each.flag)
+        elif each.option.repeated:
+            words += [word for one in several for word in (each.flag, one)]
+        else:
+            words += [each.flag, *several]
+    return words
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Train, or print the processes that would be started."""
-    from ms_codegeex.config.loading import load_config, load_staged_run
-    from ms_codegeex.runs.attempts import Restarts
+    from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.process_list import list_of_processes, processes_as_json, start_script
     from ms_codegeex.runs.resume import check_allowed
-    from ms_codegeex.runs.staged_training import train_staged_run
     from ms_codegeex.runs.training_job import rank_table_of, train
     from ms_codegeex.runs.weights import absolute_weights
 
@@ -139,32 +154,29 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.config is None:
         arguments.config, sizes = _of_weights(overrides)
         arguments.overrides, overrides = [*sizes, *arguments.overrides], [*sizes, *overrides]
-    staged = load_staged_run(Path(arguments.config), overrides)
-    if staged is None:
-        configs = [absolute_weights(load_config(Path(arguments.config), overrides))]
-    else:
-        configs = [stage.config for stage in staged.stages]
-    for config in configs:
-        check_allowed(config, options.allow_change)
-    arguments.rank_table = rank_table_of("train", arguments.rank_table, configs[0].device)
+    config = absolute_weights(load_config(Path(arguments.config), overrides))
+    check_allowed(config, options.allow_change)
+    arguments.rank_table = rank_table_of("train", arguments.rank_table, config.device)
     if arguments.job:
-        named = configs if staged is None else [replace(config, output=str(staged.output)) for config in configs]
-        _print_job(arguments, named)
+        _print_job(arguments, config)
         return
-
-    def node_of(config: RunConfig) -> Node:
-        cluster = (arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
-        return resolve_node(config, *cluster)
-
     if arguments.script and (arguments.json or not arguments.dry_run):
         raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
-    form: Form = "script" if arguments.script else "json" if arguments.json else "list"
-    common = {"allow_change": options.allow_change, "dry_run": form if arguments.dry_run else None}
-    common |= {"restarts": Restarts(options.restarts, options.min_devices), "as_json": arguments.json}
-    if staged is None:
-        train(configs[0], node_of(configs[0]), corpus, **common)
-    else:
-        train_staged_run(staged, node_of, corpus, **common)
+    node = resolve_node(config, arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
+    show = processes_as_json if arguments.json else list_of_processes
+    if arguments.script:
+        own = [word for kind in (TrainOptions, ResumingOptions) for word in words_of(kind, arguments)]
+        own += words_of(ClusterOptions, arguments, ("node_rank", "dry_run", "script"))
+        show = partial(start_script, own, node)
+    train(
+        config,
+        node,
+        corpus,
+        allow_change=options.allow_change,
+        restarts=options.restarts,
+        dry_run=show if arguments.dry_run else None,
+        as_json=arguments.json,
+    )
 
 
 def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:
@@ -179,12 +191,11 @@ def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:
     return FULL, model_words(open_source(Path(weights)))
 
 
-def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
-    """Print the job file; a `UserError` for an option without meaning in a job file, or for stages of unequal sizes."""
+def _print_job(arguments: argparse.Namespace, config: RunConfig) -> None:
+    """Print the job file; a `UserError` for an option without meaning in a job file."""
     jobs = extra("train --job", arguments.job)
     senseless = {
         "restarts": "the job file has its own; leave it out",
-        "min_devices": "its servers are fixed; leave it out",
         "corpus": "the servers need the same prepared dataset; prepare it first and set data.train=DIR",
         "node_rank": "the job gives every server its own number; leave it out",
         "master_addr": "the job finds the address of server 0 itself; leave it out",
@@ -196,17 +207,10 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> N
         value = getattr(arguments, name)
         if value not in (None, []) and value is not False and (name, value) != ("restarts", 0):  # --node-rank 0 counts
             raise UserError(f"--{name.replace('_', '-')}: has no meaning in a job file: {remedy}")
-    config, servers = configs[0], jobs.servers_of(configs[0], arguments.rank_table)
-    if any(jobs.servers_of(other, arguments.rank_table) != servers for other in configs):
-        raise UserError("--job: the stages need unequal numbers of servers; make a job for each, with stage=NAME")
+    servers = jobs.servers_of(config, arguments.rank_table)
     if arguments.nodes not in (None, servers):
         these = f"{servers} server{'s' * (servers > 1)} of {config.parallel.server_devices} (parallel.server_devices)"
         remedy = "leave it out, or set devices or parallel.server_devices"
         raise UserError(f"--nodes: {arguments.nodes}, but devices: {config.devices} are {these}; {remedy}")
-    words = ["--config", arguments.config, *arguments.overrides]
-    options = {"--devices": arguments.devices, "--from": arguments.weights, "--validation": arguments.validation}
-    for flag, value in options.items():
-        words += [] if value is None else [flag, str(value)]
-    for key in arguments.allow_change or ():
-        words += ["--allow-change", key]
+    words = words_of(TrainOptions, arguments) + words_of(ResumingOptions, arguments, ("resume",))
     print_out(jobs.job_file(arguments.job, config, words, arguments.rank_table), end="")

@@ -20,8 +20,18 @@ Rules = Mapping[str, Condition]
 MIN_HEAD = 32  # channels of a head that can tell one token from all others by its position
 
 
+RETIRED = {  # keys that earlier versions had, and what to do instead; runs of theirs have null for them
+    "stages": "train one file after the other, each with --from RUN of the one before (docs/finetune.md)",
+    "stage": "delete it; give the file of that stage as --config",
+}
+
+
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:
     """A validated `RunConfig` from nested plain values."""
+    for key, remedy in RETIRED.items():
+        if values.get(key) is not None:
+            raise UserError(f"{key}: no longer a key; {remedy}")
+    values = {key: value for key, value in values.items() if key not in RETIRED}
     config = validated(RunConfig, check_tree(RunConfig, values))
     check_run_config(config)
     return config

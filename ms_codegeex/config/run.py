@@ -32,8 +32,6 @@ class RunConfig:
 
     output: Text = "runs/default"
     """The run directory."""
-    stage: Text | None = None
-    """A file with [stages](#stages): the name of the only one to train, plan or rehearse."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 1234
     """Initial weights, sample order, dropout."""
     device: Literal["cpu", "gpu", "ascend"] = "cpu"

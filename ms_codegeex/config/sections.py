@@ -279,7 +279,7 @@ class OverlapConfig:
     parts: Positive = 1
     """With `parallel.tensor`: each micro-batch is divided into this many parts, so that one part's collectives can run
     while another part computes. Without micro-batches the parts are independent; with them, the second part's forward
-    pass starts when the first part's has ended ([rehearse.md](rehearse.md#timeline))."""
+    pass starts when the first part's has ended ([plan.md](plan.md#overlap))."""
     recompute_collectives: bool = True
     """False: with `parallel.tensor` and `training.recompute: full`, recomputation does not repeat the all-reduce after
     attention and the matmul before it. Instead, the all-reduce's result and the block's complete input, not only a
@@ -322,9 +322,9 @@ class ParallelConfig:
     server_devices: Positive = 8
     """Devices per server; a tensor-parallel group never spans two servers."""
     hardware: str | None = None
-    """`ascend910`, `ascend910b`, `ascend910c`, `a100`, `h100`, or a [hardware file](plan.md#calibrate): the accelerator
-    that `plan` assumes (none: `ascend910`, or `a100` for `device: gpu`). A run uses its kernels and no more memory than
-    the plan assumes. On `ascend` the driver reports the hardware; a different value here is an error."""
+    """`ascend910`, `ascend910b`, `ascend910c`, `a100`, `h100`, or a [hardware file](plan.md#measured-steps): the
+    accelerator that `plan` assumes (none: `ascend910`, or `a100` for `device: gpu`). A run uses its kernels and no more
+    memory than the plan assumes. On `ascend` the driver reports the hardware; a different value here is an error."""
     calibration: str | None = None
     """The hardware file that `hardware` named; `hardware` is then the name of its chip. Only plans read it."""
     fusion: FusionConfig = field(default_factory=FusionConfig)

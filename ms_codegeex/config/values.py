@@ -50,34 +50,15 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         found = {type(None): "nothing", list: "a list"}.get(type(values), "a single value")
         raise UserError(f"{path}: found {found}, expected sections with keys (model:, data:, training: …)")
-    values, seen = dict(values), (*seen, real_path)
-    if isinstance(stages := values.get("stages"), list):
-        values["stages"] = [_on_its_base(stage, path, seen) for stage in stages]
-    return _on_base(values, path, "base", seen)
-
-
-def _on_base(values: dict[str, Any], path: Path, key: str, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The values on top of those of the file that their `base` names."""
+    values = dict(values)
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise UserError(f"{path}: {key}: found {base!r}, expected the name of a YAML file")
+        raise UserError(f"{path}: base: found {base!r}, expected the name of a YAML file")
     file = path.parent / with_home(base)
-    return merged(read_yaml(file if file.suffix or file.exists() else find_config(base, option=key), seen), values)
-
-
-def _on_its_base(stage: Any, path: Path, seen: tuple[Path, ...]) -> Any:
-    """A stage on top of its own `base`, whose `output` does not count. What is not a mapping is returned unchanged."""
-    if not isinstance(stage, Mapping):
-        return stage
-    key = f"stages.{stage.get('name')}"
-    if "output" in stage:
-        raise UserError(f"{path}: {key}.output: a stage's run is in OUTPUT/{stage.get('name')}; leave it out")
-    values = _on_base(dict(stage), path, f"{key}.base", seen)
-    if "stages" in values:
-        raise UserError(f"{path}: {key}: has stages itself; name a file without them as its base")
-    return {name: value for name, value in values.items() if name != "output"}
+    file = file if file.suffix or file.exists() else find_config(base, option="base")
+    return merged(read_yaml(file, (*seen, real_path)), values)
 
 
 def _has_comment(value: str, parsed: Any) -> bool:

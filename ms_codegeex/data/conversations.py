@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
 
-ROLES = ("system", "user", "assistant")
 Message = tuple[str, str]  # role, content
+# what a user does with a model that is tuned, and does not say so
+STATE_CHAT = "`ms-codegeex inspect DIR --set chat=plain`, or the name or file of another template (docs/serve.md)"
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,9 @@ def _record(source: Source) -> dict[str, Any]:
     """What a file without a place for it has to say besides the sizes, for `open_source`."""
     record: dict[str, Any] = {"description": source.description.to_json()}
     with contextlib.suppress(UserError):  # it has none that is known
-        if (name := source.tokenizer().name) in TOKENIZER_NAMES:
-            record["tokenizer"] = name
+        tokenizer = source.tokenizer()
+        if tokenizer.name in TOKENIZER_NAMES and tokenizer.eos_id == source.fields["eos_token_id"]:
+            record["tokenizer"] = tokenizer.name
     return record
 
 

@@ -6,6 +6,7 @@ Python's own unpickler makes whatever objects a pickle asks for; ours has what p
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import pickle
@@ -29,7 +30,6 @@ SMALL_KEY = 1 << 20  # numbers below it cannot collide on purpose
 MAX_CALL_ARGUMENTS = 16
 _COST_OF_KEY = 400  # whose hash an attacker can choose: comparisons with the others, at worst
 _COST_OF_TENSOR = 20  # in values that take as much memory
-OF_A_PROGRAM = "of a training program, whose code another reader would import; this one does not"
 MAX_SHOWN_NAME = 200  # characters of a name in a message
 
 
@@ -305,6 +305,21 @@ class _Machine:
         return list(items)
 
 
+class _Auditor(_Machine):
+    """Remembers the names that it refuses, and goes on with a stand-in."""
+
+    def __init__(self, make_tensor: Callable[..., LazyTensor], where: str) -> None:
+        super().__init__(make_tensor, where)
+        self.refused: dict[str, None] = {}
+
+    def find(self, module: Any, name: Any) -> None:
+        try:
+            super().find(module, name)
+        except UserError:
+            self.refused[f"{module}.{name}"[:MAX_SHOWN_NAME]] = None
+            self.push(_Global(shipped_table(_NAMES)["whole"][0], "refused"))
+
+
 def _globals(rows: Iterable[Sequence[str]]) -> Iterator[_Global]:
     return (_Global(module, name) for modules, names in rows for module in modules.split() for name in names.split())
 
@@ -355,16 +370,6 @@ _OPERATIONS: Mapping[str, Callable[[_Machine, Any], object]] = {  # all there ar
 }
 
 
-def use_of_name(module: str, name: str) -> str | None:
-    """The purpose of a global that a pickle refers to; None if no state dict needs it."""
-    reference = _Global(module, name)
-    if reference in _calls() or reference in _STORAGE_TYPES:
-        return "rebuilds tensors and containers"
-    if reference in _known("inert"):
-        return "a plain value that training programs save"
-    return OF_A_PROGRAM if _is_inert(reference) and "." not in name else None  # megatron.x's os.system is not theirs
-
-
 def namespace(value: Any) -> dict[str, Any] | None:
     """The attributes of an `argparse.Namespace` or its like in a tree that `load` gave; None if it is anything else."""
     names = ("argparse.Namespace", "types.SimpleNamespace")
@@ -384,3 +389,11 @@ def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = f"{type(error).__name__}: {error}"[:MAX_SHOWN_NAME]
         raise damaged(where, f"its data.pkl is damaged ({reason})") from None
+
+
+def refused_names(data: bytes, make_tensor: Callable[..., LazyTensor]) -> list[str]:
+    """The globals for which `load` refuses a pickle, in its order, up to where it is damaged."""
+    auditor = _Auditor(make_tensor, "")
+    with contextlib.suppress(Exception):  # as in `load`, whose reason is the one to show
+        auditor.run(data)
+    return [*auditor.refused]

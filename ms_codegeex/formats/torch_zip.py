@@ -189,3 +189,12 @@ def read_torch(path: Path) -> Any:
     tree = torch_pickle.load(archive.pickled, archive.tensor, str(path))
     _check_tree(tree, path)
     return tree
+
+
+def refused_names(path: Path) -> list[str]:
+    """The globals for which `read_torch` refuses a file; none if it is no sound archive."""
+    try:
+        archive = _Archive(path)
+    except UserError:
+        return []
+    return torch_pickle.refused_names(archive.pickled, archive.tensor)

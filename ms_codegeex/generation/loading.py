@@ -16,7 +16,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.description import FILE, ModelDescription, read_description
 from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.formats.provenance import check, verify_signature
+from ms_codegeex.formats.provenance import check
 from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, LoraTerm, TensorWeights, Weights
 from ms_codegeex.generation.quantised import QuantisedModel, is_quantised
 from ms_codegeex.models.parameters import LORA_A, LORA_B
@@ -78,12 +78,10 @@ def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | No
     return path, adapter and adapters_path(adapter)
 
 
-def verify_stored(paths: Iterable[Path], public_key: Path | None = None) -> None:
+def verify_stored(paths: Iterable[Path]) -> None:
     """Compare all bytes of models and adapters with their `provenance.json`, if they have one. A changed, missing or
-    extra file that has a part in the answers is a `UserError`; with a key, each one without its signature is too."""
+    extra file that has a part in the answers is a `UserError`."""
     for path in paths:
-        if public_key is not None:
-            verify_signature(path, public_key)
         check(path, thorough=True)
 
 

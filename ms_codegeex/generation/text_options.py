@@ -12,6 +12,11 @@ from ms_codegeex.base.options import OptionGroup, given, option, refuse
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
+TOO_LONG = {  # by the field of a request that does not fit into the context: what to do
+    "prompt": "shorten it, or give --cut-prompt to drop its start",
+    "messages": "begin a new conversation",
+}
+
 
 @dataclass(frozen=True)
 class PromptOptions:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.progress import Progress
 from ms_codegeex.kernels.levels import AUTO, LEVELS, cpu_level
 
 SOURCES = (
@@ -67,7 +68,8 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
     target = library_file(directory, level, command)
     if target.is_file():
         return target
-    with atomic_file(target) as temporary, tempfile.TemporaryDirectory() as scratch:
+    slow = Progress(None, "compiling operators for this CPU, once", leave=False)
+    with atomic_file(target) as temporary, tempfile.TemporaryDirectory() as scratch, slow:
         try:
             result = subprocess.run(
                 [*command, str(source / SOURCES[0]), "-o", str(temporary.absolute())],

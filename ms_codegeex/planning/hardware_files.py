@@ -1,4 +1,4 @@
-"""Hardware files: what a run has shown of a device, written by `calibrate` and read where a plan is made.
+"""Hardware files: what a run has shown of a device, written by `plan --measured` and read where a plan is made.
 
     parallel: {hardware: mycluster.yaml}
 
@@ -25,14 +25,15 @@ from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import chosen_hardware
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.validation import Share, check_tree, validated
+from ms_codegeex.planning.operators import K_START, MATMUL_PEAK
 
 SOURCES = Path(__file__).with_name("hardware_sources.yaml")
 Above = Annotated[float, Field(gt=0, lt=math.inf)]
 Rest = Annotated[float, Field(ge=0, lt=math.inf)]
-HEADER = """# What a run has shown of its devices, by `ms-codegeex calibrate` (docs/plan.md). Plan with it:
+HEADER = """# What a run has shown of its devices, by `ms-codegeex plan --measured` (docs/plan.md). Plan with it:
 #   ms-codegeex plan --config FILE parallel.hardware={name}
-# Rates are in bytes/s, latencies in seconds.
 """
+REMEDY = "write it with `plan --measured RUN --write-hardware FILE.yaml`"
 
 
 @cache
@@ -86,23 +87,24 @@ class StepFactor:
 
 @dataclass(frozen=True)
 class HardwareFile:
-    """A hardware file. `overlap`: share of the time of collectives that runs under computation; `gaps`: seconds in
-    which the device stands still for each second of computing. `base`: the chip, which has all other figures.
-    `assumed`: the figures that no profile showed, which are the chip's. `residuals` are for people."""
+    """A hardware file. `base`: the chip, which has all figures that are not given. `rates` are in bytes/s, latencies
+    in seconds. `overlap`: share of the time of collectives that runs under computation; `gaps`: seconds in which the
+    device stands still for each second of computing. `assumed`: the rates that are the chip's all the same.
+    `residuals` are for people."""
 
     base: str
     source: str
-    rates: ChipRates
-    products: Products
-    overlap: Share
-    gaps: Rest
     factor: StepFactor
+    rates: ChipRates | None = None
+    products: Products = Products(MATMUL_PEAK, K_START)
+    overlap: Share = 0.0
+    gaps: Rest = 0.0
     assumed: list[str] = field(default_factory=list)
     residuals: dict[str, Any] = field(default_factory=dict)
 
     def chip(self, chip: Chip, name: str) -> Chip:
         """The chip with these figures, under the file's name."""
-        rates = asdict(self.rates)
+        rates = asdict(self.rates) if self.rates else {}
         calibration = Calibration(
             base=self.base,
             matmul_share=self.products.share,
@@ -112,7 +114,7 @@ class HardwareFile:
             factor=self.factor.value,
             low=self.factor.low,
             high=self.factor.high,
-            cluster_latency=rates.pop("cluster_latency"),
+            cluster_latency=rates.pop("cluster_latency", chip.latency),
             source=self.source,
             measured=frozenset(rates.keys() - set(self.assumed)),
         )
@@ -124,14 +126,13 @@ def read_hardware_file(path: Path) -> HardwareFile:
     try:
         values = read_yaml_file(path)
     except FileNotFoundError:
-        remedy = "write it with `calibrate`, or name a chip"
-        raise UserError(f"parallel.hardware: {path} does not exist; {remedy}") from None
+        raise UserError(f"parallel.hardware: {path} does not exist; {REMEDY}, or name a chip") from None
     if not isinstance(values, Mapping):
-        raise UserError(f"{path}: found {type(values).__name__}, expected a hardware file; write it with `calibrate`")
+        raise UserError(f"{path}: found {type(values).__name__}, expected a hardware file; {REMEDY}")
     try:
         found = validated(HardwareFile, check_tree(HardwareFile, values))
     except UserError as error:
-        raise UserError(f"{path}: {error}; write the file again with `calibrate`") from None
+        raise UserError(f"{path}: {error}; correct it, or {REMEDY}") from None
     if not found.factor.low <= found.factor.value <= found.factor.high:
         raise UserError(f"{path}: factor.value: {found.factor.value} is not between its low and high; correct it")
     return found
@@ -139,7 +140,9 @@ def read_hardware_file(path: Path) -> HardwareFile:
 
 def write_hardware_file(path: Path, found: HardwareFile) -> None:
     """Write a hardware file, whole or not at all."""
-    text = yaml.safe_dump(asdict(found), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    defaults = asdict(HardwareFile("", "", StepFactor(0, 0, 0)))
+    values = {key: value for key, value in asdict(found).items() if value != defaults[key]}
+    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
     with atomic_file(path) as temporary:
         temporary.write_text(HEADER.format(name=path) + text, encoding="utf-8")
 

@@ -1,14 +1,13 @@
-"""What operators cost: one table for the plan, which lists a model's operators from its sizes, and for the timeline,
-which finds them in compiled graphs. An operator's class says what limits it. Products run at a share of the peak
-(`matmul_seconds`) unless their traffic takes longer. All others take the bytes that they move at the full bandwidth of
-the memory, and those that only give a tensor another name take nothing. A kernel of several operators takes the time of
-its products and of the bytes beside these."""
+"""What operators cost: for the plan, which lists a model's operators from its sizes, and for what finds them in
+compiled graphs. Products run at a share of the peak (`matmul_seconds`) unless their traffic takes longer. All others
+take the bytes that they move at the full bandwidth of the memory, and those that only give a tensor another name take
+nothing. A kernel of several operators takes the time of its products and of the bytes beside these."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ms_codegeex.base.hardware import Chip
 from ms_codegeex.planning.cost_model import TILE, MatMul, causal_share
@@ -17,57 +16,33 @@ MATMUL_PEAK = 0.89
 K_START = 20
 
 
-@dataclass(frozen=True)
-class OperatorClass:
-    """How operators of one kind are costed and fused. `moves`: "all" reads its inputs and writes its outputs; "twice"
-    selects or copies, and reads as much as it writes; "update" reads and writes its first three inputs and reads the
-    last; "" moves nothing. `product`: a matrix product. `begins`: it can stand before another one in a kernel; `ends`:
-    it can take others before it into its kernel. `in_place`: it writes into its first input. `data`: it has a tensor as
-    its result."""
-
-    moves: str = "all"
-    product: bool = False
-    begins: bool = False
-    ends: bool = False
-    in_place: bool = False
-    data: bool = True
-
-
-OTHER = OperatorClass()
-_CLASSES = {
-    OperatorClass("", data=False): "Entry Join Partial Switch UpdateState",
-    OperatorClass(""): "Depend Flatten Load MakeTuple Squeeze StopGradient TupleGetItem",
-    OperatorClass("", begins=True): "ExpandDims Reshape",
-    OperatorClass(product=True, begins=True): "BatchMatMul Dense MatMul",
-    OperatorClass(product=True): "FlashAttentionScore FlashAttentionScoreGrad",
-    OperatorClass(begins=True, ends=True): """
-        Abs Add AddN BitwiseAnd BitwiseOr BitwiseXor BroadcastTo Cast Cos Div Divs Equal Exp FastGeLU FastGeLUGrad
-        FloorDiv GeLU GeLUGrad Greater GreaterEqual IsFinite LeftShift Less LessScalar Log LogicalAnd LogicalNot Maximum
-        Minimum Mul Muls Neg Ones OnesLike Pow ReLU RealDiv Reciprocal RightShift Rsqrt Select SiLU Sigmoid SigmoidGrad
-        Sin Sqrt Square Sub Subs Tanh Tile Zeros ZerosLike""",
-    OperatorClass("twice", begins=True, ends=True): "OneHot",
-    OperatorClass("twice"): "Gather StridedSlice",
-    OperatorClass(ends=True): "ReduceMax ReduceMean ReduceSum Softmax SoftmaxBackward SumExt",
-    OperatorClass("twice", in_place=True): "Assign",
-    OperatorClass(in_place=True): "ApplyMomentum AssignAdd AssignSub",
-    OperatorClass("update", in_place=True): "AdamWeightDecay FusedAdamWeightDecay",
+# What sets an operator's cost. All others read their inputs and write their outputs.
+_KINDS = {
+    "nothing": """Depend Entry ExpandDims Flatten Join Load MakeTuple Partial Reshape Squeeze StopGradient Switch
+        TupleGetItem UpdateState""",
+    "product": "BatchMatMul Dense MatMul FlashAttentionScore FlashAttentionScoreGrad",
+    "copy": "Assign Gather OneHot StridedSlice",
+    "update": "AdamWeightDecay FusedAdamWeightDecay",
 }
-_TABLE = {name: each for each, names in _CLASSES.items() for name in names.split()}
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
 
-def class_of(op: str) -> OperatorClass:
-    """The class of a kind of operator; one that is not in the table moves its inputs and outputs."""
-    return _TABLE.get(op, OTHER)
+def is_product(op: str) -> bool:
+    """Whether a kind of operator is a matrix product."""
+    return _KIND_OF.get(op) == "product"
 
 
 def moved_bytes(op: str, inputs: Sequence[int], outputs: Sequence[int]) -> int:
-    """Bytes that an operator on its own reads and writes, from those of its inputs and outputs."""
-    moves, written = class_of(op).moves, sum(outputs)
-    if moves == "twice":
-        return 2 * written
-    if moves == "update":
+    """Bytes that an operator on its own reads and writes, from those of its inputs and outputs. One that selects or
+    copies reads as much as it writes. An update reads and writes its first three inputs, and reads the last."""
+    kind = _KIND_OF.get(op)
+    if kind == "nothing":
+        return 0
+    if kind == "copy":
+        return 2 * sum(outputs)
+    if kind == "update":
         return 2 * sum(inputs[:3]) + inputs[-1]
-    return sum(inputs) + written if moves else 0
+    return sum(inputs) + sum(outputs)
 
 
 def attention_products(queries: int, keys: int, head: int, heads: int, causal: bool) -> tuple[MatMul, MatMul]:
@@ -83,7 +58,7 @@ def products_of(
 ) -> list[MatMul]:
     """The matrix products of an operator in a graph, from the shapes of its inputs and of its first output; empty if it
     is none. Of a fused attention, inputs are queries and keys [batch, heads, positions, head]."""
-    if not class_of(op).product:
+    if not is_product(op):
         return []
     if op.startswith("FlashAttention"):
         *batch, rows, head = inputs[0]

@@ -1,19 +1,17 @@
-"""The attempts of a run: how each ended, when the next one begins, and on how many devices. Imports no engine."""
+"""The attempts of a run: how each ended, and when the next one begins. Imports no engine."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ms_codegeex.base.errors import Divergence, Rewind, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.formats.checkpoint import DamagedFile, list_checkpoints
 from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -22,27 +20,12 @@ from ms_codegeex.runs.stopping import StopExit
 MAX_SECONDS = 60.0  # between two attempts
 
 
-@dataclass(frozen=True)
-class Restarts:
-    """How a run starts again after a failure: at most `max_restarts` times, on at least `min_devices` devices (None: on
-    all of its devices)."""
-
-    max_restarts: int = 0
-    min_devices: int | None = None
-
-
-def with_restarts(
-    run: RunDirectory,
-    restarts: int,
-    rewinds: int,
-    attempt: Callable[[int], None],
-    shrink: Callable[[], None] = lambda: None,
-) -> None:
+def with_restarts(run: RunDirectory, restarts: int, rewinds: int, attempt: Callable[[int], None]) -> None:
     """Call `attempt` with 0, 1, … until one does not fail. A run that goes back to leave a batch out starts again at
     once, `rewinds` times from the same checkpoint; one that has found its checkpoint to be damaged, from the one
     before. After other failures, `restarts` attempts follow in all. Failures that would recur (the user's mistakes,
     numbers that are not finite) end the run. If an attempt ends at the same step as the previous one and has saved
-    nothing, there is a pause, which doubles each time, and `shrink` is called: a device may be lost."""
+    nothing, there is a pause, which doubles each time."""
     idle, failed, gone_back = 0, 0, 0  # attempts in a row without progress; failures; returns to one checkpoint
     step = _reached(run, _last_step(run))
     for number in itertools.count():
@@ -67,8 +50,6 @@ def with_restarts(
             step = _reached(run, before)
             idle = idle + 1 if (step, _newest(run)) == (before, checkpoint) else 0
             print_error(f"{failure}\nthe run starts again from its newest checkpoint (restart {failed} of {restarts})")
-            if idle:
-                shrink()
             time.sleep(min(2.0**idle, MAX_SECONDS) if idle else 0.0)
 
 
@@ -118,37 +99,3 @@ def _reached(run: RunDirectory, before: int) -> int:
 
 def _newest(run: RunDirectory) -> Path | None:
     return next(reversed(list_checkpoints(run.checkpoints)), None)
-
-
-def on_fewer_devices(config: RunConfig, minimum: int = 1) -> RunConfig | None:
-    """The configuration on the most devices, fewer than its own and at least `minimum`, that its mesh allows; None if
-    there is no such number. Only the number of replicas changes. The global batch stays, so that losses can be
-    compared: replicas accumulate more micro-batches, none of them larger than before. Optimizer shards are reduced to a
-    divisor of the replicas."""
-    parallel = config.parallel
-    fixed = parallel.tensor * parallel.pipeline
-    for replicas in range(config.data_parallel - 1, 0, -1):
-        if replicas * fixed < minimum:
-            break
-        for micro_batch in range(config.micro_batch, 0, -1):
-            if smaller := _resized(config, replicas, micro_batch):
-                return smaller
-    return None
-
-
-def _resized(config: RunConfig, replicas: int, micro_batch: int) -> RunConfig | None:
-    """The configuration with this number of replicas; None if a rule forbids it."""
-    values, parallel = config.to_dict(), config.parallel
-    values["devices"] = replicas * parallel.tensor * parallel.pipeline
-    values["training"]["micro_batch"] = micro_batch
-    if isinstance(config.profile.ranks, list):  # those that are left, or the default ones
-        values["profile"]["ranks"] = [rank for rank in config.profile.ranks if rank < values["devices"]] or None
-    values["parallel"].update(
-        data=None if parallel.data is None else replicas,
-        optimizer_shard=math.gcd(parallel.optimizer_shard, replicas),
-        micro_batches=None,
-    )
-    try:
-        return build_run_config(values)
-    except UserError:
-        return None

@@ -73,8 +73,6 @@ class JsonLog(Callback):
         """Show every step; log every `logging.every`-th and each that was evaluated, skipped or the last."""
         record.eta_seconds = self.eta.update(record.step_seconds, trainer.steps_left)
         line = {**finite(asdict(record)), "attempt": self.attempt}
-        if trainer.config.stage:
-            line["stage"] = trainer.config.stage
         self._event({"event": "step", "steps_left": 0 if trainer.ending else trainer.steps_left, **line})
         if record.step % self.every == 0 or record.skipped or record.validation_loss is not None or trainer.ending:
             failed = self.log.write(json.dumps(line))

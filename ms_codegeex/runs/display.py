@@ -47,12 +47,13 @@ def figures(event: dict[str, Any]) -> str:
 class Display:
     """Follows a progress file; `poll` shows the events that were added since the last call."""
 
-    def __init__(self, progress: Path, steps: int, lines: int = 30, stage: str | None = None):
-        self.progress, self.steps, self.position, self.stage = progress, steps, 0, stage
+    def __init__(self, progress: Path, steps: int, lines: int = 30):
+        self.progress, self.steps, self.position = progress, steps, 0
         self.terminal = sys.stderr.isatty()
         self.every = max(1, steps // lines)  # plain lines: about this many in all
         self.bar: tqdm | None = None
         self.waiting: tuple[str, float] | None = None
+        self.figures: tuple[str, ...] = ()  # of the last step, the most important ones first
 
     def poll(self) -> list[dict[str, Any]]:
         """Show new events, and return them; on a terminal also how long the current wait lasts."""
@@ -68,7 +69,7 @@ class Display:
                 self._show(event)
         if self.terminal and self.waiting:
             passed = duration(time.monotonic() - self.waiting[1])
-            self._bar().set_description_str(visible(f"{self.waiting[0]} ({passed})"))
+            self._describe(visible(f"{self.waiting[0]} ({passed})"))
         return events
 
     def status(self, text: str) -> None:
@@ -85,9 +86,19 @@ class Display:
 
     def _bar(self) -> tqdm:
         if self.bar is None:
-            form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
+            form = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
             self.bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, bar_format=form)
         return self.bar
+
+    def _describe(self, words: str) -> None:
+        """Show the bar with these words in front, and with as many figures as fit into the terminal."""
+        bar = self._bar()
+        bar.set_description_str(words, refresh=False)
+        shown = {**bar.format_dict, "postfix": ""}
+        room, figures = (shown["ncols"] or 80) - len(bar.format_meter(**shown)) - len(", "), [*self.figures]
+        while len(figures) > 1 and len("  ".join(figures)) > room:
+            figures.pop()
+        bar.set_postfix_str("  ".join(figures))
 
     def _show(self, event: dict[str, Any]) -> None:
         if event["event"] == "status":
@@ -106,13 +117,12 @@ class Display:
         if self.terminal:
             bar = self._bar()
             bar.n, bar.total = event["step"], self.steps
-            bar.set_description_str(f"training {self.stage}" if self.stage else "training")
-            bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
+            self.figures = (f"ETA {duration(event['eta_seconds'])}", *figures(event).split("  "))
+            self._describe("training")
             return
         due = event["step"] % self.every == 0 or not event["steps_left"] or event["validation_loss"] is not None
         if compiled or due:
             words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
-            words = [self.stage, *words] if self.stage else words
             print_error("  ".join(words) + compiled)
 
 

@@ -1,10 +1,13 @@
-"""Whether a run fits this machine: into its memory, or on GPUs and Ascend into each device's; and whether GPUs, their
-driver and libraries work."""
+"""Whether a run fits this machine: into its memory, or on GPUs and Ascend into each device's; and whether the libraries
+of its devices work, and GPUs with their driver."""
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 
@@ -14,6 +17,7 @@ from ms_codegeex.base.cuda.probe import probe_gpu_backend
 from ms_codegeex.base.cuda.translation import translation_note
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory
+from ms_codegeex.base.processes import ending
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.models.parameters import LORA_A, held_bytes
@@ -95,32 +99,35 @@ def _packed(config: RunConfig) -> int:
     return 4 * config.micro_batch * config.seq_length * columns
 
 
-@dataclass(frozen=True)
-class Shortage:
-    """Bytes that a run needs and bytes that exist: on a CPU those of this machine for all processes, otherwise those of
-    each device."""
-
-    needed: int
-    available: int
-
-
-def shortage(config: RunConfig) -> Shortage | None:
-    """The reason why a run does not fit into memory; None if it fits. On a CPU, the memory that is free now counts;
-    otherwise the plan and the device's memory, if it is known."""
-    if config.device != "cpu" and config.parallel.hardware is None:
-        return None
-    needed, available = required_memory(config), available_for(config)
-    return Shortage(needed, available) if needed > available else None
-
-
 def check_memory(config: RunConfig) -> None:
     """`UserError` if a CPU run needs more memory than is free now."""
-    if config.device == "cpu" and (short := shortage(config)):
+    if config.device != "cpu":
+        return
+    needed, available = required_memory(config), free_memory()
+    if needed > available:
         parts = f"{config.model.sizes.parameter_count():,} parameters with training.micro_batch {config.micro_batch}"
-        needed = f"need about {short.needed / 1e9:.1f} GB on {config.devices} process(es)"
         smaller = "choose a smaller model, data.seq_length, training.micro_batch or --devices"
-        wrong = f"{parts} {needed}, {short.available / 1e9:.1f} GB are free"
+        wrong = f"{parts} need about {needed / 1e9:.1f} GB on {config.devices} process(es)"
+        wrong += f", {available / 1e9:.1f} GB are free"
         raise UserError(f"model: {wrong}; {smaller}, or set training.recompute=full")
+
+
+def check_ascend(config: RunConfig) -> None:
+    """`UserError` if a run on Ascend cannot start on this machine, because MindSpore's plugin does not load: without
+    CANN, or in a shell that has not sourced its variables. Does nothing for other devices."""
+    if config.device != "ascend":
+        return
+    spec = importlib.util.find_spec("mindspore")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    problem = "this MindSpore has none"
+    for plugin in sorted(folder.glob("lib/plugin/libmindspore_ascend.so.*")):  # in a process that may break
+        command = [sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(plugin)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if not done.returncode:
+            return
+        problem = "".join(done.stderr.strip().splitlines()[-1:]).removeprefix("OSError: ") or ending(done.returncode)
+    remedy = "source CANN's set_env.sh in this shell; `ms-codegeex doctor` shows what is missing"
+    raise UserError(f"device: ascend: MindSpore's plugin does not load ({problem}); {remedy}")
 
 
 def check_gpus(config: RunConfig, local: int) -> str:

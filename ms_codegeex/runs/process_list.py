@@ -1,36 +1,26 @@
-"""What `train --dry-run` prints: the processes of this server as a list, as a shell script or as JSON."""
+"""What `train --dry-run` prints: the processes of this server as a list or as JSON, or a script that starts the run."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from ms_codegeex.base.printing import table
+from ms_codegeex.base.processes import import_variables
+from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.workers import WorkerSpec
 
-Form = Literal["list", "script", "json"]
 WIDTH = 110
 
 
-def process_text(runs: Mapping[str, tuple[Path, Sequence[WorkerSpec]]], form: Form) -> str:
-    """The processes of each run on this server. `runs`: a heading, a shell comment or empty -> the run directory and
-    its processes. `form`: `list`, what they share, then a table of what differs; `script`, a shell script that starts
-    them; `json`: {"runs": [{"heading", "directory", "processes": [{"name", "command", "directory", "log",
-    "environment", "program_folder"}]}]}."""
-    if form == "json":
-        return json.dumps({"runs": [_as_json(heading, *run) for heading, run in runs.items()]})
-    parts = []
-    for heading, (directory, specs) in runs.items():
-        listed = [_listed(directory, specs)] if form == "list" else [*(spec.shell() for spec in specs), "wait"]
-        parts += [heading, *listed] if heading else listed
-    return "\n".join(parts)
-
-
-def _as_json(heading: str, directory: Path, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
+def processes_as_json(directory: Path, specs: Sequence[WorkerSpec]) -> str:
+    """The processes of the run in `directory`: {"directory", "processes": [{"name", "command", "directory", "log",
+    "environment", "program_folder"}]}."""
     processes = [
         {
             "name": _name(spec),
@@ -42,10 +32,23 @@ def _as_json(heading: str, directory: Path, specs: Sequence[WorkerSpec]) -> dict
         }
         for spec in specs
     ]
-    return {"heading": heading.lstrip("# "), "directory": str(directory), "processes": processes}
+    return json.dumps({"directory": str(directory), "processes": processes})
 
 
-def _listed(directory: Path, specs: Sequence[WorkerSpec]) -> str:
+def start_script(words: Sequence[str], node: Node, *_: object) -> str:
+    """A script of the shell that is `train` with these words, in this folder, with this Python. Of several servers each
+    runs it with its own number."""
+    lines = ["#!/bin/sh"]
+    if node.count > 1:
+        lines.append(f"# This starts server {node.rank} of {node.count}; with a number as its argument, that server.")
+    settings = [f"{name}={shlex.quote(value)}" for name, value in import_variables().items()]
+    command = ["exec env", *settings, shlex.join([sys.executable, "-m", "ms_codegeex.cli", "train", *words])]
+    if node.count > 1:
+        command.append(f'--node-rank "${{1:-{node.rank}}}"')
+    return "\n".join([*lines, f"cd {shlex.quote(os.getcwd())} || exit 2", " ".join(command)])
+
+
+def list_of_processes(directory: Path, specs: Sequence[WorkerSpec]) -> str:
     """What all processes share, once; then a line for each with what differs. Paths are relative to the run."""
     names = dict.fromkeys(name for spec in specs for name in spec.environment)
     variables = {name: [spec.environment.get(name, "") for spec in specs] for name in names}

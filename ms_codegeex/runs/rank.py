@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ms_codegeex.training.observers import Callback
     from ms_codegeex.training.trainer import Trainer
 
-WITHOUT_EFFECT = ("output", "stage", "cluster", "checkpoint", "logging", "profile")  # top-level keys
+WITHOUT_EFFECT = ("output", "cluster", "checkpoint", "logging", "profile")  # top-level keys
 # tensors by our names, and what is known of the model that they are from
 Weights = tuple[Mapping[str, "LazyTensor"], "ModelDescription"]
 SLOWER = "MindSpore's own operators train, which takes about twice as long"

@@ -20,6 +20,7 @@ from ms_codegeex.config.model import ModelConfig, model_config
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.config.validation import validated
 from ms_codegeex.config.values import flattened
+from ms_codegeex.data.description import recorded_description
 from ms_codegeex.formats.checkpoint import NAME, Checkpoint, resolve, step_name, untied
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.family import UnknownSize
@@ -102,8 +103,9 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
     model = model_config({**config["model"], "weights": None, "grow": [], "fresh": []})
     lora = validated(LoraConfig, config.get("lora") or {}, "lora.")
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names}
-    known = replace(checkpoint_description(checkpoint), step=None)  # the step is the checkpoint's own
-    state = {**checkpoint.state, "description": known.to_json()}
+    known, state = replace(checkpoint_description(checkpoint), step=None), checkpoint.state
+    if known != recorded_description(state, checkpoint.path):  # a user has added to it
+        state = {**state, "description": known.to_json()}
     return Contents(checkpoint.path, tensors, model, lora, checkpoint.step, state)
 
 

@@ -50,7 +50,6 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them,
 COMPARED = ("data.validation", "training.evaluate_samples")  # refused too if `training.patience` compares their losses
 UNRECORDED = (
     "output",
-    "stage",
     "checkpoint.resume",
     "data.tokenizer",
     "data.tokenizer_size",

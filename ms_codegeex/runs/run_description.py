@@ -1,4 +1,4 @@
-"""Describes runs and runs in stages: as plain values, and as lines for people."""
+"""Describes runs: as plain values, and as lines for people."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import list_checkpoints
 from ms_codegeex.formats.model_description import checkpoint_line, size_lines, size_of, summarise_checkpoint
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.resolved_config import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.staged_run import StagedRunReport
 
 
 def describe_run(directory: Path) -> dict[str, Any]:
@@ -54,19 +51,3 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     if not run["checkpoints"]:
         yield "no checkpoints yet"
     yield from size_lines(run["artefacts"])
-
-
-def describe_staged_run(directory: Path) -> dict[str, Any]:
-    """The progress of each stage, and its losses, as they were when the last one ended or was interrupted."""
-    content = read_json(directory / "stages.json")
-    try:
-        list(staged_run_lines(content))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        path = directory / "stages.json"
-        raise UserError(f"{path}: no report on stages; train makes it again with --resume auto") from None
-    return {"kind": "stages", **content}
-
-
-def staged_run_lines(stages: dict[str, Any]) -> Iterator[str]:
-    """`describe_staged_run` for people."""
-    yield from StagedRunReport(stages).text().splitlines()

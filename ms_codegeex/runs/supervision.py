@@ -20,7 +20,6 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.display import Display
-from ms_codegeex.runs.forked_ranks import ForkServer
 from ms_codegeex.runs.hangs import HangWatch
 from ms_codegeex.runs.hardware_reports import SilentCheckWatch
 from ms_codegeex.runs.node import Node, node_processes
@@ -80,12 +79,11 @@ def run_workers(
     checkpoint: Checkpoint | None,
     node: Node,
     others: Rendezvous | None = None,
-    fork_server: ForkServer | None = None,
 ) -> None:
-    """Run this server's workers to their end; `fork_server` forks them, otherwise each is started on its own. If a
-    worker dies here or on one of the `others`, all end at once and `RunFailure` quotes the end of its log. Any other
-    exception, including Ctrl-C, also ends all. After SIGTERM or SIGUSR1 they save first, and `StopExit` is raised."""
-    display, count = Display(run.progress, config.steps, stage=config.stage), len(node.ranks)
+    """Run this server's workers to their end. If a worker dies here or on one of the `others`, all end at once and
+    `RunFailure` quotes the end of its log. Any other exception, including Ctrl-C, also ends all. After SIGTERM or
+    SIGUSR1 they save first, and `StopExit` is raised."""
+    display, count = Display(run.progress, config.steps), len(node.ranks)
     stop = StopRequest(run, config.checkpoint.grace)
     silent = SilentCheckWatch(run) if config.cluster.silent_check and node.rank == 0 else None
     path = others.checkpoint if others else checkpoint and checkpoint.path
@@ -95,7 +93,6 @@ def run_workers(
         with contextlib.ExitStack() as stack:
             port = stack.enter_context(reserved_port()) if node.needs_port else None
             specs = node_processes(config, node, run, _worker_arguments(str(os.getpid()), path), port)
-            specs = fork_server.forked(specs) if fork_server else specs
             workers = stack.enter_context(Workers(specs))
             stack.enter_context(stop.listening())
             hang = HangWatch(workers, run.beats, run.logs, config.faults.hang, config.device != "cpu")

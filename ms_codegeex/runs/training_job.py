@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.extras import extra
-from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.printing import print_error, print_json, print_out
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.software import software_note
@@ -29,12 +28,10 @@ from ms_codegeex.data.datasets.opening import (
 from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile
 from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
-from ms_codegeex.runs.attempts import Restarts, on_fewer_devices, recorded_end, resumed, with_restarts
-from ms_codegeex.runs.forked_ranks import fork_server_of
-from ms_codegeex.runs.memory_check import Shortage, check_gpus, check_memory, shortage
-from ms_codegeex.runs.node import Node, resolve_node
+from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
+from ms_codegeex.runs.memory_check import check_ascend, check_gpus, check_memory
+from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, pass_over, starting_point
-from ms_codegeex.runs.process_list import Form, process_text
 from ms_codegeex.runs.rendezvous import meeting
 from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
 from ms_codegeex.runs.resumed_schedule import schedule_notes
@@ -113,97 +110,54 @@ def train(
     corpus: Sequence[str] = (),
     *,
     allow_change: Sequence[str] = (),
-    restarts: Restarts,
-    dry_run: Form | None = None,
+    restarts: int = 0,
+    dry_run: Callable[[Path, Sequence[WorkerSpec]], str] | None = None,
     as_json: bool = False,
 ) -> None:
     """Check everything that can be checked, then train, export and sample; `node` is this server.
 
     `corpus`: files and folders to prepare and train on, instead of a dataset. Keys and sections of `allow_change` may
-    differ from the checkpoint's. `dry_run`: print the processes instead, in this form. `as_json`: print summary.json at
-    the end.
+    differ from the checkpoint's. `restarts`: starts after failures, at most. `dry_run`: print what it makes of
+    the run's directory and processes instead. `as_json`: print summary.json at the end.
     """
-    check_restarts(restarts, config, node)
+    if restarts and node.count > 1:
+        raise UserError("--restarts: a job of several servers is restarted by its scheduler (--job); leave it out")
     config = replace(config, output=str(Path(config.output).absolute()))
     run_directory = RunDirectory(Path(config.output))
     check_memory(config)
     if dry_run:
         held = f"{run_directory.config} would hold the resolved configuration"
         print_error(f"nothing is started, prepared or written; {held}")
-        print_software([config])
-        print_out(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
+        if config.device == "ascend" and (note := software_note(config.parallel.hardware or "")):
+            print_error(note)
+        checkpoint = starting_point(config, run_directory).checkpoint
+        _print_schedule(config, checkpoint)
+        print_out(dry_run(run_directory.path, planned_processes(config, run_directory, node, checkpoint)))
         return
-    summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
+    summary = _train(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
     if summary is not None and as_json:
         print_json(summary)
     elif summary is not None:
         print_summary(summary, config)
 
 
-def print_software(configs: Sequence[RunConfig]) -> None:
-    """Say on standard error which MindSpore is known to support the Ascends that these runs name."""
-    names = [config.parallel.hardware or "" for config in configs if config.device == "ascend"]
-    for note in filter(None, dict.fromkeys(map(software_note, names))):
-        print_error(note)
-
-
 def _print_schedule(config: RunConfig, checkpoint: Checkpoint | None) -> None:
     """Say on standard error what a user should know of the run's learning rates."""
     for note in schedule_notes(config, checkpoint):
-        print_error(f"stages.{config.stage}: {note}" if config.stage else note)
+        print_error(note)
 
 
-def processes_of(config: RunConfig, node: Node) -> list[WorkerSpec]:
-    """The processes that would be started on this server, for a dry run, which also says what `_print_schedule` does.
-    `config.output` is absolute."""
-    run_directory = RunDirectory(Path(config.output))
-    checkpoint = starting_point(config, run_directory).checkpoint
-    _print_schedule(config, checkpoint)
-    return planned_processes(config, run_directory, node, checkpoint)
-
-
-def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
-    """`UserError` for restarts that make no sense for this run on this server."""
-    if restarts.max_restarts and node.count > 1:
-        raise UserError("--restarts: a job of several servers is restarted by its scheduler (--job); leave it out")
-    minimum = restarts.min_devices
-    if minimum is None:
-        return
-    if not restarts.max_restarts:
-        raise UserError("--min-devices: has no effect without --restarts; add --restarts 3")
-    if node.table is not None:
-        raise UserError("--min-devices: not with --rank-table, which fixes the devices; leave one of the two out")
-    if (fewer := on_fewer_devices(config, minimum)) is None:
-        possible = on_fewer_devices(config)
-        remedy = "leave it out" if possible is None else f"give {possible.devices} or less, or leave it out"
-        if minimum >= config.devices:
-            raise UserError(f"--min-devices: {minimum} is not fewer than devices: {config.devices}; {remedy}")
-        numbers = f"{minimum}" if minimum == config.devices - 1 else f"{minimum} to {config.devices - 1}"
-        mesh = f"parallel.tensor {config.parallel.tensor}, parallel.pipeline {config.parallel.pipeline}"
-        batch = f"training.global_batch {config.training.global_batch}"
-        raise UserError(f"--min-devices: no mesh with {numbers} devices fits {mesh} and {batch}; {remedy}")
-    if config.device != "cpu" and (short := shortage(fewer)):  # what is free on a CPU may change until then
-        raise UserError(f"--min-devices: {_too_little(fewer, short)}; leave it out")
-
-
-def _too_little(config: RunConfig, short: Shortage) -> str:
-    if config.device == "cpu":
-        processes = f"{config.devices} process{'es' * (config.devices > 1)}"
-        return f"{processes} would need about {short.needed / 1e9:.1f} GB; {short.available / 1e9:.1f} GB are free"
-    devices, each = f"{config.devices} device{'s' * (config.devices > 1)}", " each" * (config.devices > 1)
-    return f"{devices} would need {short.needed / GIB:.1f} GiB{each}; {short.available / GIB:.1f} GiB are usable"
-
-
-def train_once(
+def _train(
     config: RunConfig,
     node: Node,
     corpus: Sequence[str] = (),
     allow_change: Sequence[str] = (),
     *,
-    restarts: Restarts,
+    restarts: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Train, export and sample; returns the summary, None on a server other than 0. `config.output` is absolute."""
+    check_ascend(config)
     if note := check_gpus(config, len(node.ranks)):
         print_error(note)
     signal.signal(signal.SIGUSR1, stop_at_once)  # while no workers run
@@ -216,46 +170,26 @@ def train_once(
     watch = Stopwatch()
     with held_run(run_directory):
         attempts = run_directory.attempt
-        with fork_server_of(config, node, run_directory) as fork_server:
-            start = starting_point(config, run_directory)
-            with watch.part("corpus"):
-                config = resolve_data(config, corpus, quiet, node.count)
-                check_datasets(config, begins=start.checkpoint is None)
-            _print_schedule(config, start.checkpoint)
+        start = starting_point(config, run_directory)
+        with watch.part("corpus"):
+            config = resolve_data(config, corpus, quiet, node.count)
+            check_datasets(config, begins=start.checkpoint is None)
+        _print_schedule(config, start.checkpoint)
 
-            def attempt(number: int) -> None:
-                begin = starting_point(resumed(config, run_directory), run_directory) if number else start
-                _open(config, run_directory, begin, allow_change)
-                try:
-                    with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
-                        run_workers(config, run_directory, begin.checkpoint, node, others, fork_server)
-                except DamagedFile as damage:
-                    pass_over(begin.checkpoint, run_directory, damage)
-                    if node.count > 1:
-                        raise UserError(f"{damage}; it is set aside, start the job again") from None
-                    raise
+        def attempt(number: int) -> None:
+            begin = starting_point(resumed(config, run_directory), run_directory) if number else start
+            _open(config, run_directory, begin, allow_change)
+            try:
+                with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
+                    run_workers(config, run_directory, begin.checkpoint, node, others)
+            except DamagedFile as damage:
+                pass_over(begin.checkpoint, run_directory, damage)
+                if node.count > 1:
+                    raise UserError(f"{damage}; it is set aside, start the job again") from None
+                raise
 
-            def shrink() -> None:
-                nonlocal config, node
-                if fewer := _fewer(config, restarts.min_devices):
-                    config, node = fewer, resolve_node(fewer)
-
-            with_restarts(run_directory, restarts.max_restarts, rewinds, attempt, shrink)
+        with_restarts(run_directory, restarts, rewinds, attempt)
         return finish(config, run_directory, watch, attempts)
-
-
-def _fewer(config: RunConfig, minimum: int | None) -> RunConfig | None:
-    """The configuration of the next attempt if a device may be lost (prints a notice); None if it stays the same."""
-    fewer = on_fewer_devices(config, minimum) if minimum else None
-    if fewer is None:
-        return None
-    devices = f"{fewer.devices} device{'s' * (fewer.devices > 1)}"
-    if short := shortage(fewer):
-        reason = _too_little(fewer, short)
-        print_error(f"not continuing on {devices} instead of {config.devices} (--min-devices): {reason}")
-        return None
-    print_error(f"continuing on {devices} instead of {config.devices} (--min-devices)")
-    return fewer
 
 
 def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, allow_change: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.model import GROWABLE, ModelConfig
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.description import ModelDescription, recorded_description
-from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
+from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint import Checkpoint
@@ -97,16 +97,6 @@ def _changed(model: ModelConfig, source: Source) -> Iterator[str]:
         here, there = (getattr(config, name, None) for config in (model.sizes, source.config))
         if here != there and name != "init_std":
             yield f"model.{name} is {here}, {source.path} has {there}"
-
-
-def check_following(config: RunConfig, dataset: Path, before: RunConfig, its_dataset: Path) -> str | None:
-    """`check_weights` for a stage that starts from the model of stage `before`, which need not be trained yet."""
-    where = f"stage {before.stage}"
-    _check_sizes(config.model, where, before.family, before.model.sizes)
-    record = read_info(its_dataset).get("tokenizer")
-    theirs = recorded_tokenizer(record, its_dataset / TOKENIZER_DIRECTORY, its_dataset) if record else None
-    option = theirs.name if theirs is not None and theirs.name in TOKENIZER_NAMES else its_dataset / TOKENIZER_DIRECTORY
-    return _check_tokenizers(config.model, where, theirs, str(option), dataset)
 
 
 def _check_tokenizers(

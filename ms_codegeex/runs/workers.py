@@ -35,10 +35,6 @@ class WorkerSpec(ProcessSpec):
         """Whether the process itself is a worker and not msrun."""
         return self.worker_logs == (self.log,)
 
-    def cause(self) -> str:
-        """What ended the process from outside, in words; empty if nothing is known."""
-        return ""
-
 
 class Workers(ProcessGroup):
     """The processes of `specs` and all that they start; a context that starts them and, at its end, ends them all.
@@ -118,12 +114,11 @@ class Workers(ProcessGroup):
         return ended
 
     def failure(self) -> str:
-        """The known facts about a failure, for an error message: the event that ended all ranks, or else the rank that
-        failed first and how it ended; the scheduler's own line, and the end of that rank's log."""
+        """The known facts about a failure, for an error message: the rank that failed first and how it ended; the
+        scheduler's own line, and the end of that rank's log."""
         lost, report = self._scheduler_line()
         at_fault = self._at_fault(lost)
-        causes = dict.fromkeys(filter(None, (spec.cause() for spec in self.specs)))
-        parts = [*causes] or [f"rank {self.ranks[pid]} {self._fate(pid)}" for pid in at_fault]
+        parts = [f"rank {self.ranks[pid]} {self._fate(pid)}" for pid in at_fault]
         if lost and not parts:
             parts = [f"rank {lost}, on another server, was lost"]
         if report:

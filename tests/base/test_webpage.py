@@ -21,7 +21,7 @@ SERIES = {HOSTILE: [(1, 2.0), (2, 3.0)]}
         table((), [], nothing=HOSTILE),
         settings({HOSTILE: {HOSTILE: [HOSTILE]}}),
         bars(HOSTILE, [(HOSTILE, 1.0, HOSTILE)]),
-        lines(HOSTILE, SERIES, HOSTILE, HOSTILE, shown=lambda y: HOSTILE, beside=(HOSTILE, SERIES)),
+        lines(HOSTILE, SERIES, HOSTILE, HOSTILE, shown=lambda y: HOSTILE),
         spans(HOSTILE, [(HOSTILE, 0.0, 1.0, 0, HOSTILE)], HOSTILE, lambda x: HOSTILE),
     ],
     ids=["text", "note", "element", "joined", "table", "nothing", "settings", "bars", "lines", "spans"],

@@ -207,8 +207,9 @@ def test_all_of_it_on_a_cpu(tmp_path):
 
 def test_a_prediction_is_the_bytes_over_what_was_measured(load):
     """Rows of RESULTS.md again: an operator at the size at which it was measured takes the time that it took."""
+    from flattened import Operator
+
     from ms_codegeex.extras.cluster.rehearsal.mindir import TensorType
-    from ms_codegeex.extras.cluster.rehearsal.timeline.operators import Operator
 
     def operator(op, *types):
         inputs = tuple(TensorType(shape, dtype) for dtype, *shape in types[:-1])

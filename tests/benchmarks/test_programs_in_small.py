@@ -92,10 +92,6 @@ SLOW = {
         },
         leaves=True,
     ),
-    "timeline.py": Run(
-        ("--meshes", "pipeline=2", "--rounds", "2", "--steps", "2", "--hidden", "32", "--positions", "16"),
-        {"order of messages equal on 2 of 2 ranks": 2},  # both ways of scheduling
-    ),
 }
 
 

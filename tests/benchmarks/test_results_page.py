@@ -3,7 +3,7 @@
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-OF_OTHERS = {"common.py", "host_tasks.py", "gpu_files.py", "gpu_profile.py", "gpu_sides.py"}
+OF_OTHERS = {"common.py", "gpu_files.py", "gpu_profile.py", "gpu_sides.py"}
 
 
 def test_every_benchmark_has_its_results():

@@ -184,12 +184,6 @@ def test_a_damaged_description_of_a_quantised_model_is_named(quantised, tmp_path
     assert message in checked(2, "inspect", tmp_path / "q")
 
 
-def test_a_damaged_report_on_stages_is_named(tmp_path):
-    for stages in ([5], [{"name": TITLE}], {"a": 1}, None, [{"name": [], "starts_from": 3, "steps": "x"}]):
-        (tmp_path / "stages.json").write_text(json.dumps({"stages": stages}))
-        assert "stages.json: no report on stages" in checked(2, "inspect", tmp_path)
-
-
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "manifest.json", "quantised.json"])
 @pytest.mark.parametrize(
     "content", ['{"a": ' + "1" * 5001 + "}", "[" * 100_000, "\x00", '{"a": "\\ud800"}', '{"a":1,"a":2}']

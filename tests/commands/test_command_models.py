@@ -26,7 +26,7 @@ COMMANDS = {
     "evaluate perplexity": "evaluate perplexity --data docs --output PLACE/out --model MODEL",
     "evaluate infilling": "evaluate infilling --data docs --output PLACE/out --model MODEL",
     "evaluate humaneval": "evaluate humaneval --data PROBLEMS --output PLACE/out --model MODEL",
-    "reproduce": "reproduce codegen --humaneval PROBLEMS --output PLACE/out --model MODEL",
+    "evaluate reproduce": "evaluate reproduce codegen --data PROBLEMS --output PLACE/out --model MODEL",
 }
 CHILD = """
 import contextlib, io, json, sys

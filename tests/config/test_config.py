@@ -7,7 +7,7 @@ from conftest import ROOT, write_config
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.loading import load_config, load_staged_run
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened, parse_overrides
@@ -18,10 +18,9 @@ TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_configuration_loads(path):
-    staged = load_staged_run(path)
-    for config in [stage.config for stage in staged.stages] if staged else [load_config(path)]:
-        assert config.steps > 0
-        assert build_run_config(config.to_dict()).to_dict() == config.to_dict()
+    config = load_config(path)
+    assert config.steps > 0
+    assert build_run_config(config.to_dict()).to_dict() == config.to_dict()
 
 
 def test_resolved_configuration_builds_itself_again(tmp_path):
@@ -39,6 +38,11 @@ def test_the_model_is_resolved_once_to_the_sizes_of_its_family():
         hidden_size=2560, num_layers=3, num_heads=32, intermediate_size=10240, rotary_dim=64
     )
     assert RunConfig().model.sizes == model_config({"family": "codegeex", "preset": "13b"}).sizes
+
+
+def test_runs_of_earlier_versions_have_a_stage_that_says_nothing():
+    values = load_config(TINY).to_dict()
+    assert build_run_config({**values, "stage": None}).to_dict() == values
 
 
 def test_base_is_merged_below_and_relative_to_its_file(tmp_path):
@@ -131,7 +135,12 @@ BAD = [
     (["training.schedule.learning_rate=false"], "training.schedule.learning_rate: found False"),
     (["lora.alpha=true"], "lora.alpha: found True"),
     (["lora.rank=4", "lora.targets=[]"], "lora.targets: none; name layers that get adapters"),
-    (["stage=mono"], "codegeex_tiny_release.yaml has no stages; leave it out, or give another --config"),
+    (
+        ["stages=[{name: nl}]"],
+        "stages: no longer a key; train one file after the other, each with --from RUN of the one",
+    ),
+    (["stages.nl.seed=3"], "stages: no longer a key; train one file after the other"),
+    (["stage=mono"], "stage: no longer a key; delete it; give the file of that stage as --config"),
     (["steps"], "'steps': not an override"),
     (["steps=3"], "steps: unknown key; did you mean 'training.steps' or 'profile.steps'?"),
     (["training.Global-Batch=3"], "unknown key; did you mean 'global_batch'?"),
@@ -219,7 +228,6 @@ def test_sections_follow_the_documented_names():
     sections = {f.name: f for f in fields(RunConfig)}
     assert {
         "output",
-        "stage",
         "seed",
         "device",
         "devices",

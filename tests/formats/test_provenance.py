@@ -1,13 +1,17 @@
 """`provenance.json`: what an output was made from, and whether it is still as it was written."""
 
+import base64
 import hashlib
 import json
+import re
 import shlex
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
-from conftest import command_here
+from conftest import ROOT, command_here
+from own_environment import own_environment, run_in
 from small_models import parameters, save_adapters, save_run
 
 from ms_codegeex.base.errors import UserError
@@ -118,7 +122,7 @@ CHANGES = [
 def test_verify_names_what_differs(model, number):
     what, edit, name = CHANGES[number]
     assert command_here("checkpoint", "verify", model).stdout == (
-        f"{model}: sound, 11 files, {sum(f.stat().st_size for f in model.iterdir() if f.name != 'provenance.json'):,} "
+        f"{model}: sound, 10 files, {sum(f.stat().st_size for f in model.iterdir() if f.name != 'provenance.json'):,} "
         "bytes; convert of ms-codegeex 0.1.0, from model run/step-00000004\n"
     )
     edit(model)
@@ -174,9 +178,9 @@ def written(model):
 
 
 def test_a_description_written_by_hand_is_used(model, capsys):
-    (model / "serving.json").write_text('{"chat": "plain", "step": 4}')
+    (model / "serving.json").write_text('{"chat": "plain"}')
     assert load_model(model).description.to_json()["chat"] == "plain"
-    assert "serving.json: is changed since provenance.json was written; `ms-codegeex inspect" in capsys.readouterr().err
+    assert "serving.json: is extra since provenance.json was written; `ms-codegeex inspect" in capsys.readouterr().err
 
 
 SET = {  # what is set, and what the files say then
@@ -195,13 +199,12 @@ def test_what_a_user_sets_is_recorded(model, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}")
     (tmp_path / "card.md").write_text("---\nlicense: bsd-3-clause\n---\n# mine\n")
-    words, known = SET[name][0], dict(SET[name][1])
+    words, known = SET[name]
     done = command_here("inspect", model, *(word for each in words for word in ("--set", each)))
     assert done.returncode == 0 and not done.stderr and done.stdout.endswith("; recorded in provenance.json\n")
     verified = command_here("checkpoint", "verify", model)
     keys = dict.fromkeys(each.partition("=")[0].replace("license", "licence") for each in words)
     assert verified.returncode == 0 and verified.stdout.endswith(f"; set since: {', '.join(keys)}\n")
-    known["step"] = 4  # as the run has it
     assert load_model(model).description.to_json() == known
     assert ("# mine" in (model / "README.md").read_text()) is ("card" in keys)
     replaced = command_here("convert", "--model", "card.md", "--to", "hf", "--output", model, "--replace")
@@ -298,3 +301,31 @@ def test_inputs_that_are_not_a_list_are_ignored(model, inputs):
     statement["predicate"]["ms_codegeex"]["inputs"] = inputs
     (model / "provenance.json").write_text(json.dumps(statement))
     assert made_from(read_statement(model)) == "convert of ms-codegeex 0.1.0, from nothing recorded"
+
+
+@pytest.mark.slow
+def test_model_signings_own_command_signs_a_directory_with_its_statement(model, tmp_path):
+    """The lines of docs/provenance.md, in an environment of their own. `checkpoint verify` mentions the signature."""
+    page = (ROOT / "docs/provenance.md").read_text()
+    install, *lines = re.findall(r"^\$ (.+)", page.partition("## Signatures")[2], re.MULTILINE)
+    packages = [word.strip("'") for word in install.partition("#")[0].split()[2:]]
+    python = own_environment(tmp_path / "venv", *packages)
+
+    def run(line):
+        words = line.replace("codegeex-small-hf", str(model)).split()
+        if words[0] == "model_signing":
+            return run_in(python, "-m", *words, cwd=tmp_path)
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+
+    for line in lines:
+        done = run(line)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = command_here("checkpoint", "verify", model)
+    assert done.returncode == 0 and done.stdout.endswith("; model.sig not checked: `model_signing verify` does\n")
+    assert json.loads(command_here("checkpoint", "verify", model, "--json").stdout)["signature"] == "not checked"
+    bundle = content(model / "model.sig")
+    signed = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))["predicate"]["resources"]
+    ours = content(model / "provenance.json")["predicate"]["resources"]
+    assert [each for each in signed if each["name"] != "provenance.json"] == ours
+    change(model, "provenance.json")
+    assert run(lines[-1]).returncode != 0

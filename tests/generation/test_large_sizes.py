@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.extras.cluster.plans.inference import decoding, our_forms
+from ms_codegeex.extras.cluster.plans.inference import FORMS, decoding
 
 POSITIONS, MB = 64, 1e6
 BEGIN = """
@@ -67,7 +67,7 @@ def process(script, *values):
 @pytest.mark.slow
 @pytest.mark.parametrize("name,preset,bits,maximum", [("codegeex", "13b", 8, 2), ("codegeex2", "6b", 4, 3)])
 def test_memory_of_large_models_is_the_plans(name, preset, bits, maximum, tmp_path):
-    (form,) = (form for form in our_forms() if form.bits == bits)
+    (form,) = (form for form in FORMS if form.bits == bits)
     model = {"family": name, "preset": preset}
     planned, quantising, generating = {}, {}, {}
     for layers in (1, maximum):

@@ -7,14 +7,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 from flat_graphs import slow_operators
+from flattened import flatten, most_alive
 from mindspore import Tensor, nn, ops
 from networks import packed_batch
 
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.extras.cluster.plans.planner import make_plan
 from ms_codegeex.extras.cluster.rehearsal import mindir
 from ms_codegeex.extras.cluster.rehearsal.execution_program import exported
-from ms_codegeex.extras.cluster.rehearsal.timeline.flatten import flatten
-from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import make_timeline
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
@@ -219,6 +219,6 @@ def test_the_plan_knows_what_a_graph_keeps(family):
     for kind in (None, Build):
         built = build(config, layers=kind)
         built.compile(4)
-        line = make_timeline(config, config, [flatten(mindir.parse(exported(built.step)), 0, 0)])
-        ratios.append(line.plan.memory[0].total / line.ranks[0].memory.peak)
+        alive = most_alive(flatten(mindir.parse(exported(built.step))))
+        ratios.append(make_plan(config).memory[0].total / alive)
     assert 0.95 < ratios[0] < 1.2 and ratios[1] < 0.85 * ratios[0], ratios

@@ -1,11 +1,8 @@
 """Hardware files: written, named as `parallel.hardware`, and refused where a figure is impossible."""
 
-from dataclasses import replace
-
 import pytest
 import yaml
 from conftest import ROOT
-from profile_writer import TRUTH, truth
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import ASCEND_910B
@@ -14,10 +11,27 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.extras.cluster.plans.planner import make_plan
 from ms_codegeex.extras.cluster.plans.search import yaml_of
-from ms_codegeex.extras.cluster.rehearsal.timeline import timeline
-from ms_codegeex.planning.hardware_files import hardware_of, read_hardware_file, write_hardware_file
+from ms_codegeex.planning.hardware_files import (
+    ChipRates,
+    HardwareFile,
+    Products,
+    StepFactor,
+    hardware_of,
+    read_hardware_file,
+    write_hardware_file,
+)
 
 CONFIG = ROOT / "configs" / "codegeex_13b_64.yaml"
+
+TRUTH = HardwareFile(
+    base="ascend910b",
+    source="the truth",
+    factor=StepFactor(1.05, 1.05, 1.05),
+    rates=ChipRates(1.21e12, 140e9, 140e9, 19e9, 3.1e-5, 5.3e-5),
+    products=Products(0.77, 41.0),
+    overlap=0.37,
+    gaps=0.08,
+)
 
 
 @pytest.fixture
@@ -36,7 +50,7 @@ def test_a_run_gets_the_chip_and_a_plan_the_file(file):
     config = load_config(CONFIG, [f"parallel.hardware={file}"])
     assert (config.parallel.hardware, config.parallel.calibration) == ("ascend910b", str(file))
     assert chip_of_run(config) is ASCEND_910B
-    assert hardware_of(config) == replace(truth(), name="mine") and timeline.hardware_of is hardware_of
+    assert hardware_of(config) == TRUTH.chip(ASCEND_910B, "mine")
     assert hardware_of(load_config(CONFIG)) is ASCEND_910B
     plan = make_plan(config)
     assert plan.chip.name == "mine" and plan.memory == make_plan(load_config(CONFIG)).memory

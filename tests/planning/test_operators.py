@@ -6,7 +6,6 @@ from ms_codegeex.base.hardware import ASCEND_910B
 from ms_codegeex.planning.cost_model import MatMul, causal_share
 from ms_codegeex.planning.operators import (
     attention_products,
-    class_of,
     kernel_seconds,
     matmul_seconds,
     moved_bytes,
@@ -28,15 +27,6 @@ from ms_codegeex.planning.operators import (
 )
 def test_bytes_of_an_operator(op, inputs, outputs, moved):
     assert moved_bytes(op, inputs, outputs) == moved
-
-
-def test_classes_say_what_fuses_and_what_writes_in_place():
-    names = ("MatMul", "Add", "ReduceSum", "Gather", "Reshape", "FlashAttentionScore", "Assign")
-    assert [class_of(x).begins for x in names] == [True, True, False, False, True, False, False]
-    assert [class_of(x).ends for x in names] == [False, True, True, False, False, False, False]
-    assert [x for x in names if class_of(x).in_place] == ["Assign"]
-    assert [x for x in names if class_of(x).product] == ["MatMul", "FlashAttentionScore"]
-    assert class_of("UpdateState").data is False and class_of("Reshape").data is True
 
 
 def test_products_of_graphs_are_those_of_the_plan():

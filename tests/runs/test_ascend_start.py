@@ -16,6 +16,7 @@ from run_processes import wait_for
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.rehearsal import cann_stubs
+from ms_codegeex.runs.memory_check import check_ascend
 from ms_codegeex.runs.node import node_processes, resolve_node
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -187,6 +188,10 @@ def started(output: str) -> list:
     lines = [line for line in output.splitlines() if line.startswith("STARTED ")]
     assert lines, output
     return json.loads(lines[-1].removeprefix("STARTED "))
+
+
+def test_the_command_finds_that_the_plugin_loads(plugin):
+    check_ascend(load_config(None, [*RUN, "devices=1"]))
 
 
 def test_a_model_is_put_onto_the_device(alone):

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 
@@ -224,6 +225,24 @@ def test_display_on_a_terminal_is_one_live_bar(run, capsys, monkeypatch):
     display.close()
     shown = capsys.readouterr().err
     assert "compiling the training graph (0:00)" in shown and "4/4" in shown and "loss 4.600" in shown
+
+
+@pytest.mark.parametrize("columns, words", [(80, "validation 3.250"), (160, "GB")])
+def test_a_terminal_shows_the_bar_the_step_and_the_remaining_time_and_what_else_fits(
+    run, capsys, monkeypatch, columns, words
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda _: (columns, 24))
+    log, display = JsonLog(run, every=1), Display(run.progress, 10_000)
+    display.terminal = True
+    log.step(Watched(4, 10_000), record(4, loss_scale=1024.0, validation_loss=3.25))
+    display.poll()
+    log.status("evaluating all of the documents")
+    display.poll()
+    display.close()
+    frames = [each for each in re.split("[\r\n]", capsys.readouterr().err) if " 4/" in each]
+    assert frames and max(len(each.rstrip()) for each in frames) < columns and words in frames[0]
+    assert all(re.search(r"\|.{10}\| 4/10000, ETA \S+", each) for each in frames)
 
 
 @pytest.mark.parametrize("seconds,text", [(None, "?"), (5, "0:05"), (75.9, "1:15"), (3725, "1:02:05")])

@@ -6,17 +6,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, small_run
+from conftest import ROOT, command_here, small_run, write_config
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.hardware import GIB
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.kernels.compiling import library_path
-from ms_codegeex.runs import memory_check, training_job
-from ms_codegeex.runs.attempts import Restarts, on_fewer_devices
-from ms_codegeex.runs.memory_check import Shortage
-from ms_codegeex.runs.node import resolve_node
+from ms_codegeex.runs import memory_check
 
 SIZES = {"hidden_size": 1024, "num_layers": 3, "num_heads": 8, "intermediate_size": 4096, "eos_token_id": 0}
 
@@ -80,52 +76,6 @@ def test_a_run_that_saves_in_the_background_needs_a_copy(dataset, tmp_path, chan
     assert needed[0] < needed[1]
 
 
-def large(*overrides):
-    """2.6 billion parameters on eight Ascend 910, replicas with shards of the optimizer's state."""
-    words = [
-        "data.train=unused",
-        "parallel.tensor=1",
-        "parallel.optimizer_shard=8",
-        "training.micro_batch=1",
-        *overrides,
-    ]
-    return load_config(ROOT / "configs" / "codegeex_2.6b_8.yaml", words)
-
-
-def test_fewer_devices_may_have_too_little_memory():
-    """Each then holds a larger shard."""
-    config = large()
-    assert memory_check.shortage(config) is None
-    short = memory_check.shortage(on_fewer_devices(config))
-    assert short.available == 30 * GIB < short.needed < 40 * GIB
-    shared = large("parallel.tensor=2", "parallel.optimizer_shard=4", "training.micro_batch=2")
-    assert memory_check.shortage(on_fewer_devices(shared)) is None
-
-
-def test_what_is_free_counts_on_a_cpu(dataset, tmp_path, monkeypatch):
-    config = build_run_config({**small_run(dataset, tmp_path / "run"), "devices": 2})
-    assert memory_check.shortage(config) is None
-    monkeypatch.setattr(memory_check.psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * 10**8))
-    assert memory_check.shortage(config) == Shortage(memory_check.required_memory(config), 8 * 10**8)
-    assert training_job._fewer(config, 1).devices == 1  # one process fits
-
-
-def test_a_run_does_not_continue_where_it_does_not_fit(dataset, tmp_path, monkeypatch, capsys):
-    config = build_run_config({**small_run(dataset, tmp_path / "run"), "devices": 2})
-    monkeypatch.setattr(memory_check.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**8))
-    assert training_job._fewer(config, 1) is None
-    assert capsys.readouterr().err.splitlines() == [
-        "not continuing on 1 device instead of 2 (--min-devices): 1 process would need about 0.6 GB; 0.1 GB are free"
-    ]
-
-
-def test_devices_that_cannot_hold_the_run_are_refused_at_the_start():
-    config = large()
-    words = r"^--min-devices: 4 devices would need 3\d\.\d GiB each; 30\.0 GiB are usable; leave it out$"
-    with pytest.raises(UserError, match=words):
-        training_job.check_restarts(Restarts(1, 4), config, resolve_node(config))
-
-
 def test_the_memory_that_the_shipped_configuration_promises_is_the_estimate():
     path = ROOT / "configs" / "finetune_full.yaml"
     promised = re.findall(r"(\w+)/([\w-]+) ([\d.]+) GB with ((?:[\w.]+=\w+ ?)+)", path.read_text())
@@ -133,3 +83,14 @@ def test_the_memory_that_the_shipped_configuration_promises_is_the_estimate():
     for family, preset, size, words in promised:
         config = load_config(path, [f"model.family={family}", f"model.preset={preset}", *words.split()])
         assert f"{memory_check.required_memory(config, compiled=True) / 1e9:.1f}" == size
+
+
+def test_ascend_without_canns_variables_is_one_line_before_a_worker_starts(dataset, tmp_path, monkeypatch):
+    """As on a server where nobody has sourced set_env.sh. test_ascend_start.py has the plugin that loads."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    config = write_config(tmp_path / "run.yaml", small_run(dataset, tmp_path / "run"))
+    result = command_here("train", "--config", config, "device=ascend", "devices=1", "training.precision=fp16")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "device: ascend: MindSpore's plugin does not load (libge_runner.so: " in result.stderr
+    assert "source CANN's set_env.sh in this shell; `ms-codegeex doctor` shows" in result.stderr
+    assert not (tmp_path / "run").exists()

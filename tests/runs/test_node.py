@@ -1,7 +1,6 @@
 """What one server of a job starts: processes, variables, cores, logs."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -282,21 +281,6 @@ def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
         str(tmp_path),
         "1",
     )
-
-
-def test_the_printed_line_does_what_is_started(tmp_path, table, cores, monkeypatch):
-    """Run in a shell, it gives the same arguments, variables, directory and log."""
-    monkeypatch.setattr(node_module.shutil, "which", lambda name: None)
-    monkeypatch.setattr(node_module, "program_of", lambda config: "stand_in")
-    (tmp_path / "stand_in.py").write_text(
-        "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['RANK_ID'], os.getcwd()]))"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    run = RunDirectory(tmp_path / "a run")
-    spec = node_processes(config(), resolve_node(config(), table, 0), run, ["$$"])[1 + 3]
-    script = f"echo $$; {spec.shell()}\nwait"
-    pid = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip()
-    assert json.loads(spec.log.read_text()) == [[str(run.path), pid], "3", str(spec.directory)]
 
 
 def test_workers_keep_what_set_env_of_cann_has_set(tmp_path, table, cores, monkeypatch):

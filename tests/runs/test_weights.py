@@ -21,7 +21,7 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.runs.rank import first_weights
 from ms_codegeex.runs.rank_from_model import weights_of_model
-from ms_codegeex.runs.weights import check_following, check_weights, weights_of
+from ms_codegeex.runs.weights import check_weights, weights_of
 from ms_codegeex.training.rank_state import initial_weight, starting_weight
 
 MARKS = Sentinels(7, 8, 9)
@@ -245,16 +245,3 @@ def test_a_fresh_vocabulary_may_be_another_one(models, trained):
     root, sizes = trained
     model = {"family": "codegen", **sizes, "weights": str(root / "model"), "fresh": ["embedding.word", "head"]}
     assert check_weights(build_run_config({"model": model, "training": {"steps": 1}}), root / "codegen-multi") is None
-
-
-@pytest.mark.parametrize(("grow", "message"), [([], "stage nl has another tokenizer than"), (["vocabulary"], None)])
-def test_the_model_of_an_earlier_stage_has_its_datasets_tokenizer(trained, grow, message):
-    root, sizes = trained
-    values = {"training": {"steps": 1}, "model": {"family": "codegen", **sizes}}
-    before = build_run_config({**values, "stage": "nl"})
-    after = build_run_config({**values, "model": {**values["model"], "grow": grow}})
-    if message is None:
-        assert check_following(after, root / "codegen-multi", before, root / "codegen-nl") is None
-    else:
-        with pytest.raises(UserError, match=message):
-            check_following(after, root / "codegen-multi", before, root / "codegen-nl")

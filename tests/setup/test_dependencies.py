@@ -17,7 +17,6 @@ DATED = {"fsspec", "packaging", "publicsuffixlist"}  # their versions are dates,
 PARTS = {"pydantic_core": "pydantic"}  # modules that come with a declared package in an exact version
 # Python files that other programs run: a judge of generated programs, transformers
 ELSEWHERE = ("inside", "exported")
-HARNESSES = {"datasets", "inspect_ai"}  # they import us (harnesses/), so they are there
 
 
 def imported():
@@ -32,14 +31,12 @@ def imported():
             else:
                 names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             found |= {name.partition(".")[0]: path.relative_to(ROOT) for name in names}
-    return {
-        name: path for name, path in found.items() if name not in {*sys.stdlib_module_names, *HARNESSES, "ms_codegeex"}
-    }
+    return {name: path for name, path in found.items() if name not in {*sys.stdlib_module_names, "ms_codegeex"}}
 
 
 def test_every_package_that_is_imported_is_declared():
     packages = importlib.metadata.packages_distributions()
-    declared = {each for extra in ("", "mindformers", "ray", "signing", "evaluation") for each in requirements(extra)}
+    declared = {each for extra in ("", "mindformers", "ray", "evaluation") for each in requirements(extra)}
     undeclared = {
         name: str(path)
         for name, path in imported().items()

@@ -105,6 +105,29 @@ def test_help_and_plan_by_name(installed, bin_directory):
     assert "did you mean 'codegeex_tiny'?" in installed("plan", "--config", "codegex_tiny", status=2)
 
 
+def test_a_job_of_the_wheel_starts_on_every_server(installed, bin_directory, tmp_path):
+    """In an empty folder. The stand-in for srun starts each server's `train`, which lists its processes."""
+    words = ("train", "--config", "codegeex_base_8", "devices=16", "--job")
+    (tmp_path / "job.sh").write_text(installed(*words, "slurm"))
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho head\necho second\n")
+    (tmp_path / "srun").write_text(
+        "#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\n"
+        'SLURM_NODEID=0 "$@" --dry-run && SLURM_NODEID=1 "$@" --dry-run\n'
+    )
+    for name in ("job.sh", "srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    variables = {
+        **VARIABLES,
+        "PATH": f"{tmp_path}:{bin_directory}:{VARIABLES['PATH']}",
+        "SLURM_JOB_NODELIST": "head,second",
+    }
+    done = subprocess.run([tmp_path / "job.sh"], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    listed = [line for line in done.stdout.splitlines() if line.startswith("  ranks ")]
+    assert [line.split()[1:4] for line in listed] == [["0", "to", "7"], ["8", "to", "15"]], done.stdout
+    assert "image: IMAGE" in installed(*words, "volcano")
+
+
 def test_only_the_bridge_asks_for_mindformers(installed):
     asking = re.compile(r"^\s*(import|from) mindformers\b", re.MULTILINE)
     files = [path for path in (ROOT / "ms_codegeex").rglob("*.py") if asking.search(path.read_text())]

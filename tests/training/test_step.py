@@ -7,6 +7,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
+from ms_codegeex.base.hardware import CHIPS
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import LossScaleConfig
@@ -161,6 +162,46 @@ def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it
         expected = scale / 2 if not finite else scale * 2 if good == 2 else scale
         good = 0 if good == 2 else good
         assert following == expected
+
+
+class Register(nn.Cell):
+    """A stand-in for `OverflowRegister`, whose operators only a device has: passes that have a 1 set it."""
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+        self.passes = Parameter(Tensor(np.zeros(3, np.float32)), name="passes", requires_grad=False)
+        self.number = Parameter(Tensor(0, ms.int32), name="number", requires_grad=False)
+        self.flags = Parameter(Tensor(0.0, ms.float32), name="flags", requires_grad=False)
+
+    def cleared(self, last):
+        return ops.depend(last, ops.assign(self.flags, ops.depend(Tensor(0.0, ms.float32), last)))
+
+    def overflowed(self, last):
+        number = ops.assign_add(self.number, ops.depend(Tensor(1, ms.int32), last))
+        return ops.assign_add(self.flags, ops.gather(self.passes, number - 1, 0)) > 0
+
+
+def test_on_a_chip_that_saturates_an_overflow_of_any_micro_batch_skips_the_step():
+    network, register = Net(), Register()
+    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, accumulation=3, loss_scale=LossScaleConfig()))
+    step.register = register
+    accumulate, parts = AccumulateStep(step), batches(3, 2)
+    for overflows in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)):
+        register.passes.set_data(Tensor(overflows, ms.float32))
+        register.number.set_data(Tensor(0, ms.int32))
+        step.scale.set_data(Tensor(1.0, ms.float32))
+        for cell, part in zip((accumulate, accumulate, step), parts, strict=True):
+            result = cell(*map(Tensor, part)).asnumpy()
+        norm, updated = result[2], result[5]
+        assert updated == (not any(overflows)) and (norm > 0 if updated else norm == -1)
+
+
+@pytest.mark.parametrize("hardware", [name for name, chip in CHIPS.items() if chip.kind == "ascend"])
+def test_the_register_is_read_where_the_chip_saturates(hardware):
+    values = {"device": "ascend", "parallel": {"hardware": hardware}, "training": {"steps": 1, "precision": "fp16"}}
+    settings = step_settings(build_run_config(values), [], None)
+    assert settings.saturates == (hardware == "ascend910") == CHIPS[hardware].saturates
+    assert not step_settings(build_run_config({"training": {"steps": 1}}), [], None).saturates
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -61,7 +61,7 @@ class Tokenizer(ABC):
         return number >= self.vocab_size
 
     def special_texts(self) -> dict[str, str]:
-        """The special tokens that chat templates name, such as `eos_token`, as transformers calls them."""
+        """The texts of special tokens by the names that transformers and chat templates have for them."""
         return {}
 
     def token_bytes(self, number: int) -> bytes:

@@ -1,1 +1,1 @@
-"""Plans for clusters: time and search, rehearsal without devices, calibration, forecasts from small runs."""
+"""Plans for clusters: time and search, factors from measured steps, rehearsal without devices."""

@@ -162,7 +162,7 @@ def _prepare(
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
         waiting = f"{output}: another process prepares it; waiting"
-        with report.each_minute(), open_workspace(output, lambda: report.say(waiting)) as work:
+        with report.alive(), open_workspace(output, lambda: report.say(waiting)) as work:
             if (description := already_prepared(output, key, options.replace)) is not None:
                 return description, True
             request = PrepareRequest(inputs, roots, settings, key, tokenizer, options.search, options.dropped)

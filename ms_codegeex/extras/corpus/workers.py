@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_error, size_text
+from ms_codegeex.base.printing import print_error, print_progress, size_text
+from ms_codegeex.base.progress import LOG_SECONDS, TERMINAL_SECONDS
 from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.extras.corpus.reading import Unit
 
@@ -25,36 +26,45 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A tqdm bar on a terminal, one line per phase and minute elsewhere, nothing when switched off."""
+    """Phases of work on standard error: a line when one begins, and a bar on a terminal; nothing when switched off."""
 
     def __init__(self, enabled: bool) -> None:
-        self.enabled, self._phase, self._done = enabled, "", ""
+        self.enabled, self._phase, self._done, self._bar = enabled, "", "", None
 
     def say(self, text: str) -> None:
         """Print a line on standard error; it names the phase that begins."""
         self._phase, self._done = text, ""
         if self.enabled:
+            print_progress("")
             print_error(text)
 
     @contextlib.contextmanager
-    def each_minute(self, seconds: float = 60) -> Iterator[None]:
-        """Meanwhile, print a line on the present phase each minute if standard error is not a terminal. No process may
-        be forked then: the lines come from a thread."""
-        ended, started = threading.Event(), time.monotonic()
+    def alive(self, seconds: float | None = None) -> Iterator[None]:
+        """Meanwhile, show that the present phase goes on: each second on a terminal, a line every 20 s in a log. No
+        process may be forked then: a thread shows it."""
+        ended, started, terminal = threading.Event(), time.monotonic(), sys.stderr.isatty()
 
         def work() -> None:
-            while not ended.wait(seconds):
-                print_error(f"{self._phase}{self._done}; {(time.monotonic() - started) / 60:.0f} minutes so far")
+            while not ended.wait(seconds or (TERMINAL_SECONDS if terminal else LOG_SECONDS)):
+                if self._bar is not None:
+                    self._bar.refresh()
+                    continue
+                show = print_progress if terminal else print_error
+                show(f"{self._phase}{self._done}; {time.monotonic() - started:.0f} s so far")
 
-        if self.enabled and not sys.stderr.isatty():
-            threading.Thread(target=work, daemon=True).start()
+        if self.enabled:
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
         try:
             yield
         finally:
             ended.set()
+            if self.enabled:
+                thread.join()
+                print_progress("")
 
     def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
-        """Yield pairs of unit and result while a bar (or a line at the end) shows bytes and MB/s."""
+        """Yield pairs of unit and result while a bar (or a line at the beginning and the end) shows bytes and MB/s."""
         total, started = sum(unit.bytes for unit in units), time.perf_counter()
         pairs = zip(units, results, strict=True)
         if self.enabled and sys.stderr.isatty():
@@ -63,11 +73,14 @@ class ProgressBar:
             # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
             width, height = shutil.get_terminal_size()
             shape = {"ncols": width, "nrows": height, "unit": "B", "unit_scale": True}
-            with tqdm(total=total, desc=name, file=sys.stderr, **shape) as bar:
+            print_progress("")
+            with tqdm(total=total, desc=name, file=sys.stderr, **shape) as self._bar:
                 for unit, result in pairs:
                     yield unit, result
-                    bar.update(unit.bytes)
+                    self._bar.update(unit.bytes)
+            self._bar = None
             return
+        self.say(f"{name} {size_text(total)}")
         self._phase, done = name, 0
         for unit, result in pairs:
             yield unit, result

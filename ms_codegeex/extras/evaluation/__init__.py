@@ -3,16 +3,14 @@
 Imports go one way: each part may import those in the lines below its own.
 
     commands                   the verbs
-    harnesses                  our benchmarks and sandbox in other programs, which import them
     doctor_rows                what `doctor` says of sandbox and tool chains
     ray_judging                judging on a Ray cluster
     after_training             what the end of a run shows of its model
-    reproduction               a paper's evaluations, and its tables with our row
     checking                   whether a directory of problems is fit for use
     session                    one evaluation, from its settings to its report
     infilling                  middles that were taken out of texts
     perplexity                 perplexity of corpora and of prompts
-    reports                    scores, tables and pages
+    reports                    scores, tables and pages, also of a paper's evaluations
     sampling                   recipes, model samplers, samples from files
     benchmarks                 a file each; `registry` finds them
     toolchains                 the compilers and interpreters of HumanEval-X

@@ -20,13 +20,13 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.progress import Progress
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.extras.corpus.tally import Tally
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.extras.evaluation.perplexity.corpus import corpus_documents
 from ms_codegeex.extras.evaluation.perplexity.scoring import Score
-from ms_codegeex.extras.evaluation.progress import progress_of
 from ms_codegeex.extras.evaluation.reports import page
 from ms_codegeex.extras.evaluation.reports.estimators import wilson
 from ms_codegeex.extras.evaluation.reports.scores import percent
@@ -212,7 +212,7 @@ def _measure(
     by_number = {text.number: text for text in texts}
     tallies: dict[str, dict[str, SpanTally]] = {}
     rows: list[dict[str, Any]] = []
-    with progress_of(len(KINDS) * count, "spans") as bar:
+    with Progress(len(KINDS) * count, "spans") as bar:
         for kind in KINDS:
             for span in choose_spans(texts, kind, count, seed):
                 if row := _span(asker, by_number[span.document], span, tallies.setdefault(kind, {})):

@@ -131,12 +131,15 @@ def _evaluate(session: Session) -> dict[str, Any]:
         samples = session.file(SAMPLES).rows
         prompt_perplexity.measure(task, generator, samples, options.output, options.progress)
     session.record.write("run", {"limit": options.limit, "references": options.references})
-    result = finish(session)
-    if session.refused:
-        why = "; ".join(f"{name}: {reason[:300]}" for name, reason in session.refused.items())
+    return finish(session)
+
+
+def raise_for_refused(report: Mapping[str, Any]) -> None:
+    """`RunFailure` if groups of problems were not judged, because their tools or references failed here."""
+    if report["refused"]:
+        why = "; ".join(f"{name}: {reason[:300]}" for name, reason in report["refused"].items())
         remedy = "fix the tool chain, or pass --skip-references if only references fail"
-        raise RunFailure(f"not judged: {why}; see {options.output / 'report.html'}, {remedy}")
-    return result
+        raise RunFailure(f"not judged: {why}; see {Path(report['output'], 'report.html')}, {remedy}")
 
 
 def selected(task: Task, limit: int | None) -> Iterator[Problem]:

@@ -1,11 +1,9 @@
-"""uvicorn's HTTP connections with limits: on their number, and on the time of silent or dead ones."""
+"""uvicorn's HTTP connections with limits on their number and on the time of silent ones."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import resource
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +20,6 @@ QUIET_SECONDS = 60.0  # without a flood, after which a new one is reported
 HEAD_SECONDS = 30.0  # for a request's line and headers, from the connection's or its first byte on
 LINGER_SECONDS = 0.5  # for the request of a refused connection to arrive
 LINGERING = RESERVE // 4  # refused connections at a time; a flood gets resets
-TCP_OPTIONS = {  # a silent peer is probed; one that takes nothing for this many milliseconds is cut off
-    "TCP_KEEPIDLE": 60,
-    "TCP_KEEPINTVL": 15,
-    "TCP_KEEPCNT": 4,
-    "TCP_USER_TIMEOUT": 120_000,
-}
 
 
 def descriptor_room(wanted: int) -> tuple[int, int]:
@@ -66,91 +58,60 @@ class Flood:
             loop.default_exception_handler(context)
 
 
-class Pool:
-    """At most `maximum` connections. A further one replaces an idle one: first the oldest that has sent no whole
-    request, then the one that has been silent for the longest time."""
-
-    def __init__(self, maximum: int, flood: Flood):
-        self._maximum, self._flood = maximum, flood
-        self.lingering = 0  # refused connections that stay open until their request has been read
-        self._open: set[Connection] = set()
-        self._new: dict[Connection, None] = {}  # without a request so far, the oldest first
-        self._kept: dict[Connection, None] = {}  # between two requests, the first to become idle first
-
-    def admit(self, connection: Connection) -> bool:
-        """Add a new connection; False if all others are busy."""
-        if len(self._open) >= self._maximum:
-            self._flood.report(
-                f"the limit of {self._maximum} connections is reached: idle ones are closed, others are refused; see "
-                "--max-connections"
-            )
-            idle = next(iter(self._new or self._kept), None)
-            if idle is None:
-                return False
-            self.remove(idle)
-            idle.transport.close()
-        self._open.add(connection)
-        self._new[connection] = None
-        return True
-
-    def set_busy(self, connection: Connection) -> None:
-        """Note that a whole request has come."""
-        self._new.pop(connection, None)
-        self._kept.pop(connection, None)
-
-    def set_idle(self, connection: Connection) -> None:
-        """Note that a request has been answered."""
-        if connection in self._open:
-            self._kept[connection] = None
-
-    def remove(self, connection: Connection) -> None:
-        """Forget a connection."""
-        self.set_busy(connection)
-        self._open.discard(connection)
-
-
 class Connection(H11Protocol):
-    """Closes a connection whose request does not come, whose peer is gone, or whose peer does not read. With `pool`,
-    the number of connections is limited."""
+    """A connection of uvicorn, with the limits that uvicorn lacks: it waits without end for a first request, and its
+    own limit counts idle connections, so that a flood of them would keep all requests out.
+
+    A new connection beyond the `maximum` replaces an idle one: first the oldest that has had no answer, then the one
+    that had its answer the longest time ago. If all are busy, the new one is refused.
+    """
 
     _head: asyncio.TimerHandle | None = None
+    _answered = 0.0  # when it had its last answer
     _refused = False
 
-    def __init__(self, *arguments: Any, pool: Pool, **named: Any):
+    def __init__(self, *arguments: Any, maximum: int, flood: Flood, **named: Any):
         super().__init__(*arguments, **named)
-        self._pool = pool
+        self._maximum, self._flood, self._began = maximum, flood, self.loop.time()
 
     def connection_made(self, transport: Any) -> None:
-        """Start the time limit for a request."""
+        """Start the time limit for a request, and make room."""
         super().connection_made(transport)
-        if not self._pool.admit(self):
-            self._refuse()
-            return
-        connection = transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in TCP_OPTIONS.items():
-                if hasattr(socket, name):
-                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._await_head()
+        if len(self.connections) <= self._maximum:
+            return
+        refused = sum(each._refused for each in self.connections)
+        if len(self.connections) - refused <= self._maximum:
+            return
+        self._flood.report(
+            f"the limit of {self._maximum} connections is reached: idle ones are closed, others are refused; see "
+            "--max-connections"
+        )
+        idle = [each for each in self.connections if each.idle and each is not self]
+        if not idle:
+            self._refuse(refused)
+            return
+        oldest = min(idle, key=lambda each: (each._answered, each._began))
+        self.connections.discard(oldest)
+        oldest.transport.close()
 
-    def _refuse(self) -> None:
-        """Answer with 503 without waiting for a request."""
+    @property
+    def idle(self) -> bool:
+        """Whether it may give way: no whole request has come since the last answer."""
+        return not self._refused and (self.cycle is None or self.cycle.response_complete or self.cycle.more_body)
+
+    def _refuse(self, others: int) -> None:
+        """Answer with 503 without waiting for a request. `others`: connections that have been refused and are open."""
         response = unavailable("the server has too many connections", "too_many_connections").response()
         response.headers["Connection"] = "close"
         head = b"".join(b"%s: %s\r\n" % pair for pair in response.raw_headers)
         self._refused = True
         self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\n" + head + b"\r\n" + response.body)
-        if self.transport.can_write_eof() and self._pool.lingering < LINGERING:
-            self._pool.lingering += 1
+        if self.transport.can_write_eof() and others < LINGERING:
             self.transport.write_eof()
-            self.loop.call_later(LINGER_SECONDS, self._linger_no_more)
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
-
-    def _linger_no_more(self) -> None:
-        self._pool.lingering -= 1
-        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Start or stop the time limit for the rest of a request."""
@@ -159,8 +120,6 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
-            if not self.cycle.more_body:  # until its body is complete, it gives way like one without a request
-                self._pool.set_busy(self)
         elif self._head is None:
             self._await_head()
 
@@ -170,16 +129,12 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Leave the connection to uvicorn's limit for idle connections."""
         self._stop_waiting()
-        self._pool.set_idle(self)
+        self._answered = self.loop.time()
         super().on_response_complete()
-        if self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body):
-            # the next request was there already
-            self._pool.set_busy(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all timers of the connection."""
+        """Stop the time limit."""
         self._stop_waiting()
-        self._pool.remove(self)
         super().connection_lost(exc)
 
     def _await_head(self) -> None:

@@ -203,8 +203,8 @@ def answer_requests(connection: Connection, load: Callable[[], Generator], paren
 
 
 def verify_models(settings: ServeSettings) -> None:
-    """`UserError` if a file of the model or of an adapter is not as it was signed, or as its statement says."""
-    verify_stored((settings.model, *(path for _, path in settings.adapter)), settings.public_key)
+    """`UserError` if a file of the model or of an adapter is not as its statement says."""
+    verify_stored((settings.model, *(path for _, path in settings.adapter)))
 
 
 @contextlib.contextmanager

@@ -19,8 +19,6 @@ from ms_codegeex.generation.loading import LoadedModel, adapter_description, loa
 
 STEP = 256  # tokens; about 1,000 characters
 SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
-# what a user does with a model that is tuned, and does not say so
-STATE_CHAT = "`ms-codegeex inspect DIR --set chat=plain`, or the name or file of another template (docs/serve.md)"
 PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 
 

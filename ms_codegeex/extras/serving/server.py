@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_out
 from ms_codegeex.extras.serving.app import create_app
-from ms_codegeex.extras.serving.connections import BACKLOG, Connection, Flood, Pool, descriptor_room
+from ms_codegeex.extras.serving.connections import BACKLOG, Connection, Flood, descriptor_room
 from ms_codegeex.extras.serving.engine import EngineBackend
 from ms_codegeex.extras.serving.errors import unavailable
 from ms_codegeex.extras.serving.infilling import infill_prompt
@@ -31,6 +31,14 @@ from ms_codegeex.extras.serving.settings import ServeSettings
 KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that it never writes to a closed one
 LAST_SECONDS = 2  # to write the last responses after all answers have ended
 POLL_SECONDS = 0.02
+TCP_OPTIONS = {  # which the accepted connections inherit
+    "TCP_NODELAY": 1,  # otherwise an answer waits 40 ms for the client's ACK; asyncio sets it on named protocols only
+    # a silent peer is probed; one that takes nothing for this many milliseconds is cut off
+    "TCP_KEEPIDLE": 60,
+    "TCP_KEEPINTVL": 15,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 120_000,
+}
 LARGE = 1 << 20  # bytes of a block of memory
 MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of glibc's malloc.h
 
@@ -43,8 +51,10 @@ def bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from None
-    # asyncio sets this only if a socket names its protocol; without it an answer waits 40 ms for the client's ACK
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in TCP_OPTIONS.items():
+        if hasattr(socket, name):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return listening
 
 
@@ -86,7 +96,7 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
     asyncio.get_running_loop().set_exception_handler(Flood().handle)
     config = uvicorn.Config(
         app,
-        http=cast(Any, partial(Connection, pool=Pool(connections, Flood()))),  # uvicorn only calls it
+        http=cast(Any, partial(Connection, maximum=connections, flood=Flood())),  # uvicorn only calls it
         backlog=backlog,
         ws="none",
         lifespan="off",

@@ -52,7 +52,6 @@ class ServeSettings(EngineOptions):
         extended=True,
         convert=_named_adapter,
     )
-    public_key: Path | None = option("refuse a model or adapter that this key's owner did not sign", "FILE")
     max_concurrency: int | None = option(
         "answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1
     )

@@ -82,14 +82,14 @@ def test_a_process_without_proc_is_not_forked(monkeypatch):
     assert not _may_fork()
 
 
-def test_a_line_of_progress_each_minute(capsys):
+def test_a_line_of_progress_now_and_then(capsys):
     """Where standard error is not a terminal, whatever a unit takes."""
     bar = ProgressBar(True)
     bar.say("searching x")
-    with bar.each_minute(seconds=0.02):
+    with bar.alive(seconds=0.02):
         time.sleep(0.1)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "searching x" and set(lines[1:]) == {"searching x; 0 minutes so far"}
-    with ProgressBar(False).each_minute(seconds=0.02):
+    assert lines[0] == "searching x" and set(lines[1:]) == {"searching x; 0 s so far"}
+    with ProgressBar(False).alive(seconds=0.02):
         time.sleep(0.05)
     assert not capsys.readouterr().err

@@ -7,7 +7,8 @@ from contextlib import redirect_stderr
 
 import pytest
 
-from ms_codegeex.extras.evaluation import progress
+from ms_codegeex.base import progress
+from ms_codegeex.base.progress import Progress
 from ms_codegeex.extras.evaluation.progress import in_parallel
 
 
@@ -24,7 +25,7 @@ def clock(monkeypatch):
 
 
 def test_a_log_has_a_line_now_and_then_and_the_last(clock, capsys):
-    with progress.progress_of(10, "judging", done=2) as bar:
+    with Progress(10, "judging", done=2) as bar:
         for _ in range(8):
             bar.update()
     lines = capsys.readouterr().err.splitlines()
@@ -33,7 +34,7 @@ def test_a_log_has_a_line_now_and_then_and_the_last(clock, capsys):
 
 
 def test_an_unknown_total_has_a_unit(clock, capsys):
-    with progress.progress_of(None, "read", unit="tokens") as bar:
+    with Progress(None, "read", unit="tokens") as bar:
         bar.update(7)
     assert capsys.readouterr().err.startswith("read: 7 tokens after ")
 
@@ -68,11 +69,17 @@ class Log(io.StringIO):
             came = self.changed.wait_for(lambda: f"\n{words}" in f"\n{self.getvalue()}", timeout=60)
         assert came, f"{words!r} is not in {self.getvalue()[:200]!r}"
 
+    def wait_again(self, words):
+        """Until a terminal's line has been written three times."""
+        with self.changed:
+            came = self.changed.wait_for(lambda: self.getvalue().count(f"\r{words}") > 2, timeout=60)
+        assert came, f"{words!r} is not in {self.getvalue()[:200]!r} again"
+
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_log_grows_while_a_single_piece_takes_long(monkeypatch, workers):
     """The first sample of a large model takes minutes."""
-    monkeypatch.setattr(progress, "SECONDS", 0.01)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.01)
 
     def work(number):
         log.wait("samples: 7 of 9 after ")
@@ -82,6 +89,17 @@ def test_a_log_grows_while_a_single_piece_takes_long(monkeypatch, workers):
         assert sorted(each for each, _ in in_parallel([0, 1], work, workers, "samples", True, done=7)) == [0, 1]
     assert "samples: 9 of 9 after" in log.getvalue()
     assert not [each for each in threading.enumerate() if each.name.startswith("progress")]
+
+
+def test_a_terminal_shows_the_time_while_a_single_piece_takes_long(monkeypatch):
+    """Without a total, as a compiler's work, only the time; then what the work says of itself."""
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.01)
+    monkeypatch.setattr(Log, "isatty", lambda _: True, raising=False)
+    with redirect_stderr(Log()) as log, Progress(None, "compiling", unit="graphs") as bar:
+        log.wait_again("compiling: 0graphs")
+        bar.describe("stepping", 4)
+        bar.update(3)
+        log.wait_again("stepping:  75%")
 
 
 def test_an_error_in_a_thread_is_raised_and_nothing_new_is_started():

@@ -15,7 +15,7 @@ from ms_codegeex.extras.evaluation.jsonl import read_rows
 from ms_codegeex.extras.evaluation.judging import engines
 from ms_codegeex.extras.evaluation.output_directory import FILE, FORMAT, RecordedSettings
 from ms_codegeex.extras.evaluation.recipe import Recipe
-from ms_codegeex.extras.evaluation.session import Options, evaluate
+from ms_codegeex.extras.evaluation.session import Options, evaluate, raise_for_refused
 
 RECIPE = Recipe("humaneval", n=4, temperature=0.8)
 GATED = Recipe("humaneval-x", n=4, temperature=0.8)
@@ -171,7 +171,7 @@ def test_failing_references_refuse_their_language(options, capsys):
     task = Doubling(defects={"python/1": "its test is wrong"})
     task.broken = {"cpp/0", "cpp/2"}
     with pytest.raises(RunFailure, match="not judged: cpp: references fail: cpp/0, cpp/2"):
-        evaluate(task, GATED, dataclasses.replace(options, progress=True))
+        raise_for_refused(evaluate(task, GATED, dataclasses.replace(options, progress=True)))
     reported = capsys.readouterr().err
     assert (
         "references, python: 2 of 3 pass" in reported

@@ -1,8 +1,7 @@
-"""Job files ask for what the configuration needs, and what they run is what the script understands."""
+"""Job files ask for what the configuration needs, and what they run is what `train` understands."""
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,23 +24,24 @@ def test_slurm_file(tmp_path):
     text = job_file("slurm", config(), ["--config", "it's.yaml", "training.steps=4"])
     assert "#SBATCH --nodes=2\n" in text
     assert submitted(tmp_path, text) == (
-        "<--config><it's.yaml><training.steps=4><--resume><auto><--nodes><2><--node-rank><1><--master-addr><head:8118>"
+        "<--config><it's.yaml><training.steps=4><--resume><auto><--nodes><2><--master-addr><head:8118><--node-rank><1>"
     )
 
 
 def submitted(tmp_path, text):
-    """What the script gets on the second of two servers."""
-    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
-    (tmp_path / "scontrol").write_text("#!/bin/bash\necho head\necho second\n")
-    (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\nSLURM_NODEID=1 "${@: -3}"\n')
-    (tmp_path / "ascend_scripts").mkdir(exist_ok=True)
-    (tmp_path / "ascend_scripts" / "run_distributed.sh").write_text('printf "<%s>" "$@"\n')
-    for name in ("scontrol", "srun"):
+    """What `train` gets on the second of two servers."""
+    stand_ins = {
+        "scontrol": "echo head\necho second\n",
+        "srun": 'while [[ $1 == --* ]]; do shift; done\nSLURM_NODEID=1 "$@"\n',
+        "ms-codegeex": '[[ $1 == train ]] && printf "<%s>" "${@:2}"\n',
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}")
         (tmp_path / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "head,second"}
     result = subprocess.run(["bash"], input=text, text=True, capture_output=True, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()[-1]
+    return result.stdout
 
 
 @pytest.fixture
@@ -60,13 +60,20 @@ def printed(tmp_path, capsys, monkeypatch):
 
 def test_a_job_hands_on_its_rank_table_instead_of_an_address(tmp_path, printed):
     text = printed("--rank-table", str(TABLE), "training.steps=4")
-    assert "MASTER_ADDR" not in text and "# The servers of the rank table" in text
+    assert "# The servers of the rank table" in text
     expected = f"<--config><it's.yaml><training.steps=4><--rank-table><{TABLE}><--resume><auto><--node-rank><1>"
     assert submitted(tmp_path, text) == expected
-    volcano = printed("--rank-table", str(TABLE), kind="volcano")
+    assert command_of(printed("--rank-table", str(TABLE), kind="volcano"))[1:] == [
+        f"""train=(ms-codegeex train --config 'it'"'"'s.yaml' --rank-table {TABLE} --resume auto """
+        '--node-rank "$VC_TASK_INDEX")',
+        'exec "${train[@]}"',
+    ]
+
+
+def command_of(volcano):
+    """The lines that the container of a Volcano job runs."""
     (container,) = yaml.safe_load(volcano)["spec"]["tasks"][0]["template"]["spec"]["containers"]
-    words = shlex.split(container["command"][2])
-    assert words[-6:] == ["--rank-table", str(TABLE), "--resume", "auto", "--node-rank", "$VC_TASK_INDEX"]
+    return container["command"][2].splitlines()
 
 
 @pytest.mark.parametrize("words", [["--resume", "runs/my old"], ["checkpoint.resume=runs/my old"]], ids=" ".join)
@@ -85,18 +92,16 @@ def test_the_name_of_a_job_is_one_for_kubernetes(printed, output, name):
     assert yaml.safe_load(printed(f"output='{output}'", kind="volcano"))["metadata"]["name"] == name
 
 
-def test_the_script_knows_every_flag_of_a_job(tmp_path, printed):
+def test_a_job_hands_on_what_it_was_given(tmp_path, printed):
     words = ("--from", "a😀", "--allow-change", "training.dropout", "--resume", "b😀", "data.held_out.C++=d")
-    got = re.findall("<(.*?)>", submitted(tmp_path, printed(*words)))
-    script = ["bash", ROOT / "ascend_scripts" / "run_distributed.sh", *got, "--dry-run"]
-    environment = {**os.environ, "MS_CODEGEEX_VENV": "/none", "PYTHON": "/bin/false"}
-    result = subprocess.run(script, text=True, capture_output=True, env=environment)
-    assert result.returncode == 0 and "--allow-change training.dropout" in result.stdout, result.stderr
+    parsed = cli.parse(["train", *re.findall("<(.*?)>", submitted(tmp_path, printed(*words)))])
+    assert (parsed.weights, parsed.resume, parsed.allow_change) == ("a😀", "b😀", ["training.dropout"])
+    assert parsed.overrides == ["data.held_out.C++=d"] and (parsed.nodes, parsed.node_rank) == (2, 1)
 
 
 def test_as_many_nodes_as_the_job_asks_for_are_nothing_new(printed):
     assert printed("--nodes", "2") == printed()
-    assert printed("--devices", "32", "--nodes", "4").count("--nodes 4 ") == 1
+    assert printed("--devices", "32", "--nodes", "4").count("--nodes 4") == 1
 
 
 @pytest.mark.parametrize(
@@ -128,9 +133,7 @@ def test_volcano_file():
     assert job["spec"]["minAvailable"] == task["replicas"] == 2
     (container,) = task["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"huawei.com/Ascend910": 8}
-    words = shlex.split(container["command"][2])
-    hosts = f"${{VC_{task['name'].upper()}_HOSTS%%,*}}:8118"
-    assert words[-6:] == ["--nodes", "2", "--node-rank", "$VC_TASK_INDEX", "--master-addr", hosts]
+    assert f'--nodes 2 --master-addr "${{VC_{task["name"].upper()}_HOSTS%%,*}}:8118"' in container["command"][2]
     names = {volume["name"] for volume in task["template"]["spec"]["volumes"]}
     assert names == {mount["name"] for mount in container["volumeMounts"]}
 
@@ -171,9 +174,7 @@ def test_labels_and_mounts_are_those_of_mindcluster(hardware, size, label, serve
 
 def test_a_job_for_gpus_has_nothing_of_ascend():
     text = job_file("volcano", config(device="gpu"), [])
-    assert "nvidia.com/gpu: 8" in text and not re.search(
-        "(?i)ascend(?!_scripts)|npu|atlas|huawei", text.split("api", 1)[1]
-    )
+    assert "nvidia.com/gpu: 8" in text and not re.search("(?i)ascend|npu|atlas|huawei", text.split("api", 1)[1])
     with pytest.raises(UserError, match="a100 is not what device: ascend runs on"):
         job_file("volcano", config(hardware="a100"), [])
 
@@ -181,26 +182,26 @@ def test_a_job_for_gpus_has_nothing_of_ascend():
 @pytest.mark.parametrize("place", ["cann", "ascend-toolkit"])
 def test_the_command_of_a_pod_starts_its_part_of_the_run(tmp_path, place):
     """The second of two pods, with the variables of Volcano's plugins `env` and `svc`: CANN's variables are set, and
-    the real script lists the server's own processes."""
+    `train` lists the server's own processes."""
     home = install_cann(tmp_path / "usr" / place).parent
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values(tmp_path / "a run")))
     text = job_file("volcano", config(), ["--config", str(tmp_path / "run.yaml"), "--dry-run"])
     (container,) = yaml.safe_load(text)["spec"]["tasks"][0]["template"]["spec"]["containers"]
     command = [word.replace("/usr/local/Ascend", str(tmp_path / "usr")) for word in container["command"]]
     pods = {"VC_TASK_INDEX": "1", "VC_SERVER_HOSTS": "a-server-0.a,a-server-1.a", "VC_SERVER_NUM": "2"}
-    settings = {"MS_CODEGEEX_VENV": str(tmp_path / "none"), "PYTHON": sys.executable, "PYTHONPATH": "/image"}
-    environment = {**os.environ, **settings, **pods}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}:/image", **pods}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
-    words = " ".join(result.stdout.replace("#", "").split())
+    words = " ".join(result.stdout.split())
     assert " --worker_num=16 --local_worker_num=8 --node_rank=1 --master_addr=a-server-0.a --master_port=8118 " in words
     path = re.search(r" PYTHONPATH=(\S+)", words)[1].split(":")
     assert path.index(str(ROOT)) < path.index(f"{home}/python/site-packages") < path.index("/image")
 
 
-def test_a_job_of_one_server_needs_no_address():
-    for kind in ("slurm", "volcano"):
-        assert "--node-rank" not in job_file(kind, config(devices=4, tensor=4), ["--config", "c.yaml"])
+def test_a_job_of_one_server_is_one_of_one(tmp_path):
+    text = job_file("slurm", config(devices=4, tensor=4), ["--config", "c.yaml"])
+    assert "#SBATCH --nodes=1\n" in text and "--nodes 1 " in text
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ BODIES = {  # of each route that takes one; `test_foreign_fields.py` fails if on
     "/v1/code/translate": {"code": "x", "source_language": "Python", "target_language": "Java"},
     "/infill": {"input_prefix": "x"},
     "/v1/embeddings": {"input": "x"},
-    "/completion": {"prompt": "x"},
     "/apply-template": {"messages": [{"role": "user", "content": "x"}]},
     "/tokenize": {"content": "x"},
     "/detokenize": {"tokens": [5]},

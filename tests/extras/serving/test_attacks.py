@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ms_codegeex.extras.serving.routes.llama_cpp import InfillRequest
 from ms_codegeex.extras.serving.routes.tokens import DetokenizeRequest
 from ms_codegeex.extras.serving.schemas import ChatRequest, CompletionRequest
-from ms_codegeex.extras.serving.server import bound
+from ms_codegeex.extras.serving.server import TCP_OPTIONS, bound
 
 MAXIMUM = 100_000
 JSON = {"Content-Type": "application/json"}
@@ -287,9 +287,11 @@ def test_errors_are_json_that_a_strict_reader_takes(client):
     json.loads(text, parse_constant=none)
 
 
-def test_connections_do_not_wait_for_acknowledgements():
-    """Nagle's algorithm would add 40 ms to each answer."""
+def test_accepted_connections_have_the_options_of_the_listening_one():
+    """Among them: no wait for acknowledgements, which would add 40 ms to each answer."""
     with bound("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            for name, value in TCP_OPTIONS.items():
+                assert accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value, name

@@ -4,7 +4,7 @@ Sources, all on GitHub:
 
 - Continue: `continuedev/continue`, core/llm/openaiTypeConverters.ts (`toCompleteBody`), core/autocomplete/templating/
   (`getStopTokens.ts`, `AutocompleteTemplate.ts`), packages/openai-adapters/src/apis/OpenAI.ts (`completionStream`)
-- Tabby: `TabbyML/tabby`, crates/http-api-bindings/src/completion/openai.rs and llama.rs (`CompletionRequest`)
+- Tabby: `TabbyML/tabby`, crates/http-api-bindings/src/completion/openai.rs (`CompletionRequest`)
 - llama.vscode: `ggml-org/llama.vscode`, src/llama-server.ts (`createRequestPayload`, `LlamaResponse`) and
   src/extra-context.ts
 - llama.vim: `ggml-org/llama.vim`, autoload/llama.vim (`llama#fim`, `s:ring_update`, `s:fim_render`)
@@ -86,15 +86,6 @@ def test_tabby(suffix):
     assert [event["choices"][0]["finish_reason"] for event in found[:-1]] == [None] * (len(found) - 1)
     assert found[-1]["choices"][0]["finish_reason"] == "stop"
     assert text_of(found).rstrip() == CODE
-
-
-def test_tabby_with_llama_cpps_route():
-    """`kind = "llama.cpp/completion"`: it reads `content` and `stop` of every event, and no event after the last."""
-    settings = {"seed": 5, "n_predict": 64, "temperature": 0.1, "penalty_last_n": 0, "presence_penalty": 0.0}
-    response = post("/completion", {"prompt": PREFIX, "stream": True, **settings})
-    found = [json.loads(part.removeprefix("data: ")) for part in response.text.split("\n\n") if part]
-    assert "".join(event["content"] for event in found) == TEXT
-    assert [event["stop"] for event in found] == [False] * (len(found) - 1) + [True]
 
 
 def llama_chunks():

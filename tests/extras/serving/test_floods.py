@@ -71,9 +71,7 @@ def test_a_key_that_retries_on_many_connections_leaves_room_for_another(key_file
     assert statuses.count(200) > 20  # the slots are used by both
 
 
-@pytest.mark.parametrize(
-    "path", [PATH, "/v1/chat/completions", "/v1/embeddings", "/v1/code/explain", "/infill", "/completion"]
-)
+@pytest.mark.parametrize("path", [PATH, "/v1/chat/completions", "/v1/embeddings", "/v1/code/explain", "/infill"])
 async def test_a_caller_without_a_place_is_refused_before_its_body_is_parsed(path):
     """The refusal is the queue's, though the body is not JSON; other routes are answered."""
     wrong_body = {"content": b"{", "headers": {"Content-Type": "application/json"}}

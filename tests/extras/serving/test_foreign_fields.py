@@ -12,7 +12,7 @@ from over_http import served
 
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.extras.serving import foreign_fields, schemas
-from ms_codegeex.extras.serving.routes.llama_cpp import InfillRequest, NativeCompletionRequest, TemplateRequest
+from ms_codegeex.extras.serving.routes.llama_cpp import InfillRequest, TemplateRequest
 from ms_codegeex.extras.serving.schemas import Body, ChatRequest, CompletionRequest, Sampling
 from ms_codegeex.generation.sampling import request_fields
 
@@ -20,7 +20,6 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
 FORMS = {  # fields for the form of an answer, which these routes have
     "/v1/completions": {"response_format"},
     "/v1/chat/completions": {"response_format"},
-    "/completion": {"grammar", "json_schema"},
     "/infill": {"grammar", "json_schema"},
 }
 REFUSED = {  # what real clients ask for and this server does not have
@@ -53,7 +52,6 @@ KINDS = {  # where they are not those of all tasks
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
     "/infill": InfillRequest,
-    "/completion": NativeCompletionRequest,
     "/apply-template": TemplateRequest,
 }
 
@@ -136,9 +134,9 @@ def test_a_neutral_value_is_told_from_similar_ones():
         ("/v1/embeddings", "content", "send input"),
         ("/tokenize", "messages", "send content"),
         ("/v1/completions", "messages", "send them to /v1/chat/completions"),
-        ("/v1/completions", "grammar", "send it to /completion"),
+        ("/v1/completions", "grammar", "send it to /infill"),
         ("/v1/code/fix", "json_schema", "send it in response_format to /v1/completions or /v1/chat/completions"),
-        ("/completion", "n_probs", "send logprobs to /v1/completions"),
+        ("/infill", "n_probs", "send logprobs to /v1/completions"),
     ],
 )
 def test_a_field_from_elsewhere_is_told_what_is_right_here(path, name, remedy):

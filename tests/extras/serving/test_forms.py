@@ -31,7 +31,7 @@ SCHEMA = {
 }
 NAMED = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA, "strict": True}}
 QUESTION = [{"role": "user", "content": "x"}]
-CHAT, COMPLETIONS, NATIVE = "/v1/chat/completions", "/v1/completions", "/completion"
+CHAT, COMPLETIONS, NATIVE = "/v1/chat/completions", "/v1/completions", "/infill"
 START = {CHAT: {"messages": QUESTION}, COMPLETIONS: {"prompt": "x"}, NATIVE: {"prompt": "x"}}
 
 

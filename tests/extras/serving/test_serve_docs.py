@@ -76,7 +76,6 @@ def test_there_is_a_curl_command_for_each_kind_of_route():
     for path in (
         "/v1/completions",
         "/infill",
-        "/completion",
         "/tokenize",
         "/detokenize",
         "/v1/code/translate",

@@ -57,12 +57,11 @@ def test_the_engine_gets_the_adapter_and_the_answer_names_it(backend, name, adap
         ("/v1/code/explain", {"code": "x = 1", "language": "Python"}),
         ("/v1/code/translate", {"code": "x = 1", "source_language": "Python", "target_language": "Go"}),
         ("/infill", {"input_prefix": "x = ", "input_suffix": "\n"}),
-        ("/completion", {"prompt": "x = "}),
         ("/v1/embeddings", {"input": "x = 1"}),
     ):
         response = ask("POST", path, backend, json={**body, "model": name})
         assert response.status_code == 200 and response.json()["model"] == (adapter or "fake"), path
-    assert [each.settings.adapter for made in backend.made for each in made.asked] == [adapter] * 7
+    assert [each.settings.adapter for made in backend.made for each in made.asked] == [adapter] * 6
 
 
 def test_an_adapter_for_conversations_on_a_base_model(backend):

@@ -206,7 +206,7 @@ def test_a_prompt_that_was_computed_ahead_is_there(server):
     complete(server, prompt=prefix, max_tokens=1, temperature=0)
     assert counted(server, "reused_tokens_total") - reused == ahead["tokens_evaluated"] - 1
     assert counted(server, "steps_total") - steps == 1
-    again = httpx.post(f"{server.url}/completion", json={"prompt": prefix, "n_predict": 1}, timeout=300).json()
+    again = httpx.post(f"{server.url}/infill", json={"prompt": prefix, "n_predict": 1}, timeout=300).json()
     assert (again["timings"]["cache_n"], again["timings"]["prompt_n"]) == (ahead["tokens_evaluated"] - 1, 1)
 
 

@@ -15,12 +15,10 @@ NOTHING = [{"role": "user"}]
 IN_FILES = [{}, {"filename": "ok"}, {"filename": 123}, {"filename": 123, "text": "abc"}, {"text": 456}]
 BIASES = [{"x": True}, {"9" * 5000: 1}, [[number, 1] for number in range(301)], [[1]], [["x", True]], [["x", "1"]],
           [["x" * 10_000, 1e7]], [[1e99, 1]]]  # fmt: skip
-PROMPTS = [[], [[]], ["a", []], [1, ["a"]], [1, {"prompt_string": "a"}], [10**9], [-1], [True], [[1.5]], ["x"] * 129,
-           LONG, {"prompt_string": "x", "multimodal_data": ["aGk="]}, {"prompt": "x"}]  # fmt: skip
 INPUTS = ["", [], ["x", ""], [[]], LONG, [10**9], ["x"] * 2049, {"text": "x"}, [1, "x"], [True], 1]
 WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
     "/v1/completions": {
-        "prompt": [[1] * (MAX_PROMPT_IDS + 1), [[]], 5, [], [999999]],
+        "prompt": [[1] * (MAX_PROMPT_IDS + 1), [[]], 5, [], [999999], [-1], [True], [[1.5]], ["x"] * 129, LONG, {}],
         "temperature": [-1, "hot"],
         "max_tokens": [1.5, -2],
         "logit_bias": BIASES,
@@ -42,7 +40,6 @@ WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
         "top_p": [-0.1],
         "repeat_penalty": [0],
     },
-    "/completion": {"prompt": PROMPTS},
     "/v1/embeddings": {"input": INPUTS},
     "/v1/code/explain": {"code": ["  \n", 1], "language": ["Klingon", None], "locale": ["de"]},
     "/v1/code/translate": {"source_language": ["Klingon"], "target_language": [""]},

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_json, print_out, print_progress, print_result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ms_codegeex.config import RunConfig
-    from ms_codegeex.config.loading import StagedRun
+    from ms_codegeex.extras.cluster.plans.measured import MeasuredRun
     from ms_codegeex.extras.cluster.plans.planner import Plan
     from ms_codegeex.extras.cluster.plans.search import SearchResult
+    from ms_codegeex.planning.hardware_files import HardwareFile
 
 SUMMARY = (
     "estimate memory, FLOPs, communication and time of a run from its configuration; exit status 1 if it does not fit"
@@ -26,9 +27,10 @@ EXAMPLES = """\
   ms-codegeex plan --config codegeex_13b --explain
   ms-codegeex plan --config codegeex_13b --tokens 850e9 --plot memory.png
   ms-codegeex plan --config codegeex_13b_64 --devices 128 training.micro_batch=16
-  ms-codegeex plan --config codegeex_13b --search --json
   ms-codegeex plan --config codegeex_13b --search --overlap --write faster.yaml
-  ms-codegeex plan --config codegeex2_6b --inference --context 8192 --streams 16 --measure"""
+  ms-codegeex plan --config faster.yaml --devices 1528 --search --write smaller.yaml
+  ms-codegeex plan --config codegeex_13b_64 --device ascend910b --measured runs/mine --write-hardware mine.yaml
+  ms-codegeex plan --config codegeex2_6b --inference --context 8192 --streams 16"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Arguments:
     config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
     devices: int | None = option("total number of devices (default: the YAML's)", "N")
     device: str | None = option(
-        "ascend910, ascend910b, ascend910c, a100, h100 or a file of `calibrate` (default: parallel.hardware)", "NAME"
+        "ascend910, ascend910b, ascend910c, a100, h100 or a hardware file (default: parallel.hardware)", "NAME"
     )
     tokens: float | None = option(
         "tokens to train on, padding included (default: those of the run's steps)", "T", gt=0, lt=float("inf")
@@ -50,15 +52,21 @@ class Arguments:
         default=False,
     )
     write: Path | None = option("--search: write the best plan as a YAML file whose base is --config", "FILE")
-    inference: bool = option(
-        "instead, memory and highest speed of generation: in the published scheme (16, 8, 4 bits; a scale for "
-        "each row) and in ours (FP32, FP16, int8 with a scale for each row, int4 with one for each --group)",
-        default=False,
+    measured: tuple[Path, ...] = option(
+        "directory of a run on such devices (several: repeat it): its steps give the factor between what a plan counts "
+        "and a step, instead of published runs",
+        "RUN",
+        (),
+        repeated=True,
     )
-    context: int | None = option("--inference: sequence length in tokens", "N")
+    write_hardware: Path | None = option(
+        "--measured: write the factor as a hardware file, for --device and parallel.hardware", "FILE.yaml"
+    )
+    inference: bool = option(
+        "instead, memory and highest speed of generation in FP32, FP16, int8 and int4", default=False
+    )
+    context: int | None = option("--inference: sequence length in tokens (default: the model's)", "N")
     streams: int | None = option("--inference: sequences at once (default: 8)", "N", ge=1)
-    group: Literal[32, 64, 128] | None = option("--inference: int4 numbers that share a scale (default: 64)")
-    measure: bool = option("--inference: also this CPU; measures how fast it reads memory (seconds)", default=False)
     plot: Path | None = option("write a chart of each stage's memory as PNG", "FILE")
     explain: bool = option("also the parts of the estimated step, and what its range comes from", default=False)
     sources: bool = option("print the sources of the device's figures", default=False)
@@ -69,41 +77,43 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
     from ms_codegeex.config.chosen_hardware import hardware_of
-    from ms_codegeex.config.loading import load_staged_run
     from ms_codegeex.config.software import software_note
-    from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
+    from ms_codegeex.extras.cluster.plans.planner import make_plan, override, problems
     from ms_codegeex.extras.cluster.plans.search import check_target, config_to_plan, write_plan
+    from ms_codegeex.planning import hardware_files
 
     overrides = _overrides(arguments)
-    staged = load_staged_run(arguments.config, overrides)
-    if staged is not None and len(staged.chosen) > 1:
-        return _staged_run(staged, arguments)
-    config, own_mesh = config_to_plan(arguments.config, overrides, arguments.devices if arguments.search else None)
+    config, aside = config_to_plan(arguments.config, overrides, arguments.search)
     if arguments.inference:
         return _inference(config, arguments)
     if arguments.context is not None:
         raise UserError("--context: belongs to --inference; add it, or set data.seq_length=N for training")
-    for name in ("streams", "group", "measure"):
-        if getattr(arguments, name):
-            raise UserError(f"--{name}: belongs to --inference; add it")
+    if arguments.streams:
+        raise UserError("--streams: belongs to --inference; add it")
     if arguments.write and not arguments.search:
         raise UserError("--write: writes what --search finds; add it")
     if arguments.overlap and not arguments.search:
         raise UserError("--overlap: ranks what --search finds; add it (a plan shows both figures)")
     if arguments.write:
         check_target(config, arguments.write)
-    plan, result = make_plan(config), None
+    runs, found = _measured(config, arguments)
+    chip = hardware_files.hardware_of(config)
+    chip = found.chip(chip, chip.name) if found else chip
+    if aside:
+        keys = " ".join(override(*item) for item in aside.items())
+        print_error(f"ms-codegeex plan: set aside, because the search chooses them: {keys}")
+    plan, result = make_plan(config, chip), None
     if arguments.search:
-        result = _search(plan, own_mesh, arguments.overlap)
+        result = _search(plan, aside, arguments.overlap)
         plan = result.ranked[0] if result.ranked else plan
         if arguments.write and result.ranked:
             write_plan(plan, arguments.write, arguments.config, arguments.overrides)
     if arguments.plot:
         _plot(plan, arguments.plot)
     if arguments.json:
-        print_json(_as_json(plan, arguments.tokens, result))
+        print_json(_as_json(plan, arguments.tokens, result) | _measured_as_json(runs, found))
     else:
-        print_out(_text(plan, arguments, result))
+        print_out(_measured_text(runs, found) + _text(plan, arguments, result))
     for line in problems(plan, arguments.search):
         print_error(f"ms-codegeex plan: {line}")
     if arguments.write and result and not result.ranked:
@@ -121,45 +131,50 @@ def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
             print_out(f"\n{note}")
 
 
-def _staged_run(staged: StagedRun, arguments: Arguments) -> int:
-    """The plan of every training stage; exit status 1 if one of them does not fit."""
-    from ms_codegeex.config.chosen_hardware import hardware_of
-    from ms_codegeex.config.software import software_note
-    from ms_codegeex.extras.cluster.plans.planner import make_plan, problems
-
-    for name in ("search", "overlap", "inference", "plot", "tokens", "context", "streams", "group", "measure", "write"):
-        if getattr(arguments, name):
-            raise UserError(f"--{name}: is for one run; choose a stage with stage=NAME, of {', '.join(staged.chosen)}")
-    plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
-    if arguments.json:
-        print_json({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}})
-    else:
-        blocks = (f"stage {name}\n\n{_text(plan, arguments, None)}" for name, plan in plans.items())
-        print_out("\n\n\n".join(blocks))
-    for name, plan in plans.items():
-        for line in problems(plan):
-            print_error(f"ms-codegeex plan: stages.{name}: {line}")
-    _print_notes([software_note(hardware_of(plan.config).name) for plan in plans.values()], arguments.json)
-    return 0 if all(plan.fits for plan in plans.values()) else 1
-
-
 def _inference(config: RunConfig, arguments: Arguments) -> int:
-    from ms_codegeex.extras.cluster.plans import inference, inference_report
+    from ms_codegeex.extras.cluster.plans import inference
 
-    for name in ("search", "overlap", "write", "tokens", "plot", "explain", "sources"):
+    for name in ("search", "overlap", "write", "measured", "write_hardware", "tokens", "plot", "explain", "sources"):
         if getattr(arguments, name):
-            raise UserError(f"--{name}: is for plans of training; leave it out, or --inference")
-    streams, group = arguments.streams or 8, arguments.group or inference.GROUP
-    memories = [inference.inference_memory(config, bits, arguments.context) for bits in inference.BITS]
-    forms = [inference.decoding(config, form, arguments.context) for form in inference.our_forms(group)]
-    devices = inference.devices(cpu=arguments.measure)
-    result = {"inference": [inference.to_dict(memory) for memory in memories]}
-    result |= inference.speeds_to_dict(config, forms, devices, streams)
-    blocks = [inference_report.published_table(config, memories), inference_report.forms_table(forms, streams)]
-    blocks.append(inference_report.speed_table(config, forms, devices, streams))
-    blocks.append(inference_report.published_speeds(config))
-    print_result(result, "\n\n".join(filter(None, blocks)), arguments.json)
+            raise UserError(f"--{name.replace('_', '-')}: is for plans of training; leave it out, or --inference")
+    streams = arguments.streams or 8
+    forms = [inference.decoding(config, form, arguments.context) for form in inference.FORMS]
+    print_result(inference.to_dict(forms, streams), inference.text(config, forms, streams), arguments.json)
     return 0
+
+
+def _measured(config: RunConfig, arguments: Arguments) -> tuple[list[MeasuredRun], HardwareFile | None]:
+    """The runs of --measured, and the figures of the device by them; written if that was asked for."""
+    from ms_codegeex.extras.cluster.plans.measured import measured_hardware, measured_run
+    from ms_codegeex.planning.hardware_files import write_hardware_file
+
+    file = arguments.write_hardware
+    if not arguments.measured:
+        if file:
+            raise UserError("--write-hardware: writes what --measured finds; add it")
+        return [], None
+    if config.parallel.calibration:
+        wrong = f"{config.parallel.calibration} has a factor already"
+        raise UserError(f"--measured: {wrong}; set parallel.hardware to a chip, or leave --measured out")
+    if file and (file.suffix not in (".yaml", ".yml") or not file.absolute().parent.is_dir()):
+        raise UserError(f"--write-hardware: {file} is not a name that ends in .yaml, in a folder; choose another")
+    runs = [measured_run(path) for path in arguments.measured]
+    found = measured_hardware(runs, config)
+    if file:
+        write_hardware_file(file, found)
+    return runs, found
+
+
+def _measured_text(runs: Sequence[MeasuredRun], found: HardwareFile | None) -> str:
+    from ms_codegeex.extras.cluster.plans.measured import text
+
+    return f"{text(runs, found)}\n\n" if found else ""
+
+
+def _measured_as_json(runs: Sequence[MeasuredRun], found: HardwareFile | None) -> dict[str, Any]:
+    from ms_codegeex.extras.cluster.plans.measured import to_dict
+
+    return {"measured": to_dict(runs, found)} if found else {}
 
 
 def _overrides(arguments: Arguments) -> list[str]:
@@ -171,12 +186,13 @@ def _overrides(arguments: Arguments) -> list[str]:
     return overrides
 
 
-def _search(plan: Plan, own_mesh: bool, overlap: bool) -> SearchResult:
+def _search(plan: Plan, aside: Collection[str], overlap: bool) -> SearchResult:
     from ms_codegeex.extras.cluster.plans.search import search
 
-    result = search(
-        plan.config, lambda tried: print_progress(f"{tried:,} plans tried"), given=own_mesh, overlap=overlap
-    )
+    def progress(tried: int) -> None:
+        print_progress(f"{tried:,} plans tried")
+
+    result = search(plan.config, progress, aside=aside, overlap=overlap, chip=plan.chip)
     print_progress("")
     return result
 

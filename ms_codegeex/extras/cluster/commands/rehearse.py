@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,25 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, option
-from ms_codegeex.base.printing import print_error, print_json, print_out
+from ms_codegeex.base.printing import print_error, print_json, print_out, print_result
 
 if TYPE_CHECKING:
     from ms_codegeex.base.mesh import Mesh
     from ms_codegeex.config import RunConfig
     from ms_codegeex.extras.cluster.rehearsal.compile import CompileReport
-    from ms_codegeex.extras.cluster.rehearsal.emulation import Emulation
     from ms_codegeex.extras.cluster.rehearsal.execute import ExecutionReport
-    from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import Timeline
 
 SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train correctly"
 EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_13b --execute
   ms-codegeex rehearse --config codegeex_13b --compile --ranks 0,1535
-  ms-codegeex rehearse --config codegeex_13b_pipeline --compile --timeline --plot step.png --trace step.json
   ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
   ms-codegeex rehearse --config codegeex_tiny_release --devices 2 --execute --steps 8
-  ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4
-  ms-codegeex rehearse --config codegeex_13b --first-contact --saturating --ranks 0 model.num_layers=4"""
+  ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4"""
 
 KEYS = ("verdict", "ranks", "steps", "loss_relative_error", "parameter_relative_error", "replicas_equal")
 MEASURED = ("compile_seconds", "peak_memory_bytes")  # by a compilation that no execution follows
@@ -56,11 +51,6 @@ class Arguments:
         "step and save; exit status 1 if a rank would not start or train",
         default=False,
     )
-    saturating: bool = option(
-        "with --first-contact: on an Ascend 910, which has no infinities; and train a small model with the run's FP16 "
-        "settings on an emulated one: exit status 1 if it skips other steps than a chip with infinities",
-        default=False,
-    )
     streams: bool = option(
         "with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
         default=False,
@@ -71,15 +61,6 @@ class Arguments:
         "AXIS=SIZE,…",
     )
     steps: int | None = option("steps to execute (default: 5, in FP16 10)", "K")
-    timeline: bool = option(
-        "with the compilation: simulate the step that was compiled, every operator with its time on the device",
-        default=False,
-    )
-    explain: bool = option(
-        "with the timeline: the parts of the estimated step, and the plan's work beside the graph's", default=False
-    )
-    plot: Path | None = option("write the timeline as a picture", "FILE.png")
-    trace: Path | None = option("write the timeline for Chrome's trace viewer", "FILE.json")
     json: bool = option("print one JSON object on standard output", default=False)
 
 
@@ -92,8 +73,6 @@ def run(arguments: Arguments) -> int:
 
     if arguments.first_contact:
         return _first_contact(arguments)
-    if arguments.saturating:
-        raise UserError("--saturating: needs --first-contact; give both")
     both = arguments.compile == arguments.execute
     compiles, executes = both or arguments.compile, both or arguments.execute
     _check_phase(arguments, compiles, executes)
@@ -109,55 +88,35 @@ def run(arguments: Arguments) -> int:
     if warning:
         print_error(f"ms-codegeex rehearse: warning: {warning}")
     compiled = _compile(config, ranks, arguments) if compiles else None
-    timeline = _simulate_step(config, compiled, arguments) if compiled and arguments.timeline else None
     execution = _execute(config, mesh, arguments.steps, arguments.json) if executes else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
     if arguments.json:
-        result = _as_json(compiled, execution, timeline, passed)
+        result = _as_json(compiled, execution, passed)
         print_json({**result, "warnings": [warning] if warning else []})
     return 0 if passed else 1
 
 
 def _first_contact(arguments: Arguments) -> int:
-    """Start the run's workers on the Ascend plugin; print what they met, and what an emulated chip did."""
+    """Start the run's workers on the Ascend plugin, and print what they met."""
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.extras.cluster.rehearsal.compile import distinct_ranks
-    from ms_codegeex.extras.cluster.rehearsal.emulation import on_saturating_chip
     from ms_codegeex.extras.cluster.rehearsal.first_contact import first_contact, text, to_json
 
-    for flag in ("compile", "execute", "target", "streams", "mesh", "steps", "timeline", "explain", "plot", "trace"):
+    for flag in ("compile", "execute", "target", "streams", "mesh", "steps"):
         if getattr(arguments, flag) not in (None, False):
             raise UserError(f"--{flag}: belongs to another rehearsal than --first-contact; leave one of the two out")
     config = load_config(arguments.config, _overrides(arguments))
-    if arguments.saturating:
-        config = on_saturating_chip(config)
     ranks = _ranks(arguments.ranks, config.devices)
-    with _progress(arguments.json, "rank") as bar:
+    with _progress(arguments.json, "starting the workers", "ranks") as bar:
         contacts = first_contact(
             config,
             distinct_ranks(config.mesh) if ranks is None else ranks,
             lambda done, count: bar("ranks that have met the plugin", done, count),
         )
-    if not arguments.json:
-        print_out(text(config, contacts))
-    emulation = _emulate(config, arguments.json) if arguments.saturating else None
-    passed = all(contact.problem is None for contact in contacts) and not (emulation and emulation.problems)
-    if arguments.json:
-        verdict, emulated = "pass" if passed else "fail", emulation.to_json() if emulation else None
-        print_json({"verdict": verdict, "first_contact": to_json(contacts), "saturating": emulated})
+    passed = all(contact.problem is None for contact in contacts)
+    result = {"verdict": "pass" if passed else "fail", "first_contact": to_json(contacts)}
+    print_result(result, text(config, contacts), arguments.json)
     return 0 if passed else 1
-
-
-def _emulate(config: RunConfig, quiet: bool) -> Emulation | None:
-    """Train on the emulated chip that only saturates; print the comparison."""
-    from ms_codegeex.extras.cluster.rehearsal.emulation import emulate
-
-    with _progress(quiet) as bar:
-        emulation = emulate(config, bar)
-    if not quiet:
-        precision = config.training.precision
-        print_out(emulation.text() if emulation else f"{precision} has no loss scale: nothing to emulate")
-    return emulation
 
 
 def _overrides(arguments: Arguments) -> list[str]:
@@ -171,13 +130,8 @@ def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
     wrong_phase = "is for {}, but only {} was requested; leave one of the two out"
     for_compile = wrong_phase.format("--compile", "--execute")
     for_execute = wrong_phase.format("--execute", "--compile")
-    no_timeline = "writes the timeline, which was not requested; give --timeline as well"
     no_ascend = "the streams of Ascend's back end need a compilation with --target ascend; give both"
     rules = (  # an option, whether it may be given, and the message otherwise
-        ("explain", arguments.timeline, "explains the timeline, which was not requested; give --timeline as well"),
-        ("plot", arguments.timeline, no_timeline),
-        ("trace", arguments.timeline, no_timeline),
-        ("timeline", compiles, for_compile),
         ("streams", compiles and arguments.target == "ascend", no_ascend),
         ("ranks", compiles, for_compile),
         ("target", compiles, for_compile),
@@ -188,10 +142,6 @@ def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
         value = getattr(arguments, flag)
         if value is not None and value is not False and not allowed:
             raise UserError(f"--{flag}: {message}")
-    for flag in ("plot", "trace"):
-        path = getattr(arguments, flag)
-        if path is not None and not path.parent.is_dir():
-            raise UserError(f"--{flag}: {path.parent} is not a folder; make it first")
 
 
 def _ranks(text: str | None, world: int) -> list[int] | None:
@@ -207,15 +157,14 @@ def _ranks(text: str | None, world: int) -> list[int] | None:
 
 
 @contextmanager
-def _progress(quiet: bool, unit: str = "graph") -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on standard error that appears with the first step; silent for `--json`."""
-    from tqdm import tqdm
+def _progress(quiet: bool, what: str, unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """How far it is, on standard error; silent for `--json`. `what`: the work before anything is reported."""
+    from ms_codegeex.base.progress import Progress
 
-    with tqdm(disable=quiet, file=sys.stderr, unit=unit, leave=False, delay=1e-9) as bar:
+    with Progress(None, what, unit=unit, shown=not quiet, leave=False) as bar:
 
         def show(what: str, number: int, count: int) -> None:
-            bar.total = count
-            bar.set_description(what, refresh=False)
+            bar.describe(what, count)
             bar.update(number - bar.n)
 
         yield show
@@ -224,12 +173,11 @@ def _progress(quiet: bool, unit: str = "graph") -> Iterator[Callable[[str, int, 
 def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -> CompileReport:
     from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
 
-    with _progress(arguments.json) as bar:
+    with _progress(arguments.json, "compiling at full size", "graphs") as bar:
         report = compile_ranks(
             config,
             ranks,
             lambda done, count: bar("compiling at full size", done, count),
-            timeline=arguments.timeline,
             target=arguments.target or "gpu",
             backend=arguments.streams,
         )
@@ -238,44 +186,22 @@ def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -
     return report
 
 
-def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Arguments) -> Timeline:
-    """Simulate the compiled step; print it and write its files."""
-    from ms_codegeex.base.files import atomic_file, write_json
-    from ms_codegeex.extras.cluster.rehearsal.timeline.report import plot, text, trace
-    from ms_codegeex.extras.cluster.rehearsal.timeline.timeline import make_timeline
-
-    timeline = make_timeline(compiled.config, config, compiled.programs)
-    if not arguments.json:
-        print_out(text(timeline, arguments.explain) + "\n")
-    if arguments.trace:
-        write_json(arguments.trace, trace(timeline))
-    if arguments.plot:
-        with atomic_file(arguments.plot) as path:
-            plot(timeline, path)
-    return timeline
-
-
 def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
     from ms_codegeex.extras.cluster.rehearsal.execute import execute, report
 
-    with _progress(quiet) as bar:
+    with _progress(quiet, "starting and compiling") as bar:
         execution = execute(config, mesh, steps, bar)
     if not quiet:
         print_out(report(execution))
     return execution
 
 
-def _as_json(
-    compiled: CompileReport | None, execution: ExecutionReport | None, timeline: Timeline | None, passed: bool
-) -> dict[str, Any]:
-    """The execution's figures, null where there are none, and the objects `compile` and `timeline`."""
-    from ms_codegeex.extras.cluster.rehearsal.timeline.report import to_json
-
+def _as_json(compiled: CompileReport | None, execution: ExecutionReport | None, passed: bool) -> dict[str, Any]:
+    """The execution's figures, null where there are none, and the object `compile`."""
     measured = compiled.to_json() if compiled else {}
     figures = execution.to_json() if execution else dict.fromkeys(KEYS) | {key: measured[key] for key in MEASURED}
     return {
         **figures,
         "verdict": "pass" if passed else "fail",
         "compile": measured or None,
-        "timeline": to_json(timeline) if timeline else None,
     }

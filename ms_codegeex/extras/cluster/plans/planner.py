@@ -112,20 +112,25 @@ OVERRIDES = (
 )
 
 
-def overrides(config: RunConfig, start: RunConfig | None, always: Collection[str] = ()) -> str:
-    """`key=value …` that turns `start` (none: all keys) into `config`: keys that differ, nulls too, and `always`."""
-    values, words = attrgetter(*OVERRIDES)(config), []
-    given = attrgetter(*OVERRIDES)(start) if start else (None,) * len(values)
-    for key, value, old in zip(OVERRIDES, values, given, strict=True):
-        if start is None or key in always or value != old:
-            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-            words.append(f"{key}={text}")
-    if start and words:
+def overrides(config: RunConfig, start: RunConfig, always: Collection[str] = ()) -> str:
+    """`key=value …` that turns `start` into `config`: keys that differ, nulls too, and `always`."""
+    values, given = (attrgetter(*OVERRIDES)(x) for x in (config, start))
+    words = [
+        override(key, value)
+        for key, value, old in zip(OVERRIDES, values, given, strict=True)
+        if key in always or value != old
+    ]
+    if words:
         # if the YAML has no `devices`, it follows from the axes or from the cores of this machine
         derived = _devices_of_axes(start) == start.devices != _devices_of_axes(config)
         if derived or start.device == "cpu":
             words.append(f"devices={config.devices}")
     return " ".join(words)
+
+
+def override(key: str, value: Any) -> str:
+    """As it is written on the command line."""
+    return f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
 
 
 def _devices_of_axes(config: RunConfig) -> int:
@@ -214,7 +219,7 @@ class Plan:
 
     @cached_property
     def counted_seconds(self) -> float:
-        """The step before the factor: the roofline, on a calibrated device with the overlap and the gaps seen there."""
+        """The step before the factor: the roofline, with a hardware file that has them with overlap and gaps."""
         own, time = self.chip.calibration, self.time
         if own is None:
             return time.total
@@ -229,13 +234,8 @@ class Plan:
     @property
     def estimate(self) -> Estimate:
         """The step with its range, and MFU."""
-        return self.estimate_between(self.counted_seconds, self.counted_seconds)
-
-    def estimate_between(self, least: float, most: float) -> Estimate:
-        """The step if operators and messages take between `least` and `most` seconds before the factor."""
         factor = self.factor
-        middle = (least + most) / 2 * factor.value
-        low, high = least * factor.low, most * factor.high
+        middle, low, high = (self.counted_seconds * x for x in (factor.value, factor.low, factor.high))
         shares = (self.mfu_of(x) for x in (middle, high, low))
         return Estimate(middle, low, high, *shares, source=factor.source)
 
@@ -278,9 +278,10 @@ def changed(plan: Plan, **keys: Any) -> Plan | None:
         return None
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """The plan of a checked configuration; `UserError` for unknown hardware or a precision that it lacks."""
-    chip = hardware_of(config)
+def make_plan(config: RunConfig, chip: Chip | None = None) -> Plan:
+    """The plan of a checked configuration on `chip` (None: the one that it names); `UserError` for unknown hardware or
+    a precision that it lacks."""
+    chip = chip or hardware_of(config)
     chip.peak(config.training.precision)
     return Plan(config, chip)
 
@@ -303,7 +304,7 @@ FUSION_NAMES = {
     "attention": "fused attention (parallel.fusion.attention)",
     "norm": "fused LayerNorm (parallel.fusion.norm)",
     "dropout": "fused dropout (parallel.fusion.dropout)",
-    "graph_kernel": "graph-kernel fusion of element-wise chains (parallel.fusion.graph_kernel)",
+    "graph_kernel": "graph-kernel fusion (parallel.fusion.graph_kernel)",
     "optimizer": "fused AdamW (parallel.fusion.optimizer)",
 }
 
@@ -319,7 +320,7 @@ def improvements(plan: Plan) -> list[Improvement]:
         keys: dict[str, Any] = {f"parallel__fusion__{name}": name not in active}
         if name == "attention" and name not in active and config.training.dropout > 0:  # its kernel has no dropout
             keys["training__dropout"] = 0.0
-            text = "fused attention (parallel.fusion.attention, with training.dropout 0)"
+            text = "fused attention (parallel.fusion.attention, training.dropout=0)"
         changes.append((text, keys, name in active))
     if config.mesh.tensor > 1:
         on = config.parallel.sequence
@@ -369,7 +370,7 @@ def _overlaps(plan: Plan) -> list[Improvement]:
     savings = {
         "overlap of gradient and weight collectives with computation": min(time.gradients, micro * slowest.work.total),
         "overlap of tensor-parallel collectives with products": micro * min(slowest.activations, slowest.work.total),
-        "no pipeline bubble (more virtual stages, or a zero-bubble schedule)": time.bubble * time.pipeline,
+        "no pipeline bubble (more virtual stages)": time.bubble * time.pipeline,
     }
     result = []
     for name, saved in savings.items():

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.hardware import Chip
 from ms_codegeex.base.yaml_reading import read_yaml_file
-from ms_codegeex.extras.cluster.plans.inference import of_sizes
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -94,13 +93,13 @@ class Factor:
 
 
 def outside_roofline(chip: Chip, devices: int) -> Factor:
-    """The factor of a run on `devices` of `chip`: by its calibration, or by published runs on the chip. The roofline
+    """The factor of a run on `devices` of `chip`: by its hardware file, or by published runs on the chip. The roofline
     gives the paper's recipe 6.20 s with the release's dropout kernel, which makes recomputation repeat one product and
     one sum more than our dropout does (5.79 s). The rest of its 10.01 s is in none of its operators: gaps between
     kernels, vector kernels below full bandwidth, links below their nominal rate, waiting for the slowest of 1,536
     devices, data loading. One measurement sets that factor, so it confirms nothing."""
     if own := chip.calibration:
-        return Factor(own.factor, own.low, own.high, chip.name, f"the residuals of {own.source}")
+        return Factor(own.factor, own.low, own.high, chip.name, own.source)
     measured = measured_like(chip.name)
     runs = published_steps(measured)
     found, number = beyond_roofline(measured, devices), len(runs)
@@ -135,4 +134,8 @@ PUBLISHED_RUNS = {("codegeex", "13b"): PublishedRun(213_000, STEP_SLOTS, 850e9)}
 
 def published_run(config: RunConfig) -> PublishedRun | None:
     """The published training run of a model of exactly these sizes, None where none is known."""
-    return next((run for _, run in of_sizes(config, PUBLISHED_RUNS)), None)
+    from ms_codegeex.models.registry import family
+
+    model, build = config.model.sizes, family(config.family).config.build_config
+    of_family = ((preset, run) for (name, preset), run in PUBLISHED_RUNS.items() if name == config.family)
+    return next((run for preset, run in of_family if build(preset, {}) == model), None)

@@ -6,6 +6,8 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from ms_codegeex.base.hardware import GIB, Chip
@@ -70,12 +72,12 @@ def heading(plan: Plan) -> str:
 
 def memory_table(plan: Plan) -> str:
     """GiB of one device of each stage by category."""
-    rows = []
-    for stage, memory in enumerate(plan.memory):
-        sizes = [f"{getattr(memory, name) / GIB:.2f}" for name in CATEGORIES]
-        parameters = f"{plan.stage_parameters[stage]:,}"
-        rows.append((f"{stage}", parameters, *sizes, f"{memory.total / GIB:.2f}"))
-    header = ("stage", "parameters", *(name.replace("_", " ") for name in CATEGORIES), "total")
+    names = [*CATEGORIES, "total"]
+    rows = [
+        (name.replace("_", " "), *(f"{getattr(memory, name) / GIB:.2f}" for memory in plan.memory)) for name in names
+    ]
+    rows.insert(0, ("parameters, G", *(f"{number / 1e9:.3f}" for number in plan.stage_parameters)))
+    header = ("stage", *map(str, range(len(plan.memory))))
     limit = plan.chip.usable_memory / GIB
     verdict = f"fits, {plan.spare:.1%} to spare" if plan.fits else "DOES NOT FIT"
     text = f"memory of a device, GiB, of {limit:.1f} a run may use: {verdict}\n{table(header, rows)}"
@@ -190,22 +192,22 @@ def budget(plan: Plan, tokens: float) -> str:
 def improvement_table(plan: Plan) -> str:
     """What each change alone would bring."""
     rows = [_improvement_row(plan, item) for item in improvements(plan)]
-    header = ("each change alone", "step, s", "MFU", "gain", "memory")
+    header = ("each change alone", "step, s", "MFU", "points", "memory")
     return f"what would change the MFU\n{table(header, rows)}"
 
 
 def _improvement_row(plan: Plan, item: Improvement) -> tuple[str, ...]:
-    name = f"in force, without it: {item.name}" if item.active else item.name
+    name = f"without {item.name}" if item.active else item.name
     name += f"; no kernel known on {plan.chip.name}" if item.missing else ""
     seconds = f"{'>= ' if item.bound else ''}{item.step_seconds:.2f}"
     gain = item.mfu - plan.mfu
-    return (name, seconds, f"{item.mfu:.1%}", f"{100 * gain:+.1f} points", "fits" if item.fits else "too large")
+    return (name, seconds, f"{item.mfu:.1%}", f"{100 * gain:+.1f}", "fits" if item.fits else "too large")
 
 
 def published_table(plan: Plan) -> str:
-    """The published runs that the range comes from; of a calibrated device, the run that calibrated it."""
+    """The published runs that the range comes from; with measured steps, the runs that took them."""
     if plan.chip.calibration:
-        return f"{plan.chip.name}: calibrated by {plan.chip.calibration.source}"
+        return f"{plan.chip.name}: measured, {plan.chip.calibration.source}"
     sources: dict[str, list[PublishedStep]] = {}
     for x in published_steps(measured_like(plan.chip.name)):
         sources.setdefault(x.source, []).append(x)
@@ -234,25 +236,59 @@ def sources(chip: Chip) -> str:
     return "\n".join(lines)
 
 
+# Names of columns for the keys that a search chooses.
+COLUMNS = {
+    "parallel.tensor": "tensor",
+    "parallel.pipeline": "pipeline",
+    "parallel.stage_layers": "layers",
+    "parallel.virtual_stages": "virtual",
+    "parallel.optimizer_shard": "shards",
+    "parallel.sequence": "sequence",
+    "training.recompute": "recompute",
+    "training.recompute_blocks": "blocks",
+    "training.micro_batch": "micro",
+    "parallel.overlap.parts": "parts",
+    "parallel.overlap.recompute_collectives": "again",
+    "parallel.fusion.allreduce_groups": "buckets",
+}
+
+
 def search_table(result: SearchResult, overlap: bool = False, maximum: int = 12) -> str:
-    """The fastest plans that fit, and why the others do not. `overlap`: with the seconds that they are ranked by."""
+    """The fastest plans that fit, in the keys in which they differ, the keys of the first for the command line, and why
+    the others do not fit. `overlap`: with the seconds that they are ranked by."""
+    shown = result.ranked[:maximum]
+    values = {key: [attrgetter(key)(plan.config) for plan in shown] for key in COLUMNS}
+    differing = [key for key, found in values.items() if any(x != found[0] for x in found)]
     rows = [
         (
             f"{rank}",
-            keys_of(plan, result.start),
-            plan.estimate.step,
-            plan.estimate.share,
+            *(_short(values[key][rank - 1]) for key in differing),
+            plan.estimate.step.partition(" ")[0],
+            plan.estimate.share.partition(" (")[0],
             f"{max(stage.total for stage in plan.memory) / GIB:.1f}",
             *([f"{plan.overlapped_seconds:.2f}"] if overlap else []),
         )
-        for rank, plan in enumerate(result.ranked[:maximum], 1)
+        for rank, plan in enumerate(shown, 1)
     ]
     lines = [f"{result.tried:,} plans tried, {len(result.ranked):,} fit"]
     if rows:
-        ranked_by = ("with overlap, s",) if overlap else ()
-        lines.append(table(("rank", "plan", "step, s", "MFU", "GiB", *ranked_by), rows, 2))
+        ranked_by = ("overlapped, s",) if overlap else ()
+        header = ("", *(COLUMNS[key] for key in differing), "step, s", "MFU", "GiB", *ranked_by)
+        lines.append(table(header, rows, 1))
     lines += [f"  {count:,} not possible: {reason}" for reason, count in result.reasons.items()]
+    if rows:
+        lines.append(f"the first one, whose costs are below: {keys_of(shown[0], result.start, result.always)}")
     return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    """A value for a column: equal neighbours of a list once, with their number, such as `3x10,9`."""
+    if isinstance(value, list | tuple):
+        runs = [(item, len(list(same))) for item, same in groupby(value)]
+        return ",".join(f"{count}x{item}" if count > 1 else f"{item}" for item, count in runs)
+    if value is None or isinstance(value, bool):
+        return "yes" if value else "-"
+    return str(value)
 
 
 def plot_memory(plan: Plan, path: Path) -> None:

@@ -10,10 +10,10 @@ rounding m and n up to tiles of 128. The two constants, and the clock in the pea
 seven tuned products of the CodeGeeX release (`published.py`); bandwidth is taken as published, with no factor. Vector
 work takes its bytes at full bandwidth, collectives theirs at the links' nominal rates, and nothing overlaps.
 
-What then remains between this and a step is `published.outside_roofline`. A calibrated device has numbers of its own.
+What then remains between this and a step is `published.outside_roofline`, or what runs have measured.
 
 `hidden_seconds` estimates by a rule how much of it compiled graphs overlap, without compiling. The rule was derived
-from timelines of small graphs and checked on others, at full size (docs/plan.md has both). Each group has a stream of
+from simulations of small graphs and checked on others, at full size (docs/plan.md has both). Each group has a stream of
 its own, so a collective is hidden if enough computation does not wait for it:
 
 - Without micro-batches, only the first bucket of gathered weights and the last one of gradients are exposed. Every

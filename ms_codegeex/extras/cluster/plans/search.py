@@ -3,9 +3,10 @@ plan is feasible if it leaves `SPARE_MEMORY` to fragmentation, workspaces and wh
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
@@ -18,7 +19,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.loading import given_values, load_config
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged, parse_overrides
 from ms_codegeex.extras.cluster.plans.planner import OVERRIDES, SPARE_MEMORY, Plan, change, changed, divisors, overrides
@@ -26,7 +27,7 @@ from ms_codegeex.extras.cluster.plans.roofline import balanced_layers
 from ms_codegeex.planning.hardware_files import hardware_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from ms_codegeex.base.hardware import Chip
 
@@ -37,8 +38,18 @@ PLAN_KEYS = (
     "training.recompute",
     "training.micro_batch",
 )
+searched = attrgetter(*OVERRIDES)  # the values of the keys that a search chooses
 REFINED_PLANS = 40  # the fastest; their schedules, buckets and parts of micro-batches are varied
 BUCKETS = (4, 8, 20, 40)
+# What the keys that depend on the mesh are until a search chooses them.
+FREE = {
+    **{f"parallel.{axis}": 1 for axis in ("tensor", "pipeline", "virtual_stages", "optimizer_shard")},
+    **{f"parallel.{key}": None for key in ("data", "stage_layers", "micro_batches")},
+    **{f"training.{key}": None for key in ("micro_batch", "recompute_blocks")},
+    "parallel.sequence": False,
+    "parallel.overlap.parts": 1,
+    "parallel.overlap.recompute_collectives": True,
+}
 MAX_VIRTUAL_STAGES = 5  # that are tried: more send more and hardly wait less
 MAX_TRIED = 64  # optimizer shards and micro-batches that are tried
 CHEAPEST_FIRST = ("none", "selective", "full")
@@ -47,12 +58,13 @@ CHEAPEST_FIRST = ("none", "selective", "full")
 @dataclass(frozen=True)
 class SearchResult:
     """`ranked`: plans that fit, the fastest first. `reasons`: how many others failed, by the key that forbids them.
-    `start`: the configuration that was given; None if its mesh did not fit the devices."""
+    `start`: the configuration that was searched from. `always`: the keys that each plan names, the same or not."""
 
     ranked: list[Plan]
     reasons: dict[str, int]
     tried: int
-    start: RunConfig | None
+    start: RunConfig
+    always: Collection[str]
 
 
 def _powers(number: int) -> list[int]:
@@ -64,14 +76,17 @@ def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
     """The changes of all meshes of the devices, with optimizer shards, sequence parallelism and micro-batches (None
     where no size suits the mesh), for `change`."""
     layers, batch = config.model.sizes.num_layers, config.training.global_batch
-    for tensor in divisors(config.parallel.server_devices, config.devices):
-        depths = divisors(config.devices // tensor, layers) if config.devices % tensor == 0 else ()
+    replicas_alone = config.device == "cpu"  # whose processes have no other communication (`runs/node.py`)
+    for tensor in divisors(config.parallel.server_devices, 1 if replicas_alone else config.devices):
+        deepest = 1 if replicas_alone else layers
+        depths = divisors(config.devices // tensor, deepest) if config.devices % tensor == 0 else ()
         for pipeline in depths:
             data = config.devices // (tensor * pipeline)
             local = batch // data if batch % data == 0 else 0
             batches = [x for x in _powers(local) if tensor == 1 or x % tensor == 0]
             sequences = (False, True) if tensor > 1 else (False,)
-            for shard, sequence, size in product(_powers(data), sequences, batches or [None]):
+            shards = [1] if replicas_alone else _powers(data)
+            for shard, sequence, size in product(shards, sequences, batches or [None]):
                 yield {
                     "parallel__data": None,
                     "parallel__tensor": tensor,
@@ -90,14 +105,16 @@ def search(
     config: RunConfig,
     progress: Callable[[int], None] = lambda count: None,
     *,
-    given: bool = True,
+    aside: Collection[str] = (),
     overlap: bool = False,
+    chip: Chip | None = None,
 ) -> SearchResult:
     """Every plan of meshes, optimizer shards, sequence parallelism, micro-batches and recomputation, and the fastest
-    pipelines with virtual stages or layers by cost. `progress` gets the number tried. `given`: the mesh of `config` is
-    the user's, not a placeholder for one that does not fit the devices. `overlap`: rank by the step with the estimated
-    overlap of compiled graphs, and also try buckets of gradients and parts of micro-batches on the best plans."""
-    chip = hardware_of(config)
+    pipelines with virtual stages or layers by cost. `progress` gets the number tried. `aside`: keys of the user's
+    file that `config` does not have (`config_to_plan`). `overlap`: rank by the step with the estimated
+    overlap of compiled graphs, and also try buckets of gradients and parts of micro-batches on the best plans.
+    `chip`: instead of the one that `config` names."""
+    chip = chip or hardware_of(config)
     chip.peak(config.training.precision)
     reasons: Counter[str] = Counter()
     ranked: list[Plan] = []
@@ -119,9 +136,9 @@ def search(
         more = [x for plan in ranked[:REFINED_PLANS] for x in _refined(plan)]
         tried += len(more)
         ranked += [plan for plan in more if plan.roomy]
-        ranked = list({repr(plan.config): plan for plan in ranked}.values())  # two ways may lead to one plan
-        ranked.sort(key=attrgetter("overlapped_seconds"))
-    return SearchResult(ranked, dict(reasons.most_common()), tried, config if given else None)
+        ranked.sort(key=fastest)
+    ranked = list({repr(searched(plan.config)): plan for plan in ranked}.values())  # two ways may lead to one plan
+    return SearchResult(ranked, dict(reasons.most_common()), tried, config, {*PLAN_KEYS, *aside})
 
 
 def recomputing(config: RunConfig, keys: Mapping[str, Any], chip: Chip) -> tuple[list[Plan], list[str]]:
@@ -202,9 +219,9 @@ def _with_blocks(plan: Plan, blocks: list[int]) -> Plan:
     return Plan(change(plan.config, training__recompute_blocks=blocks), plan.chip)
 
 
-def keys_of(plan: Plan, start: RunConfig | None) -> str:
-    """The plan as overrides of `start` (none: all keys): keys that distinguish plans, and others that differ."""
-    return overrides(plan.config, start, PLAN_KEYS)
+def keys_of(plan: Plan, start: RunConfig, always: Collection[str] = PLAN_KEYS) -> str:
+    """The plan as overrides of `start`: keys that differ, and `always`."""
+    return overrides(plan.config, start, always)
 
 
 def yaml_of(plan: Plan, base: str, given: Mapping[str, Any]) -> str:
@@ -222,24 +239,46 @@ def yaml_of(plan: Plan, base: str, given: Mapping[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
 
 
-def config_to_plan(path: Path, overrides: Sequence[str], devices: int | None) -> tuple[RunConfig, bool]:
-    """The configuration, and whether its mesh is the YAML's. A search for a number of `devices` chooses the mesh
-    itself, so the YAML's need not suit them; a placeholder then takes its place."""
+def without_mesh(path: Path, overrides: Sequence[str]) -> RunConfig:
+    """The configuration without the keys that a search chooses; all others are checked. It has no mesh that suits its
+    devices."""
+    found = given_values(path, overrides).get("devices")
+    free = [f"{key}={json.dumps(value)}" for key, value in FREE.items()]
+    config = load_config(path, [*overrides, *free, "devices=1"])
+    if type(found) is not int or found < 1:
+        raise UserError(f"devices: found {found}, expected their number; give --devices N")
+    return replace(config, devices=found)
+
+
+def config_to_plan(path: Path, overrides: Sequence[str], searches: bool) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration, and the keys that were set aside with their values. A search chooses the mesh itself, so that
+    of the file need not suit the devices. Without a search, an error that another mesh would solve names it."""
     try:
-        return load_config(path, overrides), True
-    except UserError:
-        if not devices or devices < 0:
-            raise
-        free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "virtual_stages", "optimizer_shard")]
-        free += [f"{key}=null" for key in ("parallel.stage_layers", "parallel.micro_batches", "training.micro_batch")]
-        free += ["parallel.sequence=false", "devices=1"]
-        return replace(load_config(path, [*overrides, *free]), devices=devices), False
+        return load_config(path, overrides), {}
+    except UserError as error:
+        try:
+            config = without_mesh(path, overrides)
+        except UserError:
+            raise error from None
+        if not searches:
+            raise UserError(f"{error}; or add --search, which chooses the mesh for {config.devices} devices") from None
+        return config, set_aside(given_values(path, overrides))
+
+
+def set_aside(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `FREE` that a file and its overrides give, with their values."""
+    found = {}
+    for key, free in FREE.items():
+        value: Any = values
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None and value != free:
+            found[key] = value
+    return found
 
 
 def check_target(config: RunConfig, target: Path) -> None:
     """`UserError` if --write cannot be or would replace something; known before the search, which can take minutes."""
-    if config.stage:
-        raise UserError("--write: --config has stages; give the file of the stage as --config")
     if not target.parent.is_dir():
         raise UserError(f"--write: {target.parent} is not a folder; create it, or choose another file")
     if target.is_dir():
@@ -263,7 +302,7 @@ def to_dict(result: SearchResult, maximum: int = 50) -> dict[str, Any]:
     """The best plans, and the reasons why others are infeasible, as plain values for `--json`."""
     ranked = [
         {
-            "overrides": keys_of(plan, result.start),
+            "overrides": keys_of(plan, result.start, result.always),
             **plan.estimate.to_dict(),
             "overlapped_step_seconds": plan.overlapped_seconds,
             "memory_bytes": max(stage.total for stage in plan.memory),

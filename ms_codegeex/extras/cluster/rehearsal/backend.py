@@ -92,8 +92,8 @@ def unchecked_operators(kernels: Iterable[Kernel]) -> list[str]:
 
 
 def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[PlanCheck]:
-    """The streams against those of the timeline: one for computation, one for each set of ranks; and the collectives
-    against `listed`, those of the front end's graph."""
+    """The streams, of which computation and each set of ranks should have one of its own; and the collectives against
+    `listed`, those of the front end's graph."""
     streams: dict[tuple[int, ...], set[int]] = defaultdict(set)
     for kernel in kernels:
         streams[kernel.ranks].add(kernel.stream)

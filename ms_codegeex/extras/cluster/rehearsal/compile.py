@@ -23,7 +23,6 @@ from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import flat_cells, hardware_of, running_on
-from ms_codegeex.config.validation import validated
 from ms_codegeex.extras.cluster.plans.roofline import matmul_flops
 from ms_codegeex.extras.cluster.rehearsal import cann_stubs, mindir, plan_checks
 from ms_codegeex.extras.cluster.rehearsal import stubs as gpu_stubs
@@ -33,7 +32,6 @@ from ms_codegeex.extras.cluster.rehearsal.coverage import memory_of_stages
 from ms_codegeex.extras.cluster.rehearsal.job import CompileMode, RehearsalJob, compile_graphs
 from ms_codegeex.extras.cluster.rehearsal.plan_checks import PlanCheck, state_checks
 from ms_codegeex.extras.cluster.rehearsal.schedule import message_checks, schedule_check
-from ms_codegeex.extras.cluster.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.models.decoder_config import SPARE
 from ms_codegeex.parallel.sharding import MOMENTS, layouts_of, moments_of
 from ms_codegeex.planning.communicators import communicators_of
@@ -62,13 +60,11 @@ def compile_ranks(
     ranks: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
     *,
-    timeline: bool = False,
     target: Literal["gpu", "ascend"] = "gpu",
     backend: bool = False,
 ) -> CompileReport:
     """Compile these ranks (None: the distinct ones) and check them. Calls `progress(done, all)` after each.
 
-    `timeline`: keep the operators of one rank of each stage; blocks are then inlined as in a run, all of them.
     `target`: MindSpore's, gpu or ascend; either one partitions every run. `backend`: also run
     Ascend's back end on one graph, and check its streams.
 
@@ -83,20 +79,14 @@ def compile_ranks(
             raise UserError(f"--ranks: {rank} is not one of the {config.devices} ranks 0 to {config.devices - 1}")
     checks = [_memory_check(*stage) for stage in memory_of_stages(config)]
     config = compiled_config(config)
-    few = inlined_config(config, config.model.sizes.num_layers if timeline else INLINED_LAYERS)
-    shown_ranks = _shown_ranks(config, chosen) if timeline else []
+    few = inlined_config(config)
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-compile-") as folder:
         full = RehearsalJob(Path(folder) / "full", config, 1)
-        jobs = [(full, rank, CompileMode(operators=rank in shown_ranks and not few, target=target)) for rank in chosen]
+        jobs = [(full, rank, CompileMode(target=target)) for rank in chosen]
         if few:
-            mode = CompileMode(inline=True, operators=timeline, target=target)
+            mode = CompileMode(inline=True, target=target)
             jobs.append((RehearsalJob(Path(folder) / "few", few, 1), chosen[0], mode))
         compiled = _run(jobs, progress or (lambda done, total: None))
-        programs = [
-            validated(StepProgram, read_json(job.file("operators.json", rank)))
-            for job, rank, mode in jobs
-            if mode.operators
-        ]
     checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model.sizes.num_layers} layers inlined, ")
@@ -105,19 +95,7 @@ def compile_ranks(
         shown = compiled[-1] if few else compiled[0]
         kernels = backend_kernels(few or config, shown.rank, inline=shown.inlined)
         checks += stream_checks(kernels, shown.collectives)
-    return CompileReport(config, compiled, checks, programs, target, kernels)
-
-
-def _shown_ranks(config: RunConfig, chosen: Sequence[int]) -> list[int]:
-    """The first compiled rank of each stage. The others of a stage have the same operators, and wait for no one else:
-    all members of a group are equally fast."""
-    first = {config.mesh.coordinates(rank)[0]: rank for rank in reversed(chosen)}
-    if len(first) < config.mesh.pipeline:
-        raise UserError(f"--ranks: a timeline needs a rank of each of the {config.mesh.pipeline} stages; leave it out")
-    places = {config.mesh.coordinates(rank)[1:] for rank in first.values()}
-    if len(places) > 1:
-        raise UserError("--ranks: a timeline needs ranks that send to each other; leave it out")
-    return list(first.values())
+    return CompileReport(config, compiled, checks, target, kernels)
 
 
 def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
@@ -138,14 +116,14 @@ def compiled_config(config: RunConfig) -> RunConfig:
     return replace(config, training=training, parallel=replace(config.parallel, micro_batches=None))
 
 
-def inlined_config(config: RunConfig, maximum: int = INLINED_LAYERS) -> RunConfig | None:
+def inlined_config(config: RunConfig) -> RunConfig | None:
     """The configuration with few enough layers to inline; None if no such graph is needed."""
     layers = config.model.sizes.num_layers
     if config.accumulation > 1:
         return None
-    sizes = replace(config.model.sizes, num_layers=min(layers, maximum))
+    sizes = replace(config.model.sizes, num_layers=min(layers, INLINED_LAYERS))
     blocks = config.training.recompute_blocks
-    if blocks and maximum < layers:  # fewer of each kind
+    if blocks and layers > INLINED_LAYERS:  # fewer of each kind
         counts = config.mesh.layers_per_stage(sizes.attention_layers)
         blocks = [min(number, count - 1) for number, count in zip(blocks, counts, strict=True)]
     training = replace(config.training, recompute_blocks=blocks)

@@ -5,8 +5,7 @@ This process imports MindSpore and forks one for each graph, at most `AT_ONCE` a
 tells of each that is done. Nothing is executed and no memory is allocated for weights: MindSpore partitions shapes.
 Without `inline`, what is repeated is compiled once and called (lazy inline): the blocks, or the whole network if a step
 runs it for each micro-batch. With it, every block is inlined as in a run, and costs time and memory each time.
-With `operators`, the operators of the graph are written, too, for a timeline. With `backend`, Ascend's back end runs as
-well, writes its graph after stream assignment, and dies.
+With `backend`, Ascend's back end runs as well, writes its graph after stream assignment, and dies.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,8 +37,6 @@ from ms_codegeex.extras.cluster.rehearsal.execution_program import answered, com
 from ms_codegeex.extras.cluster.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.extras.cluster.rehearsal.schedule import schedule
 from ms_codegeex.extras.cluster.rehearsal.stubs import rank_environment
-from ms_codegeex.extras.cluster.rehearsal.timeline.flatten import flatten
-from ms_codegeex.extras.cluster.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.gradients import sixteen_bits, use_gradient_functions
 from ms_codegeex.parallel.sharding import recompute_of_blocks
@@ -48,7 +44,7 @@ from ms_codegeex.training.build import build, call_not_inline
 
 
 def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
-    """Compile one rank's graph and write what it shows to `rank_N.json`, its operators to `rank_N.operators.json`."""
+    """Compile one rank's graph and write what it shows to `rank_N.json`."""
     began, stage = time.monotonic(), job.config.mesh.coordinates(rank)[0]
     step = simulated_step(job.config, rank, mode)
     if mode.backend:
@@ -60,9 +56,6 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # MindSpore's alone; its graph is read later
     data = exported(step)
     model = mindir.parse(data)
-    if mode.operators:
-        program = counted_by_rows(flatten(model, rank, stage), job.config.seq_length)
-        write_json(job.file("operators.json", rank), asdict(program))
     write_json(
         job.file("json", rank),
         {
@@ -85,17 +78,6 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
             "graph_bytes": len(data),
         },
     )
-
-
-def counted_by_rows(program: StepProgram, seq_length: int) -> StepProgram:
-    """The program with inputs of fused attention in the shapes of `mindir.by_rows`."""
-    operators = tuple(
-        replace(each, inputs=tuple(replace(x, shape=mindir.by_rows(x.shape, seq_length)) for x in each.inputs))
-        if each.op.startswith("FlashAttention")
-        else each
-        for each in program.operators
-    )
-    return replace(program, operators=operators)
 
 
 def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:

@@ -13,7 +13,6 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.extras.cluster.rehearsal.backend import Kernel, unchecked_operators
 from ms_codegeex.extras.cluster.rehearsal.coverage import not_compiled
 from ms_codegeex.extras.cluster.rehearsal.plan_checks import STATE, PlanCheck
-from ms_codegeex.extras.cluster.rehearsal.timeline.operators import StepProgram
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,11 @@ class RankReport:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """All compiled ranks and the checks made on them; the operators of one rank of each stage if a timeline was
-    requested."""
+    """All compiled ranks and the checks made on them."""
 
     config: RunConfig
     ranks: Sequence[RankReport]
     checks: Sequence[PlanCheck]
-    programs: Sequence[StepProgram] = ()
     target: str = "gpu"
     kernels: Sequence[Kernel] = ()  # those that the back end launches, if it ran
 

@@ -67,13 +67,11 @@ class CompileMode:
 
     Attributes:
         inline: every block is inlined as in a run; otherwise what is repeated is compiled once and called.
-        operators: write the operators of the graph, too.
         target: MindSpore's.
         backend: also run the back end, up to the assignment of streams; only for Ascend.
     """
 
     inline: bool = False
-    operators: bool = False
     target: Literal["gpu", "ascend"] = "gpu"
     backend: bool = False
 

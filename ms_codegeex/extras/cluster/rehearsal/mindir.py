@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.parallel.context import ranks_in_group_name
-from ms_codegeex.planning.operators import class_of, products_of
+from ms_codegeex.planning.operators import is_product, products_of
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
@@ -169,7 +169,7 @@ def matmul_flops(model: ModelProto, flat: bool = False) -> dict[str, int]:
         outer = (
             flat and not fused and operands[:1] and operands[0].dtype == "float32" and any(1 in x[-2:] for x in shapes)
         )
-        if class_of(op).product and len(operands) == 2 and not outer:
+        if is_product(op) and len(operands) == 2 and not outer:
             output = () if fused else types[node.output[0]].shape  # a fused attention has several
             causal = fused and numbers.get(node.input[NEXT_TOKENS]) == 0
             if causal:

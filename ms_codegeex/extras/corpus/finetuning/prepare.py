@@ -198,7 +198,7 @@ class _RowMaker:
             else:
                 self.tally.add(item)
         bar = ProgressBar(progress)
-        with bar.each_minute():
+        with bar.alive():
             for _ in bar.track(units, map(self.read, units), "tokenising"):
                 pass
         places = self.settings.validation

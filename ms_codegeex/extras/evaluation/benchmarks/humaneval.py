@@ -19,7 +19,7 @@ from ms_codegeex.extras.evaluation.sandbox import ResourceLimits, Sandbox
 from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, TextSource
 
 SECONDS = 3.0  # per program, as in the published runner
-GRACE = 2.0  # extra seconds for the interpreter's start and for programs that cannot be interrupted
+GRACE = 10.0  # extra seconds for the interpreter's start and for programs that cannot be interrupted
 STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")  # text that follows a function's body
 FORM = "has task_id, prompt, test and entry_point"
 KINDS = {"prompt": str, "test": str, "entry_point": OPTIONAL, "canonical_solution": OPTIONAL}

@@ -4,12 +4,13 @@ of them is a task with its own options: those of the dataclasses that it uses.""
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.options import OptionGroup, declared, given, given_values, refuse
@@ -23,6 +24,7 @@ from ms_codegeex.extras.evaluation.commands.evaluate_options import (
     JudgingOptions,
     PerplexityOptions,
     RecipeOption,
+    ReproductionOptions,
     ServerOptions,
     SourceOptions,
 )
@@ -49,6 +51,8 @@ EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output ref
   ms-codegeex evaluate own-problems --model model --data perl --output perl-eval --n 20 --temperature 0.8
   ms-codegeex evaluate perplexity --model model --data data/mine --output ppl
   ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200
+  ms-codegeex evaluate reproduce codegeex --model model --data benchmarks --output paper --quick
+  ms-codegeex evaluate reproduce codegen --url http://localhost:8000/v1 --data benchmarks --output paper
   ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
   ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
   ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
@@ -93,6 +97,15 @@ OTHERS = {  # tasks that are not benchmarks
         "how likely a model finds text that was cut out of files",
         [FileOptions, *_of_model("the model", ("model",)), InfillingOptions],
     ),
+    "reproduce": (
+        "the evaluations of a paper one after the other, and its tables with the model's row",
+        [
+            ReproductionOptions,
+            *_of_model("where samples come from", ("model", "url"), "slots"),
+            OptionGroup(ServerOptions, title="where samples come from"),
+            OptionGroup(JudgingOptions, ("sandbox", "workers"), title="judging"),
+        ],
+    ),
     "compare": (
         "several evaluations of one benchmark in one report",
         [OptionGroup(FileOptions, ("output", "json")), ComparisonOptions],
@@ -110,18 +123,29 @@ OPTIONS = Actions(
 )
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Evaluate and print the result."""
+def run(arguments: argparse.Namespace) -> int | None:
+    """Evaluate and print the result. The status is 1 when `reproduce` could not run an evaluation."""
     others = {
         "compare": _compare,
         "perplexity": _perplexity,
         "infilling": _infilling,
         "check-problems": _check_problems,
+        "reproduce": _reproduce,
     }
-    others.get(arguments.task, _judge)(arguments)
+    return others.get(arguments.task, _judge)(arguments)
 
 
 def _judge(arguments: argparse.Namespace) -> None:
+    from ms_codegeex.extras.evaluation import session
+    from ms_codegeex.extras.evaluation.reports import scores
+
+    result = _evaluated(arguments)
+    _print(arguments, result, scores.lines(result))
+    session.raise_for_refused(result)
+
+
+def _evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The report of an evaluation, after doing the work that is not done yet."""
     if arguments.data is None:
         arguments.data = find_data(arguments.task)
         print_error(f"--data: found {arguments.data}")
@@ -131,7 +155,6 @@ def _judge(arguments: argparse.Namespace) -> None:
     _check_source(arguments, files, source, judging)
     from ms_codegeex.extras.evaluation import session
     from ms_codegeex.extras.evaluation.benchmarks.registry import build_task
-    from ms_codegeex.extras.evaluation.reports import scores
     from ms_codegeex.extras.evaluation.sampling import recipes
 
     recipe, limit = recipes.to_continue(arguments.task, arguments.recipe, files.output)
@@ -156,8 +179,40 @@ def _judge(arguments: argparse.Namespace) -> None:
         engine=_engine(recipe, files.data, judging),
         prompt_perplexity=judging.prompt_perplexity,
     )
-    result = session.evaluate(task, recipe, options)
-    _print(files, result, scores.lines(result))
+    return session.evaluate(task, recipe, options)
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    """Run the evaluations of a paper that are not finished, and write its page."""
+    options = given(ReproductionOptions, arguments)
+    if not arguments.model and not arguments.url:
+        raise UserError("--model: missing; give --model DIR, or --url of a server")
+    if model := _local_model(arguments):
+        model.resolved()  # a wrong one is refused here, not by each evaluation
+    from ms_codegeex.extras.evaluation.reports import reproduction
+
+    paper, results = reproduction.paper(options.paper, options.only), []
+    for number, part in enumerate(paper.parts, 1):
+        print_error(f"{number} of {len(paper.parts)}: {part.title}")
+        recipe = part.settings(options.quick)
+        words = {"task": recipe.task, "recipe": part.recipe, "output": options.output / part.name, "n": recipe.n}
+        words |= {"translate_from": part.translate_from, "languages": part.languages or None}
+        words["limit"] = reproduction.QUICK["limit"] if options.quick else None
+        words["prompt_perplexity"] = part.perplexity and model is not None
+        try:
+            results.append(
+                reproduction.PartResult(part, _evaluated(argparse.Namespace(**{**vars(arguments), **words})))
+            )
+        except (UserError, RunFailure) as error:
+            results.append(reproduction.PartResult(part, None, str(error)))
+        gc.collect()  # the model of this evaluation, before the next one loads it
+    failed = [each for each in results if each.report is None]
+    if len(failed) == len(results):
+        raise RunFailure(f"no evaluation of the paper could run: {failed[0].reason}")
+    of = str(arguments.model or ", ".join(arguments.url))
+    content = reproduction.write(options.output, paper, of, results, options.quick)
+    _print(options, content, [f"{each.part.title}: {each.in_words}" for each in results], "index.html")
+    return int(bool(failed or any(each.report["refused"] for each in results)))
 
 
 def _perplexity(arguments: argparse.Namespace) -> None:

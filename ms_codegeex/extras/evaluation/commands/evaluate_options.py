@@ -122,6 +122,22 @@ class InfillingOptions:
 
 
 @dataclass(frozen=True)
+class ReproductionOptions:
+    """Which paper. The model and how programs are judged are options of the other tasks."""
+
+    paper: Literal["codegeex", "codegen", "codegeex2"] = option("the paper", None, REQUIRED, positional=True)
+    output: Path = option(
+        "index.html, reproduction.json and a directory for each evaluation; run it again to continue", "DIR", REQUIRED
+    )
+    data: Path | None = option(
+        "directory with the files of its benchmarks (default: where other packages have put them)", "DIR"
+    )
+    quick: bool = option("2 samples of the first 8 problems of each language: does everything work?", default=False)
+    only: tuple[str, ...] = option("these evaluations of the paper (docs/evaluation.md)", "PART", ())
+    json: bool = option("print reproduction.json on standard output", default=False)
+
+
+@dataclass(frozen=True)
 class ComparisonOptions:
     """What is compared, and shown."""
 

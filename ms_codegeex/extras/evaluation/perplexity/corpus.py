@@ -19,6 +19,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.progress import Progress
 from ms_codegeex.base.records import archive_kind
 from ms_codegeex.data.datasets.batches import KIND, is_dataset, read_info
 from ms_codegeex.data.datasets.packing import open_mask
@@ -32,7 +33,6 @@ from ms_codegeex.extras.corpus.tally import Tally, read_documents
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.extras.evaluation.perplexity.scoring import Score, Scorer, windowed
-from ms_codegeex.extras.evaluation.progress import progress_of
 from ms_codegeex.extras.evaluation.reports import page
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def measure(
     stride = max(1, window // 2) if stride is None else stride
     total, size, documents, whole, tally = Score(0.0, 0), 0, 0, True, Tally()
     answers, eos = False, model.tokenizer.eos_id
-    with progress_of(None, "read", unit="tokens", shown=progress) as bar:
+    with Progress(None, "read", unit="tokens", shown=progress) as bar:
         for ids, counted in _scored(model, paths, tally):
             if max_tokens is not None and total.tokens >= max_tokens:
                 whole = False

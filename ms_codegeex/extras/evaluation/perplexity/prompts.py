@@ -21,10 +21,10 @@ import numpy as np
 from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.progress import Progress
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.extras.evaluation.perplexity.scoring import Score, Scorer, windowed
-from ms_codegeex.extras.evaluation.progress import progress_of
 from ms_codegeex.extras.evaluation.rows import sample_from
 from ms_codegeex.extras.evaluation.sandbox import Verdict
 from ms_codegeex.extras.evaluation.task import Judgement, Sample, Task
@@ -68,7 +68,7 @@ def prompt_perplexities(
     problems = {problem.id: problem for problem in task.problems}
     known: dict[tuple[Segment, ...], Score] = {}
     scores, every = dict[str, Score](), list(samples)
-    with progress_of(len(every), "prompts", shown=progress) as bar:
+    with Progress(len(every), "prompts", shown=progress) as bar:
         for sample in every:
             segments = tuple(segments_of(problems[sample.task_id], sample))
             if segments not in known:

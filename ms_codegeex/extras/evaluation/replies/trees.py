@@ -33,6 +33,7 @@ TESTING = re.compile(
 )  # libraries whose imports go unless the function needs them
 METHOD = re.compile(r"[^({=;]*?\b(\w+)::~?\w+\s*\(")  # C++'s outside of its class
 USED = re.compile(r"([^{},]*)\{([^{}]*)\}")
+CODE = re.compile(r"[{}#]|\w\(|<%")  # in what no sentence is
 BRACKETS = re.compile(r"<[<=\-/]|->|=>|[][(){}<>]")
 
 
@@ -387,15 +388,23 @@ def _parts(codes: Sequence[str], request: CodeRequest, fixed: bool, reader: Tree
     named = next((each for each in reversed(prompt) if each.names), None)
     name = request.entry_point or ([*sorted(named.names), *named.members][-1] if named else "")
     outlines = [_readable(code, reader, name) for code in codes]
+    theirs = next((each for each in prompt if each.defines(name)), None)
+    given = [each for each in prompt if each.role != "error" and not each.defines(name)]
+    given = [each for each in given if not each.names or each.names != opened]
+    for code, items in zip(reversed(codes), reversed(outlines), strict=True):
+        if text := _unread(code, reader, name):
+            entry, defined = Item("definition", frozenset((name,)), text, reader.parsed(code)), {*WORD.findall(text)}
+            rest = [] if fixed else [each for each in given if not each.names & defined]
+            imports = tuple(each for each in rest if each.role == "import")
+            return ReplyProgram(name, imports, (*(each for each in rest if each not in imports), entry), entry, theirs)
+        if any(each.defines(name) for each in items):
+            break
     whole = [items for items in outlines if any(each.defines(name) for each in items)]
     if not name or not whole:
         return None
     sound = [items for items in whole if not any(each.node.has_error for each in items if each.defines(name))]
     chosen = (sound or whole)[-1]
     entry = max((each for each in reversed(chosen) if each.defines(name)), key=lambda each: name in each.names)
-    theirs = next((each for each in prompt if each.defines(name)), None)
-    given = [each for each in prompt if each.role != "error" and not each.defines(name)]
-    given = [each for each in given if not each.names or each.names != opened]
     known = {word for each in given if each.role == "definition" for word in each.names} if fixed else set()
     defined = {word for each in chosen for word in each.names}
     others = [each for items in outlines if items is not chosen for each in items if each.role not in ("error", "kept")]
@@ -416,10 +425,33 @@ def _parts(codes: Sequence[str], request: CodeRequest, fixed: bool, reader: Tree
     return _adapted(ReplyProgram(name, tuple(imports.values()), rest, entry, theirs), reader)
 
 
+def _unread(code: str, reader: TreeReader, name: str) -> str:
+    """A text that defines the entry point without its main function, if the grammar fails on code in it: a compiler may
+    read it. Empty if the grammar reads all of it, or fails on sentences, or if its items could not stay as they are."""
+    grammar, nodes = reader.grammar, reader.parsed(code).children
+    head = rf"^[ \t]*(?!return\b|else\b)[\w:<>,&*\[\] \t]*[ \t&*]{re.escape(name)}\s*\([^;{{}}]*\)[^;{{}}]*(?:\{{|<%)"
+    if grammar.members or grammar.by_name or grammar.scripts or not re.search(head, code, re.MULTILINE):
+        return ""
+    functions = (
+        each for each in _walked(reader.parsed(code)) if re.search(r"function_(?:definition|item)$", each.type)
+    )
+    main = sorted((each for each in functions if "main" in names(each)), key=lambda each: each.start_byte)
+    failed = [text_of(each) for each in nodes if each.has_error and each not in main]
+    lines = [line for text in failed for line in text.splitlines() if not re.match(r"\s*(?://|\*|/\*)", line)]
+    if any(map(_is_prose, lines)) or not any(CODE.search(text) for text in failed):
+        return ""
+    source = code.encode("utf-8", "replace")
+    for each in reversed(main):
+        source = source[: each.start_byte] + source[each.end_byte :]
+    return source.decode("utf-8", "replace").strip("\n")
+
+
 def leaves_open(code: str, language: str) -> bool:
-    """Whether a text ends in a function or class; False if it is too long to be read."""
+    """Whether a text ends in a function or class; False if it is too long to be read. A brace at the start of the last
+    line closes it, although the preprocessor may open others twice."""
     with suppress(UnreadCode):
-        return TreeReader(language).closed(code) != code
+        reader = TreeReader(language)
+        return reader.closed(code) != code and not (reader.grammar.closing == "}" and code.rstrip().endswith("\n}"))
     return False
 
 

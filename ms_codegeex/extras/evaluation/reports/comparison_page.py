@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from ms_codegeex.base.errors import escaped
@@ -97,18 +96,11 @@ def _steps(run: str, points: Sequence[Mapping[str, Any]]) -> Html:
     """A run's evaluated checkpoints, by step."""
     rows = [[point["step"], point["name"], percent(point)] for point in points]
     shown = table(("step", "", "pass rate"), rows)
-    return joined(element("h3", element("code", run)), shown, steps_figure(points))
-
-
-def steps_figure(
-    points: Sequence[Mapping[str, Any]], losses: Mapping[str, Sequence[tuple[int, float]]] = MappingProxyType({})
-) -> Html:
-    """The pass rate of a run's checkpoints, each with `step` and `value`, and `losses`, in nats per token by step."""
     rates = [(point["step"], point["value"]) for point in points]
-    heights = 0.0, max((rate for _, rate in rates), default=0.0) or 0.01
-    how = {"shown": lambda rate: f"{100 * rate:.1f} %", "beside": ("nats per token", losses)}
-    series = {"pass rate": rates} if rates else {}
-    return charts(lines("by step", series, "step", "pass rate", heights=heights, **how))
+    heights = 0.0, max(rate for _, rate in rates) or 0.01
+    how = {"heights": heights, "shown": lambda rate: f"{100 * rate:.1f} %"}
+    figure = charts(lines("by step", {"pass rate": rates}, "step", "pass rate", **how))
+    return joined(element("h3", element("code", run)), shown, figure)
 
 
 def _against(comparison: Mapping[str, Any]) -> Html:

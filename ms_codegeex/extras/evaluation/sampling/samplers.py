@@ -145,11 +145,20 @@ class ServerSampler:
         ours = {name: value for name, value in unusual(recipe).items() if name not in OPENAIS}
         self.fields = {**ours, **(fields or {})}
         remedy = "addresses mostly end in /v1, or give --url-model"
-        choice = partial(server_answers.chosen_model, self.client, self.url, None, "--url-model", remedy)
-        self.model = model or self._asked(choice)["id"]
+        self.model = model or self._asked(lambda: self._choice(remedy))["id"]
         self.identity: dict[str, Any] = {"url": self.url, "model": self.model}
         self.identity |= {"fields": self.fields} if self.fields else {}
         self.identity |= {"chat": template} if template is not None else {}
+
+    def _choice(self, remedy: str) -> Mapping[str, Any]:
+        """The entry of the server's model. A server that is not there is not asked again, for which one would wait."""
+        import openai
+
+        choice = partial(server_answers.chosen_model, url=self.url, name=None, flag="--url-model", remedy=remedy)
+        try:
+            return choice(self.client.with_options(max_retries=0))
+        except openai.APIStatusError:  # it may be loading
+            return choice(self.client)
 
     def _asked(self, request: Callable[[], T]) -> T:
         """The answer to a request. What the user can fix is a `UserError`; anything else is a `FailedServer`,

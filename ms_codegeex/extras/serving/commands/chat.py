@@ -35,17 +35,15 @@ OPTIONS = (
 
 def run(arguments: argparse.Namespace) -> None:
     """Talk until /quit or the end of the input."""
-    from ms_codegeex.extras.serving.terminal.chat import Chat, line_history
-    from ms_codegeex.extras.serving.terminal.printing import console_here
+    from ms_codegeex.extras.serving.terminal.chat import Chat, edit_lines
 
     if sys.stdin is None:
         raise UserError("there is no standard input to read entries from; open it, or use `ms-codegeex complete`")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # otherwise one bad byte takes all lines of its block with it
-    settings, console = text_options.settings(arguments), console_here()
-    chat = Chat(open_model(arguments), settings, console, arguments.language or "")
-    if not sys.stdin.isatty():
+    chat = Chat(open_model(arguments), text_options.settings(arguments), arguments.language)
+    if sys.stdin.isatty():
+        edit_lines(keep=not arguments.no_history)
+        chat.run()
+    else:
         chat.run(lambda _: input())
-        return
-    with line_history(not arguments.no_history) as gap:
-        chat.run(notice=gap)

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError, located
-from ms_codegeex.data.conversations import ChatFormat
+from ms_codegeex.data.conversations import STATE_CHAT, ChatFormat
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import ApiError
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt, suffix_ids
 from ms_codegeex.extras.serving.logprobs import Report, SentTokens, chat_log_probabilities, joined
-from ms_codegeex.extras.serving.model import STATE_CHAT, ServedModel
+from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.responding import (
     AnswerPlan,
     Responder,

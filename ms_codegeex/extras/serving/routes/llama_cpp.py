@@ -1,11 +1,11 @@
-"""The routes of llama.cpp's server: `POST /infill`, as llama.vscode and llama.vim send it, `POST /completion` and
-`/apply-template`, `GET /props` and `/slots`."""
+"""The routes of llama.cpp's server that editors use: `POST /infill`, as llama.vscode and llama.vim send it,
+`POST /apply-template`, `GET /props` and `/slots`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import AliasChoices, BaseModel, Field
@@ -14,7 +14,7 @@ from starlette.responses import Response
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import joined_files
-from ms_codegeex.extras.serving.answering import Filters, IndentStop, Piece, TextFilter, TimeLimit
+from ms_codegeex.extras.serving.answering import IndentStop, Piece, TextFilter, TimeLimit
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import unavailable
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt
@@ -30,10 +30,9 @@ from ms_codegeex.extras.serving.responding import (
     respond,
     sampling_settings,
 )
-from ms_codegeex.extras.serving.routes.completions import MAX_PROMPTS, chat_prompt
+from ms_codegeex.extras.serving.routes.completions import chat_prompt
 from ms_codegeex.extras.serving.schemas import (
     MAX_MESSAGES,
-    MAX_PROMPT_IDS,
     Biases,
     Body,
     ChatMessage,
@@ -47,19 +46,31 @@ from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 ANY_SEED = 2**32 - 1  # -1 in llama.cpp's type
 LLAMA_CPP = {"repetition_penalty": "repeat_penalty"}  # our name: llama.cpp's
 MAX_INFILL_TOKENS, MAX_FILES = 128, 1024
-SHORTEN = "shorten the prompt"
 
 
-class NativeFields(SamplingFields):
-    """Fields of all its generating routes."""
+class ExtraFile(Body):
+    """Another file that may help."""
+
+    foreign = "extra_file"
+    text: str
+    filename: str | None = None
+
+
+class InfillRequest(SamplingFields):
+    """`POST /infill`"""
 
     foreign = "llama_cpp"
+    input_prefix: str | None = None
+    input_suffix: str | None = None
+    input_extra: Listed[ExtraFile] | None = Field(None, max_length=MAX_FILES)
+    prompt: str | None = Field(None, description="the text between the prefix and the gap: the current line")
+    temperature: float | None = Field(None, description="default 0: always the likeliest token")
     model: str | None = Field(None, description="the name of an adapter or of the model")
     n_predict: int | None = Field(
         None,
         ge=-1,
         validation_alias=AliasChoices("n_predict", "max_tokens", "max_completion_tokens"),
-        description="0: only read the prompt; -1: as many as fit (default -1, 128 for /infill)",
+        description="0: only read the prompt; -1: as many as fit (default 128)",
     )
     n_indent: int | None = Field(None, ge=0, description="end before a line with less white space in front")
     n_cmpl: int | None = Field(
@@ -117,11 +128,9 @@ class NativeAnswer(BaseModel):
     infill: str | None = None
 
 
-def sampling(
-    body: NativeFields, model: ServedModel, max_tokens: int, temperature: float | None, stop: Sequence[str] = ()
-) -> SamplingSettings:
-    """Sampling settings from llama.cpp's fields. `temperature`: if the request gives none."""
-    given = {"temperature": temperature if body.temperature is None else max(body.temperature, 0.0)}
+def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Sequence[str]) -> SamplingSettings:
+    """Sampling settings from llama.cpp's fields."""
+    given: dict[str, float | None] = {"temperature": max(body.temperature or 0.0, 0.0)}
     if body.seed is not None and (body.seed < 0 or body.seed == ANY_SEED):
         given["seed"] = None
     try:
@@ -142,7 +151,7 @@ def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
-def ends(body: NativeFields) -> list[TextFilter]:
+def ends(body: InfillRequest) -> list[TextFilter]:
     """What ends an answer besides stop texts."""
     filters: list[TextFilter] = []
     if body.t_max_predict_ms is not None and body.t_max_predict_ms > 0:
@@ -152,7 +161,7 @@ def ends(body: NativeFields) -> list[TextFilter]:
     return filters
 
 
-def served_model(body: NativeFields, backend: Backend) -> ServedModel:
+def served_model(body: InfillRequest, backend: Backend) -> ServedModel:
     """The model of a request. Like llama.cpp's server, one with a single model takes any name."""
     return chosen_model(backend, body.model if len(backend.models) > 1 else None)
 
@@ -162,7 +171,7 @@ class NativeResponder(Responder):
 
     def __init__(
         self,
-        body: NativeFields,
+        body: InfillRequest,
         plan: AnswerPlan,
         backend: Backend,
         *,
@@ -234,24 +243,6 @@ class NativeResponder(Responder):
         return Timings(**timings)
 
 
-class ExtraFile(Body):
-    """Another file that may help."""
-
-    foreign = "extra_file"
-    text: str
-    filename: str | None = None
-
-
-class InfillRequest(NativeFields):
-    """`POST /infill`"""
-
-    input_prefix: str | None = None
-    input_suffix: str | None = None
-    input_extra: Listed[ExtraFile] | None = Field(None, max_length=MAX_FILES)
-    prompt: str | None = Field(None, description="the text between the prefix and the gap: the current line")
-    temperature: float | None = Field(None, description="default 0: always the likeliest token")
-
-
 def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
     """Check a request. `UserError` and `ApiError` name the field."""
     model = served_model(body, backend)
@@ -265,7 +256,7 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
     plan = AnswerPlan(
         model,
         [ids],
-        sampling(body, model, maximum, 0.0, end),
+        sampling(body, model, maximum, end),
         body.n_cmpl or 1,
         through=lambda: infill_filter(model, suffix, *ends(body)),
         prompt_only=wanted == 0,
@@ -274,75 +265,12 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
     return NativeResponder(body, plan, backend, truncated=truncated, infill=model.infill)
 
 
-class PromptObject(Body):
-    """A prompt as an object, which llama.cpp's server has for images."""
-
-    foreign = "prompt_object"
-    prompt_string: str
-
-
-Mixed = Annotated[Listed[int | str], Field(max_length=MAX_PROMPT_IDS)]
-Parts = Annotated[Listed[int | str | Mixed | PromptObject], Field(max_length=MAX_PROMPT_IDS)]
-
-
-class NativeCompletionRequest(NativeFields):
-    """`POST /completion`"""
-
-    prompt: str | PromptObject | Parts = Field(
-        description="a text, ids, ids and texts mixed, or a list of several prompts"
-    )
-
-
 class TemplateRequest(Body):
     """`POST /apply-template`"""
 
     foreign = "chat"
     model: str | None = None
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
-
-
-def prompt_parts(body: NativeCompletionRequest) -> list[Sequence[Any]]:
-    """Each prompt as a list of ids and texts."""
-    given = body.prompt
-    if isinstance(given, (str, PromptObject)):
-        return [[given]]
-    if not given or any(isinstance(part, int) for part in given):
-        if not all(isinstance(part, (int, str)) for part in given):
-            raise UserError("prompt: an id next to a whole prompt; put the ids of each prompt in a list")
-        return [given]
-    if len(given) > MAX_PROMPTS:
-        raise UserError(f"prompt: {len(given)} prompts; give 1 to {MAX_PROMPTS}")
-    return [part if isinstance(part, list) else [part] for part in given]
-
-
-def prompt_ids(parts: Sequence[int | str | PromptObject], model: ServedModel) -> list[int]:
-    """Ids of a prompt. The ids that begin every prompt are put in front of a text only."""
-    ids: list[int] = []
-    for part in parts:
-        if isinstance(part, int):
-            ids.append(part)
-            continue
-        text = part.prompt_string if isinstance(part, PromptObject) else part
-        if text or not ids:
-            ids += model.encode(text, remedy=SHORTEN)[len(model.tokenizer.prefix) if ids else 0 :]
-    return model.checked(ids, remedy=SHORTEN)
-
-
-def completion_responder(body: NativeCompletionRequest, backend: Backend) -> NativeResponder:
-    """Check a request. `UserError` and `ApiError` name the field."""
-    model = served_model(body, backend)
-    prompts = [prompt_ids(each, model) for each in prompt_parts(body)]
-    room, wanted = model.context - min(map(len, prompts)), -1 if body.n_predict is None else body.n_predict
-    plan = AnswerPlan(
-        model,
-        prompts,
-        sampling(body, model, room if wanted < 0 else min(max(wanted, 1), room), None),
-        body.n_cmpl or 1,
-        through=lambda: Filters(*ends(body)),
-        prompt_only=wanted == 0,
-        indent=body.n_indent or 0,
-    )
-    return NativeResponder(body, plan, backend)
 
 
 def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[str, Any]:
@@ -357,19 +285,13 @@ def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    infills, answers = answering_routes(backend, tags=["infill"]), answering_routes(backend, tags=["llama.cpp"])
+    infills = answering_routes(backend, tags=["infill"])
     routes, every = APIRouter(tags=["llama.cpp"]), APIRouter()
 
     @infills.post("/infill", response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:
         """The text between a prefix and a suffix; a list if several were requested."""
         responder = await prepared(request, lambda: infill_responder(body, backend))
-        return await respond(responder, Sampling(stream=body.stream), request)
-
-    @answers.post("/completion", response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
-    async def completion(body: NativeCompletionRequest, request: Request) -> Response:
-        """Continue a prompt; a list of answers if there are several."""
-        responder = await prepared(request, lambda: completion_responder(body, backend))
         return await respond(responder, Sampling(stream=body.stream), request)
 
     @routes.post("/apply-template")
@@ -390,11 +312,12 @@ def router(backend: Backend) -> APIRouter:
         """Properties of the server, as clients of llama.cpp expect them."""
         model = backend.model
         usual = {LLAMA_CPP.get(each.name, each.name): each.option.in_requests for each in request_fields()}
+        usual |= {"temperature": 0.0, "n_predict": MAX_INFILL_TOKENS, "seed": -1}
         return {
             "default_generation_settings": {
                 "n_ctx": model.context,
                 "speculative": backend.settings.speculate is not None,
-                "params": {**usual, "n_predict": -1, "seed": -1, "stop": [], "stream": False},
+                "params": {**usual, "stop": [], "stream": False},
             },
             "total_slots": backend.slots,
             "model_alias": model.name,
@@ -407,6 +330,6 @@ def router(backend: Backend) -> APIRouter:
             "infill": model.infill,
         }
 
-    for one in (infills, answers, routes):
+    for one in (infills, routes):
         every.include_router(one)
     return every

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import OptionGroup, given, option
-from ms_codegeex.extras.serving.terminal.asking import Model
+from ms_codegeex.base.options import OptionGroup, given, option, refuse
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.text_options import read_key
 from ms_codegeex.kernels.levels import cpu_level
 
-TERMINAL = ("threads", "exact", "cpu_level")  # how a model in this process runs
+if TYPE_CHECKING:
+    from ms_codegeex.extras.serving.terminal.local import TerminalModel
+    from ms_codegeex.extras.serving.terminal.server import RemoteModel
+
+    Model = RemoteModel | TerminalModel
+
+LOCAL = ("threads", "exact", "cpu_level")  # how a model in this process runs
 
 
 @dataclass(frozen=True)
@@ -26,24 +31,19 @@ class ModelOptions:
     name: str | None = option("the server's model, or an adapter (default: the model)", "NAME")
 
 
-MODEL = (ModelOptions, OptionGroup(EngineOptions, TERMINAL, title="with --model"))
+MODEL = (ModelOptions, OptionGroup(EngineOptions, LOCAL, title="with --model"))
 
 
 def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
     """The requested model; `slots` answers are computed at once in this process."""
     options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
     if options.model is None:
-        if engine != EngineOptions():
-            given_one = next(each for each in TERMINAL if getattr(engine, each) != getattr(EngineOptions(), each))
-            raise UserError(
-                f"--{given_one.replace('_', '-')}: is for a model in this process; give --model DIR, or leave it out"
-            )
+        refuse(arguments, EngineOptions, "is for a model in this process (--model DIR)", LOCAL)
         from ms_codegeex.extras.serving.terminal.server import RemoteModel
 
         return RemoteModel(options.url, read_key(options.api_key_file), options.name)
-    if options.api_key_file or options.name:
-        flag = "--api-key-file" if options.api_key_file else "--name"
-        raise UserError(f"{flag}: is for a server; leave it out with --model")
+    refuse(arguments, ModelOptions, "is for a server, not for --model", ("api_key_file", "name"))
     from ms_codegeex.extras.serving.terminal.local import TerminalModel
 
-    return TerminalModel(options.model, slots, engine.threads, cpu_level(engine.cpu_level), engine.exact)
+    level = cpu_level(engine.cpu_level)
+    return TerminalModel(options.model, slots, threads=engine.threads, cpu_level=level, exact=engine.exact)

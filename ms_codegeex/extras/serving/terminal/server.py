@@ -1,16 +1,17 @@
-"""Answers from a server with OpenAI's API. The assistant tasks and some fields are extensions of `serve`."""
+"""Answers from a server with OpenAI's API. Some fields are extensions of `serve`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.extras.serving.terminal.asking import TOO_LONG, AnswerPart, CodeTask, Prompt
 from ms_codegeex.generation import server_answers
 from ms_codegeex.generation.sampling import SamplingSettings, unusual
+from ms_codegeex.generation.server_answers import AnswerPart
+from ms_codegeex.generation.text_options import TOO_LONG
 
 if TYPE_CHECKING:
     import openai
@@ -33,28 +34,20 @@ class RemoteModel:
             found = server_answers.chosen_model(self._client, self.url, name, "--name", remedy)
         self.name, self.chat = found["id"], bool(found.get("chat"))
 
-    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[AnswerPart]:
-        """Continue a text."""
-        body = {"prompt": prompt.text, "suffix": prompt.suffix, "stop_at": "block" if prompt.block else None}
-        extra = {"language": prompt.language or None, "truncate_prompt": prompt.cut or None}
-        return self._stream("completions", body | extra, settings)
+    def complete(self, settings: SamplingSettings, request: Mapping[str, Any]) -> Iterator[AnswerPart]:
+        """Continue the `prompt` of a request. Fields that are None are left out."""
+        return self._stream("completions", request, settings)
 
-    def perform(self, task: CodeTask, settings: SamplingSettings) -> Iterator[AnswerPart]:
-        """Answer an assistant task."""
-        languages = {"language": task.language}
-        if task.name == "translate":
-            languages = {"source_language": task.language, "target_language": task.target}
-        return self._stream(f"code/{task.name}", {"code": task.code, **languages}, settings)
-
-    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[AnswerPart]:
+    def converse(self, settings: SamplingSettings, messages: Sequence[tuple[str, str]]) -> Iterator[AnswerPart]:
         """Answer the last of (role, content) messages."""
         body = {"messages": [{"role": role, "content": content} for role, content in messages]}
         return self._stream("chat/completions", body, settings)
 
-    def _stream(self, path: str, body: dict[str, Any], settings: SamplingSettings) -> Iterator[AnswerPart]:
-        sent = {"model": self.name, "stream": True, **_fields(settings), **body}
+    def _stream(self, path: str, body: Mapping[str, Any], settings: SamplingSettings) -> Iterator[AnswerPart]:
+        sent = {"max_tokens": settings.max_new_tokens, "seed": settings.seed, **unusual(settings), **body}
+        sent |= {"n": settings.n if settings.n > 1 else None, "stop": [*settings.stop] or None}
         with self._errors():
-            yield from server_answers.answer(self._client, path, sent)
+            yield from server_answers.answer(self._client, path, {"model": self.name, "stream": True, **sent})
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -76,13 +69,6 @@ class RemoteModel:
             raise RunFailure(f"{self.url}: the answer broke off ({server_answers.reason(error)})") from None
         except server_answers.BrokenAnswer as error:
             raise RunFailure(f"{self.url} {error}") from None
-
-
-def _fields(settings: SamplingSettings) -> dict[str, Any]:
-    """The fields that differ from the defaults of OpenAI's API. Other servers refuse fields that they do not know."""
-    limits = {"max_tokens": settings.max_new_tokens, "seed": settings.seed}
-    several = {"n": settings.n if settings.n > 1 else None, "stop": [*settings.stop] or None}
-    return {**limits, **unusual(settings), **several}
 
 
 def _reason(error: openai.APIStatusError) -> str:

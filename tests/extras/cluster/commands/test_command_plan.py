@@ -187,8 +187,8 @@ def test_what_search_prints_gives_the_plan_on_the_same_command_line(tmp_path, wo
     if path is None:  # the number of devices is that of the axes
         path = tmp_path / "bare.yaml"
         path.write_text(yaml.safe_dump(BARE))
-    config, given = planned(path, words, "--search")
-    found = search(config, given=given)
+    config, aside = planned(path, words, "--search")
+    found = search(config, aside=aside)
     assert len(found.ranked) > 10
     for plan, row in list(zip(found.ranked, search_to_dict(found)["ranked"], strict=False))[::6]:
         again, _ = planned(path, [*words, *row["overrides"].split()])
@@ -199,13 +199,40 @@ def test_what_search_prints_gives_the_plan_on_the_same_command_line(tmp_path, wo
 
 def planned(path, words, *more):
     arguments = given(Arguments, cli.parse(["plan", "--config", str(path), *words, *more]))
-    return config_to_plan(path, _overrides(arguments), arguments.devices if arguments.search else None)
+    return config_to_plan(path, _overrides(arguments), arguments.search)
 
 
-@pytest.mark.slow
-def test_search_needs_no_mesh_that_suits_the_devices():
-    result = command_here("plan", "--config", PAPER, "--devices", "96", "--search")
-    assert result.returncode == 0 and "plans tried" in result.stdout and "on 96 x ascend910" in result.stdout
+def test_a_search_starts_from_a_file_that_it_wrote_on_any_number_of_devices(tmp_path):
+    """A server is lost: 24 devices instead of 32."""
+    mine, smaller = tmp_path / "mine.yaml", tmp_path / "smaller.yaml"
+    words = ("training.global_batch=192", "parallel.hardware=ascend910", "model.num_layers=15")
+    first = command_here("plan", "--config", BASE, "--devices", "32", "--search", "--write", mine, *words)
+    assert first.returncode == 0, first.stderr
+    rows = [line for line in first.stdout.partition("\n\n")[0].splitlines() if "%" in line]
+    plans = [row.split(None, 1)[1].rsplit(None, 4)[0] for row in rows]
+    assert len(set(plans)) == len(plans) == 12 and max(map(len, rows)) <= 100
+    assert "\nthe first one, whose costs are below: parallel.tensor=" in first.stdout
+    values = yaml.safe_load(mine.read_text())
+    values["training"]["recompute_blocks"] = [1, 0, 0, 0]  # as of a pipeline
+    values["parallel"].update(pipeline=4, tensor=2, data=4, optimizer_shard=4)
+    values["training"]["recompute"] = "full"
+    mine.write_text(yaml.safe_dump(values))
+    refused = command_here("plan", "--config", mine, "--devices", "24")
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("; or add --search, which chooses the mesh for 24 devices\n")
+    found = command_here("plan", "--config", mine, "--devices", "24", "--search", "--write", smaller)
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.startswith("ms-codegeex plan: set aside, because the search chooses them: parallel.tensor=2 ")
+    assert "training.recompute_blocks=[1,0,0,0]" in found.stderr and "on 24 x ascend910" in found.stdout
+    assert load_config(smaller).devices == 24 and command_here("plan", "--config", smaller).returncode == 0
+    again = command_here("plan", "--config", smaller, "devices=32", "parallel.data=null", "--search")  # in another way
+    assert again.returncode == 0 and "on 32 x ascend910" in again.stdout
+
+
+def test_a_mistake_that_no_mesh_solves_does_not_lead_to_a_search():
+    for words in (("--devices", "24", "training.stepz=3"), ("--devices", "24", "model.num_heads=41", "--search")):
+        result = command_here("plan", "--config", PAPER, *words)
+        assert result.returncode == 2 and "--search" not in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_search_without_any_plan_fails(tmp_path):
@@ -214,7 +241,7 @@ def test_search_without_any_plan_fails(tmp_path):
     result, plan = as_json("--config", path, "--devices", "8", "--search", "--write", tmp_path / "best.yaml")
     assert result.returncode == 1 and not (tmp_path / "best.yaml").exists()
     assert plan["search"]["ranked"] == [] and plan["fits"] is False
-    problem, nothing, *_ = result.stderr.splitlines()
+    _, problem, nothing, *_ = result.stderr.splitlines()
     assert problem == f"ms-codegeex plan: {plan['problems'][0]}"
     assert problem.endswith("; no single change fits; try more devices")
     assert nothing == "ms-codegeex plan: --write: nothing was written, since no plan fits"

@@ -11,7 +11,7 @@ from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.extras.cluster.rehearsal import emulation, execute, first_contact
+from ms_codegeex.extras.cluster.rehearsal import execute, first_contact
 from ms_codegeex.extras.cluster.rehearsal.compare import Comparison, ParameterError
 from ms_codegeex.extras.cluster.rehearsal.coverage import not_executed
 from ms_codegeex.extras.cluster.rehearsal.shrink import on_devices
@@ -89,7 +89,6 @@ def test_mistakes_end_with_one_line_and_2(small, capsys, words, message):
         (["--execute", "--ranks", "0"], "--ranks: is for --compile, but only --execute was requested"),
         (["--execute", "--ranks", "distinct"], "--ranks: is for --compile"),
         (["--execute", "--target", "ascend"], "--target: is for --compile"),
-        (["--execute", "--timeline"], "--timeline: is for --compile"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -102,15 +101,8 @@ def test_flags_of_the_phase_not_asked_for_are_refused(small, capsys, words, mess
 @pytest.mark.parametrize(
     "words,message",
     [
-        (["--plot", "step.png"], "--plot: writes the timeline, which was not requested; give --timeline"),
-        (["--timeline", "--trace", "/no/such/folder/step.json"], "--trace: /no/such/folder is not a folder"),
         (["--streams"], "--streams: the streams of Ascend's back end need a compilation with --target ascend"),
         (["--streams", "--target", "gpu", "--compile"], "--streams: the streams of Ascend's back end need"),
-        (["--saturating"], "--saturating: needs --first-contact; give both"),
-        (
-            ["--first-contact", "--saturating", "training.precision=bf16"],
-            "--saturating: training.precision is bf16, which the Ascend 910 does not have; set it to fp16",
-        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -276,37 +268,19 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
     assert small.model.sizes.parameter_count() < 200_000
 
 
-def met(config, ranks, progress):
+def meets(config, ranks, progress):
     """A rank that would train; `tests/extras/cluster/rehearsal/test_first_contact.py` meets the plugin."""
     figures = {"groups": 1, "planned_groups": 1, "memory_bytes": 2**30, "planned_bytes": 2**30}
     figures |= {"saved_bytes": 5, "planned_saved_bytes": 5}
     return [first_contact.RankContact(rank=0, stage=0, driver="Ascend910A", seconds=9.0, problem=None, **figures)]
 
 
-@pytest.mark.parametrize("problems,status", [((), 0), (("loss scale of 3 steps",), 1)], ids=["equal", "different"])
-def test_a_saturating_chip_is_started_and_emulated(monkeypatch, capsys, problems, status):
-    asked = []
-
-    def emulated(config, progress):
-        """`tests/extras/cluster/rehearsal/test_saturation.py` trains on both chips."""
-        asked.append((config.parallel.hardware, config.training.precision))
-        return emulation.Emulation(20, 2.0**32, 14, problems) if config.training.precision == "fp16" else None
-
-    monkeypatch.setattr(first_contact, "first_contact", met)
-    monkeypatch.setattr(emulation, "emulate", emulated)
-    words = ["rehearse", "--config", "codegeex_base_8", "--first-contact", "--saturating"]
-    assert cli.main([*words, "training.precision=fp16"]) == status
-    printed = capsys.readouterr().out
-    assert "first contact with Ascend910A" in printed and "20 steps from scale 2^32: 14 skipped" in printed
-    assert asked == [("ascend910", "fp16")] and all(problem in printed for problem in problems)
-    assert cli.main([*words, "training.precision=fp16", "--json"]) == status
+@pytest.mark.parametrize("problem,status", [(None, 0), ("stages differ", 1)], ids=["met", "refused"])
+def test_the_verdict_of_a_first_contact(monkeypatch, capsys, problem, status):
+    monkeypatch.setattr(first_contact, "first_contact", lambda *words: [replace(meets(*words)[0], problem=problem)])
+    words = ["rehearse", "--config", "codegeex_base_8", "--first-contact", "parallel.hardware=ascend910"]
+    assert cli.main(words) == status
+    assert "first contact with Ascend910A" in capsys.readouterr().out
+    assert cli.main([*words, "--json"]) == status
     answer = json.loads(capsys.readouterr().out)
-    assert answer["verdict"] == ("fail" if problems else "pass") and len(answer["first_contact"]) == 1
-    assert answer["saturating"] == {
-        "steps": 20,
-        "initial_scale": 2.0**32,
-        "skipped_steps": 14,
-        "problems": list(problems),
-    }
-    assert cli.main([*words, "training.precision=fp32"]) == 0
-    assert "fp32 has no loss scale: nothing to emulate" in capsys.readouterr().out
+    assert answer["verdict"] == ("fail" if problem else "pass") and len(answer["first_contact"]) == 1

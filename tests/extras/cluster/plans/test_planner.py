@@ -284,10 +284,8 @@ def test_the_estimate_is_the_roofline_times_the_factor_and_its_limits(paper):
     assert found.seconds == pytest.approx(paper.step_seconds)
     limits = (found.low, paper.mfu_of(found.low), found.high, paper.mfu_of(found.high))
     assert limits == (found.low, found.mfu_high, found.high, found.mfu_low)
-    simulated = paper.estimate_between(4.39, paper.time.total)
-    assert simulated.seconds == pytest.approx((4.39 + paper.time.total) / 2 * factor.value)
-    assert simulated.text() == (
-        "a step takes 8.23 (6.21 to 11.34) s, MFU 13 % (9 to 17); range: one published run, spread as on other chips, "
+    assert found.text() == (
+        "a step takes 9.36 (8.19 to 11.34) s, MFU 11 % (9 to 13); range: one published run, spread as on other chips, "
         "on ascend910"
     )
 

@@ -65,7 +65,7 @@ def test_the_library_of_each_kernel_is_read_from_the_log():
     assert unchecked_operators(kernels) == ["Add"]
 
 
-def test_one_stream_for_each_group_is_what_the_timeline_has():
+def test_each_group_has_a_stream_of_its_own():
     checks = stream_checks(read_kernels(DUMP.splitlines()), LISTED)
     assert len(checks) == 4 and all(check.ok for check in checks)
 
@@ -118,7 +118,7 @@ def test_the_back_end_chooses_fused_kernels(family):
 
 
 @pytest.mark.slow  # three compilations of the engine, one of them with Ascend's back end: minutes
-def test_the_streams_of_the_back_end_are_those_of_the_timeline():
+def test_the_streams_of_the_back_end_are_as_expected():
     config = small("devices=4", "training.global_batch=8", "parallel.optimizer_shard=2")
     report = compile_ranks(config, [0], target="ascend", backend=True)
     assert report.ok, report.problems

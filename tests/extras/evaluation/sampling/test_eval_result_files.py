@@ -76,6 +76,14 @@ FILES = {
         [(0, PROGRAM, True), (0, "y", True), (1, "x", True)],
     ),
     "bigcode, named": ({"generations_humaneval.json": one([[PROGRAM]], indent=4)}, [(0, PROGRAM, True)]),
+    "bigcode, from the second problem on": (
+        {"g.json": one([["def f1(x): ...", "y"]])},
+        [(1, "def f1(x): ...", True), (1, "y", True)],
+    ),
+    "bigcode, in another order": (
+        {"g.json": one([["def f1(x): ..."], [PROGRAM]])},
+        [(1, "def f1(x): ...", True), (0, PROGRAM, True)],
+    ),
     "bigcode, a folder": (
         {"d/generations_humaneval.json": one([[], ["x"]]), "d/evaluation_results.json": b'{"humaneval": {}}'},
         [(1, "x", True)],
@@ -83,6 +91,10 @@ FILES = {
     "CodeGeeX": (
         {"s.jsonl": lines({"task_id": "HumanEval/0", "prompt": "p", "generation": f"{BODY}\ndef more", "finish": 2})},
         [(0, BODY, False)],
+    ),
+    "CodeGeeX's field with a whole program": (
+        {"s.jsonl": lines({"task_id": 0, "output": "Here", "generation": f"import re\n\n\n{PROGRAM}\nx = 1\n"})},
+        [(0, f"import re\n\n\n{PROGRAM}\nx = 1\n", True)],
     ),
     "MultiPL-E": ({f"d/{JS}.json.gz": gzip.compress(one(MULTIPL_E))}, [(0, BODY, False), (0, "x", False)], "multipl-e"),
     "MultiPL-E, a file": ({f"{JS}.json": one(MULTIPL_E, indent=2)}, [(0, BODY, False), (0, "x", False)], "multipl-e"),
@@ -107,6 +119,10 @@ FILES = {
             *({"doc_id": 1, "doc": {}, "resps": [["a"]], "filtered_resps": [name], "filter": name} for name in "xy"))},
         [(1, "x", True)],
     ),
+    "lm_eval, a number that counts from elsewhere": (
+        {"s.jsonl": lines({"doc_id": 0, "doc": {"prompt": "def f1(x):\n"}, "resps": [["a"]], "filtered_resps": ["x"]})},
+        [(1, "x", True)],
+    ),
     "lm_eval, not filtered": (
         {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [[REPLY]], "filtered_resps": [REPLY], "filter": "none"})},
         [(0, PROGRAM, True)],
@@ -127,6 +143,13 @@ FILES = {
     "OpenAI, chats": (
         {"b.jsonl": lines({"id": "batch_1", "custom_id": "HumanEval/0", "response": {"status_code": 200, "body": CHAT},
                            "error": None})},
+        [(0, PROGRAM, True)],
+    ),
+    "OpenAI, responses": (
+        {"b.jsonl": lines({"custom_id": "0", "response": {"status_code": 200, "body": {"output": [
+            {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]},
+            {"type": "message", "content": [{"type": "output_text", "text": text} for text in (REPLY[:9], REPLY[9:])]},
+        ]}}, "error": None})},
         [(0, PROGRAM, True)],
     ),
     "OpenAI, a refusal": ({"b.jsonl": lines(
@@ -212,9 +235,13 @@ REFUSED = {
     "no id": ({"task_id": None, "completion": "x"}, "task_id is None, expected the id of a problem"),
     "an unknown id": ({"task_id": "H/7", "completion": "x"}, "'H/7' is not a problem of .* such as HumanEval/0; check"),
     "an id of another benchmark": ({"task_id": "Mbpp/1", "completion": "x"}, "'Mbpp/1' is not a problem"),
-    "more lists than problems": ([[["a"]] * 3], "the list has more than the 2 problems"),
+    "more lists than problems": ([[["a"]] * 3], "3 lists of answers for 2 problems, and not all show"),
+    "fewer lists than problems": (
+        [[["a"]]],
+        "1 lists of answers for 2 problems, .*; give --limit 1 if they are of the f",
+    ),
+    "lists beyond the last problem": ([[["def f1(x): ..."], ["x"]]], "the list has more than the 2 problems; check"),
     "an archive": (b"PK", "inspect log convert FILE --to json --output-dir DIR"),
-    "an answer that failed": ({"custom_id": "0", "response": None, "error": {}}, "the keys custom_id, response, error"),
 }
 
 
@@ -241,6 +268,35 @@ def test_what_is_not_used_is_said(tmp_path, task_of):
     assert others.endswith("1 rows are about problems that are not evaluated")
     (tmp_path / "d" / "a.jsonl").write_bytes(lines({"task_id": 1, "completion": "x"}))
     assert "no samples of 1 of 2 problems: HumanEval/0" in read_samples(tmp_path / "d", task, task.problems).remarks[-1]
+
+
+REASON = "This model's maximum context length is 4096 tokens."
+FAILED = {
+    "status 400": {
+        "custom_id": "0",
+        "response": {"status_code": 400, "body": {"error": {"message": REASON}}},
+        "error": None,
+    },
+    "no response": {"custom_id": "0", "response": None, "error": {"message": REASON}},
+    "cut off": {"custom_id": "0", "response": {"body": {"output": [], "incomplete_details": {"reason": REASON}}}},
+    "no choices": {"custom_id": "0", "response": {"body": {"choices": []}}},
+    "Inspect": {"eval": {}, "samples": [{"id": 0, "error": {"message": REASON}, "output": {"completion": ""}}]},
+}
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_a_failed_request_is_no_answer(name, tmp_path, task_of):
+    made(tmp_path, {"s.jsonl": lines(FAILED[name])})
+    taken, task = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems), task_of()
+    said = "no answer" if name == "no choices" else REASON
+    assert not taken.samples and f"1 failed requests are left out, not judged: HumanEval/0 ({said})" in taken.remarks[0]
+    assert "no samples of 2 of 2 problems" in taken.remarks[1] and len(task.problems) == 2
+
+
+def test_a_folder_of_archives_is_refused_as_one(tmp_path, task_of):
+    made(tmp_path, {"logs/a.eval": b"PK"})
+    with pytest.raises(UserError, match="inspect log convert FILE --to json"):
+        read_samples(tmp_path / "logs", task_of(), task_of().problems)
 
 
 @pytest.mark.parametrize("kind", ["evalplus", "bigcode"])

@@ -7,13 +7,13 @@ from conftest import command_here
 from recited_model import POSITIONS, save_recited
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.extras.serving.terminal.asking import CodeTask, Prompt
 from ms_codegeex.extras.serving.terminal.local import TerminalModel
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 
 LINE = "total := 5"  # follows any line break
 GREEDY = SamplingSettings(32, temperature=0.0)
+X = {"prompt": "x\n"}
 
 
 @pytest.fixture(scope="module")
@@ -41,48 +41,39 @@ def whole(pieces):
 
 def test_several_answers_come_one_after_the_other(model):
     settings = SamplingSettings(32, temperature=0.1, n=3)
-    assert whole(model.complete(Prompt("x\n"), settings)) == dict.fromkeys(range(3), (LINE, "stop"))
+    assert whole(model.complete(settings, X)) == dict.fromkeys(range(3), (LINE, "stop"))
 
 
 def test_length_stop_text_and_what_follows_the_gap(model):
-    assert whole(model.complete(Prompt("x\n"), SamplingSettings(1, temperature=0.0)))[0] == ("total", "length")
+    assert whole(model.complete(SamplingSettings(1, temperature=0.0), X))[0] == ("total", "length")
     settings = SamplingSettings(32, temperature=0.0, stop=(" 5",))
-    assert whole(model.complete(Prompt("x\n"), settings))[0] == ("total :=", "stop")
-    assert whole(model.complete(Prompt("x\n", suffix=" := 5\n"), GREEDY))[0] == ("total", "stop")
+    assert whole(model.complete(settings, X))[0] == ("total :=", "stop")
+    assert whole(model.complete(GREEDY, {**X, "suffix": " := 5\n"}))[0] == ("total", "stop")
 
 
 def test_a_long_text_is_refused_or_cut(model):
-    long = Prompt("word " * POSITIONS + "\n")
+    long = {"prompt": "word " * POSITIONS + "\n"}
     with pytest.raises(UserError, match=str(POSITIONS)):
-        whole(model.complete(long, GREEDY))
-    assert whole(model.complete(Prompt(long.text, cut=True), GREEDY))[0] == (LINE, "stop")
+        whole(model.complete(GREEDY, long))
+    assert whole(model.complete(GREEDY, {**long, "truncate_prompt": True}))[0] == (LINE, "stop")
 
 
 def test_before_a_gap_a_prompt_has_the_room_that_it_has_elsewhere(model):
     settings = SamplingSettings(POSITIONS - 8, temperature=0.0)
-    prompt = "x = 1\n" * 4
-    assert len(model._model.encode(prompt)) > 8
-    assert whole(model.complete(Prompt(prompt), settings))[0] == (LINE, "stop")
-    assert whole(model.complete(Prompt(prompt, suffix=" := 5\n"), settings))[0] == ("total", "stop")
-    long = "word " * POSITIONS + "\n"
+    prompt = {"prompt": "x = 1\n" * 4}
+    assert len(model._model.encode(prompt["prompt"])) > 8
+    assert whole(model.complete(settings, prompt))[0] == (LINE, "stop")
+    assert whole(model.complete(settings, {**prompt, "suffix": " := 5\n"}))[0] == ("total", "stop")
+    long = {"prompt": "word " * POSITIONS + "\n"}
     with pytest.raises(UserError, match="--cut-prompt"):
-        model.complete(Prompt(long, suffix="\n"), GREEDY)
-    assert whole(model.complete(Prompt(long, suffix=" := 5\n", cut=True), GREEDY))[0] == ("total", "stop")
+        model.complete(GREEDY, {**long, "suffix": "\n"})
+    assert whole(model.complete(GREEDY, {**long, "suffix": " := 5\n", "truncate_prompt": True}))[0] == ("total", "stop")
 
 
-def test_tasks_and_conversations(model):
-    assert whole(model.perform(CodeTask("translate", "x = 5", "Python", "Go"), GREEDY))[0] == (LINE, "stop")
-    assert whole(model.perform(CodeTask("fix", "total := = 5", "Go"), GREEDY))[0] == (LINE, "stop")
-    documented = whole(model.perform(CodeTask("document", "func f() {}", "Go"), GREEDY))[0]
-    assert documented == (f"/**\n{LINE}*/\nfunc f() {{}}", "stop")
-    assert model.chat and whole(model.converse([("user", "hello")], GREEDY))[0] == (LINE, "stop")
-
-
-def test_what_is_too_long_is_named_with_a_remedy(model):
-    with pytest.raises(UserError, match=r"^code: .*give less of it"):
-        whole(model.perform(CodeTask("fix", "x = 1\n" * POSITIONS, "Go"), GREEDY))
+def test_conversations(model):
+    assert model.chat and whole(model.converse(GREEDY, [("user", "hello")]))[0] == (LINE, "stop")
     with pytest.raises(UserError, match=r"^messages: .*begin a new conversation"):
-        whole(model.converse([("user", "x = 1\n" * POSITIONS)], GREEDY))
+        whole(model.converse(GREEDY, [("user", "x = 1\n" * POSITIONS)]))
 
 
 def test_an_answer_that_is_given_up_is_computed_no_further(model, monkeypatch):
@@ -93,11 +84,11 @@ def test_an_answer_that_is_given_up_is_computed_no_further(model, monkeypatch):
         return requests[-1]
 
     monkeypatch.setattr(Generator, "request", request)
-    pieces = model.complete(Prompt("x\n"), SamplingSettings(32, temperature=0.0, n=2))
+    pieces = model.complete(SamplingSettings(32, temperature=0.0, n=2), X)
     assert next(pieces).text == "total"
     pieces.close()
     assert len(requests) == 2 and all(one.cancelled for one in requests)
-    assert whole(model.complete(Prompt("x\n"), GREEDY))[0] == (LINE, "stop")
+    assert whole(model.complete(GREEDY, X))[0] == (LINE, "stop")
 
 
 def test_the_command(path):

@@ -15,7 +15,7 @@ from over_http import served
 from ms_codegeex.cli import parse
 from ms_codegeex.extras.serving.app import load_examples
 from ms_codegeex.extras.serving.commands.serve import REPLACED
-from ms_codegeex.extras.serving.terminal.chat import HELP, SETTINGS
+from ms_codegeex.extras.serving.terminal.chat import COMMANDS, HELP, SETTINGS
 
 URL = "http://127.0.0.1:8000"
 
@@ -72,7 +72,7 @@ def test_the_commands_parse():
 
 def test_the_tables_have_every_command_and_every_flag():
     described = {*re.findall(r"`(/[a-z]+)", page("In the terminal"))}
-    assert described == {*re.findall(r"/[a-z]+\b", HELP)}
+    assert described == {*COMMANDS} == {*re.findall(r"^/[a-z]+", HELP, re.MULTILINE)}
     assert "temperature" in SETTINGS
     table = page("The web demo").split("### Flags of CodeGeeX2")[1]
     refused = re.findall(r"^\| (.*) \| refused", table, re.MULTILINE)

@@ -21,6 +21,7 @@ import io
 import json
 import linecache
 import os
+import re
 import signal
 import sys
 import traceback
@@ -63,6 +64,27 @@ FORBIDDEN = {  # functions that are None
 }
 STRING = "<string>"  # the file of a program that is given as text: inspect finds no source
 ABSENT = ("ipdb", "joblib", "resource", "psutil", "tkinter")  # modules that cannot be imported
+
+
+# What that runner has loaded before it takes functions away, as far as it cannot be loaded afterwards, or other modules
+# need it; and what a program may import without any of it.
+LOADED = "concurrent.futures.thread ctypes inspect logging multiprocessing.managers multiprocessing.pool numpy tqdm"
+ALONE = (
+    "abc bisect builtins cmath collections copy dataclasses datetime decimal enum fractions functools heapq itertools "
+    "json math operator os random re statistics string sys time typing"
+)
+IMPORTS = re.compile(
+    r"(?:^|[;:'\"])[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([^;#\n]+))|(__import__|importlib|modules)", re.MULTILINE
+)
+
+
+def load_before(source: str) -> None:
+    """Load what the published runner has loaded, if the program imports anything that may need it."""
+    found = (name for groups in IMPORTS.findall(source) for part in groups for name in part.split(","))
+    names = {name.split()[0].partition(".")[0] for name in found if name.strip()}
+    for name in LOADED.split() if names.difference(ALONE.split()) else ():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 class DiscardingStream(io.StringIO):
@@ -332,6 +354,8 @@ def main(mode: str, seconds: str, gold_type: str, program: str, *arguments: str)
         builtins.exit = builtins.quit = None  # as the published judge does
     seed(source)
     bare = mode == "bare"
+    if bare:
+        load_before(source)
     start_timer(float(seconds), TimeUpHere if bare else TimeUp)
     if bare:
         ended = execute(source, lambda code: execute_bare(code, source), name=STRING)

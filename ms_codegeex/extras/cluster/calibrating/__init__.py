@@ -1,1 +1,0 @@
-"""Efficiencies, rates and latencies of a cluster, fitted to what a profiler has written during a few steps."""

@@ -1,1 +1,0 @@
-"""The timeline of a training step, simulated from compiled graphs."""
