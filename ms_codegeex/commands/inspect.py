@@ -43,6 +43,8 @@ EXAMPLES = """\
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
   ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # its tensors, all hashes checked
 """
+MARKERS = ("manifest.json", "quantised.json", "config.json", "adapter_config.json", "config.yaml")
+NAMED = 6  # folders in a message
 UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss does not count; for the end token
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
@@ -98,7 +100,7 @@ def run(arguments: Arguments) -> int:
         return 0
     from ms_codegeex.formats.files import gguf_file
 
-    directory = gguf_file(directory) or directory
+    directory = _model_in(gguf_file(directory) or directory)
     kind, describe, lines, lists_tensors = _kind_of(directory)
     for name in ("document", "sample", "deep", "report"):
         given = getattr(arguments, name)
@@ -133,6 +135,23 @@ def _set(arguments: Arguments) -> None:
         print_lines(line for place, names in written.items() for line in edits.lines(place, names, pairs))
 
 
+def _model_in(path: Path) -> Path:
+    """The folder with the weights that other commands take from the folder of a run of another program, which is said;
+    otherwise the path itself."""
+    from ms_codegeex.formats.files import find_model
+
+    if not path.is_dir() or any((path / marker).is_file() for marker in MARKERS):
+        return path
+    with suppress(UserError):  # said below, in words about all that can be shown
+        found = find_model(path)
+        inner = found.place.folder
+        if inner != path and any((inner / marker).is_file() for marker in MARKERS):
+            for line in found.passed_over({inner / name for name in found.place.files}):
+                print_error(line)
+            return inner
+    return path
+
+
 def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[..., Iterable[str]], bool]:
     """A kind of file or directory, how one is described, how that becomes lines, and whether they may list tensors."""
     from ms_codegeex.formats.files import is_gguf
@@ -162,7 +181,8 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
     wrong += "(manifest.json) or a run (config.yaml)"
     below = sorted(file.parent for marker in ("dataset.json", *kinds) for file in path.glob(f"*/{marker}"))
-    remedy = f"name one in it, such as {below[0]}" if below else "see `prepare`, `convert`, `quantize` and `train`"
+    names = ", ".join(map(str, below[:NAMED])) + ", …" * (len(below) > NAMED)
+    remedy = f"name one in it, such as {names}" if below else "see `prepare`, `convert`, `quantize` and `train`"
     raise UserError(f"{path}: {wrong}; {remedy}")
 
 

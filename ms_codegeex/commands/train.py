@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.process_list import list_of_processes, processes_as_json, start_script
-    from ms_codegeex.runs.resume import check_allowed
+    from ms_codegeex.runs.resume import check_allowed, since_moved
     from ms_codegeex.runs.training_job import rank_table_of, train
     from ms_codegeex.runs.weights import absolute_weights
 
@@ -154,6 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.config is None:
         arguments.config, sizes = _of_weights(overrides)
         arguments.overrides, overrides = [*sizes, *arguments.overrides], [*sizes, *overrides]
+    overrides = [*since_moved(Path(arguments.config), overrides), *overrides]
     config = absolute_weights(load_config(Path(arguments.config), overrides))
     check_allowed(config, options.allow_change)
     arguments.rank_table = rank_table_of("train", arguments.rank_table, config.device)

@@ -369,8 +369,9 @@ class ClusterConfig:
 class CheckpointConfig:
     """How often to save, how many checkpoints to keep, where to resume from, and what to export at the end."""
 
-    every: Natural = 0
-    """Steps between checkpoints; 0: only at the end."""
+    every: Natural | None = None
+    """Steps between checkpoints; 0: only at the end. Left out: by the clock, at least 30 s apart, and so seldom that
+    saving takes at most a hundredth of the run's time; a run that ends at its last step removes these again."""
     keep: Positive = 2
     """How many of the newest checkpoints are kept, besides a settled one
     ([run_directory.md](run_directory.md#checkpoints))."""
@@ -384,7 +385,7 @@ class CheckpointConfig:
     directory. Everything that affects the weights must be unchanged, unless `--allow-change KEY` names it ([the
     table](run_directory.md#what-may-change-when-a-run-resumes))."""
     grace: Rate = 50.0
-    """Seconds in which a run saves and ends after SIGTERM or SIGUSR1
+    """Seconds in which a run saves and ends after Ctrl-C (SIGINT), SIGTERM or SIGUSR1
     ([run_directory.md](run_directory.md#stopping-and-starting-again))."""
     export: bool = True
     """At the end, write the model directory and the PyTorch file and print a sample."""
