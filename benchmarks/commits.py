@@ -23,11 +23,11 @@ from common import print_command
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.progress import Progress
 from ms_codegeex.data.infilling.sentinels import joined_files
 from ms_codegeex.extras.evaluation.infilling import INFILL, MORE, PREFIX, Asker
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.perplexity.scoring import Score
-from ms_codegeex.base.progress import Progress
 from ms_codegeex.extras.evaluation.reports.estimators import difference_interval, mean_share
 from ms_codegeex.extras.evaluation.reports.scores import percent
 
