@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, check_ranges, option
+from ms_codegeex.base.verb_options import CHECKPOINT
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import cpu_level
 
@@ -36,6 +37,7 @@ class ServeSettings(EngineOptions):
     model: Path = option(
         "model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED, words=("--model-path",)
     )
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     name: str = option("the model's name in the API (default: that of its directory)", default="")
     host: str = option("address to listen at", default="127.0.0.1", words=("--listen",))
     port: int = option("port to listen at; 0: any free one", "N", 8000, ge=0, le=65535)
