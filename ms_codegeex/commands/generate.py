@@ -131,7 +131,9 @@ def run(arguments: argparse.Namespace) -> None:
     slots = min(max(settings.n, settings.beams), MAX_SLOTS)
     adapters = {DEFAULT_ADAPTER: arguments.adapter} if arguments.adapter else None
     generator = Generator(model, slots=slots, adapters=adapters, **asdict(engine))
-    ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
+    ids = generator.encode(
+        prompt, settings.max_new_tokens if arguments.cut_prompt else None, special=arguments.special_tokens
+    )
     if not arguments.json and settings.n == settings.beams == 1:
         pieces = generator.stream(ids, settings, rule)
         print_content(prompt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
@@ -19,6 +20,7 @@ class ChatTemplate:
     assistant: str
     system: str = "{content}\n\n"
     stop: tuple[str, ...] = ()
+    tools_text: ClassVar[str] = ""  # of a template that has a place for tools
 
     def prompt(self, messages: Iterable[tuple[str, str]]) -> str:
         """The text before the answer to (role, content) messages, which end with the user's."""

@@ -118,12 +118,13 @@ class Generator:
         capacity = min(self.seq_length, draft.config.max_position_embeddings)
         return DraftSpeculation(self._engine(draft, replace(sizes, capacity=capacity)))
 
-    def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
+    def encode(self, prompt: str, truncate_for: int | None = None, *, special: bool = False) -> list[int]:
         """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`. With `truncate_for`, the
-        length of an answer in tokens, a prompt that leaves less room loses its start."""
+        length of an answer in tokens, a prompt that leaves less room loses its start. If `special`, names of special
+        tokens are those tokens."""
         if not prompt:
             raise UserError("prompt: empty; give some text, for example '# language: Python'")
-        ids = self.tokenizer.encode_prompt(prompt)
+        ids = self.tokenizer.encode_prompt(prompt, special)
         if truncate_for is not None:
             ids = self.tokenizer.truncate_prompt(ids, self.seq_length - truncate_for)
         if len(ids) >= self.seq_length:

@@ -54,6 +54,9 @@ class ServeSettings(EngineOptions):
         extended=True,
         convert=_named_adapter,
     )
+    special_tokens: bool = option(
+        "names of special tokens in a request's text are those tokens (default: text)", default=False
+    )
     max_concurrency: int | None = option(
         "answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1
     )
@@ -83,7 +86,11 @@ class ServeSettings(EngineOptions):
     requests_per_minute: int | None = option(
         "limit of each key, in answers; more get 429 (default: no limit)", "N", ge=1
     )
-    cors: tuple[str, ...] = option("origins of web pages that may send requests (default: none)", "ORIGIN", ())
+    cors: tuple[str, ...] = option(
+        "web pages that may send requests, such as https://*.example.com or http://localhost:* (default: none)",
+        "ORIGIN",
+        (),
+    )
     access_log: str | None = option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")
     log_prompts: bool = option("the access log also has the text of prompts", default=False)
 

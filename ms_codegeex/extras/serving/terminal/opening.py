@@ -36,8 +36,9 @@ class ModelOptions:
 MODEL = (ModelOptions, OptionGroup(EngineOptions, LOCAL, title="with --model"))
 
 
-def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
-    """The requested model; `slots` answers are computed at once in this process."""
+def open_model(arguments: argparse.Namespace, slots: int = 1, special_tokens: bool = False) -> Model:
+    """The requested model; `slots` answers are computed at once in this process, where `special_tokens` is as in
+    `ServedModel`."""
     options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
     if options.model is None:
         refuse(arguments, EngineOptions, "is for a model in this process (--model DIR)", LOCAL)
@@ -50,4 +51,4 @@ def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
     from ms_codegeex.generation.loading import at_checkpoint
 
     place, level = at_checkpoint(options.model, options.checkpoint), cpu_level(engine.cpu_level)
-    return TerminalModel(place, slots, threads=engine.threads, cpu_level=level, exact=engine.exact)
+    return TerminalModel(place, slots, special_tokens, threads=engine.threads, cpu_level=level, exact=engine.exact)
