@@ -18,8 +18,8 @@ lock() {  # lock NAME [uv arguments]: the leading comment of NAME.in becomes the
 }
 
 # What mindformers, nltk, fsspec and gigatoken require but is not needed here; for this lock only, since the tests need
-# two of them. jieba has no wheel: requirements-source.txt.
-left_out=(aiohttp awkward ftfy jieba jinja2 joblib opencv-python-headless pybind11 setproctitle transformers typer)
+# one of them. jieba has no wheel: requirements-source.txt.
+left_out=(aiohttp awkward ftfy jieba joblib opencv-python-headless pybind11 setproctitle transformers typer)
 
 lock requirements --excludes <(printf '%s\n' "${left_out[@]}") "$@"
 lock requirements-mindspore-2.10 --no-deps "$@"

@@ -214,6 +214,7 @@ PARSING = {  # files that may parse JSON or YAML themselves, and why; all others
     "base/json_reading.py": "the one reader of JSON",
     "base/yaml_reading.py": "the one reader of YAML",
     "generation/devices/messages.py": "from a process that this one started",
+    "data/inside/chat_renderer.py": "runs without this package",
     "extras/serving/messages.py": "from the engine's process, many times a second",
     "extras/evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",
     "extras/evaluation/judging/inside/compare_calls.py": "runs in the sandbox, without this package",

@@ -65,19 +65,25 @@ def run(arguments: argparse.Namespace) -> int:
         return _list(arguments.directories, arguments.json)
     from dataclasses import replace
 
+    from ms_codegeex.data.description import ModelDescription
     from ms_codegeex.formats.adapters import merged
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.files import chosen_place
-    from ms_codegeex.formats.peft import adapters_inputs, open_adapters
-    from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.formats.peft import adapters_inputs, description_of, open_adapters
+    from ms_codegeex.formats.sources import model_name, open_source
     from ms_codegeex.formats.tensors import SHORT_NAMES
 
     model, adds = open_source(chosen_place(arguments.model, arguments.checkpoint)), arguments.action == "merge"
     adapters = open_adapters(arguments.adapter, model, check_fingerprint=adds)
     adapters = replace(adapters, alpha=adapters.alpha if adds else -adapters.alpha)
     more = replace(adapters_inputs(arguments.adapter), role="adapter")
+    known = description_of(arguments.adapter) if adds else ModelDescription()
+    known = replace(known, adapter=more.name if adds else None, base=model_name(model.path))
     edited = replace(
-        model, inputs=(*model.inputs, more), tensors=merged(model.tensors, adapters, str(arguments.adapter))
+        model,
+        inputs=(*model.inputs, more),
+        tensors=merged(model.tensors, adapters, str(arguments.adapter)),
+        description=known.over(model.description),
     )
     dtypes = {tensor.dtype for tensor in model.tensors.values()}
     widest = next((short for short, name in SHORT_NAMES.items() if name in dtypes), "fp32")

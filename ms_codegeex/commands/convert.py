@@ -94,17 +94,17 @@ def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
 def run(arguments: Arguments, ranks: int | None = None) -> None:
     """Convert the model and print what was written. `ranks`: the expected number of rank files."""
     from ms_codegeex.formats.convert import convert
-    from ms_codegeex.formats.files import chosen_place, is_gguf
+    from ms_codegeex.formats.files import chosen_place, gguf_file
     from ms_codegeex.formats.sources import open_source
 
     if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
     if arguments.layout == "mindformers" and arguments.to != "mindspore":
         raise UserError("--layout: mindformers is one of MindSpore's; choose --to mindspore, or leave the option out")
-    if is_gguf(arguments.model):
+    if (file := gguf_file(arguments.model)) is not None:
         if arguments.keep_code:
             raise UserError(f"--keep-code: {arguments.model} has no code to keep; leave the option out")
-        source = extra("convert --model", "gguf")(arguments.model, known_sizes(arguments.sizes))
+        source = extra("convert --model", "gguf")(file, known_sizes(arguments.sizes))
     else:
         model = chosen_place(arguments.model, arguments.checkpoint)
         source = open_source(model, known_sizes(arguments.sizes), arguments.keep_code)

@@ -19,6 +19,7 @@ from ms_codegeex.data.infilling.options import INFILLING, infill_config
 SUMMARY = "train a model further on prompts and answers: prepares the data, trains, keeps the best, exports"
 EXAMPLES = """  ms-codegeex finetune --model runs/codegeex_tiny --data pairs.jsonl
   ms-codegeex finetune --model models/codegen --data chats.jsonl.zst --epochs 2 output=runs/chat
+  ms-codegeex finetune --model models/codegen --data chats.jsonl --validation held_out.jsonl
   ms-codegeex finetune --model runs/codegeex_tiny --data corpus --infill-rate 0.9
   ms-codegeex finetune --model runs/codegeex_tiny --adapter runs/finetune_lora --data more.jsonl output=runs/more
   ms-codegeex finetune --config my.yaml --model runs/codegeex_tiny --data tuning training.schedule.learning_rate=1e-5"""
@@ -32,6 +33,9 @@ class FinetuneOptions:
     checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     data: tuple[str, ...] = option(
         "records in .jsonl[.gz|.zst] (docs/finetune.md), or a dataset directory made from them", "PATH", REQUIRED
+    )
+    validation: str | None = option(
+        "your own records for validation, or a dataset of them, in place of a share of --data (data.validation)", "PATH"
     )
     config: str | None = option(
         "YAML file without a model, or a shipped name (default: finetune_lora, or finetune_full for a small model)",

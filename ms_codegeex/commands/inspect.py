@@ -38,6 +38,8 @@ EXAMPLES = """\
   ms-codegeex inspect model --tensors                       # and every tensor
   ms-codegeex inspect model.gguf                            # architecture, keys, types of the tensors
   ms-codegeex inspect model.pt                              # what its pickle asks for that our reader refuses
+  ms-codegeex inspect model --set licence=apache-2.0        # into the model card, serving.json and provenance.json
+  ms-codegeex inspect model --set chat=@template.jinja      # or chat=plain, card=@README.md
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
   ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # its tensors, all hashes checked
 """
@@ -66,6 +68,14 @@ class Arguments:
         "list every tensor of a model directory, a .gguf or a checkpoint", default=False, either="what"
     )
     report: bool = option("print the path of the dataset's report.html", default=False, either="what")
+    set: tuple[str, ...] = option(
+        "write what you say of a model into its directory, and into provenance.json: licence, chat, infill, tags, base "
+        "or card; nothing after = removes it (docs/provenance.md)",
+        "KEY=VALUE|KEY=@FILE",
+        (),
+        repeated=True,
+        either="what",
+    )
     split: Literal["train", "validation"] = option("where to look for the document or the sample", default="train")
     seq_length: int | None = option(
         "the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)", "N"
@@ -80,12 +90,17 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Verify the directory and describe it; damage is a `UserError`. Status 1: our reader refuses the file."""
     directory: Path = arguments.directory
+    if arguments.set:
+        _set(arguments)
+        return 0
     if (directory / "dataset.json").is_file():
         if arguments.tensors:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         _run_dataset(arguments)
         return 0
-    directory = _model_in(directory)
+    from ms_codegeex.formats.files import gguf_file
+
+    directory = _model_in(gguf_file(directory) or directory)
     kind, describe, lines, lists_tensors = _kind_of(directory)
     for name in ("document", "sample", "deep", "report"):
         given = getattr(arguments, name)
@@ -94,11 +109,30 @@ def run(arguments: Arguments) -> int:
     if arguments.tensors and not lists_tensors:
         raise UserError(f"{directory}: the tensors of a {kind} are not listed; leave out --tensors")
     result = describe(directory)
+    known = _known(directory, result)
     if arguments.json:
         print_json(result)
     else:
         print_lines(lines(result, arguments.tensors) if lists_tensors else lines(result))
+        print_lines(known)
     return int(result.get("readable") is False)
+
+
+def _set(arguments: Arguments) -> None:
+    from ms_codegeex.formats import edits
+    from ms_codegeex.generation.loading import load_model
+
+    def check(directory: Path) -> None:
+        if not (directory / "adapter_config.json").is_file():  # an adapter is checked with its model
+            model = load_model(directory)
+            model.checked(model.description, directory)
+
+    pairs = edits.assignments(arguments.set)
+    written = {place: edits.apply(place, pairs, check) for place in edits.directories(arguments.directory)}
+    if arguments.json:
+        print_json({"set": [key for key, _ in pairs], "files": {str(place): names for place, names in written.items()}})
+    else:
+        print_lines(line for place, names in written.items() for line in edits.lines(place, names, pairs))
 
 
 def _model_in(path: Path) -> Path:
@@ -150,6 +184,18 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     names = ", ".join(map(str, below[:NAMED])) + ", …" * (len(below) > NAMED)
     remedy = f"name one in it, such as {names}" if below else "see `prepare`, `convert`, `quantize` and `train`"
     raise UserError(f"{path}: {wrong}; {remedy}")
+
+
+def _known(path: Path, result: dict[str, Any]) -> list[str]:
+    """Add what else is known of a model, an adapter or a run to what describes it; the same as lines for people."""
+    from ms_codegeex.data.description import description_from
+    from ms_codegeex.formats.peft import description_of
+
+    with suppress(UserError):  # the readers of models report it, and a run may have no checkpoint yet
+        if path.is_dir():
+            result["description"] = description_of(path).to_json()
+        return [*description_from(result.get("description", {}), path).lines()]
+    return []
 
 
 def _adapters_lines(adapters: dict[str, Any]) -> Iterator[str]:

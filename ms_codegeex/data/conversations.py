@@ -1,14 +1,51 @@
 """Formats of conversations and translations, in which models are tuned and served.
-`codegeex2` is the chat template of CodeGeeX2 and ChatGLM2, `plain` is ours, translations have CodeGeeX's prompt."""
+`codegeex2` is the chat template of CodeGeeX2 and ChatGLM2, `plain` is ours, translations have CodeGeeX's prompt. A
+model's own template, in Jinja, is a `ChatFormat` too: `data.jinja_templates`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, Protocol
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
+
+Message = tuple[str, str]  # role, content
+# what a user does with a model that is tuned, and does not say so
+STATE_CHAT = "`ms-codegeex inspect DIR --set chat=plain`, or the name or file of another template (docs/serve.md)"
+
+
+@dataclass(frozen=True)
+class LearntAnswer:
+    """An answer of a conversation as a model learns it: after the first `size` bytes of `text` the assistant says
+    `answer` and then `end`, the text that ends its turn. `marked`: names of special tokens in `text` and `end` are
+    those tokens, as the template's author has it; in our formats they are text."""
+
+    text: bytes
+    size: int
+    answer: str
+    end: str = ""
+    marked: bool = False
+
+
+class ChatFormat(Protocol):
+    """How conversations are written. `stop`: texts that end an answer besides the model's end token."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer besides the model's end token."""
+
+    @property
+    def tools_text(self) -> str:
+        """The text of the template for conversations with tools; empty if it has no place for them."""
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The text before the answer to the messages, which end with the user's."""
+
+    def answers(self, messages: Sequence[Message]) -> list[LearntAnswer]:
+        """Each message of the assistant, in their order."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +57,25 @@ class ChatTemplate:
     assistant: str
     system: str = "{content}\n\n"
     stop: tuple[str, ...] = ()
-    tools_text: ClassVar[str] = ""  # of a template that has a place for tools
+    tools_text = ""
 
-    def prompt(self, messages: Iterable[tuple[str, str]]) -> str:
-        """The text before the answer to (role, content) messages, which end with the user's."""
-        *said, (begin, _, _) = self.parts([*messages, ("assistant", "")])
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """See `ChatFormat.prompt`; there is no place for tools."""
+        *said, (begin, _, _) = self._parts([*messages, ("assistant", "")])
         return "".join(map("".join, said)) + begin
 
-    def parts(self, messages: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    def answers(self, messages: Sequence[Message]) -> list[LearntAnswer]:
+        """See `ChatFormat.answers`. The model's end token ends an answer, and nothing before it."""
+        text, answers = bytearray(), list[tuple[int, str]]()
+        for (role, content), (before, said, after) in zip(messages, self._parts(messages), strict=True):
+            text += before.encode()
+            if role == "assistant":
+                answers.append((len(text), content))
+            text += (said + after).encode()
+        whole = bytes(text)
+        return [LearntAnswer(whole, size, content) for size, content in answers]
+
+    def _parts(self, messages: Iterable[Message]) -> Iterator[tuple[str, str, str]]:
         """What is before each message's content, the content, and what is after it. Together they are the text."""
         rounds = 0
         for role, content in messages:
@@ -36,6 +84,36 @@ class ChatTemplate:
             if role == "system" and not (content or (before + after).strip()):
                 before = after = ""  # the original chat of CodeGeeX2 adds nothing for an empty one
             yield before, content, after
+
+    def jinja(self) -> str:
+        """The same format as a chat template in Jinja. Where the conversation ends with an answer, the end token
+        follows it, as in training."""
+        roles, counts = [], any("{round}" in text for text in (self.user, self.assistant, self.system))
+        for number, role in enumerate(("user", "assistant", "system")):
+            before, _, after = getattr(self, role).partition("{content}")
+            condition = f"{'elif' if number else 'if'} message['role'] == '{role}'"
+            counted = "{%- set ns.round = ns.round + 1 -%}" if counts and role == "user" else ""
+            end = f"({_quoted(after)} if not loop.last else eos_token)" if role == "assistant" else _quoted(after)
+            text = f"{{{{- {_quoted(before)} ~ message['content'] ~ {end} -}}}}"
+            if role == "system" and not (before + after).strip():
+                text = f"{{%- if message['content'] -%}}{text}{{%- endif -%}}"
+            roles.append(f"{{%- {condition} -%}}{counted}{text}")
+        begin = self.assistant.partition("{content}")[0]
+        return "\n".join(
+            [
+                *(["{%- set ns = namespace(round=0) -%}"] if counts else []),
+                "{%- for message in messages -%}",
+                *roles,
+                "{%- else -%}{{- raise_exception('a message by ' ~ message['role'] ~ ' has no place') -}}{%- endif -%}",
+                "{%- endfor -%}",
+                f"{{%- if add_generation_prompt -%}}{{{{- {_quoted(begin)} -}}}}{{%- endif -%}}",
+            ]
+        )
+
+
+def _quoted(text: str) -> str:
+    """A text of a format as an expression of Jinja."""
+    return " ~ ns.round ~ ".join(json.dumps(part, ensure_ascii=False) for part in text.split("{round}"))
 
 
 TEMPLATES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,12 +22,11 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.reading import read_inside, read_json
-from ms_codegeex.data.infilling.sentinels import description_files
-from ms_codegeex.data.tokenizer import TOKENIZER_FILES
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES
 from ms_codegeex.data.tokenizer.copying import unread_elsewhere
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
-from ms_codegeex.formats.files import TORCH_SUFFIXES, nested_tensors, rank_record
+from ms_codegeex.formats.files import RECORD, TORCH_SUFFIXES, nested_tensors, rank_record
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
@@ -113,14 +113,25 @@ class Target:
     ours: bool = False
 
 
+def _record(source: Source) -> dict[str, Any]:
+    """What a file without a place for it has to say besides the sizes, for `open_source`."""
+    record: dict[str, Any] = {"description": source.description.to_json()}
+    with contextlib.suppress(UserError):  # it has none that is known
+        tokenizer = source.tokenizer()
+        if tokenizer.name in TOKENIZER_NAMES and tokenizer.eos_id == source.fields["eos_token_id"]:
+            record["tokenizer"] = tokenizer.name
+    return record
+
+
 def _write_megatron(its: TensorFiles, file: Path, tensors: FileTensors, check: Check, rank: int) -> None:
     # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
     config = {"family": its.source.family.name, **its.source.fields, **rank_record(rank, its.ranks)}
-    write_torch(file, _nested(tensors) | {"config": config}, check)
+    write_torch(file, _nested(tensors) | {"config": config, RECORD: json.dumps(_record(its.source))}, check)
 
 
 def _write_mindspore(its: TensorFiles, file: Path, tensors: FileTensors, check: Check, rank: int) -> None:
-    write_mindspore(file, tensors, check, rank_record(rank, its.ranks))
+    record = {"config": its.source.fields, **_record(its.source)}
+    write_mindspore(file, tensors, check, {**rank_record(rank, its.ranks), **record})
 
 
 def _write_mindformers(its: TensorFiles, target: Path, tensors: FileTensors, check: Check, _rank: int) -> None:
@@ -138,8 +149,8 @@ def _write_directory(its: TensorFiles, target: Path, tensors: FileTensors, check
     config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
     exported = resources.files("ms_codegeex.formats").joinpath("exported")
     classes = {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
-    further = classes | card_files(source) | description_files(source.infill)
-    more = {"tokenizer": source.save_tokenizer, "further": further, "check": check, "written": its.written}
+    more = {"tokenizer": source.save_tokenizer, "further": classes | card_files(source)}
+    more |= {"description": source.description, "check": check, "written": its.written}
     write_model_directory(target, config, tensors, **more)
 
 
@@ -261,6 +272,8 @@ def _warnings(source: Source, output: Path, to: str) -> list[str]:
     """Why other software cannot run the model: its size, unless our classes run it, or classes that are not there."""
     formats, is_directory = source.family.weights.FORMATS, TARGETS[to].models
     warnings = [] if to == "gptj" or (is_directory and formats.classes) else [*formats.limits(source.config)]
+    if TARGETS[to].ours and (lost := [*source.description.to_json()]):
+        warnings.append(f"mindformers has no place for what is known of the model: {', '.join(lost)}")
     modules = _modules(output) if is_directory else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
     if missing := [file for file in files if not (output / file).is_file()]:

@@ -10,14 +10,15 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import admit, check_file, entries
+from ms_codegeex.base.json_reading import MalformedText, parse_json
+from ms_codegeex.base.quarantine import admit, check_file, entries, is_weights
 from ms_codegeex.base.reading import json_of, open_regular, place_inside, read_inside
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints, resolve
@@ -45,6 +46,7 @@ GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
 _ZIP = b"PK"  # how PyTorch's files begin
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d{3})(?!\d))?(?:_(\d{3})(?!\d))?")
 _BLOCK = re.compile(r"(?<=\blayers\.)\d+|(?<=\bh\.)\d+")
+RECORD = "ms_codegeex"  # in our own `.pt` files: a JSON object
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
 _EMA = re.compile(r"(.*_)?ema(_.*)?")  # averages of the weights
@@ -68,7 +70,7 @@ _CHUNKS, _MAX_CHUNKS_BYTES, _MAX_CHUNKS = "metadata.json", 1 << 28, 4096
 class RawModel:
     """The tensors of every rank under their foreign names. `where`: the file of each rank. `kind`: "megatron",
     "mindspore", or None if only the names can show it. `recorded`: sizes that the file states. `skipped`: names of
-    tensors that are not parameters. `files`: all that were opened."""
+    tensors that are not parameters. `files`: all that were opened. `record`: what `convert` has put into them."""
 
     ranks: Sequence[Mapping[ForeignName, LazyTensor]]
     where: Sequence[str]
@@ -76,6 +78,7 @@ class RawModel:
     recorded: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[str] = ()
     files: Sequence[Path] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ def _path(name: ForeignName) -> tuple[str, ...]:
 
 def _read_torch(_place: Place, ranks: Sequence[Sequence[Path]]) -> RawModel:
     """The files of each tensor-parallel rank, one for each stage of a pipeline."""
-    parts, skipped, recorded = [], [], {}
+    parts, skipped, recorded, record = [], [], {}, {}
     for rank, files in enumerate(ranks):
         trees = [read_torch(file) for file in files]
         for tree, file in zip(trees, files, strict=True):
@@ -315,8 +318,18 @@ def _read_torch(_place: Place, ranks: Sequence[Sequence[Path]]) -> RawModel:
         parts.append(_joined(stages, files))
         if not rank:
             skipped, recorded = [name for state in states for name in state], _megatron_sizes(trees[0])
+            record = _record(trees[0].get(RECORD), str(files[0]))
     opened = [file for files in ranks for file in files]
-    return RawModel(parts, [str(files[0]) for files in ranks], None, recorded, skipped, opened)
+    return RawModel(parts, [str(files[0]) for files in ranks], None, recorded, skipped, opened, record)
+
+
+def _record(text: Any, where: str) -> dict[str, Any]:
+    """What `convert` has put into a `.pt` file; nothing in one of another program."""
+    try:
+        record = parse_json(text) if isinstance(text, str) else {}
+    except MalformedText as error:
+        raise UserError(f"{where}: {RECORD}: {error}; convert the model again") from None
+    return record if isinstance(record, dict) else {}
 
 
 def _weights(tensors: Mapping[str, LazyTensor], path: Path, kind: str | None, files: Sequence[Path] = ()) -> RawModel:
@@ -369,14 +382,21 @@ def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
         return RawModel([merged], [str(directory)], "mindspore", {}, skipped, [*files.values(), *strategies])
     parts = []
     for rank, file in enumerate(_in_order(files, directory)):
-        _check_rank(read_origin(file) or {}, rank, len(files), str(file))
-        parts.append(_weights(read_mindspore(file), file, "mindspore"))
+        origin = read_origin(file) or {}
+        _check_rank(origin, rank, len(files), str(file))
+        parts.append(_marked(_weights(read_mindspore(file), file, "mindspore"), origin))
     items = [item for part in parts for item in part.ranks[0].items()]
     held = Counter(name for name, tensor in items if tensor.size > 1)
     if len(parts) > 1 and max(held.values(), default=0) == 1:  # each has other tensors: saved without redundancy
-        return RawModel([dict(items)], [str(directory)], "mindspore", skipped=parts[0].skipped, files=[*files.values()])
+        return replace(parts[0], ranks=[dict(items)], where=[str(directory)], files=[*files.values()])
     ranks, where = [part.ranks[0] for part in parts], [part.where[0] for part in parts]
-    return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped, files=[*files.values()])
+    return replace(parts[0], ranks=ranks, where=where, files=[*files.values()])
+
+
+def _marked(raw: RawModel, origin: Mapping[str, Any]) -> RawModel:
+    """The tensors of a `.ckpt` file with the sizes and the record in our mark of origin."""
+    config = origin.get("config")
+    return replace(raw, recorded=config if isinstance(config, dict) else {}, record=origin)
 
 
 def _read_mindformers(place: Place, first: str) -> RawModel:
@@ -466,6 +486,14 @@ def _read_npy_folder(place: Place, _found: Any) -> RawModel:
     return _weights(tensors, place.path, "mindspore", files)
 
 
+def gguf_file(path: Path) -> Path | None:
+    """`path` if it is a GGUF file, or the one in a folder that has no other weights; else None."""
+    if not path.is_dir():
+        return path if is_gguf(path) else None
+    found = [name for name in entries(path) if is_weights(name)]
+    return path / found[0] if len(found) == 1 and is_gguf(path / found[0]) else None
+
+
 def is_gguf(path: Path) -> bool:
     """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
     if not path.is_file() or path.suffix == GGUF_SUFFIX:
@@ -479,8 +507,9 @@ def _read_file(place: Place, _found: Any) -> RawModel:
     path, kind = place.path, None if is_safetensors(place.path) else "mindspore"
     if place.begins(_ZIP) or (kind and path.suffix in TORCH_SUFFIXES):
         return _read_torch(place, [[path]])
-    _check_rank(read_origin(path) or {}, 0, 1, str(path))
-    return _weights(read_mindspore(path), path, kind)
+    origin = read_origin(path) or {}
+    _check_rank(origin, 0, 1, str(path))
+    return _marked(_weights(read_mindspore(path), path, kind), origin)
 
 
 def _shards(place: Place) -> tuple[str, ...]:

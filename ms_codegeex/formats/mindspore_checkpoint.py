@@ -44,7 +44,8 @@ TRAILER, TRAILER_BYTES = b"crc_num", 17  # the marker, then the checksum as 10 b
 
 # Numbers of fields in the messages Checkpoint, Value and TensorProto.
 VALUE = 1
-ORIGIN = 1000  # who wrote the file; unknown to MindSpore, which ignores it
+ORIGIN = 1000  # who wrote the file, and of which model; unknown to MindSpore, which ignores it
+_MAX_ORIGIN_BYTES = 1 << 24
 TAG, TENSOR, MAP_TENSOR = 1, 2, 3
 DIMS, TYPE, CONTENT = 1, 2, 3
 
@@ -80,15 +81,15 @@ class _StoredTensor:
     pieces: list[range]
 
 
-def _origin(text: str) -> dict[str, int]:
-    """The numbers in our mark of origin; `WireError` if it is not one of ours."""
+def _origin(text: str) -> dict[str, Any]:
+    """Our mark of origin; `WireError` if it is not one of ours."""
     try:
         origin = parse_json(text)
     except MalformedText:
         origin = None
     if not isinstance(origin, dict) or origin.pop("writer", None) != _WRITER:
         raise WireError(f"an unknown field {ORIGIN}")
-    return {key: value for key, value in origin.items() if type(value) is int}
+    return origin
 
 
 class _Checkpoint:
@@ -96,7 +97,7 @@ class _Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.origin: dict[str, int] | None = None
+        self.origin: dict[str, Any] | None = None
         self.texts: list[str] = []
         try:
             with opened(path) as stream:
@@ -125,7 +126,7 @@ class _Checkpoint:
         reader, tensors, last = WireReader(stream), {}, None
         for number, value in reader.fields(range(self._size)):
             if number == ORIGIN:
-                self.origin = _origin(reader.text(value))
+                self.origin = _origin(reader.text(value, _MAX_ORIGIN_BYTES))
                 continue
             if number != VALUE:
                 raise WireError(f"an unknown field {number}")
@@ -229,7 +230,7 @@ def read_texts(path: Path) -> list[str]:
     return [] if is_safetensors(path) else _Checkpoint(Path(path)).texts
 
 
-def read_origin(path: Path) -> dict[str, int] | None:
+def read_origin(path: Path) -> dict[str, Any] | None:
     """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
     return None if is_safetensors(path) else _Checkpoint(Path(path)).origin
 
@@ -254,10 +255,10 @@ def write_mindspore(
     path: Path,
     tensors: Mapping[str, LazyTensor],
     check: Callable[[Path], object] | None = None,
-    origin: Mapping[str, int] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a `.ckpt` file for `mindspore.load_checkpoint`, one tensor in memory at a time. It appears only when it is
-    complete and `check(temporary)` raises nothing. `origin` marks this program as the writer and holds these numbers;
+    complete and `check(temporary)` raises nothing. `origin` marks this program as the writer and holds JSON values;
     MindSpore ignores it. `UserError` for an empty vector, which MindSpore would take for the number 0."""
     for name, tensor in tensors.items():
         if tensor.shape == (0,):

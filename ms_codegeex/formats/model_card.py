@@ -22,12 +22,12 @@ from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.opening import CONTENT, content_hash
 from ms_codegeex.formats.family import FamilyFormats
-from ms_codegeex.formats.sources import Source
+from ms_codegeex.formats.sources import Source, model_name
 
 CARD, PLOT = "README.md", "loss.png"
 RUN_SUMMARY = "summary.json"
 MAX_PLOT_BYTES = 16 << 20
-_CHECKPOINTS, _EXPORT = "checkpoints", "huggingface"  # directories of a run that do not name a model
+_CHECKPOINTS = "checkpoints"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|&~$@])")
 _WARM_UP = "training.schedule.warmup_steps"
@@ -48,7 +48,7 @@ class _Run:
     def weights(self) -> str | None:
         """Name of the model that the run started from."""
         weights = self.config.get("model.weights")
-        return _name(Path(weights)) if isinstance(weights, str) else None
+        return model_name(Path(weights)) if isinstance(weights, str) else None
 
 
 def card_files(source: Source, adapter: bool = False) -> dict[str, bytes]:
@@ -56,7 +56,7 @@ def card_files(source: Source, adapter: bool = False) -> dict[str, bytes]:
     run = _run(source)
     plot = run.directory / PLOT if run is not None else None
     files = {PLOT: read_inside(plot.parent, PLOT, MAX_PLOT_BYTES)} if plot is not None and os.path.lexists(plot) else {}
-    parts = [_front_matter(source, run, adapter), f"# {_text(_name(source.path))}", _opening(source, run, adapter)]
+    parts = [_front_matter(source, run, adapter), f"# {_text(model_name(source.path))}", _opening(source, run, adapter)]
     parts += ["## Model", _table("size", "value", _sizes(source))]
     if run is not None:
         parts += ["## Training", _table("setting", "value", _training(run))]
@@ -81,15 +81,6 @@ def _run(source: Source) -> _Run | None:
     if Path(str(summary.get("checkpoint"))).name != source.path.name:
         summary = {}
     return _Run(directory, checkpoint.step, checkpoint.state, flattened(checkpoint.state["config"]), summary)
-
-
-def _name(path: Path) -> str:
-    path = path.resolve()
-    if path.parent.name == _CHECKPOINTS:
-        path = path.parent.parent
-    if path.name == _EXPORT:
-        path = path.parent
-    return (path.stem if path.is_file() else path.name) or "model"
 
 
 def _texts() -> Mapping[str, Any]:
@@ -139,6 +130,8 @@ def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
         "language": ["code"],
         "tags": ["code", "ms-codegeex", source.family.name, *(["lora"] if adapter else [])],
     }
+    if source.description.licence is not None:
+        content["license"] = source.description.licence
     if languages:
         content["programming_language"] = languages
     if run is not None and run.weights is not None and _HUB_NAME.fullmatch(run.weights):

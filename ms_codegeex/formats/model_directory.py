@@ -15,10 +15,10 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
-from ms_codegeex.base.quarantine import admit, entries, has_file, is_weights, read_json_inside
+from ms_codegeex.base.quarantine import admit, entries, is_weights, read_json_inside
 from ms_codegeex.base.reading import open_regular, read_json
 from ms_codegeex.base.shipped import BEGINNINGS, shipped_table
-from ms_codegeex.data.infilling.sentinels import DESCRIPTION
+from ms_codegeex.data.description import ModelDescription, save_description
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
@@ -60,6 +60,7 @@ def write_model_directory(
     *,
     tokenizer: SaveTokenizer | Path | None = None,
     further: Mapping[str, bytes] = NOTHING,
+    description: ModelDescription | None = None,
     max_shard_bytes: int = SHARD_BYTES,
     check: Callable[[Path], object] | None = None,
     written: Callable[[Path], object] = lambda file: None,
@@ -67,8 +68,8 @@ def write_model_directory(
     """Write a model directory, one tensor in memory at a time. It appears only when it is complete and
     `check(temporary)` raises nothing. `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into
     a directory, or a directory of which the data files are copied. `further` files are written unless the tokenizer has
-    a file of the same name. A model of at most `max_shard_bytes` is one `model.safetensors` without an index.
-    `written(file)` is called for each file of weights that is complete."""
+    a file of the same name. `description`: what else is known of the model. A model of at most `max_shard_bytes` is one
+    `model.safetensors` without an index. `written(file)` is called for each file of weights that is complete."""
     shards = _shards(tensors, max_shard_bytes)
     with atomic_directory(path, check) as directory:
         write_json(directory / CONFIG, dict(config))
@@ -80,6 +81,8 @@ def write_model_directory(
         for name, content in further.items():
             if not (directory / name).exists():
                 (directory / name).write_bytes(content)
+        if description is not None:
+            save_description(directory, description, tokenizer=tokenizer is not None)
         count = len(shards)
         names = [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)] if count > 1 else [SINGLE]
         for name, shard in zip(names, shards, strict=True):
@@ -190,12 +193,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path / CONFIG}: expected a JSON object")
     return config
-
-
-def declared_infill(directory: Path) -> Mapping[str, Any] | None:
-    """The setting `infill` in a model directory, unchecked; None if there is none."""
-    content = read_json_inside(directory, DESCRIPTION) if has_file(directory, DESCRIPTION) else None
-    return content.get("infill") if isinstance(content, dict) else None
 
 
 class ModelDirectory:

@@ -17,15 +17,24 @@ from ms_codegeex.base.printing import print_error, print_once
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.validation import Positive, validated
+from ms_codegeex.data.description import ModelDescription, read_description
 from ms_codegeex.formats.adapters import Adapters, check_base, checked_scale
-from ms_codegeex.formats.checkpoint import resolve
+from ms_codegeex.formats.checkpoint import MANIFEST, resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import find_model
 from ms_codegeex.formats.layout import packed_shape, unpack
+from ms_codegeex.formats.model_directory import CONFIG as MODEL_CONFIG
 from ms_codegeex.formats.model_directory import read_tensors
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
-from ms_codegeex.formats.sources import Alpha, Dropout, Source, checkpoint_adapters, checkpoint_inputs
+from ms_codegeex.formats.sources import (
+    Alpha,
+    Dropout,
+    Source,
+    checkpoint_adapters,
+    checkpoint_description,
+    checkpoint_inputs,
+)
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import Entry, spellings
 from ms_codegeex.models.parameters import LORA_A, LORA_B
@@ -66,6 +75,16 @@ def adapters_path(path: Path) -> Path:
     for line in found.passed_over({inner / CONFIG, inner / _tensors_file(inner)}):
         print_once(line.replace(": the weights are in ", ": the adapters are in ", 1))
     return inner
+
+
+def description_of(path: Path) -> ModelDescription:
+    """What is known of a model or an adapter besides its weights: by the files of its directory, or by the checkpoint
+    that it is in."""
+    path = Path(path)
+    if any((path / name).is_file() for name in (CONFIG, MODEL_CONFIG, "quantised.json")):
+        return read_description(path)
+    path = path if (path / MANIFEST).is_file() else adapters_path(path)
+    return read_description(path) if (path / CONFIG).is_file() else checkpoint_description(resolve(path))
 
 
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:

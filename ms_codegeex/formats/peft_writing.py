@@ -9,7 +9,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
-from ms_codegeex.data.infilling.sentinels import description_files
+from ms_codegeex.data.description import save_description
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import pack
 from ms_codegeex.formats.model_card import card_files
@@ -59,8 +59,9 @@ def write_peft(source: Source, path: Path) -> None:
     ):
         write_json(directory / CONFIG, config)
         write_safetensors(directory / TENSORS, tensors, metadata)
-        for name, content in (card_files(source, adapter=True) | description_files(source.infill)).items():
+        for name, content in card_files(source, adapter=True).items():
             (directory / name).write_bytes(content)
+        save_description(directory, source.description, tokenizer=False)
 
 
 def _modules(

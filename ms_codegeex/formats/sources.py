@@ -19,9 +19,24 @@ from ms_codegeex.base.errors import UserError, suggestion
 from ms_codegeex.base.files import moved_along
 from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
+from ms_codegeex.base.quarantine import (
+    PROVENANCE,
+    entries,
+    has_file,
+    is_copied,
+    is_read,
+    is_weights,
+    read_json_inside,
+)
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
+from ms_codegeex.data.description import FILE as DESCRIPTION
+from ms_codegeex.data.description import (
+    ModelDescription,
+    description_from,
+    read_description,
+    recorded_description,
+)
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_all, copy_data, left_out, without_code
 from ms_codegeex.data.tokenizer.files import CONFIG as TOKENIZER_CONFIG
@@ -39,7 +54,7 @@ from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, fingerprint, re
 from ms_codegeex.formats.family import FamilyFormats, UnknownSize, check_layers, model_types
 from ms_codegeex.formats.files import RawModel, find_model
 from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_training_state
-from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, declared_infill, read_config
+from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.strategy import merge
 from ms_codegeex.formats.tensors import BLOCK_BYTES, LazyTensor, pieces
@@ -57,6 +72,7 @@ _UNQUANTISED = "give the model before it was quantised"
 _JOIN = "join the parts with DeepSpeed's script beside them: python zero_to_fp32.py . joined"
 _TIED = "tie_word_embeddings"
 _MAX_PREFIXES = 5  # in a message
+_CHECKPOINTS, _EXPORT = "checkpoints", "huggingface"  # directories of a run that do not name a model
 _ENOUGH = 0.5  # share of a layout's names that identifies the layout; the others then count as missing
 
 
@@ -67,8 +83,9 @@ class Source:
     `save_tokenizer(directory)` writes the tokenizer's files; None if there are none. `skipped`: tensors that are not
     parameters. `config_json`: a model directory's, without what names code unless the user keeps it. `guessed`: sizes
     that were taken from a preset. `ranks`: the number of tensor-parallel files. `adapters` are in the tensors already.
-    `checkpoint`: the opened one at `path`, if it is one. `infill`: the sentinels of a model that can fill in the
-    middle. `left_out`: files of a model directory that are not copied. `inputs`: all files that count."""
+    `checkpoint`: the opened one at `path`, if it is one. `description`: what else is known of the model. `left_out`:
+    files of a model directory that are not copied. `inputs`: all files that count. `tokenizer_name`: of the tokenizer
+    that a file records, which needs no files."""
 
     path: Path
     kind: str
@@ -81,10 +98,11 @@ class Source:
     guessed: tuple[str, ...] = ()
     ranks: int = 1
     adapters: Adapters | None = None
-    infill: Mapping[str, Any] | None = None
+    description: ModelDescription = field(default_factory=ModelDescription)
     checkpoint: Checkpoint | None = None
     left_out: tuple[str, ...] = ()
     inputs: tuple[Input, ...] = ()
+    tokenizer_name: str = ""
 
     @property
     def config(self) -> Any:
@@ -102,8 +120,20 @@ class Source:
             return load_tokenizer(self.path)
         if self.checkpoint is not None:
             return checkpoint_tokenizer(self.path, self.checkpoint.state, self.family.name)
+        if self.tokenizer_name:
+            return load_tokenizer(self.tokenizer_name)
         remedy = converting(self.path, "--tokenizer NAME|DIR")
         return family_tokenizer(self.path, self.family.name, remedy, known=self.save_tokenizer is not None)
+
+
+def model_name(path: Path) -> str:
+    """The name of a model's run, directory or file."""
+    path = path.resolve()
+    if path.parent.name == _CHECKPOINTS:
+        path = path.parent.parent
+    if path.name == _EXPORT:
+        path = path.parent
+    return (path.stem if path.is_file() else path.name) or "model"
 
 
 def converting(path: Path, options: str) -> str:
@@ -167,10 +197,21 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any], say: Say) -> Source:
     check_layers(config, tensors, str(checkpoint.path))
     shapes = config.parameter_shapes()
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
-    saver, infill = _tokenizer_saver(its_family.name, checkpoint.path, checkpoint.state), checkpoint.state.get("infill")
+    saver = _tokenizer_saver(its_family.name, checkpoint.path, checkpoint.state)
     tensors, directory = {name: tensors[name] for name in shapes}, checkpoint.path
-    further = {"adapters": adapters, "infill": infill, "checkpoint": checkpoint, "inputs": tuple(inputs)}
+    known = checkpoint_description(checkpoint)
+    further = {"adapters": adapters, "description": known, "checkpoint": checkpoint, "inputs": tuple(inputs)}
     return Source(directory, "checkpoint", its_family, fields, tensors, saver, **further)
+
+
+def checkpoint_description(checkpoint: Checkpoint) -> ModelDescription:
+    """What its manifest says of the model, and a `serving.json` that a user has put into its run. A checkpoint of an
+    earlier version gets no step."""
+    known = recorded_description(checkpoint.state, checkpoint.path / MANIFEST)
+    run = checkpoint.path.resolve().parent.parent
+    if has_file(run, DESCRIPTION):
+        known = description_from(read_json_inside(run, DESCRIPTION), run / DESCRIPTION).over(known)
+    return replace(known, step=checkpoint.step) if "description" in checkpoint.state else known
 
 
 def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
@@ -321,7 +362,7 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
     used = sorted({*(path / name for name in data), *raw.files})
     tensors, saver = _ours(raw, its_family, its, fields), partial(_copy_files, path, keep_code)
-    further = {"infill": declared_infill(path), "left_out": left_out(path, keep_code)}
+    further = {"description": read_description(path), "left_out": left_out(path, keep_code)}
     further |= {"config_json": config if keep_code else without_code(config), "skipped": _skipped(raw, its)}
     inputs = (inputs_of("model", path, used),)
     return Source(path, "huggingface", its_family, fields, tensors, saver, inputs=inputs, **further)
@@ -439,6 +480,9 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
     released = fields.get("eos_token_id", default) == default  # else its tokenizer is another one
     saver, skipped = _tokenizer_saver(its_family.name, path) if released else None, _skipped(raw, its)
     further = {"guessed": formats.guessed(said), "inputs": (inputs_of("model", path, raw.files),)}
+    further["description"] = description_from(raw.record.get("description", {}), path)
+    if (named := raw.record.get("tokenizer")) in TOKENIZER_NAMES:
+        saver, further["tokenizer_name"] = load_tokenizer(named).save, named
     return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=ranks, **further)
 
 

@@ -70,11 +70,11 @@ class WireReader:
             fields[number].append(item)
         return fields
 
-    def text(self, value: Value) -> str:
-        """The UTF-8 text of a field."""
+    def text(self, value: Value, most: int = _MAX_TEXT_BYTES) -> str:
+        """The UTF-8 text of a field, of at most so many bytes."""
         if not isinstance(value, range):
             raise WireError(f"the number {value} in place of a text")
-        if len(value) > _MAX_TEXT_BYTES:
+        if len(value) > most:
             raise WireError(f"a text of {len(value)} bytes at byte {value.start}")
         self._stream.seek(value.start)
         try:

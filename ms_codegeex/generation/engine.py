@@ -17,7 +17,7 @@ from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import token_choice
 from ms_codegeex.generation.constraints import Grammars
 from ms_codegeex.generation.device_shares import check_devices
-from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
+from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_description, load_adapters, load_model
 from ms_codegeex.generation.rows import Network, SlotSizes, activation_bits
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, Answer, ChosenToken, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
@@ -84,11 +84,13 @@ class Generator:
         sizes = SlotSizes(self.seq_length, self.slots, threads, activation_bits(exact, fast), cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         loaded = load_adapters(adapters or {}, model)
-        declared = [model.sentinels_in(adapter_infill(each.path), each.path) for each in loaded]
-        self._marks = {number for each in (self.sentinels, *declared) if each is not None for number in each.ids}
-        for each, sentinels in zip(loaded, declared, strict=True):
-            if each.name == DEFAULT_ADAPTER and sentinels is not None:
-                self.sentinels = sentinels
+        declared = [model.checked(adapter_description(each.path), each.path) for each in loaded]
+        marks = (self.sentinels, *(each.infill for each in declared))
+        self._marks = {number for each in marks if each is not None for number in each.ids}
+        self.description = model.description
+        for each, known in zip(loaded, declared, strict=True):
+            if each.name == DEFAULT_ADAPTER:
+                self.sentinels, self.description = known.infill or self.sentinels, known.over(model.description)
         self._adapters = {DEFAULT_ADAPTER: 0, **{each.name: number for number, each in enumerate(loaded, 1)}}
         self.engine = self._engine(model, sizes, getattr(self.speculation, "maximum", 0), devices, loaded)
         warn_if_slower(self.engine.network)

@@ -14,9 +14,9 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_once
-from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
+from ms_codegeex.data.description import FILE, ModelDescription, read_description
+from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.formats.model_directory import declared_infill
 from ms_codegeex.formats.provenance import check
 from ms_codegeex.generation.matrices import MAX_ADAPTER_RANK, LoraTerm, TensorWeights, Weights
 from ms_codegeex.generation.quantised import QuantisedModel, is_quantised
@@ -33,14 +33,14 @@ QUANTISED = "quantised"  # kind of the source of such a model
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model at `path`: its family, its sizes, and its weights, which are read on demand. `infill` declares how it
-    fills in the middle, if it does. `find_source` gives the model that adapters belong to."""
+    """A model at `path`: its family, its sizes, its weights, which are read on demand, and what else is known of it.
+    `find_source` gives the model that adapters belong to."""
 
     path: Path
     family: Family
     config: Any
     weights: Weights
-    infill: Mapping[str, Any] | None
+    description: ModelDescription
     find_tokenizer: Callable[[], Tokenizer]
     find_source: Callable[[], Source]
 
@@ -51,29 +51,23 @@ class LoadedModel:
 
     @cached_property
     def sentinels(self) -> Sentinels | None:
-        """How to prompt it to fill in the middle; None if it was not trained for that. `UserError` if its declaration
-        is malformed or does not fit its tokenizer."""
-        return self.sentinels_in(self.infill, self.path)
+        """How to prompt it to fill in the middle; None if it was not trained for that. `UserError` if what is known of
+        it contradicts its tokenizer or its table."""
+        return self.checked(self.description, self.path).infill
 
-    def sentinels_in(self, infill: Mapping[str, Any] | None, path: Path) -> Sentinels | None:
-        """The same for the declaration of an adapter or the model at `path`."""
-        if infill is None:
-            return None
-        where = str(path / DESCRIPTION if (path / DESCRIPTION).is_file() else path)
-        declared = sentinels(infill, where)
-        declared.check(self.tokenizer, self.config.vocab_size, f"{where}: infill")
-        return declared
+    def checked(self, known: ModelDescription, path: Path) -> ModelDescription:
+        """What is known of it, or of an adapter on it, at `path`; `UserError`, naming the fact, if it contradicts the
+        tokenizer or the model's table."""
+        place = path / FILE if (path / FILE).is_file() else path
+        known.check(self.tokenizer, self.config.vocab_size, place)
+        return known
 
 
-def adapter_infill(path: Path) -> Mapping[str, Any] | None:
-    """An adapter's declaration about infilling, from its directory or the checkpoint that holds it."""
-    if (path / DESCRIPTION).is_file():
-        return declared_infill(path)
-    from ms_codegeex.formats.checkpoint import resolve
-    from ms_codegeex.formats.peft import CONFIG, adapters_path
+def adapter_description(path: Path) -> ModelDescription:
+    """What is known of an adapter: by its directory, or the checkpoint that holds it."""
+    from ms_codegeex.formats.peft import description_of
 
-    path = adapters_path(path)
-    return declared_infill(path) if (path / CONFIG).is_file() else resolve(path).state.get("infill")
+    return description_of(path)
 
 
 def at_checkpoint(model: Path, which: str | None) -> Path:
@@ -111,9 +105,9 @@ def load_model(path: Path, bits: int | None = None, say: Callable[[str], object]
         if bits not in (None, model.bits):
             raise UserError(f"--bits: {path} has {model.bits} bits; leave out --bits, or give its original")
         check(model.path)
-        declared, source = declared_infill(model.path), partial(_shapes_of, model)
+        known, source = read_description(model.path), partial(_shapes_of, model)
         find_tokenizer = partial(load_tokenizer, model.path)
-        return LoadedModel(model.path, model.family, model.config, model, declared, find_tokenizer, source)
+        return LoadedModel(model.path, model.family, model.config, model, known, find_tokenizer, source)
     from ms_codegeex.formats.sources import open_source
 
     check(Path(path))  # before messages about files that may have changed
@@ -122,7 +116,7 @@ def load_model(path: Path, bits: int | None = None, say: Callable[[str], object]
         check(source.path)
     weights = TensorWeights(source.tensors, bits, products=source.config.product_names())
     return LoadedModel(
-        source.path, source.family, source.config, weights, source.infill, source.tokenizer, lambda: source
+        source.path, source.family, source.config, weights, source.description, source.tokenizer, lambda: source
     )
 
 
@@ -133,7 +127,8 @@ def _shapes_of(model: QuantisedModel) -> Source:
 
     shapes = model.config.parameter_shapes()
     tensors = {name: LazyTensor("float32", shape, lambda: np.zeros(0)) for name, shape in shapes.items()}
-    return Source(model.path, QUANTISED, model.family, model.fields, tensors, None, infill=declared_infill(model.path))
+    known = read_description(model.path)
+    return Source(model.path, QUANTISED, model.family, model.fields, tensors, None, description=known)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
-from ms_codegeex.data.infilling.sentinels import description_files
+from ms_codegeex.data.description import save_description
 from ms_codegeex.formats.provenance import hashed
 from ms_codegeex.formats.rounding import check_bits, rounded_tensors
 from ms_codegeex.formats.safetensors_file import write_safetensors
@@ -42,9 +42,7 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     ):
         write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
         source.save_tokenizer(directory)
-        for name, content in description_files(source.infill).items():
-            if not (directory / name).exists():
-                (directory / name).write_bytes(content)
+        save_description(directory, source.description)
         write_safetensors(directory / TENSORS, tensors, checksums=True)
     return {
         "output": str(output),

@@ -37,24 +37,28 @@ from ms_codegeex.runs.stopping import leave_error, save_under_way
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.data.datasets.batches import Sequences
+    from ms_codegeex.data.description import ModelDescription
     from ms_codegeex.formats.tensors import LazyTensor
     from ms_codegeex.training.observers import Callback
     from ms_codegeex.training.trainer import Trainer
 
 WITHOUT_EFFECT = ("output", "cluster", "checkpoint", "logging", "profile")  # top-level keys
-# tensors by our names, and the sentinels of a model that can fill in the middle
-Weights = tuple[Mapping[str, "LazyTensor"], Mapping[str, Any] | None]
+# tensors by our names, and what is known of the model that they are from
+Weights = tuple[Mapping[str, "LazyTensor"], "ModelDescription"]
 SLOWER = "MindSpore's own operators train, which takes about twice as long"
 
 
 def first_weights(config: RunConfig, checkpoint: Checkpoint | None) -> Weights:
     """Those of a run without a model: first values where it begins; a checkpoint has all tensors."""
+    from ms_codegeex.data.description import ModelDescription, recorded_description
     from ms_codegeex.training.first_values import first_values
 
     if config.model.weights is not None or config.lora.rank:
         wrong = f"{config.model.weights}, but this program trains without a model"
         raise UserError(f"model.weights: {wrong}; start ms_codegeex.runs.rank_from_model, as `train --dry-run` shows")
-    return ({}, checkpoint.state.get("infill")) if checkpoint else (first_values(config), None)
+    if checkpoint:
+        return {}, recorded_description(checkpoint.state, checkpoint.path)
+    return first_values(config), ModelDescription()
 
 
 def run(
@@ -86,7 +90,7 @@ def run(
     datasets = content_hashes(config.data) if rank == 0 else {}  # before training: a path may hold other data later
     callbacks = [beats, *callbacks_of(config, run_directory, rank, checkpoint)]
     beats.enter("building")
-    weights, infill = weights_of(config, checkpoint)
+    weights, description = weights_of(config, checkpoint)
     trainer = Trainer(
         config,
         data,
@@ -97,7 +101,7 @@ def run(
         matmul_peak=kept_peak(config, run_directory, rank, launcher),
         tied_group=tied_group,
         weights=weights,
-        infill=infill,
+        description=description,
         datasets=datasets,
         transition=transition_from(config, checkpoint) if checkpoint else None,
         library=compiled_operators(config, callbacks),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from ms_codegeex.config.model import ModelConfig, model_config
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.config.validation import validated
 from ms_codegeex.config.values import flattened
+from ms_codegeex.data.description import recorded_description
 from ms_codegeex.formats.checkpoint import NAME, Checkpoint, resolve, step_name, untied
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.family import UnknownSize
 from ms_codegeex.formats.files import find_model
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
 from ms_codegeex.formats.safetensors_file import is_safetensors
-from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.sources import checkpoint_description, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on, split_moment
@@ -59,7 +60,7 @@ def open_contents(path: Path, known: Mapping[str, Any] | None = None) -> Content
         return _of_checkpoint(resolve(found.place.path))
     source = open_source(path, known)
     model = model_config({"family": source.family.name, **source.fields})
-    state = {"config": {"model": model.to_dict()}, "infill": source.infill}
+    state = {"config": {"model": model.to_dict()}, "description": source.description.to_json()}
     return Contents(source.path, source.tensors, model, LoraConfig(), 0, state)
 
 
@@ -102,7 +103,10 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Contents:
     model = model_config({**config["model"], "weights": None, "grow": [], "fresh": []})
     lora = validated(LoraConfig, config.get("lora") or {}, "lora.")
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names}
-    return Contents(checkpoint.path, tensors, model, lora, checkpoint.step, checkpoint.state)
+    known, state = replace(checkpoint_description(checkpoint), step=None), checkpoint.state
+    if known != recorded_description(state, checkpoint.path):  # a user has added to it
+        state = {**state, "description": known.to_json()}
+    return Contents(checkpoint.path, tensors, model, lora, checkpoint.step, state)
 
 
 def rank_slices(

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ms_codegeex.data.tokenizer.recorded import checkpoint_has_tokenizer, checkp
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft_writing import write_peft
-from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.sources import Source, checkpoint_description, open_source
 from ms_codegeex.runs.history import History, read_history
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -134,11 +135,12 @@ def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, att
     with watch.part("comparison"):
         left_out = [event["left_out"] for event in history.events if event["event"] == "rewind"]
         summary |= compared(config, source, result["validation_loss"], left_out)
+    summary["chat"] = checkpoint_description(Checkpoint(source)).chat is not None
     if config.checkpoint.export:
         write_json(run_directory.summary, {**summary, "exporting": True})  # the model card has its figures
         print_error("exporting the model directory and the PyTorch file …")
         with watch.part("export"):
-            summary |= _exported(config, source, run_directory)
+            summary |= _exported(config, _with_reason(open_source(source), result), run_directory)
         if summary["huggingface"]:
             print_error("generating samples …")
             with watch.part("sample"):
@@ -148,11 +150,18 @@ def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, att
     return summary
 
 
-def _exported(config: RunConfig, source: Path, run_directory: RunDirectory) -> dict[str, str]:
+def _with_reason(source: Source, result: Mapping[str, Any]) -> Source:
+    """The model of a run's checkpoint, and why it is this one."""
+    last, kept = result["steps"], result.get("evaluated_step", result["steps"])
+    best = f"the best of {last} steps, by the validation loss"
+    return replace(source, description=replace(source.description, reason="the last step" if kept == last else best))
+
+
+def _exported(config: RunConfig, source: Source, run_directory: RunDirectory) -> dict[str, str]:
     """Write the files for other programs; those that could be written, as the summary names them."""
     written = {}
     if config.lora.rank:
-        write_peft(open_source(source), run_directory.adapter)
+        write_peft(source, run_directory.adapter)
     for target, key, path in (
         ("hf", "huggingface", run_directory.huggingface),
         ("megatron", "pytorch", run_directory.pytorch(config.family)),

@@ -42,8 +42,13 @@ def print_summary(summary: Mapping[str, Any], config: RunConfig) -> None:
     program = shlex.quote(os.path.relpath(program) if os.path.isabs(program) else program)
     run, file = shlex.quote(str(run_directory.path)), shlex.quote(str(run_directory.config))
     look = f"inspect {shlex.quote(summary['huggingface'])}" if summary["huggingface"] else f"checkpoint verify {run}"
+    use = (
+        f"chat --model {run}"
+        if summary.get("chat")
+        else f'generate --model {run} --language Python --prompt "import os"'
+    )
     print_out(
-        f'\ntry next:\n  {program} generate --model {run} --language Python --prompt "import os"\n'
+        f"\ntry next:\n  {program} {use}\n"
         f"  {program} {look}\n"
         f"  {program} train --config {file} --resume auto {longer(config, summary)}"
     )

@@ -16,6 +16,7 @@ from ms_codegeex.base.extras import extra
 from ms_codegeex.base.printing import print_error, print_json, print_out
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.software import software_note
+from ms_codegeex.data.datasets.batches import is_dataset
 from ms_codegeex.data.datasets.opening import (
     absolute,
     check_meanings,
@@ -56,7 +57,10 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         raise UserError(f"data.train: {servers} servers need the same prepared dataset; {made}, and set data.train=DIR")
     if not given:
         directory = extra("train --corpus", "text")(config, corpus, tokenizer_of(config), quiet)
-        config = replace(config, data=replace(config.data, train=str(directory)))
+        data = replace(config.data, train=str(directory))
+        if data.validation is not None and not is_dataset(Path(data.validation)):
+            data = replace(data, validation=None)  # it is this dataset's validation split
+        config = replace(config, data=data)
     return replace(config, data=absolute(config.data))
 
 
@@ -94,7 +98,10 @@ def check_datasets(config: RunConfig, begins: bool = False) -> Path:
         f"{lacks_validation(config)} has no validation split: the losses that are called validation are those of its "
         "training data; data.validation=DATASET evaluates on another"
     )
-    for line in filter(None, (note, unvalidated, rounded_weights(config.data), note_on_functions(config, training))):
+    whole = config.data.validation is not None and validation.split != "validation"
+    whole = whole and f"data.validation: {validation.directory} has no validation split, so all of it is evaluated on"
+    notes = (note, unvalidated, whole, rounded_weights(config.data), note_on_functions(config, training))
+    for line in filter(None, notes):
         print_error(line)
     return dataset
 

@@ -12,13 +12,14 @@ from ms_codegeex.base.printing import print_once
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.model import GROWABLE, ModelConfig
 from ms_codegeex.data.datasets.batches import read_info
+from ms_codegeex.data.description import ModelDescription, recorded_description
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.peft import open_adapters
+from ms_codegeex.formats.peft import description_of, open_adapters
 from ms_codegeex.formats.rounding import rounded_tensors
-from ms_codegeex.formats.sources import Source, open_source, tokenizer_place
+from ms_codegeex.formats.sources import Source, model_name, open_source, tokenizer_place
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.parameters import GROUP, NUMBERS, SCALES
@@ -57,14 +58,17 @@ def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTenso
     return first_values(config)
 
 
-def start_of(
-    config: RunConfig, checkpoint: Checkpoint | None
-) -> tuple[Mapping[str, LazyTensor], Mapping[str, Any] | None]:
+def start_of(config: RunConfig, checkpoint: Checkpoint | None) -> tuple[Mapping[str, LazyTensor], ModelDescription]:
     """The tensors that a rank needs besides those of the checkpoint that it continues from: adapters need their model
-    then, too. And the model's sentinels; None if it cannot fill in the middle."""
+    then, too. And what is known of the model."""
     if checkpoint is not None:
-        return weights_of(config, begins=False) if config.lora.rank else {}, checkpoint.state.get("infill")
-    return weights_of(config), _fitting_source(config.model, say=str).infill
+        known = recorded_description(checkpoint.state, checkpoint.path)
+        return weights_of(config, begins=False) if config.lora.rank else {}, known
+    source = _fitting_source(config.model, say=str)
+    known = source.description
+    if config.lora.weights is not None:
+        known = description_of(Path(config.lora.weights)).over(known)
+    return weights_of(config), replace(known, base=model_name(source.path))
 
 
 def check_weights(config: RunConfig, dataset: Path) -> str | None:

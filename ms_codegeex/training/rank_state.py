@@ -1,9 +1,10 @@
 """What a checkpoint of a run holds: the tensors of each rank, that is weights, moments and loss scale, with their first
-values; and what the run came from, that is data, tokenizer, sentinels, and the model of its adapters."""
+values; and what the run came from: data, tokenizer, what is known of the model, and the model of its adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import mindspore as ms
@@ -14,6 +15,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
+from ms_codegeex.data.description import ModelDescription, taught_by
 from ms_codegeex.formats.checkpoint import Checkpoint, fingerprint, untied
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.tensors import LazyTensor, overlap, window_ranges
@@ -162,7 +164,8 @@ def starting_weight(
 
 class Provenance:
     """What a run came from. Computed before training, since a path may hold other data later; by rank 0, whose state
-    alone is saved. `infill`: the sentinels of the data, or else those of the model that the run starts from."""
+    alone is saved. `description`: what the data teach the model, over what is known of the one that the run starts
+    from."""
 
     def __init__(
         self,
@@ -170,12 +173,13 @@ class Provenance:
         data: Sequences | Blend,
         rank: int,
         weights: Mapping[str, LazyTensor],
-        infill: Mapping[str, Any] | None,
+        description: ModelDescription,
         datasets: Mapping[str, str],
     ):
         self._config, self._rank, self._datasets = config, rank, dict(datasets)
         self._tokenizer = data.info.get("tokenizer")
-        self.infill = infill if data.infilling is None else data.infilling.sentinels.to_json()
+        marks = None if data.infilling is None else data.infilling.sentinels
+        self.description = replace(taught_by(data.info), infill=marks).over(description)
         # the model that adapters belong to; they are all that is saved
         model = set(config.model.sizes.parameter_shapes())
         base = {name: tensor for name, tensor in weights.items() if name in model}
@@ -189,7 +193,7 @@ class Provenance:
             "rng": {"seed": self._config.seed},
             "config": self._config.to_dict(),
             "tokenizer": self._tokenizer,
-            "infill": self.infill,
+            "description": self.description.to_json(),
         }
 
     def check(self, checkpoint: Checkpoint) -> None:

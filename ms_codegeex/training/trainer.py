@@ -22,6 +22,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.schedule import Transition
 from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuffle_context, unigram_entropy
 from ms_codegeex.data.datasets.blend import Blend
+from ms_codegeex.data.description import ModelDescription
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.parallel.context import before_evaluation
@@ -44,7 +45,7 @@ class Trainer(ObservedRun):
         left_out: global numbers of the first samples of batches that are not trained on.
         tied_group: the communication group of the tied word embedding, if this rank belongs to one.
         weights: tensors to start from (`runs.weights.weights_of`), by our names; others are random.
-        infill: the sentinels of the model that the run starts from; those of the data replace them.
+        description: of the model that the run starts from; what the data teach comes over it.
         datasets: the hash of each dataset, for the checkpoints.
         transition: from the learning rate of the length that the run had.
         library: of the operators that are compiled for this CPU, if the run uses them.
@@ -64,7 +65,7 @@ class Trainer(ObservedRun):
         left_out: Collection[int] = (),
         tied_group: str | None = None,
         weights: Mapping[str, LazyTensor] | None = None,
-        infill: Mapping[str, Any] | None = None,
+        description: ModelDescription | None = None,
         datasets: Mapping[str, str] | None = None,
         transition: Transition | None = None,
         library: Path | None = None,
@@ -75,7 +76,8 @@ class Trainer(ObservedRun):
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = self.stopped = False
         self.transition = transition
-        self.provenance = Provenance(config, data, rank, weights or {}, infill, datasets or {})
+        known = description or ModelDescription()
+        self.provenance = Provenance(config, data, rank, weights or {}, known, datasets or {})
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
         # MindSpore shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
         with no_init_parameters():

@@ -69,8 +69,8 @@ def test_from_the_run_to_the_prompt_of_the_server(trained, code, tmp_path):
     tokenizer = load_tokenizer(code / "tokenizer")
     prefix, suffix, middle = tokenizer.sentinels
     declared = {"prefix": prefix, "suffix": suffix, "middle": middle, "order": ["suffix", "prefix", "middle"]}
-    assert last_checkpoint(trained).state["infill"] == declared
-    assert json.loads((trained / "huggingface/serving.json").read_text()) == {"infill": declared}
+    assert last_checkpoint(trained).state["description"]["infill"] == declared
+    assert json.loads((trained / "huggingface/serving.json").read_text())["infill"] == declared
     converted = command_here(
         "convert", "--model", trained / "huggingface", "--to", "hf", "--output", tmp_path / "again"
     )
@@ -94,7 +94,7 @@ def test_from_the_run_to_the_prompt_of_the_server(trained, code, tmp_path):
     further["model"] = {"family": "codegeex", **source.fields, "weights": str(trained)}
     further["data"]["infill"] = {}  # it goes on without
     further["training"]["steps"] = 1
-    assert train(tmp_path, further).state["infill"] == declared
+    assert train(tmp_path, further).state["description"]["infill"] == declared
 
 
 @pytest.mark.slow  # four runs

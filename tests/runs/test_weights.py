@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.data.description import ModelDescription
+from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
@@ -21,6 +23,8 @@ from ms_codegeex.runs.rank import first_weights
 from ms_codegeex.runs.rank_from_model import weights_of_model
 from ms_codegeex.runs.weights import check_weights, weights_of
 from ms_codegeex.training.rank_state import initial_weight, starting_weight
+
+MARKS = Sentinels(7, 8, 9)
 
 
 def config(family, weights, **model):
@@ -40,12 +44,13 @@ def models(tmp_path_factory):
 
 
 def test_a_rank_gets_the_model_where_the_run_begins_and_whenever_it_trains_adapters(models):
-    (run, arrays), checkpoint = models["codegen"], SimpleNamespace(state={"infill": {"level": "document"}})
+    (run, arrays), checkpoint = models["codegen"], SimpleNamespace(state={"infill": MARKS.to_json()}, path="step-4")
     whole = config("codegen", run)
     adapters = replace(whole, lora=replace(whole.lora, rank=2, targets=["attention"]))
     for run, started in ((whole, None), (adapters, checkpoint)):
         assert weights_of_model(run, started)[0].keys() == arrays.keys()
-    assert weights_of_model(whole, checkpoint) == ({}, {"level": "document"})
+    assert weights_of_model(whole, checkpoint) == ({}, ModelDescription(infill=MARKS))
+    assert weights_of_model(whole, None)[1] == ModelDescription(base="codegen")
 
 
 def test_the_program_without_a_model_does_not_train_random_numbers_instead(models):
@@ -53,9 +58,10 @@ def test_the_program_without_a_model_does_not_train_random_numbers_instead(model
     for run in (begins, replace(begins, lora=replace(begins.lora, rank=2))):
         with pytest.raises(UserError, match=r"^model\.weights: .*start ms_codegeex\.runs\.rank_from_model"):
             first_weights(run, None)
-    plain, checkpoint = replace(begins, model=replace(begins.model, weights=None)), SimpleNamespace(state={"infill": 3})
-    assert first_weights(plain, None) == ({}, None)
-    assert first_weights(plain, checkpoint) == ({}, 3)
+    plain = replace(begins, model=replace(begins.model, weights=None))
+    checkpoint = SimpleNamespace(state={"description": {"infill": MARKS.to_json()}}, path="step-4")
+    assert first_weights(plain, None) == ({}, ModelDescription())
+    assert first_weights(plain, checkpoint) == ({}, ModelDescription(infill=MARKS))
 
 
 @pytest.mark.parametrize("family", small_models.FAMILIES)

@@ -1,5 +1,4 @@
-"""The sentinels of a model that was trained for infilling: the setting `infill` in its directory's `serving.json`, and
-in the manifest of a checkpoint.
+"""The sentinels of a model that was trained for infilling: the fact `infill` of its description.
 
     {"infill": {"prefix": 50257, "suffix": 50258, "middle": 50259,
                 "order": ["prefix", "suffix", "middle"], "end": ["<|endoftext|>"]}}
@@ -11,15 +10,13 @@ that end an answer besides the model's end token."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer.base import Tokenizer
 
-DESCRIPTION = "serving.json"
 PARTS = ("prefix", "suffix", "middle")
 ORDERS = {"psm": PARTS, "spm": ("suffix", "prefix", "middle")}
 JOINED = ("suffix", "middle", "prefix")  # the middle continues the prefix
@@ -46,7 +43,7 @@ class Sentinels:
         return frozenset(mark for mark in (self.prefix, self.suffix, self.middle) if isinstance(mark, int))
 
     def to_json(self) -> dict[str, Any]:
-        """The setting `infill`, which `sentinels` reads."""
+        """The JSON value, which `sentinels` reads."""
         ends = {"end": list(self.end)} if self.end else {}
         return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **ends}
 
@@ -98,27 +95,19 @@ def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
     raise UserError(f"{where} is {number}, which {used}; {remedy}")
 
 
-def description_files(infill: Mapping[str, Any] | None) -> dict[str, bytes]:
-    """The file for a model's directory that says how to prompt it for infilling; none if it was not trained for it."""
-    if infill is None:
-        return {}
-    return {DESCRIPTION: (json.dumps({"infill": infill}, indent=2) + "\n").encode()}
-
-
-def sentinels(value: Any, where: str) -> Sentinels:
-    """The setting `infill` of the file `where`; a malformed one is a `UserError`."""
-    setting = f"{where}: infill"
+def sentinels(value: Any) -> Sentinels:
+    """The sentinels of a JSON value; a malformed one is a `UserError`."""
     if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", "end"}:
-        raise UserError(f"{setting}: expected an object with {', '.join(PARTS)}, and order and end if they are needed")
+        raise UserError(f"expected an object with {', '.join(PARTS)}, and order and end if they are needed")
     marks = [value[part] for part in PARTS]
     order, end = value.get("order", [*PARTS]), value.get("end", [])
     if not all((isinstance(mark, str) and mark) or (type(mark) is int and mark >= 0) for mark in marks):
-        raise UserError(f"{setting}: {', '.join(PARTS)} are not texts or ids; give the model's sentinels")
+        raise UserError(f"{', '.join(PARTS)} are not texts or ids; give the model's sentinels")
     if len({*marks}) < len(marks):
-        raise UserError(f"{setting}: {', '.join(PARTS)} are not three different sentinels; give the model's")
+        raise UserError(f"{', '.join(PARTS)} are not three different sentinels; give the model's")
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(PARTS) or order[-1] == "suffix":
         remedy = "give prefix, suffix and middle in the model's order, suffix not last"
-        raise UserError(f"{setting}: order is {order}; {remedy}")
+        raise UserError(f"order is {order}; {remedy}")
     if not isinstance(end, list) or not all(isinstance(text, str) and text for text in end):
-        raise UserError(f"{setting}: end is {end}; give a list of texts")
+        raise UserError(f"end is {end}; give a list of texts")
     return Sentinels(*marks, order=tuple(order), end=tuple(end))

@@ -49,6 +49,10 @@ class Tokenizer(ABC):
         """Ids of a text that continues another one: decoded after it, they are exactly this text."""
         return self.encode(text)
 
+    def encode_marks(self, text: str) -> list[int]:
+        """Ids of a template's text that continues another one: the names of special tokens are these, as in prompts."""
+        return self.encode_inside(text)
+
     @property
     def sentinels(self) -> tuple[int, int, int]:
         """Ids that mark prefix, suffix and middle for infilling: rows of the model's table that nothing else uses."""
@@ -61,6 +65,10 @@ class Tokenizer(ABC):
     def is_unused(self, number: int) -> bool:
         """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
+
+    def special_texts(self) -> dict[str, str]:
+        """The texts of special tokens by the names that transformers and chat templates have for them."""
+        return {}
 
     def token_bytes(self, number: int) -> bytes:
         """The bytes of an id in a text, maybe a part of a character; none for some special ids. `UserError`: no id."""

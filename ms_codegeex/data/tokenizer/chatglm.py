@@ -85,6 +85,11 @@ class CodeGeeX2Tokenizer(Tokenizer):
             return
         raise UserError(f"{model}: {problem}; this is not CodeGeeX2's tokenizer.model, take the released file")
 
+    def special_texts(self) -> dict[str, str]:
+        """Those of the class for transformers."""
+        unknown, _, end = map(self._model.id_to_piece, range(3))
+        return {"unk_token": unknown, "pad_token": unknown, "eos_token": end}
+
     def encode(self, text: str) -> list[int]:
         """Ids of corpus text, every character taken literally, without prefix; never an id of 0..2 or a command."""
         try:

@@ -89,6 +89,10 @@ class ByteLevelTokenizer(Tokenizer):
         """See `Tokenizer.is_unused`: text has no special tokens."""
         return super().is_unused(number) or number in {*self.added.special.values()} - {self.eos_id}
 
+    def special_texts(self) -> dict[str, str]:
+        """See `Tokenizer.special_texts`; without a role of its own, the end token has all that transformers expects."""
+        return {**dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS), **self.added.roles}
+
     @cached_property  # this and the next take a tenth of a second; encoding a corpus needs neither
     def _model(self) -> FastTokenizer:
         return _byte_pair_encoder(self.tables, frozenset(self.runs.items()), self.added.late)
@@ -123,6 +127,8 @@ class ByteLevelTokenizer(Tokenizer):
         """See `Tokenizer.literal`."""
         return self._name.sub(lambda match: f"{match[0][0]}{LITERAL}{match[0][1:]}", text)
 
+    encode_marks = encode_prompt
+
     def _save(self, directory: Path | str, config: Mapping[str, Any]) -> None:
         directory = Path(directory)
         self.tables.save(directory)
@@ -132,8 +138,7 @@ class ByteLevelTokenizer(Tokenizer):
             "model_max_length": MODEL_MAX_LENGTH,
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
-            **dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS),
-            **self.added.roles,
+            **self.special_texts(),
         }
         own = {DIGESTS_KEY: [*self.tables.digests]} if self.tables.are_own else {}
         write_json(directory / CONFIG, {**config, **common, **own})

@@ -1,29 +1,21 @@
-"""The model that is served, as the HTTP process knows it: its tokenizer and sizes, not its weights. And how it is
-opened: a model directory may state in `serving.json` how its model was tuned:
-
-    {"chat": "codegeex2"}                             a format of `data.conversations`, or
-    {"chat": {"user": "U: {content}\\n", "assistant": "A: {content}\\n", "system": "{content}\\n", "stop": ["U:"]}}
-    {"infill": {"prefix": "<PRE>", "suffix": "<SUF>", "middle": "<MID>"}}             see `data.infilling.sentinels`
-
-Without it, a model only continues text. An adapter may have its own such file.
-"""
+"""The model that is served, as the HTTP process knows it: its tokenizer, its sizes and what its description says, not
+its weights. And how it is opened. An adapter may have its own description."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong, UserError, located
-from ms_codegeex.base.quarantine import has_file, read_json_inside
-from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
-from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
+from ms_codegeex.data.conversations import ChatFormat
+from ms_codegeex.data.description import Chat, bound
+from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.languages import languages, tag_line
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.extras.serving.settings import ServeSettings
-from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
+from ms_codegeex.generation.loading import LoadedModel, adapter_description, load_model
 
 STEP = 256  # tokens; about 1,000 characters
 SHORTEN = 'or send "truncate_prompt": true to drop its start'
@@ -41,7 +33,7 @@ class ServedModel:
     tokenizer: Tokenizer
     context: int
     allowed: int
-    chat: ChatTemplate | None = None
+    chat: ChatFormat | None = None
     sentinels: Sentinels | None = None
     parent: str | None = None
     special_tokens: bool = False
@@ -156,44 +148,22 @@ def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedMod
         model.tokenizer,
         model.config.max_position_embeddings,
         min(model.tokenizer.vocab_size, model.config.vocab_size),
-        _chat(_described(Path(path)).get("chat"), Path(path) / DESCRIPTION),
+        _chat(model.description.chat, model.tokenizer),
         model.sentinels,
     )
 
 
 def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
     """The model with an adapter, which may state how it was tuned."""
-    where, infill = path / DESCRIPTION, adapter_infill(path)
-    chat = _chat(_described(path).get("chat"), where)
+    known = adapter_description(path)
     return replace(
         model,
         name=name,
         parent=model.name,
-        chat=chat or model.chat,
-        sentinels=model.sentinels if infill is None else sentinels(infill, str(where if where.is_file() else path)),
+        chat=_chat(known.chat, model.tokenizer) or model.chat,
+        sentinels=known.infill or model.sentinels,
     )
 
 
-def _described(directory: Path) -> Mapping[str, Any]:
-    content = read_json_inside(directory, DESCRIPTION) if has_file(directory, DESCRIPTION) else {}
-    if not isinstance(content, dict) or set(content) - {"chat", "infill"}:
-        raise UserError(f"{directory / DESCRIPTION}: expected a JSON object with chat and infill, or one of them")
-    return content
-
-
-def _chat(value: Any, where: Path) -> ChatTemplate | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and value in TEMPLATES:
-        return TEMPLATES[value]
-    stop = value.get("stop", []) if isinstance(value, dict) else None
-    texts = {key: text for key, text in value.items() if key != "stop"} if isinstance(value, dict) else {}
-    if (
-        not {"user", "assistant"} <= set(texts) <= {"user", "assistant", "system"}
-        or not all(isinstance(text, str) and "{content}" in text for text in texts.values())
-        or not isinstance(stop, list)
-        or not all(isinstance(text, str) and text for text in stop)
-    ):
-        texts_needed = "user, assistant and system with {content} in each, and a list stop"
-        raise UserError(f"{where}: chat: expected one of {', '.join(TEMPLATES)}, or {texts_needed}")
-    return ChatTemplate(**texts, stop=tuple(stop))
+def _chat(chat: Chat | None, tokenizer: Tokenizer) -> ChatFormat | None:
+    return None if chat is None else bound(chat, tokenizer)

@@ -88,7 +88,7 @@ def test_sentinels_that_do_not_fit_the_model_are_refused(tokenizer, tmp_path, ma
 def test_what_is_written_is_what_is_read():
     for order in (*ORDERS.values(), JOINED):
         found = Sentinels(7, "<S>", 9, order, ("<E>",))
-        assert sentinels(json.loads(json.dumps(found.to_json())), "serving.json") == found
+        assert sentinels(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_a_suffix_follows_without_a_space_of_its_own(tokenizer):

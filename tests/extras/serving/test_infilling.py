@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.description import description_from
 from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.answering import IndentStop
@@ -294,15 +295,15 @@ def test_no_room_for_sentinels(tokenizer):
 )
 def test_a_malformed_setting_is_refused(value):
     with pytest.raises(UserError, match=r"serving\.json: infill"):
-        sentinels(value, "serving.json")
+        description_from({"infill": value}, "serving.json")
 
 
 def test_an_answer_may_continue_the_prefix():
     value = {"prefix": 7, "suffix": 8, "middle": 9, "order": [*JOINED]}
-    assert sentinels(value, "serving.json") == Sentinels(7, 8, 9, JOINED)
+    assert sentinels(value) == Sentinels(7, 8, 9, JOINED)
 
 
 def test_a_sound_setting():
     value = {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["suffix", "prefix", "middle"], "end": ["<E>"]}
-    found = sentinels(value, "serving.json")
+    found = sentinels(value)
     assert found == Sentinels("<P>", "<S>", "<M>", ("suffix", "prefix", "middle"), ("<E>",))

@@ -9,6 +9,7 @@ from fake_backend import TEXT, FakeBackend, fake_model
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
+from ms_codegeex.data.description import read_description
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.model import described_model
 from ms_codegeex.models.registry import family
@@ -92,15 +93,17 @@ def test_a_base_model_refuses_chat_and_names_completions():
 
 def test_a_directory_says_what_its_model_was_tuned_for(tmp_path):
     config = SimpleNamespace(max_position_embeddings=8, vocab_size=52224)
-    opened = SimpleNamespace(
-        family=family("codegeex"), tokenizer=load_tokenizer("codegeex"), config=config, sentinels=None
-    )
-    assert described_model(opened, tmp_path).chat is None
+    parts = {"family": family("codegeex"), "tokenizer": load_tokenizer("codegeex"), "config": config, "sentinels": None}
+
+    def opened():
+        return SimpleNamespace(**parts, description=read_description(tmp_path))
+
+    assert described_model(opened(), tmp_path).chat is None
     own = {"user": "U {content}\n", "assistant": "A {content}\n", "stop": ["\nU "]}
     for chat, template in (*TEMPLATES.items(), (own, ChatTemplate(**{**own, "stop": ("\nU ",)}))):
         (tmp_path / "serving.json").write_text(json.dumps({"chat": chat}))
-        assert described_model(opened, tmp_path).chat == template
+        assert described_model(opened(), tmp_path).chat == template
     for wrong in ({"chat": "gpt"}, {"chat": {"user": "{content}"}}, {"chat": {**own, "user": "U"}}, {"talk": 1}, []):
         (tmp_path / "serving.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=r"serving\.json"):
-            described_model(opened, tmp_path)
+            opened()

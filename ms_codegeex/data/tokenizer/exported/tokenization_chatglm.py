@@ -25,6 +25,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
     vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012 (transformers reads it from the class)
     padding_side = "left"
+    _in_chat = False
 
     def __init__(self, vocab_file, **settings):
         self.vocab_file = str(vocab_file)
@@ -42,12 +43,26 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def vocab_size(self):
         return len(self._names)
 
+    def apply_chat_template(self, *given, **options):
+        """Ids begin with `[gMASK] sop`, and the end token's name at the end of the text is the end token."""
+        self._in_chat = True
+        try:
+            return super().apply_chat_template(*given, **options)
+        finally:
+            self._in_chat = False
+
+    def __call__(self, *given, **options):
+        return super().__call__(*given, **{**options, **({"add_special_tokens": True} if self._in_chat else {})})
+
     def get_vocab(self):
         return {**self._ids, **self.added_tokens_encoder}
 
     def tokenize(self, text, **options):
         """Not divided at names of special tokens; at those of tokens that a user adds, as in transformers."""
-        return super().tokenize(text, **options) if len(self) > self.vocab_size else self._tokenize(text)
+        ended = self._in_chat and text.endswith(self.eos_token)
+        text = text.removesuffix(self.eos_token) if ended else text
+        tokens = super().tokenize(text, **options) if len(self) > self.vocab_size else self._tokenize(text)
+        return [*tokens, self.eos_token] if ended else tokens
 
     def _tokenize(self, text, **_):
         return [self._names[number] for number in self.sp_model.encode(text)]

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import MalformedText, parse_json
-from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_name, translation_prompt
+from ms_codegeex.data.conversations import ChatFormat, LearntAnswer, translation_name, translation_prompt
+from ms_codegeex.data.jinja_templates import TemplateError
 from ms_codegeex.data.languages import find_language, tag_prefix
 from ms_codegeex.data.layouts import RecordLayout, Table, absent, table
 
@@ -40,13 +41,10 @@ class BadRecord(Exception):
 
 
 @dataclass(frozen=True)
-class Example:
-    """A prompt and its answer. The loss counts the answer and the end token after it. The prompt is the first `size`
-    bytes of `text`, which all examples of a conversation share."""
+class Example(LearntAnswer):
+    """An answer, whose prompt is the first `size` bytes of `text`, which the examples of a conversation may share. The
+    loss counts the answer, its end and the end token after it."""
 
-    text: bytes
-    size: int
-    answer: str
     language: str = ""
 
 
@@ -58,9 +56,9 @@ class Turn(NamedTuple):
     trained: bool = True
 
 
-def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], Note], list[Example]]:
+def reader(task: str, chat: ChatFormat, tags: str) -> Callable[[Mapping[str, Any], Note], list[Example]]:
     """A function that turns a record of `task` (completion, chat, translation) into its examples, or raises
-    `BadRecord`. Chats are written in the template of `conversations.TEMPLATES`. `tags` is the scheme of the tag line
+    `BadRecord`. Conversations are written as `chat` says. `tags` is the scheme of the tag line
     for completions that name their language; `none` writes no tag."""
     layouts = table()
 
@@ -71,7 +69,7 @@ def reader(task: str, template: str, tags: str) -> Callable[[Mapping[str, Any], 
         if task == "completion":
             return [_completion(layouts, layout, record, note, tags)]
         if task == "chat":
-            return _chat(_turns(layouts, layout, record, note), TEMPLATES[template], note)
+            return _chat(_turns(layouts, layout, record, note), chat, note)
         return [_translation(layout, record)]
 
     return read
@@ -148,7 +146,7 @@ def _answer(name: str, text: str) -> str:
 
 def _example(prompt: str, answer: str, language: str = "") -> Example:
     text = prompt.encode()
-    return Example(text, len(text), answer, language)
+    return Example(text, len(text), answer, language=language)
 
 
 def _completion(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note: Note, tags: str) -> Example:
@@ -252,7 +250,7 @@ def _content(name: str, value: Any) -> str:
     return "".join(texts)
 
 
-def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example]:
+def _chat(turns: list[Turn], chat: ChatFormat, note: Note) -> list[Example]:
     """An example for each answer that is learnt, with all earlier messages as its prompt. One row for the whole
     conversation would need an end token after each answer, and attention restarts after an end token."""
     if not any(turn.role == "assistant" for turn in turns):
@@ -261,14 +259,12 @@ def _chat(turns: list[Turn], template: ChatTemplate, note: Note) -> list[Example
         raise BadRecord("nothing to learn", "the weight of each answer is 0")
     if turns[-1].role == "user":
         note("a last message by the user, which nobody answers, was not used", f"message {len(turns) - 1}")
-    text, answers = bytearray(), list[tuple[int, str]]()
-    for turn, (before, content, after) in zip(turns, template.parts(turn[:2] for turn in turns), strict=True):
-        text += before.encode()
-        if turn.role == "assistant" and turn.trained:
-            answers.append((len(text), content))
-        text += (content + after).encode()
-    whole = bytes(text)
-    return [Example(whole, size, answer) for size, answer in answers]
+    try:
+        answers = chat.answers([turn[:2] for turn in turns])
+    except TemplateError as error:
+        raise BadRecord("refused by the chat template", str(error)) from None
+    trained = (turn.trained for turn in turns if turn.role == "assistant")
+    return [Example(**vars(answer)) for answer, learnt in zip(answers, trained, strict=True) if learnt]
 
 
 def _translation(layout: RecordLayout, record: Mapping[str, Any]) -> Example:

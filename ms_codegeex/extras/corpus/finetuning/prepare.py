@@ -25,16 +25,17 @@ from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.datasets.batches import KIND
 from ms_codegeex.data.datasets.layout import check_output, file_records
+from ms_codegeex.data.description import Chat, bound, chat_json, chat_of, read_description
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.languages import check_scheme
 from ms_codegeex.data.layouts import table
-from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, Example, reader
 from ms_codegeex.extras.corpus.reading import SPECIAL, Unit, rejected, units_of
-from ms_codegeex.extras.corpus.settings import ON_ERROR, check_choices, check_share
-from ms_codegeex.extras.corpus.sources import Root, printable, search, user_roots
+from ms_codegeex.extras.corpus.settings import ON_ERROR, check_choices, check_share, set_validation
+from ms_codegeex.extras.corpus.sources import Root, described_roots, search, user_roots
 from ms_codegeex.extras.corpus.tally import Tally
 from ms_codegeex.extras.corpus.workers import ProgressBar
 from ms_codegeex.extras.corpus.writing import DatasetWriter, write_description, write_report
@@ -44,6 +45,7 @@ MAX_LINE_BYTES = 64 << 20  # longer lines are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
 HELD_OUT = "held out, beside a file for training"
+REPEATED = "is in --validation too"
 # The last name of a split in a file's name.
 _HELD_OUT = re.compile(r"(.*)(?<![a-z])(?:test|testing|validation|valid|val|dev|eval)(?![a-z])")
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
@@ -62,8 +64,10 @@ class FinetuneSettings:
     """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
     and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory. A row has at most `seq_length`
     tokens. A longer example is dropped (`overlong="drop"`), or the left end of its prompt is truncated, never the
-    answer. A hash of the texts chooses `validation_share` of the examples. `template`: for conversations, a name of
-    `conversations.TEMPLATES`, or `auto`: the tokenizer's."""
+    answer. A hash of the texts chooses `validation_share` of the examples, unless `validation` names files whose
+    examples are for validation; what repeats them is not trained on. `template`: for conversations, a name of
+    `conversations.TEMPLATES`, or `auto`: the format `chat` of the model, as its description has it in JSON, else that
+    of the tokenizer's directory, else its family's."""
 
     task: str
     seq_length: int
@@ -75,8 +79,11 @@ class FinetuneSettings:
     tags: str = "codegeex"
     on_error: str = "skip"
     infill: InfillConfig | None = None
+    chat: Any = None
+    validation: tuple[Path | str, ...] = ()
 
     def __post_init__(self) -> None:
+        set_validation(self)
         check_scheme(self.tags)
         check_choices(self, task=TASKS, template=("auto", *TEMPLATES), on_error=ON_ERROR, overlong=("truncate", "drop"))
         check_share(self.validation_share)
@@ -89,35 +96,57 @@ class FinetuneSettings:
 
     def record(self) -> dict[str, Any]:
         """All settings, as dataset.json and report.json hold them."""
-        return {name: value for name, value in asdict(self).items() if name != "infill" or value is not None}
+        optional = ("infill", "chat", "validation")
+        return {name: value for name, value in asdict(self).items() if value or name not in optional}
+
+    def format(self, tokenizer: Tokenizer) -> Chat:
+        """How conversations are written."""
+        if self.template != "auto":
+            return TEMPLATES[self.template]
+        if self.chat is not None:
+            return chat_of(self.chat)
+        own = None if self.tokenizer in TOKENIZER_NAMES else read_description(Path(self.tokenizer)).chat
+        return own or TEMPLATES["codegeex2" if tokenizer.name == "codegeex2" else "plain"]
 
 
 class RowEncoder:
     """Encodes examples as rows of ids, with one tokenizer and one maximum length."""
 
-    def __init__(self, settings: FinetuneSettings) -> None:
-        self.tokenizer = load_tokenizer(settings.tokenizer)
+    def __init__(self, settings: FinetuneSettings, tokenizer: Tokenizer | None = None) -> None:
+        self.tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
         self._fast = CorpusEncoder(self.tokenizer)
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer as it follows its prompt, without end token."""
+        """Ids of an answer as it follows its prompt, without its end."""
         return self._fast.encode_inside(answer.encode()).tolist()
+
+    def learnt_ids(self, example: Example) -> list[int]:
+        """Ids that the loss counts: the answer, its end and the end token."""
+        ids = [*self.answer_ids(example.answer), *(self.tokenizer.encode_marks(example.end) if example.end else ())]
+        return ids if ids[-1:] == [self.tokenizer.eos_id] else [*ids, self.tokenizer.eos_id]
 
     def rows(self, examples: Sequence[Example]) -> Iterator[Row | str]:
         """The row of each of a record's examples, or the reason why it is left out. Each prompt begins with the one
-        before. Up to the last place where the text may be divided, its ids are settled. Without such a place, prompts
-        are encoded as a whole until they have `_MAX_PROMPTS`."""
+        before, unless a model's own template wrote it. Up to the last place where the text may be divided, its ids are
+        settled. Without such a place, prompts are encoded as a whole until they have `_MAX_PROMPTS`."""
         settled, encoded, ids = 0, 0, list[int]()
         for example in examples:
             if not settled and encoded > _MAX_PROMPTS:
                 yield "conversation too long to encode as a whole"
                 continue
-            place = self._fast.last_break(example.text, settled, example.size)
-            ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]
-            settled, encoded = place, encoded + example.size
-            prompt = [*self.tokenizer.prefix, *ids, *self._ids(example.text, settled, example.size)]
-            answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
+            encoded += example.size
+            if example.marked:
+                prompt = self.tokenizer.encode_prompt(example.text[: example.size].decode())
+                if self.tokenizer.eos_id in prompt:
+                    yield "end token in the prompt, where attention begins anew"
+                    continue
+            else:
+                place = self._fast.last_break(example.text, settled, example.size)
+                ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]
+                settled = place
+                prompt = [*self.tokenizer.prefix, *ids, *self._ids(example.text, settled, example.size)]
+            answer = self.learnt_ids(example)
             room, minimum = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
             truncated = len(prompt) > room
             if truncated and (not self.truncate or room < minimum):
@@ -135,7 +164,8 @@ class RowEncoder:
 
 def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
     """Remarks on names of special tokens in a record's texts, with the first name."""
-    texts = [examples[-1].text.decode(), *(example.answer for example in examples)]
+    own = "" if examples[-1].marked else examples[-1].text.decode()  # a template's own names are meant
+    texts = [own, *(example.answer for example in examples)]
     for number, text in enumerate(texts):
         for found in _SPECIAL.finditer(text):
             if number and found.end() == len(text.rstrip()):
@@ -151,16 +181,16 @@ class _RowMaker:
         self.settings, self.encoder, self._add_row = settings, encoder, add
         self.tally, self.truncated, self.kept, self.longest = Tally(), 0, 0, 0
         self.found = {"files": 0, "documents": 0, "bytes": 0}
+        self._held_out, self.rows, self.rows_held_out = set[bytes](), 0, 0
         self._before = 0  # lines of the file in units that have been read
         self._decode = text_decoder(encoder.tokenizer)
-        template = settings.template
-        if template == "auto":
-            template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
-        self._read = reader(settings.task, template, settings.tags)
+        self.chat = settings.format(encoder.tokenizer) if settings.task == "chat" else None
+        chat = bound(self.chat or TEMPLATES["plain"], encoder.tokenizer)
+        self._read = reader(settings.task, chat, settings.tags)
 
     def read_all(self, inputs: Places, progress: bool) -> None:
-        """Add every example below `inputs`; `UserError` if there is none."""
-        units, others, found = _find(user_roots(inputs))
+        """Add every example of `settings.validation`, then of `inputs`; `UserError` if there is none."""
+        units, others, found = _find(user_roots(inputs, self.settings.validation))
         self.found["files"] = found["files"]
         for item in others:
             if item.kind == "problems":
@@ -171,8 +201,12 @@ class _RowMaker:
         with bar.alive():
             for _ in bar.track(units, map(self.read, units), "tokenising"):
                 pass
+        places = self.settings.validation
         if not self.kept:
-            raise _nothing_left(inputs, self.tally, self.longest)
+            raise _nothing_left(inputs or places, self.tally, self.longest)
+        if places and (not self.rows_held_out or (inputs and self.rows == self.rows_held_out)):
+            which, remedy = ("--input", ": all is in --validation") if self.rows_held_out else ("--validation", "")
+            raise UserError(f"{which}: no example is left of it{remedy}; give other files")
 
     def read(self, unit: Unit) -> None:
         """Add every example of a unit; records that give none are counted, or end the run."""
@@ -196,8 +230,17 @@ class _RowMaker:
             for remark, detail in {**remarks, **dict(reversed([*_special(examples)]))}.items():
                 self.tally.add(Event(source, "noted", remark, detail))
             digest = self._digest(examples)
+            if not unit.held_out and digest in self._held_out:
+                event = Event(source, "dropped", REPEATED, bytes=len(line), excerpt=examples[-1].answer[:_EXCERPT])
+                self.tally.add(event, records=True)
+                continue
             rows = zip(examples, self.encoder.rows(examples), strict=True)
-            self.kept += any([self._add(example, row, source, digest) for example, row in rows])
+            added = sum([self._add(example, row, source, digest) for example, row in rows])
+            self.kept += added > 0
+            self.rows += added
+            if unit.held_out and added:
+                self._held_out.add(digest)
+                self.rows_held_out += added
         self._before += records.value
 
     def _digest(self, examples: Sequence[Example]) -> bytes:
@@ -221,7 +264,7 @@ class _RowMaker:
         """Whether the example was written, and not left out."""
         if isinstance(row, str):
             size = example.size + len(example.answer.encode())
-            needed = len(self.encoder.answer_ids(example.answer)) + len(self.encoder.tokenizer.prefix) + 2
+            needed = len(self.encoder.learnt_ids(example)) + len(self.encoder.tokenizer.prefix) + 1
             self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
             detail = f"its answer needs {needed} tokens" if self.encoder.truncate else ""
             event = Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
@@ -240,7 +283,8 @@ def prepare_finetune(
     inputs: Places, output: Path, settings: FinetuneSettings, progress: bool = False, replace: bool = False
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
-    is a pure function of settings and input: files of records (`base.records.ENDINGS`) and directories with them. The
+    is a pure function of settings and input: files of records (`base.records.ENDINGS`) and directories with them; with
+    `settings.validation` there need be none. The
     result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
     `UserError` for a missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
     check_output(output, replace)
@@ -250,10 +294,10 @@ def prepare_finetune(
         with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
             work = _RowMaker(settings, encoder, writer.add)
             work.read_all(inputs, progress)
-            splits = writer.write(settings.validation_share)
+            splits = writer.write(settings.validation_share, work.rows_held_out)
         extra = {"truncated": work.truncated, "redacted": {}}
         write_report(directory, writer.summary, work.found, work.tally, settings.record(), extra)
-        description = _describe(directory, work, user_roots(inputs), splits)
+        description = _describe(directory, work, user_roots(inputs, settings.validation), splits)
     return {**description, "output": str(output)}
 
 
@@ -262,6 +306,19 @@ def example_sizes(inputs: Places, settings: FinetuneSettings) -> np.ndarray:
     sizes = list[int]()
     _RowMaker(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
     return np.array(sizes, np.int64)
+
+
+def example_rows(
+    inputs: Places, settings: FinetuneSettings, tokenizer: Tokenizer, tally: Tally
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ids and mask of each example's row, as `prepare_finetune` would write them with this tokenizer, whatever
+    `settings` names; `tally` counts the records. `UserError` as there."""
+    rows = list[tuple[np.ndarray, np.ndarray]]()
+    maker = _RowMaker(settings, RowEncoder(settings, tokenizer), lambda ids, mask, *_: rows.append((ids, mask)))
+    maker.tally = tally
+    maker.read_all(inputs, progress=False)
+    tally.kept = tally.records = maker.kept
+    return rows
 
 
 def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
@@ -318,8 +375,8 @@ def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: d
     work.tally.records = work.kept
     tally = {**work.tally.summed(work.kept, work.found["documents"]), "examples": examples}
     further = {
-        "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
-        "split_by": "example",
+        "sources": described_roots(roots),
+        "split_by": "input" if settings.validation else "example",
         "splits": splits,
         "found": work.found,
         "truncated": work.truncated,
@@ -327,6 +384,7 @@ def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: d
         "tally": tally,
         "files": file_records(directory),
         **infill_record(settings.infill, tokenizer),
+        **({} if work.chat is None else {"chat": chat_json(work.chat)}),
         "settings": settings.record(),
     }
     return write_description(directory, tokenizer, settings.tokenizer, first, further)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.description import ModelDescription, gguf_description
 from ms_codegeex.extras.exchange.gguf_files.architectures import ARCHITECTURES, ROTARY_BASE, LlamaArchitecture
 from ms_codegeex.extras.exchange.gguf_files.header import GGUFHeader
-from ms_codegeex.extras.exchange.gguf_files.vocabulary import tokenizer_writer
+from ms_codegeex.extras.exchange.gguf_files.vocabulary import PREFIXES, tokenizer_writer
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats, check_layers
 from ms_codegeex.formats.provenance import inputs_of
@@ -108,7 +109,12 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     ours = its.reordered({name: ours[name] for name in shapes}, config, back=True)
     path, saver = Path(path), tokenizer_writer(header.metadata, str(path))
     inputs = (inputs_of("model", path, [path]),)
-    return Source(path, "gguf", its_family, fields, ours, saver, inputs=inputs)
+    return Source(path, "gguf", its_family, fields, ours, saver, inputs=inputs, description=_description(header))
+
+
+def _description(header: GGUFHeader) -> ModelDescription:
+    prefix = PREFIXES.get(str(header.metadata.get("tokenizer.ggml.model")), "")
+    return gguf_description(header.metadata, prefix, header.path)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -125,6 +131,7 @@ def describe(path: Path) -> dict[str, Any]:
         "architecture": header.metadata.get(ARCHITECTURE),
         "family": families.get(str(header.metadata.get(ARCHITECTURE))),
         "metadata": header.metadata,
+        "description": _description(header).to_json(),
         "parameters": sum(counts.values()),
         "types": counts,
         "tensors": [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
-from ms_codegeex.data.tokenizer.files import CONFIG, EOS, AddedTokens, read_object
+from ms_codegeex.data.tokenizer.files import EOS, AddedTokens
 from ms_codegeex.data.tokenizer.gpt2 import CodeGenTokenizer
 from ms_codegeex.data.tokenizer.tables import DIGESTS_KEY, Tables, read_tables
 from ms_codegeex.formats.wire import FIXED32, WireError, WireReader, length_field, number_field, varint
@@ -28,9 +28,10 @@ _NORMALISER_NAME, _REMOVE_SPACES = 1, 4
 # llama.cpp finds the name of a control token anywhere in a prompt, and `people` holds `eop`: the two command tokens
 # whose names are plain words have those of GLM-4's tokenizer.
 _NAMES = {"sop": "<sop>", "eop": "<eop>"}
+PREFIXES = {"llama": "[gMASK]<sop>"}  # what every prompt begins with
 _ENDS = ("<unk>", "<bos>", "<eos>")  # ids 0 to 2, as llama.cpp's converter names them
 _PIECES = ("<unk>", "<s>", "</s>")  # and as SentencePiece does
-KEYS, TEMPLATE, CHAT_TEMPLATE = "tokenizer.ggml.", "tokenizer.chat_template", "chat_template.jinja"
+KEYS = "tokenizer.ggml."
 _BOTH = {"add_bos_token": (None, False), "add_eos_token": (None, False)}
 _FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # keys that decide ids, and what they may be, for each model
     "llama": {**_BOTH, "add_space_prefix": (None, True), "remove_extra_whitespaces": (None, False)},
@@ -42,7 +43,7 @@ _FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # keys that decide ids,
 class Vocabulary:
     """What the keys below `tokenizer.ggml` say. `model` and `pre` are llama.cpp's names of an algorithm and of its
     pre-tokenizer; `prefix` is the text that every prompt has to begin with; `limits` are sentences on what llama.cpp
-    reads differently; `template` is that of a chat."""
+    reads differently."""
 
     model: str
     pre: str
@@ -53,24 +54,19 @@ class Vocabulary:
     merges: list[str] = field(default_factory=list)
     prefix: str = ""
     limits: tuple[str, ...] = ()
-    template: str | None = None
 
 
-def vocabulary_of(directory: Path, rows: int, eos: int) -> Vocabulary:
-    """The vocabulary of the tokenizer in `directory` for tables of `rows` rows, whose end token is `eos`.
+def vocabulary_of(tokenizer: Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
+    """The vocabulary of the tokenizer, which is in `directory`, for tables of `rows` rows, whose end token is `eos`.
 
     Raises `UserError` if the tokenizer is of another kind or has more tokens than the tables have rows.
     """
-    tokenizer = load_tokenizer(directory)
     if tokenizer.vocab_size > rows:
         raise UserError(f"tokenizer: has {tokenizer.vocab_size} tokens, the model's tables {rows} rows; give its own")
     make = _MAKERS.get(type(tokenizer))
     if make is None:
         raise UserError(f"tokenizer: {tokenizer.name} is not one that this model's GGUF can hold; give the model's own")
-    file, config = directory / CHAT_TEMPLATE, read_object(directory / CONFIG, missing=True)
-    template = file.read_text("utf-8", "replace") if file.is_file() else config.get("chat_template")
-    made = make(tokenizer, directory, rows, eos)
-    return replace(made, template=template if isinstance(template, str) else None)
+    return make(tokenizer, directory, rows, eos)
 
 
 def _padding(rows: range) -> list[bytes]:
@@ -99,7 +95,7 @@ def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eo
         + [UNUSED] * unused,
         scores=[*(piece.score for piece in pieces), *[0.0] * (rows - len(pieces))],
         special={"eos": eos},
-        prefix="".join(_NAMES.get(name, name) for name in ("[gMASK]", "sop")),
+        prefix=PREFIXES["llama"],
         limits=(limits,) if limits else (),
     )
 
@@ -141,8 +137,6 @@ def tokenizer_writer(metadata: Mapping[str, Any], where: str) -> Callable[[Path]
                 if (value := metadata.get(f"{KEYS}{key}")) not in known:
                     raise ValueError(f"{KEYS}{key} is {value!r:.40}, expected {known[1]!r}")
             rebuild(_lists(metadata), directory, end)
-            if isinstance(template := metadata.get(TEMPLATE), str):
-                (directory / CHAT_TEMPLATE).write_text(template, "utf-8")
         except (ValueError, TypeError, OverflowError, UserError) as error:
             remedy = "convert with --tokenizer NAME|DIR"
             raise UserError(f"{where}: its tokenizer is not one of ours ({error}); {remedy}") from None

@@ -30,10 +30,12 @@ from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.data.description import bound
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.extras.exchange.gguf_files.architectures import ROTARY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.extras.exchange.gguf_files.header import QUANTISED, GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.quantising import quantised
-from ms_codegeex.extras.exchange.gguf_files.vocabulary import KEYS, TEMPLATE, Vocabulary, vocabulary_of
+from ms_codegeex.extras.exchange.gguf_files.vocabulary import KEYS, Vocabulary, vocabulary_of
 from ms_codegeex.formats.convert import Check
 from ms_codegeex.formats.files import GGUF_SUFFIX
 from ms_codegeex.formats.layout import to_foreign
@@ -131,7 +133,7 @@ def _name(source: Source) -> str:
 
 
 def _metadata(
-    source: Source, its: LlamaArchitecture, wanted: str, vocabulary: Vocabulary
+    source: Source, its: LlamaArchitecture, wanted: str, vocabulary: Vocabulary, tokenizer: Tokenizer
 ) -> Iterator[tuple[str, str, Any]]:
     """(key, kind of value, value) of everything that the file says besides its tensors."""
     config = source.config
@@ -159,8 +161,7 @@ def _metadata(
     for name, number in vocabulary.special.items():
         yield f"{KEYS}{name}_token_id", "uint32", number
     yield f"{KEYS}add_bos_token", "bool", False
-    if vocabulary.template is not None:
-        yield TEMPLATE, "string", vocabulary.template
+    yield from source.description.gguf(tokenizer, vocabulary.prefix)
 
 
 class _Writer(GGUFWriter):
@@ -265,13 +266,14 @@ class GGUFOutput:
 
     def prepare(self) -> None:
         """Find the vocabulary and the tensors; nothing is loaded yet."""
-        self.vocabulary = _vocabulary(self.source, self.source.save_tokenizer)
+        self.tokenizer, self.vocabulary = _vocabulary(self.source, self.source.save_tokenizer)
         self.tensors = _tensors(self.source, self.its, self.wanted)
 
     def write(self, output: Path, check: Check, hashes: FileHashes, progress: bool) -> None:
         """Write the directory; the model is hashed meanwhile."""
         with atomic_directory(output, check) as directory:
-            path, metadata = directory / self.name, _metadata(self.source, self.its, self.wanted, self.vocabulary)
+            path = directory / self.name
+            metadata = _metadata(self.source, self.its, self.wanted, self.vocabulary, self.tokenizer)
             _write_header(path, self.its.name, metadata, self.tensors)
             hashes.known(path, _write_data(path, self.tensors, progress))
             text = modelfile(self.name, self.vocabulary, self.source.config.max_position_embeddings)
@@ -296,7 +298,7 @@ class GGUFOutput:
             "dtypes": sorted({tensor.kind for tensor in self.tensors}),
             "tensors": len(self.tensors),
             "left_out": [],
-            "warnings": [*_warnings(self.source), *self.vocabulary.limits],
+            "warnings": [*_warnings(self.source, self.tokenizer), *self.vocabulary.limits],
             "bytes": sum(tensor.nbytes for tensor in self.tensors),
             "architecture": self.its.name,
             "prompt_begins_with": self.vocabulary.prefix,
@@ -312,15 +314,27 @@ def _has_bytes(path: Path, start: int, pieces: Iterator[np.ndarray]) -> bool:
     return True
 
 
-def _vocabulary(source: Source, save: Callable[[Path], object] | None) -> Vocabulary:
+def _vocabulary(source: Source, save: Callable[[Path], object] | None) -> tuple[Tokenizer, Vocabulary]:
+    unknown = f"{source.path}: does not say which tokenizer it has, and GGUF needs it; add --tokenizer DIR"
     if save is None:
-        raise UserError(f"{source.path}: does not say which tokenizer it has, and GGUF needs it; add --tokenizer")
+        raise UserError(unknown)
     with TemporaryDirectory() as directory:
         save(Path(directory))
-        return vocabulary_of(Path(directory), source.config.vocab_size, source.config.eos_token_id)
+        try:
+            tokenizer, rows = load_tokenizer(directory), source.config.vocab_size
+        except UserError as error:
+            absent = str(error).startswith(f"{directory}: has no tokenizer")
+            raise UserError(unknown if absent else str(error).replace(directory, str(source.path))) from None
+        vocabulary = vocabulary_of(tokenizer, Path(directory), rows, source.config.eos_token_id)
+    source.description.check(tokenizer, rows, source.path)
+    return tokenizer, vocabulary
 
 
-def _warnings(source: Source) -> list[str]:
-    if getattr(source.config, "rotary_dtype", "fp32") == "fp32":
-        return []
-    return [f"llama.cpp rotates by FP32 angles, this model rounds them to {source.config.rotary_dtype} (rotary_dtype)"]
+def _warnings(source: Source, tokenizer: Tokenizer) -> list[str]:
+    warnings, chat = [], source.description.chat
+    if (dtype := getattr(source.config, "rotary_dtype", "fp32")) != "fp32":
+        warnings.append(f"llama.cpp rotates by FP32 angles, this model rounds them to {dtype} (rotary_dtype)")
+    for end in () if chat is None else bound(chat, tokenizer).stop:
+        if len(tokenizer.encode_marks(end)) != 1:
+            warnings.append(f"llama.cpp does not end an answer at {end!r}, which is no token: send it as a stop text")
+    return warnings

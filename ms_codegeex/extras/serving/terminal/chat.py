@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.errors import RunFailure, UserError, suggestion
 from ms_codegeex.base.options import declared
 from ms_codegeex.base.printing import print_content, print_out
+from ms_codegeex.data.conversations import STATE_CHAT
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.server_answers import AnswerPart
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 SETTINGS = ("max_new_tokens", "seed", *(each.name for each in request_fields()))
 COMMANDS = ("/set", "/clear", "/help", "/quit")
-BASE = """a base model: it continues text and was not tuned to follow instructions.
-What you type is added to one text, which the model continues, also after an empty line."""
+BASE = f"""a base model: it continues text and was not tuned to follow instructions.
+What you type is added to one text, which the model continues, also after an empty line.
+If it was tuned for conversations, say how they are written: {STATE_CHAT}."""
 HELP = """\
 /set NAME VALUE   change a setting, for example /set temperature 0.2; without words: show all
 /clear            forget the conversation

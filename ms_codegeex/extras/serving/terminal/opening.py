@@ -51,4 +51,5 @@ def open_model(arguments: argparse.Namespace, slots: int = 1, special_tokens: bo
     from ms_codegeex.generation.loading import at_checkpoint
 
     place, level = at_checkpoint(options.model, options.checkpoint), cpu_level(engine.cpu_level)
-    return TerminalModel(place, slots, special_tokens, threads=engine.threads, cpu_level=level, exact=engine.exact)
+    how = {"threads": engine.threads, "cpu_level": level, "exact": engine.exact}
+    return TerminalModel(place, slots, special_tokens, **how)

@@ -13,6 +13,7 @@ from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.records import line_parts
+from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -31,7 +32,7 @@ def write_lines(path, records):
 
 
 def examples_of(record, task="chat", template="plain"):
-    return reader(task, template, "none")(record, lambda remark, where: None)
+    return reader(task, TEMPLATES[template], "none")(record, lambda remark, where: None)
 
 
 def rows(directory, split="train"):
@@ -359,6 +360,20 @@ def test_validation_split(tmp_path):
     assert validation != {tokenizer.decode(ids[:-1]) for ids, _ in rows(other, "validation")}
     _, result = prepare(tmp_path, MANY[:2], "few", validation_share=0.01)
     assert [result["splits"][split]["documents"] for split in ("train", "validation")] == [1, 1]
+
+
+def test_records_for_validation(tmp_path):
+    """All of them, in that split alone: what repeats them is counted and not trained on."""
+    own = write_lines(tmp_path / "own.jsonl", [*MANY[:3], {"prompt": "v", "completion": "w"}])
+    out, result = prepare(tmp_path, MANY[:9], validation=[own])
+    assert [result["splits"][split]["documents"] for split in ("train", "validation")] == [6, 4]
+    assert result["dropped"]["is in --validation too"]["documents"] == 3 and result["split_by"] == "input"
+    assert load_tokenizer("codegeex").decode(rows(out, "validation")[3][0][:-1]) == "vw"
+    with pytest.raises(UserError, match="--input: no example is left of it: all is in --validation"):
+        prepare(tmp_path, MANY[:3], "none", validation=[own])
+    write_lines(tmp_path / "odd.jsonl", [{"x": 1}])
+    with pytest.raises(UserError, match="--validation: no example is left of it"):
+        prepare(tmp_path, MANY[:3], "odd", validation=[tmp_path / "odd.jsonl"])
 
 
 def test_a_conversation_is_not_split(tmp_path):

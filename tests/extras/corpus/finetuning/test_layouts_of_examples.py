@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.layouts import table
 from ms_codegeex.data.summary_lines import tally_lines
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, reader
@@ -202,7 +203,7 @@ def task_of(record):
 
 
 def examples_of(record, note=lambda remark, where: None):
-    found = reader(task_of(record), "plain", "none")(record, note)
+    found = reader(task_of(record), TEMPLATES["plain"], "none")(record, note)
     return [(example.text[: example.size].decode(), example.answer) for example in found]
 
 

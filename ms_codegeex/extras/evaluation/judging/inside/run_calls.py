@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, ItemsView, KeysView
 
 import plain
-from program import Reporter, discarding, execute, guard, guarded, load_before, seed, start_timer
+from program import Reporter, TimeUp, TimeUpHere, discarding, execute, guard, guarded, load_before, seed, start_timer
 
 
 class Calls:
@@ -68,7 +68,7 @@ def main(seconds: str, mode: str) -> None:
         with discarding():
             exec(code, scope)
 
-    start_timer(float(seconds))
+    start_timer(float(seconds), TimeUpHere if mode == "keep" else TimeUp)  # which a program may catch there
     ended = execute(source, run)
     if ended is None:
         ended = guarded(lambda: calls.make(scope[name]))

@@ -1,0 +1,112 @@
+"""A model's own chat template: rendered as transformers renders it, learnt, and kept within limits."""
+
+import pytest
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.data.jinja_templates import JinjaChat, JinjaTemplate, TemplateError
+
+CHATML = (
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] + '<|end|>' }}{% endgeneration %}{% else %}{{ m['content'] + '<|end|>' }}"
+    "{% endif %}{% endfor %}"
+)
+ODD = """\
+{%- if tools %}
+  {{- 'tools ' + (tools | tojson) }}
+{%- endif %}
+{{- bos_token }}
+{%- set ns = namespace(count=0) %}
+{% for message in messages %}
+    {% if message.role == 'system' %}{% continue %}{% endif %}
+    {%- set ns.count = ns.count + 1 %}
+    <{{ ns.count }}>{{ message.content | trim }}{{ eos_token if message.role == 'assistant' }}
+{% endfor %}
+{{ strftime_now('%Y') | length }}"""
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+MESSAGES = [("system", "S"), ("user", "Q <1>"), ("assistant", "A\n"), ("user", "Q2"), ("assistant", "B")]
+
+
+def chat(text, **more):
+    return JinjaChat(JinjaTemplate((("default", text),), **more), TOKENS)
+
+
+def in_transformers(text, messages, asks, tools=None):
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [{"role": role, "content": content} for role, content in messages]
+    ((rendered,), _) = render_jinja_template(
+        [messages], tools=tools, chat_template=text, add_generation_prompt=asks, **TOKENS
+    )
+    return rendered
+
+
+@pytest.mark.parametrize("text", [CHATML, MARKED, ODD, *(ours.jinja() for ours in TEMPLATES.values())])
+def test_it_is_rendered_as_in_transformers(text):
+    pytest.importorskip("transformers")
+    tools = [{"type": "function", "function": {"name": "f<", "description": "é"}}]
+    for asked in (MESSAGES[:2], MESSAGES[1:4]):
+        assert chat(text).prompt(asked) == in_transformers(text, asked, True)
+        assert chat(text).prompt(asked, tools) == in_transformers(text, asked, True, tools)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_ours_in_jinja_are_ours(name):
+    ours = TEMPLATES[name]
+    exported = chat(ours.jinja())
+    for asked in (MESSAGES[:2], MESSAGES[1:4], [("system", ""), ("user", '"\\n{{ x }} {round}')]):
+        assert exported.prompt(asked) == ours.prompt(asked)
+    learnt, expected = exported.answers(MESSAGES), ours.answers(MESSAGES)
+    assert [one.text for one in learnt] == [other.text[: other.size] for other in expected]
+    assert [(one.answer, one.end) for one in learnt] == [("A\n", "</s>"), ("B", "</s>")][: len(learnt)]
+    assert exported.stop == ()  # the end token alone
+
+
+def test_an_answer_is_learnt_with_its_end():
+    first, second = chat(CHATML).answers(MESSAGES)
+    assert (first.answer, first.end) == ("A\n", "<|im_end|>") and (second.answer, second.end) == ("B", "<|im_end|>")
+    assert first.text.decode() == "".join(
+        f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in MESSAGES[:2]
+    ) + ("<|im_start|>assistant\n")
+    assert first.size == len(first.text) and first.marked
+    assert chat(CHATML).stop == ("<|im_end|>",) and chat(CHATML, ends=("x",)).stop == ("x",)
+
+
+def test_marks_of_generations_say_what_is_learnt():
+    first, second = chat(MARKED).answers(MESSAGES)
+    assert first.text == b"<|system|>S<|end|><|user|>Q <1><|end|><|assistant|>"
+    assert (first.answer, first.end, second.answer, second.end) == ("A\n", "<|end|>", "B", "<|end|>")
+    twice = MARKED.replace("{% generation %}", "{% generation %}{% endgeneration %}{% generation %}")
+    with pytest.raises(TemplateError, match="marks 4 generations in a conversation with 2 answers"):
+        chat(twice).answers(MESSAGES)
+
+
+def test_a_template_whose_prompt_is_not_how_the_conversation_begins_is_refused():
+    with pytest.raises(TemplateError, match=r"cannot be trained in; mark answers in it with \{% generation %\}"):
+        chat(CHATML.replace("{% for", "{{ messages | length }}{% for")).answers(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it does not end"),
+        ("{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "MiB"),
+        ("{{ 'a' * 100000000 }}", "more than 16,777,216 characters"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "without end"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ raise_exception('no systems here') }}", "no systems here"),
+    ],
+)
+def test_a_hostile_template_is_stopped(text, message):
+    own = chat(text)
+    with pytest.raises(UserError, match=message):
+        own.prompt(MESSAGES[:2])
+    own.template = JinjaTemplate((("default", CHATML),))  # the next one is rendered
+    assert own.prompt(MESSAGES[:2]).endswith("assistant\n")
