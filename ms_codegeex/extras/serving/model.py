@@ -25,7 +25,8 @@ PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 @dataclass(frozen=True)
 class ServedModel:
     """The model as the routes know it, or the model with an adapter of that name, whose `parent` is the model's name.
-    `context` counts tokens of prompt and answer; ids are below `allowed`."""
+    `context` counts tokens of prompt and answer; ids are below `allowed`. `tags`: the scheme of the tag lines that it
+    was trained with; empty: its family's."""
 
     name: str
     family: str
@@ -35,6 +36,12 @@ class ServedModel:
     chat: ChatFormat | None = None
     sentinels: Sentinels | None = None
     parent: str | None = None
+    tags: str = ""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of its tag lines, or its family."""
+        return self.tags or self.family
 
     @property
     def adapter(self) -> str:
@@ -48,15 +55,15 @@ class ServedModel:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Names of the languages that requests may name: those of the family's tag lines, else CodeGeeX's."""
-        return tuple(language.name for language in languages("codegeex2" if self.family == "codegeex2" else "codegeex"))
+        """Names of the languages that requests may name: those of its tag lines, else CodeGeeX's."""
+        return tuple(language.name for language in languages("codegeex2" if self.scheme == "codegeex2" else "codegeex"))
 
     def tagged(self, prompt: str, language: str | None) -> str:
-        """The prompt after the family's tag line of a language, if it has one. `UserError` for an unknown language."""
+        """The prompt after the tag line of a language, if it has one. `UserError` for an unknown language."""
         if language is None:
             return prompt
         with located("language"):
-            return tag_line(self.family, language) + prompt
+            return tag_line(self.scheme, language) + prompt
 
     def encode(
         self, prompt: str, *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
@@ -135,6 +142,7 @@ def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedMod
         min(model.tokenizer.vocab_size, model.config.vocab_size),
         _chat(model.description.chat, model.tokenizer),
         model.sentinels,
+        tags=model.description.tags or "",
     )
 
 
@@ -147,6 +155,7 @@ def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
         parent=model.name,
         chat=_chat(known.chat, model.tokenizer) or model.chat,
         sentinels=known.infill or model.sentinels,
+        tags=known.tags or model.tags,
     )
 
 

@@ -111,7 +111,7 @@ async def answered(task: str, body: TaskFields, request: Request, backend: Backe
                 f"code: {len(body.code)} characters are more than the model's context of {model.context} tokens can "
                 "hold; send less"
             )
-        prompt = _prompt(task, body, model.family)
+        prompt = _prompt(task, body, model.scheme)
         ids = model.encode(prompt.text, field="code", remedy="send less code; the task's prompt counts too")
         greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
         settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
