@@ -47,6 +47,14 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
                 yield from parsers(verb)
 
 
+def test_each_verb_that_takes_a_model_takes_a_checkpoint_of_it():
+    options = [parser._option_string_actions for parser in parsers(build_parser())]
+    with_model = [each for each in options if "--model" in each]
+    assert len(with_model) > 15 and all(
+        each["--checkpoint"].metavar == "last|best|N" for each in with_model if each["--model"].type is not str
+    )
+
+
 def texts(parser: argparse.ArgumentParser) -> Iterator[str | None]:
     """Everything that a help says in words, except its examples; None where it says nothing of an argument."""
     yield parser.description

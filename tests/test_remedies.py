@@ -154,6 +154,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [[{"role": "user", "content": f"add {n}"}, {"role": "assistant", "content": f"x + {n}"}] for n in range(24)]
     records = {"pairs": pairs, "chats": [{"messages": messages} for messages in said], "broken": [*pairs[:8], "{"]}
     records["body"] = [{"body": prepare_inputs.source(n), "lang": "python"} for n in range(24)]
+    records["grouped"] = [{"code": prepare_inputs.source(n), "lang": "python", "who": f"{n % 2}"} for n in range(24)]
     for name, rows in records.items():
         (root / f"{name}.jsonl").write_text("".join(f"{row if row == '{' else json.dumps(row)}\n" for row in rows))
     small_model(root)
@@ -215,9 +216,20 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     "tuning on long answers": (f"{FINETUNE} data.seq_length=4", 1, {"N": "64"}),
     "no middle": ("finetune --model model --data chats.jsonl --infill-rate 0.5 output={out}", 2, {}),
     "a model in the file": (f"{FINETUNE} --config codegen_tiny", 1, {}),
+    "a share of all": (f"{TUNE} --input pairs.jsonl --validation-share 1", 1, {}),
+    "records beside a corpus": (
+        "finetune --model model --data corpus training.steps=1 output={out} --validation one",
+        1,
+        {"DIR": "{out}-held"},
+    ),
+    "sources beside a dataset": (
+        "train --from model data.train=corpus data.validation=one training.steps=1 data.seq_length=64 output={out}",
+        1,
+        {"DIR": "{out}-held"},
+    ),
     "too long for the model": (f"{FINETUNE} data.seq_length=200", 2, {}),
     # corpora
-    "packages": (f"{CORPUS} few", 2, {}),
+    "groups": (f"{CORPUS} grouped.jsonl --group-field who", 3, {}),
     "one document": (f"{CORPUS} one", 1, {}),
     "no known language": (f"{CORPUS} odd", 1, {"…": "odd", **MADE}),
     "a language that is not there": (f"{CORPUS} tree --languages java", 1, {"…": "tree", "NAME": "python", **MADE}),

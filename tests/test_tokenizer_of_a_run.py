@@ -17,6 +17,8 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.corpus import reading, sources
+from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings
+from ms_codegeex.models.registry import family
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.training_job import check_datasets, resolve_data
 
@@ -100,11 +102,18 @@ def test_a_tokenizer_of_ones_own_from_the_text_to_transformers(tmp_path, family)
         assert load_tokenizer(run / "tokenizer" if model == run else model).encode_prompt(prompt) == ids
 
 
+def test_the_end_of_a_tokenizer_of_ones_own_follows_from_its_size():
+    for name in ("codegeex", "codegen", "codegeex2"):
+        after, end = family(name).config.build_config(None, {}).after_end, TokenizerSettings(600, family=name).end_token
+        assert end == (None if after is None else 599 - after)
+
+
 def test_a_corpus_that_a_run_prepares_with_a_tokenizer_of_its_own(tmp_path, capsys):
     """The next run with the same corpus has the same one."""
     words = [f"output={tmp_path / 'run'}", "model.preset=tiny", "data.tokenizer_size=400", "model.vocab_size=400"]
     words += ["model.eos_token_id=381", "training.steps=2"]
     config = load_config(None, words)
+    assert load_config(None, [word for word in words if "vocab_size" not in word and "eos" not in word]) == config
     for _ in range(2):
         resolved = resolve_data(config, [str(ROOT / "ms_codegeex" / "config")], quiet=True)
         dataset, (trained,) = check_datasets(resolved), tmp_path.glob("tokenizer-*")

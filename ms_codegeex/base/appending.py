@@ -19,7 +19,7 @@ class AppendedFile:
         if not isinstance(path, int) and path.exists() and _incomplete(path):
             self._pending = b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._descriptor = os.dup(path) if isinstance(path, int) else os.open(path, flags, 0o644)
+        self._descriptor = os.dup(path) if isinstance(path, int) else os.open(path, flags, 0o666)
 
     def write(self, line: str) -> OSError | None:
         """Append a line, given without its line break. If it has to wait or is lost, return the reason."""

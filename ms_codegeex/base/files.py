@@ -227,6 +227,15 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
     return _replacing(Path(path), Path.mkdir, check, "what was there before is unchanged")
 
 
+def moved_along(path: Path, before: Path, now: Path) -> Path:
+    """An absolute path that is gone, as it is seen from `now` if it was moved together with `before`, the old place of
+    `now`; the path itself if it exists, or if nothing is there either."""
+    if not path.is_absolute() or path.exists():
+        return path
+    there = Path(os.path.normpath(now.absolute() / os.path.relpath(path, before)))
+    return there if there.exists() else path
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all. Half characters, as in a file's name that is not UTF-8, are
     spelled out."""

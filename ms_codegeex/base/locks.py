@@ -17,7 +17,7 @@ def take_lock(path: Path, *, wait: bool, flags: int = CREATE) -> int | None:
     import fcntl
 
     while True:
-        descriptor = os.open(path, flags, 0o644)
+        descriptor = os.open(path, flags, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):

@@ -67,10 +67,14 @@ def print_result(result: Any, text: str, as_json: bool) -> None:
         print_out(text)
 
 
-def print_content(text: str) -> None:
+def print_content(text: str | bytes) -> None:
     """Write what the user requested, such as a model's answer, to standard output: on a terminal visible, elsewhere as
-    it is. No line break is added."""
-    _print(visible(text) if sys.stdout.isatty() else text, sys.stdout)
+    it is. Bytes are UTF-8, and are written as they are. No line break is added."""
+    said = text if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
+    if sys.stdout.isatty():
+        _print(visible(said), sys.stdout)
+    else:
+        _print(said, sys.stdout, None if isinstance(text, str) else text)
 
 
 def print_coloured(text: str) -> None:
@@ -78,10 +82,14 @@ def print_coloured(text: str) -> None:
     _print(f"{text}\n", sys.stdout)
 
 
-def _print(text: str, stream: TextIO) -> None:
-    encoding = _encoding(stream)
+def _print(text: str, stream: TextIO, data: bytes | None = None) -> None:
+    """Write a text, or these bytes of it where the stream takes bytes."""
+    encoding, binary = _encoding(stream), getattr(stream, "buffer", None)
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))  # not every locale has all characters
+        if data is not None and binary is not None:
+            binary.write(data)
+        else:  # not every locale has all characters
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError as error:
         discard(stream)

@@ -59,6 +59,13 @@ def is_read(name: str) -> bool:
     return is_weights(name) or (name in _SIZES and name not in _COPIED_ONLY)
 
 
+def is_description(name: str) -> bool:
+    """Whether the file says something about the model and changes nothing that it computes, so that a user may edit
+    it: `serving.json`, chat templates, the model card and other texts."""
+    file = name.rpartition("/")[2]
+    return name == "serving.json" or name.endswith(".jinja") or _TEXTS.fullmatch(file) is not None
+
+
 def largest(name: str) -> int | None:
     """The most bytes of a file of this name; None for weights, whose size must be that of their tensors."""
     if is_weights(name):

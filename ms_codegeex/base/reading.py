@@ -172,8 +172,13 @@ def json_of(content: bytes, path: Path, parse: Callable[[bytes], Any] = parse_js
 
 
 def given_text(name: str, option: str) -> str:
-    """The text of a file that `option` names, or of standard input if its name is `-`. `UserError`: it is not UTF-8,
-    cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
+    """The text of a file that `option` names, or of standard input if its name is `-`: lines end in `\\n`, without a
+    byte-order mark. `UserError`: it is not UTF-8, cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
+    return given_content(name, option)[1]
+
+
+def given_content(name: str, option: str) -> tuple[bytes, str]:
+    """The bytes of such a file as they are, and `given_text`."""
     try:
         if name != "-":
             data = read_stream(Path(name), MAX_TEXT)
@@ -181,6 +186,6 @@ def given_text(name: str, option: str) -> str:
             raise UserError(f"{option}: standard input is closed; give a file, or pipe the text in")
         else:  # not `sys.stdin` itself, which lets anything through if the locale is C
             data = limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
-        return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
+        return data, io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None

@@ -6,7 +6,14 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ms_codegeex.base.options import OptionGroup, add_options, option
+from ms_codegeex.base.options import Option, OptionGroup, add_options, option
+
+# of every verb that takes --model; `formats.files.chosen_place` gives the place
+CHECKPOINT = Option(
+    "of a run given as --model: its last checkpoint, its best or that of step N (default: the best if the run keeps "
+    "it, otherwise the last)",
+    "last|best|N",
+)
 
 
 @dataclass(frozen=True)

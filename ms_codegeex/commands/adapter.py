@@ -10,7 +10,7 @@ from typing import Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_result
-from ms_codegeex.base.verb_options import Actions, JsonOption
+from ms_codegeex.base.verb_options import CHECKPOINT, Actions, JsonOption
 
 SUMMARY = "list adapters (LoRA), merge them into their model, or remove them from it"
 EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter
@@ -30,6 +30,7 @@ class MergeOptions:
     """A model, its adapters, and what is written."""
 
     model: Path = option("model the adapters are for", "DIR", REQUIRED)
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     adapter: Path = option("run, checkpoint, or directory in PEFT's layout", "DIR", REQUIRED)
     output: Path = option("model directory to write", "DIR", REQUIRED)
     dtype: Literal["fp32", "fp16", "bf16"] | None = option("of the tensors (default: the model's)")
@@ -67,11 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.data.description import ModelDescription
     from ms_codegeex.formats.adapters import merged
     from ms_codegeex.formats.convert import convert
+    from ms_codegeex.formats.files import chosen_place
     from ms_codegeex.formats.peft import adapters_inputs, description_of, open_adapters
     from ms_codegeex.formats.sources import model_name, open_source
     from ms_codegeex.formats.tensors import SHORT_NAMES
 
-    model, adds = open_source(arguments.model), arguments.action == "merge"
+    model, adds = open_source(chosen_place(arguments.model, arguments.checkpoint)), arguments.action == "merge"
     adapters = open_adapters(arguments.adapter, model, check_fingerprint=adds)
     adapters = replace(adapters, alpha=adapters.alpha if adds else -adapters.alpha)
     more = replace(adapters_inputs(arguments.adapter), role="adapter")

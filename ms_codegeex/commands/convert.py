@@ -14,6 +14,7 @@ from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_error, print_result
+from ms_codegeex.base.verb_options import CHECKPOINT
 
 SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\
@@ -38,6 +39,7 @@ class Arguments:
         "IN",
         REQUIRED,
     )
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     to: Literal[TARGETS] = option(
         "hf: a model directory with safetensors; gptj: the same of a CodeGen as a GPT-J, for programs that have no "
         "CodeGen, such as vLLM and SGLang; megatron: a nested PyTorch .pt file; "
@@ -92,19 +94,20 @@ def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
 def run(arguments: Arguments, ranks: int | None = None) -> None:
     """Convert the model and print what was written. `ranks`: the expected number of rank files."""
     from ms_codegeex.formats.convert import convert
-    from ms_codegeex.formats.files import is_gguf
+    from ms_codegeex.formats.files import chosen_place, gguf_file
     from ms_codegeex.formats.sources import open_source
 
     if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
     if arguments.layout == "mindformers" and arguments.to != "mindspore":
         raise UserError("--layout: mindformers is one of MindSpore's; choose --to mindspore, or leave the option out")
-    if is_gguf(arguments.model):
+    if (file := gguf_file(arguments.model)) is not None:
         if arguments.keep_code:
             raise UserError(f"--keep-code: {arguments.model} has no code to keep; leave the option out")
-        source = extra("convert --model", "gguf")(arguments.model, known_sizes(arguments.sizes))
+        source = extra("convert --model", "gguf")(file, known_sizes(arguments.sizes))
     else:
-        source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)
+        model = chosen_place(arguments.model, arguments.checkpoint)
+        source = open_source(model, known_sizes(arguments.sizes), arguments.keep_code)
     if ranks not in (None, source.ranks):
         said = f"--source-tensor-model-parallel-size says {ranks}; is a file missing, or one too many?"
         raise UserError(f"{arguments.model}: is split over {source.ranks} ranks, {said}")

@@ -12,12 +12,14 @@ from typing import Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, given, option
 from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.verb_options import CHECKPOINT
 from ms_codegeex.commands.train import ResumingOptions, overrides_of, paths_and_overrides
 from ms_codegeex.data.infilling.options import INFILLING, infill_config
 
 SUMMARY = "train a model further on prompts and answers: prepares the data, trains, keeps the best, exports"
 EXAMPLES = """  ms-codegeex finetune --model runs/codegeex_tiny --data pairs.jsonl
   ms-codegeex finetune --model models/codegen --data chats.jsonl.zst --epochs 2 output=runs/chat
+  ms-codegeex finetune --model models/codegen --data chats.jsonl --validation held_out.jsonl
   ms-codegeex finetune --model runs/codegeex_tiny --data corpus --infill-rate 0.9
   ms-codegeex finetune --model runs/codegeex_tiny --adapter runs/finetune_lora --data more.jsonl output=runs/more
   ms-codegeex finetune --config my.yaml --model runs/codegeex_tiny --data tuning training.schedule.learning_rate=1e-5"""
@@ -28,8 +30,12 @@ class FinetuneOptions:
     """The model, its data, and the run."""
 
     model: Path = option("model directory, run directory or checkpoint", "DIR", REQUIRED)
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     data: tuple[str, ...] = option(
         "records in .jsonl[.gz|.zst] (docs/finetune.md), or a dataset directory made from them", "PATH", REQUIRED
+    )
+    validation: str | None = option(
+        "your own records for validation, or a dataset of them, in place of a share of --data (data.validation)", "PATH"
     )
     config: str | None = option(
         "YAML file without a model, or a shipped name (default: finetune_lora, or finetune_full for a small model)",
@@ -52,6 +58,7 @@ OPTIONS = (FinetuneOptions, INFILLING, ResumingOptions)
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
+    from ms_codegeex.formats.files import chosen_place
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.finetune_choices import TuningData, TuningRequest, file_of, tuned
     from ms_codegeex.runs.node import resolve_node
@@ -63,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     data, words = paths_and_overrides(options.data)
     if not data:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
-    source, infill = open_source(options.model), infill_config(arguments)
+    source, infill = open_source(chosen_place(options.model, options.checkpoint)), infill_config(arguments)
     given_infill = [] if infill is None else [f"data.infill={json.dumps(asdict(infill))}"]
     words = [*given_infill, *options.overrides, *words, *overrides_of(arguments)]
     request = TuningRequest.of(source, options.config, words, options.adapter)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, given, option
-from ms_codegeex.base.printing import print_content, print_error, print_json
+from ms_codegeex.base.printing import print_content, print_error, print_json, print_once
 from ms_codegeex.base.reading import given_text
+from ms_codegeex.base.verb_options import CHECKPOINT
 from ms_codegeex.generation import text_options
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import cpu_level
@@ -45,6 +46,7 @@ class GenerateOptions:
     """What `generate` alone has."""
 
     model: Path = option("model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED)
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     prompt: str | None = option(
         "text to continue; a bare language tag gets the newline that the model expects", "TEXT", either="prompt"
     )
@@ -113,10 +115,13 @@ def run(arguments: argparse.Namespace) -> None:
     settings = text_options.settings(arguments, logit_bias=dict(arguments.logit_bias or ()))
     prompt = _prompt(arguments)
     rule = _rule(arguments, prompt)
-    from ms_codegeex.generation.loading import load_model
+    from ms_codegeex.generation.loading import at_checkpoint, load_model
 
     cpu_level(engine.cpu_level)
-    model = load_model(arguments.model)  # a wrong one is refused before MindSpore is imported, if it is needed
+    notes = list[str]()
+    say = notes.append if arguments.json else print_once
+    # a wrong model is refused before MindSpore is imported, if it is needed
+    model = load_model(at_checkpoint(arguments.model, arguments.checkpoint), say=say)
     tokenizer = model.tokenizer  # likewise
     text_options.prepare_device(engine.device)
     from ms_codegeex.generation.engine import Generator
@@ -126,7 +131,9 @@ def run(arguments: argparse.Namespace) -> None:
     slots = min(max(settings.n, settings.beams), MAX_SLOTS)
     adapters = {DEFAULT_ADAPTER: arguments.adapter} if arguments.adapter else None
     generator = Generator(model, slots=slots, adapters=adapters, **asdict(engine))
-    ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
+    ids = generator.encode(
+        prompt, settings.max_new_tokens if arguments.cut_prompt else None, special=arguments.special_tokens
+    )
     if not arguments.json and settings.n == settings.beams == 1:
         pieces = generator.stream(ids, settings, rule)
         print_content(prompt)
@@ -144,6 +151,7 @@ def run(arguments: argparse.Namespace) -> None:
                 | (described[0] if settings.n == 1 else {"answers": described})
                 | {"seconds": time.perf_counter() - began}
                 | generator.speculated()
+                | ({"notes": notes} if notes else {})
             )
             return
         for number, answer in enumerate(generated, 1):

@@ -38,9 +38,13 @@ EXAMPLES = """\
   ms-codegeex inspect model --tensors                       # and every tensor
   ms-codegeex inspect model.gguf                            # architecture, keys, types of the tensors
   ms-codegeex inspect model.pt                              # what its pickle asks for that our reader refuses
+  ms-codegeex inspect model --set licence=apache-2.0        # into the model card, serving.json and provenance.json
+  ms-codegeex inspect model --set chat=@template.jinja      # or chat=plain, card=@README.md
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
   ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # its tensors, all hashes checked
 """
+MARKERS = ("manifest.json", "quantised.json", "config.json", "adapter_config.json", "config.yaml")
+NAMED = 6  # folders in a message
 UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss does not count; for the end token
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
@@ -64,6 +68,14 @@ class Arguments:
         "list every tensor of a model directory, a .gguf or a checkpoint", default=False, either="what"
     )
     report: bool = option("print the path of the dataset's report.html", default=False, either="what")
+    set: tuple[str, ...] = option(
+        "write what you say of a model into its directory, and into provenance.json: licence, chat, infill, tags, base "
+        "or card; nothing after = removes it (docs/provenance.md)",
+        "KEY=VALUE|KEY=@FILE",
+        (),
+        repeated=True,
+        either="what",
+    )
     split: Literal["train", "validation"] = option("where to look for the document or the sample", default="train")
     seq_length: int | None = option(
         "the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)", "N"
@@ -78,11 +90,17 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Verify the directory and describe it; damage is a `UserError`. Status 1: our reader refuses the file."""
     directory: Path = arguments.directory
+    if arguments.set:
+        _set(arguments)
+        return 0
     if (directory / "dataset.json").is_file():
         if arguments.tensors:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         _run_dataset(arguments)
         return 0
+    from ms_codegeex.formats.files import gguf_file
+
+    directory = _model_in(gguf_file(directory) or directory)
     kind, describe, lines, lists_tensors = _kind_of(directory)
     for name in ("document", "sample", "deep", "report"):
         given = getattr(arguments, name)
@@ -98,6 +116,40 @@ def run(arguments: Arguments) -> int:
         print_lines(lines(result, arguments.tensors) if lists_tensors else lines(result))
         print_lines(known)
     return int(result.get("readable") is False)
+
+
+def _set(arguments: Arguments) -> None:
+    from ms_codegeex.formats import edits
+    from ms_codegeex.generation.loading import load_model
+
+    def check(directory: Path) -> None:
+        if not (directory / "adapter_config.json").is_file():  # an adapter is checked with its model
+            model = load_model(directory)
+            model.checked(model.description, directory)
+
+    pairs = edits.assignments(arguments.set)
+    written = {place: edits.apply(place, pairs, check) for place in edits.directories(arguments.directory)}
+    if arguments.json:
+        print_json({"set": [key for key, _ in pairs], "files": {str(place): names for place, names in written.items()}})
+    else:
+        print_lines(line for place, names in written.items() for line in edits.lines(place, names, pairs))
+
+
+def _model_in(path: Path) -> Path:
+    """The folder with the weights that other commands take from the folder of a run of another program, which is said;
+    otherwise the path itself."""
+    from ms_codegeex.formats.files import find_model
+
+    if not path.is_dir() or any((path / marker).is_file() for marker in MARKERS):
+        return path
+    with suppress(UserError):  # said below, in words about all that can be shown
+        found = find_model(path)
+        inner = found.place.folder
+        if inner != path and any((inner / marker).is_file() for marker in MARKERS):
+            for line in found.passed_over({inner / name for name in found.place.files}):
+                print_error(line)
+            return inner
+    return path
 
 
 def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[..., Iterable[str]], bool]:
@@ -129,7 +181,8 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
     wrong = "neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
     wrong += "(manifest.json) or a run (config.yaml)"
     below = sorted(file.parent for marker in ("dataset.json", *kinds) for file in path.glob(f"*/{marker}"))
-    remedy = f"name one in it, such as {below[0]}" if below else "see `prepare`, `convert`, `quantize` and `train`"
+    names = ", ".join(map(str, below[:NAMED])) + ", …" * (len(below) > NAMED)
+    remedy = f"name one in it, such as {names}" if below else "see `prepare`, `convert`, `quantize` and `train`"
     raise UserError(f"{path}: {wrong}; {remedy}")
 
 

@@ -101,15 +101,16 @@ def _shown(histories: Mapping[str, History]) -> Group:
             for head in figures:
                 table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
         table.add_row(*(Text(escaped(value)) for value in (name, *figures.values())))
-    silent = []
+    notes = []
     for name, history in histories.items():
         if count := history.counts["silent check"]:
             last = words_of(next(event for event in reversed(history.events) if event["event"] == "silent check"))
             found = f"{name}: {count} findings of cluster.silent_check, the last: {last}"
-            silent.append(Text(escaped(found), style="bold"))
+            notes.append(Text(escaped(found), style="bold"))
+    notes += [Text(escaped(f"{name}: {ended}")) for name, each in histories.items() if (ended := each.out_of_patience)]
     events = [(event["time"], name, event) for name, history in histories.items() for event in history.events]
     recent = sorted(events, key=lambda event: event[:2])[-RECENT:]
-    return Group(table, *silent, Text(), *(Text(escaped(_event_line(*event, len(histories) > 1))) for event in recent))
+    return Group(table, *notes, Text(), *(Text(escaped(_event_line(*event, len(histories) > 1))) for event in recent))
 
 
 def _event_line(when: float, name: str, event: Mapping[str, object], several: bool) -> str:
@@ -130,6 +131,7 @@ def _as_json(history: History) -> dict[str, object]:
         "validation_loss": history.last("validation_loss"),
         "tokens_per_second": history.tokens_per_second,
         "goodput": history.goodput,
+        "out_of_patience": history.out_of_patience,
         "skipped": history.counts["skip"],
         "faults": history.counts["fault"],
         "watched": history.watched,

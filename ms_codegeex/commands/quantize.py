@@ -8,6 +8,7 @@ from typing import Literal
 
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.verb_options import CHECKPOINT
 
 SUMMARY = "round a model's matrices to 8 or 4 bits, for generation on CPUs"
 EXAMPLES = """\
@@ -21,6 +22,7 @@ class Arguments:
     """What is rounded, and how."""
 
     model: Path = option("run, checkpoint, model directory or another layout", "IN", REQUIRED)
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     bits: Literal[8, 4] = option("bits of a number", default=REQUIRED)
     output: Path = option("the quantised model directory", "DIR", REQUIRED)
     group: Literal[32, 64, 128] = option(
@@ -32,10 +34,11 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Quantise the model and print what was written."""
+    from ms_codegeex.formats.files import chosen_place
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.generation.quantising import write_quantised
 
-    source = open_source(arguments.model)
+    source = open_source(chosen_place(arguments.model, arguments.checkpoint))
     result = write_quantised(source, arguments.bits, arguments.group, arguments.output, arguments.replace)
     shared = f", a scale for {result['group']} numbers" if result["group"] else ""
     text = (

@@ -24,7 +24,7 @@ SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates,
 EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegeex_tiny --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config codegeex_tiny output=runs/mine --corpus ~/src/my_project
-  ms-codegeex train --corpus ~/src/my_project model.weights=runs/codegeex_tiny output=runs/mine
+  ms-codegeex train --corpus ~/src/my_project --validation ~/src/held_out --from runs/codegeex_tiny output=runs/mine
   ms-codegeex train --config codegeex_tiny_release output=runs/half data.train=DATASET training.precision=fp16
   ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.dropout training.dropout=0
   ms-codegeex train --config codegen_350m_mono --from runs/codegen_350m_multi data.train=DATASET
@@ -47,6 +47,11 @@ class TrainOptions:
         "worker processes (default: the configuration's, otherwise 2 on a CPU with at least two cores)", "N"
     )
     corpus: tuple[str, ...] = option("prepare the source code in these files and folders and train on it", "PATH", ())
+    validation: str | None = option(
+        "your own source code for validation, a file or folder, in place of a share of the corpus; or a dataset "
+        "(data.validation)",
+        "PATH",
+    )
     weights: str | None = option(
         "start a new run from the weights of a model directory, run or checkpoint (model.weights)", "DIR", flag="from"
     )
@@ -101,12 +106,14 @@ def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """The overrides that `--devices` and `--resume` mean."""
+    """The overrides that `--devices`, `--resume` and `--validation` mean."""
     overrides = []
     if arguments.devices is not None:
         overrides.append(f"devices={arguments.devices}")
     if arguments.resume is not None:
         overrides.append(f"checkpoint.resume={json.dumps(arguments.resume, ensure_ascii=False)}")
+    if arguments.validation is not None:
+        overrides.append(f"data.validation={json.dumps(arguments.validation, ensure_ascii=False)}")
     return overrides
 
 
@@ -135,7 +142,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.process_list import list_of_processes, processes_as_json, start_script
-    from ms_codegeex.runs.resume import check_allowed
+    from ms_codegeex.runs.resume import check_allowed, since_moved
     from ms_codegeex.runs.training_job import rank_table_of, train
     from ms_codegeex.runs.weights import absolute_weights
 
@@ -147,6 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.config is None:
         arguments.config, sizes = _of_weights(overrides)
         arguments.overrides, overrides = [*sizes, *arguments.overrides], [*sizes, *overrides]
+    overrides = [*since_moved(Path(arguments.config), overrides), *overrides]
     config = absolute_weights(load_config(Path(arguments.config), overrides))
     check_allowed(config, options.allow_change)
     arguments.rank_table = rank_table_of("train", arguments.rank_table, config.device)

@@ -14,6 +14,7 @@ from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml, with_home
+from ms_codegeex.models.registry import FAMILIES, family
 
 
 def _smallest_world(parallel: Any) -> int:
@@ -22,6 +23,18 @@ def _smallest_world(parallel: Any) -> int:
         return 1
     sizes = [parallel.get("data") or parallel.get("optimizer_shard"), parallel.get("tensor"), parallel.get("pipeline")]
     return math.prod(size for size in sizes if type(size) is int and size > 0)
+
+
+def _with_own_tokenizer(values: Mapping[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The overrides, with the sizes that `data.tokenizer_size` among them gives a model that starts anew."""
+    data, model = (each if isinstance(each, Mapping) else {} for each in (over.get("data"), over.get("model")))
+    size, whole = data.get("tokenizer_size"), merged(values, over).get("model") or {}
+    name = whole.get("family", "codegeex")
+    if type(size) is not int or whole.get("weights") is not None or name not in FAMILIES:
+        return over
+    after = family(name).config.build_config(None, {}).after_end
+    own = {} if after is None else {"vocab_size": size, "eos_token_id": size - 1 - after}
+    return {**over, "model": {**own, **model}}
 
 
 def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +59,8 @@ def given_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, 
     over = parse_overrides(overrides)
     if "base" in over:
         raise UserError("base: is a key of files; give its file as --config")
-    return merged(with_home(read_yaml(find_config(path))) if path else {}, over)
+    values = with_home(read_yaml(find_config(path))) if path else {}
+    return merged(values, _with_own_tokenizer(values, over))
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -35,7 +35,8 @@ class DataConfig:
     blend: Annotated[BlendWeights | None, PlainValidator(checked_blend)] = None
     """Instead of `data.train`: several dataset directories and their weights, in [stages](#blends)."""
     validation: Text | None = None
-    """The dataset directory whose validation split is used. Left out: `data.train`, or the first directory of a blend's
+    """The dataset directory whose validation split is used, or all of it if that is empty; where the run prepares its
+    data itself, also files to evaluate on. Left out: `data.train`, or the first directory of a blend's
     last stage. Its tokenizer must be that of the training data, as with `data.held_out`."""
     held_out: dict[Text, Text] = field(default_factory=dict)
     """`{Python: DIR, C++: DIR}`: dataset directories. The model is evaluated on their validation splits at the end, and
@@ -61,7 +62,8 @@ class DataConfig:
     the model's."""
     tokenizer_size: Positive | None = None
     """Instead of `data.tokenizer`: a tokenizer of the family with this many ids is trained on the corpus that is
-    prepared because `data.train` is null. The model needs the same `vocab_size`, and its end token."""
+    prepared because `data.train` is null. The model needs the same `vocab_size`, and its end token: on the command
+    line both follow for CodeGeeX and CodeGen."""
     languages: tuple[str, ...] = ()
     """Languages of this machine's source code that are taken when a corpus is prepared because `data.train` is null.
     Empty: all that `prepare` takes. What `--corpus` names is taken in all of them."""
@@ -367,8 +369,9 @@ class ClusterConfig:
 class CheckpointConfig:
     """How often to save, how many checkpoints to keep, where to resume from, and what to export at the end."""
 
-    every: Natural = 0
-    """Steps between checkpoints; 0: only at the end."""
+    every: Natural | None = None
+    """Steps between checkpoints; 0: only at the end. Left out: by the clock, at least 30 s apart, and so seldom that
+    saving takes at most a hundredth of the run's time; a run that ends at its last step removes these again."""
     keep: Positive = 2
     """How many of the newest checkpoints are kept, besides a settled one
     ([run_directory.md](run_directory.md#checkpoints))."""
@@ -382,7 +385,7 @@ class CheckpointConfig:
     directory. Everything that affects the weights must be unchanged, unless `--allow-change KEY` names it ([the
     table](run_directory.md#what-may-change-when-a-run-resumes))."""
     grace: Rate = 50.0
-    """Seconds in which a run saves and ends after SIGTERM or SIGUSR1
+    """Seconds in which a run saves and ends after Ctrl-C (SIGINT), SIGTERM or SIGUSR1
     ([run_directory.md](run_directory.md#stopping-and-starting-again))."""
     export: bool = True
     """At the end, write the model directory and the PyTorch file and print a sample."""

@@ -37,6 +37,10 @@ class ChatFormat(Protocol):
     def stop(self) -> tuple[str, ...]:
         """Texts that end an answer besides the model's end token."""
 
+    @property
+    def tools_text(self) -> str:
+        """The text of the template for conversations with tools; empty if it has no place for them."""
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The text before the answer to the messages, which end with the user's."""
 
@@ -53,6 +57,7 @@ class ChatTemplate:
     assistant: str
     system: str = "{content}\n\n"
     stop: tuple[str, ...] = ()
+    tools_text = ""
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """See `ChatFormat.prompt`; there is no place for tools."""

@@ -354,8 +354,7 @@ def read_description(directory: Path, say: Callable[[str], object] = print_once)
         say(f"{where}: its chat is used, not the chat template of the tokenizer; remove one of them if that is wrong")
     licence = known.licence
     if licence is None and has_file(directory, CARD):
-        found = _LICENCE.match(read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace"))
-        licence = (found["licence"].strip() or None) if found else None
+        licence = card_licence(read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace"))
     return replace(known, chat=chat, licence=licence)
 
 
@@ -410,6 +409,12 @@ def update_description(directory: Path, key: str, value: str) -> ModelDescriptio
             path.write_text(_with_licence(text, fact), encoding="utf-8")
     save_description(directory, known, tokenizer=_has_tokenizer(directory))
     return known
+
+
+def card_licence(text: str) -> str | None:
+    """The licence that the front matter of a model card names."""
+    found = _LICENCE.match(text)
+    return (found["licence"].strip() or None) if found else None
 
 
 def _has_tokenizer(directory: Path) -> bool:

@@ -126,6 +126,12 @@ class JinjaChat:
         end = "".join(takewhile(lambda unit: not unit.isspace(), common))
         return (end,) if end and end != self._tokens.get("eos_token") else ()
 
+    @property
+    def tools_text(self) -> str:
+        """See `ChatFormat.tools_text`."""
+        text = self.template.text_for(True)
+        return text if "tools" in text else ""
+
     def prompt(self, messages: Sequence[Message | Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """See `ChatFormat.prompt`. `TemplateError`: the template refuses the messages."""
         return self._render(messages, True, tools).text

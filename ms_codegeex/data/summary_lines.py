@@ -43,8 +43,8 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
         named = {split: counts, **{f"  {name}": each for name, each in counts["languages"].items()}}
         rows = [f"{name}: {_documents(each, word)}, {size_text(each['bytes'])}" for name, each in named.items()]
         lines += [f"{rows[0]}, {packages} packages", *rows[1:]]
-    if description["split_by"] == "file":
-        lines.append("split by file: there is only one package")
+    if description["split_by"] in ("folder", "file"):
+        lines.append(f"split by {description['split_by']}: packages are too few or too large")
     if (stripped := description.get("licences_stripped", {})).get("documents"):
         lines.append(f"licence headers left out: {size_text(stripped['bytes'])} of {stripped['documents']} {word}")
     for name, counts in itertools.islice(description.get("licences", {}).items(), 10):

@@ -5,9 +5,9 @@ it reads. `checkpoint_writing.py` writes them.
 Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`. Chunks of slices
 (`chunks.py`) and each file's header have hashes.
 
-Of a run's checkpoints one is chosen, and old ones are deleted. *Intact*: manifest and files fit each other. *Sound*:
-every hash matches, too. *Settled*: at least `SETTLED_STEPS` steps came after it; a run whose numbers are not finite
-goes back to such a one."""
+Of a run's checkpoints one counts for every command (`resolve`), and old ones are deleted. *Intact*: manifest and files
+fit each other. *Sound*: every hash matches, too. *Settled*: at least `SETTLED_STEPS` steps came after it; a run whose
+numbers are not finite goes back to such a one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ import numpy as np
 
 from ms_codegeex.base.digests import json_digest
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_once
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive, validated
@@ -293,32 +294,73 @@ def step_of(path: Path) -> int:
 def newest_sound(root: Path, reasons: list[str] | None = None, verify: bool = True) -> Checkpoint | None:
     """The newest sound checkpoint in `root`, or None. Without `verify` it is only intact: whoever reads it hashes what
     it reads. The reasons for skipping later ones are added to `reasons`."""
-    for path in reversed(list_checkpoints(root)):
+    return _first_sound(reversed(list_checkpoints(root)), reasons if reasons is not None else [], verify)
+
+
+def _first_sound(paths: Iterable[Path], reasons: list[str], verify: bool = True) -> Checkpoint | None:
+    for path in paths:
         try:
             checkpoint = Checkpoint(path)
             if verify:
                 checkpoint.verify()
             return checkpoint
         except UserError as error:
-            if reasons is not None:
-                reasons.append(str(error))
+            reasons.append(str(error))
     return None
 
 
-def resolve(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, or the newest sound one of a run directory (or of its `checkpoints` folder)."""
+def best_step(state: Mapping[str, Any], kept: bool = True) -> int | None:
+    """The step with the lowest validation loss up to a checkpoint with this state; None if there was no evaluation, or,
+    with `kept`, if its run does not keep that step (`training.patience`)."""
+    config, best = state.get("config"), state.get("best")
+    training = config.get("training") if isinstance(config, Mapping) else None
+    keeps = isinstance(training, Mapping) and training.get("patience")
+    step = best[0] if isinstance(best, list | tuple) and best else None
+    return step if type(step) is int and (keeps or not kept) else None
+
+
+def step_that_counts(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The checkpoint of a run (its checkpoints are `paths`, oldest first) that every command means, and then its last
+    one, if that is another: the best one of a run that keeps it, as the last one records it."""
+    newest = _first_sound(reversed(paths), [], verify=False)
+    if newest is None:
+        return ()
+    best = next((path for path in paths if step_of(path) == best_step(newest.state)), newest.path)
+    return tuple(dict.fromkeys((best, newest.path)))
+
+
+def resolve(path: Path, which: str | None = None, say: Callable[[str], object] = print_once) -> Checkpoint:
+    """The checkpoint at `path`; or of a run directory (or its `checkpoints` folder) the sound one that `which` names:
+    `last`, `best`, a step, or None for the one that counts. `say` gets a line if there are others in its place.
+    `UserError` if there is none."""
     path = Path(path)
     if (path / MANIFEST).is_file():
         return Checkpoint(path)
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    reasons: list[str] = []
-    checkpoint = newest_sound(root, reasons)
+    paths, reasons = list_checkpoints(root), list[str]()
+    counting, wanted = step_that_counts(paths), list(reversed(paths))
+    if which is None:
+        wanted = list(dict.fromkeys((*counting[:1], *wanted)))
+    elif which != "last" and counting:
+        step = best_step(Checkpoint(counting[-1]).state, kept=False) if which == "best" else int(which)
+        if not (wanted := [each for each in paths if step_of(each) == step]):
+            there = ", ".join(str(step_of(each)) for each in paths)
+            lacks = f"no checkpoint of step {step}" if step is not None else "no step that was evaluated"
+            raise UserError(f"--checkpoint {which}: {path} has {lacks}; there are those of {there}")
+    checkpoint = _first_sound(wanted, reasons)
     if checkpoint is None:
         why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
         raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
     target = checkpoint.path.resolve()
     if path.resolve() not in target.parents:  # an untrusted run could lead to a model of the user's
         raise UserError(f"{checkpoint.path}: leads to {target}, outside {path}; give that checkpoint itself")
+    for reason in reasons:
+        say(f"skipped: {reason}")
+    if which is None and len(counting) > 1:
+        best, last = map(step_of, counting)
+        other = f"for the other: --checkpoint last, or {counting[1].absolute()}"
+        why = f"the best of {last}; {other}" if checkpoint.step == best else f"since {best}, the best, is damaged"
+        say(f"{path.absolute()}: step {checkpoint.step}, {why}")
     return checkpoint
 
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import MalformedText, parse_json
-from ms_codegeex.base.quarantine import admit, check_file, entries
+from ms_codegeex.base.quarantine import admit, check_file, entries, is_weights
 from ms_codegeex.base.reading import json_of, open_regular, place_inside, read_inside
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints
+from ms_codegeex.formats.checkpoint import MANIFEST, list_checkpoints, resolve
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import (
     is_training_state,
@@ -51,6 +51,9 @@ _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
 _EMA = re.compile(r"(.*_)?ema(_.*)?")  # averages of the weights
 _NPY_BEGINNING = b"\x93NUMPY"
+# Folders named after a step, and what transformers' Trainer leaves in them
+_STEP_FOLDER = r"(?:iter(?:ation)?_|global_step|version_|(?:checkpoint|epoch|step)[-_])(\d{1,18})"
+_TRAINER = "trainer_state.json"
 _MAX_NESTING = 16  # a checkpoint nests five levels; a malicious one may contain itself
 _MAX_STEPS = 8  # from what the user names down to the weights
 _MAX_POINTER_BYTES = 256  # bytes of a file that names a folder
@@ -196,6 +199,28 @@ def find_model(path: Path) -> FoundModel:
             return FoundModel(layout, place, what, way)
     listed = ", ".join(place.files[:3]) + ", ..." * (len(place.files) > 3)
     raise UserError(f"{place.path}: {f'no weights are there ({listed})' if listed else _NOTHING}; expected {_EXPECTED}")
+
+
+def chosen_place(path: Path, which: str | None) -> Path:
+    """The place in the folder of a run that `--checkpoint` names: `last`, `best` or a step; `path` itself for None.
+    `UserError` if there is none."""
+    if which is None:
+        return path
+    if which not in ("last", "best") and not re.fullmatch(r"\d{1,18}", which):
+        raise UserError(f"--checkpoint: found {which}, expected last, best or the number of a step")
+    place = Place.at(path, path)
+    if MANIFEST not in place.files and _is_run(place):
+        return resolve(path, which).path
+    numbered = {int(match[1]): name for name in place.folders if (match := re.fullmatch(_STEP_FOLDER, name))}
+    if which == "best":
+        known = [name for name in place.folders if re.search(r"(?<![a-z])best(?![a-z])", name)]
+        name = _best_of_trainer(place) or (known[0] if len(known) == 1 else None)
+    else:
+        name = numbered.get(max(numbered, default=-1) if which == "last" else int(which))
+    if name is None:
+        there = f"has the folders {', '.join(place.folders)}" if place.folders else "is not the folder of a run"
+        raise UserError(f"--checkpoint {which}: {path} {there}; leave it out, or name one of a run with --model")
+    return place.path / name
 
 
 def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[ForeignName, LazyTensor]]:
@@ -461,6 +486,14 @@ def _read_npy_folder(place: Place, _found: Any) -> RawModel:
     return _weights(tensors, place.path, "mindspore", files)
 
 
+def gguf_file(path: Path) -> Path | None:
+    """`path` if it is a GGUF file, or the one in a folder that has no other weights; else None."""
+    if not path.is_dir():
+        return path if is_gguf(path) else None
+    found = [name for name in entries(path) if is_weights(name)]
+    return path / found[0] if len(found) == 1 and is_gguf(path / found[0]) else None
+
+
 def is_gguf(path: Path) -> bool:
     """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
     if not path.is_file() or path.suffix == GGUF_SUFFIX:
@@ -514,9 +547,36 @@ def _named_by(place: Place, file: str, numbered: Sequence[str] = ()) -> str | No
     return found
 
 
-def _newest(place: Place, pattern: str) -> str | None:
+def _newest(place: Place, pattern: str = _STEP_FOLDER) -> str | None:
     matches = [match for name in (*place.folders, *place.files) if (match := re.fullmatch(pattern, name))]
     return max(matches, key=lambda match: int(match[1]))[0] if matches else None
+
+
+def _results(place: Place, words: str = "") -> str | None:
+    """The folders with weights next to those of steps: the only one if it has one of the `words` in its name; without
+    `words`, the list of all."""
+    if _newest(place) is None:
+        return None
+    others = [each for each in place.folders if not re.fullmatch(_STEP_FOLDER, each) and _has_weights(place, each)]
+    if not words:
+        return ", ".join(others) or None
+    return others[0] if len(others) == 1 and re.search(rf"(?<![a-z])({words})(?![a-z])", others[0]) else None
+
+
+def _has_weights(place: Place, name: str) -> bool:
+    inner = Place.at(place.root, place.path / name)
+    return bool(inner.candidates or MANIFEST in inner.files)
+
+
+def _best_of_trainer(place: Place) -> str | None:
+    """The folder that transformers' Trainer has recorded as the best one, in the newest."""
+    if (newest := _newest(place)) is None or _TRAINER not in entries(place.path / newest):
+        return None
+    state: Any = None
+    with suppress(UserError):  # a damaged file is no record
+        state = json_of(read_inside(place.path / newest, _TRAINER, _MAX_CHUNKS_BYTES), place.path / newest / _TRAINER)
+    name = Path(str(state.get("best_model_checkpoint"))).name if isinstance(state, dict) else ""
+    return name if name in place.folders and _has_weights(place, name) else None
 
 
 def _first(place: Place, pattern: str, alone: bool = False) -> str | None:
@@ -558,7 +618,7 @@ _EXPECTED = (
 _STEPS = "iter|iteration|global_step|checkpoint|version|epoch|step"
 _NUMBERED = re.compile(rf"(({_STEPS})[-_]?(\d+|best|last|final))|release|original|checkpoint")
 _FINDERS = (_around, _first, _is_file_of_tensors, _is_ranks, _is_run, _many_shards, _megatron_ranks, _named_by)
-FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only)} | {
+FINDERS = {finder.__name__[1:]: finder for finder in (*_FINDERS, _newest, _only, _results, _best_of_trainer)} | {
     "beside": lambda place, file, folder: folder if file in place.files and folder in place.folders else None,
     "gguf": lambda place: is_gguf(place.path),
     "listed": lambda place, what: ", ".join(getattr(place, what)[:3]),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.printing import print_error, print_once
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.validation import Positive, validated
@@ -59,7 +59,8 @@ class _Settings:
 
 
 def adapters_path(path: Path) -> Path:
-    """Where a run's newest adapters are, or `path` if it has PEFT's layout. `UserError` if there is nothing."""
+    """Where a run's adapters are, those of the step that counts, or `path` if it has PEFT's layout. `UserError` if
+    there is nothing."""
     if not path.exists():
         raise UserError(f"{path}: no such directory; give a run with adapters, or a directory in PEFT's layout")
     if (path / CONFIG).is_file():
@@ -68,7 +69,12 @@ def adapters_path(path: Path) -> Path:
     if found.layout.key not in ("adapters", "run"):
         remedy = f"give a run that trained some (lora.rank), or a folder with {CONFIG}"
         raise UserError(f"{path}: holds no adapters; {remedy}")
-    return found.place.path if found.layout.key == "adapters" else resolve(path).path
+    if found.layout.key == "run":
+        return resolve(path).path
+    inner = found.place.path
+    for line in found.passed_over({inner / CONFIG, inner / _tensors_file(inner)}):
+        print_once(line.replace(": the weights are in ", ": the adapters are in ", 1))
+    return inner
 
 
 def description_of(path: Path) -> ModelDescription:
@@ -84,9 +90,7 @@ def description_of(path: Path) -> ModelDescription:
 def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:
     """The adapters at `path` for the model `base`; numbers are read later. `check_fingerprint`: require that they were
     trained on `base`; otherwise any model of the same sizes will do. `UserError` if none fit."""
-    named, path = path, adapters_path(path)
-    if named != path and (path / CONFIG).is_file():
-        print_error(f"{named}: the adapters are in {path.relative_to(named)}")
+    path = adapters_path(path)
     if base.adapters is not None:
         raise UserError(f"{base.path}: holds adapters itself; give the model that they are for, or merge them first")
     adapters = read_peft(path, base) if (path / CONFIG).is_file() else checkpoint_adapters(resolve(path))

@@ -21,7 +21,7 @@ from ms_codegeex import __version__
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, check_file, is_read, read_json_inside
+from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, check_file, is_description, is_read, read_json_inside
 from ms_codegeex.base.reading import open_regular
 
 TYPE, PREDICATE = "https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0"
@@ -124,7 +124,9 @@ class FileHashes:
             return
         files = [file for each in self.described() if each["role"] == "model" for file in each["files"]]
         for file in files:
-            if is_read(file["name"]) and recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
+            if not is_read(file["name"]) or is_description(file["name"]):
+                continue
+            if recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
                 raise _unlike(source, Deviation(file["name"], "changed"), recorded)
 
     def statement(self, made: Path, where: Path, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,9 +179,10 @@ def _statement(name: str, files: Mapping[str, Mapping[str, Any]], origin: Mappin
 @dataclass(frozen=True)
 class Statement:
     """A statement that was read: where it is, the SHA-256 of each file, and what `_statement` got as `origin`.
-    `ends`: the size and ends of each file."""
+    `ends`: the size and ends of each file. `name`: that of the directory or file when it was made."""
 
     path: Path
+    name: str
     digests: Mapping[str, str]
     ends: Mapping[str, Any]
     origin: Mapping[str, Any]
@@ -210,6 +213,20 @@ class Statement:
         extra = [Deviation(name, "extra") for name in found if name not in self.digests]
         return sorted([*judgements, *extra], key=lambda each: each.name)
 
+    def check_undescribed(self, directory: Path) -> None:
+        """`UserError` if a file has changed that has a part in a model's answers and that `record_edits` would not have
+        as it is now."""
+        different = [each for each in self.differences(directory, False) if is_read(each.name)]
+        wrong = [each for each in different if not is_edited(each) and each.name != "tokenizer_config.json"]
+        if wrong:
+            raise _unlike(directory, wrong[0], self, len(wrong) - 1)
+
+    @property
+    def edits(self) -> list[str]:
+        """What users have set since."""
+        found = self.origin.get("edits")
+        return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
 
 def read_statement(target: Path) -> Statement | None:
     """The statement about a directory or file; None if there is none. `UserError` if it is malformed."""
@@ -233,7 +250,7 @@ def read_statement(target: Path) -> Statement | None:
             raise ValueError("its list of files is malformed")
         if subject["digest"]["sha256"] != root:
             raise ValueError("its hashes do not give the hash of all of them")
-        return Statement(path, digests, ours["files"], ours)
+        return Statement(path, str(subject["name"]), digests, ours["files"], ours)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"not a statement that ms-codegeex wrote ({error})"
         raise UserError(f"{path}: {reason}; restore it, or delete it if the model needs none") from None
@@ -241,21 +258,63 @@ def read_statement(target: Path) -> Statement | None:
 
 def check(target: Path, thorough: bool = False) -> None:
     """Check a model that is going to be used with its statement, if it has one. A changed, missing or extra file that
-    has a part in the model's answers is a `UserError`; the first of any other kind is a warning on standard error."""
+    has a part in the model's answers is a `UserError`, unless it only describes the model; a line on standard error
+    says what else was edited by hand."""
     if (recorded := read_statement(target)) is None:
         return
-    different = recorded.differences(Path(target), thorough)
-    mattering = [each for each in different if is_read(each.name) or not Path(target).is_dir()]
+    target = Path(target)
+    different = recorded.differences(target, thorough)
+    mattering = [each for each in different if not target.is_dir() or (is_read(each.name) and not is_edited(each))]
     if mattering:
-        raise _unlike(Path(target), mattering[0], recorded, len(mattering) - 1)
+        raise _unlike(target, mattering[0], recorded, len(mattering) - 1)
     if different:
         first, more = different[0], f", and {len(different) - 1} more" if len(different) > 1 else ""
-        print_error(f"warning: {Path(target) / first.name}: is {first.what} since {PROVENANCE} was written{more}")
+        said = f"{target / first.name}: is {first.what} since {PROVENANCE} was written{more}"
+        setting = f"card=@{target / first.name}" if first.name == "README.md" else "KEY=VALUE"
+        command = f"; `ms-codegeex inspect {target} --set {setting}` records such an edit"
+        print_error(f"{said}{command}" if is_edited(first) else f"warning: {said}")
+
+
+def is_edited(deviation: Deviation) -> bool:
+    """Whether a file that differs only describes the model, so that a user may have edited it."""
+    return is_description(deviation.name)
+
+
+def described_files(directory: Path) -> list[str]:
+    """The files of a directory that users may let say something else, with the settings of its tokenizer, which may
+    hold a chat template."""
+    names = [path.relative_to(directory).as_posix() for path in files_below(directory) if path.is_file()]
+    return [name for name in names if is_description(name) or name == "tokenizer_config.json"]
+
+
+def record_edits(directory: Path, recorded: Statement, keys: Sequence[str]) -> list[str]:
+    """Let the statement about a directory have its descriptions as they are now, and that `keys` were set. Returns the
+    names of the files that it had otherwise. All other files stay as they were recorded."""
+    present = described_files(directory)
+    others = {name: digest for name, digest in recorded.digests.items() if not is_description(name)}
+    described = {name: {**recorded.ends[name], "sha256": digest} for name, digest in others.items()}
+    now = {name: {**_sha256(directory / name), **ends(directory / name)} for name in present}
+    described = {**described, **now}
+    changed = [
+        name
+        for name in {**recorded.digests, **now}
+        if recorded.digests.get(name) != (described.get(name) or {}).get("sha256")
+    ]
+    if changed:
+        order = sorted(described, key=PurePosixPath)
+        origin = {name: value for name, value in recorded.origin.items() if name not in ("format", "version", "files")}
+        origin["edits"] = [*dict.fromkeys([*recorded.edits, *keys])]
+        statement = _statement(recorded.name, {name: described[name] for name in order}, origin)
+        statement["predicate"][OURS]["version"] = recorded.origin.get("version")
+        write_json(directory / PROVENANCE, statement)
+    return changed
 
 
 def _unlike(target: Path, first: Deviation, recorded: Statement, others: int = 0) -> UserError:
     more = f", and {others} more" if others else ""
-    remedy = f"restore the files, or delete {recorded.path.name} if you meant to edit them"
+    remedy = "restore the files, or make the model again from what it was made from"
+    if first.name == "tokenizer_config.json":
+        remedy = f"restore it, or record a chat template with `ms-codegeex inspect {target} --set chat=@FILE`"
     said = f"is {first.what}, by {recorded.path.name}{more}"
     return UserError(f"{target / first.name if target.is_dir() else target}: {said}; {remedy}")
 
@@ -267,4 +326,6 @@ def made_from(recorded: Statement) -> str:
     names = [f"{each.get('role')} {each.get('name')}" for each in listed if isinstance(each, dict)]
     choices = recorded.origin.get("choices")
     verb = choices.get("command") if isinstance(choices, dict) else None
-    return f"{verb} of ms-codegeex {recorded.origin.get('version')}, from {', '.join(names) or 'nothing recorded'}"
+    edited = f"; set since: {', '.join(recorded.edits)}" if recorded.edits else ""
+    sources = ", ".join(names) or "nothing recorded"
+    return f"{verb} of ms-codegeex {recorded.origin.get('version')}, from {sources}{edited}"

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from ms_codegeex.base.errors import UserError, suggestion
+from ms_codegeex.base.files import moved_along
 from ms_codegeex.base.lookalikes import lookalikes, refuse_lookalike
 from ms_codegeex.base.printing import print_once
 from ms_codegeex.base.quarantine import (
@@ -178,8 +179,8 @@ def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
     return model, adapters
 
 
-def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
-    checkpoint = resolve(path)
+def _open_checkpoint(path: Path, known: Mapping[str, Any], say: Say) -> Source:
+    checkpoint = resolve(path, say=say)
     model, lora = _recorded(checkpoint)
     its_family = family(model["family"])
     sizes = {name: value for name, value in model.items() if name not in SECTION}
@@ -190,7 +191,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     adapters, inputs = None, [checkpoint_inputs(checkpoint)]
     if lora.rank:
         adapters = checkpoint_adapters(checkpoint)
-        base = _base(checkpoint, adapters.base)
+        base = _base(checkpoint, adapters.base, say)
         inputs += [replace(each, role="base") for each in base.inputs]
         tensors = merged(base.tensors, adapters, str(checkpoint.path))
     check_layers(config, tensors, str(checkpoint.path))
@@ -235,11 +236,17 @@ def checkpoint_inputs(checkpoint: Checkpoint) -> Input:
     return replace(its, name=f"{run.name}/{its.name}", files={**its.files, **tokenizer})
 
 
-def _base(checkpoint: Checkpoint, path: Path) -> Source:
-    holds = f"{checkpoint.path}: holds adapters for the model"
-    if not path.exists():
-        raise UserError(f"{holds} at {path}, which is gone; put that model back there")
-    base = open_source(path)
+def _base(checkpoint: Checkpoint, path: Path, say: Say) -> Source:
+    holds, output = f"{checkpoint.path}: holds adapters for the model", checkpoint.state["config"].get("output")
+    run = checkpoint.path.absolute().parent.parent
+    there = moved_along(path, Path(output), run) if isinstance(output, str) else path
+    if not there.exists():
+        merge = f"ms-codegeex adapter merge --model MODEL --adapter {shlex.quote(str(checkpoint.path))} --output DIR"
+        where = "say where it is with --model MODEL --adapter RUN, or merge them"
+        raise UserError(f"{holds} at {path}, which is gone; {where}: {merge}")
+    if there != path:
+        say(f"{checkpoint.path.absolute()}: its model has moved along, from {path} to {there}")
+    base = open_source(there, say=say)
     if fingerprint(base.tensors) != checkpoint.state.get("base"):
         raise UserError(f"{holds} that was at {path}, but another one is there now; put the first back")
     return base
@@ -498,7 +505,7 @@ def open_source(
     if keep_code and kind != "directory":
         raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
     if kind == "run":
-        return _open_checkpoint(found.place.path, known)
+        return _open_checkpoint(found.place.path, known, say)
     raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
     if lost := [shown for name in raw.ranks[0] if _NAMELESS.fullmatch(shown := layout.shown(name))]:
         raise UserError(f"{raw.where[0]}: {len(lost)} tensors have lost their names, such as {lost[0]}; {_SAVE_NAMES}")

@@ -24,6 +24,7 @@ def _foreign(target: Path) -> list[str]:
         with contextlib.suppress(UserError):
             statement = read_statement(target)
             recorded = statement.ends if statement is not None else recorded
+            foreign = [f"{name} (set since)" for name in (statement.edits if statement is not None else ())]
         for path in files_below(target, statement=not recorded):
             name = path.relative_to(target).as_posix()
             if path.is_symlink() or name not in recorded or not path.is_file():

@@ -84,11 +84,13 @@ class Generator:
         sizes = SlotSizes(self.seq_length, self.slots, threads, activation_bits(exact, fast), cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         loaded = load_adapters(adapters or {}, model)
-        declared = [model.checked(adapter_description(each.path), each.path).infill for each in loaded]
-        self._marks = {number for each in (self.sentinels, *declared) if each is not None for number in each.ids}
-        for each, sentinels in zip(loaded, declared, strict=True):
-            if each.name == DEFAULT_ADAPTER and sentinels is not None:
-                self.sentinels = sentinels
+        declared = [model.checked(adapter_description(each.path), each.path) for each in loaded]
+        marks = (self.sentinels, *(each.infill for each in declared))
+        self._marks = {number for each in marks if each is not None for number in each.ids}
+        self.description = model.description
+        for each, known in zip(loaded, declared, strict=True):
+            if each.name == DEFAULT_ADAPTER:
+                self.sentinels, self.description = known.infill or self.sentinels, known.over(model.description)
         self._adapters = {DEFAULT_ADAPTER: 0, **{each.name: number for number, each in enumerate(loaded, 1)}}
         self.engine = self._engine(model, sizes, getattr(self.speculation, "maximum", 0), devices, loaded)
         warn_if_slower(self.engine.network)
@@ -118,12 +120,13 @@ class Generator:
         capacity = min(self.seq_length, draft.config.max_position_embeddings)
         return DraftSpeculation(self._engine(draft, replace(sizes, capacity=capacity)))
 
-    def encode(self, prompt: str, truncate_for: int | None = None) -> list[int]:
+    def encode(self, prompt: str, truncate_for: int | None = None, *, special: bool = False) -> list[int]:
         """Ids of a prompt. One that leaves no room for an answer raises `PromptTooLong`. With `truncate_for`, the
-        length of an answer in tokens, a prompt that leaves less room loses its start."""
+        length of an answer in tokens, a prompt that leaves less room loses its start. If `special`, names of special
+        tokens are those tokens."""
         if not prompt:
             raise UserError("prompt: empty; give some text, for example '# language: Python'")
-        ids = self.tokenizer.encode_prompt(prompt)
+        ids = self.tokenizer.encode_prompt(prompt, special)
         if truncate_for is not None:
             ids = self.tokenizer.truncate_prompt(ids, self.seq_length - truncate_for)
         if len(ids) >= self.seq_length:

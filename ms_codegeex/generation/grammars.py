@@ -3,9 +3,14 @@ send them, so their size and the work for each token are limited. `constraints.p
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from ms_codegeex.base.errors import UserError, first_line
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.generation.sampling import SamplingSettings
 
 MAX_GRAMMAR_CHARACTERS = 16384
@@ -19,6 +24,19 @@ LIMITS = {
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
+MAX_DEPTH = 128
+ONE = ("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
+       "unevaluatedItems", "unevaluatedProperties")  # fmt: skip
+SEVERAL, NAMED = ("allOf", "anyOf", "oneOf", "prefixItems", "items"), ("properties", "patternProperties", "$defs",
+          "definitions", "dependentSchemas", "dependencies")  # fmt: skip
+OF_ARRAYS, OF_OBJECTS = ("contains", "maxContains", "minContains", "unevaluatedItems", "uniqueItems"), (
+    "dependencies", "dependentRequired", "dependentSchemas", "propertyNames", "unevaluatedProperties")  # fmt: skip
+ANYTHING = (True, {})
+FORMATS = (  # the standard's; any other one is a remark
+    *("date", "date-time", "duration", "email", "hostname", "idn-email", "idn-hostname", "ipv4", "ipv6", "iri"),
+    *("iri-reference", "json-pointer", "regex", "relative-json-pointer", "time", "uri", "uri-reference"),
+    *("uri-template", "uuid"),
+)
 SPACE = r" ?|\n{1,2}[ \t]{0,20}"  # between the parts of JSON: a model could go on with white space for ever
 
 
@@ -42,6 +60,7 @@ def prepared(settings: SamplingSettings) -> str:
         if settings.grammar:
             found = guidance.LLMatcher.grammar_from_lark(guidance.gbnf_to_lark.any_to_lark(text))
         else:
+            text = json.dumps(demanding(parse_json(text)))
             found = guidance.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": SPACE})
         limits = guidance.LLParserLimits(**LIMITS)
         wrong, messages = guidance.LLMatcher.validate_grammar_with_warnings(found, limits=limits)
@@ -50,5 +69,68 @@ def prepared(settings: SamplingSettings) -> str:
     except Exception as error:  # the library's converter raises errors of many classes, a RecursionError too
         wrong, messages = True, [first_line(error)]
     if wrong:
-        raise UserError(f"{field}: cannot be used ({first_line(messages[0])[:200]}); correct it")
+        raise UserError(f"{field}: cannot be used ({_in_words(first_line(messages[0]))[:200]}); correct it")
     return found
+
+
+def demanding(schema: Any, depth: int = 0) -> Any:
+    """A JSON schema without keywords that ask for nothing, which the library refuses by their names: `not: false`,
+    `uniqueItems: false`, `propertyNames` beside the type `array`. `UserError` if it is nested too deep."""
+    if depth > MAX_DEPTH:
+        raise UserError(f"nested deeper than {MAX_DEPTH} levels; give a schema of fewer")
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: value for name, value in schema.items() if not _idle(name, value, schema)}
+    for name, value in kept.items():
+        if name in NAMED and isinstance(value, dict):
+            kept[name] = {key: demanding(each, depth + 1) for key, each in value.items()}
+        elif name in SEVERAL and isinstance(value, list):
+            kept[name] = [demanding(each, depth + 1) for each in value]
+        elif name in ONE:
+            kept[name] = demanding(value, depth + 1)
+    return kept
+
+
+def _idle(name: str, value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether a keyword of a schema asks for nothing."""
+    kinds = schema.get("type")
+    for names, kind in ((OF_ARRAYS, "array"), (OF_OBJECTS, "object")):
+        if name in names and kinds is not None and kind not in (kinds if isinstance(kinds, list) else [kinds]):
+            return True
+    match name:
+        case (
+            "x-guidance" | "$recursiveAnchor" | "$dynamicAnchor"
+        ):  # the first is the library's own, the others are names
+            return True
+        case "not":
+            return value is False
+        case "uniqueItems":
+            return value is False or schema.get("maxItems") in (0, 1)
+        case "contains":
+            return schema.get("minContains") == 0 and "maxContains" not in schema
+        case "minContains" | "maxContains":
+            return "contains" not in schema or _idle("contains", schema["contains"], schema)
+        case "if":
+            return all(schema.get(each, True) in ANYTHING for each in ("then", "else"))
+        case "then" | "else":
+            return value in ANYTHING or "if" not in schema
+        case "propertyNames":
+            return value in (*ANYTHING, {"type": "string"})
+        case "unevaluatedItems" | "unevaluatedProperties":
+            return value in ANYTHING
+        case "dependentRequired" | "dependentSchemas" | "dependencies":
+            return isinstance(value, dict) and all(each in (*ANYTHING, []) for each in value.values())
+        case "format":
+            return isinstance(value, str) and value not in FORMATS
+    return False
+
+
+def _in_words(message: str) -> str:
+    """A message of the library without its own options, which no request has."""
+    if match := re.match(r"Unimplemented keys: \[(.*)\]", message):
+        return f"keywords that are not supported: {match[1].replace(chr(34), '')}"
+    if "coerce_one_of" in message:
+        return "oneOf is supported where its alternatives exclude each other by type or a const; use anyOf"
+    if message.startswith("regex parse error"):
+        return "a pattern is not a regular expression that is supported"
+    return re.sub(r"[.;]? *(Enable|Set|Use) [^.;]*\boption\b[^.;]*", "", message)

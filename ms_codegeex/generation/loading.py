@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_once
 from ms_codegeex.data.description import FILE, ModelDescription, read_description
 from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
@@ -69,8 +70,17 @@ def adapter_description(path: Path) -> ModelDescription:
     return description_of(path)
 
 
+def at_checkpoint(model: Path, which: str | None) -> Path:
+    """The place in a run that `--checkpoint` names; `model` itself for None."""
+    if which is None:
+        return model
+    from ms_codegeex.formats.files import chosen_place
+
+    return chosen_place(model, which)
+
+
 def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:
-    """The paths of the files of a model and of a LoRA adapter: for a run, its newest checkpoint."""
+    """The paths of the files of a model and of a LoRA adapter: for a run, the checkpoint that counts."""
     from ms_codegeex.formats.peft import adapters_path
     from ms_codegeex.formats.sources import open_source
 
@@ -85,10 +95,11 @@ def verify_stored(paths: Iterable[Path]) -> None:
         check(path, thorough=True)
 
 
-def load_model(path: Path, bits: int | None = None) -> LoadedModel:
+def load_model(path: Path, bits: int | None = None, say: Callable[[str], object] = print_once) -> LoadedModel:
     """Open a quantised model directory or anything that `open_source` opens; `UserError` if it cannot be. Files that
     its `provenance.json` has otherwise are an error, as far as sizes and both ends of a file show it. With `bits` 8 or
-    4, each matrix is rounded when it is read; a quantised model must have these bits already."""
+    4, each matrix is rounded when it is read; a quantised model must have these bits already. `say` as in
+    `open_source`."""
     if is_quantised(path):
         model = QuantisedModel(path)
         if bits not in (None, model.bits):
@@ -100,7 +111,7 @@ def load_model(path: Path, bits: int | None = None) -> LoadedModel:
     from ms_codegeex.formats.sources import open_source
 
     check(Path(path))  # before messages about files that may have changed
-    source = open_source(Path(path))
+    source = open_source(Path(path), say=say)
     if source.path != Path(path):
         check(source.path)
     weights = TensorWeights(source.tensors, bits, products=source.config.product_names())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 MAX_NAMES = 50  # of models, in a message
+NO_ROUTE = (404, 405, 501)  # statuses
 
 
 class AnswerPart(NamedTuple):
@@ -43,15 +44,25 @@ def client_of(base: str, key: str | None, retries: int, timeout: float) -> opena
         raise UserError(f"--url: {base[:200]} is not the address of a server ({error}); {expected}") from None
 
 
+class NoModelList(UserError):
+    """A server that sends no list of models."""
+
+
 def chosen_model(client: openai.OpenAI, url: str, name: str | None, flag: str, remedy: str) -> Mapping[str, Any]:
     """The entry of the model called `name`; None: of the only one that is not an adapter, which have a `parent`.
-    `UserError`: the server at `url` sends no list of models (`remedy`), or `flag` has to name another one of them."""
+    `NoModelList`: the server at `url` sends none (`remedy`). `UserError`: `flag` has to name another one of them."""
+    import openai
+
     try:
         answer: Any = client.get("/models", cast_to=object)
         known = {each["id"].strip(): each for each in answer["data"]}
         bases = [each for each, model in known.items() if model.get("parent") is None]
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"--url: {client.base_url}models is not a list of models; {remedy}") from None
+        raise NoModelList(f"--url: {client.base_url}models is not a list of models; {remedy}") from None
+    except openai.APIStatusError as error:
+        if error.status_code not in NO_ROUTE:
+            raise
+        raise NoModelList(f"--url: {url} has no list of models; {remedy}") from None
     if name is None and len(bases) == 1:
         (name,) = bases
     if name not in known:

@@ -24,6 +24,7 @@ class PromptOptions:
 
     language: str | None = option("put this language's tag in front of the text", "NAME")
     cut_prompt: bool = option("drop the start of a text that is too long instead of refusing it", default=False)
+    special_tokens: bool = option("names of special tokens in the text are those tokens (default: text)", default=False)
     stop_at: Literal["block"] | None = option(
         "end with the block that the prompt began: before a line in the first column (Python), after its "
         "closing brace (languages with braces; see --language)"

@@ -31,10 +31,12 @@ class Heads:
 
 class DecoderConfig:
     """Base of the families' configurations, which are frozen dataclasses; a field of the same name replaces a property.
-    `activation` is that of the feed-forward part: fast_gelu, gelu or swiglu."""
+    `activation` is that of the feed-forward part: fast_gelu, gelu or swiglu. `after_end`: how many ids of a tokenizer
+    of the user's own follow its end token; None: its size does not say."""
 
     table: ClassVar[ParameterTable]
     activation: ClassVar[str]
+    after_end: ClassVar[int | None] = None
     vocab_size: int
     hidden_size: int
     num_layers: int

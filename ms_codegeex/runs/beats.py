@@ -49,7 +49,7 @@ class Beats(Callback):
         self._descriptor: int | None = None
         with contextlib.suppress(OSError):  # a disk without room for another file: the launcher sees CPU time only
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         self._phases, self._number, self._step = ["start"], 0, 0
         self._seconds = {phase: deque[float](maxlen=101) for phase in REGULAR}
         self._carried, self._of = dict[str, float](), ""

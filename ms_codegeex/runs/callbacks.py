@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -22,13 +23,14 @@ from ms_codegeex.runs.display import loss_figure
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.replicas import ReplicaCheck
 from ms_codegeex.runs.run_directory import RunDirectory, event_line
-from ms_codegeex.runs.saving import Checkpoints, Writers
-from ms_codegeex.runs.stopping import LastStep
+from ms_codegeex.runs.saving import Checkpoints, SaveClock, Writers
+from ms_codegeex.runs.stopping import LastStep, NextSave
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
 FIRST_STEP = "first step:"  # begins a line in the log of every worker
 FLUSH_SECONDS = 30.0
+TRAINED_BYTES = 12  # of a trained weight and its moments, in a checkpoint
 DRAWING_SHARE = 50  # at most a 50th of a run's time goes into drawing
 
 
@@ -73,7 +75,7 @@ class JsonLog(Callback):
         """Show every step; log every `logging.every`-th and each that was evaluated, skipped or the last."""
         record.eta_seconds = self.eta.update(record.step_seconds, trainer.steps_left)
         line = {**finite(asdict(record)), "attempt": self.attempt}
-        self._event({"event": "step", "steps_left": 0 if trainer.ending else trainer.steps_left, **line})
+        self._event({"event": "step", "steps_left": trainer.steps_left, "ending": trainer.ending, **line})
         if record.step % self.every == 0 or record.skipped or record.validation_loss is not None or trainer.ending:
             failed = self.log.write(json.dumps(line))
             if failed and not self.warned:
@@ -219,6 +221,29 @@ def _over_ranks(number: float) -> float:
     return float(ops.AllReduce()(Tensor([number], ms.float32)).asnumpy()[0])
 
 
+class Votes:
+    """What rank 0 asks of the ranks of several servers after a step, in one number: to stop, to save by the `clock`."""
+
+    def __init__(self, clock: SaveClock | None, leads: bool):
+        self.clock, self.leads, self.save = clock, leads, False
+
+    def stop(self, asks: bool) -> bool:
+        """Whether the run stops; `asks`: whether this rank has found a request."""
+        due = self.clock is not None and self.leads and self.clock.due()
+        total = int(_over_ranks(asks + 2 * due))
+        self.save = total >= 2
+        return total % 2 == 1
+
+
+def _save_clock(config: RunConfig, writers: int) -> SaveClock | None:
+    """The clock of a run that does not say after which steps it saves."""
+    if config.checkpoint.every is not None:
+        return None
+    sizes, lora = config.model.sizes, config.lora
+    shapes = sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else sizes.parameter_shapes()
+    return SaveClock(TRAINED_BYTES * sum(map(math.prod, shapes.values())) // writers)
+
+
 def _job_name(config: RunConfig, rank: int) -> str:
     """A random name for the saves of this job, the same on all ranks that write."""
     number = secrets.randbelow(2**24)
@@ -229,10 +254,10 @@ def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Ch
     """The callbacks of this rank, in the order of their calls."""
     start = checkpoint.step if checkpoint else 0
     several = run.servers.is_dir() and config.devices > 1  # their file systems may show a file late
-    callbacks: list[Callback] = [
-        StopOnRequest(LastStep(run, leads=rank == 0), (lambda asks: bool(_over_ranks(asks))) if several else None),
-        FirstStep(),
-    ]
+    leads, count = rank == 0, config.devices if config.partitioned else 1
+    clock = _save_clock(config, count)
+    votes = Votes(clock, leads) if several else None
+    callbacks: list[Callback] = [StopOnRequest(LastStep(run, leads), votes and votes.stop), FirstStep()]
     if rank == 0:
         callbacks.append(JsonLog(run, config.logging.every))
         if config.logging.tensorboard:
@@ -243,15 +268,20 @@ def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Ch
         callbacks.append(ReplicaCheck(run.replicas, config.faults.replicas, config.devices, start))
     if rank == 0 or config.partitioned:
         saving = config.checkpoint
+        agreed = (lambda _, due: due) if count == 1 else NextSave(run, leads).reached
+        if votes is not None and count > 1:
+            agreed = lambda *_: votes.save  # noqa: E731
         checkpoints = Checkpoints(
             run.checkpoints,
             saving.every,
             saving.keep,
             checkpoint,
-            writers=Writers(config.devices if config.partitioned else 1, _job_name(config, rank)),
+            writers=Writers(count, _job_name(config, rank)),
             keep_best=config.training.patience > 0,
             keep_every=saving.keep_every,
             background=saving.background,
+            clock=clock,
+            agreed=agreed,
         )
         callbacks.append(checkpoints)
     if config.profile.steps:

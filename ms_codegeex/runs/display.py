@@ -120,7 +120,7 @@ class Display:
             self.figures = (f"ETA {duration(event['eta_seconds'])}", *figures(event).split("  "))
             self._describe("training")
             return
-        due = event["step"] % self.every == 0 or not event["steps_left"] or event["validation_loss"] is not None
+        due = event["step"] % self.every == 0 or event["ending"] or event["validation_loss"] is not None
         if compiled or due:
             words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
             print_error("  ".join(words) + compiled)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
 from ms_codegeex.data.conversations import ChatTemplate
 from ms_codegeex.data.datasets.batches import KIND, is_dataset
-from ms_codegeex.data.datasets.opening import training_data
+from ms_codegeex.data.datasets.opening import held_out_like, training_data
 from ms_codegeex.data.description import Chat, chat_json, chat_name, chat_of
 from ms_codegeex.data.summary_lines import print_tally
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.formats.sources import Source, tokenizer_place
 from ms_codegeex.formats.tensors import SHORT_NAMES
@@ -285,15 +286,21 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
         raise UserError(f"--data: {ready} is a dataset, which is trained on alone; give the records that made it")
     dataset = ready.absolute() if ready else None
     task = None if ready else data.task or records.recognised_task(data.paths)
+    held_out, settings = config.data.validation, None
+    named = [] if held_out is None or is_dataset(Path(held_out)) else [held_out]  # records
     limit, sizes = config.model.sizes.max_position_embeddings, None
-    if task is not None and stated.get("data.seq_length") is None:
-        settings = _settings(task, limit + 1, source, config)  # all longer ones are equal
-        sizes = records.example_sizes(data.paths, settings)
+    if task is not None:
+        settings = _settings(task, limit + 1, source, config, named)  # all longer ones are equal
+        if stated.get("data.seq_length") is None:
+            sizes = records.example_sizes(data.paths, settings)
     length = length_of(stated, sizes, limit, dataset)
     config, memory = fit(request, name, length)
-    if task is not None:
-        dataset = prepared_data(data.paths, task, source, config, data.quiet)
-    config = replace(config, data=replace(config.data, train=str(dataset), blend=None))
+    if settings is not None:
+        dataset = prepared_data(data.paths, replace(settings, seq_length=config.seq_length), config, data.quiet)
+        held_out = None if named else held_out
+    elif named:
+        held_out = str(_like(dataset, named, config, data.quiet))
+    config = replace(config, data=replace(config.data, train=str(dataset), blend=None, validation=held_out))
     config, steps = with_steps(config, stated, data.epochs)
     tokens = f"sequences of {config.seq_length} tokens: {length.reason} (data.seq_length)"
     if not ready and (tally := read_json(dataset / "dataset.json").get("tally")):
@@ -318,22 +325,38 @@ def _chat_lines(own: Chat | None, dataset: Path) -> Iterator[str]:
     yield f"conversations: written {how}, {why}"
 
 
-def _settings(task: str, length: int, source: Source, config: RunConfig) -> Any:
+def _settings(task: str, length: int, source: Source, config: RunConfig, held_out: Sequence[str]) -> Any:
     """How records become examples for this model."""
     chat = source.description.chat
-    known = {"seed": config.seed, "chat": None if chat is None else chat_json(chat)}
+    known = {"seed": config.seed, "chat": None if chat is None else chat_json(chat), "validation": held_out}
     return extra("finetune --data", "records").FinetuneSettings(task, length, tokenizer_place(source), **known)
 
 
-def prepared_data(data: Sequence[str], task: str, source: Source, config: RunConfig, quiet: bool) -> Path:
-    """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
+def prepared_data(data: Sequence[str], settings: Any, config: RunConfig, quiet: bool) -> Path:
+    """A dataset directory next to the run for these files, made on first use with these `FinetuneSettings`. Equal files
+    give the same one."""
     records = extra("finetune --data", "records")
-    settings = _settings(task, config.seq_length, source, config)
-    found = {file: root for root in map(Path, data) for file in (root, *root.rglob("*")) if file.is_file()}
+    roots = map(Path, (*data, *settings.validation))
+    found = {file: root for root in roots for file in (root, *root.rglob("*")) if file.is_file()}
     files = [[str(file.relative_to(root)), sha256(file)] for file, root in sorted(found.items())]
-    key = json_digest({"settings": asdict(settings), "files": files})
+    key = json_digest({"settings": settings.record(), "files": files})
     directory = Path(config.output).absolute().parent / f"tuning-{key[:12]}"
     if not (directory / "dataset.json").is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
         records.prepare_finetune(data, directory, settings, progress=not quiet)
     return directory
+
+
+def _like(dataset: Path, held_out: Sequence[str], config: RunConfig, quiet: bool) -> Path:
+    """A dataset whose validation split is made of these records as `dataset` was made of others."""
+    info, kind = read_json(dataset / "dataset.json"), extra("finetune --data", "records").FinetuneSettings
+    made = info.get("settings") if info.get("kind") == KIND else None
+    if made is None:
+        remedy = f"make one with `{held_out_like(held_out[0], [str(dataset)])}` and give --validation DIR"
+        raise UserError(f"data.validation: {held_out[0]} is not a dataset, as {dataset} is; {remedy}")
+    known = {each.name: made[each.name] for each in fields(kind) if each.name in made}
+    own = dataset / TOKENIZER_DIRECTORY
+    tokenizer = str(own) if own.is_dir() else made["tokenizer"]
+    known |= {"tokenizer": tokenizer, "chat": info.get("chat"), "infill": None, "validation": held_out}
+    settings = kind(**known)
+    return prepared_data((), settings, config, quiet)

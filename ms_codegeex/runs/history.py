@@ -97,6 +97,14 @@ class History:
         return [event for event in self.events if event["event"] in WATCHED]
 
     @property
+    def out_of_patience(self) -> str:
+        """In words, if `training.patience` has ended the run; "" otherwise."""
+        event = next((event for event in reversed(self.events) if event["event"] in ("out of patience", "start")), None)
+        if event is None or event["event"] == "start":
+            return ""
+        return f"ended by training.patience at step {event['step']}, the best is step {event['best']}"
+
+    @property
     def counts(self) -> Counter[str]:
         """How often each event happened."""
         return Counter(event["event"] for event in self.events)
@@ -134,7 +142,7 @@ def clock(when: float) -> str:
 
 def words_of(event: Mapping[str, object]) -> str:
     """The content of an event in one line."""
-    shown = {k: v for k, v in event.items() if k not in ("event", "time", "attempt") and (v or k == "rank")}
+    shown = {k: v for k, v in event.items() if k not in ("event", "time", "attempt") and (v or k in ("rank", "best"))}
     return ", ".join(f"{k} {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in shown.items())
 
 

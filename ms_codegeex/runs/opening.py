@@ -65,7 +65,7 @@ def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
         if newest is None and damaged:
             raise _none_left(run)
         return StartingPoint(newest, damaged)
-    checkpoint = resolve(Path(resume))
+    checkpoint = resolve(Path(resume), "last")
     if later := [path for path in existing if step_of(path) > checkpoint.step]:
         own = checkpoint.path.resolve().parent == run.checkpoints.resolve()
         wrong = f"{run.path} holds {later[-1].name}, which is later than {checkpoint.path.name} to continue from"

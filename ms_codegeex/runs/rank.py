@@ -131,7 +131,7 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
     """The figures of the finished run. All losses are those of one checkpoint: the best one if the run keeps it,
     otherwise the last. Every rank evaluates."""
     config, last, tokens = trainer.config, trainer.progress.step, trainer.progress.tokens
-    best = trainer.patience.best if config.training.patience else None
+    best, exhausted = trainer.patience.best if config.training.patience else None, trainer.patience.exhausted
     kept = run.checkpoints / step_name(last)
     if best and best[0] != last and (there := run.checkpoints / step_name(best[0])).is_dir():
         kept = there
@@ -142,6 +142,7 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
         **trainer.final_figures(),
         "evaluated_step": trainer.progress.step,
         "steps": last,
+        "out_of_patience": exhausted,
         "tokens": tokens,
         "held_out": trainer.losses_on(held_out),
         "validation_loss_before": began.get("validation_loss_before"),

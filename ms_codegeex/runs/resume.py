@@ -8,19 +8,26 @@ same numbers are computed, or what else is written, may change. Both kinds of ch
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import moved_along
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.values import flattened
+from ms_codegeex.config.values import flattened, parse_overrides
 from ms_codegeex.data.datasets.blend import mixed_before
 from ms_codegeex.data.datasets.opening import content_hashes
-from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint import Checkpoint, fingerprint
+from ms_codegeex.formats.sources import open_source
 from ms_codegeex.runs.resumed_schedule import trained_schedule
+from ms_codegeex.runs.run_directory import RunDirectory
 
 DATASET = ("data.train", "data.blend")
 REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them, and those that are recorded
@@ -48,6 +55,13 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them,
     "parallel.fusion.dropout",
 )
 COMPARED = ("data.validation", "training.evaluate_samples")  # refused too if `training.patience` compares their losses
+PLACES = {  # keys that name a directory, or several
+    "data": ("train", "blend", "validation", "held_out", "tokenizer"),
+    "model": ("weights",),
+    "lora": ("weights",),
+    "parallel": ("calibration",),
+}
+MAY_MOVE = ("model.weights", "lora.weights", "data.validation")  # paths whose content is not recorded
 UNRECORDED = (
     "output",
     "checkpoint.resume",
@@ -68,6 +82,39 @@ class Change:
     key: str
     before: Any
     now: Any
+
+
+def since_moved(file: Path, overrides: Sequence[str]) -> list[str]:
+    """Overrides for `config.yaml` in a run directory that was moved or copied after it was written: the run is where
+    the file is, and what has moved along with it lies where it did, seen from there. Says so on standard error. None
+    for any other file, and for keys that `overrides` state."""
+    run, stated = RunDirectory(file.absolute().parent), parse_overrides(overrides)
+    if file.absolute() != run.config or not run.events.is_file() or not run.config.is_file():
+        return []
+    values = read_yaml_file(file)
+    before = values.get("output") if isinstance(values, Mapping) else None
+    if not isinstance(before, str) or os.path.realpath(before) == os.path.realpath(run.path):
+        return []
+    found: dict[str, Any] = {} if "output" in stated else {"output": str(run.path)}
+    for section, names in PLACES.items():
+        for name in names:
+            value = (values.get(section) or {}).get(name)
+            now = _found(value, Path(before), run.path)
+            if now != value and name not in (stated.get(section) or {}):
+                found[f"{section}.{name}"] = now
+    words = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in found.items()]
+    if words:
+        print_error(f"{file}: this run was in {before}, so {' '.join(words)}")
+    return words
+
+
+def _found(value: Any, before: Path, now: Path) -> Any:
+    """The value of a key, with each path in it that is gone but exists from the new place of the run."""
+    if isinstance(value, Mapping):
+        return {_found(key, before, now): _found(each, before, now) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_found(each, before, now) for each in value]
+    return str(moved_along(Path(value), before, now)) if isinstance(value, str) else value
 
 
 def _covers(section: str, key: str) -> bool:
@@ -99,13 +146,36 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
             wrong = f"{change.now}, but {checkpoint.path} has the moments of {change.before}"
             another = f"without --resume, with --from {checkpoint.path} output=DIR"
             raise UserError(f"{OPTIMIZER}: {wrong}; keep it, or start another run from these weights: {another}")
-        refused = any(_covers(section, change.key) for section in _refused(config))
+        refused = any(_covers(section, change.key) for section in _refused(config)) and not _has_moved(change)
         fits = not change.key.startswith(("model.", "lora.")) or _same_shapes(config, checkpoint)
         if refused and not (fits and any(_covers(section, change.key) for section in allowed)):
             accept = f", or accept the change with --allow-change {change.key}" * fits
             wrong = f"{change.now}, but {checkpoint.path} was trained with {change.before}"
             raise UserError(f"{change.key}: {wrong}; use the same value or choose another output{accept}")
     return sorted(changes, key=lambda change: change.key)
+
+
+def _has_moved(change: Change) -> bool:
+    """Whether a place that the run still needs is another one because the first is gone. `check_places` compares the
+    model of adapters."""
+    return change.key in MAY_MOVE and change.before is not None and not os.path.exists(change.before)
+
+
+def check_places(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """`UserError` for a dataset or model that a run which continues needs and that is gone, or is another one."""
+    data, weights = config.data, config.model.weights if config.lora.rank else None
+    places = {"data.train" if data.blend is None else "data.blend": data.directories, "model.weights": [weights]}
+    places |= {"data.validation": [data.validation]}
+    places |= {f"data.held_out.{name}": [place] for name, place in data.held_out.items()}
+    for key, paths in places.items():
+        for path in filter(None, paths):
+            if not os.path.exists(path):
+                value = "{DIR: WEIGHT, …}" if key == "data.blend" else "DIR"
+                raise UserError(f"{key}: {path} is gone; if it was moved, {key}={value} says where it is now")
+    base = checkpoint.state.get("base")
+    if weights is not None and base is not None and fingerprint(open_source(Path(weights)).tensors) != base:
+        trained = f"another model than that of the adapters in {checkpoint.path}"
+        raise UserError(f"model.weights: {weights} is {trained}; model.weights=DIR names theirs")
 
 
 def _same_shapes(config: RunConfig, checkpoint: Checkpoint) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.formats.checkpoint import list_checkpoints
+from ms_codegeex.formats.checkpoint import list_checkpoints, step_of, step_that_counts
 from ms_codegeex.formats.model_description import checkpoint_line, size_lines, size_of, summarise_checkpoint
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.resolved_config import read_config
@@ -20,6 +20,7 @@ def describe_run(directory: Path) -> dict[str, Any]:
     log = read_log(run.log)
     losses = [line for line in log if line["loss"] is not None]
     validated = [line for line in log if line["validation_loss"] is not None]
+    checkpoints = list_checkpoints(run.checkpoints)
     return {
         "kind": "run",
         "directory": str(directory),
@@ -29,7 +30,8 @@ def describe_run(directory: Path) -> dict[str, Any]:
         "steps": config.steps,
         "loss": losses[-1]["loss"] if losses else None,
         "validation_loss": validated[-1]["validation_loss"] if validated else None,
-        "checkpoints": [summarise_checkpoint(path, hashes=False) for path in list_checkpoints(run.checkpoints)],
+        "checkpoints": [summarise_checkpoint(path, hashes=False) for path in checkpoints],
+        "steps_that_count": [step_of(path) for path in step_that_counts(checkpoints)],
         "artefacts": {path.name: size_of(path) for path in sorted(directory.iterdir()) if path.name[0] != "."},
     }
 
@@ -48,6 +50,9 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     minimum = "" if training["steps"] else "at least "
     yield f"step {run['step']} of {minimum}{run['steps']}" + (f": {', '.join(known)}" if known else "")
     yield from map(checkpoint_line, run["checkpoints"])
+    if len(counting := run["steps_that_count"]) > 1:
+        best, last = counting
+        yield f"commands take step {best}, the best of {last}; --checkpoint last for the other"
     if not run["checkpoints"]:
         yield "no checkpoints yet"
     yield from size_lines(run["artefacts"])

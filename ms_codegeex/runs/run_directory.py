@@ -42,6 +42,7 @@ class RunDirectory:
     beats = property(lambda self: self.path / "logs" / "beats", doc="what each rank is doing, in a file of its own")
     replicas = property(lambda self: self.path / "logs" / "replicas", doc="hashes of what each rank holds")
     stop_request = property(lambda self: self.path / "logs" / "stop.json", doc="the signal that a launcher got")
+    next_save = property(lambda self: self.path / "logs" / "next_save.json", doc="the step to save after, by the clock")
     last_step = property(lambda self: self.path / "logs" / "last_step.json", doc="the step to stop after")
 
     def pytorch(self, family: str) -> Path:

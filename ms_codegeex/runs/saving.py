@@ -1,7 +1,8 @@
 """When a run saves checkpoints, and which it keeps.
 
-A run that diverges must not replace its sound checkpoints. So nothing is saved after a skipped step, and pruning always
-keeps one that was followed by ten steps, or was evaluated.
+A run says after which steps it saves; otherwise rank 0 decides by the clock (`SaveClock`). Neither changes what the run
+computes. A run that diverges must not replace its sound checkpoints. So nothing is saved after a skipped step, and
+pruning always keeps one that was followed by ten steps, or was evaluated.
 
 Saving continues in the background while the next steps compute. All ranks decide in the same way: they save after the
 same steps, wait for the previous save, and try again after a failed one at a step that rank 0 announces.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from pathlib import Path
 from ms_codegeex.base.errors import Divergence, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.checkpoint import SETTLED_STEPS, Checkpoint, prune, step_name
+from ms_codegeex.formats.checkpoint import SETTLED_STEPS, Checkpoint, prune, step_name, step_of
 from ms_codegeex.formats.checkpoint_writing import failure_file, plain_state, write_checkpoint
 from ms_codegeex.runs.background import HostCopy, PendingSave, SavedCheckpoint, saves_in_background
 from ms_codegeex.training.observers import Callback, StepRecord
@@ -29,6 +31,28 @@ RETRY_STEPS = 10  # after a save that failed
 STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
 HEAD_START_SECONDS = 0.01  # for the next step, which would otherwise wait for the thread to release the interpreter
 UNKNOWN = math.inf  # the step of the next try, until rank 0 has announced it
+CLOCK_SECONDS = 30.0  # between two saves by the clock, at least
+CLOCK_SHARE = 100  # at most a hundredth of a run's time goes into saving by the clock
+DISK_RATE = 500e6  # bytes a second, until a save has been measured
+
+
+class SaveClock:
+    """When a run saves that does not say after which steps. `bytes_written`: of one save by one rank."""
+
+    def __init__(self, bytes_written: int, now: Callable[[], float] = time.monotonic):
+        self.now, self.cost, self.spent = now, bytes_written / DISK_RATE, 0.0
+        self.began = self.last = now()
+
+    def due(self) -> bool:
+        """Whether a save now would leave the share that may go into saving."""
+        now = self.now()
+        return now - self.last >= CLOCK_SECONDS and CLOCK_SHARE * (self.spent + self.cost) <= now - self.began
+
+    def saved(self, since: float) -> None:
+        """A save has ended that steps have waited for, or its beginning."""
+        self.last = self.now()
+        self.cost = self.last - since
+        self.spent += self.cost
 
 
 @dataclass(frozen=True)
@@ -40,17 +64,19 @@ class Writers:
 
 
 class Checkpoints(Callback):
-    """Saves to `root` every `every` steps (0: only at the end) and at the end, and keeps the newest `keep` checkpoints
-    and one that is settled; also those of steps that `keep_every` divides, and with `keep_best` the one with the lowest
-    validation loss, which may be that of step 0. A save that is due on a skipped step waits for the next finite one.
-    The run continues from `restored`. `background`: the next steps compute while a copy of the state is written. If
-    tensors are sharded, every rank has this callback and writes its own shards (`writers`). Data-parallel replicas are
-    equal, so there only rank 0 writes."""
+    """Saves to `root` every `every` steps (0 or None: not by steps) and at the end, and keeps the newest `keep`
+    checkpoints and one that is settled; also those of steps that `keep_every` divides, and with `keep_best` the one
+    with the lowest validation loss, which may be that of step 0. A save that is due on a skipped step waits for the
+    next finite one. The run continues from `restored`. `background`: the next steps compute while a copy of the state
+    is written. If tensors are sharded, every rank has this callback and writes its own shards (`writers`). Data-
+    parallel replicas are equal, so there only rank 0 writes. `clock`: saves also when it says so; a run that ends at
+    its last step removes these again. `agreed(step, due)`: whether all writers save after the step, since each has a
+    clock of its own."""
 
     def __init__(
         self,
         root: Path,
-        every: int,
+        every: int | None,
         keep: int,
         restored: Checkpoint | None = None,
         *,
@@ -58,9 +84,12 @@ class Checkpoints(Callback):
         keep_best: bool = False,
         keep_every: int = 0,
         background: bool = False,
+        clock: SaveClock | None = None,
+        agreed: Callable[[int, bool], bool] = lambda step, due: due,
     ):
         self.root, self.every, self.keep, self.writers = root, every, keep, writers or Writers()
-        self.due = False
+        self.clock, self.agreed, self.by_clock = clock, agreed, set[int]()
+        self.due = self.timely = False
         self.begun = False  # whether a step of this job was finite
         self.skipped = 0  # in a row, after the first finite step: before it the loss scale is still adapting
         self.saved: int | None = None
@@ -95,8 +124,17 @@ class Checkpoints(Callback):
         best = trainer.patience.best
         self.due = self.due or bool(self.every and record.step % self.every == 0)
         self.due = self.due or bool(self.keep_best and best is not None and best[0] == record.step)
+        timely = self.clock is not None and self.agreed(record.step, self.clock.due())
+        self.timely = self.timely or (timely and not self.due)
+        self.due = self.due or timely
         if self.due and not record.skipped and record.step >= self.next_try:
+            began = time.monotonic()
             self._save(trainer)
+            if self.clock is not None:
+                self.clock.saved(began)
+            if self.timely:
+                self.by_clock.add(record.step)
+                self.timely = False
 
     def end(self, trainer: Trainer) -> None:
         """Save the last step unless it is saved. `Divergence` if it ends with skipped steps and has saved before."""
@@ -117,7 +155,7 @@ class Checkpoints(Callback):
         if trainer.rank == 0:
             # no step follows the last checkpoint, but it was evaluated
             settled = trainer.progress.step - (0 if math.isfinite(loss) else SETTLED_STEPS)
-            if problem := self._prune(self.best, settled):
+            if problem := self._prune(self.best, settled, last=math.isfinite(loss)):
                 trainer.warn(problem)
             best = trainer.patience.best
             if self.keep_best and best is not None and not (self.root / step_name(best[0])).is_dir():
@@ -215,16 +253,19 @@ class Checkpoints(Callback):
         trainer.event("save failed", step=pending.step, message=str(error))
         trainer.warn(f"{error}; the run continues and tries again in about {RETRY_STEPS} steps")
 
-    def _prune(self, best: Path | None, settled: int) -> str | None:
+    def _prune(self, best: Path | None, settled: int, last: bool = False) -> str | None:
         """Delete old checkpoints, but not the best one and those of steps that `keep_every` divides. Those up to step
-        `settled` are settled, as is the one from which the run has begun."""
+        `settled` are settled, as is the one from which the run has begun. `last`: the run has ended, so those that were
+        saved by the clock go, too."""
 
         def is_protected(path: Path) -> bool:
-            step = int(path.name.removeprefix("step-").removesuffix(".replaced"))
-            return path == best or bool(self.keep_every and step % self.keep_every == 0)
+            return path == best or bool(self.keep_every and step_of(path) % self.keep_every == 0)
 
         try:
-            prune(self.root, self.keep, max(settled, self.trusted), is_protected, self.writers.job)
+            settled = max(settled, self.trusted)
+            prune(self.root, self.keep, settled, is_protected, self.writers.job)
+            if last and self.by_clock:
+                prune(self.root, 1, settled, lambda path: is_protected(path) or step_of(path) not in self.by_clock)
         except OSError as error:
             return f"{self.root}: old checkpoints could not be deleted ({error.strerror})"
         return None

@@ -1,8 +1,9 @@
 """How a run ends before its last step: on a signal, after which its ranks end with the same step and save it; or by an
 error that a worker leaves for its launcher in `logs/error.json`, after which checkpoints may be set aside.
 
-When the launcher gets SIGTERM or SIGUSR1, it writes a request. Rank 0 sees it after a step and announces the next
-step as the last. No rank can finish that step without rank 0, so by then every rank can read the announcement.
+When the launcher gets SIGINT, SIGTERM or SIGUSR1, it writes a request. Rank 0 sees it after a step and announces the
+next step as the last. No rank can finish that step without rank 0, so by then every rank can read the announcement. In
+the same way rank 0 announces that all save.
 
 Imports no engine.
 """
@@ -29,7 +30,7 @@ KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, DamagedFile, UserError
 SAVES = ("saving", "saved", "save failed")  # events of rank 0
 ON_ALL_RANKS = (Divergence, ReplicaFailure, Rewind)  # all ranks end with it, after the same step
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopExit(SystemExit):
@@ -58,7 +59,8 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Handle the signals in the block. If this server or another one has received a signal, the block ends with
         `StopExit`. A failure in the meantime is only printed, because it must not start the run again."""
-        handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as of nohup
+        handlers = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield
         except RunFailure as failure:
@@ -77,7 +79,7 @@ class StopRequest:
             raise StopExit(name)
         self.since, self.name = time.monotonic(), name
         self._ask()
-        print_error(f"{name}: the run saves a checkpoint and ends")
+        print_error(f"{name}: the run saves a checkpoint and ends; a second one ends it at once")
 
     def _ask(self) -> None:
         with contextlib.suppress(UserError):  # a full disk: `check` tries again
@@ -113,6 +115,21 @@ class LastStep:
         elif self.step is None and (decision := _read(self.run.last_step)) is not None:
             self.step = decision["step"]
         return self.step is not None and step >= self.step
+
+
+class NextSave:
+    """The saves that rank 0 announces, one step ahead. `leads`: whether this is rank 0, which decides."""
+
+    def __init__(self, run: RunDirectory, leads: bool):
+        self.file, self.leads = run.next_save, leads
+
+    def reached(self, step: int, due: bool) -> bool:
+        """Whether all ranks save after the step that has ended. `due`: whether rank 0 would like to."""
+        announced = _read(self.file)
+        if self.leads and due and (announced is None or announced["step"] <= step - 1):
+            with contextlib.suppress(UserError):  # a full disk: tried again after the next step
+                write_json(self.file, {"step": step + 1})
+        return announced is not None and announced["step"] == step
 
 
 def _read(path: Path) -> Any:

@@ -58,6 +58,8 @@ def losses(summary: Mapping[str, Any]) -> Iterator[str]:
     """The losses of the model that the run leaves, and what they mean."""
     entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
     steps, start = summary["steps"], summary.get("validation_loss_before")
+    if summary.get("out_of_patience"):
+        yield f"ended by training.patience at step {steps}, the best is step {summary['evaluated_step']}"
     kept = summary.get("evaluated_step", steps)  # missing from results of earlier versions
     if loss is None:
         yield f"{steps} steps; no validation loss: it is not finite"

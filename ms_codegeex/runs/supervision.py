@@ -81,8 +81,8 @@ def run_workers(
     others: Rendezvous | None = None,
 ) -> None:
     """Run this server's workers to their end. If a worker dies here or on one of the `others`, all end at once and
-    `RunFailure` quotes the end of its log. Any other exception, including Ctrl-C, also ends all. After SIGTERM or
-    SIGUSR1 they save first, and `StopExit` is raised."""
+    `RunFailure` quotes the end of its log. Any other exception also ends all. After Ctrl-C (SIGINT), SIGTERM or SIGUSR1
+    they save first, and `StopExit` is raised."""
     display, count = Display(run.progress, config.steps), len(node.ranks)
     stop = StopRequest(run, config.checkpoint.grace)
     silent = SilentCheckWatch(run) if config.cluster.silent_check and node.rank == 0 else None

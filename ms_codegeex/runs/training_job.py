@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ms_codegeex.base.extras import extra
 from ms_codegeex.base.printing import print_error, print_json, print_out
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.software import software_note
+from ms_codegeex.data.datasets.batches import is_dataset
 from ms_codegeex.data.datasets.opening import (
     absolute,
     check_meanings,
@@ -24,7 +27,7 @@ from ms_codegeex.data.datasets.opening import (
     training_data,
     validation_data,
 )
-from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile
+from ms_codegeex.formats.checkpoint import Checkpoint, DamagedFile, list_checkpoints, step_of
 from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
@@ -32,7 +35,7 @@ from ms_codegeex.runs.memory_check import check_ascend, check_gpus, check_memory
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, pass_over, starting_point
 from ms_codegeex.runs.rendezvous import meeting
-from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
+from ms_codegeex.runs.resume import changes_since, check_places, is_finished, out_of_patience
 from ms_codegeex.runs.resumed_schedule import schedule_notes
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.run_end import Stopwatch, finish
@@ -54,7 +57,10 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         raise UserError(f"data.train: {servers} servers need the same prepared dataset; {made}, and set data.train=DIR")
     if not given:
         directory = extra("train --corpus", "text")(config, corpus, tokenizer_of(config), quiet)
-        config = replace(config, data=replace(config.data, train=str(directory)))
+        data = replace(config.data, train=str(directory))
+        if data.validation is not None and not is_dataset(Path(data.validation)):
+            data = replace(data, validation=None)  # it is this dataset's validation split
+        config = replace(config, data=data)
     return replace(config, data=absolute(config.data))
 
 
@@ -92,7 +98,10 @@ def check_datasets(config: RunConfig, begins: bool = False) -> Path:
         f"{lacks_validation(config)} has no validation split: the losses that are called validation are those of its "
         "training data; data.validation=DATASET evaluates on another"
     )
-    for line in filter(None, (note, unvalidated, rounded_weights(config.data), note_on_functions(config, training))):
+    whole = config.data.validation is not None and validation.split != "validation"
+    whole = whole and f"data.validation: {validation.directory} has no validation split, so all of it is evaluated on"
+    notes = (note, unvalidated, whole, rounded_weights(config.data), note_on_functions(config, training))
+    for line in filter(None, notes):
         print_error(line)
     return dataset
 
@@ -161,9 +170,11 @@ def _train(
     # a job of several servers is restarted by its scheduler
     rewinds = config.faults.most if node.count == 1 and config.faults.policy == "rewind" else 0
     watch = Stopwatch()
-    with held_run(run_directory):
+    with _told_how_to_continue(run_directory, node), held_run(run_directory):
         attempts = run_directory.attempt
         start = starting_point(config, run_directory)
+        if start.checkpoint is not None:
+            check_places(config, start.checkpoint)
         with watch.part("corpus"):
             config = resolve_data(config, corpus, quiet, node.count)
             check_datasets(config, begins=start.checkpoint is None)
@@ -183,6 +194,22 @@ def _train(
 
         with_restarts(run_directory, restarts, rewinds, attempt)
         return finish(config, run_directory, watch, attempts)
+
+
+@contextlib.contextmanager
+def _told_how_to_continue(run: RunDirectory, node: Node) -> Iterator[None]:
+    """If the run is stopped or interrupted, say what is saved and how it continues."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        if saved := list_checkpoints(run.checkpoints):
+            again = "the same command with --resume auto"
+            if node.count == 1 and node.table is None:
+                again = f"ms-codegeex train --config {shlex.quote(str(run.config))} --resume auto"
+            print_error(f"saved: step {step_of(saved[-1])}; to continue: {again}")
+        else:
+            print_error(f"nothing was saved in {run.path}; the same command starts again")
+        raise
 
 
 def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, allow_change: Sequence[str]) -> None:

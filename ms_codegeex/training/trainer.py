@@ -171,6 +171,9 @@ class Trainer(ObservedRun):
                         self.event("evaluation", validation_loss=record.validation_loss)
                         if not record.skipped:
                             self.patience.compare(record.step, record.validation_loss)
+                        if self.patience.exhausted:
+                            best, loss = self.patience.best or (None, None)
+                            self.event("out of patience", best=best, validation_loss=loss)
                     self.compiled = True
                     self.tell("step", record)
                     self.faults.answer(record, first)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -42,8 +43,9 @@ LONG = 50_000  # steps: minutes
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory):
     """The same run on one and on two workers: the same global batch, masks as unequal as the documents. That on two
-    would take long, and is asked to end after ten steps."""
+    would take long, and is asked to end after ten steps. A group shares them."""
     root, results = tmp_path_factory.mktemp("runs"), {}
+    before = os.umask(0o002)
     for devices, steps in ((1, 10), (2, LONG)):
         values = small_run(dataset, root / f"devices{devices}")
         values |= {"devices": devices, "logging": {}}
@@ -54,11 +56,12 @@ def runs(dataset, tmp_path_factory):
         else:
             values["checkpoint"].update(keep=1000)
             results[2] = (stopped(root, values), root / "devices2")
+    os.umask(before)
     return results
 
 
 def stopped(root, values):
-    """What the command leaves that gets a SIGTERM after ten steps."""
+    """What the command leaves that gets a SIGINT after ten steps, as from Ctrl-C."""
     log = Path(values["output"]) / "log.jsonl"
     words = [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", write_config(root / "long.yaml", values)]
     words += ["--restarts", "1"]  # then one process imports the engine
@@ -67,7 +70,7 @@ def stopped(root, values):
     )
     while len(read_log(log)) < 10 and job.poll() is None:
         time.sleep(0.05)
-    job.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGINT)
     _, errors = job.communicate(timeout=600)
     return subprocess.CompletedProcess(words, job.returncode, "", errors)
 
@@ -100,16 +103,19 @@ def test_two_workers_train_with_muon_as_one(dataset, tmp_path):
             np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_sigterm_saves_the_run_and_is_not_a_success(runs):
+def test_ctrl_c_saves_the_run_says_how_it_continues_and_is_not_a_success(runs):
     result, path = runs[2]
-    assert result.returncode == 128 + signal.SIGTERM and "SIGTERM: the run saves a checkpoint and ends" in result.stderr
+    assert result.returncode == 130 and "SIGINT: the run saves a checkpoint and ends" in result.stderr
+    step = last_checkpoint(path).step
+    again = f"ms-codegeex train --config {path}/config.yaml --resume auto"
+    assert f"saved: step {step}; to continue: {again}\n" in result.stderr
     assert not processes_of(path)
     last, saved = read_log(path / "log.jsonl")[-1]["step"], last_checkpoint(path)
     assert saved.step == last < LONG and saved.verify()
     often = ("evaluation", "saving", "saved")
     events = [event for event in read_events(path / "events.jsonl") if event["event"] not in often]
     assert [event["event"] for event in events] == ["start", "compiled", "end"]
-    assert (events[-1]["reason"], events[-1]["signal"], events[-1]["step"]) == ("stopped", "SIGTERM", last)
+    assert (events[-1]["reason"], events[-1]["signal"], events[-1]["step"]) == ("stopped", "SIGINT", last)
 
 
 def test_masks_of_the_two_workers_are_unequal(dataset):
@@ -119,6 +125,11 @@ def test_masks_of_the_two_workers_are_unequal(dataset):
     data = PackedSequences(dataset, "train", 32, 7)
     counts = [data.training_batch(2 * i, 2).loss_mask.sum() for i in range(20)]
     assert any(a != b for a, b in zip(counts[::2], counts[1::2], strict=True))
+
+
+def test_a_group_may_write_what_the_umask_lets_it(runs):
+    files = [file for _, path in runs.values() for file in (path, *path.rglob("*"))]
+    assert files and not [file for file in files if not file.stat().st_mode & stat.S_IWGRP]
 
 
 def test_what_a_run_leaves(runs):
@@ -200,17 +211,15 @@ def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_pa
 
 
 def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
-    """What a kill leaves between the checkpoint of step 8 and the end: two logged steps too many."""
+    """What a kill leaves between the checkpoint of step 8 and the end: two logged steps too many. It is a copy, which
+    continues by its own file and leaves the original alone."""
     _, reference = runs[1]
     killed = shutil.copytree(reference, tmp_path / "killed")
     shutil.rmtree(killed / "checkpoints" / "step-00000010")
     (killed / "summary.json").unlink()
-    values = small_run(dataset, killed)
-    values["training"].update(clip_norm=0.5, evaluate_every=4)
-    values["checkpoint"].update(every=4)
-    again = train_here(tmp_path, values, "--resume", "auto")
+    again = command_here("train", "--config", killed / "config.yaml", "--resume", "auto")
     assert again.returncode == 0, again.stderr
-    assert "continuing from step 8" in again.stderr
+    assert "continuing from step 8" in again.stderr and f"this run was in {reference}" in again.stderr
     check_equal(killed, reference)
 
 

@@ -117,6 +117,9 @@ def test_a_second_job_is_refused_and_ending_the_command_ends_all_workers(dataset
     second = command_here("train", "--config", tmp_path / "run.yaml", "training.steps=1")
     assert second.returncode == 2 and "another job is running" in second.stderr
     job.send_signal(number)
+    if number == signal.SIGINT:  # the second one ends it at once
+        wait_for(lambda: RunDirectory(tmp_path / "run").stop_request.exists() or job.poll() is not None)
+        job.send_signal(number)
     job.communicate(timeout=600)
     assert job.returncode == status
     wait_for(lambda: not processes_of(tmp_path / "run"))  # the scheduler too

@@ -447,6 +447,51 @@ def test_resolve_takes_a_checkpoint_or_a_run(tmp_path):
         resolve(tmp_path / "elsewhere")
 
 
+def of_run(best, patience=3):
+    return {**STATE, "best": best and [best, 2.5], "config": {**STATE["config"], "training": {"patience": patience}}}
+
+
+@pytest.mark.parametrize(
+    ("best", "patience", "which", "step"),
+    [
+        (4, 3, None, 4),
+        (4, 3, "best", 4),
+        (4, 3, "last", 9),
+        (4, 3, "7", 7),
+        (9, 3, None, 9),
+        (None, 3, None, 9),
+        (4, 0, None, 9),  # the run does not keep it
+        (4, 0, "best", 4),  # it happens to be there
+        (5, 3, None, 9),  # set aside, or deleted by the user
+        (5, 3, "best", "no checkpoint of step 5; there are those of 4, 7, 9"),
+        (None, 3, "best", "no step that was evaluated"),
+        (4, 3, "8", "no checkpoint of step 8; there are those of 4, 7, 9"),
+    ],
+)
+def test_the_step_that_counts(tmp_path, best, patience, which, step):
+    for each in (4, 7, 9):
+        write_checkpoint(tmp_path / "checkpoints", each, TENSORS, of_run(best if each == 9 else 4, patience))
+    said = []
+    if isinstance(step, str):
+        with pytest.raises(UserError, match=f"^--checkpoint {which}: .* has {step}"):
+            resolve(tmp_path, which, said.append)
+        return
+    assert resolve(tmp_path, which, said.append).step == step
+    other = tmp_path / "checkpoints/step-00000009"
+    line = f"{tmp_path}: step 4, the best of 9; for the other: --checkpoint last, or {other}"
+    assert said == ([line] if which is None and step == 4 else [])
+
+
+def test_a_damaged_best_step_is_said(tmp_path):
+    for each in (4, 9):
+        path = write_checkpoint(tmp_path, each, TENSORS, of_run(4))
+        if each == 4:
+            flip(path / "rank_00000.safetensors")
+    said = []
+    assert resolve(tmp_path, say=said.append).step == 9
+    assert said[0].startswith("skipped: ") and said[1:] == [f"{tmp_path}: step 9, since 4, the best, is damaged"]
+
+
 def test_mistakes_in_calls_are_refused(tmp_path):
     with pytest.raises(ValueError, match="manifest"):
         write_checkpoint(tmp_path, 1, {}, {"files": 3})

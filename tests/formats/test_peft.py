@@ -376,10 +376,13 @@ def test_keys_of_patterns_are_expressions(base, tmp_path, number):
 
 @pytest.mark.parametrize("infix", ["", ".default"])
 def test_pickled_adapters_are_read(base, tmp_path, capfd, infix):
-    """Also from the folder in which a Trainer has checkpoints."""
+    """Also from the folder in which a Trainer has checkpoints, and the result next to them."""
     place = write_factors(tmp_path / "run/checkpoint-20", {}, "adapter_model.bin", infix)
     assert {*scales(base, place).values(), *scales(base, place.parent).values()} == {2}
     assert capfd.readouterr().err.count("run: the adapters are in checkpoint-20") == 1
+    write_factors(tmp_path / "run/final", {}, "adapter_model.bin", infix)
+    assert {*scales(base, place.parent).values()} == {2}
+    assert "run: the adapters are in final; passed over: checkpoint-20" in capfd.readouterr().err
     assert [*adapters_inputs(place).files] == ["adapter_config.json", "adapter_model.bin"]
     assert summary(place)["rank"] == 2
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -138,7 +139,13 @@ def test_a_model_that_is_used_is_compared(model, capsys, number):
     edit(model)
     if name in ("modeling_evil.py", "README.md"):
         load_model(model)
-        assert capsys.readouterr().err == f"warning: {model / name}: is {what} since provenance.json was written\n"
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{model / name}: is {what} since provenance.json was written" in line
+        assert line.startswith("warning: ") is (name != "README.md")
+        if name == "README.md":  # the command that the line names records the edit
+            assert command_here(*shlex.split(line.split("`")[1])[1:]).returncode == 0
+            load_model(model)
+            assert not capsys.readouterr().err and read_statement(model).edits == ["card"]
         return
     for words in (("generate", "--model", model, "--prompt", "x"), ("serve", "--model", model, "--port", "0")):
         done = command_here(*words)
@@ -161,9 +168,74 @@ def test_only_a_thorough_check_reads_the_middle_of_a_file(tmp_path):
         stream.seek((3 << 20) // 2)
         stream.write(b"?")
     check(tmp_path / "m")
-    with pytest.raises(UserError, match=r"w\.bin: is changed, by provenance\.json; restore the files, or delete"):
+    with pytest.raises(UserError, match=r"w\.bin: is changed, by provenance\.json; restore the files, or make"):
         check(tmp_path / "m", thorough=True)
     assert ends(tmp_path / "m/w.bin")["size"] == 3 << 20
+
+
+def written(model):
+    return {path.name: path.read_bytes() for path in model.iterdir()}
+
+
+def test_a_description_written_by_hand_is_used(model, capsys):
+    (model / "serving.json").write_text('{"chat": "plain"}')
+    assert load_model(model).description.to_json()["chat"] == "plain"
+    assert "serving.json: is extra since provenance.json was written; `ms-codegeex inspect" in capsys.readouterr().err
+
+
+SET = {  # what is set, and what the files say then
+    "a licence": (["license=apache-2.0"], {"licence": "apache-2.0"}),
+    "a format of ours": (["chat=plain"], {"chat": "plain"}),
+    "a template": (["chat=@t.jinja"], {"chat": {"template": "{{ messages[0].content }}"}}),
+    "several": (["chat=plain", "licence=mit", "base=me/mine"], {"chat": "plain", "licence": "mit", "base": "me/mine"}),
+    "a card with a licence": (["card=@card.md"], {"licence": "bsd-3-clause"}),
+    "a card without one": (["licence=mit", "card=# mine"], {"licence": "mit"}),
+}
+
+
+@pytest.mark.parametrize("name", SET)
+def test_what_a_user_sets_is_recorded(model, tmp_path, monkeypatch, name):
+    """Everything agrees afterwards: files, statement, and a conversion of the model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.jinja").write_text("{{ messages[0].content }}")
+    (tmp_path / "card.md").write_text("---\nlicense: bsd-3-clause\n---\n# mine\n")
+    words, known = SET[name]
+    done = command_here("inspect", model, *(word for each in words for word in ("--set", each)))
+    assert done.returncode == 0 and not done.stderr and done.stdout.endswith("; recorded in provenance.json\n")
+    verified = command_here("checkpoint", "verify", model)
+    keys = dict.fromkeys(each.partition("=")[0].replace("license", "licence") for each in words)
+    assert verified.returncode == 0 and verified.stdout.endswith(f"; set since: {', '.join(keys)}\n")
+    assert load_model(model).description.to_json() == known
+    assert ("# mine" in (model / "README.md").read_text()) is ("card" in keys)
+    replaced = command_here("convert", "--model", "card.md", "--to", "hf", "--output", model, "--replace")
+    assert replaced.returncode == 2
+    convert(model, "hf", tmp_path / "again", progress=False)
+    assert open_source(tmp_path / "again").description.to_json() == known
+
+
+REFUSED = {
+    "no value": ("licence", "expected KEY=VALUE"),
+    "no fact": ("licenc=mit", "did you mean 'licence'"),
+    "what was done": ("step=3", "says what was done"),
+    "no format": ("chat=plane", "chat: expected one of"),
+    "no file": ("chat=@none.jinja", "none.jinja cannot be read"),
+    "not of this model": ('infill={"prefix": 1, "suffix": 2, "middle": 99999}', "serving.json: infill: prefix is 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_set_changes_nothing(model, name):
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    before, (word, said) = written(model), REFUSED[name]
+    done = command_here("inspect", model, "--set", word)
+    assert done.returncode == 2 and said in done.stderr and written(model) == before
+
+
+def test_an_edit_covers_no_other_change(model):
+    change(model, "model.safetensors")
+    before = written(model)
+    done = command_here("inspect", model, "--set", "licence=mit")
+    assert done.returncode == 2 and "model.safetensors: is changed" in done.stderr and written(model) == before
 
 
 def test_a_source_that_changed_is_not_converted(model, tmp_path):

@@ -544,6 +544,18 @@ KINDS = {  # how a folder is written, and the place of its weights; "config.json
         lambda d, w: (save(d / "checkpoint-best/pytorch_model.bin", w), text(d / "logs/log", "")),
         "checkpoint-best",
     ),
+    "the result next to steps": (
+        lambda d, w: (save(d / "final_checkpoint/pytorch_model.bin", w), old("checkpoint-50/pytorch_model.bin")(d, w)),
+        "final_checkpoint",
+    ),
+    "the best step of a Trainer": (
+        lambda d, w: (
+            save(d / "checkpoint-50/pytorch_model.bin", w),
+            old("checkpoint-60/pytorch_model.bin")(d, w),
+            text(d / "checkpoint-60/trainer_state.json", '{"best_model_checkpoint": "/elsewhere/checkpoint-50"}'),
+        ),
+        "checkpoint-50",
+    ),
     "a folder in a folder": (lambda d, w: save(d / "x/y/a.pt", w), "x/y"),
 }
 
@@ -676,6 +688,10 @@ REFUSED = {  # what is named; a remedy that was tried
     "Keras": (lambda d, w: text(d / "tf_model.h5", "x"), r"a file of another program \(tf_model\.h5\)"),
     "a web page": (lambda d, w: text(d / "a.safetensors", "<!DOCTYPE html>"), "is a web page"),
     "nothing": (lambda d, w: text(d / "a.bin", ""), r"a\.bin: is empty"),
+    "results next to steps": (
+        old("checkpoint-5/a.pt", "best/a.pt", "merged/a.pt"),
+        "next to them best, merged; give one of them, or --checkpoint last, best or a step",
+    ),
     "several folders": (old("best/a.pt", "last/a.pt"), "the folders best, last; give one of them"),
     "no weights": (lambda d, w: text(d / "config.json", "{}"), r"no weights are there \(config\.json\)"),
     "Git LFS": (lambda d, w: text(d / "a.pt", "version https://git-lfs.github.com/spec/v1"), "is a pointer of Git LFS"),

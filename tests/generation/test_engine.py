@@ -259,7 +259,8 @@ def test_a_long_prompt_can_be_cut_on_the_left(generator):
 
 
 def test_special_tokens_of_a_prompt_are_ids_and_the_tokenizer_comes_with_the_directory(generator, model):
-    assert generator.encode("a<|endoftext|>b") == [64, 50256, 65]
+    assert generator.encode("a<|endoftext|>b", special=True) == [64, 50256, 65]
+    assert generator.encode("a<|endoftext|>b") == generator.tokenizer.encode("a<|endoftext|>b")
     assert load_tokenizer(model).fingerprint == generator.tokenizer.fingerprint
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.grammars import LIMITS, MAX_GRAMMAR_CHARACTERS, prepared
+from ms_codegeex.generation.grammars import LIMITS, MAX_GRAMMAR_CHARACTERS, demanding, prepared
 from ms_codegeex.generation.sampling import SamplingSettings
 
 
@@ -21,6 +21,17 @@ def schema(value):
         (schema({"$ref": "http://127.0.0.1:9/x.json"}), "json_schema: cannot be used (Resource"),
         (schema({"type": "string", "minLength": 5, "maxLength": 2}), "json_schema: cannot be used (Unsatisfiable"),
         (schema({"description": "x" * 20_000}), "json_schema: 2"),
+        (
+            schema({"type": "array", "uniqueItems": True}),
+            "json_schema: cannot be used (keywords that are not supported: un",
+        ),
+        (
+            schema({"properties": {"a": {"not": {}}}}),
+            "json_schema: cannot be used (keywords that are not supported: not)",
+        ),
+        (schema({"oneOf": [{"minimum": 1}, {"maximum": 5}]}), "json_schema: cannot be used (oneOf is supported where"),
+        (schema({"x-guidance": {"lenient": True}, "not": {}}), "json_schema: cannot be used (keywords that are not"),
+        (schema({"type": "string", "pattern": "(?=a)"}), "json_schema: cannot be used (a pattern is not"),
         (SamplingSettings(grammar='root ::= "x'), "grammar: cannot be used (Unexpected end"),
         (SamplingSettings(grammar='other ::= "x"'), "grammar: cannot be used (No 'root' rule"),
         (
@@ -36,6 +47,39 @@ def test_bad_ones_are_refused_in_one_line(settings, words):
     with pytest.raises(UserError) as caught:
         prepared(settings)
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"uniqueItems": False},
+        {"not": False},
+        {"minContains": 2, "maxContains": 1},
+        {"contains": {"type": "string"}, "minContains": 0},
+        {"if": {"type": "string"}},
+        {"if": {"type": "string"}, "then": True, "else": {}},
+        {"then": {"type": "string"}},
+        {"dependentRequired": {}, "dependentSchemas": {"a": True}, "dependencies": {"a": []}},
+        {"propertyNames": {"type": "string"}, "unevaluatedProperties": True, "unevaluatedItems": {}},
+        {"maxItems": 1, "uniqueItems": True},
+        {"type": "string", "uniqueItems": True, "propertyNames": {"maxLength": 1}},
+        {"type": "string", "format": "password"},
+        {"$recursiveAnchor": True, "$dynamicAnchor": "a"},
+    ],
+)
+def test_keywords_that_ask_for_nothing_are_left_out(idle):
+    """Wherever a schema may stand, and not where a name or a value has the same text."""
+    pytest.importorskip("llguidance")
+    for outer in (idle, {"properties": {"a": idle}}, {"items": {"anyOf": [idle]}}, {"$defs": {"not": idle}}):
+        prepared(schema(outer))
+    plain = {name: value for name, value in idle.items() if name in ("type", "maxItems")}
+    assert demanding({"items": idle, "const": idle, "properties": {"not": idle}}) == {
+        "items": plain,
+        "const": idle,
+        "properties": {"not": plain},
+    }
+    demands = {"type": "array", "uniqueItems": True, "contains": {}, "minContains": 1, "not": {}, "format": "date"}
+    assert demanding(demands) == demands
 
 
 def test_the_limits_are_given_to_the_library():

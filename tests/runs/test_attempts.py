@@ -13,7 +13,7 @@ from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
 from ms_codegeex.runs.opening import pass_over, starting_point
 from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import LastStep, StopExit, StopRequest
+from ms_codegeex.runs.stopping import LastStep, NextSave, StopExit, StopRequest
 
 
 @pytest.fixture
@@ -192,6 +192,14 @@ def test_all_ranks_stop_after_the_step_that_rank_0_names(run):
     late, lead, early = ranks[1], ranks[0], ranks[2]
     assert not early.reached(5) and not lead.reached(5) and not late.reached(5)
     assert all(rank.reached(6) for rank in (late, early, lead))
+
+
+def test_all_ranks_save_after_the_step_that_rank_0_names(run):
+    lead, other = NextSave(run, leads=True), NextSave(run, leads=False)
+    assert not lead.reached(4, True) and not other.reached(4, False)
+    assert other.reached(5, True) and lead.reached(5, True)  # what the others' clocks say does not count
+    assert not lead.reached(6, False) and not other.reached(6, True)
+    assert not lead.reached(7, True) and not other.reached(7, True) and other.reached(8, False)
 
 
 def test_a_block_ends_as_stopped_when_a_signal_came_and_a_failure_meanwhile_does_not_start_the_run_again(run, capsys):

@@ -152,7 +152,7 @@ def test_a_stopped_run_draws_no_plot(run):
     LossPlot(run).end(trainer)
     assert not run.plot.exists()
     events = Display(run.progress, 10).poll()
-    assert [event["event"] for event in events] == ["step"] and events[-1]["steps_left"] == 0
+    assert [event["event"] for event in events] == ["step"] and events[-1]["ending"]
 
 
 def test_plot_is_a_picture_of_the_log(run):

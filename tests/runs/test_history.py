@@ -1,5 +1,6 @@
 """A run's history from its files: made up here, so every figure is known."""
 
+import json
 import re
 
 import pytest
@@ -31,6 +32,17 @@ def test_attempts_faults_and_goodput(dataset, tmp_path):
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
     again = read_history(run.path)
     assert (again.log, again.events) == (history.log, history.events)
+
+
+def test_an_end_by_patience_is_said_until_the_run_goes_on(dataset, tmp_path):
+    run = write_run(tmp_path / "run", dataset)
+    assert read_history(run.path).out_of_patience == ""
+    for event, said in (
+        ({"event": "out of patience", "time": BEGIN + 101, "step": 10, "best": 0}, "step 10, the best is step 0"),
+        ({"event": "start", "time": BEGIN + 102, "attempt": 3, "step": 10, "changed": []}, ""),
+    ):
+        run.events.write_text(run.events.read_text() + json.dumps(event) + "\n")
+        assert read_history(run.path).out_of_patience == f"ended by training.patience at {said}" * bool(said)
 
 
 def test_a_run_without_an_end_is_running_until_it_has_been_silent_for_long(dataset, tmp_path, monkeypatch):

@@ -21,8 +21,19 @@ from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets import opening as content
 from ms_codegeex.data.datasets.opening import content_hashes
-from ms_codegeex.runs.resume import REFUSED, UNRECORDED, Change, changes_since, check_allowed, is_finished
+from ms_codegeex.runs.resolved_config import write_config
+from ms_codegeex.runs.resume import (
+    REFUSED,
+    UNRECORDED,
+    Change,
+    changes_since,
+    check_allowed,
+    check_places,
+    is_finished,
+    since_moved,
+)
 from ms_codegeex.runs.resumed_schedule import schedule_notes, transition_from
+from ms_codegeex.runs.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -48,6 +59,41 @@ def started(tmp_path):
         return SimpleNamespace(path=tmp_path / "step-00000020", state=state, names=[*shapes], shape=shapes.get)
 
     return config, checkpoint
+
+
+def test_a_moved_run_is_where_it_is_and_finds_what_moved_along(tmp_path, capsys):
+    before, gone = tmp_path / "before", tmp_path / "gone"
+    for name in ("run", "a", "kept"):
+        (before / name).mkdir(parents=True)
+    data = {"blend": {str(before / "a"): 2, str(gone): 1}, "validation": str(before / "a")}
+    values = {"data": {**data, "held_out": {"x": str(gone)}}, "training": {"steps": 2}}
+    run = RunDirectory(before / "run")
+    write_config(run, build_run_config({**values, "output": str(run.path)}))
+    run.events.touch()
+    assert since_moved(run.config, []) == []
+    shutil.copytree(before, now := tmp_path / "now")
+    copy = [f'output="{now / "run"}"']  # what it names is still there
+    assert since_moved(now / "run/config.yaml", []) == copy and since_moved(now / "run/config.yaml", ["output=x"]) == []
+    shutil.rmtree(before)
+    blend = {str(now / "a"): 2, str(gone): 1}
+    found = [*copy, f"data.blend={json.dumps(blend)}", f'data.validation="{now / "a"}"']
+    assert since_moved(now / "run/config.yaml", []) == found
+    assert since_moved(now / "run/config.yaml", ["data.validation=b"]) == found[:2]
+    shutil.copy(now / "run/config.yaml", tmp_path / "config.yaml")  # not in a run
+    assert since_moved(tmp_path / "config.yaml", []) == []
+    assert f"this run was in {before / 'run'}, so {' '.join(found)}" in capsys.readouterr().err
+
+
+def test_a_dataset_that_is_gone_is_named_before_anything_else(started, tmp_path):
+    config, checkpoint = started
+    check_places(config({"train": "a", "validation": "b"}), checkpoint({"train": "a"}))
+    for data, key in (
+        ({"train": "x"}, "data.train"),
+        ({"train": "a", "validation": "x"}, "data.validation"),
+        ({"train": "a", "held_out": {"py": str(tmp_path / "x")}}, "data.held_out.py"),
+    ):
+        with pytest.raises(UserError, match=rf"^{key}: .*x is gone; if it was moved, {key}=DIR says where it is now$"):
+            check_places(config(data), checkpoint({"train": "a"}))
 
 
 STAGES = [(0, {"a": 1}), (10, {"b": 0.7, "a": 0.3})]

@@ -7,7 +7,7 @@ from ms_codegeex.base.errors import Divergence, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import saving as module
-from ms_codegeex.runs.saving import Checkpoints
+from ms_codegeex.runs.saving import DISK_RATE, Checkpoints, SaveClock
 
 
 class Stepped(LiveTrainer):
@@ -32,6 +32,38 @@ def test_a_stopped_run_saves_what_is_not_saved_and_does_not_evaluate(tmp_path):
         trainer.run(saving, written, end=True)
         assert steps(tmp_path / folder) == expected
     assert [event[:2] for event in trainer.events] == [("saving", 2), ("saved", 2)]
+
+
+class Hours:
+    """A clock that a test moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.mark.parametrize(("loss", "left"), [(3.0, [39]), (float("nan"), [20, 30, 39])])
+def test_without_a_number_of_steps_the_clock_decides_in_a_hundredth_of_the_time(tmp_path, monkeypatch, loss, left):
+    hours, trainer, write = Hours(), Stepped(), module.write_checkpoint
+
+    def slow(*arguments, **options):
+        hours.now += 2.0
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(module.time, "monotonic", hours)
+    monkeypatch.setattr(module, "write_checkpoint", slow)
+    clock, taken = SaveClock(int(0.1 * DISK_RATE), hours), []
+    saving, trainer.loss = Checkpoints(tmp_path, None, 1, clock=clock), loss
+    for _ in range(39):
+        hours.now += 20.0
+        trainer.run(saving, ".")
+        if trainer.progress.step in steps(tmp_path):
+            taken.append(hours.now - 2)
+    assert taken == [40.0, 402.0, 604.0]  # after 30 s; when the two saves are a hundredth; and three
+    trainer.run(saving, "", end=True)
+    assert steps(tmp_path) == left
 
 
 def test_a_save_that_fails_is_tried_again_and_ends_the_run_only_at_its_end(tmp_path, monkeypatch):

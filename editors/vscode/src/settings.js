@@ -1,7 +1,7 @@
 'use strict';
 
 const vscode = require('vscode');
-const { windowStart } = require('./logic/around');
+const { wholeEnds, windowStart } = require('./logic/around');
 /** @type {Record<string, string>} */
 const LANGUAGES = require('./logic/languages.json');
 
@@ -51,7 +51,7 @@ function cursor(document, position, asked) {
   const start = document.positionAt(windowStart(offset, prefixCharacters));
   const end = document.positionAt(offset + suffixCharacters);
   /** @param {vscode.Range} range */
-  const text = (range) => document.getText(range).replaceAll('\r\n', '\n');
+  const text = (range) => wholeEnds(document.getText(range)).replaceAll('\r\n', '\n');
   return {
     document: document.uri.toString(),
     path: vscode.workspace.asRelativePath(document.uri, false),

@@ -2,11 +2,17 @@
 
 const assert = require('node:assert/strict');
 const test = require('node:test');
-const { afterIndentation, fromWholeLine, indentation, onlyClosersFollow, windowStart } = require('../src/logic/around');
+const { afterIndentation, fromWholeLine, indentation, onlyClosersFollow, wholeEnds, windowStart } = require('../src/logic/around');
 
 test('text that was cut off begins with a whole line', () => {
   assert.equal(fromWholeLine('rst\nsecond\nth'), 'second\nth');
   assert.equal(fromWholeLine('long line'), 'long line');
+});
+
+test('a character that was cut in two at an end is left out, and others stay', () => {
+  const smile = '\u{1F600}';
+  assert.equal(wholeEnds(`${smile.slice(1)}\n${smile}\n${smile.slice(0, 1)}`), `\n${smile}\n`);
+  for (const text of ['', 'x', smile, `${smile}x${smile}`]) assert.equal(wholeEnds(text), text);
 });
 
 test('the window before the cursor starts at the same place for 1,000 characters', () => {

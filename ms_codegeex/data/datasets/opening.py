@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ import xxhash
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.config.blend import LONGEST_PERIOD, parse_blend
-from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info, stream_seed
+from ms_codegeex.data.datasets.batches import KIND, PackedSequences, Sequences, read_info, stream_seed
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.layout import TABLES
@@ -150,6 +151,7 @@ def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | 
 def absolute(data: DataConfig) -> DataConfig:
     """`data` with absolute paths; `UserError` if a directory to train on is not a dataset, or is named twice."""
 
+    directories = data.directories
     spelled: dict[Path, str] = {}  # different spellings of a path name one corpus
 
     def checked(name: str, key: str) -> str:
@@ -157,6 +159,8 @@ def absolute(data: DataConfig) -> DataConfig:
         if not (directory / "dataset.json").is_file():
             other = ", or use --corpus PATH with data.train=null" if key == "data.train" else ""
             remedy = f"make one with `ms-codegeex prepare --input PATH --output DIR`{other}"
+            if key == "data.validation" and directory.exists():
+                remedy = f"make one with `{held_out_like(name, directories)}` and give --validation DIR"
             raise UserError(f"{key}: {directory} is not a dataset directory (no dataset.json); {remedy}")
         return spelled.setdefault(directory.resolve(), str(directory))
 
@@ -173,9 +177,24 @@ def absolute(data: DataConfig) -> DataConfig:
         blend = resolved(blend)
     elif blend is not None:
         blend = [{**stage, "weights": resolved(stage["weights"])} for stage in blend]
-    validation = data.validation and str(Path(data.validation).absolute())
+    validation = data.validation and checked(data.validation, "data.validation")
     held_out = {name: str(Path(directory).absolute()) for name, directory in data.held_out.items()}
     return replace(data, train=train, blend=blend, validation=validation, held_out=held_out)
+
+
+def held_out_like(name: str, directories: Sequence[str]) -> str:
+    """The command that makes a dataset to evaluate on from the path `name`, as the first of these datasets was made."""
+    words = ["ms-codegeex prepare --input", name, "--validation-share 0 --output DIR"]
+    for directory in map(Path, directories[:1]):
+        info, own = read_info(directory), directory / TOKENIZER_DIRECTORY
+        settings, record = info.get("settings") or {}, info.get("tokenizer") or {}
+        if own.is_dir() or record.get("name"):
+            words.append(f"--tokenizer {own if own.is_dir() else record['name']}")
+        if info.get("kind") == KIND:
+            words.append(f"--task {info['task']} --seq-length {info['seq_length']}")
+        if settings.get("tags", "codegeex") != "codegeex":
+            words.append(f"--tags {shlex.quote(settings['tags'])}")
+    return " ".join(words)
 
 
 def reaches(config: RunConfig, step: int) -> bool:
@@ -207,12 +226,15 @@ def training_data(config: RunConfig) -> Sequences | Blend:
 def lacks_validation(config: RunConfig) -> str:
     """The dataset that a run is evaluated on, if none is named and its validation split is empty, as with `prepare
     --validation-share 0`; otherwise an empty text."""
-    if config.data.validation is not None:
-        return ""
     directory = _last_corpus(config)
+    return directory if config.data.validation is None and evaluated_split(directory) == "train" else ""
+
+
+def evaluated_split(directory: str | Path) -> str:
+    """The split of a dataset that is evaluated on: `validation`, or `train` if that is empty."""
     splits = read_info(Path(directory)).get("splits")
     validation = splits.get("validation") if isinstance(splits, dict) else None
-    return directory if isinstance(validation, dict) and validation.get("documents") == 0 else ""
+    return "train" if isinstance(validation, dict) and validation.get("documents") == 0 else "validation"
 
 
 def _last_corpus(config: RunConfig) -> str:
@@ -226,7 +248,8 @@ def validation_data(config: RunConfig) -> Sequences:
     the first corpus of the last stage; if that is empty (`lacks_validation`), its training split."""
     if config.data.validation:
         return _named(config, config.data.validation, "data.validation")
-    return _opened(config, _last_corpus(config), "train" if lacks_validation(config) else "validation", config.seed)
+    directory = _last_corpus(config)
+    return _opened(config, directory, evaluated_split(directory), config.seed)
 
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:
@@ -235,9 +258,9 @@ def held_out_data(config: RunConfig) -> dict[str, Sequences]:
 
 
 def _named(config: RunConfig, directory: str, key: str) -> Sequences:
-    """The validation split that a key of the configuration names."""
+    """The validation split that a key of the configuration names, or all of a dataset that has none."""
     with located(key):
-        return _opened(config, directory, "validation", config.seed)
+        return _opened(config, directory, evaluated_split(directory), config.seed)
 
 
 def check_meanings(evaluated: Mapping[str, Sequences], trained: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
 
+LITERAL = "\udfff"  # in the name of a special token that is text; half of a surrogate pair is in no text
 LONGEST_CHARACTER = 4  # bytes of UTF-8
 _CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}  # those that begin no character
 Broken = Literal["ignore", "replace"]  # what becomes of bytes that form no character
@@ -36,8 +37,13 @@ class Tokenizer(ABC):
         """Ids of corpus text, every character taken literally; neither the prefix nor the end token is among them."""
 
     @abstractmethod
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt, the prefix included."""
+    def encode_prompt(self, text: str, special: bool = True) -> list[int]:
+        """Ids of a prompt, the prefix included. If `special`, names of special tokens are those tokens, but for parts
+        that `literal` has marked. CodeGeeX2's are text in any case."""
+
+    def literal(self, text: str) -> str:
+        """A part of a text for `encode_prompt` in which names of special tokens are text."""
+        return text
 
     def encode_inside(self, text: str) -> list[int]:
         """Ids of a text that continues another one: decoded after it, they are exactly this text."""

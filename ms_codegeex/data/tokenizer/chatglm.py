@@ -105,8 +105,8 @@ class CodeGeeX2Tokenizer(Tokenizer):
         ids = self.encode("\n" + text)
         return ids[len(self._break) :] if ids[: len(self._break)] == self._break else self.encode(text)
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """`[gMASK] sop` and the ids of the text."""
+    def encode_prompt(self, text: str, special: bool = True) -> list[int]:
+        """`[gMASK] sop` and the ids of the text, in which names of special tokens are text."""
         return [*self.prefix, *self.encode(text)]
 
     def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.digests import json_digest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
+from ms_codegeex.data.tokenizer.base import LITERAL, Tokenizer, not_text
 from ms_codegeex.data.tokenizer.copying import AUTO_MAPS, spaces_steps, write_codegeex_files
 from ms_codegeex.data.tokenizer.files import (
     ADDED,
@@ -111,15 +111,21 @@ class ByteLevelTokenizer(Tokenizer):
         except (TypeError, UnicodeEncodeError):
             raise not_text(text) from None
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt: the names of special tokens become their ids, the rest is as in `encode`."""
+    def encode_prompt(self, text: str, special: bool = True) -> list[int]:
+        """Ids of a prompt: if `special`, names of special tokens become their ids; the rest is as in `encode`."""
         ids: list[int] = []
-        position = 0
-        for match in self._name.finditer(text):
-            ids += self.encode(text[position : match.start()])
-            ids.append(self._names[match[0]])
-            position = match.end()
-        return ids + self.encode(text[position:])
+        for part in text.split(LITERAL):
+            position = 0
+            for match in self._name.finditer(part) if special else ():
+                ids += self.encode(part[position : match.start()])
+                ids.append(self._names[match[0]])
+                position = match.end()
+            ids += self.encode(part[position:])
+        return ids
+
+    def literal(self, text: str) -> str:
+        """See `Tokenizer.literal`."""
+        return self._name.sub(lambda match: f"{match[0][0]}{LITERAL}{match[0][1:]}", text)
 
     encode_marks = encode_prompt
 

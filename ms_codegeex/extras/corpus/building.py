@@ -48,7 +48,7 @@ from ms_codegeex.extras.corpus.shards import (
     read_shard,
     shard_name,
 )
-from ms_codegeex.extras.corpus.sources import Inputs, Root, printable, sample
+from ms_codegeex.extras.corpus.sources import Inputs, Root, described_roots, sample
 from ms_codegeex.extras.corpus.summary import Summary, describe_splits, summarise_in_phases
 from ms_codegeex.extras.corpus.tally import Tally
 from ms_codegeex.extras.corpus.workers import Cluster, ProgressBar, open_mapper
@@ -115,7 +115,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
     corpus = _search(request, output, progress)
     paths = _make_shards(request, corpus, work, mapper, progress)
-    documents = Documents(_read_shards(corpus, paths))
+    documents = Documents(_read_shards(corpus, paths), sum(unit.held_out for unit in corpus.units))
     settings = request.settings
     try:
         _check_licences(len(documents), corpus.tally)
@@ -245,8 +245,8 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
 def _sample_files(corpus: FoundInput, settings: PrepareSettings, progress: ProgressBar) -> FoundInput:
     """Sample source files by size, before any is read."""
     files = [file for unit in corpus.units for file in unit.files]
-    fitting = [file for file in files if size_rejection(file.size, settings.reading.rules) is None]
-    limit = settings.max_bytes
+    rules, limit = settings.reading.rules, settings.max_bytes
+    fitting = [file for file in files if not file.held_out and size_rejection(file.size, rules) is None]
     sampled = fitting if limit is None else sample(fitting, limit, settings.seed)
     total = {"files": len(sampled), "bytes": sum(file.size for file in sampled)}
     gone = {file.path for file in fitting} - {file.path for file in sampled}
@@ -310,7 +310,7 @@ def _describe(
     passed = summary.counts(*(number for number in summary.languages if number != -1 - REASONS.index(NOT_SAMPLED)))
     further = {
         "default_corpus": request.inputs is None,
-        "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
+        "sources": described_roots(request.roots),
         "split_by": selection.split_by,
         "splits": describe_splits(summary, selection.packages),
         "found": corpus.size,

@@ -1,9 +1,9 @@
 """Finds documents that repeat others, in phases whose memory does not grow with the number of documents.
 
 Exact duplicates are grouped by their hashes, and the first of each group is kept. Near duplicates: from the largest
-document to the smallest, and among equal sizes in the order of the input, a document is dropped if it is similar to one
-that is kept. No two kept documents are similar, so no split of them puts a repetition of the training data into
-validation.
+document to the smallest, those held out first, and among equal sizes in the order of the input, a document is dropped
+if it is similar to one that is kept. No two kept documents are similar, so no split of them puts a repetition of the
+training data into validation.
 
 Processing documents in this order would need a single process. But whether a document is kept depends only
 on the few documents that share a band with it. So there are rounds. In each, the first document of a group that shares
@@ -38,6 +38,7 @@ EXACT_DUPLICATE, NEAR_DUPLICATE = "exact duplicate", "near duplicate"
 ROUNDS = 3
 EXACT = np.dtype([("key", "<u8", 4), ("number", "<i8")])
 BAND = np.dtype([("key", "<u8"), ("smaller", "<i8"), ("number", "<i8")])  # `smaller`: minus the document's bytes
+HELD_OUT = 1 << 50  # bytes: a document that is held out counts as larger than all others
 _PAIRS = 1 << 16  # whose signatures are in memory at once: 64 MiB
 
 
@@ -63,7 +64,8 @@ class Duplicates:
 
 
 def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
-    """The name of the directory for the phases' files, which depend only on the shards and the threshold."""
+    """The name of the directory for the phases' files, which depend only on the shards (whose names also say which are
+    held out) and the threshold."""
     names = [path.name for path in shards]
     return directory_name("duplicates", version=VERSION, shards=names, threshold=threshold)
 
@@ -118,20 +120,21 @@ def find_near(
     documents: Documents, left_out: Flags, threshold: float, phases: Phases, instead: np.ndarray | None = None
 ) -> Duplicates:
     """Documents that are similar to a kept one. Documents `left_out` are ignored."""
-    near, undecided = Duplicates(Flags(len(documents)), instead=instead), ~left_out
+    near, undecided, held_out = Duplicates(Flags(len(documents)), instead=instead), ~left_out, documents.held_out
     phases.by_block("signatures", _signatures)
     for number in range(ROUNDS):
         blocked = Flags(len(documents))
-        for compared in _by_bands(f"{number}", undecided, threshold, phases, compare_with_first):
+        for compared in _by_bands(f"{number}", undecided, threshold, held_out, phases, compare_with_first):
             blocked.set(compared[:, 1])
         kept = undecided & ~blocked
-        for compared in _by_bands(f"{number}", undecided, threshold, phases, compare_with_first):  # only read again
+        # only read again
+        for compared in _by_bands(f"{number}", undecided, threshold, held_out, phases, compare_with_first):
             pairs = compared[(compared[:, 2] == 1) & kept.at(compared[:, 0])]
             near.add(pairs[:, 1], pairs[:, 0])
         undecided = undecided & blocked & ~near.dropped
         if not undecided.any():
             return near
-    similar = np.concatenate(list(_by_bands("rest", undecided, threshold, phases, compare_all)))
+    similar = np.concatenate(list(_by_bands("rest", undecided, threshold, held_out, phases, compare_all)))
     similar = similar[
         np.lexsort((similar[:, 1], similar[:, 0], similar[:, 3], similar[:, 2]))
     ]  # by the later one first
@@ -144,13 +147,14 @@ def find_near(
 
 
 def _by_bands(
-    name: str, undecided: Flags, threshold: float, phases: Phases, compare: Callable[..., np.ndarray]
+    name: str, undecided: Flags, threshold: float, held_out: int, phases: Phases, compare: Callable[..., np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part."""
+    """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part.
+    `held_out`: so many documents are."""
     bands = bands_for(threshold)
     signatures = _Signatures(phases.directory, tuple(block.first for block in phases.blocks), threshold)
     keyed = phases.keyed(f"bands{name}", BAND, undecided.count() * bands)
-    make = functools.partial(_bands, bands)
+    make = functools.partial(_bands, bands, held_out)
     yield from phases.by_key(f"pairs{name}", keyed, make, functools.partial(compare, signatures), undecided)
 
 
@@ -159,12 +163,14 @@ def _signatures(directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndar
     return block.column("signature")
 
 
-def _bands(bands: int, directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
+def _bands(bands: int, held_out: int, directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
     rows = rows[block.column("signed")[rows]]
     signatures = np.load(result_path(directory, "signatures", block.number), mmap_mode="r", allow_pickle=False)
     table = np.empty((rows.size, bands), BAND)
     table["key"] = band_keys(np.asarray(signatures[rows]), bands)
-    table["smaller"], table["number"] = -block.column("bytes")[rows, None], (rows + block.first)[:, None]
+    numbers = rows + block.first
+    sizes = block.column("bytes")[rows] + HELD_OUT * (numbers < held_out)
+    table["smaller"], table["number"] = -sizes[:, None], numbers[:, None]
     return table.reshape(-1)
 
 

@@ -82,7 +82,7 @@ class Fields:
         record = present if isinstance(present, Mapping) else dict.fromkeys(present, "?")
         layout = table().of(record)
         if layout is not None and layout.task in ("completion", "chat", "translation"):
-            return f"an example for fine-tuning ({layout.name}); these need --task {layout.task}"
+            return f"an example for fine-tuning ({layout.name}), for `finetune` or `prepare --task {layout.task}`"
         if layout is not None and layout.task != "corpus":
             return f"{layout.name}: {layout.advice(record)}"
         there = self.shown(", ".join(sorted(present)[:20])) or "no other"

@@ -10,6 +10,7 @@ from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
+from ms_codegeex.data.datasets.batches import is_dataset
 from ms_codegeex.extras.corpus.prepare import cached_corpus
 from ms_codegeex.extras.corpus.reading import Search, find_units
 from ms_codegeex.extras.corpus.selection import NothingLeft
@@ -22,13 +23,16 @@ MAX_BYTES_FOR_TOKENIZER = 6_000_000  # ten times as many take 15 s more, for tex
 
 def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, quiet: bool) -> Path:
     """The dataset directory of these files and folders, or of Python's libraries, made next to the run on first use.
-    `tokenizer`: a name or directory; None: of `data.tokenizer_size` ids, trained on the same text."""
+    What `data.validation` names, unless it is a dataset, is its validation split. `tokenizer`: a name or directory;
+    None: of `data.tokenizer_size` ids, trained on the same text."""
     parent = Path(config.output).parent
     paths = [Path(p) for p in corpus] or None
     reading = _reading(config, corpus)
     search = functools.cache(find_units)  # the tokenizer and the corpus are made from the same files
     tokenizer = tokenizer or _trained(config, paths, reading, parent, search)
-    settings = PrepareSettings(tokenizer=tokenizer, reading=reading)
+    named = config.data.validation
+    held_out = () if named is None or is_dataset(Path(named)) else (named,)
+    settings = PrepareSettings(tokenizer=tokenizer, reading=reading, validation=held_out)
     try:
         directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
     except NothingLeft as error:  # what helps are options of `prepare`

@@ -49,7 +49,18 @@ class DatasetOptions:
         "NAME|DIR",
         "codegeex",
     )
-    validation_share: float = option("share of the bytes for validation, split by package or repository", "F", 0.05)
+    validation_share: float = option(
+        "share of the bytes for validation: whole packages or repositories; folders or files where these are too large",
+        "F",
+        0.05,
+        either="validation",
+    )
+    validation: tuple[Path | RemotePath, ...] | None = option(
+        "your own files for validation, all of them, in place of a share; what repeats them is not trained on",
+        "PATH|URL",
+        convert=_location,
+        either="validation",
+    )
     seed: int = option("seed of the sampling and the split", "N", 0)
     on_error: Literal["skip", "stop"] = option(
         "broken records and files: count them in the report and continue, or stop at the first", default="skip"

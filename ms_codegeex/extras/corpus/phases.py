@@ -35,6 +35,11 @@ class Flags:
         self.size = size
         self.bits = np.zeros(-(-size // 8), np.uint8) if bits is None else bits
 
+    @classmethod
+    def up_to(cls, count: int, size: int) -> Flags:
+        """The first `count` of `size` flags are raised."""
+        return cls(size, np.packbits(np.arange(size) < count, bitorder="little"))
+
     def __and__(self, other: Flags) -> Flags:
         return Flags(self.size, self.bits & other.bits)
 
@@ -80,11 +85,13 @@ class Flags:
 
 class Documents:
     """All documents of all shards, numbered in the order of the input; `starts`, int64 `[shards + 1]`, are the numbers
-    of the first document of each shard. Their columns stay in the shards' files."""
+    of the first document of each shard. Their columns stay in the shards' files. The documents of the first
+    `held_out_shards` are held out: `held_out` says how many."""
 
-    def __init__(self, shards: Iterable[Shard]) -> None:
+    def __init__(self, shards: Iterable[Shard], held_out_shards: int = 0) -> None:
         self.shards = list(shards)
         self.starts = np.cumsum([0, *(shard.documents for shard in self.shards)], dtype=np.int64)
+        self.held_out = int(self.starts[held_out_shards])
         self._sources = functools.lru_cache(16)(Shard.sources)
 
     def __len__(self) -> int:

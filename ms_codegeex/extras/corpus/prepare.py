@@ -60,7 +60,7 @@ def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
     tables = {}
     if settings.tokenizer not in TOKENIZER_NAMES and directory.is_dir():
         tables = {name: sha256(directory / name) for name in TOKENIZER_FILES if (directory / name).is_file()}
-    places = [printable(root.path) for root in user_roots(inputs)]
+    places = [printable(root.path) for root in user_roots(inputs)]  # those of validation are in the settings
     request = {"format": FORMAT, "version": VERSION, "inputs": places, "settings": settings.record()}
     request |= {"tokenizer": tables, **settings.deciding_versions()}
     return json_digest(request)
@@ -154,7 +154,7 @@ def _prepare(
     from ms_codegeex.data.infilling.transform import infill_record
     from ms_codegeex.extras.corpus.building import PrepareRequest, build, ready_workers
 
-    roots, report = user_roots(inputs), ProgressBar(options.progress)
+    roots, report = user_roots(inputs, settings.validation), ProgressBar(options.progress)
     _check_places(roots, output)
     if options.dropped:
         _check_list(options.dropped, roots, output, options.replace)

@@ -61,6 +61,11 @@ class Unit:
     part: ArchivePart | None = None
 
     @property
+    def held_out(self) -> bool:
+        """Whether its documents are for validation."""
+        return self.files[0].held_out
+
+    @property
     def bytes(self) -> int:
         """Bytes of input, as progress counts them."""
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
@@ -73,8 +78,8 @@ Search = Callable[[tuple[Root, ...], ReadingSettings, frozenset[Path]], Listing]
 
 def find_units(roots: Sequence[Root], reading: ReadingSettings, leave_out: frozenset[Path] = frozenset()) -> Listing:
     """Everything to read below `roots`, without the paths `leave_out`: the units, in an order that depends only on the
-    names, source files first; the files that are not read, or read for their records; and the amount found, `files` and
-    `bytes`."""
+    names, those held out first, then source files; the files that are not read, or read for their records; and the
+    amount found, `files` and `bytes`."""
     recognise, licences = Fields(reading).recognise, bool(reading.licences)
     listing = search(roots, reading.languages, recognise, reading.all_text, leave_out, licences)
     return units_of(listing, reading.redact)
@@ -95,6 +100,7 @@ def units_of(listing: FoundSources, redactions: Sequence[str] = ()) -> Listing:
         for part in parts:
             suffix = "" if part.span is None else f" [{part.span[0]}, {part.span[1]})"
             units.append(Unit(name + suffix, (file,), part))
+    units.sort(key=lambda unit: not unit.held_out)
     files = [*listing.sources, *listing.archives]
     return units, events, {"files": len(files), "bytes": sum(file.size for file in files)}
 
@@ -104,7 +110,8 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
     batches: list[list[SourceFile]] = []
     total = 0
     for file in sources:
-        if not batches or total + file.size > _UNIT_BYTES or len(batches[-1]) == _UNIT_FILES:
+        full = not batches or total + file.size > _UNIT_BYTES or len(batches[-1]) == _UNIT_FILES
+        if full or batches[-1][0].held_out is not file.held_out:
             batches.append([])
             total = 0
         batches[-1].append(file)

@@ -30,9 +30,11 @@ from ms_codegeex.extras.corpus.shards import Shard
 from ms_codegeex.extras.corpus.sources import hash_key
 from ms_codegeex.extras.corpus.tally import EXAMPLES
 
-VERSION = 2
+VERSION = 3
 LARGE_SHARES, MAX_SHARES = 2, 3
 TRAIN, VALIDATION = 0, 1
+UNITS = ("package", "folder", "file")  # of the split, from the coarsest
+ONLY_HELD_OUT = np.array([1], np.uint64)  # keys of `_Groups` by input: 1 for what is held out, 0 for the rest
 NOT_SAMPLED = "not sampled"
 REASONS = (EXACT_DUPLICATE, NEAR_DUPLICATE, NOT_SAMPLED)  # a document dropped for number n is placed at -1 - n
 SUM = np.dtype([("key", "<u8"), ("bytes", "<i8"), ("named", "?")])
@@ -45,8 +47,9 @@ class NothingLeft(UserError):
 
 @dataclass(frozen=True)
 class Selection:
-    """What was decided. `split_by`: the unit of the split, `package`, `document` (each record on its own) or `file`
-    (there is only one package). `packages`: how many training and validation have. `dropped`: for each reason up to
+    """What was decided. `split_by`: the unit of the split, `package`, `document` (each record on its own), `folder` or
+    `file` (packages are too few or too large), or `input`: what is held out is named. `packages`: how many training and
+    validation have; if their files may be on both sides, at most. `dropped`: for each reason up to
     three examples: the document's number, and that of the one kept instead, or None. `remarks`: what to tell the user.
     """
 
@@ -60,6 +63,7 @@ def selection_name(duplicates: str, settings: PrepareSettings, sampling: bool) -
     """The name of the directory for the phases' files, which depend only on the duplicates, named by their directory,
     and on some settings."""
     decisive = {"seed": settings.seed, "validation_share": settings.validation_share, "duplicates": duplicates}
+    decisive |= {"whole": settings.reading.group_field is not None}
     limit = settings.max_bytes if sampling else None
     return directory_name("selection", version=VERSION, max_bytes=limit, **decisive)
 
@@ -73,26 +77,29 @@ def select(
 ) -> Selection:
     """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling`:
     `max_bytes` still has to be applied. `NothingLeft` if training or validation would get nothing, `UserError` if a
-    phase's file could not be written or the packages are too large for the share of validation."""
+    phase's file could not be written or the groups of `--group-field` are too large for the share of validation."""
     left_out = {reason: copies.dropped for reason, copies in duplicates.items()}
     kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
     if sampling and settings.max_bytes is not None:
-        left_out[NOT_SAMPLED] = _not_sampled(phases, settings, kept)
+        left_out[NOT_SAMPLED] = _not_sampled(documents, phases, settings, kept)
         kept &= ~left_out[NOT_SAMPLED]
     share = settings.validation_share
     if share and kept.count() == 1:
         name = documents.source(kept.first(1)[0])
         remedy = "give more files, or `prepare` it with --validation-share 0 for none"
         raise NothingLeft(f"{name}: the only document left, but training and validation need one each; {remedy}")
-    groups = _Groups(phases, settings.seed, kept, by_package=True)
+    groups = _Groups(phases, settings.seed, kept, "package")
     named = groups.named
-    split_by = "package" if named else "document"
-    if share and groups.count == named == 1:  # all documents are in one package
-        split_by, groups = "file", _Groups(phases, settings.seed, kept, by_package=False)
-    chosen = choose_validation(groups.sums, share)
-    remarks = _check_share(documents, groups, chosen, settings) if split_by == "package" else ()
+    if settings.validation:
+        groups, chosen, remarks = _Groups(phases, settings.seed, kept, "input", documents.held_out), ONLY_HELD_OUT, ()
+        _check_sides(groups, settings)
+    elif share and named:
+        groups, chosen, remarks = _nearest_split(documents, groups, kept, phases, settings)
+    else:
+        groups, chosen, remarks = groups, choose_validation(groups.sums, share), ()
+    split_by = groups.unit if named or settings.validation else "document"
     in_validation = sum(int((rows["named"] & _among(rows["key"], chosen)).sum()) for rows in groups.sums())
-    packages = (1, 1) if split_by == "file" else (named - in_validation, in_validation)
+    packages = (named - in_validation, in_validation) if groups.unit == "package" else (named, named)
     _place(phases, left_out, groups, chosen)
     dropped = {}
     for reason, flags in left_out.items():
@@ -102,24 +109,64 @@ def select(
     return Selection(split_by, packages, dropped, remarks)
 
 
-def _check_share(
+def _check_sides(groups: _Groups, settings: PrepareSettings) -> None:
+    """`NothingLeft` unless both what is held out and the rest have documents."""
+    keys = np.concatenate([rows["key"] for rows in groups.sums()])
+    if ONLY_HELD_OUT[0] not in keys:
+        raise NothingLeft(f"--validation {' '.join(settings.validation)}: nothing is left of it; give other files")
+    if keys.size == 1:
+        repeated = "nothing is left of --input, or only what is in --validation too"
+        raise NothingLeft(f"--validation {' '.join(settings.validation)}: {repeated}; give --input other files")
+
+
+def _nearest_split(
+    documents: Documents, packages: _Groups, kept: Flags, phases: Phases, settings: PrepareSettings
+) -> tuple[_Groups, np.ndarray, tuple[str, ...]]:
+    """The coarsest units that meet the share, or those that come nearest; the keys of those for validation, and remarks
+    for the user. Groups that `--group-field` names are not divided: `UserError` if they are too large."""
+    share, best, keys, actual = settings.validation_share, packages, np.empty(0, np.uint64), math.inf
+    for unit in UNITS:
+        groups = packages if unit == "package" else _Groups(phases, settings.seed, kept, unit)
+        if groups.count == 1:
+            continue
+        chosen = choose_validation(groups.sums, share)
+        found = _share_of(groups, chosen)
+        if abs(found - share) < abs(actual - share):
+            best, actual, keys = groups, found, chosen
+        factor = MAX_SHARES if unit == "package" else LARGE_SHARES
+        if share / factor <= actual <= factor * share:
+            break
+        if unit == "package" and settings.reading.group_field is not None:
+            if actual <= factor * share:
+                break
+            whole = f"groups of --group-field are not divided, the nearest choice has {actual:.0%} of the text"
+            accepting = f"`prepare` it with --validation-share {math.ceil(100 * actual) / 100:g} to accept that"
+            remedy = f"{accepting}, or with --validation-share 0 for none, or leave out --group-field to divide them"
+            raise UserError(f"--validation-share {share:g}: {whole}; {remedy}")
+    if best.unit == "package":
+        return best, keys, _large_packages(documents, best, keys, settings)
+    related = "related files may be on both sides (--validation takes held-out files of your own)"
+    return best, keys, (f"--validation-share {share:g}: split by {best.unit}, {actual:.1%} of the text; {related}",)
+
+
+def _share_of(groups: _Groups, chosen: np.ndarray) -> float:
+    inside = total = 0
+    for rows in groups.sums():
+        inside += int(rows["bytes"][_among(rows["key"], chosen)].sum())
+        total += int(rows["bytes"].sum())
+    return inside / total
+
+
+def _large_packages(
     documents: Documents, groups: _Groups, chosen: np.ndarray, settings: PrepareSettings
 ) -> tuple[str, ...]:
-    """A line on each package in validation that alone has more than `LARGE_SHARES` times its share. `UserError` if
-    whole packages give it more than `MAX_SHARES` times its share; the shards stay, for a run with another share."""
-    inside, large, share = 0, dict[int, int](), settings.validation_share
+    """A line on each package in validation that alone has more than `LARGE_SHARES` times its share."""
+    large, share = dict[int, int](), settings.validation_share
     total = sum(int(rows["bytes"].sum()) for rows in groups.sums())
     for rows in groups.sums():
         rows = rows[_among(rows["key"], chosen)]
-        inside += int(rows["bytes"].sum())
         rows = rows[rows["bytes"] > LARGE_SHARES * share * total]
         large |= zip(rows["key"].tolist(), rows["bytes"].tolist(), strict=True)
-    if inside > MAX_SHARES * share * total:
-        actual = inside / total
-        enough = math.ceil(100 * actual) / 100
-        found = f"packages are not divided, the nearest choice has {actual:.0%} of the text; give it more packages"
-        accepting = f"`prepare` it with --validation-share {enough:g} to accept that"
-        raise UserError(f"--validation-share {share:g}: {found}, or {accepting}, or with --validation-share 0 for none")
     names = {name for shard in documents.shards for name in shard.names()["groups"]} if large else ()
     numbers = zip(_numbers(names, settings.seed).tolist(), names, strict=True)
     return tuple(
@@ -135,10 +182,11 @@ def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
     return hashes[::4].astype(np.uint64)
 
 
-def _not_sampled(phases: Phases, settings: PrepareSettings, kept: Flags) -> Flags:
-    """The documents beyond `max_bytes`. They are taken in the order of a hash of seed and source. One that does not
-    fit is left out, and the next one is tried."""
+def _not_sampled(documents: Documents, phases: Phases, settings: PrepareSettings, kept: Flags) -> Flags:
+    """The documents beyond `max_bytes`, none of them held out. They are taken in the order of a hash of seed and
+    source. One that does not fit is left out, and the next one is tried."""
     not_sampled, left = Flags(kept.size), settings.max_bytes
+    kept = kept & ~Flags.up_to(documents.held_out, kept.size)
     keyed = phases.keyed("sampled", SAMPLED, kept.count())
     phases.by_block(keyed.phase, functools.partial(_candidates, settings.seed), kept, keyed.write)
     for part in range(keyed.parts):
@@ -163,23 +211,24 @@ def _candidates(seed: int, directory: Path, block: DocumentBlock, rows: np.ndarr
 
 
 class _Groups:
-    """The kept documents in groups by the hash of their package's name or, if they have none or `by_package` is False,
-    of their source. No group is divided between training and validation. `keys` is the phase whose results are the keys
-    of a block's documents, uint64 `[documents]`; `count` and `named` are the numbers of groups and of packages."""
+    """The kept documents in groups of a `unit`. By `package`: by the hash of the name of their package, or of their
+    source if they have none; by `folder`: those of a package by their folder in it; by `file`: by their source; by
+    `input`: the first `held_out` documents, and the others. No group is divided between training and validation. `keys`
+    is the phase whose results are the keys of a block's documents, uint64 `[documents]`; `count` and `named` are the
+    numbers of groups and of those with packages."""
 
-    def __init__(self, phases: Phases, seed: int, kept: Flags, by_package: bool) -> None:
-        self._phases, self._kept = phases, kept
-        self._unit = "package" if by_package else "file"
-        self.keys = f"keys-{self._unit}"
-        phases.by_block(self.keys, functools.partial(_keys, seed, by_package))
+    def __init__(self, phases: Phases, seed: int, kept: Flags, unit: str, held_out: int = 0) -> None:
+        self._phases, self._kept, self.unit = phases, kept, unit
+        self.keys = f"keys-{unit}"
+        phases.by_block(self.keys, functools.partial(_keys, seed, unit, held_out))
         counts = [(rows.size, np.count_nonzero(rows["named"])) for rows in self.sums()]
         self.count, self.named = np.sum(counts, axis=0).tolist()
 
     def sums(self) -> Iterator[np.ndarray]:
         """Bytes of each group, `SUM`, in the order of their keys."""
-        keyed = self._phases.keyed(f"sums-{self._unit}", SUM, self._kept.count())
+        keyed = self._phases.keyed(f"sums-{self.unit}", SUM, self._kept.count())
         make = functools.partial(_sums, self.keys)
-        yield from self._phases.by_key(f"groups-{self._unit}", keyed, make, _summed, self._kept)
+        yield from self._phases.by_key(f"groups-{self.unit}", keyed, make, _summed, self._kept)
 
 
 def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -189,16 +238,22 @@ def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return chosen[np.minimum(np.searchsorted(chosen, keys), chosen.size - 1)] == keys
 
 
-def _keys(seed: int, by_package: bool, directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
+def _keys(seed: int, unit: str, held_out: int, directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
+    if unit == "input":
+        return (np.arange(block.first, block.end) < held_out).astype(np.uint64)
     pieces = [np.empty(0, np.uint64)]
     for shard in block.shards:
-        group = shard.column("group") if by_package else np.full(shard.documents, -1)
+        group = shard.column("group") if unit != "file" else np.full(shard.documents, -1)
         keys, own = np.empty(shard.documents, np.uint64), group < 0
-        if own.any():
-            sources = shard.sources()
-            keys[own] = _numbers((sources[row] for row in np.flatnonzero(own).tolist()), seed)
-        if not own.all():
-            keys[~own] = _numbers(shard.names()["groups"], seed)[group[~own]]
+        sources = shard.sources() if own.any() or unit == "folder" else []
+        keys[own] = _numbers((sources[row] for row in np.flatnonzero(own).tolist()), seed)
+        names = [] if own.all() else shard.names()["groups"]
+        if unit == "package" and names:
+            keys[~own] = _numbers(names, seed)[group[~own]]
+        elif names:
+            rows = np.flatnonzero(~own).tolist()
+            folders = (f"{names[group[row]]}\n{sources[row].rpartition('/')[0]}" for row in rows)
+            keys[~own] = _numbers(folders, seed)
         pieces.append(keys)
     return np.concatenate(pieces)
 

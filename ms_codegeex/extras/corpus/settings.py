@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.remote import RemotePath, parse_location
 from ms_codegeex.data.datasets.layout import DATASET_JSON
 from ms_codegeex.data.languages import canonical_languages, check_scheme
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
@@ -71,7 +72,8 @@ class PrepareSettings:
     `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
     `near_duplicates_by`: compare `words`, or `tokens` of code without names and literals. `tokenizer`: one of
     `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer. `on_error`: leave broken input out
-    and count it (`skip`), or fail (`stop`). `infill`: how runs rearrange documents for infilling."""
+    and count it (`skip`), or fail (`stop`). `infill`: how runs rearrange documents for infilling. `validation`: files,
+    directories and URLs whose documents, and no others, are for validation; then `validation_share` is 0."""
 
     reading: ReadingSettings = field(default_factory=ReadingSettings)
     tags: str = "codegeex"
@@ -83,8 +85,10 @@ class PrepareSettings:
     tokenizer: str = "codegeex"
     on_error: str = "skip"
     infill: InfillConfig | None = None
+    validation: tuple[Path | RemotePath | str, ...] = ()
 
     def __post_init__(self) -> None:
+        set_validation(self)
         # A recorded path must mean the same from every directory. The tokenizer codegeex2 needs a path.
         if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
@@ -105,8 +109,9 @@ class PrepareSettings:
 
     def record(self) -> dict[str, Any]:
         """All settings in one flat dictionary, as dataset.json and report.json hold them."""
-        fields = asdict(self)
-        for name, default in (("infill", None), ("near_duplicates_by", "words")):
+        fields = {**vars(self), "reading": asdict(self.reading), "infill": self.infill and asdict(self.infill)}
+        fields["validation"] = tuple(map(str, self.validation))  # without a URL's password
+        for name, default in (("infill", None), ("near_duplicates_by", "words"), ("validation", ())):
             if fields[name] == default:  # as in datasets that were made before there was a choice
                 del fields[name]
         reading = fields.pop("reading")
@@ -133,15 +138,27 @@ def check_choices(settings: Any, **choices: Sequence[str]) -> None:
 
 def check_share(share: float) -> None:
     """`UserError` for a share of validation that is negative, or leaves nothing for training."""
+    if share == 1:
+        remedy = "to evaluate on all of it, prepare it with --validation-share 0 and name it as a run's data.validation"
+        raise UserError(f"validation_share {share}: leaves nothing to train on; {remedy}")
     if not 0 <= share < 1:
         raise UserError(f"validation_share {share}: expected 0 or more and less than 1, for example 0.05")
 
 
-def _absolute(path: str) -> str:
+def set_validation(settings: Any) -> None:
+    """With files for validation, no share of the others; their paths mean the same from every directory."""
+    if settings.validation:
+        paths = (parse_location(path) if isinstance(path, str) else path for path in settings.validation)
+        paths = (path if isinstance(path, RemotePath) else _absolute(str(path), "validation") for path in paths)
+        object.__setattr__(settings, "validation", tuple(paths))
+        object.__setattr__(settings, "validation_share", 0.0)
+
+
+def _absolute(path: str, name: str = "tokenizer") -> str:
     try:
         resolved = Path(path).expanduser().resolve()
         resolved.exists()
     except (OSError, RuntimeError) as error:  # no permission, a loop of links, an unknown user's home
         problem = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"tokenizer {path!r}: cannot be followed ({problem}); expected a name or a directory") from None
+        raise UserError(f"{name} {path!r}: cannot be followed ({problem}); expected a name or a directory") from None
     return str(resolved)

@@ -40,18 +40,20 @@ Inputs = Sequence[Path | RemotePath | str] | None
 @dataclass(frozen=True)
 class Root:
     """A directory or file to search for sources. The identities of its files begin with `label`; if it is `installed`,
-    its top level holds one package per directory or module (site-packages, the standard library)."""
+    its top level holds one package per directory or module (site-packages, the standard library); if it is `held_out`,
+    all of its documents are for validation."""
 
     path: Path | RemotePath
     label: str
     installed: bool = False
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
 class SourceFile:
     """A file to read: `identity` is `label/relative/path`, `package` the unit of the split, `size` in bytes, `modified`
     in nanoseconds since 1970, or a number that stands for the version of a remote file; and the `licence` that the
-    nearest metadata of a package name, if it has to be known."""
+    nearest metadata of a package name, if it has to be known. `held_out` as in `Root`."""
 
     identity: str
     path: Path | RemotePath
@@ -60,6 +62,7 @@ class SourceFile:
     size: int
     modified: int = 0
     licence: str = ""
+    held_out: bool = False
 
 
 def default_roots() -> list[Root]:
@@ -73,16 +76,23 @@ def default_roots() -> list[Root]:
     return roots
 
 
-def user_roots(inputs: Inputs) -> list[Root]:
+def user_roots(inputs: Inputs, held_out: Sequence[Path | RemotePath | str] = ()) -> list[Root]:
     """Roots for given files, directories and URLs, labelled by their names (of a URL, the last one that is not an
-    archive); None: `default_roots`. A missing path is a `UserError`; a URL is not accessed."""
-    if inputs is None:
-        return default_roots()
-    places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
+    archive); None: `default_roots`. Those `held_out` come first, so that a file in both is held out. A missing path is
+    a `UserError`; a URL is not accessed."""
+    places = [parse_location(given) if isinstance(given, str) else given for given in (*held_out, *(inputs or ()))]
     paths = [given if isinstance(given, RemotePath) else _existing(given) for given in places]
     bases = [_base(path) for path in paths]
     labels = _labels(bases)
-    return [Root(path, labels[base]) for path, base in zip(paths, bases, strict=True)]
+    roots = [Root(path, labels[base]) for path, base in zip(paths, bases, strict=True)]
+    own = [replace(root, held_out=True) for root in roots[: len(held_out)]]
+    return [*own, *(default_roots() if inputs is None else roots[len(held_out) :])]
+
+
+def described_roots(roots: Sequence[Root]) -> list[dict[str, Any]]:
+    """The entry "sources" of dataset.json."""
+    entries = ({"path": printable(root.path), "label": root.label, "validation": root.held_out} for root in roots)
+    return [{name: value for name, value in entry.items() if value is not False} for entry in entries]
 
 
 def _base(path: Path | RemotePath) -> Path | RemotePath:
@@ -272,7 +282,7 @@ class _Search:
         self._note_metadata(root, path)
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
-            self.archives[path] = SourceFile(identity, path, package, "", size, modified)
+            self.archives[path] = SourceFile(identity, path, package, "", size, modified, held_out=root.held_out)
             self.others.pop(path, None)  # from another input, where the file was not given by name
             return
         head, records = b"", archive_kind(path.name) is not None and not path.name.lower().endswith(_JSON)
@@ -286,7 +296,7 @@ class _Search:
         language = None if records else detect(path.name, head)
         name = language.name if language is not None and language.name in self.known else ""
         if not records and (name in self.languages if name else self.all_text):
-            self.sources[path] = SourceFile(identity, path, package, name, size, modified)
+            self.sources[path] = SourceFile(identity, path, package, name, size, modified, held_out=root.held_out)
             return
         reason = "unknown language" if language is None else "other language"
         suffix = printable(PurePosixPath(path.name).suffix.lower()) or "without a suffix"
@@ -382,16 +392,19 @@ def search(
     leave_out: Collection[Path] = (),
     licences: bool = False,
 ) -> FoundSources:
-    """Files below `roots`: sources in these languages (canonical names), with `all_text` also those of no known
-    language, and, if the root is not installed, files of records. `recognise` says whether the object that a `.json`
-    file begins with is a record. The files and directories `leave_out` are not input. `licences`: those of source files
-    are looked for."""
+    """Files below `roots`, those held out first: sources in these languages (canonical names), with `all_text` also
+    those of no known language, and, if the root is not installed, files of records. `recognise` says whether the
+    object that a `.json` file begins with is a record. The files and directories `leave_out` are not input. `licences`:
+    those of source files are looked for."""
     work = _Search(roots, frozenset(languages), recognise, all_text, leave_out, licences)
     for root in roots:
         work.search(root)
-    found = (work.sources, work.archives)
-    sources, archives = (sorted(files.values(), key=lambda file: (file.identity, str(file.path))) for files in found)
-    sources = [*work.packaged(sources, {root.label for root in roots if root.installed})]
+    found, installed = (work.sources, work.archives), {root.label for root in roots if root.installed}
+    sources, archives = (
+        sorted(files.values(), key=lambda file: (not file.held_out, file.identity, str(file.path))) for files in found
+    )
+    sides = ([file for file in sources if file.held_out is side] for side in (True, False))
+    sources = [file for side in sides for file in work.packaged(side, installed)]
     if licences:
         sources = [work.licensed(file) for file in sources]
     return FoundSources(sources, archives, sorted(work.others.values()))

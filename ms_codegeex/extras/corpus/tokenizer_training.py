@@ -186,9 +186,15 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
             **shipped_table(Path(__file__).with_name("sentencepiece.yaml")),
         )
     except (RuntimeError, OSError) as error:
+        if texts.interrupted:  # SentencePiece makes an error of it
+            raise KeyboardInterrupt from None
         texts.check()
         if found := re.search(r"value <= (\d+)", str(error)):
             raise settings.too_many(texts.read, int(found[1])) from None
+        if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
+            few = "are too few for the characters of this text"
+            said = f"--vocab-size: {settings.vocab_size} tokens {few}"
+            raise UserError(f"{said}; give --vocab-size {found[1]} or more") from None
         raise UserError(f"--input: SentencePiece cannot learn from it ({first_line(error)}); give more text") from None
     return model.getvalue()
 
@@ -203,13 +209,20 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 class _Texts:
     """The texts below `roots` until `max_bytes` are read: source files in the order of a hash, as `prepare` samples
-    them, then the documents of archives in order. `read` is the number of bytes so far."""
+    them, then the documents of archives in order. `read` is the number of bytes so far, `interrupted`: by Ctrl-C."""
 
     def __init__(self, roots: Sequence[Root], settings: TokenizerSettings, search: Search, tally: Tally):
         self._roots, self._settings, self._search, self._tally = tuple(roots), settings, search, tally
-        self.read = 0
+        self.read, self.interrupted = 0, False
 
     def __iter__(self) -> Iterator[str]:
+        try:
+            yield from self._read()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
+
+    def _read(self) -> Iterator[str]:
         units, rejected, _ = self._search(self._roots, self._settings.reading, frozenset())
         for item in rejected:
             self._tally.add(item)

@@ -114,12 +114,15 @@ class DatasetWriter:
             self._mask.write(mask.astype(np.uint8).tobytes())
         self._hashes.append(int.from_bytes((key or hashlib.sha256(text).digest())[:8], "little"))
 
-    def write(self, validation_share: float) -> dict[str, Any]:
-        """Write both splits; return the entry of each in dataset.json."""
+    def write(self, validation_share: float, held_out: int = 0) -> dict[str, Any]:
+        """Write both splits; return the entry of each in dataset.json. Validation has the first `held_out` documents,
+        or else a share of all."""
         self._stack.close()
         shard, stored = replace(self._shard, documents=len(self)), self.directory / ".documents.npz"
         self._rows.write(stored)
-        chosen = _choose(np.array(self._hashes, np.uint64), validation_share)
+        chosen = np.arange(len(self)) < held_out
+        if not held_out:
+            chosen = _choose(np.array(self._hashes, np.uint64), validation_share)
         placed = [(shard, np.where(chosen, VALIDATION, TRAIN).astype(np.int8))]
         write_splits(self.directory, placed, self.dtype, shard.mask_path is not None)
         self.summary = summarise(placed)

@@ -18,7 +18,6 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi.exceptions import HTTPException
 from fastapi.responses import HTMLResponse
-from starlette.middleware.cors import CORSMiddleware
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError, located
@@ -28,12 +27,14 @@ from ms_codegeex.base.webpage import Html, element, joined, note, page, table, t
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.extras.serving import errors
 from ms_codegeex.extras.serving.backend import Backend
-from ms_codegeex.extras.serving.guards import BodyLimit, Guard, RequestRecorder, check_origins
+from ms_codegeex.extras.serving.guards import BodyLimit, Guard, RequestRecorder
 from ms_codegeex.extras.serving.keys import Keys
+from ms_codegeex.extras.serving.origins import Cors, Origins
 from ms_codegeex.extras.serving.records import AccessLog, Metrics
-from ms_codegeex.extras.serving.routes import completions, embeddings, llama_cpp, status, tasks, tokens
+from ms_codegeex.extras.serving.routes import completions, embeddings, llama_cpp, responses, status, tasks, tokens
 from ms_codegeex.extras.serving.schemas import ErrorAnswer
 from ms_codegeex.extras.serving.settings import ServeSettings
+from ms_codegeex.extras.serving.tools import UNUSED
 
 ASSETS = Path(__file__).parent / "demo" / "assets"
 TASKS = ("complete", "translate", "explain")
@@ -87,10 +88,10 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     )
     errors.install(app)
     keys = None if settings.api_key_file is None else Keys(settings.api_key_file)
-    check_origins(settings.cors, keys is not None)
+    origins = Origins(settings.cors, keys is not None)
     metrics = Metrics(backend)
     app.include_router(status.models_router(backend))
-    for module in (completions, embeddings, tasks, llama_cpp, tokens):
+    for module in (completions, responses, embeddings, tasks, llama_cpp, tokens):
         app.include_router(module.router(backend))
     app.include_router(status.router(backend, metrics))
     log = None
@@ -98,15 +99,9 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
         log = AccessLog(settings.access_log, backend.model.tokenizer.decode if settings.log_prompts else None)
     # the middleware that is added last is the outermost
     app.add_middleware(BodyLimit, maximum=settings.max_body)
-    app.add_middleware(Guard, settings=settings, keys=keys)
+    app.add_middleware(Guard, settings=settings, origins=origins, keys=keys)
     if settings.cors:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors),
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
-        )
+        app.add_middleware(Cors, origins=origins, expose_headers=["X-Request-Id", "Retry-After", *UNUSED])
     app.add_middleware(RequestRecorder, metrics=metrics, log=log)
     app.state.reload = partial(_reload, [one for one in (keys and keys.reload, log and log.reopen) if one])
     if settings.demo:

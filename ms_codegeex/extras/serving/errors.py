@@ -16,8 +16,30 @@ from starlette.exceptions import HTTPException
 from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.extras.serving.schemas import UNSUPPORTED
 
+TOO_LONG = "context_length_exceeded"  # OpenAI's code
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
 MAX_MESSAGE_CHARACTERS = 2000
+HALF = "string_unicode"  # pydantic's type of the error
+NO_FIELD, WRONG_TYPE, WRONG_VALUE = "missing_required_parameter", "invalid_type", "invalid_value"  # OpenAI's codes
+OTHER_APIS = {  # by a pattern of paths: what is asked for, and the route to use
+    "/v1/messages(/.*)?": ("this is Anthropic's API", "/v1/chat/completions"),
+    "/v1/complete": ("this is Anthropic's older API", "/v1/completions"),
+    "/api/chat": ("this is Ollama's API", "/v1/chat/completions"),
+    "/api/generate": ("this is Ollama's API", "/v1/completions"),
+    "/api/embed(dings)?": ("this is Ollama's API", "/v1/embeddings"),
+    "/api/(tags|show|ps|version)": ("this is Ollama's API", "/v1/models"),
+    "/(generate|generate_stream|invocations)": ("this is TGI's API", "/v1/completions"),
+    "/v1(beta)?/models/[^/]+:.*": ("this is Gemini's API", "/v1/chat/completions"),
+    "/model/[^/]+/(invoke|converse).*": ("this is Bedrock's API", "/v1/chat/completions"),
+    "/v[12]/chat": ("this is Cohere's API", "/v1/chat/completions"),
+    "/v1/edits": ("this is an older API of OpenAI", "/v1/chat/completions"),
+    "/completion": ("this is llama.cpp's API", "/v1/completions"),
+    "/embedding": ("this is llama.cpp's API", "/v1/embeddings"),
+    "/v1/(responses|conversations|assistants|threads)(/.*)?": (
+        "answers are not stored: send the whole conversation each time",
+        "/v1/responses",
+    ),
+}
 RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # fields of SamplingSettings here
 
 
@@ -69,11 +91,13 @@ def failed() -> ApiError:
 def of_user_error(error: UserError) -> ApiError:
     """The error for a client's mistake: 400. Messages of `SamplingSettings` and tokenizers begin with the field."""
     name, _, rest = str(error).partition(":")
-    code = "context_length_exceeded" if isinstance(error, PromptTooLong) else None  # OpenAI's
+    long = isinstance(error, PromptTooLong)
     if not name.isidentifier():
-        return ApiError(400, str(error), code=code)
+        return ApiError(400, str(error), code=TOO_LONG if long else None)
     name = RENAMED.get(name, name)
-    return ApiError(400, f"{name}:{rest}", param=name, code=code)
+    if long:  # clients know it by OpenAI's words, some only at the start
+        return ApiError(400, rest.strip(), param=name, code=TOO_LONG)
+    return ApiError(400, f"{name}:{rest}", param=name, code=WRONG_VALUE)
 
 
 def _place(error: Mapping[str, Any], body: Any) -> list[str]:
@@ -91,18 +115,22 @@ def of_validation(errors: list[Mapping[str, Any]], body: Any = None) -> ApiError
     """The error for a body that does not fit the route's schema: the first that pydantic reports."""
     # pydantic reports the errors of every member of a union
     deepest = max(errors, key=lambda error: len(_place(error, body)))
-    first = next((error for error in errors if error.get("type") == UNSUPPORTED), deepest)
+    telling = (error for kind in (UNSUPPORTED, HALF) for error in errors if error.get("type") == kind)
+    first = next(telling, deepest)
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
     location = [part for part in first.get("loc", ()) if part not in ("body", "query")]
-    message, place = first.get("msg", "is wrong"), "".join(_place(first, body))
-    if first.get("type") == UNSUPPORTED:
-        field = first["ctx"]["field"]
+    message, place, kind = first.get("msg", "is wrong"), "".join(_place(first, body)), str(first.get("type"))
+    code = NO_FIELD if kind == "missing" else WRONG_TYPE if kind.endswith("_type") else WRONG_VALUE
+    if kind == UNSUPPORTED:
+        field, code = first["ctx"]["field"], "unknown_parameter"
         location, message = (location, f"{field} is {message}") if location else ([field], message)
+    elif kind == HALF:
+        message = "it has half of a surrogate pair, which is no character; leave it out"
     if not location:
         return ApiError(400, "the body is not a JSON object; send one")
     param = str(location[0])
-    return ApiError(400, f"{place or param or repr(param)}: {message}", param=param)
+    return ApiError(400, f"{place or param or repr(param)}: {message}", param=param, code=code)
 
 
 def _paths(routes: Sequence[Any]) -> Iterator[str]:
@@ -112,12 +140,16 @@ def _paths(routes: Sequence[Any]) -> Iterator[str]:
         yield from [each.path] if inner is None else _paths(inner.routes)
 
 
-def _meant(path: str, known: Sequence[str]) -> str:
-    """The route that a wrong path was perhaps meant for; empty if there is none. Base addresses lack `/v1` or have it
-    twice."""
+def _remedy(path: str, known: Sequence[str]) -> str:
+    """What to do about a wrong path; empty if it is like none. Base addresses lack `/v1`, have it twice, or have more
+    in front of it, as Azure's have."""
     bare = re.sub("^(/v1)+(?=/v1/)|/$", "", path)
-    near = [f"/v1{bare}"] if f"/v1{bare}" in known else difflib.get_close_matches(bare, known, 1, 0.8)
-    return next((each for each in near if each != path), "")
+    for pattern, (what, route) in OTHER_APIS.items():
+        if re.fullmatch(pattern, bare) and bare not in known:
+            return f"; {what}; use {route}"
+    ends = [each for each in known if each.startswith("/v1/") and bare.endswith(each.removeprefix("/v1"))]
+    near = [max(ends, key=len)] if ends else difflib.get_close_matches(bare, known, 1, 0.8)
+    return next((f"; did you mean {each}?" for each in near if each != path), "")
 
 
 def install(app: FastAPI) -> None:
@@ -139,8 +171,7 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         message, path = error.detail, request.url.path
         if error.status_code in (404, 405):
-            near = _meant(path, list(_paths(app.routes)))
-            message = f"{request.method} {path}: {message.lower()}" + (f"; did you mean {near}?" if near else "")
+            message = f"{request.method} {path}: {message.lower()}{_remedy(path, list(_paths(app.routes)))}"
         elif isinstance(error.__cause__, UnicodeDecodeError):
             kind = request.headers.get("content-encoding")
             message = f"the body is not UTF-8 text{f' but {kind}' if kind else ''}; send it as JSON in UTF-8"

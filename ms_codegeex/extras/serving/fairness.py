@@ -55,7 +55,8 @@ class Limits:
             message = f"n: {count} answers at once, at most {per_minute} are allowed in a minute; ask for fewer"
             raise ApiError(400, message, param="n")
         if wait := self.enter(caller, per_minute, count - counted):
-            message = f"more than {per_minute} answers{' of this key' if caller else ''} in a minute"
+            most = f"{per_minute} answers{' of this key' if caller else ''} in a minute"
+            message = f"Rate limit reached: at most {most}. Please try again in {wait}s."
             raise ApiError(429, message, code="rate_limit_exceeded", retry_after=wait)
 
 
@@ -67,7 +68,10 @@ def check_concurrent(concurrent: int | None, held: int, count: int) -> None:
         message = f"n: {count} answers at once, this key may have {concurrent}; ask for fewer"
         raise ApiError(400, message, param="n")
     if held + count > concurrent:
-        message = f"{count} more would exceed this key's limit of {concurrent} answers in progress ({held} now)"
+        now = f"{held} are in progress, and {count} more are asked for"
+        message = (
+            f"Rate limit reached: at most {concurrent} answers of this key at once; {now}. Please try again in 1s."
+        )
         raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
 
 

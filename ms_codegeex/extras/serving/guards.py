@@ -20,10 +20,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.extras.serving.errors import ApiError, failed
 from ms_codegeex.extras.serving.fairness import Limits
 from ms_codegeex.extras.serving.keys import Key, Keys
+from ms_codegeex.extras.serving.origins import Origins
 from ms_codegeex.extras.serving.records import AccessLog, Metrics, RequestRecord
 from ms_codegeex.extras.serving.settings import ServeSettings, is_loopback
 
@@ -39,18 +39,6 @@ DRAIN_SECONDS = 5.0  # for which a body is read and dropped after its 413
 def record_of(scope: Scope) -> RequestRecord:
     """The record of a request."""
     return scope["state"]["record"]
-
-
-def check_origins(origins: tuple[str, ...], keys: bool) -> None:
-    """`UserError` for an entry of `--cors` that no browser sends, and, without keys, for one that many pages share."""
-    for origin in origins:
-        parts = urlsplit(origin)
-        if origin in ("*", "null") and not keys:  # any page can send null, from a sandboxed frame
-            raise UserError(
-                f"--cors: {origin} without keys lets every web page use this server; name origins, or give keys"
-            )
-        if origin not in ("*", "null") and (not parts.scheme or origin != f"{parts.scheme}://{parts.netloc}"):
-            raise UserError(f"--cors: {origin} is not an origin; give one such as https://code.example.com")
 
 
 @dataclass
@@ -108,8 +96,8 @@ class RequestRecorder:
 class Guard:
     """Checks the key, the origin and the limits of each request."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys | None = None):
-        self.app, self.settings, self.keys, self.limits = app, settings, keys, Limits()
+    def __init__(self, app: ASGIApp, settings: ServeSettings, origins: Origins, keys: Keys | None = None):
+        self.app, self.settings, self.origins, self.keys, self.limits = app, settings, origins, keys, Limits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer with an error."""
@@ -146,9 +134,12 @@ class Guard:
         text = (text if scheme.lower() == "bearer" else headers.get("x-api-key", "")).strip()
         key = keys.find(text) if text else None
         if key is None:
-            what = "is not one of this server's keys" if text else "is missing"
-            message = f"the API key {what}; send it as `Authorization: Bearer KEY`"
-            raise ApiError(401, message, code="invalid_api_key")
+            what = (
+                "Incorrect API key provided: it is not one of this server's"
+                if text
+                else "You didn't provide an API key"
+            )
+            raise ApiError(401, f"{what}; send it as `Authorization: Bearer KEY`", code="invalid_api_key")
         return key
 
     @staticmethod
@@ -162,7 +153,7 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         for origin in headers.getlist("origin"):
-            if origin not in self.settings.cors and not _same_host(origin, headers.get("host", "")):
+            if origin not in self.origins and not _same_host(origin, headers.get("host", "")):
                 message = "web pages of this origin may not use the server; name the origin with --cors"
                 raise ApiError(403, message, code="origin_refused")
 

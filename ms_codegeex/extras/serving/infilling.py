@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 
-from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.extras.serving.answering import Filters, TextFilter
 from ms_codegeex.extras.serving.model import ServedModel, anchored, step_of
 from ms_codegeex.generation.stopping import PartialWord
 
 OPENING, CLOSING = "([{", ")]}"
+LINE_END = re.compile("\r\n?")
 
 
 def overlap(answer: str, suffix: str) -> int:
@@ -62,16 +62,22 @@ def _closing(text: str) -> list[bool]:
 
 
 class SuffixTrimmer(TextFilter):
-    """`overlap` for an answer in pieces: text that may belong to the repetition is held back."""
+    """`overlap` for an answer in pieces: text that may belong to the repetition is held back. Lines may end in `\\n`,
+    `\\r\\n` or `\\r`, which are the same here; those of the answer are sent as they are."""
 
     def __init__(self, suffix: str):
-        self._suffix, self._repeated = suffix, PartialWord(suffix.lstrip())
-        self._text, self._said = list[str](), 0  # characters
+        self._suffix = LINE_END.sub("\n", suffix)
+        self._repeated = PartialWord(self._suffix.lstrip())
+        self._text, self._said = list[str](), 0  # characters; a line's end is one
+        self._ends = dict[int, str]()  # the answer's ends of lines that are not `\n`, by their place
+        self._carriage = ""  # a `\r` that waits for the next piece
         self._read = 0  # characters that `_repeated` has read: not the white space at the end
         self._start = 0  # where the text that was read may begin to repeat the suffix
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece. No later piece lets the repetition begin earlier."""
+        if self._carriage or "\r" in piece:
+            piece = self._unified(piece)
         read, said, solid = self._read, self._said, len(piece.rstrip())
         self._read = len(self._text) + solid if solid else read
         self._text.extend(piece)
@@ -80,13 +86,29 @@ class SuffixTrimmer(TextFilter):
             self._start += 1
             if not self._text[self._start - 1].isspace():  # such white space may belong to the repetition
                 self._said = self._start
-        return "".join(self._text[said : self._said])
+        return self._original(said, self._said)
 
     def rest(self) -> str:
         """The text that is still held back at the end, without the repetition."""
+        self._text.extend(self._unified("", last=True))
         text, said = "".join(self._text), self._said
         self._said = len(text)
-        return text[said : len(text) - overlap(text, self._suffix)]
+        return self._original(said, len(text) - overlap(text, self._suffix))
+
+    def _unified(self, piece: str, last: bool = False) -> str:
+        """The piece with `\\n` at the end of each line. A `\\r` at its end waits for the next one."""
+        piece = self._carriage + piece
+        self._carriage = "\r" if piece.endswith("\r") and not last else ""
+        piece, gone = piece[: len(piece) - len(self._carriage)], 0
+        for match in LINE_END.finditer(piece):
+            self._ends[len(self._text) + match.start() - gone] = match[0]
+            gone += len(match[0]) - 1
+        return LINE_END.sub("\n", piece)
+
+    def _original(self, begin: int, end: int) -> str:
+        if not self._ends:
+            return "".join(self._text[begin:end])
+        return "".join(self._ends.get(place, self._text[place]) for place in range(begin, end))
 
 
 def suffix_ids(model: ServedModel, suffix: str) -> list[int]:
@@ -107,13 +129,12 @@ def infill_prompt(
         ids, cut = model.sentinels.prompt(model.tokenizer, begin, after, room, step_of(room))
         cut, end = cut or len(suffix) > maximum, model.sentinels.end
     else:
-        whole = model.begun(model.tokenizer.encode_prompt(begin))
+        whole = model.begun(model.tokenizer.encode_prompt(begin, model.special_tokens))
         ids = model.truncated(whole, max(room, len(model.tokenizer.prefix) + 1))
         cut = len(ids) < len(whole)
     cut = cut or len(prefix) > maximum
     if cut and remedy:
-        context = f"the model's context, {model.context} tokens, with the suffix"
-        raise PromptTooLong(f"prompt: it is longer than {context}; {remedy}")
+        raise model.too_long("prompt", f"more than {room}", remedy, "prompt and suffix")
     return ids, cut, end
 
 

@@ -18,15 +18,16 @@ from ms_codegeex.extras.serving.settings import ServeSettings
 from ms_codegeex.generation.loading import LoadedModel, adapter_description, load_model
 
 STEP = 256  # tokens; about 1,000 characters
-SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
+SHORTEN = 'or send "truncate_prompt": true to drop its start'
 PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 
 
 @dataclass(frozen=True)
 class ServedModel:
     """The model as the routes know it, or the model with an adapter of that name, whose `parent` is the model's name.
-    `context` counts tokens of prompt and answer; ids are below `allowed`. `tags`: the scheme of the tag lines that it
-    was trained with; empty: its family's."""
+    `context` counts tokens of prompt and answer; ids are below `allowed`. `special_tokens`: names of special tokens in
+    a user's text are those tokens; otherwise they are text. `tags`: the scheme of the tag lines that it was trained
+    with; empty: its family's."""
 
     name: str
     family: str
@@ -36,6 +37,7 @@ class ServedModel:
     chat: ChatFormat | None = None
     sentinels: Sentinels | None = None
     parent: str | None = None
+    special_tokens: bool = False
     tags: str = ""
 
     @property
@@ -66,17 +68,23 @@ class ServedModel:
             return tag_line(self.scheme, language) + prompt
 
     def encode(
-        self, prompt: str, *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
+        self,
+        prompt: str,
+        *,
+        room: int | None = None,
+        field: str = "prompt",
+        remedy: str = SHORTEN,
+        special: bool | None = None,
     ) -> list[int]:
         """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start. Without it,
-        an error says that `field` is too long and gives the `remedy`."""
+        an error says that `field` is too long and gives the `remedy`. `special` instead of `special_tokens`."""
         maximum = self.max_characters
         if len(prompt) > maximum:
             if room is None:
-                wrong = f"{len(prompt)} characters are more than the model's context of {self.context} tokens can hold"
-                raise PromptTooLong(f"{field}: {wrong}; {remedy}")
+                raise self.too_long(field, f"at least {-(-len(prompt) // _longest_token(self.tokenizer))}", remedy)
             prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
-        return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
+        ids = self.tokenizer.encode_prompt(prompt, self.special_tokens if special is None else special)
+        return self.checked(self.begun(ids), room=room, field=field, remedy=remedy)
 
     def truncated(self, ids: Sequence[int], room: int) -> list[int]:
         """At most `room` ids of a text, without its start if that is necessary."""
@@ -102,8 +110,15 @@ class ServedModel:
         if room is not None:
             return self.truncated(ids, self.context - room)
         if len(ids) >= self.context:
-            raise PromptTooLong(f"{field}: {len(ids)} tokens, the model's context is {self.context} tokens; {remedy}")
+            raise self.too_long(field, str(len(ids)), remedy)
         return list(ids)
+
+    def too_long(self, field: str, tokens: str, remedy: str, what: str = "") -> PromptTooLong:
+        """The error for a text of so many tokens, in the words by which clients of OpenAI's API know it. `what`: the
+        text's name, if not `field`."""
+        maximum = f"This model's maximum context length is {self.context} tokens"
+        found = f"However, your {what or field} resulted in {tokens} tokens: the prompt is too long"
+        return PromptTooLong(f"{field}: {maximum}. {found}. Please reduce the length of the {field}; {remedy}")
 
 
 def step_of(room: int) -> int:
@@ -126,7 +141,7 @@ def _longest_token(tokenizer: Tokenizer) -> int:
 def open_models(settings: ServeSettings) -> tuple[LoadedModel, list[ServedModel]]:
     """The loaded model, whose weights are not verified yet; and the served ones: it alone, then with each adapter."""
     loaded = load_model(settings.model, settings.bits)
-    model = described_model(loaded, settings.model, settings.name)
+    model = replace(described_model(loaded, settings.model, settings.name), special_tokens=settings.special_tokens)
     if model.name in (name for name, _ in settings.adapter):
         raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")
     return loaded, [model, *(with_adapter(model, name, path) for name, path in settings.adapter)]

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -30,7 +31,7 @@ from ms_codegeex.extras.serving.errors import ApiError, failed
 from ms_codegeex.extras.serving.guards import record_of
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.records import RequestRecord
-from ms_codegeex.extras.serving.schemas import MAX_BIASES, FormSampling, Sampling
+from ms_codegeex.extras.serving.schemas import MAX_BIASES, Sampling
 from ms_codegeex.generation.grammars import prepared as prepared_grammar
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.stopping import Rule
@@ -76,7 +77,7 @@ def chosen_model(backend: Backend, name: str | None) -> ServedModel:
     if name not in backend.models:
         known = ", ".join(map(repr, backend.models))
         raise ApiError(
-            404, f"the model {name!r} does not exist; this server has {known}", param="model", code="model_not_found"
+            404, f"The model `{name}` does not exist; this server has {known}", param="model", code="model_not_found"
         )
     return backend.models[name]
 
@@ -130,9 +131,8 @@ def sampling_settings(
 
 def requested_form(body: Any) -> dict[str, str]:
     """The settings `json_schema` and `grammar` of a request's body. `UserError` names the field."""
-    requested = getattr(body, "response_format", None)
-    field = "json_schema" if requested is None else "response_format"
-    schema = getattr(body, field, None) if requested is None else _schema_of(requested)
+    requested, field = getattr(body, "response_format", None), body.form_field
+    schema = getattr(body, "json_schema", None) if requested is None else _schema_of(requested, field)
     try:
         text = "" if schema is None else json.dumps(schema)
     except RecursionError:  # what Python can just about read, it may not be able to write
@@ -140,8 +140,8 @@ def requested_form(body: Any) -> dict[str, str]:
     return {"json_schema": text, "grammar": getattr(body, "grammar", None) or ""}
 
 
-def _schema_of(requested: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The schema that a `response_format` asks for; None for plain text."""
+def _schema_of(requested: Mapping[str, Any], field: str) -> Mapping[str, Any] | None:
+    """The schema that a `response_format` asks for, which is the value of `field`; None for plain text."""
     rest = {name: value for name, value in requested.items() if name != "type" and value is not None}
     match requested.get("type"):
         case "text" if not rest:
@@ -157,7 +157,7 @@ def _schema_of(requested: Mapping[str, Any]) -> Mapping[str, Any] | None:
                 if isinstance(schema, dict):
                     return schema
     expected = 'a type "text", "json_object", or "json_schema" with json_schema, an object'
-    raise UserError(f"response_format: expected {expected} of schema, {', '.join(sorted(UNREAD))}")
+    raise UserError(f"{field}: expected {expected} of schema, {', '.join(sorted(UNREAD))}")
 
 
 async def check_form(settings: SamplingSettings, field: str) -> None:
@@ -216,14 +216,25 @@ def event(value: Any) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
 
 
+def failed_event(error: ApiError) -> bytes:
+    """The last event of a stream that failed."""
+    return event(error.body())
+
+
 class EventStream(StreamingResponse):
-    """Events from a generator, which is closed as soon as the client is gone. An `ApiError` becomes the last event."""
+    """Events from a generator, which is closed as soon as the client is gone. An `ApiError` becomes the last event, as
+    `failure` writes it."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]):
-        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self.events = events
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        failure: Callable[[ApiError], bytes] = failed_event,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ):
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
+        self.events, self.failure = events, failure
 
     async def stream_response(self, send: Send) -> None:
         """Send the events. Headers go with the first one, so that an earlier error has its own status."""
@@ -240,12 +251,12 @@ class EventStream(StreamingResponse):
                 await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
                 await send({"type": "http.response.body", "body": response.body})
                 return
-            await send({"type": "http.response.body", "body": event(error.body()), "more_body": True})
+            await send({"type": "http.response.body", "body": self.failure(error), "more_body": True})
         except Exception:
             if not started:
                 raise  # the application answers with status 500
             logging.getLogger(__name__).exception("a stream has failed")
-            await send({"type": "http.response.body", "body": event(failed().body()), "more_body": True})
+            await send({"type": "http.response.body", "body": self.failure(failed()), "more_body": True})
         finally:
             await self.events.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -336,6 +347,8 @@ class Responder:
     `object`, `prefix` begins the id. `extra` are further fields of the response."""
 
     kind, event_kind, prefix = "", "", ""
+    headers: Mapping[str, str] = MappingProxyType({})  # of the response
+    form_field = ""  # the field that gives the answers' form, if not the usual one
 
     def __init__(self, plan: AnswerPlan, backend: Backend, **extra: Any):
         self.plan, self.backend = plan, backend
@@ -397,18 +410,22 @@ class Responder:
             yield event({**head, "choices": [], "usage": self.usage(completion)})
         yield DONE
 
+    def failure(self, error: ApiError) -> bytes:
+        """The last event of a streamed response that failed."""
+        return failed_event(error)
+
 
 async def respond(responder: Responder, body: Sampling, request: Request) -> Response:
     """Ask for the answers and send them, streamed or not, as long as the client is there."""
     plan, backend = responder.plan, responder.backend
-    await check_form(plan.settings, "response_format" if isinstance(body, FormSampling) else "json_schema")
+    await check_form(plan.settings, responder.form_field or body.form_field)
     if not body.stream:
 
         async def work() -> dict[str, Any]:
             with begun(plan, backend, request) as answers:
                 return await responder.whole(answers)
 
-        return JSONResponse(await while_connected(request, work))
+        return JSONResponse(await while_connected(request, work), headers=responder.headers)
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
 
     async def events() -> AsyncGenerator[bytes, None]:
@@ -416,4 +433,4 @@ async def respond(responder: Responder, body: Sampling, request: Request) -> Res
             async for data in responder.events(answers, with_usage):
                 yield data
 
-    return EventStream(events())
+    return EventStream(events(), responder.failure, responder.headers)

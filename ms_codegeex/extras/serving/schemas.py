@@ -40,6 +40,7 @@ Ids = Annotated[Listed[int], Field(max_length=MAX_PROMPT_IDS)]
 MAX_BIASES = 300
 MAX_MESSAGES = 4096
 MAX_TOKENS = AliasChoices("max_tokens", "n_predict")
+Role = Literal["system", "developer", "user", "assistant"]
 UNSUPPORTED = "unsupported_field"  # type of the error; `field` in its context
 SHOWN = 64  # characters of an unknown field's name
 ID = re.compile("-?[0-9]+")  # as a key of an object
@@ -72,6 +73,27 @@ Biases = Annotated[
     list[tuple[int | str, float]] | None,
     BeforeValidator(_biases, json_schema_input_type=dict[str, float | bool] | list[list[int | float | str | bool]]),
 ]
+FUNCTION = r"^[A-Za-z0-9_./-]{1,128}$"  # names as models write them
+HALF = re.compile("[\ud800-\udfff]")
+
+
+def whole_characters(value: Any) -> Any:
+    """A text without half of a surrogate pair: editors cut in UTF-16, and JSON may hold a half. One at an edge is left
+    out, others become U+FFFD."""
+    if not isinstance(value, str) or not HALF.search(value):
+        return value
+    begin, end = bool(HALF.match(value)), len(value) - bool(HALF.match(value[-1]))
+    return HALF.sub("\ufffd", value[begin:end])
+
+
+def _some(value: int) -> int:
+    if not value:
+        raise PydanticCustomError("room", "0 leaves no room for an answer; give 1 or more, or -1 for as many as fit")
+    return value
+
+
+ChatLength = Annotated[int, Field(ge=-1), AfterValidator(_some)]
+Text = Annotated[str, BeforeValidator(whole_characters)]
 Stops = Annotated[str | Listed[str] | None, AfterValidator(_texts)]
 
 
@@ -99,6 +121,7 @@ class Body(BaseModel):
         json_schema_extra=_describe_foreign,
     )
     foreign: ClassVar[str] = ""  # a table of `foreign_fields.yaml`
+    form_field: ClassVar[str] = "json_schema"  # the field that asks for a form of the answer
 
     @model_validator(mode="before")
     @classmethod
@@ -111,7 +134,8 @@ class Body(BaseModel):
             if isinstance(given, float) and given.is_integer():
                 given = int(given)  # 16.0 is a whole number in JSON
             ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
-            if given is None or (known and known.accepted(given, value) and (name not in names or ours_is_off)):
+            idle = known and known.accepted(given, value) and (name not in names or (ours_is_off and not known.reason))
+            if given is None or idle:
                 continue
             if name in names:
                 left[name], other = given, used.setdefault(names[name], name)
@@ -181,6 +205,7 @@ class Sampling(SamplingFields):
 class FormSampling(Sampling):
     """Routes whose answers may have a form."""
 
+    form_field = "response_format"
     response_format: dict[str, Any] | None = Field(
         None, description='the form of the answer: a type "text", "json_object", or "json_schema" with such an object'
     )
@@ -190,10 +215,10 @@ class CompletionRequest(FormSampling):
     """`POST /v1/completions`"""
 
     foreign = "completions"
-    prompt: str | Listed[str] | Ids | Listed[Ids] | None = Field(
+    prompt: Text | Listed[Text] | Ids | Listed[Ids] | None = Field(
         None, description="text, ids, or a list of either (default: the start of a document)"
     )
-    suffix: str | None = Field(None, description="the text after the gap")
+    suffix: Text | None = Field(None, description="the text after the gap")
     max_tokens: int | None = Field(
         None, ge=-1, validation_alias=MAX_TOKENS, description="most new tokens (default 128; -1: as many as fit)"
     )
@@ -210,15 +235,69 @@ class ContentPart(Body):
 
     foreign = "content_part"
     type: str
-    text: str | None = None
+    text: Text | None = None
+
+
+class Function(Body):
+    """A function that a model may call. `strict` changes nothing: a schema is always followed strictly."""
+
+    name: str = Field(pattern=FUNCTION)
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="a JSON schema of the arguments, which are an object")
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool: a function."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class ChosenTool(Body):
+    """The tool that an answer has to call. The name stands beside the type in `/v1/responses`."""
+
+    type: Literal["function"]
+    function: FunctionName | None = None
+    name: str | None = None
+
+    @property
+    def called(self) -> str:
+        """The function's name."""
+        return self.function.name if self.function else self.name or ""
+
+
+class CalledFunction(Body):
+    """A function that was called, with its arguments as JSON."""
+
+    name: str = Field(pattern=FUNCTION)
+    arguments: Text
+
+
+class ToolCall(Body):
+    """A call in an answer of the assistant."""
+
+    foreign = "tool_call"
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
 
 
 class ChatMessage(Body):
     """A message of a conversation."""
 
     foreign = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Listed[ContentPart | str] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Listed[ContentPart | Text] | None = None
+    name: str | None = None
+    tool_calls: Listed[ToolCall] | None = Field(None, description="the assistant's calls of tools")
+    tool_call_id: str | None = Field(None, description="the call whose result a message of a tool is")
 
 
 class ChatRequest(FormSampling):
@@ -226,14 +305,18 @@ class ChatRequest(FormSampling):
 
     foreign = "chat"
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_tokens: int | None = Field(
+    max_tokens: ChatLength | None = Field(
         None,
-        ge=-1,
         validation_alias=AliasChoices(*MAX_TOKENS.choices, "max_completion_tokens"),
         description="most new tokens (default 512; -1: as many as fit)",
     )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: Listed[Tool] | None = Field(None, description="functions that the answer may call")
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = Field(
+        None, description="whether the answer has to call one, or which (default auto)"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="whether there may be several calls (default true)")
 
 
 class ErrorValues(BaseModel):
@@ -272,7 +355,7 @@ class Choice(BaseModel):
     """One answer, or a piece of one."""
 
     index: int
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     max_tokens: int | None = Field(None, description="with the end: the limit, if the one requested does not fit")
 
 
@@ -304,7 +387,8 @@ class ChatAnswer(BaseModel):
     """The assistant's message."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class ChatChoice(Choice):

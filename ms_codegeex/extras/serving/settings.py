@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, check_ranges, option
+from ms_codegeex.base.verb_options import CHECKPOINT
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import cpu_level
 
@@ -36,6 +37,7 @@ class ServeSettings(EngineOptions):
     model: Path = option(
         "model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED, words=("--model-path",)
     )
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     name: str = option("the model's name in the API (default: that of its directory)", default="")
     host: str = option("address to listen at", default="127.0.0.1", words=("--listen",))
     port: int = option("port to listen at; 0: any free one", "N", 8000, ge=0, le=65535)
@@ -51,6 +53,9 @@ class ServeSettings(EngineOptions):
         (),
         extended=True,
         convert=_named_adapter,
+    )
+    special_tokens: bool = option(
+        "names of special tokens in a request's text are those tokens (default: text)", default=False
     )
     max_concurrency: int | None = option(
         "answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1
@@ -81,7 +86,11 @@ class ServeSettings(EngineOptions):
     requests_per_minute: int | None = option(
         "limit of each key, in answers; more get 429 (default: no limit)", "N", ge=1
     )
-    cors: tuple[str, ...] = option("origins of web pages that may send requests (default: none)", "ORIGIN", ())
+    cors: tuple[str, ...] = option(
+        "web pages that may send requests, such as https://*.example.com or http://localhost:* (default: none)",
+        "ORIGIN",
+        (),
+    )
     access_log: str | None = option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")
     log_prompts: bool = option("the access log also has the text of prompts", default=False)
 

@@ -42,6 +42,7 @@ class CodeGeeXConfig(DecoderConfig):
 
     table = PARAMETERS
     activation = "fast_gelu"
+    after_end = 18
 
     vocab_size: int = 52224  # rows of the table: 50400 ids of the tokenizer, rounded up
     hidden_size: int = 5120

@@ -35,6 +35,7 @@ class CodeGenConfig(DecoderConfig):
 
     table = PARAMETERS
     activation = "gelu"
+    after_end = 38
 
     vocab_size: int = 51200  # rows of the tables: 50257 (nl) or 50295 ids, rounded up
     hidden_size: int = 1024

@@ -67,10 +67,14 @@ def test_broken_characters_are_replaced(tokenizer):
     assert len(ids) > 1 and tokenizer.decode(ids[:-1]) == "\ufffd"
 
 
-def test_special_names_are_plain_in_corpora_only(tokenizer):
+def test_special_names_are_tokens_in_prompts_that_are_no_users_text(tokenizer):
     for name, number in (("<|endoftext|>", 50256), ("<|extratoken_12|>", 50268), ("<|extratoken_143|>", 50399)):
         assert max(tokenizer.encode(name)) < 50256
         assert tokenizer.encode_prompt(f"a {name}b") == [*tokenizer.encode("a "), number, *tokenizer.encode("b")]
+        assert tokenizer.encode_prompt(f"a {name}b", special=False) == tokenizer.encode(f"a {name}b")
+        mixed = tokenizer.encode_prompt(f"{name}{tokenizer.literal(f'a {name}{name}b')}{name}")
+        assert (mixed[0], mixed[-1], tokenizer.decode(mixed[1:-1])) == (number, number, f"a {name}{name}b")
+        assert max(mixed[1:-1]) < 50256
     for name in ("<|extratoken_0|>", "<|extratoken_144|>", "<|extratoken_012|>"):
         assert tokenizer.encode_prompt(name) == tokenizer.encode(name)
 

@@ -174,7 +174,26 @@ def test_a_group_of_which_all_but_one_are_dropped_is_split_by_document(select):
 def test_a_document_with_the_name_of_the_only_group_is_in_that_group(select):
     rows = [("name", "C", None, 1, 100, 1), ("f", "C", "name", 2, 100, 1)]
     placed, selection, _ = select(Documents([shard(rows)]), settings(validation_share=0.2))
-    assert selection.split_by == "file" and set(placed) == {TRAIN, VALIDATION}
+    assert selection.split_by == "folder" and set(placed) == {TRAIN, VALIDATION}
+
+
+@pytest.mark.parametrize(
+    ("packages", "unit", "held_out", "said"),
+    [
+        ({name: {f"{name}/{n}": [10] * 4 for n in range(5)} for name in "ab"}, "folder", 40, "split by folder, 10.0%"),
+        ({"a": {"a": [10] * 20}, "b": {"b": [10] * 20}}, "file", 40, "split by file, 10.0% of the text; related files"),
+        ({"a": {"a": [10] * 20}, "b": {"b": [2]}}, "file", 22, "split by file, 10.9%"),  # b alone is too little
+        ({"a": {"a": [100]}, "b": {"b": [100]}, "c": {"c": [100]}}, "package", 100, "not divided, and has 33%"),
+        ({"a": {"a": [300]}, "b": {"b/x": [60], "b/y": [40]}}, "package", 100, "b is not divided, and has 25%"),
+    ],
+)
+def test_the_coarsest_unit_that_meets_the_share(select, packages, unit, held_out, said):
+    folders = [(name, *folder) for name, inside in packages.items() for folder in inside.items()]
+    files = [(f"{folder}/f{n}", name, size) for name, folder, sizes in folders for n, size in enumerate(sizes)]
+    rows = [(source, "C", name, n, size, 1) for n, (source, name, size) in enumerate(files)]
+    placed, selection, _ = select(Documents([shard(rows[:2]), shard(rows[2:])]), settings(validation_share=0.1))
+    assert selection.split_by == unit and said in selection.remarks[0]
+    assert sum(row[4] for row, side in zip(rows, placed, strict=True) if side == VALIDATION) in (held_out, held_out - 2)
 
 
 def test_one_document_cannot_be_split(select):

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.corpus import tokenizer_training
+from ms_codegeex.extras.corpus.reading import Document
 from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings, train_tokenizer
 
 SOURCES = ROOT / "ms_codegeex" / "config"
@@ -91,3 +93,32 @@ def test_no_text_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="--input: no text was found"):
         train_tokenizer([tmp_path / "empty"], tmp_path / "tokenizer", TokenizerSettings(900))
+
+
+def test_too_few_tokens_for_the_characters_of_a_text(tmp_path):
+    """SentencePiece wants one for each; the message has the number, with which it works."""
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        lines = (f"letter{number} = '{chr(0x4E00 + number)}'\n" * 9 for number in range(n, 600))
+        (tmp_path / "in" / f"a{n}.py").write_text("".join(lines))
+    with pytest.raises(
+        UserError, match=r"are too few for the characters of this text; give --vocab-size (\d+)"
+    ) as found:
+        train_tokenizer([tmp_path / "in"], tmp_path / "out", TokenizerSettings(512))
+    enough = int(str(found.value).split("--vocab-size ")[1].split()[0])
+    train_tokenizer([tmp_path / "in"], tmp_path / "out", TokenizerSettings(enough))
+
+
+def test_ctrl_c_while_the_text_is_read(tmp_path, monkeypatch):
+    """SentencePiece makes an error of its own of it."""
+
+    def read(*_):
+        yield from [Document("a.py", b"x = 1\n", "Python", "a.py")] * 3
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer_training, "read_documents", read)
+    (tmp_path / "a.py").write_text("x = 1\n")
+    for name in ("codegeex2", "codegeex"):
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer([tmp_path / "a.py"], tmp_path / "out", TokenizerSettings(512, family=name))
+    assert not (tmp_path / "out").exists()

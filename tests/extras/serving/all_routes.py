@@ -12,6 +12,7 @@ _CODE = {"code": "x", "language": "Python"}
 BODIES = {  # of each route that takes one; `test_foreign_fields.py` fails if one is missing
     "/v1/completions": {"prompt": "x"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/responses": {"input": "x"},
     "/v1/code/explain": _CODE,
     "/v1/code/comment": _CODE,
     "/v1/code/document": _CODE,

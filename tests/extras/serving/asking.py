@@ -33,7 +33,7 @@ def ask(method: str, path: str, make: Callable[[], FakeBackend] = FakeBackend, *
 
 
 def answered(
-    path: str, body: dict[str, Any], make: Callable[[], FakeBackend] = FakeBackend, **options: Any
+    path: str, body: dict[str, Any] | None, make: Callable[[], FakeBackend] = FakeBackend, **options: Any
 ) -> tuple[httpx.Response, FakeBackend]:
     """The response to a POST, and the backend that was asked."""
     backends: list[FakeBackend] = []
@@ -42,7 +42,8 @@ def answered(
         backends.append(make())
         return backends[0]
 
-    return ask("POST", path, kept, json=body, **options), backends[0]
+    sent = {} if body is None else {"json": body}
+    return ask("POST", path, kept, **sent, **options), backends[0]
 
 
 def ask_all(path: str, bodies: Sequence[Any], make: Callable[[], FakeBackend] = FakeBackend) -> list[httpx.Response]:

@@ -362,9 +362,10 @@ def test_reading_the_models_again_keeps_the_choice_and_its_conversation(demo_of_
             400,
             {
                 "param": "prompt",
-                "message": "prompt: it is longer than the model's context, 64 tokens, with the suffix; x",
+                "message": "This model's maximum context length is 64 tokens. "
+                "However, your prompt and suffix resulted in more than 63 tokens. x",
             },
-            "The text does not fit into the model's context of 64 tokens: shorten it.",
+            "The text has more than 63 tokens, and the model's context is 64: shorten the text.",
         ),
         (
             400,

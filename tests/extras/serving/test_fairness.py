@@ -388,7 +388,7 @@ async def test_the_limit_of_a_minute_counts_answers(tmp_path):
             await client.post(PATH, json={"prompt": "x", "max_tokens": 1, **body}) for body in bodies
         ]
     assert [response.status_code for response in (first, refused, second, third)] == [200, 429, 429, 429]
-    assert "more than 5 answers of this key in a minute" in refused.json()["error"]["message"]
+    assert "at most 5 answers of this key in a minute" in refused.json()["error"]["message"]
     assert many.status_code == 429
 
 

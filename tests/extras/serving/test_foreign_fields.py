@@ -13,13 +13,15 @@ from over_http import served
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.extras.serving import foreign_fields, schemas
 from ms_codegeex.extras.serving.routes.llama_cpp import InfillRequest, TemplateRequest
+from ms_codegeex.extras.serving.routes.responses import ResponsesRequest
 from ms_codegeex.extras.serving.schemas import Body, ChatRequest, CompletionRequest, Sampling
 from ms_codegeex.generation.sampling import request_fields
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
-FORMS = {  # fields for the form of an answer, which these routes have
+FORMS = {  # fields for the form of an answer and for tools, which these routes have
     "/v1/completions": {"response_format"},
-    "/v1/chat/completions": {"response_format"},
+    "/v1/chat/completions": {"response_format", "tools", "tool_choice"},
+    "/v1/responses": {"tools", "tool_choice"},
     "/infill": {"grammar", "json_schema"},
 }
 REFUSED = {  # what real clients ask for and this server does not have
@@ -51,6 +53,7 @@ REFUSED = {  # what real clients ask for and this server does not have
 KINDS = {  # where they are not those of all tasks
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
+    "/v1/responses": ResponsesRequest,
     "/infill": InfillRequest,
     "/apply-template": TemplateRequest,
 }
@@ -146,10 +149,10 @@ def test_a_field_from_elsewhere_is_told_what_is_right_here(path, name, remedy):
 
 
 MESSAGES = [
-    ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, "tool_calls"),
+    ({"role": "assistant", "content": "x", "function_call": {"name": "f"}}, "function_call"),
     ({"role": "user", "content": [{"type": "text", "text": "x", "image_url": {}}]}, "image_url"),
     ({"role": "user", "content": "x", "more": 1}, "more"),
-    ({"role": "tool", "content": "x", "tool_call_id": "1"}, "tool_call_id"),
+    ({"role": "tool", "content": "x", "more": "1"}, "more"),
 ]
 
 
@@ -298,8 +301,8 @@ def test_openais_client_with_its_typed_fields():
             reasoning_effort=None,
         )
         assert found.choices[0].message.content == TEXT
-        with pytest.raises(openai.BadRequestError, match="tools"):
-            client.chat.completions.create(model="fake", messages=question, tools=REFUSED["tools"])
+        with pytest.raises(openai.BadRequestError, match="functions"):
+            client.chat.completions.create(model="fake", messages=question, functions=REFUSED["functions"])
 
 
 def subclasses(kind):

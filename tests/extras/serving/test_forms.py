@@ -124,7 +124,7 @@ def test_a_schema_that_is_nested_too_deep_is_an_error_of_its_field(usual_recursi
         schema = {"not": schema}
     value = schema if field == "json_schema" else {"type": "json_schema", "json_schema": {"schema": schema}}
     with pytest.raises(UserError, match=f"^{field}: nested too deep"):
-        requested_form(SimpleNamespace(**{field: value}))
+        requested_form(SimpleNamespace(form_field=field, **{field: value}))
 
 
 DEEP = {

@@ -113,7 +113,10 @@ async def test_limits_of_a_key_and_of_the_server(key_file):
 async def test_the_limit_of_a_server_without_keys_names_none():
     async with connected(FakeBackend(fake_settings(requests_per_minute=1))) as client:
         _, refused = [await client.post(PATH, json=BODY) for _ in range(2)]
-    assert refused.status_code == 429 and refused.json()["error"]["message"] == "more than 1 answers in a minute"
+    message = refused.json()["error"]["message"]
+    assert refused.status_code == 429 and message.startswith(
+        "Rate limit reached: at most 1 answers in a minute. Please"
+    )
 
 
 async def test_one_answer_of_a_key_at_once(key_file):
@@ -204,7 +207,48 @@ def test_settings_that_would_be_unsafe_are_refused(settings, message):
         fake_settings(**settings)
 
 
-@pytest.mark.parametrize("origin", ["*", "null", "example.com", "https://example.com/", "https://example.com/path", ""])
+NAMED = {  # of `--cors`: origins that browsers send, and others
+    "https://Code.Example.com:443": ["https://code.example.com"],
+    "HTTP://localhost:080": ["http://localhost"],
+    "https://code.example.com": ["https://code.example.com", "HTTPS://Code.example.com:443"],
+    "http://localhost:*": ["http://localhost:3000", "http://localhost"],
+    "http://*.localhost:*": ["http://app.localhost:3000"],
+    "https://*.example.com": ["https://code.example.com", "https://a.b.example.com"],
+    "chrome-extension://*": ["chrome-extension://abcdefghijklmnopabcdefghijklmnop"],
+    "vscode-webview://*": ["vscode-webview://0f3a"],
+    "https://m\u00fcnchen.de": ["https://xn--mnchen-3ya.de"],
+    "http://[0:0::1]:8080": ["http://[::1]:8080"],
+}
+OTHER_PAGES = [
+    *("https://example.com", "http://code.example.com", "https://code.example.com:444", "https://evilexample.com"),
+    *("https://evil.example", "https://code.example.com.evil.example", "http://evil.example/?https://code.example.com"),
+    *("http://localhost.evil.example:3000", "http://localhost:3000@evil.example", "moz-extension://x", "null", ""),
+]
+
+
+@pytest.mark.parametrize("entry", NAMED)
+async def test_origins_are_named_by_patterns_and_as_users_write_them(entry):
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
+    async with connected(FakeBackend(fake_settings(cors=(entry,)))) as client:
+        for origin in [*NAMED[entry], *OTHER_PAGES]:
+            response = await client.post(PATH, json=BODY, headers={"Origin": origin})
+            preflight = await client.options(PATH, headers={"Origin": origin, **asked})
+            allowed = preflight.headers.get("access-control-allow-private-network")
+            if origin in NAMED[entry]:
+                assert (response.status_code, preflight.status_code, allowed) == (200, 200, "true"), origin
+                assert response.headers["access-control-allow-origin"] == origin
+            else:
+                assert (response.status_code, allowed) == (403, None), origin
+
+
+NO_ORIGINS = [
+    *("*", "null", "example.com", "https://example.com/", "https://example.com/path", "", "https://*", "http://*:3000"),
+    *("https://*.com", "https://code.*.com", "file://*", "file://", "https://a.com,https://b.com", "https://me@a.com"),
+    *("https://a.com:x", "http://[::g]", "https://a..com"),
+]
+
+
+@pytest.mark.parametrize("origin", NO_ORIGINS)
 def test_origins_that_no_browser_sends_are_refused(origin):
     async def made():
         backend = FakeBackend(fake_settings(cors=(origin,)))

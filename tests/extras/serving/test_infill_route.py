@@ -226,10 +226,10 @@ def test_long_texts_are_encoded_and_written_in_a_thread(monkeypatch):
     assert loops == [None]
 
 
-def test_names_of_special_tokens_stand_for_them_unless_the_client_says_no():
+def test_names_of_special_tokens_stand_for_them_if_the_client_says_so():
     special = {"content": "<|endoftext|>", "add_special": True}
-    assert ask("POST", "/tokenize", json=special).json()["tokens"] == [50256]
-    assert len(ask("POST", "/tokenize", json={**special, "parse_special": False}).json()["tokens"]) > 3
+    assert ask("POST", "/tokenize", json={**special, "parse_special": True}).json()["tokens"] == [50256]
+    assert len(ask("POST", "/tokenize", json=special).json()["tokens"]) > 3
 
 
 def test_sentinels_that_are_no_tokens_are_left_out_of_the_reported_prompt():

@@ -77,6 +77,15 @@ def test_pieces_make_no_difference_and_only_an_end_goes(pieces, suffix):
     assert not gone.strip() or gone.strip() == suffix.lstrip()[: len(gone.strip())]
 
 
+@given(PIECES, TEXT, st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["\n", "\r\n", "\r"]))
+@example(["x\n", "\n", "  ", "a"], "\n  a b", "\r\n", "\n")
+@example(["x\n", "}"], "\n}", "\n", "\r\n")
+def test_lines_may_end_in_any_way(pieces, suffix, end, other):
+    """An answer's own ends of lines are kept, also where a piece ends in the middle of one."""
+    whole = "".join(pieces).replace("\n", end)
+    assert trimmed([*whole], suffix.replace("\n", other)) == trimmed(pieces, suffix).replace("\n", end)
+
+
 @settings(max_examples=300)
 @given(st.lists(st.text(alphabet="=; ", max_size=6), max_size=6), st.text(alphabet="=;", max_size=6))
 @example(["==", "=;"], "==;")

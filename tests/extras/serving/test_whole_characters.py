@@ -1,14 +1,16 @@
 """No answer has half a character, wherever `max_tokens` cuts it and wherever its prompt was cut. The expected texts are
 made from the text's UTF-8 bytes, without a tokenizer's decoding."""
 
+import json
+
 import pytest
-from asking import ask, events
+from asking import answered, ask, ask_all, events
 from fake_backend import FakeBackend, cached_tokenizer, fake_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_files import write_chatglm
 
-from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.answering import AnswerText
 from ms_codegeex.extras.serving.logprobs import SentTokens, token_bytes
@@ -19,6 +21,7 @@ CHARACTERS = st.one_of(
 )
 TEXTS = st.text(CHARACTERS, min_size=1, max_size=12).filter(lambda text: "\u2581" not in text and "\ufffd" not in text)
 REPLACEMENT = "\ufffd"
+CHAT = ChatTemplate("User: {content}<|endoftext|>", "Assistant: {content}<|endoftext|>")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +178,62 @@ def test_a_truncated_prompt_begins_with_a_whole_character(shift):
     assert REPLACEMENT not in text and text[:20] in prompt
     text = ask("POST", "/infill", json={"input_prefix": prompt, "input_suffix": "", "n_predict": 1}).json()["prompt"]
     assert REPLACEMENT not in text
+
+
+SMILE = "\ud83d\ude00"
+HALVES = {  # as an editor cuts a text in UTF-16: how it is read
+    "\ude00x = 1": "x = 1",
+    "x = 1\ud83d": "x = 1",
+    "\ude00x\ud83d": "x",
+    "x\ud83dy\ude00z": f"x{REPLACEMENT}y{REPLACEMENT}z",
+    "\ude00\ude00x": f"{REPLACEMENT}x",
+    f"x{SMILE}": "x\U0001f600",
+    f"{SMILE}x": "\U0001f600x",
+    "x\ud83d\ud83d": f"x{REPLACEMENT}",
+}
+FIELDS = {  # of a request, with a text
+    "/v1/completions": lambda text: {"prompt": text, "suffix": text},
+    "/infill": lambda text: {"input_prefix": text, "input_suffix": text, "input_extra": [{"text": text}]},
+    "/v1/chat/completions": lambda text: {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]},
+    "/v1/responses": lambda text: {"input": text, "instructions": text},
+    "/v1/embeddings": lambda text: {"input": [text]},
+    "/v1/code/fix": lambda text: {"code": text, "language": "Python"},
+}
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_half_of_a_surrogate_pair_is_left_out_at_an_edge_and_replaced_inside(path):
+    tuned = lambda: FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))  # noqa: E731
+    for text, read in HALVES.items():
+        found = []
+        for given_text in (text, read):
+            data = json.dumps(FIELDS[path](given_text))
+            response, backend = answered(path, None, tuned, content=data, headers={"Content-Type": "application/json"})
+            assert response.status_code == 200, response.text
+            found.append([answer.ids for answer in backend.asked])
+        assert found[0] == found[1] != [[]], text
+
+
+def test_half_of_a_surrogate_pair_elsewhere_is_an_error_that_says_so():
+    for fields in ({"stop": "\ud83d"}, {"model": "\ud83d"}, {"language": "\ud83d"}, {"logit_bias": {"\ud83d": 1}}):
+        (response,) = ask_all("/v1/completions", [{"prompt": "x", **fields}])
+        assert response.status_code in (400, 404) and "surrogate" in response.json()["error"]["message"]
+
+
+def test_names_of_special_tokens_in_a_users_text_are_text():
+    name, ids = "<|endoftext|>", cached_tokenizer().encode("a<|endoftext|>b")
+    end = cached_tokenizer().eos_id
+    for special in (False, True):
+        make = lambda: FakeBackend(model=fake_model(chat=CHAT, special_tokens=special))  # noqa: E731, B023
+        _, backend = answered("/v1/completions", {"prompt": f"a{name}b"}, make)
+        assert (backend.asked[0].ids == ids) is not special and (end in backend.asked[0].ids) is special
+        _, backend = answered("/v1/completions", {"prompt": f"a{name}b", "suffix": "x"}, make)
+        assert (end in backend.asked[0].ids) is special
+        _, backend = answered("/v1/chat/completions", {"messages": [{"role": "user", "content": f"a{name}b"}]}, make)
+        assert backend.asked[0].ids.count(end) == 1 + special  # the template's own is one
+        assert special or cached_tokenizer().decode(backend.asked[0].ids) == f"User: a{name}b{name}Assistant: "
+        found = ask("POST", "/tokenize", make, json={"content": name}).json()["tokens"]
+        assert (found == [end]) is special
 
 
 def test_bytes_that_are_no_text_are_shown_alike_in_both_apis():

@@ -27,6 +27,14 @@ WRONG = {  # route: field: values; what else it needs to be wrong is in NEEDED
         "stop_at": ["page"],
     },
     "/v1/chat/completions": {"messages": [[], TALK, IMAGE, NOTHING], "top_logprobs": [2]},
+    "/v1/responses": {
+        "input": [[], TALK, IMAGE, [{"type": "item_reference", "id": "x"}], [{"type": "reasoning", "summary": []}]],
+        "previous_response_id": ["resp_1"],
+        "max_output_tokens": [0, "many"],
+        "n": [2],
+        "text": [{"format": {"type": "json_schema", "name": "x", "schema": []}}, {"format": {"type": "xml"}}],
+        "stop": ["\ud83d"],
+    },
     "/infill": {
         "n_predict": ["many", -2],
         "n_indent": [-1],
@@ -69,5 +77,5 @@ def test_a_wrong_field_is_a_400_that_names_it(path):
         error = response.json()["error"]
         assert (response.status_code, error["type"]) == (400, "invalid_request_error"), (name, value)
         assert error["param"] == name or path == "/detokenize"  # where a message begins with the id
-        assert path != "/v1/embeddings" or "prompt" not in error["message"]
+        assert path != "/v1/embeddings" or "truncate_prompt" not in error["message"]
     assert not backends[0].asked

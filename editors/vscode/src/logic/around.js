@@ -10,6 +10,14 @@ function fromWholeLine(text) {
   return text.slice(text.indexOf('\n') + 1);
 }
 
+/**
+ * Text of a window, which may have cut a character at an end in two: without such a half.
+ * @param {string} text
+ */
+function wholeEnds(text) {
+  return text.replace(/^[\udc00-\udfff]|[\ud800-\udbff]$/g, '');
+}
+
 const STEP = 1000;
 
 /**
@@ -60,4 +68,4 @@ function onlyClosersFollow(suffix) {
   return CLOSERS_ONLY.test(restOfLine(suffix));
 }
 
-module.exports = { afterIndentation, fromWholeLine, indentation, onlyClosersFollow, restOfLine, windowStart };
+module.exports = { afterIndentation, fromWholeLine, indentation, onlyClosersFollow, restOfLine, wholeEnds, windowStart };

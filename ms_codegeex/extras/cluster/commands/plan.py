@@ -77,6 +77,7 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
     from ms_codegeex.config.chosen_hardware import hardware_of
+    from ms_codegeex.config.rules import check_mesh
     from ms_codegeex.config.software import software_note
     from ms_codegeex.extras.cluster.plans.planner import make_plan, override, problems
     from ms_codegeex.extras.cluster.plans.search import check_target, config_to_plan, write_plan
@@ -105,6 +106,8 @@ def run(arguments: Arguments) -> int:
     plan, result = make_plan(config, chip), None
     if arguments.search:
         result = _search(plan, aside, arguments.overlap)
+        if not result.ranked:
+            check_mesh(config)  # what was set aside may leave a mesh that no plan can be made of
         plan = result.ranked[0] if result.ranked else plan
         if arguments.write and result.ranked:
             write_plan(plan, arguments.write, arguments.config, arguments.overrides)

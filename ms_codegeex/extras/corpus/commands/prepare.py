@@ -42,6 +42,7 @@ EXAMPLES = """\
   ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
   ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
   ms-codegeex prepare --input ~/src --output corpus --recipe bigpython
+  ms-codegeex prepare --input ~/src --validation ~/held_out --output corpus
   ms-codegeex prepare --input ~/src --output corpus --infill-rate 0.5 --infill-mode both
   ms-codegeex prepare --input pairs.jsonl --output tuning --task completion --seq-length 2048
   ms-codegeex prepare --input chats.jsonl.zst --output chats --task chat --seq-length 8192 --tokenizer models/codegeex2
@@ -56,7 +57,7 @@ RECORDS, RUN = "records", "the run"
 OPTIONS = (
     OptionGroup(DatasetOptions, ("output", "input")),
     OptionGroup(DatasetOptions, ("tokenizer",), over=True),
-    OptionGroup(DatasetOptions, ("validation_share", "seed")),
+    OptionGroup(DatasetOptions, ("validation_share", "validation", "seed")),
     TagOptions,
     OptionGroup(TextOptions, title="which documents"),
     OptionGroup(RecordOptions, title=RECORDS, text="by default the usual field names are tried"),
@@ -144,7 +145,8 @@ def _refuse_urls(arguments: argparse.Namespace) -> None:
         raise UserError(f"--dropped {arguments.dropped}: is a URL; give a path of this machine")
     if arguments.task == "pretrain" and not arguments.to and not arguments.from_format:
         return
-    for name, locations in (("input", arguments.input or ()), ("output", [arguments.output])):
+    both = {"input": arguments.input or (), "validation": arguments.validation or ()}
+    for name, locations in (*both.items(), ("output", [arguments.output])):
         for location in locations:
             if isinstance(location, RemotePath):
                 raise UserError(f"--{name} {location}: a URL is for corpora; give a path of this machine")
@@ -158,6 +160,7 @@ def _exchange(arguments: argparse.Namespace) -> bool:
             return False
     for kind in (*CORPORA, InfillOptions):
         refuse(arguments, kind, "only with datasets that are made from text")
+    refuse(arguments, DatasetOptions, "only with datasets that are made from text", ("validation",))
     refuse(arguments, TuningOptions, "only with datasets that are made from text", ("overlong", "template"))
     if arguments.task != "pretrain" or not arguments.input:
         raise UserError("--to and --from: take --input and no --task, because their input has been tokenised")
@@ -217,4 +220,5 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
 def _common(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that all datasets made from text have."""
     names = ("tags", "validation_share", "seed", "tokenizer", "on_error")
-    return {**{name: getattr(arguments, name) for name in names}, "infill": infill_config(arguments)}
+    values = {name: getattr(arguments, name) for name in names}
+    return {**values, "validation": tuple(arguments.validation or ()), "infill": infill_config(arguments)}

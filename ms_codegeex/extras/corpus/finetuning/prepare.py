@@ -34,8 +34,8 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, Example, reader
 from ms_codegeex.extras.corpus.reading import SPECIAL, Unit, rejected, units_of
-from ms_codegeex.extras.corpus.settings import ON_ERROR, check_choices, check_share
-from ms_codegeex.extras.corpus.sources import Root, printable, search, user_roots
+from ms_codegeex.extras.corpus.settings import ON_ERROR, check_choices, check_share, set_validation
+from ms_codegeex.extras.corpus.sources import Root, described_roots, search, user_roots
 from ms_codegeex.extras.corpus.tally import Tally
 from ms_codegeex.extras.corpus.workers import ProgressBar
 from ms_codegeex.extras.corpus.writing import DatasetWriter, write_description, write_report
@@ -45,6 +45,7 @@ MAX_LINE_BYTES = 64 << 20  # longer lines are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
 HELD_OUT = "held out, beside a file for training"
+REPEATED = "is in --validation too"
 # The last name of a split in a file's name.
 _HELD_OUT = re.compile(r"(.*)(?<![a-z])(?:test|testing|validation|valid|val|dev|eval)(?![a-z])")
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
@@ -63,7 +64,8 @@ class FinetuneSettings:
     """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
     and `infill` are those of `PrepareSettings`; `tokenizer` is a name or a directory. A row has at most `seq_length`
     tokens. A longer example is dropped (`overlong="drop"`), or the left end of its prompt is truncated, never the
-    answer. A hash of the texts chooses `validation_share` of the examples. `template`: for conversations, a name of
+    answer. A hash of the texts chooses `validation_share` of the examples, unless `validation` names files whose
+    examples are for validation; what repeats them is not trained on. `template`: for conversations, a name of
     `conversations.TEMPLATES`, or `auto`: the format `chat` of the model, as its description has it in JSON, else that
     of the tokenizer's directory, else its family's."""
 
@@ -78,8 +80,10 @@ class FinetuneSettings:
     on_error: str = "skip"
     infill: InfillConfig | None = None
     chat: Any = None
+    validation: tuple[Path | str, ...] = ()
 
     def __post_init__(self) -> None:
+        set_validation(self)
         check_scheme(self.tags)
         check_choices(self, task=TASKS, template=("auto", *TEMPLATES), on_error=ON_ERROR, overlong=("truncate", "drop"))
         check_share(self.validation_share)
@@ -92,8 +96,8 @@ class FinetuneSettings:
 
     def record(self) -> dict[str, Any]:
         """All settings, as dataset.json and report.json hold them."""
-        optional = ("infill", "chat")
-        return {name: value for name, value in asdict(self).items() if name not in optional or value is not None}
+        optional = ("infill", "chat", "validation")
+        return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
     def format(self, tokenizer: Tokenizer) -> Chat:
         """How conversations are written."""
@@ -108,8 +112,8 @@ class FinetuneSettings:
 class RowEncoder:
     """Encodes examples as rows of ids, with one tokenizer and one maximum length."""
 
-    def __init__(self, settings: FinetuneSettings) -> None:
-        self.tokenizer = load_tokenizer(settings.tokenizer)
+    def __init__(self, settings: FinetuneSettings, tokenizer: Tokenizer | None = None) -> None:
+        self.tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
         self._fast = CorpusEncoder(self.tokenizer)
 
@@ -177,6 +181,7 @@ class _RowMaker:
         self.settings, self.encoder, self._add_row = settings, encoder, add
         self.tally, self.truncated, self.kept, self.longest = Tally(), 0, 0, 0
         self.found = {"files": 0, "documents": 0, "bytes": 0}
+        self._held_out, self.rows, self.rows_held_out = set[bytes](), 0, 0
         self._before = 0  # lines of the file in units that have been read
         self._decode = text_decoder(encoder.tokenizer)
         self.chat = settings.format(encoder.tokenizer) if settings.task == "chat" else None
@@ -184,8 +189,8 @@ class _RowMaker:
         self._read = reader(settings.task, chat, settings.tags)
 
     def read_all(self, inputs: Places, progress: bool) -> None:
-        """Add every example below `inputs`; `UserError` if there is none."""
-        units, others, found = _find(user_roots(inputs))
+        """Add every example of `settings.validation`, then of `inputs`; `UserError` if there is none."""
+        units, others, found = _find(user_roots(inputs, self.settings.validation))
         self.found["files"] = found["files"]
         for item in others:
             if item.kind == "problems":
@@ -196,8 +201,12 @@ class _RowMaker:
         with bar.alive():
             for _ in bar.track(units, map(self.read, units), "tokenising"):
                 pass
+        places = self.settings.validation
         if not self.kept:
-            raise _nothing_left(inputs, self.tally, self.longest)
+            raise _nothing_left(inputs or places, self.tally, self.longest)
+        if places and (not self.rows_held_out or (inputs and self.rows == self.rows_held_out)):
+            which, remedy = ("--input", ": all is in --validation") if self.rows_held_out else ("--validation", "")
+            raise UserError(f"{which}: no example is left of it{remedy}; give other files")
 
     def read(self, unit: Unit) -> None:
         """Add every example of a unit; records that give none are counted, or end the run."""
@@ -221,8 +230,17 @@ class _RowMaker:
             for remark, detail in {**remarks, **dict(reversed([*_special(examples)]))}.items():
                 self.tally.add(Event(source, "noted", remark, detail))
             digest = self._digest(examples)
+            if not unit.held_out and digest in self._held_out:
+                event = Event(source, "dropped", REPEATED, bytes=len(line), excerpt=examples[-1].answer[:_EXCERPT])
+                self.tally.add(event, records=True)
+                continue
             rows = zip(examples, self.encoder.rows(examples), strict=True)
-            self.kept += any([self._add(example, row, source, digest) for example, row in rows])
+            added = sum([self._add(example, row, source, digest) for example, row in rows])
+            self.kept += added > 0
+            self.rows += added
+            if unit.held_out and added:
+                self._held_out.add(digest)
+                self.rows_held_out += added
         self._before += records.value
 
     def _digest(self, examples: Sequence[Example]) -> bytes:
@@ -265,7 +283,8 @@ def prepare_finetune(
     inputs: Places, output: Path, settings: FinetuneSettings, progress: bool = False, replace: bool = False
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`. It
-    is a pure function of settings and input: files of records (`base.records.ENDINGS`) and directories with them. The
+    is a pure function of settings and input: files of records (`base.records.ENDINGS`) and directories with them; with
+    `settings.validation` there need be none. The
     result also has `output`. `progress` shows a bar on standard error; `replace` writes even if `output` has a dataset.
     `UserError` for a missing path, no example, other files in `output`, or a bad record if `on_error` is `stop`."""
     check_output(output, replace)
@@ -275,10 +294,10 @@ def prepare_finetune(
         with DatasetWriter(directory, encoder.tokenizer, masked=True) as writer:
             work = _RowMaker(settings, encoder, writer.add)
             work.read_all(inputs, progress)
-            splits = writer.write(settings.validation_share)
+            splits = writer.write(settings.validation_share, work.rows_held_out)
         extra = {"truncated": work.truncated, "redacted": {}}
         write_report(directory, writer.summary, work.found, work.tally, settings.record(), extra)
-        description = _describe(directory, work, user_roots(inputs), splits)
+        description = _describe(directory, work, user_roots(inputs, settings.validation), splits)
     return {**description, "output": str(output)}
 
 
@@ -287,6 +306,19 @@ def example_sizes(inputs: Places, settings: FinetuneSettings) -> np.ndarray:
     sizes = list[int]()
     _RowMaker(settings, RowEncoder(settings), lambda ids, *_: sizes.append(len(ids))).read_all(inputs, progress=False)
     return np.array(sizes, np.int64)
+
+
+def example_rows(
+    inputs: Places, settings: FinetuneSettings, tokenizer: Tokenizer, tally: Tally
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ids and mask of each example's row, as `prepare_finetune` would write them with this tokenizer, whatever
+    `settings` names; `tally` counts the records. `UserError` as there."""
+    rows = list[tuple[np.ndarray, np.ndarray]]()
+    maker = _RowMaker(settings, RowEncoder(settings, tokenizer), lambda ids, mask, *_: rows.append((ids, mask)))
+    maker.tally = tally
+    maker.read_all(inputs, progress=False)
+    tally.kept = tally.records = maker.kept
+    return rows
 
 
 def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
@@ -343,8 +375,8 @@ def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: d
     work.tally.records = work.kept
     tally = {**work.tally.summed(work.kept, work.found["documents"]), "examples": examples}
     further = {
-        "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
-        "split_by": "example",
+        "sources": described_roots(roots),
+        "split_by": "input" if settings.validation else "example",
         "splits": splits,
         "found": work.found,
         "truncated": work.truncated,

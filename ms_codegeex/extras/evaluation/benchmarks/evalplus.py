@@ -192,7 +192,8 @@ def converted(name: str, arguments: list[Any]) -> list[Any]:
 
 SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least this many seconds, or this many times the canonical solution's
 MAXIMUM = 60.0  # seconds of all calls of one kind
-START = 5.0  # seconds for the interpreter's start and the program's own statements
+START = 5.0  # seconds for the program's own statements
+LOADING = 10.0  # seconds for the interpreter's start, and to load what the published runner has loaded
 REFERENCE = 120.0  # seconds for the canonical solution
 MEMORY = 4096 * MIB
 STOPS = ("\nif __name__", "\ndef main(", "\nprint(", "\n```")
@@ -250,7 +251,7 @@ class EvalPlus(PythonTask):
         expected = self._expect(problem, kind, calls, sandbox)
         limits = [max(self.seconds, FACTOR * spent) for spent in expected.seconds]
         files = {"program.py": encoded(program), "calls": pickle.dumps((problem.data.entry_point, calls, limits), 4)}
-        secret, checked, wall = witness(), witness(), START + min(MAXIMUM, sum(limits))
+        secret, checked, wall = witness(), witness(), LOADING + START + min(MAXIMUM, sum(limits))
         command = self._command("run_calls.py", secret.encode("ascii"), wall, str(START), "keep")
         comparison = self._comparison(problem, calls, expected, checked, wall)
         executions = sandbox.run([command, comparison], files, self.runner.readable)

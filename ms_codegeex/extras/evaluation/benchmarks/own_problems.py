@@ -266,7 +266,9 @@ class OwnProblems(ToolChainTask):
     def __init__(self, data: Path, tag: bool = False, timeout: float | None = None, cache: Path | None = None) -> None:
         files = described_files(data)
         if not files:
-            raise UserError(f"{data}: no descriptions of languages, such as perl.yaml; see docs/benchmarks.md")
+            known = "for problems in Python, C++, Java, JavaScript, Go or Rust"
+            remedy = f"{known} run `ms-codegeex evaluate humaneval-x --data {data}`"
+            raise UserError(f"{data}: no description of a language, such as perl.yaml (docs/benchmarks.md); {remedy}")
         self.languages = {file.language.name: file.language for file in files}
         chains = {name: DescribedToolChain(each, cache) for name, each in self.languages.items()}
         super().__init__(chains, timeout)

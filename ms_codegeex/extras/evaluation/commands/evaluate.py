@@ -91,17 +91,17 @@ def _of_benchmark(name: str) -> list[type | OptionGroup]:
 OTHERS = {  # tasks that are not benchmarks
     "perplexity": (
         "how likely a model finds texts",
-        [FileOptions, *_of_model("the model", ("model",)), PerplexityOptions],
+        [FileOptions, *_of_model("the model", ("model", "checkpoint")), PerplexityOptions],
     ),
     "infilling": (
         "how likely a model finds text that was cut out of files",
-        [FileOptions, *_of_model("the model", ("model",)), InfillingOptions],
+        [FileOptions, *_of_model("the model", ("model", "checkpoint")), InfillingOptions],
     ),
     "reproduce": (
         "the evaluations of a paper one after the other, and its tables with the model's row",
         [
             ReproductionOptions,
-            *_of_model("where samples come from", ("model", "url"), "slots"),
+            *_of_model("where samples come from", ("model", "checkpoint", "url"), "slots"),
             OptionGroup(ServerOptions, title="where samples come from"),
             OptionGroup(JudgingOptions, ("sandbox", "workers"), title="judging"),
         ],
@@ -345,14 +345,18 @@ def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalMo
     if needed and not arguments.model:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     if arguments.model is None:
+        if getattr(arguments, "checkpoint", None) is not None:
+            raise UserError("--checkpoint: is for a run given as --model; leave it out")
         return None
+    from ms_codegeex.generation.loading import at_checkpoint
+
     if arguments.device:
         text_options.prepare_device(arguments.device)
         from ms_codegeex.generation.targets import use_device
 
         use_device(arguments.device)
     slots = {} if not hasattr(arguments, "slots") else {"slots": arguments.slots}  # None: what fits into memory
-    return given(LocalModel, arguments, path=arguments.model, **slots)
+    return given(LocalModel, arguments, path=at_checkpoint(arguments.model, arguments.checkpoint), **slots)
 
 
 def _fields(words: Iterable[str]) -> dict[str, Any]:

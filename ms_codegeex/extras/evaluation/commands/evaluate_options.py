@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ms_codegeex.base.options import REQUIRED, option
+from ms_codegeex.base.verb_options import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class SourceOptions:
     """Where samples come from."""
 
     model: Path | None = option("model directory, run directory or checkpoint", "DIR", either="source")
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     url: tuple[str, ...] = option(
         "server with OpenAI's API, such as http://localhost:8000/v1; or several with the same model",
         "URL",

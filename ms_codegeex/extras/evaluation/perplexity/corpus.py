@@ -1,24 +1,29 @@
 """Perplexity of a corpus: a prepared dataset's validation split, or texts and records as `prepare` reads them, all of
-them and as they are.
+them and as they are; or of examples as `finetune` takes them, in the model's chat format.
 
 Every document is scored on its own, after one end-of-document token, as in training. That token is context only, so
-every byte of the text is scored and figures per byte are comparable between models with different tokenizers. Sums are
-over tokens, not means of documents. Documents longer than the context are read in windows (`scoring.windowed`).
+every byte of the text is scored and figures per byte are comparable between models with different tokenizers. Of an
+example only the answer and its end are scored. Sums are over tokens, not means of documents. Documents longer than the
+context are read in windows (`scoring.windowed`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.progress import Progress
-from ms_codegeex.data.datasets.batches import is_dataset, read_info
+from ms_codegeex.base.records import archive_kind
+from ms_codegeex.data.datasets.batches import KIND, is_dataset, read_info
+from ms_codegeex.data.datasets.packing import open_mask
+from ms_codegeex.data.description import chat_json
 from ms_codegeex.data.summary_lines import print_tally
 from ms_codegeex.extras.corpus.filters import preset
 from ms_codegeex.extras.corpus.reading import find_units
@@ -29,6 +34,9 @@ from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.extras.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.extras.evaluation.reports import page
+
+if TYPE_CHECKING:
+    from ms_codegeex.data.datasets.indexed import IndexedDataset
 
 SPLIT = "validation"
 NO_TEXT = ("binary", "not UTF-8")  # reasons why a file is not text
@@ -45,6 +53,7 @@ class CorpusPerplexity:
     stride: int
     tally: Mapping[str, Any]
     whole: bool = True
+    scored: str = "all text"
 
     def row(self) -> dict[str, Any]:
         """The figures by their names in a report."""
@@ -57,6 +66,7 @@ class CorpusPerplexity:
             "tokens": self.score.tokens,
             "bytes": self.text_bytes,
             "documents": self.documents,
+            "scored": self.scored,
             "files that are no text": no_text,
             "whole corpus": self.whole,
             "window": self.window,
@@ -77,20 +87,24 @@ def measure(
     window = model.seq_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
     total, size, documents, whole, tally = Score(0.0, 0), 0, 0, True, Tally()
+    answers, eos = False, model.tokenizer.eos_id
     with Progress(None, "read", unit="tokens", shown=progress) as bar:
-        for ids in corpus_documents(model, paths, tally):
+        for ids, counted in _scored(model, paths, tally):
             if max_tokens is not None and total.tokens >= max_tokens:
                 whole = False
                 break
-            logprobs = windowed(model, [model.tokenizer.eos_id, *ids], window, stride)
+            logprobs = windowed(model, ids, window, stride)[counted[1:]]
             total += Score(-float(logprobs.astype(np.float64).sum()), len(logprobs))
-            size += len(model.tokenizer.decode(ids).encode())
+            text = [each for each, counts in zip(ids, counted.tolist(), strict=True) if counts]
+            answers = answers or not counted[1:].all()
+            size += len(model.tokenizer.decode(text[:-1] if answers and text[-1] == ids[-1] == eos else text).encode())
             documents += 1
             bar.update(len(logprobs))
     if not total.tokens:
         why = tally.nothing_left("give UTF-8 files, records or a dataset")
         raise UserError(f"{', '.join(map(str, paths))}: no text was found: {why}")
-    return CorpusPerplexity(total, size, documents, window, stride, tally.summed(documents), whole)
+    scored = "answers" if answers else "all text"
+    return CorpusPerplexity(total, size, documents, window, stride, tally.summed(documents), whole, scored)
 
 
 def evaluate_corpus(
@@ -115,6 +129,62 @@ def evaluate_corpus(
         return page.write_measures(settings, sections, {"perplexity": perplexity.row(), "tally": perplexity.tally})
 
 
+def _scored(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[tuple[list[int], np.ndarray]]:
+    """The ids of each document or example, with what comes before it, and which of them are scored: bool [ids]."""
+    for path in map(Path, paths):
+        examples = _examples(model, path, tally)
+        for ids, mask in examples or ():
+            yield ids.tolist(), mask.astype(bool)
+        if examples is None:
+            for ids in corpus_documents(model, [path], tally):
+                yield [model.tokenizer.eos_id, *ids], np.arange(len(ids) + 1) > 0
+
+
+def _examples(model: Scorer, path: Path, tally: Tally) -> Iterable[tuple[np.ndarray, np.ndarray]] | None:
+    """Ids and mask of each example of a fine-tuning dataset, or of a file of records for `finetune`; None for anything
+    else."""
+    from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, example_rows, recognised_task
+
+    if is_dataset(path):
+        return _example_rows(model, path, tally) if read_info(path).get("kind") == KIND else None
+    if not path.is_file() or archive_kind(path.name) is None:
+        return None
+    try:
+        task = recognised_task([path])
+    except UserError:  # texts, or what the reader of texts explains
+        return None
+    chat = model.description.chat
+    known = {"chat": None if chat is None else chat_json(chat), "validation_share": 0.0}
+    return example_rows([path], FinetuneSettings(task, model.seq_length, **known), model.tokenizer, tally)
+
+
+def _example_rows(model: Scorer, directory: Path, tally: Tally) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    dataset, prefix = _split_of(model, directory)
+    mask, ends = open_mask(prefix, dataset.tokens.size), np.cumsum(dataset.sizes)
+    for number, end in enumerate(ends.tolist()):
+        ids = dataset.document(number)
+        yield ids[-model.seq_length :], mask[end - len(ids) : end][-model.seq_length :]
+        tally.keep(records=True)
+
+
+def _split_of(model: Scorer, directory: Path) -> tuple[IndexedDataset, Path]:
+    """The split of a dataset that is evaluated on, and the path of its files without their endings."""
+    from ms_codegeex.data.datasets.indexed import IndexedDataset
+    from ms_codegeex.data.datasets.opening import evaluated_split
+
+    info, tokenizer, split = read_info(directory), model.tokenizer, evaluated_split(directory)
+    recorded = (info.get("tokenizer") or {}).get("fingerprint")
+    if recorded not in (None, tokenizer.fingerprint) or info["eos_id"] != tokenizer.eos_id:
+        raise UserError(f"{directory}: made with another tokenizer than the model's; prepare the text again with that")
+    dataset = IndexedDataset(directory / split)
+    dataset.check_ids(tokenizer.vocab_size)
+    if not len(dataset):
+        raise UserError(f"{directory}: has no documents; give text files, or another dataset")
+    if split != SPLIT:
+        print_error(f"{directory}: has no {SPLIT} split, so all of it is scored")
+    return dataset, directory / split
+
+
 def corpus_documents(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iterator[list[int]]:
     """The ids of each non-empty document, without the end-of-document token; `tally` counts them, and the rest."""
     for path in map(Path, paths):
@@ -129,18 +199,10 @@ def corpus_documents(model: Scorer, paths: Sequence[Path], tally: Tally) -> Iter
 
 
 def _dataset(model: Scorer, directory: Path) -> Iterator[list[int]]:
-    from ms_codegeex.data.datasets.indexed import IndexedDataset
-
-    info, tokenizer = read_info(directory), model.tokenizer
+    info = read_info(directory)
     if info.get("kind") is not None:
         raise UserError(f'{directory}: a dataset of kind "{info["kind"]}"; expected one that `prepare` makes of text')
-    recorded = (info.get("tokenizer") or {}).get("fingerprint")
-    if recorded not in (None, tokenizer.fingerprint) or info["eos_id"] != tokenizer.eos_id:
-        raise UserError(f"{directory}: made with another tokenizer than the model's; prepare the text again with that")
-    dataset = IndexedDataset(directory / SPLIT)
-    dataset.check_ids(tokenizer.vocab_size)
-    if not len(dataset):
-        raise UserError(f"{directory}: its {SPLIT} split is empty; give text files, or another dataset")
+    dataset, _ = _split_of(model, directory)
     for number in range(len(dataset)):
         ids = dataset.document(number)
         if len(ids := ids[:-1] if ids[-1] == info["eos_id"] else ids):

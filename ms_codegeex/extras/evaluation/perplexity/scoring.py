@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.description import ModelDescription
 from ms_codegeex.data.tokenizer.base import Tokenizer
 
 
@@ -18,6 +19,7 @@ class Scorer(Protocol):
 
     tokenizer: Tokenizer
     seq_length: int
+    description: ModelDescription
 
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """The natural log-probability of every id but the first, given the ids before it; at most `seq_length` ids."""

@@ -315,11 +315,16 @@ def _has_bytes(path: Path, start: int, pieces: Iterator[np.ndarray]) -> bool:
 
 
 def _vocabulary(source: Source, save: Callable[[Path], object] | None) -> tuple[Tokenizer, Vocabulary]:
+    unknown = f"{source.path}: does not say which tokenizer it has, and GGUF needs it; add --tokenizer DIR"
     if save is None:
-        raise UserError(f"{source.path}: does not say which tokenizer it has, and GGUF needs it; add --tokenizer")
+        raise UserError(unknown)
     with TemporaryDirectory() as directory:
         save(Path(directory))
-        tokenizer, rows = load_tokenizer(directory), source.config.vocab_size
+        try:
+            tokenizer, rows = load_tokenizer(directory), source.config.vocab_size
+        except UserError as error:
+            absent = str(error).startswith(f"{directory}: has no tokenizer")
+            raise UserError(unknown if absent else str(error).replace(directory, str(source.path))) from None
         vocabulary = vocabulary_of(tokenizer, Path(directory), rows, source.config.eos_token_id)
     source.description.check(tokenizer, rows, source.path)
     return tokenizer, vocabulary

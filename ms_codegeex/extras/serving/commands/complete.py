@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import option
+from ms_codegeex.base.options import option, refuse
 from ms_codegeex.base.printing import print_content, print_json, print_out
-from ms_codegeex.base.reading import given_text
+from ms_codegeex.base.reading import given_content, given_text
 from ms_codegeex.extras.serving.terminal.opening import MODEL, open_model
 from ms_codegeex.generation import text_options
 
@@ -40,7 +41,10 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.data.languages import find_language
 
     settings = text_options.settings(arguments)
-    prompt = _text(arguments)
+    if arguments.model is None:
+        wrong = "is for a model in this process (--model DIR); a server's is an option of `serve`"
+        refuse(arguments, text_options.PromptOptions, wrong, ["special_tokens"])
+    given, prompt = _text(arguments)
     request = {
         "prompt": prompt,
         "language": find_language(arguments.language).name if arguments.language else None,
@@ -48,8 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
         "truncate_prompt": arguments.cut_prompt or None,
         "stop_at": arguments.stop_at,
     }
-    model = open_model(arguments, settings.n)
-    echo = prompt if arguments.echo else ""
+    model = open_model(arguments, settings.n, arguments.special_tokens)
+    echo = given if arguments.echo else b""
     texts, ends = dict.fromkeys(range(settings.n), ""), dict[int, str | None]()
     live = settings.n == 1 and not arguments.json
     if live:
@@ -69,10 +73,12 @@ def run(arguments: argparse.Namespace) -> None:
     elif not live:
         for number, text in texts.items():
             print_out(f"--- {number + 1} of {settings.n} ---")
-            print_content(echo + text if text.endswith("\n") else f"{echo}{text}\n")
+            print_content(echo)
+            print_content(text if text.endswith("\n") else f"{text}\n")
 
 
-def _text(arguments: argparse.Namespace) -> str:
+def _text(arguments: argparse.Namespace) -> tuple[bytes, str]:
+    """The bytes that were given, and their text."""
     if arguments.prompt is not None and arguments.file:
         raise UserError("--file: a text is given too; leave out one of them")
     if arguments.prompt is not None:
@@ -80,7 +86,7 @@ def _text(arguments: argparse.Namespace) -> str:
             arguments.prompt.encode("utf-8")
         except UnicodeEncodeError:
             raise UserError("TEXT: not UTF-8; give it in this encoding") from None
-        return arguments.prompt
+        return os.fsencode(arguments.prompt), arguments.prompt
     if arguments.file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("there is no text to continue; give one, --file FILE, or pipe it in")
-    return given_text(arguments.file or "-", "--file")
+    return given_content(arguments.file or "-", "--file")

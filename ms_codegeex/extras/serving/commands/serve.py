@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import declared, given, option
@@ -60,6 +60,11 @@ def run(arguments: argparse.Namespace) -> None:
         if flag.name != "cpu" and getattr(arguments, flag.name) not in (None, False):
             raise UserError(f"{flag.flag} is a flag of CodeGeeX2's demo: {REPLACED[flag.flag]}")
     settings = given(ServeSettings, arguments)
+    if settings.checkpoint is not None:
+        from ms_codegeex.generation.loading import at_checkpoint
+
+        name = settings.name or settings.model.resolve().name
+        settings = replace(settings, model=at_checkpoint(settings.model, settings.checkpoint), name=name)
     from ms_codegeex.extras.serving.engine_program import forked, verify_models
     from ms_codegeex.extras.serving.model import open_models
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,12 +27,21 @@ from ms_codegeex.extras.serving.responding import (
     respond,
     sampling_settings,
 )
-from ms_codegeex.extras.serving.schemas import ChatCompletion, ChatMessage, ChatRequest, Completion, CompletionRequest
+from ms_codegeex.extras.serving.schemas import (
+    ChatCompletion,
+    ChatMessage,
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    Tool,
+)
+from ms_codegeex.extras.serving.tools import CallReader, ToolUse, as_mapping, as_text, tool_use
 from ms_codegeex.generation.stopping import Rule
 
 MAX_TOKENS, MAX_CHAT_TOKENS = 128, 512
 MAX_PROMPTS = 128
 ROLES = {"developer": "system"}  # a newer name of the same part
+TEXT_PARTS = ("text", "input_text", "output_text")  # the last two in /v1/responses
 
 
 def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
@@ -110,7 +119,7 @@ def _between(
     prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
     room, remedy = max(maximum, 1), ""
     if not body.truncate_prompt:
-        room, remedy = 1, 'shorten them, or send "truncate_prompt": true to drop their ends'
+        room, remedy = 1, 'or send "truncate_prompt": true to drop its start and the end of the suffix'
     ids, _, end = infill_prompt(model, prefix, body.suffix or "", model.context - room, remedy, after)
     return ids, end
 
@@ -163,29 +172,36 @@ def mean_score(piece: Piece) -> float:
     return sum(chosen.score for chosen in piece.tokens) / max(len(piece.tokens), 1)
 
 
-def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
+def chat_plan(body: ChatRequest, backend: Backend) -> tuple[AnswerPlan, ToolUse | None]:
     """Check a request. `UserError` and `ApiError` name the field."""
-    model = chosen_model(backend, body.model)
-    text = chat_prompt(body.messages, model)
     if body.top_logprobs and not body.logprobs:
         raise UserError("top_logprobs: needs logprobs; send true for it")
-    ids = model.encode(text, field="messages", remedy="leave out the oldest ones")
-    given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
-    if not given:
-        raise UserError("max_tokens: 0 leaves no room for an answer; give 1 or more, or -1 for as many as fit")
-    return AnswerPlan(
-        model,
-        [ids],
-        sampling_settings(
-            body,
-            model,
-            model.context if given < 0 else given,
-            log_probabilities=body.top_logprobs or 0,
-            stop=template(model).stop,
-        ),
-        body.n or 1,
-        max_tokens=body.max_tokens,
+    return conversation_plan(body, backend, body.messages, body.tools, "messages", body.top_logprobs or 0)
+
+
+def conversation_plan(
+    body: Any,
+    backend: Backend,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[Tool] | None,
+    field: str,
+    likeliest: int,
+) -> tuple[AnswerPlan, ToolUse | None]:
+    """The plan of an answer to the messages of `field`, with so many of the likeliest tokens, and how it may use
+    tools."""
+    model = chosen_model(backend, body.model)
+    use = tool_use(
+        tools, body.tool_choice, body.parallel_tool_calls, getattr(template(model), "tools_text", ""), model.name
     )
+    read = str if model.special_tokens else model.tokenizer.literal
+    text = chat_prompt(messages, model, field, read, use)
+    ids = model.encode(text, field=field, remedy="leave out the oldest ones", special=True)
+    given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
+    maximum = model.context if given < 0 else given
+    settings = sampling_settings(body, model, maximum, log_probabilities=likeliest, stop=template(model).stop)
+    if use is not None and use.forced:
+        settings = replace(settings, json_schema=use.schema)
+    return AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens), use
 
 
 def template(model: ServedModel) -> ChatFormat:
@@ -201,29 +217,43 @@ def template(model: ServedModel) -> ChatFormat:
     return model.chat
 
 
-def chat_prompt(given: Sequence[ChatMessage], model: ServedModel) -> str:
-    """The text before the answer to a conversation."""
+def chat_prompt(
+    given: Sequence[ChatMessage],
+    model: ServedModel,
+    field: str = "messages",
+    read: Callable[[str], str] = str,
+    use: ToolUse | None = None,
+) -> str:
+    """The text before the answer to a conversation, which is the value of `field`; `read` reads what users say."""
     chat = template(model)
-    messages = [(ROLES.get(message.role, message.role), text_of(message)) for message in given]
-    if messages[-1][0] != "user":
-        raise UserError("messages: the last one is not the user's; add what should be answered")
-    with located("messages"):
-        return chat.prompt(messages)
+    if given[-1].role not in ("user", "tool"):
+        raise UserError(f"{field}: the last one is not the user's; add what should be answered")
+    texts = [(message, ROLES.get(message.role, message.role), text_of(message, field)) for message in given]
+    if use is not None and use.written:
+        written = [as_mapping(message, role, text, read) for message, role, text in texts]
+        with located(field):
+            return chat.prompt(written, use.written) + use.format.opening * use.forced
+    names = {call.id: call.function.name for message in given for call in message.tool_calls or ()}
+    said = [as_text(message, role, text, names) for message, role, text in texts]
+    if use is not None and use.forced:
+        said.insert(0, ("system", use.described))
+    with located(field):
+        return chat.prompt([(role, read(text)) for role, text in said])
 
 
-def text_of(message: ChatMessage) -> str:
+def text_of(message: ChatMessage, field: str) -> str:
     """A message's text; parts that are not text are a `UserError`."""
     if isinstance(message.content, str):
         return message.content
     if message.content is None and message.role != "assistant":  # whose answers may have been empty
-        raise UserError(f"messages: one of the {message.role} has no content; give its text")
+        raise UserError(f"{field}: one of the {message.role} has no content; give its text")
     texts = list[str]()
     for part in message.content or []:
         if isinstance(part, str):
             texts.append(part)
             continue
-        if part.type != "text" or part.text is None:
-            raise UserError("messages: a part is not text; this model reads text only")
+        if part.type not in TEXT_PARTS or part.text is None:
+            raise UserError(f"{field}: a part is not text; this model reads text only")
         texts.append(part.text)
     return "".join(texts)
 
@@ -233,23 +263,34 @@ class ChatResponder(Responder):
 
     kind, event_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool):
+    def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool, use: ToolUse | None = None):
         super().__init__(plan, backend)
         self._tokens = [SentTokens() for _ in range(plan.size)] if reported else None
+        self._readers = [CallReader(use) for _ in range(plan.size)]
+        if use is not None:
+            self.headers, self.form_field = use.headers, "tools" if use.forced else ""
 
     def _choice(self, piece: Piece, index: int, name: str, content: dict[str, Any]) -> dict[str, Any]:
-        reported = None
+        reported, finish = None, piece.finish
         if self._tokens is not None:
             reported = chat_log_probabilities(self.backend.model.tokenizer, self._tokens[index].feed(piece))
-        return {"index": index, name: content, "logprobs": reported, "finish_reason": piece.finish}
+        if finish == "stop" and self._readers[index].count:
+            finish = "tool_calls"
+        return {"index": index, name: content, "logprobs": reported, "finish_reason": finish}
 
     def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
         """A whole answer."""
-        return self._choice(piece, index, "message", {"role": "assistant", "content": piece.text})
+        text, calls = self._readers[number].read(answer, piece)
+        message = {"content": text or None, "tool_calls": calls} if calls else {"content": text}
+        return self._choice(piece, index, "message", {"role": "assistant", **message})
 
     def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
-        """A piece of an answer."""
-        return self._choice(piece, number, "delta", {"content": piece.text} if piece.text else {})
+        """A piece of an answer. A call is sent as soon as it is complete."""
+        text, calls = self._readers[number].read(answer, piece)
+        first = self._readers[number].count - len(calls)
+        numbered = [{"index": first + place, **call} for place, call in enumerate(calls)]
+        content = {"content": text} if text else {}
+        return self._choice(piece, number, "delta", {**content, **({"tool_calls": numbered} if calls else {})})
 
     def opening(self, number: int) -> dict[str, Any] | None:
         """The first event's choice, with the role."""
@@ -269,7 +310,7 @@ def router(backend: Backend) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=ChatCompletion)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer in a conversation, if the model is tuned for that."""
-        plan = await prepared(request, lambda: chat_plan(body, backend))
-        return await respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
+        plan, use = await prepared(request, lambda: chat_plan(body, backend))
+        return await respond(ChatResponder(plan, backend, bool(body.logprobs), use), body, request)
 
     return routes

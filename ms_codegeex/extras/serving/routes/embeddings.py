@@ -33,7 +33,7 @@ from ms_codegeex.extras.serving.responding import (
     while_connected,
 )
 from ms_codegeex.extras.serving.routes.completions import given_prompts
-from ms_codegeex.extras.serving.schemas import Body, Ids, Listed
+from ms_codegeex.extras.serving.schemas import Body, Ids, Listed, Text
 from ms_codegeex.generation.sampling import SamplingSettings
 
 MAX_INPUTS = 2048  # as OpenAI's
@@ -44,7 +44,7 @@ SHORTEN = "send it in parts"
 class EmbeddingRequest(Body):
     """`POST /v1/embeddings`"""
 
-    input: str | Listed[str] | Ids | Listed[Ids] = Field(description="text, ids, or a list of either")
+    input: Text | Listed[Text] | Ids | Listed[Ids] = Field(description="text, ids, or a list of either")
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="base64: little-endian FP32 numbers (default float)"

@@ -40,6 +40,7 @@ from ms_codegeex.extras.serving.schemas import (
     Sampling,
     SamplingFields,
     Stops,
+    Text,
 )
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
@@ -52,7 +53,7 @@ class ExtraFile(Body):
     """Another file that may help."""
 
     foreign = "extra_file"
-    text: str
+    text: Text
     filename: str | None = None
 
 
@@ -60,10 +61,10 @@ class InfillRequest(SamplingFields):
     """`POST /infill`"""
 
     foreign = "llama_cpp"
-    input_prefix: str | None = None
-    input_suffix: str | None = None
+    input_prefix: Text | None = None
+    input_suffix: Text | None = None
     input_extra: Listed[ExtraFile] | None = Field(None, max_length=MAX_FILES)
-    prompt: str | None = Field(None, description="the text between the prefix and the gap: the current line")
+    prompt: Text | None = Field(None, description="the text between the prefix and the gap: the current line")
     temperature: float | None = Field(None, description="default 0: always the likeliest token")
     model: str | None = Field(None, description="the name of an adapter or of the model")
     n_predict: int | None = Field(

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from ms_codegeex.base.errors import UserError, located
+from ms_codegeex.base.errors import located
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
@@ -23,9 +23,10 @@ from ms_codegeex.extras.serving.responding import (
     respond,
     sampling_settings,
 )
-from ms_codegeex.extras.serving.schemas import Choice, GeneratedAnswer, Sampling
+from ms_codegeex.extras.serving.schemas import Choice, GeneratedAnswer, Sampling, Text
 
 MAX_TOKENS = 512
+SHORTEN = "the task's prompt counts too"
 SUMMARIES = {
     "explain": "What the code does, in words.",
     "comment": "The code with a comment on each line.",
@@ -37,7 +38,7 @@ SUMMARIES = {
 class TaskFields(Sampling):
     """Fields of all tasks. Unlike completions, tasks are greedy unless a temperature is given."""
 
-    code: str = Field(description="the code; for SQL, a description of the statement in words")
+    code: Text = Field(description="the code; for SQL, a description of the statement in words")
     max_tokens: int | None = Field(None, ge=1, description=f"most new tokens (default {MAX_TOKENS}, or as many as fit)")
 
 
@@ -107,12 +108,9 @@ async def answered(task: str, body: TaskFields, request: Request, backend: Backe
 
     def work() -> AnswerPlan:
         if len(body.code) > model.max_characters:
-            raise UserError(
-                f"code: {len(body.code)} characters are more than the model's context of {model.context} tokens can "
-                "hold; send less"
-            )
+            model.encode(body.code, field="code", remedy=SHORTEN)  # before its prompt is made, which takes longer
         prompt = _prompt(task, body, model.scheme)
-        ids = model.encode(prompt.text, field="code", remedy="send less code; the task's prompt counts too")
+        ids = model.encode(prompt.text, field="code", remedy=SHORTEN)
         greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
         settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
         through = prompt.text_filter

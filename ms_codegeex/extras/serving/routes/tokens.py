@@ -25,7 +25,9 @@ class TokenizeRequest(Body):
         validation_alias=AliasChoices("add_special", "add_special_tokens"),
         description="begin with the ids that every prompt has (default: no)",
     )
-    parse_special: bool | None = Field(None, description="names of special tokens become their ids (default: yes)")
+    parse_special: bool | None = Field(
+        None, description="names of special tokens become their ids (default: as in prompts)"
+    )
     with_pieces: bool | None = Field(
         None, description="also give each token's text, or its bytes if they are not text (default: no)"
     )
@@ -63,10 +65,10 @@ def router(backend: Backend) -> APIRouter:
         text = body.content
         if len(text) > backend.model.max_characters:
             raise UserError(f"content: {len(text)} characters; give {backend.model.max_characters} at most")
-        literal = body.parse_special is False
-        ids = tokenizer.encode(text) if literal else tokenizer.encode_prompt(text)[len(tokenizer.prefix) :]
-        if body.add_special:
-            ids = [*tokenizer.prefix, *ids]
+        special = backend.model.special_tokens if body.parse_special is None else body.parse_special
+        ids = tokenizer.encode_prompt(text, special)
+        if not body.add_special:
+            ids = ids[len(tokenizer.prefix) :]
         if body.with_pieces:
             ids = [{"id": number, "piece": piece(number)} for number in ids]
         return _response(ids, backend.model.context)

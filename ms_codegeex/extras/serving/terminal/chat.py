@@ -42,7 +42,7 @@ class Chat:
         self.model, self.settings = model, settings
         self._how: dict[str, Any] = {
             "language": find_language(language).name if language else None,
-            "truncate_prompt": True,
+            "truncate_prompt": model.extended or None,
         }
         self.text = ""  # so far, with a base model
         self.messages: list[tuple[str, str]] = []

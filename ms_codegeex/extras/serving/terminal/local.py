@@ -20,12 +20,14 @@ from ms_codegeex.generation.text_options import TOO_LONG
 
 
 class TerminalModel:
-    """The model at `path`, loaded as in `generate`. `slots` answers are computed at once; `how`: options of a
-    `Generator`. Closing the iterator of an answer cancels it."""
+    """The model at `path`, loaded as in `generate`. `slots` answers are computed at once; `special_tokens` as in
+    `ServedModel`; `how`: options of a `Generator`. Closing the iterator of an answer cancels it."""
 
-    def __init__(self, path: Path, slots: int = 1, **how: Any):
+    extended = True  # it has the fields of `serve`
+
+    def __init__(self, path: Path, slots: int = 1, special_tokens: bool = False, **how: Any):
         model = load_model(path)
-        self._model = described_model(model, path)
+        self._model = replace(described_model(model, path), special_tokens=special_tokens)
         self.name, self.chat = self._model.name, self._model.chat is not None
         from ms_codegeex.generation.engine import Generator
         from ms_codegeex.generation.targets import MAX_SLOTS
@@ -53,9 +55,9 @@ class TerminalModel:
         """Answer the last of (role, content) messages. Only for a model with `chat`."""
         template = self._model.chat
         assert template is not None
-        text = template.prompt(messages)
         settings = replace(settings, stop=(*settings.stop, *template.stop))
-        ids = self._model.encode(text, field="messages", remedy=TOO_LONG["messages"])
+        said = [(role, self._model.tokenizer.literal(content)) for role, content in messages]
+        ids = self._model.encode(template.prompt(said), field="messages", remedy=TOO_LONG["messages"], special=True)
         return self._answers(ids, settings)
 
     def _answers(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.options import OptionGroup, given, option, refuse
+from ms_codegeex.base.verb_options import CHECKPOINT
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.text_options import read_key
 from ms_codegeex.kernels.levels import cpu_level
@@ -27,6 +28,7 @@ class ModelOptions:
 
     url: str = option("a server with OpenAI's API", "URL", "http://127.0.0.1:8000", either="model")
     model: Path | None = option("instead of a server: a model directory, run or checkpoint", "DIR", either="model")
+    checkpoint: str | None = CHECKPOINT.field(None, kw_only=True)
     api_key_file: Path | None = option("file that holds the server's key", "FILE")
     name: str | None = option("the server's model, or an adapter (default: the model)", "NAME")
 
@@ -34,16 +36,20 @@ class ModelOptions:
 MODEL = (ModelOptions, OptionGroup(EngineOptions, LOCAL, title="with --model"))
 
 
-def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
-    """The requested model; `slots` answers are computed at once in this process."""
+def open_model(arguments: argparse.Namespace, slots: int = 1, special_tokens: bool = False) -> Model:
+    """The requested model; `slots` answers are computed at once in this process, where `special_tokens` is as in
+    `ServedModel`."""
     options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
     if options.model is None:
         refuse(arguments, EngineOptions, "is for a model in this process (--model DIR)", LOCAL)
+        refuse(arguments, ModelOptions, "is for a run given as --model", ("checkpoint",))
         from ms_codegeex.extras.serving.terminal.server import RemoteModel
 
         return RemoteModel(options.url, read_key(options.api_key_file), options.name)
     refuse(arguments, ModelOptions, "is for a server, not for --model", ("api_key_file", "name"))
     from ms_codegeex.extras.serving.terminal.local import TerminalModel
+    from ms_codegeex.generation.loading import at_checkpoint
 
-    level = cpu_level(engine.cpu_level)
-    return TerminalModel(options.model, slots, threads=engine.threads, cpu_level=level, exact=engine.exact)
+    place, level = at_checkpoint(options.model, options.checkpoint), cpu_level(engine.cpu_level)
+    how = {"threads": engine.threads, "cpu_level": level, "exact": engine.exact}
+    return TerminalModel(place, slots, special_tokens, **how)

@@ -1,4 +1,4 @@
-"""Answers from a server with OpenAI's API. Some fields are extensions of `serve`."""
+"""Answers from a server with OpenAI's API. Some fields are extensions of `serve`, and go to no other server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.printing import print_once
 from ms_codegeex.generation import server_answers
 from ms_codegeex.generation.sampling import SamplingSettings, unusual
 from ms_codegeex.generation.server_answers import AnswerPart
@@ -18,21 +19,35 @@ if TYPE_CHECKING:
 
 SILENCE_SECONDS = 600.0  # without a piece of an answer
 VERSION = re.compile(r"/v\d+\w*(/|$)")  # in an address that is complete
+OPENAIS = frozenset(  # the fields that OpenAI's API has too
+    {"prompt", "suffix", "messages", "max_tokens", "n", "stop", "seed"}
+    | {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
+)
 RETRIES = 2  # before an answer has begun, after the pause that the server asks for
+
+
+FLAGS = {"truncate_prompt": "--cut-prompt"}  # of fields, if they have another name
 
 
 class RemoteModel:
     """A model of the server at `url`: the one called `name`, or without a name the only one that is not an adapter.
-    `UserError` if there is none."""
+    `UserError` if there is none. `extended`: the server is `serve`, which has fields of its own. Another one is asked
+    for a chat, and need not list its models if there is a name."""
 
     def __init__(self, url: str, key: str | None = None, name: str | None = None):
         self.url = server_answers.address(url)
         base = self.url if VERSION.search(self.url) else f"{self.url}/v1"
         self._client = server_answers.client_of(base, key, RETRIES, SILENCE_SECONDS)
         with self._errors():
-            remedy = "give a server with OpenAI's API"
-            found = server_answers.chosen_model(self._client, self.url, name, "--name", remedy)
-        self.name, self.chat = found["id"], bool(found.get("chat"))
+            remedy = "give a server with OpenAI's API, and --name if it does not list its models"
+            try:
+                found = server_answers.chosen_model(self._client, self.url, name, "--name", remedy)
+            except server_answers.NoModelList:
+                if name is None:
+                    raise
+                found = {"id": name}
+        self.extended = found.get("owned_by") == "ms-codegeex"
+        self.name, self.chat = found["id"], bool(found.get("chat")) or not self.extended
 
     def complete(self, settings: SamplingSettings, request: Mapping[str, Any]) -> Iterator[AnswerPart]:
         """Continue the `prompt` of a request. Fields that are None are left out."""
@@ -46,6 +61,11 @@ class RemoteModel:
     def _stream(self, path: str, body: Mapping[str, Any], settings: SamplingSettings) -> Iterator[AnswerPart]:
         sent = {"max_tokens": settings.max_new_tokens, "seed": settings.seed, **unusual(settings), **body}
         sent |= {"n": settings.n if settings.n > 1 else None, "stop": [*settings.stop] or None}
+        ours = [name for name, value in sent.items() if value is not None and name not in OPENAIS]
+        if ours and not self.extended:
+            flags = ", ".join(FLAGS.get(name, f"--{name.replace('_', '-')}") for name in ours)
+            print_once(f"{self.url} is not a server of ms-codegeex and does not know {flags}: left out")
+            sent = {name: value for name, value in sent.items() if name not in ours}
         with self._errors():
             yield from server_answers.answer(self._client, path, {"model": self.name, "stream": True, **sent})
 

@@ -229,6 +229,12 @@ def test_a_search_starts_from_a_file_that_it_wrote_on_any_number_of_devices(tmp_
     assert again.returncode == 0 and "on 32 x ascend910" in again.stdout
 
 
+def test_a_batch_that_suits_no_mesh_is_one_line():
+    result = command_here("plan", "--config", "finetune_lora_13b", "--devices", "24", "--search")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith("ms-codegeex plan: training.global_batch: 16 does not divide by")
+
+
 def test_a_mistake_that_no_mesh_solves_does_not_lead_to_a_search():
     for words in (("--devices", "24", "training.stepz=3"), ("--devices", "24", "model.num_heads=41", "--search")):
         result = command_here("plan", "--config", PAPER, *words)

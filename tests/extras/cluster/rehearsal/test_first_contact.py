@@ -240,7 +240,7 @@ def test_a_run_from_the_script_to_the_exported_model(cluster, ascends, tmp_path)
 HERE = "tests/extras/cluster/rehearsal/test_first_contact.py"
 MEETING = (
     *("tests/runs/test_ascend_start.py", "tests/runs/test_cores.py", "tests/runs/test_node.py", "tests/config"),
-    *("tests/extras/jobs/test_job_files.py", "tests/setup/test_cluster_script.py"),
+    *("tests/extras/jobs/test_job_files.py", "tests/setup/test_cluster_script.py", "tests/runs/test_memory_check.py"),
     *(f"{HERE}::test_a_rank_of_a_job_of_several_servers", f"{HERE}::test_a_chip_that_saturates"),
 )
 

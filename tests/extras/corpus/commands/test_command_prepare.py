@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.cli import main
+from ms_codegeex.data.datasets.layout import SPLITS
 
 SHARE = ("--validation-share", "0.3")  # one package of three; the default cannot be met
 
@@ -29,7 +31,8 @@ def run(sources, tmp_path, capsys):
 
     def run(*words, status=0, out="out", share=SHARE):
         places = ["--input", str(sources), "--output", str(tmp_path / out), "--workers", "1"]
-        assert main(["prepare", *places, *share, *" ".join(map(str, words)).split()]) == status
+        words = " ".join(map(str, words)).split()
+        assert main(["prepare", *(places[2:] if "--input" in words else places), *share, *words]) == status
         return capsys.readouterr()
 
     return run
@@ -240,14 +243,50 @@ def test_a_directory_called_tokenizer_is_not_deleted(run, tmp_path):
 
 
 def test_packages_too_large_for_the_validation_share(run, tmp_path):
-    """Each is a third of the text. The remedies that the message names work, and begin with the finished shards."""
-    last = run(status=2, share=()).err.splitlines()[-1]
-    assert "--validation-share 0.05" in last and "33% of the text" in last and not (tmp_path / "out").exists()
+    """Each is a third of the text: they are divided, with a line. Groups that the user names are not."""
+    output, progress = run(share=())
+    assert "split by file, 11.1% of the text; related files may be on both sides" in progress
+    assert "split by file" in output and "validation: 1 documents" in output
+    rows = [
+        {"text": f"def {who}{n}(x):\n    return x + {n}\n", "author": who, "lang": "python"}
+        for n in range(9)
+        for who in "abc"
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ("--input", tmp_path / "rows.jsonl", "--group-field", "author")
+    last = run(*words, out="of-rows", status=2, share=()).err.splitlines()[-1]
+    assert "--validation-share 0.05" in last and "33% of the text" in last and not (tmp_path / "of-rows").exists()
     remedies = re.findall(r"--validation-share (0[.\d]*) (?:to|for)", last)
-    assert len(remedies) == 2 and list((tmp_path / ".out.work").glob("*.npz"))
-    for share, documents in zip(remedies, (2, 0), strict=True):
-        splits = json.loads(run("--replace", "--json", share=("--validation-share", share)).out)["splits"]
+    assert len(remedies) == 2 and list((tmp_path / ".of-rows.work").glob("*.npz"))
+    for share, documents in zip(remedies, (9, 0), strict=True):
+        words = (*words, "--replace", "--json")
+        splits = json.loads(run(*words, out="of-rows", share=("--validation-share", share)).out)["splits"]
         assert splits.get("validation", {}).get("documents", 0) == documents
+    splits = json.loads(run(*words[:2], "--json", out="divided", share=()).out)["splits"]
+    assert splits["validation"]["documents"] == 2
+
+
+def test_files_for_validation(run, sources, tmp_path):
+    """All of them are in validation, and nowhere else: neither in training nor what repeats them there."""
+    body = "".join(f"    total += values[{n}] * weights[{n}]\n" for n in range(60))
+    (sources / "near.py").write_text(f"def total(values, weights):\n    total = 0\n{body}    return total  # of all\n")
+    (sources / "copy.py").write_text((sources / "one/module.py").read_text())
+    own = tmp_path / "own/total.py"
+    own.parent.mkdir()
+    own.write_text(f"def total(values, weights):\n    total = 0\n{body}    return total\n")
+    named = ("--validation", sources / "one", own, "--near-duplicates", "0.85")
+    made = json.loads(run(*named, "--json", share=()).out)
+    sides = [pq.read_table(tmp_path / f"out/{split}.documents.parquet")["source"].to_pylist() for split in SPLITS]
+    assert sorted(sides[1]) == ["one/code.cpp", "one/module.py", "own/total.py"]
+    assert sorted(sides[0]) == [f"src/{name}/{file}" for name in ("three", "two") for file in ("code.cpp", "module.py")]
+    assert [entry.get("validation") for entry in made["sources"]] == [True, True, None] and made["split_by"] == "input"
+    assert made["dropped"]["exact duplicate"]["documents"] == made["dropped"]["near duplicate"]["documents"] == 1
+    assert "reused" in run(*named, share=()).out
+    splits = json.loads(run(*named, "--max-bytes", "100", "--json", out="sample", share=()).out)["splits"]
+    assert splits["train"]["documents"] < 4 and splits["validation"]["documents"] == 3  # a sample of the rest
+    for wrong, said in ((sources, "nothing is left of --input"), (tmp_path / "none", "nothing is left of it")):
+        wrong.mkdir(exist_ok=True)
+        assert said in run("--validation", wrong, out="wrong", status=2, share=()).err
 
 
 def test_the_list_of_what_was_dropped_replaces_nothing_else(sources, tmp_path, capsys, monkeypatch):

@@ -362,6 +362,20 @@ def test_validation_split(tmp_path):
     assert [result["splits"][split]["documents"] for split in ("train", "validation")] == [1, 1]
 
 
+def test_records_for_validation(tmp_path):
+    """All of them, in that split alone: what repeats them is counted and not trained on."""
+    own = write_lines(tmp_path / "own.jsonl", [*MANY[:3], {"prompt": "v", "completion": "w"}])
+    out, result = prepare(tmp_path, MANY[:9], validation=[own])
+    assert [result["splits"][split]["documents"] for split in ("train", "validation")] == [6, 4]
+    assert result["dropped"]["is in --validation too"]["documents"] == 3 and result["split_by"] == "input"
+    assert load_tokenizer("codegeex").decode(rows(out, "validation")[3][0][:-1]) == "vw"
+    with pytest.raises(UserError, match="--input: no example is left of it: all is in --validation"):
+        prepare(tmp_path, MANY[:3], "none", validation=[own])
+    write_lines(tmp_path / "odd.jsonl", [{"x": 1}])
+    with pytest.raises(UserError, match="--validation: no example is left of it"):
+        prepare(tmp_path, MANY[:3], "odd", validation=[tmp_path / "odd.jsonl"])
+
+
 def test_a_conversation_is_not_split(tmp_path):
     chats = [
         {"messages": [{"role": role, "content": f"{n} {i}"} for i, role in enumerate(["user", "assistant"] * 3)]}

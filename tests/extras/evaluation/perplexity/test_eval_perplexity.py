@@ -12,8 +12,11 @@ from twins import codegeex_numpy as twin
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
+from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.datasets.indexed import IndexedWriter
+from ms_codegeex.data.description import ModelDescription
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings, prepare_finetune
 from ms_codegeex.extras.evaluation.benchmarks import humaneval, mtpb
 from ms_codegeex.extras.evaluation.perplexity import corpus as corpus_perplexity
 from ms_codegeex.extras.evaluation.perplexity.prompts import prompt_perplexities, segment_tokens, solved, split
@@ -24,6 +27,8 @@ from ms_codegeex.extras.evaluation.task import Judgement, Sample, SampledAnswer
 
 class Known:
     """A model whose probabilities depend on the token and its position."""
+
+    description = ModelDescription()
 
     def __init__(self, tokenizer, seq_length=1000):
         self.tokenizer, self.seq_length, self.read = tokenizer, seq_length, 0
@@ -122,6 +127,30 @@ def test_one_specification_and_samples_that_were_never_drawn(tmp_path, tokenizer
     ids = tokenizer.encode(HISTORY + "# Assign 1 to x.\n# Print x.\n")
     first = len(tokenizer.encode(HISTORY + "#")) - 1
     assert found["7"].nats == pytest.approx(nats(ids, first), rel=1e-6) and found["7"].tokens == len(ids) - first
+
+
+@pytest.mark.parametrize("chat", [None, "codegeex2"])
+def test_answers_alone_of_examples_as_finetune_takes_them(tmp_path, tokenizer, chat):
+    """Records in the model's format, and a dataset that was made of them: also of one without a validation split."""
+    said = [[("user", f"add {n}"), ("assistant", f"x + {n}")] for n in range(3)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in each]} for each in said]
+    write(tmp_path / "chats.jsonl", rows)
+    model = Known(tokenizer)
+    model.description = ModelDescription(chat=chat and TEMPLATES[chat])
+    prompts = {"codegeex2": "[Round 1]\n\n问\uff1aadd {}\n\n答\uff1a", None: "User:\nadd {}\n\nAssistant:\n"}
+    total = count = size = 0
+    for n in range(3):
+        prompt = tokenizer.encode(prompts[chat].format(n))
+        answer = [*tokenizer.encode(f"x + {n}"), tokenizer.eos_id]
+        total, count, size = total + nats([*prompt, *answer], len(prompt)), count + len(answer), size + 5
+    found = corpus_perplexity.measure(model, [tmp_path / "chats.jsonl"])
+    assert (found.score.tokens, found.documents, found.text_bytes, found.scored) == (count, 3, size, "answers")
+    assert found.score.nats == pytest.approx(total, rel=1e-6)
+    for share in (0, 0.5):
+        settings = FinetuneSettings("chat", 64, validation_share=share, template=chat or "plain")
+        prepare_finetune([tmp_path / "chats.jsonl"], tmp_path / f"{share}", settings)
+        documents = corpus_perplexity.measure(model, [tmp_path / f"{share}"]).documents
+        assert documents == 3 if not share else 0 < documents < 3
 
 
 def test_prompts_of_humaneval_and_the_split_by_success(tmp_path, tokenizer):

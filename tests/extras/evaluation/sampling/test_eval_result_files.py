@@ -293,6 +293,13 @@ def test_a_failed_request_is_no_answer(name, tmp_path, task_of):
     assert "no samples of 2 of 2 problems" in taken.remarks[1] and len(task.problems) == 2
 
 
+def test_lists_of_the_first_problems_are_read_with_a_limit(tmp_path, task_of):
+    """The remedy for fewer lists than problems that show no problem."""
+    made(tmp_path, {"generations.json": one([["x"]])})
+    taken = read_samples(tmp_path / "generations.json", task_of(), task_of().problems[:1])
+    assert [(each.task_id, each.generation) for each in taken.samples] == [("HumanEval/0", "x")]
+
+
 def test_a_folder_of_archives_is_refused_as_one(tmp_path, task_of):
     made(tmp_path, {"logs/a.eval": b"PK"})
     with pytest.raises(UserError, match="inspect log convert FILE --to json"):

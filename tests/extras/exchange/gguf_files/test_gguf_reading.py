@@ -316,3 +316,8 @@ def test_through_gguf_and_back_to_the_same_file(tmp_path):
     convert(open_gguf(first), "hf", tmp_path / "tok", progress=False)
     convert(open_source(tmp_path / "tok"), "gguf", tmp_path / "b", dtype="f16", progress=False)
     assert (tmp_path / "b" / first.name).read_bytes() == first.read_bytes()
+    words = ("convert", "--model", tmp_path / "b", "--to", "hf", "--output")  # the folder with that one file
+    assert command_here(*words, tmp_path / "c").returncode == 0
+    assert command_here("inspect", tmp_path / "b").stdout.startswith("GGUF: architecture 'phi2'")
+    (tmp_path / "b/other.gguf").write_bytes(first.read_bytes())
+    assert command_here(*words, tmp_path / "d").returncode == 2

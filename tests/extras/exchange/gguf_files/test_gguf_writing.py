@@ -261,6 +261,10 @@ def test_what_cannot_become_gguf(tmp_path):
     ):
         done = command_here(*words, *further)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    bare = tmp_path / "bare"  # without a tokenizer
+    convert(open_source(run), "hf", bare, progress=False)
+    done = command_here("convert", "--model", bare, "--to", "gguf", "--output", tmp_path / "o")
+    assert done.returncode == 2 and f"{bare}: does not say which tokenizer it has" in done.stderr
     done = command_here("convert", "--model", run, "--to", "hf", "--dtype", "q8_0", "--output", tmp_path / "o")
     assert done.returncode == 2 and "--dtype: 'q8_0' is unknown; choose one of fp32, fp16, bf16" in done.stderr
     assert not (tmp_path / "o").exists()

@@ -113,7 +113,7 @@ def test_a_history_that_cannot_be_kept_is_a_line(monkeypatch, tmp_path, capsys, 
 class Tuned:
     """A model that is tuned for chat; its answers count the messages."""
 
-    name, chat = "tuned", True
+    name, chat, extended = "tuned", True, True
 
     def __init__(self):
         self.asked = []

@@ -14,6 +14,7 @@ import openai
 import pytest
 from conftest import ROOT, command_here
 from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
+from openai_server import Server
 from over_http import served
 from pseudo_terminal import Terminal
 
@@ -65,6 +66,46 @@ def test_files_settings_and_the_rest_behind_the_gap(server, tmp_path):
     assert (settings.presence_penalty, settings.repetition_penalty, settings.top_k) == (0.5, 1.5, 7)
 
 
+def test_the_text_in_front_is_the_bytes_that_came(server, tmp_path):
+    file, given = tmp_path / "dos.py", b"\xef\xbb\xbfdef f():\r\n    # \xc3\xa9\r\n    "
+    file.write_bytes(given)
+    for words in (["--file", file], ["--n", 2, "--file", file]):
+        server.backend.texts = ["pass\r\n"] * 2
+        command = [sys.executable, "-m", "ms_codegeex.cli", "complete", "--url", server.url, "--echo", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, cwd=ROOT)
+        assert done.stdout.count(given + b"pass\r\n") == len(words) // 2 and done.returncode == 0
+    assert asked(server) == "def f():\n    # \u00e9\n    "
+
+
+def test_a_server_of_others_gets_openais_fields_only_and_the_rest_is_said():
+    with Server(lambda body: ("x", "stop")) as other:
+        plain = command_here("complete", "--url", other.url, "--suffix-file", __file__, "--top-p", 0.5, "x = ")
+        assert (plain.returncode, plain.stdout, plain.stderr) == (0, "x", "")
+        words = ["--language", "Python", "--stop-at", "block", "--cut-prompt", "--top-k", 5, "--n", 2, "--stop", "y"]
+        result = command_here("complete", "--url", other.url, *words, "x = ")
+        flags = "--top-k, --language, --cut-prompt, --stop-at: left out"
+        assert result.returncode == 0 and flags in result.stderr and result.stderr.count("\n") == 1
+    known = {"model", "stream", "prompt", "max_tokens", "seed", "temperature", "top_p"}
+    assert {*other.requests[0]} == known | {"suffix"} and {*other.requests[1]} == known | {"n", "stop"}
+
+
+def test_a_server_of_others_need_not_list_its_models(monkeypatch):
+    def answer(request):
+        if request.url.path == "/v1/models":
+            return httpx.Response(404, json={"detail": "Not Found"})
+        return httpx.Response(200, headers={"content-type": STREAM}, content=ADDED.replace(b"null", b'"stop"'))
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(openai, "OpenAI", partial(openai.OpenAI, http_client=client))
+    result = command_here("complete", "--url", "http://h", "--name", "qwen", "x")
+    assert (result.returncode, result.stdout) == (0, "ab")
+    result = command_here("complete", "--url", "http://h", "x")
+    assert (
+        result.returncode == 2
+        and "http://h has no list of models; give a server with OpenAI's API, and --name" in result.stderr
+    )
+
+
 def test_several_answers_and_json(server):
     server.backend.texts = ["1\n", "2"] * 2
     result = complete(server, "--n", 2, "--echo", "x = ")
@@ -93,7 +134,9 @@ def test_a_stop_text_and_the_end_of_a_block(server):
         (["--url", "http://127.0.0.1:abc", "x"], "127.0.0.1:abc/v1 is not the address of a server (Invalid"),
         (["--url", "http://[::1", "x"], "--url: http://[::1/v1 is not the address of a server (Invalid"),
         (["--name", "other", "x"], "--name: other; {url} has fake"),
-        (["word " * 2000], "context is 1024 tokens; shorten it, or give --cut-prompt to drop its start"),
+        (["word " * 2000], "length is 1024 tokens. However, your prompt resulted in 200"),
+        (["word " * 2000], "reduce the length of the prompt; shorten it, or give --cut-prompt to drop its start"),
+        (["--special-tokens", "x"], "--special-tokens: is for a model in this process"),
         (["--greedy", "--temperature", "0.2", "x"], "--temperature: not with --greedy"),
     ],
 )
@@ -124,13 +167,13 @@ def test_characters_that_the_output_cannot_encode_are_spelled_out(server, count)
     server.backend.texts, written = ["\u00fc \u4ee3"] * count, io.TextIOWrapper(io.BytesIO(), "ascii")
     with contextlib.redirect_stdout(written):
         assert cli.main(["complete", "--url", server.url, "--n", str(count), "--echo", "\u00e9 = "]) == 0
-    assert written.buffer.getvalue().count(b"\\xe9 = \\xfc \\u4ee3") == count
+    assert written.buffer.getvalue().count("\u00e9 = ".encode() + b"\\xfc \\u4ee3") == count  # its own text as it came
 
 
 def test_answers_that_nobody_asked_for_are_left_out(monkeypatch):
     parts = [AnswerPart(number, str(number), "stop") for number in (1, 7)]
     model = SimpleNamespace(name="fake", complete=lambda settings, request: (part for part in parts))
-    monkeypatch.setattr("ms_codegeex.extras.serving.commands.complete.open_model", lambda arguments, slots: model)
+    monkeypatch.setattr("ms_codegeex.extras.serving.commands.complete.open_model", lambda arguments, *_: model)
     found = json.loads(command_here("complete", "--n", 2, "--json", "x").stdout)
     assert found["answers"] == [{"text": "", "finish": None}, {"text": "1", "finish": "stop"}]
 

@@ -26,7 +26,7 @@ import signal
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 ENDED = (None, "syntax", "exit", "time", "memory", "assertion", "error")
 HALF = 20  # bytes of the secret that are read before the program begins
@@ -104,6 +104,16 @@ class DiscardingStream(io.StringIO):
 def execute_bare(code: object, source: str) -> None:
     """Execute in an empty dictionary, so that `__name__` is that of the built-in names and a main guard is false, and
     in an empty directory. Afterwards, `source` is known for tracebacks."""
+    guard()
+    try:
+        with discarding():
+            exec(code, {})
+    finally:
+        linecache.cache[STRING] = (len(source), None, source.splitlines(True), STRING)
+
+
+def guard(*more: str) -> None:
+    """Take functions away, `more` of the built-in ones too, and go to an empty directory."""
     import tempfile
 
     os.chdir(tempfile.mkdtemp())  # from here on, tempfile knows its directory and needs no os.getcwd
@@ -111,14 +121,20 @@ def execute_bare(code: object, source: str) -> None:
         imported = importlib.import_module(module)
         for name in names.split():
             setattr(imported, name, None)
+    for name in more:
+        setattr(builtins, name, None)
     sys.modules.update(dict.fromkeys(ABSENT))
-    stream, ours = DiscardingStream(), (sys.stdin, sys.stdout, sys.stderr)
-    sys.stdin = sys.stdout = sys.stderr = stream
+
+
+@contextlib.contextmanager
+def discarding() -> Iterator[None]:
+    """With no standard files to read from or to write to."""
+    ours = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = sys.stdout = sys.stderr = DiscardingStream()
     try:
-        exec(code, {})
+        yield
     finally:
         sys.stdin, sys.stdout, sys.stderr = ours
-        linecache.cache[STRING] = (len(source), None, source.splitlines(True), STRING)
 
 
 class ValueEncoder:

@@ -5,7 +5,8 @@
 The program is program.py; `calls` is a pickle of the function's name, the arguments of each call and the seconds of
 each. The values go, as plain data (see `plain.py`), into the file `returned`; the report (see `program.py`) has the
 number of calls that returned, and with `report` also their seconds and the content of `returned`. SECONDS are those of
-everything outside of the calls. The first call that does not return is the last one. Nothing here knows the expected
+everything outside of the calls. The first call that does not return is the last one. With `keep`, the
+program is guarded as in EvalPlus's published runner (evalplus/eval/__init__.py). Nothing here knows the expected
 values. Standard library only, compatible with Python 3.7.
 """
 
@@ -13,14 +14,14 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import signal
 import sys
 import time
-import types
 from collections.abc import Callable, ItemsView, KeysView
 
 import plain
-from program import Reporter, execute, guarded, seed, start_timer
+from program import Reporter, TimeUp, TimeUpHere, discarding, execute, guard, guarded, load_before, seed, start_timer
 
 
 class Calls:
@@ -35,7 +36,8 @@ class Calls:
         for arguments, limit in self.waiting:
             signal.setitimer(signal.ITIMER_REAL, limit)
             started = time.perf_counter()
-            value = function(*arguments)
+            with discarding():
+                value = function(*arguments)
             signal.setitimer(signal.ITIMER_REAL, 0)
             self.seconds.append(time.perf_counter() - started)
             plain.Pickler(self.values, 4).dump(comparable(value))
@@ -55,17 +57,23 @@ def main(seconds: str, mode: str) -> None:
     with open("calls", "rb") as file:
         name, arguments, limits = plain.Unpickler(file).load()
     reporter, calls = Reporter(), Calls(arguments, limits)
-    # As in the published runner, the program is no `__main__`.
-    module = types.ModuleType("program")
-    sys.modules["program"] = module
+    scope, place, ours = {}, os.path.abspath("returned"), open  # as in the published runner, it is no `__main__`
     sys.argv = ["program.py"]
     seed(source)
-    start_timer(float(seconds))
-    ended = execute(source, lambda code: exec(code, module.__dict__))
+    load_before(source)
+    if mode == "keep":
+        guard("open")
+
+    def run(code: object) -> None:
+        with discarding():
+            exec(code, scope)
+
+    start_timer(float(seconds), TimeUpHere if mode == "keep" else TimeUp)  # which a program may catch there
+    ended = execute(source, run)
     if ended is None:
-        ended = guarded(lambda: calls.make(module.__dict__[name]))
+        ended = guarded(lambda: calls.make(scope[name]))
     values = calls.values.getvalue()
-    with open("returned", "wb") as file:
+    with ours(place, "wb") as file:
         file.write(values)
     report = {"calls": len(calls.seconds)}
     if mode == "report":

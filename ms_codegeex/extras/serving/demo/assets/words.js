@@ -29,10 +29,8 @@ function explained(status, { message = "", param, code }, hadKey) {
   if (status === 401) return hadKey ? "The server does not know this key." : "The server asks for a key.";
   if (CODES[code]) return CODES[code];
   if (status === 503) return "The server cannot answer at present.";
-  const tokens = /(\d+) tokens, the model's context is (\d+) tokens/.exec(message);
-  if (tokens) return `The text has ${tokens[1]} tokens, and the model's context is ${tokens[2]}: shorten the text.`;
-  const context = /the model's context(?: of|,) (\d+) tokens/.exec(message);
-  if (context) return `The text does not fit into the model's context of ${context[1]} tokens: shorten it.`;
+  const long = /context length is (\d+) tokens\. .* resulted in (\D*)(\d+) tokens/.exec(message);
+  if (long) return `The text has ${long[2]}${long[3]} tokens, and the model's context is ${long[1]}: shorten the text.`;
   const leaves = /leave no room for a prompt, the model's context is (\d+) tokens/.exec(message);
   if (leaves) return `Length: it leaves no room for a text, the model's context is ${leaves[1]} tokens.`;
   if (!message) return "The server answered with an error.";

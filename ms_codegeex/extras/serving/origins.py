@@ -1,0 +1,99 @@
+"""The origins of web pages that may use the server (`--cors`), as browsers send them: in lower case, without the
+scheme's own port."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from ms_codegeex.base.errors import UserError
+
+PORTS = {"http": "80", "https": "443"}
+PARTS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\s]+)(:(?P<port>[0-9]{1,5}|\*))?")
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+BELOW = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"
+PRIVATE = "access-control-request-private-network"
+EXAMPLES = "https://code.example.com, https://*.example.com, http://localhost:* or chrome-extension://*"
+
+
+class Origins:
+    """The pages that entries of `--cors` name: `*.` stands for all hosts below one, `*` for all hosts of a scheme that
+    is not the web's, `:*` for all ports. `UserError` for an entry that no browser sends, and, without `keys`, for one
+    that every page has."""
+
+    def __init__(self, entries: Sequence[str], keys: bool):
+        self.every = "*" in entries
+        self._patterns = [re.compile(_pattern(entry.lower(), entry, keys)) for entry in entries]
+
+    def __contains__(self, origin: str) -> bool:
+        return any(pattern.fullmatch(_plain(origin.lower())) for pattern in self._patterns)
+
+
+def _plain(origin: str) -> str:
+    """An origin without its scheme's own port."""
+    match = PARTS.fullmatch(origin)
+    own = match is not None and match["port"] is not None and match["port"] == PORTS.get(match["scheme"])
+    return origin.rpartition(":")[0] if own else origin
+
+
+def _pattern(entry: str, given: str, keys: bool) -> str:
+    """The origins of an entry as a regular expression."""
+    if entry in ("*", "null") and keys:  # any page can send null, from a sandboxed frame
+        return entry.replace("*", ".*")
+    match = PARTS.fullmatch(entry)
+    web = match is not None and match["scheme"] in PORTS
+    if not keys and (entry in ("*", "null") or (web and match["host"] == "*")):
+        raise UserError(f"--cors: {given} without keys lets every web page use this server; name origins, or give keys")
+    if match is None or match["scheme"] == "file" or not (host := _host(match["host"], web)):
+        raise UserError(f"--cors: {given} is not an origin that a browser sends; give one such as {EXAMPLES}")
+    port = match["port"]
+    if port == "*":
+        end = "(:[0-9]+)?"
+    else:
+        end = f":{int(port)}" if port and str(int(port)) != PORTS.get(match["scheme"]) else ""
+    return f"{re.escape(match['scheme'])}://{host}{end}"
+
+
+def _host(host: str, web: bool) -> str:
+    """The hosts of an entry as a regular expression; empty if there are none."""
+    if host.startswith("["):
+        try:
+            return re.escape(f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]")
+        except ValueError:
+            return ""
+    if host == "*":
+        return BELOW
+    below, name = host.startswith("*."), host.removeprefix("*.")
+    try:
+        name = name.encode("idna").decode() if not name.isascii() else name
+    except UnicodeError:
+        return ""
+    wide = below and web and "." not in name and name != "localhost"  # as *.com
+    return "" if wide or not HOST.fullmatch(name) else rf"{BELOW}\." * below + re.escape(name)
+
+
+class Cors(CORSMiddleware):
+    """Answers browsers for pages of these origins, also those that ask from outside for a private network."""
+
+    def __init__(self, app: ASGIApp, origins: Origins, expose_headers: Sequence[str]):
+        allowed = ["*"] if origins.every else []
+        super().__init__(app, allowed, ["GET", "POST"], ["*"], expose_headers=expose_headers)
+        self.origins = origins
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        """Whether pages of this origin may use the server."""
+        return origin in self.origins
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks before a request. Older versions of the library know no private networks,
+        and newer ones refuse them."""
+        response = super().preflight_response(Headers({k: v for k, v in request_headers.items() if k != PRIVATE}))
+        if response.status_code == 200 and request_headers.get(PRIVATE) == "true":
+            response.headers["Access-Control-Allow-Private-Network"] = "true"
+        return response

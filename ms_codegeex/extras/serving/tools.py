@@ -1,0 +1,271 @@
+"""Tools: functions that a client offers to a model, and the model's calls of them. A model whose chat template has a
+place for tools is asked in its own format. One that has to call is kept to the functions' schemas by a grammar, so it
+needs no such template. No call is ever executed here: the client reads it, and sends what it gives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import MalformedText, parse_json
+from ms_codegeex.base.printing import print_once
+from ms_codegeex.extras.serving.answering import Piece
+from ms_codegeex.extras.serving.backend import StreamedAnswer
+from ms_codegeex.extras.serving.schemas import ChatMessage, ChosenTool, Tool
+from ms_codegeex.generation.grammars import MAX_DEPTH
+
+MAX_TOOLS = 128
+UNUSED = {"X-Unused-Fields": "tools"}  # header of an answer by a model that has no place for tools
+NO_ARGUMENTS = {"type": "object", "properties": {}}
+PARTIAL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"]+)"\s*,\s*"arguments"\s*:\s*(?P<arguments>.*)', re.DOTALL)
+WITH_ARGUMENTS = re.compile(r"(?:\[TOOL_CALLS\])?\s*(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w+)?\[ARGS\]")  # Mistral's newer
+
+
+class CallFormat(NamedTuple):
+    """How models write calls, which are JSON objects, or lists of them, with a name and arguments. `sign`: a text in
+    their chat templates. Calls are between `begin` and `end`, or go on to the end of the answer; without `begin`, the
+    answer is nothing else. `opening`: what the answer begins with if it has to be a call."""
+
+    sign: str
+    begin: str
+    end: str
+    opening: str
+
+
+FORMATS = (
+    CallFormat("<tool_call>", "<tool_call>", "</tool_call>", "<tool_call>\n"),  # Hermes, Qwen
+    CallFormat("[TOOL_CALLS]", "[TOOL_CALLS]", "", "[TOOL_CALLS]["),  # Mistral
+    CallFormat("CodeGeeX", "```json", "```", "```json\n"),  # CodeGeeX4
+    CallFormat("", "", "", ""),  # Llama, and models without a place for tools
+)
+PLAIN = FORMATS[-1]
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """A call of a function; `arguments` are JSON, as the model wrote them."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """How an answer may use tools. `written`: the tools, if the model's chat template takes them. `forced`: the answer
+    is a call, which a grammar keeps to `schema`. `several`: there may be more calls than one. `described`: the tools
+    in words, for a model that has to call one and whose template has no place for them."""
+
+    names: frozenset[str]
+    format: CallFormat
+    written: Sequence[Mapping[str, Any]]
+    forced: bool
+    schema: str
+    several: bool
+    described: str
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of the response."""
+        return {} if self.written or self.forced else UNUSED
+
+
+NO_TOOLS = ToolUse(frozenset(), PLAIN, (), False, "", True, "")
+
+
+def tool_use(
+    tools: Sequence[Tool] | None, choice: str | ChosenTool | None, several: bool | None, template: str, model: str
+) -> ToolUse | None:
+    """How an answer of `model` may use tools; None if there are none. `template`: the text of its chat template for
+    tools, empty if it has no place for them. `UserError` names the field."""
+    if not tools:
+        if choice in (None, "none", "auto"):
+            return None
+        raise UserError("tool_choice: there are no tools; send them, or leave it out")
+    if len(tools) > MAX_TOOLS:
+        raise UserError(f"tools: {len(tools)} tools; give {MAX_TOOLS} at most")
+    functions = {tool.function.name: tool.function.parameters or NO_ARGUMENTS for tool in tools}
+    if len(functions) < len(tools):
+        raise UserError("tools: two have the same name; give each another one")
+    for name, parameters in functions.items():
+        if parameters.get("type", "object") != "object":
+            raise UserError(f"tools: the type of {name}'s parameters is not object; describe an object")
+    schema = json.dumps(_schema(functions))  # before the prompt, which has the schemas too: they may be too deep
+    if choice == "none":
+        return None
+    if isinstance(choice, ChosenTool):
+        if choice.called not in functions:
+            raise UserError(f"tool_choice: there is no tool {choice.called!r}; give one of {', '.join(functions)}")
+        functions = {choice.called: functions[choice.called]}
+        schema = json.dumps(_schema(functions))
+    forced = choice == "required" or isinstance(choice, ChosenTool)
+    if not template and not forced:
+        print_once(f"{model}: its chat template has no place for tools, so it answers requests with tools in text")
+    found = next(each for each in FORMATS if each.sign in template) if template else PLAIN
+    written = [tool.model_dump(exclude_none=True) for tool in tools] if template else []
+    lines = [tool.function.model_dump_json(exclude_none=True) for tool in tools if tool.function.name in functions]
+    words = "\n".join(["Functions:", *lines, 'Answer with a call of one, as {"name": NAME, "arguments": OBJECT}.'])
+    return ToolUse(frozenset(functions), found, written, forced, schema, several is not False, words)
+
+
+def _schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The schema of one call of these functions. Their own are in `$defs`, to which their references are turned."""
+    calls, definitions = [], {}
+    for number, (name, parameters) in enumerate(functions.items()):
+        definitions[f"f{number}"] = _moved({"type": "object", **parameters}, f"#/$defs/f{number}")
+        properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/f{number}"}}
+        required = {"required": ["name", "arguments"], "additionalProperties": False}
+        calls.append({"type": "object", "properties": properties, **required})
+    return {"$defs": definitions, **(calls[0] if len(calls) == 1 else {"anyOf": calls})}
+
+
+def _moved(value: Any, place: str, depth: int = 0) -> Any:
+    """A part of a schema whose root is now at `place`. `UserError` if it is nested too deep."""
+    if depth > MAX_DEPTH:
+        raise UserError(f"tools: a schema is nested deeper than {MAX_DEPTH} levels; give one of fewer")
+    if isinstance(value, list):
+        return [_moved(each, place, depth + 1) for each in value]
+    if not isinstance(value, dict):
+        return value
+    moved = {name: _moved(each, place, depth + 1) for name, each in value.items() if name not in ("$schema", "$id")}
+    reference = moved.get("$ref")
+    return moved | {"$ref": place + reference[1:]} if isinstance(reference, str) and reference[:1] == "#" else moved
+
+
+def as_text(message: ChatMessage, role: str, text: str, calls: Mapping[str, str]) -> tuple[str, str]:
+    """Role and content of a message for a template without a place for tools. `calls`: names of functions by ids."""
+    if message.role == "tool":
+        return "user", f"{calls.get(message.tool_call_id or '', 'The function')} returned:\n{text}"
+    written = [f'{{"name": {json.dumps(one.function.name)}, "arguments": {one.function.arguments}}}'
+               for one in message.tool_calls or ()]  # fmt: skip
+    return role, "\n".join([*([text] if text else []), *written])
+
+
+def as_mapping(message: ChatMessage, role: str, text: str, read: Callable[[str], str]) -> dict[str, Any]:
+    """A message for a template in Jinja, which writes arguments itself; `read` reads what users say."""
+    calls = []
+    for one in message.tool_calls or ():
+        function = {"name": one.function.name, "arguments": _read(read(one.function.arguments))}
+        calls.append({"id": one.id, "type": "function", "function": function})
+    known = {"tool_calls": calls or None, "tool_call_id": message.tool_call_id, "name": message.name}
+    return {"role": role, "content": read(text), **{name: value for name, value in known.items() if value}}
+
+
+def _read(text: str) -> Any:
+    try:
+        return parse_json(text, data=True)
+    except MalformedText:
+        return text
+
+
+class CallReader:
+    """Divides an answer, as its text comes, into text and calls. What is not a call of a known function stays text;
+    without tools, all of it."""
+
+    def __init__(self, use: ToolUse | None):
+        self.use, self.count = use or NO_TOOLS, 0
+        self._held, self._seen, self._inside = "", 0, False  # seen: how much of it has no mark
+        self._whole = self.use.forced or not self.use.format.begin  # nothing but calls, or nothing but text
+        self._text = False  # whether the answer is nothing but text
+        self._after = False  # a call was the last, which white space may follow
+
+    def read(self, answer: StreamedAnswer, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
+        """The text and the calls of a piece, as a message has them. The ids of calls follow from the prompt's ids and
+        the seed: they are the same alone and in company, streamed and whole."""
+        text, calls = self.feed(piece.text, piece.finish is not None)
+        written = []
+        for number, call in enumerate(calls, self.count - len(calls)):
+            known = f"{answer.settings.seed} {number} {' '.join(map(str, answer.ids))}"
+            function = {"name": call.name, "arguments": call.arguments}
+            name = f"call_{hashlib.sha256(known.encode()).hexdigest()[:24]}"
+            written.append({"id": name, "type": "function", "function": function})
+        return text, written
+
+    def feed(self, piece: str, last: bool) -> tuple[str, list[FunctionCall]]:
+        """The text and the calls that the next piece completes."""
+        self._held += piece
+        said, calls = "", list[FunctionCall]()
+        if not (self.use.written or self.use.forced) or self._text:
+            said, self._held = self._held, ""
+        elif self._whole:
+            said = self._read_whole(calls, last)
+        else:
+            said = self._read_marked(calls, last)
+        calls = calls if self.use.several else calls[: max(0, 1 - self.count)]
+        self.count += len(calls)
+        return said, calls
+
+    def _read_whole(self, calls: list[FunctionCall], last: bool) -> str:
+        begun = self._held.lstrip()
+        if last:
+            held, self._held = self._held, ""
+            found = self._calls(held)
+            match = PARTIAL.match(held) if self.use.forced and not found else None
+            calls += found or ([FunctionCall(match["name"], match["arguments"])] if match else [])
+            return "" if calls else held
+        if begun and begun[0] not in "{[" and not self.use.forced:
+            self._text = True
+            said, self._held = self._held, ""
+            return said
+        return ""
+
+    def _read_marked(self, calls: list[FunctionCall], last: bool) -> str:
+        _, begin, end, _ = self.use.format
+        said = ""
+        while True:
+            mark = end if self._inside else begin
+            place = self._held.find(mark, max(0, self._seen - len(mark))) if mark else -1
+            if place < 0:
+                break
+            before, self._held, self._seen = self._held[:place], self._held[place + len(mark) :], 0
+            if self._inside:
+                found = self._calls(before)
+                calls += found
+                said += "" if found else f"{begin}{before}{end}"
+                self._after = bool(found)
+            else:
+                said += self._spaced(before)
+            self._inside = not self._inside
+        self._seen = len(self._held)
+        if last:
+            held, self._held = self._held, ""
+            found = self._calls(held) if self._inside else []
+            calls += found
+            return said + ("" if found else f"{begin}{held}" if self._inside else self._spaced(held))
+        if not self._inside:
+            waits = (size for size in range(len(begin) - 1, 0, -1) if self._held.endswith(begin[:size]))
+            ready = len(self._held) - next(waits, 0)
+            said += self._spaced(self._held[:ready])
+            self._held, self._seen = self._held[ready:], 0
+        return said
+
+    def _spaced(self, text: str) -> str:
+        """A text without the white space between it and a call before it."""
+        text = text.lstrip() if self._after else text
+        self._after = self._after and not text
+        return text
+
+    def _calls(self, text: str) -> list[FunctionCall]:
+        """The calls that a text is; none if it is something else."""
+        if WITH_ARGUMENTS.match(text):
+            pieces = WITH_ARGUMENTS.split(text)  # "", name, arguments, name, arguments, …
+            pairs = zip(pieces[1::2], pieces[2::2], strict=True)
+            return self._known([{"name": name, "arguments": said} for name, said in pairs])
+        value = _read(text.strip())
+        return self._known(value if isinstance(value, list) else [value])
+
+    def _known(self, values: Sequence[Any]) -> list[FunctionCall]:
+        calls = []
+        for value in values:
+            if not isinstance(value, dict) or value.get("name") not in self.use.names:
+                return []
+            given = value.get("arguments", value.get("parameters", {}))
+            given = _read(given) if isinstance(given, str) else given
+            if not isinstance(given, dict):
+                return []
+            calls.append(FunctionCall(value["name"], json.dumps(given, ensure_ascii=False)))
+        return calls

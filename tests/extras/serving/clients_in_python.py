@@ -1,0 +1,99 @@
+"""Runs clients of OpenAI's API, in an environment that has them: `test_newest_clients.py`. Prints what a user of each
+sees for each kind of mistake, and what it makes of tools."""
+
+import json
+import sys
+import warnings
+from importlib.metadata import version
+
+warnings.filterwarnings("ignore")
+URL, KEY, SLOW = sys.argv[1:]
+MISTAKES = {
+    "too long": {"text": "x = 1\n" * 3000},
+    "rate limit": {"key": SLOW},
+    "key": {"key": "wrong"},
+    "model": {"model": "gpt"},
+    "field": {"temperature": -1.0},
+}
+
+
+def with_openai(text="x", key=KEY, model="fake", **more):
+    import openai
+
+    client = openai.OpenAI(base_url=URL, api_key=key, max_retries=0)
+    client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}], **more)
+    return client.responses.create(model=model, input=text, **more).output_text
+
+
+def with_litellm(text="x", key=KEY, model="fake", **more):
+    import litellm
+
+    litellm.suppress_debug_info = True
+    asked = [{"role": "user", "content": text}]
+    known = {"api_base": URL, "api_key": key, "num_retries": 0}
+    return litellm.completion(f"openai/{model}", asked, **known, **more).choices[0].message.content
+
+
+def with_langchain(text="x", key=KEY, model="fake", **more):
+    from langchain_openai import ChatOpenAI
+
+    return ChatOpenAI(base_url=URL, api_key=key, model=model, max_retries=0, **more).invoke(text).content
+
+
+def mistakes(ask):
+    """The class of error that each mistake is for a user of the client."""
+    ask()
+    found = {}
+    for kind, fields in MISTAKES.items():
+        try:
+            for _ in range(3):
+                ask(**fields)
+        except Exception as error:
+            found[kind] = type(error).__name__
+    return found
+
+
+def tools_of_openai():
+    import openai
+    from pydantic import BaseModel
+
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    client, tool = openai.OpenAI(base_url=URL, api_key=KEY), openai.pydantic_function_tool(Person)
+    said = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
+    found = client.chat.completions.parse(**said, tools=[tool], tool_choice="required")
+    return found.choices[0].message.tool_calls[0].function.parsed_arguments.model_dump()
+
+
+def tools_of_litellm():
+    import litellm
+
+    parameters = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
+    tool = {"type": "function", "function": {"name": "person", "parameters": parameters}}
+    asked = [{"role": "user", "content": "x"}]
+    found = litellm.completion("openai/fake", asked, tools=[tool], api_base=URL, api_key=KEY)
+    return json.loads(found.choices[0].message.tool_calls[0].function.arguments)
+
+
+def tools_of_langchain():
+    from langchain_openai import ChatOpenAI
+    from pydantic import BaseModel
+
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    model = ChatOpenAI(base_url=URL, api_key=KEY, model="fake")
+    return model.with_structured_output(Person, method="function_calling").invoke("x").model_dump()
+
+
+CLIENTS = {
+    "openai": (with_openai, tools_of_openai),
+    "litellm": (with_litellm, tools_of_litellm),
+    "langchain-openai": (with_langchain, tools_of_langchain),
+}
+
+if __name__ == "__main__":
+    print(json.dumps({name: [version(name), mistakes(ask), tools()] for name, (ask, tools) in CLIENTS.items()}))

@@ -1,0 +1,114 @@
+"""Clients as their users install them today, from the registries, in environments of their own: the class of error that
+a user sees for each kind of mistake, and tools. `clients.yaml` says what was tried, for a table in docs/clients.md."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from fake_backend import FakeBackend, fake_model, fake_settings
+from over_http import served
+from own_environment import VARIABLES, own_environment, run_in
+from test_tools import Template
+
+HERE, PAGE = Path(__file__).parent, ROOT / "docs" / "clients.md"
+BEGIN, END = "<!-- tests/extras/serving/clients.yaml -->", "<!-- end -->"
+KEYS = ("0123456789abcdef", "fedcba9876543210")
+PERSON = {"name": "Ada", "age": 3}
+SEEN = {  # by the package: the class of error that a user sees
+    "openai": ["BadRequestError", "RateLimitError", "AuthenticationError", "NotFoundError", "BadRequestError"],
+    "litellm": [
+        "ContextWindowExceededError",
+        "RateLimitError",
+        "AuthenticationError",
+        "NotFoundError",
+        "BadRequestError",
+    ],
+    "langchain-openai": [
+        *("OpenAIContextOverflowError", "OpenAIRateLimitError", "OpenAIAuthenticationError"),
+        *("OpenAIModelNotFoundError", "OpenAIInvalidRequestError"),
+    ],
+}
+STATUSES = {"too long": (400, False), "rate limit": (429, True), "key": (401, False), "model": (404, False)}
+PACKAGES = ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@continuedev/openai-adapters", "zod")
+
+
+class Calling(FakeBackend):
+    """Calls the first tool, and answers in text once there is a result."""
+
+    def _begin(self, answer):
+        said = self.model.tokenizer.decode(answer.ids)
+        messages, tools = json.loads(said.removesuffix("<tool_call>\n"))
+        if answer.settings.json_schema:
+            schema = json.loads(answer.settings.json_schema)
+            self.texts = [json.dumps({"name": schema["properties"]["name"]["const"], "arguments": PERSON})]
+        elif tools and messages[-1]["role"] != "tool":
+            call = json.dumps({"name": tools[0]["function"]["name"], "arguments": PERSON})
+            self.texts = [f"<tool_call>\n{call}\n</tool_call>"]
+        else:
+            self.texts = ["done"]
+        super()._begin(answer)
+
+
+@pytest.fixture
+def server(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"me {KEYS[0]}\nslow {KEYS[1]} requests-per-minute=1\n")
+    keys.chmod(0o600)
+    with served(
+        lambda: Calling(fake_settings(api_key_file=keys), fake_model(chat=Template("<tool_call>"), context=4096))
+    ) as it:
+        yield it
+
+
+@pytest.mark.newest
+def test_users_of_pythons_clients_see_the_right_class_of_error_and_tools(server, tmp_path):
+    python = own_environment(tmp_path / "clients", *SEEN)
+    done = run_in(python, HERE / "clients_in_python.py", f"{server.url}/v1", *KEYS)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name, (version, mistakes, tools) in found.items():
+        assert [*mistakes.values()] == SEEN[name], (name, version, mistakes)
+        assert tools == PERSON, (name, version)
+
+
+@pytest.mark.newest
+def test_users_of_javascripts_clients_see_the_right_status_and_tools(server, tmp_path):
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    words = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *PACKAGES]
+    if subprocess.run(words, cwd=tmp_path, env=VARIABLES).returncode:
+        pytest.skip("npm cannot fetch the clients")
+    script = Path(shutil.copy(HERE / "clients_in_javascript.mjs", tmp_path))
+    done = subprocess.run(["node", script, f"{server.url}/v1", *KEYS], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name in ("responses", "chat", "compatible"):
+        assert found[name].pop("tools") == [PERSON, "done"], (name, found["version"])
+        assert {kind: tuple(values[1:]) for kind, values in found[name].items()} == STATUSES, (name, found["version"])
+    assert found["continue"]["tools"] == PERSON
+
+
+def table():
+    """The lines of the table in docs/clients.md."""
+    rows = yaml.safe_load((HERE / "clients.yaml").read_text())
+    lines = [f"| {row['client']} | {row['version']} | {row['tried']} | {row['settings']} |" for row in rows]
+    return "\n".join(["| client | version | tried | what to set |", "| --- | --- | --- | --- |", *lines])
+
+
+def with_table(page):
+    before, rest = page.split(f"{BEGIN}\n")
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}"
+
+
+def test_the_page_has_the_table_of_clients():
+    page = PAGE.read_text("utf-8")
+    assert page == with_table(page), f"run {sys.executable} {__file__}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text("utf-8")), "utf-8")

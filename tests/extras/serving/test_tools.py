@@ -1,0 +1,330 @@
+"""Tools in `/v1/chat/completions` and `/v1/responses`: what a model is asked, what its answers are read as, and forced
+calls by the grammar of a real engine."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import jsonschema
+import openai
+import pytest
+from asking import answered, ask, events
+from fake_backend import FakeBackend, fake_model
+from over_http import served as served_here
+from served import served
+from small_benchmarks import write_model
+
+from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.extras.serving.routes.completions import ChatMessage
+from ms_codegeex.extras.serving.schemas import Tool
+from ms_codegeex.extras.serving.tools import CallReader, tool_use
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+QUESTION = [{"role": "user", "content": "How warm is it in Paris?"}]
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 8}, "unit": {"$ref": "#/$defs/unit"}},
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+    "$defs": {"unit": {"enum": ["C", "F"]}},
+}
+LIST = {
+    "type": "object",
+    "properties": {"depth": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["depth"],
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "description": "Now", "parameters": WEATHER}},
+    {"type": "function", "function": {"name": "list_files", "parameters": LIST, "strict": True}},
+    {"type": "function", "function": {"name": "stop"}},
+]
+FLAT = [{"type": "function", **tool["function"]} for tool in TOOLS]
+PARIS = '{"name": "weather", "arguments": {"city": "Paris", "unit": "C"}}'
+DEEP = '{"name": "list_files", "arguments": {"depth": 2}}'
+ARGUMENTS = [{"city": "Paris", "unit": "C"}, {"depth": 2}]
+FORMATS = {  # what shows the format in a template, and an answer with text and two calls, and with one
+    "Hermes": ("<tool_call>", f"I look.\n<tool_call>\n{PARIS}\n</tool_call>\n<tool_call>{DEEP}</tool_call>\n"),
+    "Mistral": ("[TOOL_CALLS]", f"I look.\n[TOOL_CALLS][{PARIS}, {DEEP}]"),
+    "newer Mistral": (
+        "[TOOL_CALLS]",
+        'I look.\n[TOOL_CALLS]weather[ARGS]{"city": "Paris", "unit": "C"}[TOOL_CALLS]list_files[ARGS]{"depth": 2}',
+    ),
+    "CodeGeeX4": ("CodeGeeX", f"I look.\n```json\n{PARIS}\n```\n```json\n{DEEP}\n```"),
+    "plain": ("tools", f"\n[{PARIS.replace('arguments', 'parameters')}, {DEEP}]\n"),
+}
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template with a place for tools: the conversation as JSON."""
+
+    tools_text: str
+    stop: tuple[str, ...] = ()
+
+    def prompt(self, messages, tools=()):
+        return json.dumps([messages, list(tools)])
+
+
+def backend_of(sign, *texts):
+    def make():
+        backend = FakeBackend(model=fake_model(chat=Template(sign) if sign else TEMPLATES["plain"], context=2048))
+        backend.texts = list(texts)
+        return backend
+
+    return make
+
+
+def asked(make, path=CHAT, **fields):
+    """The message of an answer and why it ended, which are the same in a stream."""
+    body = {"messages": QUESTION, "tools": TOOLS, "seed": 1, "max_tokens": 1000, **fields}
+    choice = ask("POST", path, make, json=body).json()["choices"][0]
+    message, finish = choice["message"], choice["finish_reason"]
+    pieces = [event["choices"][0] for event in events(ask("POST", path, make, json={**body, "stream": True}))]
+    text = "".join(piece["delta"].get("content") or "" for piece in pieces)
+    calls = [call for piece in pieces for call in piece["delta"].get("tool_calls", ())]
+    assert (text, pieces[-1]["finish_reason"]) == (message["content"] or "", finish)
+    assert [call.pop("index") for call in calls] == [*range(len(calls))] and calls == message.get("tool_calls", [])
+    return message, finish
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_models_calls_are_read_in_its_own_format(kind):
+    sign, text = FORMATS[kind]
+    message, finish = asked(backend_of(sign, text))
+    functions = [call["function"] for call in message["tool_calls"]]
+    assert [json.loads(each["arguments"]) for each in functions] == ARGUMENTS and finish == "tool_calls"
+    assert [each["name"] for each in functions] == ["weather", "list_files"]
+    assert (message["content"] or "").strip() == ("" if kind == "plain" else "I look.")
+    assert len({call["id"] for call in message["tool_calls"]}) == 2
+    message, _ = asked(backend_of(sign, text), parallel_tool_calls=False)
+    assert len(message["tool_calls"]) == 1
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("wrong", ["weather", '"Paris"'])
+def test_what_is_no_call_of_a_known_function_stays_text(kind, wrong):
+    sign, text = FORMATS[kind]
+    text = text.replace(DEEP, PARIS).replace(wrong, f"{wrong}?" if wrong == "weather" else "Paris")
+    if kind == "newer Mistral":
+        text = text.replace("list_files", "weather?").replace("depth", "x") if wrong == "weather" else text[:-1]
+        text = text.replace("weather?", "nothing")
+    message, finish = asked(backend_of(sign, text))
+    if kind == "newer Mistral" and wrong != "weather":
+        return  # its second call is cut off
+    assert (message["content"], finish) == (text, "stop") and "tool_calls" not in message
+
+
+@pytest.mark.parametrize("text", ["no call", "<tool_", "a <tool_call> b", "```json\n[1]\n```", '{"a": 1}', "[1", ""])
+@pytest.mark.parametrize("sign", ["<tool_call>", "CodeGeeX", "[TOOL_CALLS]", "tools"])
+def test_a_text_is_the_text(sign, text):
+    message, finish = asked(backend_of(sign, text or " "))
+    assert (message["content"], finish) == (text or " ", "stop")
+
+
+def test_a_model_without_a_place_for_tools_answers_in_text_and_says_so(capsys):
+    for path, body in ((CHAT, {"messages": QUESTION, "tools": TOOLS}), (RESPONSES, {"input": "x", "tools": FLAT})):
+        response, backend = answered(path, body, backend_of("", PARIS))
+        assert response.headers["x-unused-fields"] == "tools" and PARIS in response.text.replace('\\"', '"')
+        plain, other = answered(path, {**body, "tools": []}, backend_of("", PARIS))
+        assert backend.asked[0].ids == other.asked[0].ids and "x-unused-fields" not in plain.headers
+    assert capsys.readouterr().err.count("its chat template has no place for tools") <= 1  # once in a process
+    response, _ = answered(CHAT, {"messages": QUESTION, "tools": TOOLS, "tool_choice": "none"}, backend_of("", PARIS))
+    assert "x-unused-fields" not in response.headers
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+@pytest.mark.parametrize("sign", ["", "<tool_call>"])
+def test_an_answer_that_has_to_call_follows_the_functions_schema(choice, sign):
+    pytest.importorskip("llguidance")
+    message, finish = asked(backend_of(sign, PARIS), tool_choice=choice)
+    assert (message["content"], finish) == (None, "tool_calls")
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == ARGUMENTS[0]
+    body = {"messages": QUESTION, "tools": TOOLS, "tool_choice": choice}
+    response, backend = answered(CHAT, body, backend_of(sign, PARIS))
+    assert "x-unused-fields" not in response.headers
+    schema = json.loads(backend.asked[0].settings.json_schema)
+    jsonschema.validate(json.loads(PARIS), schema)
+    for wrong in (PARIS.replace('"C"', '"K"'), PARIS.replace("Paris", "P" * 9), '{"name": "x", "arguments": {}}', "{}"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(json.loads(wrong), schema)
+    other = jsonschema.Draft202012Validator(schema).is_valid(json.loads(DEEP))
+    assert other is (choice == "required")
+    prompt = backend.model.tokenizer.decode(backend.asked[0].ids)
+    assert prompt.endswith("<tool_call>\n" if sign else "Assistant:\n") and '"weather"' in prompt
+
+
+def test_a_call_that_max_tokens_cuts_is_given_as_far_as_it_goes():
+    pytest.importorskip("llguidance")
+    message, finish = asked(backend_of("", PARIS), tool_choice="required", max_tokens=12)
+    (call,) = message["tool_calls"]
+    assert finish == "length" and PARIS.startswith('{"name": "weather", "arguments": ' + call["function"]["arguments"])
+
+
+TALK = [
+    *QUESTION,
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "call_1", "type": "function", "function": json.loads(PARIS) | {"arguments": '{"city": "Paris"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "call_1", "content": "21 degrees"},
+]
+
+
+def test_calls_and_results_are_part_of_the_prompt():
+    _, backend = answered(CHAT, {"messages": TALK, "tools": TOOLS}, backend_of("<tool_call>", "warm"))
+    messages, tools = json.loads(backend.model.tokenizer.decode(backend.asked[0].ids))
+    assert messages[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Paris"}}
+    assert messages[2] == {"role": "tool", "content": "21 degrees", "tool_call_id": "call_1"}
+    assert [tool["function"]["name"] for tool in tools] == ["weather", "list_files", "stop"]
+    for body in ({"messages": TALK}, {"messages": TALK, "tools": TOOLS}):
+        _, backend = answered(CHAT, body, backend_of("", "warm"))
+        prompt = backend.model.tokenizer.decode(backend.asked[0].ids)
+        assert 'Assistant:\n{"name": "weather", "arguments": {"city": "Paris"}}' in prompt
+        assert "User:\nweather returned:\n21 degrees" in prompt
+
+
+def test_the_same_conversation_as_items_is_the_same_prompt():
+    items = [
+        {"role": "user", "content": QUESTION[0]["content"]},
+        {
+            "type": "function_call",
+            "id": "fc_1",
+            "call_id": "call_1",
+            "name": "weather",
+            "arguments": '{"city": "Paris"}',
+        },
+        {"type": "function_call_output", "call_id": "call_1", "output": "21 degrees"},
+    ]
+    _, one = answered(CHAT, {"messages": TALK, "tools": TOOLS}, backend_of("<tool_call>", "warm"))
+    _, other = answered(RESPONSES, {"input": items, "tools": FLAT}, backend_of("<tool_call>", "warm"))
+    assert one.asked[0].ids == other.asked[0].ids
+
+
+WRONG = [
+    ({"tools": TOOLS[:1] * 2}, "tools", "same name"),
+    ({"tools": [{"type": "web_search"}]}, "tools", "function"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "pattern"),
+    ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}]}, "tools", "object"),
+    ({"tools": [], "tool_choice": "required"}, "tool_choice", "no tools"),
+    ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "weather"),
+    ({"tool_choice": "sometimes"}, "tool_choice", "none"),
+    ({"functions": [{"name": "f"}]}, "functions", "not supported"),
+]
+SCHEMAS = [
+    ({"not": {}}, "not"),
+    ({"properties": {"a": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
+    ({"properties": {"a": {"type": "string", "minLength": 5, "maxLength": 2}}, "required": ["a"]}, "unsatisfiable"),
+    ({"properties": {"a": {"$ref": "#/$defs/none"}}, "required": ["a"]}, ""),
+]
+
+
+@pytest.mark.parametrize(("fields", "param", "words"), WRONG)
+def test_wrong_tools_are_a_400_that_names_the_field(fields, param, words):
+    response, backend = answered(CHAT, {"messages": QUESTION, "tools": TOOLS, **fields}, backend_of(""))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param) and words in error["message"] and not backend.asked
+
+
+@pytest.mark.parametrize(("parameters", "keyword"), SCHEMAS)
+def test_a_schema_that_cannot_be_followed_is_a_400_that_names_the_keyword(parameters, keyword):
+    pytest.importorskip("llguidance")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    for stream in (False, True):
+        body = {"messages": QUESTION, "tools": tools, "tool_choice": "required", "stream": stream}
+        response, backend = answered(CHAT, body, backend_of(""))
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, "tools") and keyword in error["message"]
+        assert not backend.asked
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_schema_that_is_nested_too_deep_is_a_400(choice):
+    nested = {"type": "object"}
+    for _ in range(150):
+        nested = {"properties": {"a": nested}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": nested}}]
+    response, _ = answered(
+        CHAT, {"messages": QUESTION, "tools": tools, "tool_choice": choice}, backend_of("<tool_call>")
+    )
+    assert response.status_code == 400 and "nested" in response.json()["error"]["message"]
+
+
+def test_a_schema_may_call_itself():
+    pytest.importorskip("llguidance")
+    tree = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": tree}}]
+    body = {"messages": QUESTION, "tools": tools, "tool_choice": "required"}
+    _, backend = answered(CHAT, body, backend_of("", "{}"))
+    schema = json.loads(backend.asked[0].settings.json_schema)
+    jsonschema.validate({"name": "f", "arguments": {"next": {"next": {}}}}, schema)
+    assert not jsonschema.Draft202012Validator(schema).is_valid({"name": "f", "arguments": {"next": {"other": 1}}})
+
+
+def test_openais_client_reads_calls_of_both_routes():
+    pytest.importorskip("llguidance")
+    make = backend_of("<tool_call>", *[FORMATS["Hermes"][1]] * 4)
+    with (
+        served_here(make) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        known = {"model": "fake", "seed": 1, "max_tokens": 900}
+        chat = client.chat.completions.create(messages=QUESTION, tools=TOOLS, **known)
+        assert [json.loads(call.function.arguments) for call in chat.choices[0].message.tool_calls] == ARGUMENTS
+        with client.chat.completions.stream(messages=QUESTION, tools=TOOLS, **known) as stream:
+            final = stream.get_final_completion()
+        assert final.choices[0].message.tool_calls[1].function.arguments == '{"depth": 2}'
+        answer = client.responses.create(model="fake", input="x", tools=FLAT, max_output_tokens=900)
+        assert [item.type for item in answer.output] == ["message", "function_call", "function_call"]
+        assert [json.loads(item.arguments) for item in answer.output[1:]] == ARGUMENTS
+        found = list(client.responses.create(model="fake", input="x", tools=FLAT, max_output_tokens=900, stream=True))
+    kinds = [event.type.removeprefix("response.") for event in found]
+    order = ["output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"]
+    assert kinds[-9:] == [*order, *order, "completed"] and kinds[-10] == "output_item.done"
+    assert [item.type for item in found[-1].response.output] == ["message", "function_call", "function_call"]
+    assert {event.output_index for event in found if event.type.endswith("arguments.done")} == {1, 2}
+
+
+def test_the_reader_gives_all_text_wherever_pieces_end():
+    tools = [Tool.model_validate(each) for each in TOOLS]
+    for kind, (sign, text) in FORMATS.items():
+        use = tool_use(tools, None, None, sign, "fake")
+        for size in (1, 2, 3, 7, len(text)):
+            reader, said, calls = CallReader(use), "", []
+            for place in range(0, len(text), size):
+                more, found = reader.feed(text[place : place + size], place + size >= len(text))
+                said, calls = said + more, calls + found
+            assert [json.loads(call.arguments) for call in calls] == ARGUMENTS, (kind, size)
+            assert said.strip() == ("" if kind == "plain" else "I look.")
+
+
+@pytest.mark.slow
+def test_forced_calls_of_a_real_engine_are_valid_alone_and_in_company(tmp_path):
+    """Random weights; whatever they prefer, the grammar gives valid calls."""
+    pytest.importorskip("llguidance")
+    model = write_model(tmp_path)
+    (model / "provenance.json").unlink()
+    (model / "serving.json").write_text('{"chat": "plain"}')
+    choices = ["required", {"type": "function", "function": {"name": "weather"}}]
+    with served(model, tmp_path / "log", "--max-concurrency", 8, "--name", "tiny") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=300)
+
+        def call(seed):
+            found = client.chat.completions.create(
+                model="tiny", messages=QUESTION, tools=TOOLS, tool_choice=choices[seed % 2], max_tokens=200, seed=seed
+            )
+            return found.choices[0]
+
+        with client, ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(call, range(24)))
+            alone = [call(seed) for seed in range(0, 24, 6)]
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in TOOLS}
+    finished = [choice for choice in together if choice.finish_reason == "tool_calls"]
+    assert len(finished) > 12 and "Traceback" not in (tmp_path / "log").read_text()
+    for choice in finished:
+        (one,) = choice.message.tool_calls
+        jsonschema.validate(json.loads(one.function.arguments), schemas[one.function.name])
+    assert [choice.message for choice in alone] == [together[seed].message for seed in range(0, 24, 6)]
+    assert ChatMessage.model_validate(together[0].message.model_dump(exclude_none=True)).tool_calls
