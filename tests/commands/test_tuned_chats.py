@@ -108,7 +108,7 @@ def test_it_is_a_chat_model_everywhere(tuned):
         assert asked.chat, model
         for question, answer in ANSWERS.items():
             messages = [(each["role"], each["content"]) for each in conversation(question)]
-            parts = list(asked.converse(messages, settings))
+            parts = list(asked.converse(settings, messages))
             assert ("".join(part.text for part in parts), parts[-1].finish) == (answer, "stop"), model
     with served(run, place / "serve.log") as server:
         for question, answer in ANSWERS.items():
