@@ -35,6 +35,7 @@ from ms_codegeex.extras.evaluation.judging.python_program import (
     tail,
     witness,
 )
+from ms_codegeex.extras.evaluation.judging.reasons import reason, remedy
 from ms_codegeex.extras.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.extras.evaluation.sandbox.limits import MIB
 from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, TextSource
@@ -277,9 +278,8 @@ class EvalPlus(PythonTask):
         executions = sandbox.run([command], files, self.runner.readable)
         report = read_report(executions[-1], secret)
         if not report.finished or report.printed is None or report.printed["calls"] != len(calls):
-            lines = tail(executions).strip().splitlines() or [report.verdict.value]
-            remedy = "give --python an interpreter with what it needs, and run the same command again"
-            raise RunFailure(f"{problem.id}: its canonical solution fails here ({lines[-1][:200]}); {remedy}")
+            why = reason({"reference": report.verdict.value}, tail(executions))
+            raise RunFailure(f"{problem.id}: its canonical solution fails here ({why}); {remedy([why], ['python'])}")
         return ReferenceValues(base64.b64decode(report.printed["values"]), report.printed["seconds"])
 
     def _comparison(self, problem: Problem, calls: Calls, known: ReferenceValues, secret: str, wall: float) -> Command:

@@ -313,12 +313,27 @@ def test_references_alone(evaluate, tmp_path):
 
 
 @pytest.mark.strict_sandbox
-def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
+@pytest.mark.parametrize(
+    ("code", "why", "remedy"),
+    [
+        (
+            "return 3 * x",
+            "AssertionError",
+            "mend the tool chain if all of them fail, otherwise these problems in --data",
+        ),
+        (
+            "import os; os.getcwd(); return 2 * x",
+            "the guard of the published runner has taken os.getcwd away",
+            "write the canonical solution without what is taken away",
+        ),
+    ],
+)
+def test_a_reference_that_fails_is_status_1(evaluate, tmp_path, code, why, remedy):
     data = small_benchmarks.humaneval(tmp_path)
-    data.write_text(data.read_text().replace("2 * x", "3 * x"))
-    reported = evaluate("humaneval", "--data", data, "--check-references", status=1)
-    assert "HumanEval/1 FAILS (strict " in reported and "AssertionError" in reported
-    assert "not judged: all: references fail: HumanEval/1" in reported
+    data.write_text(data.read_text().replace("return 2 * x", code))
+    *reported, last = evaluate("humaneval", "--data", data, "--check-references", status=1).splitlines()
+    assert "HumanEval/1 FAILS (strict " in reported[-1] and why in reported[-1]
+    assert "not judged: all: references fail: HumanEval/1 (strict " in last and last.endswith(f"; {remedy}")
 
 
 @pytest.mark.parametrize(
