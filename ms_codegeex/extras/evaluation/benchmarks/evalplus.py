@@ -90,13 +90,11 @@ class _Constants(ast.NodeTransformer):
 
 FILE_STEMS = ("HumanEvalPlus", "MbppPlus")  # a version may follow
 DATASETS = {"HumanEval": "humaneval", "Mbpp": "mbpp"}  # by the part of task_id before the number
-WHERE = "github.com/evalplus: the releases of humanevalplus_release and mbppplus_release"
+OTHER = "HumanEval+ from there is for `evaluate humaneval`"
+WHERE = f"github.com/evalplus, releases of humanevalplus_release and mbppplus_release, and on Hugging Face ({OTHER})"
 OWN = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "atol": (int, float)}
 HUB = {"task_id": int, "prompt": str, "code": str, "test_list": list, "test": str}
-FORM = (
-    f"has {listed([*OWN, 'base_input', 'plus_input'])}, or as MBPP+ on Hugging Face {listed(HUB)} "
-    "(HumanEval+ from there is for `evaluate humaneval`)"
-)
+FORM = f"has {listed([*OWN, 'base_input', 'plus_input'])}, or as MBPP+ on Hugging Face {listed(HUB)} ({OTHER})"
 Calls = list[list[Any]]  # the arguments of each call
 Convert = Callable[[Any], Any]
 
