@@ -146,7 +146,7 @@ def test_summaries(model, evaluate, tmp_path):
     pytest.importorskip("sacrebleu")
     data = small_benchmarks.humaneval_x(tmp_path)
     report = evaluate("humaneval-x-summary", "--model", model, "--data", data, *SHORT, "--tag")
-    assert report["scores"] == {} and report["samples"]["judged"] == 8
+    assert report["scores"] == {} and report["failed"] == [] and report["samples"]["judged"] == 8
     for name, size in (("all", 4), ("python", 2), ("js", 2)):
         found = report["measures"][name]
         assert found["problems"] == size and 0 <= found["BLEU-4"]["value"] <= found["BLEU-4"]["high"] < 1
@@ -243,6 +243,7 @@ def test_a_server_and_a_process_of_its_own(tmp_path):
         assert result.returncode == 0, result.stderr
         assert server.authorizations == {"Bearer secret"}
         assert {(body["model"], body["top_k"]) for body in server.requests} == {("b", -1)}
+    assert "failed HumanEval/1: wrong: AssertionError; its answer ends: return x\n" in result.stdout
     assert "strict, all: pass@1 50.00 %" in result.stdout and "report.html" in result.stdout
     assert "secret" not in (tmp_path / "out" / "evaluation.json").read_text()
     report = read_json(tmp_path / "out" / "report.json")
