@@ -19,11 +19,13 @@ CHECKPOINT = Option(
 @dataclass(frozen=True)
 class Actions:
     """The actions of a verb, one of which follows it, as in `checkpoint list`; each with its summary and options.
-    `name`: what `--help` calls them. `abbreviated`: whether the names of options may be abbreviated."""
+    `name`: what `--help` calls them. `abbreviated`: whether the names of options may be abbreviated. `alone`: options
+    of the verb itself; then an action may be missing."""
 
     options: Mapping[str, tuple[str, Sequence[type | OptionGroup]]]
     name: str = "action"
     abbreviated: bool = True
+    alone: type | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class JsonOption:
 def declare(parser: argparse.ArgumentParser, options: Sequence[type | OptionGroup] | Actions) -> None:
     """Add the options of a verb; a dataclass alone is a group without a title."""
     if isinstance(options, Actions):
-        words = {"title": f"{options.name}s", "dest": options.name, "metavar": options.name.upper(), "required": True}
+        if options.alone:
+            add_options(parser, options.alone)
+        words = {"title": f"{options.name}s", "dest": options.name, "metavar": options.name.upper()}
+        words["required"] = not options.alone
         actions = parser.add_subparsers(**words)
         for name, (summary, inner) in options.options.items():
             declare(actions.add_parser(name, help=summary, allow_abbrev=options.abbreviated), inner)
