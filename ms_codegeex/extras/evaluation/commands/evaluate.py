@@ -22,12 +22,12 @@ from ms_codegeex.extras.evaluation.commands.evaluate_options import (
     FileOptions,
     InfillingOptions,
     JudgingOptions,
-    ListOptions,
     PerplexityOptions,
     RecipeOption,
     ReproductionOptions,
     ServerOptions,
     SourceOptions,
+    TaskListOptions,
 )
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.recipe import Recipe
@@ -122,7 +122,7 @@ OPTIONS = Actions(
     {**{name: (BENCHMARKS[name].summary, _of_benchmark(name)) for name in BENCHMARKS}, **OTHERS},
     name="task",
     abbreviated=False,
-    alone=ListOptions,
+    alone=[TaskListOptions],
 )
 
 

@@ -12,7 +12,7 @@ from ms_codegeex.base.verb_options import CHECKPOINT
 
 
 @dataclass(frozen=True)
-class ListOptions:
+class TaskListOptions:
     """What stands in place of a task."""
 
     list: bool = option("the tasks, their problems and where these are, or the command that gets them", default=False)
