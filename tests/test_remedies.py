@@ -249,8 +249,8 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     "a tokenizer is there": (f"{LEARN} --output one --vocab-size 300", 1, {}),
     "runs are fixed": (f"{LEARN} --output {{out}} --vocab-size 300 --whitespace-run 4", 1, {}),
     "a vocabulary of a run": (
-        "train --config codegeex_tiny training.steps=1 output={out} data.tokenizer_size=300 data.functions_from=null "
-        "--corpus tree",
+        "train --config codegeex_tiny training.steps=1 output={out} data.tokenizer_size=300 model.vocab_size=1024 "
+        "model.eos_token_id=1005 data.functions_from=null --corpus tree",
         1,
         {},
     ),

@@ -241,7 +241,8 @@ def test_an_edit_covers_no_other_change(model):
 def test_a_source_that_changed_is_not_converted(model, tmp_path):
     for name in ("model.safetensors", "serving.json"):
         (model / "serving.json").write_text("{}")
-        assert command_here("convert", "--model", model, "--to", "hf", "--output", tmp_path / name).returncode == 0
+        done = command_here("convert", "--model", model, "--to", "hf", "--output", tmp_path / name)
+        assert done.returncode == 0 and "serving.json: is extra since provenance.json was written" in done.stderr
     change(model, "vocab.json")
     done = command_here("convert", "--model", model, "--to", "megatron", "--output", tmp_path / "out.pt")
     assert done.returncode == 2 and "vocab.json: is changed, by provenance.json" in done.stderr

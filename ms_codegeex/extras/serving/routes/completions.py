@@ -190,9 +190,7 @@ def conversation_plan(
     """The plan of an answer to the messages of `field`, with so many of the likeliest tokens, and how it may use
     tools."""
     model = chosen_model(backend, body.model)
-    use = tool_use(
-        tools, body.tool_choice, body.parallel_tool_calls, getattr(template(model), "tools_text", ""), model.name
-    )
+    use = tool_use(tools, body.tool_choice, body.parallel_tool_calls, template(model).tools_text, model.name)
     read = str if model.special_tokens else model.tokenizer.literal
     text = chat_prompt(messages, model, field, read, use)
     ids = model.encode(text, field=field, remedy="leave out the oldest ones", special=True)
