@@ -191,12 +191,12 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
         check_references(session, engine, file, gated or options.references == "only")
 
 
-def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, remedy: str) -> None:
+def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, way_out: str) -> None:
     """`RunFailure` if there are groups in which any model would get 0 % because of the machine."""
     tools = ", ".join(f"{tool} {version}" for tool, version in equipment.tools.items()) or "no tools"
     each = "; ".join(f"{name} ({equipment.tools.get(name, tools)}): {why}" for name, why in groups.items())
     if groups:
-        raise RunFailure(f"nothing is sampled, because {fault} here: {each}; {remedy}")
+        raise RunFailure(f"nothing is sampled, because {fault} here: {each}; {way_out}")
 
 
 def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:

@@ -143,7 +143,8 @@ def run(arguments: argparse.Namespace) -> int | None:
 def _list(arguments: argparse.Namespace) -> None:
     """Print the tasks, and of each benchmark how many problems are found where, or the command that gets them."""
     if arguments.task is not None:
-        raise UserError(f"--{'list' if arguments.list else 'json'}: stands before {arguments.task}; put it after it")
+        word, remedy = ("list", "leave it out") if arguments.list else ("json", "put it after the task")
+        raise UserError(f"--{word}: stands before {arguments.task}; {remedy}")
     if not arguments.list:
         raise UserError("TASK: missing; `ms-codegeex evaluate --list` names them")
     from ms_codegeex.extras.evaluation.benchmarks.registry import build_task

@@ -17,7 +17,7 @@ GUARD = "the guard of the published runner has taken {} away"
 
 
 def told(stderr: str) -> list[str]:
-    """The lines of an error that are not empty: a compiler's first one and what follows, otherwise all of them."""
+    """The lines of an error that are not empty; of a compiler's errors only the first."""
     lines = [line.rstrip()[:MAX_LINE] for line in stderr.splitlines() if not MARKS.fullmatch(line)]
     first = next((number for number, line in enumerate(lines) if ": error: " in line), None)
     return lines if first is None else lines[first : first + 1]
@@ -44,7 +44,7 @@ def remedy(reasons: Iterable[str], options: Collection[str]) -> str:
         parts.append(f"give --python FILE, an interpreter that has {' and '.join(modules)}")
     elif modules:
         parts.append(f"install {' and '.join(modules)}")
-    if re.search(r"\btimeout\b", text) and "timeout" in options:
+    if re.search(r"^[^:]* timeout\b", text, re.MULTILINE) and "timeout" in options:
         parts.append("give a longer --timeout S")
     if GUARD.partition("{")[0] in text:
         parts.append("write the canonical solution without what is taken away")

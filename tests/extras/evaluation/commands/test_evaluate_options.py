@@ -106,7 +106,8 @@ def test_the_tasks_are_listed_with_their_problems(tmp_path, monkeypatch):
     [
         ([], "TASK: missing; `ms-codegeex evaluate --list` names them"),
         (["--json"], "TASK: missing"),
-        (["--json", "humaneval", "--data", "d", "--output", "o"], "--json: stands before humaneval; put it after it"),
+        (["--json", "humaneval", "--data", "d", "--output", "o"], "--json: stands before humaneval; put it after the"),
+        (["--list", "compare", "--output", "o"], "--list: stands before compare; leave it out"),
     ],
 )
 def test_what_stands_in_place_of_a_task(words, message, capsys):

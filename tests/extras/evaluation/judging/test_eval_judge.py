@@ -85,6 +85,7 @@ REASONS = {  # the end of an error: the line that says most, and the remedy if t
         "TypeError: 'NoneType' object is not callable",
         "mend the tool chain",
     ),
+    "RuntimeError: the timeout\n": ("RuntimeError: the timeout", "mend the tool chain"),
     "": ("", "mend the tool chain"),
 }
 
