@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ms_codegeex.extras.evaluation.judging.reasons import told
+from ms_codegeex.extras.evaluation.judging.reasons import last_line, told
 from ms_codegeex.extras.evaluation.reports import estimators
 from ms_codegeex.extras.evaluation.task import Problem, Task
 
@@ -143,7 +143,8 @@ def _failed(problems: Sequence[Problem], samples: Sequence[Mapping], rows: Seque
         if judged and all(row["verdicts"][mode] != "passed" for row in judged):
             first = min(judged, key=lambda row: row["completion_id"])
             answer = texts.get((name, first["completion_id"]), "").splitlines()
-            ends = {"answer": _ending(answer, ENDING), "error": _ending(told(first["stderr"]), ENDING // 2)}
+            error = [*told(first["stderr"])[:-1], last_line(first["stderr"])]
+            ends = {"answer": _ending(answer, ENDING), "error": _ending(error, ENDING // 2)}
             failed.append({"task_id": name, "samples": len(judged), "verdict": first["verdicts"][mode], **ends})
     return failed
 

@@ -114,10 +114,17 @@ def test_a_failed_problem_has_the_end_of_its_answer_and_error():
     assert rows(render(full()), "Failed problems")[1:] == [
         ["python/1", "4", "timeout", "    assert f(1) == 2\nAssertionError", "if x:\n    return 4"]
     ]
-    found = built({"python/0": "f"})
     row, long = rows_of({"python/0": "f"})[0], "y" * 999
     found = scores.build(Doubling(), Doubling().problems, [{**row, "finish": "eos", "generation": long * 9}], [row])
     assert found["failed"][0]["answer"] == "y" * 120
+    row |= {
+        "generation": "",
+        "finish": "eos",
+        "stderr": "    os.kill()\nTypeError: 'NoneType' object is not callable\n",
+    }
+    found = scores.build(Doubling(), Doubling().problems, [row], [row])
+    said = "TypeError: 'NoneType' object is not callable: the guard of the published runner has taken os.kill away"
+    assert scores.lines(found)[-1] == f"failed python/0: timeout: {said}; its answer is empty"
 
 
 def test_both_modes_stand_side_by_side():
