@@ -162,9 +162,10 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
     for file, number in (+fewer).items():
         remedy = "run lm_eval without the filter that drops them to judge all"
         taken.remarks.append(f"{file}: lm_eval's filter has dropped {number} answers, which are not judged; {remedy}")
-    for file, (_, *more) in filters.items():
+    for file, (first, *more) in filters.items():
         if more:
-            taken.remarks.append(f"{file}: rows of the filters {', '.join(more)} are passed over: the same answers")
+            others = f"those of {', '.join(more)} are of the same answers, passed over; to judge them, give them alone"
+            taken.remarks.append(f"{file}: rows of the filter {first} are read; {others}")
     if without := [name for name in chosen if name not in count]:
         shown = ", ".join(without[:MAX_NAMES_SHOWN]) + (", ..." if len(without) > MAX_NAMES_SHOWN else "")
         taken.remarks.append(f"{path}: no samples of {len(without)} of {len(chosen)} problems: {shown}")

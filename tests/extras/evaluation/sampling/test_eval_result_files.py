@@ -319,6 +319,16 @@ def test_a_refusal_is_an_answer_without_code_and_is_said(name, tmp_path, task_of
     assert f": 1 refusals count as answers without code: HumanEval/0 ({REASON})" in " ".join(taken.remarks)
 
 
+def test_of_several_filters_the_one_that_is_read_is_named(tmp_path, task_of):
+    """As lm_eval 0.4.13 writes three repeats with two filters; the second one's rows are read when they are alone."""
+    row = {"doc_id": 0, "doc": DOC, "resps": [["a", "b", "c"]]}
+    rows = [{**row, "filtered_resps": ["a"], "filter": "first"}, {**row, "filtered_resps": [["b!"]], "filter": "cut"}]
+    made(tmp_path, {"s.jsonl": lines(*rows), "alone.jsonl": lines(rows[1])})
+    taken, alone = (read_samples(tmp_path / f"{n}.jsonl", task_of(), task_of().problems) for n in ("s", "alone"))
+    assert len(taken.samples) == 3 and "rows of the filter first are read; those of cut are of the" in taken.remarks[1]
+    assert [each.generation for each in alone.samples] == ["b!"]
+
+
 def test_answers_that_a_filter_has_dropped_are_counted(tmp_path, task_of):
     row = {"doc_id": 0, "doc": DOC, "resps": [["a", "b", "c"]], "filtered_resps": [PROGRAM]}
     made(tmp_path, {"s.jsonl": lines(row)})
