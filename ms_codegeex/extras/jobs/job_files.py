@@ -47,7 +47,7 @@ def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table:
     """
     servers, size = servers_of(config, rank_table), config.parallel.server_devices
     name = re.sub(r"[^a-z0-9]+", "-", Path(config.output).name.lower())[:LONGEST_NAME].strip("-")
-    chip = hardware_of(config).name
+    chip = hardware_of(config).generation
     server, cores = SERVERS.get((chip, size), ("TYPE", "huawei-arm"))  # TYPE is for the operator to fill in
     words = ["ms-codegeex", "train", *arguments, *(["--rank-table", str(rank_table)] if rank_table else [])]
     values = {

@@ -65,10 +65,13 @@ def loader_environment() -> dict[str, str]:
     } | device_environment()
 
 
-def device_environment(name: str = "Ascend910B1", memory: int = 60 << 30, count: int = 8) -> dict[str, str]:
-    """Variables that say which chip the stub libraries report: the driver's name for it, its bytes of memory, and how
-    many a server has."""
-    return {"IDLE_DEVICE_NAME": name, "IDLE_DEVICE_BYTES": str(memory), "IDLE_DEVICE_COUNT": str(count)}
+def device_environment(
+    name: str = "Ascend910B1", memory: int = 64 << 30, count: int = 8, taken: int = 0
+) -> dict[str, str]:
+    """Variables that say which chip the stub libraries report: the driver's name for it, its bytes of memory, how many
+    a server has, and the bytes that another process has."""
+    values = {"NAME": name, "BYTES": memory, "COUNT": count, "TAKEN": taken}
+    return {f"IDLE_DEVICE_{key}": str(value) for key, value in values.items()}
 
 
 def plugin_directory() -> Path:
