@@ -348,7 +348,7 @@ class ClusterConfig:
     2000, with a pipeline 6000."""
     execute_timeout: Annotated[Whole, Field(gt=0, le=2**31 - 1)] | None = None
     """Seconds that a collective waits for its slowest rank (`HCCL_EXEC_TIMEOUT`; on the 910 at most 17340). Left out:
-    HCCL's own, 1836."""
+    7200, because the first one waits for the rank that compiles longest; HCCL's own is 1836."""
     buffer_size: Annotated[Whole, Field(ge=1, le=4096)] | None = None
     """MiB of each of the two buffers that HCCL keeps for every communicator (`HCCL_BUFFSIZE`). Left out: what the
     largest message of a communicator needs, 16 to 200 ([plan.md](plan.md#buffers-of-communicators))."""

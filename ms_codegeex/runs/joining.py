@@ -32,7 +32,12 @@ cann.aclInit(None)
 failed = cann.aclrtSetDevice(int(sys.argv[1])) or cann.aclrtGetMemInfo(hbm, ctypes.byref(free), ctypes.byref(total))
 print(0 if failed else free.value)
 """
-OVERFLOW_MODE = "MS_ASCEND_CHECK_OVERFLOW_MODE"  # the engine's
+# Variables of MindSpore and CANN with which a chip that has infinities saturates.
+SATURATING = (
+    ("MS_ASCEND_CHECK_OVERFLOW_MODE", "SATURATION_MODE"),
+    ("INF_NAN_MODE_ENABLE", "0"),
+    ("INF_NAN_MODE_FORCE_DISABLE", "1"),
+)
 
 
 def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
@@ -98,10 +103,11 @@ def _on_this_device(config: RunConfig) -> RunConfig:
         hardware = driver if driver in PARTS else generation
         config = replace(config, parallel=replace(config.parallel, hardware=hardware))
         check_kernels(config)
-        mode = os.environ.get(OVERFLOW_MODE)
-        if mode == "SATURATION_MODE" and not running_on(config).saturates:
-            wrong = f"hides overflows, for which a run on {hardware} looks by infinities"
-            raise UserError(f"{OVERFLOW_MODE}={mode}: {wrong}; unset it, and INF_NAN_MODE_ENABLE=0 with it")
+        for name, value in () if running_on(config).saturates else SATURATING:
+            if os.environ.get(name) == value:
+                wrong = f"hides overflows, for which a run on {hardware} looks by infinities"
+                others = " and ".join(other for other, _ in SATURATING if other != name)
+                raise UserError(f"{name}={value}: {wrong}; unset it, and {others} if they are set")
     chosen = config.parallel.hardware or config.cluster.device_memory  # an unnamed GPU keeps its default
     if config.device != "cpu" and chosen:
         blocks = {"increase_size": f"{POOL_BLOCK / GIB}GB"} if config.device == "ascend" else {}

@@ -138,13 +138,16 @@ def test_kernels_that_the_device_does_not_have_are_refused_there(engine):
         joining.join(config)
 
 
-def test_a_chip_with_infinities_is_not_set_to_hide_them(engine, monkeypatch):
-    monkeypatch.setenv("MS_ASCEND_CHECK_OVERFLOW_MODE", "SATURATION_MODE")
+@pytest.mark.parametrize("name,value", joining.SATURATING)
+def test_a_chip_with_infinities_is_not_set_to_hide_them(engine, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
     config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16"])
     assert joining.join(config)[0].parallel.hardware == "ascend910"  # it knows no other mode
     engine.driver = "Ascend910B2"
-    with pytest.raises(UserError, match=r"^MS_ASCEND_CHECK_OVERFLOW_MODE=SATURATION_MODE: .*unset it"):
+    with pytest.raises(UserError, match=rf"^{name}={value}: hides overflows.*unset it"):
         joining.join(config)
+    monkeypatch.setenv(name, {"0": "1", "1": "0"}.get(value, "INFNAN_MODE"))
+    joining.join(config)
 
 
 def test_a_gpus_peak_is_measured_in_the_precision_of_the_run(monkeypatch):

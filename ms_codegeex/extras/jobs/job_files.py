@@ -83,7 +83,7 @@ def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
         raise UserError(f"devices: {wrong}; choose a multiple")
     servers = max(1, config.devices // size)
     if rank_table is not None:
-        node = resolve_node(config, rank_table, 0)
+        node = resolve_node(config, rank_table, 0, dry_run=True)
         if node.count != servers:
             asked = f"a job of devices: {config.devices} asks for {servers} of {size} (parallel.server_devices)"
             raise UserError(f"--rank-table: {rank_table} has {node.count} servers, {asked}; change one of them")
