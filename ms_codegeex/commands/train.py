@@ -89,7 +89,9 @@ class ClusterOptions:
     )
     dry_run: bool = option("list the processes that would be started", default=False)
     script: bool = option("with --dry-run: instead, a shell script that starts the run from anywhere", default=False)
-    job: Literal["slurm", "volcano"] | None = option("print a job file that runs this command on the servers it needs")
+    job: Literal["slurm", "volcano", "acjob"] | None = option(
+        "print a job file that runs this command on the servers it needs"
+    )
 
 
 OPTIONS = (

@@ -32,6 +32,8 @@ NODE_SECONDS = "600"  # how long others wait for a rank, for example during a sl
 # Seconds until a rank asks the scheduler again, at random between these. MindSpore's own 3 and 5 keep thousands of
 # ranks apart; on one server they only make every start three seconds longer.
 RETRY_SECONDS = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}
+# Recovery of single ranks: msrun asks MindCluster's agent for it, which needs callbacks of MindSpore's `Model.train`.
+RECOVERY = "MS_ENABLE_TFT"
 EXECUTE_SECONDS = 7200  # how long a collective waits, so the first one for the rank that compiles longest
 CONNECT_SECONDS = {False: 2000, True: 6000}  # how long HCCL waits for the slowest rank; True: with a pipeline
 
@@ -147,8 +149,8 @@ def _master(text: str) -> tuple[str, int]:
 def engine_environment(
     config: RunConfig, node: Node, log_directory: Path, blocks: Sequence[Sequence[int]] = ()
 ) -> dict[str, str]:
-    """Variables for every worker of this server; except for PYTHONPATH, one that the user has set wins. `blocks`: the
-    cores that each worker is pinned to."""
+    """Variables for every worker of this server; except for PYTHONPATH and `RECOVERY`, one that the user has set wins.
+    `blocks`: the cores that each worker is pinned to."""
     threads = min(map(len, blocks)) if blocks else len(usable_cores()) // len(node.ranks)
     values = {"MS_NODE_TIMEOUT": NODE_SECONDS, "GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, threads))}
     if config.device == "ascend":
@@ -163,7 +165,8 @@ def engine_environment(
     if node.needs_port:
         values |= RETRY_SECONDS
     values = {name: os.environ.get(name, value) for name, value in values.items()}
-    return {**values, **import_variables()}
+    unused = {RECOVERY: ""} if RECOVERY in os.environ else {}
+    return {**values, **unused, **import_variables()}
 
 
 def _hccl(config: RunConfig, ranks: Sequence[int]) -> dict[str, str]:
