@@ -26,6 +26,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(ms, "set_device", lambda *given: setattr(seen, "device", given))
     monkeypatch.setattr(ms.hal, "get_device_name", lambda *given, **options: seen.driver)
     monkeypatch.setattr(ms.runtime, "set_memory", lambda **given: setattr(seen, "memory", given))
+    monkeypatch.setattr(joining, "_free_memory", lambda: None)  # would start a process for each
     return seen
 
 
