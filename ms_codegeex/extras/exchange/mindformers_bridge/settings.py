@@ -88,7 +88,8 @@ def check(config: Mapping[str, Any]) -> None:
     """`UserError` for a refused setting in mindformers' file, or in a part of it; a line for an ignored one, which is
     taken out, since mindformers refuses some of its values, such as lists of stages."""
     for key, row in settings().items():
-        section, value = None, config  # type: Any, Any
+        section: Any = None
+        value: Any = config
         for part in key.split("."):
             section, value = value, value.get(part) if isinstance(value, Mapping) else None
         asked = value in row["never"] if "never" in row else value not in row.get("fine", (False, "", [], {}))
