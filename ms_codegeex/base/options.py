@@ -210,8 +210,7 @@ def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
     names the option."""
     values = {}
     for each in declared(kind):
-        value = getattr(arguments, each.name, None)
-        if value is not None:
+        if (value := getattr(arguments, each.name, None)) is not None:
             each.option.check(each.flag, value)
             values[each.name] = tuple(value) if isinstance(value, list) else value
     return values
@@ -232,8 +231,7 @@ def check_ranges(settings: Any, flags: bool = False) -> None:
     """`UserError` for the first number of a dataclass that is out of its range. It names the field, or with `flags` the
     option."""
     for each in _with_ranges(type(settings)):
-        value = getattr(settings, each.name)
-        if value is not None:
+        if (value := getattr(settings, each.name)) is not None:
             each.option.check(each.flag if flags else each.name, value)
 
 

@@ -19,11 +19,12 @@ CHECKPOINT = Option(
 @dataclass(frozen=True)
 class Actions:
     """The actions of a verb, one of which follows it, as in `checkpoint list`; each with its summary and options.
-    `name`: what `--help` calls them. `abbreviated`: whether the names of options may be abbreviated."""
+    `name`: what `--help` calls them. `abbreviated`: whether options may be. `alone`: for a verb without an action."""
 
     options: Mapping[str, tuple[str, Sequence[type | OptionGroup]]]
     name: str = "action"
     abbreviated: bool = True
+    alone: Sequence[type] = ()
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class JsonOption:
 def declare(parser: argparse.ArgumentParser, options: Sequence[type | OptionGroup] | Actions) -> None:
     """Add the options of a verb; a dataclass alone is a group without a title."""
     if isinstance(options, Actions):
-        words = {"title": f"{options.name}s", "dest": options.name, "metavar": options.name.upper(), "required": True}
-        actions = parser.add_subparsers(**words)
+        declare(parser, options.alone)
+        words = {"title": f"{options.name}s", "dest": options.name, "metavar": options.name.upper()}
+        actions = parser.add_subparsers(**words, required=not options.alone)
         for name, (summary, inner) in options.options.items():
             declare(actions.add_parser(name, help=summary, allow_abbrev=options.abbreviated), inner)
         return

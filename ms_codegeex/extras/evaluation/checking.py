@@ -15,11 +15,10 @@ from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs import proble
 from ms_codegeex.extras.evaluation.benchmarks.own_problems import OwnProblems
 from ms_codegeex.extras.evaluation.benchmarks.tables import parsed_rows
 from ms_codegeex.extras.evaluation.jsonl import numbered_rows, record_files, stem
+from ms_codegeex.extras.evaluation.judging.reasons import reason
 from ms_codegeex.extras.evaluation.progress import in_parallel
 from ms_codegeex.extras.evaluation.sandbox import Sandbox, Verdict, open_sandbox
 from ms_codegeex.extras.evaluation.task import Problem, Sample, Task
-
-MAX_LINE = 200  # characters shown of a program's last line
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,8 @@ def _judged(
             return "passes the tests" if strict is Verdict.PASSED else ""
         if all(verdict is Verdict.PASSED for verdict in judgement.verdicts.values()) or answer.problem.id in known:
             return ""
-        verdicts = ", ".join(f"{mode} {verdict.value}" for mode, verdict in judgement.verdicts.items())
-        lines = [line.strip() for line in judgement.stderr.splitlines() if line.strip()]
-        return f"fails: {verdicts}" + (f": {lines[-1][:MAX_LINE]}" if lines else "")
+        verdicts = {mode: verdict.value for mode, verdict in judgement.verdicts.items()}
+        return f"fails: {reason(verdicts, judgement.stderr)}"
 
     found = {id(answer): what for answer, what in in_parallel(work, fault_of, workers, "answers", True)}
     result["problems"] += len({answer.problem.id for answer in work})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from ms_codegeex.extras.evaluation.jsonl import RowFile, readable_again
 from ms_codegeex.extras.evaluation.judging import judge
 from ms_codegeex.extras.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine, sandbox_for
 from ms_codegeex.extras.evaluation.judging.judge import Findings
+from ms_codegeex.extras.evaluation.judging.reasons import remedy
 from ms_codegeex.extras.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.extras.evaluation.perplexity import prompts as prompt_perplexity
 from ms_codegeex.extras.evaluation.recipe import Recipe
@@ -64,6 +65,7 @@ class Session:
     missing: dict[str, str] = field(default_factory=dict)  # tool -> the command that installs it
     skipped: dict[str, str] = field(default_factory=dict)  # group or problem -> what would help
     refused: dict[str, str] = field(default_factory=dict)  # group -> reason: references fail, or tools do not work
+    remedy: str = "fix the tool chain"  # for what is refused
     findings: dict[str, Findings] = field(default_factory=dict)
     equipment: Equipment | None = None  # None while nothing is judged
 
@@ -138,8 +140,7 @@ def raise_for_refused(report: Mapping[str, Any]) -> None:
     """`RunFailure` if groups of problems were not judged, because their tools or references failed here."""
     if report["refused"]:
         why = "; ".join(f"{name}: {reason[:300]}" for name, reason in report["refused"].items())
-        remedy = "fix the tool chain, or pass --skip-references if only references fail"
-        raise RunFailure(f"not judged: {why}; see {Path(report['output'], 'report.html')}, {remedy}")
+        raise RunFailure(f"not judged: {why}; see {Path(report['output'], 'report.html')}; {report['remedy']}")
 
 
 def selected(task: Task, limit: int | None) -> Iterator[Problem]:
@@ -172,7 +173,7 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     if not session.problems:
         raise UserError(f"nothing can be judged on {where}; " + "; ".join([*missing.values(), *broken.values()]))
     if options.references != "only":
-        stop_at(broken, equipment, "tools do not work", " or leave them out")
+        stop_at(broken, equipment, "tools do not work", "fix that and repeat the command, or leave them out")
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
     machine |= {"engine": where} if where != HERE else {}
     session.record.write("machine", machine)
@@ -185,18 +186,17 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     session.record.write("references", machine)
     if options.references != "only":
         failing = judge.unjudgeable(session.task, session.problems, engine, known_defects(session), file)
-        stop_at(failing, equipment, "right programs fail", " or pass --skip-references")
+        stop_at(failing, equipment, "right programs fail", remedy_for(session, failing.values()))
     if options.references != "default" or gated:
         check_references(session, engine, file, gated or options.references == "only")
 
 
-def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, or_else: str) -> None:
+def stop_at(groups: Mapping[str, str], equipment: Equipment, fault: str, way_out: str) -> None:
     """`RunFailure` if there are groups in which any model would get 0 % because of the machine."""
     tools = ", ".join(f"{tool} {version}" for tool, version in equipment.tools.items()) or "no tools"
     each = "; ".join(f"{name} ({equipment.tools.get(name, tools)}): {why}" for name, why in groups.items())
     if groups:
-        why = f"nothing is sampled, because {fault} here: {each}"
-        raise RunFailure(f"{why}; fix that and repeat the command,{or_else}")
+        raise RunFailure(f"nothing is sampled, because {fault} here: {each}; {way_out}")
 
 
 def check_references(session: Session, engine: JudgeEngine, file: RowFile, binding: bool) -> None:
@@ -209,10 +209,26 @@ def check_references(session: Session, engine: JudgeEngine, file: RowFile, bindi
             session.say(line)
     session.findings = groups
     if binding:
-        bad = {name: "references fail: " + ", ".join(each.failing) for name, each in groups.items() if each.failing}
+        failing = {name: each.failing for name, each in groups.items() if each.failing}
+        bad = {name: f"references fail: {first_with_reason(each)}" for name, each in failing.items()}
+        if failing:
+            session.remedy = remedy_for(session, (why for each in failing.values() for why in each.values()))
         if "all" in bad:
             session.refused, session.problems = bad, []
         session.drop(bad, session.refused)
+
+
+def first_with_reason(failing: Mapping[str, str]) -> str:
+    """The names of failing references, the first with its reason."""
+    (first, why), *others = failing.items()
+    return ", ".join([f"{first} ({why})", *(name for name, _ in others)])
+
+
+def remedy_for(session: Session, reasons: Iterable[str]) -> str:
+    """What lets references pass that failed for these reasons, or an evaluation go on without them."""
+    skip = {"only": "", "check": ", or pass --skip-references without --check-references"}
+    options = BENCHMARKS[session.recipe.task].options
+    return remedy(reasons, options) + skip.get(session.options.references, ", or pass --skip-references")
 
 
 def known_defects(session: Session) -> dict[str, str]:
@@ -278,6 +294,7 @@ def finish(session: Session) -> dict[str, Any]:
         "missing": session.missing,
         "skipped": session.skipped,
         "refused": session.refused,
+        "remedy": session.remedy if session.refused else "",
         "references": {name: dataclasses.asdict(each) for name, each in session.findings.items()},
         "known_defects": known_defects(session),
         "published": published.tables(session.recipe) if whole(session, result) else [],

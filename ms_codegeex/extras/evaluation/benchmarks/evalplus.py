@@ -35,6 +35,7 @@ from ms_codegeex.extras.evaluation.judging.python_program import (
     tail,
     witness,
 )
+from ms_codegeex.extras.evaluation.judging.reasons import reason, remedy
 from ms_codegeex.extras.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.extras.evaluation.sandbox.limits import MIB
 from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, TextSource
@@ -89,13 +90,11 @@ class _Constants(ast.NodeTransformer):
 
 FILE_STEMS = ("HumanEvalPlus", "MbppPlus")  # a version may follow
 DATASETS = {"HumanEval": "humaneval", "Mbpp": "mbpp"}  # by the part of task_id before the number
-WHERE = "github.com/evalplus: the releases of humanevalplus_release and mbppplus_release"
+OTHER = "HumanEval+ from there is for `evaluate humaneval`"
+WHERE = f"github.com/evalplus, releases of humanevalplus_release and mbppplus_release, and on Hugging Face ({OTHER})"
 OWN = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "atol": (int, float)}
 HUB = {"task_id": int, "prompt": str, "code": str, "test_list": list, "test": str}
-FORM = (
-    f"has {listed([*OWN, 'base_input', 'plus_input'])}, or as MBPP+ on Hugging Face {listed(HUB)} "
-    "(HumanEval+ from there is for `evaluate humaneval`)"
-)
+FORM = f"has {listed([*OWN, 'base_input', 'plus_input'])}, or as MBPP+ on Hugging Face {listed(HUB)} ({OTHER})"
 Calls = list[list[Any]]  # the arguments of each call
 Convert = Callable[[Any], Any]
 
@@ -277,9 +276,8 @@ class EvalPlus(PythonTask):
         executions = sandbox.run([command], files, self.runner.readable)
         report = read_report(executions[-1], secret)
         if not report.finished or report.printed is None or report.printed["calls"] != len(calls):
-            lines = tail(executions).strip().splitlines() or [report.verdict.value]
-            remedy = "give --python an interpreter with what it needs, and run the same command again"
-            raise RunFailure(f"{problem.id}: its canonical solution fails here ({lines[-1][:200]}); {remedy}")
+            why = reason({"reference": report.verdict.value}, tail(executions))
+            raise RunFailure(f"{problem.id}: its canonical solution fails here ({why}); {remedy([why], ['python'])}")
         return ReferenceValues(base64.b64decode(report.printed["values"]), report.printed["seconds"])
 
     def _comparison(self, problem: Problem, calls: Calls, known: ReferenceValues, secret: str, wall: float) -> Command:

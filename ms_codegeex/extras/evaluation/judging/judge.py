@@ -9,6 +9,7 @@ from typing import Any
 
 from ms_codegeex.extras.evaluation.jsonl import RowFile
 from ms_codegeex.extras.evaluation.judging.engines import JudgeEngine
+from ms_codegeex.extras.evaluation.judging.reasons import reason
 from ms_codegeex.extras.evaluation.progress import in_parallel
 from ms_codegeex.extras.evaluation.rows import fingerprint, in_order, judgement_row, key
 from ms_codegeex.extras.evaluation.sandbox import Verdict
@@ -93,7 +94,7 @@ def check_references(
             elif name in known:
                 findings.defects[name] = known[name]
             else:
-                findings.failing[name] = _why(row)
+                findings.failing[name] = reason(row["verdicts"], row["stderr"])
     return result
 
 
@@ -112,20 +113,17 @@ def unjudgeable(
         judge_samples(task, problems, engine, list(turn.values()), rows, progress=False)
         found = {row["task_id"]: row for row in rows.rows}
         tried = {name: found[sample.task_id] for name, sample in turn.items()}
-        failing = {name: _why(row) for name, row in tried.items() if row["verdicts"].get("strict") != "passed"}
+        failing = {
+            name: reason(row["verdicts"], row["stderr"])
+            for name, row in tried.items()
+            if row["verdicts"].get("strict") != "passed"
+        }
     return failing
 
 
 def group(problem: Problem) -> str:
     """The problem's group, which is accepted or refused as a whole: its language, its library, or "all"."""
     return problem.labels.get("language") or problem.labels.get("library") or "all"
-
-
-def _why(row: Mapping[str, Any]) -> str:
-    verdicts = ", ".join(f"{mode} {verdict}" for mode, verdict in row["verdicts"].items())
-    lines = [line for line in row["stderr"].splitlines() if line.strip()]
-    lines = [line for line in lines if ": error: " in line][:1] or lines  # a compiler's first one says most
-    return f"{verdicts}: {lines[-1].strip()[:200]}" if lines else verdicts
 
 
 def summary(name: str, findings: Findings) -> list[str]:

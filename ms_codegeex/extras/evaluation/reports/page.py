@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("Measures", measures_table(report.get("measures", {}))),
         ("Charts", _charts(scores)),
         ("Verdicts", verdicts_table(report.get("verdicts", {}))),
+        ("Failed problems", _failed(report.get("failed", []))),
         ("Left out, references and known defects", *_references(report)),
         ("A budget of samples split over languages", _budget(report.get("budget", []))),
         ("Perplexity", _perplexity(report.get("perplexity", {}))),
@@ -139,6 +140,20 @@ def verdicts_table(modes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Html
         for name, counts in groups.items()
     ]
     return table(("", *VERDICTS), rows, len(VERDICTS))
+
+
+def _failed(problems: Sequence[Mapping[str, Any]]) -> Html:
+    """The problems that no answer solves, with the end of the first answer and of its error."""
+    shown = [
+        [each["task_id"], each["samples"], each["verdict"], *(_lines(each[key]) for key in ("error", "answer"))]
+        for each in problems
+    ]
+    heads = ("", "samples", "verdict of the first", "the end of its error", "the end of its answer")
+    return table(heads, shown, 0)
+
+
+def _lines(words: str) -> Html:
+    return element("pre", text(words, keep="\n")) if words else Html()
 
 
 def _references(report: Report) -> Iterable[Html]:

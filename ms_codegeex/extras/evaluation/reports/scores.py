@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ms_codegeex.extras.evaluation.judging.reasons import last_line, told
 from ms_codegeex.extras.evaluation.reports import estimators
 from ms_codegeex.extras.evaluation.task import Problem, Task
 
 FORMAT = "ms-codegeex evaluation report"
 KS = (1, 10, 100)
+ENDING = 4  # lines of a failed answer that are kept, and of its error half as many
+MAX_WIDTH = 120  # characters of each
+MAX_FAILED = 10  # failed problems that the lines for people name
 ProblemCounts = dict[str, tuple[int, int]]  # problem -> samples judged, samples passed
 
 
@@ -35,6 +40,7 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
         "verdicts": {mode: _verdicts(chosen, rows, mode) for mode in counts},
         "seconds": {"median": statistics.median_high(row["seconds"] for row in rows)} if rows else {},
         "by_problem": _by_problem(problems, counts),
+        "failed": _failed(problems, drawn, rows, next(iter(task.modes), "")),
         **measured,
         **({"no_code": dict(lacking.most_common())} if lacking else {}),
     }
@@ -124,8 +130,40 @@ def _by_problem(problems: Sequence[Problem], counts: Mapping[str, ProblemCounts]
     return rows
 
 
+def _failed(problems: Sequence[Problem], samples: Sequence[Mapping], rows: Sequence[Mapping], mode: str) -> list[dict]:
+    """The problems that no answer solves: of the first answer the verdict, how it ends, and the end of its error."""
+    texts = {(row["task_id"], row["completion_id"]): row["generation"] for row in samples}
+    by_problem: dict[str, list[Mapping]] = {}
+    for row in rows:
+        if mode in row["verdicts"]:
+            by_problem.setdefault(row["task_id"], []).append(row)
+    failed = []
+    for name in (problem.id for problem in problems):
+        judged = by_problem.get(name, ())
+        if judged and all(row["verdicts"][mode] != "passed" for row in judged):
+            first = min(judged, key=lambda row: row["completion_id"])
+            answer = texts.get((name, first["completion_id"]), "").splitlines()
+            error = [*told(first["stderr"])[:-1], last_line(first["stderr"])]
+            ends = {"answer": _ending(answer, ENDING), "error": _ending(error, ENDING // 2)}
+            failed.append({"task_id": name, "samples": len(judged), "verdict": first["verdicts"][mode], **ends})
+    return failed
+
+
+def _ending(lines: Sequence[str], count: int) -> str:
+    """The last of the lines that are not empty, without what they are all indented by."""
+    kept = [line.expandtabs(4).rstrip() for line in lines if line.strip()][-count:]
+    return "\n".join(line[:MAX_WIDTH] for line in textwrap.dedent("\n".join(kept)).split("\n"))
+
+
+def failed_in_words(failed: Mapping[str, Any]) -> str:
+    """A failed problem in a line: its verdict, and the last lines of its error and of its answer."""
+    error, answer = (failed[key].rpartition("\n")[2].strip() for key in ("error", "answer"))
+    says = f"{failed['verdict']}: {error}" if error else failed["verdict"]
+    return f"failed {failed['task_id']}: {says}; " + (f"its answer ends: {answer}" if answer else "its answer is empty")
+
+
 def lines(report: Mapping[str, Any]) -> list[str]:
-    """The scores in a few lines for the user."""
+    """The scores in a few lines for the user, and the first failed problems."""
     summary = []
     for mode, scores in report["scores"].items():
         groups = {"all": scores["all"]}
@@ -133,7 +171,10 @@ def lines(report: Mapping[str, Any]) -> list[str]:
             groups |= values if len(values) > 1 else {}
         summary += [f"{mode}, {name}: {in_words(score)}" for name, score in groups.items()]
     summary += filter(None, [no_code(report)])
-    return [*summary, *(f"{name}: {measures_in_words(each)}" for name, each in report.get("measures", {}).items())]
+    summary += (f"{name}: {measures_in_words(each)}" for name, each in report.get("measures", {}).items())
+    failed = report.get("failed", [])
+    summary += map(failed_in_words, failed[:MAX_FAILED])
+    return summary + ([f"... and {more} more failed problems"] if (more := len(failed) - MAX_FAILED) > 0 else [])
 
 
 def no_code(report: Mapping[str, Any]) -> str:

@@ -41,6 +41,10 @@ REASONS = (
     "response.body.error.message",
     "response.body.incomplete_details.reason",
 )  # of a failed request
+REFUSALS = (
+    "response.body.choices.message.refusal",
+    "response.body.output?message.content?refusal.refusal",
+)  # what a model says in place of an answer
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
     text is missing, or a row is about an unknown problem."""
     names, taken = _Names(task), GivenSamples()
     chosen, count = {problem.id: problem for problem in problems}, Counter[str]()
-    of_layout, others, filters, failed = Counter[str](), 0, dict[str, list[str]](), dict[str, str]()
+    of_layout, others, filters, fewer = Counter[str](), 0, dict[str, list[str]](), Counter[str]()
+    failed, refused = list[tuple[str, str]](), list[tuple[str, str]]()  # problems and reasons
     rows = [*_rows(path, names, taken.remarks)]
     files = groupby((each for each in rows if not each[2].keys), lambda each: each[0].rpartition(":")[0])
     lists = chain.from_iterable(names.of_lists(file, [row for _, row, _ in of], len(problems)) for file, of in files)
@@ -125,12 +130,21 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
         if name not in chosen:
             others += 1
             continue
+        if refusals := [(name, str(each)) for at in REFUSALS for each in found(row, at) if each]:
+            refused += refusals
+            if layout.kind == "failed":
+                row, layout = {"text": None}, replace(layout, kind="reply", texts="text")
         if layout.kind == "failed" or (layout.kind == "reply" and isinstance(row, dict) and row.get("error")):
-            failed[name] = next(map(str, (each for reason in REASONS for each in found(row, reason))), "no answer")
+            reasons = map(str, (each for reason in REASONS for each in found(row, reason)))
+            failed.append((name, next(reasons, "no answer")))
             continue
         texts = [row] if layout.kind == "ours" else [*found(row, layout.texts)]
         if "?" in layout.texts:  # the pieces of one answer
             texts = ["".join(map(str, texts))]
+        if "filtered_resps" in layout.keys and (drawn := [*found(row.get("resps", []), "")]) != texts:
+            if texts and all(text in drawn for text in texts):  # a filter that only chose among them
+                texts, row = drawn, {**row, "filtered_resps": drawn}
+            fewer[where.rpartition(":")[0]] += max(0, len(drawn) - len(texts))
         if not texts and row != []:
             raise UserError(f"{where}: no text at {layout.texts or 'its place'}, where {layout.name} has it")
         for text in texts:
@@ -140,13 +154,18 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
     taken.remarks += [f"{path}: {number} samples in the layout of {name}" for name, number in of_layout.items()]
     if others:
         taken.remarks.append(f"{path}: {others} rows are about problems that are not evaluated")
-    if failed:
-        shown = ", ".join(f"{name} ({reason[:MAX_REASON]})" for name, reason in [*failed.items()][:MAX_NAMES_SHOWN])
-        more = ", ..." if len(failed) > MAX_NAMES_SHOWN else ""
-        taken.remarks.append(f"{path}: {len(failed)} failed requests are left out, not judged: {shown}{more}")
-    for file, (_, *more) in filters.items():
+    what = {"failed requests are left out, not judged": failed, "refusals count as answers without code": refused}
+    for words, about in what.items():
+        shown = ", ".join(f"{name} ({reason[:MAX_REASON]})" for name, reason in about[:MAX_NAMES_SHOWN])
+        more = ", ..." if len(about) > MAX_NAMES_SHOWN else ""
+        taken.remarks += [f"{path}: {len(about)} {words}: {shown}{more}"] if about else []
+    for file, number in (+fewer).items():
+        remedy = "run lm_eval without the filter that drops them to judge all"
+        taken.remarks.append(f"{file}: lm_eval's filter has dropped {number} answers, which are not judged; {remedy}")
+    for file, (first, *more) in filters.items():
         if more:
-            taken.remarks.append(f"{file}: rows of the filters {', '.join(more)} are passed over: the same answers")
+            others = f"those of {', '.join(more)} are of the same answers, passed over; to judge them, give them alone"
+            taken.remarks.append(f"{file}: rows of the filter {first} are read; {others}")
     if without := [name for name in chosen if name not in count]:
         shown = ", ".join(without[:MAX_NAMES_SHOWN]) + (", ..." if len(without) > MAX_NAMES_SHOWN else "")
         taken.remarks.append(f"{path}: no samples of {len(without)} of {len(chosen)} problems: {shown}")

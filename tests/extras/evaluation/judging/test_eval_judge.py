@@ -3,6 +3,7 @@ from fake_task import Doubling, Seeded, samples_of
 
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.extras.evaluation.jsonl import RowFile, read_rows
+from ms_codegeex.extras.evaluation.judging import reasons
 from ms_codegeex.extras.evaluation.judging.engines import LocalEngine
 from ms_codegeex.extras.evaluation.judging.judge import judge_samples
 from ms_codegeex.extras.evaluation.rows import judgement_from, sample_from
@@ -63,3 +64,38 @@ def test_a_prompt_without_room_is_a_sample_that_is_not_run(tmp_path):
         rows[0]["verdicts"] == {"strict": "error", "published": "error"}
         and rows[0]["stderr"] == "nothing: prompt: 9 tokens"
     )
+
+
+GUARDED = "the guard of the published runner has taken {} away"
+REASONS = {  # the end of an error: the line that says most, and the remedy if there are both options
+    "a.cpp:1:2: error: no y\n 1 | y\n   | ^\n1 error\n": ("a.cpp:1:2: error: no y", "mend the tool chain"),
+    "  File\nModuleNotFoundError: No module named 'a.b'": (
+        "ModuleNotFoundError: No module named 'a.b'",
+        "give --python FILE, an interpreter that has a",
+    ),
+    "    import resource\nModuleNotFoundError: import of resource halted; None in sys.modules": (
+        f"ModuleNotFoundError: import of resource halted; None in sys.modules: {GUARDED.format('resource')}",
+        "write the canonical solution without",
+    ),
+    "    shutil.rmtree(x)\n    ~~~~^^^\nTypeError: 'NoneType' object is not callable\n": (
+        f"TypeError: 'NoneType' object is not callable: {GUARDED.format('shutil.rmtree')}",
+        "write the canonical solution without",
+    ),
+    "    f(x)\nTypeError: 'NoneType' object is not callable": (
+        "TypeError: 'NoneType' object is not callable",
+        "mend the tool chain",
+    ),
+    "RuntimeError: the timeout\n": ("RuntimeError: the timeout", "mend the tool chain"),
+    "": ("", "mend the tool chain"),
+}
+
+
+@pytest.mark.parametrize("stderr", REASONS)
+def test_the_reason_of_a_failure_and_its_remedy(stderr):
+    line, remedy = REASONS[stderr]
+    assert reasons.last_line(stderr) == line
+    why = reasons.reason({"strict": "error", "base": "wrong"}, stderr)
+    assert why == "strict error, base wrong" + (f": {line}" if line else "")
+    assert reasons.remedy([why], ("timeout", "python")).startswith(remedy)
+    assert "--python" not in reasons.remedy([why], ())
+    assert reasons.remedy(["strict timeout"], ("timeout",)) == "give a longer --timeout S"

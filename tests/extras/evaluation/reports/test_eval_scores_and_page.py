@@ -26,6 +26,7 @@ def rows_of(verdicts):
             "completion_id": number,
             "verdicts": {"strict": "passed" if letter == "p" else "timeout", "published": "passed"},
             "seconds": float(number),
+            "stderr": "Traceback\n    assert f(1) == 2\n    ^^^^^^^^\nAssertionError\n",
         }
         for name, letters in verdicts.items()
         for number, letter in enumerate(letters)
@@ -35,7 +36,7 @@ def rows_of(verdicts):
 def built(verdicts, task=None):
     task = task or Doubling()
     rows = rows_of(verdicts)
-    samples = [{**row, "finish": "eos"} for row in rows]
+    samples = [{**row, "finish": "eos", "generation": f"\n\tif x:\n\t\treturn {n}\n"} for n, row in enumerate(rows)]
     return scores.build(task, task.problems, samples, rows)
 
 
@@ -103,7 +104,27 @@ def test_lines_for_people():
     lines = scores.lines(built({"python/0": "p", "cpp/0": "f"}))
     assert lines[0] == "strict, all: pass@1 50.00 % (9.5 to 90.5) of 2 problems"
     assert lines[1] == "strict, python: pass@1 100.00 % (20.7 to 100.0) of 1 problems"
-    assert len(lines) == 6
+    assert lines[6:] == ["failed cpp/0: timeout: AssertionError; its answer ends: return 1"]
+    every = scores.lines(built({f"{name}/{n}": "ff" for name in ("python", "cpp") for n in range(12)}, Doubling(12)))
+    assert sum(line.startswith("failed ") for line in every) == 10 and every[-1] == "... and 14 more failed problems"
+
+
+def test_a_failed_problem_has_the_end_of_its_answer_and_error():
+    """Only python/1 has no answer that passes."""
+    assert rows(render(full()), "Failed problems")[1:] == [
+        ["python/1", "4", "timeout", "    assert f(1) == 2\nAssertionError", "if x:\n    return 4"]
+    ]
+    row, long = rows_of({"python/0": "f"})[0], "y" * 999
+    found = scores.build(Doubling(), Doubling().problems, [{**row, "finish": "eos", "generation": long * 9}], [row])
+    assert found["failed"][0]["answer"] == "y" * 120
+    row |= {
+        "generation": "",
+        "finish": "eos",
+        "stderr": "    os.kill()\nTypeError: 'NoneType' object is not callable\n",
+    }
+    found = scores.build(Doubling(), Doubling().problems, [row], [row])
+    said = "TypeError: 'NoneType' object is not callable: the guard of the published runner has taken os.kill away"
+    assert scores.lines(found)[-1] == f"failed python/0: timeout: {said}; its answer is empty"
 
 
 def test_both_modes_stand_side_by_side():
@@ -190,7 +211,9 @@ def tags(page):
 @example("\ud800\x00\u202e")
 @given(st.text(st.characters(exclude_categories=()), min_size=1))
 def test_nothing_foreign_becomes_markup(value):
-    page = render(full(value, value))
+    report = full(value, value)
+    report["failed"][0] |= dict.fromkeys(("task_id", "error", "answer"), value)
+    page = render(report)
     assert tags(page) == tags(render(full()))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e\ud800-\udfff]", page) and page.encode("utf-8")
     assert "default-src 'none'" in page and "<script" not in page

@@ -127,6 +127,14 @@ FILES = {
         {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [[REPLY]], "filtered_resps": [REPLY], "filter": "none"})},
         [(0, PROGRAM, True)],
     ),
+    "lm_eval, repeats of which it took the first": (
+        {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [[REPLY, "No."]], "filtered_resps": [REPLY]})},
+        [(0, PROGRAM, True), (0, "", False)],
+    ),
+    "lm_eval, repeats as programs": (
+        {"s.jsonl": lines({"doc_id": 0, "doc": DOC, "resps": [["a", "b"]], "filtered_resps": [[PROGRAM, "y"]]})},
+        [(0, PROGRAM, True), (0, "y", True)],
+    ),
     "lm_eval, three tasks": (
         {f"d/samples_{name}_2025-01-01T00-00-00.jsonl": lines(
             {"doc_id": 0, "doc": doc, "resps": [[name]], "filtered_resps": [name + "!"], "filter": name})
@@ -286,11 +294,47 @@ FAILED = {
 
 @pytest.mark.parametrize("name", FAILED)
 def test_a_failed_request_is_no_answer(name, tmp_path, task_of):
-    made(tmp_path, {"s.jsonl": lines(FAILED[name])})
+    made(tmp_path, {"s.jsonl": lines(*[FAILED[name]] * 2)})
     taken, task = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems), task_of()
     said = "no answer" if name == "no choices" else REASON
-    assert not taken.samples and f"1 failed requests are left out, not judged: HumanEval/0 ({said})" in taken.remarks[0]
+    assert (
+        not taken.samples and f"2 failed requests are left out, not judged: HumanEval/0 ({said}), " in taken.remarks[0]
+    )
     assert "no samples of 2 of 2 problems" in taken.remarks[1] and len(task.problems) == 2
+
+
+REFUSAL = {"role": "assistant", "content": None, "refusal": REASON}
+REFUSALS = {  # of 1 of 2 answers, or of the only one
+    "chats": ({"choices": [*CHAT["choices"], {"index": 1, "message": REFUSAL}]}, 2),
+    "responses": ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": REASON}]}]}, 1),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_is_an_answer_without_code_and_is_said(name, tmp_path, task_of):
+    body, count = REFUSALS[name]
+    made(tmp_path, {"s.jsonl": lines({"custom_id": "0", "response": {"body": body}})})
+    taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
+    assert len(taken.samples) == count and taken.samples[-1].ran == "nothing: empty"
+    assert f": 1 refusals count as answers without code: HumanEval/0 ({REASON})" in " ".join(taken.remarks)
+
+
+def test_of_several_filters_the_one_that_is_read_is_named(tmp_path, task_of):
+    """As lm_eval 0.4.13 writes three repeats with two filters; the second one's rows are read when they are alone."""
+    row = {"doc_id": 0, "doc": DOC, "resps": [["a", "b", "c"]]}
+    rows = [{**row, "filtered_resps": ["a"], "filter": "first"}, {**row, "filtered_resps": [["b!"]], "filter": "cut"}]
+    made(tmp_path, {"s.jsonl": lines(*rows), "alone.jsonl": lines(rows[1])})
+    taken, alone = (read_samples(tmp_path / f"{n}.jsonl", task_of(), task_of().problems) for n in ("s", "alone"))
+    assert len(taken.samples) == 3 and "rows of the filter first are read; those of cut are of the" in taken.remarks[1]
+    assert [each.generation for each in alone.samples] == ["b!"]
+
+
+def test_answers_that_a_filter_has_dropped_are_counted(tmp_path, task_of):
+    row = {"doc_id": 0, "doc": DOC, "resps": [["a", "b", "c"]], "filtered_resps": [PROGRAM]}
+    made(tmp_path, {"s.jsonl": lines(row)})
+    taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
+    assert len(taken.samples) == 1
+    assert "s.jsonl: lm_eval's filter has dropped 2 answers, which are not judged; run lm_eval" in taken.remarks[-2]
 
 
 def test_lists_of_the_first_problems_are_read_with_a_limit(tmp_path, task_of):

@@ -89,8 +89,8 @@ def test_a_tool_chain_that_cannot_be_prepared_is_left_out_and_the_rest_is_judged
         write(tmp_path / "data", language)
     task = build(tmp_path / "data", cache=tmp_path / "cache")
     options = session.Options(tmp_path / "out", references="only")
-    with pytest.raises(RunFailure, match="not judged: js: "):
-        session.evaluate(task, Recipe("humaneval-x"), options)
+    with pytest.raises(RunFailure, match=r"not judged: js: .*; fix the tool chain"):
+        session.raise_for_refused(session.evaluate(task, Recipe("humaneval-x"), options))
     report = read_json(tmp_path / "out" / "report.json")
     assert report["references"]["python"]["passed"] == 1 and "js" not in report["references"]
     words = {"fails": "false fails on our own sources", "hangs": "timed out", "home": "is a home directory"}[fault]
