@@ -10,7 +10,6 @@ import argparse
 import ast
 import dataclasses
 import inspect
-import json
 import math
 import re
 import sys
@@ -26,12 +25,9 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.model import ModelConfig
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.data import layouts
-from ms_codegeex.data.tokenizer.files import TABLE
 from ms_codegeex.extras.evaluation.benchmarks.registry import with_key
 from ms_codegeex.extras.evaluation.recipe import Recipe
 from ms_codegeex.extras.evaluation.sampling import foreign_samples
-from ms_codegeex.extras.serving import foreign_fields
-from ms_codegeex.formats import files
 from ms_codegeex.generation.sampling import SamplingSettings
 
 PAGES = Path(__file__).resolve().parent
@@ -164,51 +160,9 @@ def refused() -> str:
     return table(("fields", "values that change nothing", "why, and what to do"), rows)
 
 
-def weights() -> str:
-    """What a file or folder of weights may be, in the order in which it is tried."""
-
-    def outcome(layout: files.Layout) -> str:
-        return "refused" if layout.refused else "opened" if layout.below else "read"
-
-    rows = [(each.name, each.source, each.recognised, outcome(each)) for each in files.layouts()]
-    return table(("a file or folder", "written by", "recognised by", "what becomes of it"), rows)
-
-
-def tokenizer_files() -> str:
-    """Files of tokenizers."""
-    texts = shipped_table(TABLE)["files"]
-    return table(("file", "what is read"), [(f"`{name}`", sentence(text)) for name, text in texts.items()])
-
-
 def code(names: str) -> str:
     """Names in Markdown."""
     return " ".join(f"`{name}`" for name in names.split())
-
-
-def value_of(value: Any) -> str:
-    """A value in a request, or the numbers that it stands for."""
-    if isinstance(value, dict) and value.keys() in ({"above"}, {"below"}):
-        return "".join(f"a number {side} {limit:g}" for side, limit in value.items())
-    return "no value" if value is None else f"`{json.dumps(value)}`"
-
-
-def foreign() -> str:
-    """Fields of other servers that are accepted, by the values that are."""
-    names: dict[int, list[str]] = {}
-    general, rows = foreign_fields.fields_of("generation"), foreign_fields.fields_of("llama_cpp")
-    for name, each in rows.items():
-        names.setdefault(id(each), []).append(f"`{name}`")
-    cells: dict[tuple[str, bool], list[str]] = {}
-    for each in {id(each): each for each in rows.values()}.values():
-        wanted = [value for value in each.values if value not in foreign_fields.DISABLED]
-        shown = ["off"] * (len(wanted) < len(each.values)) + [value_of(value) for value in wanted]
-        if each.unused:
-            others = (f"`{name}`: {' or '.join(map(value_of, of))}" for name, of in each.unused.items())
-            shown.append(f"any with {', '.join(others)}")
-        accepted = f"any: {each.reason}" if each.reason else "; ".join(shown)
-        key = accepted, each in general.values()  # those of llama.cpp's routes apart, at the end
-        cells.setdefault(key, []).append(f"{', '.join(names[id(each)])} ({each.source})")
-    return table(("accepted", "field (of, with its default)"), [(key[0], "; ".join(of)) for key, of in cells.items()])
 
 
 def result_files() -> str:
@@ -231,10 +185,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe": recipe,
     "records": records,
     "refused": refused,
-    "weights": weights,
-    "tokenizers": tokenizer_files,
     "results": result_files,
-    "foreign": foreign,
 }
 
 

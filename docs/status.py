@@ -88,8 +88,6 @@ def readme(text: str, tables: dict[str, list[Row]]) -> str:
 def status_page(tables: dict[str, list[Row]]) -> str:
     """docs/status.md."""
     rows = [*tables["devices"], *tables["capabilities"]]
-    names = (row.name for row in tables["capabilities"] if not row.unverified)
-    settled = "; ".join(re.sub(r" \(\[.*?\)\)", "", name) for name in names)
     part = {"capabilities": [row for row in tables["capabilities"] if row.unverified]}
     checks = [(check.part, check.do, check.see) for row in rows for check in row.checks]
     figures = [(chip.name, ", ".join(f"`{name}`" for name in sorted(uncertain_of(chip)))) for chip in CHIPS.values()]
@@ -110,7 +108,7 @@ Generated from `docs/status.yaml` by `python docs/status.py`. Edit that file ins
 
 {table_of("capabilities", part)}
 
-Tested, with nothing left open (`docs/status.yaml` says how): {settled}.
+`docs/status.yaml` also has what is tested with nothing left open.
 
 ## How to verify it on devices
 

@@ -43,6 +43,7 @@ pytest_plugins = [
     "durations",
     "frozen_heap",
     "gpu_tests",
+    "installed_wheel",
     "memory_disk",
     "process_guard",
     "skipped_before",

@@ -38,7 +38,8 @@ FILE, FORMAT = "serving.json", 1
 VERSION = "format"  # the key; without it, 1
 CHAT_TEMPLATE, FURTHER_TEMPLATES, CARD = "chat_template.jinja", "additional_chat_templates", "README.md"
 GGUF_RECORD, GGUF_TEMPLATE = "ms_codegeex.description", "tokenizer.chat_template"
-_LICENCE = re.compile(r"\A(---\n(?:(?!---).*\n)*?)license:[ ]*(['\"]?)(?P<licence>[^\n]*?)\2[ ]*\n")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)  # OWNER/NAME
+IN_CARD = {"licence": "license", "base": "base_model"}  # the facts that a model card's front matter has, too
 _MAX_TEXT = 1 << 20  # characters of a template
 
 Chat = ChatTemplate | JinjaTemplate
@@ -390,8 +391,8 @@ def _place(directory: Path, texts: Mapping[str, str]) -> None:
 
 def update_description(directory: Path, key: str, value: str) -> ModelDescription:
     """Change one fact of the model in a directory, as a user gives it: `value` is a text, a JSON value, or for `chat` a
-    file of a template in Jinja; an empty one removes the fact. A licence is written into the model card too. Returns
-    what is known now. `UserError` for an unknown key or a value that is none."""
+    file of a template in Jinja; an empty one removes the fact. A licence, and a base on the hub, are written into the
+    model card too. Returns what is known now. `UserError` for an unknown key or a value that is none."""
     if key not in FACTS:
         raise UserError(f"{key:.60}: not a fact about a model; {suggestion(key, [*FACTS])}")
     try:
@@ -403,28 +404,35 @@ def update_description(directory: Path, key: str, value: str) -> ModelDescriptio
     with located(key):
         fact = FACTS[key].read(parsed) if value else None
     known = replace(read_description(directory), **{key: fact})
-    if key == "licence" and has_file(directory, CARD):
+    if key in IN_CARD and has_file(directory, CARD):
         text = read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace")
         with atomic_file(directory / CARD) as path:
-            path.write_text(_with_licence(text, fact), encoding="utf-8")
+            path.write_text(_in_front_matter(text, key, fact), encoding="utf-8")
     save_description(directory, known, tokenizer=_has_tokenizer(directory))
     return known
 
 
 def card_licence(text: str) -> str | None:
     """The licence that the front matter of a model card names."""
-    found = _LICENCE.match(text)
-    return (found["licence"].strip() or None) if found else None
+    found = _entry("licence").match(text)
+    return (found["value"].strip() or None) if found else None
 
 
 def _has_tokenizer(directory: Path) -> bool:
     return any(has_file(directory, name) for name in (CONFIG, "tokenizer.json", "tokenizer.model"))
 
 
-def _with_licence(card: str, licence: str | None) -> str:
-    """A model card that names the licence in its front matter."""
-    line = "" if licence is None else f"license: {licence}\n"
-    if found := _LICENCE.match(card):
+def _entry(key: str) -> re.Pattern[str]:
+    return re.compile(rf"\A(---\n(?:(?!---).*\n)*?){IN_CARD[key]}:[ ]*(['\"]?)(?P<value>[^\n]*?)\2[ ]*\n")
+
+
+def _in_front_matter(card: str, key: str, value: str | None) -> str:
+    """A model card that names this licence or base in its front matter; the hub reads no base that is elsewhere."""
+    named = value is not None and (key != "base" or HUB_NAME.fullmatch(value))
+    line = f"{IN_CARD[key]}: {value}\n" if named else ""
+    if found := _entry(key).match(card):
         return found[1] + line + card[found.end() :]
+    if not line:
+        return card
     head, rest = ("---\n", card[4:]) if card.startswith("---\n") else ("---\n", f"---\n\n{card}")
     return head + line + rest

@@ -21,6 +21,7 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.opening import CONTENT, content_hash
+from ms_codegeex.data.description import HUB_NAME
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import Source, model_name
 
@@ -136,6 +137,8 @@ def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
         content["programming_language"] = languages
     if run is not None and run.weights is not None and _HUB_NAME.fullmatch(run.weights):
         content["base_model"] = run.weights
+    elif source.description.base is not None and HUB_NAME.fullmatch(source.description.base):
+        content["base_model"] = source.description.base
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1 << 20)}---"
 
 

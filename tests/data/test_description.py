@@ -192,6 +192,11 @@ def test_a_user_changes_one_fact(tmp_path):
     assert (tmp_path / "README.md").read_text() == "---\nlicense: mit\n---\n\n# A model\n"
     update_description(tmp_path, "licence", "apache-2.0")
     assert (tmp_path / "README.md").read_text() == "---\nlicense: apache-2.0\n---\n\n# A model\n"
+    update_description(tmp_path, "base", "me/mine")  # the hub shows what a model was made from
+    assert (tmp_path / "README.md").read_text().startswith("---\nbase_model: me/mine\nlicense: apache-2.0\n---\n")
+    update_description(tmp_path, "base", "a-folder")
+    assert (tmp_path / "README.md").read_text() == "---\nlicense: apache-2.0\n---\n\n# A model\n"
+    update_description(tmp_path, "base", "")
     found = update_description(tmp_path, "chat", str(tmp_path / "own.jinja"))
     assert found == read_description(tmp_path, quiet)
     assert found == ModelDescription(chat=OWN, infill=KNOWN.infill, licence="apache-2.0")

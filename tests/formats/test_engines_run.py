@@ -1,5 +1,5 @@
 """Our directories and files in the engines that run them, each in an environment of its own: greedy ids and
-log-probabilities, text by their own tokenizers, and what they refuse. docs/engines.md has the table of these cells.
+log-probabilities, text by their own tokenizers, and what they refuse. benchmarks/RESULTS.md has the table.
 
 The environments are made once (`cached_environment`); nothing else is downloaded. Set MS_CODEGEEX_ENVIRONMENTS to keep
 them in another place than the user's cache.

@@ -12,8 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -21,13 +19,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from declared import extras, normalised, oldest, requirements
+from installed_wheel import environment_with
 from own_environment import VARIABLES, pip_of_index
 from small_benchmarks import humaneval_x
 
 _spec = importlib.util.spec_from_file_location("release", ROOT / "ascend_scripts" / "release.py")
 release = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(release)
-WITHOUT_MINDFORMERS = "raise ModuleNotFoundError(\"No module named 'mindformers'\", name='mindformers')\n"
 SMALLER = (
     "training.global_batch=4 training.evaluate_samples=4 data.seq_length=32 model.hidden_size=16 model.num_layers=1 "
     "model.num_heads=2 model.intermediate_size=32 model.max_position_embeddings=512"
@@ -35,36 +33,8 @@ SMALLER = (
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Built from a copy: setuptools leaves a directory `build`, and puts what an old one holds into the wheel."""
-    directory = tmp_path_factory.mktemp("wheel")
-    copy = directory / "copy"
-    copy.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    for name in ("ms_codegeex", "configs"):
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    words = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", directory, copy]
-    subprocess.run([sys.executable, "-I", *words], check=True, cwd=directory)
-    (path,) = directory.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
 def bin_directory(wheel, tmp_path_factory):
-    """`bin` of a virtual environment with the wheel in it."""
-    place = tmp_path_factory.mktemp("installed") / "venv"
-    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", place], check=True)
-    (site,) = place.glob("lib/python3*/site-packages")
-    words = ["-m", "pip", "--python", place / "bin" / "python", "install", "-q", "--no-deps", "--no-index", wheel]
-    subprocess.run([sys.executable, "-I", *words], check=True)
-    # A line of a .pth file adds a directory to the path, but not what the .pth files in that directory say.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (site / "mindformers.py").write_text(WITHOUT_MINDFORMERS)
-    script = (Path(sysconfig.get_path("scripts")) / "msrun").read_text().partition("\n")[2]  # MindSpore's launcher
-    (place / "bin" / "msrun").write_text(f"#!{place}/bin/python\n{script}")
-    (place / "bin" / "msrun").chmod(0o755)
-    return place / "bin"
+    return environment_with(wheel, tmp_path_factory.mktemp("installed") / "venv")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The two months of CodeGeeX-13B's training beside the plan: every figure of that section of docs/plan.md."""
+"""The two months of CodeGeeX-13B's training beside the plan: every figure of that section of benchmarks/RESULTS.md."""
 
 import re
 from datetime import date
@@ -40,7 +40,7 @@ def figures():
 
 
 def test_every_figure_is_in_the_section_and_no_other(figures):
-    text = (ROOT / "docs" / "plan.md").read_text().partition(TITLE)[2].partition("\n#")[0]
+    text = (ROOT / "benchmarks" / "RESULTS.md").read_text().partition(TITLE)[2].partition("\n#")[0]
     text = " ".join(text.split())
     for name, figure in figures.items():
         assert figure in text, f"{name}: {figure}"
