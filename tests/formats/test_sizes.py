@@ -108,6 +108,7 @@ AGES = {  # changes to CodeGen's config.json as other versions and tools write i
     "end tokens": {"eos_token_id": [5, 7]},
     "dtype": {"torch_dtype": None, "dtype": "float16"},
     "rope_parameters": {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+    "left by training, no tensor is quantised": {"quantization_config": {"quant_method": "gptq"}},
     "a synonym": {"activation_function": "gelu_pytorch_tanh"},
     "harmless": {
         "use_cache": False,
@@ -141,7 +142,6 @@ def test_configurations_of_every_age(exported, tmp_path, age):
 REFUSED = [
     ({"n_head": None}, "n_head is None, expected a positive whole number; write it there"),
     ({"rotary_dim": None, "n_embd": 1024, "n_layer": 20, "n_inner": None}, "rotary_dim is None.*such as 32 of 350m-nl"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "give the model before it was quantised"),
     ({"rope_theta": 1e6}, "rope_theta is 1000000.0, expected 10000; give a model"),
     ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_theta of rope_parameters is 1000000.0"),
     ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_theta of rope_parameters is 1000000.0"),
