@@ -14,7 +14,7 @@ from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_error, print_result
-from ms_codegeex.base.verb_options import CHECKPOINT, NON_FINITE, NON_FINITE
+from ms_codegeex.base.verb_options import CHECKPOINT, NON_FINITE
 
 SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\

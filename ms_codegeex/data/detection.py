@@ -119,6 +119,7 @@ def linear_options() -> Any:
     import re2
 
     options = re2.Options()
+    options.log_errors = False  # they are raised
     options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20  # an automaton is slower with less
     return options
 

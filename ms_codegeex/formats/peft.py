@@ -44,7 +44,7 @@ CONFIG, TENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adap
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[AB])(?:\.default)?\.weight")
 OWN_TENSOR = re.compile(r"(?!.*\.lora_[AB]\.)(.+?)(\.base_layer)?\.(weight|bias)")  # saved along with adapters
 _BLOCK = re.compile(r"\.(\d+)(?=\.)")
-_GATHER = "set stage3_gather_16bit_weights_on_model_save in DeepSpeed's configuration (FSDP: full_state_dict) and save it again"
+_GATHER = "set stage3_gather_16bit_weights_on_model_save in DeepSpeed's settings (FSDP: full_state_dict), save again"
 _SOUND = "give those of an earlier checkpoint"
 _MERGE = "merge the adapters with PEFT (merge_and_unload) and give that model"
 

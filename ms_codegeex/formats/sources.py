@@ -377,9 +377,9 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
 
 def _is_quantised(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout) -> bool:
     weights = its.own_names(tensors)
-    pairs = ((name, tensor.dtype) for name, tensor in tensors.items())
     return any(
-        is_training_state("quantised", layout.shown(it)) or (it in weights and "float" not in of) for it, of in pairs
+        is_training_state("quantised", layout.shown(name)) or (name in weights and "float" not in tensor.dtype)
+        for name, tensor in tensors.items()
     )
 
 

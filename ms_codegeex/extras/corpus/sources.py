@@ -22,7 +22,14 @@ from ms_codegeex.base.remote import RemotePath, list_files, open_input, parse_lo
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
 from ms_codegeex.extras.corpus.events import Event
-from ms_codegeex.extras.corpus.licences import Stated, metadata_rule, nearest_licence, rule_is, stated_licences
+from ms_codegeex.extras.corpus.licences import (
+    Stated,
+    metadata_rule,
+    nearest_licence,
+    of_texts,
+    rule_is,
+    stated_licences,
+)
 
 _REPOSITORIES = frozenset({".git", ".hg", ".svn"})
 _SKIPPED = frozenset({"__pycache__", "node_modules"})  # not what a person wrote, or packages of other people
@@ -352,7 +359,11 @@ class _Search:
         for _ in range(file.identity.count("/")):
             if folder not in self.stated:
                 found = sorted(self.metadata.get(folder, ()), key=lambda it: (it[0], it[1].name))
-                self.stated[folder] = [each for number, path in found for each in _read_metadata(number, path)]
+                read = [(rule_is("texts", number), _read_metadata(number, path)) for number, path in found]
+                named, texts = (
+                    [each for is_text, many in read for each in many if is_text is of] for of in (False, True)
+                )
+                self.stated[folder] = [*named, *of_texts(texts)]
             if name := nearest_licence(self.stated[folder], below):
                 return replace(file, licence=name)
             folder, below = folder.parent, f"{folder.name}/{below}"
