@@ -455,7 +455,8 @@ def _of_chunks(name: str, shape: Sequence[int], chunks: Sequence[Mapping[str, An
     return LazyTensor(dtype, (*shape,), lambda: gather(shape, dtype, None, chunks))
 
 
-def _open_npy(file: Path) -> np.ndarray:
+def open_npy(file: Path) -> np.ndarray:
+    """The array of a `.npy` file, mapped; `UserError` for a damaged one."""
     try:
         with open_regular(file) as stream:
             if stream.read(len(_NPY_BEGINNING)) != _NPY_BEGINNING:
@@ -477,12 +478,12 @@ def _read_npy_folder(place: Place, _found: Any) -> RawModel:
     tensors, files = {}, [place.path / name for name in place.files if name.endswith(".npy")]
     for file in files:
         check_file(place.path, file.name)
-        array = _open_npy(file)
+        array = open_npy(file)
         try:
             dtype = dtype_name(array)
         except ValueError as error:
             raise UserError(f"{file}: {error}") from None
-        tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: _open_npy(file))
+        tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: open_npy(file))
     return _weights(tensors, place.path, "mindspore", files)
 
 
