@@ -63,8 +63,12 @@ _DOUBTFUL = re.compile(
     rb"[\x81-\x84\x86-\x90\x98\x9a-\x9f\xa4\xa6\xa8\xaf\xb8\xd0\xdd\xde\xf0\xfd-\xff]|"
     rb"[A-Za-z](?:[\x80\x91\x93\xa1\xa3\xa5\xa9\xac\xb1\xb3\xb6\xb9\xbc-\xbf]|"
     rb"[\x85\x94-\x97\x99\xa7\xaa\xab\xae\xb0\xb2\xba\xbb][A-Za-z]|\x92(?![a-z]{0,2}\b))|"
-    rb"[\x99\xa3\xac\xae][A-Za-z]|[\xb1\xb3\xb6\xb9\xbc-\xbe][a-z]|[a-z][\xc0-\xde]"
+    rb"[\x99\xa3\xac\xae][A-Za-z]|[\xb1\xb3\xb6\xb9\xbc-\xbe][a-z]|[a-z][\xc0-\xde]|"
+    rb"(?<![A-Za-z\x80-\xff])(?:[\x80-\xff]{2}(?![A-Za-z\x80-\xff])|[\xa2-\xff][@^_`~]|\xa5[A-Za-z])"
 )
+# A letter that stands alone is one of Latin-1 only beside words of it; other scripts have words of one letter, too.
+_ALONE = re.compile(rb"(?<![A-Za-z\x80-\xff])[\xc0-\xff](?![A-Za-z\x80-\xff])")
+_WITHIN = re.compile(rb"[A-Za-z]{2}[\xc0-\xff]|[\xc0-\xff][A-Za-z]{2}")
 
 
 @functools.cache
@@ -148,7 +152,8 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
             if _ENCODINGS.fullmatch(name) and (converted := _converted(data, name, errors)):
                 return converted
     high = len(data.translate(None, bytes(range(0x80))))
-    if 4 * high > len(data) or _DOUBTFUL.search(data):
+    alone = _ALONE.search(data) and not _WITHIN.search(data)
+    if 4 * high > len(data) or alone or _DOUBTFUL.search(data):
         return data, ""
     return _converted(data, "iso8859-1", errors) or (data, "")
 
