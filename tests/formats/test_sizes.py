@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import command_here
+from safetensors.numpy import load_file, save_file
 from small_models import FAMILIES, FIELDS, config, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
@@ -158,6 +159,21 @@ def test_what_a_configuration_lacks_is_named_with_a_remedy(exported, tmp_path, c
     write_json(file, {key: value for key, value in values.items() if value is not None})
     with pytest.raises(UserError, match=message):
         open_source(tmp_path / "hf")
+
+
+def test_numbers_that_are_not_finite_are_copied_on_demand_alone(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "hf")
+    tensors = load_file(tmp_path / "hf/model.safetensors")
+    name = "transformer.h.1.mlp.fc_in.bias"
+    tensors[name][3] = np.inf
+    save_file(tensors, tmp_path / "hf/model.safetensors", {"format": "pt"})
+    for to in ("hf", "megatron"):
+        with pytest.raises(
+            UserError, match=r"tensor blocks\.1\.\S+bias holds numbers that are not finite; .*--allow-non"
+        ):
+            convert(tmp_path / "hf", to, tmp_path / to)
+    convert(tmp_path / "hf", "hf", tmp_path / "copy", non_finite=True)
+    assert np.isinf(load_file(tmp_path / "copy/model.safetensors")[name][3])
 
 
 @pytest.mark.parametrize("stated", [2, None, [2, 7], 9])

@@ -228,7 +228,7 @@ class _RowMaker:
                 self.tally.add(Event(source, "noted", remark, detail))
             digest = self._digest(examples)
             if not unit.held_out and digest in self._held_out:
-                event = Event(source, "dropped", REPEATED, bytes=len(line), excerpt=examples[-1].content[:_EXCERPT])
+                event = Event(source, "dropped", REPEATED, bytes=len(line), excerpt=examples[-1].answer[:_EXCERPT])
                 self.tally.add(event, records=True)
                 continue
             rows = zip(examples, self.encoder.rows(examples), strict=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.reading import opened
-from ms_codegeex.formats.files import open_npy
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore
+from ms_codegeex.formats.npy_file import open_npy
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.strategy import check_strategy
 from ms_codegeex.formats.torch_zip import read_torch, refused_names
