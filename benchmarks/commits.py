@@ -23,11 +23,11 @@ from common import print_command
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.progress import Progress
 from ms_codegeex.data.infilling.sentinels import joined_files
 from ms_codegeex.extras.evaluation.infilling import INFILL, MORE, PREFIX, Asker
 from ms_codegeex.extras.evaluation.local_model import LocalModel
 from ms_codegeex.extras.evaluation.perplexity.scoring import Score
-from ms_codegeex.extras.evaluation.progress import progress_of
 from ms_codegeex.extras.evaluation.reports.estimators import difference_interval, mean_share
 from ms_codegeex.extras.evaluation.reports.scores import percent
 
@@ -124,7 +124,7 @@ def evaluate_commits(
 def replay(asker: Asker, edits: list[Edit]) -> tuple[dict[str, EditTally], list[dict[str, Any]]]:
     """The figures with and without other files, and a row for each edit that the model's context has room for."""
     tallies, rows = {ALONE: EditTally(), WITH_OTHERS: EditTally()}, []
-    with progress_of(len(edits), "edits") as bar:
+    with Progress(len(edits), "edits") as bar:
         for edit in edits:
             if row := _replayed(asker, edit, tallies):
                 rows.append(row)

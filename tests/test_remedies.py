@@ -27,6 +27,7 @@ from ms_codegeex.extras.corpus.commands import prepare
 from ms_codegeex.extras.serving import model
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.runs import training_job
 
 VALUE = r"[^\s`;()]*[^\s`;(),.?:]"  # of an option or a key
@@ -160,7 +161,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_models.save_run(root / "small", "codegeex", small_models.parameters("codegeex"))
     small_models.save_run(root / "small-codegen", "codegen", small_models.parameters("codegen"))
     convert(root / "small", "hf", root / "small-hf", progress=False)
-    convert(root / "small-codegen", "mindspore", root / "small.ckpt", progress=False)
+    convert(root / "small-codegen", "mindspore", root / "ours.ckpt", progress=False)
+    write_mindspore(root / "small.ckpt", read_mindspore(root / "ours.ckpt"))  # as another program writes it
     write_dataset(root / "ids")  # 96 ids, no tokenizer
     write_dataset(root / "brief", documents=4)
     values = small_run(root / "ids", root / "run")
@@ -247,8 +249,8 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
     "a tokenizer is there": (f"{LEARN} --output one --vocab-size 300", 1, {}),
     "runs are fixed": (f"{LEARN} --output {{out}} --vocab-size 300 --whitespace-run 4", 1, {}),
     "a vocabulary of a run": (
-        "train --config codegeex_tiny training.steps=1 output={out} data.tokenizer_size=300 data.functions_from=null "
-        "--corpus tree",
+        "train --config codegeex_tiny training.steps=1 output={out} data.tokenizer_size=300 model.vocab_size=1024 "
+        "model.eos_token_id=1005 data.functions_from=null --corpus tree",
         1,
         {},
     ),

@@ -52,7 +52,8 @@ class DataConfig:
     sequences that repeat themselves most is left out. A corpus with half of its text in documents without functions
     stays continuous."""
     reset_at_eos: bool = True
-    """Attention and positions restart after each document; required for fine-tuning examples."""
+    """Attention and positions restart after each document; required for fine-tuning examples, but false for those of a
+    chat template that ends turns with the end token (`ends_inside` in their dataset.json), which `finetune` sets."""
     loss_after_eos: bool = False
     """The loss also counts the first token of each document, predicted from the end token before it, as in CodeGen's
     training; not for fine-tuning examples."""

@@ -266,7 +266,10 @@ def description_from(content: Any, where: object) -> ModelDescription:
 
 def taught_by(info: Mapping[str, Any]) -> ModelDescription:
     """What a model learns from a dataset besides its text, by its dataset.json."""
-    return ModelDescription(chat=None if info.get("chat") is None else chat_of(info["chat"]))
+    chat, settings = info.get("chat"), info.get("settings") or {}
+    languages = {*((info.get("splits") or {}).get("train") or {}).get("languages", {})} - {"", "unknown"}
+    tags = settings.get("tags") if languages else None  # without one, there is no tag line
+    return ModelDescription(chat=None if chat is None else chat_of(chat), tags=tags)
 
 
 def recorded_description(state: Mapping[str, Any], where: object) -> ModelDescription:

@@ -66,7 +66,7 @@ _DOUBTFUL = re.compile(
     rb"[\x99\xa3\xac\xae][A-Za-z]|[\xb1\xb3\xb6\xb9\xbc-\xbe][a-z]|[a-z][\xc0-\xde]|"
     rb"(?<![A-Za-z\x80-\xff])(?:[\x80-\xff]{2}(?![A-Za-z\x80-\xff])|[\xa2-\xff][@^_`~]|\xa5[A-Za-z])"
 )
-# What texts in Latin-1 and Windows-1252 consist of, besides ASCII: words with two letters of ASCII; words with one, or none;
+# What texts in Latin-1 and Windows-1252 consist of, besides ASCII: words with two letters of ASCII; words with less;
 # signs that touch no letter and nothing that is the second byte of a character in Chinese or Japanese; pairs of quotes.
 _L = rb"[\xc0-\xd6\xd8-\xf6\xf8-\xff]"
 _WORDS = re.compile(

@@ -84,8 +84,15 @@ class Renderer:
     def _started(self) -> subprocess.Popen[bytes]:
         how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen([sys.executable, "-I", str(_RENDERER)], **how)
-        weakref.finalize(self, _end, process)
+        self._ending = weakref.finalize(self, _end, process)
         return process
+
+    def close(self) -> None:
+        """End the process. The next template would start another one."""
+        with self._lock:
+            if self._process is not None:
+                self._ending()
+                self._process = None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -125,6 +132,10 @@ class JinjaChat:
         common = [unit[0] for unit in takewhile(lambda unit: len({*unit}) == 1, units)]
         end = "".join(takewhile(lambda unit: not unit.isspace(), common))
         return (end,) if end and end != self._tokens.get("eos_token") else ()
+
+    def close(self) -> None:
+        """End the process that renders."""
+        self._renderer.close()
 
     @property
     def tools_text(self) -> str:

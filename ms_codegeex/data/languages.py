@@ -92,10 +92,11 @@ def tag_prefix(language: str, scheme: str) -> bytes:
     return f"{tag}\n".encode() if tag else b""
 
 
-def tag_line(family: str, language: str) -> str:
-    """The tag line, with its newline, that a family's models have seen before text of a language. Empty if they have
-    seen none, like CodeGen's models. `UserError` for an unknown language."""
-    return tag_prefix(find_language(language).name, family if family in TAG_SCHEMES else "none").decode()
+def tag_line(scheme: str, language: str) -> str:
+    """The tag line, with its newline, that models have seen before text of a language. `scheme`: of their lines, or
+    their family; empty if they have seen none, like CodeGen's models. `UserError` for an unknown language."""
+    known = scheme in TAG_SCHEMES or PLACE in scheme
+    return tag_prefix(find_language(language).name, scheme if known else "none").decode()
 
 
 def check_scheme(scheme: str) -> None:

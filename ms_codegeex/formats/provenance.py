@@ -119,15 +119,21 @@ class FileHashes:
         ]
 
     def check_source(self, source: Path) -> None:
-        """`UserError` if a file of the model at `source` is not as its own statement says."""
+        """`UserError` if a file of the model at `source` is not as its own statement says; a line on standard error if
+        it only describes the model."""
         if (recorded := read_statement(source)) is None:
             return
         files = [file for each in self.described() if each["role"] == "model" for file in each["files"]]
-        for file in files:
-            if not is_read(file["name"]) or is_description(file["name"]):
-                continue
-            if recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
-                raise _unlike(source, Deviation(file["name"], "changed"), recorded)
+        digests = recorded.digests
+        different = [
+            Deviation(file["name"], "changed" if file["name"] in digests else "extra")
+            for file in files
+            if digests.get(file["name"]) != file["sha256"]
+        ]
+        for each in different:
+            if each.what == "changed" and is_read(each.name) and not is_edited(each):
+                raise _unlike(source, each, recorded)
+        _say_edited(source, [each for each in different if is_edited(each)])
 
     def statement(self, made: Path, where: Path, choices: Mapping[str, Any]) -> dict[str, Any]:
         """The statement about a directory or file that is at `made` until it is renamed to `where`. It is written into
@@ -267,6 +273,11 @@ def check(target: Path, thorough: bool = False) -> None:
     mattering = [each for each in different if not target.is_dir() or (is_read(each.name) and not is_edited(each))]
     if mattering:
         raise _unlike(target, mattering[0], recorded, len(mattering) - 1)
+    _say_edited(target, different)
+
+
+def _say_edited(target: Path, different: Sequence[Deviation]) -> None:
+    """A line on standard error about files of a model that are not as they were written, which is no error."""
     if different:
         first, more = different[0], f", and {len(different) - 1} more" if len(different) > 1 else ""
         said = f"{target / first.name}: is {first.what} since {PROVENANCE} was written{more}"

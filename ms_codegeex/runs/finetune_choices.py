@@ -23,7 +23,7 @@ from ms_codegeex.config.model import model_config
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
 from ms_codegeex.data.conversations import ChatTemplate
-from ms_codegeex.data.datasets.batches import KIND, is_dataset
+from ms_codegeex.data.datasets.batches import ENDS_INSIDE, KIND, is_dataset
 from ms_codegeex.data.datasets.opening import held_out_like, training_data
 from ms_codegeex.data.description import Chat, chat_json, chat_name, chat_of
 from ms_codegeex.data.summary_lines import print_tally
@@ -300,7 +300,9 @@ def tuned(request: TuningRequest, name: str, source: Source, data: TuningData) -
         held_out = None if named else held_out
     elif named:
         held_out = str(_like(dataset, named, config, data.quiet))
-    config = replace(config, data=replace(config.data, train=str(dataset), blend=None, validation=held_out))
+    whole = read_json(dataset / "dataset.json").get(ENDS_INSIDE) is True  # then attention must not restart there
+    chosen = replace(config.data, train=str(dataset), blend=None, validation=held_out)
+    config = replace(config, data=replace(chosen, reset_at_eos=chosen.reset_at_eos and not whole))
     config, steps = with_steps(config, stated, data.epochs)
     tokens = f"sequences of {config.seq_length} tokens: {length.reason} (data.seq_length)"
     if not ready and (tally := read_json(dataset / "dataset.json").get("tally")):

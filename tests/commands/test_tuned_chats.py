@@ -28,7 +28,7 @@ OWN = (
 ANSWERS = {"first": "def people", "second": "if first", "third": "return second", "fourth": "x = [1]"}
 NUMBERS = range(40)  # in a system text, so that the conversations differ
 TUNING = (
-    *("training.steps=200", "training.global_batch=8", "data.seq_length=128", "training.evaluate_every=0"),
+    *("training.steps=400", "training.global_batch=8", "data.seq_length=128", "training.evaluate_every=0"),
     *("training.patience=0", "training.schedule.learning_rate=1e-2", "logging.plots=false", "devices=1"),
 )
 LLAMA = """
@@ -108,7 +108,7 @@ def test_it_is_a_chat_model_everywhere(tuned):
         assert asked.chat, model
         for question, answer in ANSWERS.items():
             messages = [(each["role"], each["content"]) for each in conversation(question)]
-            parts = list(asked.converse(messages, settings))
+            parts = list(asked.converse(settings, messages))
             assert ("".join(part.text for part in parts), parts[-1].finish) == (answer, "stop"), model
     with served(run, place / "serve.log") as server:
         for question, answer in ANSWERS.items():

@@ -89,6 +89,10 @@ def test_an_adapter_and_training_add_to_their_base():
     assert ModelDescription().over(KNOWN) == replace(KNOWN, adapter=None, step=None, reason=None)
     assert taught_by({"chat": "plain"}).over(KNOWN).chat == TEMPLATES["plain"]
     assert taught_by({}).over(KNOWN).chat == OWN
+    corpus = {"settings": {"tags": "codegeex2"}, "splits": {"train": {"languages": {"Python": {}, "unknown": {}}}}}
+    assert taught_by(corpus).tags == "codegeex2"
+    corpus["splits"]["train"]["languages"] = {"unknown": {}}
+    assert taught_by(corpus).tags is None  # no tag line was written
 
 
 def test_checkpoints_of_earlier_versions_have_their_sentinels():

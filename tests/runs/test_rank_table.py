@@ -112,7 +112,7 @@ def swapped(a: tuple[int, int], b: tuple[int, int]):
     [
         (
             swapped((0, 7), (1, 0)),
-            "server_list[0]: ranks 0 to 8 are on 8 devices, with others between them, which is not",
+            "server_list[0]: ranks 0 to 8 are on 8 devices, with others between them",
         ),
         ([], "(top): found a list"),
         ({"group_list": []}, "group_list: the old format"),

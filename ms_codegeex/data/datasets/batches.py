@@ -23,6 +23,7 @@ from ms_codegeex.data.infilling.rearranging import Rearrangement
 T = TypeVar("T")
 FEISTEL_ROUNDS = 6
 KIND = "finetune"  # "kind" in dataset.json, with examples
+ENDS_INSIDE = "ends_inside"  # true in dataset.json if examples have the end token before their end, too
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import xxhash
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.config.blend import LONGEST_PERIOD, parse_blend
-from ms_codegeex.data.datasets.batches import KIND, PackedSequences, Sequences, read_info, stream_seed
+from ms_codegeex.data.datasets.batches import ENDS_INSIDE, KIND, PackedSequences, Sequences, read_info, stream_seed
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.layout import TABLES
@@ -76,7 +76,11 @@ def open_sequences(
         begun = {"starts": starts, "starts_from": functions_from or 0}
         return PackedSequences(directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos, **begun)
     examples = f"but {directory} holds examples of fine-tuning"
-    if not reset_at_eos:
+    ends_inside = info.get(ENDS_INSIDE) is True
+    if reset_at_eos and ends_inside:
+        examples += " whose turns end with the end token, after which the model must see the turns before"
+        raise UserError(f"data.reset_at_eos: true, {examples}; set it to false")
+    if not reset_at_eos and not ends_inside:
         examples += ", which share rows and must not see each other"
         raise UserError(f"data.reset_at_eos: false, {examples}; set it to true")
     if loss_after_eos:

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch, other_data
+from ms_codegeex.data.datasets.batches import (
+    ENDS_INSIDE,
+    Batch,
+    DocumentSpan,
+    Sequences,
+    check_whole,
+    make_batch,
+    other_data,
+)
 from ms_codegeex.data.datasets.indexed import IndexedDataset, damaged_dataset
 from ms_codegeex.data.datasets.layout import mask_path
 from ms_codegeex.data.infilling.rearranging import Rearrangement
@@ -51,7 +59,10 @@ def open_mask(prefix: Path, tokens: int) -> np.ndarray:
 class FineTuningRows(Sequences):
     """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples. Examples end with
     eos, where attention and positions restart; rows are padded with eos. The loss counts a label iff `{split}.mask` is
-    1 there and its input is not eos. Only the dataset and `seq_length` decide the packing; `seed` orders the rows."""
+    1 there and its input is not eos. Only the dataset and `seq_length` decide the packing; `seed` orders the rows.
+
+    Where a chat template ends turns with eos (`ENDS_INSIDE`), attention must not restart there: such an example has a
+    row of its own, and the mask alone says what counts."""
 
     def __init__(
         self, directory: Path, split: str, seq_length: int, seed: int, infilling: Rearrangement | None = None
@@ -69,11 +80,12 @@ class FineTuningRows(Sequences):
         sizes = IndexedDataset(self.directory / split).sizes
         self._check(sizes, longest)
         self._mask = open_mask(self.directory / split, len(self.tokens))
-        if not (self._mask[1:].astype(bool) & (self.tokens[:-1] != self.eos)).any():
+        self.ends_inside = self.info.get(ENDS_INSIDE) is True
+        if not self._counted(self._mask[1:], self.tokens[:-1]).any():
             raise UserError(f"{mask_path(self.directory / split)}: no token counts; give examples with answers")
         self._starts = np.cumsum(sizes) - sizes
         self._sizes = sizes
-        rows = pack(sizes, seq_length + 1)
+        rows = [[item] for item in range(len(sizes))] if self.ends_inside else pack(sizes, seq_length + 1)
         self.size = len(rows)
         self._items = np.array([item for row in rows for item in row], np.int64)
         self._rows = np.cumsum([0, *map(len, rows)])
@@ -89,6 +101,10 @@ class FineTuningRows(Sequences):
         if unended.size:
             found = f"example {int(unended[0])} does not end with token {self.eos} (eos_id in dataset.json)"
             raise damaged_dataset(name, found)
+
+    def _counted(self, flags: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+        """Which labels with these flags of the mask count after these inputs."""
+        return flags.astype(bool) if self.ends_inside else flags.astype(bool) & (inputs != self.eos)
 
     def _items_of(self, index: int) -> list[int]:
         """The numbers of the examples in a row."""
@@ -112,7 +128,7 @@ class FineTuningRows(Sequences):
                     self._rearrange(row[here], flags[here], (item,) if whole else (number, item))
                 offset += size
         inputs, labels = rows[:, :-1], rows[:, 1:]
-        return make_batch(inputs, labels, counted[:, 1:] & (inputs != self.eos), numbers)
+        return make_batch(inputs, labels, self._counted(counted[:, 1:], inputs), numbers)
 
     def _rearrange(self, ids: np.ndarray, flags: np.ndarray, key: tuple[int, ...]) -> None:
         """Rearrange the answer of an example, in place; the prompt stays before the answer's first part."""
@@ -131,4 +147,4 @@ class FineTuningRows(Sequences):
     def label_counts(self) -> np.ndarray:
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
-        return np.bincount(tokens[1:][self._mask[1:].astype(bool) & (tokens[:-1] != self.eos)])
+        return np.bincount(tokens[1:][self._counted(self._mask[1:], tokens[:-1])])

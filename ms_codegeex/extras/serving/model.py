@@ -26,7 +26,8 @@ PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 class ServedModel:
     """The model as the routes know it, or the model with an adapter of that name, whose `parent` is the model's name.
     `context` counts tokens of prompt and answer; ids are below `allowed`. `special_tokens`: names of special tokens in
-    a user's text are those tokens; otherwise they are text."""
+    a user's text are those tokens; otherwise they are text. `tags`: the scheme of the tag lines that it was trained
+    with; empty: its family's."""
 
     name: str
     family: str
@@ -37,6 +38,12 @@ class ServedModel:
     sentinels: Sentinels | None = None
     parent: str | None = None
     special_tokens: bool = False
+    tags: str = ""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of its tag lines, or its family."""
+        return self.tags or self.family
 
     @property
     def adapter(self) -> str:
@@ -50,15 +57,15 @@ class ServedModel:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Names of the languages that requests may name: those of the family's tag lines, else CodeGeeX's."""
-        return tuple(language.name for language in languages("codegeex2" if self.family == "codegeex2" else "codegeex"))
+        """Names of the languages that requests may name: those of its tag lines, else CodeGeeX's."""
+        return tuple(language.name for language in languages("codegeex2" if self.scheme == "codegeex2" else "codegeex"))
 
     def tagged(self, prompt: str, language: str | None) -> str:
-        """The prompt after the family's tag line of a language, if it has one. `UserError` for an unknown language."""
+        """The prompt after the tag line of a language, if it has one. `UserError` for an unknown language."""
         if language is None:
             return prompt
         with located("language"):
-            return tag_line(self.family, language) + prompt
+            return tag_line(self.scheme, language) + prompt
 
     def encode(
         self,
@@ -150,6 +157,7 @@ def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedMod
         min(model.tokenizer.vocab_size, model.config.vocab_size),
         _chat(model.description.chat, model.tokenizer),
         model.sentinels,
+        tags=model.description.tags or "",
     )
 
 
@@ -162,6 +170,7 @@ def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
         parent=model.name,
         chat=_chat(known.chat, model.tokenizer) or model.chat,
         sentinels=known.infill or model.sentinels,
+        tags=known.tags or model.tags,
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.printing import print_once
+from ms_codegeex.extras.serving.answering import Piece
+from ms_codegeex.extras.serving.backend import StreamedAnswer
 from ms_codegeex.extras.serving.schemas import ChatMessage, ChosenTool, Tool
 from ms_codegeex.generation.grammars import MAX_DEPTH
 
@@ -70,6 +72,9 @@ class ToolUse:
     def headers(self) -> Mapping[str, str]:
         """Of the response."""
         return {} if self.written or self.forced else UNUSED
+
+
+NO_TOOLS = ToolUse(frozenset(), PLAIN, (), False, "", True, "")
 
 
 def tool_use(
@@ -158,14 +163,27 @@ def _read(text: str) -> Any:
 
 
 class CallReader:
-    """Divides an answer, as its text comes, into text and calls. What is not a call of a known function stays text."""
+    """Divides an answer, as its text comes, into text and calls. What is not a call of a known function stays text;
+    without tools, all of it."""
 
-    def __init__(self, use: ToolUse):
-        self.use, self.count = use, 0
+    def __init__(self, use: ToolUse | None):
+        self.use, self.count = use or NO_TOOLS, 0
         self._held, self._seen, self._inside = "", 0, False  # seen: how much of it has no mark
-        self._whole = use.forced or not use.format.begin  # nothing but calls, or nothing but text
+        self._whole = self.use.forced or not self.use.format.begin  # nothing but calls, or nothing but text
         self._text = False  # whether the answer is nothing but text
         self._after = False  # a call was the last, which white space may follow
+
+    def read(self, answer: StreamedAnswer, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
+        """The text and the calls of a piece, as a message has them. The ids of calls follow from the prompt's ids and
+        the seed: they are the same alone and in company, streamed and whole."""
+        text, calls = self.feed(piece.text, piece.finish is not None)
+        written = []
+        for number, call in enumerate(calls, self.count - len(calls)):
+            known = f"{answer.settings.seed} {number} {' '.join(map(str, answer.ids))}"
+            function = {"name": call.name, "arguments": call.arguments}
+            name = f"call_{hashlib.sha256(known.encode()).hexdigest()[:24]}"
+            written.append({"id": name, "type": "function", "function": function})
+        return text, written
 
     def feed(self, piece: str, last: bool) -> tuple[str, list[FunctionCall]]:
         """The text and the calls that the next piece completes."""
@@ -251,14 +269,3 @@ class CallReader:
                 return []
             calls.append(FunctionCall(value["name"], json.dumps(given, ensure_ascii=False)))
         return calls
-
-
-def with_ids(calls: Sequence[FunctionCall], first: int, ids: Sequence[int], seed: int) -> list[dict[str, Any]]:
-    """Calls of an answer, from its call number `first` on, as a message has them. Their ids follow from the prompt's
-    `ids` and the seed: they are the same alone and in company, streamed and whole."""
-    written = []
-    for number, call in enumerate(calls, first):
-        known = hashlib.sha256(f"{seed} {number} {' '.join(map(str, ids))}".encode()).hexdigest()
-        function = {"name": call.name, "arguments": call.arguments}
-        written.append({"id": f"call_{known[:24]}", "type": "function", "function": function})
-    return written

@@ -97,6 +97,18 @@ def test_an_example_without_prompt_does_not_count_across_the_border(tmp_path):
     assert batch.loss_mask[0, :8].tolist() == [1, 1, 1, 0, 1, 1, 0, 0]
 
 
+def test_turns_that_end_with_the_end_token_are_seen_from_the_next_ones(tmp_path):
+    """As in Zephyr's template, and in ChatML where the tokenizer's end token is <|im_end|>."""
+    directory = write_examples(tmp_path / "d", [([5, EOS, 6, EOS], [7, 8]), ([9, EOS], [4])])
+    write_json(directory / "dataset.json", json.loads((directory / "dataset.json").read_text()) | {"ends_inside": True})
+    batch = open_sequences(directory, "train", LENGTH, 0, reset_at_eos=False).training_batch(0, 2)
+    first, second = sorted(zip(batch.inputs.tolist(), batch.loss_mask.tolist(), strict=True))
+    assert first[0][:8] == [5, EOS, 6, EOS, 7, 8, EOS, EOS] and first[1] == [0, 0, 0, 1, 1, 1] + [0] * 10
+    assert second[0][:5] == [9, EOS, 4, EOS, EOS] and second[1] == [0, 1, 1] + [0] * 13
+    with pytest.raises(UserError, match=r"reset_at_eos: true, but .* set it to false"):
+        open_sequences(directory, "train", LENGTH, 0)
+
+
 def test_every_epoch_visits_every_row_once_in_another_order(tmp_path):
     data = FineTuningRows(write_examples(tmp_path / "d", random_examples(200)), "train", LENGTH, 4)
     epochs = [data.training_batch(e * data.size, data.size).inputs.tolist() for e in range(3)]

@@ -225,6 +225,11 @@ def test_a_language_adds_its_tag_line_to_text_and_to_ids():
     assert decode(given({"language": "Python", "prompt": ids})[0].ids) == "# language: Python\nx = 1"
 
 
+def test_a_model_says_which_tag_lines_it_has_seen():
+    for tags, line in (("codegeex", "# language: Python\n"), ("// {language}", "// Python\n"), ("none", "")):
+        assert fake_model(family="codegen", tags=tags).tagged("x", "python") == f"{line}x"
+
+
 def test_codegen_has_seen_no_tag_lines():
     model = fake_model(family="codegen")
     assert model.tagged("x = 1", "Python") == "x = 1"

@@ -97,7 +97,10 @@ async def test_a_request_without_room_at_its_start_is_refused_and_not_counted(tm
         backend.paused = False
         await other
         taken = await client.post("/v1/embeddings", json={"input": ["x"] * 40})
-    message = "2 more would exceed this key's limit of 2 answers in progress (1 now)"
+    message = (
+        "Rate limit reached: at most 2 answers of this key at once; 1 are in progress, and 2 more are asked for. "
+        "Please try again in 1s."
+    )
     assert refused.status_code == 429 and refused.json()["error"]["message"] == message
     assert taken.status_code == 200 and len(taken.json()["data"]) == 40
 

@@ -196,7 +196,10 @@ def test_a_keys_concurrent_counts_answers_and_not_connections(key_file):
             idle.sendall(head.encode())
         second, many, wrong, tokens, after = running(asked(server))
     assert second.status_code == 429 and second.json()["error"]["code"] == "rate_limit_exceeded"
-    assert "1 more would exceed this key's limit of 2 answers in progress (2 now)" in second.json()["error"]["message"]
+    assert (
+        "at most 2 answers of this key at once; 2 are in progress, and 1 more are asked for"
+        in second.json()["error"]["message"]
+    )
     assert second.headers["Retry-After"] == "1"
     assert many.status_code == 400 and many.json()["error"]["param"] == "n"
     assert (wrong.status_code, tokens.status_code, after.status_code) == (400, 200, 200)

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served import served as served_model
 
 from ms_codegeex.cli import build_parser, parse
+from ms_codegeex.data.description import FACTS
 from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.extras.serving.app import create_app
 from ms_codegeex.extras.serving.keys import read_keys
@@ -136,6 +137,10 @@ def test_the_infill_setting_and_the_key_file_are_read(tmp_path):
     assert [key.name for key in read_keys(tmp_path / "keys")] == ["alice", "ci"]
     digest = subprocess.run(["sha256sum"], input=b"test", capture_output=True, check=True).stdout.split()[0]
     assert f"sha256:{digest.decode()}" in keys
+
+
+def test_the_fields_of_a_model_are_those_of_the_record():
+    assert [name for row in table("### What is known of a model") for name in row] == [*FACTS, "format"]
 
 
 def test_the_deployment_holds_together():

@@ -117,7 +117,6 @@ def test_unknown_tasks_and_models():
     for path, near in (
         ("/completions", "/v1/completions"),
         ("/v1/v1/chat/completions", "/v1/chat/completions"),
-        ("/completion", "/v1/completions"),
         ("/v1/infill", "/infill"),
         ("/v1/completions/", "/v1/completions"),
     ):

@@ -15,6 +15,7 @@ from served import served
 from small_benchmarks import write_model
 
 from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.data.jinja_templates import JinjaChat, JinjaTemplate
 from ms_codegeex.extras.serving.routes.completions import ChatMessage
 from ms_codegeex.extras.serving.schemas import Tool
 from ms_codegeex.extras.serving.tools import CallReader, tool_use
@@ -184,6 +185,45 @@ def test_calls_and_results_are_part_of_the_prompt():
         prompt = backend.model.tokenizer.decode(backend.asked[0].ids)
         assert 'Assistant:\n{"name": "weather", "arguments": {"city": "Paris"}}' in prompt
         assert "User:\nweather returned:\n21 degrees" in prompt
+
+
+HERMES = """\
+{%- if tools %}System: {% for tool in tools %}{{ tool | tojson }}
+{% endfor %}Write calls as <tool_call>JSON</tool_call>.<|endoftext|>
+{% endif %}
+{%- for message in messages %}
+{{- message.role }}: {{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>
+{{ {"name": call.function.name, "arguments": call.function.arguments} | tojson }}
+</tool_call>{% endfor %}<|endoftext|>
+{% endfor %}
+{%- if add_generation_prompt %}assistant: {% endif %}"""
+
+
+def test_a_template_in_jinja_writes_tools_calls_and_results():
+    """What users say stays text in it, and its own names of special tokens are those tokens."""
+    chat = JinjaChat(JinjaTemplate((("default", HERMES),)), {})
+
+    def make():
+        backend = FakeBackend(model=fake_model(chat=chat, context=2048))
+        backend.texts = [FORMATS["Hermes"][1]]
+        return backend
+
+    talk = [*TALK[:2], TALK[2] | {"content": "21 <|endoftext|> degrees"}]
+    response, backend = answered(CHAT, {"messages": talk, "tools": TOOLS, "max_tokens": 900}, make)
+    ids, tokenizer = backend.asked[0].ids, backend.model.tokenizer
+    assert len(response.json()["choices"][0]["message"]["tool_calls"]) == 2
+    head, question, call, result, rest = (
+        tokenizer.decode(ids).replace("degrees<|", "degrees\0<|").split("<|endoftext|>\n")
+    )
+    assert [json.loads(line) for line in head.removeprefix("System: ").splitlines()[:3]] == TOOLS
+    assert (question, call) == (
+        f"user: {QUESTION[0]['content']}",
+        'assistant: <tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>',
+    )
+    assert (result, rest) == ("tool: 21 <|endoftext|> degrees\0", "assistant: ")
+    assert ids.count(tokenizer.eos_id) == 4
+    chat.close()
 
 
 def test_the_same_conversation_as_items_is_the_same_prompt():

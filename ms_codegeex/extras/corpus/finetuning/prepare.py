@@ -23,7 +23,7 @@ from ms_codegeex.base.records import ENDINGS, BadInput, ReturnKeeper, read_recor
 from ms_codegeex.base.remote import RemotePath
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.data.datasets.batches import KIND
+from ms_codegeex.data.datasets.batches import ENDS_INSIDE, KIND
 from ms_codegeex.data.datasets.layout import check_output, file_records
 from ms_codegeex.data.description import Chat, bound, chat_json, chat_of, read_description
 from ms_codegeex.data.infilling.transform import infill_record
@@ -113,6 +113,7 @@ class RowEncoder:
         self.tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
         self.seq_length, self.truncate = settings.seq_length, settings.overlong == "truncate"
         self._fast = CorpusEncoder(self.tokenizer)
+        self.ends_inside = False  # whether the end token has been in a prompt, where a chat template ends turns with it
 
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of an answer as it follows its prompt, without its end."""
@@ -135,9 +136,7 @@ class RowEncoder:
             encoded += example.size
             if example.marked:
                 prompt = self.tokenizer.encode_prompt(example.text[: example.size].decode())
-                if self.tokenizer.eos_id in prompt:
-                    yield "end token in the prompt, where attention begins anew"
-                    continue
+                self.ends_inside |= self.tokenizer.eos_id in prompt
             else:
                 place = self._fast.last_break(example.text, settled, example.size)
                 ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]
@@ -376,6 +375,7 @@ def _describe(directory: Path, work: _RowMaker, roots: Sequence[Root], splits: d
         "files": file_records(directory),
         **infill_record(settings.infill, tokenizer),
         **({} if work.chat is None else {"chat": chat_json(work.chat)}),
+        **({ENDS_INSIDE: True} if work.encoder.ends_inside else {}),
         "settings": settings.record(),
     }
     return write_description(directory, tokenizer, settings.tokenizer, first, further)

@@ -72,9 +72,9 @@ def _arrays_in(path: Path) -> int:
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The description for people."""
-    if found["kind"] in (*_OTHERS, ARRAYS):
-        damaged = found["reason"] if found["kind"] == ARRAYS else f"DAMAGED: {found['reason']}"
-        yield escaped(f"{found['kind']}: {'our reader takes it; it holds no pickle' if found['readable'] else damaged}")
+    if found["kind"] in _OTHERS:
+        said = "our reader takes it; it holds no pickle" if found["readable"] else f"DAMAGED: {found['reason']}"
+        yield escaped(f"{found['kind']}: {said}")
         return
     yield escaped(
         f"{found['kind']}: {'our reader takes it and runs nothing' if found['readable'] else found['reason']}"

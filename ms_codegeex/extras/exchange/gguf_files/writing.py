@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import struct
 from collections import deque
@@ -30,7 +31,9 @@ from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.data.description import bound
+from ms_codegeex.data.conversations import ChatTemplate
+from ms_codegeex.data.description import Chat, bound
+from ms_codegeex.data.jinja_templates import JinjaTemplate
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.extras.exchange.gguf_files.architectures import ROTARY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.extras.exchange.gguf_files.header import QUANTISED, GGUFHeader
@@ -233,14 +236,25 @@ def _write_data(path: Path, tensors: Sequence[_OutputTensor], progress: bool) ->
     return {"size": size, "sha256": digest.hexdigest()}
 
 
-def modelfile(file: str, vocabulary: Vocabulary, context: int) -> str:
-    """The text of a Modelfile: the model continues a text; it answers no questions."""
-    return (
-        f"FROM ./{file}\n"
-        f'TEMPLATE """{vocabulary.prefix}{{{{ .Prompt }}}}"""\n'
-        f"PARAMETER num_ctx {context}\n"
-        f"PARAMETER num_predict {_SAMPLES}\n"
-    )
+def modelfile(file: str, vocabulary: Vocabulary, context: int, chat: Chat | None = None) -> str:
+    """The text of a Modelfile: the model continues a text, or is asked in its chat format. Ollama takes a template in
+    Jinja, and one that counts rounds, from the file itself, if it knows it."""
+    template = f'TEMPLATE """{vocabulary.prefix}{{{{ .Prompt }}}}"""\n'
+    if chat is not None:
+        rounds = isinstance(chat, ChatTemplate) and "{round}" in chat.user + chat.assistant + chat.system
+        own = isinstance(chat, JinjaTemplate) or rounds
+        template = "" if own else f'TEMPLATE """{vocabulary.prefix}{_for_ollama(chat)}"""\n'
+        ends = chat.stop if isinstance(chat, ChatTemplate) else chat.ends or ()
+        template += "".join(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}\n" for end in ends)
+    return f"FROM ./{file}\n{template}PARAMETER num_ctx {context}\nPARAMETER num_predict {_SAMPLES}\n"
+
+
+def _for_ollama(chat: ChatTemplate) -> str:
+    """The format as a template of Go."""
+    roles = ("system", "user", "assistant")
+    said = (f'{{{{ if eq .Role "{role}" }}}}{getattr(chat, role)}{{{{ end }}}}' for role in roles)
+    text = "".join(said).replace("{content}", "{{ .Content }}")
+    return f"{{{{ range .Messages }}}}{text}{{{{ end }}}}{chat.assistant.partition('{content}')[0]}"
 
 
 class GGUFOutput:
@@ -276,7 +290,8 @@ class GGUFOutput:
             metadata = _metadata(self.source, self.its, self.wanted, self.vocabulary, self.tokenizer)
             _write_header(path, self.its.name, metadata, self.tensors)
             hashes.known(path, _write_data(path, self.tensors, progress))
-            text = modelfile(self.name, self.vocabulary, self.source.config.max_position_embeddings)
+            context, chat = self.source.config.max_position_embeddings, self.source.description.chat
+            text = modelfile(self.name, self.vocabulary, context, chat)
             (directory / MODELFILE).write_text(text, encoding="utf-8")
 
     def verify(self, written_to: Path, output: Path, _progress: bool) -> None:

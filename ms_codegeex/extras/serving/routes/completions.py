@@ -35,7 +35,7 @@ from ms_codegeex.extras.serving.schemas import (
     CompletionRequest,
     Tool,
 )
-from ms_codegeex.extras.serving.tools import CallReader, ToolUse, as_mapping, as_text, tool_use, with_ids
+from ms_codegeex.extras.serving.tools import CallReader, ToolUse, as_mapping, as_text, tool_use
 from ms_codegeex.generation.stopping import Rule
 
 MAX_TOKENS, MAX_CHAT_TOKENS = 128, 512
@@ -190,9 +190,7 @@ def conversation_plan(
     """The plan of an answer to the messages of `field`, with so many of the likeliest tokens, and how it may use
     tools."""
     model = chosen_model(backend, body.model)
-    use = tool_use(
-        tools, body.tool_choice, body.parallel_tool_calls, getattr(template(model), "tools_text", ""), model.name
-    )
+    use = tool_use(tools, body.tool_choice, body.parallel_tool_calls, template(model).tools_text, model.name)
     read = str if model.special_tokens else model.tokenizer.literal
     text = chat_prompt(messages, model, field, read, use)
     ids = model.encode(text, field=field, remedy="leave out the oldest ones", special=True)
@@ -266,7 +264,7 @@ class ChatResponder(Responder):
     def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool, use: ToolUse | None = None):
         super().__init__(plan, backend)
         self._tokens = [SentTokens() for _ in range(plan.size)] if reported else None
-        self._readers = [CallReader(use) for _ in range(plan.size)] if use is not None else None
+        self._readers = [CallReader(use) for _ in range(plan.size)]
         if use is not None:
             self.headers, self.form_field = use.headers, "tools" if use.forced else ""
 
@@ -274,28 +272,20 @@ class ChatResponder(Responder):
         reported, finish = None, piece.finish
         if self._tokens is not None:
             reported = chat_log_probabilities(self.backend.model.tokenizer, self._tokens[index].feed(piece))
-        if finish == "stop" and self._readers is not None and self._readers[index].count:
+        if finish == "stop" and self._readers[index].count:
             finish = "tool_calls"
         return {"index": index, name: content, "logprobs": reported, "finish_reason": finish}
 
-    def _read(self, answer: StreamedAnswer, piece: Piece, number: int) -> tuple[str, list[dict[str, Any]]]:
-        """The text and the calls of a piece."""
-        if self._readers is None:
-            return piece.text, []
-        reader = self._readers[number]
-        text, calls = reader.feed(piece.text, piece.finish is not None)
-        return text, with_ids(calls, reader.count - len(calls), answer.ids, answer.settings.seed)
-
     def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
         """A whole answer."""
-        text, calls = self._read(answer, piece, number)
+        text, calls = self._readers[number].read(answer, piece)
         message = {"content": text or None, "tool_calls": calls} if calls else {"content": text}
         return self._choice(piece, index, "message", {"role": "assistant", **message})
 
     def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
         """A piece of an answer. A call is sent as soon as it is complete."""
-        text, calls = self._read(answer, piece, number)
-        first = self._readers[number].count - len(calls) if self._readers else 0
+        text, calls = self._readers[number].read(answer, piece)
+        first = self._readers[number].count - len(calls)
         numbered = [{"index": first + place, **call} for place, call in enumerate(calls)]
         content = {"content": text} if text else {}
         return self._choice(piece, number, "delta", {**content, **({"tool_calls": numbered} if calls else {})})

@@ -37,7 +37,7 @@ from ms_codegeex.extras.serving.schemas import (
     Tool,
     ToolCall,
 )
-from ms_codegeex.extras.serving.tools import CallReader, ToolUse, with_ids
+from ms_codegeex.extras.serving.tools import CallReader, ToolUse
 
 LOGPROBS = "message.output_text.logprobs"  # in `include`
 STORED = "answers are not stored; send the whole conversation in input"
@@ -125,38 +125,6 @@ class ResponsesRequest(Sampling):
         return form
 
 
-class OutputText(BaseModel):
-    """The text of an answer."""
-
-    type: Literal["output_text"]
-    text: str
-    annotations: list[Any]
-    logprobs: list[dict[str, Any]]
-
-
-class OutputItem(BaseModel):
-    """A part of an answer: a message, or a call of a function."""
-
-    id: str
-    type: Literal["message", "function_call"]
-    status: str
-    role: Literal["assistant"] | None = None
-    content: list[OutputText] | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-
-
-class ResponseUsage(BaseModel):
-    """Tokens of a request."""
-
-    input_tokens: int
-    input_tokens_details: dict[str, int]
-    output_tokens: int
-    output_tokens_details: dict[str, int]
-    total_tokens: int
-
-
 class ResponseObject(BaseModel):
     """The answer; a streamed one has it in the first events and the last."""
 
@@ -165,8 +133,8 @@ class ResponseObject(BaseModel):
     created_at: int
     status: Literal["in_progress", "completed", "incomplete", "failed"]
     model: str
-    output: list[OutputItem]
-    usage: ResponseUsage | None
+    output: list[dict[str, Any]] = Field(description="messages, and calls of functions")
+    usage: dict[str, Any] | None
     error: dict[str, Any] | None
     incomplete_details: dict[str, str] | None
     store: Literal[False]
@@ -200,7 +168,7 @@ class ResponsesResponder(Responder):
 
     def __init__(self, plan: AnswerPlan, backend: Backend, body: ResponsesRequest, use: ToolUse | None = None):
         super().__init__(plan, backend)
-        self._numbers, self._reader = itertools.count(), CallReader(use) if use is not None else None
+        self._numbers, self._reader = itertools.count(), CallReader(use)
         if use is not None:
             self.headers, self.form_field = use.headers, "tools" if use.forced else ""
         self._tokens = SentTokens() if LOGPROBS in (body.include or ()) or body.top_logprobs else None
@@ -232,13 +200,6 @@ class ResponsesResponder(Responder):
             return []
         return chat_log_probabilities(self.backend.model.tokenizer, self._tokens.feed(piece))["content"]
 
-    def _read(self, answer: StreamedAnswer, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
-        """The text and the calls of a piece."""
-        if self._reader is None:
-            return piece.text, []
-        text, calls = self._reader.feed(piece.text, piece.finish is not None)
-        return text, with_ids(calls, self._reader.count - len(calls), answer.ids, answer.settings.seed)
-
     def _response(self, status: str, output: Sequence[Any] = (), **more: Any) -> dict[str, Any]:
         why = {"reason": "max_output_tokens"} if status == "incomplete" else None
         empty = {"usage": None, "error": None, "incomplete_details": why}
@@ -259,7 +220,7 @@ class ResponsesResponder(Responder):
         """The response that is not streamed."""
         (answer,) = answers
         piece = await answer.whole()
-        text, calls = self._read(answer, piece)
+        text, calls = self._reader.read(answer, piece)
         message = _message(_status(piece.finish), text, self._logprobs(piece))
         output = [*([message] if text or not calls else []), *map(_call_item, calls)]
         return self._ended(answer, piece.finish, output, len(piece.tokens))
@@ -276,7 +237,7 @@ class ResponsesResponder(Responder):
             for kind in () if begun else ("response.created", "response.in_progress"):
                 yield self._event(kind, response=self._response("in_progress"))  # not before: the queue may refuse it
             begun, count, finish = True, count + len(piece.tokens), piece.finish
-            (text, calls), scores = self._read(answer, piece), self._logprobs(piece)
+            (text, calls), scores = self._reader.read(answer, piece), self._logprobs(piece)
             if text or (finish and not output and not calls):
                 if not message:
                     message = _message("in_progress", "", [])

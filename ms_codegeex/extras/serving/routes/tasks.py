@@ -109,7 +109,7 @@ async def answered(task: str, body: TaskFields, request: Request, backend: Backe
     def work() -> AnswerPlan:
         if len(body.code) > model.max_characters:
             model.encode(body.code, field="code", remedy=SHORTEN)  # before its prompt is made, which takes longer
-        prompt = _prompt(task, body, model.family)
+        prompt = _prompt(task, body, model.scheme)
         ids = model.encode(prompt.text, field="code", remedy=SHORTEN)
         greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
         settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)

@@ -150,6 +150,20 @@ def test_chat_in_the_plain_template(tmp_path):
     assert texts(other, load_tokenizer("codegeex"))[0][0].endswith("[Round 1]\n\n问\uff1a你好\n\n答\uff1a")
 
 
+def test_a_template_that_ends_turns_with_the_end_token(tmp_path):
+    """As Zephyr's: every turn is learnt, and the dataset says that end tokens are inside."""
+    turn = "{{ '<' + m['role'] + '>\n' + m['content'] + eos_token + '\n' }}"
+    asks = "{% if add_generation_prompt %}{{ '<assistant>\n' }}{% endif %}"
+    chat = {"template": "{% for m in messages %}" + turn + "{% endfor %}" + asks}
+    out, result = prepare(tmp_path, [CHAT], task="chat", seq_length=512, chat=chat)
+    assert result["ends_inside"] is True and result["tally"]["kept"] == 1
+    tokenizer = load_tokenizer("codegeex")
+    (_, (ids, mask)), end = rows(out), tokenizer.eos_id
+    assert ids[mask.index(1) :] == [*tokenizer.encode("3"), end] and ids.count(end) == 5
+    assert tokenizer.decode(ids[: ids.index(end)]) == "<system>\nBe brief."
+    assert "ends_inside" not in prepare(tmp_path, [CHAT], "plain", task="chat", seq_length=512)[1]
+
+
 def test_translation_prompt(tmp_path):
     records = [
         {"source_language": "python", "target_language": "cpp", "source": "x = 1\n\n", "target": "int x = 1;\n"},

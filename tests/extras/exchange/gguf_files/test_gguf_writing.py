@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import tracemalloc
+from dataclasses import replace
 from itertools import pairwise
 
 import gguf_models
@@ -18,6 +19,9 @@ from small_models import save_run
 from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
+from ms_codegeex.data.description import ModelDescription
+from ms_codegeex.data.jinja_templates import JinjaTemplate
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.exchange.gguf_files import writing
 from ms_codegeex.formats.convert import convert
@@ -210,6 +214,26 @@ def test_whole_tokens_are_reported(tmp_path):
         dataclasses.replace(source("codegeex2", tmp_path / "tok"), save_tokenizer=its.save), "gguf", tmp_path / "o"
     )
     assert len(result["warnings"]) == 1 and "one of 2 whole tokens" in result["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("chat", "template"),
+    [
+        (
+            ChatTemplate("U {content}\n", "A {content}\n", "{content}\n", ("U ",)),
+            'TEMPLATE """{{ range .Messages }}{{ if eq .Role "system" }}{{ .Content }}\n{{ end }}'
+            '{{ if eq .Role "user" }}U {{ .Content }}\n{{ end }}{{ if eq .Role "assistant" }}A {{ .Content }}\n'
+            '{{ end }}{{ end }}A """\nPARAMETER stop "U "\n',
+        ),
+        (TEMPLATES["codegeex2"], ""),  # which counts rounds
+        (JinjaTemplate((("default", "{{ messages }}"),)), ""),
+    ],
+)
+def test_the_modelfile_of_a_chat_model(tmp_path, chat, template):
+    model = source("codegen", tmp_path / "m")
+    convert(replace(model, description=ModelDescription(chat=chat)), "gguf", tmp_path / "out", progress=False)
+    text = (tmp_path / "out/Modelfile").read_text()
+    assert text == f"FROM ./codegen-f32.gguf\n{template}PARAMETER num_ctx 128\nPARAMETER num_predict 256\n"
 
 
 def test_the_modelfile(tmp_path):
