@@ -11,6 +11,8 @@ GIB = 2**30
 # Steps in which the engine's memory pool grows on Ascend. Each stream has blocks of its own, so MindSpore's 2 GiB would
 # leave much of a device to streams that send little; with the tensors of compiled graphs, 1/8 takes least.
 POOL_BLOCK = GIB // 8
+# Of the device memory that is free when a rank starts, what CANN's runtime and the buffers of communicators take later.
+RESERVE = 2 * GIB
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Chip:
     fused: frozenset[str]
     saturates: bool
     calibration: Calibration | None = None
+
+    @property
+    def generation(self) -> str:
+        """The name of the chip, of which this may be a part (`PARTS`)."""
+        return ASCEND_910B.name if self.name in PARTS else self.name
 
     def peak(self, precision: str) -> float:
         """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the chip does not support it."""
@@ -144,9 +151,32 @@ H100 = replace(
 
 CHIPS = {chip.name: chip for chip in (ASCEND_910, ASCEND_910B, ASCEND_910C, A100, H100)}
 
+# Parts of the 910B by the driver's names: TFLOP/s in 16 bits, GiB of memory, and how many of them a run may fill.
+PARTS = {
+    name: replace(
+        ASCEND_910B,
+        name=name,
+        peak_fp16=peak * 1e12,
+        peak_bf16=peak * 1e12,
+        peak_fp32=peak * 1e12 / 4,
+        memory=memory * GIB,
+        usable_memory=usable * GIB,
+    )
+    for name, peak, memory, usable in (
+        ("Ascend910B1", 400, 64, 58),
+        ("Ascend910B2", 376, 64, 58),
+        ("Ascend910B2C", 376, 64, 58),
+        ("Ascend910B3", 313, 64, 58),
+        ("Ascend910B4", 280, 32, 28),
+        ("Ascend910B4-1", 280, 64, 58),
+    )
+}
+
 
 def chip_named(name: str) -> Chip:
-    """The chip of that name; an unknown one is a `UserError`."""
+    """The chip of that name, or the part that the driver calls so; an unknown one is a `UserError`."""
+    if name in PARTS:
+        return PARTS[name]
     if name not in CHIPS:
         raise UserError(f"parallel.hardware: '{name}' is unknown; {suggestion(name, [*CHIPS])}")
     return CHIPS[name]

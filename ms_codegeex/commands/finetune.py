@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.finetune_choices import TuningData, TuningRequest, file_of, tuned
     from ms_codegeex.runs.node import resolve_node
-    from ms_codegeex.runs.rank_table import read_rank_table
+    from ms_codegeex.runs.rank_table import awaited_rank_table
     from ms_codegeex.runs.resume import check_allowed
     from ms_codegeex.runs.training_job import rank_table_of, train
 
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = request.load(name)
     check_allowed(config, resuming.allow_change)
     table = rank_table_of("finetune", None, config.device)  # says which devices are allotted here
-    if table is not None and (servers := len(read_rank_table(table).servers)) > 1:
+    if table is not None and (servers := len(awaited_rank_table(table, config.cluster.start_timeout).servers)) > 1:
         uses = f"{table} has {servers} servers, finetune uses one"
         raise UserError(f"RANK_TABLE_FILE: {uses}; name a table of this one, or unset it")
     try:

@@ -80,7 +80,7 @@ class ClusterOptions:
     """This server, and the others of the run."""
 
     rank_table: Path | None = option(
-        "HCCL rank table of the job (Ascend; default: RANK_TABLE_FILE in the environment)", "FILE"
+        "HCCL rank table of the job (Ascend; default, without --nodes: RANK_TABLE_FILE in the environment)", "FILE"
     )
     node_rank: int | None = option("number of this server, from 0", "K")
     nodes: int | None = option("number of servers, without a rank table (default: 1)", "N")
@@ -89,7 +89,9 @@ class ClusterOptions:
     )
     dry_run: bool = option("list the processes that would be started", default=False)
     script: bool = option("with --dry-run: instead, a shell script that starts the run from anywhere", default=False)
-    job: Literal["slurm", "volcano"] | None = option("print a job file that runs this command on the servers it needs")
+    job: Literal["slurm", "volcano", "acjob"] | None = option(
+        "print a job file that runs this command on the servers it needs"
+    )
 
 
 OPTIONS = (
@@ -157,13 +159,14 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = [*since_moved(Path(arguments.config), overrides), *overrides]
     config = absolute_weights(load_config(Path(arguments.config), overrides))
     check_allowed(config, options.allow_change)
-    arguments.rank_table = rank_table_of("train", arguments.rank_table, config.device)
+    arguments.rank_table = rank_table_of("train", arguments.rank_table, config.device, arguments.nodes)
     if arguments.job:
         _print_job(arguments, config)
         return
     if arguments.script and (arguments.json or not arguments.dry_run):
         raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
-    node = resolve_node(config, arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
+    servers = arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr
+    node = resolve_node(config, *servers, dry_run=arguments.dry_run)
     show = processes_as_json if arguments.json else list_of_processes
     if arguments.script:
         own = [word for kind in (TrainOptions, ResumingOptions) for word in words_of(kind, arguments)]

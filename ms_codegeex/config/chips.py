@@ -60,7 +60,7 @@ def driver_hardware(config: RunConfig, driver: str) -> str:
         wrong = f"the driver's name of this device, '{driver}', is not {lacking}"
         remedy = f"name the one it is most like, of {known}: it decides kernels and memory"
         raise UserError(f"parallel.hardware: {wrong}; {remedy}")
-    if detected and named and detected != named:
+    if detected and named not in (None, detected, driver):
         wrong = f"{named}, but the driver says {driver}, which is {detected}"
         raise UserError(f"parallel.hardware: {wrong}; set it to {detected} or leave it out")
     return named or detected

@@ -3,7 +3,9 @@ kernels the run uses: `parallel.fusion.*` where it is set, otherwise the device'
 
 from __future__ import annotations
 
-from ms_codegeex.base.hardware import A100, ASCEND_910, Chip, chip_named
+from dataclasses import replace
+
+from ms_codegeex.base.hardware import A100, ASCEND_910, GIB, RESERVE, Chip, chip_named
 from ms_codegeex.config.run import RunConfig
 
 FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
@@ -17,15 +19,23 @@ ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without para
 
 
 def hardware_of(config: RunConfig) -> Chip:
-    """The accelerator that a configuration is planned for: the named one, or the default of its kind."""
-    name = config.parallel.hardware
-    return chip_named(name) if name else ASSUMED[config.device]
+    """The accelerator that a configuration is planned for: the named one, or the default of its kind. With
+    `cluster.device_memory`, that is what a run may fill."""
+    name, limit = config.parallel.hardware, config.cluster.device_memory
+    chip = chip_named(name) if name else ASSUMED[config.device]
+    return replace(chip, usable_memory=int(limit * GIB)) if limit else chip
 
 
 def running_on(config: RunConfig) -> Chip:
     """The accelerator whose kernels a run on `device: ascend` or `gpu` may use: the named one if it is of that kind."""
     planned = hardware_of(config)
     return planned if planned.kind == config.device else ASSUMED[config.device]
+
+
+def memory_limit(config: RunConfig, free: int | None) -> int:
+    """Bytes of a device that a run may fill, of which `free` are free when it starts (None: unknown)."""
+    planned = running_on(config).usable_memory
+    return planned if free is None or config.cluster.device_memory else min(planned, free - RESERVE)
 
 
 def chosen_kernels(config: RunConfig) -> frozenset[str]:

@@ -29,8 +29,9 @@ def _with_own_tokenizer(values: Mapping[str, Any], over: dict[str, Any]) -> dict
     """The overrides, with the sizes that `data.tokenizer_size` among them gives a model that starts anew."""
     data, model = (each if isinstance(each, Mapping) else {} for each in (over.get("data"), over.get("model")))
     size, whole = data.get("tokenizer_size"), merged(values, over).get("model") or {}
-    name = whole.get("family", "codegeex")
-    if type(size) is not int or whole.get("weights") is not None or name not in FAMILIES:
+    if type(size) is not int or not isinstance(whole, Mapping) or whole.get("weights") is not None:
+        return over
+    if (name := whole.get("family", "codegeex")) not in FAMILIES:
         return over
     after = family(name).config.build_config(None, {}).after_end
     own = {} if after is None else {"vocab_size": size, "eos_token_id": size - 1 - after}

@@ -323,9 +323,10 @@ class ParallelConfig:
     server_devices: Positive = 8
     """Devices per server; a tensor-parallel group never spans two servers."""
     hardware: str | None = None
-    """`ascend910`, `ascend910b`, `ascend910c`, `a100`, `h100`, or a [hardware file](plan.md#measured-steps): the
-    accelerator that `plan` assumes (none: `ascend910`, or `a100` for `device: gpu`). A run uses its kernels and no more
-    memory than the plan assumes. On `ascend` the driver reports the hardware; a different value here is an error."""
+    """`ascend910`, `ascend910b`, `ascend910c`, `a100`, `h100`, the driver's name of a 910B such as `Ascend910B4`, or a
+    [hardware file](plan.md#measured-steps): the accelerator that `plan` assumes (none: `ascend910`, or `a100` for
+    `device: gpu`). A run uses its kernels and no more memory than the plan assumes. On `ascend` the driver reports the
+    hardware; a different value here is an error."""
     calibration: str | None = None
     """The hardware file that `hardware` named; `hardware` is then the name of its chip. Only plans read it."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -348,10 +349,13 @@ class ClusterConfig:
     2000, with a pipeline 6000."""
     execute_timeout: Annotated[Whole, Field(gt=0, le=2**31 - 1)] | None = None
     """Seconds that a collective waits for its slowest rank (`HCCL_EXEC_TIMEOUT`; on the 910 at most 17340). Left out:
-    HCCL's own, 1836."""
+    7200, because the first one waits for the rank that compiles longest; HCCL's own is 1836."""
     buffer_size: Annotated[Whole, Field(ge=1, le=4096)] | None = None
     """MiB of each of the two buffers that HCCL keeps for every communicator (`HCCL_BUFFSIZE`). Left out: what the
     largest message of a communicator needs, 16 to 200 ([plan.md](plan.md#buffers-of-communicators))."""
+    device_memory: Annotated[Number, Field(gt=0, le=1024)] | None = None
+    """GiB of each device that a run may fill (MindSpore's `max_device_memory`), and that `plan` fills. Left out: what
+    the plan assumes, at most what is free when a rank starts less 2."""
     deterministic: bool = False
     """Sums over devices in a fixed order (`HCCL_DETERMINISTIC`): equal runs give equal bits, and take longer."""
     watchdog: bool = True

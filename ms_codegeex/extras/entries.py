@@ -24,7 +24,7 @@ ENTRIES: Mapping[str, Mapping[str, str]] = {
     # FinetuneSettings, example_sizes, recognised_task, prepare_finetune
     "finetune --data": {"records": "corpus.finetuning.prepare"},
     # job_file(kind, config, words, rank_table), servers_of(config, rank_table)
-    "train --job": {"slurm": "jobs.job_files", "volcano": "jobs.job_files"},
+    "train --job": {"slurm": "jobs.job_files", "volcano": "jobs.job_files", "acjob": "jobs.job_files"},
     # seen_rows, bits_per_byte, python_samples
     "train": {"the model beside simpler ones": "evaluation.after_training"},
     # rows() -> (name, found, problem, fix); the names are headings of the report

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
-from ms_codegeex.base.hardware import Calibration, Chip
+from ms_codegeex.base.hardware import PARTS, Calibration, Chip, chip_named
 from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import chosen_hardware
 from ms_codegeex.config.run import RunConfig
@@ -45,14 +45,14 @@ def sources_of(chip: Chip) -> dict[str, str]:
     """The source of each figure, by its field."""
     own = chip.calibration
     if own is None:
-        return dict(_sources()[chip.name]["sources"])
-    return _sources()[own.base]["sources"] | dict.fromkeys(sorted(own.measured), f"measured: {own.source}")
+        return _sources()[chip.generation]["sources"] | (_sources()["parts"] if chip.name in PARTS else {})
+    return sources_of(chip_named(own.base)) | dict.fromkeys(sorted(own.measured), f"measured: {own.source}")
 
 
 def uncertain_of(chip: Chip) -> frozenset[str]:
     """The figures on which published ones disagree, or for which there is none."""
     own = chip.calibration
-    listed = frozenset(_sources()[own.base if own else chip.name]["uncertain"])
+    listed = frozenset(_sources()[(chip_named(own.base) if own else chip).generation]["uncertain"])
     return listed - own.measured if own else listed
 
 

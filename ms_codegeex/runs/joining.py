@@ -7,21 +7,37 @@ import contextlib
 import os
 import platform
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json
-from ms_codegeex.base.hardware import GIB, POOL_BLOCK
+from ms_codegeex.base.hardware import GIB, PARTS, POOL_BLOCK
 from ms_codegeex.base.host import hide_rank_table
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.runs.run_directory import RunDirectory
 
 STRESS_FAULT = 2  # what MindSpore's stress test returns for faulty hardware; 1: not done, 0: passed
 WAKE_SECONDS = 1.0
-OVERFLOW_MODE = "MS_ASCEND_CHECK_OVERFLOW_MODE"  # the engine's
+FREE_SECONDS = 120.0
+FREE_MEMORY = """
+import ctypes, sys
+cann, free, total, hbm = ctypes.CDLL("libascendcl.so"), ctypes.c_size_t(), ctypes.c_size_t(), 1
+cann.aclInit(None)
+failed = cann.aclrtSetDevice(int(sys.argv[1])) or cann.aclrtGetMemInfo(hbm, ctypes.byref(free), ctypes.byref(total))
+print(0 if failed else free.value)
+"""
+# Variables of MindSpore and CANN with which a chip that has infinities saturates.
+SATURATING = (
+    ("MS_ASCEND_CHECK_OVERFLOW_MODE", "SATURATION_MODE"),
+    ("INF_NAN_MODE_ENABLE", "0"),
+    ("INF_NAN_MODE_FORCE_DISABLE", "1"),
+)
 
 
 def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
@@ -82,22 +98,54 @@ def _on_this_device(config: RunConfig) -> RunConfig:
     from ms_codegeex.config.rules import check_kernels
 
     if config.device == "ascend":
-        hardware = driver_hardware(config, ms.hal.get_device_name(ms.get_current_device().device_id, "Ascend"))
+        driver = ms.hal.get_device_name(ms.get_current_device().device_id, "Ascend")
+        generation = driver_hardware(config, driver)
+        hardware = driver if driver in PARTS else generation
         config = replace(config, parallel=replace(config.parallel, hardware=hardware))
         check_kernels(config)
-        mode = os.environ.get(OVERFLOW_MODE)
-        if mode == "SATURATION_MODE" and not running_on(config).saturates:
-            wrong = f"hides overflows, for which a run on {hardware} looks by infinities"
-            raise UserError(f"{OVERFLOW_MODE}={mode}: {wrong}; unset it, and INF_NAN_MODE_ENABLE=0 with it")
-    if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps its default
+        for name, value in () if running_on(config).saturates else SATURATING:
+            if os.environ.get(name) == value:
+                wrong = f"hides overflows, for which a run on {hardware} looks by infinities"
+                others = " and ".join(other for other, _ in SATURATING if other != name)
+                raise UserError(f"{name}={value}: {wrong}; unset it, and {others} if they are set")
+    chosen = config.parallel.hardware or config.cluster.device_memory  # an unnamed GPU keeps its default
+    if config.device != "cpu" and chosen:
         blocks = {"increase_size": f"{POOL_BLOCK / GIB}GB"} if config.device == "ascend" else {}
-        ms.runtime.set_memory(max_size=f"{running_on(config).usable_memory // GIB}GB", **blocks)
+        ms.runtime.set_memory(max_size=f"{_memory_limit(config) / GIB:g}GB", **blocks)
     if "graph_kernel" in chosen_kernels(config):
         if config.device == "cpu":  # there jit_level O1 fuses nothing (MindSpore 2.9), but the deprecated switch does
             ms.set_context(enable_graph_kernel=True)
         else:
             ms.set_context(jit_config={"jit_level": "O1"})
     return config
+
+
+def _memory_limit(config: RunConfig) -> int:
+    """Bytes of this rank's device for the engine's pool, in whole blocks. `UserError` if they are not free, which a
+    line in the log says if they are fewer than the plan assumes."""
+    from ms_codegeex.config.chosen_hardware import memory_limit, running_on
+
+    planned, free = running_on(config).usable_memory, _free_memory() if config.device == "ascend" else None
+    limit = memory_limit(config, free) // POOL_BLOCK * POOL_BLOCK
+    where = f"device {os.environ['DEVICE_ID']} of {platform.node()}"
+    if free is not None and not 0 < limit < free:
+        wrong = f"{where} has {free / GIB:.1f} GiB free, too little to fill {max(limit, 0) / GIB:g}"
+        raise UserError(f"cluster.device_memory: {wrong}; leave it out, or stop what uses the rest (`npu-smi info`)")
+    if limit < planned // POOL_BLOCK * POOL_BLOCK:
+        found, assumed = f"{(free or 0) / GIB:.1f} GiB are free", f"not {planned / GIB:g} as planned"
+        remedy = f"`ms-codegeex plan` with cluster.device_memory={limit / GIB:g} says whether the run fits"
+        print_error(f"{where}: {found}, so the run may fill {limit / GIB:g}, {assumed}; {remedy}")
+    return limit
+
+
+def _free_memory() -> int | None:
+    """Bytes that are free on this rank's Ascend; None if CANN does not say. It answers only for a device in use, and
+    MindSpore takes no limit for one, so another process asks."""
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        command = [sys.executable, "-c", FREE_MEMORY, os.environ["DEVICE_ID"]]
+        how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": True}
+        return int(subprocess.run(command, timeout=FREE_SECONDS, **how).stdout.split()[-1]) or None
+    return None
 
 
 def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:

@@ -4,6 +4,7 @@ of its devices work, and GPUs with their driver."""
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from ms_codegeex.base.cuda.probe import probe_gpu_backend
 from ms_codegeex.base.cuda.translation import translation_note
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import ending
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
@@ -25,6 +27,7 @@ from ms_codegeex.planning.cost_model import shape_of
 from ms_codegeex.planning.memory import kept_bytes, parameter_sums, stage_memory
 from ms_codegeex.planning.model_parts import model_parts
 from ms_codegeex.runs.background import saves_in_background
+from ms_codegeex.runs.node import RECOVERY
 from ms_codegeex.training.operators import finds_compiled_operators
 
 # Bytes.
@@ -117,6 +120,10 @@ def check_ascend(config: RunConfig) -> None:
     CANN, or in a shell that has not sourced its variables. Does nothing for other devices."""
     if config.device != "ascend":
         return
+    if asked := os.environ.get(RECOVERY):
+        why = "it recovers single ranks under MindSpore's own training loop only"
+        instead = "--restarts N starts all again from the newest checkpoint (docs/cluster.md)"
+        print_error(f"{RECOVERY}={asked} of the environment is not used: {why}; {instead}")
     spec = importlib.util.find_spec("mindspore")
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
     problem = "this MindSpore has none"

@@ -22,7 +22,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chips import check_kind
 from ms_codegeex.planning.communicators import buffer_variables
 from ms_codegeex.runs.cores import core_blocks, core_list, cores_of_devices, usable_cores
-from ms_codegeex.runs.rank_table import check_against_config, is_address, read_rank_table
+from ms_codegeex.runs.rank_table import RankTable, awaited_rank_table, check_against_config, is_address
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 
@@ -32,6 +32,9 @@ NODE_SECONDS = "600"  # how long others wait for a rank, for example during a sl
 # Seconds until a rank asks the scheduler again, at random between these. MindSpore's own 3 and 5 keep thousands of
 # ranks apart; on one server they only make every start three seconds longer.
 RETRY_SECONDS = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}
+# Recovery of single ranks: msrun asks MindCluster's agent for it, which needs callbacks of MindSpore's `Model.train`.
+RECOVERY = "MS_ENABLE_TFT"
+EXECUTE_SECONDS = 7200  # how long a collective waits, so the first one for the rank that compiles longest
 CONNECT_SECONDS = {False: 2000, True: 6000}  # how long HCCL waits for the slowest rank; True: with a pipeline
 
 
@@ -60,12 +63,15 @@ def resolve_node(
     node_rank: int | None = None,
     nodes: int | None = None,
     master: str | None = None,
+    dry_run: bool = False,
 ) -> Node:
-    """This server's part of the job. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit."""
+    """This server's part of the job. `master` is `HOST:PORT`; a `UserError` names the flag or key that does not fit.
+    Waits for a rank table that its writer has not completed, but not for a dry run."""
     check_kind(config)
     _check_device(config, rank_table, nodes)
     if rank_table is not None:
-        return _node_of_table(config, rank_table, node_rank, nodes, master)
+        table = awaited_rank_table(rank_table, config.cluster.start_timeout, dry_run)
+        return _node_of_table(config, table, rank_table, node_rank, nodes, master)
     count = 1 if nodes is None else nodes
     if count < 1 or config.devices % count:
         raise UserError(f"--nodes: {count} servers cannot share devices: {config.devices} equally; change one of them")
@@ -109,8 +115,9 @@ def _node_rank(node_rank: int | None, count: int) -> int:
     return node_rank or 0
 
 
-def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: int | None, master: str | None) -> Node:
-    table = read_rank_table(path)
+def _node_of_table(
+    config: RunConfig, table: RankTable, path: Path, node_rank: int | None, nodes: int | None, master: str | None
+) -> Node:
     with located(path):
         check_against_config(table, config)
     count = len(table.servers)
@@ -142,8 +149,8 @@ def _master(text: str) -> tuple[str, int]:
 def engine_environment(
     config: RunConfig, node: Node, log_directory: Path, blocks: Sequence[Sequence[int]] = ()
 ) -> dict[str, str]:
-    """Variables for every worker of this server; except for PYTHONPATH, one that the user has set wins. `blocks`: the
-    cores that each worker is pinned to."""
+    """Variables for every worker of this server; except for PYTHONPATH and `RECOVERY`, one that the user has set wins.
+    `blocks`: the cores that each worker is pinned to."""
     threads = min(map(len, blocks)) if blocks else len(usable_cores()) // len(node.ranks)
     values = {"MS_NODE_TIMEOUT": NODE_SECONDS, "GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, threads))}
     if config.device == "ascend":
@@ -158,7 +165,8 @@ def engine_environment(
     if node.needs_port:
         values |= RETRY_SECONDS
     values = {name: os.environ.get(name, value) for name, value in values.items()}
-    return {**values, **import_variables()}
+    unused = {RECOVERY: ""} if RECOVERY in os.environ else {}
+    return {**values, **unused, **import_variables()}
 
 
 def _hccl(config: RunConfig, ranks: Sequence[int]) -> dict[str, str]:
@@ -166,7 +174,7 @@ def _hccl(config: RunConfig, ranks: Sequence[int]) -> dict[str, str]:
     cluster, default = config.cluster, CONNECT_SECONDS[config.parallel.pipeline > 1]
     values = {
         "HCCL_CONNECT_TIMEOUT": cluster.connect_timeout or default,
-        "HCCL_EXEC_TIMEOUT": cluster.execute_timeout,
+        "HCCL_EXEC_TIMEOUT": cluster.execute_timeout or EXECUTE_SECONDS,
         "HCCL_SOCKET_IFNAME": cluster.interface,
         "HCCL_DETERMINISTIC": "true" if cluster.deterministic else None,
     }

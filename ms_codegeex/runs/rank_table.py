@@ -12,23 +12,25 @@ import ipaddress
 import itertools
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
 KEYS = ("version", "server_count", "server_list", "super_pod_list", "status")
+UNFINISHED, WAIT_SECONDS = "initializing", 0.5  # a table's status before its writer is ready, and how often to look
 VERSIONS = ("1.0", "1.2")  # without and with super pods
 # Tables that HCCL does not read, by a key that each has
 OTHERS = {
-    "group_list": "the old format",
     "prefill_device_list": "a table of disaggregated serving, with devices for prefill and decode,",
     "decode_device_list": "a table of disaggregated serving, with devices for prefill and decode,",
     "server_group_list": "MindCluster's global table of groups of servers for inference",
@@ -243,6 +245,9 @@ def parse_rank_table(value: Any) -> RankTable:
         raise UserError(f"{key}: {OTHERS[key]} is not supported; make a table with `ms-codegeex rank-table make`")
     if (status := top.get("status")).text() != "completed":  # first: unfinished tables may have nothing else
         raise status.problem('"completed"', "the table is not ready yet; wait for its writer, or make it again")
+    if "server_list" not in value and "group_list" in value:
+        value = _of_groups(top)
+        top = _Place(value, "")
     if (version := top.get("version")).text() not in VERSIONS:
         raise version.problem('"1.0" or "1.2"', "no other version is supported")
     count = top.get("server_count")
@@ -257,6 +262,19 @@ def parse_rank_table(value: Any) -> RankTable:
         raise version.problem('"1.2", since there is a super_pod_list', "correct one of them")
     extra = {key: value[key] for key in value if key not in KEYS}
     return RankTable(servers, {} if pods is None else _super_pods(top, servers), extra, version.value)
+
+
+def _of_groups(top: _Place) -> dict[str, Any]:
+    """ModelArts' form of a table, in which servers are the instances of a group and ranks are not written, in ours."""
+    ranks, servers = itertools.count(), []
+    for group in top.get("group_list").objects():
+        for instance in group.get("instance_list").objects():
+            devices = [
+                {**entry.value, "rank_id": entry.value.get("rank_id", str(next(ranks)))}
+                for entry in instance.get("devices").objects()
+            ]
+            servers.append({"server_id": instance.get("server_id").value, "device": devices})
+    return {"version": "1.0", "status": "completed", "server_count": str(len(servers)), "server_list": servers}
 
 
 def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tuple[str, ...]]:
@@ -291,11 +309,29 @@ def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tu
 
 def read_rank_table(path: Path) -> RankTable:
     """The table in a file; a `UserError` gives the file and the JSON path."""
-    try:
-        return parse_rank_table(read_json(path))
-    except UserError as error:
-        text = str(error)
-        raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+    value = read_json(path)
+    with located(path):
+        return parse_rank_table(value)
+
+
+def awaited_rank_table(path: Path, seconds: float, dry_run: bool = False) -> RankTable:
+    """The table in a file whose writer may not be ready, as MindCluster's until all pods of a job are there. Prints a
+    line, and waits at most `seconds`; a dry run takes what the file has."""
+    value = read_json(path)
+    if _is_unfinished(value):
+        would = "a run would be waiting" if dry_run else "waiting"
+        print_error(f"{would} at most {seconds:g} s for {path}, whose status is {UNFINISHED}")
+        if dry_run:
+            with located(path):
+                return parse_rank_table({**value, "status": "completed"})
+        end = time.monotonic() + seconds
+        while _is_unfinished(read_json(path)) and time.monotonic() < end:
+            time.sleep(WAIT_SECONDS)
+    return read_rank_table(path)
+
+
+def _is_unfinished(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("status") == UNFINISHED
 
 
 def check_against_config(table: RankTable, config: RunConfig) -> None:

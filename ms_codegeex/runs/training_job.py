@@ -241,9 +241,10 @@ def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirect
         run_workers(config, run_directory, None, node, others)
 
 
-def rank_table_of(verb: str, given: Path | None, device: str) -> Path | None:
-    """The rank table of the command line, or else the one that `RANK_TABLE_FILE` names. Prints a line if the variable
-    is used, or is set and ignored."""
+def rank_table_of(verb: str, given: Path | None, device: str, nodes: int | None = None) -> Path | None:
+    """The rank table of the command line, or else the one that `RANK_TABLE_FILE` names, which platforms set in every
+    job, unless `nodes` says how many servers meet without one. Prints a line if the variable is used, or is set and
+    ignored."""
     named = os.environ.get("RANK_TABLE_FILE")
     if not named or (given is not None and given.absolute() == Path(named).absolute()):
         return given
@@ -251,6 +252,8 @@ def rank_table_of(verb: str, given: Path | None, device: str) -> Path | None:
         note = f"--rank-table {given} is used, not RANK_TABLE_FILE={named} of the environment"
     elif device != "ascend":
         note = f"RANK_TABLE_FILE={named} of the environment is not used: rank tables are for Ascend, device is {device}"
+    elif nodes is not None:
+        note = f"--nodes {nodes} is used, not RANK_TABLE_FILE={named} of the environment"
     else:
         note = f"--rank-table {named}: from RANK_TABLE_FILE in the environment; unset it to train without a rank table"
         given = Path(named)

@@ -29,7 +29,7 @@ def test_the_page_has_the_pairs_that_doctor_names():
     page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
     for pair in pairs():
         sources = " ".join(f"[{number}](#sources)" for number in pair["sources"].split())
-        cells = [*(pair[key] for key in ("mindspore", "cann", "accepts", "mindformers", "chips")), sources]
+        cells = [*(pair[key] for key in ("mindspore", "cann", "driver", "accepts", "mindformers", "chips")), sources]
         assert f"| {' | '.join(cell or '—' for cell in cells)} | " in page
         assert f"MindSpore {pair['mindspore']} with {pair['cann']}" in pairs_note()
     assert len(re.findall(r"^\| 2\.\d+", page, re.M)) == len(pairs())

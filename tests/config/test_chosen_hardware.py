@@ -69,6 +69,11 @@ def test_an_unknown_or_contradicting_driver_is_refused_unless_the_hardware_is_na
         assert driver_hardware(run("ascend", "ascend910b"), driver) == "ascend910b"
     with pytest.raises(UserError, match=r"910b, but the driver says Ascend910_9392, .* set it to ascend910c or leave"):
         driver_hardware(run("ascend", "ascend910b"), "Ascend910_9392")
+    assert driver_hardware(run("ascend", "Ascend910B4"), "Ascend910B4") == "Ascend910B4"  # its part, by its own name
+    with pytest.raises(
+        UserError, match=r"^parallel.hardware: Ascend910B4, but the driver says Ascend910B2, which is asc"
+    ):
+        driver_hardware(run("ascend", "Ascend910B4"), "Ascend910B2")
     with pytest.raises(UserError, match=r"^parallel.hardware: ascend910, but the driver says Ascend910B2, which"):
         driver_hardware(run("ascend", "ascend910"), "Ascend910B2")
 

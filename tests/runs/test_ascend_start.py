@@ -122,7 +122,7 @@ for program, words in json.loads(sys.argv[1]):
     os.waitpid(process, 0)
 """
 RUN = ("model.preset=tiny", "training.steps=1", "training.dropout=0", "training.precision=fp16", "device=ascend")
-PEAK = 376e12  # of a 910B in FP16
+PEAK = 400e12  # of a 910B1 in FP16
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_model_is_put_onto_the_device(alone):
 
 
 def test_one_device(alone):
-    assert started(alone["a worker"]) == ["ascend910b", 0, "Ascend", 0, PEAK, 0]
+    assert started(alone["a worker"]) == ["Ascend910B1", 0, "Ascend", 0, PEAK, 0]
 
 
 def test_hardware_that_the_driver_contradicts_is_refused(alone):
@@ -259,7 +259,7 @@ def test_ranks_meet_and_each_has_its_device(plugin, tmp_path, monkeypatch, devic
         monkeypatch.setenv("RANK_TABLE_FILE", str(table))  # which the engine must not see
         write_rank_table(table, make_rank_table([("10.0.0.11", {d: f"192.168.100.{d}" for d in devices})]))
     found = [started(output) for output in start(tmp_path, "devices=2", table=table)]
-    assert found == [["ascend910b", rank, "Ascend", (devices or range(2))[rank], PEAK, 0] for rank in range(2)]
+    assert found == [["Ascend910B1", rank, "Ascend", (devices or range(2))[rank], PEAK, 0] for rank in range(2)]
 
 
 GROUP = """

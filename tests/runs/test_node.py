@@ -1,5 +1,6 @@
 """What one server of a job starts: processes, variables, cores, logs."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from ms_codegeex.base.processes import import_variables
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.planning.communicators import buffer_variables
 from ms_codegeex.runs import node as node_module
+from ms_codegeex.runs.memory_check import check_ascend
 from ms_codegeex.runs.node import node_processes, resolve_node
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -140,7 +142,8 @@ def test_the_runs_own_settings_reach_every_rank(table, cores, tmp_path):
     (spec,) = node_processes(chosen, resolve_node(chosen, None, 0, 2, "10.0.0.11:8118"), RunDirectory(tmp_path), [])
     assert spec.environment.items() >= expected.items() and "--cluster_time_out=900" in spec.command
     (spec, *_) = node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), [])
-    assert not spec.environment.keys() & expected.keys() - {"HCCL_CONNECT_TIMEOUT"}
+    assert spec.environment["HCCL_EXEC_TIMEOUT"] == "7200"  # the rank that compiles longest may take long
+    assert not spec.environment.keys() & expected.keys() - {"HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"}
 
 
 def test_what_watches_links_and_arithmetic_reaches_every_rank(table, cores, tmp_path, monkeypatch):
@@ -355,3 +358,13 @@ def test_addresses_of_the_scheduler():
         ("10.0.0.11:1024", ("10.0.0.11", 1024)),
     ):
         assert resolve_node(config(), None, 0, 2, text).master == expected
+
+
+def test_recovery_of_single_ranks_is_not_used_and_said(monkeypatch, cores, tmp_path, capsys):
+    """msrun would ask for MindCluster's agent, and nobody would answer its callbacks."""
+    monkeypatch.setenv("MS_ENABLE_TFT", "{TTP:1,ARF:1}")
+    (spec,) = node_processes(config(), resolve_node(config(), None, 0, 2, "10.0.0.11:8118"), RunDirectory(tmp_path), [])
+    assert spec.environment["MS_ENABLE_TFT"] == ""
+    with contextlib.suppress(UserError):  # no CANN here
+        check_ascend(config())
+    assert "MS_ENABLE_TFT={TTP:1,ARF:1} of the environment is not used" in capsys.readouterr().err

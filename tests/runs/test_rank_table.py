@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.runs import rank_table
 from ms_codegeex.runs.rank_table import (
+    awaited_rank_table,
     check_against_config,
     make_rank_table,
     merge_rank_tables,
@@ -100,6 +102,50 @@ def test_what_is_broken_is_named_by_its_path(path, value, message):
     assert "; " in text  # the remedy
 
 
+def of_groups(server: str = "10.0.0.11", **more) -> dict:
+    """ModelArts' form of a table: groups of instances, without ranks."""
+    places = [(server, 0), ("10.0.0.12", 1)]
+    instances = [
+        {
+            "pod_name": f"job-{i}",
+            "server_id": name,
+            "devices": [{"device_id": str(d), "device_ip": address} for d, address in addresses(i).items()],
+            **more,
+        }
+        for name, i in places
+    ]
+    group = {"group_name": "job", "device_count": "16", "instance_count": "2", "instance_list": instances}
+    return {"status": "completed", "group_count": "1", "group_list": [group]}
+
+
+def test_the_form_of_modelarts_is_read_with_ranks_in_its_order():
+    found = parse_rank_table(of_groups())
+    assert [(x.server_id, x.devices) for x in found.servers] == [(x.server_id, x.devices) for x in table().servers]
+
+
+def test_an_unfinished_table_is_waited_for(tmp_path, monkeypatch, capsys):
+    path, looks = tmp_path / "t.json", []
+    write_rank_table(path, table())
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({"status": "initializing"}))
+
+    def written_at_the_third_look(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            write_rank_table(path, table())
+
+    monkeypatch.setattr(rank_table.time, "sleep", written_at_the_third_look)
+    assert awaited_rank_table(path, 600) == table() and len(looks) == 3
+    line = f"waiting at most 600 s for {path}, whose status is initializing\n"
+    assert capsys.readouterr().err == line
+    assert awaited_rank_table(path, 600) == table() and not capsys.readouterr().err
+    path.write_text(json.dumps(whole | {"status": "initializing"}))
+    assert awaited_rank_table(path, 600, dry_run=True) == table()
+    assert capsys.readouterr().err == f"a run would be {line}"
+    with pytest.raises(UserError, match="the table is not ready yet"):
+        awaited_rank_table(path, 0)
+
+
 def swapped(a: tuple[int, int], b: tuple[int, int]):
     whole = table().to_json()
     first, second = (whole["server_list"][i]["device"][j] for i, j in (a, b))
@@ -115,10 +161,12 @@ def swapped(a: tuple[int, int], b: tuple[int, int]):
             "server_list[0]: ranks 0 to 8 are on 8 devices, with others between them",
         ),
         ([], "(top): found a list"),
-        ({"group_list": []}, "group_list: the old format"),
         ({"prefill_device_list": []}, "prefill_device_list: a table of disaggregated serving"),
         ({"server_group_list": [], "status": "completed"}, "server_group_list: MindCluster's global table"),
         ({"version": "2.0", "rank_list": []}, "rank_list: version 2.0, of Ascend 950, is not supported"),
+        ({"status": "completed", "group_list": []}, "group_list: found an empty list"),
+        (of_groups() | {"status": "initializing"}, 'status: found "initializing", expected "completed"'),
+        (of_groups(server="10.0.0.x y"), "server_list[0].server_id: found"),
         ({"status": "initializing"}, 'status: found "initializing", expected "completed"; the table is not ready yet'),
     ],
 )

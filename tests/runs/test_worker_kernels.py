@@ -6,6 +6,7 @@ import mindspore as ms
 import pytest
 
 from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.hardware import GIB
 from ms_codegeex.config.chosen_hardware import chosen_kernels
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs import joining
@@ -25,6 +26,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(ms, "set_device", lambda *given: setattr(seen, "device", given))
     monkeypatch.setattr(ms.hal, "get_device_name", lambda *given, **options: seen.driver)
     monkeypatch.setattr(ms.runtime, "set_memory", lambda **given: setattr(seen, "memory", given))
+    monkeypatch.setattr(joining, "_free_memory", lambda: None)  # would start a process for each
     return seen
 
 
@@ -51,13 +53,28 @@ def test_graph_kernels_follow_the_setting(engine, overrides, switch, level):
     "driver,overrides,memory,attention",
     [
         ("Ascend910A", ["device=ascend"], "30GB", False),
+        ("Ascend910B4", ["device=ascend", "training.precision=fp16"], "28GB", True),
+        ("Ascend910B4-1", ["device=ascend", "training.precision=fp16"], "58GB", True),
+        ("Ascend910B4", ["device=ascend", "training.precision=fp16", "cluster.device_memory=24.5"], "24.5GB", True),
         ("Ascend910B2", ["device=ascend", "training.precision=fp16"], "58GB", True),
         ("Ascend910B2", ["device=ascend", "parallel.hardware=ascend910b", "training.precision=fp16"], "58GB", True),
-        ("", ["device=gpu", "parallel.hardware=a100", "training.precision=fp16"], "70GB", False),
+        ("", ["device=gpu", "parallel.hardware=a100", "training.precision=fp16"], "70.75GB", False),
+        ("", ["device=gpu", "cluster.device_memory=30"], "30GB", False),
         ("", ["device=gpu"], None, False),
         ("", ["device=cpu"], None, False),
     ],
-    ids=["910", "910B", "910B by name", "A100", "another GPU", "cpu"],
+    ids=[
+        "910",
+        "B4",
+        "B4-1",
+        "B4 with a limit",
+        "910B",
+        "910B by name",
+        "A100",
+        "a GPU with a limit",
+        "another GPU",
+        "cpu",
+    ],
 )
 def test_the_device_decides_memory_and_kernels(engine, driver, overrides, memory, attention):
     engine.driver = driver
@@ -66,7 +83,43 @@ def test_the_device_decides_memory_and_kernels(engine, driver, overrides, memory
     assert engine.memory == (memory and {"max_size": memory, **growth}) and rank == 0
     assert ("attention" in chosen_kernels(config)) is attention
     if config.device == "ascend":
-        assert config.parallel.hardware == ("ascend910b" if "B" in driver else "ascend910")
+        assert config.parallel.hardware == (driver if "B" in driver else "ascend910")
+
+
+@pytest.mark.parametrize(
+    "driver,free,words,limit",
+    [
+        ("Ascend910B2", 64.0, [], "58GB"),
+        ("Ascend910B2", 56.0, [], "54GB"),  # another process has the rest
+        ("Ascend910B4", 29.5, [], "27.5GB"),
+        ("Ascend910A", 31.05, [], "29GB"),  # in whole blocks
+        ("Ascend910B2", 56.0, ["cluster.device_memory=55.5"], "55.5GB"),
+        ("Ascend910B2", 56.0, ["cluster.device_memory=56"], "has 56.0 GiB free, too little to fill 56"),
+        ("Ascend910B2", 1.5, [], "has 1.5 GiB free, too little to fill 0"),
+    ],
+)
+def test_the_limit_is_below_what_is_free(engine, monkeypatch, capsys, driver, free, words, limit):
+    """MindSpore refuses another one. First contact asks CANN's own function."""
+    engine.driver = driver
+    monkeypatch.setattr(joining, "_free_memory", lambda: int(free * GIB))
+    config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16", *words])
+    if not limit.endswith("GB"):
+        with pytest.raises(UserError, match=rf"^cluster.device_memory: device 0 of \S+ {limit}; leave it out, or stop"):
+            joining.join(config)
+        return
+    joining.join(config)
+    assert engine.memory["max_size"] == limit
+    said = f"are free, so the run may fill {limit[:-2]}, not " in capsys.readouterr().err
+    assert said == (not words and free < 60)
+
+
+@pytest.mark.parametrize("driver,peak", [("Ascend910B1", 400), ("Ascend910B3", 313), ("Ascend910B4-1", 280)])
+def test_the_part_decides_the_peak(engine, driver, peak):
+    engine.driver = driver
+    joined, *_ = joining.join(
+        load_config(None, [*RUN, "device=ascend", "parallel.hardware=ascend910b", "training.precision=bf16"])
+    )
+    assert joining.matmul_peak(joined) == peak * 1e12
 
 
 def test_each_rank_of_a_machine_has_a_gpu_of_its_own(engine, monkeypatch):
@@ -86,13 +139,16 @@ def test_kernels_that_the_device_does_not_have_are_refused_there(engine):
         joining.join(config)
 
 
-def test_a_chip_with_infinities_is_not_set_to_hide_them(engine, monkeypatch):
-    monkeypatch.setenv("MS_ASCEND_CHECK_OVERFLOW_MODE", "SATURATION_MODE")
+@pytest.mark.parametrize("name,value", joining.SATURATING)
+def test_a_chip_with_infinities_is_not_set_to_hide_them(engine, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
     config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16"])
     assert joining.join(config)[0].parallel.hardware == "ascend910"  # it knows no other mode
     engine.driver = "Ascend910B2"
-    with pytest.raises(UserError, match=r"^MS_ASCEND_CHECK_OVERFLOW_MODE=SATURATION_MODE: .*unset it"):
+    with pytest.raises(UserError, match=rf"^{name}={value}: hides overflows.*unset it"):
         joining.join(config)
+    monkeypatch.setenv(name, {"0": "1", "1": "0"}.get(value, "INFNAN_MODE"))
+    joining.join(config)
 
 
 def test_a_gpus_peak_is_measured_in_the_precision_of_the_run(monkeypatch):

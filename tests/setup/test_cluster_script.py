@@ -86,6 +86,11 @@ def test_the_environments_rank_table_is_taken_and_said(script, train):
     assert processes(both) == processes(flag)
     same = train(*TABLE, *words, RANK_TABLE_FILE=table)
     assert "RANK_TABLE_FILE" not in same.stderr and processes(same) == processes(flag)
+    meeting = ("--nodes", "2", "--node-rank", "1", "--master-addr", "10.0.0.11:8118")
+    for path in (table, "gone.json"):  # platforms set it in every job
+        flags = train(*meeting, RANK_TABLE_FILE=path)
+        assert f"--nodes 2 is used, not RANK_TABLE_FILE={path} of the environment" in flags.stderr
+        assert flags.stdout == train(*meeting).stdout and "--master_addr=10.0.0.11" in flags.stdout
     cpu = train("device=cpu", "devices=2", "parallel.tensor=1", "model.preset=tiny", RANK_TABLE_FILE=table)
     assert cpu.returncode == 0 and "is not used: rank tables are for Ascend, device is cpu" in cpu.stderr
 

@@ -1,4 +1,5 @@
-"""Job files for Slurm and for Kubernetes with Volcano: the templates in `configs/jobs`, filled in for a run.
+"""Job files for Slurm and for Kubernetes, with Volcano's jobs or MindCluster's AscendJob: the templates in
+`configs/jobs`, filled in for a run.
 
 A job asks for as many servers as the configuration needs and runs `ms-codegeex train` on each. The operator fills in
 the site's settings: image, volume, queue, partition.
@@ -20,7 +21,7 @@ from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.runs.node import SCHEDULER_PORT, resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 
-TEMPLATES = {"slurm": "slurm.sh", "volcano": "volcano.yaml"}
+TEMPLATES = {"slurm": "slurm.sh", "volcano": "kubernetes.yaml", "acjob": "kubernetes.yaml"}
 SPARE_SECONDS = 10  # between `checkpoint.grace` and the end of a stopped job
 LONGEST_NAME = 40  # Kubernetes' names of pods and services have at most 63 characters; services' begin with a letter
 # What MindCluster (scheduler plugin, device plugin and container runtime for Ascend) asks of a Volcano job: its page on
@@ -40,14 +41,17 @@ SERVERS = {  # chip and devices of a server: its node's labels `accelerator-type
 
 
 def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table: Path | None = None) -> str:
-    """A job file of `kind` `slurm` or `volcano`; `arguments` are those of `train`. `UserError` if it makes no sense.
+    """A job file of `kind` `slurm`, `volcano` or `acjob`; `arguments` are those of `train`. `UserError` if it makes no
+    sense.
 
     A restarted job resumes from its newest checkpoint; `checkpoint.resume` says where the first start begins. In a
     template, `<word>` is a value, and a line that ends with `#only FACT` is for jobs of which that holds.
     """
     servers, size = servers_of(config, rank_table), config.parallel.server_devices
+    if kind == "acjob" and config.device != "ascend":
+        raise UserError(f"--job: acjob is for Ascend, device is {config.device}; choose volcano, or set device=ascend")
     name = re.sub(r"[^a-z0-9]+", "-", Path(config.output).name.lower())[:LONGEST_NAME].strip("-")
-    chip = hardware_of(config).name
+    chip = hardware_of(config).generation
     server, cores = SERVERS.get((chip, size), ("TYPE", "huawei-arm"))  # TYPE is for the operator to fill in
     words = ["ms-codegeex", "train", *arguments, *(["--rank-table", str(rank_table)] if rank_table else [])]
     values = {
@@ -61,10 +65,18 @@ def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table:
         "resource": RESOURCES[config.device],
         "chip": chip,
         "label": CHIP_LABELS.get(chip),
+        # An AscendJob of several servers has a Scheduler, which is server 0 here, devices included; pods of an
+        # AscendJob call their container so.
+        "first": "Scheduler" if servers > 1 else "Worker",
+        "others": servers - 1,
+        "container": "ascend" if kind == "acjob" else "train",
         "server": server,
         "cores": cores,
     }
-    facts, lines = {config.device, "table" if rank_table else "address"}, []
+    meeting = "table" if rank_table else "address"
+    facts, lines = {config.device, kind, meeting, f"{kind}-{meeting}"}, []
+    if kind == "acjob" and servers > 1:
+        facts.add("several")
     for line in (shipped_directory("jobs") / TEMPLATES[kind]).read_text(encoding="utf-8").splitlines():
         text, _, fact = line.partition("  #only ")
         if not fact or fact in facts:
@@ -83,7 +95,7 @@ def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
         raise UserError(f"devices: {wrong}; choose a multiple")
     servers = max(1, config.devices // size)
     if rank_table is not None:
-        node = resolve_node(config, rank_table, 0)
+        node = resolve_node(config, rank_table, 0, dry_run=True)
         if node.count != servers:
             asked = f"a job of devices: {config.devices} asks for {servers} of {size} (parallel.server_devices)"
             raise UserError(f"--rank-table: {rank_table} has {node.count} servers, {asked}; change one of them")

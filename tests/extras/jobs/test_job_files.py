@@ -172,6 +172,26 @@ def test_labels_and_mounts_are_those_of_mindcluster(hardware, size, label, serve
         assert mounts[name] == {"name": name, "mountPath": path["path"], "readOnly": True}
 
 
+@pytest.mark.parametrize("devices, workers", [(16, 1), (32, 3)])
+def test_an_ascend_job_has_as_many_pods_as_servers(devices, workers):
+    """The Scheduler is server 0, with devices of its own."""
+    job = yaml.safe_load(job_file("acjob", config(devices=devices), []))
+    assert job["spec"]["runPolicy"]["schedulingPolicy"]["minAvailable"] == devices // 8
+    specs = job["spec"]["replicaSpecs"]
+    assert {name: each["replicas"] for name, each in specs.items()} == {"Scheduler": 1, "Worker": workers}
+    for each in specs.values():
+        (container,) = each["template"]["spec"]["containers"]
+        assert container["name"] == "ascend" and container["resources"]["limits"] == {"huawei.com/Ascend910": 8}
+
+
+def test_an_ascend_job_of_one_server_has_a_worker_only():
+    job = yaml.safe_load(job_file("acjob", config(devices=8), []))
+    assert {name: each["replicas"] for name, each in job["spec"]["replicaSpecs"].items()} == {"Worker": 1}
+    assert job["metadata"]["labels"]["framework"] == "mindspore"
+    with pytest.raises(UserError, match=r"^--job: acjob is for Ascend, device is gpu; choose volcano, or set device"):
+        job_file("acjob", config(device="gpu"), [])
+
+
 def test_a_job_for_gpus_has_nothing_of_ascend():
     text = job_file("volcano", config(device="gpu"), [])
     assert "nvidia.com/gpu: 8" in text and not re.search("(?i)ascend|npu|atlas|huawei", text.split("api", 1)[1])
@@ -180,15 +200,20 @@ def test_a_job_for_gpus_has_nothing_of_ascend():
 
 
 @pytest.mark.parametrize("place", ["cann", "ascend-toolkit"])
-def test_the_command_of_a_pod_starts_its_part_of_the_run(tmp_path, place):
-    """The second of two pods, with the variables of Volcano's plugins `env` and `svc`: CANN's variables are set, and
-    `train` lists the server's own processes."""
+@pytest.mark.parametrize("kind", ["volcano", "acjob"])
+def test_the_command_of_a_pod_starts_its_part_of_the_run(tmp_path, place, kind):
+    """The second of two pods, with the variables of Volcano's plugins `env` and `svc`, or of Ascend Operator: CANN's
+    variables are set, and `train` lists the server's own processes."""
     home = install_cann(tmp_path / "usr" / place).parent
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values(tmp_path / "a run")))
-    text = job_file("volcano", config(), ["--config", str(tmp_path / "run.yaml"), "--dry-run"])
-    (container,) = yaml.safe_load(text)["spec"]["tasks"][0]["template"]["spec"]["containers"]
+    text = job_file(kind, config(), ["--config", str(tmp_path / "run.yaml"), "--dry-run"])
+    job = yaml.safe_load(text)["spec"]
+    template = job["tasks"][0]["template"] if kind == "volcano" else job["replicaSpecs"]["Worker"]["template"]
+    (container,) = template["spec"]["containers"]
     command = [word.replace("/usr/local/Ascend", str(tmp_path / "usr")) for word in container["command"]]
     pods = {"VC_TASK_INDEX": "1", "VC_SERVER_HOSTS": "a-server-0.a,a-server-1.a", "VC_SERVER_NUM": "2"}
+    if kind == "acjob":
+        pods = {"MS_NODE_RANK": "1", "MS_SCHED_HOST": "a-server-0.a", "MS_SCHED_PORT": "8118", "MS_ROLE": "MS_WORKER"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}:/image", **pods}
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)

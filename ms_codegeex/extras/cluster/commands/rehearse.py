@@ -24,7 +24,8 @@ EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_13b --compile --ranks 0,1535
   ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
   ms-codegeex rehearse --config codegeex_tiny_release --devices 2 --execute --steps 8
-  ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4"""
+  ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4
+  ms-codegeex rehearse --config codegeex_base_8 --first-contact --taken 8 parallel.hardware=Ascend910B2"""
 
 KEYS = ("verdict", "ranks", "steps", "loss_relative_error", "parameter_relative_error", "replicas_equal")
 MEASURED = ("compile_seconds", "peak_memory_bytes")  # by a compilation that no execution follows
@@ -50,6 +51,9 @@ class Arguments:
         "only start the run's own workers on MindSpore's Ascend plugin, with a chip that computes nothing: compile, "
         "step and save; exit status 1 if a rank would not start or train",
         default=False,
+    )
+    taken: float | None = option(
+        "with --first-contact: GiB of each device that another process has taken (default: 0)", "GIB"
     )
     streams: bool = option(
         "with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
@@ -98,6 +102,8 @@ def run(arguments: Arguments) -> int:
 
 def _first_contact(arguments: Arguments) -> int:
     """Start the run's workers on the Ascend plugin, and print what they met."""
+    from ms_codegeex.base.hardware import GIB, RESERVE
+    from ms_codegeex.config.chosen_hardware import hardware_of
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.extras.cluster.rehearsal.compile import distinct_ranks
     from ms_codegeex.extras.cluster.rehearsal.first_contact import first_contact, text, to_json
@@ -107,11 +113,17 @@ def _first_contact(arguments: Arguments) -> int:
             raise UserError(f"--{flag}: belongs to another rehearsal than --first-contact; leave one of the two out")
     config = load_config(arguments.config, _overrides(arguments))
     ranks = _ranks(arguments.ranks, config.devices)
+    taken, memory = int((arguments.taken or 0) * GIB), hardware_of(config).memory
+    if not 0 <= taken < memory - RESERVE:
+        raise UserError(
+            f"--taken: {arguments.taken:g} GiB leave too little of {memory / GIB:g}; give less, or leave it out"
+        )
     with _progress(arguments.json, "starting the workers", "ranks") as bar:
         contacts = first_contact(
             config,
             distinct_ranks(config.mesh) if ranks is None else ranks,
             lambda done, count: bar("ranks that have met the plugin", done, count),
+            taken,
         )
     passed = all(contact.problem is None for contact in contacts)
     result = {"verdict": "pass" if passed else "fail", "first_contact": to_json(contacts)}
@@ -137,6 +149,7 @@ def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
         ("target", compiles, for_compile),
         ("mesh", executes, for_execute),
         ("steps", executes, for_execute),
+        ("taken", False, "belongs to --first-contact; give it, or leave this out"),
     )
     for flag, allowed, message in rules:
         value = getattr(arguments, flag)

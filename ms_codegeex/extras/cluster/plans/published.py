@@ -100,7 +100,7 @@ def outside_roofline(chip: Chip, devices: int) -> Factor:
     devices, data loading. One measurement sets that factor, so it confirms nothing."""
     if own := chip.calibration:
         return Factor(own.factor, own.low, own.high, chip.name, own.source)
-    measured = measured_like(chip.name)
+    measured = measured_like(chip.generation)
     runs = published_steps(measured)
     found, number = beyond_roofline(measured, devices), len(runs)
     source = f"{number} published runs" if number > 1 else "one published run"

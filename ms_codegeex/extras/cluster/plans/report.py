@@ -209,7 +209,7 @@ def published_table(plan: Plan) -> str:
     if plan.chip.calibration:
         return f"{plan.chip.name}: measured, {plan.chip.calibration.source}"
     sources: dict[str, list[PublishedStep]] = {}
-    for x in published_steps(measured_like(plan.chip.name)):
+    for x in published_steps(measured_like(plan.chip.generation)):
         sources.setdefault(x.source, []).append(x)
     rows = [
         (source, str(len(runs)), *(_from_to([getattr(x, key) for x in runs]) for key in ("devices", "times_roofline")))

@@ -20,6 +20,7 @@ from ms_codegeex.extras.cluster.rehearsal.stubs import (
     MACHINES,
     compile_library,
     fingerprint,
+    needed_libraries,
     undefined_symbols,
 )
 
@@ -33,11 +34,12 @@ PARTS = (
     "lib/plugin/ascend/libhccl_plugin.so",
 )
 MORE_PARTS = ("libmindspore_cpu_kernels.so", "libmindspore_atb_kernels.so", "libshmem.so")
+# Besides those that the parts are linked to, which differ between versions: what the plugin loads when it runs.
 LIBRARIES = (
-    "libge_runner.so libgraph.so libascendcl.so libmsprofiler.so libhccl.so libruntime.so libplatform.so libc_sec.so "
-    "libnnopbase.so libascend_hal.so libacl_op_compiler.so libacl_tdt_channel.so libacl_tdt_queue.so libopapi.so "
-    "libhcom_graph_adaptor.so libprofapi.so libascend_ml.so"
+    "libruntime.so libplatform.so libc_sec.so libnnopbase.so libascend_hal.so libacl_op_compiler.so "
+    "libacl_tdt_channel.so libacl_tdt_queue.so libopapi.so libhcom_graph_adaptor.so libprofapi.so libascend_ml.so"
 )
+SYSTEM = re.compile(r"ld-linux|lib(c|m|dl|rt|z|pthread|gcc_s|gomp|stdc\+\+)\.")  # every machine has these
 HOME = "cann"  # the plugin looks for further libraries in `lib64` of the folder of this name above its first one
 SYMBOL = re.compile(r"(acl|Hccl|_ZNK?2ge|_ZNK?3atb|_ZNK?5aicpu|rt[A-Z]|hal[A-Z]|smem_|Dlog|mm[A-Z]|CheckLogLevel)")
 LOOKED_UP = re.compile(rb"(?<!\w)((?:(?:acl|Aml|Hccl|rt|hal)\w*[A-Z]|Msprof)\w+)(?=\x00)")
@@ -65,10 +67,13 @@ def loader_environment() -> dict[str, str]:
     } | device_environment()
 
 
-def device_environment(name: str = "Ascend910B1", memory: int = 60 << 30, count: int = 8) -> dict[str, str]:
-    """Variables that say which chip the stub libraries report: the driver's name for it, its bytes of memory, and how
-    many a server has."""
-    return {"IDLE_DEVICE_NAME": name, "IDLE_DEVICE_BYTES": str(memory), "IDLE_DEVICE_COUNT": str(count)}
+def device_environment(
+    name: str = "Ascend910B1", memory: int = 64 << 30, count: int = 8, taken: int = 0
+) -> dict[str, str]:
+    """Variables that say which chip the stub libraries report: the driver's name for it, its bytes of memory, how many
+    a server has, and the bytes that another process has."""
+    values = {"NAME": name, "BYTES": memory, "COUNT": count, "TAKEN": taken}
+    return {f"IDLE_DEVICE_{key}": str(value) for key, value in values.items()}
 
 
 def plugin_directory() -> Path:
@@ -98,6 +103,13 @@ def wanted_names(directory: Path) -> list[str]:
     return sorted(names)
 
 
+def linked_libraries(directory: Path) -> set[str]:
+    """The libraries that the plugin is linked to and MindSpore does not bring."""
+    own = {path.name for path in directory.rglob("*.so*")}
+    needed = {name for part in PARTS for name in needed_libraries(directory / part)}
+    return {name for name in needed - own if not SYSTEM.match(name)}
+
+
 def source_of(names: list[str]) -> str:
     """C code that defines these functions."""
     lines = [DEVICE.read_text(encoding="utf-8")]
@@ -125,7 +137,7 @@ def build(directory: Path, folder: Path) -> None:
     compile_library(source, library, "the stub CANN libraries")
     libraries = folder / HOME / "lib64"
     libraries.mkdir(parents=True)
-    for name in LIBRARIES.split():
+    for name in sorted({*LIBRARIES.split(), *linked_libraries(directory)}):
         shutil.copy(library, libraries / name)
     library.unlink()
     package = folder / "python" / "hccl"

@@ -21,7 +21,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore.communication import init
-from mindspore.graph.api import _cell_graph_executor
+
+try:
+    from mindspore.graph.api import _cell_graph_executor
+except ImportError:  # MindSpore 2.7 and 2.8
+    from mindspore.common.api import _cell_graph_executor
 
 from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json

@@ -23,11 +23,11 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.base.hardware import ASCEND_910, ASCEND_910B, ASCEND_910C, GIB
+from ms_codegeex.base.hardware import ASCEND_910, ASCEND_910B, ASCEND_910C, GIB, Chip
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import table
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.config.chosen_hardware import hardware_of, memory_limit
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
 from ms_codegeex.data.datasets.layout import DATASET_JSON, SPLITS
@@ -127,19 +127,23 @@ def write_data(config: RunConfig, directory: Path) -> Path:
 
 
 def first_contact(
-    config: RunConfig, ranks: Sequence[int], progress: Callable[[int, int], None] = lambda done, total: None
+    config: RunConfig,
+    ranks: Sequence[int],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    taken: int = 0,
 ) -> list[RankContact]:
-    """Start these ranks, one after the other. Calls `progress(done, all)` after each."""
+    """Start these ranks, one after the other, on devices of which another process has `taken` bytes. Calls
+    `progress(done, all)` after each."""
     contacts = []
     progress(0, len(ranks))
     for rank in ranks:
-        contacts.append(contact(config, rank))
+        contacts.append(contact(config, rank, taken))
         progress(len(contacts), len(ranks))
     return contacts
 
 
-def contact(config: RunConfig, rank: int) -> RankContact:
-    """Start one rank, and compare what it does with the plan."""
+def contact(config: RunConfig, rank: int, taken: int = 0) -> RankContact:
+    """Start one rank on a device of which `taken` bytes are taken, and compare what it does with the plan."""
     chip, stage = hardware_of(config), config.mesh.coordinates(rank)[0]
     memory, communicators = stage_memory(config, chip)[stage], communicators_of(config, rank)
     mine = [x for x in layouts_of(config) if x.trained and x.stage == stage and x.saved_by(config.mesh, rank)]
@@ -149,7 +153,7 @@ def contact(config: RunConfig, rank: int) -> RankContact:
         started = contact_config(config, run.path)
         write_config(run, started)
         began = time.monotonic()
-        problem = _started(started, run, rank)
+        problem = _started(started, run, rank, taken)
         seconds = time.monotonic() - began
         saved = sum(
             x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values()
@@ -159,7 +163,7 @@ def contact(config: RunConfig, rank: int) -> RankContact:
     met = RankContact(
         rank=rank,
         stage=stage,
-        driver=DRIVER_NAMES[chip.name],
+        driver=_driver_name(chip),
         seconds=seconds,
         groups=len(set(GROUP.findall(log))) + (config.devices > 1),
         planned_groups=len(communicators),
@@ -169,7 +173,12 @@ def contact(config: RunConfig, rank: int) -> RankContact:
         planned_saved_bytes=FP32 * sum(x.local_size(config.mesh) * (1 + len(moments_of(config, x))) for x in mine),
         problem=problem,
     )
-    return met if problem else replace(met, problem=_mismatch(met, chip.usable_memory - memory.communication))
+    limit = memory_limit(config, chip.memory - taken) - memory.communication
+    return met if problem else replace(met, problem=_mismatch(met, limit))
+
+
+def _driver_name(chip: Chip) -> str:
+    return DRIVER_NAMES.get(chip.name, chip.name)
 
 
 def _mismatch(met: RankContact, limit: int) -> str | None:
@@ -190,13 +199,13 @@ def node_of(config: RunConfig, rank: int) -> Node:
     return resolve_node(config, node_rank=rank // local, nodes=count, master=UNASKED_MASTER if count > 1 else None)
 
 
-def _started(config: RunConfig, run: RunDirectory, rank: int) -> str | None:
+def _started(config: RunConfig, run: RunDirectory, rank: int, taken: int) -> str | None:
     """Start the processes of the rank's server, of which msrun starts this rank alone; returns what went wrong."""
     with ExitStack() as stack:
         node = node_of(config, rank)
         port = stack.enter_context(reserved_port()) if node.needs_port else None
         specs = node_processes(config, node, run, [str(os.getpid())], port)
-        workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, node, rank) for spec in specs]))
+        workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, node, rank, taken) for spec in specs]))
         while not any(workers.poll()) and not _saved(run, rank):
             time.sleep(POLL_SECONDS)
         if _saved(run, rank):
@@ -206,14 +215,14 @@ def _started(config: RunConfig, run: RunDirectory, rank: int) -> str | None:
         return workers.failure()
 
 
-def _on_the_idle_device(config: RunConfig, spec: WorkerSpec, node: Node, rank: int) -> WorkerSpec:
+def _on_the_idle_device(config: RunConfig, spec: WorkerSpec, node: Node, rank: int, taken: int) -> WorkerSpec:
     """The same process, which finds the stub libraries. msrun numbers devices itself, and would start all ranks of a
     server without the number of the one to simulate. It names that one's log by the server."""
     chip = hardware_of(config)
     environment = {
         **spec.environment,
         **cann_stubs.loader_environment(),
-        **cann_stubs.device_environment(DRIVER_NAMES[chip.name], chip.memory, config.parallel.server_devices),
+        **cann_stubs.device_environment(_driver_name(chip), chip.memory, config.parallel.server_devices, taken),
         "GLOG_v": "2",  # MindSpore warns of each communicator that it makes
         "MS_SIMULATION_LEVEL": LEVEL,
         "RANK_ID": str(rank),

@@ -39,7 +39,8 @@ int aclrtGetDeviceCount(unsigned *count) {
 }
 
 int aclrtGetMemInfo(int kind, size_t *available, size_t *total) {
-    *available = *total = strtoull(getenv("IDLE_DEVICE_BYTES"), 0, 10);
+    *total = strtoull(getenv("IDLE_DEVICE_BYTES"), 0, 10);
+    *available = *total - strtoull(getenv("IDLE_DEVICE_TAKEN"), 0, 10);
     return 0;
 }
 

@@ -111,14 +111,18 @@ def undefined_symbols(path: Path) -> dict[str, set[str]]:
     return by_version
 
 
-def _foreign_libraries(plugin: Path) -> list[str]:
-    """The names of NVIDIA's libraries that the plugin is linked to."""
+def needed_libraries(path: Path) -> list[str]:
+    """The names of the libraries that an ELF file is linked to."""
     from elftools.elf.elffile import ELFFile
 
-    with open(plugin, "rb") as stream:
-        needed = [tag.needed for tag in ELFFile(stream).get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+    with open(path, "rb") as stream:
+        return [tag.needed for tag in ELFFile(stream).get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+
+
+def _foreign_libraries(plugin: Path) -> list[str]:
+    """The names of NVIDIA's libraries that the plugin is linked to."""
     ours = {path.name for path in plugin.parent.glob("gpu*/*")}
-    return [name for name in needed if FOREIGN_LIBRARY.match(name) and name not in ours]
+    return [name for name in needed_libraries(plugin) if FOREIGN_LIBRARY.match(name) and name not in ours]
 
 
 def compilers() -> list[list[str]]:

@@ -52,6 +52,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> MindFormerConfig:
     config, given = MindFormerConfig(str(path)), parse_overrides(overrides)
     _refuse_misspelt(given, config, {*config, *CONFIG_NAME_TO_CLASS, *GeneralConfig.keys(), *settings(), *_UNLISTED})
     config.merge_from_dict(given)
+    if not config.get("use_parallel"):  # recipes for many devices, run on one
+        (config.get("parallel") or {}).pop("enable_parallel_optimizer", None)
     for section in filter(config.get, NUMERIC):
         config[section] = numbers(config[section], section)
     check(config)
@@ -83,16 +85,19 @@ def known(section: str) -> list[str]:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """`UserError` for a refused setting in mindformers' file, or in a part of it; a line for an ignored one."""
+    """`UserError` for a refused setting in mindformers' file, or in a part of it; a line for an ignored one, which is
+    taken out, since mindformers refuses some of its values, such as lists of stages."""
     for key, row in settings().items():
+        section: Any = None
         value: Any = config
         for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+            section, value = value, value.get(part) if isinstance(value, Mapping) else None
         asked = value in row["never"] if "never" in row else value not in row.get("fine", (False, "", [], {}))
         if value is not None and asked and row["is"] == "refused":
             raise UserError(f"{key}: found {str(value)[:60]}; {row['why']}")
         if value is not None and asked and row["is"] == "ignored":
             print_once(f"{key}: found {str(value)[:60]}, which has no effect: {row['why']}")
+            section[key.rpartition(".")[2]] = row.get("fine", (False,))[0]
 
 
 def numbers(value: Any, where: str) -> Any:

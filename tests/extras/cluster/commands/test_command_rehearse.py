@@ -268,7 +268,7 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
     assert small.model.sizes.parameter_count() < 200_000
 
 
-def meets(config, ranks, progress):
+def meets(config, ranks, progress, taken):
     """A rank that would train; `tests/extras/cluster/rehearsal/test_first_contact.py` meets the plugin."""
     figures = {"groups": 1, "planned_groups": 1, "memory_bytes": 2**30, "planned_bytes": 2**30}
     figures |= {"saved_bytes": 5, "planned_saved_bytes": 5}

@@ -130,3 +130,10 @@ def test_the_plugin_loads_as_the_given_rank(tmp_path, monkeypatch):
     names = cann_stubs.wanted_names(cann_stubs.plugin_directory())
     built = ctypes.CDLL(str(Path(cann_stubs.stub_folder()) / cann_stubs.HOME / "lib64" / "libascendcl.so"))
     assert len(names) > 900 and all(hasattr(built, name) for name in names)
+
+
+def test_what_the_plugin_is_linked_to_is_there_in_every_version():
+    """The names differ between versions of MindSpore; only what it loads later has to be known."""
+    linked = cann_stubs.linked_libraries(cann_stubs.plugin_directory())
+    assert {"libascendcl.so", "libge_runner.so", "libgraph.so", "libhccl.so"} <= linked
+    assert not any(name.startswith(("libc.", "libm.", "libmindspore", "ld-")) for name in linked)

@@ -80,6 +80,19 @@ def test_what_the_chip_cannot_hold_is_not_trained():
     assert "its tensors take " in met["problem"] and met["memory_bytes"] > 30 << 30, met
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part,taken", [("Ascend910B4", []), ("Ascend910B2", ["--taken", "8"])], ids=["32 GB", "8 taken"]
+)
+def test_a_part_with_less_memory(part, taken):
+    """MindSpore refuses a limit that is not below what its driver says is free."""
+    status, result = rehearsed(
+        *TINY, "devices=2", "model.num_layers=1", f"parallel.hardware={part}", *taken, "--ranks", "1"
+    )
+    (met,) = result["first_contact"]
+    assert (status, met["problem"], met["driver"]) == (0, None, part)
+
+
 def test_devices_that_are_no_ascend_are_refused():
     for words, message in (
         (("codegeex_tiny_release",), "--first-contact: device is cpu; set device=ascend, whose plugin this starts"),
@@ -87,6 +100,7 @@ def test_devices_that_are_no_ascend_are_refused():
             (*TINY, "--compile"),
             "--compile: belongs to another rehearsal than --first-contact; leave one of the two out",
         ),
+        ((*TINY, "parallel.hardware=Ascend910B4", "--taken", "31"), "--taken: 31 GiB leave too little of 32"),
     ):
         result = command_here("rehearse", "--first-contact", "--config", *words)
         assert result.returncode == 2 and message in result.stderr

@@ -92,7 +92,8 @@ class Layer(nn.Cell):
 def export(rank: int, *kinds: str) -> int:
     """Write rank's graphs as MindSpore partitions them; `lazy` comes last, because it changes `Layer`."""
     from mindspore.communication import init
-    from mindspore.graph.api import _cell_graph_executor
+
+    from ms_codegeex.extras.cluster.rehearsal.execution_program import _cell_graph_executor
 
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
