@@ -23,6 +23,7 @@ EXEMPT = {
     "graph_program.py": "likewise",
     "documents_program.py": "a program of its own",
     "compiled_for_gpu.py": "a program of its own",
+    "clients_in_python.py": "a program of its own, in which a library prints advice",
 }
 
 

@@ -15,6 +15,11 @@ CHECKPOINT = Option(
     "last|best|N",
 )
 
+# of verbs that write a model with its numbers as they are
+NON_FINITE = Option(
+    "also write numbers that are not finite, as a model that diverged has them", flag="allow-non-finite"
+)
+
 
 @dataclass(frozen=True)
 class Actions:

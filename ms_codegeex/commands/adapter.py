@@ -10,7 +10,7 @@ from typing import Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_result
-from ms_codegeex.base.verb_options import CHECKPOINT, Actions, JsonOption
+from ms_codegeex.base.verb_options import CHECKPOINT, NON_FINITE, Actions, JsonOption
 
 SUMMARY = "list adapters (LoRA), merge them into their model, or remove them from it"
 EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter
@@ -35,6 +35,7 @@ class MergeOptions:
     output: Path = option("model directory to write", "DIR", REQUIRED)
     dtype: Literal["fp32", "fp16", "bf16"] | None = option("of the tensors (default: the model's)")
     replace: bool = option("replace the output of an earlier conversion", default=False)
+    non_finite: bool = NON_FINITE.field(False)
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     dtypes = {tensor.dtype for tensor in model.tensors.values()}
     widest = next((short for short, name in SHORT_NAMES.items() if name in dtypes), "fp32")
     how = {"dtype": arguments.dtype or widest, "replace": arguments.replace, "progress": not arguments.json}
+    how |= {"non_finite": arguments.non_finite}
     how["origin"] = {"command": f"adapter {arguments.action}"}
     report = convert(edited, "hf", arguments.output, **how)
     what = f"{'with' if adds else 'without'} {len(adapters.layers)} adapters of {arguments.adapter}"

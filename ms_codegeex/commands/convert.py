@@ -14,7 +14,7 @@ from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_error, print_result
-from ms_codegeex.base.verb_options import CHECKPOINT
+from ms_codegeex.base.verb_options import CHECKPOINT, NON_FINITE
 
 SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\
@@ -71,6 +71,7 @@ class Arguments:
     )
     verify: bool = option("read the output back and compare every byte", default=False)
     replace: bool = option("replace the output of an earlier conversion at OUT", default=False)
+    non_finite: bool = NON_FINITE.field(False)
     sizes: tuple[str, ...] = option(
         "a size that IN lacks, such as num_heads=40; may be repeated", "KEY=VALUE", (), repeated=True, flag="set"
     )
@@ -125,6 +126,7 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
         dtype=arguments.dtype,
         verify=arguments.verify,
         replace=arguments.replace,
+        non_finite=arguments.non_finite,
         origin={"command": "convert", **_choices(arguments)},
     )
     if not arguments.json:

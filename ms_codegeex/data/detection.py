@@ -63,7 +63,21 @@ _DOUBTFUL = re.compile(
     rb"[\x81-\x84\x86-\x90\x98\x9a-\x9f\xa4\xa6\xa8\xaf\xb8\xd0\xdd\xde\xf0\xfd-\xff]|"
     rb"[A-Za-z](?:[\x80\x91\x93\xa1\xa3\xa5\xa9\xac\xb1\xb3\xb6\xb9\xbc-\xbf]|"
     rb"[\x85\x94-\x97\x99\xa7\xaa\xab\xae\xb0\xb2\xba\xbb][A-Za-z]|\x92(?![a-z]{0,2}\b))|"
-    rb"[\x99\xa3\xac\xae][A-Za-z]|[\xb1\xb3\xb6\xb9\xbc-\xbe][a-z]|[a-z][\xc0-\xde]"
+    rb"[\x99\xa3\xac\xae][A-Za-z]|[\xb1\xb3\xb6\xb9\xbc-\xbe][a-z]|[a-z][\xc0-\xde]|"
+    rb"(?<![A-Za-z\x80-\xff])(?:[\x80-\xff]{2}(?![A-Za-z\x80-\xff])|[\xa2-\xff][@^_`~]|\xa5[A-Za-z])"
+)
+# What texts in Latin-1 and Windows-1252 consist of, besides ASCII: words with two letters of ASCII; words with less;
+# signs that touch no letter and nothing that is the second byte of a character in Chinese or Japanese; pairs of quotes.
+_L = rb"[\xc0-\xd6\xd8-\xf6\xf8-\xff]"
+_WORDS = re.compile(
+    rb"(?<![A-Za-z\x80-\xff])(?=(?:%s{0,2}[A-Za-z]){2})(?:%s{1,2}(?![\x80-\xff]))?(?:[A-Za-z]+(?:%s{1,2}(?![\x80-\xff]))?)+"
+    % (_L, _L, _L)
+)
+_SHORT = re.compile(rb"(?<![A-Za-z\x80-\xff])(?:%s|[A-Za-z]%s|%s[A-Za-z])(?![A-Za-z\x80-\xff@^_`])" % (_L, _L, _L))
+_SIGNS = re.compile(
+    rb"(?<![\x80-\xff])(?:(?<=\d)\xb0|(?<=\d )\xb0(?=[CF]\b)|(?<=[\d ])(?:\xb5(?=[smgFlAVWH]\b)|\xf7)|"
+    rb"[\xa0\xa7\xa9\xab\xae\xb0\xb1\xb4\xb5\xb7\xba-\xbe\xd7\x85\x92\x95-\x97\x99](?![\x80-\xffA-Za-z@\[-`{-~])|"
+    rb"(?<=[A-Za-z])\x92(?=[a-z])|\x93(?=[^\x80-\xff\x94]*\x94)|(?<=[^\x80-\xff])\x94|\xab(?=[^\x80-\xbf]*\xbb)|\x91(?=[^\x80-\x91]*\x92))"
 )
 
 
@@ -119,6 +133,7 @@ def linear_options() -> Any:
     import re2
 
     options = re2.Options()
+    options.log_errors = False  # they are raised
     options.encoding, options.max_mem = re2.Options.Encoding.LATIN1, 64 << 20  # an automaton is slower with less
     return options
 
@@ -147,7 +162,10 @@ def as_utf8(data: bytes, errors: str = "strict") -> tuple[bytes, str]:
             if _ENCODINGS.fullmatch(name) and (converted := _converted(data, name, errors)):
                 return converted
     high = len(data.translate(None, bytes(range(0x80))))
-    if 4 * high > len(data) or _DOUBTFUL.search(data):
+    words = b"".join(_WORDS.findall(data))
+    left = _WORDS.sub(b"aa", _SIGNS.sub(b" ", data))
+    left = _SHORT.sub(b"", left) if not words.isascii() else left
+    if 4 * high > len(data) or not left.isascii() or _DOUBTFUL.search(data):
         return data, ""
     return _converted(data, "iso8859-1", errors) or (data, "")
 

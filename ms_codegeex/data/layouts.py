@@ -109,11 +109,13 @@ def value_of(record: Mapping[str, Any], name: str) -> Any:
 
 @dataclass(frozen=True)
 class Table:
-    """All layouts, that of a message in a conversation, and `roles`: ours by the names that data sets have for them."""
+    """All layouts, that of a message in a conversation, `roles`: ours by the names that data sets have for them, and
+    `texts`: the fields that may be a corpus' text, in the order in which they are."""
 
     layouts: tuple[RecordLayout, ...]
     message: RecordLayout
     roles: Mapping[str, str]
+    texts: tuple[str, ...]
 
     def of(self, record: Mapping[str, Any], task: str = "") -> RecordLayout | None:
         """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
@@ -132,7 +134,7 @@ def table() -> Table:
     content = shipped_table(FILE)
     roles = {name: role for role, listed in content["roles"].items() for name in listed.split()}
     layouts = tuple(_layout(name, entry) for name, entry in content["layouts"].items())
-    return Table(layouts, _layout("message", content["message"]), roles)
+    return Table(layouts, _layout("message", content["message"]), roles, tuple(content["texts"].split()))
 
 
 def _layout(name: str, entry: Mapping[str, Any]) -> RecordLayout:

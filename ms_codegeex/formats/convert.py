@@ -308,18 +308,20 @@ def convert(
     verify: bool = False,
     progress: bool = True,
     replace: bool = False,
+    non_finite: bool = False,
     origin: Mapping[str, Any] = CONVERTED,
 ) -> dict[str, Any]:
     """Convert the model at `source` to a target, of `TARGETS` or of an extra, at `output`. `source` is anything
     `open_source` reads, or its result. With `tensor_parallel` above 1, `output` is a folder with a file for each rank.
     `dtype`, of those that the target knows, casts its tensors. `verify` compares all bytes of the result with the
-    source. `replace` allows replacing an earlier conversion. `origin`: the command, and its further choices, for
+    source. `replace` allows replacing an earlier conversion, `non_finite` numbers that
+    are not finite. `origin`: the command, and its further choices, for
     `provenance.json`. Returns figures for a report. `UserError` for anything missing, unexpected, in the way or too
     large for the dtype; the output appears only when it is complete."""
     begin = time.monotonic()
     kind = extra(EXTRA_TARGETS, to) if to in registered(EXTRA_TARGETS) else TensorFiles
     model = source if isinstance(source, Source) else open_source(Path(source))
-    its = kind(model, to, dtype, tensor_parallel)
+    its = kind(model if non_finite else model.finite(), to, dtype, tensor_parallel)
     file, suffixes = its.file(Path(output))
     target = free_target(Path(output), model.path, replace, file, suffixes)
     its.prepare()

@@ -26,6 +26,7 @@ _TELLING = ("hidden_size", "num_layers", "intermediate_size")
 # What every family rotates by, whether `config.json` says so at the top, as `rope_scaling` or, since transformers 5, as
 # `rope_parameters`.
 _ROPE = {"rope_theta": 10_000, "rope_type": "default", "type": "default"}
+QUANTISED_KEYS = ("quantization_config", "quantization", "compression_config")
 # other keys of a size, in classes and versions of transformers, that count where the family's own is missing or null
 RENAMED = {
     "hidden_size": ("hidden_size",),
@@ -114,9 +115,8 @@ class FamilyFormats:
         if model_type != self.data.sizes.model_type:
             raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.sizes.model_type!r}")
         values = {key: value for key, value in values.items() if value not in (None, [])}
-        for key in filter(values.get, ("quantization_config", "quantization", "compression_config")):
-            remedy = "give the model before it was quantised"
-            raise UserError(f"config.json: {key} is {values[key]!r:.80}; {remedy}")
+        for key in filter(values.get, QUANTISED_KEYS):
+            raise UserError(f"config.json: {key} is {values[key]!r:.80}; give the model before it was quantised")
         for key, expected in self.data.sizes.only.items():
             if key in values and values[key] not in (expected, *self.data.sizes.synonyms.get(key, ())):
                 said = f"{key} is {values[key]!r}, expected {expected!r}"

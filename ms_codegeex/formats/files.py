@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.quarantine import admit, check_file, entries, is_weights
@@ -32,6 +30,7 @@ from ms_codegeex.formats.mindspore_checkpoint import (
     state_table,
 )
 from ms_codegeex.formats.model_directory import BEGINNING, CONFIG, mistaken, read_weights, weight_files
+from ms_codegeex.formats.npy_file import open_npy
 from ms_codegeex.formats.safetensors_file import is_safetensors
 from ms_codegeex.formats.strategy import MAX_STRATEGY_BYTES, find_rank_files, merge_slices, rank_of, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, check_coverage, checked_shape, damaged, dtype_name, gather
@@ -50,7 +49,6 @@ RECORD = "ms_codegeex"  # in our own `.pt` files: a JSON object
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
 _EMA = re.compile(r"(.*_)?ema(_.*)?")  # averages of the weights
-_NPY_BEGINNING = b"\x93NUMPY"
 # Folders named after a step, and what transformers' Trainer leaves in them
 _STEP_FOLDER = r"(?:iter(?:ation)?_|global_step|version_|(?:checkpoint|epoch|step)[-_])(\d{1,18})"
 _TRAINER = "trainer_state.json"
@@ -455,34 +453,18 @@ def _of_chunks(name: str, shape: Sequence[int], chunks: Sequence[Mapping[str, An
     return LazyTensor(dtype, (*shape,), lambda: gather(shape, dtype, None, chunks))
 
 
-def _open_npy(file: Path) -> np.ndarray:
-    try:
-        with open_regular(file) as stream:
-            if stream.read(len(_NPY_BEGINNING)) != _NPY_BEGINNING:
-                raise ValueError("it does not begin like one")
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except UserError:
-        raise
-    except Exception as error:  # NumPy parses the header as Python, so a damaged one can raise nearly anything
-        raise damaged(file, f"not a sound .npy file ({error})") from None
-    size, described = file.stat().st_size, array.offset + array.nbytes
-    if size != described:
-        raise damaged(file, f"has {size} bytes, its header describes {described}")
-    return array
-
-
 def _read_npy_folder(place: Place, _found: Any) -> RawModel:
     """The tensors of a folder with one `<name>.npy` each, as CodeGeeX's export to PyTorch makes it. The format has no
     checksum, so changed elements look sound."""
     tensors, files = {}, [place.path / name for name in place.files if name.endswith(".npy")]
     for file in files:
         check_file(place.path, file.name)
-        array = _open_npy(file)
+        array = open_npy(file)
         try:
             dtype = dtype_name(array)
         except ValueError as error:
             raise UserError(f"{file}: {error}") from None
-        tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: _open_npy(file))
+        tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: open_npy(file))
     return _weights(tensors, place.path, "mindspore", files)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,16 @@ from ms_codegeex.formats.sources import (
     checkpoint_description,
     checkpoint_inputs,
 )
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import LazyTensor, finite
 from ms_codegeex.models.foreign import Entry, spellings
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 
 CONFIG, TENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[AB])(?:\.default)?\.weight")
 OWN_TENSOR = re.compile(r"(?!.*\.lora_[AB]\.)(.+?)(\.base_layer)?\.(weight|bias)")  # saved along with adapters
+_BLOCK = re.compile(r"\.(\d+)(?=\.)")
+_GATHER = "set stage3_gather_16bit_weights_on_model_save in DeepSpeed's settings (FSDP: full_state_dict), save again"
+_SOUND = "give those of an earlier checkpoint"
 _MERGE = "merge the adapters with PEFT (merge_and_unload) and give that model"
 
 
@@ -95,6 +99,8 @@ def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> A
         raise UserError(f"{base.path}: holds adapters itself; give the model that they are for, or merge them first")
     adapters = read_peft(path, base) if (path / CONFIG).is_file() else checkpoint_adapters(resolve(path))
     adapters = adapters if check_fingerprint else replace(adapters, fingerprint=None)
+    tensors = {name: finite(name, tensor, str(path), _SOUND) for name, tensor in adapters.tensors.items()}
+    adapters = replace(adapters, tensors=tensors)
     check_base(adapters, base.tensors, str(path), base.path)
     return adapters
 
@@ -125,13 +131,14 @@ def read_peft(path: Path, base: Source) -> Adapters:
     found = _factors((name for name in opened if not OWN_TENSOR.fullmatch(name)), modules, str(file))
     if not found:
         raise UserError(f"{file}: holds no factors of LoRA; {_MERGE}")
+    _check_complete(config, found, {name for name in modules if len(_shape(modules[name], shapes)) == 2}, path)
     for name, factors in found.items():
         if {*factors} != {"A", "B"} or name not in modules:
             shown = next(iter(factors.values()))
             raise UserError(f"{file}: {shown} is not a factor of an adapter of {base.path}; give their model")
         a, b = (opened[factors[kind]] for kind in "AB")
         entry, rank = modules[name], ranks.get(name, usual)
-        whole = packed_shape(entry.packing, [shapes[each] for each in entry.ours])
+        whole = _shape(entry, shapes)
         if len(whole) != 2 or b.shape[:1] + a.shape[1:] != whole or b.shape[1:] != a.shape[:1]:
             pair = f"{file}: the adapter of {name} is {list(b.shape)} x {list(a.shape)}"
             other = f"that matrix of {base.path} is {list(whole)}"
@@ -147,6 +154,30 @@ def read_peft(path: Path, base: Source) -> Adapters:
     alpha = scale * usual if config.get("use_rslora") else float(config["lora_alpha"])
     recorded = metadata.get("base") or None
     return Adapters(base_path, tensors, usual, alpha, float(config.get("lora_dropout") or 0.0), recorded)
+
+
+def _shape(entry: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    return packed_shape(entry.packing, [shapes[each] for each in entry.ours])
+
+
+def _check_complete(config: Mapping[str, Any], found: Collection[str], layers: Collection[str], path: Path) -> None:
+    """`UserError` if factors are missing of `layers` that the settings name, as PEFT reads them; all-linear demands
+    factors in the same places of all blocks."""
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules") or []
+    blocks, expected = config.get("layers_to_transform"), set[str]()
+    with suppress(UserError):  # expressions that show nothing in linear time
+        expected = {*_of_modules(dict.fromkeys(targets or ()), layers, "")}
+        expected -= {*_of_modules(dict.fromkeys([excluded] if isinstance(excluded, str) else excluded), layers, "")}
+    if targets == ["all-linear"]:
+        places = {_BLOCK.sub("", name, 1) for name in found}
+        expected = {name for name in layers if _BLOCK.sub("", name, 1) in places}
+    if blocks is not None:
+        numbers = {str(each) for each in (blocks if isinstance(blocks, list) else [blocks])}
+        expected = {name for name in expected if (block := _BLOCK.search(name)) and block[1] in numbers}
+    if missing := sorted(expected - {*found}):
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        says = f"has no factors of {missing[0]}{more}, which target_modules of {CONFIG} names"
+        raise UserError(f"{path / _tensors_file(path)}: {says}; copy both files of the adapters again")
 
 
 def _check_settings(config: Mapping[str, Any], path: Path) -> None:
@@ -231,10 +262,12 @@ def _opened(path: Path) -> tuple[dict[str, Any], Path, Mapping[str, LazyTensor],
         config["target_modules"] = [config["target_modules"]]
     validated(_Settings, config, f"{path / CONFIG}: ")
     file = path / _tensors_file(path)
-    if file.name == BIN:
-        return config, file, read_tensors(file), {}
-    opened = SafetensorsFile(file)
-    return config, file, opened.tensors, opened.metadata
+    opened = SafetensorsFile(file) if file.name != BIN else None
+    tensors = read_tensors(file) if opened is None else opened.tensors
+    if not tensors or (empty := [name for name, tensor in tensors.items() if not tensor.size]):
+        holds = f"{len(empty)} empty tensors, such as {empty[0]}" if tensors else "no tensors"
+        raise UserError(f"{file}: holds {holds}: it was saved while its weights were on several devices; {_GATHER}")
+    return config, file, tensors, {} if opened is None else opened.metadata
 
 
 def summary(path: Path) -> dict[str, Any]:

@@ -51,13 +51,13 @@ from ms_codegeex.data.tokenizer.recorded import (
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import ALPHA, Adapters, by_layer, checked_scale, merged, recorded_alpha, unmerged
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint, fingerprint, resolve
-from ms_codegeex.formats.family import FamilyFormats, UnknownSize, check_layers, model_types
+from ms_codegeex.formats.family import QUANTISED_KEYS, FamilyFormats, UnknownSize, check_layers, model_types
 from ms_codegeex.formats.files import RawModel, find_model
-from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_training_state
+from ms_codegeex.formats.mindspore_checkpoint import is_extra, is_training_state, state_table
 from ms_codegeex.formats.model_directory import CONFIG, SaveTokenizer, read_config
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.strategy import merge
-from ms_codegeex.formats.tensors import BLOCK_BYTES, LazyTensor, pieces
+from ms_codegeex.formats.tensors import BLOCK_BYTES, LazyTensor, finite, pieces
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts, spellings
 from ms_codegeex.models.parameters import LORA_A
 from ms_codegeex.models.registry import FAMILIES, Family, family
@@ -66,8 +66,6 @@ OPTIMIZER_PREFIX = "optimizer."
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Dropout = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Say = Callable[[str], object]
-_NAMELESS = re.compile(r"Parameter#\d+")  # as MindSpore numbers those that it loads from safetensors
-_SAVE_NAMES = "save the dictionary that mindspore.load_checkpoint gives, not a list of its values"
 _UNQUANTISED = "give the model before it was quantised"
 _JOIN = "join the parts with DeepSpeed's script beside them: python zero_to_fp32.py . joined"
 _TIED = "tie_word_embeddings"
@@ -113,6 +111,12 @@ class Source:
     def parameters(self) -> int:
         """Number of parameters."""
         return sum(tensor.size for tensor in self.tensors.values())
+
+    def finite(self) -> Source:
+        """The same, whose tensors raise a `UserError` instead of giving numbers that are not finite."""
+        remedy = "give a sound one, such as an earlier checkpoint; `convert --allow-non-finite` copies it as it is"
+        sound = {name: finite(name, tensor, str(self.path), remedy) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=sound)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the model was trained with; `UserError` if nothing records which one."""
@@ -290,7 +294,7 @@ def _named(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
             shown = layout.shown(name)
             if is_training_state("quantised", shown):
                 raise UserError(f"{where}: tensor {shown} belongs to quantised weights; {_UNQUANTISED}")
-            if tensors[name].shape == (0,):
+            if not tensors[name].size:
                 raise UserError(f"{where}: tensor {shown} is empty, as ZeRO 3 leaves it; {_JOIN}")
         ranks.append({own: tensors[name] for name, own in names.items()})
     if prefixes:
@@ -348,6 +352,9 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     its_family, its = kinds[str(kind)]
     with _reading_sizes(path, its_family, known) as formats:
         config = formats.own_config(its, settings)
+        if (left := [*filter(config.get, QUANTISED_KEYS)]) and not _is_quantised(raw.ranks[0], its):
+            say(f"{path / CONFIG}: {left[0]} is not used; no tensor is quantised, so it was left there by training")
+            config = {key: value for key, value in config.items() if key not in left}
         if settings.get(_TIED) is True and _has_equal_tables(raw.ranks[0], its):
             config = {**config, _TIED: False}
         fields = formats.from_ours({**formats.from_json(config), **known})
@@ -366,6 +373,14 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     further |= {"config_json": config if keep_code else without_code(config), "skipped": _skipped(raw, its)}
     inputs = (inputs_of("model", path, used),)
     return Source(path, "huggingface", its_family, fields, tensors, saver, inputs=inputs, **further)
+
+
+def _is_quantised(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout) -> bool:
+    weights = its.own_names(tensors)
+    return any(
+        is_training_state("quantised", layout.shown(name)) or (name in weights and "float" not in tensor.dtype)
+        for name, tensor in tensors.items()
+    )
 
 
 def _has_equal_tables(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout) -> bool:
@@ -507,8 +522,9 @@ def open_source(
     if kind == "run":
         return _open_checkpoint(found.place.path, known, say)
     raw, folder, notes = found.layout.read(found.place, found.what), found.configured, list[str]()
-    if lost := [shown for name in raw.ranks[0] if _NAMELESS.fullmatch(shown := layout.shown(name))]:
-        raise UserError(f"{raw.where[0]}: {len(lost)} tensors have lost their names, such as {lost[0]}; {_SAVE_NAMES}")
+    for pattern, why in state_table()["nameless"].items():
+        if lost := [shown for name in raw.ranks[0] if re.fullmatch(pattern, shown := layout.shown(name))]:
+            raise UserError(f"{raw.where[0]}: {len(lost)} tensors {why.format(lost[0])}")
     alpha, known = known.get(ALPHA), {key: value for key, value in known.items() if key != ALPHA}
     raw = _with_adapters(raw, found.place.path, alpha, notes.append)
     if folder is not None and (kind == "directory" or _is_configured(folder, raw)):

@@ -259,6 +259,20 @@ def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]
     return stages, layouts
 
 
+def check_strategy(path: Path) -> None:
+    """`UserError` for a file that is cut short or is no strategy file by its fields; `read_strategy` demands more."""
+    with opened(path) as stream:
+        data = limited(stream, path, MAX_STRATEGY_BYTES)
+    reader = WireReader(io.BytesIO(data))
+    try:
+        fields = reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
+        for item in (*fields[STRATEGY_ITEM], *fields[LAYOUT_ITEM]):
+            parts = reader.message(item, (ITEM_NAME, ITEM_CONTENT))
+            reader.text(only(parts[ITEM_NAME], "a name"))
+    except (ValueError, TypeError) as error:  # WireError is a ValueError
+        raise damaged(path, f"not a strategy file MindSpore saved, or damaged ({error})") from None
+
+
 def _read_json(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
     content = read_json(path)
     stages = {item["stage"] for item in content.get("parallel_strategy_item", {}).values()}

@@ -16,6 +16,12 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 
+_EXPONENTS = {
+    "float64": 0x7FF << 52,
+    "float32": 0xFF << 23,
+    "float16": 0x7C00,
+    "bfloat16": 0x7F80,
+}  # all set: not finite
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
 MAX_AXES, MAX_SIZE = 32, 2**59  # NumPy's limits: axes, and the product of the sizes but 0, as bytes are below 2**63
@@ -89,6 +95,28 @@ class LazyTensor:
         """The part of the tensor at `index`: one slice with step 1 per axis."""
         shape = tuple(len(range(*s.indices(size))) for s, size in zip(index, self.shape, strict=True))
         return LazyTensor(self.dtype, shape, lambda: self.array()[index] if self.part is None else self.part(index))
+
+
+def finite(name: str, tensor: LazyTensor, where: str, remedy: str) -> LazyTensor:
+    """The same tensor, which raises a `UserError` instead of giving numbers that are not finite."""
+    if (exponent := _EXPONENTS.get(tensor.dtype)) is None:
+        return tensor
+
+    def checked(array: np.ndarray) -> np.ndarray:
+        bits = np.ascontiguousarray(array).reshape(-1).view(f"<u{array.itemsize}")
+        for start in range(0, bits.size, READ_BYTES):
+            if ((bits[start : start + READ_BYTES] & bits.dtype.type(exponent)) == exponent).any():
+                raise UserError(f"{where}: tensor {name} holds numbers that are not finite; {remedy}")
+        return array
+
+    part, rows = tensor.part, tensor.rows
+    return LazyTensor(
+        tensor.dtype,
+        tensor.shape,
+        lambda: checked(tensor.array()),
+        None if part is None else lambda index: checked(part(index)),
+        None if rows is None else lambda count: map(checked, rows(count)),
+    )
 
 
 def dtype_name(array: np.ndarray) -> str:

@@ -226,9 +226,12 @@ class _Machine:
             raise ValueError("a global whose name is not a text")
         reference = _Global(module, name)
         if not (reference in _calls() or reference in _STORAGE_TYPES or _is_inert(reference)):
-            remedy = "only plain state dicts of tensors, numbers and strings are read. Save the state dict alone"
             called = str(reference)[:MAX_SHOWN_NAME]
-            raise UserError(f"{self._where}: refused, because loading it would call {called}; {remedy}")
+            why = f"loading it would call {called}; only plain state dicts of tensors, numbers and strings are read. "
+            why += "Save the state dict alone"
+            rows = shipped_table(_NAMES)["refused"]
+            own = (said for names, said in rows if called.startswith((*names.split(),)))
+            raise UserError(f"{self._where}: refused, because {next(own, why)}")
         if len(module) + len(name) > MAX_SHOWN_NAME:
             raise ValueError(f"a name of {len(module) + len(name)} characters")
         self.push(reference)

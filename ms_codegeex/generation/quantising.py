@@ -21,7 +21,7 @@ from ms_codegeex.generation.quantised import DESCRIPTION, FORMAT, TENSORS, is_qu
 def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
     """Write `source` with matrices of `bits` (8 or 4) to the directory `output`, completely or not at all. Returns a
     description of the output, as flat JSON. Raises `UserError` for other bits, if `output` exists and is not a
-    quantised model to `replace`, or if the model's tokenizer is unknown."""
+    quantised model to `replace`, or if the model's tokenizer is unknown, and for numbers that are not finite."""
     if bits in (32, 16):
         raise UserError(f"bits: {bits} needs no quantisation; choose 8 or 4")
     check_bits(bits, group)
@@ -32,7 +32,7 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     if source.save_tokenizer is None:
         raise UserError(f"{source.path}: has no known tokenizer; {converting(source.path, '--tokenizer NAME|DIR')}")
     tensors, products = dict[str, LazyTensor](), source.config.product_names()
-    for name, tensor in source.tensors.items():
+    for name, tensor in source.finite().tensors.items():
         tensors |= rounded_tensors(name, tensor, bits, group) if name in products else {name: tensor}
     description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
     choices = {"command": "quantize", "family": source.family.name, "bits": bits, "group": description["group"]}

@@ -29,8 +29,15 @@ if TYPE_CHECKING:
 KEYS = ("version", "server_count", "server_list", "super_pod_list", "status")
 UNFINISHED, WAIT_SECONDS = "initializing", 0.5  # a table's status before its writer is ready, and how often to look
 VERSIONS = ("1.0", "1.2")  # without and with super pods
+# Tables that HCCL does not read, by a key that each has
+OTHERS = {
+    "prefill_device_list": "a table of disaggregated serving, with devices for prefill and decode,",
+    "decode_device_list": "a table of disaggregated serving, with devices for prefill and decode,",
+    "server_group_list": "MindCluster's global table of groups of servers for inference",
+    "rank_list": "version 2.0, of Ascend 950,",
+}
 MAX_SERVER_DEVICES = 16  # the largest servers have as many; parallel.server_devices may be lower
-SERVER_ID_LENGTH = 63  # HCCL's limit
+SERVER_ID_LENGTH = 64  # HCCL's limit
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 JSON_TYPES = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
 
@@ -57,7 +64,8 @@ class RankTableServer:
     @property
     def ranks(self) -> range:
         """The ranks on this server."""
-        return range(self.devices[0].rank, self.devices[-1].rank + 1)
+        ranks = [device.rank for device in self.devices]
+        return range(min(ranks), max(ranks) + 1)
 
 
 @dataclass(frozen=True)
@@ -203,8 +211,13 @@ def _server(server: _Place, networked: bool) -> RankTableServer:
     return RankTableServer(server_id, tuple(devices), server.rest("server_id", "device"))
 
 
+def _in_rank_order(server: RankTableServer) -> RankTableServer:
+    """HCCL sorts the devices of a table by their ranks."""
+    return replace(server, devices=tuple(sorted(server.devices, key=lambda device: device.rank)))
+
+
 def _check_whole(servers: Sequence[RankTableServer]) -> None:
-    """Check the servers together: no duplicates, and ranks 0 to N-1 in the order of the file."""
+    """Check the servers together: no duplicates, and ranks 0 to N-1, contiguous on each server."""
     ids, addresses, ranks = {}, {}, {}
     count = sum(len(server.devices) for server in servers)
     for i, server in enumerate(servers):
@@ -214,17 +227,22 @@ def _check_whole(servers: Sequence[RankTableServer]) -> None:
             if device.device_ip:
                 _Place(device.device_ip, f"{path}.device_ip").differ(addresses, ipaddress.ip_address(device.device_ip))
             _Place(str(device.rank), f"{path}.rank_id").differ(ranks, device.rank)
-    for expected, (rank, path) in enumerate(ranks.items()):
-        entry = _Place(str(rank), path)
+    for rank, path in ranks.items():
         if rank >= count:
-            raise entry.problem(f"a rank below {count}, the number of devices", "ranks are 0 to N-1 without a gap")
-        if rank != expected:
-            raise entry.problem(f'"{expected}"', "ranks are contiguous on a server and in the order of the file")
+            expected = f"a rank below {count}, the number of devices"
+            raise _Place(str(rank), path).problem(expected, "ranks are 0 to N-1 without a gap")
+    for i, server in enumerate(servers):
+        first, last = server.ranks.start, server.ranks.stop - 1
+        if last - first >= len(server.devices):
+            wrong = f"ranks {first} to {last} are on {len(server.devices)} devices, with others between them"
+            raise UserError(f"server_list[{i}]: {wrong}, which is not supported; give each server contiguous ranks")
 
 
 def parse_rank_table(value: Any) -> RankTable:
     """The table in a decoded JSON value; a `UserError` gives the JSON path of the first broken rule."""
     top = _Place(value, "").object()
+    if "server_list" not in value and (key := next(filter(value.__contains__, OTHERS), None)):
+        raise UserError(f"{key}: {OTHERS[key]} is not supported; make a table with `ms-codegeex rank-table make`")
     if (status := top.get("status")).text() != "completed":  # first: unfinished tables may have nothing else
         raise status.problem('"completed"', "the table is not ready yet; wait for its writer, or make it again")
     if "server_list" not in value and "group_list" in value:
@@ -239,6 +257,7 @@ def parse_rank_table(value: Any) -> RankTable:
     if count.number() != len(servers):
         raise count.problem(f'"{len(servers)}", the entries of server_list', "correct one of them")
     _check_whole(servers)
+    servers = tuple(sorted(map(_in_rank_order, servers), key=lambda server: server.ranks.start))
     if version.value == VERSIONS[0] and pods is not None:
         raise version.problem('"1.2", since there is a super_pod_list', "correct one of them")
     extra = {key: value[key] for key in value if key not in KEYS}

@@ -242,7 +242,7 @@ CZECH = "# Jiří Šťastný, žluťoučký kůň\n"
         (GERMAN.encode("utf-32"), GERMAN, "utf-32"),
         (GERMAN.encode("utf-16-be"), GERMAN, "utf-16-be"),
         (GERMAN.encode("latin-1"), GERMAN, "iso8859-1"),
-        ("// x is NaN or ±Inf, ½A\n".encode("latin-1"), "// x is NaN or ±Inf, ½A\n", "iso8859-1"),
+        ("// x is NaN or ±1, ½\n".encode("latin-1"), "// x is NaN or ±1, ½\n", "iso8859-1"),
         (
             "# it\u2019s \u201cso\u201d \u2013 a naïve way\n".encode("cp1252"),
             "# it\u2019s \u201cso\u201d \u2013 a naïve way\n",
@@ -275,6 +275,10 @@ def test_a_clear_encoding_is_converted(data, text, encoding):
         CZECH.encode("iso8859-2"),  # not declared
         "щит\n".encode("koi8-r"),
         "週報\n".encode("euc-jp"),
+        *(f'puts("{word}" + n);\n'.encode("gbk") for word in ("第", "N人", "啊x")),
+        *(f'puts("{word}" + n);\n'.encode("cp1251") for word in ("да", "и", "ч")),
+        'puts("개" + n);\n'.encode("euc_kr"),
+        *(f'puts("{word}" + n);\n'.encode("big5") for word in ("世", "功", "你")),
         "Größe schön\n".encode("cp437"),
         "voilà très déjà\n".encode("mac-roman"),
         "Größe\n".encode() + b"caf\xe9\n",  # two encodings

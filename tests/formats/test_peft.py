@@ -212,7 +212,14 @@ def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
         ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True, and only False can be read; merge"),
         ({"attn.out_proj": (2, 64)}, {"peft_type": "IA3"}, "expected peft_type LORA"),
         ({"attn.nothing": (2, 64)}, {}, "is not a factor of an adapter of .*base; give their model"),
-        ({}, {}, "holds no factors of LoRA; merge the adapters"),
+        ({}, {}, "holds no tensors: it was saved while its weights were on several devices; set stage3_gather"),
+        ({"attn.out_proj": (0, 64)}, {}, "holds 2 empty tensors, such as .*: it was saved while"),
+        (
+            {"attn.out_proj": (2, 64)},
+            {"target_modules": ["out_proj", "fc_in"]},
+            r"no factors of .*h\.0\.mlp\.fc_in",
+        ),
+        ({"attn.out_proj": (2, 64)}, {"target_modules": "all-linear"}, r"no factors of .*h\.1\.attn\.out_proj, which"),
         ({"attn.out_proj": (2, 999)}, {}, r"is \[999, 2\] x \[2, 999\], but that matrix of .* is \[\d+, \d+\]"),
     ],
 )

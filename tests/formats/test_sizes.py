@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import command_here
+from safetensors.numpy import load_file, save_file
 from small_models import FAMILIES, FIELDS, config, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
@@ -108,6 +109,7 @@ AGES = {  # changes to CodeGen's config.json as other versions and tools write i
     "end tokens": {"eos_token_id": [5, 7]},
     "dtype": {"torch_dtype": None, "dtype": "float16"},
     "rope_parameters": {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+    "left by training, no tensor is quantised": {"quantization_config": {"quant_method": "gptq"}},
     "a synonym": {"activation_function": "gelu_pytorch_tanh"},
     "harmless": {
         "use_cache": False,
@@ -141,7 +143,6 @@ def test_configurations_of_every_age(exported, tmp_path, age):
 REFUSED = [
     ({"n_head": None}, "n_head is None, expected a positive whole number; write it there"),
     ({"rotary_dim": None, "n_embd": 1024, "n_layer": 20, "n_inner": None}, "rotary_dim is None.*such as 32 of 350m-nl"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "give the model before it was quantised"),
     ({"rope_theta": 1e6}, "rope_theta is 1000000.0, expected 10000; give a model"),
     ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_theta of rope_parameters is 1000000.0"),
     ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_theta of rope_parameters is 1000000.0"),
@@ -158,6 +159,19 @@ def test_what_a_configuration_lacks_is_named_with_a_remedy(exported, tmp_path, c
     write_json(file, {key: value for key, value in values.items() if value is not None})
     with pytest.raises(UserError, match=message):
         open_source(tmp_path / "hf")
+
+
+def test_numbers_that_are_not_finite_are_copied_on_demand_alone(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "model", ignore=shutil.ignore_patterns("provenance.json"))
+    tensors = load_file(tmp_path / "model/model.safetensors")
+    name = "transformer.h.1.mlp.fc_in.bias"
+    tensors[name][3] = np.inf
+    save_file(tensors, tmp_path / "model/model.safetensors", {"format": "pt"})
+    for to in ("hf", "megatron"):
+        with pytest.raises(UserError, match=r"tensor blocks\.1\S+bias holds numbers that are not finite; .*--allow"):
+            convert(tmp_path / "model", to, tmp_path / to)
+    convert(tmp_path / "model", "hf", tmp_path / "copy", non_finite=True)
+    assert np.isinf(load_file(tmp_path / "copy/model.safetensors")[name][3])
 
 
 @pytest.mark.parametrize("stated", [2, None, [2, 7], 9])

@@ -656,6 +656,11 @@ REFUSED = {  # what is named; a remedy that was tried
         lambda d, w: save(d / "pytorch_model.bin", {name: torch.empty(0) for name in w}),
         r"is empty, as ZeRO 3 leaves it; .* zero_to_fp32\.py",
     ),
+    "verl": (old("model_world_size_2_rank_0.pt"), r"FSDP sharded .*verl\.model_merger merge --backend fsdp"),
+    "FSDP's flat parameters": (
+        lambda d, w: save(d / "a.safetensors", {"_fsdp_wrapped_module._flat_param": torch.ones(8)}),
+        "1 tensors hold the weights of many layers in a row, such as .*; save the model with FullStateDictConfig",
+    ),
     "GPTQ": (
         lambda d, w: save(d / "a.safetensors", w | {f"{FLAT}attn.qkv_proj.qweight": torch.ones(2, 2)}),
         "qweight belongs to quantised weights; give the model before",

@@ -156,13 +156,14 @@ def swapped(a: tuple[int, int], b: tuple[int, int]):
 @pytest.mark.parametrize(
     "whole, message",
     [
-        (swapped((0, 3), (0, 4)), 'server_list[0].device[3].rank_id: found "4", expected "3"'),
-        (swapped((0, 7), (1, 0)), 'server_list[0].device[7].rank_id: found "8", expected "7"'),
         (
-            changed(["server_list"], table().to_json()["server_list"][::-1]),
-            'server_list[0].device[0].rank_id: found "8"',
+            swapped((0, 7), (1, 0)),
+            "server_list[0]: ranks 0 to 8 are on 8 devices, with others between them",
         ),
         ([], "(top): found a list"),
+        ({"prefill_device_list": []}, "prefill_device_list: a table of disaggregated serving"),
+        ({"server_group_list": [], "status": "completed"}, "server_group_list: MindCluster's global table"),
+        ({"version": "2.0", "rank_list": []}, "rank_list: version 2.0, of Ascend 950, is not supported"),
         ({"status": "completed", "group_list": []}, "group_list: found an empty list"),
         (of_groups() | {"status": "initializing"}, 'status: found "initializing", expected "completed"'),
         (of_groups(server="10.0.0.x y"), "server_list[0].server_id: found"),
@@ -173,6 +174,12 @@ def test_wrong_order_and_wrong_files(whole, message):
     with pytest.raises(UserError) as error:
         parse_rank_table(whole)
     assert str(error.value).startswith(message)
+
+
+def test_servers_and_devices_come_in_any_order_of_ranks():
+    for whole in (changed(["server_list"], table().to_json()["server_list"][::-1]), swapped((0, 3), (0, 4))):
+        read = parse_rank_table(whole)
+        assert [device.rank for server in read.servers for device in server.devices] == [*range(read.world)]
 
 
 def test_a_file_is_named(tmp_path):

@@ -20,7 +20,7 @@ from ms_codegeex.extras.corpus.settings import ReadingSettings
 KINDS = ("text", "language", "licence", "path", "group")
 """What fields hold; `group` is what the split keeps together, the repository."""
 
-_FIRST = frozenset({"text", "language", "license", "path", "repo_name"})  # where a record has several for one kind
+_FIRST = ("language", "license", "path", "repo_name")  # where a record has several for one kind
 _PARTS_OF_FUNCTIONS = frozenset({"code", "func_code_string"})  # in CodeSearchNet, beside the whole
 _MAX_REMARKS = 100  # the names in them come from the input
 
@@ -54,7 +54,9 @@ class Fields:
         self._names, self._columns = dict[str, list[str]](), dict[str, set[str]]()
         for kind in KINDS:
             given, usual = getattr(reading, f"{kind}_field"), table().names("corpus", kind)
-            names = sorted(usual, key=lambda name: name not in _FIRST) if given is None else [given]
+            first = (*table().texts, *_FIRST)
+            order = sorted(usual, key=lambda name: first.index(name) if name in first else len(first))
+            names = order if given is None else [given]
             # Names of columns: a field may be in an object, and a name may have a dot in it.
             self._names[kind], self._columns[kind] = names, {*names, *(name.partition(".")[0] for name in names)}
         layouts = [layout for layout in table().layouts if layout.task == "corpus"]
@@ -105,7 +107,7 @@ class Fields:
     def count_others(self, record: Mapping[str, Any], source: str) -> None:
         """Count texts of the record that was read last, other than the one that is used."""
         listed = self._there["text"]
-        there = [it for it in listed if it in record and not absent(record[it])] if len(listed) > 1 else listed
+        there = [it for it in listed if it in record and isinstance(record[it], str | bytes)]
         for name in there[1:]:
             if record[name] not in (record[there[0]], "", b"") and name not in _PARTS_OF_FUNCTIONS:
                 self._remark(f"field {name} is not used beside {there[0]}; --text-field names the text", source)
@@ -118,7 +120,8 @@ class Fields:
     def read(self, record: Mapping[str, Any]) -> RecordText | BadInput:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
         self._look(record)
-        data = next(iter(self._values(record, "text")), None)
+        values = self._values(record, "text")
+        data = next((it for it in values if isinstance(it, str | bytes)), next(iter(values), None))
         if data is None:
             null = f"{' and '.join(name for name in self._names['text'] if name in record)} is null"
             return BadInput("missing field", self.text_missing(record) or null)

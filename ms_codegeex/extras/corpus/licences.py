@@ -21,14 +21,13 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.detection import linear_pattern
+from ms_codegeex.extras.corpus.licence_texts import RULES, licences_of
 
-RULES = Path(__file__).parent / "rules" / "licences.yaml"
 _OPENING = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:#!(?!\[)[^\n]*\n)?(?:<\?xml\b[^>]*\?>\s*)?(?:<!DOCTYPE\b[^>\[]*>\s*)?"
     rb"(?:<\?php\b\s*)?(?:@charset\b[^\n;]*;\s*)?",
@@ -194,7 +193,7 @@ def _closed(data: bytes, offset: int, opening: re.Pattern[bytes], closing: bytes
     return offset
 
 
-UNKNOWN = "unknown"
+UNKNOWN, _MORE = "unknown", "with other words"
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+() \t:-]+)", re.IGNORECASE | re.ASCII)
 _VERSIONED = re.compile(r"(.+?)-(\d[\d.]*)(-only|-or-later|\+)?")
 _DEBIAN = re.compile(r"(?m)^(Files|License):(.*(?:\n[ \t].*)*)")
@@ -305,27 +304,37 @@ def licences_in_comments(data: bytes, language: str) -> list[str]:
         return []
     text = b"".join(data[start:end] for start, end, _ in _comments(data, patterns)).decode("utf-8", "replace")
     stated = [line.strip(" \t-") for line in _SPDX.findall(text)]
-    return named_licences(stated) or _texts_in(text, "notices", "texts")[0] or _named_in(text)
+    if stated := named_licences(stated):
+        return stated
+    whole = licences_of(text)
+    if whole.licences:
+        legal = re.compile(shipped_table(RULES)["legal"], re.IGNORECASE)
+        return [f"{whole.licences[0]}, {_MORE}"] if any(map(legal.search, whole.others)) else whole.licences
+    return _grants_in(text, "notices") or _named_in(text)
 
 
 def _named_in(comments: str) -> list[str]:
     """The licences that a line or a sentence puts the file under, if their names are known, or their family."""
-    others, texts = shipped_table(RULES)["others"], (comments, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
-    pairs = zip(shipped_table(RULES)["named"], texts, strict=True)
-    found = [match for pattern, text in pairs for match in re.finditer(pattern, text)]
-    before = [it.string[max(0, it.start() - 60) : it.end(1)].rpartition("\n")[2] for it in found]
-    names = [it[1] for it, words in zip(found, before, strict=True) if not re.search(others, words)]
-    return [it for it in names if UNKNOWN not in judge((it,), ())[0]] or _texts_in(comments, "families")[0]
+    rules, texts = shipped_table(RULES), (comments, re.sub(r"\s+(?:[*#/;%!|-]+\s+)*", " ", comments))
+    others, pairs = re.compile(f"{rules['others']}|(?i:{rules['limits']})"), zip(rules["named"], texts, strict=True)
+    found, around = [match for pattern, text in pairs for match in re.finditer(pattern, text)], list[str]()
+    for it in found:
+        before = it.string[max(0, it.start() - 60) : it.end(1)].rpartition("\n")[2]
+        after = re.split(r"[.\n](?:\s|$)", it.string[it.end(1) :], maxsplit=1)[0]
+        limited = re.search(rf"\b(?:{rules['limits']})\b", after, re.IGNORECASE)
+        around.append(limited[0] if limited else before)
+    names = [it[1] for it, words in zip(found, around, strict=True) if not others.search(words)]
+    return [it for it in names if UNKNOWN not in judge((it,), ())[0]] or _grants_in(comments, "families")
 
 
-@functools.lru_cache(1 << 8)  # packages repeat each other's
-def _texts_in(text: str, *groups: str) -> tuple[list[str], bool]:
-    """The licences whose text or notice this has, and whether it has hardly more."""
-    words = " ".join(re.findall("[a-z0-9]+", text.lower()))
-    rows = [row for group in groups for row in shipped_table(RULES)[group] if all(it in words for it in row["all"])]
+def _grants_in(text: str, group: str) -> list[str]:
+    """The licences that words of this group put a text under, unless others next to them limit that."""
+    rules, words = shipped_table(RULES), " ".join(re.findall("[a-z0-9]+", text.lower()))
+    rows = [row for row in rules[group] if all(it in words for it in row["all"])]
     rows = [row for row in rows if not any(it in words for it in row.get("none", ()))]
-    size = sum(row["size"] * min(map(words.count, row["all"])) for row in rows)
-    return [row["licence"] for row in rows], len(words) < 500 + 1.3 * size
+    limits = rf"\b(?:{rules['limits']})\b"
+    limited = rows and re.search(rf"licens\w*.{{0,80}}{limits}|{limits}.{{0,60}}licens", words)
+    return [f"{row['licence']}, {_MORE}" if limited else row["licence"] for row in rows]
 
 
 def metadata_rule(folder: str, name: str) -> int | None:
@@ -364,15 +373,24 @@ def stated_licences(number: int, data: bytes, scope: Sequence[str] = ()) -> list
     elif "patterns" in rule:
         found = [named_licences(re.findall(pattern, text)) for pattern in rule["patterns"]]
     else:
-        names, alone = _texts_in(text, "texts")
-        names, alone = (names, alone) if names else _texts_in(text, "notices")
-        found = [names if names and alone else named_licences(text.strip().partition("\n")[0])]
+        whole, (name, _, more) = licences_of(text), text.strip().partition("\n")
+        named = [f"{name[:60]}, {_MORE}"] if more.strip() else named_licences(name)
+        found = [_grants_in(text, "refused") or (whole.licences if whole.licences and not whole.others else named)]
     paths = re.compile(rf"(?:{'|'.join(map(re.escape, scope))})(?:\.py|/.*)?", re.DOTALL) if scope else None
     stated = list[Stated]()
     for names in filter(None, found):
         spelled = [judge((name,), ())[0] for name in names]
         stated.append((paths, names[0] if UNKNOWN in spelled else _joined(spelled, rule.get("several", "AND"))))
     return stated
+
+
+def of_texts(stated: Iterable[Stated]) -> list[Stated]:
+    """What several files with texts in one folder state together: all of it, and nothing known if one is unknown."""
+    names = dict[re.Pattern[str] | None, list[str]]()
+    for paths, name in stated:
+        names.setdefault(paths, []).append(name)
+    unknown = {paths: next((it for it in each if UNKNOWN in judge((it,), ())[0]), "") for paths, each in names.items()}
+    return [(paths, unknown[paths] or _joined(each, "AND")) for paths, each in names.items()]
 
 
 def nearest_licence(stated: Iterable[Stated], path: str) -> str:

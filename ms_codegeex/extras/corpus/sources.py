@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -19,10 +20,18 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
 from ms_codegeex.base.records import archive_kind, first_record
 from ms_codegeex.base.remote import RemotePath, list_files, open_input, parse_location
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
 from ms_codegeex.extras.corpus.events import Event
-from ms_codegeex.extras.corpus.licences import Stated, metadata_rule, nearest_licence, rule_is, stated_licences
+from ms_codegeex.extras.corpus.licences import (
+    Stated,
+    metadata_rule,
+    nearest_licence,
+    of_texts,
+    rule_is,
+    stated_licences,
+)
 
 _REPOSITORIES = frozenset({".git", ".hg", ".svn"})
 _SKIPPED = frozenset({"__pycache__", "node_modules"})  # not what a person wrote, or packages of other people
@@ -33,8 +42,19 @@ _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard lib
 # What a directory is for the split: a repository, a package, or one that holds several packages.
 _REPOSITORY, _PACKAGE, _SEVERAL, _NONE = range(4)
 
+HELD_OUT = "held out, beside a file for training"
+# The last name of a split in a file's name.
+_SPLIT = re.compile(r"(.*)(?<![a-z])(?:test|testing|validation|valid|val|dev|eval)(?![a-z])")
+
 Inputs = Sequence[Path | RemotePath | str] | None
 """Files, directories and URLs; None: the running interpreter's libraries."""
+
+
+@functools.cache
+def _folder_rules() -> list[tuple[str, re.Pattern[str], re.Pattern[str]]]:
+    """Reasons, and patterns of the names beside files and of the files."""
+    rows = shipped_table(Path(__file__).parent / "rules" / "folders.yaml")
+    return [(row["reason"], re.compile(row["beside"]), re.compile(row["files"])) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -173,6 +193,7 @@ class _Search:
     metadata: dict[Path | RemotePath, list[tuple[int, Path | RemotePath]]] = field(default_factory=dict)
     stated: dict[Path | RemotePath, list[Stated]] = field(default_factory=dict)
     units: dict[str, int] = field(default_factory=dict)
+    folders: dict[Path | RemotePath, list[str]] = field(default_factory=dict)  # with files that a rule may set apart
     base: Path | RemotePath = field(default_factory=Path)
 
     def __post_init__(self) -> None:
@@ -280,6 +301,8 @@ class _Search:
         if path in self.sources or path in self.archives:
             return
         self._note_metadata(root, path)
+        if any(each.fullmatch(path.name) for rule in _folder_rules() for each in rule[1:]):
+            self.folders.setdefault(path.parent, []).append(path.name)
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
             self.archives[path] = SourceFile(identity, path, package, "", size, modified, held_out=root.held_out)
@@ -313,6 +336,27 @@ class _Search:
             self.metadata.setdefault(folder, []).append((number, path))
         if not rule_is("texts", number):
             self._mark(root, folder, _SEVERAL if path.parent.name.endswith("-info") else _PACKAGE)
+
+    def set_apart(self) -> None:
+        """Leave out what is no input of its own: files that belong to another program, and files of records that only
+        the name of their split distinguishes from one for training. An input itself is read."""
+        for folder, names in self.folders.items():
+            for reason, beside, files in _folder_rules():
+                others = (
+                    folder / name for name in names if files.fullmatch(name) and any(map(beside.fullmatch, names))
+                )
+                for path in others:
+                    self._set_apart(path, reason)
+        plain = {path: re.sub(r"\d+", "0", file.identity.lower()) for path, file in self.archives.items()}
+        known = {*plain.values()}
+        for path, name in plain.items():
+            if (other := _SPLIT.sub(r"\1train", name)) != name and other in known and not self.archives[path].held_out:
+                self._set_apart(path, HELD_OUT)
+
+    def _set_apart(self, path: Path | RemotePath, reason: str) -> None:
+        if path not in self.given and (found := self.archives.pop(path, None) or self.others.get(path)):
+            source = found.source if isinstance(found, Event) else found.identity
+            self.others[path] = Event(source, "unread", reason)
 
     def _mark(self, root: Root, folder: Path | RemotePath, kind: int) -> None:
         if not root.installed and folder.is_relative_to(self.base):
@@ -352,7 +396,11 @@ class _Search:
         for _ in range(file.identity.count("/")):
             if folder not in self.stated:
                 found = sorted(self.metadata.get(folder, ()), key=lambda it: (it[0], it[1].name))
-                self.stated[folder] = [each for number, path in found for each in _read_metadata(number, path)]
+                read = [(rule_is("texts", number), _read_metadata(number, path)) for number, path in found]
+                named, texts = (
+                    [each for is_text, many in read for each in many if is_text is of] for of in (False, True)
+                )
+                self.stated[folder] = [*named, *of_texts(texts)]
             if name := nearest_licence(self.stated[folder], below):
                 return replace(file, licence=name)
             folder, below = folder.parent, f"{folder.name}/{below}"
@@ -399,6 +447,7 @@ def search(
     work = _Search(roots, frozenset(languages), recognise, all_text, leave_out, licences)
     for root in roots:
         work.search(root)
+    work.set_apart()
     found, installed = (work.sources, work.archives), {root.label for root in roots if root.installed}
     sources, archives = (
         sorted(files.values(), key=lambda file: (not file.held_out, file.identity, str(file.path))) for files in found

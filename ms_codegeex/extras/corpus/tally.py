@@ -132,7 +132,7 @@ class Tally:
     def nothing_left(self, otherwise: str, of: str = "corpora", **values: object) -> str:
         """What to say if nothing is left: the most frequent reason, and what helps against it, one of the `remedies`
         with these values, or else `otherwise`."""
-        unread = {name: entry for name, entry in self.unread.items() if name in BY_NAME}
+        unread = {name: entry for name, entry in self.unread.items() if name in BY_NAME or name in remedies(of)}
         entries = {**unread, **self.left} or self.unread
         if not entries:
             return f"all is empty; {otherwise}"

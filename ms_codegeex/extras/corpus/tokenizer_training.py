@@ -42,7 +42,7 @@ RUNS = {"codegeex": (10, 2, LONGEST_RUN), "codegeex2": (16, 1, 64)}  # --whitesp
 FAMILIES = ("codegeex", "codegen", "codegeex2")
 MIN_PIECES = 512  # for SentencePiece: 256 bytes, three special pieces, letters
 MAX_SIZE = 1_000_000
-LONGEST_LINE = 1 << 14  # bytes; longer lines teach little and cost much
+LONGEST_LINE = 1 << 14  # bytes that SentencePiece takes at once
 TRAINING_VERSION = 1  # another one where equal settings would give another tokenizer
 ORDER_SEED = 0
 
@@ -200,11 +200,14 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """The lines of texts. A line keeps its indentation; its end is a separate token."""
+    """The lines of texts, long ones in pieces. A line keeps its indentation; its end is a separate token."""
     for text in texts:
-        for line in text.splitlines():
-            if line.strip() and len(line.encode()) <= LONGEST_LINE:
-                yield line
+        for line in filter(str.strip, text.splitlines()):
+            while len(line) > LONGEST_LINE // 4 and len(line.encode()) > LONGEST_LINE:
+                end = max(line.rfind(" ", 1, LONGEST_LINE // 4), 0) or LONGEST_LINE // 4
+                yield line[:end]
+                line = line[end:]
+            yield line
 
 
 class _Texts:

@@ -230,7 +230,7 @@ class TestFields:
             ({"code": GOOD, "programming_language": "py", "repository": "d"}, "d"),
             ({"code": GOOD, "path": "lib/x.py"}, "x/a.jsonl:1"),
             ({"content": GOOD, "text": None, "max_stars_repo_path": "x.py"}, "x/a.jsonl:1"),
-            ({"text": GOOD, "code": "no", "file_name": "x.py", "repo_name": ""}, "x/a.jsonl:1"),
+            ({"code": GOOD, "text": "no", "file_name": "x.py", "repo_name": ""}, "x/a.jsonl:1"),
             ({"text": "#!/usr/bin/python3\n" + GOOD}, "x/a.jsonl:1"),
         ):
             found = one(tmp_path, record)
@@ -365,7 +365,7 @@ class TestBadLines:
             (b"[1]", "no object", "found a value of type list"),
             (b'"text"', "no object", "found a value of type str"),
             (b"null", "no object", "found a value of type NoneType"),
-            (b"{}", "missing field", "no field text or content or code or"),
+            (b"{}", "missing field", "no field whole_func_string or original_string or code or"),
             (b'{"text": null}', "missing field", "text is null"),
             (b'{"text": ["a"]}', "not text", "the text is of type list"),
             (b'{"text": 7}', "not text", "the text is of type int"),

@@ -25,7 +25,8 @@ from ms_codegeex.data.layouts import RecordLayout, Table, absent, table
 # who may follow whom
 TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
-_OF_PARTS = ("type", "text", "cache_control", "annotations")
+_TEXT_OF_PART = ("text", "value", "content")
+_OF_PARTS = ("type", *_TEXT_OF_PART, "cache_control", "annotations")
 _SHOWN = 8  # fields of a record that has no known layout
 
 Note = Callable[[str, str], object]
@@ -242,10 +243,10 @@ def _content(name: str, value: Any) -> str:
     for part in whole if isinstance(whole, list) else [whole]:
         if isinstance(part, dict):
             others = [_valid(key) for key, inner in part.items() if key not in _OF_PARTS and not absent(inner)]
-            if part.get("type") not in _TEXT_PARTS or others:
-                shown = ", ".join(others) or f"type {part.get('type')!r:.40}"
+            if (kind := part.get("type")) not in _TEXT_PARTS or others:
+                shown = ", ".join(others) if kind in _TEXT_PARTS else f"type {kind!r:.40}"
                 raise BadRecord("part that is not text", f"{name} has a part with {shown}; give texts only")
-            part = part.get("text")
+            part = next((part[key] for key in _TEXT_OF_PART if part.get(key) is not None), None)
         texts.append(_text(name, part))
     return "".join(texts)
 

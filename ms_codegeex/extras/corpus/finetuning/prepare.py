@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,7 @@ TASKS = ("completion", "chat", "translation")
 MAX_LINE_BYTES = 64 << 20  # longer lines are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
-HELD_OUT = "held out, beside a file for training"
 REPEATED = "is in --validation too"
-# The last name of a split in a file's name.
-_HELD_OUT = re.compile(r"(.*)(?<![a-z])(?:test|testing|validation|valid|val|dev|eval)(?![a-z])")
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
 _SPECIAL = re.compile(
     r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|EOT|fim[_-]\w+|(?:start|end)_of_turn)>"
@@ -234,7 +231,11 @@ class _RowMaker:
                 self.tally.add(event, records=True)
                 continue
             rows = zip(examples, self.encoder.rows(examples), strict=True)
-            added = sum([self._add(example, row, source, digest) for example, row in rows])
+            lost = [self._add(example, row, source, digest) for example, row in rows]
+            added, events = lost.count(None), [event for event in lost if event is not None]
+            for event in events if added else events[:1]:  # of a record that is kept, only answers are left out
+                kept = {"kind": "noted", "reason": f"an answer was left out: {event.reason}"} if added else {}
+                self.tally.add(event._replace(**kept), records=not added)
             self.kept += added > 0
             self.rows += added
             if unit.held_out and added:
@@ -259,23 +260,21 @@ class _RowMaker:
             raise UserError(f"{problem}; fix it, or leave such input out with --on-error skip")
         self.tally.add(rejected(source, broken), records)
 
-    def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> bool:
-        """Whether the example was written, and not left out."""
+    def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> Event | None:
+        """Write an example; why it is left out, if it is."""
         if isinstance(row, str):
             size = example.size + len(example.answer.encode())
             needed = len(self.encoder.learnt_ids(example)) + len(self.encoder.tokenizer.prefix) + 1
             self.longest = max(self.longest, needed)  # with the end token, and one token of the prompt
             detail = f"its answer needs {needed} tokens" if self.encoder.truncate else ""
-            event = Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
-            self.tally.add(event, records=True)
-            return False
+            return Event(source, "dropped", row, detail, size, excerpt=example.answer[:_EXCERPT])
         ids, mask, truncated = row
         if truncated:
             self.tally.add(Event(source, "noted", "a prompt lost its beginning, to fit seq_length"))
         self.truncated += truncated
         text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
         self._add_row(ids, mask, text, source, example.language, digest)
-        return True
+        return None
 
 
 def prepare_finetune(
@@ -328,19 +327,11 @@ def _nothing_left(inputs: Places, tally: Tally, longest: int = 0) -> UserError:
 
 
 def _find(roots: Sequence[Root]) -> tuple[list[Unit], list[Event], dict[str, int]]:
-    """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one. A file that
-    only the name of its split distinguishes from one for training is left out, unless it is an input itself."""
+    """What `find_units` gives, for files of records. The first object shows whether a `.json` file is one."""
     given = {root.path for root in roots}
     if remote := next((path for path in given if isinstance(path, RemotePath)), None):
         raise UserError(f"{remote}: a URL is for corpora; give a path of this machine")
-    found = search(roots, (), lambda record: table().of(record) is not None)
-    names = {file: re.sub(r"\d+", "0", file.identity.lower()) for file in found.archives}
-    others = {file: _HELD_OUT.sub(r"\1train", name) for file, name in names.items() if file.path not in given}
-    known = {*names.values()}
-    held_out = {file for file, other in others.items() if other != names[file] and other in known}
-    archives = [file for file in found.archives if file not in held_out]
-    apart = [Event(file.identity, "unread", HELD_OUT) for file in found.archives if file in held_out]
-    return units_of(replace(found, archives=archives, others=[*found.others, *apart]))
+    return units_of(search(roots, (), lambda record: table().of(record) is not None))
 
 
 def recognised_task(inputs: Places) -> str:

@@ -294,7 +294,8 @@ def test_other_sentencepiece_models_encode_whole_prompts_up_to_a_limit(tmp_path,
     assert all(not isinstance(row, str) for row in work_on(monkeypatch, encoder, 40)[1])
     monkeypatch.setattr(finetune, "_MAX_PROMPTS", 1000)
     _, result = prepare(tmp_path, [conversation(["x" * 300] * 12)], task="chat", tokenizer=str(model), seq_length=2000)
-    assert result["dropped"]["conversation too long to encode as a whole"]["documents"] == 4  # 300 + 900 bytes are two
+    noted = result["tally"]["noted"]["an answer was left out: conversation too long to encode as a whole"]
+    assert noted["count"] == 4 and result["tally"]["read"] == result["tally"]["kept"]  # 300 + 900 bytes are two
 
 
 def test_the_split_hashes_a_limited_part_of_a_conversation(tmp_path, monkeypatch):

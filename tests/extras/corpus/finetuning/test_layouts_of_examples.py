@@ -17,12 +17,12 @@ from ms_codegeex.data.layouts import table
 from ms_codegeex.data.summary_lines import tally_lines
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, reader
 from ms_codegeex.extras.corpus.finetuning.prepare import (
-    HELD_OUT,
     TASKS,
     FinetuneSettings,
     prepare_finetune,
     recognised_task,
 )
+from ms_codegeex.extras.corpus.sources import HELD_OUT
 
 
 def said(role, content, **further):

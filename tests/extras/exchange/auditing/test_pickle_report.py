@@ -13,7 +13,7 @@ from conftest import command_here
 from hostile_pickles import RAW, Call, archive
 from own_environment import own_environment, run_in
 
-from ms_codegeex.extras.exchange.auditing.pickle_report import SCANNER, describe
+from ms_codegeex.extras.exchange.auditing.pickle_report import ARRAYS, SCANNER, describe
 from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
 from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.tensors import from_array
@@ -46,6 +46,27 @@ def test_all_refused_names_are_listed_with_a_scanner_for_more(tmp_path):
     ]
     assert last == f"what other programs would run of it: {SCANNER} {tmp_path / 'a.pt'}"
     assert json.loads(command_here("inspect", tmp_path / "a.pt", "--json").stdout)["refused"][:1] == ["os.system"]
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("a.ckpt", b"\x0a\xff\x7f", "MindSpore checkpoint: DAMAGED: "),
+        ("a.npy", b"\x93NUMPY\x01", "numpy array: DAMAGED: "),
+        ("a.safetensors", b"\x10\0\0\0\0\0\0\0{", "safetensors file: DAMAGED: "),
+        ("strategy.ckpt", b"\x08\x01\x12\x05", "strategy file of MindSpore: DAMAGED: "),
+    ],
+)
+def test_a_file_that_is_cut_short_is_named_and_damaged(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    done = command_here("inspect", tmp_path / name)
+    assert done.returncode == 1 and done.stdout.startswith(said)
+
+
+def test_arrays_of_numpy_are_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    np.savez(tmp_path / "a.npz", a=np.zeros(3), b=np.zeros(2))
+    assert (describe(tmp_path / "a.npy")["kind"], describe(tmp_path / "a.npz")["kind"]) == ("numpy array", ARRAYS)
 
 
 def test_what_our_reader_takes(tmp_path):
