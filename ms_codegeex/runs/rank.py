@@ -151,6 +151,7 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
         "matmul_peak_flops": trainer.rates.peak,
         "evaluation_seconds": trainer.evaluation.seconds,
         "checkpoint": str(kept),
+        "chat": trainer.provenance.description.chat is not None,
     }
 
 

@@ -23,7 +23,7 @@ from ms_codegeex.data.tokenizer.recorded import checkpoint_has_tokenizer, checkp
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft_writing import write_peft
-from ms_codegeex.formats.sources import Source, checkpoint_description, open_source
+from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.runs.history import History, read_history
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -135,7 +135,6 @@ def finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, att
     with watch.part("comparison"):
         left_out = [event["left_out"] for event in history.events if event["event"] == "rewind"]
         summary |= compared(config, source, result["validation_loss"], left_out)
-    summary["chat"] = checkpoint_description(Checkpoint(source)).chat is not None
     if config.checkpoint.export:
         write_json(run_directory.summary, {**summary, "exporting": True})  # the model card has its figures
         print_error("exporting the model directory and the PyTorch file …")

@@ -113,23 +113,26 @@ def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, argument
 
 def test_equal_data_is_prepared_once(model, pairs, tmp_path):
     from ms_codegeex.config.loading import load_config
+    from ms_codegeex.extras.corpus.finetuning.prepare import FinetuneSettings
+    from ms_codegeex.formats.sources import tokenizer_place
     from ms_codegeex.runs.finetune_choices import prepared_data
 
     config = load_config("finetune_full", [f"output={tmp_path / 'tuned'}", "data.seq_length=32"])
     source = open_source(model)
-    first = prepared_data([str(pairs)], "completion", source, config, quiet=True)
+    settings = FinetuneSettings("completion", 32, tokenizer_place(source), seed=config.seed)
+    first = prepared_data([str(pairs)], settings, config, quiet=True)
     made = (first / "dataset.json").stat().st_mtime_ns
     (copy := tmp_path / "other.jsonl").write_bytes(pairs.read_bytes())
-    assert prepared_data([str(copy)], "completion", source, config, quiet=True) == first
+    assert prepared_data([str(copy)], settings, config, quiet=True) == first
     assert (first / "dataset.json").stat().st_mtime_ns == made
     copy.write_text(copy.read_text().replace("red", "grey"))
-    assert prepared_data([str(copy)], "completion", source, config, quiet=True) != first
+    assert prepared_data([str(copy)], settings, config, quiet=True) != first
     (folder := tmp_path / "folder").mkdir()
     for name in ("a.jsonl", "b.txt"):
         (folder / name).write_bytes(pairs.read_bytes())
-    part = prepared_data([str(folder)], "completion", source, config, quiet=True)
+    part = prepared_data([str(folder)], settings, config, quiet=True)
     (folder / "b.txt").rename(folder / "dataset.json")  # as a user may call records
-    assert prepared_data([str(folder)], "completion", source, config, quiet=True) != part
+    assert prepared_data([str(folder)], settings, config, quiet=True) != part
     said = command_here("finetune", "--model", model, "--data", folder, part, f"output={tmp_path / 'tuned'}").stderr
     assert f"{part} is a dataset, which is trained on alone; give the records that made it" in said
 
