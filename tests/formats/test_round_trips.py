@@ -15,6 +15,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.exchange.gguf_files.reading import open_gguf
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.files import RECORD
 from ms_codegeex.formats.layout import to_foreign
 from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.formats.sources import open_source
@@ -80,7 +81,8 @@ def read_by_others(reader, path):
         import torch
 
         tree = torch.load(path, weights_only=True)
-        return {name: value.numpy() for name, value in flat({k: v for k, v in tree.items() if k != "config"})}
+        ours = ("config", RECORD)  # next to the tensors, which other programs look up by their names
+        return {name: value.numpy() for name, value in flat({k: v for k, v in tree.items() if k not in ours})}
     import mindspore as ms
 
     return {(name,): parameter.asnumpy() for name, parameter in ms.load_checkpoint(str(path)).items()}
