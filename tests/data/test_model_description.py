@@ -197,7 +197,13 @@ def test_a_user_changes_one_fact(tmp_path):
     update_description(tmp_path, "base", "a-folder")
     assert (tmp_path / "README.md").read_text() == "---\nlicense: apache-2.0\n---\n\n# A model\n"
     update_description(tmp_path, "base", "")
-    found = update_description(tmp_path, "chat", str(tmp_path / "own.jinja"))
+    update_description(tmp_path, "licence", "other: see #2")  # as YAML reads it
+    assert (tmp_path / "README.md").read_text().startswith("---\nlicense: 'other: see #2'\n")
+    assert update_description(tmp_path, "licence", "apache-2.0").licence == "apache-2.0"
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    found = update_description(tmp_path, "chat", str(tmp_path / "own.jinja"))  # and no other template
     assert found == read_description(tmp_path, quiet)
     assert found == ModelDescription(chat=OWN, infill=KNOWN.infill, licence="apache-2.0")
     assert update_description(tmp_path, "chat", "").chat is None and not own_templates(tmp_path)
