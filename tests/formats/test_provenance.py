@@ -175,7 +175,7 @@ def test_only_a_thorough_check_reads_the_middle_of_a_file(tmp_path):
 
 
 def written(model):
-    return {path.name: path.read_bytes() for path in model.iterdir()}
+    return {path.name: path.read_bytes() for path in model.rglob("*") if path.is_file()}
 
 
 def test_a_description_written_by_hand_is_used(model, capsys):
