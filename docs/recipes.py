@@ -247,8 +247,8 @@ INTRODUCTION = """# Recipes: the fastest plan for each model, device and number 
 <!-- Written by docs/recipes.py: change that. -->
 
 ```bash
-ms-codegeex plan --config configs/recipes/codegeex_13b_910b_64.yaml
-ms-codegeex train --config configs/recipes/codegeex_13b_910b_64.yaml --dry-run
+ms-codegeex plan --config codegeex_13b_910b_64
+ms-codegeex train --config codegeex_13b_910b_64 --dry-run
 python docs/recipes.py --search
 ```
 

@@ -14,6 +14,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 
 SUFFIXES = (".yaml", ".yml")
+RECIPES = "recipes"  # the group of the plans of docs/recipes.md, which are runs too
 BEGINNINGS = Path(__file__).with_name("beginnings.yaml")
 
 
@@ -38,18 +39,22 @@ def shipped_names(group: str = "") -> list[str]:
 def find_config(name: str | Path, group: str = "", option: str = "--config") -> Path:
     """Path of the YAML file `name`: a path to a file, or the name of a shipped one. `UserError` if it is not readable,
     or if there is neither: the message then names `option`, the nearest name and all others."""
-    path, shipped = Path(name), shipped_directory(group) / f"{name}.yaml"
+    path = Path(name)
+    groups = (group,) if group else (group, RECIPES)
     try:
         if path.exists() and not path.is_dir():
             return path
-        if path.name == str(name) and shipped.is_file():
-            return shipped
+        if path.name == str(name):
+            for shipped in (shipped_directory(each) / f"{name}.yaml" for each in groups):
+                if shipped.is_file():
+                    return shipped
     except OSError as error:
         raise UserError(
             f"{option}: {name} is not readable ({error.strerror}); give another path or a shipped name"
         ) from None
     names = shipped_names(group)
     wanted = path.stem if path.suffix in SUFFIXES else path.name
-    close = difflib.get_close_matches(wanted, names, 1, 0.5)
+    close = difflib.get_close_matches(wanted, [one for each in groups for one in shipped_names(each)], 1, 0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    raise UserError(f"{option}: {name} is neither a file nor a shipped name; {hint}shipped: {', '.join(names)}")
+    more = "" if group else f", and the {len(shipped_names(RECIPES))} of docs/recipes.md"
+    raise UserError(f"{option}: {name} is neither a file nor a shipped name; {hint}shipped: {', '.join(names)}{more}")

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_out
+from ms_codegeex.base.shipped import RECIPES, shipped_names
 
 SUMMARY = "print the script that completes this command line in a shell"
 EXAMPLES = """\
@@ -33,10 +34,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the script."""
     import shtab
 
+    names = " ".join([*shipped_names(), *shipped_names(RECIPES)])
+    function = f'_ms_codegeex_configs() {{ compgen -W "{names}" -- "$1"; compgen -f -- "$1"; }}'
     for action in _actions(arguments.parser):
-        if action.choices is None and (action.type is Path or action.metavar in ("DIR", "FILE")):
+        if "--config" in action.option_strings and arguments.shell == "bash":
+            action.complete = {"bash": "_ms_codegeex_configs"}
+        elif action.choices is None and (action.type is Path or action.metavar in ("DIR", "FILE")):
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE
-    print_out(shtab.complete(arguments.parser, arguments.shell))
+    print_out(shtab.complete(arguments.parser, arguments.shell, preamble={"bash": function}))
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -22,6 +22,7 @@ _EXPONENTS = {
     "float16": 0x7C00,
     "bfloat16": 0x7F80,
 }  # all set: not finite
+_AT_ONCE = 1 << 16  # numbers that are looked at together
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
 MAX_AXES, MAX_SIZE = 32, 2**59  # NumPy's limits: axes, and the product of the sizes but 0, as bytes are below 2**63
@@ -104,8 +105,8 @@ def finite(name: str, tensor: LazyTensor, where: str, remedy: str) -> LazyTensor
 
     def checked(array: np.ndarray) -> np.ndarray:
         bits = np.ascontiguousarray(array).reshape(-1).view(f"<u{array.itemsize}")
-        for start in range(0, bits.size, READ_BYTES):
-            if ((bits[start : start + READ_BYTES] & bits.dtype.type(exponent)) == exponent).any():
+        for start in range(0, bits.size, _AT_ONCE):
+            if ((bits[start : start + _AT_ONCE] & bits.dtype.type(exponent)) == exponent).any():
                 raise UserError(f"{where}: tensor {name} holds numbers that are not finite; {remedy}")
         return array
 

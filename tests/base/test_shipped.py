@@ -30,8 +30,10 @@ def test_every_table_is_yaml_without_libyaml_too():
 
 def test_a_name_is_the_file_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("codegeex_2.6b_8", "codegeex_13b_64_planned"):  # the second has a chain of bases
-        assert load_config(name) == load_config(ROOT / "configs" / f"{name}.yaml")
+    # the second has a chain of bases, the third is a recipe
+    for name, group in (("codegeex_2.6b_8", ""), ("codegeex_13b_64_planned", ""), ("codegeex_13b_910b_64", "recipes")):
+        assert load_config(name) == load_config(ROOT / "configs" / group / f"{name}.yaml")
+    assert not {*shipped_names()} & {*shipped_names("recipes")}
 
 
 def test_a_file_goes_before_a_name_and_a_directory_does_not(tmp_path, monkeypatch):
@@ -52,6 +54,7 @@ def test_a_file_goes_before_a_name_and_a_directory_does_not(tmp_path, monkeypatc
             "codegex_tiny is neither a file nor a shipped name; did you mean 'codegeex_ti",
         ),
         ("configs/codegeex_tiny.yaml", "", "--config", "did you mean 'codegeex_tiny'? shipped: codegeex2_6b, "),
+        ("recipes/codegen_2b_910b_16", "", "--config", "did you mean 'codegen_2b_910b_16'? shipped: codegeex2_6b, "),
         ("qqq", "evaluation", "--recipe", "--recipe: qqq is neither a file nor a shipped name; shipped: codegeex2_ds1"),
         ("../configs/codegeex_tiny", "", "--config", "did you mean 'codegeex_tiny'?"),
         ("x" * 300, "", "--config", "not readable"),

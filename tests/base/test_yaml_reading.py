@@ -61,7 +61,7 @@ def test_what_is_read_is_what_pyyaml_reads():
         "[15, -7, 1.5, -0.5, 1.5e+3, .inf, ~, True, '1', 1e4]",
         "",
     ]
-    texts += [path.read_text() for path in shipped_directory().rglob("*.yaml")]
+    texts += [path.read_text() for path in shipped_directory().rglob("*.yaml") if path.parent.name != "jobs"]
     assert len(texts) > 20
     for text in texts:
         assert parse_yaml(text) == parse_yaml(text.encode()) == yaml.safe_load(text)

@@ -29,6 +29,7 @@ def bash() -> str:
         ("ms-codegeex convert --to m", ["megatron", "mindspore"]),
         ("ms-codegeex rank-table m", ["make", "merge"]),
         ("ms-codegeex evaluate mtpb --tur", ["--turns"]),
+        ("ms-codegeex plan --config codegen_16b_910b_6", ["codegen_16b_910b_64"]),
     ],
 )
 def test_bash_completes_verbs_options_and_choices(bash, line, offered):

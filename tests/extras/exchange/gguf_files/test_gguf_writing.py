@@ -295,11 +295,15 @@ def test_what_cannot_become_gguf(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(1e6, "f16"), (np.inf, "q8_0"), (np.nan, "q4_0")])
-def test_numbers_that_a_type_cannot_hold(tmp_path, value, dtype):
-    arrays = parameters("codegeex2")
+@pytest.mark.parametrize("allowed", [True, False])
+def test_numbers_that_a_type_cannot_hold(tmp_path, value, dtype, allowed):
+    arrays, how = parameters("codegeex2"), {"dtype": dtype, "progress": False, "non_finite": allowed}
     arrays["blocks.1.attention.output.weight"][3, 5] = value
-    with pytest.raises(UserError, match=r"blk\.1\.attn_output\.weight: holds"):
-        convert(source("codegeex2", tmp_path / "tok", arrays), "gguf", tmp_path / "out", dtype=dtype, progress=False)
+    refused = r"blocks\.1\.attention\.output\.weight holds numbers that are not finite"
+    if allowed or np.isfinite(value):  # no block of this type can have it
+        refused = r"blk\.1\.attn_output\.weight: holds"
+    with pytest.raises(UserError, match=refused):
+        convert(source("codegeex2", tmp_path / "tok", arrays), "gguf", tmp_path / "out", **how)
     assert [path.name for path in tmp_path.iterdir()] == ["tok"]
 
 
