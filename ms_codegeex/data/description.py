@@ -357,10 +357,13 @@ def read_description(directory: Path, say: Callable[[str], object] = print_once)
     chat = _agreed(known.chat, own, stated_wins=True)
     if known.chat is not None and own and chat_texts(chat) != own:
         say(f"{where}: its chat is used, not the chat template of the tokenizer; remove one of them if that is wrong")
-    licence = known.licence
-    if licence is None and has_file(directory, CARD):
-        licence = card_licence(read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace"))
-    return replace(known, chat=chat, licence=licence)
+    in_card = None
+    if has_file(directory, CARD):
+        in_card = card_licence(read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace"))
+    if known.licence and in_card and in_card != known.licence:
+        mend = "`ms-codegeex inspect DIR --set licence=NAME` writes both"
+        say(f"{where}: its licence {known.licence:.60} is used, not {in_card:.60} of the model card; {mend}")
+    return replace(known, chat=chat, licence=known.licence or in_card)
 
 
 def save_description(directory: Path, description: ModelDescription, tokenizer: bool = True) -> None:
