@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.errors import UserError, escaped, located
 from ms_codegeex.base.extras import extra
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import (
@@ -119,16 +119,21 @@ def run(arguments: Arguments) -> int:
 
 
 def _set(arguments: Arguments) -> None:
+    from ms_codegeex.data.jinja_templates import JinjaChat, JinjaTemplate
     from ms_codegeex.formats import edits
     from ms_codegeex.generation.loading import load_model
 
     def check(directory: Path) -> None:
         if not (directory / "adapter_config.json").is_file():  # an adapter is checked with its model
             model = load_model(directory)
-            model.checked(model.description, directory)
+            chat = model.checked(model.description, directory).chat
+            if isinstance(chat, JinjaTemplate) and "chat" in dict(pairs):  # what cannot be rendered is no template
+                special = model.tokenizer.special_texts()
+                with closing(JinjaChat(chat, special)) as template, located("--set chat"):
+                    template.prompt([("user", "Hello.")])
 
     pairs = edits.assignments(arguments.set)
-    written = {place: edits.apply(place, pairs, check) for place in edits.directories(arguments.directory)}
+    written = edits.apply(edits.directories(arguments.directory), pairs, check)
     if arguments.json:
         print_json({"set": [key for key, _ in pairs], "files": {str(place): names for place, names in written.items()}})
     else:

@@ -15,11 +15,14 @@ it, if there is a tokenizer; a licence is in the model card too.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ms_codegeex.base.errors import UserError, located, suggestion
 from ms_codegeex.base.files import atomic_file, write_json
@@ -40,6 +43,7 @@ CHAT_TEMPLATE, FURTHER_TEMPLATES, CARD = "chat_template.jinja", "additional_chat
 GGUF_RECORD, GGUF_TEMPLATE = "ms_codegeex.description", "tokenizer.chat_template"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)  # OWNER/NAME
 IN_CARD = {"licence": "license", "base": "base_model"}  # the facts that a model card's front matter has, too
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # also all that ends a line
 _MAX_TEXT = 1 << 20  # characters of a template
 
 Chat = ChatTemplate | JinjaTemplate
@@ -77,7 +81,7 @@ def _fact(meaning: str, read: Callable[[Any], Any], **more: Any) -> dict[str, Fa
 
 
 def _line(value: Any) -> str:
-    if not isinstance(value, str) or not value or value != value.strip() or "\n" in value:
+    if not isinstance(value, str) or not value or value != value.strip() or _CONTROL.search(value):
         raise UserError(f"{value!r:.80}; expected one line of text")
     return value
 
@@ -353,10 +357,13 @@ def read_description(directory: Path, say: Callable[[str], object] = print_once)
     chat = _agreed(known.chat, own, stated_wins=True)
     if known.chat is not None and own and chat_texts(chat) != own:
         say(f"{where}: its chat is used, not the chat template of the tokenizer; remove one of them if that is wrong")
-    licence = known.licence
-    if licence is None and has_file(directory, CARD):
-        licence = card_licence(read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace"))
-    return replace(known, chat=chat, licence=licence)
+    in_card = None
+    if has_file(directory, CARD):
+        in_card = card_licence(read_inside(directory, CARD, largest(CARD) or 0).decode("utf-8", "replace"))
+    if known.licence and in_card and in_card != known.licence:
+        mend = "`ms-codegeex inspect DIR --set licence=NAME` writes both"
+        say(f"{where}: its licence {known.licence:.60} is used, not {in_card:.60} of the model card; {mend}")
+    return replace(known, chat=chat, licence=known.licence or in_card)
 
 
 def save_description(directory: Path, description: ModelDescription, tokenizer: bool = True) -> None:
@@ -377,8 +384,12 @@ def save_description(directory: Path, description: ModelDescription, tokenizer: 
 
 
 def _place(directory: Path, texts: Mapping[str, str]) -> None:
-    """Write templates where transformers looks for them: one in a file, several in tokenizer_config.json."""
-    (directory / CHAT_TEMPLATE).unlink(missing_ok=True)
+    """Write templates where transformers looks for them: one in a file, several in tokenizer_config.json. Others that
+    are in files there are removed."""
+    folder = directory / FURTHER_TEMPLATES
+    further = () if folder.is_symlink() else folder.glob("*.jinja")  # a link's files are not the model's
+    for path in (directory / CHAT_TEMPLATE, *further):
+        path.unlink(missing_ok=True)
     settings = read_json_inside(directory, CONFIG) if has_file(directory, CONFIG) else {}
     several = [{"name": name, "template": text} for name, text in texts.items()] if {*texts} != {DEFAULT} else []
     changed = {key: value for key, value in settings.items() if key != "chat_template"}
@@ -386,7 +397,8 @@ def _place(directory: Path, texts: Mapping[str, str]) -> None:
     if changed != settings:
         write_json(directory / CONFIG, changed)
     if texts and not several:
-        (directory / CHAT_TEMPLATE).write_bytes(texts[DEFAULT].encode())
+        with atomic_file(directory / CHAT_TEMPLATE) as path:
+            path.write_bytes(texts[DEFAULT].encode())
 
 
 def update_description(directory: Path, key: str, value: str) -> ModelDescription:
@@ -429,7 +441,7 @@ def _entry(key: str) -> re.Pattern[str]:
 def _in_front_matter(card: str, key: str, value: str | None) -> str:
     """A model card that names this licence or base in its front matter; the hub reads no base that is elsewhere."""
     named = value is not None and (key != "base" or HUB_NAME.fullmatch(value))
-    line = f"{IN_CARD[key]}: {value}\n" if named else ""
+    line = yaml.safe_dump({IN_CARD[key]: value}, allow_unicode=True, width=math.inf) if named else ""
     if found := _entry(key).match(card):
         return found[1] + line + card[found.end() :]
     if not line:

@@ -72,6 +72,10 @@ class Renderer:
                 line = self._process.stdout.readline()
             except OSError:
                 line = b""
+            except BaseException:  # Ctrl-C: an answer that nobody reads would be taken for the next one's
+                _end(self._process)
+                self._process = None
+                raise
             if not line:
                 _end(self._process)
                 self._process = None

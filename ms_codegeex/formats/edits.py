@@ -29,7 +29,8 @@ def directories(path: Path) -> list[Path]:
     if (path / "manifest.json").is_file():
         raise UserError(f"--set: {path} is a checkpoint; give its run, {path.resolve().parent.parent}")
     wanted = "the directory of a model, an adapter or a run"
-    raise UserError(f"--set: {path} holds no description; give {wanted}, from which other files are made again")
+    lacks = "holds no description" if path.exists() else "does not exist"
+    raise UserError(f"--set: {path} {lacks}; give {wanted}, from which other files are made again")
 
 
 def assignments(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -53,29 +54,41 @@ def assignments(words: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def apply(directory: Path, pairs: Sequence[tuple[str, str]], check: Callable[[Path], object]) -> list[str]:
-    """Write these facts into a directory, and its statement with the edit. `check(directory)` raises a `UserError` if
-    the model contradicts them: then all files are as before. Returns the names of the files that the statement now has
-    in another form, also those that the user edited before."""
+def apply(
+    places: Sequence[Path], pairs: Sequence[tuple[str, str]], check: Callable[[Path], object]
+) -> dict[Path, list[str]]:
+    """Write these facts into directories, and their statements with the edit. `check(directory)` raises a `UserError`
+    if the model contradicts them: then all files are as before. Returns the names of the files of each that its
+    statement now has in another form, also those that the user edited before."""
+    before = {place: _contents(place) for place in places}
+    try:
+        return {place: _applied(place, pairs, check, before[place]) for place in places}
+    except BaseException:
+        for place, contents in before.items():
+            _restore(place, contents)
+        raise
+
+
+def _applied(
+    directory: Path,
+    pairs: Sequence[tuple[str, str]],
+    check: Callable[[Path], object],
+    before: Mapping[str, bytes],
+) -> list[str]:
     recorded = read_statement(directory)
-    before = _contents(directory)
     if recorded is not None:
         recorded.check_undescribed(directory)
-    try:
-        for key, value in pairs:
-            if key == "card":
-                if not (directory / "config.yaml").is_file():  # a run has a card only in what it exported
-                    _write_card(directory, value)
-            else:
-                update_description(directory, key, value)
-        now = _contents(directory)
-        changed = {name for name in {**before, **now} if before.get(name) != now.get(name)}
-        if recorded is not None:
-            changed |= {*record_edits(directory, recorded, [key for key, _ in pairs])}
-        check(directory)
-    except BaseException:
-        _restore(directory, before)
-        raise
+    for key, value in pairs:
+        if key == "card":
+            if not (directory / "config.yaml").is_file():  # a run has a card only in what it exported
+                _write_card(directory, value)
+        else:
+            update_description(directory, key, value)
+    now = _contents(directory)
+    changed = {name for name in {**before, **now} if before.get(name) != now.get(name)}
+    if recorded is not None:
+        changed |= {*record_edits(directory, recorded, [key for key, _ in pairs])}
+    check(directory)
     return sorted(changed - {PROVENANCE})
 
 

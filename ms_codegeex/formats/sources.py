@@ -246,8 +246,8 @@ def _base(checkpoint: Checkpoint, path: Path, say: Say) -> Source:
     there = moved_along(path, Path(output), run) if isinstance(output, str) else path
     if not there.exists():
         merge = f"ms-codegeex adapter merge --model MODEL --adapter {shlex.quote(str(checkpoint.path))} --output DIR"
-        where = "say where it is with --model MODEL --adapter RUN, or merge them"
-        raise UserError(f"{holds} at {path}, which is gone; {where}: {merge}")
+        both = "`generate` and `evaluate` also take --model MODEL --adapter RUN"
+        raise UserError(f"{holds} at {path}, which is gone; merge them into it where it is now: {merge}; {both}")
     if there != path:
         say(f"{checkpoint.path.absolute()}: its model has moved along, from {path} to {there}")
     base = open_source(there, say=say)

@@ -1,5 +1,8 @@
 """A model's own chat template: rendered as transformers renders it, learnt, and kept within limits."""
 
+import os
+import signal
+
 import pytest
 
 from ms_codegeex.base.errors import UserError
@@ -101,6 +104,7 @@ def test_a_template_whose_prompt_is_not_how_the_conversation_begins_is_refused()
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{% if %}", "Expected an expression"),
+        ("{{ '\\ud800' }}", "surrogates not allowed"),
         ("{{ raise_exception('no systems here') }}", "no systems here"),
     ],
 )
@@ -110,3 +114,24 @@ def test_a_hostile_template_is_stopped(text, message):
         own.prompt(MESSAGES[:2])
     own.template = JinjaTemplate((("default", CHATML),))  # the next one is rendered
     assert own.prompt(MESSAGES[:2]).endswith("assistant\n")
+
+
+def test_ctrl_c_leaves_the_next_prompt_right(monkeypatch):
+    """In a terminal, the process that renders gets it too; here it comes while an answer is read."""
+    own = chat(CHATML)
+    own.prompt(MESSAGES[:2])
+    os.kill(own._renderer._process.pid, signal.SIGINT)
+    assert own.prompt(MESSAGES[:2]).endswith("assistant\n")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(own._renderer._process, "stdout", Interrupted(own._renderer._process.stdout))
+        own.prompt([("user", "An answer that nobody reads.")])
+    assert "nobody" not in own.prompt(MESSAGES[:2])
+    own.close()
+
+
+class Interrupted:
+    def __init__(self, stream):
+        self.close = stream.close
+
+    def readline(self):
+        raise KeyboardInterrupt

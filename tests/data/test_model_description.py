@@ -197,7 +197,19 @@ def test_a_user_changes_one_fact(tmp_path):
     update_description(tmp_path, "base", "a-folder")
     assert (tmp_path / "README.md").read_text() == "---\nlicense: apache-2.0\n---\n\n# A model\n"
     update_description(tmp_path, "base", "")
-    found = update_description(tmp_path, "chat", str(tmp_path / "own.jinja"))
+    update_description(tmp_path, "licence", "other: see #2")  # as YAML reads it
+    assert (tmp_path / "README.md").read_text().startswith("---\nlicense: 'other: see #2'\n")
+    (tmp_path / "README.md").write_text("---\nlicense: gpl-3.0\n---\n")
+    save_description(tmp_path, ModelDescription(licence="mit", infill=KNOWN.infill))
+    said: list[str] = []
+    assert read_description(tmp_path, said.append).licence == "mit"
+    assert len(said) == 1 and "its licence mit is used, not gpl-3.0 of the model card; `ms-codegeex inspect" in said[0]
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# A model\n")
+    assert update_description(tmp_path, "licence", "apache-2.0").licence == "apache-2.0"
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    found = update_description(tmp_path, "chat", str(tmp_path / "own.jinja"))  # and no other template
     assert found == read_description(tmp_path, quiet)
     assert found == ModelDescription(chat=OWN, infill=KNOWN.infill, licence="apache-2.0")
     assert update_description(tmp_path, "chat", "").chat is None and not own_templates(tmp_path)

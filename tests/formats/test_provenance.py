@@ -16,6 +16,7 @@ from small_models import parameters, save_adapters, save_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.convert import script
+from ms_codegeex.formats import edits
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.provenance import check, ends, made_from, read_statement
 from ms_codegeex.formats.sources import open_source
@@ -174,7 +175,7 @@ def test_only_a_thorough_check_reads_the_middle_of_a_file(tmp_path):
 
 
 def written(model):
-    return {path.name: path.read_bytes() for path in model.iterdir()}
+    return {path.name: path.read_bytes() for path in model.rglob("*") if path.is_file()}
 
 
 def test_a_description_written_by_hand_is_used(model, capsys):
@@ -219,6 +220,8 @@ REFUSED = {
     "what was done": ("step=3", "says what was done"),
     "no format": ("chat=plane", "chat: expected one of"),
     "no file": ("chat=@none.jinja", "none.jinja cannot be read"),
+    "a template that fails": ('chat={"template": "{% for %}"}', "--set chat: the model's chat template: Expected an"),
+    "two lines": ("licence=mit\rother", "expected one line of text"),
     "not of this model": ('infill={"prefix": 1, "suffix": 2, "middle": 99999}', "serving.json: infill: prefix is 1"),
 }
 
@@ -236,6 +239,17 @@ def test_an_edit_covers_no_other_change(model):
     before = written(model)
     done = command_here("inspect", model, "--set", "licence=mit")
     assert done.returncode == 2 and "model.safetensors: is changed" in done.stderr and written(model) == before
+
+
+def test_a_run_whose_export_cannot_be_edited_stays_as_it_was(model, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(model, run / "huggingface")
+    (run / "config.yaml").write_text("")
+    change(run / "huggingface", "model.safetensors")
+    before = written(run)
+    with pytest.raises(UserError, match=r"model\.safetensors: is changed"):
+        edits.apply(edits.directories(run), [("licence", "mit")], lambda place: None)
+    assert written(run) == before
 
 
 def test_a_source_that_changed_is_not_converted(model, tmp_path):

@@ -11,6 +11,7 @@ import datetime
 import json
 import math
 import resource
+import signal
 import sys
 
 import jinja2.ext
@@ -70,12 +71,15 @@ def rendered(env: ImmutableSandboxedEnvironment, template: jinja2.Template, valu
         size += len(piece)
         if size > LONGEST:
             return {"error": f"it gives more than {LONGEST:,} characters"}
-    return {"text": "".join(env.said), "spans": env.spans}
+    text = "".join(env.said)
+    text.encode()  # fails for half characters, which no tokenizer takes
+    return {"text": text, "spans": env.spans}
 
 
 def main() -> None:
     """Answer requests until the end of the input."""
     env, known = environment(), {}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that asks, which decides when this ends
     with contextlib.suppress(ValueError, OSError):  # not every system has each limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
