@@ -86,6 +86,7 @@ def started(script, folder, *words):
     return subprocess.run([folder / "start.sh", *words], capture_output=True, text=True, cwd="/", env=plain)
 
 
+@pytest.mark.slow  # in an empty environment, where operators are compiled
 def test_the_script_trains_from_anywhere_and_ends_with_the_status_of_the_run(dataset, tmp_path, monkeypatch):
     (tmp_path / "it's here").mkdir()
     monkeypatch.chdir(tmp_path / "it's here")
