@@ -162,6 +162,22 @@ def _read(text: str) -> Any:
         return text
 
 
+def _object(text: str) -> str:
+    """The JSON object that a text begins with, or the whole text if the object does not end. Our reader refuses some
+    that a grammar allows, such as those with a number of very many digits."""
+    depth, quoted, escaped = 0, False, False
+    for place, letter in enumerate(text):
+        if quoted:
+            quoted, escaped = escaped or letter != '"', letter == "\\" and not escaped
+        elif letter in "}]":
+            depth -= 1
+            if not depth:
+                return text[: place + 1]
+        else:
+            quoted, depth = letter == '"', depth + (letter in "{[")
+    return text
+
+
 class CallReader:
     """Divides an answer, as its text comes, into text and calls. What is not a call of a known function stays text;
     without tools, all of it."""
@@ -205,7 +221,7 @@ class CallReader:
             held, self._held = self._held, ""
             found = self._calls(held)
             match = PARTIAL.match(held) if self.use.forced and not found else None
-            calls += found or ([FunctionCall(match["name"], match["arguments"])] if match else [])
+            calls += found or ([FunctionCall(match["name"], _object(match["arguments"]))] if match else [])
             return "" if calls else held
         if begun and begun[0] not in "{[" and not self.use.forced:
             self._text = True

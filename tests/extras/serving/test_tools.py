@@ -340,6 +340,14 @@ def test_the_reader_gives_all_text_wherever_pieces_end():
             assert said.strip() == ("" if kind == "plain" else "I look.")
 
 
+def test_arguments_that_our_reader_refuses_end_where_they_end():
+    """A number of 5,000 digits, as a grammar allows; the brace of the call is none of the arguments'."""
+    use = tool_use([Tool.model_validate(tool) for tool in TOOLS], "required", None, "", "m")
+    arguments = '{"city": "}\\"]", "days": [%s, {}]}' % ("1" * 5000)
+    _, (call,) = CallReader(use).feed(f'{{"name": "weather", "arguments": {arguments}}}', True)
+    assert call.arguments == arguments
+
+
 @pytest.mark.slow
 def test_forced_calls_of_a_real_engine_are_valid_alone_and_in_company(tmp_path):
     """Random weights; whatever they prefer, the grammar gives valid calls."""
