@@ -72,7 +72,7 @@ def rendered(env: ImmutableSandboxedEnvironment, template: jinja2.Template, valu
         if size > LONGEST:
             return {"error": f"it gives more than {LONGEST:,} characters"}
     text = "".join(env.said)
-    text.encode()  # fails for half characters, which no tokenizer takes
+    text.replace("\udfff", "").encode()  # fails for half characters, but for the one that marks names that are text
     return {"text": text, "spans": env.spans}
 
 
