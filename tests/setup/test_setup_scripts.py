@@ -177,19 +177,38 @@ def test_run_distributed_forwards_arguments_and_status(checkout):
 
 @pytest.fixture
 def ci(tmp_path):
-    """Runs `.ci/run` with stand-ins that note their calls; `tests/run.sh` ends with the status of its kind of tests."""
+    """Runs `.ci/run` with stand-ins that note their calls; `tests/run.sh` ends with the status of its kind of tests.
+
+    With `system` the system's Python is another one than the first of PATH, and ends with that status when it is asked
+    whether it can be used.
+    """
     checkout = tmp_path / "checkout"
     for name in (".ci", "tests", "ascend_scripts"):
         (checkout / name).mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", checkout / ".ci")
     calls = checkout / "calls"
 
-    def run(default: int = 0, skipped: int = 0, slow: int = 0, toolchains: int = 0, more: str = "", **environment):
+    def run(
+        default: int = 0,
+        skipped: int = 0,
+        slow: int = 0,
+        toolchains: int = 0,
+        more: str = "",
+        system: int | None = None,
+        **environment,
+    ):
         note = 'echo "$(basename "$0") $*" >>"$(dirname "$0")/../calls"\n' + more
         (checkout / ".ci/toolchains").write_text(f"{note}exit {toolchains}\n")
         (checkout / "ascend_scripts/setup.sh").write_text(note)
         cases = f"*-before*) exit {skipped} ;; *slow*) exit {slow} ;; *) exit {default} ;;"
         (checkout / "tests/run.sh").write_text(f'{note}case "$*" in {cases} esac\n')
+        (tmp_path / "bin").mkdir()
+        for name in ("python3", "python-of-the-system"):
+            script = f"case $* in --version) echo {name} ;; *) exit {system or 0} ;; esac\n"
+            (tmp_path / "bin" / name).write_text("#!/bin/sh\n" + script)
+            (tmp_path / "bin" / name).chmod(0o755)
+        name = "python3" if system is None else "python-of-the-system"
+        environment |= {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SYSTEM_PYTHON": f"{tmp_path}/bin/{name}"}
         environment = {**os.environ, **environment}
         result = subprocess.run([checkout / ".ci/run"], capture_output=True, text=True, env=environment)
         return result, [line.strip() for line in calls.read_text().splitlines()]
@@ -212,6 +231,15 @@ def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
     (first,), rest = {*calls[1:3]} - {"toolchains"}, [word.removeprefix("--ignore=") for word in calls[7].split()[5:]]
     assert first.startswith(slow) and [*first.split()[5:-1], "tests/extras/cluster/rehearsal", "-x"] == rest
     assert all((ROOT / path).exists() for path in (*rest[:-1], *calls[5].split()[1:-1]))
+
+
+@pytest.mark.parametrize("system, installed_twice", [(0, True), (1, False)])
+def test_ci_tries_the_systems_python_first_where_it_can(ci, system, installed_twice):
+    more = 'echo "$(basename "$0") ${PYTHON-} ${MS_CODEGEEX_VENV-}"\n'
+    result, calls = ci(system=system, more=more)
+    first = next(line for line in result.stdout.splitlines() if line.startswith("run.sh "))
+    assert calls[0] == "run.sh" and (calls[1] == "setup.sh --tests") == installed_twice
+    assert ("/python-of-the-system" in first and first.endswith("/checkout/.venv-system")) == installed_twice
 
 
 @pytest.mark.parametrize("named", ["", "elsewhere"])
