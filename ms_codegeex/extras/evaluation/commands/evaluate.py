@@ -204,6 +204,7 @@ def _evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
         sampler=_sampler(recipe, model, source, server),
         model=identity,
         given=source.samples,
+        first=source.first,
         export=judging.export,
         limit=judging.limit or limit,
         judge=not judging.generate_only,
@@ -324,6 +325,8 @@ def _check_source(
         drawn = [each.name for each in declared(Recipe) if each.name not in NOT_DRAWN]
         words = "--samples" if source.samples else "--judge-only"
         refuse(arguments, Recipe, f"{words} draws no samples", drawn, over=True)
+    if source.first is not None and not source.samples:
+        raise UserError("--first: is for --samples; leave it out, or give --samples")
     if judging.ray_address is not None and judging.judge_engine != "ray":
         raise UserError("--ray-address: is for --judge-engine ray; leave it out, or add --judge-engine ray")
     if judging.judge_engine == "ray" and judging.generate_only:

@@ -49,6 +49,11 @@ class SourceOptions:
         "PATH",
         either="source",
     )
+    first: int | None = option(
+        "with --samples: number of the problem (from 0) that the first row answers, if the rows do not say",
+        "N",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -109,18 +109,20 @@ class GivenSamples:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSamples:
-    """The samples of these problems in a file or directory, numbered in its order. `UserError`: a layout is unknown, a
-    text is missing, or a row is about an unknown problem."""
+def read_samples(path: Path, task: Task, problems: Sequence[Problem], first: int | None = None) -> GivenSamples:
+    """The samples of these problems in a file or directory, numbered in its order. `first`: the number of the problem
+    that a file's first row answers, if its rows do not say. `UserError`: a layout is unknown, a text is missing, or a
+    row is about an unknown problem."""
     names, taken = _Names(task), GivenSamples()
     chosen, count = {problem.id: problem for problem in problems}, Counter[str]()
     of_layout, others, filters, fewer = Counter[str](), 0, dict[str, list[str]](), Counter[str]()
     failed, refused = list[tuple[str, str]](), list[tuple[str, str]]()  # problems and reasons
     rows = [*_rows(path, names, taken.remarks)]
-    files = groupby((each for each in rows if not each[2].keys), lambda each: each[0].rpartition(":")[0])
-    lists = chain.from_iterable(names.of_lists(file, [row for _, row, _ in of], len(problems)) for file, of in files)
-    for where, row, layout in rows:
-        name = names.of_row(row, layout, where) if layout.keys else next(lists)
+    files = groupby(rows, lambda each: each[0].rpartition(":")[0])
+    answered = [*chain.from_iterable(names.of_file(file, [*of], first) for file, of in files)]
+    if first is not None and not names.counted:
+        taken.remarks.append(f"{path}: --first {first} changes nothing, as all rows say which problem they answer")
+    for (where, row, layout), name in zip(rows, answered, strict=True):
         if "filtered_resps" in layout.keys:  # once for each of lm_eval's filters
             of_file = filters.setdefault(where.rpartition(":")[0], [])
             if (kind := str(row.get("filter", ""))) not in of_file:
@@ -234,6 +236,7 @@ class _Names:
     def __init__(self, task: Task) -> None:
         self._task, self._ids = task, [problem.id for problem in task.problems]
         self._known, self._others = set(self._ids), dict[str, list[str]]()
+        self.counted = False  # whether rows were taken by their place
         for name in self._ids:
             for other in {name.replace("/", "_"), name.partition("/")[2], name.rpartition("/")[2]} - {""}:
                 self._others.setdefault(other, []).append(name)
@@ -246,26 +249,29 @@ class _Names:
         if texts and any(prompts) and not any(each in prompt for each in texts for prompt in prompts):
             raise UserError(f"{where}: its problem {texts[0][:60]!r} is none of {self._task.name}; check --data")
 
-    def of_lists(self, where: str, lists: Sequence[Any], chosen: int) -> list[str]:
-        """The ids of the problems that a file's lists of answers are for. Those that show it say where the others are;
-        if none does, there has to be one for each problem, or for each of the first ones that are `chosen`."""
-        ids = self._ids
+    def of_file(self, file: str, rows: Sequence[tuple[str, Any, SampleLayout]], first: int | None) -> list[str]:
+        """The ids of the problems that a file's rows answer. If some do not say, the rows are in the order of the
+        problems: those that say it, or `first`, tell where they begin; if none does, there is one for each problem."""
+        ids, names = self._ids, [self.of_row(row, layout, where) for where, row, layout in rows]
+        if None not in names:
+            return [name for name in names if name]
+        self.counted = True
         languages = sorted({problem.labels.get("language", "") for problem in self._task.problems})
         if len(languages) > 1:
-            raise UserError(f"{where}: a list is of one language; name it, such as --language {languages[0]}")
-        shown = [self.of_text(next(found(texts, ""), "")) for texts in lists]
-        starts = {ids.index(name) - place for place, name in enumerate(shown) if name}
-        if len(starts) > 1 and None not in shown:  # in another order
-            return [name for name in shown if name]
-        if len(starts) > 1 or (not starts and len(lists) not in (len(ids), chosen)):
-            known = f"{len(lists)} lists of answers for {len(ids)} problems, and not all show which one they answer"
-            raise UserError(
-                f"{where}: {known}; give --limit {len(lists)} if they are of the first, or rows with task_id"
-            )
+            raise UserError(f"{file}: a list is of one language; name it, such as --language {languages[0]}")
+        starts = {ids.index(name) - place for place, name in enumerate(names) if name}
+        if first is not None and starts - {first}:
+            shown = next(f"row {place} answers {name}" for place, name in enumerate(names, 1) if name)
+            raise UserError(f"{file}: {shown}, so the first does not answer problem {first}; leave --first out")
+        starts |= set() if first is None else {first}
+        if len(starts) > 1 or (not starts and len(names) != len(ids)):
+            known = f"{len(names)} rows for {len(ids)} problems, and not all show which one they answer"
+            remedy = "say by --first N which one the first row answers (0: the first of all), or give rows with task_id"
+            raise UserError(f"{file}: {known}; {remedy}")
         start = starts.pop() if starts else 0
-        if start < 0 or start + len(lists) > len(ids):
-            raise UserError(f"{where}: the list has more than the {len(ids)} problems; check --data")
-        return ids[start : start + len(lists)]
+        if start < 0 or start + len(names) > len(ids):
+            raise UserError(f"{file}: its rows go beyond the {len(ids)} problems; check --data and --first")
+        return ids[start : start + len(names)]
 
     def of_text(self, text: Any) -> str | None:
         """The id of the one problem whose prompt begins a text, or else whose function it defines."""
@@ -279,8 +285,9 @@ class _Names:
         names = names or [name for name, each in data.items() if _is_program(text, each)]
         return names[0] if len(names) == 1 else None
 
-    def of_row(self, row: Any, layout: SampleLayout, where: str) -> str:
-        """The id of the problem that a row is about: that it names, else whose prompt it has, else its number."""
+    def of_row(self, row: Any, layout: SampleLayout, where: str) -> str | None:
+        """The id of the problem that a row is about: that it names, else whose prompt it has, else its number, else
+        the one that its text shows; None if nothing tells."""
         values = (
             (path, reduce(lambda value, key: value.get(key) if isinstance(value, dict) else None, path.split("."), row))
             for path in layout.ids
@@ -290,6 +297,8 @@ class _Names:
             prompts = (self.of_text(each) for at in ("prompt", "doc.prompt") for each in found(row, at))
             if name := next(filter(None, prompts), None):
                 return name
+            if not path:
+                return self.of_text(next(found(row, layout.texts), ""))
         if isinstance(given, bool) or not isinstance(given, str | int):
             raise UserError(f"{where}: {layout.ids[0]} is {str(given)[:60]}, expected the id of a problem")
         name = str(given)

@@ -88,6 +88,15 @@ FILES = {
         {"d/generations_humaneval.json": one([[], ["x"]]), "d/evaluation_results.json": b'{"humaneval": {}}'},
         [(1, "x", True)],
     ),
+    "HumanEval, no ids but the prompt": (
+        {"p.jsonl": lines({"prompt": "def f1(x):\n", "completion": BODY})},
+        [(1, BODY, False)],
+    ),
+    "HumanEval, no ids but the function": ({"s.jsonl": lines({"solution": PROGRAM})}, [(0, PROGRAM, True)]),
+    "HumanEval, no ids but a row for each problem": (
+        {"s.jsonl": lines({"completion": "x"}, {"completion": "y"})},
+        [(0, "x", False), (1, "y", False)],
+    ),
     "CodeGeeX": (
         {"s.jsonl": lines({"task_id": "HumanEval/0", "prompt": "p", "generation": f"{BODY}\ndef more", "finish": 2})},
         [(0, BODY, False)],
@@ -229,7 +238,7 @@ def test_every_layout_is_tried():
 REFUSED = {
     "an unknown layout": (
         {"a": 1, "b": 2},
-        r"s\.jsonl:1: has the keys a, b, and .*task_id and completion \(HumanEval.*name",
+        r"s\.jsonl:1: has the keys a, b, and .*; completion \(HumanEval",
     ),
     "a text": ("x", "s.jsonl:1: has a str, and none of these layouts"),
     "verdicts of EvalPlus": ({"hash": "y", "eval": {}}, "_eval_results.json, which is not read; give the samples"),
@@ -240,15 +249,12 @@ REFUSED = {
     ),
     "results of ours": ({"verdicts": {}, "sample": "x"}, "give samples.jsonl of that directory"),
     "no text": ({"task_id": "HumanEval/0", "completion": None}, "completion: found NoneType, expected text"),
-    "no id": ({"task_id": None, "completion": "x"}, "task_id is None, expected the id of a problem"),
+    "no id": ({"task_id": None, "completion": "x"}, "1 rows for 2 problems, and not all show .*; say by --first N"),
     "an unknown id": ({"task_id": "H/7", "completion": "x"}, "'H/7' is not a problem of .* such as HumanEval/0; check"),
     "an id of another benchmark": ({"task_id": "Mbpp/1", "completion": "x"}, "'Mbpp/1' is not a problem"),
-    "more lists than problems": ([[["a"]] * 3], "3 lists of answers for 2 problems, and not all show"),
-    "fewer lists than problems": (
-        [[["a"]]],
-        "1 lists of answers for 2 problems, .*; give --limit 1 if they are of the f",
-    ),
-    "lists beyond the last problem": ([[["def f1(x): ..."], ["x"]]], "the list has more than the 2 problems; check"),
+    "more lists than problems": ([[["a"]] * 3], "3 rows for 2 problems, and not all show"),
+    "fewer lists than problems": ([[["a"]]], "1 rows for 2 problems, .*; say by --first N which one the first row"),
+    "lists beyond the last problem": ([[["def f1(x): ..."], ["x"]]], "its rows go beyond the 2 problems; check"),
     "an archive": (b"PK", "inspect log convert FILE --to json --output-dir DIR"),
 }
 
@@ -337,11 +343,24 @@ def test_answers_that_a_filter_has_dropped_are_counted(tmp_path, task_of):
     assert "s.jsonl: lm_eval's filter has dropped 2 answers, which are not judged; run lm_eval" in taken.remarks[-2]
 
 
-def test_lists_of_the_first_problems_are_read_with_a_limit(tmp_path, task_of):
-    """The remedy for fewer lists than problems that show no problem."""
-    made(tmp_path, {"generations.json": one([["x"]])})
-    taken = read_samples(tmp_path / "generations.json", task_of(), task_of().problems[:1])
-    assert [(each.task_id, each.generation) for each in taken.samples] == [("HumanEval/0", "x")]
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("row", [["x"], {"completion": "x"}], ids=["a list", "a row without an id"])
+def test_the_first_problem_is_told(row, first, tmp_path, task_of):
+    """The remedy for fewer rows than problems that show no problem; `problems` are those of --limit."""
+    made(tmp_path, {"s.json": one([row])})
+    taken = read_samples(tmp_path / "s.json", task_of(), task_of().problems, first)
+    assert [(each.task_id, each.generation) for each in taken.samples] == [(f"HumanEval/{first}", "x")]
+    limited = read_samples(tmp_path / "s.json", task_of(), task_of().problems[:1], first)
+    assert len(limited.samples) == 1 - first
+    assert not first or "1 rows are about problems that are not evaluated" in limited.remarks[0]
+
+
+def test_a_first_problem_that_the_rows_deny(tmp_path, task_of):
+    made(tmp_path, {"s.json": one([["x"], [PROGRAM]]), "named.json": one([["def f1(x): ..."], [PROGRAM]])})
+    with pytest.raises(UserError, match="row 2 answers HumanEval/0, so the first does not answer problem 0; leave --f"):
+        read_samples(tmp_path / "s.json", task_of(), task_of().problems, 0)
+    taken = read_samples(tmp_path / "named.json", task_of(), task_of().problems, 0)
+    assert "--first 0 changes nothing, as all rows say which problem" in taken.remarks[0]
 
 
 def test_a_folder_of_archives_is_refused_as_one(tmp_path, task_of):
