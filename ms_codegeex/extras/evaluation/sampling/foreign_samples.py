@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, reduce
-from itertools import chain, groupby
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,11 @@ from ms_codegeex.extras.evaluation.task import Problem, Sample, SampledAnswer, T
 from ms_codegeex.generation.stopping import Rule
 
 FILE = Path(__file__).with_name("layouts.yaml")
-FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's codes
+# why a text ended: CodeGeeX's codes, and the words of servers; anything else is "given"
+FINISH = {0: "length", 1: "stop", 2: "eos", **dict.fromkeys(
+    ("length", "max_tokens", "model_length", "max_output_tokens"), "length"
+)}  # fmt: skip
+FILTERED = ("content_filter", "refusal")  # a server ended a text for what it says
 MAX_PROGRAM_BYTES = 16 << 20
 MAX_NAMES_SHOWN = 5
 MAX_REASON = 100  # characters of a failed request's reason
@@ -36,10 +40,18 @@ Export = Literal["evalplus", "bigcode"]
 COPY = re.compile(r"(?:\.results|_intermediate|\.jsonl_results|\.raw)(?=\.jsonl?(?:\.gz)?$)")
 CLEANED = "-sanitized"
 MIN_CHARACTERS = 20  # of a text by which a problem is recognised
+# remarks, after the number of what they are about
+IN_LAYOUT = "samples in the layout of "
+OTHERS = "rows are about problems that are not evaluated"
+DROPPED = "answers have been dropped by lm_eval's filter and are not judged; run lm_eval without it to judge all"
+FURTHER = "further choices of the same requests are not judged, as in Inspect; ask with epochs to have all judged"
+FENCED = "programs are replies with code fences, which fail as they are; run evalplus.sanitize --samples FILE"
 REASONS = (
     "error.message",
     "response.body.error.message",
     "response.body.incomplete_details.reason",
+    "result.error.error.message",
+    "result.type",
 )  # of a failed request
 REFUSALS = (
     "response.body.choices.message.refusal",
@@ -55,6 +67,7 @@ class SampleLayout:
     keys: tuple[str, ...]
     ids: tuple[str, ...] = ("task_id",)
     texts: str = ""
+    ends: str = ""
     kind: str = ""
     rows: str = ""
     refused: str = ""
@@ -115,7 +128,7 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem], first: int
     row is about an unknown problem."""
     names, taken = _Names(task), GivenSamples()
     chosen, count = {problem.id: problem for problem in problems}, Counter[str]()
-    of_layout, others, filters, fewer = Counter[str](), 0, dict[str, list[str]](), Counter[str]()
+    filters, told = dict[str, list[str]](), Counter[str]()  # names of lm_eval's by file; remarks and their numbers
     failed, refused = list[tuple[str, str]](), list[tuple[str, str]]()  # problems and reasons
     rows = [*_rows(path, names, taken.remarks)]
     files = groupby(rows, lambda each: each[0].rpartition(":")[0])
@@ -130,10 +143,12 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem], first: int
             if kind != of_file[0]:
                 continue
         if name not in chosen:
-            others += 1
+            told[OTHERS] += 1
             continue
-        if refusals := [(name, str(each)) for at in REFUSALS for each in found(row, at) if each]:
-            refused += refusals
+        ends = [*found(row, layout.ends)] if layout.ends else []
+        said = [str(each) for at in REFUSALS for each in found(row, at) if each]
+        if said := said or [each for each in ends if each in FILTERED]:
+            refused += ((name, each) for each in said)
             if layout.kind == "failed":
                 row, layout = {"text": None}, replace(layout, kind="reply", texts="text")
         if layout.kind == "failed" or (layout.kind == "reply" and isinstance(row, dict) and row.get("error")):
@@ -146,28 +161,27 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem], first: int
         if "filtered_resps" in layout.keys and (drawn := [*found(row.get("resps", []), "")]) != texts:
             if texts and all(text in drawn for text in texts):  # a filter that only chose among them
                 texts, row = drawn, {**row, "filtered_resps": drawn}
-            fewer[where.rpartition(":")[0]] += max(0, len(drawn) - len(texts))
+            told[DROPPED] += max(0, len(drawn) - len(texts))
         if not texts and row != []:
             raise UserError(f"{where}: no text at {layout.texts or 'its place'}, where {layout.name} has it")
-        for text in texts:
-            taken.samples.append(_sample(text, row, layout, task, chosen[name], count[name], where))
+        told[FURTHER] += max(0, len(ends) - len(texts)) if layout.rows else 0
+        for end, text in zip_longest(ends[: len(texts)], texts):
+            finish = FINISH.get(end, "given")
+            taken.samples.append(_sample(text, row, layout, task, chosen[name], count[name], where, finish))
             count[name] += 1
-            of_layout[layout.name] += 1
-    taken.remarks += [f"{path}: {number} samples in the layout of {name}" for name, number in of_layout.items()]
-    if others:
-        taken.remarks.append(f"{path}: {others} rows are about problems that are not evaluated")
+            told[IN_LAYOUT + layout.name] += 1
+            told[FENCED] += layout.kind == "program" and "\n```" in text and not _parsed(text)
+    layouts_first = sorted((+told).items(), key=lambda each: not each[0].startswith(IN_LAYOUT))
+    taken.remarks += [f"{path}: {number} {words}" for words, number in layouts_first]
     what = {"failed requests are left out, not judged": failed, "refusals count as answers without code": refused}
     for words, about in what.items():
         shown = ", ".join(f"{name} ({reason[:MAX_REASON]})" for name, reason in about[:MAX_NAMES_SHOWN])
         more = ", ..." if len(about) > MAX_NAMES_SHOWN else ""
         taken.remarks += [f"{path}: {len(about)} {words}: {shown}{more}"] if about else []
-    for file, number in (+fewer).items():
-        remedy = "run lm_eval without the filter that drops them to judge all"
-        taken.remarks.append(f"{file}: lm_eval's filter has dropped {number} answers, which are not judged; {remedy}")
-    for file, (first, *more) in filters.items():
+    for file, (chief, *more) in filters.items():
         if more:
             others = f"those of {', '.join(more)} are of the same answers, passed over; to judge them, give them alone"
-            taken.remarks.append(f"{file}: rows of the filter {first} are read; {others}")
+            taken.remarks.append(f"{file}: rows of the filter {chief} are read; {others}")
     if without := [name for name in chosen if name not in count]:
         shown = ", ".join(without[:MAX_NAMES_SHOWN]) + (", ..." if len(without) > MAX_NAMES_SHOWN else "")
         taken.remarks.append(f"{path}: no samples of {len(without)} of {len(chosen)} problems: {shown}")
@@ -238,7 +252,8 @@ class _Names:
         self._known, self._others = set(self._ids), dict[str, list[str]]()
         self.counted = False  # whether rows were taken by their place
         for name in self._ids:
-            for other in {name.replace("/", "_"), name.partition("/")[2], name.rpartition("/")[2]} - {""}:
+            parts = {name.partition("/")[2], name.rpartition("/")[2]} - {""}
+            for other in parts | {name.replace("/", sign) for sign in "_-"}:
                 self._others.setdefault(other, []).append(name)
 
     def check(self, row: Any, layout: SampleLayout, where: str) -> None:
@@ -304,7 +319,7 @@ class _Names:
         name = str(given)
         if name in self._known:
             return name
-        number = re.sub(r"^[A-Za-z]+[/_](?=\d+$)", "", name)
+        number = re.sub(r"^[A-Za-z]+[/_-](?=\d+$)", "", name)
         ids = self._others.get(name) or [number] * (number in self._known)
         if len(ids) > 1 and isinstance(language := row.get("language"), str):
             language = ALIASES.get(language, language.partition("_")[0])
@@ -316,7 +331,9 @@ class _Names:
         return ids[0]
 
 
-def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Problem, number: int, where: str) -> Sample:
+def _sample(
+    text: Any, row: Any, layout: SampleLayout, task: Task, problem: Problem, number: int, where: str, finish: str
+) -> Sample:
     if layout.kind == "ours":
         ours = {**row, "task_id": problem.id, "completion_id": number}
         if flaw := flaws(task, SAMPLE)(ours):
@@ -329,8 +346,6 @@ def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Prob
         raise UserError(f"{where}: {layout.texts or 'an item'}: found {type(text).__name__}, expected text")
     if "resps" in row and [*found(row["resps"], "")] == [*found(row["filtered_resps"], "")]:
         kind = "reply"  # lm_eval took nothing out of it
-    code = row.get("finish") if isinstance(row, Mapping) else None
-    finish = FINISH.get(code, "given") if isinstance(code, int) else "given"
 
     def replay(prompt: str, *, seed: int, stop: Rule | None = None, max_new_tokens: int | None = None) -> SampledAnswer:
         return SampledAnswer(text, finish, is_reply=kind == "reply")
@@ -354,11 +369,16 @@ def _is_program(text: str, data: Any) -> bool:
         return False
     if prompt and text.lstrip().startswith(prompt):
         return True
+    body = _parsed(text)
+    return any(isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == name for each in body or ())
+
+
+def _parsed(text: str) -> list[ast.stmt] | None:
+    """The statements of a Python program, None if it is none."""
     try:
-        body = ast.parse(text).body
+        return ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return any(isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == name for each in body)
+        return None
 
 
 def identity(path: Path) -> dict[str, Any]:

@@ -25,12 +25,19 @@ from ms_codegeex.extras.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.extras.evaluation.toolchains.go import Go
 from ms_codegeex.extras.evaluation.toolchains.java import Java
 from ms_codegeex.extras.evaluation.toolchains.javascript import JavaScript, version_of
+from ms_codegeex.extras.evaluation.toolchains.python import Python
 from ms_codegeex.extras.evaluation.toolchains.rust import Rustc
 
 TUPLES = "javatuples"
 WITNESS = "ms_codegeex_tests_ended"
 LUA = ("lua", "lua5.4", "lua5.3")
 LUAUNIT = "print((package.searchpath or function() end)('luaunit', package.path) or '')"
+
+
+class PlainPython(Python):
+    """`python`, without a guard."""
+
+    options: ClassVar[tuple[str, ...]] = ()
 
 
 class PlainCpp(Cpp):
@@ -226,4 +233,4 @@ class Bash(ToolChain):
         return Verdict.WRONG if failed and verdict is Verdict.ERROR else verdict
 
 
-PLAIN = (PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash, TypeScript, Lua)
+PLAIN = (PlainPython, PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash, TypeScript, Lua)

@@ -18,13 +18,15 @@ ENVIRONMENT = {name: python_program.ENVIRONMENT[name] for name in KEPT}
 
 
 class Python(ToolChain):
-    """Published and strict are the same: the original runner also checks that the program reached its end."""
+    """Published and strict are the same: the original runner also checks that the program reached its end. Its guard is
+    there for both."""
 
     language = "python"
     install = "pip install numpy"  # PYTHONPATH, .pth files and links do not count: the sandbox lacks what they name
     installer = "pip install"
     libraries: ClassVar[Mapping[str, str]] = {"NumPy": "numpy"}
-    sources = ("run_python.py",)
+    sources = ("run_python.py", str(python_program.INSIDE / "program.py"))
+    options: ClassVar[tuple[str, ...]] = ("guarded",)
     notices_exit = True
     failed_assertion = (b"\nAssertionError",)
     no_memory = (b"\nMemoryError",)
@@ -48,7 +50,7 @@ class Python(ToolChain):
         return {**super().readable(), **python_program.readable_parts(Path(sys.executable), prefixes)}
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
-        words = [sys.executable, "-s", f"{self.inside}/run_python.py"]
+        words = [sys.executable, "-s", f"{self.inside}/run_python.py", *self.options]
         run = Command(words, ResourceLimits(wall=seconds, processes=ALONE), ENVIRONMENT, challenge)
         return RunPlan([run], program.files("tests.py", token))
 

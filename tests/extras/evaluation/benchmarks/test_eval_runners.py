@@ -50,7 +50,7 @@ print(json.dumps({name: passes(text) for name, text in programs.items()}))
 CODE_EVAL = """
 import os
 os.environ["HF_ALLOW_CODE_EVAL"] = "1"
-references = [row["test"] + f"\ncheck({row['entry_point']})"] * len(programs)
+references = [row["test"] + f"\\ncheck({row['entry_point']})"] * len(programs)
 given = {"predictions": [[row["prompt"] + text] for text in programs.values()], "references": references}
 _, results = compute(**given, k=[1], num_workers=2, timeout=seconds)
 print(json.dumps({name: results[number][0][1]["passed"] for number, name in enumerate(programs)}))

