@@ -430,8 +430,8 @@ def _parts(codes: Sequence[str], request: CodeRequest, fixed: bool, reader: Tree
 
 def _unread(code: str, reader: TreeReader, name: str) -> str:
     """A text that defines the entry point without its main function, if the grammar fails on code in it, or macros
-    declare what is in it: a compiler may read it. Empty if the grammar reads all of it, or fails on sentences, or if its
-    items could not stay as they are."""
+    declare what is in it: a compiler may read it. Empty if the grammar reads all of it, or fails on sentences, or if
+    its items could not stay as they are."""
     grammar, nodes = reader.grammar, reader.parsed(code).children
     head = rf"^[ \t]*(?!return\b|else\b)[\w:<>,&*\[\] \t]*[ \t&*]{re.escape(name)}\s*\([^;{{}}]*\)[^;{{}}]*(?:\{{|<%)"
     declares = name in WORD.findall(code) and _macros_declare(code, reader)
