@@ -94,7 +94,8 @@ for each in ("cpp", "java"):
     setattr(getattr(containerized_eval, "eval_" + each), "run", patient(safe_subprocess.run, "timeout_seconds"))
 subprocess.run = patient(subprocess.run, "timeout")
 def passes(text):
-    return containerized_eval.eval_string_script(row["language"], row["prompt"] + text + "\\n" + row["tests"])["status"] == "OK"
+    program = row["prompt"] + text + "\\n" + row["tests"]
+    return containerized_eval.eval_string_script(row["language"], program)["status"] == "OK"
 with ThreadPoolExecutor(2) as pool:
     print(json.dumps(dict(zip(programs, pool.map(passes, programs.values())))))
 """

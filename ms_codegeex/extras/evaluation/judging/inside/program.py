@@ -70,8 +70,8 @@ ABSENT = ("ipdb", "joblib", "resource", "psutil", "tkinter")  # modules that can
 # need it; and what a program may import without any of it.
 LOADED = "concurrent.futures.thread ctypes inspect logging multiprocessing.managers multiprocessing.pool numpy tqdm"
 ALONE = (
-    "abc bisect builtins cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq itertools "
-    "json math operator os random re statistics string sys time typing"
+    "abc bisect builtins cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
+    "itertools json math operator os random re statistics string sys time typing"
 )
 IMPORTS = re.compile(
     r"(?:^|[;:'\"])[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([^;#\n]+))|(__import__|importlib|modules)", re.MULTILINE
