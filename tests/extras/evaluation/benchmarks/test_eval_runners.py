@@ -66,6 +66,8 @@ compute = evaluate.load(place + "/metrics/code_eval").compute
 """
 CODEGEEX = """
 import importlib.util
+import os
+os.environ["PATH"] = "/usr/local/bin:/usr/bin:/bin"  # where ours looks, too
 sys.path.insert(0, place)
 from codegeex.benchmark.execution import check_correctness
 at = place + "/codegeex/benchmark/humaneval-x/evaluate_humaneval_x.py"
@@ -83,7 +85,7 @@ print(json.dumps({name: passes(text) for name, text in programs.items()}))
 MULTIPL_E = """
 import os
 from concurrent.futures import ThreadPoolExecutor
-os.environ["PATH"] = os.path.dirname(sys.executable) + ":" + os.environ["PATH"]  # of its python3
+os.environ["PATH"] = os.path.dirname(sys.executable) + ":/usr/local/bin:/usr/bin:/bin"  # where ours looks, too
 sys.path.insert(0, place + "/evaluation/src")
 import containerized_eval, safe_subprocess, subprocess
 def patient(run, name):  # a busy machine compiles slowly; docs/fidelity.md has our limit
