@@ -310,15 +310,14 @@ def test_multipl_e(language, tmp_path, sandbox, monkeypatch):
 @pytest.mark.parametrize("form", ["original", "simplified"])
 @pytest.mark.parametrize("number", [0, 1], ids=["", "with a test of the text"])
 def test_ds1000(form, number, tmp_path, sandbox, monkeypatch):
-    """Each answer is a function that is applied to the data, and every second one of the modules."""
+    """Each answer is a function that is applied to the data, with every fifth one of the modules."""
     place = checkout("DS-1000")
     monkeypatch.chdir(tmp_path)
-    names = [name for name in PROGRAMS if "loop" not in name]
-    names = [name for name in names if not name.startswith("import")] + [
-        name for name in names if name.startswith("import")
-    ][::2]
+    others = [name for name in PROGRAMS if not name.startswith("import") and "loop" not in name]
+    names = [*others, *(name for name in PROGRAMS if name.startswith("import"))][:: 9 if number else 1]
+    names = names if number else [*others, *names[len(others) :: 5]]
     call = "import numpy as np\ny = np.vectorize(double)(x)\n"
-    programs = {name: f"def double(x):\n{PROGRAMS[name]}\n{call}" for name in names[:: 9 if number else 1]}
+    programs = {name: f"def double(x):\n{PROGRAMS[name]}\n{call}" for name in names}
     if form == "original":
         data = write_original(tmp_path / "ds1000_data")
         given = str(data / "Numpy" / "Completion" / f"q{number}")
