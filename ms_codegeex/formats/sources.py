@@ -355,7 +355,7 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
         if (left := [*filter(config.get, QUANTISED_KEYS)]) and not _is_quantised(raw.ranks[0], its):
             say(f"{path / CONFIG}: {left[0]} is not used; no tensor is quantised, so it was left there by training")
             config = {key: value for key, value in config.items() if key not in left}
-        if settings.get(_TIED) is True and _has_equal_tables(raw.ranks[0], its):
+        if "tied_head" not in formats.defaults and settings.get(_TIED) is True and _has_equal_tables(raw.ranks[0], its):
             config = {**config, _TIED: False}
         fields = formats.from_ours({**formats.from_json(config), **known})
     if "eos_token_id" not in known:
@@ -366,6 +366,8 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     if recognised is not None and recognised[0].name != its_family.name:
         said, theirs = its_family.name, recognised[0].name
         raise UserError(f"{path}: config.json says {said}, but the tensors are those of {theirs}; restore either")
+    if fields.get("tied_head"):
+        raw = _without_head(raw, its, say)
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
     used = sorted({*(path / name for name in data), *raw.files})
     tensors, saver = _ours(raw, its_family, its, fields), partial(_copy_files, path, keep_code)
@@ -393,6 +395,18 @@ def _has_equal_tables(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLay
         return False
     parts = zip(*(pieces(tensor, BLOCK_BYTES) for tensor in found.values()), strict=True)
     return all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
+
+
+def _without_head(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
+    """The tensors of a model whose head is its word table without another one, which transformers does not use."""
+    head = next(entry.foreign for entry in its.entries if entry.ours == ("head.weight",))
+    if head not in raw.ranks[0]:
+        return raw
+    if not _has_equal_tables(raw.ranks[0], its):
+        why = f"{CONFIG} ties the head to the word table, which differs; transformers does not use it either"
+        say(f"{raw.where[0]}: {layout.shown(head)} is not used: {why}")
+    without = [{name: tensor for name, tensor in tensors.items() if name != head} for tensors in raw.ranks]
+    return replace(raw, ranks=without, skipped=[*raw.skipped, layout.shown(head)])
 
 
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
@@ -483,9 +497,9 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
                 raise
             raise UnknownSize(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
         keys, rows = formats.data.sizes, fields["vocab_size"]
-        kind = its.config.get("model_type", keys.model_type)
-        of = its_family.name
-        refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows}, of=of)
+        stated = {"model_type": its.config.get("model_type", keys.model_type)}
+        stated |= {keys.keys.get("vocab_size", "vocab_size"): rows, "tensors": [*map(layout.shown, shapes)]}
+        refuse_lookalike(path, stated, of=its_family.name)
     _say_if_unclear(path, its_family.name, fields, str(path), say)
     if ranks < len(raw.ranks):
         say(f"{path}: {len(raw.ranks)} files of ranks, each with the whole model; they must be equal")
