@@ -20,6 +20,7 @@ _VISIBLE = {  # sizes of every family: the parameter, `{i}` for any block, and t
     "hidden_size": ("embedding.word.weight", 1),
     "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
 }
+_HEAD = ("head.weight",)  # which a tied one does not have
 _SQUARE = "blocks.{i}.attention.output.weight"  # in every family; ranks share its columns
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
@@ -182,7 +183,11 @@ class FamilyFormats:
         plain = {each for name in names for each in spellings(name) if each in known}
         for layout in self.data.layouts:
             if kind in (None, layout.kind):
-                first = [entry.numbered(0).foreign for entry in layout.entries]
+                first = [
+                    entry.numbered(0).foreign
+                    for entry in layout.entries
+                    if entry.ours != _HEAD or "tied_head" not in self.defaults or plain_name(entry.foreign) in plain
+                ]
                 share = sum(plain_name(name) in plain for name in first) / len(first)
                 exact = sum(name in names for name in first)
                 if share and (share, exact) > best[:2]:
@@ -244,7 +249,7 @@ class FamilyFormats:
             ranks_share = ranks if axis == self.axis(layout, name) else 1
             fields[field] = packed_shape(entry.packing, [shape])[axis] * ranks_share
         if "tied_head" in self.defaults:
-            fields["tied_head"] = by_name[("head.weight",)].foreign not in shapes
+            fields["tied_head"] = by_name[_HEAD].foreign not in shapes
         repeated = [entry for entry in layout.entries if "{i}" in entry.ours[0]]
         there = (any(entry.numbered(i).foreign in shapes for entry in repeated) for i in range(len(shapes) + 1))
         fields["num_layers"] = next(i for i, layer in enumerate(there) if not layer)

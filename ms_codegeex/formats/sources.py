@@ -256,11 +256,19 @@ def _base(checkpoint: Checkpoint, path: Path, say: Say) -> Source:
     return base
 
 
-def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family, ForeignLayout] | None:
-    """The family and layout, of this kind rather than another one, that most of these tensors belong to, if any."""
-    choices = product(dict.fromkeys((kind, None)), FAMILIES)
-    candidates = [(*FamilyFormats(family(name)).recognise(names, each), family(name)) for each, name in choices]
-    share, its, owner = max(candidates, key=lambda candidate: candidate[0])
+def _recognise(
+    names: Collection[ForeignName], kind: str | None, said: Mapping[str, Any]
+) -> tuple[Family, ForeignLayout] | None:
+    """The family and layout, of this kind rather than another one, that most of these tensors belong to, if any. Of
+    families with the same names, it is the one with most of the sizes that are `said`."""
+
+    def of(name: str, each: str | None) -> tuple[float, ForeignLayout | None, Family, int]:
+        formats = FamilyFormats(family(name))
+        sizes = sum(key in formats.defaults for key in said) + len(said) * (said.get("family") == name)
+        return *formats.recognise(names, each), formats.family, sizes
+
+    candidates = [of(name, each) for each, name in product(dict.fromkeys((kind, None)), FAMILIES)]
+    share, its, owner, _ = max(candidates, key=lambda candidate: (candidate[0], candidate[3]))
     return (owner, its) if its is not None and share >= _ENOUGH else None
 
 
@@ -361,7 +369,7 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     if "eos_token_id" not in known:
         fields |= {"eos_token_id": _end_token(path, settings.get("eos_token_id"), fields, say)}
     _say_if_unclear(path, its_family.name, fields, str(settings.get("_name_or_path")), say)
-    recognised = _recognise(raw.ranks[0], its.kind)
+    recognised = _recognise(raw.ranks[0], its.kind, {"family": its_family.name})
     raw = _named(raw, its, say)
     if recognised is not None and recognised[0].name != its_family.name:
         said, theirs = its_family.name, recognised[0].name
@@ -478,13 +486,14 @@ def _with_adapters(raw: RawModel, path: Path, alpha: Any, say: Say) -> RawModel:
 def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: Say) -> Source:
     """A model without a configuration: its tensors and `given` (None: a verb without `--set`) show family and sizes."""
     known = given or {}
-    recognised = _recognise(raw.ranks[0], raw.kind)
+    said, shown = {**raw.recorded, **known}, {"tensors": [layout.shown(name) for name in raw.ranks[0]]}
+    recognised = _recognise(raw.ranks[0], raw.kind, said)
+    refuse_lookalike(path, shown, of=recognised[0].name if recognised else None)
     if recognised is None:
-        refuse_lookalike(path, {"tensors": [layout.shown(name) for name in raw.ranks[0]]})
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
         holds = f"or only a part of one; it holds {first} ({len(raw.ranks[0])} tensors)"
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}), {holds}")
-    (its_family, its), said = recognised, {**raw.recorded, **known}
+    its_family, its = recognised
     raw = _named(raw, its, say)
     shapes = {name: tensor.shape for name, tensor in raw.ranks[0].items()}
     with _reading_sizes(path, its_family, known) as formats:
@@ -497,9 +506,9 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
                 raise
             raise UnknownSize(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
         keys, rows = formats.data.sizes, fields["vocab_size"]
-        stated = {"model_type": its.config.get("model_type", keys.model_type)}
-        stated |= {keys.keys.get("vocab_size", "vocab_size"): rows, "tensors": [*map(layout.shown, shapes)]}
-        refuse_lookalike(path, stated, of=its_family.name)
+        kind = its.config.get("model_type", keys.model_type)
+        of = its_family.name
+        refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows}, of=of)
     _say_if_unclear(path, its_family.name, fields, str(path), say)
     if ranks < len(raw.ranks):
         say(f"{path}: {len(raw.ranks)} files of ranks, each with the whole model; they must be equal")

@@ -9,7 +9,7 @@ from networks import assign, check_gradients, every_logit, packed_batch
 
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.models.causal import Build
-from ms_codegeex.models.qwen2.config import Qwen2Config
+from ms_codegeex.models.qwen2.config import Qwen2CoderConfig
 from ms_codegeex.models.qwen2.model import Logits, Loss
 from ms_codegeex.models.registry import family
 
@@ -21,7 +21,7 @@ from twins.peers import logits_of_documents, loss_sum, randomise, transformers_q
 
 EOS = 2
 # 14 heads in 2 groups and a tied head, as in 0.5B
-REAL = Qwen2Config(
+REAL = Qwen2CoderConfig(
     vocab_size=120,
     hidden_size=14 * 8,
     num_layers=2,

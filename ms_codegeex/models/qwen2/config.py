@@ -29,7 +29,7 @@ TIED = replace(PARAMETERS, last=(_NORM, replace(_HEAD, copy_of="embedding.word")
 
 
 @dataclass(frozen=True)
-class Qwen2Config(DecoderConfig):
+class Qwen2CoderConfig(DecoderConfig):
     """Qwen2.5-Coder's sizes (its published configurations); the defaults are those of 7B, 7,615,616,512 parameters."""
 
     activation = "swiglu"
@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Ours, for a CPU.
     "tiny": TINY | {"num_kv_groups": 2, "intermediate_size": 344, "tied_head": True},
 }
-build_config = partial(from_preset, Qwen2Config, PRESETS, "7b")
+build_config = partial(from_preset, Qwen2CoderConfig, PRESETS, "7b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:
