@@ -146,7 +146,7 @@ def write_qwen2(directory: Path, instruct: bool = False, size: int = 700) -> Pat
     bpe.post_processor = processors.ByteLevel(trim_offsets=False, **of_bytes)
     bpe.decoder = decoders.ByteLevel(**of_bytes)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=min(size, 700), initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator([*LINES, *many_texts()] * 2, trainer)
     content = json.loads(bpe.to_str())
     vocab = content["model"]["vocab"]

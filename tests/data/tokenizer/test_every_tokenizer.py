@@ -1,11 +1,10 @@
 """What every tokenizer keeps to: any text survives, transformers has the same ids, mistakes are named."""
 
-import unicodedata
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_files import in_transformers, many_texts, write_chatglm, write_qwen2
+from tokenizers.normalizers import NFC
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -31,11 +30,7 @@ WRITTEN = {"codegeex2": write_chatglm, "qwen2": write_qwen2}
 
 def kept(name, text):
     """What survives of a text."""
-    return text.replace("\u2581", " ") if name == "codegeex2" else in_form(text) if name == "qwen2" else text
-
-
-def in_form(text):
-    return unicodedata.normalize("NFC", text)
+    return {"codegeex2": text.replace("\u2581", " "), "qwen2": NFC().normalize_str(text)}.get(name, text)
 
 
 @pytest.fixture(scope="module")
