@@ -37,6 +37,7 @@ from ms_codegeex.data.description import (
     read_description,
     recorded_description,
 )
+from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_all, copy_data, left_out, without_code
 from ms_codegeex.data.tokenizer.files import CONFIG as TOKENIZER_CONFIG
@@ -366,8 +367,11 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
         if "tied_head" not in formats.defaults and settings.get(_TIED) is True and _has_equal_tables(raw.ranks[0], its):
             config = {**config, _TIED: False}
         fields = formats.from_ours({**formats.from_json(config), **known})
+    tokenizer = None
+    with suppress(UserError):  # whoever needs it reports it
+        tokenizer = load_tokenizer(path)
     if "eos_token_id" not in known:
-        fields |= {"eos_token_id": _end_token(path, settings.get("eos_token_id"), fields, say)}
+        fields |= {"eos_token_id": _end_token(path, tokenizer, settings.get("eos_token_id"), fields, say)}
     _say_if_unclear(path, its_family.name, fields, str(settings.get("_name_or_path")), say)
     recognised = _recognise(raw.ranks[0], its.kind, {"family": its_family.name})
     raw = _named(raw, its, say)
@@ -379,7 +383,10 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
     used = sorted({*(path / name for name in data), *raw.files})
     tensors, saver = _ours(raw, its_family, its, fields), partial(_copy_files, path, keep_code)
-    further = {"description": read_description(path), "left_out": left_out(path, keep_code)}
+    description = read_description(path)
+    if tokenizer and tokenizer.infilling and description.infill is None and not (path / PROVENANCE).is_file():
+        description = replace(description, infill=sentinels(tokenizer.infilling))  # released, so not by us
+    further = {"description": description, "left_out": left_out(path, keep_code)}
     further |= {"config_json": config if keep_code else without_code(config), "skipped": _skipped(raw, its)}
     inputs = (inputs_of("model", path, used),)
     return Source(path, "huggingface", its_family, fields, tensors, saver, inputs=inputs, **further)
@@ -433,13 +440,9 @@ def _settings(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _end_token(path: Path, stated: Any, fields: Mapping[str, Any], say: Say) -> int:
+def _end_token(path: Path, tokenizer: Tokenizer | None, stated: Any, fields: Mapping[str, Any], say: Say) -> int:
     """The end token of a model directory's tokenizer, or else of its configuration (2, `#`, in old ones of CodeGen)."""
-    try:
-        end = load_tokenizer(path).eos_id
-    except UserError:  # whoever needs the tokenizer reports it
-        return fields["eos_token_id"]
-    if end >= fields["vocab_size"]:
+    if tokenizer is None or (end := tokenizer.eos_id) >= fields["vocab_size"]:
         return fields["eos_token_id"]
     of_answers = _settings(path / GENERATION).get("eos_token_id")
     for name, ends in ((CONFIG, stated), (GENERATION, of_answers)):

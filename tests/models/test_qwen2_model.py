@@ -43,7 +43,8 @@ def peer(config, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(
-    "config,length,reset", [(REAL, 24, True), (UNTIED, 12, False), pytest.param(REAL, 64, False, marks=pytest.mark.slow)]
+    "config,length,reset",
+    [(REAL, 24, True), (UNTIED, 12, False), pytest.param(REAL, 64, False, marks=pytest.mark.slow)],
 )
 def test_logits_of_every_position_equal_the_originals(config, length, reset):
     model, ours = peer(config)
@@ -86,7 +87,9 @@ def test_loss_and_gradients_equal_the_originals_in_float64(config):
 @pytest.mark.parametrize("config", [REAL, UNTIED])
 def test_the_config_json_of_transformers_is_read(config, tmp_path):
     """With the keys of releases, which ask for no sliding window."""
-    model = transformers_qwen2(transformers, config, use_sliding_window=False, sliding_window=131072, max_window_layers=28)
+    model = transformers_qwen2(
+        transformers, config, use_sliding_window=False, sliding_window=131072, max_window_layers=28
+    )
     model.config.save_pretrained(tmp_path)
     stated = transformers.Qwen2Config.from_pretrained(tmp_path).to_dict() | {"rope_scaling": None, "bos_token_id": 1}
     read = FamilyFormats(family("qwen2")).from_json(stated)

@@ -6,7 +6,8 @@
 A sentinel is an id, or the text of a special token. `order` is that of the parts; each sentinel precedes its text, and
 the answer follows the last part: the middle's sentinel, or the prefix, which the middle then continues without a break
 ("Efficient Training of Language Models to Fill in the Middle", 2022, its second form of SPM). `end` is optional: texts
-that end an answer besides the model's end token."""
+that end an answer besides the model's end token. `repository` and `file` are optional: special tokens before the names
+of a project and of each of its files, by which a model is shown other files."""
 
 from __future__ import annotations
 
@@ -15,11 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.tokenizer.base import Tokenizer
+from ms_codegeex.data.tokenizer.base import INFILLING_PARTS, Tokenizer
 
-PARTS = ("prefix", "suffix", "middle")
+PARTS = INFILLING_PARTS
 ORDERS = {"psm": PARTS, "spm": ("suffix", "prefix", "middle")}
+_OF_FILES = ("repository", "file")
 JOINED = ("suffix", "middle", "prefix")  # the middle continues the prefix
+
+
+PROJECT, THIS_FILE, OTHER_FILE = "myproject", "filename", "tmp"  # names that are not known are llama.cpp's
+File = tuple[str, str]  # name, text
 
 
 def joined_files(texts: Sequence[str], prefix: str) -> str:
@@ -29,13 +35,16 @@ def joined_files(texts: Sequence[str], prefix: str) -> str:
 
 @dataclass(frozen=True)
 class Sentinels:
-    """How a model that was trained for infilling is prompted. A sentinel is an id or a special token's text."""
+    """How a model that was trained for infilling is prompted. A sentinel is an id or a special token's text. Empty
+    `repository` and `file`: it was not shown other files."""
 
     prefix: str | int
     suffix: str | int
     middle: str | int
     order: tuple[str, ...] = PARTS
     end: tuple[str, ...] = ()
+    repository: str = ""
+    file: str = ""
 
     @property
     def ids(self) -> frozenset[int]:
@@ -44,15 +53,23 @@ class Sentinels:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value, which `sentinels` reads."""
-        ends = {"end": list(self.end)} if self.end else {}
-        return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **ends}
+        further = {"end": list(self.end), "repository": self.repository, "file": self.file}
+        known = {name: value for name, value in further.items() if value}
+        return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **known}
 
     def prompt(
-        self, tokenizer: Tokenizer, prefix: str, suffix: str | Sequence[int], room: int, step: int = 1
+        self,
+        tokenizer: Tokenizer,
+        prefix: str,
+        suffix: str | Sequence[int],
+        room: int,
+        step: int = 1,
+        files: Sequence[File] = (),
     ) -> tuple[list[int], bool]:
         """Ids of the prompt, at most `room`, and whether it was truncated: the prefix loses its start and the suffix
         its end, the longer one first, in steps of `step`, at most an eighth of `room`, while the prefix grows. The
-        user's text is taken literally: a sentinel in it is plain text. The suffix may be encoded already."""
+        user's text is taken literally: a sentinel in it is plain text. The suffix may be encoded already. Other `files`
+        come first, as many of the last ones as fit besides; only for models that were shown some."""
         marks, first = {}, len(tokenizer.prefix)
         for part in PARTS:
             mark = getattr(self, part)
@@ -71,8 +88,26 @@ class Sentinels:
             else:
                 before = -(-len(texts["prefix"]) // step) * step
             texts["suffix"] = texts["suffix"][: max(0, room - before)]
+        files = [(name, text) for name, text in files if text.strip()]
+        shown, count = self._shown(tokenizer, files, room - length)
         ids = (token for part in self.order for token in (*marks[part], *texts[part]))
-        return [*tokenizer.prefix, *ids], length > room
+        return [*tokenizer.prefix, *shown, *ids], length > room or count < len(files)
+
+    def _shown(self, tokenizer: Tokenizer, files: Sequence[File], room: int) -> tuple[list[int], int]:
+        """Ids of the project's name, of other files and of this file's name, and how many of the files there is room
+        for, of which the last ones are taken."""
+
+        def part(mark: str, name: str, text: str = "") -> list[int]:
+            return [*tokenizer.encode_marks(mark), *tokenizer.encode_inside(f"{name}\n{text}")] if mark else []
+
+        head, last, shown = part(self.repository, PROJECT), part(self.file, THIS_FILE), list[list[int]]()
+        room -= len(head) + len(last)
+        for name, text in reversed(files):
+            ids = part(self.file, name or OTHER_FILE, f"{text.rstrip()}\n")
+            if (room := room - len(ids)) < 0:
+                break
+            shown.insert(0, ids)
+        return [number for each in (head, *shown, last) for number in each] if shown else [], len(shown)
 
     def check(self, tokenizer: Tokenizer, rows: int, where: str) -> None:
         """`UserError` if a sentinel that is an id also means something else, or the model's table has no row for it."""
@@ -97,8 +132,9 @@ def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
 
 def sentinels(value: Any) -> Sentinels:
     """The sentinels of a JSON value; a malformed one is a `UserError`."""
-    if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", "end"}:
-        raise UserError(f"expected an object with {', '.join(PARTS)}, and order and end if they are needed")
+    if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", "end", *_OF_FILES}:
+        further = "order, end, repository and file"
+        raise UserError(f"expected an object with {', '.join(PARTS)}, and {further} if they are needed")
     marks = [value[part] for part in PARTS]
     order, end = value.get("order", [*PARTS]), value.get("end", [])
     if not all((isinstance(mark, str) and mark) or (type(mark) is int and mark >= 0) for mark in marks):
@@ -110,4 +146,7 @@ def sentinels(value: Any) -> Sentinels:
         raise UserError(f"order is {order}; {remedy}")
     if not isinstance(end, list) or not all(isinstance(text, str) and text for text in end):
         raise UserError(f"end is {end}; give a list of texts")
-    return Sentinels(*marks, order=tuple(order), end=tuple(end))
+    names = {name: value.get(name, "") for name in _OF_FILES}
+    if not all(isinstance(name, str) for name in names.values()) or (names["repository"] and not names["file"]):
+        raise UserError(f"{' and '.join(_OF_FILES)} are not texts; give those of special tokens, or file alone")
+    return Sentinels(*marks, order=tuple(order), end=tuple(end), **names)

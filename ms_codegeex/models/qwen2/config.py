@@ -33,6 +33,7 @@ class Qwen2CoderConfig(DecoderConfig):
     """Qwen2.5-Coder's sizes (its published configurations); the defaults are those of 7B, 7,615,616,512 parameters."""
 
     activation = "swiglu"
+    after_end = 8
 
     vocab_size: int = 152064  # rows of the tables: 151665 ids of the tokenizer, rounded up
     hidden_size: int = 3584

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.description import ModelDescription, gguf_description
+from ms_codegeex.data.description import GGUF_RECORD, ModelDescription, gguf_description
+from ms_codegeex.data.infilling.sentinels import sentinels
+from ms_codegeex.data.tokenizer.qwen2 import infilling_marks
 from ms_codegeex.extras.exchange.gguf_files.architectures import ARCHITECTURES, HEAD, LlamaArchitecture
 from ms_codegeex.extras.exchange.gguf_files.header import GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.vocabulary import PREFIXES, tokenizer_writer
@@ -121,8 +124,13 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
 
 
 def _description(header: GGUFHeader) -> ModelDescription:
+    """What the keys say. A file by another program that says nothing of infilling is asked as llama.cpp asks it."""
     prefix = PREFIXES.get(str(header.metadata.get("tokenizer.ggml.model")), "")
-    return gguf_description(header.metadata, prefix, header.path)
+    known = gguf_description(header.metadata, prefix, header.path)
+    if known.infill is None and GGUF_RECORD not in header.metadata:
+        marks = infilling_marks(header.metadata.get("tokenizer.ggml.tokens", ()))
+        known = replace(known, infill=marks and sentinels(marks))
+    return known
 
 
 def describe(path: Path) -> dict[str, Any]:

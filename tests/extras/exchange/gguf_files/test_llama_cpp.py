@@ -16,7 +16,9 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import unicodedata
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,24 @@ def test_tokens_and_logits_of_random_weights(llama, tmp_path, name):
     theirs = {each["id"]: each["logprob"] for each in found["likely"]}
     assert len(theirs) > len(logits) // 2
     assert max(abs(theirs[id_] - expected[id_]) for id_ in theirs) < 2e-3 * np.abs(logits).max()
+
+
+def test_tokens_of_qwen2(llama, tmp_path):
+    """Its tokenizer with CodeGen's weights. Names of marks are tokens in both; llama.cpp does not make NFC."""
+    tokenizer = load_tokenizer(tokenizer_files.write_qwen2(tmp_path / "tok", size=300))
+    model = source("codegen", tmp_path / "own")
+    fields = {**model.fields, "eos_token_id": tokenizer.eos_id}
+    path, _ = exported(replace(model, fields=fields, save_tokenizer=tokenizer.save), tmp_path / "out", "f32")
+    texts = [
+        text for text in tokenizer_files.drawn_texts(400) if unicodedata.is_normalized("NFC", text) and "\0" not in text
+    ]
+    found = llama(path, [], texts)
+    assert found["tokens"] == [tokenizer.encode_prompt(text) for text in texts] and len(texts) > 200
+    again = open_source(path)
+    (tmp_path / "again").mkdir()
+    again.save_tokenizer(tmp_path / "again")
+    ours = load_tokenizer(tmp_path / "again")
+    assert (ours.fingerprint, ours.infilling) == (tokenizer.fingerprint, tokenizer.infilling)
 
 
 def generator_of(model, place):
