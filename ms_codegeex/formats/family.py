@@ -127,7 +127,7 @@ class FamilyFormats:
             of_layer_kinds = [each for each in stated.values() if isinstance(each, dict)]
             for (key, expected), table in product(_ROPE.items(), (stated, *of_layer_kinds)):
                 if key == self.data.sizes.keys.get("rotary_base"):
-                    values = {key: value for value in [table.get(key)] if value is not None} | values
+                    values = values if table.get(key) is None else {key: table[key], **values}
                 elif table.get(key, expected) != expected:
                     where = key if place == key else f"{key} of {place}"
                     said = f"{where} is {table[key]!r:.80}, expected {expected!r}"
