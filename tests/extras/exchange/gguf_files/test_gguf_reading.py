@@ -279,7 +279,7 @@ def test_qwen2s_tokenizer_comes_back(tmp_path):
     convert(told, "gguf", tmp_path / "told", progress=False)
     (path,) = (tmp_path / "told").glob("*.gguf")
     assert open_gguf(path).description.infill == marks  # the ids of llama.cpp's keys are those of the texts
-    assert GGUFHeader(path).metadata["tokenizer.ggml.fim_sep_token_id"] == names.index("<|file_sep|>")
+    assert GGUFHeader(path).metadata["tokenizer.ggml.fim_mid_token_id"] == names.index("<|fim_middle|>")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
