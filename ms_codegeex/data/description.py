@@ -172,9 +172,6 @@ def _infill_keys(marks: Sentinels, tokenizer: Tokenizer, _prefix: str) -> Entrie
         if len(ids) == 1:
             yield f"tokenizer.ggml.fim_{short}_token_id", "uint32", ids[0]
             yield f"tokenizer.ggml.{part}_token_id", "uint32", ids[0]
-    for mark, short in ((marks.repository, "rep"), (marks.file, "sep")):
-        if mark and len(ids := tokenizer.encode_marks(mark)) == 1:
-            yield f"tokenizer.ggml.fim_{short}_token_id", "uint32", ids[0]
 
 
 def _licence_keys(licence: str, *_: Any) -> Entries:

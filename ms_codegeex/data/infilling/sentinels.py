@@ -6,11 +6,13 @@
 A sentinel is an id, or the text of a special token. `order` is that of the parts; each sentinel precedes its text, and
 the answer follows the last part: the middle's sentinel, or the prefix, which the middle then continues without a break
 ("Efficient Training of Language Models to Fill in the Middle", 2022, its second form of SPM). `end` is optional: texts
-that end an answer besides the model's end token. `repository` and `file` are optional: special tokens before the names
-of a project and of each of its files, by which a model is shown other files."""
+that end an answer besides the model's end token. `frame` and `files` are optional, and their texts may hold names of
+special tokens: those before and after the parts; and for models that were shown other files, those before these, for
+each of them, with {name} and {text}, and before the parts, in place of the frame's first."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +22,12 @@ from ms_codegeex.data.tokenizer.base import INFILLING_PARTS, Tokenizer
 
 PARTS = INFILLING_PARTS
 ORDERS = {"psm": PARTS, "spm": ("suffix", "prefix", "middle")}
-_OF_FILES = ("repository", "file")
+_TEXTS = {"end": None, "frame": 2, "files": 3}  # lists of texts, and their lengths
 JOINED = ("suffix", "middle", "prefix")  # the middle continues the prefix
 
 
-PROJECT, THIS_FILE, OTHER_FILE = "myproject", "filename", "tmp"  # names that are not known are llama.cpp's
+_FIELD = re.compile(r"(\{name\}|\{text\})")
+UNNAMED = "tmp"  # another file without a name, as in llama.cpp
 File = tuple[str, str]  # name, text
 
 
@@ -35,16 +38,15 @@ def joined_files(texts: Sequence[str], prefix: str) -> str:
 
 @dataclass(frozen=True)
 class Sentinels:
-    """How a model that was trained for infilling is prompted. A sentinel is an id or a special token's text. Empty
-    `repository` and `file`: it was not shown other files."""
+    """How a model that was trained for infilling is prompted. A sentinel is an id or a special token's text."""
 
     prefix: str | int
     suffix: str | int
     middle: str | int
     order: tuple[str, ...] = PARTS
     end: tuple[str, ...] = ()
-    repository: str = ""
-    file: str = ""
+    frame: tuple[str, ...] = ("", "")
+    files: tuple[str, ...] = ()
 
     @property
     def ids(self) -> frozenset[int]:
@@ -53,8 +55,7 @@ class Sentinels:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value, which `sentinels` reads."""
-        further = {"end": list(self.end), "repository": self.repository, "file": self.file}
-        known = {name: value for name, value in further.items() if value}
+        known = {name: list(getattr(self, name)) for name in _TEXTS if any(getattr(self, name))}
         return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **known}
 
     def prompt(
@@ -74,9 +75,10 @@ class Sentinels:
         for part in PARTS:
             mark = getattr(self, part)
             marks[part] = [mark] if isinstance(mark, int) else tokenizer.encode_prompt(mark)[first:]
+        begin, end = map(tokenizer.encode_marks, self.frame)
         after = tokenizer.encode_inside(suffix) if isinstance(suffix, str) else list(suffix)
         texts = {"prefix": tokenizer.encode(prefix), "suffix": after, "middle": []}
-        room -= first + sum(map(len, marks.values()))
+        room -= first + len(begin) + len(end) + sum(map(len, marks.values()))
         if room < 1:
             raise UserError("prompt: the model's context holds no more than the sentinels; ask for a shorter answer")
         shorter = min(len(texts["prefix"]), len(texts["suffix"]), room // 2)
@@ -89,25 +91,23 @@ class Sentinels:
                 before = -(-len(texts["prefix"]) // step) * step
             texts["suffix"] = texts["suffix"][: max(0, room - before)]
         files = [(name, text) for name, text in files if text.strip()]
-        shown, count = self._shown(tokenizer, files, room - length)
+        shown, count = self._shown(tokenizer, files, room - length + len(begin)) if files else ([], 0)
         ids = (token for part in self.order for token in (*marks[part], *texts[part]))
-        return [*tokenizer.prefix, *shown, *ids], length > room or count < len(files)
+        return [*tokenizer.prefix, *(shown or begin), *ids, *end], length > room or count < len(files)
 
     def _shown(self, tokenizer: Tokenizer, files: Sequence[File], room: int) -> tuple[list[int], int]:
-        """Ids of the project's name, of other files and of this file's name, and how many of the files there is room
-        for, of which the last ones are taken."""
-
-        def part(mark: str, name: str, text: str = "") -> list[int]:
-            return [*tokenizer.encode_marks(mark), *tokenizer.encode_inside(f"{name}\n{text}")] if mark else []
-
-        head, last, shown = part(self.repository, PROJECT), part(self.file, THIS_FILE), list[list[int]]()
+        """Ids before the parts that show other files, and of how many of them: as many of the last ones as there is
+        room for."""
+        first, each, this = self.files
+        head, last, shown = tokenizer.encode_marks(first), tokenizer.encode_marks(this), list[list[int]]()
         room -= len(head) + len(last)
         for name, text in reversed(files):
-            ids = part(self.file, name or OTHER_FILE, f"{text.rstrip()}\n")
+            values = {"{name}": tokenizer.literal(name or UNNAMED), "{text}": tokenizer.literal(text.rstrip())}
+            ids = tokenizer.encode_marks("".join(values.get(part, part) for part in _FIELD.split(each)))
             if (room := room - len(ids)) < 0:
                 break
             shown.insert(0, ids)
-        return [number for each in (head, *shown, last) for number in each] if shown else [], len(shown)
+        return [number for part in (head, *shown, last) for number in part] if shown else [], len(shown)
 
     def check(self, tokenizer: Tokenizer, rows: int, where: str) -> None:
         """`UserError` if a sentinel that is an id also means something else, or the model's table has no row for it."""
@@ -132,11 +132,11 @@ def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
 
 def sentinels(value: Any) -> Sentinels:
     """The sentinels of a JSON value; a malformed one is a `UserError`."""
-    if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", "end", *_OF_FILES}:
-        further = "order, end, repository and file"
+    if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", *_TEXTS}:
+        further = "order, end, frame and files"
         raise UserError(f"expected an object with {', '.join(PARTS)}, and {further} if they are needed")
     marks = [value[part] for part in PARTS]
-    order, end = value.get("order", [*PARTS]), value.get("end", [])
+    order = value.get("order", [*PARTS])
     if not all((isinstance(mark, str) and mark) or (type(mark) is int and mark >= 0) for mark in marks):
         raise UserError(f"{', '.join(PARTS)} are not texts or ids; give the model's sentinels")
     if len({*marks}) < len(marks):
@@ -144,9 +144,13 @@ def sentinels(value: Any) -> Sentinels:
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(PARTS) or order[-1] == "suffix":
         remedy = "give prefix, suffix and middle in the model's order, suffix not last"
         raise UserError(f"order is {order}; {remedy}")
-    if not isinstance(end, list) or not all(isinstance(text, str) and text for text in end):
-        raise UserError(f"end is {end}; give a list of texts")
-    names = {name: value.get(name, "") for name in _OF_FILES}
-    if not all(isinstance(name, str) for name in names.values()) or (names["repository"] and not names["file"]):
-        raise UserError(f"{' and '.join(_OF_FILES)} are not texts; give those of special tokens, or file alone")
-    return Sentinels(*marks, order=tuple(order), end=tuple(end), **names)
+    further = {name: value[name] for name in _TEXTS if name in value}
+    for name, texts in further.items():
+        size = _TEXTS[name]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{name} is {texts}; give a list of texts")
+        if "" in texts if size is None else len(texts) != size:
+            raise UserError(f"{name} is {texts}; give {'no empty text' if size is None else f'{size} texts'}")
+    if "files" in further and not all(field in further["files"][1] for field in ("{name}", "{text}")):
+        raise UserError(f"files is {further['files']}; write {{name}} and {{text}} in the second text")
+    return Sentinels(*marks, order=tuple(order), **{name: tuple(texts) for name, texts in further.items()})

@@ -54,7 +54,8 @@ class Infilling:
         orders = [ORDERS[mode] for mode in self.modes]
         if self._asked is None:
             return Sentinels(**self.marks, order=orders[-1])
-        return replace(self._asked, **self.marks, order=self._asked.order if self._asked.order in orders else orders[0])
+        order = self._asked.order if self._asked.order in orders else orders[0]
+        return replace(self._asked, **self.marks, order=order, frame=("", ""))
 
     def rearrange(
         self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0

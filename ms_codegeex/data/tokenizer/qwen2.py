@@ -40,7 +40,9 @@ def infilling_marks(names: Collection[str]) -> dict[str, Any] | None:
     parts = {part: f"<|fim_{part}|>" for part in INFILLING_PARTS}
     if not {*parts.values()} <= {*names}:
         return None
-    of_files = {"repository": MARKS[6], "file": MARKS[7]} if {*MARKS[6:]} <= {*names} else {}
+    repository, file = MARKS[6:]
+    texts = [f"{repository}myproject\n", f"{file}{{name}}\n{{text}}\n", f"{file}filename\n"]  # llama.cpp's names
+    of_files = {"files": texts} if {repository, file} <= {*names} else {}
     return {
         **parts,
         "order": [*INFILLING_PARTS],

@@ -130,7 +130,7 @@ def infill_prompt(
     `remedy`, a prompt that is too long is a `PromptTooLong`, which names it. `encoded`: the suffix's `suffix_ids`, if
     several prompts share them. `files`: others that may help."""
     maximum, end = model.max_characters, ()  # encoding more would take seconds
-    if model.sentinels is None or not model.sentinels.file:
+    if model.sentinels is None or not model.sentinels.files:
         prefix, files = joined_files([text for _, text in files], prefix), ()
     begin = prefix[-anchored(len(prefix), maximum) :] if prefix else ""
     if model.sentinels is not None:

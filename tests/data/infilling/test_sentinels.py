@@ -87,7 +87,7 @@ def test_sentinels_that_do_not_fit_the_model_are_refused(tokenizer, tmp_path, ma
 
 def test_what_is_written_is_what_is_read():
     for order in (*ORDERS.values(), JOINED):
-        found = Sentinels(7, "<S>", 9, order, ("<E>",), "<R>" if order == JOINED else "", "<F>")
+        found = Sentinels(7, "<S>", 9, order, ("<E>",), ("", "<A>"), ("<R>", "<F>{name}{text}", "<F>"))
         assert sentinels(json.loads(json.dumps(found.to_json()))) == found
 
 
@@ -118,7 +118,7 @@ def test_a_released_directory_is_asked_with_its_tokenizers_marks(qwen2, tmp_path
     (tmp_path / "hf/provenance.json").unlink()
     source = open_source(tmp_path / "hf")
     marks = source.description.infill
-    assert (marks.prefix, marks.file, marks.order) == ("<|fim_prefix|>", "<|file_sep|>", ORDERS["psm"])
+    assert (marks.prefix, marks.files[2], marks.order) == ("<|fim_prefix|>", "<|file_sep|>filename\n", ORDERS["psm"])
     convert(source, "hf", tmp_path / "again", progress=False)
     assert sentinels(json.loads((tmp_path / "again/serving.json").read_text())["infill"]) == marks
     model = described_model(load_model(tmp_path / "again"), tmp_path / "again")

@@ -97,10 +97,10 @@ def test_a_model_is_asked_in_an_order_that_it_was_trained_in(tokenizers, mode, f
         released = name == "qwen2" and mode == "both"  # released models with these marks are asked in one order only
         asked = Infilling(InfillConfig(rate=0.5, mode=mode), tokenizer, seed=1).sentinels
         assert asked.order[0] == ("prefix" if released else first)
-        assert (asked.file, "<|file_sep|>" in asked.end) == (("<|file_sep|>", True) if name == "qwen2" else ("", False))
+        assert [len(asked.files), "<|file_sep|>" in asked.end] == ([3, True] if name == "qwen2" else [0, False])
         assert asked.ids == {*tokenizer.sentinels}
     others = InfillConfig(rate=0.5, mode=mode, sentinels=[722, 723, 724])
-    assert Infilling(others, tokenizers["qwen2"], seed=1).sentinels.file == ""
+    assert Infilling(others, tokenizers["qwen2"], seed=1).sentinels.files == ()
 
 
 def test_cuts_lie_anywhere_also_inside_words(tokenizers):
