@@ -23,6 +23,7 @@ from ms_codegeex.data.conversations import LearntAnswer, Message
 
 DEFAULT, WITH_TOOLS = "default", "tool_use"  # names of templates, as transformers chooses them
 _RENDERER = Path(__file__).parent / "inside" / "chat_renderer.py"
+_CHATML = Path(__file__).with_name("chatml.jinja")
 _UNIT = re.compile(r"<[^<>\s]+>|\[/?\w+\]|\s+|[^\s<\[]+|.")  # of what follows an answer; names of tokens are whole
 _QUESTION, _ANSWER = "Which one?", "The second."
 
@@ -47,6 +48,11 @@ class JinjaTemplate:
     def text_for(self, tools: bool) -> str:
         """The template of conversations with or without tools."""
         return dict(self.texts).get(WITH_TOOLS, self.default) if tools else self.default
+
+
+def chatml() -> JinjaTemplate:
+    """ChatML with tools, for models with Qwen2's tokenizer and without a template of their own."""
+    return JinjaTemplate(((DEFAULT, _CHATML.read_text(encoding="utf-8")),))
 
 
 class _Rendered(NamedTuple):

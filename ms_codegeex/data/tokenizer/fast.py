@@ -20,8 +20,6 @@ from ms_codegeex.data.tokenizer.tables import token_bytes
 if TYPE_CHECKING:
     import gigatoken
 
-# No token crosses from a visible character to a line break after it, so a text may be divided there.
-_BREAK = re.compile(rb"(?<=[!-~])\n")
 # How the names of special tokens begin; with this pattern twice as fast as with `in`. They are plain text here, but not
 # to the library, so each is divided, where a word of letters begins and a token ends.
 _SPECIAL = re.compile(rb"<\|e")
@@ -71,7 +69,8 @@ class CorpusEncoder:
         """The last place before `end` where `data` may be divided, `start` if there is none after it: the ids of the
         part before and, encoded inside, of the part after are those of both together, whatever follows."""
         line = data.rfind(b"\n", start, end) if self._tokenizer.divides else start
-        while line > start and not _BREAK.match(data, line):
+        divided = re.compile(rb"(?<=[%b])\n" % self._tokenizer.divides.encode())
+        while line > start and not divided.match(data, line):
             line = data.rfind(b"\n", start, line)
         return max(line, start)
 
