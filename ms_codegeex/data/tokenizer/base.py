@@ -74,7 +74,7 @@ class Tokenizer(ABC):
         """The bytes of an id in a text, maybe a part of a character; none for some special ids. `UserError`: no id."""
         if not 0 <= number < self.vocab_size:
             known = f"the {self.name} tokenizer has ids 0..{self.vocab_size - 1}"
-            raise UserError(f"token id {int(number)}: {known}; check that the ids were made with it")
+            raise UserError(f"token id {int(number)}: {known}; give the tokenizer that made the id")
         return self.pieces[number]
 
     @property
@@ -117,7 +117,7 @@ class Tokenizer(ABC):
             return list(ids)
         kept = room - len(self.prefix)
         if kept < 1:
-            raise UserError(f"prompt: room for {room} tokens, expected {len(self.prefix) + 1} or more; ask for less")
+            raise UserError(f"prompt: room for {room} tokens, expected {len(self.prefix) + 1} or more; ask for a shorter answer")
         return [*self.prefix, *ids[-kept:]]
 
     def truncate_text(self, ids: Sequence[int], room: int) -> list[int]:
