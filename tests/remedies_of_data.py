@@ -29,7 +29,6 @@ from ms_codegeex.data.description import (
     own_templates,
     update_description,
 )
-from ms_codegeex.data.infilling.options import InfillOptions
 from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.inspection import open_dataset, read_document, read_sample, report_path, verify_dataset
 from ms_codegeex.data.languages import canonical_languages, check_scheme
@@ -540,12 +539,10 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
     "give a list of texts": instead(
         lambda at: sentinels(MARKS | {"end": "x"}), lambda at: sentinels(MARKS | {"end": ["x"]})
     ),
-    "ask for a shorter answer": (
-        of_room_for_prompt,
-        instead(
-            lambda at: load_tokenizer("codegen-mono").truncate_prompt([1, 2], 0),
-            lambda at: load_tokenizer("codegen-mono").truncate_prompt([1, 2], 1),
-        ),
+    "ask for a shorter answer": of_room_for_prompt,
+    "ask for less": instead(
+        lambda at: load_tokenizer("codegen-mono").truncate_prompt([1, 2], 0),
+        lambda at: load_tokenizer("codegen-mono").truncate_prompt([1, 2], 1),
     ),
     "give the ids that the model was trained with": of_rows_for_sentinels,
     "give three different ids, for prefix, suffix and middle": instead(
@@ -646,7 +643,7 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
     "set it to false in all files": tokens(
         "tokenizer_config.json", lambda c: added(c, lstrip=True), lambda c: added(c, lstrip=False)
     ),
-    "expected 2..{}{} spaces, the released models use 10": instead(
+    "expected 2..{} spaces, the released models use 10": instead(
         lambda at: CodeGeeXTokenizer(1), lambda at: CodeGeeXTokenizer(10)
     ),
     "add them": tokens(

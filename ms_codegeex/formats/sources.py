@@ -173,7 +173,9 @@ def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
     where, config = checkpoint.path / MANIFEST, checkpoint.state.get("config")
     model, lora = (config.get("model"), config.get("lora")) if isinstance(config, dict) else (None, None)
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
-        raise UserError(f"{where}: config.model.family is missing, so the model cannot be rebuilt")
+        raise UserError(
+            f"{where}: config.model.family is missing, so the model cannot be rebuilt; use another checkpoint"
+        )
     if not isinstance(lora, dict | None):
         raise UserError(f"{where}: config.lora: found {lora!r:.99}, expected an object; use another checkpoint")
     described = lora if lora and lora.get("rank") else {"rank": 0, "alpha": 1.0}
@@ -468,8 +470,8 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
     if recognised is None:
         refuse_lookalike(path, {"tensors": [layout.shown(name) for name in raw.ranks[0]]})
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
-        holds = f"or only a part of one; it holds {first} ({len(raw.ranks[0])} tensors)"
-        raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}), {holds}")
+        holds = f"or only a part of one, as it holds {first} ({len(raw.ranks[0])} tensors)"
+        raise UserError(f"{path}: not a checkpoint of a known family, {holds}; give a model of {' or '.join(FAMILIES)}")
     (its_family, its), said = recognised, {**raw.recorded, **known}
     raw = _named(raw, its, say)
     shapes = {name: tensor.shape for name, tensor in raw.ranks[0].items()}

@@ -117,7 +117,7 @@ class Tokenizer(ABC):
             return list(ids)
         kept = room - len(self.prefix)
         if kept < 1:
-            raise UserError(f"prompt: room for {room} tokens, expected {len(self.prefix) + 1} or more; ask for a shorter answer")
+            raise UserError(f"prompt: room for {room} tokens, expected {len(self.prefix) + 1} or more; ask for less")
         return [*self.prefix, *ids[-kept:]]
 
     def truncate_text(self, ids: Sequence[int], room: int) -> list[int]:
