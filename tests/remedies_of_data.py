@@ -49,6 +49,10 @@ PREPARED = {  # datasets by name, and how they are made
 }
 
 
+class Started(Exception):
+    """A run has checked everything and would start its workers, or a server would load its model."""
+
+
 # --- shapes of situations ---
 
 

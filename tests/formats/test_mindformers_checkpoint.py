@@ -66,7 +66,7 @@ RANK_1 = "model-0000001-0000002.safetensors"
 NAME = "blocks.1.feed_forward.up.weight"
 PLACE = str((NAME, (0, 0)))
 WRONG = {  # a change of the description of one tensor, of all, or of the folder
-    "a part is missing": (lambda tensor, *_: tensor["chunk"].pop(), "is held 0 times, expected once"),
+    "a part is missing": (lambda tensor, *_: tensor["chunk"].pop(), "is held 0 times, not once"),
     "a part twice": (lambda tensor, *_: tensor["chunk"].append(tensor["chunk"][0]), "is held 2 times"),
     "another shape": (lambda tensor, *_: tensor["chunk"][1]["local_shape"].append(1), "metadata.json says"),
     "too many": (lambda tensor, *_: tensor.update(chunk=tensor["chunk"] * 3000), "at most 4096 are joined"),

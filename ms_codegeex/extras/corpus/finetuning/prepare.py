@@ -89,7 +89,7 @@ class FinetuneSettings:
         if self.seq_length < 2:
             raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
         if self.infill is not None and self.task != "completion":
-            raise UserError(f"infill: {self.task} examples have no middle; only completions and corpora have")
+            raise UserError(f"infill: only completions and corpora have a middle, no {self.task}; leave out --infill-rate")
 
     def record(self) -> dict[str, Any]:
         """All settings, as dataset.json and report.json hold them."""
