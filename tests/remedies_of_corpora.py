@@ -134,7 +134,7 @@ def of_small_text(at: Path) -> Iterator[Call]:
     (at / "a.py").write_text("def first(value):\n    return value\n")
     line = f"tokenizer train --family codegeex2 --vocab-size 600 --output {at / 'own'} --input"
     yield failing(f"{line} {at / 'a.py'}")
-    yield failing(f"{line} tree")
+    yield failing(f"{line} tree {PACKAGE / 'base'}")
 
 
 def of_many_tokens(at: Path) -> Iterator[Call]:

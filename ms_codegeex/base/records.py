@@ -143,8 +143,10 @@ def read_records(
 
 
 def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
-    """The first record of a file of JSON, if it has no more than 16 MiB. None: the file does not begin with one."""
-    record = next((record for _, record, _ in read_records(path, ArchivePart(None, 0, 0), _FIRST_RECORD_BYTES)), None)
+    """The first record of a file, of JSON if it has no more than 16 MiB. None: the file does not begin with one."""
+    parts = record_parts(path, 0) if archive_kind(path.name) == "parquet" else [ArchivePart(None, 0, 0)]
+    records = () if isinstance(parts, BadInput) else read_records(path, parts[0], _FIRST_RECORD_BYTES)
+    record = next((record for _, record, _ in records), None)
     return record if isinstance(record, dict) else None
 
 

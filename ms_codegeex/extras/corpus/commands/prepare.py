@@ -182,7 +182,8 @@ def _export(arguments: argparse.Namespace) -> None:
     dataset, split = _one(arguments, "a dataset directory"), arguments.split or "train"
     refuse(arguments, DatasetOptions, "only with datasets that are made; give --output a new directory", ("replace",))
     if not (dataset / "dataset.json").is_file():
-        raise UserError(f"{dataset}: not a dataset directory (no dataset.json); make one with `ms-codegeex prepare --input PATH --output DIR`")
+        remedy = "make one with `ms-codegeex prepare --input PATH --output DIR`"
+        raise UserError(f"{dataset}: not a dataset directory (no dataset.json); {remedy}")
     export = extra("prepare --to", arguments.to)
     if arguments.to == "mindrecord":
         result = export(

@@ -22,7 +22,7 @@ from ms_codegeex.extras.corpus.finetuning.prepare import (
     prepare_finetune,
     recognised_task,
 )
-from ms_codegeex.extras.corpus.sources import HELD_OUT
+from ms_codegeex.extras.corpus.sources import FOR_VALIDATION, HELD_OUT, OTHER_CONFIGURATION, OTHER_FORMAT
 
 
 def said(role, content, **further):
@@ -338,6 +338,59 @@ def test_files_that_are_held_out_beside_others_are_not_trained_on(tmp_path, name
     assert tally["unread"].get(HELD_OUT, {"count": 0})["count"] == apart
     given = [tmp_path / "in", *(tmp_path / "in" / name for name in names.split())]
     assert prepare_finetune(given, tmp_path / "all", settings)["tally"]["kept"] == len(names.split())
+
+
+CARD = """---
+license: mit
+configs:
+- config_name: hard
+  data_files: hard.jsonl
+- config_name: easy
+  default: true
+  data_files:
+  - {split: train, path: data/easy-*}
+  - {split: validation, path: [held/*.jsonl]}
+  - {split: test, path: tests/**}
+---
+# Pairs
+"""
+FOLDERS = {  # files by name, how many go to training and validation, and why others are left out
+    "splits by name": ("train.jsonl dev.jsonl test.jsonl", 1, 1, {HELD_OUT: 1}),
+    "splits by folder": ("train/a.jsonl validation/a.jsonl", 1, 1, {}),
+    "a card": (
+        "README.md hard.jsonl data/easy-1.jsonl data/easy-2.jsonl held/x.jsonl tests/deep/y.jsonl other.jsonl",
+        2,
+        1,
+        {OTHER_CONFIGURATION: 2, HELD_OUT: 1},
+    ),
+    "copies": ("a.jsonl a.parquet b.jsonl", 2, 0, {OTHER_FORMAT: 1}),
+    "copies in folders": ("parquet/a.parquet jsonl/a.jsonl", 1, 0, {OTHER_FORMAT: 1}),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_is_read_as_its_owner_means_it(tmp_path, name):
+    import pyarrow
+    import pyarrow.parquet
+
+    names, training, validation, left_out = FOLDERS[name]
+    for each in names.split():
+        file = tmp_path / "in" / each
+        file.parent.mkdir(parents=True, exist_ok=True)
+        record = {"prompt": each if "validation" in each else Path(each).stem, "completion": "c"}
+        if each.endswith(".parquet"):
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), file)
+        else:
+            file.write_text(CARD if each == "README.md" else json.dumps(record) + "\n")
+    share = 0.05 if validation else 0.0
+    made = prepare_finetune(
+        [tmp_path / "in"], tmp_path / "out", FinetuneSettings("completion", 64, validation_share=share)
+    )
+    documents = [made["splits"][split]["documents"] for split in ("train", "validation")]
+    assert documents == [training, validation], made["tally"]
+    unread = {reason: made["tally"]["unread"].get(reason, {"count": 0})["count"] for reason in left_out}
+    assert unread == left_out and made["tally"]["noted"].get(FOR_VALIDATION, {"count": 0})["count"] == validation
+    assert made["tally"]["files"]["found"] == len(names.split())
 
 
 def test_rows_of_tables_are_read_as_lines_are(tmp_path):
