@@ -357,8 +357,8 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
         if (left := [*filter(config.get, QUANTISED_KEYS)]) and not _is_quantised(raw.ranks[0], its):
             say(f"{path / CONFIG}: {left[0]} is not used; no tensor is quantised, so it was left there by training")
             config = {key: value for key, value in config.items() if key not in left}
-        if settings.get(_TIED) is True and _has_equal_tables(raw.ranks[0], its):
-            config = {**config, _TIED: False}
+        if settings.get(_TIED) is True and (tied := _tied(raw.ranks[0], its, path, say)):
+            raw, config = replace(raw, ranks=[tied]), {**config, _TIED: False}
         fields = formats.from_ours({**formats.from_json(config), **known})
     if "eos_token_id" not in known:
         fields |= {"eos_token_id": _end_token(path, settings.get("eos_token_id"), fields, say)}
@@ -385,16 +385,28 @@ def _is_quantised(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout)
     )
 
 
-def _has_equal_tables(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout) -> bool:
-    """Whether the files of a model that ties its head to its embedding hold both, and they are equal: then it is the
-    same model as one that does not."""
-    foreign = {entry.ours: entry.foreign for entry in its.entries}
-    names = [foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight")]
-    found = {own: tensors[name] for name, own in its.own_names(tensors).items() if own in names}
-    if len(found) < len(names) or len({(tensor.dtype, tensor.shape) for tensor in found.values()}) > 1:
-        return False
-    parts = zip(*(pieces(tensor, BLOCK_BYTES) for tensor in found.values()), strict=True)
-    return all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
+def _tied(
+    tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout, path: Path, say: Say
+) -> dict[ForeignName, LazyTensor]:
+    """The tensors of a model whose configuration ties its head to its embedding, with the embedding as head, as
+    transformers reads them; says if that adds a tensor or passes one over. Empty: they do not have these shapes."""
+    foreign = {entry.ours: entry.foreign for entry in its.entries if entry.packing.kind == "copy"}
+    embedding, head = (foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight"))
+    found = {own: name for name, own in its.own_names(tensors).items()}
+    if embedding not in found or head is None:
+        return {}
+    table, own = tensors[found[embedding]], tensors.get(found.get(head, head))
+    if own is not None and own.shape != table.shape:
+        return {}
+    parts = zip(pieces(table, BLOCK_BYTES), pieces(own, BLOCK_BYTES), strict=True) if own is not None else ()
+    if (
+        own is None
+        or own.dtype != table.dtype
+        or not all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
+    ):
+        done = "is missing" if own is None else "has other numbers and is not used"
+        say(f"{path}: {layout.shown(head)} {done}; by {_TIED}, the head is {layout.shown(embedding)}")
+    return {**tensors, found.get(head, head): table}
 
 
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
