@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import re
 import shlex
@@ -382,7 +383,33 @@ def of_encoding(at: Path) -> Iterator[Call]:
     yield failing(f"{line} {at / 'b.jsonl'}")
 
 
+def of_notebook(at: Path) -> Iterator[Call]:
+    cells = [{"cell_type": "markdown", "source": ["# a"]}]
+    cells += [{"cell_type": "code", "source": Path("one/a.py").read_text().splitlines(True)}]
+    (at / "in").mkdir()
+    (at / "in/a.ipynb").write_text(json.dumps({"cells": cells}))
+    line = f"prepare --workers 1 --validation-share 0 --input {at / 'in'} --output {at / 'made'}"
+    said = yield failing(line)
+    shell = re.search(r"`(python -c .*?` *$|python -c .*)`", said)[1]
+    subprocess.run(["bash", "-c", shell.replace("FILE", "a.ipynb")], cwd=at / "in", check=True)
+    yield failing(line)
+
+
+def of_twice_packed(at: Path) -> Iterator[Call]:
+    (at / "records").mkdir()
+    _packed(at / "records", "gzip", "a.jsonl")
+    once = (at / "records/a.jsonl.gz").read_bytes()
+    (at / "records/a.jsonl.gz").write_bytes(gzip.compress(once))
+    line = f"{TUNING} --output {at / 'made'} --input"
+    said = yield failing(f"{line} {at / 'records'}")
+    shell = re.search(r"`(gunzip [^`]*)`", said)[1].replace("FILE", "a.jsonl.gz").replace("NEW", "../b.jsonl.gz")
+    subprocess.run(["bash", "-c", shell], cwd=at / "records", check=True)
+    yield failing(f"{line} {at / 'b.jsonl.gz'}")
+
+
 SHELL: dict[str, Situation] = {
+    ".ipynb": of_notebook,
+    "packed twice": of_twice_packed,
     **{ending: of_packed_file(ending) for ending in UNPACKED},
     "object of columns": of_columns,
     "not UTF-8": of_encoding,
