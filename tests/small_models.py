@@ -154,6 +154,28 @@ def save_adapters(root, name, base, rank=2, alpha=6.0, targets=("attention", "fe
     return root
 
 
+def two_ranks(folder, tensors):
+    """The files of two ranks of mindformers, which hold rows of matrices, and their description, not yet written."""
+    from safetensors.numpy import save_file
+
+    files, described = [{}, {}], {"state_dict_metadata": {}, "storage_data": {}}
+    for name, value in tensors.items():
+        parts = np.split(value, 2) if value.ndim == 2 else [value]
+        chunks = []
+        for rank, part in enumerate(parts):
+            offset = [rank * len(part), *[0] * (value.ndim - 1)]
+            chunks.append({"global_offset": offset, "local_shape": [*part.shape]})
+            file = f"model-{rank:07}-0000002.safetensors"
+            described["storage_data"][str((name, tuple(offset)))] = [{"file_name": file, "storage_rank": rank}]
+            files[rank][name] = np.ascontiguousarray(part)
+        described["state_dict_metadata"][name] = {"global_shape": [*value.shape], "chunk": chunks}
+    folder.mkdir(parents=True)
+    for rank, held in enumerate(files):
+        save_file(held, folder / f"model-{rank:07}-0000002.safetensors", {"format": "ms"})
+        save_file({"adam_m.x": np.zeros(2, "f4")}, folder / f"opt-{rank:07}-0000002.safetensors", {"format": "ms"})
+    return described
+
+
 def foreign(name, layout, arrays):
     """The arrays as tensors of the layout of that kind."""
     from ms_codegeex.formats.layout import to_foreign

@@ -188,7 +188,7 @@ def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
         present = {entry.name for entry in os.scandir(names.temporary)}
         if refused := [rank for rank in missing if names.rank_failure(rank).name in present]:
             message = read_json(names.rank_failure(refused[0]))["message"]
-            raise UserError(f"{names.final}: rank {refused[0]} did not write its part ({message})")
+            raise UserError(f"{names.final}: rank {refused[0]} did not write its part ({message}); see its log")
         arrived = [rank for rank in missing if names.part(rank).name in present]
         parts |= {rank: read_json(names.part(rank)) for rank in arrived}
         missing -= set(arrived)
@@ -288,7 +288,8 @@ def _tensors(parts: Sequence[Mapping[str, Any]], final: Path) -> dict[str, Any]:
             tensor = tensors.setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
             if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
                 earlier = f"{tensor['dtype']} {tensor['shape']}"
-                raise UserError(f"{final}: rank {rank} holds {name} as {dtype} {shape}, an earlier rank as {earlier}")
+                holds = f"rank {rank} holds {name} as {dtype} {shape}, an earlier rank as {earlier}"
+                raise UserError(f"{final}: {holds}; see the ranks' logs")
             tensor["slices"].append(piece)
     for name, tensor in tensors.items():
         check_coverage(name, tensor, str(final))

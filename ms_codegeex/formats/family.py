@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
+from ms_codegeex.formats.layout import WHOLE, Shape, expand, packed_shape, shown
 from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, plain_name, spellings
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
@@ -89,7 +89,7 @@ class FamilyFormats:
             value = values.get(key := keys.get(name, name), default)
             types = (int, float) if type(default) is float else (type(default),)
             if type(value) not in types or not (isinstance(value, str) or 0 <= value < float("inf")):
-                raise UserError(f"{where}: {key} is {value!r}, expected a value like {default!r}")
+                raise UserError(f"{where}: {key} is {value!r}; give a value like {default!r}")
             fields[name] = value
         try:
             self.family.config.build_config(None, fields)
@@ -114,7 +114,7 @@ class FamilyFormats:
         and [] count as absent; the first of several end tokens counts."""
         model_type = values.get("model_type")
         if model_type != self.data.sizes.model_type:
-            raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.sizes.model_type!r}")
+            raise UserError(f"config.json: model_type is {model_type!r}; set it to {self.data.sizes.model_type!r}")
         values = {key: value for key, value in values.items() if value not in (None, [])}
         for key in filter(values.get, QUANTISED_KEYS):
             raise UserError(f"config.json: {key} is {values[key]!r:.80}; give the model before it was quantised")
@@ -218,7 +218,9 @@ class FamilyFormats:
         for name, shape in shapes.items() if ranks > 1 else ():
             if (axis := self.axis(layout, name)) is not None:
                 if shape[axis] % ranks:
-                    raise UserError(f"{name}: shape {list(shape)} does not divide by {ranks} ranks along axis {axis}")
+                    raise UserError(
+                        f"{name}: shape {list(shape)} does not divide by {ranks} ranks along axis {axis}; {remedy}"
+                    )
                 shapes[name] = tuple(n // ranks if k == axis else n for k, n in enumerate(shape))
         return shapes
 
@@ -245,7 +247,7 @@ class FamilyFormats:
             entry = by_name[(name.replace("{i}", "0"),)]
             shape = shapes.get(entry.foreign, ())
             if len(shape) != 2:
-                raise UserError(f"tensor {shown(entry.foreign)}: missing or not a matrix; is the file complete?")
+                raise UserError(f"tensor {shown(entry.foreign)}: missing or not a matrix; {WHOLE}")
             ranks_share = ranks if axis == self.axis(layout, name) else 1
             fields[field] = packed_shape(entry.packing, [shape])[axis] * ranks_share
         if "tied_head" in self.defaults:

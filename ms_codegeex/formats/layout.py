@@ -15,6 +15,7 @@ from ms_codegeex.formats.tensors import LazyTensor, pieces
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
 Shape = tuple[int, ...]
+WHOLE = "give all the files of one model"
 # runs in the result are long enough, and the packed copy of a tile stays in the cache
 _TILE_ROWS, _TILE_COLUMNS = 512, 2048
 _PADDING = 8  # words after each row of a tile: with a power of two, a column's words would share few cache lines
@@ -106,7 +107,7 @@ def check_names(present: Iterable[ForeignName], expected: Iterable[ForeignName],
         more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
         what = f"{'missing' if missing else 'unexpected'} tensor {shown(names[0])}{more}"
         counts = f"the model's configuration asks for {len(expected)} tensors, {len(present)} are there"
-        raise UserError(f"{where}: {what}; {counts}")
+        raise UserError(f"{where}: {what} ({counts}); {WHOLE}")
 
 
 def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], where: str) -> None:
@@ -118,10 +119,11 @@ def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]
 
 def _check(name: ForeignName, tensor: LazyTensor, shape: Shape, where: str) -> None:
     if "float" not in tensor.dtype:
-        raise UserError(f"{where}: tensor {shown(name)} has dtype {tensor.dtype}, expected a floating-point type")
+        kind = f"has dtype {tensor.dtype}, not a floating-point type"
+        raise UserError(f"{where}: tensor {shown(name)} {kind}; give the model before it was quantised")
     if tensor.shape != shape:
         has = f"tensor {shown(name)} has shape {list(tensor.shape)}"
-        raise UserError(f"{where}: {has}, the model's configuration asks for {list(shape)}")
+        raise UserError(f"{where}: {has}, the model's configuration asks for {list(shape)}; {WHOLE}")
 
 
 def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[ForeignName, LazyTensor]:

@@ -174,7 +174,9 @@ def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
     where, config = checkpoint.path / MANIFEST, checkpoint.state.get("config")
     model, lora = (config.get("model"), config.get("lora")) if isinstance(config, dict) else (None, None)
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
-        raise UserError(f"{where}: config.model.family is missing, so the model cannot be rebuilt")
+        raise UserError(
+            f"{where}: config.model.family is missing, so the model cannot be rebuilt; use another checkpoint"
+        )
     if not isinstance(lora, dict | None):
         raise UserError(f"{where}: config.lora: found {lora!r:.99}, expected an object; use another checkpoint")
     described = lora if lora and lora.get("rank") else {"rank": 0, "alpha": 1.0}
@@ -364,8 +366,9 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
         if (left := [*filter(config.get, QUANTISED_KEYS)]) and not _is_quantised(raw.ranks[0], its):
             say(f"{path / CONFIG}: {left[0]} is not used; no tensor is quantised, so it was left there by training")
             config = {key: value for key, value in config.items() if key not in left}
-        if "tied_head" not in formats.defaults and settings.get(_TIED) is True and _has_equal_tables(raw.ranks[0], its):
-            config = {**config, _TIED: False}
+        ties = settings.get(_TIED) is True and "tied_head" not in formats.defaults
+        if ties and (tied := _tied(raw.ranks[0], its, path, say)):
+            raw, config = replace(raw, ranks=[tied]), {**config, _TIED: False}
         fields = formats.from_ours({**formats.from_json(config), **known})
     tokenizer = None
     with suppress(UserError):  # whoever needs it reports it
@@ -379,7 +382,7 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
         said, theirs = its_family.name, recognised[0].name
         raise UserError(f"{path}: config.json says {said}, but the tensors are those of {theirs}; restore either")
     if fields.get("tied_head"):
-        raw = _without_head(raw, its, say)
+        raw = _without_head(raw, its, path, say)
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
     used = sorted({*(path / name for name in data), *raw.files})
     tensors, saver = _ours(raw, its_family, its, fields), partial(_copy_files, path, keep_code)
@@ -400,26 +403,36 @@ def _is_quantised(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout)
     )
 
 
-def _has_equal_tables(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout) -> bool:
-    """Whether the files of a model that ties its head to its embedding hold both, and they are equal: then it is the
-    same model as one that does not."""
-    foreign = {entry.ours: entry.foreign for entry in its.entries}
-    names = [foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight")]
-    found = {own: tensors[name] for name, own in its.own_names(tensors).items() if own in names}
-    if len(found) < len(names) or len({(tensor.dtype, tensor.shape) for tensor in found.values()}) > 1:
-        return False
-    parts = zip(*(pieces(tensor, BLOCK_BYTES) for tensor in found.values()), strict=True)
-    return all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
+def _tied(
+    tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout, path: Path, say: Say
+) -> dict[ForeignName, LazyTensor]:
+    """The tensors of a model whose configuration ties its head to its embedding, with the embedding as head, as
+    transformers reads them; says if that adds a tensor or passes one over. Empty: they do not have these shapes."""
+    foreign = {entry.ours: entry.foreign for entry in its.entries if entry.packing.kind == "copy"}
+    embedding, head = (foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight"))
+    found = {own: name for name, own in its.own_names(tensors).items()}
+    if embedding not in found or head is None:
+        return {}
+    table, own = tensors[found[embedding]], tensors.get(found.get(head, head))
+    if own is not None and own.shape != table.shape:
+        return {}
+    parts = zip(pieces(table, BLOCK_BYTES), pieces(own, BLOCK_BYTES), strict=True) if own is not None else ()
+    if (
+        own is None
+        or own.dtype != table.dtype
+        or not all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
+    ):
+        done = "is missing" if own is None else "has other numbers and is not used"
+        say(f"{path}: {layout.shown(head)} {done}; by {_TIED}, the head is {layout.shown(embedding)}")
+    return {**tensors, found.get(head, head): table}
 
 
-def _without_head(raw: RawModel, its: ForeignLayout, say: Say) -> RawModel:
-    """The tensors of a model whose head is its word table without another one, which transformers does not use."""
+def _without_head(raw: RawModel, its: ForeignLayout, path: Path, say: Say) -> RawModel:
+    """The tensors of a model whose head is its word table without another one; says if that one is different."""
     head = next(entry.foreign for entry in its.entries if entry.ours == ("head.weight",))
     if head not in raw.ranks[0]:
         return raw
-    if not _has_equal_tables(raw.ranks[0], its):
-        why = f"{CONFIG} ties the head to the word table, which differs; transformers does not use it either"
-        say(f"{raw.where[0]}: {layout.shown(head)} is not used: {why}")
+    _tied(raw.ranks[0], its, path, say)
     without = [{name: tensor for name, tensor in tensors.items() if name != head} for tensors in raw.ranks]
     return replace(raw, ranks=without, skipped=[*raw.skipped, layout.shown(head)])
 
@@ -494,8 +507,8 @@ def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: S
     refuse_lookalike(path, shown, of=recognised[0].name if recognised else None)
     if recognised is None:
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
-        holds = f"or only a part of one; it holds {first} ({len(raw.ranks[0])} tensors)"
-        raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}), {holds}")
+        holds = f"or only a part of one, as it holds {first} ({len(raw.ranks[0])} tensors)"
+        raise UserError(f"{path}: not a checkpoint of a known family, {holds}; give a model of {' or '.join(FAMILIES)}")
     its_family, its = recognised
     raw = _named(raw, its, say)
     shapes = {name: tensor.shape for name, tensor in raw.ranks[0].items()}
