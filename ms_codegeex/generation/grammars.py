@@ -25,6 +25,7 @@ LIMITS = {
     "verbose_errors": False,
 }
 MAX_DEPTH = 128
+MAX_VALUES = 8  # of one answer
 ONE = ("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
        "unevaluatedItems", "unevaluatedProperties")  # fmt: skip
 SEVERAL, NAMED = ("allOf", "anyOf", "oneOf", "prefixItems", "items"), ("properties", "patternProperties", "$defs",
@@ -70,6 +71,10 @@ def prepared(settings: SamplingSettings) -> str:
         wrong, messages = True, [first_line(error)]
     if wrong:
         raise UserError(f"{field}: cannot be used ({_in_words(first_line(messages[0]))[:200]}); correct it")
+    if settings.between and not settings.grammar:
+        value = json.dumps({"x-guidance": {"whitespace_pattern": SPACE}, **parse_json(text)})
+        rules = f"start: value (BETWEEN value){{0,{MAX_VALUES - 1}}}", f"BETWEEN: {json.dumps(settings.between)}"
+        found = guidance.LLMatcher.grammar_from_lark("\n".join([*rules, f"value: %json {value}"]))
     return found
 
 
