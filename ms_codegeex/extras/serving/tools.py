@@ -145,8 +145,8 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema that names an object's properties, without others if it says nothing of them: a function could not take
     them, and a model may add them without end."""
     others = {"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "unevaluatedProperties", "minProperties"}
-    named = schema.get("properties")
-    if schema.keys() & others or not isinstance(named, dict) or {*schema.get("required", ())} - named.keys():
+    named, required = schema.get("properties"), schema.get("required", [])
+    if schema.keys() & others or not isinstance(named, dict) or any(each not in [*named] for each in required):
         return schema
     return {"additionalProperties": False, **schema}
 

@@ -299,6 +299,22 @@ SCHEMAS = [
     ({"properties": {"a": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
     ({"properties": {"a": {"type": "string", "minLength": 5, "maxLength": 2}}, "required": ["a"]}, "unsatisfiable"),
     ({"properties": {"a": {"$ref": "#/$defs/none"}}, "required": ["a"]}, ""),
+    ({"$ref": "#"}, "$ref"),
+    ({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "$ref"),
+    ({"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}]}}, "required": ["a"]}, "$ref"),
+    ({"properties": {"a": {"type": "array", "items": {"$ref": "#"}, "minItems": 1}}, "required": ["a"]}, "$ref"),
+    ({"properties": {"a": {"$ref": "https://example.com/a.json"}}, "required": ["a"]}, "$ref"),
+    ({"properties": {"a": {"type": "integer", "minimum": 10**40}}, "required": ["a"]}, "minimum"),
+    ({"properties": {"a": {"type": "number", "multipleOf": 0}}, "required": ["a"]}, "multipleOf"),
+    ({"properties": {"a": {"minItems": 5, "maxItems": 2, "type": "array"}}, "required": ["a"]}, "required"),
+    ({"properties": {"a": {"enum": []}}, "required": ["a"]}, "required"),
+    ({"properties": {}, "required": [{}]}, "required"),
+    ({"properties": {"a": {"type": "text"}}, "required": ["a"]}, "type"),
+]
+FINE = [  # recursive, but with an end
+    {"properties": {"a": {"$ref": "#"}}},
+    {"properties": {"a": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, "required": ["a"]},
+    {"properties": {"a": {"type": "array", "items": {"$ref": "#"}}}, "required": ["a"]},
 ]
 
 
@@ -319,6 +335,14 @@ def test_a_schema_that_cannot_be_followed_is_a_400_that_names_the_keyword(parame
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, "tools") and keyword in error["message"]
         assert not backend.asked
+
+
+@pytest.mark.parametrize("parameters", FINE)
+def test_a_recursive_schema_whose_values_end_can_be_followed(parameters):
+    pytest.importorskip("llguidance")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    body = {"messages": QUESTION, "tools": tools, "tool_choice": "required"}
+    assert answered(CHAT, body, backend_of("", '{"name": "f", "arguments": {}}'))[0].status_code == 200
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
