@@ -17,7 +17,7 @@ from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, entries, is_copied, is_weights, largest
 from ms_codegeex.base.reading import json_of, read_inside
-from ms_codegeex.data.tokenizer.files import ANY_CLASS, EOS, JSON, MODEL, AddedTokens, Ids, read_object
+from ms_codegeex.data.tokenizer.files import ANY_CLASS, EOS, JSON, MODEL, AddedTokens, Ids, is_ranked, read_object
 from ms_codegeex.data.tokenizer.tables import Tables
 
 AUTO_MAPS = {  # our own classes, by tokenizer_class: one that only tokenizer.json describes is the second
@@ -97,7 +97,7 @@ def _write_config(source: Path, name: str, target: Path) -> None:
     kept = without_code(settings)
     if name == CONFIG:
         owner = kept.get("tokenizer_class")
-        if owner in ANY_CLASS and (source / MODEL).is_file():
+        if owner in ANY_CLASS and (source / MODEL).is_file() and not is_ranked(source / MODEL):
             kept["tokenizer_class"] = owner = "ChatGLMTokenizer"
         if isinstance(owner, str) and owner in AUTO_MAPS:
             kept = {key: kept.get(key) for key in settings if key in kept or key == "auto_map"} | kept
