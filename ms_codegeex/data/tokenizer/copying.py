@@ -109,9 +109,10 @@ def _write_config(source: Path, name: str, target: Path) -> None:
         write_json(target / name, kept)
 
 
-def unread_elsewhere(directory: Path) -> str | None:
+def unread_elsewhere(directory: Path, remedy: str = "") -> str | None:
     """Why transformers, and programs that use it, such as vLLM, do not read the tokenizer of this directory as it is
-    read here; None if they do. They know neither of our classes, and take others without a word."""
+    read here, with a `remedy` if we have the class; None if they do. They know neither of our classes, and take others
+    without a word."""
     config = read_object(directory / CONFIG, missing=True)
     owner, named = config.get("tokenizer_class"), config.get("auto_map")
     model = (directory / MODEL).is_file()
@@ -121,9 +122,12 @@ def unread_elsewhere(directory: Path) -> str | None:
         return None
     classes = named.get("AutoTokenizer") if isinstance(named, dict) else named
     modules = [f"{name.partition('.')[0]}.py" for name in classes or () if isinstance(name, str) and "--" not in name]
+    reason = next((f"{name} is missing" for name in modules if not (directory / name).is_file()), None)
     if not modules:
-        return f"{CONFIG} names no class for it (auto_map)"
-    return next((f"{name} is missing" for name in modules if not (directory / name).is_file()), None)
+        reason = f"{CONFIG} names no class for it (auto_map)"
+    if owner == "ChatGLM4Tokenizer":
+        remedy = "copy its class and auto_map from the release"
+    return f"{reason}; {remedy}" if reason and remedy else reason
 
 
 def write_codegeex_files(

@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.description import bound, own_templates, read_description
 from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.data.tokenizer.copying import copy_data
+from ms_codegeex.data.tokenizer.copying import copy_data, unread_elsewhere
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 SPLIT = (
@@ -105,6 +105,7 @@ def test_what_is_saved_and_copied_is_the_same(ours, directory, tmp_path):
     assert (again.fingerprint, again.infilling, again.added) == (ours.fingerprint, ours.infilling, ours.added)
     assert load_tokenizer(tmp_path / "copied").infilling == ours.infilling
     assert not (tmp_path / "copied/tokenization_chatglm.py").exists()
+    assert unread_elsewhere(directory) is None and "copy its class" in unread_elsewhere(tmp_path / "copied", "x")
     alone = load_tokenizer(tmp_path / "file")  # a file of ranks is told from CodeGeeX2's SentencePiece model
     assert (alone.name, alone.prefix, alone.infilling) == ("codegeex4", ours.prefix, None)
     assert load_tokenizer(write_chatglm(tmp_path / "other")).name == "codegeex2"
