@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -167,4 +168,36 @@ def write_qwen2(directory: Path, instruct: bool = False, size: int = 700) -> Pat
         **{"tokenizer_class": "Qwen2Tokenizer", "unk_token": None},
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    return directory
+
+
+CODEGEEX4_NAMES = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+CODEGEEX4_NAMES += [f"<|{role}|>" for role in ("system", "user", "assistant", "observation")]
+CODEGEEX4_NAMES += [f"<|code_{part}|>" for part in ("prefix", "middle", "suffix")]
+CODEGEEX4_TEMPLATE = (
+    "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def write_codegeex4(directory: Path) -> Path:
+    """A directory like that of a released CodeGeeX4, with a file of 706 ranks, some of which several merges make."""
+    from ms_codegeex.data.tokenizer import load_tokenizer
+
+    tokens = load_tokenizer(write_qwen2(directory)).pieces[:700]
+    tokens += [text.encode() for text in ("zxz", "xz", "zx", "zxzx", "xxz", "zxx")]
+    (directory / "tokenizer.json").unlink()
+    lines = [base64.b64encode(token) + b" %d\n" % number for number, token in enumerate(tokens)]
+    (directory / "tokenizer.model").write_bytes(b"".join(lines))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    entries = {706 + n: {"content": name, **flags, "special": True} for n, name in enumerate(CODEGEEX4_NAMES)}
+    config = {
+        **{"added_tokens_decoder": entries, "additional_special_tokens": CODEGEEX4_NAMES},
+        "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLM4Tokenizer", None]},
+        **{"chat_template": CODEGEEX4_TEMPLATE, "clean_up_tokenization_spaces": False, "do_lower_case": False},
+        **{"eos_token": "<|endoftext|>", "model_max_length": 128000, "pad_token": "<|endoftext|>"},
+        **{"padding_side": "left", "remove_space": False, "tokenizer_class": "ChatGLM4Tokenizer"},
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    (directory / "tokenization_chatglm.py").write_text("class ChatGLM4Tokenizer:\n    names = ['<|observation|>']\n")
     return directory

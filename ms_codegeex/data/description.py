@@ -149,7 +149,9 @@ def chat_texts(chat: Chat | None) -> dict[str, str]:
 
 def bound(chat: Chat, tokenizer: Tokenizer) -> ChatFormat:
     """What writes conversations for a model with this tokenizer."""
-    return JinjaChat(chat, tokenizer.special_texts()) if isinstance(chat, JinjaTemplate) else chat
+    return (
+        JinjaChat(chat, tokenizer.special_texts(), tokenizer.answer_ends) if isinstance(chat, JinjaTemplate) else chat
+    )
 
 
 def _chat_keys(chat: Chat, tokenizer: Tokenizer, prefix: str) -> Entries:

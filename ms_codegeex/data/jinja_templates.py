@@ -114,10 +114,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class JinjaChat:
-    """A model's own template with the special tokens of its tokenizer (`Tokenizer.special_texts`): a `ChatFormat`."""
+    """A model's own template with the special tokens of its tokenizer (`Tokenizer.special_texts`): a `ChatFormat`.
+    `ends` end answers besides what the template shows."""
 
-    def __init__(self, template: JinjaTemplate, tokens: Mapping[str, str]) -> None:
-        self.template, self._tokens, self._renderer = template, dict(tokens), Renderer()
+    def __init__(self, template: JinjaTemplate, tokens: Mapping[str, str], ends: Sequence[str] = ()) -> None:
+        self.template, self._tokens, self._ends, self._renderer = template, dict(tokens), ends, Renderer()
 
     def _render(
         self, messages: Sequence[Message | Mapping[str, Any]], asks: bool, tools: Sequence[Any] = ()
@@ -141,7 +142,7 @@ class JinjaChat:
         units = zip(*(_UNIT.findall(text.lstrip()) for text in after), strict=False)
         common = [unit[0] for unit in takewhile(lambda unit: len({*unit}) == 1, units)]
         end = "".join(takewhile(lambda unit: not unit.isspace(), common))
-        return (end,) if end and end != self._tokens.get("eos_token") else ()
+        return (*((end,) if end and end != self._tokens.get("eos_token") else ()), *self._ends)
 
     def close(self) -> None:
         """End the process that renders."""

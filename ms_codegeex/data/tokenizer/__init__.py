@@ -9,17 +9,19 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.lookalikes import refuse_lookalike
 from ms_codegeex.base.quarantine import admit
 from ms_codegeex.data.tokenizer.base import Tokenizer
-from ms_codegeex.data.tokenizer.files import ADDED, ANY_CLASS, CONFIG, FILES, JSON, MODEL, read_object
+from ms_codegeex.data.tokenizer.files import ADDED, ANY_CLASS, CONFIG, FILES, JSON, MODEL, is_ranked, read_object
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
 OF_DIRECTORIES = {  # which do not come with this program, and what their directories hold
     "codegeex2": f"tokenizer.model and {CONFIG} of the released model",
+    "codegeex4": f"tokenizer.model and {CONFIG} of the released model",
     "qwen2": f"tokenizer.json, or vocab.json and merges.txt, and {CONFIG} of the model",
 }
 TOKENIZER_FILES = FILES
 _CLASSES = {  # what tokenizer_class may be, and whose tokenizer that is; "any": the other files show it
     "CodeGeeXTokenizer": "codegeex",
     "ChatGLMTokenizer": "codegeex2",
+    "ChatGLM4Tokenizer": "codegeex4",
     **dict.fromkeys(("CodeGenTokenizer", "CodeGenTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast"), "codegen"),
     **dict.fromkeys(("Qwen2Tokenizer", "Qwen2TokenizerFast"), "qwen2"),
     **dict.fromkeys(ANY_CLASS, "any"),
@@ -56,20 +58,21 @@ def _named(name: str) -> Tokenizer:
 
 
 def _load_directory(directory: Path) -> Tokenizer:
-    from ms_codegeex.data.tokenizer import chatglm, gpt2, qwen2
+    from ms_codegeex.data.tokenizer import chatglm, codegeex4, gpt2, qwen2
 
     admit(directory)
     present = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
     config = read_object(directory / CONFIG, missing=True)
-    refuse_lookalike(directory / CONFIG, config)
     stated = config.get("tokenizer_class")
     kind = _CLASSES.get(stated) if isinstance(stated, str | None) else None
+    if kind not in ("codegeex4", "qwen2"):  # whose classes nothing else has
+        refuse_lookalike(directory / CONFIG, config)
     if kind is None:
         known = ", ".join(filter(None, _CLASSES))
         said = f"tokenizer_class is {stated!r}, of another model; give a directory of one of {known}"
         raise UserError(f"{directory / CONFIG}: {said}")
     if kind == "any" and MODEL in present:
-        kind = "codegeex2"
+        kind = "codegeex4" if is_ranked(directory / MODEL) else "codegeex2"
     elif kind == "any" and {JSON, "vocab.json"} & {*present}:
         texts = [(directory / name).read_bytes() for name in (JSON, CONFIG, ADDED) if name in present]
         marks = {"codegeex": b'"<|extratoken_1|>"', "qwen2": b'"NFC"'}
@@ -82,6 +85,7 @@ def _load_directory(directory: Path) -> Tokenizer:
         "codegeex": gpt2.CodeGeeXTokenizer,
         "codegen": gpt2.CodeGenTokenizer,
         "codegeex2": chatglm.CodeGeeX2Tokenizer,
+        "codegeex4": codegeex4.CodeGeeX4Tokenizer,
         "qwen2": qwen2.Qwen2Tokenizer,
     }
     return readers[kind].load(directory)

@@ -28,7 +28,8 @@ class Tokenizer(ABC):
     them. `divides`: no token and no choice of tokens crosses from one of these ASCII characters, ranges of a regular
     expression, to a line break; empty: they may. `infilling`: how released models with this tokenizer are asked to fill
     in the middle, in the form of `data.infilling.sentinels`; None: it has no tokens for that. `changes`: what
-    documents may be that do not survive, in words."""
+    documents may be that do not survive, in words. `answer_ends`: names of special tokens that end an answer in a
+    conversation, besides the end token and what the model's template shows."""
 
     name: str
     eos_id: int
@@ -38,6 +39,7 @@ class Tokenizer(ABC):
     divides: str
     infilling: Mapping[str, Any] | None = None
     changes = ""
+    answer_ends: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -51,6 +53,10 @@ class Tokenizer(ABC):
     def literal(self, text: str) -> str:
         """A part of a text for `encode_prompt` in which names of special tokens are text."""
         return text
+
+    def said(self, text: str) -> str:
+        """A message of a conversation for `encode_prompt`: literal, and tokenised as the released model expects it."""
+        return self.literal(text)
 
     def encode_inside(self, text: str) -> list[int]:
         """Ids of a text that continues another one: decoded after it, they are exactly this text."""

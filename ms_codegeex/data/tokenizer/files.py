@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,12 @@ class AddedTokens:
             "normalized": token in self.late,
             "special": special,
         }
+
+
+def is_ranked(path: Path) -> bool:
+    """Whether a tokenizer.model is a file of ranks, in lines, and not a model of SentencePiece."""
+    with path.open("rb") as stream:
+        return re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", stream.read(1 << 10)) is not None
 
 
 def check_files(directory: Path, names: Sequence[str]) -> None:

@@ -85,6 +85,7 @@ class ByteLevelTokenizer(Tokenizer):
     token among them if it is not `<|endoftext|>`."""
 
     kind: str  # in the fingerprint
+    by_merges = True  # or by ranks alone, as tiktoken does
     split = ""  # the words of another pattern than GPT-2's; see `divide_as`
     longest = 2048  # tokens of a text, for other programs
     roles: tuple[str, ...] = ("bos_token", "eos_token", "unk_token")  # that the end token has unless others are named

@@ -66,7 +66,7 @@ class ReadingSettings:
 @dataclass(frozen=True)
 class PrepareSettings:
     """How sources become documents, and which of these a dataset gets. `tags`: scheme of the language tag line before
-    each document: codegeex (23 languages), codegeex2 or none, or a line with `{language}` in it.
+    each document: `codegeex` (23 languages), codegeex2, `none`, or a line with `{language}` in it.
     `validation_share`: share of bytes for validation, 0 <= share < 1. `seed` chooses the sample and the validation
     split. `max_bytes`: upper bound on source bytes; a larger corpus is sampled by document; None: everything.
     `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
