@@ -15,6 +15,7 @@ from ms_codegeex.extras.cluster.rehearsal.shrink import shrunk
 BROKEN = Path(__file__).parent / "broken_program.py"
 FULL = {"sequence": True, "vocabulary": True}
 VIRTUAL = {"pipeline": 2, "virtual_stages": 2, "micro_batches": 4}  # each stage has two parts
+TWO_CALLS = {"micro_batches": 4, "graph_micro_batches": 2}  # of the graph in each step
 
 # devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD. A plan that
 # is a part of another one here, or of a recipe below, is left out; the recipes have all axes together.
@@ -22,15 +23,19 @@ PIPELINE = (2, {"pipeline": 2, "micro_batches": 2}, {})  # executed by default, 
 PLANS = {
     "sequence": (2, {"tensor": 2, "sequence": True}, {}),
     "whole vocabulary": (2, {"tensor": 2, "vocabulary": False}, {}),
-    "fp16 pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {"precision": "fp16"}),
-    "accumulation optimizer": (2, {"micro_batches": 4, "optimizer_shard": 2}, {}),
+    "fp16 pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, **TWO_CALLS}, {"precision": "fp16"}),
+    "accumulation optimizer": (2, {"optimizer_shard": 2, **TWO_CALLS}, {}),
     "parts, saved all-reduces": (
         2,
         {"tensor": 2, "overlap": {"parts": 2, "recompute_collectives": False}},
         {"recompute": "full"},
     ),
     "uneven stages": (2, {"pipeline": 2, "micro_batches": 2, "stage_layers": [30, 10]}, {}),
-    "virtual stages, four stages": (4, {**VIRTUAL, "pipeline": 4, "micro_batches": 8}, {}),
+    "virtual stages, four stages": (
+        4,
+        {**VIRTUAL, "pipeline": 4, "micro_batches": 16, "graph_micro_batches": 8},
+        {},
+    ),
     "virtual stages, sequence recompute": (4, {**VIRTUAL, "tensor": 2, "sequence": True}, {"recompute": "full"}),
     "two optimizer groups": (4, {"optimizer_shard": 2}, {}),
     "short gradients, two optimizer groups": (
@@ -40,7 +45,7 @@ PLANS = {
     ),
     "short gradients, accumulation": (
         4,
-        {"tensor": 2, "micro_batches": 2, "optimizer_shard": 2, "short_gradients": True},
+        {"tensor": 2, "optimizer_shard": 2, "short_gradients": True, **TWO_CALLS},
         {"precision": "fp16"},
     ),
 }
@@ -87,7 +92,7 @@ LORA_PLANS = {
     "keys and values whole": (4, {"tensor": 4}, {}, "codegeex2"),
     "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}, "codegeex"),
     "accumulation tensor optimizer": (4, {"tensor": 2, "optimizer_shard": 2, "micro_batches": 2}, {}, "codegen"),
-    "pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {}, "codegen"),
+    "pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, **TWO_CALLS}, {}, "codegen"),
     "virtual stages": (2, VIRTUAL, {}, "codegen"),
     "fp16": (2, {"tensor": 2}, {"precision": "fp16"}, "codegen"),
 }
@@ -102,7 +107,7 @@ GPU_PLANS = {
         {"precision": "fp16"},
         "codegeex",
     ),
-    "codegen z-loss accumulation": (2, {"micro_batches": 2}, {"z_loss": 0.02, "recompute": "selective"}, "codegen"),
+    "codegen z-loss accumulation": (2, TWO_CALLS, {"z_loss": 0.02, "recompute": "selective"}, "codegen"),
     "codegeex2 optimizer": (2, {"optimizer_shard": 2}, {"dropout": 0.0}, "codegeex2"),
     "codegeex2 adapters": (2, {}, {"precision": "fp16", "recompute": "full"}, "codegeex2"),
 }
