@@ -103,8 +103,8 @@ def _check_table(prefix: Path, documents: IndexedDataset) -> None:
 
 def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
     """Decode every document of a split and compare its hash with the recorded one. Yields, per batch, the numbers of
-    bytes decoded and of documents that cannot be compared, because the tokenizer turned U+2581 into spaces. `UserError`
-    if hashes are not recorded, or naming the first document that has changed."""
+    bytes decoded and of documents that cannot be compared, because the tokenizer may have changed them. `UserError` if
+    hashes are not recorded, or naming the first document that has changed."""
     prefix = dataset.directory / split
     table = read_documents(prefix)
     if table is None:
@@ -119,18 +119,12 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
             text = decode(documents.document(number)[:-1].tolist())
             text = text if fine_tuning else text.removeprefix(tag_prefix(row["language"], scheme))
             if hashlib.sha256(text).digest() != row["sha256"]:
-                if not _may_have_lost_marks(tokenizer, text, row["bytes"]):
+                if not tokenizer.may_be_changed(text, row["bytes"]):
                     found = f"document {number} ({row['source']}) decodes to another text"
                     raise UserError(f"{prefix}.bin: {found} than the one whose sha256 is recorded; {AGAIN}")
                 lossy += 1
             size, number = size + len(text), number + 1
         yield size, lossy
-
-
-def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:
-    """Whether U+2581 in place of some spaces would give a text of `size` bytes: three bytes each instead of one."""
-    lost, odd = divmod(size - len(text), 2)
-    return tokenizer.name == "codegeex2" and not odd and 0 < lost <= text.count(b" ")
 
 
 def report_path(dataset: Dataset) -> str:

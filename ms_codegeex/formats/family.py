@@ -20,11 +20,12 @@ _VISIBLE = {  # sizes of every family: the parameter, `{i}` for any block, and t
     "hidden_size": ("embedding.word.weight", 1),
     "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
 }
+_HEAD = ("head.weight",)  # which a tied one does not have
 _SQUARE = "blocks.{i}.attention.output.weight"  # in every family; ranks share its columns
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
-# What every family rotates by, whether `config.json` says so at the top, as `rope_scaling` or, since transformers 5, as
-# `rope_parameters`.
+# What a family rotates by, unless its base is a size, whether `config.json` says so at the top, as `rope_scaling` or,
+# since transformers 5, as `rope_parameters`.
 _ROPE = {"rope_theta": 10_000, "rope_type": "default", "type": "default"}
 QUANTISED_KEYS = ("quantization_config", "quantization", "compression_config")
 # other keys of a size, in classes and versions of transformers, that count where the family's own is missing or null
@@ -125,7 +126,9 @@ class FamilyFormats:
             stated = values[place] if isinstance(values[place], dict) else {place: values[place]}
             of_layer_kinds = [each for each in stated.values() if isinstance(each, dict)]
             for (key, expected), table in product(_ROPE.items(), (stated, *of_layer_kinds)):
-                if table.get(key, expected) != expected:
+                if key == self.data.sizes.keys.get("rotary_base"):
+                    values = values if table.get(key) is None else {key: table[key], **values}
+                elif table.get(key, expected) != expected:
                     where = key if place == key else f"{key} of {place}"
                     said = f"{where} is {table[key]!r:.80}, expected {expected!r}"
                     raise UserError(f"config.json: {said}; give a model that has it")
@@ -180,7 +183,11 @@ class FamilyFormats:
         plain = {each for name in names for each in spellings(name) if each in known}
         for layout in self.data.layouts:
             if kind in (None, layout.kind):
-                first = [entry.numbered(0).foreign for entry in layout.entries]
+                first = [
+                    entry.numbered(0).foreign
+                    for entry in layout.entries
+                    if entry.ours != _HEAD or "tied_head" not in self.defaults or plain_name(entry.foreign) in plain
+                ]
                 share = sum(plain_name(name) in plain for name in first) / len(first)
                 exact = sum(name in names for name in first)
                 if share and (share, exact) > best[:2]:
@@ -197,7 +204,7 @@ class FamilyFormats:
 
     def entries(self, layout: ForeignLayout, config: Any, ranks: int = 1) -> tuple[Entry, ...]:
         """Every tensor of the layout for a model of `config`'s sizes, or for one of `ranks` slices of it, in order."""
-        return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config.num_layers))
+        return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config))
 
     def rank_shapes(
         self, layout: ForeignLayout, config: Any, ranks: int, where: str = "ranks", remedy: str = "choose a divisor"
@@ -219,7 +226,7 @@ class FamilyFormats:
 
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
         """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
-        given = {*known, *_VISIBLE, *self.data.visible, "num_layers", "init_std"}
+        given = {*known, *_VISIBLE, *self.data.visible, "num_layers", "init_std", "tied_head"}
         return tuple(field for field in self.defaults if field not in given)
 
     def is_whole(self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape]) -> bool:
@@ -243,6 +250,8 @@ class FamilyFormats:
                 raise UserError(f"tensor {shown(entry.foreign)}: missing or not a matrix; {WHOLE}")
             ranks_share = ranks if axis == self.axis(layout, name) else 1
             fields[field] = packed_shape(entry.packing, [shape])[axis] * ranks_share
+        if "tied_head" in self.defaults:
+            fields["tied_head"] = by_name[_HEAD].foreign not in shapes
         repeated = [entry for entry in layout.entries if "{i}" in entry.ours[0]]
         there = (any(entry.numbered(i).foreign in shapes for entry in repeated) for i in range(len(shapes) + 1))
         fields["num_layers"] = next(i for i, layer in enumerate(there) if not layer)

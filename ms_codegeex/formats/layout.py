@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +60,8 @@ def pack(packing: Packing, arrays: Sequence[np.ndarray]) -> np.ndarray:
     if packing.kind == "group":
         runs = [np.split(array, packing.groups) for array in arrays]
         return np.concatenate([run[g] for g in range(packing.groups) for run in runs])
+    if packing.kind == "halves":
+        return _renumbered(arrays[0], packing.order())
     return transposed(arrays[0]) if packing.kind == "transpose" else arrays[0]
 
 
@@ -68,15 +72,25 @@ def unpack(packing: Packing, array: np.ndarray, shapes: Sequence[Shape]) -> Sequ
     if packing.kind == "group":
         view = array.reshape(packing.groups, len(shapes), -1, *array.shape[1:])
         return [view[:, k].reshape(shape) for k, shape in enumerate(shapes)]
+    if packing.kind == "halves":
+        return (_renumbered(array, np.argsort(packing.order())),)
     return (transposed(array) if packing.kind == "transpose" else array,)
 
 
-def expand(patterns: Iterable[Entry], num_layers: int) -> tuple[Entry, ...]:
-    """Number the patterns: a run of patterns with `{i}` is repeated block by block, in order."""
+def _renumbered(array: np.ndarray, order: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The rows of each head in this order."""
+    return array.reshape(-1, len(order), *array.shape[1:])[:, order].reshape(array.shape)
+
+
+def expand(patterns: Iterable[Entry], config: Any) -> tuple[Entry, ...]:
+    """The entries of a model of `config`'s sizes: a run of patterns with `{i}` is repeated block by block, in order. A
+    head that is the word table has none."""
+    tied = {layer.name for layer in config.table.last if layer.copy_of}
+    its = (replace(e, packing=e.packing.sized(config)) for e in patterns if e.ours[0].rpartition(".")[0] not in tied)
     result: list[Entry] = []
-    for repeated, run in groupby(patterns, key=lambda entry: any("{i}" in name for name in entry.ours)):
+    for repeated, run in groupby(its, key=lambda entry: any("{i}" in name for name in entry.ours)):
         group = list(run)
-        result += [e.numbered(i) for i in range(num_layers) for e in group] if repeated else group
+        result += [e.numbered(i) for i in range(config.num_layers) for e in group] if repeated else group
     return tuple(result)
 
 

@@ -52,7 +52,7 @@ def describe_model(directory: Path) -> dict[str, Any]:
         "dtypes": dtypes,
         "refused": refused,
         "tokenizer": tokenizer,
-        "tokenizer_unread_elsewhere": unread_elsewhere(directory),
+        "tokenizer_unread_elsewhere": unread_elsewhere(directory, "`ms-codegeex convert --to hf` writes its class"),
         "files": {path.name: size_of(path) for path in sorted(directory.iterdir()) if path.name[0] != "."},
     }
 
@@ -68,8 +68,7 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
     yield f"parameters: {model['parameters']:,} ({kinds})"
     yield f"tokenizer: {', '.join(model['tokenizer']) or 'none; `generate` and `serve` need one'}"
     if reason := model["tokenizer_unread_elsewhere"]:
-        remedy = "`ms-codegeex convert --to hf` writes its class"
-        yield f"  transformers and vLLM do not read it as it is: {reason}; {remedy}"
+        yield f"  transformers and vLLM do not read it as it is: {reason}"
     yield f"tensors: {len(model['tensors'])}"
     yield from _tensor_lines([f"{it['name']}  {it['dtype']}  {it['shape']}" for it in model["tensors"]], every_tensor)
     yield from size_lines(model["files"])

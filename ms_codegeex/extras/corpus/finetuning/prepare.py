@@ -27,6 +27,7 @@ from ms_codegeex.data.datasets.batches import ENDS_INSIDE, KIND
 from ms_codegeex.data.datasets.layout import check_output, file_records
 from ms_codegeex.data.description import Chat, bound, chat_json, chat_of, read_description
 from ms_codegeex.data.infilling.transform import infill_record
+from ms_codegeex.data.jinja_templates import chatml
 from ms_codegeex.data.languages import check_scheme
 from ms_codegeex.data.layouts import table
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
@@ -103,7 +104,8 @@ class FinetuneSettings:
         if self.chat is not None:
             return chat_of(self.chat)
         own = None if self.tokenizer in TOKENIZER_NAMES else read_description(Path(self.tokenizer)).chat
-        return own or TEMPLATES["codegeex2" if tokenizer.name == "codegeex2" else "plain"]
+        usual = chatml() if tokenizer.name == "qwen2" else TEMPLATES.get(tokenizer.name, TEMPLATES["plain"])
+        return own or usual
 
 
 class RowEncoder:
