@@ -191,7 +191,7 @@ def conversation_plan(
     tools."""
     model = chosen_model(backend, body.model)
     use = tool_use(tools, body.tool_choice, body.parallel_tool_calls, template(model).tools_text, model.name)
-    read = str if model.special_tokens else model.tokenizer.literal
+    read = str if model.special_tokens else model.tokenizer.said
     text = chat_prompt(messages, model, field, read, use)
     ids = model.encode(text, field=field, remedy="leave out the oldest ones", special=True)
     given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
