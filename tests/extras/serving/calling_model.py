@@ -46,7 +46,7 @@ SIZES = {
     "max_position_embeddings": 32768,
     "eos_token_id": 50256,
 }
-STEPS = ("data.seq_length=128", "training.steps=120", "training.global_batch=8", "training.micro_batch=8")
+STEPS = ("data.seq_length=128", "training.steps=100", "training.global_batch=8", "training.micro_batch=8")
 RATE = ("training.schedule.learning_rate=0.01", "training.schedule.warmup_steps=5", "training.schedule.decay=linear")
 
 
