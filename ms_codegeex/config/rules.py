@@ -352,6 +352,11 @@ MESH_RULES: Rules = {
     "less": lambda c, m: m.pipeline > c.model.sizes.num_layers and m.pipeline > 1,
     "parallel.micro_batches: {c.accumulation} cannot fill parallel.pipeline {m.pipeline} stages; give at least as "
     "many micro-batches as stages": lambda c, m: c.accumulation < m.pipeline,
+    "parallel.graph_micro_batches: {c.parallel.graph_micro_batches} of {c.accumulation} micro-batches in "
+    "parallel.pipeline {m.pipeline}; give a divisor that is at least 2, not less than the stages, and with "
+    "parallel.virtual_stages a multiple of them, or leave it out": lambda c, m: (
+        c.partitioned and c.parallel.graph_micro_batches and not c.fills_graph(c.parallel.graph_micro_batches)
+    ),
     "parallel.optimizer_shard: {m.optimizer_shard} does not divide the {m.data} data-parallel replicas; choose a "
     "divisor or change devices": lambda c, m: m.data % m.optimizer_shard,
     "parallel.optimizer_shard: {m.optimizer_shard} does not divide the {found[rows]} rows that parallel.tensor "

@@ -320,6 +320,11 @@ class ParallelConfig:
     micro_batches: Positive | None = None
     """Micro-batches per step, given instead of their size; a pipeline needs at least one per stage. Left out: from
     `training.micro_batch`."""
+    graph_micro_batches: Positive | None = None
+    """Micro-batches in the compiled graph of a run that MindSpore partitions. The host calls it until the step's
+    micro-batches are done. Compilation takes time and host memory for each of them; with fewer, a pipeline is filled
+    and gradients are reduced more often ([plan.md](plan.md#compilation)). Left out: the largest divisor of the
+    micro-batches that is at most 12 times `parallel.pipeline`."""
     server_devices: Positive = 8
     """Devices per server; a tensor-parallel group never spans two servers."""
     hardware: str | None = None

@@ -26,7 +26,7 @@ def describe_model(directory: Path) -> dict[str, Any]:
     """Configuration, and name, shape, dtype and file of every tensor, from the headers of the files of weights."""
     model = ModelDirectory(directory)
     if "model_type" not in model.config:
-        raise UserError(f"{directory / 'config.json'}: no model_type; this is not a model's configuration")
+        raise UserError(f"{directory / 'config.json'}: no model_type; write it there")
     tensors = [
         {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "file": model.files[name]}
         for name, tensor in sorted(model.tensors.items())
@@ -111,7 +111,7 @@ def checkpoints_in(directory: Path) -> list[Path]:
     root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
     paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
     if not paths:
-        raise UserError(f"{directory}: no checkpoints; expected a checkpoint directory or a run directory")
+        raise UserError(f"{directory}: no checkpoints; give a checkpoint directory or a run directory")
     return paths
 
 

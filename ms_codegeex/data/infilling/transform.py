@@ -99,7 +99,7 @@ class Infilling:
         """`UserError` if a sentinel occurs in a dataset's text."""
         for part, number in self.marks.items():
             if (ids == number).any():
-                remedy = f"choose other ids with {KEY}.sentinels, or prepare the dataset again"
+                remedy = f"choose other ids with {KEY}.sentinels, or prepare it again with --replace"
                 raise UserError(f"{where}: holds id {number}, which marks the {part} for infilling; {remedy}")
 
     def _parts(self, ids: list[int], cuts: np.ndarray, inside: bool) -> tuple[np.ndarray, ...] | None:
@@ -141,7 +141,7 @@ def chosen(config: InfillConfig | None, info: Mapping[str, Any], where: str) -> 
     from ms_codegeex.config.validation import validated
 
     if not isinstance(recorded, dict):
-        raise UserError(f"{where}: infill is {recorded!r}, expected an object; prepare the dataset again")
+        raise UserError(f"{where}: infill is {recorded!r}, expected an object; prepare it again with --replace")
     settings: InfillConfig = validated(InfillConfig, recorded, f"{where}: infill.")
     return settings if settings.rate else None
 

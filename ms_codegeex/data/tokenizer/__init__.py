@@ -69,7 +69,7 @@ def _load_directory(directory: Path) -> Tokenizer:
         refuse_lookalike(directory / CONFIG, config)
     if kind is None:
         known = ", ".join(filter(None, _CLASSES))
-        said = f"tokenizer_class is {stated!r}, expected one of {known}; this directory belongs to another model"
+        said = f"tokenizer_class is {stated!r}, of another model; give a directory of one of {known}"
         raise UserError(f"{directory / CONFIG}: {said}")
     if kind == "any" and MODEL in present:
         kind = "codegeex4" if is_ranked(directory / MODEL) else "codegeex2"

@@ -95,7 +95,7 @@ class Tokenizer(ABC):
         """The bytes of an id in a text, maybe a part of a character; none for some special ids. `UserError`: no id."""
         if not 0 <= number < self.vocab_size:
             known = f"the {self.name} tokenizer has ids 0..{self.vocab_size - 1}"
-            raise UserError(f"token id {int(number)}: {known}; check that the ids were made with it")
+            raise UserError(f"token id {int(number)}: {known}; give the tokenizer that made the id")
         return self.pieces[number]
 
     @property

@@ -253,5 +253,5 @@ class _Texts:
     def check(self) -> None:
         """`UserError` if there was none."""
         if not self.read:
-            why = self._tally.nothing_left("give source trees or records (docs/prepare.md)")
+            why = self._tally.nothing_left("give source trees or records (docs/prepare.md)", "texts")
             raise UserError(f"--input: no text was found: {why}")

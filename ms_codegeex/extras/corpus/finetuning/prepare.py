@@ -90,7 +90,7 @@ class FinetuneSettings:
         if self.seq_length < 2:
             raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
         if self.infill is not None and self.task != "completion":
-            raise UserError(f"infill: {self.task} examples have no middle; only completions and corpora have")
+            raise UserError("infill: only completions and corpora have a middle; leave out --infill-rate")
 
     def record(self) -> dict[str, Any]:
         """All settings, as dataset.json and report.json hold them."""
@@ -188,7 +188,8 @@ class _RowMaker:
 
     def read_all(self, inputs: Places, progress: bool) -> None:
         """Add every example of `settings.validation`, then of `inputs`; `UserError` if there is none."""
-        units, others, found = _find(user_roots(inputs, self.settings.validation))
+        own = self.settings.validation
+        units, others, found = _find(user_roots(inputs, own, None if own else self.settings.validation_share))
         self.found["files"] = found["files"]
         for item in others:
             if item.kind == "problems":

@@ -198,7 +198,7 @@ def conversation_plan(
     maximum = model.context if given < 0 else given
     settings = sampling_settings(body, model, maximum, log_probabilities=likeliest, stop=template(model).stop)
     if use is not None and use.forced:
-        settings = replace(settings, json_schema=use.schema)
+        settings = replace(settings, json_schema=use.schema, between=use.between)
     return AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens), use
 
 

@@ -68,6 +68,7 @@ RIGHT = [  # what lies just inside the rules
     (SERVER, "devices=4096 training.global_batch=8192"),
     (SERVER, "parallel.micro_batches=16"),
     (PIPELINE, "training.micro_batch=16"),
+    (PIPELINE, "parallel.graph_micro_batches=4"),
     (PIPELINE, "model.num_layers=4"),
     (TINY, "devices=3 training.global_batch=12"),  # CPU processes: nothing is partitioned
 ]

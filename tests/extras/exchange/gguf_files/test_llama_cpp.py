@@ -27,7 +27,7 @@ import tokenizer_files
 from code_dataset import functions, write_code
 from conftest import command
 from gguf import GGUFReader
-from gguf_models import TEXT, parameters, source, write_tokenizer
+from gguf_models import FAMILIES, TEXT, parameters, source, write_tokenizer
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
@@ -179,7 +179,7 @@ def test_the_converter_writes_the_same(archive, directory, tmp_path, dtype):
 TEXTS = (TEXT, "people = philosophy\n", "\n\n    x  =  1\t\t# \u00e9\n", "import os\n")
 
 
-@pytest.mark.parametrize("name", ["codegeex2", "codegen"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_tokens_and_logits_of_random_weights(llama, tmp_path, name):
     """The FP32 file; llama.cpp reads GELU from a table of FP16."""
     arrays = parameters(name)
@@ -222,7 +222,7 @@ def our_logits(model, place, ids):
     return generator_of(model, place).logits(ids)
 
 
-@pytest.fixture(scope="module", params=["codegeex2", "codegen"])
+@pytest.fixture(scope="module", params=["codegeex2", "codegen", pytest.param("qwen2", marks=pytest.mark.slow)])
 def trained(request, tmp_path_factory):
     """A run of a hundred steps on Python code."""
     name, place = request.param, tmp_path_factory.mktemp(request.param)
