@@ -64,7 +64,7 @@ def dropout_obstacle(config: RunConfig) -> str | None:
     """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can. Its seeds have no
     effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on another device, or a
     recomputed forward pass, may therefore drop other elements."""
-    if config.training.dropout == 0:
+    if not (config.training.dropout or config.training.attention_rate):
         return None
     if config.partitioned:
         return "devices that hold copies of an activation have to drop the same elements"

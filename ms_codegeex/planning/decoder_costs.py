@@ -14,6 +14,9 @@ from ms_codegeex.planning.cost_model import MatMul, MicroBatch, ModelPart, Tenso
 from ms_codegeex.planning.operators import attention_products
 
 FP32 = 4
+# Per attention weight, what the operators of `DropoutBits` read and write, each on its own: product, comparison, cast,
+# and the sum of the bits of a byte.
+MASK_BYTES = FP32 + (FP32 + 1) + (1 + 2) + (2 + 2) + 3 * 2
 # Tensors that an activation moves forward and backward, and tensors kept: of elementary operators, as graph kernels.
 ACTIVATIONS = {
     "fast_gelu": ((7, 14, 3), (5, 2, 3)),
@@ -150,7 +153,7 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     """Between the projections: positions, shared heads, scores, softmax, dropout, context."""
     heads, seq, head = model.num_heads // shape.tensor, shape.seq_length, model.head_dim
     batch, byte, wide = shape.sequences * heads, shape.bytes, sizes.softmax
-    fused, gk, drops = "attention" in shape.fused, shape.graph_kernel, shape.dropout
+    fused, gk, drops = "attention" in shape.fused, shape.graph_kernel, shape.attention_dropout
     score = FP32 if model.scores_fp32 and not fused else byte  # queries and keys, where they meet
     before = (_rotation(sizes, score, gk),) if model.rotary_dim else ()
     by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel repeats heads itself if both are split
@@ -163,14 +166,15 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     layout, scaled = 2 * moved, 0 if fused else moved  # queries and keys are scaled, backward by their product
     kept = (score + byte) * (sizes.heads + memory)  # query and context, key and value
     if fused:  # softmax statistics and the dropout's bits; scores never leave the chip
-        bits = sizes.scores / 8 if shape.dropout else 0
+        bits = sizes.scores / 8 if drops else 0
+        hashed = bits if gk else MASK_BYTES * sizes.scores if drops else 0
         saved = bits + 8 * shape.rows * heads
         scores, context = attention_products(seq, seq, head, batch, causal=True)
         return (
             *before,
             Vector("split and merge heads", *(0 if shape.documents else layout,) * 2, kept),
             scores,
-            Vector("softmax", 2 * bits, bits, saved),
+            Vector("softmax", hashed + bits, bits, saved),
             context,
         )
     # where heads are split, a network without micro-batches, whose blocks are inlined, does not keep the result; nor
@@ -211,7 +215,8 @@ def _dropped_scores(sizes: TensorSizes, shape: MicroBatch) -> Vector:
     softmax's cast; recomputation writes a mask, which it and the backward pass read."""
     byte, scores = shape.bytes, sizes.scores
     # a mask that is kept has the place of the softmax's cast, which is counted and then is not needed
-    dropped = dropout("attention dropout", scores, byte, replace(shape, kept_masks=False), "selective")
+    shape = replace(shape, dropout=shape.attention_dropout, kept_masks=False)
+    dropped = dropout("attention dropout", scores, byte, shape, "selective")
     if not shape.dropout:
         return replace(dropped, recompute="selective")
     forward, backward = dropped.forward, dropped.backward

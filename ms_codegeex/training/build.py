@@ -59,6 +59,7 @@ def build_network(config: RunConfig, library: Path | None = None, layers: type[B
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
         dropout=training.dropout,
+        attention_dropout=training.attention_rate,
         seed=config.seed,
         reset_at_eos=config.data.reset_at_eos,
         micro_batch=config.micro_batch // config.parallel.overlap.parts,
