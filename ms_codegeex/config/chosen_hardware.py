@@ -56,6 +56,15 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
     return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
 
 
+def aclnn_kernels(config: RunConfig) -> frozenset[str]:
+    """Of which fused kernels a run takes the form that the engine's plugin has code for (aclnn), where two exist.
+    MindSpore 2.9 does not partition that of LayerNorm."""
+    if config.device != "ascend" or running_on(config).saturates:
+        return frozenset()
+    partitioned = {"aclnn_optimizer"}
+    return frozenset(partitioned if config.partitioned else {*partitioned, "aclnn_norm"})
+
+
 def attention_obstacle(config: RunConfig) -> str | None:
     """Why fused attention cannot compute this model, ending in the key to change; None if it can."""
     model = config.model.sizes

@@ -148,6 +148,9 @@ FUSION_RULES: Rules = {
         and "attention" not in chosen_kernels(c)
         and [f": {cause}" if (cause := attention_obstacle(c)) else ""]
     ),
+    "training.optimizer.offload: is for AdamW on device: ascend; leave it out": lambda c, m: (
+        c.training.optimizer.offload and (c.device != "ascend" or c.training.optimizer.name != "adamw")
+    ),
     "parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {c.device}; leave the key "
     "out": lambda c, m: c.parallel.fusion.norm and c.device != "ascend" and c.model.sizes.rms_norm,
     "parallel.fusion.dropout: {found}, and the kernel's seeds have no effect on Ascend; leave the key out: composed "
@@ -374,6 +377,16 @@ MESH_RULES: Rules = {
             "parts": lambda c, m: c.parallel.overlap.parts != 1,
             "recompute_collectives": lambda c, m: not c.parallel.overlap.recompute_collectives,
         },
+    ),
+    "parallel.gather_again: is for parallel.optimizer_shard, training.recompute: full of all blocks, and one "
+    "micro-batch of one part; set these, or leave it out": lambda c, m: (
+        c.parallel.gather_again
+        and not (
+            m.optimizer_shard > 1
+            and c.training.recompute == "full"
+            and c.training.recompute_blocks is None
+            and c.accumulation * c.parallel.overlap.parts == 1
+        )
     ),
     "parallel.overlap.parts: {c.parallel.overlap.parts} does not divide the {c.micro_batch} sequences of a "
     "micro-batch (training.micro_batch); choose a divisor": lambda c, m: c.micro_batch % c.parallel.overlap.parts,

@@ -99,6 +99,8 @@ class OptimizerConfig:
     """Decoupled decay of the weights; norms and biases never decay."""
     bias_correction: bool = False
     """Divide the moments by 1 - beta^step; the release had none."""
+    offload: bool = False
+    """On `ascend`: the host holds the moments, which go to the device for the update and back."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ class TrainingConfig:
     optimizer in FP32. BF16 needs no loss scale; it runs on `ascend910b`, and on a CPU as FP32 rounded to BF16 after
     every operator."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """What the backward pass computes again. `selective`: attention scores, and FP32 inputs of fused norms; `full`:
+    """What the backward pass computes again. `selective`: attention scores and FP32 inputs of fused norms; on `ascend`
+    also what is inside activations, and casts of weights that are not sharded by `parallel.optimizer_shard`. `full`:
     every block."""
     recompute_blocks: list[Natural] | None = None
     """One number per stage, e.g. `[5, 3]`: its first N blocks use `training.recompute`; the others use the next cheaper
@@ -266,8 +269,8 @@ class FusionConfig:
     in FP32: compiled operators (docs/generate.md), which `false` turns off; else elementary operators. It drops the
     same attention weights as these."""
     documents: bool = False
-    """Fused attention takes the ends of documents instead of a mask: short ones cost less, and no mask takes memory. Not
-    with dropout of attention weights ([plan.md](plan.md#documents-by-their-ends))."""
+    """Fused attention takes the ends of documents instead of a mask: short ones cost less, and no mask takes memory.
+    Not with dropout of attention weights ([plan.md](plan.md#documents-by-their-ends))."""
     norm: bool | None = None
     """The engine's LayerNorm kernel; on a CPU it is slower than elementary operators. The RMSNorm kernel (CodeGeeX2)
     exists on `ascend` only. Left out: `cpu`: off, or compiled operators as for `attention`, which a value here turns
@@ -317,6 +320,9 @@ class ParallelConfig:
     optimizer_shard: Positive = 1
     """Replicas over which weights and optimizer state of the matrices are sharded; 1: every replica holds all of
     them."""
+    gather_again: bool = False
+    """With `parallel.optimizer_shard`, `training.recompute: full` and one micro-batch: a block's gathered weights go
+    after its forward pass, and are gathered again for the backward pass."""
     sequence: bool = False
     """With `parallel.tensor`: the rows of LayerNorms and residuals are sharded over those devices too."""
     short_gradients: bool = False

@@ -83,8 +83,9 @@ class Build:
         sizes = config.hidden_size, config.norm_epsilon, self.dtype
         if self.library:
             return (compiled.CompiledRMSNorm if config.rms_norm else compiled.CompiledLayerNorm)(self.library, *sizes)
-        composed, fused = (RMSNorm, FusedRMSNorm) if config.rms_norm else (LayerNorm, FusedLayerNorm)
-        return (fused if "norm" in self.kernels else composed)(*sizes)
+        if "norm" not in self.kernels:
+            return (RMSNorm if config.rms_norm else LayerNorm)(*sizes)
+        return FusedRMSNorm(*sizes) if config.rms_norm else FusedLayerNorm(*sizes, "aclnn_norm" in self.kernels)
 
     def drop(self, width: int, site: int) -> Dropout | FusedDropout:
         """dropout number `site` of `width` elements a token"""

@@ -9,21 +9,26 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-from mindspore.ops.auto_generate import RmsNorm
+from mindspore.ops.auto_generate import LayerNormExt, RmsNorm
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
 from ms_codegeex.models.layers import AttentionCore, DropoutBits, Heads, LayerNorm, RMSNorm
 
 
 class FusedLayerNorm(LayerNorm):
-    """LayerNorm in FP32, result in `dtype`: one kernel forward, one backward."""
+    """LayerNorm in FP32, result in `dtype`: one kernel forward, one backward. `aclnn`: the one that MindSpore's plugin
+    for Ascend has code for; otherwise CANN looks it up in its library of operators."""
 
-    def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
+    def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type, aclnn: bool = False):
         super().__init__(hidden_size, epsilon, dtype)
-        self.kernel = ops.LayerNorm(1, 1, epsilon)
+        self.aclnn, self.width = aclnn, (hidden_size,)
+        self.kernel = LayerNormExt() if aclnn else ops.LayerNorm(1, 1, epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.down(self.kernel(self.up(x, ms.float32), self.weight, self.bias)[0], self.dtype)
+        x = self.up(x, ms.float32)
+        if self.aclnn:
+            return self.down(self.kernel(x, self.width, self.weight, self.bias, self.epsilon)[0], self.dtype)
+        return self.down(self.kernel(x, self.weight, self.bias)[0], self.dtype)
 
 
 class FusedRMSNorm(RMSNorm):

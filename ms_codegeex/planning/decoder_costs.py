@@ -23,6 +23,8 @@ ACTIVATIONS = {
     "gelu": ((2, 3, 2), (2, 2, 2)),
     "swiglu": ((8, 17, 5), (8, 8, 5)),
 }
+# Of these, what the operators move that selective recomputation repeats, and what it need not keep.
+ACTIVATIONS_AGAIN = {"fast_gelu": (4, 1), "gelu": (0, 0), "swiglu": (5, 2)}
 
 
 @dataclass(frozen=True)
@@ -131,22 +133,27 @@ def linear(
     byte, outputs, weight = shape.bytes, rows * out, into * out
     cast, shared, again = _cast(FP32, byte), shape.shards > 1, "" if last else "full"
     narrowed = cast * weight / (shape.shards * shape.micro_batches if shared else 1)
+    cheap = "selective" if shape.kept_masks else again  # on Ascend
     widened = (FP32 - byte if shape.graph_kernel else cast) * weight
     added = 2 * byte * outputs if bias and not shape.graph_kernel else 0
     yield MatMul(name, rows, into, out, weight=True, recompute=again, saved=saved)
-    yield Vector(f"{name} casts", narrowed, widened, recompute="" if shared else again)
+    yield Vector(f"{name} casts", narrowed, widened, recompute="" if shared else cheap)
     if bias:
         yield Vector(f"{name} bias", added, byte * outputs, recompute=again)
 
 
-def activation(name: str, shape: MicroBatch, sizes: TensorSizes) -> Vector:
-    """Element-wise work of [rows, F / tensor]."""
+def activation(name: str, shape: MicroBatch, sizes: TensorSizes) -> Iterator[Vector]:
+    """Element-wise work of [rows, F / tensor]; on Ascend, selective recomputation repeats a part of it."""
     size = sizes.byte * sizes.wide
     name = "gelu" if shape.flat and name == "fast_gelu" else name  # one kernel too
     forward, backward, saved = ACTIVATIONS[name][shape.graph_kernel]
     if shape.graph_kernel and shape.recompute == "full":  # without results to keep, the product before it takes it in
         forward /= 2
-    return Vector(name, forward * size, backward * size, saved * size, 2 * size)
+    repeated, dropped = ACTIVATIONS_AGAIN[name] if shape.kept_masks else (0, 0)
+    repeated = 0 if shape.graph_kernel else repeated  # the backward pass' kernel takes it in
+    yield Vector(name, (forward - repeated) * size, backward * size, (saved - dropped) * size, 2 * size)
+    if dropped:
+        yield Vector(f"{name}, inside", repeated * size, 0.0, dropped * size, recompute="selective")
 
 
 def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tuple[MatMul | Vector, ...]:

@@ -15,7 +15,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.processes import import_variables
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import chosen_kernels, running_on
+from ms_codegeex.config.chosen_hardware import aclnn_kernels, chosen_kernels, running_on
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.extras.cluster.first_run.probe_program import TrialSettings
 
@@ -90,7 +90,7 @@ def try_operators(config: RunConfig, device: str, rehearse: bool = True) -> Trie
         device=device,
         precision=config.training.precision,
         saturates=device == "ascend" and running_on(on_device).saturates,
-        kernels=sorted(chosen_kernels(on_device)),
+        kernels=sorted(chosen_kernels(on_device) | aclnn_kernels(on_device)),
         kinds=sorted(libraries) or None,
         without=[],
     )

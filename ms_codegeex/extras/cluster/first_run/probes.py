@@ -211,14 +211,14 @@ def _overflow(dtype: ms.Type, saturates: bool) -> str:
     return "" if scale == 2.0**39 else f"the loss scale after an overflow is {scale:g}, expected {2.0**39:g}"
 
 
-def _adamw(fused: bool) -> str:
+def _adamw(fused: bool, aclnn: bool) -> str:
     """Two steps of the optimizer against the formula."""
     rng, rate = np.random.default_rng(2), 0.01
     weights = [rng.normal(size=(4, 8)).astype(np.float32), rng.normal(size=8).astype(np.float32)]
     parameters = [Parameter(Tensor(w), name=n) for w, n in zip(weights, ("matrix", "bias"), strict=True)]
     schedule = ScheduleConfig(learning_rate=rate, end_learning_rate=rate, warmup_steps=0).over(10)
     config = OptimizerConfig()
-    optimizer = AdamW(parameters, config, schedule, fused=fused)
+    optimizer = AdamW(parameters, config, schedule, fused=fused, aclnn=aclnn)
     wanted = [w.astype(np.float64) for w in weights]
     moments = [[np.zeros(w.shape), np.zeros(w.shape)] for w in weights]
     for _ in range(2):
@@ -468,7 +468,7 @@ def probes(dtype: ms.Type, saturates: bool, fused: Sequence[str]) -> Iterator[Pr
     yield Probe(
         "LayerNorm",
         norm,
-        _OfTheNetwork(FusedLayerNorm(8, 1e-5, ms.float32)),
+        _OfTheNetwork(FusedLayerNorm(8, 1e-5, ms.float32, "aclnn_norm" in fused)),
         (x,),
         lambda a: _normalised(a, True),
         key="parallel.fusion.norm=false",
@@ -492,7 +492,7 @@ def probes(dtype: ms.Type, saturates: bool, fused: Sequence[str]) -> Iterator[Pr
         (),
         None,
         key="parallel.fusion.optimizer=false",
-        check=lambda: _adamw("optimizer" in fused),
+        check=lambda: _adamw("optimizer" in fused, "aclnn_optimizer" in fused),
     )
     yield Probe(
         "a chain of element-wise operators",
