@@ -148,9 +148,6 @@ FUSION_RULES: Rules = {
         and "attention" not in chosen_kernels(c)
         and [f": {cause}" if (cause := attention_obstacle(c)) else ""]
     ),
-    "training.optimizer.offload: is for AdamW on device: ascend; leave it out": lambda c, m: (
-        c.training.optimizer.offload and (c.device != "ascend" or c.training.optimizer.name != "adamw")
-    ),
     "parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {c.device}; leave the key "
     "out": lambda c, m: c.parallel.fusion.norm and c.device != "ascend" and c.model.sizes.rms_norm,
     "parallel.fusion.dropout: {found}, and the kernel's seeds have no effect on Ascend; leave the key out: composed "

@@ -99,8 +99,6 @@ class OptimizerConfig:
     """Decoupled decay of the weights; norms and biases never decay."""
     bias_correction: bool = False
     """Divide the moments by 1 - beta^step; the release had none."""
-    offload: bool = False
-    """On `ascend`: the host holds the moments, which go to the device for the update and back."""
 
 
 @dataclass(frozen=True)

@@ -203,19 +203,13 @@ def _gradients(config: RunConfig, sums: ParameterSums) -> float:
     return own + whole / (config.parallel.fusion.allreduce_groups or max(1, sums.shared_count))
 
 
-def _moments(config: RunConfig, sums: ParameterSums, stage: int) -> int:
-    """Bytes on the device; none where the host holds them."""
-    held = 2 * sums.own_trained - sum(map(math.prod, muon_shapes(config, stage)))
-    return 0 if config.training.optimizer.offload else FP32 * held
-
-
 def state_memory(config: RunConfig) -> list[StageMemory]:
     """What one device of each stage holds between its micro-batches: weights, gradients and optimizer state alone."""
     return [
         StageMemory(
             weights=sums.bytes,
             gradients=int(_gradients(config, sums)),
-            optimizer_state=_moments(config, sums, stage),
+            optimizer_state=FP32 * (2 * sums.own_trained - sum(map(math.prod, muon_shapes(config, stage)))),
         )
         for stage, sums in enumerate(parameter_sums(config))
     ]

@@ -101,7 +101,6 @@ def adamw(
         transition=transition,
         matrices=muon_matrices(config),
         aclnn="aclnn_optimizer" in aclnn_kernels(config),
-        offload=config.training.optimizer.offload,
         library=str(library) if library and config.parallel.fusion.optimizer is None else "",
     )
 

@@ -176,8 +176,8 @@ class AdamW(nn.Cell):
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
     serves both. `fused` chooses that kernel, `aclnn` Ascend's newer one, which corrects by itself: for a step far away
-    nothing is left to correct. Otherwise elementary operators compute the same formula. `offload`: the host holds the
-    moments. `library`: the path of operators that are compiled for this CPU, one of which updates all parameters, with
+    nothing is left to correct. Otherwise elementary operators compute the same formula. `library`: the
+    path of operators that are compiled for this CPU, one of which updates all parameters, with
     Muon too, and also scales their gradients (`scales_gradients`), and one computes `square`.
 
     Muon (Jordan): w -= lr·(0.2·√max(rows, columns)·O + decay·w), where O is the orthogonalised momentum with Nesterov's
@@ -195,7 +195,6 @@ class AdamW(nn.Cell):
         matrices: Collection[str] = (),
         library: str = "",
         aclnn: bool = False,
-        offload: bool = False,
     ):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
@@ -209,8 +208,6 @@ class AdamW(nn.Cell):
         self.schedule = WarmupDecay(schedule, transition)
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
         self.aclnn, self.far = fused and aclnn, Tensor(FAR_STEP, ms.int64)
-        for moment in (*self.m, *self.v) if offload else ():  # what `Parameter(device="CPU")` does, which clones keep
-            moment._set_user_data("parameter_device", "CPU")
         if self.aclnn:
             self.update, self.kernel = _aclnn_adamw, NewAdamW()
         self.map = ops.HyperMap()
