@@ -289,7 +289,7 @@ def _verify(arguments: Arguments, dataset: Dataset) -> None:
         return
     print_lines([*dataset_lines(dataset.description), f"verified: {checked} are right"])
     if lossy:
-        print_out(f"{lossy} documents have spaces that may have been U+2581 before tokenising; they cannot be compared")
+        print_out(f"{lossy} documents {dataset.tokenizer().changes}; they cannot be compared")
 
 
 def _deep(dataset: Dataset) -> int:

@@ -23,7 +23,7 @@ class InfillConfig:
     level: Literal["context", "document"] = "context"
     """With a rate: parts of documents in each sample, or whole documents (`document`)."""
     sentinels: list[Natural] | None = None
-    """With a rate: the ids that mark prefix, suffix and middle; none: the tokenizer's unused ones."""
+    """With a rate: the ids that mark prefix, suffix and middle; none: the tokenizer's own marks, or unused ids."""
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ CONFIGURATIONS = {  # as their repositories publish them
     "ChatGLM-6B": GLM | {"inner_hidden_size": 16384, "position_encoding_2d": True, "vocab_size": 130528},
     "ChatGLM2": CHATGLM | {"seq_length": 32768},
     "ChatGLM3": CHATGLM | {"_name_or_path": "THUDM/chatglm3-6b", "seq_length": 8192},
-    "GLM-4, of which CodeGeeX4 is one": CHATGLM | {"padded_vocab_size": 151552, "rope_ratio": 500, "num_layers": 40},
+    "GLM-4-9B": CHATGLM | {"_name_or_path": "THUDM/glm-4-9b-chat", "padded_vocab_size": 151552, "rope_ratio": 500},
     "GLM-4": {"model_type": "glm4", "architectures": ["Glm4ForCausalLM"]},
 }
 

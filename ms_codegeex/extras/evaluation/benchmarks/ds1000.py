@@ -115,7 +115,7 @@ def _row(row: Mapping[str, Any], where: str, _: int) -> Problem:
 
 
 STARTS = ("BEGIN SOLUTION\n<code>", "# SOLUTION START")
-ENDS = ("</code>", "# SOLUTION END", "END SOLUTION", "```")
+ENDS = ("</code>", "# SOLUTION END", "\nEND SOLUTION", "```")
 FENCE = re.compile(r"\s*```[^\n]*\n")
 GIVEN = re.compile(r"<code>\n(.*?)(?:</code>|\Z)", re.DOTALL)
 # a function at the end of the given code, of which there are only comments
@@ -172,7 +172,7 @@ def cleaned(text: str, library: str) -> str:
         text = text.split(start, 1)[-1]
     if fence := FENCE.match(text):
         text = text[fence.end() :]
-    text = stop_rules.cut(text, ENDS)
+    text = stop_rules.cut(text, ENDS).replace("<code>", "")
     if library.lower() == "matplotlib":
         lines = text.splitlines(keepends=True)
         text = "".join(line for line in lines if not any(call in line for call in FIGURE_CALLS))

@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # the order of sets, and so the verdict, is reproducible
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONIOENCODING": "utf-8",
+    "LOGNAME": "program",  # for getpass; nobody has a name in the sandbox
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",

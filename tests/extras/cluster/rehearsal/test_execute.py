@@ -62,6 +62,13 @@ FAMILY_PLANS = {
         {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
         {"recompute": "full"},
     ),
+    "qwen2 tied head, all together": (
+        "qwen2",
+        8,
+        {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
+        {"recompute": "full"},
+    ),
+    "qwen2 sequence fp16": ("qwen2", 2, {"tensor": 2, "sequence": True}, {"precision": "fp16"}),
     "codegen sequence recompute": ("codegen", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
     "codegen virtual stages": ("codegen", 2, VIRTUAL, {"recompute": "selective"}),
     "codegen tensor": ("codegen", 2, {"tensor": 2}, {"recompute": "selective"}),
@@ -111,7 +118,7 @@ def rehearsed(devices, parallel, training, family="codegeex", lora=None, faults=
         {
             "device": device,
             "devices": devices,
-            "model": {"family": family},
+            "model": {"family": family, "preset": "0.5b" if family == "qwen2" else None},
             "data": {"reset_at_eos": "z_loss" not in training or device == "ascend", "seq_length": 2048},
             "training": {"steps": 1, "global_batch": 64, **training},
             "parallel": parallel,

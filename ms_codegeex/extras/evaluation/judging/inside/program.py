@@ -70,8 +70,8 @@ ABSENT = ("ipdb", "joblib", "resource", "psutil", "tkinter")  # modules that can
 # need it; and what a program may import without any of it.
 LOADED = "concurrent.futures.thread ctypes inspect logging multiprocessing.managers multiprocessing.pool numpy tqdm"
 ALONE = (
-    "abc bisect builtins cmath collections copy dataclasses datetime decimal enum fractions functools heapq itertools "
-    "json math operator os random re statistics string sys time typing"
+    "abc bisect builtins cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
+    "itertools json math operator os random re statistics string sys time typing"
 )
 IMPORTS = re.compile(
     r"(?:^|[;:'\"])[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([^;#\n]+))|(__import__|importlib|modules)", re.MULTILINE
@@ -81,8 +81,8 @@ IMPORTS = re.compile(
 def load_before(source: str) -> None:
     """Load what the published runner has loaded, if the program imports anything that may need it."""
     found = (name for groups in IMPORTS.findall(source) for part in groups for name in part.split(","))
-    names = {name.split()[0].partition(".")[0] for name in found if name.strip()}
-    for name in LOADED.split() if names.difference(ALONE.split()) else ():
+    names = {name.split()[0].partition(".")[0] for name in found if name.strip()}.difference(ALONE.split())
+    for name in LOADED.split() if names - {"numpy"} else names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
