@@ -332,7 +332,7 @@ def test_the_files_to_read_first_exist_and_are_short():
     listed = re.findall(r"^[1-8]\. `(\S+)`", page.partition("## Read these eight files first")[2], re.MULTILINE)
     assert len(listed) == 8
     for name in listed:
-        assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 300, name
+        assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 350, name
 
 
 def of_the_wing(program: str, imports: set[tuple[str, str]]) -> set[str]:

@@ -55,7 +55,7 @@ def test_a_file_goes_before_a_name_and_a_directory_does_not(tmp_path, monkeypatc
         ),
         ("configs/codegeex_tiny.yaml", "", "--config", "did you mean 'codegeex_tiny'? shipped: codegeex2_6b, "),
         ("recipes/codegen_2b_910b_16", "", "--config", "did you mean 'codegen_2b_910b_16'? shipped: codegeex2_6b, "),
-        ("qqq", "evaluation", "--recipe", "--recipe: qqq is neither a file nor a shipped name; shipped: codegeex2_ds1"),
+        ("qqq", "evaluation", "--recipe", "--recipe: qqq is neither a file nor a shipped name; shipped: bigcode_h"),
         ("../configs/codegeex_tiny", "", "--config", "did you mean 'codegeex_tiny'?"),
         ("x" * 300, "", "--config", "not readable"),
         ("codegeex_humaneval_x", "mindformers", "--config", "shipped: codegeex2_tiny, codegeex_tiny, codegen_tiny"),

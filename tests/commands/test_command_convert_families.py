@@ -61,6 +61,10 @@ def test_mindspore_loads_our_file(tmp_path, family):
     elif family == "codegen":
         found, expected = loaded["transformer.ln_f.beta"], arrays["final_norm.bias"]
         assert loaded["transformer.h.1.attn.qkv_proj.weight"].shape == (192, 64) and len(loaded) == 8 * 2 + 5
+    elif family == "qwen2":
+        found = loaded["model.layers.1.attention.wk.weight"]  # heads of 8 channels, ours by pairs
+        expected = arrays["blocks.1.attention.key.weight"].reshape(2, 4, 2, 32).swapaxes(1, 2).reshape(16, 32)
+        assert "model.tok_embeddings.embedding_weight" in loaded and len(loaded) == 12 * 2 + 2
     else:
         name = "transformer.encoder.layers.1.self_attention.query_key_value.bias"
         found = loaded[name]
@@ -94,6 +98,11 @@ def test_torch_loads_each_rank(tmp_path):
             assert np.array_equal(whole[48:64], arrays["blocks.0.attention.query.weight"][16:32])
             assert np.array_equal(whole[64:80], arrays["blocks.0.attention.value.weight"][16:32])
             assert np.array_equal(trees[1]["module"]["lm_head.bias"], arrays["head.bias"][12:])
+        elif family == "qwen2":
+            parts = [tree["module"]["model.layers.0.self_attn.v_proj.weight"] for tree in trees]
+            assert np.array_equal(np.concatenate(parts), arrays["blocks.0.attention.value.weight"])
+            parts = [tree["module"]["model.layers.0.mlp.down_proj.weight"] for tree in trees]
+            assert np.array_equal(np.concatenate(parts, 1), arrays["blocks.0.feed_forward.down.weight"])
         else:
             part = trees[1]["module"]["transformer.encoder.layers.0.mlp.dense_h_to_4h.weight"]
             assert np.array_equal(part[:10], arrays["blocks.0.feed_forward.gate.weight"][10:])

@@ -91,7 +91,7 @@ class PortableTrainOneStepCell(TrainStep):
             gradients = self.map(ops.partial(reduced, self.reduce), gradients)
         # a device's mean counts as one token
         sums = self.join((ops.reshape(ops.cast(loss, ms.float32), (1,)), self.one, self.nothing))
-        total, devices, square = self._global_sums(sums, gradients, scale)
+        total, devices, square = self._global_sums(self.ends, sums, gradients, scale)
         mean = total / devices
         norm = ops.sqrt(square) / devices  # not a number after an overflow
         finite, rate = ops.isfinite(norm), self.optimizer.get_lr()
@@ -104,6 +104,6 @@ class PortableTrainOneStepCell(TrainStep):
         updates = ops.logical_and(finite, ops.logical_and(ops.isfinite(rate), rate >= 0))
         if updates:
             mean = ops.depend(mean, self.optimizer(final))
-        new_scale, new_good = self._next_scale(finite, scale)
+        new_scale, new_good = self._next_scale(self.ends, finite, scale)
         mean = ops.depend(mean, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))
         return mean, ops.logical_not(updates), scale, rate, norm

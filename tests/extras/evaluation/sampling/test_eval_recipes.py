@@ -58,7 +58,7 @@ def test_recipes_of_the_papers(name):
         ("n: 1", "task: missing"),
         ("- n", "found a list"),
         ("task: [", "not valid YAML"),
-        (lambda: load("codegex"), "shipped: codegeex2_ds1000"),
+        (lambda: load("codegex"), "shipped: bigcode_humaneval, codegeex2_ds1000"),
         (lambda: load("none.yaml"), "none.yaml is neither a file"),
         (lambda: for_task("humaneval", "codegen_mtpb_t02"), "is for mtpb, not for humaneval"),
         (lambda: over(load("codegeex_humaneval_x"), top_p=2), "top_p: 2.0 is out of range"),

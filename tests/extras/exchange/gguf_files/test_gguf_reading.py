@@ -177,9 +177,6 @@ SIZES = {
         *("chatglm.embedding_length", UINT32, u32(64), u32(128)),
     ),
     "num_kv_groups: 3 does not divide": ("chatglm.attention.head_count_kv", UINT32, u32(2), u32(3)),
-    "chatglm.rope.freq_base is 20000.0, expected 10000": (
-        *("chatglm.rope.freq_base", FLOAT32, struct.pack("<f", 1e4), struct.pack("<f", 2e4)),
-    ),
     "norm_eps is nan": (
         "chatglm.attention.layer_norm_rms_epsilon", FLOAT32, struct.pack("<f", 1e-5), struct.pack("<f", float("nan")),
     ),
