@@ -102,7 +102,7 @@ with ThreadPoolExecutor(2) as pool:
     print(json.dumps(dict(zip(programs, pool.map(passes, programs.values())))))
 """
 DS1000 = """
-import contextlib, os
+import importlib.util, os
 os.environ["PATH"] = os.path.dirname(sys.executable) + ":" + os.environ["PATH"]  # of its python
 sys.path.insert(0, place)
 if isinstance(row, str):
