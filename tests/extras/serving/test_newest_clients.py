@@ -37,10 +37,10 @@ SEEN = {  # by the package: the class of error that a user sees
     "instructor": [],
 }
 OPENCODE = """{"model": "own/fake", "provider": {"own": {"npm": "@ai-sdk/openai-compatible", "name": "own",
-"options": {"baseURL": "URL", "apiKey": "KEY"}, "models": {"fake": {"name": "fake"}}}}}"""
+"options": {"baseURL": "ADDRESS", "apiKey": "KEY"}, "models": {"fake": {"name": "fake"}}}}}"""
 CONTINUE = """{"name": "own", "version": "0.0.1", "schema": "v1", "models": [{"name": "fake", "provider": "openai",
-"model": "fake", "apiBase": "URL", "apiKey": "KEY", "roles": ["chat"], "capabilities": ["tool_use"]}]}"""
-LLM = """[{"model_id": "fake", "model_name": "fake", "api_base": "URL", "supports_tools": true}]"""
+"model": "fake", "apiBase": "ADDRESS", "apiKey": "KEY", "roles": ["chat"], "capabilities": ["tool_use"]}]}"""
+LLM = """[{"model_id": "fake", "model_name": "fake", "api_base": "ADDRESS", "supports_tools": true}]"""
 PERSONS = 'def person(name: str, age: int):\n    """Take note."""\n    return f"{name} is noted"\n'
 AIDER = ["--model", "openai/fake", "--no-git", "--yes-always", "--no-check-update", "--message", "x"]
 COMMANDS = {  # settings of each, its words, and what its user sees beside the answer
@@ -136,8 +136,11 @@ def test_commands_of_clients_call_tools_as_they_come(client, commands, tmp_path)
     with served(make) as server:
         url = f"{server.url}/v1"
         for name, text in files.items():
-            (tmp_path / name).write_text(text.replace("URL", url).replace("KEY", "none"))
-        own = {"HOME": tmp_path, "LLM_USER_PATH": tmp_path, "OPENAI_API_BASE": url, "OPENAI_API_KEY": "none"}
+            (tmp_path / name).write_text(text.replace("ADDRESS", url).replace("KEY", "none"))
+        (tmp_path / "home").mkdir()
+        own = {"HOME": tmp_path / "home", "PWD": tmp_path, "LLM_USER_PATH": tmp_path}
+        if client in PROGRAMS:  # with a key of OpenAI's, opencode would ask that server
+            own |= {"OPENAI_API_BASE": url, "OPENAI_API_KEY": "none"}
         done = subprocess.run(
             [commands[client], *words], cwd=tmp_path, env={**VARIABLES, **own, "OPENCODE_DISABLE_AUTOUPDATE": "1"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
