@@ -14,6 +14,8 @@ import ms_codegeex
 
 PACKAGE = Path(ms_codegeex.__file__).parent
 ERRORS = ("UserError", "RunFailure", "PromptTooLong")
+SETTING = re.compile(r"(?<![\w.=])([a-z_]+(?:\.\w+)*)=([^\s,;]*[^\s,;.])")
+PLACES = {"N", "DIR", "RUN", "FILE", "value"}
 MOST = 64  # texts of one message
 DEEPEST = 6  # names that are replaced by what is assigned to them, one within the other
 ASKED = re.compile(r"(?:expected|did you mean|known are|take) .*", re.DOTALL)
@@ -91,3 +93,9 @@ def _assigned(name: str, scope: ast.AST) -> Iterator[ast.expr]:
                 elif isinstance(target, ast.Tuple):
                     pairs = [(each, ast.Constant("{}")) for each in target.elts]
                 yield from (value for each, value in pairs if isinstance(each, ast.Name) and each.id == name)
+
+
+def settings_in(message: str) -> list[list[str]]:
+    """The settings `key=value` in each alternative of a remedy; without places such as N, which a user fills."""
+    ways = (re.findall(SETTING, said) for said in re.split(r",? or (?!more|less)", message.rpartition("; ")[2]))
+    return [[f"{key}={value}" for key, value in way] for way in ways if way and not PLACES & {each[1] for each in way}]

@@ -64,7 +64,7 @@ def dropout_obstacle(config: RunConfig) -> str | None:
     """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can. Its seeds have no
     effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on another device, or a
     recomputed forward pass, may therefore drop other elements."""
-    if config.training.dropout == 0:
+    if not (config.training.dropout or config.training.attention_rate):
         return None
     if config.partitioned:
         return "devices that hold copies of an activation have to drop the same elements"
@@ -97,6 +97,11 @@ def _divided(key: str, when: Condition = lambda c, m: True) -> Rules:
 def _if(when: Condition, rules: Rules) -> Rules:
     """These rules, for runs to which `when` applies."""
     return {text: lambda c, m, broken=broken: when(c, m) and broken(c, m) for text, broken in rules.items()}
+
+
+def _loaded_at_once(mesh: Mesh) -> int:
+    """The least batch with a micro-batch for each stage, whose sequences the tensor-parallel devices share."""
+    return mesh.data * mesh.tensor * mesh.pipeline
 
 
 def _layers(config: RunConfig) -> dict[str, Any]:
@@ -282,7 +287,7 @@ DEVICE_RULES: Rules = {
 MESH_RULES: Rules = {
     "training.global_batch: {c.training.global_batch} does not divide by the {m.data} data-parallel devices; "
     "set training.global_batch={found}, or change devices": lambda c, m: (
-        c.training.global_batch % m.data and -(-c.training.global_batch // m.data) * m.data
+        c.training.global_batch % m.data and -(-c.training.global_batch // _loaded_at_once(m)) * _loaded_at_once(m)
     ),
     "parallel.micro_batches: {c.parallel.micro_batches} of training.micro_batch {c.training.micro_batch} are not "
     "the {c.local_batch} sequences of a replica; leave one of the two keys out": lambda c, m: (
@@ -379,6 +384,16 @@ MESH_RULES: Rules = {
             "parts": lambda c, m: c.parallel.overlap.parts != 1,
             "recompute_collectives": lambda c, m: not c.parallel.overlap.recompute_collectives,
         },
+    ),
+    "parallel.gather_again: is for parallel.optimizer_shard, training.recompute: full of all blocks, and one "
+    "micro-batch of one part; set these, or leave it out": lambda c, m: (
+        c.parallel.gather_again
+        and not (
+            m.optimizer_shard > 1
+            and c.training.recompute == "full"
+            and c.training.recompute_blocks is None
+            and c.accumulation * c.parallel.overlap.parts == 1
+        )
     ),
     "parallel.overlap.parts: {c.parallel.overlap.parts} does not divide the {c.micro_batch} sequences of a "
     "micro-batch (training.micro_batch); choose a divisor": lambda c, m: c.micro_batch % c.parallel.overlap.parts,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, command, write_config
+from remedies_in_code import settings_in
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import MAX_WORLD, Mesh
@@ -49,6 +50,8 @@ def test_a_wrong_configuration_names_the_key_and_the_remedy(path, words, key, wh
     with pytest.raises(UserError) as error:
         load_config(path, words.split())
     refused(error.value, key, what, remedy)
+    for settings in settings_in(str(error.value)):
+        load_config(path, [*words.split(), *settings])
 
 
 def test_there_are_enough_of_them():
