@@ -64,7 +64,7 @@ def _limited(most: str, seconds: int) -> ApiError:
 
 class Admission(ABC, Generic[Answer]):
     """The `answers` in progress by their numbers, in the order of their arrival: `slots` of them are computed at once,
-    `computing` are the numbers of these, and up to `max_queue` wait."""
+    `computing` are the numbers of these, and up to `max_queue` wait. When `draining`, nothing new is taken."""
 
     def __init__(self, slots: int, max_queue: int):
         self.slots, self.max_queue = slots, max_queue

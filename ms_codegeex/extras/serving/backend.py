@@ -165,7 +165,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
 
 
 class Backend(Admission[StreamedAnswer]):
-    """Answers from a model and its adapters, `slots` at once; `models` by their names. `ready`: it can answer."""
+    """Answers from a model and its adapters, which are `models` by their names."""
 
     def __init__(
         self, model: ServedModel, settings: ServeSettings, slots: int = 1, adapters: Sequence[ServedModel] = ()

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from calling_model import DONE, tuned_to_call
 from conftest import ROOT
 from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served
 from own_environment import VARIABLES, own_environment, run_in
-from served import served as process_served
 from test_tools import Template
 
 HERE, PAGE = Path(__file__).parent, ROOT / "docs" / "clients.md"
 BEGIN, END = "<!-- tests/extras/serving/clients.yaml -->", "<!-- end -->"
 KEYS = ("0123456789abcdef", "fedcba9876543210")
 PERSON = {"name": "Ada", "age": 3}
+KNOWN = {"glob": {"pattern": "."}, "List": {"dirpath": "."}}  # tools that clients bring, with arguments
 SEEN = {  # by the package: the class of error that a user sees
     "openai": ["BadRequestError", "RateLimitError", "AuthenticationError", "NotFoundError", "BadRequestError"],
     "litellm": [
@@ -38,10 +37,10 @@ SEEN = {  # by the package: the class of error that a user sees
     "instructor": [],
 }
 OPENCODE = """{"model": "own/fake", "provider": {"own": {"npm": "@ai-sdk/openai-compatible", "name": "own",
-"options": {"baseURL": "URL", "apiKey": "KEY"}, "models": {"fake": {"name": "fake"}}}}}"""
+"options": {"baseURL": "ADDRESS", "apiKey": "KEY"}, "models": {"fake": {"name": "fake"}}}}}"""
 CONTINUE = """{"name": "own", "version": "0.0.1", "schema": "v1", "models": [{"name": "fake", "provider": "openai",
-"model": "fake", "apiBase": "URL", "apiKey": "KEY", "roles": ["chat"], "capabilities": ["tool_use"]}]}"""
-LLM = """[{"model_id": "fake", "model_name": "fake", "api_base": "URL", "supports_tools": true}]"""
+"model": "fake", "apiBase": "ADDRESS", "apiKey": "KEY", "roles": ["chat"], "capabilities": ["tool_use"]}]}"""
+LLM = """[{"model_id": "fake", "model_name": "fake", "api_base": "ADDRESS", "supports_tools": true}]"""
 PERSONS = 'def person(name: str, age: int):\n    """Take note."""\n    return f"{name} is noted"\n'
 AIDER = ["--model", "openai/fake", "--no-git", "--yes-always", "--no-check-update", "--message", "x"]
 COMMANDS = {  # settings of each, its words, and what its user sees beside the answer
@@ -57,7 +56,7 @@ LIBRARIES = ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@continuedev/
 
 
 class Calling(FakeBackend):
-    """Calls the first tool, and answers in text once there is a result."""
+    """Calls a tool, and answers in text once there is a result."""
 
     def _begin(self, answer):
         said = self.model.tokenizer.decode(answer.ids)
@@ -66,7 +65,9 @@ class Calling(FakeBackend):
             schema = json.loads(answer.settings.json_schema)
             self.texts = [json.dumps({"name": schema["properties"]["name"]["const"], "arguments": PERSON})]
         elif tools and messages[-1]["role"] != "tool":
-            call = json.dumps({"name": tools[0]["function"]["name"], "arguments": PERSON})
+            names = [tool["function"]["name"] for tool in tools]
+            name = next((each for each in names if each in KNOWN), names[0])
+            call = json.dumps({"name": name, "arguments": KNOWN.get(name, PERSON)})
             self.texts = [f"<tool_call>\n{call}\n</tool_call>"]
         else:
             self.texts = ["done"]
@@ -118,14 +119,6 @@ def test_users_of_javascripts_clients_see_the_right_status_and_tools(server, tmp
 
 
 @pytest.fixture(scope="module")
-def calling(tmp_path_factory):
-    """A server with a model that was tuned to call tools."""
-    directory = tmp_path_factory.mktemp("calling")
-    with process_served(tuned_to_call(directory), directory / "log", "--name", "fake") as one:
-        yield one.url
-
-
-@pytest.fixture(scope="module")
 def commands(tmp_path_factory):
     """The programs of clients, each in an environment of its own."""
     place = tmp_path_factory.mktemp("commands")
@@ -137,17 +130,22 @@ def commands(tmp_path_factory):
 
 @pytest.mark.newest
 @pytest.mark.parametrize("client", COMMANDS)
-def test_commands_of_clients_use_a_tuned_model_as_they_come(client, calling, commands, tmp_path):
+def test_commands_of_clients_call_tools_as_they_come(client, commands, tmp_path):
     files, words, seen = COMMANDS[client]
-    for name, text in files.items():
-        (tmp_path / name).write_text(text.replace("URL", f"{calling}/v1").replace("KEY", "none"))
-    own = {"HOME": tmp_path, "LLM_USER_PATH": tmp_path, "OPENAI_API_BASE": f"{calling}/v1", "OPENAI_API_KEY": "none"}
-    own |= {"OPENCODE_DISABLE_AUTOUPDATE": "1", "ANALYTICS": "false"}
-    done = subprocess.run(
-        [commands[client], *words], cwd=tmp_path, env=VARIABLES | own, stdin=subprocess.DEVNULL, timeout=600,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0 and all(each in done.stdout for each in [DONE, *seen]), done.stdout
+    make = lambda: Calling(fake_settings(), fake_model(chat=Template("<tool_call>"), context=100_000))  # noqa: E731
+    with served(make) as server:
+        url = f"{server.url}/v1"
+        for name, text in files.items():
+            (tmp_path / name).write_text(text.replace("ADDRESS", url).replace("KEY", "none"))
+        (tmp_path / "home").mkdir()
+        own = {"HOME": tmp_path / "home", "PWD": tmp_path, "LLM_USER_PATH": tmp_path}
+        if client in PROGRAMS:  # with a key of OpenAI's, opencode would ask that server
+            own |= {"OPENAI_API_BASE": url, "OPENAI_API_KEY": "none"}
+        done = subprocess.run(
+            [commands[client], *words], cwd=tmp_path, env={**VARIABLES, **own, "OPENCODE_DISABLE_AUTOUPDATE": "1"},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
+        )  # fmt: skip
+    assert done.returncode == 0 and all(each in done.stdout for each in ["done", *seen]), done.stdout
 
 
 def table():
