@@ -1,4 +1,4 @@
-"""Train, convert and run code language models on MindSpore: CodeGeeX, CodeGen and CodeGeeX2.
+"""Train, convert and run code language models on MindSpore: CodeGeeX, CodeGen, CodeGeeX2, Qwen2.
 
 Importing this package imports no MindSpore; the modules that need the engine import it themselves.
 """

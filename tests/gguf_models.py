@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from tokenizer_files import LINES, write_chatglm
+from tokenizer_files import LINES, write_chatglm, write_qwen2
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import CodeGenTokenizer
@@ -41,6 +41,16 @@ SIZES = {
         "max_position_embeddings": 128,
         "layer_norm_eps": 1e-6,
     },
+    "qwen2": {
+        "vocab_size": 384,
+        "hidden_size": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_groups": 2,
+        "intermediate_size": 96,
+        "max_position_embeddings": 128,
+        "tied_head": True,
+    },
 }
 FAMILIES = tuple(SIZES)
 TEXT = "def people(first, second):\n    if first <= second:\n\t\treturn  [first]  # \u4f60\u597d \U0001f600 \u00e9\n"
@@ -60,6 +70,8 @@ def write_tokenizer(name: str, directory: Path) -> Path:
     """The directory of a small tokenizer of this family."""
     if name == "codegeex2":
         return write_chatglm(directory)
+    if name == "qwen2":
+        return write_qwen2(directory, size=300)
     directory.mkdir(parents=True)
     CodeGenTokenizer(True, _own_tables()).save(directory)
     return directory
@@ -74,7 +86,7 @@ def parameters(name: str, seed: int = 7) -> dict[str, np.ndarray]:
 
 def sizes(name: str):
     """The family's configuration."""
-    eos = {} if name == "codegeex2" else {"eos_token_id": _own_tables().eos_id}
+    eos = {"codegeex2": {}, "codegen": {"eos_token_id": _own_tables().eos_id}, "qwen2": {"eos_token_id": 300}}[name]
     return family(name).config.build_config(None, SIZES[name] | eos)
 
 

@@ -43,11 +43,27 @@ FIELDS = {
         "num_kv_groups": 2,
         "intermediate_size": 20,
         "rotary_dim": 4,
+        "rope_ratio": 1.0,
         "max_position_embeddings": 16,
         "norm_eps": 1e-6,
         "init_std": 0.02,
         "softmax_fp32": True,
         "rotary_dtype": "fp32",
+        "eos_token_id": 3,
+    },
+    "qwen2": {
+        "vocab_size": 24,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_groups": 2,
+        "intermediate_size": 20,
+        "max_position_embeddings": 16,
+        "rotary_base": 1e6,
+        "norm_eps": 1e-6,
+        "init_std": 0.02,
+        "softmax_fp32": True,
+        "tied_head": True,
         "eos_token_id": 3,
     },
 }
@@ -136,6 +152,28 @@ def save_adapters(root, name, base, rank=2, alpha=6.0, targets=("attention", "fe
     settings = {"model": model, "lora": {"rank": rank, "alpha": alpha, "targets": list(targets)}}
     write_checkpoint(root / "checkpoints", 4, slices, {"config": settings, "base": fingerprint(tensors)})
     return root
+
+
+def two_ranks(folder, tensors):
+    """The files of two ranks of mindformers, which hold rows of matrices, and their description, not yet written."""
+    from safetensors.numpy import save_file
+
+    files, described = [{}, {}], {"state_dict_metadata": {}, "storage_data": {}}
+    for name, value in tensors.items():
+        parts = np.split(value, 2) if value.ndim == 2 else [value]
+        chunks = []
+        for rank, part in enumerate(parts):
+            offset = [rank * len(part), *[0] * (value.ndim - 1)]
+            chunks.append({"global_offset": offset, "local_shape": [*part.shape]})
+            file = f"model-{rank:07}-0000002.safetensors"
+            described["storage_data"][str((name, tuple(offset)))] = [{"file_name": file, "storage_rank": rank}]
+            files[rank][name] = np.ascontiguousarray(part)
+        described["state_dict_metadata"][name] = {"global_shape": [*value.shape], "chunk": chunks}
+    folder.mkdir(parents=True)
+    for rank, held in enumerate(files):
+        save_file(held, folder / f"model-{rank:07}-0000002.safetensors", {"format": "ms"})
+        save_file({"adam_m.x": np.zeros(2, "f4")}, folder / f"opt-{rank:07}-0000002.safetensors", {"format": "ms"})
+    return described
 
 
 def foreign(name, layout, arrays):

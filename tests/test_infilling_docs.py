@@ -97,7 +97,7 @@ def test_prepare_records_what_was_asked_for(records, tmp_path):
         (("--infill-rate", "nan"), "--infill-rate: nan is out of range; give 0 to 1"),
         (("--infill-mode", "psm"), "--infill-mode: works with --infill-rate only"),
         (("--infill-rate", "0.5", "--infill-sentinels", "50257", "262", "50259"), "uses for the text ' the'"),
-        (("--infill-rate", "0.5", "--task", "chat"), "infill: chat examples have no middle"),
+        (("--infill-rate", "0.5", "--task", "chat"), "infill: only completions and corpora have a middle"),
     ],
 )
 def test_mistakes_are_one_line_each(records, tmp_path, words, message):

@@ -21,9 +21,17 @@ import small_benchmarks
 import small_models
 from asking import ask
 from conftest import command_here, small_run, write_config, write_dataset
+from remedies_in_code import PACKAGE, pattern, remedies
+from remedies_of_corpora import CORPORA, CORPORA_UNTRIED, SHELL
+from remedies_of_data import DATA, PREPARED, UNTRIED, Started
+from remedies_of_formats import FORMATS, FORMATS_UNTRIED
 
+import ms_codegeex
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.extras.corpus import events as remedies_table
 from ms_codegeex.extras.corpus import of_a_run
 from ms_codegeex.extras.corpus.commands import prepare
 from ms_codegeex.extras.serving import model
@@ -38,10 +46,6 @@ OPTION = re.compile(rf"(?<![\w-])(--[a-z][a-z-]*)(?![a-z-]| (?:more|another)\b)(
 SETTING = re.compile(rf"(?<![\w.-])([a-z_]+(?:\.\w+)*)=({VALUE})")
 LEAVE = re.compile(r"(?:leave|without)(?: out)? (?:it out|the key out|the option out|(--[\w-]+|[a-z_.]+)(?: out)?)")
 NAMED = re.compile(rf"(?:did you mean|expected one of|choose one of|known are|out of range; give) '?({VALUE})")
-
-
-class Started(Exception):
-    """A run has checked everything and would start its workers, or a server would load its model."""
 
 
 # --- how a message is read ---
@@ -174,6 +178,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_models.save_run(root / "small", "codegeex", small_models.parameters("codegeex"))
     small_models.save_run(root / "small-codegen", "codegen", small_models.parameters("codegen"))
     convert(root / "small", "hf", root / "small-hf", progress=False)
+    convert(root / "small-codegen", "hf", root / "small-codegen-hf", progress=False)
     convert(root / "small-codegen", "mindspore", root / "ours.ckpt", progress=False)
     write_mindspore(root / "small.ckpt", read_mindspore(root / "ours.ckpt"))  # as another program writes it
     write_references(root)
@@ -182,19 +187,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = small_run(root / "ids", root / "run")
     write_config(root / "run.yaml", values)
     resumable(root / "run", values)
-    corpus = ("prepare", "--workers", "1", "--input", root / "tree", "--tokenizer")
-    made = [
-        (*corpus, "codegen-mono", "--output", root / "corpus", "--validation-share", "0.1"),
-        (*corpus, "codegen-mono", "--output", root / "unvalidated", "--validation-share", "0"),
-        (*corpus, "codegeex", "--output", root / "other", "--validation-share", "0.1"),
-    ]
-    tuning = ("prepare", "--task", "completion", "--seq-length", "64", "--tokenizer", "codegen-mono")
-    made += [
-        (*tuning, "--input", root / "pairs.jsonl", "--output", root / "tuning"),
-        (*tuning, "--input", root / "pairs.jsonl", "--output", root / "unvalidated-tuning", "--validation-share", "0"),
-    ]
-    for words in made:
-        done([str(word) for word in words])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(root)
+        for name, line in PREPARED.items():
+            done(shlex.split(f"{line} {name}"))
     return root
 
 
@@ -243,6 +239,7 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
         {"DIR": "{out}-held"},
     ),
     "too long for the model": (f"{FINETUNE} data.seq_length=200", 2, {}),
+    "no middle of a chat": (f"{TUNE} --input chats.jsonl --task chat --infill-rate 0.5", 1, {}),
     # corpora
     "groups": (f"{CORPUS} grouped.jsonl --group-field who", 3, {}),
     "one document": (f"{CORPUS} one", 1, {}),
@@ -371,6 +368,108 @@ def test_every_remedy_works(unstarted, name):
     for number, commands in enumerate(ways):
         for command in commands:
             done([word.replace(out, f"{out}-{number}") if word.endswith(out) else word for word in command])
+
+
+# --- what each error says, by folder: what a test does, or why none does it ---
+
+REMEDIES = {
+    "data": (DATA, UNTRIED),
+    "formats": (FORMATS, FORMATS_UNTRIED),
+    "extras/corpus": (CORPORA, CORPORA_UNTRIED),
+}
+WITHOUT = {  # not yet: their errors are not compared with a registry
+    *("base", "commands", "config", "extras", "generation", "kernels", "models", "parallel"),
+    *("planning", "runs", "training"),
+}
+SITUATIONS = {
+    f"{folder}: {said} {number}": (said, situation)
+    for folder, (registry, _) in REMEDIES.items()
+    for said, situations in registry.items()
+    for number, situation in enumerate(situations if isinstance(situations, tuple) else (situations,))
+    if not isinstance(situation, str)
+}
+
+
+@pytest.mark.parametrize("folder", REMEDIES)
+def test_each_error_says_what_a_test_does(folder):
+    registry, untried = REMEDIES[folder]
+    found = remedies(folder)
+    assert found.keys() - registry.keys() - untried.keys() == set(), "errors whose remedy has no situation"
+    assert (registry.keys() | untried.keys()) - found.keys() == set(), "situations of no error"
+    assert not registry.keys() & untried.keys()
+    assert {each for each in registry.values() if isinstance(each, str)} <= ROWS.keys(), "no such row"
+
+
+def test_one_remedy_in_ten_may_be_untried():
+    tried, untried = (sum(len(texts[number]) for texts in REMEDIES.values()) for number in (0, 1))
+    assert untried <= (tried + untried) / 10
+
+
+def test_each_folder_has_a_registry_or_is_yet_to_get_one():
+    folders = {path.parent.name for path in Path(ms_codegeex.__file__).parent.glob("*/__init__.py")}
+    assert folders == {folder.partition("/")[0] for folder in REMEDIES} | WITHOUT
+
+
+@pytest.mark.slow  # a minute; the default tests compare the texts
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_each_remedy_is_carried_out(unstarted, tmp_path, name):
+    said, situation = SITUATIONS[name]
+    steps = situation(tmp_path)
+    call = next(steps)
+    with pytest.raises(UserError) as error:
+        call()
+    message = str(error.value)
+    assert "\n" not in message and pattern(said).search(message), message
+    try:
+        call = steps.send(message)
+    except StopIteration:  # what the user did suffices: the same again
+        call()
+        return
+    call()
+    for again in steps:
+        again()
+
+
+def test_each_package_that_is_to_be_installed_exists():
+    root = Path(ms_codegeex.__file__).parents[1]
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    required = " ".join([*project["dependencies"], *(path.read_text() for path in root.glob("requirements*.in"))])
+    required += " ".join(name for names in project["optional-dependencies"].values() for name in names)
+    lines = {line for path in PACKAGE.rglob("*.*") if path.suffix in (".py", ".yaml") for line in installs(path)}
+    assert len(lines) > 5
+    for line in lines:
+        for word in [word.strip("'\"") for word in line.split()[2:] if not word.startswith(("-", "{"))]:
+            name, _, extra = word.partition("[")
+            assert name != "ms-codegeex" or not extra or extra.rstrip("]") in project["optional-dependencies"], line
+            name = re.split(r"[=<>~\[]", name)[0]
+            assert name in ("ms-codegeex", "picklescan") or re.search(rf"(?i)\b{re.escape(name)}\b", required), line
+
+
+def installs(path: Path) -> list[str]:
+    """The commands with pip in the texts of a file, without places."""
+    return re.findall(r"pip install(?! the)(?: [-\w'\"][-\w'\"\[\].=<>~]*)+", path.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHELL)
+def test_each_command_for_other_files_makes_records_of_them(unstarted, tmp_path, name):
+    steps = SHELL[name](tmp_path)
+    call = next(steps)
+    with pytest.raises(UserError) as error:
+        call()
+    steps.send(str(error.value))()
+
+
+def test_each_command_for_other_files_has_a_situation():
+    table = shipped_table(Path(remedies_table.__file__).with_name("rules") / "remedies.yaml")
+    named = {*table["unpacked"]} - {".json", ".gz"}  # no command; one of the others, by what is in it
+    named |= {
+        name
+        for name in table["examples"]
+        if "`" in table["examples"][name] and "ms-codegeex" not in table["examples"][name]
+    }
+    assert named - SHELL.keys() == {"shards of MosaicML's streaming (.mds)", "chunks of LitData"}, "need their programs"
 
 
 REQUESTS = {  # a body that is refused, and how many ways out the answer has

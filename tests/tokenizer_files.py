@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
+import random
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,27 @@ def many_texts() -> list[str]:
     return [*dict.fromkeys(texts)][:500]
 
 
+def drawn_texts(count: int, seed: int = 0) -> list[str]:
+    """Texts of all kinds, drawn from `many_texts`, lines of code and Chinese, numbers, marks, and any characters."""
+    draw, known = random.Random(seed), [*many_texts(), *LINES]
+    marks = [f"<|{name}|>" for name in [*QWEN2_NAMES, "user", "observation", "code_prefix"]]
+    # of an old version of Unicode: the libraries' tables are of different years
+    characters = [c for c in map(chr, range(1, 0x3100)) if unicodedata.ucd_3_2_0.category(c) != "Cn"]
+    others = ["<tool_call>", "</tool_call>", "[gMASK]", "<sop>", "it'S", "I'LL", "x;\r\n", "\u212b", "\uf900", "\u037e"]
+
+    def part() -> str:
+        return draw.choice([
+            lambda: draw.choice(known),
+            lambda: str(draw.randrange(10 ** draw.randrange(1, 12))),
+            lambda: draw.choice([*marks, *others]),
+            lambda: draw.choice(" \t\n\r") * draw.randrange(1, 30),
+            lambda: "".join(draw.choices(characters, k=8)),
+            lambda: "".join(draw.choices("abcdeXYZ_.;:(){}[]'\"!?e\u0301\u0323", k=12)),
+        ])()  # fmt: skip
+
+    return ["".join(part() for _ in range(draw.randrange(1, 8))) for _ in range(count)]
+
+
 @contextlib.contextmanager
 def in_transformers(root: Path, **tokenizers: Any) -> Iterator[dict[str, Any]]:
     """What `AutoTokenizer` makes of tokenizers that are saved below `root`, to which it copies their classes."""
@@ -99,3 +123,81 @@ def in_transformers(root: Path, **tokenizers: Any) -> Iterator[dict[str, Any]]:
             tokenizer.save(root / name)
         load = transformers.AutoTokenizer.from_pretrained
         yield {name: load(root / name, trust_remote_code=True) for name in tokenizers}
+
+
+QWEN2_NAMES = ["endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"]
+QWEN2_NAMES += ["quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"]
+QWEN2_NAMES += ["fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep"]
+
+
+def write_qwen2(directory: Path, instruct: bool = False, size: int = 700) -> Path:
+    """A directory like that of a released Qwen2.5-Coder, with `size` ordinary tokens (151,643 there): tokenizer.json,
+    and a configuration that names its class, its end token and its 22 added tokens, of which eight are not special."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    directory.mkdir(parents=True, exist_ok=True)
+    of_bytes = {"add_prefix_space": False, "use_regex": False}
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    pattern += r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(**of_bytes)]
+    )
+    bpe.post_processor = processors.ByteLevel(trim_offsets=False, **of_bytes)
+    bpe.decoder = decoders.ByteLevel(**of_bytes)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=min(size, 700), initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator([*LINES, *many_texts()] * 2, trainer)
+    content = json.loads(bpe.to_str())
+    vocab = content["model"]["vocab"]
+    vocab |= {f"\u0120filler{number}": number for number in range(len(vocab), size)}  # without merges: in no text
+    names = [f"<|{name}|>" for name in QWEN2_NAMES]
+    names[14:14] = ["<tool_call>", "</tool_call>"]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    entries = [{"content": name, **flags, "special": number < 14} for number, name in enumerate(names)]
+    content["added_tokens"] = [{"id": number, **entry} for number, entry in enumerate(entries, len(vocab))]
+    (directory / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    config = {
+        **{"add_bos_token": False, "add_prefix_space": False},
+        "added_tokens_decoder": {str(number): entry for number, entry in enumerate(entries, len(vocab))},
+        "additional_special_tokens": names[1:14],
+        **{"bos_token": None, "clean_up_tokenization_spaces": False, "errors": "replace"},
+        "eos_token": "<|im_end|>" if instruct else "<|endoftext|>",
+        **{"model_max_length": 32768, "pad_token": "<|endoftext|>", "split_special_tokens": False},
+        **{"tokenizer_class": "Qwen2Tokenizer", "unk_token": None},
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    return directory
+
+
+CODEGEEX4_NAMES = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+CODEGEEX4_NAMES += [f"<|{role}|>" for role in ("system", "user", "assistant", "observation")]
+CODEGEEX4_NAMES += [f"<|code_{part}|>" for part in ("prefix", "middle", "suffix")]
+CODEGEEX4_TEMPLATE = (
+    "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def write_codegeex4(directory: Path) -> Path:
+    """A directory like that of a released CodeGeeX4, with a file of 706 ranks, some of which several merges make."""
+    from ms_codegeex.data.tokenizer import load_tokenizer
+
+    tokens = load_tokenizer(write_qwen2(directory)).pieces[:700]
+    tokens += [text.encode() for text in ("zxz", "xz", "zx", "zxzx", "xxz", "zxx")]
+    (directory / "tokenizer.json").unlink()
+    lines = [base64.b64encode(token) + b" %d\n" % number for number, token in enumerate(tokens)]
+    (directory / "tokenizer.model").write_bytes(b"".join(lines))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    entries = {706 + n: {"content": name, **flags, "special": True} for n, name in enumerate(CODEGEEX4_NAMES)}
+    config = {
+        **{"added_tokens_decoder": entries, "additional_special_tokens": CODEGEEX4_NAMES},
+        "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLM4Tokenizer", None]},
+        **{"chat_template": CODEGEEX4_TEMPLATE, "clean_up_tokenization_spaces": False, "do_lower_case": False},
+        **{"eos_token": "<|endoftext|>", "model_max_length": 128000, "pad_token": "<|endoftext|>"},
+        **{"padding_side": "left", "remove_space": False, "tokenizer_class": "ChatGLM4Tokenizer"},
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    (directory / "tokenization_chatglm.py").write_text("class ChatGLM4Tokenizer:\n    names = ['<|observation|>']\n")
+    return directory

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
-from ms_codegeex.base.errors import RunFailure, UserError, escaped
+from ms_codegeex.base.errors import FAULTS, RunFailure, UserError, escaped, remedy_of
 from ms_codegeex.base.printing import discard, print_error
-
-_FAULTS = {  # not a mistake of the user: the remedy
-    errno.ENOSPC: "make room on the disk",
-    errno.EDQUOT: "make room on the disk",
-    errno.EIO: "the disk may be failing",
-}
 
 
 def print_failure(name: str, error: BaseException) -> int:
@@ -27,11 +20,11 @@ def print_failure(name: str, error: BaseException) -> int:
     elif isinstance(error, BrokenPipeError):  # the reader of our output has exited (`| head`)
         discard(sys.stdout)
         return 0
-    elif isinstance(error, OSError) and (error.filename is not None or error.errno in _FAULTS):
+    elif isinstance(error, OSError) and (error.filename is not None or error.errno in FAULTS):
         # a path that no reader of ours has looked at: too long, in a file, of another user
-        status = 1 if error.errno in _FAULTS else 2
+        status = 1 if error.errno in FAULTS else 2
         place = "standard output or a file" if error.filename is None else escaped(os.fsdecode(error.filename))
-        reason = f"{place}: {error.strerror}; {_FAULTS.get(error.errno, 'check the path and its permissions')}"
+        reason = f"{place}: {error.strerror}; {remedy_of(error, 'give another path')}"
     elif not isinstance(error, RunFailure):
         raise error
     print_error(f"{name}: {reason}")

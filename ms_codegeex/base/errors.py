@@ -2,7 +2,28 @@
 
 import contextlib
 import difflib
+import errno
 from collections.abc import Iterator, Sequence
+
+FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of a machine, which are no mistake of the user
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space of your quota",
+    errno.EIO: "the disk may be failing, see the system's log",
+    errno.EROFS: "its file system is mounted read-only",
+    errno.EACCES: "check its owner and mode",
+    errno.EPERM: "check its owner and mode",
+    errno.ENAMETOOLONG: "its name is too long",
+    errno.ENOTDIR: "a part of its path is a file",
+    errno.EISDIR: "it is a directory",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def remedy_of(error: OSError, otherwise: str = "choose another place") -> str:
+    """What helps against an error of the system, with what helps against any."""
+    return f"{_REMEDIES[error.errno]}, or {otherwise}" if error.errno in _REMEDIES else otherwise
 
 
 def escaped(text: str, keep: str = "") -> str:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.errors import UserError, escaped, remedy_of
 from ms_codegeex.base.locks import take_lock
 
 WRITE_BACK_SECONDS = 0.25
@@ -137,10 +137,8 @@ def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None
 
 def unwritable(directory: Path, error: OSError) -> UserError:
     """The error for a directory of work that the same command continues when it is run again."""
-    return UserError(
-        f"{directory}: could not be written ({error.strerror}); what is finished stays there, free some "
-        "space and run the same command again"
-    )
+    again = "run the same command again, which continues what is finished there"
+    return UserError(f"{directory}: could not be written ({error.strerror}); {remedy_of(error, again)}")
 
 
 @contextmanager
@@ -210,9 +208,7 @@ def _replacing(
                 _swap(temporary, path, old)
             sync(path.parent)
     except OSError as error:
-        raise UserError(
-            f"{path}: could not be written ({error.strerror}); {unchanged}, free some space or choose another place"
-        ) from error
+        raise UserError(f"{path}: could not be written ({error.strerror}); {unchanged}, {remedy_of(error)}") from error
 
 
 def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:

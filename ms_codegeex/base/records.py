@@ -28,7 +28,7 @@ T = TypeVar("T")
 Choose = Callable[[Sequence[str]], Sequence[str]]  # chooses the columns that are read from their names
 
 ENDINGS = {f".{name}{packed}": "jsonl" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst")}
-ENDINGS |= {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+ENDINGS |= dict.fromkeys((".parquet", ".parq", ".pq"), "parquet") | {".arrow": "arrow", ".feather": "arrow"}
 """Endings of the files that hold records, and their kinds."""
 
 PART_BYTES = 32 << 20
@@ -111,6 +111,13 @@ def record_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTE
         for row in shipped_table(BEGINNINGS):
             if row.get("records") and re.match(row["begins"].encode(), head):
                 return BadInput("damaged archive", f"it {row['said']}", size)
+        if packed := next((packed for magic, packed in _MAGICS.items() if head.startswith(magic)), None):
+            stream.seek(0)
+            with contextlib.suppress(_EarlyEnd):
+                if next(_unpack(stream, packed=packed), b"").startswith(
+                    tuple(magic for magic, kind in _MAGICS.items() if kind)
+                ):
+                    return BadInput("packed twice", "", size)
     if kind == "arrow":
         return [ArchivePart(None, 0, size)]
     return row_parts(path, part_bytes) if kind == "parquet" else line_parts(path, size, part_bytes)
@@ -143,8 +150,10 @@ def read_records(
 
 
 def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
-    """The first record of a file of JSON, if it has no more than 16 MiB. None: the file does not begin with one."""
-    record = next((record for _, record, _ in read_records(path, ArchivePart(None, 0, 0), _FIRST_RECORD_BYTES)), None)
+    """The first record of a file, of JSON if it has no more than 16 MiB. None: the file does not begin with one."""
+    parts = record_parts(path, 0) if archive_kind(path.name) == "parquet" else [ArchivePart(None, 0, 0)]
+    records = () if isinstance(parts, BadInput) else read_records(path, parts[0], _FIRST_RECORD_BYTES)
+    record = next((record for _, record, _ in records), None)
     return record if isinstance(record, dict) else None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError, escaped, located
 from ms_codegeex.base.extras import extra
+from ms_codegeex.base.kinds import refuse_other_kind
 from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import (
     print_coloured,
@@ -22,6 +23,8 @@ from ms_codegeex.base.printing import (
     print_out,
     visible,
 )
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.data.summary_lines import dataset_lines
 
 if TYPE_CHECKING:
@@ -163,7 +166,12 @@ def _kind_of(path: Path) -> tuple[str, Callable[..., dict[str, Any]], Callable[.
 
     if is_gguf(path):
         return extra("inspect", "gguf")
-    if path.suffix in (".json", ".jsonl", ".yaml", ".idx") or ".tfevents." in path.name:
+    if path.is_file() and path.suffix in (".json", ".yaml", ".yml"):
+        content = None
+        with suppress(UserError):
+            content = (read_json if path.suffix == ".json" else read_yaml_file)(path)
+        refuse_other_kind(path, content)
+    if path.suffix in (".json", ".jsonl", ".yaml", ".yml", ".idx") or ".tfevents." in path.name:
         raise UserError(f"{path}: holds no weights; give the directory of the dataset, model or run that has it")
     if path.is_file():
         return extra("inspect", "weights")
@@ -289,7 +297,7 @@ def _verify(arguments: Arguments, dataset: Dataset) -> None:
         return
     print_lines([*dataset_lines(dataset.description), f"verified: {checked} are right"])
     if lossy:
-        print_out(f"{lossy} documents have spaces that may have been U+2581 before tokenising; they cannot be compared")
+        print_out(f"{lossy} documents {dataset.tokenizer().changes}; they cannot be compared")
 
 
 def _deep(dataset: Dataset) -> int:

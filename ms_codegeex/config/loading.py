@@ -9,6 +9,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.kinds import refuse_other_kind
 from ms_codegeex.base.shipped import SUFFIXES, find_config
 from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.rules import build_run_config
@@ -61,6 +62,8 @@ def given_values(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, 
     if "base" in over:
         raise UserError("base: is a key of files; give its file as --config")
     values = with_home(read_yaml(find_config(path))) if path else {}
+    if path:
+        refuse_other_kind(path, values)
     return merged(values, _with_own_tokenizer(values, over))
 
 

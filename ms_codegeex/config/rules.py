@@ -99,6 +99,11 @@ def _if(when: Condition, rules: Rules) -> Rules:
     return {text: lambda c, m, broken=broken: when(c, m) and broken(c, m) for text, broken in rules.items()}
 
 
+def _loaded_at_once(mesh: Mesh) -> int:
+    """The least batch with a micro-batch for each stage, whose sequences the tensor-parallel devices share."""
+    return mesh.data * mesh.tensor * mesh.pipeline
+
+
 def _layers(config: RunConfig) -> dict[str, Any]:
     """The number of layers that stages share, and how it is made up."""
     sizes, after = config.model.sizes, config.model.sizes.table.last_blocks
@@ -282,7 +287,7 @@ DEVICE_RULES: Rules = {
 MESH_RULES: Rules = {
     "training.global_batch: {c.training.global_batch} does not divide by the {m.data} data-parallel devices; "
     "set training.global_batch={found}, or change devices": lambda c, m: (
-        c.training.global_batch % m.data and -(-c.training.global_batch // m.data) * m.data
+        c.training.global_batch % m.data and -(-c.training.global_batch // _loaded_at_once(m)) * _loaded_at_once(m)
     ),
     "parallel.micro_batches: {c.parallel.micro_batches} of training.micro_batch {c.training.micro_batch} are not "
     "the {c.local_batch} sequences of a replica; leave one of the two keys out": lambda c, m: (
@@ -352,6 +357,11 @@ MESH_RULES: Rules = {
     "less": lambda c, m: m.pipeline > c.model.sizes.num_layers and m.pipeline > 1,
     "parallel.micro_batches: {c.accumulation} cannot fill parallel.pipeline {m.pipeline} stages; give at least as "
     "many micro-batches as stages": lambda c, m: c.accumulation < m.pipeline,
+    "parallel.graph_micro_batches: {c.parallel.graph_micro_batches} of {c.accumulation} micro-batches in "
+    "parallel.pipeline {m.pipeline}; give a divisor that is at least 2, not less than the stages, and with "
+    "parallel.virtual_stages a multiple of them, or leave it out": lambda c, m: (
+        c.partitioned and c.parallel.graph_micro_batches and not c.fills_graph(c.parallel.graph_micro_batches)
+    ),
     "parallel.optimizer_shard: {m.optimizer_shard} does not divide the {m.data} data-parallel replicas; choose a "
     "divisor or change devices": lambda c, m: m.data % m.optimizer_shard,
     "parallel.optimizer_shard: {m.optimizer_shard} does not divide the {found[rows]} rows that parallel.tensor "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,8 @@ from ms_codegeex.config.sections import (
     TrainingConfig,
 )
 from ms_codegeex.config.validation import Positive, Text, Whole
+
+GRAPH_MICRO_BATCHES = 12  # for each stage, unless the configuration says how many
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,53 @@ class RunConfig:
     def accumulation(self) -> int:
         """Micro-batches per step."""
         return self.local_batch // self.micro_batch
+
+    @cached_property
+    def graph_micro_batches(self) -> int:
+        """Micro-batches of one call of the compiled graph."""
+        if not self.partitioned:
+            return 1
+        if self.parallel.graph_micro_batches:
+            return self.parallel.graph_micro_batches
+        limit = GRAPH_MICRO_BATCHES * self.mesh.pipeline
+        possible = [x for x in range(2, self.accumulation + 1) if self.fills_graph(x)] or [self.accumulation]
+        return max((x for x in possible if x <= limit), default=possible[0])
+
+    def fills_graph(self, micro_batches: int) -> bool:
+        """Whether calls of a graph with so many micro-batches make up a step and fill the pipeline."""
+        stages, virtual = self.mesh.pipeline, self.mesh.virtual_stages
+        fills = micro_batches >= stages and (virtual == 1 or micro_batches % stages == 0)
+        return fills and self.accumulation % micro_batches == 0 and (micro_batches > 1 or self.accumulation == 1)
+
+    @property
+    def calls(self) -> int:
+        """How often the host calls a graph in each step."""
+        return self.accumulation // self.graph_micro_batches
+
+    @property
+    def reductions(self) -> int:
+        """How often gradients are reduced in each step: in every call of a partitioned graph."""
+        return self.calls if self.partitioned else 1
+
+    @property
+    def evaluation_micro_batches(self) -> int:
+        """Micro-batches of one call of the graph that evaluates: the fewest that fill the pipeline and divide those of
+        training, because each costs compilation."""
+        return self.evaluated_of(self.graph_micro_batches)
+
+    def evaluated_of(self, number: int) -> int:
+        """The same for a graph that trains on `number` micro-batches."""
+        fewer = (x for x in range(self.mesh.pipeline, number) if number % x == 0 and self.fills_graph(x))
+        return next(fewer, number)
+
+    @property
+    def of_a_call(self) -> RunConfig:
+        """The same run with a step of one call."""
+        training = replace(
+            self.training, global_batch=self.training.global_batch // self.calls, micro_batch=self.micro_batch
+        )
+        parallel = replace(self.parallel, micro_batches=None, graph_micro_batches=self.graph_micro_batches)
+        return replace(self, training=training, parallel=parallel)
 
     @property
     def steps(self) -> int:

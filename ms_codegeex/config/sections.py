@@ -23,7 +23,7 @@ class InfillConfig:
     level: Literal["context", "document"] = "context"
     """With a rate: parts of documents in each sample, or whole documents (`document`)."""
     sentinels: list[Natural] | None = None
-    """With a rate: the ids that mark prefix, suffix and middle; none: the tokenizer's unused ones."""
+    """With a rate: the ids that mark prefix, suffix and middle; none: the tokenizer's own marks, or unused ids."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +331,11 @@ class ParallelConfig:
     micro_batches: Positive | None = None
     """Micro-batches per step, given instead of their size; a pipeline needs at least one per stage. Left out: from
     `training.micro_batch`."""
+    graph_micro_batches: Positive | None = None
+    """Micro-batches in the compiled graph of a run that MindSpore partitions. The host calls it until the step's
+    micro-batches are done. Compilation takes time and host memory for each of them; with fewer, a pipeline is filled
+    and gradients are reduced more often ([plan.md](plan.md#compilation)). Left out: the largest divisor of the
+    micro-batches that is at most 12 times `parallel.pipeline`."""
     server_devices: Positive = 8
     """Devices per server; a tensor-parallel group never spans two servers."""
     hardware: str | None = None

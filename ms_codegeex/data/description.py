@@ -113,7 +113,7 @@ def chat_of(value: Any) -> Chat:
             isinstance(text, str) and "{content}" in text for text in texts.values()
         ):
             return ChatTemplate(**texts, stop=ends)
-    needed = "user, assistant and system with {content} in each, or template with a text in Jinja; and a list stop"
+    needed = "user, assistant and system with {content} in each, or template with a text in Jinja, and a list stop"
     raise UserError(f"expected one of {', '.join(TEMPLATES)}, or {needed}")
 
 
@@ -149,7 +149,9 @@ def chat_texts(chat: Chat | None) -> dict[str, str]:
 
 def bound(chat: Chat, tokenizer: Tokenizer) -> ChatFormat:
     """What writes conversations for a model with this tokenizer."""
-    return JinjaChat(chat, tokenizer.special_texts()) if isinstance(chat, JinjaTemplate) else chat
+    return (
+        JinjaChat(chat, tokenizer.special_texts(), tokenizer.answer_ends) if isinstance(chat, JinjaTemplate) else chat
+    )
 
 
 def _chat_keys(chat: Chat, tokenizer: Tokenizer, prefix: str) -> Entries:
@@ -235,7 +237,7 @@ class ModelDescription:
         for name, fact in FACTS.items():
             if (value := getattr(self, name)) is not None:
                 yield from fact.gguf(value, tokenizer, prefix)
-        if self != ModelDescription():
+        if self != ModelDescription() or tokenizer.infilling:  # else such a tokenizer would say that it fills in
             yield GGUF_RECORD, "string", json.dumps(self.to_json(), ensure_ascii=False)
 
     def lines(self) -> Iterator[str]:
@@ -301,11 +303,11 @@ def gguf_description(metadata: Mapping[str, Any], prefix: str, where: object) ->
         for part, short in parts.items()
     }
     marks = {part: next((metadata[key] for key in names if key in metadata), None) for part, names in keys.items()}
-    infill = known.infill
-    if None not in marks.values() and not (
-        infill and {*marks.values()} == {infill.prefix, infill.suffix, infill.middle}
-    ):
-        infill = sentinels(marks)
+    infill, names = known.infill, metadata.get("tokenizer.ggml.tokens", ())
+    if None not in marks.values():
+        stated = () if infill is None else (infill.prefix, infill.suffix, infill.middle)
+        if {*marks.values()} != {names.index(mark) if mark in names else mark for mark in stated}:
+            infill = sentinels(marks)
     licence = metadata.get("general.license")
     return replace(known, chat=chat, infill=infill, licence=licence if isinstance(licence, str) else known.licence)
 

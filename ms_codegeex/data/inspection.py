@@ -14,7 +14,7 @@ from ms_codegeex.base.digests import sha256
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.batches import KIND, DocumentSpan, read_info
-from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.data.datasets.indexed import AGAIN, IndexedDataset
 from ms_codegeex.data.datasets.layout import (
     DATA_FILES,
     DATASET_JSON,
@@ -32,7 +32,6 @@ from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
 
-REMEDY = "prepare it again with `ms-codegeex prepare --replace`"
 _ROWS = 4096  # rows of the table of documents that the deep check compares at a time
 
 
@@ -58,13 +57,13 @@ def open_dataset(directory: Path) -> Dataset:
         for name in DATA_FILES:
             description["files"][name]["sha256"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error} is missing; {REMEDY}") from None
+        raise UserError(f"{path}: {error} is missing; {AGAIN}") from None
     splits = {split: IndexedDataset(directory / split) for split in SPLITS}
     for split, dataset in splits.items():
         if [len(dataset), dataset.tokens.size] != counts[split]:
             said = "says {} documents and {} tokens".format(*counts[split])
             there = f"there are {len(dataset)} and {dataset.tokens.size}"
-            raise UserError(f"{path}: {said} in {split}, but {there}; {REMEDY}")
+            raise UserError(f"{path}: {said} in {split}, but {there}; {AGAIN}")
     return Dataset(directory, description, splits)
 
 
@@ -77,17 +76,17 @@ def verify_dataset(dataset: Dataset) -> None:
         open_ended = np.flatnonzero(documents.tokens[ends] != description["eos_id"])
         if open_ended.size:
             found = f"document {open_ended[0]} does not end with id {description['eos_id']}"
-            raise UserError(f"{directory / split}.bin: {found}; {REMEDY}")
+            raise UserError(f"{directory / split}.bin: {found}; {AGAIN}")
         examples = description.get("kind") == KIND
         if examples and open_mask(directory / split, documents.tokens.size).max(initial=0) > 1:
-            raise UserError(f"{directory / split}.mask: holds other values than 0 and 1; {REMEDY}")
+            raise UserError(f"{directory / split}.mask: holds other values than 0 and 1; {AGAIN}")
         _check_table(directory / split, documents)
     for name, entry in description["files"].items():
         path = directory / Path(name).name  # nothing outside the directory is read
         if not path.is_file():
-            raise UserError(f"{path}: missing, but {DATASET_JSON} names it; {REMEDY}")
+            raise UserError(f"{path}: missing, but {DATASET_JSON} names it; {AGAIN}")
         if sha256(path) != entry.get("sha256"):
-            raise UserError(f"{path}: its sha256 is not the one in {DATASET_JSON}; the file has changed, {REMEDY}")
+            raise UserError(f"{path}: its sha256 is not the one in {DATASET_JSON}, so it has changed; {AGAIN}")
 
 
 def _check_table(prefix: Path, documents: IndexedDataset) -> None:
@@ -95,21 +94,21 @@ def _check_table(prefix: Path, documents: IndexedDataset) -> None:
     if table is None:
         return
     if table.num_rows != len(documents):
-        raise UserError(f"{path}: {table.num_rows} rows for {len(documents)} documents of the .idx; {REMEDY}")
+        raise UserError(f"{path}: {table.num_rows} rows for {len(documents)} documents of the .idx; {AGAIN}")
     tokens = table["tokens"].to_numpy()
     for number in np.flatnonzero(tokens != documents.sizes).tolist():
         said, sized = tokens[number], documents.sizes[number]
-        raise UserError(f"{path}: row {number} says {said} tokens, the .idx {sized}; {REMEDY}")
+        raise UserError(f"{path}: row {number} says {said} tokens, the .idx {sized}; {AGAIN}")
 
 
 def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
     """Decode every document of a split and compare its hash with the recorded one. Yields, per batch, the numbers of
-    bytes decoded and of documents that cannot be compared, because the tokenizer turned U+2581 into spaces. `UserError`
-    if hashes are not recorded, or naming the first document that has changed."""
+    bytes decoded and of documents that cannot be compared, because the tokenizer may have changed them. `UserError` if
+    hashes are not recorded, or naming the first document that has changed."""
     prefix = dataset.directory / split
     table = read_documents(prefix)
     if table is None:
-        raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {REMEDY}")
+        raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {AGAIN}")
     documents, fine_tuning = dataset.splits[split], dataset.description.get("kind") == KIND
     tags = dataset.description.get("settings", {}).get("tags", "none")
     scheme = {True: "codegeex", False: "none"}.get(tags, tags)  # older datasets record only whether there are any
@@ -120,25 +119,19 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
             text = decode(documents.document(number)[:-1].tolist())
             text = text if fine_tuning else text.removeprefix(tag_prefix(row["language"], scheme))
             if hashlib.sha256(text).digest() != row["sha256"]:
-                if not _may_have_lost_marks(tokenizer, text, row["bytes"]):
+                if not tokenizer.may_be_changed(text, row["bytes"]):
                     found = f"document {number} ({row['source']}) decodes to another text"
-                    raise UserError(f"{prefix}.bin: {found} than the one whose sha256 is recorded; {REMEDY}")
+                    raise UserError(f"{prefix}.bin: {found} than the one whose sha256 is recorded; {AGAIN}")
                 lossy += 1
             size, number = size + len(text), number + 1
         yield size, lossy
-
-
-def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:
-    """Whether U+2581 in place of some spaces would give a text of `size` bytes: three bytes each instead of one."""
-    lost, odd = divmod(size - len(text), 2)
-    return tokenizer.name == "codegeex2" and not odd and 0 < lost <= text.count(b" ")
 
 
 def report_path(dataset: Dataset) -> str:
     """Path of the dataset's HTML report; a `UserError` if there is none."""
     path = dataset.directory / REPORT_HTML
     if not path.is_file():
-        raise UserError(f"{path}: no such file; datasets of older versions have no report, {REMEDY}")
+        raise UserError(f"{path}: no such file, as in datasets of older versions; {AGAIN}")
     return str(path)
 
 

@@ -23,6 +23,7 @@ from ms_codegeex.data.conversations import LearntAnswer, Message
 
 DEFAULT, WITH_TOOLS = "default", "tool_use"  # names of templates, as transformers chooses them
 _RENDERER = Path(__file__).parent / "inside" / "chat_renderer.py"
+_CHATML = Path(__file__).with_name("chatml.jinja")
 _UNIT = re.compile(r"<[^<>\s]+>|\[/?\w+\]|\s+|[^\s<\[]+|.")  # of what follows an answer; names of tokens are whole
 _QUESTION, _ANSWER = "Which one?", "The second."
 
@@ -47,6 +48,11 @@ class JinjaTemplate:
     def text_for(self, tools: bool) -> str:
         """The template of conversations with or without tools."""
         return dict(self.texts).get(WITH_TOOLS, self.default) if tools else self.default
+
+
+def chatml() -> JinjaTemplate:
+    """ChatML with tools, for models with Qwen2's tokenizer and without a template of their own."""
+    return JinjaTemplate(((DEFAULT, _CHATML.read_text(encoding="utf-8")),))
 
 
 class _Rendered(NamedTuple):
@@ -108,10 +114,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class JinjaChat:
-    """A model's own template with the special tokens of its tokenizer (`Tokenizer.special_texts`): a `ChatFormat`."""
+    """A model's own template with the special tokens of its tokenizer (`Tokenizer.special_texts`): a `ChatFormat`.
+    `ends` end answers besides what the template shows."""
 
-    def __init__(self, template: JinjaTemplate, tokens: Mapping[str, str]) -> None:
-        self.template, self._tokens, self._renderer = template, dict(tokens), Renderer()
+    def __init__(self, template: JinjaTemplate, tokens: Mapping[str, str], ends: Sequence[str] = ()) -> None:
+        self.template, self._tokens, self._ends, self._renderer = template, dict(tokens), ends, Renderer()
 
     def _render(
         self, messages: Sequence[Message | Mapping[str, Any]], asks: bool, tools: Sequence[Any] = ()
@@ -135,7 +142,9 @@ class JinjaChat:
         units = zip(*(_UNIT.findall(text.lstrip()) for text in after), strict=False)
         common = [unit[0] for unit in takewhile(lambda unit: len({*unit}) == 1, units)]
         end = "".join(takewhile(lambda unit: not unit.isspace(), common))
-        return (end,) if end and end != self._tokens.get("eos_token") else ()
+        return tuple(
+            text for text in dict.fromkeys([end, *self._ends]) if text and text != self._tokens.get("eos_token")
+        )
 
     def close(self) -> None:
         """End the process that renders."""

@@ -33,7 +33,15 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive, validated
 from ms_codegeex.formats.chunks import count_chunks, read_hashed
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, QUOTED, LazyTensor, Window, check_coverage, checked_shape, gather
+from ms_codegeex.formats.tensors import (
+    NUMPY_DTYPES,
+    LazyTensor,
+    Window,
+    check_coverage,
+    checked_shape,
+    damaged,
+    gather,
+)
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -117,15 +125,15 @@ class Checkpoint:
         check_file(self.path, MANIFEST)
         manifest = read_json(self.path / MANIFEST)
         if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest of format {FORMAT}")
+            raise damaged(self.path / MANIFEST, f"not a checkpoint manifest of format {FORMAT}")
         if manifest.get("sha256") != manifest_digest(manifest):
-            raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not match)")
+            raise damaged(self.path / MANIFEST, "damaged or edited (its own hash does not match)")
         self.manifest: dict[str, Any] = manifest
         validated(_Manifest, manifest, f"{self.path / MANIFEST}: not a checkpoint manifest; ")
         try:
             self._check()
         except (KeyError, ValueError) as error:
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r:.{QUOTED}})") from None
+            raise damaged(self.path / MANIFEST, f"not a checkpoint manifest ({error!r})") from None
 
     def _check(self) -> None:
         for file, size in self.files.items():
@@ -134,9 +142,9 @@ class Checkpoint:
             path = self.path / file
             check_file(self.path, file)
             if not path.is_file():
-                raise UserError(f"{path}: missing")
+                raise damaged(path, "missing")
             if (actual := path.stat().st_size) != size:
-                raise UserError(f"{path}: has {actual} bytes, the manifest says {size}")
+                raise damaged(path, f"has {actual} bytes, the manifest says {size}")
         for name, tensor in self.manifest["tensors"].items():
             checked_shape(tensor["shape"], name)
             for record in tensor["slices"]:
@@ -144,8 +152,8 @@ class Checkpoint:
             check_coverage(name, tensor, str(self.path))
         named = _LIKE_A_NAME.fullmatch(self.path.resolve().name)
         if named and int(named[1]) != self.step:
-            remedy = f"it was copied or renamed, name it {step_name(self.step)} again"
-            raise UserError(f"{self.path}: holds step {self.step}, not the step of its name; {remedy}")
+            other = f"holds step {self.step}, not the step of its name"
+            raise UserError(f"{self.path}: {other}; name it {step_name(self.step)} again")
 
     def _check_record(self, record: Mapping[str, Any], itemsize: int) -> None:
         """`KeyError` or `ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
@@ -178,7 +186,7 @@ class Checkpoint:
 
     def _tensor(self, name: str) -> dict[str, Any]:
         if name not in self.manifest["tensors"]:
-            raise UserError(f"{self.path}: missing tensor {name}")
+            raise UserError(f"{self.path}: missing tensor {name}; use a checkpoint of this model")
         return self.manifest["tensors"][name]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -346,7 +354,7 @@ def resolve(path: Path, which: str | None = None, say: Callable[[str], object] =
         if not (wanted := [each for each in paths if step_of(each) == step]):
             there = ", ".join(str(step_of(each)) for each in paths)
             lacks = f"no checkpoint of step {step}" if step is not None else "no step that was evaluated"
-            raise UserError(f"--checkpoint {which}: {path} has {lacks}; there are those of {there}")
+            raise UserError(f"--checkpoint {which}: {path} has {lacks}; give one of {there}")
     checkpoint = _first_sound(wanted, reasons)
     if checkpoint is None:
         why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, remedy_of
 from ms_codegeex.base.files import sync, write_json, written_back
 from ms_codegeex.base.installed import versions
 from ms_codegeex.base.reading import read_json
@@ -159,7 +159,7 @@ def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
 def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
     if isinstance(error, UserError):
         return error
-    remedy = "the previous checkpoint is unchanged, free some space or set another output"
+    remedy = f"the previous checkpoint is unchanged, {remedy_of(error, 'set another output')}"
     return UserError(f"{path}: could not be written ({error.strerror}); {remedy}")
 
 
@@ -188,7 +188,7 @@ def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
         present = {entry.name for entry in os.scandir(names.temporary)}
         if refused := [rank for rank in missing if names.rank_failure(rank).name in present]:
             message = read_json(names.rank_failure(refused[0]))["message"]
-            raise UserError(f"{names.final}: rank {refused[0]} did not write its part ({message})")
+            raise UserError(f"{names.final}: rank {refused[0]} did not write its part ({message}); see its log")
         arrived = [rank for rank in missing if names.part(rank).name in present]
         parts |= {rank: read_json(names.part(rank)) for rank in arrived}
         missing -= set(arrived)
@@ -241,7 +241,7 @@ def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable
         parts = [save_slices(temporary, rank, slices) for rank, slices in enumerate(ranks)]
         _publish(temporary, path, {"step": step, "save": "0"}, state, parts)
     except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror}); choose another place") from None
+        raise UserError(f"{path}: could not be written ({error.strerror}); {remedy_of(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -288,7 +288,8 @@ def _tensors(parts: Sequence[Mapping[str, Any]], final: Path) -> dict[str, Any]:
             tensor = tensors.setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
             if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
                 earlier = f"{tensor['dtype']} {tensor['shape']}"
-                raise UserError(f"{final}: rank {rank} holds {name} as {dtype} {shape}, an earlier rank as {earlier}")
+                holds = f"rank {rank} holds {name} as {dtype} {shape}, an earlier rank as {earlier}"
+                raise UserError(f"{final}: {holds}; see the ranks' logs")
             tensor["slices"].append(piece)
     for name, tensor in tensors.items():
         check_coverage(name, tensor, str(final))

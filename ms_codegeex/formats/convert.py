@@ -279,9 +279,8 @@ def _warnings(source: Source, output: Path, to: str) -> list[str]:
     if missing := [file for file in files if not (output / file).is_file()]:
         classes = f"copy {' and '.join(missing)} of the release into it"
         warnings.append(f"transformers has no classes for this model: {classes}")
-    if is_directory and (reason := unread_elsewhere(output)):
-        remedy = "convert without --keep-code, which writes the class"
-        warnings.append(f"transformers and vLLM do not read its tokenizer as it is: {reason}; {remedy}")
+    if is_directory and (reason := unread_elsewhere(output, "convert without --keep-code, which writes the class")):
+        warnings.append(f"transformers and vLLM do not read its tokenizer as it is: {reason}")
     return warnings
 
 

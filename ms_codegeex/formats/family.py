@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
+from ms_codegeex.formats.layout import WHOLE, Shape, expand, packed_shape, shown
 from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, plain_name, spellings
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
@@ -20,11 +20,12 @@ _VISIBLE = {  # sizes of every family: the parameter, `{i}` for any block, and t
     "hidden_size": ("embedding.word.weight", 1),
     "intermediate_size": ("blocks.{i}.feed_forward.down.weight", 1),
 }
+_HEAD = ("head.weight",)  # which a tied one does not have
 _SQUARE = "blocks.{i}.attention.output.weight"  # in every family; ranks share its columns
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
-# What every family rotates by, whether `config.json` says so at the top, as `rope_scaling` or, since transformers 5, as
-# `rope_parameters`.
+# What a family rotates by, unless its base is a size, whether `config.json` says so at the top, as `rope_scaling` or,
+# since transformers 5, as `rope_parameters`.
 _ROPE = {"rope_theta": 10_000, "rope_type": "default", "type": "default"}
 QUANTISED_KEYS = ("quantization_config", "quantization", "compression_config")
 # other keys of a size, in classes and versions of transformers, that count where the family's own is missing or null
@@ -88,7 +89,7 @@ class FamilyFormats:
             value = values.get(key := keys.get(name, name), default)
             types = (int, float) if type(default) is float else (type(default),)
             if type(value) not in types or not (isinstance(value, str) or 0 <= value < float("inf")):
-                raise UserError(f"{where}: {key} is {value!r}, expected a value like {default!r}")
+                raise UserError(f"{where}: {key} is {value!r}; give a value like {default!r}")
             fields[name] = value
         try:
             self.family.config.build_config(None, fields)
@@ -113,7 +114,7 @@ class FamilyFormats:
         and [] count as absent; the first of several end tokens counts."""
         model_type = values.get("model_type")
         if model_type != self.data.sizes.model_type:
-            raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.sizes.model_type!r}")
+            raise UserError(f"config.json: model_type is {model_type!r}; set it to {self.data.sizes.model_type!r}")
         values = {key: value for key, value in values.items() if value not in (None, [])}
         for key in filter(values.get, QUANTISED_KEYS):
             raise UserError(f"config.json: {key} is {values[key]!r:.80}; give the model before it was quantised")
@@ -125,7 +126,9 @@ class FamilyFormats:
             stated = values[place] if isinstance(values[place], dict) else {place: values[place]}
             of_layer_kinds = [each for each in stated.values() if isinstance(each, dict)]
             for (key, expected), table in product(_ROPE.items(), (stated, *of_layer_kinds)):
-                if table.get(key, expected) != expected:
+                if key == self.data.sizes.keys.get("rotary_base"):
+                    values = values if table.get(key) is None else {key: table[key], **values}
+                elif table.get(key, expected) != expected:
                     where = key if place == key else f"{key} of {place}"
                     said = f"{where} is {table[key]!r:.80}, expected {expected!r}"
                     raise UserError(f"config.json: {said}; give a model that has it")
@@ -180,7 +183,11 @@ class FamilyFormats:
         plain = {each for name in names for each in spellings(name) if each in known}
         for layout in self.data.layouts:
             if kind in (None, layout.kind):
-                first = [entry.numbered(0).foreign for entry in layout.entries]
+                first = [
+                    entry.numbered(0).foreign
+                    for entry in layout.entries
+                    if entry.ours != _HEAD or "tied_head" not in self.defaults or plain_name(entry.foreign) in plain
+                ]
                 share = sum(plain_name(name) in plain for name in first) / len(first)
                 exact = sum(name in names for name in first)
                 if share and (share, exact) > best[:2]:
@@ -197,7 +204,7 @@ class FamilyFormats:
 
     def entries(self, layout: ForeignLayout, config: Any, ranks: int = 1) -> tuple[Entry, ...]:
         """Every tensor of the layout for a model of `config`'s sizes, or for one of `ranks` slices of it, in order."""
-        return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config.num_layers))
+        return tuple(entry.of_rank(ranks) for entry in expand(layout.entries, config))
 
     def rank_shapes(
         self, layout: ForeignLayout, config: Any, ranks: int, where: str = "ranks", remedy: str = "choose a divisor"
@@ -211,13 +218,15 @@ class FamilyFormats:
         for name, shape in shapes.items() if ranks > 1 else ():
             if (axis := self.axis(layout, name)) is not None:
                 if shape[axis] % ranks:
-                    raise UserError(f"{name}: shape {list(shape)} does not divide by {ranks} ranks along axis {axis}")
+                    raise UserError(
+                        f"{name}: shape {list(shape)} does not divide by {ranks} ranks along axis {axis}; {remedy}"
+                    )
                 shapes[name] = tuple(n // ranks if k == axis else n for k, n in enumerate(shape))
         return shapes
 
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
         """The sizes that `infer` takes from a preset, because neither the shapes nor `known` give them."""
-        given = {*known, *_VISIBLE, *self.data.visible, "num_layers", "init_std"}
+        given = {*known, *_VISIBLE, *self.data.visible, "num_layers", "init_std", "tied_head"}
         return tuple(field for field in self.defaults if field not in given)
 
     def is_whole(self, layout: ForeignLayout, shapes: Mapping[ForeignName, Shape]) -> bool:
@@ -238,9 +247,11 @@ class FamilyFormats:
             entry = by_name[(name.replace("{i}", "0"),)]
             shape = shapes.get(entry.foreign, ())
             if len(shape) != 2:
-                raise UserError(f"tensor {shown(entry.foreign)}: missing or not a matrix; is the file complete?")
+                raise UserError(f"tensor {shown(entry.foreign)}: missing or not a matrix; {WHOLE}")
             ranks_share = ranks if axis == self.axis(layout, name) else 1
             fields[field] = packed_shape(entry.packing, [shape])[axis] * ranks_share
+        if "tied_head" in self.defaults:
+            fields["tied_head"] = by_name[_HEAD].foreign not in shapes
         repeated = [entry for entry in layout.entries if "{i}" in entry.ours[0]]
         there = (any(entry.numbered(i).foreign in shapes for entry in repeated) for i in range(len(shapes) + 1))
         fields["num_layers"] = next(i for i, layer in enumerate(there) if not layer)

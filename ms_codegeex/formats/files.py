@@ -224,7 +224,7 @@ def chosen_place(path: Path, which: str | None) -> Path:
 def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[ForeignName, LazyTensor]]:
     """The tensors of nested dictionaries and lists with the path to each; a path of one name is that name."""
     if len(path) > _MAX_NESTING:
-        raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict")
+        raise UserError(f"{' -> '.join(path)}: nested too deep for a state dict; save the state dict alone")
     if isinstance(tree, LazyTensor):
         yield (path[0] if len(path) == 1 else path), tree
     elif isinstance(tree, Mapping | list | tuple):  # no list has parameters; the caller reports one that has
@@ -342,7 +342,8 @@ def _in_order(numbered: Mapping[int, Any], where: Path, what: str = "rank") -> l
     ranks = sorted(numbered)
     for expected, rank in enumerate(ranks):  # a file's name may hold any number, such as a date: make no list of it
         if rank != expected:
-            raise UserError(f"{where}: no file of {what} {expected}, though there is one of {ranks[-1]}; copy all")
+            lacks = f"no file of {what} {expected}, though there is one of {ranks[-1]}"
+            raise UserError(f"{where}: {lacks}; copy all files of the ranks")
     return [numbered[rank] for rank in ranks]
 
 
@@ -361,7 +362,7 @@ def _megatron_ranks(place: Place) -> list[list[Path]]:
             continue
         stages = numbered.setdefault(rank, {})
         if (count := len(inner) + (stage in stages)) != 1:
-            raise UserError(f"{place.path / name}: rank {rank} has {count} files; expected one")
+            raise UserError(f"{place.path / name}: rank {rank} has {count} files; leave only one there")
         check_file(place.path, inner[0])
         stages[stage] = place.path / inner[0]
     return [_in_order(stages, place.path, "pipeline stage") for stages in _in_order(numbered, place.path)]
@@ -444,7 +445,8 @@ def _read_mindformers(place: Place, first: str) -> RawModel:
 def _of_chunks(name: str, shape: Sequence[int], chunks: Sequence[Mapping[str, Any]], where: Path) -> LazyTensor:
     """A tensor of its parts, each with `offset`, `shape` and `tensor`. `UserError` unless they cover it exactly."""
     if len(chunks) > _MAX_CHUNKS:
-        raise UserError(f"{where}: tensor {name} has {len(chunks)} parts; at most {_MAX_CHUNKS} are joined")
+        many = f"has {len(chunks)} parts, and at most {_MAX_CHUNKS} are joined"
+        raise UserError(f"{where}: tensor {name} {many}; save it with fewer ranks")
     check_coverage(name, {"shape": [*checked_shape(shape, name)], "slices": chunks}, str(where))
     dtype, *others = sorted({chunk["tensor"].dtype for chunk in chunks})
     if others:
@@ -463,7 +465,7 @@ def _read_npy_folder(place: Place, _found: Any) -> RawModel:
         try:
             dtype = dtype_name(array)
         except ValueError as error:
-            raise UserError(f"{file}: {error}") from None
+            raise UserError(f"{file}: {error}; save it as float32") from None
         tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: open_npy(file))
     return _weights(tensors, place.path, "mindspore", files)
 

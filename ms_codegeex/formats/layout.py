@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from ms_codegeex.formats.tensors import LazyTensor, pieces
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
 Shape = tuple[int, ...]
+WHOLE = "give all the files of one model"
 # runs in the result are long enough, and the packed copy of a tile stays in the cache
 _TILE_ROWS, _TILE_COLUMNS = 512, 2048
 _PADDING = 8  # words after each row of a tile: with a power of two, a column's words would share few cache lines
@@ -57,6 +60,8 @@ def pack(packing: Packing, arrays: Sequence[np.ndarray]) -> np.ndarray:
     if packing.kind == "group":
         runs = [np.split(array, packing.groups) for array in arrays]
         return np.concatenate([run[g] for g in range(packing.groups) for run in runs])
+    if packing.kind == "halves":
+        return _renumbered(arrays[0], packing.order())
     return transposed(arrays[0]) if packing.kind == "transpose" else arrays[0]
 
 
@@ -67,15 +72,25 @@ def unpack(packing: Packing, array: np.ndarray, shapes: Sequence[Shape]) -> Sequ
     if packing.kind == "group":
         view = array.reshape(packing.groups, len(shapes), -1, *array.shape[1:])
         return [view[:, k].reshape(shape) for k, shape in enumerate(shapes)]
+    if packing.kind == "halves":
+        return (_renumbered(array, np.argsort(packing.order())),)
     return (transposed(array) if packing.kind == "transpose" else array,)
 
 
-def expand(patterns: Iterable[Entry], num_layers: int) -> tuple[Entry, ...]:
-    """Number the patterns: a run of patterns with `{i}` is repeated block by block, in order."""
+def _renumbered(array: np.ndarray, order: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The rows of each head in this order."""
+    return array.reshape(-1, len(order), *array.shape[1:])[:, order].reshape(array.shape)
+
+
+def expand(patterns: Iterable[Entry], config: Any) -> tuple[Entry, ...]:
+    """The entries of a model of `config`'s sizes: a run of patterns with `{i}` is repeated block by block, in order. A
+    head that is the word table has none."""
+    tied = {layer.name for layer in config.table.last if layer.copy_of}
+    its = (replace(e, packing=e.packing.sized(config)) for e in patterns if e.ours[0].rpartition(".")[0] not in tied)
     result: list[Entry] = []
-    for repeated, run in groupby(patterns, key=lambda entry: any("{i}" in name for name in entry.ours)):
+    for repeated, run in groupby(its, key=lambda entry: any("{i}" in name for name in entry.ours)):
         group = list(run)
-        result += [e.numbered(i) for i in range(num_layers) for e in group] if repeated else group
+        result += [e.numbered(i) for i in range(config.num_layers) for e in group] if repeated else group
     return tuple(result)
 
 
@@ -92,7 +107,7 @@ def check_names(present: Iterable[ForeignName], expected: Iterable[ForeignName],
         more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
         what = f"{'missing' if missing else 'unexpected'} tensor {shown(names[0])}{more}"
         counts = f"the model's configuration asks for {len(expected)} tensors, {len(present)} are there"
-        raise UserError(f"{where}: {what}; {counts}")
+        raise UserError(f"{where}: {what} ({counts}); {WHOLE}")
 
 
 def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], where: str) -> None:
@@ -104,10 +119,11 @@ def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape]
 
 def _check(name: ForeignName, tensor: LazyTensor, shape: Shape, where: str) -> None:
     if "float" not in tensor.dtype:
-        raise UserError(f"{where}: tensor {shown(name)} has dtype {tensor.dtype}, expected a floating-point type")
+        kind = f"has dtype {tensor.dtype}, not a floating-point type"
+        raise UserError(f"{where}: tensor {shown(name)} {kind}; give the model before it was quantised")
     if tensor.shape != shape:
         has = f"tensor {shown(name)} has shape {list(tensor.shape)}"
-        raise UserError(f"{where}: {has}, the model's configuration asks for {list(shape)}")
+        raise UserError(f"{where}: {has}, the model's configuration asks for {list(shape)}; {WHOLE}")
 
 
 def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[ForeignName, LazyTensor]:

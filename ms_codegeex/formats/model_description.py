@@ -26,7 +26,7 @@ def describe_model(directory: Path) -> dict[str, Any]:
     """Configuration, and name, shape, dtype and file of every tensor, from the headers of the files of weights."""
     model = ModelDirectory(directory)
     if "model_type" not in model.config:
-        raise UserError(f"{directory / 'config.json'}: no model_type; this is not a model's configuration")
+        raise UserError(f"{directory / 'config.json'}: no model_type; write it there")
     tensors = [
         {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "file": model.files[name]}
         for name, tensor in sorted(model.tensors.items())
@@ -52,7 +52,7 @@ def describe_model(directory: Path) -> dict[str, Any]:
         "dtypes": dtypes,
         "refused": refused,
         "tokenizer": tokenizer,
-        "tokenizer_unread_elsewhere": unread_elsewhere(directory),
+        "tokenizer_unread_elsewhere": unread_elsewhere(directory, "`ms-codegeex convert --to hf` writes its class"),
         "files": {path.name: size_of(path) for path in sorted(directory.iterdir()) if path.name[0] != "."},
     }
 
@@ -68,8 +68,7 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
     yield f"parameters: {model['parameters']:,} ({kinds})"
     yield f"tokenizer: {', '.join(model['tokenizer']) or 'none; `generate` and `serve` need one'}"
     if reason := model["tokenizer_unread_elsewhere"]:
-        remedy = "`ms-codegeex convert --to hf` writes its class"
-        yield f"  transformers and vLLM do not read it as it is: {reason}; {remedy}"
+        yield f"  transformers and vLLM do not read it as it is: {reason}"
     yield f"tensors: {len(model['tensors'])}"
     yield from _tensor_lines([f"{it['name']}  {it['dtype']}  {it['shape']}" for it in model["tensors"]], every_tensor)
     yield from size_lines(model["files"])
@@ -112,7 +111,7 @@ def checkpoints_in(directory: Path) -> list[Path]:
     root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
     paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
     if not paths:
-        raise UserError(f"{directory}: no checkpoints; expected a checkpoint directory or a run directory")
+        raise UserError(f"{directory}: no checkpoints; give a checkpoint directory or a run directory")
     return paths
 
 

@@ -173,7 +173,7 @@ def _indexed(path: Path, index: str) -> tuple[dict[str, LazyTensor], dict[str, s
     named = weight_map.values() if isinstance(weight_map, dict) else [None]
     if not all(isinstance(name, str) and is_weights(name) for name in named):
         expected = "expected a weight_map from tensor names to files of weights in the same directory"
-        raise UserError(f"{path / index}: {expected}")
+        raise UserError(f"{path / index}: {expected}; restore the index")
     shards: dict[str, dict[str, LazyTensor]] = {}
     for name in dict.fromkeys(weight_map.values()):
         if not (path / name).is_file():
@@ -191,7 +191,7 @@ def read_config(path: Path) -> dict[str, Any]:
     admit(path)
     config = read_json_inside(path, CONFIG)
     if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG}: expected a JSON object")
+        raise damaged(path / CONFIG, "not a JSON object")
     return config
 
 

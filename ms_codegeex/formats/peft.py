@@ -23,7 +23,7 @@ from ms_codegeex.formats.adapters import Adapters, check_base, checked_scale
 from ms_codegeex.formats.checkpoint import MANIFEST, resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import find_model
-from ms_codegeex.formats.layout import packed_shape, unpack
+from ms_codegeex.formats.layout import pack, packed_shape, unpack
 from ms_codegeex.formats.model_directory import CONFIG as MODEL_CONFIG
 from ms_codegeex.formats.model_directory import read_tensors
 from ms_codegeex.formats.provenance import Input, inputs_of
@@ -196,12 +196,13 @@ def _check_settings(config: Mapping[str, Any], path: Path) -> None:
 
 def _check_copies(opened: Mapping[str, LazyTensor], entries: Iterable[Entry], base: Source, file: str) -> None:
     """`UserError` for a copy of one of the model's own tensors that is not equal to it."""
-    owned = {str(entry.foreign): entry.ours[0] for entry in entries if entry.packing.kind == "copy"}
+    owned = {str(entry.foreign): entry for entry in entries if entry.packing.kind in ("copy", "halves")}
     for name in filter(OWN_TENSOR.fullmatch, opened):
         module, _, kind = OWN_TENSOR.fullmatch(name).groups()
-        ours = next((owned[each] for each in spellings(f"{module}.{kind}") if each in owned), "")
-        own, copy = base.tensors.get(ours), opened[name]
-        if own is None or own.shape != copy.shape or not np.array_equal(own.float32(), copy.float32()):
+        entry = next((owned[each] for each in spellings(f"{module}.{kind}") if each in owned), None)
+        own, copy = base.tensors.get(entry.ours[0]) if entry else None, opened[name]
+        same = own is not None and entry is not None and own.shape == copy.shape
+        if not same or not np.array_equal(pack(entry.packing, [own.float32()]), copy.float32()):
             differs = f"{name} is not the tensor of {base.path}, so the adapters change more than they add"
             raise UserError(f"{file}: {differs}; {_MERGE}")
 

@@ -37,6 +37,7 @@ from ms_codegeex.data.description import (
     read_description,
     recorded_description,
 )
+from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import GENERATION, copy_all, copy_data, left_out, without_code
 from ms_codegeex.data.tokenizer.files import CONFIG as TOKENIZER_CONFIG
@@ -173,7 +174,9 @@ def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
     where, config = checkpoint.path / MANIFEST, checkpoint.state.get("config")
     model, lora = (config.get("model"), config.get("lora")) if isinstance(config, dict) else (None, None)
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
-        raise UserError(f"{where}: config.model.family is missing, so the model cannot be rebuilt")
+        raise UserError(
+            f"{where}: config.model.family is missing, so the model cannot be rebuilt; use another checkpoint"
+        )
     if not isinstance(lora, dict | None):
         raise UserError(f"{where}: config.lora: found {lora!r:.99}, expected an object; use another checkpoint")
     described = lora if lora and lora.get("rank") else {"rank": 0, "alpha": 1.0}
@@ -256,11 +259,19 @@ def _base(checkpoint: Checkpoint, path: Path, say: Say) -> Source:
     return base
 
 
-def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family, ForeignLayout] | None:
-    """The family and layout, of this kind rather than another one, that most of these tensors belong to, if any."""
-    choices = product(dict.fromkeys((kind, None)), FAMILIES)
-    candidates = [(*FamilyFormats(family(name)).recognise(names, each), family(name)) for each, name in choices]
-    share, its, owner = max(candidates, key=lambda candidate: candidate[0])
+def _recognise(
+    names: Collection[ForeignName], kind: str | None, said: Mapping[str, Any]
+) -> tuple[Family, ForeignLayout] | None:
+    """The family and layout, of this kind rather than another one, that most of these tensors belong to, if any. Of
+    families with the same names, it is the one with most of the sizes that are `said`."""
+
+    def of(name: str, each: str | None) -> tuple[float, ForeignLayout | None, Family, int]:
+        formats = FamilyFormats(family(name))
+        sizes = sum(key in formats.defaults for key in said) + len(said) * (said.get("family") == name)
+        return *formats.recognise(names, each), formats.family, sizes
+
+    candidates = [of(name, each) for each, name in product(dict.fromkeys((kind, None)), FAMILIES)]
+    share, its, owner, _ = max(candidates, key=lambda candidate: (candidate[0], candidate[3]))
     return (owner, its) if its is not None and share >= _ENOUGH else None
 
 
@@ -355,21 +366,30 @@ def _open_model_directory(path: Path, raw: RawModel, known: Mapping[str, Any], k
         if (left := [*filter(config.get, QUANTISED_KEYS)]) and not _is_quantised(raw.ranks[0], its):
             say(f"{path / CONFIG}: {left[0]} is not used; no tensor is quantised, so it was left there by training")
             config = {key: value for key, value in config.items() if key not in left}
-        if settings.get(_TIED) is True and _has_equal_tables(raw.ranks[0], its):
-            config = {**config, _TIED: False}
+        ties = settings.get(_TIED) is True and "tied_head" not in formats.defaults
+        if ties and (tied := _tied(raw.ranks[0], its, path, say)):
+            raw, config = replace(raw, ranks=[tied]), {**config, _TIED: False}
         fields = formats.from_ours({**formats.from_json(config), **known})
+    tokenizer = None
+    with suppress(UserError):  # whoever needs it reports it
+        tokenizer = load_tokenizer(path)
     if "eos_token_id" not in known:
-        fields |= {"eos_token_id": _end_token(path, settings.get("eos_token_id"), fields, say)}
+        fields |= {"eos_token_id": _end_token(path, tokenizer, settings.get("eos_token_id"), fields, say)}
     _say_if_unclear(path, its_family.name, fields, str(settings.get("_name_or_path")), say)
-    recognised = _recognise(raw.ranks[0], its.kind)
+    recognised = _recognise(raw.ranks[0], its.kind, {"family": its_family.name})
     raw = _named(raw, its, say)
     if recognised is not None and recognised[0].name != its_family.name:
         said, theirs = its_family.name, recognised[0].name
         raise UserError(f"{path}: config.json says {said}, but the tensors are those of {theirs}; restore either")
+    if fields.get("tied_head"):
+        raw = _without_head(raw, its, path, say)
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
     used = sorted({*(path / name for name in data), *raw.files})
     tensors, saver = _ours(raw, its_family, its, fields), partial(_copy_files, path, keep_code)
-    further = {"description": read_description(path), "left_out": left_out(path, keep_code)}
+    description = read_description(path)
+    if tokenizer and tokenizer.infilling and description.infill is None and not (path / PROVENANCE).is_file():
+        description = replace(description, infill=sentinels(tokenizer.infilling))  # released, so not by us
+    further = {"description": description, "left_out": left_out(path, keep_code)}
     further |= {"config_json": config if keep_code else without_code(config), "skipped": _skipped(raw, its)}
     inputs = (inputs_of("model", path, used),)
     return Source(path, "huggingface", its_family, fields, tensors, saver, inputs=inputs, **further)
@@ -383,16 +403,38 @@ def _is_quantised(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout)
     )
 
 
-def _has_equal_tables(tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout) -> bool:
-    """Whether the files of a model that ties its head to its embedding hold both, and they are equal: then it is the
-    same model as one that does not."""
-    foreign = {entry.ours: entry.foreign for entry in its.entries}
-    names = [foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight")]
-    found = {own: tensors[name] for name, own in its.own_names(tensors).items() if own in names}
-    if len(found) < len(names) or len({(tensor.dtype, tensor.shape) for tensor in found.values()}) > 1:
-        return False
-    parts = zip(*(pieces(tensor, BLOCK_BYTES) for tensor in found.values()), strict=True)
-    return all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
+def _tied(
+    tensors: Mapping[ForeignName, LazyTensor], its: ForeignLayout, path: Path, say: Say
+) -> dict[ForeignName, LazyTensor]:
+    """The tensors of a model whose configuration ties its head to its embedding, with the embedding as head, as
+    transformers reads them; says if that adds a tensor or passes one over. Empty: they do not have these shapes."""
+    foreign = {entry.ours: entry.foreign for entry in its.entries if entry.packing.kind == "copy"}
+    embedding, head = (foreign.get((ours,)) for ours in ("embedding.word.weight", "head.weight"))
+    found = {own: name for name, own in its.own_names(tensors).items()}
+    if embedding not in found or head is None:
+        return {}
+    table, own = tensors[found[embedding]], tensors.get(found.get(head, head))
+    if own is not None and own.shape != table.shape:
+        return {}
+    parts = zip(pieces(table, BLOCK_BYTES), pieces(own, BLOCK_BYTES), strict=True) if own is not None else ()
+    if (
+        own is None
+        or own.dtype != table.dtype
+        or not all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in parts)
+    ):
+        done = "is missing" if own is None else "has other numbers and is not used"
+        say(f"{path}: {layout.shown(head)} {done}; by {_TIED}, the head is {layout.shown(embedding)}")
+    return {**tensors, found.get(head, head): table}
+
+
+def _without_head(raw: RawModel, its: ForeignLayout, path: Path, say: Say) -> RawModel:
+    """The tensors of a model whose head is its word table without another one; says if that one is different."""
+    head = next(entry.foreign for entry in its.entries if entry.ours == ("head.weight",))
+    if head not in raw.ranks[0]:
+        return raw
+    _tied(raw.ranks[0], its, path, say)
+    without = [{name: tensor for name, tensor in tensors.items() if name != head} for tensors in raw.ranks]
+    return replace(raw, ranks=without, skipped=[*raw.skipped, layout.shown(head)])
 
 
 def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
@@ -411,13 +453,9 @@ def _settings(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _end_token(path: Path, stated: Any, fields: Mapping[str, Any], say: Say) -> int:
+def _end_token(path: Path, tokenizer: Tokenizer | None, stated: Any, fields: Mapping[str, Any], say: Say) -> int:
     """The end token of a model directory's tokenizer, or else of its configuration (2, `#`, in old ones of CodeGen)."""
-    try:
-        end = load_tokenizer(path).eos_id
-    except UserError:  # whoever needs the tokenizer reports it
-        return fields["eos_token_id"]
-    if end >= fields["vocab_size"]:
+    if tokenizer is None or (end := tokenizer.eos_id) >= fields["vocab_size"]:
         return fields["eos_token_id"]
     of_answers = _settings(path / GENERATION).get("eos_token_id")
     for name, ends in ((CONFIG, stated), (GENERATION, of_answers)):
@@ -464,13 +502,14 @@ def _with_adapters(raw: RawModel, path: Path, alpha: Any, say: Say) -> RawModel:
 def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None, say: Say) -> Source:
     """A model without a configuration: its tensors and `given` (None: a verb without `--set`) show family and sizes."""
     known = given or {}
-    recognised = _recognise(raw.ranks[0], raw.kind)
+    said, shown = {**raw.recorded, **known}, {"tensors": [layout.shown(name) for name in raw.ranks[0]]}
+    recognised = _recognise(raw.ranks[0], raw.kind, said)
+    refuse_lookalike(path, shown, of=recognised[0].name if recognised else None)
     if recognised is None:
-        refuse_lookalike(path, {"tensors": [layout.shown(name) for name in raw.ranks[0]]})
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
-        holds = f"or only a part of one; it holds {first} ({len(raw.ranks[0])} tensors)"
-        raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}), {holds}")
-    (its_family, its), said = recognised, {**raw.recorded, **known}
+        holds = f"or only a part of one, as it holds {first} ({len(raw.ranks[0])} tensors)"
+        raise UserError(f"{path}: not a checkpoint of a known family, {holds}; give a model of {' or '.join(FAMILIES)}")
+    its_family, its = recognised
     raw = _named(raw, its, say)
     shapes = {name: tensor.shape for name, tensor in raw.ranks[0].items()}
     with _reading_sizes(path, its_family, known) as formats:

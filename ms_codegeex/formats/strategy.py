@@ -119,7 +119,7 @@ def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> Lazy
         for copy, path in zip(copies[1:], where[1:], strict=True):
             if copy.array().tobytes() != first.tobytes():
                 differs = f"tensor {name} differs from that in {where[0]}, though every rank holds all of it"
-                raise UserError(f"{path}: {differs}; the files are not of one checkpoint")
+                raise UserError(f"{path}: {differs}; give the files of one checkpoint")
         return first
 
     return LazyTensor(copies[0].dtype, copies[0].shape, load)
@@ -131,7 +131,7 @@ def check_alike(name: str, parts: Iterable[LazyTensor], where: Sequence[object],
     for path, kind in zip(where, kinds, strict=True):
         if kind != kinds[0]:
             differ = f"tensor {name} is {kind}, in {where[0]} it is {kinds[0]}"
-            raise UserError(f"{path}: {differ}; the files are not of one {of}")
+            raise UserError(f"{path}: {differ}; give the files of one {of}")
 
 
 def merge(
@@ -336,7 +336,7 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
             by_step[rank_and_step[1]][rank_and_step[0]].append(path)
     if not by_step:
         names = "rank_0/*.ckpt, rank_1/*.ckpt ... or model0-50.ckpt, model1-50.ckpt ..."
-        raise UserError(f"{directory}: no checkpoint of a rank is there; expected {names}")
+        raise UserError(f"{directory}: no checkpoint of a rank is there; give a folder with {names}")
     newest = max(by_step)
     if (newest and () in by_step) or any(ranks.keys() - by_step[newest].keys() for ranks in by_step.values()):
         steps = ", ".join("_".join(map(str, step)) or "none" for step in sorted(by_step))
@@ -344,7 +344,9 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
     ranks = dict(sorted(by_step[newest].items()))
     for rank, (path, *others) in ranks.items():
         if others:
-            raise UserError(f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one")
+            raise UserError(
+                f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one there"
+            )
         check_file(directory, str(path.relative_to(directory)))
     return {rank: path for rank, (path,) in ranks.items()}
 
@@ -374,9 +376,8 @@ class _Files:
     def slice(self, name: str, rank: int) -> LazyTensor:
         """A rank's part of a parameter."""
         if name not in self.tensors(rank):
-            holds = f"by the strategy, rank {rank} holds a part of it"
-            reason = "the files are not of one run, or the checkpoint is not complete"
-            raise UserError(f"{self.paths[rank]}: tensor {name} is missing; {holds}, so {reason}")
+            lacks = f"tensor {name} is missing, of which rank {rank} holds a part by the strategy"
+            raise UserError(f"{self.paths[rank]}: {lacks}; give all the files of one run")
         return self.tensors(rank)[name]
 
     def _holder(self, name: str, ranks: Sequence[int]) -> int:
@@ -398,10 +399,9 @@ class _Files:
             if all(there.values()):
                 return layout, {cell: self._holder(name, there[cell]) for cell in sorted(there)}
             first_gap = first_gap or next(places[cell] for cell in sorted(there) if not there[cell])
-        expected = ", ".join(map(str, first_gap[:4])) + (" ..." if len(first_gap) > 4 else "")
         files = f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files"
-        of = f"{'rank' if len(first_gap) == 1 else 'one of the ranks'} {expected}"
-        raise UserError(f"{files}: no file holds a part of {name}; expected the checkpoint of {of} too")
+        of = " or ".join(map(str, first_gap[:4]))
+        raise UserError(f"{files}: no file holds a part of {name}; give the checkpoint of rank {of} too")
 
 
 def merge_slices(
@@ -447,5 +447,5 @@ def _merged(
     if layout.shape is not None and layout.shape != whole.shape:
         part = f"tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} parts"
         recorded = f"the strategy records {list(layout.shape)}"
-        raise UserError(f"{where[0]}: {part} of {list(whole.shape)}, but {recorded}; the files are not of one run")
+        raise UserError(f"{where[0]}: {part} of {list(whole.shape)}, but {recorded}; give the files of one run")
     return whole

@@ -161,7 +161,7 @@ def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
     try:
         return np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=(size,))
     except (OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
+        raise UserError(f"{path}: was changed or removed while it was being read ({error}); copy it again") from None
 
 
 def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]:
@@ -178,7 +178,7 @@ def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]
                 yield into[done : done + count]
                 done += count
     except (OSError, OverflowError) as error:
-        raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
+        raise UserError(f"{path}: was changed or removed while it was being read ({error}); copy it again") from None
 
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
@@ -214,7 +214,7 @@ def check_coverage(name: str, tensor: Mapping[str, Any], where: str) -> None:
     boxes = [[(o, o + n) for o, n in zip(s["offset"], s["shape"], strict=True)] for s in tensor["slices"]]
     for box in boxes:
         if len(box) != len(shape) or any(not 0 <= a <= b <= size for (a, b), size in zip(box, shape, strict=True)):
-            raise UserError(f"{where}: tensor {name} of shape {shape} has a slice {box} outside it")
+            raise damaged(where, f"tensor {name} of shape {shape} has a slice {box} outside it")
     cuts = [sorted({0, size, *(edge for box in boxes for edge in box[axis])}) for axis, size in enumerate(shape)]
     places = [{edge: k for k, edge in enumerate(axis)} for axis in cuts]
     count = np.zeros([len(axis) - 1 for axis in cuts], np.int32)
@@ -224,7 +224,7 @@ def check_coverage(name: str, tensor: Mapping[str, Any], where: str) -> None:
         wrong = np.argwhere(np.atleast_1d(count != 1))[0]
         cell = [[axis[k], axis[k + 1]] for axis, k in zip(cuts, wrong, strict=False)]
         times = int(np.atleast_1d(count)[tuple(wrong)])
-        raise UserError(f"{where}: tensor {name}: part {cell} of shape {shape} is held {times} times, expected once")
+        raise damaged(where, f"tensor {name}: part {cell} of shape {shape} is held {times} times, not once")
 
 
 def window_ranges(shape: Sequence[int], window: Window | None) -> list[tuple[int, int]]:

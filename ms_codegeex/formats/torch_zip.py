@@ -84,12 +84,12 @@ class _Archive:
                     raise damaged(path, "its records overlap")
                 pickles = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
                 if len(pickles) != 1:
-                    raise UserError(f"{path}: a zip file without PyTorch's data.pkl; expected a .pt file")
+                    raise UserError(f"{path}: a zip file without PyTorch's data.pkl; save it with torch.save")
                 self._stem = pickles[0].split("/")[0]
                 self.pickled = self._read(archive, pickles[0], MAX_PICKLE)
                 order = f"{self._stem}/byteorder"
                 if order in self._records and self._read(archive, order, len("little")) != b"little":
-                    raise UserError(f"{path}: written on a big-endian machine, which is not supported")
+                    raise UserError(f"{path}: written on a big-endian machine; save it on another one")
         except _DAMAGE as error:
             what = f"damaged, cut off, or not in PyTorch's zip format ({str(error)[:_MAX_REASON]})"
             raise UserError(f"{path}: {what}; copy it again, or save it with PyTorch 1.6 or newer") from None
@@ -100,9 +100,11 @@ class _Archive:
         """A small record, which must be stored uncompressed and within its limit."""
         info, what = self._records[name], name.partition("/")[2]
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise UserError(f"{self.path}: its {what} is compressed, which PyTorch never does")
+            raise UserError(f"{self.path}: its {what} is compressed, which PyTorch never does; save it with torch.save")
         if info.file_size > largest:
-            raise UserError(f"{self.path}: its {what} has {info.file_size} bytes, expected at most {largest}")
+            raise UserError(
+                f"{self.path}: its {what} has {info.file_size} bytes, not at most {largest}; save the state dict alone"
+            )
         return archive.read(name)
 
     def _start(self, info: zipfile.ZipInfo) -> int:

@@ -191,11 +191,18 @@ class Generator:
         self.scheduler.start()
         return request
 
-    def submit(self, ids: Sequence[int], settings: SamplingSettings, prompt_best: int | None = None) -> Request:
-        """The same for a caller that makes the scheduler's steps itself; `prompt_best` as in `Request`."""
+    def submit(
+        self,
+        ids: Sequence[int],
+        settings: SamplingSettings,
+        prompt_best: int | None = None,
+        group: str = "",
+        weight: int = 1,
+    ) -> Request:
+        """The same for a caller that makes the scheduler's steps itself; the others as in `Request`."""
         ids, settings = self._ids(ids, settings.logit_bias), self._without_marks(settings)
         adapter = self._adapter(settings.adapter)
-        request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter)
+        request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter, group, weight)
         request.constraint = self.grammars.constraint(settings)
         self.scheduler.submit(request)
         return request

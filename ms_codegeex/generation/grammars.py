@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +25,7 @@ LIMITS = {
     "verbose_errors": False,
 }
 MAX_DEPTH = 128
+MAX_VALUES = 8  # of one answer
 ONE = ("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
        "unevaluatedItems", "unevaluatedProperties")  # fmt: skip
 SEVERAL, NAMED = ("allOf", "anyOf", "oneOf", "prefixItems", "items"), ("properties", "patternProperties", "$defs",
@@ -60,7 +61,10 @@ def prepared(settings: SamplingSettings) -> str:
         if settings.grammar:
             found = guidance.LLMatcher.grammar_from_lark(guidance.gbnf_to_lark.any_to_lark(text))
         else:
-            text = json.dumps(demanding(parse_json(text)))
+            schema = demanding(parse_json(text))
+            text = json.dumps(schema)
+            if _endless(schema, text):
+                raise UserError("$ref: every value has to hold another one without end; let one be left out")
             found = guidance.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": SPACE})
         limits = guidance.LLParserLimits(**LIMITS)
         wrong, messages = guidance.LLMatcher.validate_grammar_with_warnings(found, limits=limits)
@@ -70,6 +74,10 @@ def prepared(settings: SamplingSettings) -> str:
         wrong, messages = True, [first_line(error)]
     if wrong:
         raise UserError(f"{field}: cannot be used ({_in_words(first_line(messages[0]))[:200]}); correct it")
+    if settings.between and not settings.grammar:
+        value = json.dumps({"x-guidance": {"whitespace_pattern": SPACE}, **parse_json(text)})
+        rules = f"start: value (BETWEEN value){{0,{MAX_VALUES - 1}}}", f"BETWEEN: {json.dumps(settings.between)}"
+        found = guidance.LLMatcher.grammar_from_lark("\n".join([*rules, f"value: %json {value}"]))
     return found
 
 
@@ -89,6 +97,43 @@ def demanding(schema: Any, depth: int = 0) -> Any:
         elif name in ONE:
             kept[name] = demanding(value, depth + 1)
     return kept
+
+
+def _endless(schema: Any, text: str) -> bool:
+    """Whether no value of a schema comes to an end, as far as its references decide. `text`: the schema's."""
+    references, ending, before = re.findall(r'"\$ref": "(#[^"]*)"', text), set[str](), -1
+    while before < (before := len(ending)):
+        references.reverse()  # chains of them, in either order, take two rounds
+        for each in references:
+            if each not in ending and _ends(_target(schema, each), ending):
+                ending.add(each)
+    return not _ends(schema, ending)
+
+
+def _target(schema: Any, reference: str) -> Any:
+    for name in reference.split("/")[1:]:
+        schema = schema.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(schema, dict) else None
+    return schema
+
+
+def _ends(part: Any, ending: Set[str]) -> bool:
+    """Whether a part of a schema has a value that comes to an end, given the references to such parts."""
+    if not isinstance(part, dict):
+        return True
+    reference, required, least = part.get("$ref"), part.get("required"), part.get("minItems")
+    every = [part["properties"].get(name) for name in required] if _names(part, required) else []
+    every += part["allOf"] if isinstance(part.get("allOf"), list) else []
+    every += [part.get("items")] if isinstance(least, int) and least and "prefixItems" not in part else []
+    either = [part[name] for name in ("anyOf", "oneOf") if isinstance(part.get(name), list) and part[name]]
+    if isinstance(reference, str) and reference.startswith("#") and reference not in ending:
+        return False
+    some = all(any(_ends(each, ending) for each in several) for several in either)
+    return some and all(_ends(each, ending) for each in every)
+
+
+def _names(part: Mapping[str, Any], required: Any) -> bool:
+    listed = isinstance(required, list) and all(isinstance(name, str) for name in required)
+    return listed and isinstance(part.get("properties"), dict)
 
 
 def _idle(name: str, value: Any, schema: Mapping[str, Any]) -> bool:
@@ -129,6 +174,14 @@ def _in_words(message: str) -> str:
     """A message of the library without its own options, which no request has."""
     if match := re.match(r"Unimplemented keys: \[(.*)\]", message):
         return f"keywords that are not supported: {match[1].replace(chr(34), '')}"
+    if "in a registry" in message:
+        return "a $ref to another document is not supported"
+    if message.startswith("circular references"):
+        return "a $ref leads to itself"
+    if message.startswith("Failed to generate regex for"):
+        return "a number's minimum or maximum is out of range"
+    if message == "invalid multiple of":
+        return "multipleOf is not a positive number"
     if "coerce_one_of" in message:
         return "oneOf is supported where its alternatives exclude each other by type or a const; use anyOf"
     if message.startswith("regex parse error"):

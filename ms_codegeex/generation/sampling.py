@@ -49,7 +49,8 @@ class SamplingSettings:
     forbids). `log_probabilities` likeliest tokens are reported with each new one.
 
     `adapter` names the adapter that computes the answer. `json_schema`, the text of a JSON schema, or `grammar`, one in
-    llama.cpp's notation (GBNF), decides which tokens may come at all (`constraints.py`).
+    llama.cpp's notation (GBNF), decides which tokens may come at all (`constraints.py`). With the text `between`, there
+    may be several values of the schema, which it separates.
 
     An answer ends before the first text of `stop`. The `n` answers have consecutive seeds. With `beams` above 1, the n
     best answers of a beam search are returned (`beams.py`) and nothing is drawn.
@@ -108,6 +109,7 @@ class SamplingSettings:
     )
     adapter: str = DEFAULT_ADAPTER
     json_schema: str = ""
+    between: str = ""
     grammar: str = ""
 
     def __post_init__(self) -> None:

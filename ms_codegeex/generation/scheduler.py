@@ -1,8 +1,9 @@
 """Continuous batching: requests from any thread share the slots of an engine, which runs in one thread. A step is one
 pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, the shortest rest first.
-Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the beginning
-that a prompt shares with any slot is not computed again. A request's ids do not depend on other requests. Work that
-takes many steps, such as a beam search, may hold slots: its steps take place between those of the requests."""
+Groups of requests take turns at the slots (`shares.py`), those of a group in the order of their arrival; a request may
+give its slot to another group and go on later. A slot keeps the ids of its last sequence, and the beginning that a
+prompt shares with any slot is not computed again. A request's ids do not depend on other requests. Work that takes many
+steps, such as a beam search, may hold slots: its steps take place between those of the requests."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,8 @@ from ms_codegeex.base.errors import NetworkLost, RunFailure, UserError
 from ms_codegeex.generation.choice import TokenChoice, check_finite, token_choice
 from ms_codegeex.generation.constraints import Constraint
 from ms_codegeex.generation.prefixes import MIN_COPIED, Prefixes
-from ms_codegeex.generation.row_shares import CROWD, SMALL, RowShares
 from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
+from ms_codegeex.generation.shares import CROWD, SMALL, Shares
 from ms_codegeex.generation.slots import MIN_PROMPT_ROWS, Part, SlotEngine, power, shared
 
 Work = Callable[[list[int]], Any]  # takes the slots that it may use
@@ -46,18 +48,21 @@ class Request:
         prompt_best: int | None = None,
         adapter: int = 0,
         group: str = "",
+        weight: int = 1,
     ):
         """`limit`: of prompt and answer together, like the engine's capacity. With `prompt_best`, the prompt's ids are
         reported in `scored` like the answer's, with that many likeliest ones. `adapter` is the number of the adapter
-        that computes the answer, 0 for none. Requests of one `group` share the rows of a pass with those of others.
-        To be set before the first step: `ends`, which takes each new token and says whether the text has ended with it;
-        `states`, float64 [H], to which the prompt's last hidden states are added; `constraint`, that of its grammar."""
-        self.ids, self.settings, self.eos, self.adapter, self.group = list(ids), settings, eos, adapter, group
+        that computes the answer, 0 for none. Each `group` of requests has its share of the slots and of the rows of
+        passes, by its `weight`. To be set before the first step: `ends`, which takes each new token and says whether
+        the text has ended with it; `states`, float64 [H], to which the prompt's last hidden states are added;
+        `constraint`, that of its grammar."""
+        self.ids, self.settings, self.eos, self.adapter = list(ids), settings, eos, adapter
+        self.group, self.weight = group, weight
         self.ends: Callable[[int], bool] | None = None
         self.states: np.ndarray | None = None
         self.constraint: Constraint | None = None
         self.passed_over = 0  # passes in which another prompt came first
-        self.computed = 0  # rows of passes
+        self.computed = self.in_slot = 0  # rows of passes: all, and those since it has its slot
         self.prompt = len(self.ids)
         self.limit = min(limit, self.prompt + settings.max_new_tokens)
         self.slot = -1
@@ -190,6 +195,7 @@ class Scheduler:
         self.guessed = self.accepted = 0  # tokens
         self.reused = 0  # tokens of prompts that were there already
         self.passes = 0
+        self.suspended = 0  # requests that gave their slots up for now
         self._lock, self._running = threading.Lock(), False
         self._changed = threading.Condition(self._lock)  # there is new work, or slots became free
         self._waiting: deque[Request | Call] = deque()
@@ -197,7 +203,7 @@ class Scheduler:
         self._steps: list[tuple[Call, list[int]]] = []  # work of those who hold these slots
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
-        self._shares, self._hurried = RowShares(), 0  # the last pass of `_hurry`
+        self._shares, self._hurried = Shares(), 0  # the last pass of `_hurry`
         self._groups = [""] * engine.slots  # each slot's contents were computed for this group
 
     def submit(self, work: Request | Call) -> None:
@@ -205,8 +211,14 @@ class Scheduler:
         if isinstance(work, Request):
             work.withdraw = self._withdraw
         with self._changed:
+            if isinstance(work, Request):
+                self._shares.enter(work.group, self._present(), work.weight)
             self._waiting.append(work)
             self._changed.notify()
+
+    def _present(self) -> set[str]:
+        """The groups that have requests."""
+        return {work.group for work in (*self._active.values(), *self._waiting) if isinstance(work, Request)}
 
     def _withdraw(self, request: Request) -> bool:
         """Remove a request from the queue. Returns whether it was there."""
@@ -295,9 +307,10 @@ class Scheduler:
         self.passes += bool(planned)
         rows = Counter[str]()
         for part, request in planned:
-            request.computed += len(part.ids)
+            request.computed, request.in_slot = request.computed + len(part.ids), request.in_slot + len(part.ids)
             rows[request.group] += len(part.ids)
-        self._shares.note(rows)
+        with self._lock:
+            self._shares.note(rows, self._present())
         results = self.engine.advance([part for part, _ in planned]) if planned else []
         for (part, request), chosen in zip(planned, results, strict=True):
             if chosen:
@@ -422,13 +435,46 @@ class Scheduler:
         self._used[slot] = self._clock
         self._active.pop(slot, None)
 
+    def _next(self) -> Request | Call | None:
+        """Remove and return that which gets a slot now; None if nothing does."""
+        requests = list(takewhile(lambda work: isinstance(work, Request), self._waiting))
+        if not requests:
+            ready = self._waiting and len(self._free()) >= self._waiting[0].count
+            return self._waiting.popleft() if ready else None
+        waiting, active = dict.fromkeys(request.group for request in requests), list(self._active.values())
+        present, due = {*waiting, *(request.group for request in active)}, Counter[str]()
+        for request in active:
+            due[request.group] += self._left(request) - 1
+        if len(self._free()) > self._shares.left_free(present, self.engine.slots):
+            group = self._shares.next(waiting, {request.group for request in active}, due)
+        else:
+            able = [request for request in active if request.prompt_best is None] if len(present) > 1 else []
+            # without the memory for prefixes, all that was computed would be computed again
+            exchanged = self._shares.exchange(able, waiting, due, slices=self.prefixes is not None)
+            if exchanged is None:
+                return None
+            given, group = exchanged
+            self._suspend(given)
+        found = next(request for request in requests if request.group == group)
+        self._waiting.remove(found)
+        return found
+
+    def _suspend(self, request: Request) -> None:
+        """Let a request wait again, before its group's others."""
+        self._leave(request.slot)
+        request.slot, request.leader, request.in_slot, request.passed_over = -1, None, 0, 0
+        if request.states is not None:
+            request.states[:] = 0
+        self.suspended += 1
+        self._waiting.appendleft(request)
+
     def _admit(self) -> None:
         """Give free slots to those that wait."""
         while True:
             with self._lock:
-                if not self._waiting or len(self._free()) < self._waiting[0].count:
-                    return
-                work = self._waiting.popleft()
+                work = self._next()
+            if work is None:
+                return
             with self._failing_alone(work):
                 if isinstance(work, Call):
                     first = self._place(work)
@@ -441,7 +487,6 @@ class Scheduler:
                 elif work.prompt >= work.limit:
                     work.end("length")
                 else:
-                    self._shares.enter(work.group, {each.group for each in self._active.values()})
                     work.slot = self._place(work)
                     self._active[work.slot] = work
                     self._keep_loss(work)

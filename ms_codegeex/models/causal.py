@@ -122,7 +122,8 @@ class Build:
 
     def rotary_table(self, config: DecoderConfig, kind: Callable[..., RotaryTable] = RotaryTable) -> RotaryTable:
         """the angles by which queries and keys are turned"""
-        return kind(config.max_position_embeddings, config.head_dim, config.rotary_dim, config.rotary_dtype)
+        sizes = config.max_position_embeddings, config.head_dim, config.rotary_dim
+        return kind(*sizes, config.rotary_dtype, config.rotary_base)
 
     def loss(self, config: DecoderConfig, bias: bool) -> nn.Cell:
         """the cross entropy, with a bias of the logits if `bias`"""

@@ -101,6 +101,16 @@ class DecoderConfig:
         return "fp32"
 
     @property
+    def rotary_base(self) -> float:
+        """The base of the angles of rotary positions."""
+        return 10_000.0
+
+    @property
+    def tied_head(self) -> bool:
+        """Whether the output layer multiplies with the word table."""
+        return any(layer.copy_of for layer in self.table.last)
+
+    @property
     def norm_epsilon(self) -> float:
         """What the norms add to the variance."""
         return self.norm_eps if self.rms_norm else self.layer_norm_eps  # the names of the releases
@@ -180,6 +190,13 @@ class DecoderConfig:
         multiplied = sum(rows * columns for rows, columns in linear) + self.vocab_size * self.hidden_size
         attention = 2 * seq_length * self.hidden_size * self.attention_layers
         return 2 * ((2 if frozen else 3) * multiplied + 3 * attention)
+
+
+def check_groups(config: DecoderConfig) -> None:
+    """`UserError` unless the heads of keys and values divide the query heads."""
+    if config.num_heads % config.num_kv_groups:
+        wrong = f"{config.num_kv_groups} does not divide model.num_heads {config.num_heads}"
+        raise UserError(f"model.num_kv_groups: {wrong}; choose a divisor")
 
 
 def rotary_turns(

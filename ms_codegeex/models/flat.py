@@ -91,8 +91,8 @@ class FlatMask(CausalMask):
 class FlatRotaryTable(RotaryTable):
     """`RotaryTable` repeated for each head, once for all layers."""
 
-    def __init__(self, heads: int, positions: int, head_dim: int, rotary_dim: int, precision: str):
-        super().__init__(positions, head_dim, rotary_dim, precision)
+    def __init__(self, heads: int, positions: int, head_dim: int, rotary_dim: int, precision: str, base: float):
+        super().__init__(positions, head_dim, rotary_dim, precision, base)
         self.heads, self.repeat = Tensor(np.zeros(heads, np.int32)), ops.Gather()
 
     def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:

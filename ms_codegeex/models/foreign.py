@@ -21,15 +21,27 @@ _MAX_PARTS = 8  # before a name
 class Packing:
     """How tensors of ours make one foreign tensor. copy: unchanged. transpose: axes exchanged. stack: the rows of one
     below those of the other. group: the rows of equal tensors in `groups` groups, each with a run of rows of every
-    tensor, in the order of `Entry.ours`; tensor-parallel ranks share the groups."""
+    tensor, in the order of `Entry.ours`; tensor-parallel ranks share the groups. halves: rows of heads of `head`
+    channels, where rotary positions turn a channel of the first half of the `turned` ones with one of the second; ours
+    turn neighbours. Renumbered in queries and keys alike, channels give the same scores."""
 
-    kind: Literal["copy", "transpose", "stack", "group"] = "copy"
+    kind: Literal["copy", "transpose", "stack", "group", "halves"] = "copy"
     groups: int = 0
+    head: int = 0
+    turned: int = 0
+
+    def sized(self, config: Any) -> Packing:
+        """The packing for a model of these sizes."""
+        return replace(self, head=config.head_dim, turned=config.rotary_dim) if self.kind == "halves" else self
+
+    def order(self) -> list[int]:
+        """halves: our number of each channel of a head."""
+        return [*range(0, self.turned, 2), *range(1, self.turned, 2), *range(self.turned, self.head)]
 
 
 # fields that every family requires in a `config.json`
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
-COPY, TRANSPOSE, STACK = Packing(), Packing("transpose"), Packing("stack")
+COPY, TRANSPOSE, STACK, HALVES = Packing(), Packing("transpose"), Packing("stack"), Packing("halves")
 
 
 @dataclass(frozen=True)

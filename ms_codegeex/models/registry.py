@@ -9,7 +9,7 @@ from types import ModuleType
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.parameters import ParameterTable
 
-FAMILIES = ("codegeex", "codegen", "codegeex2")
+FAMILIES = ("codegeex", "codegen", "codegeex2", "qwen2")
 
 
 @dataclass(frozen=True)

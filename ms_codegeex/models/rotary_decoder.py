@@ -22,7 +22,7 @@ class RotaryDecoder(nn.Cell):
         self.embedding = InputEmbedding(config, build)
         self.blocks = nn.CellList([block(config, build, i) for i in range(config.num_layers)])
         self.final_norm = build.norm(config)
-        self.head = Head(config)
+        self.head = Head(config) if build.head_table or not config.tied_head else None
 
     def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
         """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""

@@ -27,7 +27,8 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
     """Arguments of `set_auto_parallel_context`. Each device loads its share of the batch. Gradients are summed, not
     averaged: with `gradients_mean`, parameters that several devices hold would get a fraction of their gradient. The
     number of optimizer shards is always given: otherwise MindSpore takes all replicas, and silently does not shard a
-    weight if they do not divide its rows."""
+    weight if they do not divide its rows. A graph that is called several times a step adds gradients up as those of
+    shards are: otherwise MindSpore writes the sum over replicas into each one's own sum, which then goes on."""
     mesh = config.mesh
     sharding = {"parallel_optimizer_threshold": 0}  # KB: weights of any size are sharded
     if mesh.optimizer_shard > 1:
@@ -40,7 +41,7 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
         "pipeline_stages": mesh.pipeline,
         "gradients_mean": False,
         "dataset_strategy": "data_parallel",
-        "enable_parallel_optimizer": mesh.optimizer_shard > 1,
+        "enable_parallel_optimizer": mesh.optimizer_shard > 1 or config.calls > 1,
         "parallel_optimizer_config": sharding,
         **(interleaved if mesh.virtual_stages > 1 else {}),
     }

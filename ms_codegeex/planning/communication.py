@@ -193,8 +193,11 @@ def _kinds(
 
 
 def collectives(config: RunConfig, chip: Chip | None = None) -> list[PlannedCollective]:
-    """All collectives of a step, stage by stage, equal ones together: those of activations once a micro-batch."""
+    """All collectives of a step, stage by stage, equal ones together: those of activations once a micro-batch, those
+    of weights and gradients in each call of the graph."""
     chip, mesh = chip or hardware_of(config), config.mesh
+    if config.reductions > 1:
+        return [replace(x, count=x.count * config.reductions) for x in collectives(config.of_a_call, chip)]
     calls = _activations(config, chip) + _inputs_and_sums(config)
     for layout, count in _kinds_of_layouts(config):
         for op, group, size, dtype, purpose in parameter_collectives(config, layout):

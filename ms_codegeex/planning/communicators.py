@@ -56,7 +56,7 @@ def largest_messages(config: RunConfig, listed: Iterable[PlannedCollective]) -> 
         if buckets and x.purpose in ("weight", "gradient"):
             fused[key, x.op, x.stage] += x.bytes
     for (key, *_), size in fused.items():
-        largest[key] = max(largest[key], math.ceil(size / buckets))
+        largest[key] = max(largest[key], math.ceil(size / config.reductions / buckets))
     return dict(largest)
 
 

@@ -193,7 +193,7 @@ def shape_of(config: RunConfig, chip: Chip) -> MicroBatch:
         rank=config.lora.rank,
         adapter_dropout=config.lora.rank > 0 and config.lora.dropout > 0,
         shards=mesh.optimizer_shard if overlap.parts == 1 or config.accumulation > 1 else 1,
-        micro_batches=config.accumulation * overlap.parts,
+        micro_batches=config.graph_micro_batches * overlap.parts,
         saved_all_reduces=not overlap.recompute_collectives,
         kept_masks=chip.kind == "ascend",
         stages=mesh.pipeline,

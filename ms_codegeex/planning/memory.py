@@ -190,7 +190,7 @@ def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], ch
 def _most_open(config: RunConfig, sizes: Sequence[float], stage: int) -> float:
     """The largest sum of bytes at any time, with those that an open micro-batch keeps in each virtual stage."""
     mesh = config.mesh
-    peaks = open_passes(mesh.pipeline, mesh.virtual_stages, config.accumulation, stage)
+    peaks = open_passes(mesh.pipeline, mesh.virtual_stages, config.graph_micro_batches, stage)
     return max(sum(count * size for count, size in zip(peak, sizes, strict=True)) for peak in peaks)
 
 

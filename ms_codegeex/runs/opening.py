@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, remedy_of
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.installed import versions
 from ms_codegeex.base.locks import take_lock
@@ -135,7 +135,7 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
         run.add_event("start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
     except OSError as error:
         wrong = f"{run.path} cannot be written ({error.strerror})"
-        raise UserError(f"output: {wrong}; free some space or choose another output") from None
+        raise UserError(f"output: {wrong}; {remedy_of(error, 'choose another output')}") from None
     for name in config.data.directories[:1]:
         keep_files(Path(name), run.path)
     write_config(run, config)

@@ -186,10 +186,10 @@ def is_address(text: str) -> bool:
 
 
 def _server_id(entry: _Place) -> str:
-    """Any name without blanks; one that looks like an IP address must be one."""
+    """Any text, as HCCL takes it; one that looks like an IP address must be one."""
     value = entry.text()
-    if not value or re.search(r"\s", value) or len(value) > SERVER_ID_LENGTH:
-        raise entry.problem(f"1 to {SERVER_ID_LENGTH} characters without blanks", "use the server's address")
+    if not value.strip() or not value.isprintable() or len(value) > SERVER_ID_LENGTH:
+        raise entry.problem(f"1 to {SERVER_ID_LENGTH} printable characters", "use the server's address")
     if re.fullmatch(r"[0-9.]+", value) and not is_address(value):
         raise entry.problem("an IP address or a name", "correct the server's address")
     return value
@@ -294,6 +294,11 @@ def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tu
     for name, path in members.items():
         if name not in known:
             raise _Place(name, path).problem("a server of server_list", "correct one of them")
+    runs = [pod for pod, _ in itertools.groupby(pod_of.get(server.server_id, "") for server in servers)]
+    for pod, path in ids.items():
+        if runs.count(pod) > 1:
+            remedy = "which is not supported; give each super pod contiguous ranks"
+            raise UserError(f"{path}: other super pods have ranks between those of {pod!r:.40}, {remedy}")
     numbers = {}
     for i, server in enumerate(servers):
         if server.server_id not in members:

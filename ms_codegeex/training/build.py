@@ -34,8 +34,8 @@ class TrainingCells:
     network: nn.Cell
     optimizer: nn.Cell
     step: TrainStep
-    accumulation: int  # micro-batches that the host feeds; all but the last go to `accumulate_step`
-    accumulate_step: AccumulateStep | None
+    accumulation: int  # parts of a step that the host feeds; all but the last go to `accumulate_step`
+    accumulate_step: nn.Cell | None
     evaluation_step: nn.Cell  # after `set_train(False)`: a batch -> [Σ mask·nll, Σ mask, …] over all devices
     evaluation_rows: int  # sequences that this device loads for one such batch
     seq_length: int
@@ -45,7 +45,7 @@ class TrainingCells:
         ids, samples = np.zeros((rows, self.seq_length), np.int32), np.zeros(rows, np.int32)
         inputs = [Tensor(array) for array in (ids, ids, ids.astype(np.float32), samples)]
         self.step.set_train(True)
-        if self.accumulate_step is not None:
+        if self.accumulate_step not in (None, self.step):
             self.accumulate_step.compile(*inputs)
         self.step.compile(*inputs)
 
@@ -120,17 +120,21 @@ def build(
     executes the graph does not use this, because such a graph of a pipeline crashes there."""
     network = build_network(config, library, layers)
     interleaved = config.mesh.virtual_stages > 1  # MindSpore interleaves only a network that is called
-    if (compile_once or interleaved) and config.partitioned and config.accumulation > 1:
+    if (compile_once or interleaved) and config.graph_micro_batches > 1:
         call_not_inline(network)
     weights = network.trainable_params()
     updates = adamw(config, weights, library=library) if optimizer is None else optimizer(config, weights)
     settings = step_settings(config, [p.name for p in updates.parameters], tied_group)
-    train = step(_split(network, config), updates, settings)
-    accumulate = AccumulateStep(train) if settings.accumulation > 1 else None
-    evaluation, rows = train, config.training.global_batch
+    train = step(_split(network, config, config.graph_micro_batches), updates, settings)
+    accumulate = None
+    if settings.accumulation > 1:
+        accumulate = train if config.partitioned else AccumulateStep(train)
+    evaluation, rows = train, config.micro_batch * config.mesh.data * config.evaluation_micro_batches
     if not config.partitioned or config.mesh.pipeline == 1:
         replicas = 1 if config.partitioned else settings.world
         evaluation, rows = EvaluationStep(network, replicas, settings.saturates), config.micro_batch * config.mesh.data
+    elif config.evaluation_micro_batches < config.graph_micro_batches:
+        train.evaluation_network = _split(network, config, config.evaluation_micro_batches)
     rows //= config.mesh.stage_size
     return TrainingCells(
         network, updates, train, settings.accumulation, accumulate, evaluation, rows, config.seq_length
@@ -142,17 +146,17 @@ def call_not_inline(network: nn.Cell) -> None:
     network.cell_init_args = "lazy_inline_network"
 
 
-def _split(network: nn.Cell, config: RunConfig) -> nn.Cell:
-    """The network, wrapped to run over the micro-batches of a partitioned step, and over their parts."""
+def _split(network: nn.Cell, config: RunConfig, micro_batches: int) -> nn.Cell:
+    """The network, wrapped to run over the micro-batches of a partitioned graph, and over their parts."""
     if config.partitioned and config.parallel.overlap.parts > 1:
         network = nn.MicroBatchInterleaved(network, config.parallel.overlap.parts)
-    if not config.partitioned or config.accumulation == 1:
+    if micro_batches == 1:
         return network
     if config.mesh.pipeline > 1:
-        return nn.PipelineCell(network, config.accumulation)
+        return nn.PipelineCell(network, micro_batches)
     from mindspore.parallel.nn import GradAccumulation
 
-    return GradAccumulation(network, config.accumulation)
+    return GradAccumulation(network, micro_batches)
 
 
 def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -> StepSettings:
@@ -160,6 +164,7 @@ def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -
     training, mesh = config.training, config.mesh
     common = {
         "slots": config.micro_batch * config.seq_length,
+        "accumulation": config.calls,
         "world": mesh.world,
         "clip_norm": training.clip_norm,
         "guarded": config.faults.policy != "none",
@@ -167,12 +172,12 @@ def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -
         "saturates": config.device != "cpu" and running_on(config).saturates,
     }
     if not config.partitioned:
-        return StepSettings(accumulation=config.accumulation, reduce_gradients=mesh.world > 1, **common)
+        return StepSettings(reduce_gradients=mesh.world > 1, **common)
     layouts = {layout.name: layout for layout in layouts_of(config)}
     doubled = {layout.copy_of for layout in layouts.values()} | {n for n, layout in layouts.items() if layout.copy_of}
     weights = (1.0 / (layouts[n].replication(mesh) * (2 if n in doubled else 1)) for n in names)
     return StepSettings(
-        graph_micro_batches=config.accumulation,
+        graph_micro_batches=config.graph_micro_batches,
         optimizer_sharded=mesh.optimizer_shard > 1,
         weights=tuple(weights),
         sum_share=1.0 / mesh.stage_size,

@@ -20,7 +20,8 @@ class StepSettings:
 
     Attributes:
         slots: token slots of one micro-batch, a constant that keeps FP16 gradients of the *summed* loss in range.
-        accumulation: micro-batches that the host feeds through `AccumulateStep`.
+        accumulation: parts of a batch that the host feeds: micro-batches, all but the last through `AccumulateStep`; or
+            with `graph_micro_batches` calls of `TrainStep`, of which the last one updates.
         graph_micro_batches: micro-batches into which the network splits its input itself.
         world: devices over which the sums of a step are reduced.
         reduce_gradients: whether the step reduces gradients; otherwise MindSpore does, in the network's gradient.
@@ -76,6 +77,11 @@ def _drop(gradient: Tensor, buffer: Parameter) -> Tensor:
     return ops.depend(total, ops.assign(buffer, ops.depend(_zeros(buffer), total)))
 
 
+def _empty_if(last: Tensor, gradient: Tensor, buffer: Parameter) -> Tensor:
+    """Empties the buffer if this is the `last` call of a step. The buffer may be the gradient itself."""
+    return ops.assign(buffer, ops.select(ops.depend(last, gradient), _zeros(buffer), buffer))
+
+
 def reduced(reduce: ops.Primitive, gradient: Tensor) -> Tensor:
     """The gradient over all devices."""
     return reduce(gradient)
@@ -115,15 +121,15 @@ class AccumulateStep(nn.Cell):
 
 
 class TrainStep(nn.TrainOneStepCell):
-    """One update of the weights from a global batch, or from its last micro-batch.
+    """One update of the weights from a global batch, from its last micro-batch, or in the last of several calls.
 
     loss = Σ(mask·nll) / Σ(mask) over the whole global batch: sums are first reduced over micro-batches and devices and
     then divided once, so that the split of the batch does not change the result. The gradient norm counts every element
     once, wherever it is stored. On overflow the update is skipped: weights, moments and schedule stay as they are, and
     the loss scale is divided.
 
-    After `set_train(False)` it evaluates: without dropout, without any change. A pipeline needs that, because MindSpore
-    partitions one only in a graph with gradients.
+    After `set_train(False)` it evaluates with `evaluation_network`: without dropout, without any change. A pipeline
+    needs that, because MindSpore partitions one only in a graph with gradients.
 
     The base class matters: MindSpore's partitioner fails on a pipeline inside a plain cell. For the same reason
     gradients are only handled one by one: a later stage has fewer of them, so no operator may take them as a tuple.
@@ -138,18 +144,22 @@ class TrainStep(nn.TrainOneStepCell):
         self.factor, self.window = scaling.factor, scaling.window
         self.scale = Parameter(Tensor(scaling.initial, ms.float32), name="loss_scale.scale", requires_grad=False)
         self.good_steps = Parameter(Tensor(0, ms.int32), name="loss_scale.good_steps", requires_grad=False)
-        self.evaluates = False
+        self.evaluates, self.evaluation_network = False, network
         self.guarded = settings.guarded
         self.optimizer_scales = getattr(optimizer, "scales_gradients", False)
         if settings.guarded:
             self.loss_limit = Parameter(Tensor(math.inf, ms.float32), name="faults.loss_limit", requires_grad=False)
             self.norm_limit = Parameter(Tensor(math.inf, ms.float32), name="faults.norm_limit", requires_grad=False)
-        self.host_accumulates = settings.accumulation > 1
-        self.collects = self.host_accumulates or settings.graph_micro_batches > 1
+        several, micro = settings.accumulation > 1, settings.graph_micro_batches > 1
+        self.repeats, self.host_accumulates = several and micro, several and not micro
+        self.collects = several or micro
         self.collect = _add if self.host_accumulates else _drop if settings.optimizer_sharded else _take
         # MindSpore finds its accumulation buffers by this prefix
         self.buffers = self.weights.clone(prefix=GRADIENT_SUMS.rstrip("."), init="zeros") if self.collects else ()
         self.sums = Parameter(Tensor([0.0, 0.0, 0.0], ms.float32), name="accumulated.sums", requires_grad=False)
+        self.calls = settings.accumulation
+        self.ends = Tensor(True)
+        self.call = Parameter(Tensor(0, ms.int32), name="accumulated.calls", requires_grad=False)
         self.world, self.reduces_gradients = settings.world, settings.reduce_gradients
         self.even = settings.weights is None
         self.norm_weights = settings.weights or (1.0 / settings.world,) * len(self.weights)
@@ -171,7 +181,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.evaluates = not mode
         if self.evaluates:
             self._phase = "evaluate"
-            self.network.set_train(False)
+            self.evaluation_network.set_train(False)
         return self
 
     def set_limits(self, loss: float, norm: float) -> None:
@@ -183,25 +193,32 @@ class TrainStep(nn.TrainOneStepCell):
         self, scale: Tensor, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """[Σ mask·nll, Σ mask, 0], and the gradients of scale/slots·Σ mask·nll."""
-        sums = self.network(inputs, labels, loss_mask, samples)
+        network = self.evaluation_network if self.evaluates else self.network
+        sums = network(inputs, labels, loss_mask, samples)
         sensitivity = self.direction * (scale / self.slots)
-        return sums, self.grad(self.network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
+        return sums, self.grad(network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
 
     def mark(self, last: Tensor) -> Tensor:
         """FP32 [3]: `OVERFLOWED` in the last position if the register shows an overflow until `last` was computed."""
         overflowed = self.register.overflowed(last)
         return self.square_place * ops.select(overflowed, Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
 
-    def left(self, result: Tensor) -> Tensor:
-        """The result; once it is computed, the overflow register is cleared for the next step."""
+    def _ended(self, last: Tensor, gradients: tuple[Tensor, ...], result: Tensor) -> Tensor:
+        """The result; once it is computed, sums and overflow register are cleared for the next step."""
+        if self.repeats:
+            emptied = self.map(ops.partial(_empty_if, ops.depend(last, result)), gradients, self.buffers)
+            result = ops.depend(result, emptied)
         return result if self.register is None else self.register.cleared(result)
 
     def _totals(self, sums: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The micro-batches' sums on this device, and gradients over all micro-batches and devices."""
-        if self.collects:
+        """The micro-batches' sums on this device, and gradients over all micro-batches and devices; before the last
+        call, of the calls so far."""
+        if self.collects and not self.repeats:
             gradients = self.map(self.collect, gradients, self.buffers)
         if self.host_accumulates:
             sums = _add(sums, self.sums)
+        if self.repeats and not self.evaluates:
+            sums = sums + self.sums
         if self.reduces_gradients:
             gradients = self.map(ops.partial(reduced, self.reduce_gradient), gradients)
         if self.tied is not None:
@@ -212,8 +229,11 @@ class TrainStep(nn.TrainOneStepCell):
         """The gradients unchanged; a rehearsal overrides this to make one overflow."""
         return gradients
 
-    def _global_sums(self, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
+    def _global_sums(
+        self, last: Tensor, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction; keeps the sums
+        for the next call if this is not the last."""
         if self.optimizer_scales:  # one device holds all of the network
             square = self.optimizer.square(gradients) * self.norm_weights[0]
         elif self.even:  # a product for each tensor would be as many small kernels
@@ -223,33 +243,41 @@ class TrainStep(nn.TrainOneStepCell):
         if self.scaled:
             square = square / scale / scale
         square = ops.select(ops.isfinite(square), square, Tensor(OVERFLOWED, ms.float32))
+        if self.register is not None:
+            sums = sums + self.mark(square)
         # packed with the square, the sums cannot be reduced before the gradients are complete
         packed = sums * self.sum_share + self.square_place * square
-        if self.register is not None:
-            packed = packed + self.mark(packed)
+        if self.repeats and not self.evaluates:
+            left = ops.select(last, _zeros(sums), sums)
+            packed = ops.depend(packed, ops.assign(self.sums, ops.depend(left, packed)))
         if self.world > 1:
             packed = self.reduce(packed)
         return packed[0], packed[1], packed[2]
 
-    def _next_scale(self, finite: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss scale and number of good steps for the next step."""
+    def _next_scale(self, last: Tensor, finite: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss scale and number of good steps for the next step, or the same ones for the next call."""
         good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
         grow = good >= self.window
         lowered = ops.maximum(scale / self.factor, Tensor(1.0, ms.float32))
         raised = ops.select(grow, scale * self.factor, scale)
-        return ops.select(finite, raised, lowered), ops.select(grow, ops.zeros_like(good), good)
+        new_scale, new_good = ops.select(finite, raised, lowered), ops.select(grow, ops.zeros_like(good), good)
+        if self.repeats:
+            new_scale, new_good = ops.select(last, new_scale, scale), ops.select(last, new_good, self.good_steps + 0)
+        return new_scale, new_good
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
         """A batch -> FP32 [6]: loss, Σ mask, gradient norm (NaN or negative after an overflow), learning rate (0 if
         skipped), loss scale used, whether the weights were updated. In an evaluation FP32 [3]: Σ mask·nll, Σ mask,
         squared norm of the gradients; without the norm MindSpore would leave out the gradients."""
         scale = self.scale + 0.0  # a copy: the parameter changes below
+        call = self.call + 1
+        last = self.ends if self.evaluates else call >= self.calls
         sums, gradients = self.sums_and_gradients(scale, inputs, labels, loss_mask, samples)
         sums, gradients = self._totals(sums, gradients)
         gradients = self.probe(gradients)
-        loss, count, square = self._global_sums(sums, gradients, scale)
+        loss, count, square = self._global_sums(last, sums, gradients, scale)
         if self.evaluates:
-            return self.left(ops.stack((loss, count, square)))
+            return self._ended(last, gradients, ops.stack((loss, count, square)))
         tokens = ops.maximum(count, Tensor(1.0, ms.float32))
         norm = ops.sqrt(square) * (self.slots / tokens)  # NaN after an overflow anywhere
         finite = ops.isfinite(norm)
@@ -266,15 +294,20 @@ class TrainStep(nn.TrainOneStepCell):
         if self.guarded:  # comparisons with NaN are false
             within = ops.logical_and(loss / tokens <= self.loss_limit, norm <= self.norm_limit)
             updates = ops.logical_and(finite, within)
-        if self.scaled or self.guarded:
+        if self.repeats:
+            updates = ops.logical_and(updates, last)
+        if self.scaled or self.guarded or self.repeats:
             if updates:
                 rate = self.optimizer(*final)
         else:
             rate = self.optimizer(*final)
         if self.scaled:
-            new_scale, new_good = self._next_scale(finite, scale)
+            new_scale, new_good = self._next_scale(last, finite, scale)
             rate = ops.depend(rate, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))
-        return self.left(ops.stack((loss / tokens, count, norm, rate, scale, ops.cast(updates, ms.float32))))
+        if self.repeats:
+            rate = ops.depend(rate, ops.assign(self.call, ops.select(last, ops.zeros_like(call), call)))
+        result = ops.stack((loss / tokens, count, norm, rate, scale, ops.cast(updates, ms.float32)))
+        return self._ended(last, gradients, result)
 
 
 class EvaluationStep(nn.Cell):

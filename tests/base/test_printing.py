@@ -148,7 +148,11 @@ def ended(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "status", "message"),
     [
-        ("stdout", 1, "ms-codegeex doctor: standard output: No space left on device; make room on the disk\n"),
+        (
+            "stdout",
+            1,
+            "ms-codegeex doctor: standard output: No space left on device; free some space, or give another path\n",
+        ),
         ("stderr", 2, ""),
     ],
 )
@@ -185,7 +189,7 @@ def test_an_error_of_a_file_without_a_name(ended, capsys, number):
 
     if number == errno.ENOSPC:
         assert ended(fail) == 1
-        assert "doctor: standard output or a file: No space left on device; make room" in capsys.readouterr().err
+        assert "doctor: standard output or a file: No space left on device; free some" in capsys.readouterr().err
     else:
         with pytest.raises(OSError, match="not connected"):  # nobody knows where
             ended(fail)

@@ -3,6 +3,7 @@ from functools import reduce
 
 import pytest
 from conftest import ROOT, write_config
+from remedies_in_code import settings_in
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
@@ -164,6 +165,9 @@ def test_mistakes_name_the_key_in_one_line(overrides, message):
     with pytest.raises(UserError) as error:
         load_config(TINY, overrides)
     assert message in str(error.value) and "\n" not in str(error.value)
+    if "for example" not in message and "not an override" not in message:
+        for settings in settings_in(str(error.value)):
+            load_config(TINY, [*overrides, *settings])
 
 
 @pytest.mark.parametrize(

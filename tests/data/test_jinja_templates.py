@@ -1,5 +1,6 @@
 """A model's own chat template: rendered as transformers renders it, learnt, and kept within limits."""
 
+import json
 import os
 import signal
 
@@ -7,7 +8,7 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.data.jinja_templates import JinjaChat, JinjaTemplate, TemplateError
+from ms_codegeex.data.jinja_templates import JinjaChat, JinjaTemplate, TemplateError, chatml
 
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}"
@@ -46,6 +47,54 @@ def in_transformers(text, messages, asks, tools=None):
         [messages], tools=tools, chat_template=text, add_generation_prompt=asks, **TOKENS
     )
     return rendered
+
+
+CALLED = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "\u00e9<"}}}
+WITH_TOOLS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "How warm is it?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALLED, CALLED]},
+    {"role": "tool", "content": "21", "tool_call_id": "c1"},
+    {"role": "tool", "content": "22", "tool_call_id": "c1"},
+    {"role": "assistant", "content": "Warm."},
+    {"role": "user", "content": "Thanks."},
+]
+
+
+def test_chatml_with_tools_is_read_back():
+    """By the reader of calls in the server; rendered as in transformers, with the functions in the system's message."""
+    transformers = pytest.importorskip("transformers")
+    from ms_codegeex.extras.serving.schemas import Tool
+    from ms_codegeex.extras.serving.tools import CallReader, tool_use
+
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+    (text,) = dict(chatml().texts).values()
+    own = JinjaChat(chatml(), {"eos_token": "<|endoftext|>"}, ["<|im_end|>", "<|endoftext|>"])
+    for given in ((), tools):
+        for end in (2, 3, 5, 7):
+            ((theirs,), _) = transformers.utils.chat_template_utils.render_jinja_template(
+                [WITH_TOOLS[:end]], tools=given or None, chat_template=text, add_generation_prompt=True
+            )
+            assert own.prompt(WITH_TOOLS[:end], given) == theirs
+    asked = own.prompt(WITH_TOOLS, tools)
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "\u00e9<"}}\n</tool_call>'
+    _, *turns = asked.split("<|im_start|>")
+    assert (
+        turns[0].startswith("system\nBe brief.\n\n")
+        and '{"type": "function", "function": {"name": "weather"' in turns[0]
+    )
+    assert [turn.removesuffix("<|im_end|>\n") for turn in turns[2:4]] == [
+        f"assistant\n{call}\n{call}",
+        "user\n<tool_response>\n21\n</tool_response>\n<tool_response>\n22\n</tool_response>",
+    ]
+    assert own.stop == ("<|im_end|>",) and own.tools_text == text
+    reader = CallReader(tool_use([Tool(**tools[0])], None, None, own.tools_text, "m"))
+    said, calls = reader.feed(f"I look.\n{call}", last=True)
+    assert said == "I look.\n" and [(one.name, json.loads(one.arguments)) for one in calls] == [
+        ("weather", {"city": "\u00e9<"})
+    ]
+    first, second = own.answers(MESSAGES)
+    assert (first.end, second.end, first.marked) == ("<|im_end|>", "<|im_end|>", True)
 
 
 @pytest.mark.parametrize("text", [CHATML, MARKED, ODD, *(ours.jinja() for ours in TEMPLATES.values())])

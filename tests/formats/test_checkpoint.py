@@ -463,9 +463,9 @@ def of_run(best, patience=3):
         (4, 0, None, 9),  # the run does not keep it
         (4, 0, "best", 4),  # it happens to be there
         (5, 3, None, 9),  # set aside, or deleted by the user
-        (5, 3, "best", "no checkpoint of step 5; there are those of 4, 7, 9"),
+        (5, 3, "best", "no checkpoint of step 5; give one of 4, 7, 9"),
         (None, 3, "best", "no step that was evaluated"),
-        (4, 3, "8", "no checkpoint of step 8; there are those of 4, 7, 9"),
+        (4, 3, "8", "no checkpoint of step 8; give one of 4, 7, 9"),
     ],
 )
 def test_the_step_that_counts(tmp_path, best, patience, which, step):

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import expand, to_foreign, to_ours, transposed
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, from_array
-from ms_codegeex.models.foreign import TRANSPOSE, Entry, Packing
+from ms_codegeex.models.foreign import HALVES, TRANSPOSE, Entry, Packing
+from ms_codegeex.models.registry import family
 
+SIZES = family("codegen").config.build_config("tiny", {"num_layers": 2})
 PATTERNS = (
     Entry(("word",), "wte"),
     Entry(("l.{i}.q", "l.{i}.v", "l.{i}.k"), "h.{i}.qkv", Packing("group", 4)),
@@ -29,7 +31,7 @@ def ours():
 
 
 def test_patterns_are_repeated_layer_by_layer():
-    assert [entry.foreign for entry in expand(PATTERNS, 2)] == [
+    assert [entry.foreign for entry in expand(PATTERNS, SIZES)] == [
         "wte",
         "h.0.qkv",
         "h.0.out",
@@ -39,8 +41,19 @@ def test_patterns_are_repeated_layer_by_layer():
     ]
 
 
+def test_channels_of_heads_are_renumbered():
+    """Four heads of 32 channels, of which 16 turn: pairs (0, 1) there are (0, 8) here."""
+    (entry,) = expand([Entry(("q",), "theirs", HALVES)], SIZES)
+    mine = {"q": from_array(np.arange(4 * 32 * 3, dtype=np.float32).reshape(128, 3))}
+    theirs = to_foreign([entry], mine)
+    found = theirs["theirs"].array()[:, 0].reshape(4, 32) // 3
+    np.testing.assert_array_equal(found[1] - 32, [*range(0, 16, 2), *range(1, 16, 2), *range(16, 32)])
+    back = to_ours([entry], theirs, {"q": (128, 3)}, "here")
+    assert back["q"].array().tobytes() == mine["q"].array().tobytes()
+
+
 def test_fused_tensors_go_there_and_back():
-    entries, mine = expand(PATTERNS, 2), ours()
+    entries, mine = expand(PATTERNS, SIZES), ours()
     foreign = to_foreign(entries, mine)
     fused = foreign["h.1.qkv"].array()
     assert foreign["h.1.qkv"].shape == (24, 8) and foreign["h.0.out"].shape == (2, 8)
@@ -60,7 +73,7 @@ def test_fused_tensors_go_there_and_back():
     ],
 )
 def test_every_tensor_is_accounted_for(change, message):
-    entries = expand(PATTERNS, 2)
+    entries = expand(PATTERNS, SIZES)
     tensors = to_foreign(entries, ours())
     change(tensors)
     with pytest.raises(UserError, match=message):
@@ -70,7 +83,7 @@ def test_every_tensor_is_accounted_for(change, message):
 def test_parts_of_one_tensor_share_a_dtype():
     mine = ours() | {"l.0.k": from_array(np.ones((8, 8), np.float16))}
     with pytest.raises(UserError, match=r"l\.0\.q, l\.0\.v, l\.0\.k make one tensor"):
-        to_foreign(expand(PATTERNS, 2), mine)
+        to_foreign(expand(PATTERNS, SIZES), mine)
 
 
 @settings(max_examples=100)

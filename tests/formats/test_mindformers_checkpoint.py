@@ -9,30 +9,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor, save_checkpoint
 from safetensors.numpy import load_file, save_file
-from small_models import FAMILIES, FIELDS, parameters
+from small_models import FAMILIES, FIELDS, parameters, two_ranks
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.sources import open_source
-
-
-def two_ranks(folder: Path, tensors: dict[str, np.ndarray]) -> dict:
-    """The files of two ranks, which hold rows of matrices, and the description, not yet written."""
-    files, described = [{}, {}], {"state_dict_metadata": {}, "storage_data": {}}
-    for name, value in tensors.items():
-        parts = np.split(value, 2) if value.ndim == 2 else [value]
-        chunks = []
-        for rank, part in enumerate(parts):
-            offset = [rank * len(part), *[0] * (value.ndim - 1)]
-            chunks.append({"global_offset": offset, "local_shape": [*part.shape]})
-            file = f"model-{rank:07}-0000002.safetensors"
-            described["storage_data"][str((name, tuple(offset)))] = [{"file_name": file, "storage_rank": rank}]
-            files[rank][name] = np.ascontiguousarray(part)
-        described["state_dict_metadata"][name] = {"global_shape": [*value.shape], "chunk": chunks}
-    folder.mkdir(parents=True)
-    for rank, held in enumerate(files):
-        save_file(held, folder / f"model-{rank:07}-0000002.safetensors", {"format": "ms"})
-        save_file({"adam_m.x": np.zeros(2, "f4")}, folder / f"opt-{rank:07}-0000002.safetensors", {"format": "ms"})
-    return described
 
 
 def opened(path: Path, fields: dict) -> tuple[str, dict[str, np.ndarray], list[str]]:
@@ -86,7 +66,7 @@ RANK_1 = "model-0000001-0000002.safetensors"
 NAME = "blocks.1.feed_forward.up.weight"
 PLACE = str((NAME, (0, 0)))
 WRONG = {  # a change of the description of one tensor, of all, or of the folder
-    "a part is missing": (lambda tensor, *_: tensor["chunk"].pop(), "is held 0 times, expected once"),
+    "a part is missing": (lambda tensor, *_: tensor["chunk"].pop(), "is held 0 times, not once"),
     "a part twice": (lambda tensor, *_: tensor["chunk"].append(tensor["chunk"][0]), "is held 2 times"),
     "another shape": (lambda tensor, *_: tensor["chunk"][1]["local_shape"].append(1), "metadata.json says"),
     "too many": (lambda tensor, *_: tensor.update(chunk=tensor["chunk"] * 3000), "at most 4096 are joined"),

@@ -147,7 +147,10 @@ REFUSED = [
     ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_theta of rope_parameters is 1000000.0"),
     ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_theta of rope_parameters is 1000000.0"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type of rope_scaling is 'linear', expected 'default'"),
-    ({"model_type": None}, "model_type is None, expected one of codegeex, codegen, gptj, chatglm; write it there"),
+    (
+        {"model_type": None},
+        "model_type is None, expected one of codegeex, codegen, gptj, chatglm, qwen2; write it there",
+    ),
 ]
 
 

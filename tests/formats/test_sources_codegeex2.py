@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import small_models
 from small_models import FIELDS, bfloat16, equal, foreign, formats, parameters
+from tokenizer_files import write_codegeex4
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_once
@@ -141,7 +142,7 @@ CONFIGURATIONS = {  # as their repositories publish them
     "ChatGLM-6B": GLM | {"inner_hidden_size": 16384, "position_encoding_2d": True, "vocab_size": 130528},
     "ChatGLM2": CHATGLM | {"seq_length": 32768},
     "ChatGLM3": CHATGLM | {"_name_or_path": "THUDM/chatglm3-6b", "seq_length": 8192},
-    "GLM-4, of which CodeGeeX4 is one": CHATGLM | {"padded_vocab_size": 151552, "rope_ratio": 500, "num_layers": 40},
+    "GLM-4-9B": CHATGLM | {"_name_or_path": "THUDM/glm-4-9b-chat", "padded_vocab_size": 151552, "rope_ratio": 500},
     "GLM-4": {"model_type": "glm4", "architectures": ["Glm4ForCausalLM"]},
 }
 
@@ -165,6 +166,14 @@ def test_chatglm3_is_recognised_by_its_code_and_by_its_tokenizer(tmp_path, file)
     text = "ROLES = ['<|observation|>']" if file.endswith(".py") else '{"name_or_path": "THUDM/chatglm3-6b"}'
     (tmp_path / "m" / file).write_text(text)
     refused(tmp_path / "m", f"is ChatGLM3 by its {'code' if file.endswith('.py') else 'name'}, not codegeex2")
+
+
+def test_a_directory_of_codegeex4_has_code_with_roles_too(tmp_path):
+    save_chatglm(tmp_path / "m", bfloat16(parameters("codegeex2")))
+    write_codegeex4(tmp_path / "m")
+    source = open_source(tmp_path / "m")
+    assert (source.family.name, source.tokenizer().name) == ("codegeex2", "codegeex4")
+    assert source.description.infill.order == ("suffix", "prefix", "middle")
 
 
 @pytest.mark.parametrize(

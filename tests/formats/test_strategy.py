@@ -115,7 +115,7 @@ def test_replicas_are_not_needed(run):
     some = {"table", "norm"}
     found = merge_slices(find_rank_files(directory), layouts, keep=some.__contains__)
     check(found, {name: array for name, array in values().items() if name in some})
-    with pytest.raises(UserError, match=r"no file holds a part of .*; expected the checkpoint of .*rank"):
+    with pytest.raises(UserError, match=r"no file holds a part of .*; give the checkpoint of .*rank"):
         merge_slices(find_rank_files(directory), layouts)
 
 
@@ -207,7 +207,7 @@ def test_pipeline_stages(tmp_path, merged):
     del files[1]  # the tied table is whole on stage 1
     found = merge_slices(files, read_strategy(paths), keep="tied".__eq__)
     check(found, {"tied": arrays["tied"]})
-    with pytest.raises(UserError, match=r"no file holds a part of first; expected the checkpoint of rank 1 too"):
+    with pytest.raises(UserError, match=r"no file holds a part of first; give the checkpoint of rank 1 too"):
         merge_slices(files, read_strategy(paths))
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from ms_codegeex.generation import prefixes
 from ms_codegeex.generation.kernels import network
 from ms_codegeex.generation.prefixes import MIN_COPIED, Prefixes
-from ms_codegeex.generation.row_shares import RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.shares import Shares
 
 pytest.importorskip("torch")
 
@@ -137,7 +137,7 @@ def test_the_memory_is_bounded_and_the_least_recently_used_goes_first(engine):
 
 
 def test_one_groups_flood_leaves_the_copies_of_others(engine, monkeypatch):
-    monkeypatch.setattr("ms_codegeex.generation.row_shares.OWNED", 0)  # the other group's slot is taken at once
+    monkeypatch.setattr(Shares, "owns", lambda *_: False)  # the other group's slot is taken at once
     size = engine.network.cache_bytes(48)
     scheduler = fresh(engine, 3 * size)
     for seed, group in enumerate("b" + 6 * "a"):
@@ -153,7 +153,7 @@ def test_one_groups_flood_leaves_the_copies_of_others(engine, monkeypatch):
 @pytest.mark.parametrize(("typist", "beside", "kept"), [("b", "a", 0), ("", "a", 46), ("b", "c", 46)])
 def test_what_a_crowd_drops_is_not_kept_while_another_group_types(engine, monkeypatch, typist, beside, kept):
     scheduler = fresh(engine)
-    monkeypatch.setattr(scheduler, "_shares", RowShares(clock=lambda: 0.0))  # a step may take seconds
+    monkeypatch.setattr(scheduler, "_shares", Shares(clock=lambda: 0.0))  # a step may take seconds
 
     def submitted(seed, group, length=46, count=3):
         request = Request(prompt(length, seed), SamplingSettings(count, temperature=0.0), POSITIONS, group=group)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import NetworkLost, RunFailure
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.choice import token_choice
-from ms_codegeex.generation.row_shares import CROWD, RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import PATIENCE, Call, Request, Scheduler, Speculation
+from ms_codegeex.generation.shares import CROWD, Shares
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 
 torch = pytest.importorskip("torch")
@@ -192,9 +192,9 @@ def test_groups_share_the_rows_of_a_pass(codegen, monkeypatch):
         scheduler.submit(request)
     parts = rows_of(engine, monkeypatch)
     scheduler.step()
-    assert parts == [(2, 0, 32)]  # who came last comes first
+    assert parts == [(other.slot, 0, 32)]  # who came last comes first
     scheduler.step()
-    assert parts[1:] == [(2, 32, 50), (0, 0, 14)]
+    assert parts[1:] == [(other.slot, 32, 50), (0, 0, 14)]
     while not other.finish:
         scheduler.step()
     assert answer(other) == alone(engine, other)
@@ -216,7 +216,7 @@ def test_prompts_of_a_group_with_several_requests_have_few_rows_while_another_ty
     _, engine = codegen
     engine.cached[:] = [[] for _ in engine.cached]
     scheduler = Scheduler(engine)
-    monkeypatch.setattr(scheduler, "_shares", RowShares(clock=lambda: 0.0))  # a first step may take seconds
+    monkeypatch.setattr(scheduler, "_shares", Shares(clock=lambda: 0.0))  # a first step may take seconds
     monkeypatch.setattr(engine, "rows_cost", rows_cost)
 
     def submitted(length, count, group):

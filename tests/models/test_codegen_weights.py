@@ -102,27 +102,26 @@ def test_sizes_without_a_preset_need_a_number_of_heads():
         FORMATS.infer(FORMATS.layout("huggingface"), found, {})
 
 
-@pytest.mark.parametrize("to", ["hf", "gptj"])
-def test_tied_tables_are_read_if_both_are_there_and_equal(tmp_path, to):
-    """Then the model is the same as one that is not tied; transformers leaves one of them out of safetensors."""
+@pytest.mark.parametrize("to", ["huggingface", "gptj"])
+def test_a_tied_head_is_the_embedding_as_in_transformers(tmp_path, to):
+    transformers = pytest.importorskip("transformers")
     arrays = parameters("codegen")
-    for name, head in {
-        "tied": arrays["embedding.word.weight"],
-        "other": arrays["head.weight"],
-        "shape": arrays["head.weight"][:, :-1],
-    }.items():
-        tensors = foreign("codegen", {"hf": "huggingface", "gptj": "gptj"}[to], arrays)
-        config = FORMATS.to_json(SMALL) | FORMATS.layout({"hf": "huggingface", "gptj": "gptj"}[to]).config
-        write_model_directory(
-            tmp_path / name,
-            config | {"tie_word_embeddings": True},
-            tensors | {"lm_head.weight": from_array(head)},
-        )
-    tied = open_source(tmp_path / "tied")
-    equal(tied, arrays | {"head.weight": arrays["embedding.word.weight"]})
-    assert tied.config_json["tie_word_embeddings"] is False
-    del tensors["lm_head.weight"]
-    write_model_directory(tmp_path / "one", config | {"tie_word_embeddings": True}, tensors)
-    for name in ("other", "shape", "one"):
-        with pytest.raises(UserError, match=r"config\.json: tie_word_embeddings is True, expected False; give a model"):
-            open_source(tmp_path / name)
+    tensors, table = foreign("codegen", to, arrays), arrays["embedding.word.weight"]
+    config = FORMATS.to_json(SMALL) | FORMATS.layout(to).config | {"tie_word_embeddings": True}
+    heads = {"equal": table, "other": arrays["head.weight"], "none": None, "shape": arrays["head.weight"][:, :-1]}
+    for name, head in heads.items():
+        tensors.pop("lm_head.weight", None)
+        more = {} if head is None else {"lm_head.weight": from_array(head)}
+        write_model_directory(tmp_path / name, config, tensors | more)
+    said = {"other": "has other numbers and is not used", "none": "is missing"}
+    for name in ("equal", "other", "none"):
+        lines = []
+        source = open_source(tmp_path / name, say=lines.append)
+        equal(source, arrays | {"head.weight": table})
+        assert source.config_json["tie_word_embeddings"] is False
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).lm_head.weight.detach().numpy()
+        assert np.array_equal(theirs, table)
+        why = f"lm_head.weight {said.get(name)}; by tie_word_embeddings, the head is transformer.wte.weight"
+        assert [line for line in lines if "lm_head" in line] == [f"{tmp_path / name}: {why}"] * (name in said)
+    with pytest.raises(UserError, match=r"config\.json: tie_word_embeddings is True, expected False; give a model"):
+        open_source(tmp_path / "shape")

@@ -23,7 +23,7 @@ SIZES |= {"max_position_embeddings": 16, "eos_token_id": 3, "init_std": 0.3}
 
 
 def config(name, **fields):
-    turned = {} if name == "codegeex" else {"rotary_dim": 4}
+    turned = {"rotary_dim": 4} if name in ("codegen", "codegeex2") else {}
     return family(name).config.build_config("tiny", SIZES | turned | fields)
 
 

@@ -13,7 +13,7 @@ from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.registry import family
 
 LAYOUTS = ("huggingface", "megatron", "mindspore")
-LARGE = {"codegeex": "13b", "codegen": "16b-nl", "codegeex2": "6b"}
+LARGE = {"codegeex": "13b", "codegen": "16b-nl", "codegeex2": "6b", "qwen2": "7b"}
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -44,6 +44,13 @@ def recorded(name, sizes):
         ("codegen", "350m-mono", 8 * 20 + 5, 356_712_448),
         ("codegen", "16b-nl", 8 * 34 + 5, 16_032_155_648),
         ("codegeex2", "6b", 199, 6_243_584_000),  # of 200 in the release, one is a buffer
+        ("codegeex2", "codegeex4-9b", 283, 9_399_951_360),
+        ("qwen2", "0.5b", 12 * 24 + 2, 494_032_768),  # the head is tied, as in the next two
+        ("qwen2", "1.5b", 12 * 28 + 2, 1_543_714_304),
+        ("qwen2", "3b", 12 * 36 + 2, 3_085_938_688),
+        ("qwen2", "7b", 12 * 28 + 3, 7_615_616_512),
+        ("qwen2", "14b", 12 * 48 + 3, 14_770_033_664),
+        ("qwen2", "32b", 12 * 64 + 3, 32_763_876_352),
     ],
 )
 def test_published_sizes(name, preset, tensors, total):
@@ -108,6 +115,15 @@ def test_codegeex_is_recognised_and_names_what_its_tensors_lack(layout):
 
 
 CHANGES = {
+    "qwen2": [
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "type of rope_scaling"),
+        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "dynamic"}}, "rope_type of rope_parameters"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3"),
+        ({"head_dim": 16}, "head_dim"),
+        ({"rope_theta": "large"}, "rope_theta"),
+    ],
     "codegeex": [
         ({"model_type": "gpt2"}, "model_type"),
         ({"hidden_act": "gelu"}, "hidden_act"),

@@ -166,7 +166,7 @@ def swapped(a: tuple[int, int], b: tuple[int, int]):
         ({"version": "2.0", "rank_list": []}, "rank_list: version 2.0, of Ascend 950, is not supported"),
         ({"status": "completed", "group_list": []}, "group_list: found an empty list"),
         (of_groups() | {"status": "initializing"}, 'status: found "initializing", expected "completed"'),
-        (of_groups(server="10.0.0.x y"), "server_list[0].server_id: found"),
+        (of_groups(server="10.0.0.x\ny"), "server_list[0].server_id: found"),
         ({"status": "initializing"}, 'status: found "initializing", expected "completed"; the table is not ready yet'),
     ],
 )
@@ -218,6 +218,19 @@ def test_super_pods_are_read_merged_and_written():
     assert merged.super_pods == {"0": ("10.0.0.11", "10.0.0.12"), "1": ("10.0.0.13", "10.0.1.11")} and merged.world == 8
     with pytest.raises(UserError, match=r"^version: some tables are 1.2 or have super pods"):
         merge_rank_tables([parse_rank_table(one), table(1)])
+
+
+def test_the_ranks_of_super_pods_do_not_cross():
+    with pytest.raises(
+        UserError, match=r"^super_pod_list\[0\].super_pod_id: other super pods have ranks between those of '0'"
+    ):
+        parse_rank_table(in_super_pods("0", "1", "0"))
+    assert [*parse_rank_table(in_super_pods("1", "1", "0")).super_pods] == ["1", "0"]
+
+
+def test_a_server_may_have_any_text_as_its_id():
+    named = changed(["server_list", 0, "server_id"], "rack 3 / node 1", table().to_json())
+    assert parse_rank_table(named).servers[0].server_id == "rack 3 / node 1"
 
 
 def addressless(whole: dict) -> dict:

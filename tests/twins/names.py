@@ -65,6 +65,37 @@ def codegeex2(tensors, layers, heads, groups):
     return ours
 
 
+def qwen2(tensors, layers, heads):
+    """Qwen2: one matrix each; channel i of a head of queries and keys is our 2i, channel i + d/2 our 2i + 1."""
+    hidden = tensors["model.embed_tokens.weight"].shape[1]
+    d = hidden // heads
+    ours = {
+        "embedding.word.weight": tensors["model.embed_tokens.weight"],
+        "final_norm.weight": tensors["model.norm.weight"],
+        **({"head.weight": tensors["lm_head.weight"]} if "lm_head.weight" in tensors else {}),
+    }
+    for i in range(layers):
+        theirs, mine = f"model.layers.{i}", f"blocks.{i}"
+        for kind in ("weight", "bias"):
+            for part, name in (("query", "q"), ("key", "k")):
+                rows = tensors[f"{theirs}.self_attn.{name}_proj.{kind}"]
+                turned = np.empty_like(rows)
+                for head in range(len(rows) // d):
+                    turned[head * d : (head + 1) * d : 2] = rows[head * d : head * d + d // 2]
+                    turned[head * d + 1 : (head + 1) * d : 2] = rows[head * d + d // 2 : (head + 1) * d]
+                ours[f"{mine}.attention.{part}.{kind}"] = turned
+            ours[f"{mine}.attention.value.{kind}"] = tensors[f"{theirs}.self_attn.v_proj.{kind}"]
+        ours |= {
+            f"{mine}.attention_norm.weight": tensors[f"{theirs}.input_layernorm.weight"],
+            f"{mine}.attention.output.weight": tensors[f"{theirs}.self_attn.o_proj.weight"],
+            f"{mine}.feed_forward_norm.weight": tensors[f"{theirs}.post_attention_layernorm.weight"],
+            f"{mine}.feed_forward.gate.weight": tensors[f"{theirs}.mlp.gate_proj.weight"],
+            f"{mine}.feed_forward.up.weight": tensors[f"{theirs}.mlp.up_proj.weight"],
+            f"{mine}.feed_forward.down.weight": tensors[f"{theirs}.mlp.down_proj.weight"],
+        }
+    return ours
+
+
 _CODEGEEX_LAYER = (
     ("attention_norm", "input_layernorm"),
     ("attention.query", "attention.query"),

@@ -40,6 +40,25 @@ def transformers_codegen(transformers, config, **options):
     return transformers.CodeGenForCausalLM(transformers.CodeGenConfig(**fields, **options)).eval()
 
 
+def transformers_qwen2(transformers, config, **options):
+    """transformers' Qwen2 of our configuration, for evaluation."""
+    fields = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_groups,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rope_theta": config.rotary_base,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied_head,
+        "eos_token_id": config.eos_token_id,
+        "attn_implementation": "eager",
+    }
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**fields, **options)).eval()
+
+
 def logits_of_documents(forward, ids, eos):
     """[batch, n, V]: each document, up to and with its eos, alone through `forward` (ids -> logits).
 

@@ -15,7 +15,7 @@ from ms_codegeex.models.registry import family
 torch = pytest.importorskip("torch")
 
 from twins import codegeex2_torch, codegeex_torch, names  # noqa: E402
-from twins.peers import randomise, transformers_codegen  # noqa: E402
+from twins.peers import randomise, transformers_codegen, transformers_qwen2  # noqa: E402
 
 VOCABULARY, POSITIONS, EOS = 120, 100, 2
 SIZES = {"vocab_size": VOCABULARY, "num_layers": 2, "max_position_embeddings": POSITIONS, "eos_token_id": EOS}
@@ -45,7 +45,12 @@ def codegeex2_twin(config):
     return twin, names.codegeex2(randomise(twin), config.num_layers, config.num_heads, config.num_kv_groups), twin
 
 
-TWINS = {"codegeex": codegeex_twin, "codegen": codegen_twin, "codegeex2": codegeex2_twin}
+def qwen2_twin(config):
+    twin = transformers_qwen2(pytest.importorskip("transformers"), config)
+    return twin, names.qwen2(randomise(twin), config.num_layers, config.num_heads), lambda ids: twin(ids).logits
+
+
+TWINS = {"codegeex": codegeex_twin, "codegen": codegen_twin, "codegeex2": codegeex2_twin, "qwen2": qwen2_twin}
 LAYOUTS = {
     "codegeex": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
     "codegen": {"hidden_size": 128, "num_heads": 16, "intermediate_size": 512, "rotary_dim": 4},
@@ -56,6 +61,14 @@ LAYOUTS = {
         "num_kv_groups": 2,
         "intermediate_size": 48,
         "rotary_dim": 2,
+    },
+    "qwen2": {
+        "num_layers": 1,
+        "hidden_size": 112,
+        "num_heads": 14,
+        "num_kv_groups": 2,
+        "intermediate_size": 48,
+        "tied_head": True,
     },
 }
 

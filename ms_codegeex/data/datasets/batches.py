@@ -17,7 +17,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
+from ms_codegeex.data.datasets.indexed import AGAIN, IndexedDataset, open_tokens
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
 T = TypeVar("T")
@@ -134,8 +134,7 @@ class Sequences(ABC):
         rows, lowest, highest = self.info["vocab_size"], int(ids.min(initial=0)), int(ids.max(initial=0))
         if lowest < 0 or highest >= rows:
             found = f"id {lowest if lowest < 0 else highest}, but the vocabulary has {rows} (dataset.json)"
-            remedy = "the file is damaged or of another tokenizer, restore or prepare it again"
-            raise UserError(f"{self.directory / self.split}.bin: {found}; {remedy}")
+            raise UserError(f"{self.directory / self.split}.bin: {found}; {AGAIN}")
 
     @property
     def segments(self) -> list[tuple[int, int, int]]:
@@ -199,19 +198,19 @@ def is_dataset(directory: Path) -> bool:
 def read_info(directory: Path, form: str | None = None) -> dict[str, Any]:
     """The content of a dataset directory's dataset.json. `UserError` if it lacks what training needs, or, if it must
     have the format `form`, what else is read of a dataset that `prepare` wrote."""
-    path, remedy = Path(directory) / "dataset.json", "prepare it again with `ms-codegeex prepare --replace`"
+    path = Path(directory) / "dataset.json"
     info = read_json(path)
     if not isinstance(info, dict) or (form and info.get("format") != form):
         said = f' (no "format": "{form}")' if form else ""
-        raise UserError(f"{path}: not the description of a dataset{said}; {remedy}")
+        raise UserError(f"{path}: not the description of a dataset{said}; {AGAIN}")
     if (kind := info.get("kind")) not in (None, KIND):
-        raise UserError(f"{path}: kind {kind!r}, known is {KIND!r}; {remedy}")
+        raise UserError(f"{path}: kind {kind!r}, known is {KIND!r}; {AGAIN}")
     needed = {"vocab_size": int, "eos_id": int, **({} if kind is None else {"seq_length": int})}
     if form:
         needed |= dict.fromkeys(("tokenizer", "splits", "files"), dict) | ({} if kind is None else {"task": str})
     for key, expected in needed.items():
         if type(info.get(key)) is not expected:
-            raise UserError(f"{path}: {key!r} is missing, or not of type {expected.__name__}; {remedy}")
+            raise UserError(f"{path}: {key!r} is missing, or not of type {expected.__name__}; {AGAIN}")
     return info
 
 

@@ -23,6 +23,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 _SMALL_VOCABULARY = 1 << 16
 _SCAN = 1 << 22  # ids checked at a time when the whole file is checked
 _PIECE = 1 << 18  # documents of an index that are written at a time
+AGAIN = "prepare it again with --replace"  # what to do with a damaged dataset
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -133,8 +134,7 @@ class IndexedDataset:
                 position = start + int(wrong[0])
                 number = int(np.searchsorted(self._bounds, position, side="right")) - 1
                 found = f"id {self.tokens[position]} in document {number} is outside 0..{limit - 1}"
-                remedy = "it was made with another tokenizer, prepare it again with --replace"
-                raise UserError(f"{_file(self.prefix, '.bin')}: {found}; {remedy}")
+                raise UserError(f"{_file(self.prefix, '.bin')}: {found}, so another tokenizer made it; {AGAIN}")
 
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
         """Document boundaries in ids, int64 `[documents + 1]`, after checking that the files are consistent."""
@@ -176,7 +176,7 @@ def _files(prefix: Path) -> tuple[Path, Path]:
     paths = _file(prefix, ".idx"), _file(prefix, ".bin")
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path}: no such file; run `ms-codegeex prepare` to make the dataset")
+            raise UserError(f"{path}: no such file; {AGAIN}")
     return paths
 
 
@@ -186,8 +186,7 @@ def _map(path: Path, dtype: np.dtype, total: int) -> np.ndarray:
 
 def damaged_dataset(path: Path, problem: str) -> UserError:
     """The error for a file of a dataset that is not as `prepare` left it."""
-    remedy = "the dataset is damaged, prepare it again with `ms-codegeex prepare --replace`"
-    return UserError(f"{path}: {problem}; {remedy}")
+    return UserError(f"{path}: {problem}; {AGAIN}")
 
 
 def _read_header(path: Path) -> tuple[np.dtype, int, int]:

@@ -188,4 +188,4 @@ def _reported_damage(path: Path) -> Iterator[None]:
     except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
         problem = " ".join(str(error).split())[:200]
         what = f"not the table of this dataset's documents ({problem})"
-        raise UserError(f"{path}: {what}; prepare the dataset again with --replace") from None
+        raise UserError(f"{path}: {what}; prepare it again with --replace") from None

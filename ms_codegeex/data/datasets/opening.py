@@ -18,7 +18,7 @@ from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.config.blend import LONGEST_PERIOD, parse_blend
 from ms_codegeex.data.datasets.batches import ENDS_INSIDE, KIND, PackedSequences, Sequences, read_info, stream_seed
 from ms_codegeex.data.datasets.blend import Blend
-from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
+from ms_codegeex.data.datasets.indexed import AGAIN, IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.layout import TABLES
 from ms_codegeex.data.datasets.packing import FineTuningRows
 from ms_codegeex.data.infilling.transform import Infilling, chosen
@@ -148,7 +148,7 @@ def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | 
     record = info.get("tokenizer")
     if not isinstance(record, dict):
         unknown = f"{directory} does not say which tokenizer made it, and texts are cut at characters"
-        raise UserError(f"data.infill: {unknown}; prepare it again, or set data.infill.rate=0")
+        raise UserError(f"data.infill: {unknown}; {AGAIN}, or set data.infill.rate=0")
     return Infilling(settings, recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory), seed)
 
 
@@ -332,7 +332,7 @@ def content_hash(directory: Path) -> str:
                 digest.update(part)
     except OSError as error:
         what = f"not readable ({error.strerror})"
-        raise UserError(f"{error.filename or directory}: {what}; prepare the dataset again") from None
+        raise UserError(f"{error.filename or directory}: {what}; {AGAIN}") from None
     return f"{CONTENT if whole else SAMPLED}{digest.hexdigest()}"
 
 

@@ -74,7 +74,7 @@ class FineTuningRows(Sequences):
         longest = self.info["seq_length"]
         if longest > seq_length:
             long = f"{self.directory} has examples of up to {longest} tokens (seq_length in its dataset.json)"
-            again = f"prepare it again with --seq-length {seq_length}"
+            again = f"prepare it again with --replace --seq-length {seq_length}"
             remedy = f"{again}, or set it to {longest} for a model of such a context"
             raise UserError(f"data.seq_length: {seq_length}, but {long} and none is cut; {remedy}")
         sizes = IndexedDataset(self.directory / split).sizes

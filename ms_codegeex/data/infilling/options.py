@@ -25,7 +25,7 @@ class InfillOptions:
         "rearrange the parts of documents in each sample, or complete documents (default: context)"
     )
     infill_sentinels: tuple[int, int, int] | None = option(
-        "ids that mark the parts (default: the tokenizer's unused ones)", "PREFIX SUFFIX MIDDLE"
+        "ids that mark the parts (default: the tokenizer's marks, or unused ids)", "PREFIX SUFFIX MIDDLE"
     )
 
 

@@ -12,13 +12,14 @@ need a few tokens; to make room, the suffix loses its end or the prefix its star
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.rearranging import RearrangedText
-from ms_codegeex.data.infilling.sentinels import ORDERS, PARTS, Sentinels, check_id
+from ms_codegeex.data.infilling.sentinels import ORDERS, PARTS, Sentinels, check_id, sentinels
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 
@@ -41,14 +42,20 @@ class Infilling:
             check_id(number, tokenizer, f"{KEY}.sentinels: {part}")
         self.rate, self.level, self.seed = config.rate or 0.0, config.level, seed
         self.marks = dict(zip(PARTS, marks, strict=True))
+        self._asked = sentinels(tokenizer.infilling) if tokenizer.infilling and marks == tokenizer.sentinels else None
         self.modes = ("psm", "spm") if config.mode == "both" else (config.mode,)
         self._eos, self._prefix = tokenizer.eos_id, np.array(tokenizer.prefix, np.int64)
         self._encoder, self._decode = CorpusEncoder(tokenizer), text_decoder(tokenizer)
 
     @property
     def sentinels(self) -> Sentinels:
-        """How to prompt a model trained with this: with the suffix first, if it was trained in both orders."""
-        return Sentinels(**self.marks, order=ORDERS[self.modes[-1]])
+        """How to prompt a model trained with this. One trained in both orders is asked with the suffix first, or as the
+        released models with the same marks."""
+        orders = [ORDERS[mode] for mode in self.modes]
+        if self._asked is None:
+            return Sentinels(**self.marks, order=orders[-1])
+        order = self._asked.order if self._asked.order in orders else orders[0]
+        return replace(self._asked, **self.marks, order=order, frame=("", ""))
 
     def rearrange(
         self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
@@ -92,7 +99,7 @@ class Infilling:
         """`UserError` if a sentinel occurs in a dataset's text."""
         for part, number in self.marks.items():
             if (ids == number).any():
-                remedy = f"choose other ids with {KEY}.sentinels, or prepare the dataset again"
+                remedy = f"choose other ids with {KEY}.sentinels, or prepare it again with --replace"
                 raise UserError(f"{where}: holds id {number}, which marks the {part} for infilling; {remedy}")
 
     def _parts(self, ids: list[int], cuts: np.ndarray, inside: bool) -> tuple[np.ndarray, ...] | None:
@@ -134,7 +141,7 @@ def chosen(config: InfillConfig | None, info: Mapping[str, Any], where: str) -> 
     from ms_codegeex.config.validation import validated
 
     if not isinstance(recorded, dict):
-        raise UserError(f"{where}: infill is {recorded!r}, expected an object; prepare the dataset again")
+        raise UserError(f"{where}: infill is {recorded!r}, expected an object; prepare it again with --replace")
     settings: InfillConfig = validated(InfillConfig, recorded, f"{where}: infill.")
     return settings if settings.rate else None
 

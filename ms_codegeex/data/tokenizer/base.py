@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from ms_codegeex.base.errors import UserError
 LITERAL = "\udfff"  # in the name of a special token that is text; half of a surrogate pair is in no text
 LONGEST_CHARACTER = 4  # bytes of UTF-8
 _CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}  # those that begin no character
+VISIBLE = "!-~"
+INFILLING_PARTS = ("prefix", "suffix", "middle")
 Broken = Literal["ignore", "replace"]  # what becomes of bytes that form no character
 
 
@@ -23,14 +25,21 @@ class Tokenizer(ABC):
     before an answer. `name`: which tokenizer this is; `codegen-mono` is the same as `codegen-multi`. `eos_id` ends a
     document. Ids are 0 to `vocab_size` - 1; a model's table may have more rows, which no text uses. `prefix`: ids that
     every prompt starts with, and documents of a corpus do not. `pieces`: the bytes of each id, as `token_bytes` returns
-    them. `divides`: whether no token and no choice of tokens crosses from a visible ASCII character to a line break."""
+    them. `divides`: no token and no choice of tokens crosses from one of these ASCII characters, ranges of a regular
+    expression, to a line break; empty: they may. `infilling`: how released models with this tokenizer are asked to fill
+    in the middle, in the form of `data.infilling.sentinels`; None: it has no tokens for that. `changes`: what
+    documents may be that do not survive, in words. `answer_ends`: names of special tokens that end an answer in a
+    conversation, besides the end token and what the model's template shows."""
 
     name: str
     eos_id: int
     vocab_size: int
     prefix: tuple[int, ...] = ()
     pieces: Sequence[bytes]
-    divides: bool
+    divides: str
+    infilling: Mapping[str, Any] | None = None
+    changes = ""
+    answer_ends: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -45,6 +54,10 @@ class Tokenizer(ABC):
         """A part of a text for `encode_prompt` in which names of special tokens are text."""
         return text
 
+    def said(self, text: str) -> str:
+        """A message of a conversation for `encode_prompt`: literal, and tokenised as the released model expects it."""
+        return self.literal(text)
+
     def encode_inside(self, text: str) -> list[int]:
         """Ids of a text that continues another one: decoded after it, they are exactly this text."""
         return self.encode(text)
@@ -55,7 +68,11 @@ class Tokenizer(ABC):
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
-        """Ids that mark prefix, suffix and middle for infilling: rows of the model's table that nothing else uses."""
+        """Ids that mark prefix, suffix and middle for infilling: its tokens for that, or else rows of the model's table
+        that nothing else uses."""
+        if self.infilling is not None:
+            prefix, suffix, middle = (self.encode_marks(self.infilling[part])[0] for part in INFILLING_PARTS)
+            return prefix, suffix, middle
         first = self._first_sentinel()
         return first, first + 1, first + 2
 
@@ -66,6 +83,10 @@ class Tokenizer(ABC):
         """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
 
+    def may_be_changed(self, data: bytes, size: int) -> bool:
+        """Whether `data`, the decoded text of a document, may have been another text of `size` bytes."""
+        return False
+
     def special_texts(self) -> dict[str, str]:
         """The texts of special tokens by the names that transformers and chat templates have for them."""
         return {}
@@ -74,7 +95,7 @@ class Tokenizer(ABC):
         """The bytes of an id in a text, maybe a part of a character; none for some special ids. `UserError`: no id."""
         if not 0 <= number < self.vocab_size:
             known = f"the {self.name} tokenizer has ids 0..{self.vocab_size - 1}"
-            raise UserError(f"token id {int(number)}: {known}; check that the ids were made with it")
+            raise UserError(f"token id {int(number)}: {known}; give the tokenizer that made the id")
         return self.pieces[number]
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
-from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
+from ms_codegeex.data.tokenizer.base import VISIBLE, Tokenizer, not_text
 from ms_codegeex.data.tokenizer.copying import AUTO_MAPS, write_module
 from ms_codegeex.data.tokenizer.files import CONFIG, JSON, MODEL, check_files, read_added, read_object
 
@@ -33,6 +33,7 @@ class CodeGeeX2Tokenizer(Tokenizer):
     name = "codegeex2"
     tokenizer_class = "ChatGLMTokenizer"
     eos_id = 2
+    changes = "have spaces that may have been U+2581 before tokenising"
 
     def __init__(self, model: Path | str) -> None:
         try:
@@ -56,13 +57,13 @@ class CodeGeeX2Tokenizer(Tokenizer):
             ) from None
 
     @cached_property
-    def divides(self) -> bool:
-        """True for byte-pair encoding without a longer piece that holds a line break, as in the release: merges on both
+    def divides(self) -> str:
+        """All for byte-pair encoding without a longer piece that holds a line break, as in the release: merges on both
         sides of it do not depend on each other. In other kinds of model the scores of a whole text decide."""
         from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 
         is_bpe = ModelProto.FromString(self._data).trainer_spec.model_type == TrainerSpec.BPE
-        return is_bpe and not any(b"\n" in piece for piece in self.pieces if len(piece) > 1)
+        return VISIBLE if is_bpe and not any(b"\n" in piece for piece in self.pieces if len(piece) > 1) else ""
 
     def _piece_bytes(self, number: int) -> bytes:
         """What a piece adds inside a text; unknown (which is also padding), begin and end of text add nothing."""
@@ -84,6 +85,11 @@ class CodeGeeX2Tokenizer(Tokenizer):
         else:
             return
         raise UserError(f"{model}: {problem}; this is not CodeGeeX2's tokenizer.model, take the released file")
+
+    def may_be_changed(self, data: bytes, size: int) -> bool:
+        """Whether U+2581 in place of some spaces would give a text of this size: three bytes each instead of one."""
+        lost, odd = divmod(size - len(data), 2)
+        return not odd and 0 < lost <= data.count(b" ")
 
     def special_texts(self) -> dict[str, str]:
         """Those of the class for transformers."""

@@ -17,7 +17,7 @@ from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, entries, is_copied, is_weights, largest
 from ms_codegeex.base.reading import json_of, read_inside
-from ms_codegeex.data.tokenizer.files import ANY_CLASS, EOS, JSON, MODEL, AddedTokens, Ids, read_object
+from ms_codegeex.data.tokenizer.files import ANY_CLASS, EOS, JSON, MODEL, AddedTokens, Ids, is_ranked, read_object
 from ms_codegeex.data.tokenizer.tables import Tables
 
 AUTO_MAPS = {  # our own classes, by tokenizer_class: one that only tokenizer.json describes is the second
@@ -97,7 +97,7 @@ def _write_config(source: Path, name: str, target: Path) -> None:
     kept = without_code(settings)
     if name == CONFIG:
         owner = kept.get("tokenizer_class")
-        if owner in ANY_CLASS and (source / MODEL).is_file():
+        if owner in ANY_CLASS and (source / MODEL).is_file() and not is_ranked(source / MODEL):
             kept["tokenizer_class"] = owner = "ChatGLMTokenizer"
         if isinstance(owner, str) and owner in AUTO_MAPS:
             kept = {key: kept.get(key) for key in settings if key in kept or key == "auto_map"} | kept
@@ -109,9 +109,10 @@ def _write_config(source: Path, name: str, target: Path) -> None:
         write_json(target / name, kept)
 
 
-def unread_elsewhere(directory: Path) -> str | None:
+def unread_elsewhere(directory: Path, remedy: str = "") -> str | None:
     """Why transformers, and programs that use it, such as vLLM, do not read the tokenizer of this directory as it is
-    read here; None if they do. They know neither of our classes, and take others without a word."""
+    read here, with a `remedy` if we have the class; None if they do. They know neither of our classes, and take others
+    without a word."""
     config = read_object(directory / CONFIG, missing=True)
     owner, named = config.get("tokenizer_class"), config.get("auto_map")
     model = (directory / MODEL).is_file()
@@ -121,9 +122,12 @@ def unread_elsewhere(directory: Path) -> str | None:
         return None
     classes = named.get("AutoTokenizer") if isinstance(named, dict) else named
     modules = [f"{name.partition('.')[0]}.py" for name in classes or () if isinstance(name, str) and "--" not in name]
+    reason = next((f"{name} is missing" for name in modules if not (directory / name).is_file()), None)
     if not modules:
-        return f"{CONFIG} names no class for it (auto_map)"
-    return next((f"{name} is missing" for name in modules if not (directory / name).is_file()), None)
+        reason = f"{CONFIG} names no class for it (auto_map)"
+    if owner == "ChatGLM4Tokenizer":
+        remedy = "copy its class and auto_map from the release"
+    return f"{reason}; {remedy}" if reason and remedy else reason
 
 
 def write_codegeex_files(

@@ -20,8 +20,6 @@ from ms_codegeex.data.tokenizer.tables import token_bytes
 if TYPE_CHECKING:
     import gigatoken
 
-# No token crosses from a visible character to a line break after it, so a text may be divided there.
-_BREAK = re.compile(rb"(?<=[!-~])\n")
 # How the names of special tokens begin; with this pattern twice as fast as with `in`. They are plain text here, but not
 # to the library, so each is divided, where a word of letters begins and a token ends.
 _SPECIAL = re.compile(rb"<\|e")
@@ -46,7 +44,7 @@ class CorpusEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        known = isinstance(tokenizer, ByteLevelTokenizer) and tokenizer.divides
+        known = isinstance(tokenizer, ByteLevelTokenizer) and tokenizer.by_merges and tokenizer.divides
         self._fast = _gigatoken(tokenizer) if known and all(map(str.isspace, tokenizer.runs)) else None
         self.is_fast = self._fast is not None and sample_digest(self._fast.encode) == (
             _SAMPLE_DIGESTS.get(tokenizer.fingerprint) or sample_digest(tokenizer.encode)
@@ -70,8 +68,11 @@ class CorpusEncoder:
     def last_break(self, data: bytes, start: int, end: int) -> int:
         """The last place before `end` where `data` may be divided, `start` if there is none after it: the ids of the
         part before and, encoded inside, of the part after are those of both together, whatever follows."""
-        line = data.rfind(b"\n", start, end) if self._tokenizer.divides else start
-        while line > start and not _BREAK.match(data, line):
+        if not self._tokenizer.divides:
+            return start
+        line = data.rfind(b"\n", start, end)
+        divided = re.compile(rb"(?<=[%b])\n" % self._tokenizer.divides.encode())
+        while line > start and not divided.match(data, line):
             line = data.rfind(b"\n", start, line)
         return max(line, start)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,27 +45,42 @@ _MATCHING = ("lstrip", "rstrip", "single_word")  # these would make a token take
 class AddedTokens:
     """Tokens beside those of the vocabulary, with their ids: `plain` ones are found in every text, `special` ones in
     prompts only. `late`: plain ones that are looked for after the others. `roles`: the special tokens that
-    transformers names, such as `pad_token`."""
+    transformers names, such as `pad_token`. `shown`: special ones that transformers has as plain ones, so that they
+    stay in an answer's text."""
 
     plain: Ids = field(default_factory=dict)
     special: Ids = field(default_factory=dict)
     late: frozenset[str] = frozenset()
     roles: Mapping[str, str] = field(default_factory=dict)
+    shown: frozenset[str] = frozenset()
 
     def without(self, tokens: Collection[str]) -> AddedTokens:
         """These without `tokens`, which a family has anyway."""
         plain, special = ({t: n for t, n in each.items() if t not in tokens} for each in (self.plain, self.special))
-        return AddedTokens(plain, special, self.late, self.roles)
+        return AddedTokens(plain, special, self.late, self.roles, self.shown)
+
+    def with_special(self, tokens: Collection[str]) -> AddedTokens:
+        """These with `tokens` among the special ones, and shown."""
+        every = sorted({**self.plain, **self.special}.items(), key=lambda item: item[1])
+        special = {token: number for token, number in every if token in tokens or token in self.special}
+        plain = {token: number for token, number in every if token not in special}
+        return AddedTokens(plain, special, self.late - {*special}, self.roles, frozenset(special) & {*tokens})
 
     def entry(self, token: str) -> dict[str, Any]:
         """What transformers says of a token besides its id."""
-        special = token not in self.plain
+        special = token not in self.plain and token not in self.shown
         return {
             "content": token,
             **dict.fromkeys(_MATCHING, False),
             "normalized": token in self.late,
             "special": special,
         }
+
+
+def is_ranked(path: Path) -> bool:
+    """Whether a tokenizer.model is a file of ranks, in lines, and not a model of SentencePiece."""
+    with path.open("rb") as stream:
+        return re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", stream.read(1 << 10)) is not None
 
 
 def check_files(directory: Path, names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.digests import json_digest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.data.tokenizer.base import LITERAL, Tokenizer, not_text
+from ms_codegeex.data.tokenizer.base import LITERAL, VISIBLE, Tokenizer, not_text
 from ms_codegeex.data.tokenizer.copying import AUTO_MAPS, spaces_steps, write_codegeex_files
 from ms_codegeex.data.tokenizer.files import (
     ADDED,
@@ -36,7 +36,6 @@ from ms_codegeex.data.tokenizer.tables import DIGESTS_KEY, Tables, gpt2_tables, 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
-MODEL_MAX_LENGTH = 2048
 LONG = 4096  # characters, which take about ten milliseconds
 
 EXTRA_TOKENS = 143  # <|extratoken_1|> .. <|extratoken_143|> = ids 50257 .. 50399, the first after the end token's
@@ -45,9 +44,11 @@ LONGEST_RUN = EXTRA_TOKENS - START_EXTRA_ID + 2  # spaces
 
 
 @lru_cache(maxsize=4)
-def _byte_pair_encoder(tables: Tables, runs: frozenset[tuple[str, int]], late: frozenset[str]) -> FastTokenizer:
+def _byte_pair_encoder(
+    tables: Tables, runs: frozenset[tuple[str, int]], late: frozenset[str], split: str
+) -> FastTokenizer:
     """The encoder, with `runs` of white space and other texts that are one token, and their ids."""
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, models
 
     # The runs are in the BPE table under their own spelling, so that they keep their ids when they become added
     # tokens. BPE itself cannot produce them: its alphabet writes a space as U+0120 and a tab as U+0109. Added
@@ -58,10 +59,22 @@ def _byte_pair_encoder(tables: Tables, runs: frozenset[tuple[str, int]], late: f
     for _, number in runs:
         unused.pop(f" {number}", None)
     model = Tokenizer(models.BPE({**tables.vocab, **unused, **dict(runs)}, tables.pairs()))
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    divide_as(model, split)
     in_order = sorted(runs, key=lambda run: run[1])
     model.add_tokens([AddedToken(run, normalized=run in late, special=False) for run, _ in in_order])
     return model
+
+
+def divide_as(model: FastTokenizer, split: str) -> None:
+    """Let a model divide text into words as GPT-2 does, or where the regular expression `split` says, after NFC."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split)
+    if split:
+        model.normalizer = normalizers.NFC()
+        model.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(split), "isolated"), model.pre_tokenizer]
+        )
 
 
 class ByteLevelTokenizer(Tokenizer):
@@ -72,11 +85,16 @@ class ByteLevelTokenizer(Tokenizer):
     token among them if it is not `<|endoftext|>`."""
 
     kind: str  # in the fingerprint
+    by_merges = True  # or by ranks alone, as tiktoken does
+    split = ""  # the words of another pattern than GPT-2's; see `divide_as`
+    longest = 2048  # tokens of a text, for other programs
+    roles: tuple[str, ...] = ("bos_token", "eos_token", "unk_token")  # that the end token has unless others are named
+    ends = VISIBLE  # of words, before a line break
 
     def __init__(self, tables: Tables, runs: Ids, names: Ids, further: Mapping[int, bytes], added: AddedTokens) -> None:
         self.tables, self.added, self.runs, self.names = tables, added, {**runs, **added.plain}, names
         # the pattern that finds words ends one at a line break, but an added token may hold one
-        self.divides = not any("\n" in run for run in self.runs)
+        self.divides = "" if any("\n" in run for run in self.runs) else self.ends
         self._names = {EOS: tables.eos_id, **names, **added.special}
         self._name = re.compile("|".join(map(re.escape, sorted(self._names, key=len, reverse=True))))
         self.eos_id = self._names.get(added.roles.get("eos_token", EOS), tables.eos_id)
@@ -91,11 +109,11 @@ class ByteLevelTokenizer(Tokenizer):
 
     def special_texts(self) -> dict[str, str]:
         """See `Tokenizer.special_texts`; without a role of its own, the end token has all that transformers expects."""
-        return {**dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS), **self.added.roles}
+        return {**dict.fromkeys(self.roles, EOS), **self.added.roles}
 
     @cached_property  # this and the next take a tenth of a second; encoding a corpus needs neither
     def _model(self) -> FastTokenizer:
-        return _byte_pair_encoder(self.tables, frozenset(self.runs.items()), self.added.late)
+        return _byte_pair_encoder(self.tables, frozenset(self.runs.items()), self.added.late, self.split)
 
     @cached_property
     def pieces(self) -> list[bytes]:
@@ -135,7 +153,7 @@ class ByteLevelTokenizer(Tokenizer):
         if added := {**self.names, **self.added.plain, **self.added.special}:
             write_json(directory / ADDED, added)
         common = {
-            "model_max_length": MODEL_MAX_LENGTH,
+            "model_max_length": self.longest,
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
             **self.special_texts(),

@@ -22,6 +22,7 @@ from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.files import CONFIG, EOS, JSON, check_files
 
+Digests = tuple[str, str]
 TABLES = ("vocab.json", "merges.txt")
 DIGESTS_KEY = "tables_sha256"  # in tokenizer_config.json, for tables other than GPT-2's
 
@@ -50,7 +51,7 @@ class Tables:
 
     vocab: dict[str, int] = field(compare=False)
     merges: list[str] = field(compare=False)
-    digests: tuple[str, str]
+    digests: Digests
 
     @classmethod
     def of(cls, vocab: Mapping[str, int], merges: Sequence[str]) -> Tables:
@@ -73,10 +74,11 @@ class Tables:
         """The merges, each divided; a file that this program did not write may have other numbers than two."""
         return [tuple(line.split(" ")) for line in self.merges]
 
-    def save(self, directory: Path) -> None:
-        """Write both files."""
+    def save(self, directory: Path, end: bool = True) -> None:
+        """Write both files, the vocabulary with or without its `end`."""
+        vocab = self.vocab if end else {token: number for token, number in self.vocab.items() if token != EOS}
         with atomic_file(directory / TABLES[0]) as path:
-            path.write_text(json.dumps(self.vocab), encoding="utf-8")
+            path.write_text(json.dumps(vocab), encoding="utf-8")
         with atomic_file(directory / TABLES[1]) as path:
             path.write_text("#version: 0.2\n" + "".join(f"{line}\n" for line in self.merges), encoding="utf-8")
 
@@ -105,19 +107,25 @@ def gpt2_tables() -> Tables:
     return Tables(dict(zip(tokens, range(len(tokens)), strict=True)), merges, GPT2)
 
 
-def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any]) -> Tables:
-    """The tables in a tokenizer's directory, in two files or in its tokenizer.json, `content`, or in both: GPT-2's, or
-    those whose digests its `config` records. `UserError` for a file that is missing, damaged or another one."""
-    digests = config.get(DIGESTS_KEY, list(GPT2))
+def read_tables(
+    directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], usual: Digests | None = GPT2
+) -> Tables:
+    """The tables in a tokenizer's directory, in two files or in its tokenizer.json, `content`, or in both: those whose
+    digests its `config` records, or else the `usual` ones, of the family's releases; None: any. `UserError` for a file
+    that is missing, damaged or another one."""
+    digests = config.get(DIGESTS_KEY, usual and list(usual))
     listed = [str(each) for each in digests] if isinstance(digests, list) else []
-    if len(listed) != 2 or not all(re.fullmatch("[0-9a-f]{64}", each) for each in listed):
+    if digests is not None and (len(listed) != 2 or not all(re.fullmatch("[0-9a-f]{64}", each) for each in listed)):
         raise UserError(f"{directory / CONFIG}: {DIGESTS_KEY} is not two SHA-256 in hexadecimal; restore the file")
-    expected, paths, found = (listed[0], listed[1]), [directory / name for name in TABLES], []
+    expected, paths, found = (listed[0], listed[1]) if listed else None, [directory / name for name in TABLES], []
     if not content or any(path.is_file() for path in paths):
         check_files(directory, TABLES)
         found.append(_checked(*paths, expected))
     if content:
-        found.append(_checked(directory / JSON, directory / JSON, expected, content["model"]))
+        found.append(_checked(directory / JSON, directory / JSON, expected, content["model"], *found))
+    if found[0] != found[-1]:
+        other = f"its vocabulary or merges are not those of {', '.join(TABLES)}"
+        raise UserError(f"{directory / JSON}: {other}; delete the files that are not the model's")
     return found[0]
 
 
@@ -125,13 +133,16 @@ class _UnexpectedTable(Exception):
     """A table that is not the expected one."""
 
 
-def _vocabulary(vocab: Any, digest: str, followed: bool = False) -> dict[str, int]:
-    """The vocabulary in the order of its ids. In a tokenizer.json, it may be `followed` by added tokens."""
+def _vocabulary(vocab: Any, digest: str | None, followed: bool = False) -> dict[str, int]:
+    """The vocabulary in the order of its ids. In a tokenizer.json, it may be `followed` by added tokens. Any but
+    GPT-2's may lack the end token, which is an added token then."""
     if not isinstance(vocab, dict) or {*map(type, vocab.values())} != {int}:
         raise _UnexpectedTable
     ordered = [*vocab] if [*vocab.values()] == [*range(len(vocab))] else sorted(vocab, key=vocab.__getitem__)
     ordered = ordered[: ordered.index(EOS) + 1] if followed and EOS in vocab else ordered
-    if [*map(vocab.__getitem__, ordered)] != [*range(len(ordered))] or _digest(ordered) != digest:
+    if digest != GPT2[0] and EOS not in vocab:
+        ordered, vocab = [*ordered, EOS], {**vocab, EOS: len(vocab)}
+    if [*map(vocab.__getitem__, ordered)] != [*range(len(ordered))] or _digest(ordered) != (digest or _digest(ordered)):
         raise _UnexpectedTable
     letters = _byte_alphabet().keys()  # an untrusted file records a digest of its own
     if ordered[-1:] != [EOS] or {*ordered[:256]} != letters or not letters >= {*"".join(ordered[:-1])}:
@@ -139,49 +150,63 @@ def _vocabulary(vocab: Any, digest: str, followed: bool = False) -> dict[str, in
     return dict(zip(ordered, range(len(ordered)), strict=True))
 
 
-def _merges(merges: Any, digest: str) -> list[str]:
+def _merges(merges: Any, digest: str | None) -> list[str]:
     """Merges as texts, or as pairs of texts."""
     if not isinstance(merges, list):
         raise _UnexpectedTable
     if {*map(type, merges)} != {str}:
         merges = [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]
-    if _digest(merges) != digest:
+    if digest is not None and _digest(merges) != digest:
         raise _UnexpectedTable
     return merges
 
 
 # Most model directories hold the same bytes. What is remembered here takes a fifth of a second of CPU time.
 @lru_cache(maxsize=4)
-def _vocabulary_in(content: bytes, digest: str) -> dict[str, int]:
+def _vocabulary_in(content: bytes, digest: str | None) -> dict[str, int]:
     return _vocabulary(parse_json(content, data=True), digest)  # the digest finds what else may be wrong
 
 
 @lru_cache(maxsize=4)
-def _merges_in(content: bytes, digest: str) -> list[str]:
+def _merges_in(content: bytes, digest: str | None) -> list[str]:
     """Merges in the lines of a text."""
     lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
     return _merges([line for line in lines if line and not line.isspace() and line[:8] != "#version"], digest)
 
 
+def _fit(vocab: Mapping[str, int], lines: Sequence[str]) -> bool:
+    """Whether each merge is of two tokens, and makes one."""
+    if any(line.count(" ") != 1 for line in lines):
+        return False
+    parts, made = " ".join(lines).split(" "), "\n".join(lines).replace(" ", "").split("\n")
+    return not lines or {*parts, *made} <= vocab.keys()
+
+
 def _checked(
-    vocabulary: Path, merges: Path, digests: tuple[str, str], model: Mapping[str, Any] | None = None
+    vocabulary: Path,
+    merges: Path,
+    digests: Digests | None,
+    model: Mapping[str, Any] | None = None,
+    known: Tables | None = None,
 ) -> Tables:
-    """Both tables, of these files or of a tokenizer.json's `model`, which are the expected ones and fit together."""
+    """Both tables, of these files or of a tokenizer.json's `model`, which are the expected ones and fit together, as
+    `known` ones do."""
     hint = "; restore the file, or convert with --tokenizer NAME|DIR (`ms-codegeex tokenizer train` makes one)"
-    whose = "GPT-2's"
-    if digests != GPT2:
+    whose, (of_vocabulary, of_merges) = "GPT-2's", digests or (None, None)
+    if digests is None:
+        whose, hint = "a byte-level", "; restore the file"
+    elif digests != GPT2:
         whose, hint = "a tokenizer's", f" with the hash in {DIGESTS_KEY}; restore the file, or train a tokenizer again"
     said = f"{vocabulary}: not {whose} vocabulary{hint}"
     try:
         if model is not None:
-            vocab = _vocabulary(model.get("vocab"), digests[0], followed=True)
+            vocab = _vocabulary(model.get("vocab"), of_vocabulary, followed=True)
         else:
-            vocab = read_json(vocabulary, parse=lambda content: _vocabulary_in(content, digests[0]))
-        said, rest = f"{merges}: not {whose} merges{hint}", digests[1]
-        lines = _merges_in(merges.read_bytes(), rest) if model is None else _merges(model.get("merges"), rest)
-        tables = Tables(vocab, lines, digests)
-        pairs = tables.pairs() if tables.are_own else ()
-        if not all(len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in pairs):
+            vocab = read_json(vocabulary, parse=lambda content: _vocabulary_in(content, of_vocabulary))
+        said = f"{merges}: not {whose} merges{hint}"
+        lines = _merges_in(merges.read_bytes(), of_merges) if model is None else _merges(model.get("merges"), of_merges)
+        tables = Tables(vocab, lines, digests or (_digest(vocab), _digest(lines)))
+        if tables.are_own and tables != known and not _fit(vocab, lines):
             raise _UnexpectedTable
     except _UnexpectedTable:
         raise UserError(said) from None

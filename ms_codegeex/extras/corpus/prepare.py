@@ -154,7 +154,8 @@ def _prepare(
     from ms_codegeex.data.infilling.transform import infill_record
     from ms_codegeex.extras.corpus.building import PrepareRequest, build, ready_workers
 
-    roots, report = user_roots(inputs, settings.validation), ProgressBar(options.progress)
+    share = None if settings.validation else settings.validation_share
+    roots, report = user_roots(inputs, settings.validation, share), ProgressBar(options.progress)
     _check_places(roots, output)
     if options.dropped:
         _check_list(options.dropped, roots, output, options.replace)

@@ -90,14 +90,15 @@ def select(
         raise NothingLeft(f"{name}: the only document left, but training and validation need one each; {remedy}")
     groups = _Groups(phases, settings.seed, kept, "package")
     named = groups.named
-    if settings.validation:
+    named_files = settings.validation or (kept & Flags.up_to(documents.held_out, kept.size)).any()
+    if named_files:
         groups, chosen, remarks = _Groups(phases, settings.seed, kept, "input", documents.held_out), ONLY_HELD_OUT, ()
         _check_sides(groups, settings)
     elif share and named:
         groups, chosen, remarks = _nearest_split(documents, groups, kept, phases, settings)
     else:
         groups, chosen, remarks = groups, choose_validation(groups.sums, share), ()
-    split_by = groups.unit if named or settings.validation else "document"
+    split_by = groups.unit if named or named_files else "document"
     in_validation = sum(int((rows["named"] & _among(rows["key"], chosen)).sum()) for rows in groups.sums())
     packages = (named - in_validation, in_validation) if groups.unit == "package" else (named, named)
     _place(phases, left_out, groups, chosen)
@@ -116,7 +117,8 @@ def _check_sides(groups: _Groups, settings: PrepareSettings) -> None:
         raise NothingLeft(f"--validation {' '.join(settings.validation)}: nothing is left of it; give other files")
     if keys.size == 1:
         repeated = "nothing is left of --input, or only what is in --validation too"
-        raise NothingLeft(f"--validation {' '.join(settings.validation)}: {repeated}; give --input other files")
+        where = f"--validation {' '.join(settings.validation)}: " if settings.validation else ""
+        raise NothingLeft(f"{where}{repeated}; give --input other files")
 
 
 def _nearest_split(

@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.remote import RemotePath, parse_location
 from ms_codegeex.data.datasets.layout import DATASET_JSON
 from ms_codegeex.data.languages import canonical_languages, check_scheme
-from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
+from ms_codegeex.data.tokenizer import OF_DIRECTORIES, TOKENIZER_NAMES
 from ms_codegeex.extras.corpus.filters import Rules
 from ms_codegeex.extras.corpus.redaction import REDACTIONS
 
@@ -66,7 +66,7 @@ class ReadingSettings:
 @dataclass(frozen=True)
 class PrepareSettings:
     """How sources become documents, and which of these a dataset gets. `tags`: scheme of the language tag line before
-    each document: `codegeex` (23 languages), `codegeex2`, `none`, or a line with `{language}` in it.
+    each document: `codegeex` (23 languages), codegeex2, `none`, or a line with `{language}` in it.
     `validation_share`: share of bytes for validation, 0 <= share < 1. `seed` chooses the sample and the validation
     split. `max_bytes`: upper bound on source bytes; a larger corpus is sampled by document; None: everything.
     `near_duplicates`: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
@@ -89,8 +89,8 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         set_validation(self)
-        # A recorded path must mean the same from every directory. The tokenizer codegeex2 needs a path.
-        if self.tokenizer not in TOKENIZER_NAMES and (self.tokenizer != "codegeex2" or Path(self.tokenizer).is_dir()):
+        # A recorded path must mean the same from every directory. Names are kept.
+        if self.tokenizer not in (*TOKENIZER_NAMES, *OF_DIRECTORIES) or Path(self.tokenizer).is_dir():
             object.__setattr__(self, "tokenizer", _absolute(self.tokenizer))
         check_scheme(self.tags)
         check_choices(self, on_error=ON_ERROR, near_duplicates_by=NEAR_DUPLICATES_BY)

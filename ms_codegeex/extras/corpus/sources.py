@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
 import hashlib
 import itertools
@@ -17,10 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import in_hub_cache
-from ms_codegeex.base.records import archive_kind, first_record
+from ms_codegeex.base.reading import MalformedText, in_hub_cache
+from ms_codegeex.base.records import ENDINGS, archive_kind, first_record
 from ms_codegeex.base.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.base.shipped import shipped_table
+from ms_codegeex.base.yaml_reading import parse_yaml
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
 from ms_codegeex.extras.corpus.events import Event
@@ -43,8 +45,16 @@ _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard lib
 _REPOSITORY, _PACKAGE, _SEVERAL, _NONE = range(4)
 
 HELD_OUT = "held out, beside a file for training"
-# The last name of a split in a file's name.
-_SPLIT = re.compile(r"(.*)(?<![a-z])(?:test|testing|validation|valid|val|dev|eval)(?![a-z])")
+FOR_VALIDATION = "for validation, by the name of its split"
+OTHER_FORMAT = "the rows of another file in a second format"
+OTHER_CONFIGURATION = "another configuration of the dataset's card"
+# The last name of a split in a file's name; those of validation.
+_SPLIT = re.compile(r"(.*)(?<![a-z])(test|testing|validation|valid|val|dev|eval)(?![a-z])")
+_VALIDATION = re.compile(r"(?i)(.*[-_.])?(validation|valid|val|dev)")
+_TRAINING = re.compile(r"(?i)(.*[-_.])?train(ing)?([-_.].*)?")
+_CARD, _CARD_BYTES = "README.md", 1 << 20
+_ENDINGS = "|".join(re.escape(ending[1:]) for ending in sorted(ENDINGS, key=len, reverse=True))
+_FORMATS = ("parquet", "arrow", "jsonl")  # of copies, the first is read
 
 Inputs = Sequence[Path | RemotePath | str] | None
 """Files, directories and URLs; None: the running interpreter's libraries."""
@@ -61,12 +71,13 @@ def _folder_rules() -> list[tuple[str, re.Pattern[str], re.Pattern[str]]]:
 class Root:
     """A directory or file to search for sources. The identities of its files begin with `label`; if it is `installed`,
     its top level holds one package per directory or module (site-packages, the standard library); if it is `held_out`,
-    all of its documents are for validation."""
+    all of its documents are for validation; with `splits`, those of files whose split is named so."""
 
     path: Path | RemotePath
     label: str
     installed: bool = False
     held_out: bool = False
+    splits: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,15 +107,17 @@ def default_roots() -> list[Root]:
     return roots
 
 
-def user_roots(inputs: Inputs, held_out: Sequence[Path | RemotePath | str] = ()) -> list[Root]:
+def user_roots(
+    inputs: Inputs, held_out: Sequence[Path | RemotePath | str] = (), share: float | None = None
+) -> list[Root]:
     """Roots for given files, directories and URLs, labelled by their names (of a URL, the last one that is not an
-    archive); None: `default_roots`. Those `held_out` come first, so that a file in both is held out. A missing path is
-    a `UserError`; a URL is not accessed."""
+    archive); None: `default_roots`. Those `held_out` come first, so that a file in both is held out. With a `share` of
+    validation, files of that split take its place. A missing path is a `UserError`; a URL is not accessed."""
     places = [parse_location(given) if isinstance(given, str) else given for given in (*held_out, *(inputs or ()))]
     paths = [given if isinstance(given, RemotePath) else _existing(given) for given in places]
     bases = [_base(path) for path in paths]
     labels = _labels(bases)
-    roots = [Root(path, labels[base]) for path, base in zip(paths, bases, strict=True)]
+    roots = [Root(path, labels[base], splits=bool(share)) for path, base in zip(paths, bases, strict=True)]
     own = [replace(root, held_out=True) for root in roots[: len(held_out)]]
     return [*own, *(default_roots() if inputs is None else roots[len(held_out) :])]
 
@@ -194,6 +207,7 @@ class _Search:
     stated: dict[Path | RemotePath, list[Stated]] = field(default_factory=dict)
     units: dict[str, int] = field(default_factory=dict)
     folders: dict[Path | RemotePath, list[str]] = field(default_factory=dict)  # with files that a rule may set apart
+    cards: list[Path | RemotePath] = field(default_factory=list)
     base: Path | RemotePath = field(default_factory=Path)
 
     def __post_init__(self) -> None:
@@ -303,6 +317,8 @@ class _Search:
         self._note_metadata(root, path)
         if any(each.fullmatch(path.name) for rule in _folder_rules() for each in rule[1:]):
             self.folders.setdefault(path.parent, []).append(path.name)
+        if path.name == _CARD and not root.installed:
+            self.cards.append(path)
         identity, package = _identity(root, self.base, path)
         if self._holds_records(root, path):
             self.archives[path] = SourceFile(identity, path, package, "", size, modified, held_out=root.held_out)
@@ -338,8 +354,9 @@ class _Search:
             self._mark(root, folder, _SEVERAL if path.parent.name.endswith("-info") else _PACKAGE)
 
     def set_apart(self) -> None:
-        """Leave out what is no input of its own: files that belong to another program, and files of records that only
-        the name of their split distinguishes from one for training. An input itself is read."""
+        """Leave out what is no input of its own: files that belong to another program, further configurations of a
+        dataset, copies in a second format, and splits for tests. The split for validation is held out, if the roots
+        ask for it, or left out. An input itself is read."""
         for folder, names in self.folders.items():
             for reason, beside, files in _folder_rules():
                 others = (
@@ -347,11 +364,49 @@ class _Search:
                 )
                 for path in others:
                     self._set_apart(path, reason)
+        for card in self.cards:
+            self._configure(card)
         plain = {path: re.sub(r"\d+", "0", file.identity.lower()) for path, file in self.archives.items()}
         known = {*plain.values()}
         for path, name in plain.items():
-            if (other := _SPLIT.sub(r"\1train", name)) != name and other in known and not self.archives[path].held_out:
-                self._set_apart(path, HELD_OUT)
+            if (match := _SPLIT.match(name)) and f"{match[1]}train{name[match.end() :]}" in known:
+                self._hold_out(path, match[2])
+        kinds: dict[tuple[str, bool], list[Path | RemotePath]] = {}
+        for path, file in self.archives.items():
+            stem = re.sub(rf"(?i)(/({'|'.join(_FORMATS)}|json)(?=/))|\.({_ENDINGS})$", "", file.identity)
+            kinds.setdefault((stem, file.held_out), []).append(path)
+        for paths in (paths for paths in kinds.values() if len(paths) > 1):
+            kept, *others = sorted(paths, key=lambda path: (_FORMATS.index(archive_kind(path.name) or ""), str(path)))
+            for path in others:
+                if (
+                    archive_kind(path.name) != archive_kind(kept.name)
+                    and first_record(path) == first_record(kept) is not None
+                ):
+                    self._set_apart(path, OTHER_FORMAT)
+
+    def _configure(self, card: Path | RemotePath) -> None:
+        """Take the files of the first configuration that the card of a dataset names, or of its default one."""
+        configured = _configurations(card)
+        splits = {split for default, split, _ in configured if default}
+        for path in [path for path in self.archives if configured and path.is_relative_to(card.parent)]:
+            name = printable(path.relative_to(card.parent))
+            found = [(not default, split) for default, split, files in configured if files.fullmatch(name)]
+            if not found or min(found)[0]:
+                self._set_apart(path, OTHER_CONFIGURATION)
+            elif not _TRAINING.fullmatch(split := min(found)[1]) and any(map(_TRAINING.fullmatch, splits)):
+                self._hold_out(path, split)
+
+    def _hold_out(self, path: Path | RemotePath, split: str) -> None:
+        """Leave out the file of a split that is not for training, or take it for validation."""
+        file = self.archives.get(path)
+        if file is None or file.held_out or path in self.given:
+            return
+        records_alone = all(each.name == _CARD for each in self.sources)  # in a source tree, a few are test data
+        if records_alone and _VALIDATION.fullmatch(split) and any(root.splits for root in self.roots):
+            self.archives[path] = replace(file, held_out=True)
+            self.others[path] = Event(file.identity, "noted", FOR_VALIDATION)
+        else:
+            self._set_apart(path, HELD_OUT)
 
     def _set_apart(self, path: Path | RemotePath, reason: str) -> None:
         if path not in self.given and (found := self.archives.pop(path, None) or self.others.get(path)):
@@ -405,6 +460,27 @@ class _Search:
                 return replace(file, licence=name)
             folder, below = folder.parent, f"{folder.name}/{below}"
         return file
+
+
+def _configurations(card: Path | RemotePath) -> list[tuple[bool, str, re.Pattern[str]]]:
+    """What the front matter of a dataset's card says in `configs`: of each split whether it is one of the default
+    configuration, its name, and what the names of its files match."""
+    found: list[tuple[bool, str, re.Pattern[str]]] = []
+    with contextlib.suppress(OSError, MalformedText, UnicodeDecodeError, AttributeError, TypeError, re.error):
+        with open_input(card) as stream:
+            text = stream.read(_CARD_BYTES).decode()
+        _, opened, rest = text.partition("---\n")
+        rows = parse_yaml(rest.partition("\n---")[0]).get("configs") if opened and not _ else None
+        rows = [row for row in rows or () if row.get("data_files") or row.get("data_dir")]
+        wanted = [row for row in rows if row.get("default") is True or row.get("config_name") == "default"] or rows
+        for row in rows:
+            splits = row.get("data_files") or f"{row['data_dir'].rstrip('/')}/**"
+            splits = [{"split": "train", "path": splits}] if isinstance(splits, str) else splits
+            for split in ({"split": "train", "path": each} if isinstance(each, str) else each for each in splits):
+                paths = [split["path"]] if isinstance(split["path"], str) else split["path"]
+                files = "|".join(fnmatch.translate(re.sub(r"\*\*/?", "*", path.lstrip("./"))) for path in paths)
+                found.append((row is wanted[0], str(split.get("split", "train")), re.compile(files)))
+    return found
 
 
 def _read_metadata(number: int, path: Path | RemotePath) -> list[Stated]:

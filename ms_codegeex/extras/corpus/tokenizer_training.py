@@ -1,13 +1,14 @@
 """Trains a tokenizer on the user's text.
 
-For CodeGeeX and CodeGen it is byte-level BPE with the family's pre-tokenisation, which is GPT-2's, and its tokens for
-white space: the family's own class with other tables. For CodeGeeX2, whose released tokenizer may not be redistributed,
-it is a SentencePiece BPE model with the properties that `CodeGeeX2Tokenizer` needs: ids 0 to 2 are unknown, begin and
-end of text, every character survives (identity normalisation, bytes as a last resort)."""
+For CodeGeeX, CodeGen and Qwen2 it is byte-level BPE with the family's pre-tokenisation and its tokens for white space,
+or marks: the family's own class with other tables. For CodeGeeX2, whose released tokenizer may not be redistributed, it
+is a SentencePiece BPE model with the properties that `CodeGeeX2Tokenizer` needs: ids 0 to 2 are unknown, begin and end
+of text, every character survives (identity normalisation, bytes as a last resort)."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,14 +23,17 @@ from ms_codegeex.base.shipped import shipped_table
 from ms_codegeex.data.languages import languages
 from ms_codegeex.data.tokenizer import CONFIG, Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import MODEL, SPACE, CodeGeeX2Tokenizer
+from ms_codegeex.data.tokenizer.files import AddedTokens
 from ms_codegeex.data.tokenizer.gpt2 import (
     LONGEST_RUN,
     ByteLevelTokenizer,
     CodeGeeXTokenizer,
     CodeGenTokenizer,
+    divide_as,
     own_extra_tokens,
     whitespace_tokens,
 )
+from ms_codegeex.data.tokenizer.qwen2 import MARKS, Qwen2Tokenizer
 from ms_codegeex.data.tokenizer.tables import Tables
 from ms_codegeex.extras.corpus.events import Event
 from ms_codegeex.extras.corpus.reading import Search, Unit, find_units
@@ -39,7 +43,8 @@ from ms_codegeex.extras.corpus.tally import Tally, read_documents
 from ms_codegeex.extras.corpus.workspace import make_once
 
 RUNS = {"codegeex": (10, 2, LONGEST_RUN), "codegeex2": (16, 1, 64)}  # --whitespace-run: default, least, most
-FAMILIES = ("codegeex", "codegen", "codegeex2")
+AFTER_END = {"codegen": len(whitespace_tokens(0)), "qwen2": len(MARKS)}  # ids that follow the end token's
+FAMILIES = ("codegeex", "codegen", "codegeex2", "qwen2")
 MIN_PIECES = 512  # for SentencePiece: 256 bytes, three special pieces, letters
 MAX_SIZE = 1_000_000
 LONGEST_LINE = 1 << 14  # bytes that SentencePiece takes at once
@@ -67,7 +72,9 @@ class TokenizerSettings:
         if self.language_tags and self.family != "codegeex2":
             raise UserError(f"--language-tags: tag lines are plain text to {self.family}; leave it out")
         if self.whitespace_run is not None and self.family not in RUNS:
-            raise UserError(f"--whitespace-run: {self.family}'s runs of white space are fixed; leave it out")
+            raise UserError(
+                f"--whitespace-run: {self.family} decides itself which white space is a token; leave it out"
+            )
         default, least, most = RUNS.get(self.family, (0, 0, 0))
         run = default if self.whitespace_run is None else self.whitespace_run
         object.__setattr__(self, "whitespace_run", run)
@@ -95,7 +102,7 @@ class TokenizerSettings:
     @property
     def added(self) -> int:
         """How many ids of a byte-level tokenizer follow that of its end token."""
-        return own_extra_tokens(self.whitespace_run) if self.family == "codegeex" else len(whitespace_tokens(0))
+        return own_extra_tokens(self.whitespace_run) if self.family == "codegeex" else AFTER_END[self.family]
 
     @property
     def end_token(self) -> int | None:
@@ -150,11 +157,12 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
     from tokenizers import Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as FastTokenizer
 
-    runs = f" {{2,{settings.whitespace_run}}}" if settings.family == "codegeex" else " {2,31}|\t{2,9}"
+    runs = {"codegeex": f" {{2,{settings.whitespace_run}}}", "codegen": " {2,31}|\t{2,9}"}.get(settings.family)
     bpe = FastTokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(runs), "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-    )
+    divide_as(bpe, Qwen2Tokenizer.split if settings.family == "qwen2" else "")
+    if runs is not None:
+        removed = pre_tokenizers.Split(Regex(runs), "removed")
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([removed, bpe.pre_tokenizer])
     wanted = settings.vocab_size - 1 - settings.added
     trainer = trainers.BpeTrainer(
         vocab_size=wanted, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
@@ -167,6 +175,8 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
     tables = Tables.of(model["vocab"], [" ".join(pair) for pair in model["merges"]])
     if settings.family == "codegen":
         return CodeGenTokenizer(whitespace=True, tables=tables)
+    if settings.family == "qwen2":
+        return Qwen2Tokenizer(tables, AddedTokens(special=dict(zip(MARKS, itertools.count(len(tables.vocab))))))
     return CodeGeeXTokenizer(settings.whitespace_run, tables)
 
 
@@ -243,5 +253,5 @@ class _Texts:
     def check(self) -> None:
         """`UserError` if there was none."""
         if not self.read:
-            why = self._tally.nothing_left("give source trees or records (docs/prepare.md)")
+            why = self._tally.nothing_left("give source trees or records (docs/prepare.md)", "texts")
             raise UserError(f"--input: no text was found: {why}")

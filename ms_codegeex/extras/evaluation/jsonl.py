@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, remedy_of
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import check_regular, read_stream
@@ -97,7 +97,7 @@ def entries(path: Path, maximum: int = MAX_FILE_BYTES) -> Iterator[tuple[int, An
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
-        raise UserError(f"{path}: not readable ({error.strerror})") from None
+        raise UserError(f"{path}: not readable ({error.strerror}); {remedy_of(error, 'give another file')}") from None
     unpacking = remedies("unpacked").get(path.suffix)
     if unpacking and not archive_kind(path.name) and (path.suffix != ".gz" or path.stem.endswith(".tar")):
         raise UserError(f"{path}: {path.suffix} is not read; {unpacking.replace('FILE', path.name)}")
@@ -144,7 +144,7 @@ class RowFile:
                     stream.truncate(whole)
                     os.fsync(stream.fileno())
         except OSError as error:
-            raise UserError(f"{self.path}: not writable ({error.strerror}); check its owner and mode") from None
+            raise UserError(f"{self.path}: not writable ({error.strerror}); {remedy_of(error)}") from None
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows. When this returns, they are on the disk."""
@@ -156,7 +156,7 @@ class RowFile:
                     stream.flush()
                     os.fsync(stream.fileno())
             except OSError as error:
-                raise UserError(f"{self.path}: could not be written ({error.strerror}); free some space") from None
+                raise UserError(f"{self.path}: could not be written ({error.strerror}); {remedy_of(error)}") from None
             self.rows += rows
 
     def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -39,6 +39,7 @@ class Options:
     sampler: Callable[[], Sampler] | None = None  # called when the first sample is drawn
     model: Callable[[], Mapping[str, Any]] | None = None  # its identity, as far as known without loading it
     given: Path | None = None  # samples from elsewhere: a file or directory
+    first: int | None = None  # the number of the problem that its first row answers, if the rows do not say
     export: foreign_samples.Export | None = None  # also write the samples as another program does
     limit: int | None = None  # problems (of each language)
     judge: bool = True
@@ -242,7 +243,8 @@ def obtain_samples(session: Session) -> None:
     samples = session.file(SAMPLES)
     if options.given is not None:
         with readable_again(options.given) as given:
-            read, known = foreign_samples.read_samples(given, task, session.problems), foreign_samples.identity(given)
+            read = foreign_samples.read_samples(given, task, session.problems, options.first)
+            known = foreign_samples.identity(given)
         taken = [dataclasses.asdict(each) for each in read.samples]
         for remark in read.remarks:
             session.say(remark.replace(str(given), str(options.given)))

@@ -99,7 +99,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
         log = AccessLog(settings.access_log, backend.model.tokenizer.decode if settings.log_prompts else None)
     # the middleware that is added last is the outermost
     app.add_middleware(BodyLimit, maximum=settings.max_body)
-    app.add_middleware(Guard, settings=settings, origins=origins, keys=keys)
+    app.add_middleware(Guard, settings=settings, origins=origins, admission=backend, keys=keys)
     if settings.cors:
         app.add_middleware(Cors, origins=origins, expose_headers=["X-Request-Id", "Retry-After", *UNUSED])
     app.add_middleware(RequestRecorder, metrics=metrics, log=log)

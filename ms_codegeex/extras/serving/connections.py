@@ -18,8 +18,6 @@ IN_FLIGHT = 4  # steps of the event loop from accepting a connection to the end 
 RESERVE = 128  # descriptors for the engine, logs, tokenizers and libraries
 QUIET_SECONDS = 60.0  # without a flood, after which a new one is reported
 HEAD_SECONDS = 30.0  # for a request's line and headers, from the connection's or its first byte on
-LINGER_SECONDS = 0.5  # for the request of a refused connection to arrive
-LINGERING = RESERVE // 4  # refused connections at a time; a flood gets resets
 
 
 def descriptor_room(wanted: int) -> tuple[int, int]:
@@ -63,12 +61,11 @@ class Connection(H11Protocol):
     own limit counts idle connections, so that a flood of them would keep all requests out.
 
     A new connection beyond the `maximum` replaces an idle one: first the oldest that has had no answer, then the one
-    that had its answer the longest time ago. If all are busy, the new one is refused.
+    that had its answer the longest time ago. If all are busy, its request is refused.
     """
 
     _head: asyncio.TimerHandle | None = None
     _answered = 0.0  # when it had its last answer
-    _refused = False
 
     def __init__(self, *arguments: Any, maximum: int, flood: Flood, **named: Any):
         super().__init__(*arguments, **named)
@@ -80,43 +77,26 @@ class Connection(H11Protocol):
         self._await_head()
         if len(self.connections) <= self._maximum:
             return
-        refused = sum(each._refused for each in self.connections)
-        if len(self.connections) - refused <= self._maximum:
-            return
         self._flood.report(
             f"the limit of {self._maximum} connections is reached: idle ones are closed, others are refused; see "
             "--max-connections"
         )
         idle = [each for each in self.connections if each.idle and each is not self]
-        if not idle:
-            self._refuse(refused)
-            return
-        oldest = min(idle, key=lambda each: (each._answered, each._began))
-        self.connections.discard(oldest)
-        oldest.transport.close()
+        if idle:
+            oldest = min(idle, key=lambda each: (each._answered, each._began))
+            self.connections.discard(oldest)
+            oldest.transport.close()
 
     @property
     def idle(self) -> bool:
         """Whether it may give way: no whole request has come since the last answer."""
-        return not self._refused and (self.cycle is None or self.cycle.response_complete or self.cycle.more_body)
-
-    def _refuse(self, others: int) -> None:
-        """Answer with 503 without waiting for a request. `others`: connections that have been refused and are open."""
-        response = unavailable("the server has too many connections", "too_many_connections").response()
-        response.headers["Connection"] = "close"
-        head = b"".join(b"%s: %s\r\n" % pair for pair in response.raw_headers)
-        self._refused = True
-        self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\n" + head + b"\r\n" + response.body)
-        if self.transport.can_write_eof() and others < LINGERING:
-            self.transport.write_eof()
-            self.loop.call_later(LINGER_SECONDS, self.transport.close)
-        else:
-            self.transport.close()
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def data_received(self, data: bytes) -> None:
-        """Start or stop the time limit for the rest of a request."""
-        if self._refused:  # read, because closing with unread data would reset the connection and lose the answer
-            return
+        """Start or stop the time limit for the rest of a request, which is refused if too many others are answered."""
+        self.app = self.config.loaded_app
+        if len(self.tasks) >= self._maximum:
+            self.app = unavailable("the server has too many connections", "too_many_connections").response()
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()

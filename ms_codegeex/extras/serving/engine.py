@@ -27,7 +27,7 @@ from ms_codegeex.generation.blocks import block
 LENGTH = struct.Struct("!i")  # in front of a message, as `multiprocessing.connection` reads and writes it
 MAX_RESTARTS = 5  # in a row, without an answer in between
 # counters that an engine keeps
-TOTALS = ("guessed_tokens", "accepted_tokens", "reused_tokens", "steps", "prefix_hits", "prefix_tokens")
+TOTALS = ("guessed_tokens", "accepted_tokens", "reused_tokens", "steps", "suspended", "prefix_hits", "prefix_tokens")
 PINGS = 10  # without an answer, and the process hangs
 END_SECONDS = 5.0  # for a process whose connection has ended
 
@@ -184,7 +184,7 @@ class EngineBackend(Backend):
         return True
 
     def _took(self, message: list[Any]) -> None:
-        news, (*totals, self.prefix_bytes) = message
+        news, (*totals, self.prefix_bytes), self.computing = message
         for name, before, now in zip(TOTALS, self._before, totals, strict=True):
             setattr(self.counters, name, before + now)
         for number, tokens, finish, computed, *more in news:
@@ -201,8 +201,8 @@ class EngineBackend(Backend):
         scores = answer.settings.log_probabilities if answer.prompt_scores else None
         rule = None if answer.rule is None else answer.rule.of_block
         values = settings_values(answer.settings)
-        limits, so_far = [rule, answer.indent], [answer.output, answer.client]
-        self.engine.send(["begin", answer.number, answer.ids, values, scores, limits, *so_far, answer.mean is not None])
+        limits, caller = [rule, answer.indent], [answer.client, answer.weight]
+        self.engine.send(["begin", answer.number, answer.ids, values, scores, limits, *caller, answer.mean is not None])
 
     def _cancel(self, answer: StreamedAnswer) -> None:
         if self.engine is not None:  # it may have ended

@@ -45,6 +45,7 @@ class EngineLoop:
         self.connection, self.generator, self.scheduler = connection, generator, generator.scheduler
         self.requests: dict[int, Any] = {}
         self.forming: dict[int, tuple[Future[Any], list[Any]]] = {}  # requests whose grammars are being compiled
+        self.in_slots: list[int] = []  # those that the server knows of
         self._compiler = ThreadPoolExecutor(1, "grammars")
 
     def run(self) -> None:
@@ -74,29 +75,26 @@ class EngineLoop:
         values: dict[str, Any],
         prompt_best: int | None,
         limits: tuple[list[str] | None, int],
-        output: list[int],
         client: str,
+        weight: int = 1,
         mean: bool = False,
     ) -> None:
         settings = settings_from(values)
         if settings.formed:
             left = {**values, "json_schema": "", "grammar": ""}
-            message = [number, ids, left, prompt_best, limits, output, client, mean]
+            message = [number, ids, left, prompt_best, limits, client, weight, mean]
             self.forming[number] = self._compiler.submit(self.generator.grammars.constraint, settings), message
             return
         try:
-            request = self.requests[number] = self.generator.submit(ids, settings, prompt_best)
+            request = self.requests[number] = self.generator.submit(ids, settings, prompt_best, client, weight)
         except UserError as error:
             self._refuse(number, error)
             return
-        request.group, request.states = client, np.zeros(self.generator.config.hidden_size) if mean else None
-        request.ids += output
+        request.states = np.zeros(self.generator.config.hidden_size) if mean else None
         rule, indent = limits
         if settings.stop or rule is not None or indent:
             ending = Ending(settings.stop, None if rule is None else block(*rule))
             request.ends = ends(Continuation(self.generator.tokenizer, ids), ending, IndentStop(indent))
-            for token in output:
-                request.ends(token)
 
     def _begin_formed(self) -> None:
         """Begin the requests whose grammars have been compiled. Compiling takes up to a second, and the other requests
@@ -115,7 +113,7 @@ class EngineLoop:
                 self.requests[number].constraint = constraint
 
     def _refuse(self, number: int, error: UserError) -> None:
-        self._send([[[number, [], "error", 0, str(error), 400]], self._totals()])
+        self._send([[[number, [], "error", 0, str(error), 400]], self._totals(), self.in_slots])
 
     def _cancel(self, number: int) -> None:
         if number in self.forming:
@@ -134,7 +132,6 @@ class EngineLoop:
             if not tokens and not request.ended:
                 continue
             news.append([number, tokens, request.finish if request.ended else None, request.computed])
-            request.computed = 0
             if request.error is not None:
                 news[-1] += [str(request.error), 400 if isinstance(request.error, UserError) else 500]
             elif request.prompt_best is not None:
@@ -144,13 +141,14 @@ class EngineLoop:
                 news[-1].append(b64encode((request.states / request.prompt).astype("<f4").tobytes()).decode())
             if request.ended:
                 del self.requests[number]
-        if news:
-            self._send([news, self._totals()])
+        before, self.in_slots = self.in_slots, [each for each, one in self.requests.items() if one.slot >= 0]
+        if news or before != self.in_slots:
+            self._send([news, self._totals(), self.in_slots])
 
     def _totals(self) -> list[int]:
-        scheduler, prefixes = self.scheduler, self.scheduler.prefixes
+        one, prefixes = self.scheduler, self.scheduler.prefixes
         kept = [0, 0, 0] if prefixes is None else [prefixes.hits, prefixes.tokens, prefixes.size]
-        return [scheduler.guessed, scheduler.accepted, scheduler.reused, scheduler.passes, *kept]
+        return [one.guessed, one.accepted, one.reused, one.passes, one.suspended, *kept]
 
     def _send(self, value: Any) -> None:
         self.connection.send_bytes(packed(value))

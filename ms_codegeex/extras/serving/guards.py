@@ -13,15 +13,15 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ms_codegeex.extras.serving.admission import Admission, Caller
 from ms_codegeex.extras.serving.errors import ApiError, failed
-from ms_codegeex.extras.serving.fairness import Limits
 from ms_codegeex.extras.serving.keys import Key, Keys
 from ms_codegeex.extras.serving.origins import Origins
 from ms_codegeex.extras.serving.records import AccessLog, Metrics, RequestRecord
@@ -60,6 +60,7 @@ class RequestRecorder:
         record = RequestRecord(
             id=requested if REQUEST_ID.fullmatch(requested) else secrets.token_hex(8),
             client=scope["client"][0],
+            caller=Caller(scope["client"][0]),
             method=scope["method"],
             path=scope["path"],
             began=self.clock(),
@@ -96,8 +97,15 @@ class RequestRecorder:
 class Guard:
     """Checks the key, the origin and the limits of each request."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, origins: Origins, keys: Keys | None = None):
-        self.app, self.settings, self.origins, self.keys, self.limits = app, settings, origins, keys, Limits()
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServeSettings,
+        origins: Origins,
+        admission: Admission[Any],
+        keys: Keys | None = None,
+    ):
+        self.app, self.settings, self.origins, self.admission, self.keys = app, settings, origins, admission, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer with an error."""
@@ -120,13 +128,13 @@ class Guard:
         if self.keys is None:
             self._check_host(headers)
             self._check_origin(headers)
+            record.caller = Caller(record.client, per_minute=per_minute)
         else:
             key = self._key(headers, self.keys)
-            record.key, record.concurrent, record.weight = key.name, key.concurrent, key.weight
-            per_minute = key.requests_per_minute or per_minute
-        if scope["method"] == "POST" and per_minute:
-            record.admit = partial(self.limits.check, record.key or "", per_minute)
-            record.admit()
+            limits = key.requests_per_minute or per_minute, key.concurrent, key.weight
+            record.caller = Caller(key.name, key.name, *limits)
+        if scope["method"] == "POST":
+            self.admission.count(record.caller)
 
     @staticmethod
     def _key(headers: Headers, keys: Keys) -> Key:

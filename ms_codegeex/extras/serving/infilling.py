@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 
+from ms_codegeex.data.infilling.sentinels import File, joined_files
 from ms_codegeex.extras.serving.answering import Filters, TextFilter
 from ms_codegeex.extras.serving.model import ServedModel, anchored, step_of
 from ms_codegeex.generation.stopping import PartialWord
@@ -117,17 +118,26 @@ def suffix_ids(model: ServedModel, suffix: str) -> list[int]:
 
 
 def infill_prompt(
-    model: ServedModel, prefix: str, suffix: str, room: int, remedy: str = "", encoded: Sequence[int] | None = None
+    model: ServedModel,
+    prefix: str,
+    suffix: str,
+    room: int,
+    remedy: str = "",
+    encoded: Sequence[int] | None = None,
+    files: Sequence[File] = (),
 ) -> tuple[list[int], bool, tuple[str, ...]]:
     """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer. With a
     `remedy`, a prompt that is too long is a `PromptTooLong`, which names it. `encoded`: the suffix's `suffix_ids`, if
-    several prompts share them."""
+    several prompts share them. `files`: others that may help."""
     maximum, end = model.max_characters, ()  # encoding more would take seconds
+    if model.sentinels is None or not model.sentinels.files:
+        prefix, files = joined_files([text for _, text in files], prefix), ()
     begin = prefix[-anchored(len(prefix), maximum) :] if prefix else ""
     if model.sentinels is not None:
         after = suffix_ids(model, suffix) if encoded is None else encoded
-        ids, cut = model.sentinels.prompt(model.tokenizer, begin, after, room, step_of(room))
-        cut, end = cut or len(suffix) > maximum, model.sentinels.end
+        some = [(name[:maximum], text) for name, text in files if len(text) <= maximum]
+        ids, cut = model.sentinels.prompt(model.tokenizer, begin, after, room, step_of(room), some)
+        cut, end = cut or len(suffix) > maximum or len(some) < len(files), model.sentinels.end
     else:
         whole = model.begun(model.tokenizer.encode_prompt(begin, model.special_tokens))
         ids = model.truncated(whole, max(room, len(model.tokenizer.prefix) + 1))

@@ -2,14 +2,14 @@
 
 To the engine, first the options of `Generator`, then
     ["begin", number, ids, settings, likeliest tokens of the prompt's or null, [`Rule.of_block` or null, indent],
-     answer so far, client, whether the mean of the prompt's last hidden states is wanted]
+     client, its weight, whether the mean of the prompt's last hidden states is wanted]
     ["cancel", number]
 and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
-    [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]
-A token is [id, log-probability, likeliest tokens]. `computed` counts the tokens of prompt and answer that were computed
-for it since its last entry. A fifth item has, if requested, the prompt's tokens with an answer's first entry, or with
-the last one the mean of its hidden states, FP32 numbers in base64; when finish is "error", it says why, and a sixth
-one is the status for the client.
+    [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, suspended, prefixes' hits, tokens and
+     bytes], the numbers of the requests that have slots]
+A token is [id, log-probability, likeliest tokens]. `computed` counts the rows of passes for it so far. A fifth item
+has, if requested, the prompt's tokens with an answer's first entry, or with the last one the mean of its hidden states,
+FP32 numbers in base64; when finish is "error", it says why, and a sixth one is the status for the client.
 """
 
 from __future__ import annotations

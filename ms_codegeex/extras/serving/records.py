@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
+from ms_codegeex.extras.serving.admission import Caller
 from ms_codegeex.extras.serving.backend import Backend
 
 SHOWN = 200  # characters of a path
@@ -36,10 +37,7 @@ class RequestRecord:
     method: str
     path: str
     began: float
-    key: str | None = None
-    concurrent: int | None = None  # answers that the key may have in progress; not logged, nor are the next two
-    weight: int = 1
-    admit: Callable[..., None] | None = None  # counts further answers towards the limit of a minute
+    caller: Caller  # whose request it is
     route: str = "unmatched"
     status: int = 0
     prompts: Sequence[Sequence[int]] = ()
@@ -47,18 +45,13 @@ class RequestRecord:
     first_token: float | None = None
     ended: float = 0.0
 
-    @property
-    def caller(self) -> str:
-        """Whose request it is: a key's name or, without keys, an address."""
-        return self.key or self.client
-
     def described(self) -> dict[str, Any]:
         """The values of the log line, without the texts of prompts."""
         return {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "request": self.id,
             "client": self.client,
-            "key": self.key,
+            "key": self.caller.key or None,
             "method": self.method,
             "route": self.route,
             "path": self.path[:SHOWN],

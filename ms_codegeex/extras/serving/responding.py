@@ -30,7 +30,6 @@ from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import ApiError, failed
 from ms_codegeex.extras.serving.guards import record_of
 from ms_codegeex.extras.serving.model import ServedModel
-from ms_codegeex.extras.serving.records import RequestRecord
 from ms_codegeex.extras.serving.schemas import MAX_BIASES, Sampling
 from ms_codegeex.generation.grammars import prepared as prepared_grammar
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
@@ -60,8 +59,7 @@ def answering_routes(backend: Backend, **options: Any) -> APIRouter:
                     await request.body()
                 except ClientDisconnect:
                     raise ApiError(400, "the client has gone before the end of its request") from None
-                record = record_of(request.scope)
-                backend.check_room(1, record.caller, record.concurrent)
+                backend.check_room(record_of(request.scope).caller)
                 return await handle(request)
 
             return checked
@@ -282,22 +280,12 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[Result]
     return working.result()
 
 
-def admit(record: RequestRecord, count: int) -> None:
-    """Count a request's answers towards the limit of a minute; `ApiError` if they are too many."""
-    if record.admit is not None and count > 1:
-        record.admit(count, counted=1)  # the request itself
-
-
 @contextmanager
-def begun(
-    plan: AnswerPlan, backend: Backend, request: Request, *, admitted: bool = False
-) -> Iterator[list[StreamedAnswer]]:
+def begun(plan: AnswerPlan, backend: Backend, request: Request, counted: int = 1) -> Iterator[list[StreamedAnswer]]:
     """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
-    closed and noted in the request's record. `admitted`: they have been counted."""
+    closed and noted in the request's record. `counted`: of them, towards the limit of a minute."""
     record, answers = record_of(request.scope), list[StreamedAnswer]()
-    backend.check_room(plan.size, record.caller, record.concurrent)
-    if not admitted:
-        admit(record, plan.size)
+    backend.admit(record.caller, plan.size, counted)
     try:
         for index, ids in enumerate(plan.prompts):
             for number in range(plan.count):
@@ -306,11 +294,11 @@ def begun(
                         ids,
                         seeded(plan.settings, number),
                         rule=plan.rules[index] if plan.rules else None,
-                        client=record.caller,
+                        client=record.caller.name,
                         through=plan.through() if plan.through else None,
                         prompt_scores=plan.prompt_scores,
                         prompt_only=plan.prompt_only,
-                        weight=record.weight,
+                        weight=record.caller.weight,
                         indent=plan.indent,
                         with_mean=plan.with_mean,
                     )

@@ -29,19 +29,21 @@ WITH_ARGUMENTS = re.compile(r"(?:\[TOOL_CALLS\])?\s*(?P<name>[\w.-]+)\s*(?:\[CAL
 class CallFormat(NamedTuple):
     """How models write calls, which are JSON objects, or lists of them, with a name and arguments. `sign`: a text in
     their chat templates. Calls are between `begin` and `end`, or go on to the end of the answer; without `begin`, the
-    answer is nothing else. `opening`: what the answer begins with if it has to be a call."""
+    answer is nothing else. `opening`: what the answer begins with if it has to be a call. `between`: what is then
+    between two of them."""
 
     sign: str
     begin: str
     end: str
     opening: str
+    between: str
 
 
 FORMATS = (
-    CallFormat("<tool_call>", "<tool_call>", "</tool_call>", "<tool_call>\n"),  # Hermes, Qwen
-    CallFormat("[TOOL_CALLS]", "[TOOL_CALLS]", "", "[TOOL_CALLS]["),  # Mistral
-    CallFormat("CodeGeeX", "```json", "```", "```json\n"),  # CodeGeeX4
-    CallFormat("", "", "", ""),  # Llama, and models without a place for tools
+    CallFormat("<tool_call>", "<tool_call>", "</tool_call>", "<tool_call>\n", "\n</tool_call>\n<tool_call>\n"),  # Qwen
+    CallFormat("[TOOL_CALLS]", "[TOOL_CALLS]", "", "[TOOL_CALLS][", ", "),  # Mistral
+    CallFormat("CodeGeeX", "```json", "```", "```json\n", "\n```\n```json\n"),  # CodeGeeX4
+    CallFormat("", "", "", "", "\n"),  # Llama, and models without a place for tools
 )
 PLAIN = FORMATS[-1]
 
@@ -57,14 +59,16 @@ class FunctionCall:
 @dataclass(frozen=True)
 class ToolUse:
     """How an answer may use tools. `written`: the tools, if the model's chat template takes them. `forced`: the answer
-    is a call, which a grammar keeps to `schema`. `several`: there may be more calls than one. `described`: the tools
-    in words, for a model that has to call one and whose template has no place for them."""
+    is a call, which a grammar keeps to `schema`; with `between`, several calls with that text between them. `several`:
+    there may be more calls than one. `described`: the tools in words, for a model that has to call one and whose
+    template has no place for them."""
 
     names: frozenset[str]
     format: CallFormat
     written: Sequence[Mapping[str, Any]]
     forced: bool
     schema: str
+    between: str
     several: bool
     described: str
 
@@ -74,7 +78,7 @@ class ToolUse:
         return {} if self.written or self.forced else UNUSED
 
 
-NO_TOOLS = ToolUse(frozenset(), PLAIN, (), False, "", True, "")
+NO_TOOLS = ToolUse(frozenset(), PLAIN, (), False, "", "", True, "")
 
 
 def tool_use(
@@ -109,14 +113,15 @@ def tool_use(
     written = [tool.model_dump(exclude_none=True) for tool in tools] if template else []
     lines = [tool.function.model_dump_json(exclude_none=True) for tool in tools if tool.function.name in functions]
     words = "\n".join(["Functions:", *lines, 'Answer with a call of one, as {"name": NAME, "arguments": OBJECT}.'])
-    return ToolUse(frozenset(functions), found, written, forced, schema, several is not False, words)
+    between = found.between if choice == "required" and several else ""  # one call, unless several are asked for
+    return ToolUse(frozenset(functions), found, written, forced, schema, between, several is not False, words)
 
 
 def _schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The schema of one call of these functions. Their own are in `$defs`, to which their references are turned."""
     calls, definitions = [], {}
     for number, (name, parameters) in enumerate(functions.items()):
-        definitions[f"f{number}"] = _moved({"type": "object", **parameters}, f"#/$defs/f{number}")
+        definitions[f"f{number}"] = _closed(_moved({"type": "object", **parameters}, f"#/$defs/f{number}"))
         properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/f{number}"}}
         required = {"required": ["name", "arguments"], "additionalProperties": False}
         calls.append({"type": "object", "properties": properties, **required})
@@ -134,6 +139,16 @@ def _moved(value: Any, place: str, depth: int = 0) -> Any:
     moved = {name: _moved(each, place, depth + 1) for name, each in value.items() if name not in ("$schema", "$id")}
     reference = moved.get("$ref")
     return moved | {"$ref": place + reference[1:]} if isinstance(reference, str) and reference[:1] == "#" else moved
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that names an object's properties, without others if it says nothing of them: a function could not take
+    them, and a model may add them without end."""
+    others = {"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "unevaluatedProperties", "minProperties"}
+    named, required = schema.get("properties"), schema.get("required", [])
+    if schema.keys() & others or not isinstance(named, dict) or any(each not in [*named] for each in required):
+        return schema
+    return {"additionalProperties": False, **schema}
 
 
 def as_text(message: ChatMessage, role: str, text: str, calls: Mapping[str, str]) -> tuple[str, str]:
@@ -218,10 +233,14 @@ class CallReader:
     def _read_whole(self, calls: list[FunctionCall], last: bool) -> str:
         begun = self._held.lstrip()
         if last:
-            held, self._held = self._held, ""
-            found = self._calls(held)
-            match = PARTIAL.match(held) if self.use.forced and not found else None
-            calls += found or ([FunctionCall(match["name"], _object(match["arguments"]))] if match else [])
+            held, rest, self._held = self._held, self._held, ""
+            while self.use.forced and rest:
+                one = _object(rest)
+                match = PARTIAL.match(one)
+                partial = [FunctionCall(match["name"], _object(match["arguments"]))] if match else []
+                calls += self._calls(one) or partial
+                rest = rest[len(one) :].removeprefix(self.use.between)
+            calls += [] if self.use.forced else self._calls(held)
             return "" if calls else held
         if begun and begun[0] not in "{[" and not self.use.forced:
             self._text = True
@@ -230,7 +249,7 @@ class CallReader:
         return ""
 
     def _read_marked(self, calls: list[FunctionCall], last: bool) -> str:
-        _, begin, end, _ = self.use.format
+        begin, end = self.use.format.begin, self.use.format.end
         said = ""
         while True:
             mark = end if self._inside else begin

@@ -64,7 +64,7 @@ class KernelNetwork:
             share = self._share = meeting.share
             self._exchange, self._heads = library.exchange(meeting.memory, share.rank, share.ranks), share.heads
             self._tokens = share.part("vocab_size")
-        self._turns = rotary_turns(sizes.capacity, config.rotary_dim, config.rotary_dtype)
+        self._turns = rotary_turns(sizes.capacity, config.rotary_dim, config.rotary_dtype, config.rotary_base)
         self._caches: list[tuple[np.ndarray, np.ndarray]] = []
         self._saved: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._hidden = np.zeros((0, config.hidden_size), np.float32)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.models.decoder_config import TINY, DecoderConfig, from_preset
+from ms_codegeex.models.decoder_config import TINY, DecoderConfig, check_groups, from_preset
 from ms_codegeex.models.parameters import COLUMN, KEY_VALUE, RMS_NORM, ROW, VOCABULARY, Layer, ParameterTable
 
 PARAMETERS = ParameterTable(
@@ -34,7 +34,7 @@ PARAMETERS = ParameterTable(
 @dataclass(frozen=True)
 class CodeGeeX2Config(DecoderConfig):
     """CodeGeeX2-6B's sizes (its published configuration, that of ChatGLM2-6B with another sequence length);
-    6,243,584,000 parameters."""
+    6,243,584,000 parameters. CodeGeeX4-ALL-9B is GLM-4's, with 9,399,951,360."""
 
     table = PARAMETERS
     activation = "swiglu"
@@ -46,6 +46,7 @@ class CodeGeeX2Config(DecoderConfig):
     num_kv_groups: int = 2  # heads of keys and values; num_heads / num_kv_groups query heads share one
     intermediate_size: int = 13696
     rotary_dim: int = 64  # channels of each head that the position rotates
+    rope_ratio: float = 1.0  # how many times 10,000 the base of rotary positions is
     max_position_embeddings: int = 8192
     norm_eps: float = 1e-5
     init_std: float = 0.02  # not published
@@ -54,19 +55,28 @@ class CodeGeeX2Config(DecoderConfig):
     rotary_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     eos_token_id: int = 2
 
+    @property
+    def rotary_base(self) -> float:
+        """10,000 times `rope_ratio`."""
+        return 10_000.0 * self.rope_ratio
+
     def validate(self) -> None:
         super().validate()
-        if self.num_heads % self.num_kv_groups:
-            raise UserError(
-                f"model.num_kv_groups: {self.num_kv_groups} does not divide model.num_heads {self.num_heads}; "
-                "choose a divisor"
-            )
+        check_groups(self)
         if self.rotary_dtype not in ("fp32", "fp16", "bf16"):
             raise UserError(f"model.rotary_dtype: '{self.rotary_dtype}' is unknown; choose fp32, fp16 or bf16")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "6b": {},
+    "codegeex4-9b": {
+        "vocab_size": 151552,
+        "num_layers": 40,
+        "rope_ratio": 500.0,
+        "max_position_embeddings": 131072,
+        "norm_eps": 1.5625e-7,
+        "eos_token_id": 151329,
+    },
     # Ours, for a CPU.
     "tiny": TINY | {"intermediate_size": 344, "rotary_dim": 16},
 }

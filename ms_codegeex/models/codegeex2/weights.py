@@ -122,7 +122,6 @@ FORMATS = ForeignFormats(
             "multi_query_attention": True,
             "interleaved_qkv": False,
             "original_rope": True,
-            "rope_ratio": 1,
             "fp32_residual_connection": False,
             "tie_word_embeddings": False,
             "quantization_bit": 0,

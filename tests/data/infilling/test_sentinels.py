@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import small_models
-from tokenizer_files import write_chatglm
+from tokenizer_files import write_chatglm, write_qwen2
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import JOINED, ORDERS, Sentinels, joined_files, sentinels
@@ -87,7 +87,7 @@ def test_sentinels_that_do_not_fit_the_model_are_refused(tokenizer, tmp_path, ma
 
 def test_what_is_written_is_what_is_read():
     for order in (*ORDERS.values(), JOINED):
-        found = Sentinels(7, "<S>", 9, order, ("<E>",))
+        found = Sentinels(7, "<S>", 9, order, ("<E>",), ("", "<A>"), ("<R>", "<F>{name}{text}", "<F>"))
         assert sentinels(json.loads(json.dumps(found.to_json()))) == found
 
 
@@ -101,3 +101,47 @@ def test_a_suffix_follows_without_a_space_of_its_own(tokenizer):
 
 def test_other_files_come_before_the_prefix():
     assert joined_files(["int a;\n", " \n"], "int main") == "int a;\n\nint main"
+
+
+@pytest.fixture(scope="module")
+def qwen2(tmp_path_factory):
+    return load_tokenizer(write_qwen2(tmp_path_factory.mktemp("qwen2")))
+
+
+def test_a_released_directory_is_asked_with_its_tokenizers_marks(qwen2, tmp_path):
+    """One of ours says itself whether the model has learnt them."""
+    (tmp_path / "run/tokenizer").mkdir(parents=True)
+    run = save_run(tmp_path / "run", qwen2, None, vocab_size=736, eos_token_id=qwen2.eos_id)
+    convert(open_source(run), "hf", tmp_path / "hf", progress=False)
+    for place in (run, tmp_path / "hf"):
+        assert described_model(load_model(place), place).infill == "prefix-only"
+    (tmp_path / "hf/provenance.json").unlink()
+    source = open_source(tmp_path / "hf")
+    marks = source.description.infill
+    assert (marks.prefix, marks.files[2], marks.order) == ("<|fim_prefix|>", "<|file_sep|>filename\n", ORDERS["psm"])
+    convert(source, "hf", tmp_path / "again", progress=False)
+    assert sentinels(json.loads((tmp_path / "again/serving.json").read_text())["infill"]) == marks
+    model = described_model(load_model(tmp_path / "again"), tmp_path / "again")
+    ids, cut, end = infill_prompt(model, "x = ", "\n", 32)
+    assert qwen2.decode(ids) == "<|fim_prefix|>x = <|fim_suffix|>\n<|fim_middle|>" and not cut
+    assert "<|endoftext|>" in end and "<|file_sep|>" in end and len(ids) == 3 + len(qwen2.encode("x = ")) + 1
+
+
+FILES = [("a.py", "A = 1\n\n"), ("", "  \n"), ("dir/b.py", "<|file_sep|>"), ("", "C")]
+
+
+def test_other_files_are_shown_as_the_models_authors_do(qwen2):
+    asked = sentinels(qwen2.infilling)
+    whole = (
+        "<|repo_name|>myproject\n<|file_sep|>a.py\nA = 1\n<|file_sep|>dir/b.py\n<|file_sep|>\n<|file_sep|>tmp\nC\n"
+        "<|file_sep|>filename\n<|fim_prefix|>x = <|fim_suffix|>;<|fim_middle|>"
+    )
+    ids, cut = asked.prompt(qwen2, "x = ", ";", 999, files=FILES)
+    assert (qwen2.decode(ids), cut) == (whole, False)
+    assert ids.count(qwen2.encode_prompt("<|file_sep|>")[0]) == 4  # the text of a file is literal
+    alone, _ = asked.prompt(qwen2, "x = ", ";", 999)
+    for room in range(len(alone), len(ids) + 1):
+        some, cut = asked.prompt(qwen2, "x = ", ";", room, files=FILES)
+        text = qwen2.decode(some)
+        assert len(some) <= room and some[-len(alone) :] == alone and cut == (some != ids)
+        assert some == alone or (text.startswith("<|repo_name|>myproject\n<|file_sep|>") and "tmp\nC\n" in text)

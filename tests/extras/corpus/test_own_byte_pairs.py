@@ -1,4 +1,4 @@
-"""Byte-level tokenizers trained for CodeGeeX and CodeGen: their merges against a plain BPE, their ids against those of
+"""Byte-level tokenizers trained for CodeGeeX, CodeGen and Qwen2: merges against a plain BPE, ids against those of
 transformers, every byte and text decoded back, and equal bytes for equal text."""
 
 import hashlib
@@ -12,6 +12,7 @@ from conftest import ROOT, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_files import in_transformers
+from tokenizers.normalizers import NFC
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -20,7 +21,7 @@ from ms_codegeex.extras.corpus.tokenizer_training import TokenizerSettings, cach
 
 SOURCES = ROOT / "ms_codegeex" / "config"
 SIZE = 700
-ADDED = {"codegeex": 18, "codegen": 38}  # tokens after the end token
+ADDED = {"codegeex": 18, "codegen": 38, "qwen2": 8}  # tokens after the end token
 FAMILIES = tuple(ADDED)
 TEXTS = st.lists(
     st.one_of(
@@ -50,7 +51,8 @@ def directories(tmp_path_factory):
     root, found = tmp_path_factory.mktemp("own"), {}
     for family in FAMILIES:
         described = train(root / family, family)
-        assert (described["name"], described["vocab_size"]) == (f"own-{family}", SIZE)
+        name = "qwen2" if family == "qwen2" else f"own-{family}"
+        assert (described["name"], described["vocab_size"]) == (name, SIZE)
         assert described["eos_id"] == SIZE - 1 - ADDED[family]
         found[family] = root / family
     return found
@@ -74,6 +76,7 @@ def theirs(own, tmp_path_factory):
 @given(text=TEXTS)
 def test_any_text_survives_and_has_the_same_ids_in_transformers(own, theirs, family, text):
     ours, ids = own[family], own[family].encode(text)
+    text = NFC().normalize_str(text) if family == "qwen2" else text
     assert ours.decode(ids) == text == "".join(ours.continuation([], ids)) and ours.eos_id not in ids
     assert b"".join(map(ours.token_bytes, ids)) == text.encode()
     prompt = ours.encode_prompt(text)
@@ -102,9 +105,18 @@ def test_white_space_has_the_familys_tokens(own):
     assert codegeex.encode_prompt("<|extratoken_19|>") == codegeex.encode("<|extratoken_19|>")
     assert [codegen.encode(" " * n) for n in (31, 2)] == [[other + 1], [other + 30]]
     assert [codegen.encode("\t" * n) for n in (9, 2)] == [[other + 31], [other + 38]]
-    for tokenizer in own.values():  # no merged token spends its row on them
+    for tokenizer in (codegeex, codegen):  # no merged token spends its row on them
         assert not any(b"  " in piece for piece in tokenizer.pieces[: tokenizer.eos_id])
     assert [codegeex.is_unused(end + 9), codegeex.is_unused(end + 10)] == [True, False]
+
+
+def test_qwen2_has_the_marks_of_its_releases(own, theirs):
+    ours, end = own["qwen2"], own["qwen2"].eos_id
+    marks = ["im_start", "im_end", "fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep"]
+    for tokenizer in (ours.encode_prompt, lambda text: theirs["qwen2"](text).input_ids):
+        assert tokenizer("".join(f"<|{name}|>" for name in ["endoftext", *marks])) == [*range(end, end + 9)]
+    assert ours.sentinels == (end + 3, end + 5, end + 4) and end == SIZE - 9
+    assert len(ours.encode("12345")) == 5 and max(ours.encode("<|im_end|><|fim_pad|>")) < end
 
 
 def plain_merges(words, count):

@@ -129,6 +129,22 @@ def test_repositories_stay_together(tmp_path):
             assert f"repo{int(row['source'].split(':')[1]) % 7}" in own
 
 
+@pytest.mark.parametrize("beside, share, validation", [(False, 0.05, 3), (False, 0.0, 0), (True, 0.05, 1)])
+def test_a_datasets_own_split_is_the_validation_split(tmp_path, beside, share, validation):
+    """Unless no validation is wanted, or they are records in a tree of sources."""
+    for name, numbers in (("train", range(20)), ("valid", range(20, 23)), ("test", range(23, 25))):
+        lines = (json.dumps({"content": source(number), "language": "python"}) + "\n" for number in numbers)
+        (tmp_path / f"in/data/{name}-00000.jsonl").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"in/data/{name}-00000.jsonl").write_text("".join(lines))
+    if beside:
+        (tmp_path / "in/tool.py").write_text(source(99))
+    made = prepare([tmp_path / "in"], tmp_path / "out", validation_share=share)
+    assert made["splits"]["validation"]["documents"] == validation
+    own = {row["source"] for row in rows(tmp_path / "out")[made["splits"]["train"]["documents"] :]}
+    assert validation != 3 or own == {f"in/data/valid-00000.jsonl:{number}" for number in (1, 2, 3)}
+    assert made["splits"]["train"]["documents"] == 20 + beside - (validation == 1)
+
+
 def test_records_without_repository_are_split_one_by_one(tmp_path):
     write_gzip(tmp_path / "a.jsonl.gz", 20)
     result = prepare([tmp_path / "a.jsonl.gz"], tmp_path / "out", validation_share=0.2)

@@ -70,7 +70,7 @@ MISTAKES = [
     ("codegen --vocab-size 10000000", "--vocab-size: 10000000 is out of range"),
     ("codegeex --vocab-size 90000", "--vocab-size: 90000 tokens cannot be made from"),
     ("codegeex --whitespace-run 136", "--whitespace-run: 136 is out of range; give 2 to 135"),
-    ("codegen --whitespace-run 4", "--whitespace-run: codegen's runs of white space are fixed"),
+    ("codegen --whitespace-run 4", "--whitespace-run: codegen decides itself which white space"),
     ("codegeex --language-tags", "--language-tags: tag lines are plain text to codegeex"),
 ]
 

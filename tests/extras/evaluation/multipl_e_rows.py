@@ -98,7 +98,9 @@ ANSWERS = {
         "    return (a, b) if a > b else (b, a)\n": ("passed", "passed"),
         "    return b, a\n": ("wrong", "wrong"),
         "    return (a, b if a\n": ("compile error", "compile error"),
-        "    import os\n    os._exit(0)\n": ("error", "error"),
+        "    import os\n    os._exit(0)\n": ("passed", "error"),
+        "    raise SystemExit\n": ("passed", "error"),
+        "    raise SystemExit('no')\n": ("error", "error"),
     },
     "cpp": {
         "  return a > b ? std::make_tuple(a, b) : std::make_tuple(b, a);": ("passed", "passed"),

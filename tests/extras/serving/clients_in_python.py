@@ -77,6 +77,37 @@ def tools_of_litellm():
     return json.loads(found.choices[0].message.tool_calls[0].function.arguments)
 
 
+def tools_of_instructor():
+    import instructor
+    import openai
+    from pydantic import BaseModel
+
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    client = instructor.from_openai(openai.OpenAI(base_url=URL, api_key=KEY))
+    asked = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
+    (*_, streamed) = client.chat.completions.create_partial(response_model=Person, **asked)
+    found = client.chat.completions.create(response_model=Person, **asked)
+    assert found.model_dump() == streamed.model_dump()
+    return found.model_dump()
+
+
+def tools_of_langchains_agents():
+    from langchain.agents import create_agent
+    from langchain_openai import ChatOpenAI
+
+    def person(name: str, age: int) -> str:
+        """Take note of a person."""
+        return json.dumps({"name": name, "age": age})
+
+    agent = create_agent(ChatOpenAI(base_url=URL, api_key=KEY, model="fake"), [person])
+    *_, result, answer = agent.invoke({"messages": [{"role": "user", "content": "x"}]})["messages"]
+    assert answer.content, answer
+    return json.loads(result.content)
+
+
 def tools_of_langchain():
     from langchain_openai import ChatOpenAI
     from pydantic import BaseModel
@@ -93,7 +124,10 @@ CLIENTS = {
     "openai": (with_openai, tools_of_openai),
     "litellm": (with_litellm, tools_of_litellm),
     "langchain-openai": (with_langchain, tools_of_langchain),
+    "langchain": (None, tools_of_langchains_agents),
+    "instructor": (None, tools_of_instructor),
 }
 
 if __name__ == "__main__":
-    print(json.dumps({name: [version(name), mistakes(ask), tools()] for name, (ask, tools) in CLIENTS.items()}))
+    found = {name: [version(name), mistakes(ask) if ask else {}, tools()] for name, (ask, tools) in CLIENTS.items()}
+    print(json.dumps(found))

@@ -19,7 +19,7 @@ def main(descriptor: int) -> None:
         if not connection.poll(0.01):
             if left:
                 news = [following(left, number) for number in list(left)]
-                connection.send_bytes(packed([news, [0] * 7]))
+                connection.send_bytes(packed([news, [0] * 8, [*left]]))
             continue
         try:
             name, *values = receive(connection)

@@ -49,32 +49,41 @@ class FakeBackend(Backend):
         self.script: list[int] | None = None
         self.asked: list[StreamedAnswer] = []  # all answers, in the order in which the engine got them
         self.dropped: list[StreamedAnswer] = []  # those that the engine need not finish
-        self._tasks: dict[int, asyncio.Task] = {}
+        self._tasks: dict[int, asyncio.Task | None] = {}  # those that wait have none
 
     block = staticmethod(block)
 
     def _begin(self, answer: StreamedAnswer) -> None:
         self.asked.append(answer)
-        self._tasks[answer.number] = asyncio.get_running_loop().create_task(self._play(answer))
+        self._tasks[answer.number] = None
+        self._fill()
+
+    def _fill(self) -> None:
+        self.computing = [*self._tasks][: self.slots]
+        for number in self.computing:
+            if self._tasks[number] is None:
+                self._tasks[number] = asyncio.get_running_loop().create_task(self._play(self.answers[number]))
 
     def _cancel(self, answer: StreamedAnswer) -> None:
         self.dropped.append(answer)
         task = self._tasks.pop(answer.number, None)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
+        self._fill()
 
     async def _play(self, answer: StreamedAnswer) -> None:
-        own = answer.number  # another one if it is suspended and goes on
+        own = answer.number
         ids = self.script or self.model.tokenizer.encode(self.texts.pop(0) if self.texts else self.text)
         if answer.mean is not None:
             self.feed_mean(own, struct.pack("<3f", 3 * len(answer.ids), 4 * len(answer.ids), 0))
         room = min(answer.settings.max_new_tokens, self.model.context - len(answer.ids))
         best = answer.settings.log_probabilities
-        begun = len(answer.output)  # before it was suspended
-        for place, number in enumerate(ids[begun:room], begun + 1):
+        for place, number in enumerate(ids[:room], 1):
             while self.paused:
                 await asyncio.sleep(0.001)
             await asyncio.sleep(self.step_seconds)
             likeliest = tuple((number + other, -(place + other) / 8) for other in range(best))
             self.feed(own, [ChosenToken(number, -place / 8, likeliest)], None)
+        self._tasks.pop(own, None)
+        self._fill()
         self.feed(own, [], "length" if room <= len(ids) else "eos")

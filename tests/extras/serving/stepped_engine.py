@@ -6,6 +6,7 @@ Messages between them are those of the real connection.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from types import SimpleNamespace
 
 from fake_backend import cached_tokenizer, fake_model, fake_settings
@@ -54,8 +55,8 @@ class SteppedBackend(EngineBackend):
         super().__init__(model, fake_settings(**settings))
         scheduler = Scheduler(engine, prefixes=prefixes)
 
-        def submit(ids, wanted, prompt_best=None):
-            request = Request(ids, wanted, capacity, prompt_best=prompt_best)
+        def submit(ids, wanted, prompt_best=None, group="", weight=1):
+            request = Request(ids, wanted, capacity, prompt_best=prompt_best, group=group, weight=weight)
             scheduler.submit(request)
             return request
 
@@ -63,11 +64,17 @@ class SteppedBackend(EngineBackend):
         connection = SimpleNamespace(send_bytes=lambda data: self._took(json.loads(data)))
         self.loop = EngineLoop(connection, generator)
         self.engine = SimpleNamespace(send=self._sent)
+        self.outputs = defaultdict[int, list[int]](list)  # the tokens of answers by their numbers
         self._hello({"slots": engine.slots})
 
     def _sent(self, value):
         name, *values = json.loads(packed(value))
         getattr(self.loop, f"_{name}")(*values)
+
+    def feed(self, number, tokens, finish, computed=None):
+        """The engine's tokens are remembered."""
+        self.outputs[number] += [chosen.token for chosen in tokens]
+        super().feed(number, tokens, finish, computed)
 
     def step(self):
         """One step of the scheduler, and its messages."""

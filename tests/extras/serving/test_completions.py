@@ -118,7 +118,7 @@ async def test_a_full_queue_is_a_429_that_says_when_to_come_back():
     backend.paused = True
     async with connected(backend) as client:
         first = [asyncio.ensure_future(client.post(PATH, json={"prompt": "x"})) for _ in range(2)]
-        while len(backend._active) + len(backend._waiting) < 2:
+        while len(backend.answers) < 2:
             await asyncio.sleep(0.01)
         refused = await client.post(PATH, json={"prompt": "x"})
         backend.paused = False

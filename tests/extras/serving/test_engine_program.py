@@ -88,10 +88,10 @@ class Counting:
     def warm_up(self):
         self.warmed.append(len(self.engine.passes))
 
-    def submit(self, ids, settings, prompt_best=None):
+    def submit(self, ids, settings, prompt_best=None, group="", weight=1):
         if 0 in ids:
             raise UserError("prompt: 0 is not a token's id")
-        request = Request(ids, settings, CONTEXT, prompt_best=prompt_best)
+        request = Request(ids, settings, CONTEXT, prompt_best=prompt_best, group=group, weight=weight)
         self.scheduler.submit(request)
         return request
 
@@ -132,16 +132,16 @@ def received(connection):
     return found
 
 
-def begin(number, ids, prompt_best=None, rule=None, output=(), client="", indent=0, **settings):
+def begin(number, ids, prompt_best=None, rule=None, client="", indent=0, **settings):
     values = settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings}))
-    return ["begin", number, ids, values, prompt_best, [rule, indent], list(output), client]
+    return ["begin", number, ids, values, prompt_best, [rule, indent], client]
 
 
 def news(messages, number):
     """(tokens, finish, further) of each message about a request."""
     return [
         ([values[0] for values in tokens], finish, *more)
-        for entries, _ in messages
+        for entries, *_ in messages
         for one, tokens, finish, _, *more in entries
         if one == number
     ]
@@ -151,7 +151,7 @@ def test_each_step_sends_all_new_tokens_in_one_message():
     messages, _ = played([begin(1, [10]), begin(2, [20, 21], max_new_tokens=3)], {5: [None]})
     assert news(messages, 1)[:4] == [([token], None) for token in (11, 12, 13, 14)]
     assert news(messages, 2) == [([22], None), ([23], None), ([24], "length")]
-    assert [len(entries) for entries, _ in messages][:3] == [2, 2, 2]
+    assert [len(entries) for entries, *_ in messages][:3] == [2, 2, 2]
 
 
 def test_a_cancelled_request_takes_part_in_no_further_step():
@@ -204,7 +204,8 @@ def test_ids_of_a_prompt_come_with_the_first_token():
 def test_passes_are_counted_and_messages_are_not():
     asked = [begin(1, [*range(20, 40)], max_new_tokens=2), begin(2, [0])]
     messages, passes = played(asked, {4: [None]})
-    assert [totals[3] for _, totals in messages] == [0, 3, 4] and len(passes) == 4
+    assert [totals[3] for _, totals, _ in messages] == [0, 1, 3, 4] and len(passes) == 4
+    assert [in_slots for *_, in_slots in messages] == [[], [1], [1], []]
 
 
 def test_graphs_are_made_before_the_server_hears_that_it_is_ready():
@@ -230,7 +231,7 @@ def test_a_prompt_that_comes_again_is_in_its_slot():
     again = [begin(number, prompt, max_new_tokens=1) for number in (1, 2, 3)]
     messages, passes = played(again[:1], {1: [again[1]], 2: [again[2]], 3: [None]})
     assert [[*one.values()] for one in passes] == [[prompt], [prompt[-1:]], [prompt[-1:]]]
-    assert [totals[2] for _, totals in messages] == [0, 3, 6]
+    assert [totals[2] for _, totals, _ in messages] == [0, 3, 6]
 
 
 async def test_messages_of_any_size_arrive_whole_in_both_directions():
@@ -277,13 +278,13 @@ def test_settings_and_tokens_survive_the_way():
 def test_counts_of_an_engine_that_has_ended_are_kept():
     backend = EngineBackend(fake_model(), fake_settings())
     backend._hello({"slots": 3})
-    backend._took([[], [5, 4, 30, 2, 1, 20, 900]])
-    backend._took([[], [7, 5, 31, 9, 2, 25, 800]])
+    backend._took([[], [5, 4, 30, 2, 0, 1, 20, 900], []])
+    backend._took([[], [7, 5, 31, 9, 3, 2, 25, 800], []])
     backend._hello({"slots": 3})
-    backend._took([[], [1, 1, 2, 4, 1, 2, 300]])
+    backend._took([[], [1, 1, 2, 4, 1, 1, 2, 300], []])
     counters = backend.counters
     assert (counters.guessed_tokens, counters.accepted_tokens, counters.reused_tokens) == (8, 6, 33)
-    assert counters.steps == 13 and backend.slots == 3
+    assert (counters.steps, counters.suspended) == (13, 4) and backend.slots == 3
     assert (counters.prefix_hits, counters.prefix_tokens, backend.prefix_bytes) == (3, 27, 300)
 
 

@@ -47,7 +47,7 @@ async def test_only_the_client_of_a_failing_answer_is_told():
         assert "server_error" in stream.text.strip().split("\n\n")[-1]
     else:
         assert stream.status_code == 500
-    assert not backend._active and not len(backend._waiting) and backend.counters.failed >= 3
+    assert backend.idle and backend.counters.failed >= 3
 
 
 @pytest.mark.usefixtures("broken")
@@ -59,7 +59,7 @@ async def test_the_slots_of_a_client_that_leaves_are_free():
         request.cancel()
         await asyncio.wait({request})
         response = await client.post(PATH, json=GOOD)
-    assert response.json()["choices"][0]["text"] == TEXT and not backend._active
+    assert response.json()["choices"][0]["text"] == TEXT and backend.idle
 
 
 async def test_a_stream_that_fails_ends_with_an_event(monkeypatch):

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -20,10 +21,9 @@ from conftest import ROOT
 from fake_backend import TEXT, FakeBackend, fake_settings
 from over_http import served
 
-from ms_codegeex.extras.serving import connections
+from ms_codegeex.extras.serving.admission import Admission, Caller
 from ms_codegeex.extras.serving.connections import BACKLOG, IN_FLIGHT, QUIET_SECONDS, RESERVE, Flood, descriptor_room
 from ms_codegeex.extras.serving.errors import ApiError
-from ms_codegeex.extras.serving.fairness import WaitingAnswers
 from ms_codegeex.generation.sampling import SamplingSettings
 
 PATH = "/v1/completions"
@@ -141,35 +141,39 @@ def test_a_refusal_reaches_a_client_that_sends_all_of_a_long_body_first(key_file
 async def test_the_newest_answers_of_the_client_with_the_most_give_way():
     backend = FakeBackend(fake_settings(max_queue=6), slots=1)
     backend.paused = True
-    begun = [backend.answer([1], SETTINGS, client="a") for _ in range(7)]  # of which one waits in the engine
+
+    def asked(client):
+        backend.admit(Caller(client))
+        return backend.answer([1], SETTINGS, client=client)
+
+    begun = [asked("a") for _ in range(7)]  # of which one is computed
     with pytest.raises(ApiError, match="queue is full"):
-        backend.answer([1], SETTINGS, client="a")
+        asked("a")
     for count in range(2):
-        backend.answer([1], SETTINGS, client="b")
+        asked("b")
         assert [answer.ended for answer in begun] == [False] * (6 - count) + [True] * (1 + count)
     assert begun[-1].error.status == begun[-2].error.status == 429
-    assert sorted(answer.client for answer in backend._waiting) == [*"aaabb"]
-    with pytest.raises(ApiError, match="queue is full"):  # both would have 3 then, and a would lose one for nothing
-        backend.check_room(2, "b")
-    backend.check_room(1, "c")
+    assert [answer.client for answer in backend.answers.values()] == [*"aaaaabb"] and backend.queued == 6
+    with pytest.raises(ApiError, match="queue is full"):  # all would have 3 then, and a would lose one for nothing
+        backend.check_room(Caller("b"), 2)
+    backend.check_room(Caller("c"))
     backend.fail_all(ApiError(503, "end"))
 
 
 def test_places_are_shared_as_evenly_as_clients_want_them():
     """Against the definition: whoever asks gets a place as long as no other one would have fewer than it."""
 
-    class Answer:
-        def __init__(self, client):
-            self.client = client
+    class Places(Admission):
+        def fail(self, answer, error):
+            self.answers = {number: one for number, one in self.answers.items() if one is not answer}
 
-    waiting, maximum = WaitingAnswers(), 12
-    for client in [*"aaaaaaaaaaaaaaaa", *"bbbbbbbbb", *"cccccc", *"ddd"]:
-        if len(waiting) == maximum:
-            if (found := waiting.displaced(1, client, 1)) is None:
-                continue
-            assert waiting.remove(found[0])
-        waiting.add(Answer(client))
-    clients = [answer.client for answer in waiting]
+    places = Places(0, 12)
+    places.engine_ready = True
+    for number, client in enumerate([*"aaaaaaaaaaaaaaaa", *"bbbbbbbbb", *"cccccc", *"ddd"]):
+        with contextlib.suppress(ApiError):
+            places.admit(Caller(client))
+            places.answers[number] = SimpleNamespace(client=client)
+    clients = [answer.client for answer in places.answers.values()]
     assert [clients.count(client) for client in "abcde"] == [3, 3, 3, 3, 0]
 
 
@@ -256,11 +260,9 @@ def test_a_connection_beyond_the_limit_gets_a_503_if_all_others_are_busy(capsys)
         while server.backend.active < 3:
             time.sleep(0.005)
         for _ in range(5):
-            with socket.create_connection(place(server.url)) as refused:
-                refused.settimeout(60)
-                head, _, body = b"".join(iter(lambda: refused.recv(1 << 16), b"")).partition(b"\r\n\r\n")
-                assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in head.lower()
-                assert json.loads(body)["error"]["code"] == "too_many_connections"
+            refused = httpx.post(f"{server.url}{PATH}", json={"prompt": "x"}, timeout=60)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert refused.json()["error"]["code"] == "too_many_connections"
         server.backend.paused = False
         while server.backend.active:
             time.sleep(0.005)
@@ -280,30 +282,6 @@ def test_requests_without_the_end_of_their_bodies_do_not_keep_others_out(capsys,
             stack.enter_context(socket.create_connection(place(server.url))).sendall(head.encode())
             assert status(server.url) == 200
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_refused_request_is_read_and_its_answer_arrives(monkeypatch):
-    """Closing before the request has come would reset the connection."""
-    monkeypatch.setattr(connections, "LINGER_SECONDS", 30.0)  # on a machine that does other things
-    with (
-        served(lambda: FakeBackend(fake_settings(max_connections=1))) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        server.backend.paused = True
-        body = b'{"prompt": "x"}'
-        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        request = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
-        stack.enter_context(socket.create_connection(place(server.url))).sendall(request)
-        while not server.backend.active:
-            time.sleep(0.005)
-        refused = stack.enter_context(socket.create_connection(place(server.url)))
-        assert refused.recv(1, socket.MSG_PEEK) == b"H"  # the answer is there before the request
-        for part in (request[:9], request[9:]):  # after a reset, the second one fails, or reading does
-            refused.sendall(part)
-            time.sleep(0.05)
-        answer = b"".join(iter(lambda: refused.recv(1 << 16), b""))
-        assert answer.startswith(b"HTTP/1.1 503 ") and b"too_many_connections" in answer
-        server.backend.paused = False
 
 
 CHILD = """

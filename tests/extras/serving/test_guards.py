@@ -17,6 +17,7 @@ from ms_codegeex.base.appending import MAX_WAITING
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import declared
 from ms_codegeex.extras.serving import records
+from ms_codegeex.extras.serving.admission import Caller
 from ms_codegeex.extras.serving.app import create_app
 from ms_codegeex.extras.serving.guards import RequestRecorder, record_of
 from ms_codegeex.extras.serving.records import AccessLog, Metrics, RequestRecord
@@ -125,7 +126,7 @@ async def test_one_answer_of_a_key_at_once(key_file):
     backend.paused = True
     async with connected(backend) as client:
         first = asyncio.ensure_future(client.post(PATH, json=BODY, headers=bearer(KEY)))
-        while not backend._active:
+        while not backend.answers:
             await asyncio.sleep(0.01)
         second = await client.post(PATH, json=BODY, headers=bearer(KEY))
         backend.paused = False
@@ -300,7 +301,7 @@ async def test_a_client_that_leaves_is_in_the_log_and_frees_its_slot(tmp_path):
     backend.paused = True
     async with connected(backend) as client:
         request = asyncio.ensure_future(client.post(PATH, json=BODY))
-        while not backend._active:
+        while not backend.answers:
             await asyncio.sleep(0.01)
         request.cancel()
         await asyncio.wait({request})
@@ -315,7 +316,7 @@ def test_the_log_on_standard_output(capfd):
 
 @pytest.fixture
 def record():
-    return RequestRecord(id="1", client="::1", method="GET", path="/" + "x" * 150, began=0.0)
+    return RequestRecord(id="1", client="::1", caller=Caller("::1"), method="GET", path="/" + "x" * 150, began=0.0)
 
 
 def test_a_log_on_a_full_disk_is_reported_once_and_does_not_grow(record, capsys):

@@ -7,8 +7,10 @@ import json
 import pytest
 from asking import answered, ask, events
 from fake_backend import FakeBackend, cached_tokenizer, fake_model
+from tokenizer_files import write_qwen2
 
-from ms_codegeex.data.infilling.sentinels import Sentinels
+from ms_codegeex.data.infilling.sentinels import Sentinels, sentinels
+from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.serving.answering import TimeLimit
 from ms_codegeex.extras.serving.model import step_of
 from ms_codegeex.extras.serving.routes import tokens
@@ -58,6 +60,23 @@ def test_a_recorded_request_of_llama_vscode():
     assert all(body["timings"][name] > 0 for name in timings) and body["timings"]["prompt_n"] == len(asked.ids)
     assert (body["generation_settings"]["n_predict"], body["generation_settings"]["top_k"]) == (64, 40)
     assert body["has_new_line"] is True
+
+
+def test_a_recorded_request_to_a_model_with_marks_for_files(tmp_path):
+    """The prompt is that of the model's authors, by transformers' tokenizer; the answer ends at any mark."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = load_tokenizer(write_qwen2(tmp_path / "model"))
+    model = fake_model(tokenizer=tokenizer, allowed=722, sentinels=sentinels(tokenizer.infilling), context=512)
+    backend = FakeBackend(model=model)
+    backend.script = tokenizer.encode_prompt("count();\n<|file_sep|>other.py")
+    response, backend = answered("/infill", LLAMA_VSCODE, lambda: backend)
+    asked = (
+        f"<|repo_name|>myproject\n<|file_sep|>count.h\nint count();\n<|file_sep|>filename\n"
+        f"<|fim_prefix|>{PREFIX}{LINE}<|fim_suffix|>{SUFFIX}<|fim_middle|>"
+    )
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert backend.asked[0].ids == theirs(asked).input_ids
+    assert response.json()["content"] == "count();\n" and response.json()["infill"] == "trained"
 
 
 def test_a_recorded_request_that_warms_the_cache_gets_none_of_the_fields():

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.extras.serving.fairness import Limits
+from ms_codegeex.extras.serving.admission import Limits
 from ms_codegeex.extras.serving.keys import MAXIMUM, Keys, read_keys
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210-_.~"

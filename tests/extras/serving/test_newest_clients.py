@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from calling_model import DONE, tuned_to_call
 from conftest import ROOT
 from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served
 from own_environment import VARIABLES, own_environment, run_in
+from served import served as process_served
 from test_tools import Template
 
 HERE, PAGE = Path(__file__).parent, ROOT / "docs" / "clients.md"
@@ -32,9 +34,26 @@ SEEN = {  # by the package: the class of error that a user sees
         *("OpenAIContextOverflowError", "OpenAIRateLimitError", "OpenAIAuthenticationError"),
         *("OpenAIModelNotFoundError", "OpenAIInvalidRequestError"),
     ],
+    "langchain": [],
+    "instructor": [],
 }
+OPENCODE = """{"model": "own/fake", "provider": {"own": {"npm": "@ai-sdk/openai-compatible", "name": "own",
+"options": {"baseURL": "URL", "apiKey": "KEY"}, "models": {"fake": {"name": "fake"}}}}}"""
+CONTINUE = """{"name": "own", "version": "0.0.1", "schema": "v1", "models": [{"name": "fake", "provider": "openai",
+"model": "fake", "apiBase": "URL", "apiKey": "KEY", "roles": ["chat"], "capabilities": ["tool_use"]}]}"""
+LLM = """[{"model_id": "fake", "model_name": "fake", "api_base": "URL", "supports_tools": true}]"""
+PERSONS = 'def person(name: str, age: int):\n    """Take note."""\n    return f"{name} is noted"\n'
+AIDER = ["--model", "openai/fake", "--no-git", "--yes-always", "--no-check-update", "--message", "x"]
+COMMANDS = {  # settings of each, its words, and what its user sees beside the answer
+    "llm": ({"extra-openai-models.yaml": LLM}, ["-m", "fake", "--functions", PERSONS, "x", "--td"], ["Ada is noted"]),
+    "aider": ({}, AIDER, []),
+    "opencode": ({"opencode.json": OPENCODE}, ["run", "x"], ["Glob"]),
+    "cn": ({"cn.yaml": CONTINUE}, ["--config", "cn.yaml", "-p", "x"], []),
+}
+PROGRAMS = {"llm": "llm", "aider": "aider-chat"}  # the package of each
 STATUSES = {"too long": (400, False), "rate limit": (429, True), "key": (401, False), "model": (404, False)}
-PACKAGES = ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@continuedev/openai-adapters", "zod")
+PACKAGES = ("opencode-ai", "@continuedev/cli")
+LIBRARIES = ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@continuedev/openai-adapters", "zod")
 
 
 class Calling(FakeBackend):
@@ -76,13 +95,18 @@ def test_users_of_pythons_clients_see_the_right_class_of_error_and_tools(server,
         assert tools == PERSON, (name, version)
 
 
-@pytest.mark.newest
-def test_users_of_javascripts_clients_see_the_right_status_and_tools(server, tmp_path):
+def installed(place, *packages):
+    """A folder with the newest of npm's packages, or the test is skipped."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
-    words = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *PACKAGES]
-    if subprocess.run(words, cwd=tmp_path, env=VARIABLES).returncode:
+    words = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *packages]
+    if subprocess.run(words, cwd=place, env=VARIABLES).returncode:
         pytest.skip("npm cannot fetch the clients")
+
+
+@pytest.mark.newest
+def test_users_of_javascripts_clients_see_the_right_status_and_tools(server, tmp_path):
+    installed(tmp_path, *LIBRARIES)
     script = Path(shutil.copy(HERE / "clients_in_javascript.mjs", tmp_path))
     done = subprocess.run(["node", script, f"{server.url}/v1", *KEYS], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -91,6 +115,39 @@ def test_users_of_javascripts_clients_see_the_right_status_and_tools(server, tmp
         assert found[name].pop("tools") == [PERSON, "done"], (name, found["version"])
         assert {kind: tuple(values[1:]) for kind, values in found[name].items()} == STATUSES, (name, found["version"])
     assert found["continue"]["tools"] == PERSON
+
+
+@pytest.fixture(scope="module")
+def calling(tmp_path_factory):
+    """A server with a model that was tuned to call tools."""
+    directory = tmp_path_factory.mktemp("calling")
+    with process_served(tuned_to_call(directory), directory / "log", "--name", "fake") as one:
+        yield one.url
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """The programs of clients, each in an environment of its own."""
+    place = tmp_path_factory.mktemp("commands")
+    found = {name: own_environment(place / name, package).parent / name for name, package in PROGRAMS.items()}
+    installed(place, *PACKAGES)
+    subprocess.run(["node", "node_modules/opencode-ai/postinstall.mjs"], cwd=place, env=VARIABLES, check=True)
+    return found | {name: place / "node_modules" / ".bin" / name for name in ("opencode", "cn")}
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("client", COMMANDS)
+def test_commands_of_clients_use_a_tuned_model_as_they_come(client, calling, commands, tmp_path):
+    files, words, seen = COMMANDS[client]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text.replace("URL", f"{calling}/v1").replace("KEY", "none"))
+    own = {"HOME": tmp_path, "LLM_USER_PATH": tmp_path, "OPENAI_API_BASE": f"{calling}/v1", "OPENAI_API_KEY": "none"}
+    own |= {"OPENCODE_DISABLE_AUTOUPDATE": "1", "ANALYTICS": "false"}
+    done = subprocess.run(
+        [commands[client], *words], cwd=tmp_path, env=VARIABLES | own, stdin=subprocess.DEVNULL, timeout=600,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and all(each in done.stdout for each in [DONE, *seen]), done.stdout
 
 
 def table():

@@ -26,6 +26,7 @@ from served import served as served_model
 from ms_codegeex.cli import build_parser, parse
 from ms_codegeex.data.description import FACTS
 from ms_codegeex.data.infilling.sentinels import sentinels
+from ms_codegeex.extras.serving.admission import Caller
 from ms_codegeex.extras.serving.app import create_app
 from ms_codegeex.extras.serving.keys import read_keys
 from ms_codegeex.extras.serving.records import RequestRecord
@@ -124,7 +125,7 @@ def test_every_measurement_is_described(server):
 
 def test_the_line_of_the_access_log_has_the_real_fields():
     (shown,) = [block for block in blocks("json") if '"request"' in block]
-    real = RequestRecord("a", "b", "GET", "/", 0.0, first_token=1.0).described()
+    real = RequestRecord("a", "b", "GET", "/", 0.0, Caller("b"), first_token=1.0).described()
     assert list(json.loads(shown)) == list(real)
 
 

@@ -51,11 +51,11 @@ async def test_a_client_that_leaves_frees_its_slot(stream, moment):
     async with listening(backend) as address:
         backend.paused = True
         if moment == "queued":
-            first = [backend.answer([1], SETTINGS) for _ in range(2)]  # the engine has one more than its slots
+            first = [backend.answer([1], SETTINGS)]
         reader, writer = await asyncio.open_connection(*address)
         writer.write(request({"prompt": "x", "stream": stream}))
         if moment == "queued":
-            await until(lambda: len(backend._waiting) == 1)
+            await until(lambda: backend.queued == 1)
         else:
             await until(lambda: backend.active == 1)
         if moment == "between pieces":
@@ -67,27 +67,13 @@ async def test_a_client_that_leaves_frees_its_slot(stream, moment):
         writer.close()
         if moment == "queued":
             await until(lambda: backend.counters.cancelled == 1)
-            assert not len(backend._waiting) and not any(answer.ended for answer in first)
+            assert not backend.queued and not any(answer.ended for answer in first)
             for answer in first:
                 answer.close()
         await until(lambda: backend.idle)
         if moment != "queued":
             assert backend.counters.cancelled == 1 and backend.dropped == backend.asked
             assert backend.counters.completion_tokens < len(backend.model.tokenizer.encode(TEXT))
-
-
-async def test_clients_take_turns_and_one_clients_answers_keep_their_order():
-    backend = FakeBackend(slots=1)
-    backend.paused = True
-    taken = [backend.answer([1], SETTINGS, client="a") for _ in range(2)]
-    others = [backend.answer([1], SETTINGS, client=name) for name in "aaabbc"]
-    backend.paused = False
-    for answer in others:
-        await answer.whole()
-    numbers = {answer.number: place for place, answer in enumerate(others)}
-    assert backend.asked[:2] == taken
-    order = [numbers[answer.number] for answer in backend.asked[2:]]
-    assert order == [3, 5, 4, 0, 1, 2]  # two of a's have been computed: b c b, then a a a
 
 
 async def test_several_answers_are_taken_together_or_not_at_all():

@@ -19,6 +19,7 @@ from ms_codegeex.data.jinja_templates import JinjaChat, JinjaTemplate
 from ms_codegeex.extras.serving.routes.completions import ChatMessage
 from ms_codegeex.extras.serving.schemas import Tool
 from ms_codegeex.extras.serving.tools import CallReader, tool_use
+from ms_codegeex.generation.grammars import prepared
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 QUESTION = [{"role": "user", "content": "How warm is it in Paris?"}]
@@ -154,6 +155,46 @@ def test_an_answer_that_has_to_call_follows_the_functions_schema(choice, sign):
     assert prompt.endswith("<tool_call>\n" if sign else "Assistant:\n") and '"weather"' in prompt
 
 
+@pytest.mark.parametrize("sign", ["", "<tool_call>", "[TOOL_CALLS]", "CodeGeeX"])
+def test_several_forced_calls_if_they_are_asked_for(sign):
+    """Each is complete before the next one begins; the last may be cut off."""
+    library = pytest.importorskip("llguidance")
+    between = tool_use([Tool.model_validate(tool) for tool in TOOLS], "required", True, sign, "m").between
+    several = between.join([PARIS, DEEP, PARIS])
+    for text, count, finish in ((several, 3, "tool_calls"), (several[:-3], 3, "tool_calls"), (PARIS, 1, "tool_calls")):
+        message, found = asked(backend_of(sign, text), tool_choice="required", parallel_tool_calls=True)
+        arguments = [call["function"]["arguments"] for call in message["tool_calls"]]
+        assert (len(arguments), found, message["content"]) == (count, finish, None)
+        assert [json.loads(each) for each in arguments[: 2 if count > 1 else 1]] == ARGUMENTS[: 2 if count > 1 else 1]
+    _, backend = answered(
+        CHAT,
+        {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": True},
+        backend_of(sign, PARIS),
+    )
+    matcher, tokens = library.LLMatcher, library.LLTokenizer("byte")
+    many = [between.join([PARIS] * count) for count in (8, 9)]
+    for text, allowed in ((several, True), (many[0], True), (many[1], False), (f"{PARIS} {DEEP}", False)):
+        one = matcher(tokens, prepared(backend.asked[0].settings))
+        ids = tokens.tokenize_str(text)
+        assert (one.validate_tokens(ids) == len(ids)) is allowed
+    for fields in ({}, {"parallel_tool_calls": False}):
+        _, backend = answered(
+            CHAT, {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required", **fields}, backend_of(sign, PARIS)
+        )
+        assert not backend.asked[0].settings.between
+
+
+def test_a_forced_call_has_no_argument_that_the_function_does_not_name():
+    pytest.importorskip("llguidance")
+    _, backend = answered(
+        CHAT, {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}, backend_of("", PARIS)
+    )
+    valid = jsonschema.Draft202012Validator(json.loads(backend.asked[0].settings.json_schema)).is_valid
+    assert valid(json.loads(DEEP)) and valid({"name": "stop", "arguments": {}})
+    for name, arguments in (("stop", {"a": 1}), ("list_files", {"depth": 2, "a": 1})):
+        assert not valid({"name": name, "arguments": arguments})
+
+
 def test_a_call_that_max_tokens_cuts_is_given_as_far_as_it_goes():
     pytest.importorskip("llguidance")
     message, finish = asked(backend_of("", PARIS), tool_choice="required", max_tokens=12)
@@ -258,6 +299,22 @@ SCHEMAS = [
     ({"properties": {"a": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
     ({"properties": {"a": {"type": "string", "minLength": 5, "maxLength": 2}}, "required": ["a"]}, "unsatisfiable"),
     ({"properties": {"a": {"$ref": "#/$defs/none"}}, "required": ["a"]}, ""),
+    ({"$ref": "#"}, "$ref"),
+    ({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "$ref"),
+    ({"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}]}}, "required": ["a"]}, "$ref"),
+    ({"properties": {"a": {"type": "array", "items": {"$ref": "#"}, "minItems": 1}}, "required": ["a"]}, "$ref"),
+    ({"properties": {"a": {"$ref": "https://example.com/a.json"}}, "required": ["a"]}, "$ref"),
+    ({"properties": {"a": {"type": "integer", "minimum": 10**40}}, "required": ["a"]}, "minimum"),
+    ({"properties": {"a": {"type": "number", "multipleOf": 0}}, "required": ["a"]}, "multipleOf"),
+    ({"properties": {"a": {"minItems": 5, "maxItems": 2, "type": "array"}}, "required": ["a"]}, "required"),
+    ({"properties": {"a": {"enum": []}}, "required": ["a"]}, "required"),
+    ({"properties": {}, "required": [{}]}, "required"),
+    ({"properties": {"a": {"type": "text"}}, "required": ["a"]}, "type"),
+]
+FINE = [  # recursive, but with an end
+    {"properties": {"a": {"$ref": "#"}}},
+    {"properties": {"a": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, "required": ["a"]},
+    {"properties": {"a": {"type": "array", "items": {"$ref": "#"}}}, "required": ["a"]},
 ]
 
 
@@ -278,6 +335,14 @@ def test_a_schema_that_cannot_be_followed_is_a_400_that_names_the_keyword(parame
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, "tools") and keyword in error["message"]
         assert not backend.asked
+
+
+@pytest.mark.parametrize("parameters", FINE)
+def test_a_recursive_schema_whose_values_end_can_be_followed(parameters):
+    pytest.importorskip("llguidance")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    body = {"messages": QUESTION, "tools": tools, "tool_choice": "required"}
+    assert answered(CHAT, body, backend_of("", '{"name": "f", "arguments": {}}'))[0].status_code == 200
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
@@ -369,9 +434,9 @@ def test_forced_calls_of_a_real_engine_are_valid_alone_and_in_company(tmp_path):
             together = list(pool.map(call, range(24)))
             alone = [call(seed) for seed in range(0, 24, 6)]
     schemas = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in TOOLS}
-    finished = [choice for choice in together if choice.finish_reason == "tool_calls"]
-    assert len(finished) > 12 and "Traceback" not in (tmp_path / "log").read_text()
-    for choice in finished:
+    assert {choice.finish_reason for choice in together} == {"tool_calls"}
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    for choice in together:
         (one,) = choice.message.tool_calls
         jsonschema.validate(json.loads(one.function.arguments), schemas[one.function.name])
     assert [choice.message for choice in alone] == [together[seed].message for seed in range(0, 24, 6)]

@@ -19,6 +19,7 @@ from ms_codegeex.extras.cluster.plans.published import Factor, outside_roofline,
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.communicators import Communicator, communicators_of
+from ms_codegeex.planning.compilation import Compilation, compilation
 from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.memory import StageMemory, memory_without_buffers, parameter_sums, state_memory, with_buffers
 
@@ -105,6 +106,7 @@ OVERRIDES = (
     "training.recompute_blocks",
     "training.micro_batch",
     "parallel.micro_batches",
+    "parallel.graph_micro_batches",
     "parallel.data",
     "parallel.overlap.parts",
     "parallel.overlap.recompute_collectives",
@@ -191,6 +193,11 @@ class Plan:
             if max(stage.total for stage in counted(self.config)) > limit:
                 return False
         return self.spare >= SPARE_MEMORY
+
+    @property
+    def compilation(self) -> Compilation:
+        """What a start costs each host."""
+        return compilation(self.config)
 
     @property
     def parameters(self) -> int:
@@ -459,6 +466,9 @@ def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
         "outside_roofline_measured_on": plan.factor.measured_on,
         **plan.estimate.to_dict(),
         "bubble": time.bubble,
+        "graph_micro_batches": config.graph_micro_batches,
+        "compile_seconds": plan.compilation.seconds,
+        "compile_bytes_of_a_server": plan.compilation.server_bytes,
         "overlapped_step_seconds": plan.overlapped_seconds,
         "overlapped_mfu": plan.mfu_of(plan.overlapped_seconds),
         "tokens_per_day": plan.tokens_per_day,

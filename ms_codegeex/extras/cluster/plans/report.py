@@ -62,7 +62,8 @@ def heading(plan: Plan) -> str:
         (
             f"{name} on {config.devices:,} x {plan.chip.name}: {config.mesh}",
             f"  {training.global_batch:,} sequences of {config.seq_length:,} a step, {config.local_batch} a replica in "
-            f"{config.accumulation} micro-batch{'es' if config.accumulation > 1 else ''} of {config.micro_batch}; "
+            f"{config.accumulation} micro-batch{'es' if config.accumulation > 1 else ''} of {config.micro_batch}"
+            f"{f', {config.graph_micro_batches} in each call of the graph' if config.reductions > 1 else ''}; "
             f"{training.precision}, recompute {training.recompute}{muon}",
             f"  {plan.parameters:,} parameters; {_count(plan.model_flops)}FLOP a step, "
             f"{_count(plan.executed_flops)}FLOP executed ({extra:+.1%})",
@@ -124,7 +125,8 @@ def step_text(plan: Plan) -> str:
     time = plan.time
     bubble = f"; pipeline bubble {time.bubble:.1%}" if len(time.stages) > 1 else ""
     peak = plan.chip.peak(plan.config.training.precision) / 1e12
-    return f"{plan.estimate.text()}\n  of {peak:.0f} TFLOP/s{bubble}; --explain shows its parts"
+    step = f"{plan.estimate.text()}\n  of {peak:.0f} TFLOP/s{bubble}; --explain shows its parts"
+    return f"{step}\n{plan.compilation.text}" if plan.config.device == "ascend" else step
 
 
 def time_table(plan: Plan) -> str:
@@ -247,6 +249,7 @@ COLUMNS = {
     "training.recompute": "recompute",
     "training.recompute_blocks": "blocks",
     "training.micro_batch": "micro",
+    "parallel.graph_micro_batches": "in a graph",
     "parallel.overlap.parts": "parts",
     "parallel.overlap.recompute_collectives": "again",
     "parallel.fusion.allreduce_groups": "buckets",

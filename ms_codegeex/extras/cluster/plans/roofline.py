@@ -132,6 +132,8 @@ def update_seconds(config: RunConfig, chip: Chip, stage: int) -> float:
     sums = config.accumulation * config.parallel.overlap.parts  # each part of a micro-batch is added alone
     # set to zero (compared, cast from a Boolean, assigned: `_zeros` of the train step), added to
     summed = (18 + 12 * sums) * whole if config.accumulation > 1 else 0
+    if (calls := config.reductions) > 1:  # each call selects what its buffer becomes, and takes the norm
+        summed += (12 * calls + 18 * (calls - 1)) * whole + 8 * (calls - 1) * own
     if config.parallel.short_gradients and config.mesh.stage_size > 1:  # scaled and cast, sent, cast and scaled
         summed += (6 if "graph_kernel" in fused else 14) * (whole + own)
     summed += (muon - adam) * sum(map(math.prod, muon_shapes(config, stage)))
@@ -160,12 +162,14 @@ class StepTime:
     stages: tuple[StageTime, ...]
     micro_batches: int
     virtual_stages: int = 1
+    calls: int = 1
 
     @property
     def pipeline(self) -> float:
-        """1F1B: the slowest stage's micro-batches, and one of each other's; interleaved, of one virtual stage only."""
+        """1F1B: the slowest stage's micro-batches, and in each call of the graph one of each other's; interleaved, of
+        one virtual stage only."""
         times = [stage.micro_batch for stage in self.stages]
-        return self.micro_batches * max(times) + (sum(times) - max(times)) / self.virtual_stages
+        return self.micro_batches * max(times) + self.calls * (sum(times) - max(times)) / self.virtual_stages
 
     @property
     def bubble(self) -> float:
@@ -202,6 +206,7 @@ class StepTime:
 def collective_seconds(config: RunConfig, chip: Chip, collective: PlannedCollective) -> float:
     """Time of a collective's calls in one step; gradients start once a bucket, not once a parameter."""
     buckets = None if collective.purpose == "activation" else config.parallel.fusion.allreduce_groups or None
+    buckets = buckets and buckets * config.reductions
     return seconds(collective, config.mesh, chip, config.parallel.server_devices, buckets)
 
 
@@ -223,7 +228,7 @@ def step_time(config: RunConfig, chip: Chip) -> StepTime:
         StageTime(Work(**work), activations[stage], gradients[stage], update_seconds(config, chip, stage))
         for stage, work in enumerate(works)
     )
-    return StepTime(stages, config.accumulation, mesh.virtual_stages)
+    return StepTime(stages, config.accumulation, mesh.virtual_stages, config.reductions)
 
 
 def hidden_seconds(config: RunConfig, chip: Chip, time: StepTime, planned: Sequence[PlannedCollective]) -> float:

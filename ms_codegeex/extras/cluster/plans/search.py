@@ -24,6 +24,7 @@ from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged, parse_overrides
 from ms_codegeex.extras.cluster.plans.planner import OVERRIDES, SPARE_MEMORY, Plan, change, changed, divisors, overrides
 from ms_codegeex.extras.cluster.plans.roofline import balanced_layers
+from ms_codegeex.planning.compilation import bounded_graph, compilation
 from ms_codegeex.planning.hardware_files import hardware_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ BUCKETS = (4, 8, 20, 40)
 # What the keys that depend on the mesh are until a search chooses them.
 FREE = {
     **{f"parallel.{axis}": 1 for axis in ("tensor", "pipeline", "virtual_stages", "optimizer_shard")},
-    **{f"parallel.{key}": None for key in ("data", "stage_layers", "micro_batches")},
+    **{f"parallel.{key}": None for key in ("data", "stage_layers", "micro_batches", "graph_micro_batches")},
     **{f"training.{key}": None for key in ("micro_batch", "recompute_blocks")},
     "parallel.sequence": False,
     "parallel.overlap.parts": 1,
@@ -97,6 +98,7 @@ def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
                     "parallel__sequence": sequence,
                     "parallel__overlap": config.parallel.overlap if tensor > 1 else OverlapConfig(),
                     "parallel__micro_batches": None,
+                    "parallel__graph_micro_batches": None,
                     "training__micro_batch": size,
                 }
 
@@ -148,7 +150,7 @@ def recomputing(config: RunConfig, keys: Mapping[str, Any], chip: Chip) -> tuple
     for recompute in CHEAPEST_FIRST:
         chosen = {**keys, "training__recompute": recompute, "training__recompute_blocks": None}
         try:
-            plan = Plan(change(config, **chosen), chip)
+            plan = Plan(with_graph(change(config, **chosen)), chip)
         except UserError as error:
             reasons.append(str(error).partition(":")[0])
             continue
@@ -160,18 +162,30 @@ def recomputing(config: RunConfig, keys: Mapping[str, Any], chip: Chip) -> tuple
     return [], reasons
 
 
+def with_graph(config: RunConfig) -> RunConfig:
+    """The run with as many micro-batches in its graph as compile within bounds, since more calls take more time.
+    `UserError` if even the fewest do not."""
+    number = bounded_graph(config) if config.partitioned else config.graph_micro_batches
+    if number is None:
+        raise UserError(f"{compilation(config).text}; choose larger micro-batches, or more devices")
+    if number == config.graph_micro_batches:
+        return config
+    return change(config, parallel__graph_micro_batches=number)
+
+
 def other_schedules(plan: Plan) -> tuple[list[Plan], list[str]]:
     """As `recomputing`, for other schedules of the plan's pipeline: with virtual stages, and with layers by cost."""
     config, layers, stages = plan.config, plan.config.model.sizes.attention_layers, plan.config.mesh.pipeline
     numbers = range(2, MAX_VIRTUAL_STAGES + 1) if stages > 1 else ()
+    own_graph = {"parallel__graph_micro_batches": None}
     changes: list[dict[str, Any]] = [
-        {"parallel__virtual_stages": number, "parallel__stage_layers": None}
+        {"parallel__virtual_stages": number, "parallel__stage_layers": None, **own_graph}
         for number in numbers
         if layers % (stages * number) == 0
     ]
     balanced = balanced_layers(config)
     if balanced != config.mesh.layers_per_stage(layers):
-        changes.append({"parallel__virtual_stages": 1, "parallel__stage_layers": balanced})
+        changes.append({"parallel__virtual_stages": 1, "parallel__stage_layers": balanced, **own_graph})
     results = [recomputing(config, keys, plan.chip) for keys in changes]
     return [x for fitting, _ in results for x in fitting], [x for _, reasons in results for x in reasons]
 

@@ -89,8 +89,9 @@ def compare(job: RehearsalJob) -> Comparison:
     runs = [read_json(job.file("run.json", rank)) for rank in range(mesh.world)]
     outputs = [np.array(run["outputs"]) for run in runs]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
-    problems += [p for rank, fact in enumerate(facts) for p in execution_problems(config, rank, fact["collectives"])]
-    problems += [p for rank, fact in enumerate(facts) for p in _graph_problems(config, rank, fact)]
+    graph = config.of_a_call
+    problems += [p for rank, fact in enumerate(facts) for p in execution_problems(graph, rank, fact["collectives"])]
+    problems += [p for rank, fact in enumerate(facts) for p in _graph_problems(graph, rank, fact)]
     problems += _thawed(plan, final)
     loss_error, scalar_problems = _scalars(reference, outputs, tolerances)
     errors, replica_problems = _parameters(job, plan, facts, final, tolerances.still)

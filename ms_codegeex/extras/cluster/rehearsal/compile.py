@@ -87,7 +87,8 @@ def compile_ranks(
             mode = CompileMode(inline=True, target=target)
             jobs.append((RehearsalJob(Path(folder) / "few", few, 1), chosen[0], mode))
         compiled = _run(jobs, progress or (lambda done, total: None))
-    checks += _checks(config, [x for x in compiled if not x.inlined])
+    planned = config.of_a_call
+    checks += _checks(planned, [x for x in compiled if not x.inlined])
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model.sizes.num_layers} layers inlined, ")
     kernels = []
@@ -95,7 +96,7 @@ def compile_ranks(
         shown = compiled[-1] if few else compiled[0]
         kernels = backend_kernels(few or config, shown.rank, inline=shown.inlined)
         checks += stream_checks(kernels, shown.collectives)
-    return CompileReport(config, compiled, checks, target, kernels)
+    return CompileReport(planned, compiled, checks, target, kernels)
 
 
 def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
@@ -110,10 +111,11 @@ def compiled_config(config: RunConfig) -> RunConfig:
     """The configuration with as few micro-batches as show everything: two, or one per stage, with virtual stages two.
     More would repeat them and cost time and host memory."""
     rounds = 2 if config.mesh.virtual_stages > 1 else 1
-    few = min(config.accumulation, max(2, rounds * config.mesh.pipeline)) if config.partitioned else 1
-    batch = config.micro_batch * few * config.mesh.data
+    few = min(config.graph_micro_batches, max(2, rounds * config.mesh.pipeline)) if config.partitioned else 1
+    batch = config.micro_batch * few * config.mesh.data * min(config.calls, 2)
     training = replace(config.training, global_batch=batch, micro_batch=config.micro_batch)
-    return replace(config, training=training, parallel=replace(config.parallel, micro_batches=None))
+    parallel = replace(config.parallel, micro_batches=None, graph_micro_batches=few)
+    return replace(config, training=training, parallel=parallel)
 
 
 def inlined_config(config: RunConfig) -> RunConfig | None:

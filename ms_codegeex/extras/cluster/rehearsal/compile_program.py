@@ -116,7 +116,7 @@ def compile_once(network: Any, config: RunConfig) -> None:
 
 def local_inputs(config: RunConfig) -> list[Any]:
     """inputs, labels, loss_mask, samples with the rows that one device loads."""
-    rows, seq = config.training.global_batch // config.mesh.stage_size, config.seq_length
+    rows, seq = config.training.global_batch // config.mesh.stage_size // config.calls, config.seq_length
     ids, mask = np.zeros((rows, seq), np.int32), np.ones((rows, seq), np.float32)
     return [Tensor(ids), Tensor(ids), Tensor(mask), Tensor(ids[:, 0].copy())]
 

@@ -40,8 +40,8 @@ def not_executed(config: RunConfig, small: RunConfig) -> list[str]:
         lines.append(f"{precision}: no CPU executes it, {executed} ran in its place; --compile checks types and scale")
     if config.accumulation > 1 and small.mesh.pipeline > 1 and small.mesh.virtual_stages == 1:  # others call it
         lines.append(
-            f"lazy inlining: a run compiles its network once for all {config.accumulation} micro-batches, here it was "
-            f"inlined for each of {small.accumulation}"
+            f"lazy inlining: a run compiles its network once for all {config.graph_micro_batches} micro-batches of its "
+            f"graph, here it was inlined for each of {small.graph_micro_batches}"
         )
     if config.mesh != small.mesh:
         lines.append(f"the mesh {config.mesh}, shrunk to {small.mesh}")

@@ -105,11 +105,13 @@ def export(job: RehearsalJob, rank: int) -> None:
     config = job.config
     cell = partitioned_step(config, rank)
     full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling shards them
-    inputs = [Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)]
+    first = [a[0] for a in batches(config, 1)]
+    inputs = list(map(Tensor, _calls(config, rank, first, config.graph_micro_batches)[0]))
     began = time.monotonic()
     compiled(cell, inputs)
     facts = {"compile_seconds": time.monotonic() - began, **_written(job, rank, cell, full, "mindir")}
     if job.evaluates:
+        inputs = list(map(Tensor, _calls(config, rank, first, config.evaluation_micro_batches)[0]))
         compiled(cell.set_train(False), inputs)
         evaluation = _written(job, rank, cell, full, "evaluation.mindir", len(facts["collectives"]))
         facts["evaluation"] = evaluation["collectives"]
@@ -198,7 +200,8 @@ def _execute(job: RehearsalJob, rank: int, windows: Iterable[str]) -> None:
     data, outputs = batches(job.config, job.steps), []
     for step in range(job.steps):
         _set_probes(held, job, step, overflows=rank == job.config.mesh.world - 1)
-        outputs.append(network(*[Tensor(local_rows(job.config, rank, a[step])) for a in data]).asnumpy().tolist())
+        parts = _calls(job.config, rank, [a[step] for a in data], job.config.graph_micro_batches)
+        outputs.append([network(*map(Tensor, part)) for part in parts][-1].asnumpy().tolist())
         if outputs[-1][5]:
             formula.update(outputs[-1][3], probed_step.parameters_of(held, probed_step.GRADIENT))
     np.savez(job.file("npz", rank), **{name: held[name].asnumpy() for name in windows})
@@ -214,7 +217,16 @@ def _evaluated(job: RehearsalJob, rank: int, held: dict[str, Any], batch: Sequen
     network = nn.GraphCell(ms.load(str(job.file("evaluation.mindir", rank))))
     for name, parameter in network.parameters_dict().items():
         parameter.set_data(Tensor(held[mindir.parameter_name(name)].asnumpy()))
-    return network(*[Tensor(local_rows(job.config, rank, a)) for a in batch]).asnumpy().tolist()[:2]
+    parts = _calls(job.config, rank, batch, job.config.evaluation_micro_batches)
+    return np.sum([network(*map(Tensor, part)).asnumpy().astype(np.float64) for part in parts], 0)[:2].tolist()
+
+
+def _calls(
+    config: RunConfig, rank: int, batch: Sequence[np.ndarray], micro_batches: int
+) -> list[tuple[np.ndarray, ...]]:
+    """What a rank gives of a global batch to each call of a graph with so many micro-batches."""
+    local = Batch(*[local_rows(config, rank, a) for a in batch])
+    return [part.arrays() for part in local.parts(config.accumulation // micro_batches)]
 
 
 def _resources() -> dict[str, Any]:

@@ -62,12 +62,13 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     Changed so that errors show: clipping that acts, a learning rate that moves the weights, and in FP16 an initial loss
     scale that overflows. A large factor skips the scales at which a sum may overflow but its parts not.
     """
-    accumulation = min(config.accumulation, 2)  # each takes time to compile
+    accumulation = min(config.graph_micro_batches, 2)  # each takes time to compile
     if mesh.pipeline > 1:  # with one more than stages, each stage alternates between forward and backward
         more = 1 if mesh.world <= FEW_RANKS else 0
-        accumulation = max(mesh.pipeline, min(config.accumulation, mesh.pipeline + more))
+        accumulation = max(mesh.pipeline, min(config.graph_micro_batches, mesh.pipeline + more))
     if config.mesh.virtual_stages > 1 and mesh.pipeline > 1:
         accumulation = 2 * mesh.pipeline  # twice round the stages: each part alternates, too
+    graph_micro_batches, accumulation = accumulation, accumulation * min(config.calls, 2)
     micro, clip_norm = 2 * mesh.tensor, 0.2 if config.lora.rank else 0.5  # the gradients of adapters are smaller
     executed = "fp16" if config.parallel.short_gradients else "fp32"
     values = config.to_dict()
@@ -95,6 +96,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     )
     parallel = {**values["parallel"], "data": mesh.data, "tensor": mesh.tensor, "pipeline": mesh.pipeline}
     parallel.update(optimizer_shard=mesh.optimizer_shard, micro_batches=None, stage_layers=None)
+    parallel["graph_micro_batches"] = graph_micro_batches
     parallel["virtual_stages"] = 2 if config.mesh.virtual_stages > 1 and mesh.pipeline > 1 else 1
     parallel["sequence"] = config.parallel.sequence and mesh.tensor > 1
     overlap = parallel["overlap"] if mesh.tensor > 1 else {}

@@ -163,7 +163,7 @@ def _exchange(arguments: argparse.Namespace) -> bool:
     refuse(arguments, DatasetOptions, "only with datasets that are made from text", ("validation",))
     refuse(arguments, TuningOptions, "only with datasets that are made from text", ("overlong", "template"))
     if arguments.task != "pretrain" or not arguments.input:
-        raise UserError("--to and --from: take --input and no --task, because their input has been tokenised")
+        raise UserError("--to and --from: their input has been tokenised; give --input, and leave out --task")
     if arguments.to:
         _export(arguments)
     else:
@@ -182,7 +182,8 @@ def _export(arguments: argparse.Namespace) -> None:
     dataset, split = _one(arguments, "a dataset directory"), arguments.split or "train"
     refuse(arguments, DatasetOptions, "only with datasets that are made; give --output a new directory", ("replace",))
     if not (dataset / "dataset.json").is_file():
-        raise UserError(f"{dataset}: not a dataset directory (no dataset.json); `ms-codegeex prepare` makes them")
+        remedy = "make one with `ms-codegeex prepare --input PATH --output DIR`"
+        raise UserError(f"{dataset}: not a dataset directory (no dataset.json); {remedy}")
     export = extra("prepare --to", arguments.to)
     if arguments.to == "mindrecord":
         result = export(

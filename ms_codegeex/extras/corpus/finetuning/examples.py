@@ -208,6 +208,12 @@ def _turns(layouts: Table, layout: RecordLayout, record: Mapping[str, Any], note
             raise BadRecord("order of roles", detail)
         if turn.role == "assistant":
             _answer(f"message {index}", turn.content)
+    name, only = _one(layout, record, "last")
+    if only not in (None, False, True):
+        raise BadRecord(f"field {name}", f"{only!r:.20}; true: only the last answer is learnt, false: each")
+    if only:
+        last = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=0)
+        turns = [turn._replace(trained=turn.trained and index == last) for index, turn in enumerate(turns)]
     name, value = _one(layout, record, "system")
     system = Turn("system", "" if value is None else _content(name, value))
     there = not system.content or any(turn[:2] == system[:2] for turn in turns)

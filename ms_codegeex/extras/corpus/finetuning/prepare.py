@@ -27,6 +27,7 @@ from ms_codegeex.data.datasets.batches import ENDS_INSIDE, KIND
 from ms_codegeex.data.datasets.layout import check_output, file_records
 from ms_codegeex.data.description import Chat, bound, chat_json, chat_of, read_description
 from ms_codegeex.data.infilling.transform import infill_record
+from ms_codegeex.data.jinja_templates import chatml
 from ms_codegeex.data.languages import check_scheme
 from ms_codegeex.data.layouts import table
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
@@ -89,7 +90,7 @@ class FinetuneSettings:
         if self.seq_length < 2:
             raise UserError(f"seq_length {self.seq_length}: expected 2 tokens or more, for example 2048")
         if self.infill is not None and self.task != "completion":
-            raise UserError(f"infill: {self.task} examples have no middle; only completions and corpora have")
+            raise UserError("infill: only completions and corpora have a middle; leave out --infill-rate")
 
     def record(self) -> dict[str, Any]:
         """All settings, as dataset.json and report.json hold them."""
@@ -103,7 +104,8 @@ class FinetuneSettings:
         if self.chat is not None:
             return chat_of(self.chat)
         own = None if self.tokenizer in TOKENIZER_NAMES else read_description(Path(self.tokenizer)).chat
-        return own or TEMPLATES["codegeex2" if tokenizer.name == "codegeex2" else "plain"]
+        usual = chatml() if tokenizer.name == "qwen2" else TEMPLATES.get(tokenizer.name, TEMPLATES["plain"])
+        return own or usual
 
 
 class RowEncoder:
@@ -186,7 +188,8 @@ class _RowMaker:
 
     def read_all(self, inputs: Places, progress: bool) -> None:
         """Add every example of `settings.validation`, then of `inputs`; `UserError` if there is none."""
-        units, others, found = _find(user_roots(inputs, self.settings.validation))
+        own = self.settings.validation
+        units, others, found = _find(user_roots(inputs, own, None if own else self.settings.validation_share))
         self.found["files"] = found["files"]
         for item in others:
             if item.kind == "problems":

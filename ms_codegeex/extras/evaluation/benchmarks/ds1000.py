@@ -115,7 +115,7 @@ def _row(row: Mapping[str, Any], where: str, _: int) -> Problem:
 
 
 STARTS = ("BEGIN SOLUTION\n<code>", "# SOLUTION START")
-ENDS = ("</code>", "# SOLUTION END", "END SOLUTION", "```")
+ENDS = ("</code>", "# SOLUTION END", "\nEND SOLUTION", "```")
 FENCE = re.compile(r"\s*```[^\n]*\n")
 GIVEN = re.compile(r"<code>\n(.*?)(?:</code>|\Z)", re.DOTALL)
 # a function at the end of the given code, of which there are only comments
@@ -172,7 +172,7 @@ def cleaned(text: str, library: str) -> str:
         text = text.split(start, 1)[-1]
     if fence := FENCE.match(text):
         text = text[fence.end() :]
-    text = stop_rules.cut(text, ENDS)
+    text = stop_rules.cut(text, ENDS).replace("<code>", "")
     if library.lower() == "matplotlib":
         lines = text.splitlines(keepends=True)
         text = "".join(line for line in lines if not any(call in line for call in FIGURE_CALLS))
@@ -227,7 +227,9 @@ class Ds1000(PythonTask):
     def _simplified(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Passes if there is no exception. The problem's own functions run the answer, in one process."""
         calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
-        report = self.run("\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""]), sandbox)
+        report = self.run(
+            "\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""]), sandbox, bare=True, guarded=False
+        )
         # for the published script too, a program that exits early without an exception has failed: it printed nothing
         return judgement(sample, both_verdicts(report), [report.execution])
 

@@ -170,8 +170,8 @@ def lua(row: MultiPlEProblem, text: str, name: str) -> Program:
 
 ASSEMBLERS = {each.__name__: each for each in (python, cpp, java, js, go, rust, bash, ts, lua)}
 
-RUN_SECONDS = 15.0  # as published
-LONGER_RUN_SECONDS = {"go": 30.0}
+RUN_SECONDS = 15.0  # as published, and the languages that have others
+OTHER_RUN_SECONDS = {"go": 30.0, "js": 5.0, "rust": 5.0}
 
 
 @cache
@@ -212,7 +212,7 @@ class MultiPlE(ToolChainTask):
         """Compile and run the program with its tests. Published: exit status 0. Strict: and their end was reached."""
         row = trial(problem.labels["language"]) if isinstance(sample, Reference) else problem.data
         program = assemble(row, sample.generation, problem.id, sample.whole)
-        wall = self._timeout or LONGER_RUN_SECONDS.get(problem.labels["language"], RUN_SECONDS)
+        wall = self._timeout or OTHER_RUN_SECONDS.get(problem.labels["language"], RUN_SECONDS)
         return self.judge_program(problem, sample, program, sandbox, wall)
 
     def trial(self, problem: Problem) -> Sample:

@@ -55,6 +55,7 @@ EXAMPLES = """  ms-codegeex evaluate --list                                     
   ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200
   ms-codegeex evaluate reproduce codegeex --model model --data benchmarks --output paper --quick
   ms-codegeex evaluate reproduce codegen --url http://localhost:8000/v1 --data benchmarks --output paper
+  ms-codegeex evaluate reproduce leaderboards --only humaneval evalplus --model model --output boards  # several
   ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
   ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
   ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
@@ -100,7 +101,7 @@ OTHERS = {  # tasks that are not benchmarks
         [FileOptions, *_of_model("the model", ("model", "checkpoint")), InfillingOptions],
     ),
     "reproduce": (
-        "the evaluations of a paper one after the other, and its tables with the model's row",
+        "several evaluations one after the other: those of a paper, with its tables, or benchmarks as usually sampled",
         [
             ReproductionOptions,
             *_of_model("where samples come from", ("model", "checkpoint", "url"), "slots"),
@@ -204,6 +205,7 @@ def _evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
         sampler=_sampler(recipe, model, source, server),
         model=identity,
         given=source.samples,
+        first=source.first,
         export=judging.export,
         limit=judging.limit or limit,
         judge=not judging.generate_only,
@@ -324,6 +326,8 @@ def _check_source(
         drawn = [each.name for each in declared(Recipe) if each.name not in NOT_DRAWN]
         words = "--samples" if source.samples else "--judge-only"
         refuse(arguments, Recipe, f"{words} draws no samples", drawn, over=True)
+    if source.first is not None and not source.samples:
+        raise UserError("--first: is for --samples; leave it out, or give --samples")
     if judging.ray_address is not None and judging.judge_engine != "ray":
         raise UserError("--ray-address: is for --judge-engine ray; leave it out, or add --judge-engine ray")
     if judging.judge_engine == "ray" and judging.generate_only:

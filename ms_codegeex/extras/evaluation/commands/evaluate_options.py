@@ -49,6 +49,11 @@ class SourceOptions:
         "PATH",
         either="source",
     )
+    first: int | None = option(
+        "with --samples: number of the problem (from 0) that the first row answers, if the rows do not say",
+        "N",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,9 @@ class InfillingOptions:
 class ReproductionOptions:
     """Which paper. The model and how programs are judged are options of the other tasks."""
 
-    paper: Literal["codegeex", "codegen", "codegeex2"] = option("the paper", None, REQUIRED, positional=True)
+    paper: Literal["codegeex", "codegen", "codegeex2", "leaderboards"] = option(
+        "the paper; or leaderboards: benchmarks as they are usually sampled", None, REQUIRED, positional=True
+    )
     output: Path = option(
         "index.html, reproduction.json and a directory for each evaluation; run it again to continue", "DIR", REQUIRED
     )
@@ -143,7 +150,9 @@ class ReproductionOptions:
         "directory with the files of its benchmarks (default: where other packages have put them)", "DIR"
     )
     quick: bool = option("2 samples of the first 8 problems of each language: does everything work?", default=False)
-    only: tuple[str, ...] = option("these evaluations of the paper (docs/evaluation.md)", "PART", ())
+    only: tuple[str, ...] = option(
+        "these evaluations of it, such as humaneval evalplus (docs/evaluation.md)", "PART", ()
+    )
     json: bool = option("print reproduction.json on standard output", default=False)
 
 

@@ -101,7 +101,7 @@ def measure(
             documents += 1
             bar.update(len(logprobs))
     if not total.tokens:
-        why = tally.nothing_left("give UTF-8 files, records or a dataset")
+        why = tally.nothing_left("give UTF-8 files, records or a dataset", "texts")
         raise UserError(f"{', '.join(map(str, paths))}: no text was found: {why}")
     scored = "answers" if answers else "all text"
     return CorpusPerplexity(total, size, documents, window, stride, tally.summed(documents), whole, scored)

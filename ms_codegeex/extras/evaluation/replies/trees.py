@@ -26,6 +26,8 @@ MAX_SECONDS = 1.5  # of computing, for all texts of a reply
 CHUNK_BYTES = 4096
 MAX_BEGINNINGS = 6  # places at which code without a fence may begin
 WORD = re.compile(r"\w+")
+SUFFIX = re.compile(r"\b\d\w*?(_\w+)")  # of a literal, which C++'s operators name
+MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)(?:\(|[ \t].*[{}()])", re.MULTILINE)  # with arguments or brackets
 NOISE = re.compile(r"\b(?:console|print|printf|process\.std\w+|io\.(?:read|write)|echo|read|exit|assert)\b")
 TESTING = re.compile(
     r"\b(?:junit|testng|mockito|hamcrest|assertj|gtest|gmock|catch2?|doctest|proptest|quickcheck|rstest|jest|vitest"
@@ -95,7 +97,8 @@ class Item:
             if re.search(left_out, each.type):
                 first, end = each.start_byte - start, each.end_byte - start
                 code[first:end] = b" " * (end - first)
-        return {*WORD.findall(code.decode("utf-8", "replace"))}
+        text = code.decode("utf-8", "replace")
+        return {*WORD.findall(text), *SUFFIX.findall(text)}
 
 
 class UnreadCode(Exception):
@@ -224,8 +227,8 @@ def names(node: Any) -> frozenset[str]:
     skipped, parts = _nodes("skipped"), _nodes("parts")
     while waiting:
         node = waiting.pop()
-        leaf = node.type.endswith("identifier") or node.type in ("word", "variable_name")
-        found |= {text_of(node)} if leaf and not node.named_child_count else set()
+        leaf = node.type.endswith(("identifier", "identifier_pattern")) or node.type in ("word", "variable_name")
+        found |= {text_of(node).removeprefix("r#")} if leaf and not node.named_child_count else set()
         for number, child in enumerate(node.children):
             key = node.field_name_for_child(number)
             if key == "type" and child.type in SPECIFIERS and child.child_by_field_name("body"):
@@ -426,11 +429,14 @@ def _parts(codes: Sequence[str], request: CodeRequest, fixed: bool, reader: Tree
 
 
 def _unread(code: str, reader: TreeReader, name: str) -> str:
-    """A text that defines the entry point without its main function, if the grammar fails on code in it: a compiler may
-    read it. Empty if the grammar reads all of it, or fails on sentences, or if its items could not stay as they are."""
+    """A text that defines the entry point without its main function, if the grammar fails on code in it, or macros
+    declare what is in it: a compiler may read it. Empty if the grammar reads all of it, or fails on sentences, or if
+    its items could not stay as they are."""
     grammar, nodes = reader.grammar, reader.parsed(code).children
     head = rf"^[ \t]*(?!return\b|else\b)[\w:<>,&*\[\] \t]*[ \t&*]{re.escape(name)}\s*\([^;{{}}]*\)[^;{{}}]*(?:\{{|<%)"
-    if grammar.members or grammar.by_name or grammar.scripts or not re.search(head, code, re.MULTILINE):
+    declares = name in WORD.findall(code) and _macros_declare(code, reader)
+    others = grammar.members or grammar.by_name or grammar.scripts
+    if others or not (declares or re.search(head, code, re.MULTILINE)):
         return ""
     functions = (
         each for each in _walked(reader.parsed(code)) if re.search(r"function_(?:definition|item)$", each.type)
@@ -438,12 +444,21 @@ def _unread(code: str, reader: TreeReader, name: str) -> str:
     main = sorted((each for each in functions if "main" in names(each)), key=lambda each: each.start_byte)
     failed = [text_of(each) for each in nodes if each.has_error and each not in main]
     lines = [line for text in failed for line in text.splitlines() if not re.match(r"\s*(?://|\*|/\*)", line)]
-    if any(map(_is_prose, lines)) or not any(CODE.search(text) for text in failed):
+    if any(map(_is_prose, lines)) or not (declares or any(CODE.search(text) for text in failed)):
         return ""
     source = code.encode("utf-8", "replace")
     for each in reversed(main):
         source = source[: each.start_byte] + source[each.end_byte :]
     return source.decode("utf-8", "replace").strip("\n")
+
+
+def _macros_declare(code: str, reader: TreeReader) -> bool:
+    """Whether a program's own macros, with arguments or brackets, stand outside of its functions."""
+    text = bytearray(code.encode("utf-8", "replace"))
+    for each in _walked(reader.parsed(code)) if (macros := {*MACRO.findall(code)}) else ():
+        if re.search(r"^compound_statement|^preproc_(?:function_)?def$|comment|string", each.type):
+            text[each.start_byte : each.end_byte] = b" " * (each.end_byte - each.start_byte)
+    return not macros.isdisjoint(WORD.findall(text.decode("utf-8", "replace")))
 
 
 def leaves_open(code: str, language: str) -> bool:

@@ -19,7 +19,7 @@ from ms_codegeex.extras.evaluation.reports.page import label_of, published_table
 from ms_codegeex.extras.evaluation.sampling import recipes
 
 FILE = Path(__file__).with_name("papers.yaml")
-PaperName = Literal["codegeex", "codegen", "codegeex2"]
+PaperName = Literal["codegeex", "codegen", "codegeex2", "leaderboards"]
 QUICK = {"n": 2, "limit": 8}  # samples of each problem, problems of each language
 OURS = "this model"
 MODE = "strict"  # how our rows are judged
@@ -148,7 +148,7 @@ def render(
     heads = ("table", "column", OURS, shown.compared, "difference")
     sections = [
         ("What ran", note(few if quick else ""), table(("", f"{MODE} verdicts", "left out"), rows)),
-        (f"Against {shown.compared}", table(heads, compared)),
+        *([(f"Against {shown.compared}", table(heads, compared))] if shown.compared else []),
         (
             "Translation",
             matrix(pairs, f"pass@1 of {OURS} in per cent, {MODE} verdicts.") if any(pairs.values()) else "",

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, reduce
-from itertools import chain, groupby
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,11 @@ from ms_codegeex.extras.evaluation.task import Problem, Sample, SampledAnswer, T
 from ms_codegeex.generation.stopping import Rule
 
 FILE = Path(__file__).with_name("layouts.yaml")
-FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's codes
+# why a text ended: CodeGeeX's codes, and the words of servers; anything else is "given"
+FINISH = {0: "length", 1: "stop", 2: "eos", **dict.fromkeys(
+    ("length", "max_tokens", "model_length", "max_output_tokens"), "length"
+)}  # fmt: skip
+FILTERED = ("content_filter", "refusal")  # a server ended a text for what it says
 MAX_PROGRAM_BYTES = 16 << 20
 MAX_NAMES_SHOWN = 5
 MAX_REASON = 100  # characters of a failed request's reason
@@ -36,10 +40,18 @@ Export = Literal["evalplus", "bigcode"]
 COPY = re.compile(r"(?:\.results|_intermediate|\.jsonl_results|\.raw)(?=\.jsonl?(?:\.gz)?$)")
 CLEANED = "-sanitized"
 MIN_CHARACTERS = 20  # of a text by which a problem is recognised
+# remarks, after the number of what they are about
+IN_LAYOUT = "samples in the layout of "
+OTHERS = "rows are about problems that are not evaluated"
+DROPPED = "answers have been dropped by lm_eval's filter and are not judged; run lm_eval without it to judge all"
+FURTHER = "further choices of the same requests are not judged, as in Inspect; ask with epochs to have all judged"
+FENCED = "programs are replies with code fences, which fail as they are; run evalplus.sanitize --samples FILE"
 REASONS = (
     "error.message",
     "response.body.error.message",
     "response.body.incomplete_details.reason",
+    "result.error.error.message",
+    "result.type",
 )  # of a failed request
 REFUSALS = (
     "response.body.choices.message.refusal",
@@ -55,6 +67,7 @@ class SampleLayout:
     keys: tuple[str, ...]
     ids: tuple[str, ...] = ("task_id",)
     texts: str = ""
+    ends: str = ""
     kind: str = ""
     rows: str = ""
     refused: str = ""
@@ -109,18 +122,20 @@ class GivenSamples:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSamples:
-    """The samples of these problems in a file or directory, numbered in its order. `UserError`: a layout is unknown, a
-    text is missing, or a row is about an unknown problem."""
+def read_samples(path: Path, task: Task, problems: Sequence[Problem], first: int | None = None) -> GivenSamples:
+    """The samples of these problems in a file or directory, numbered in its order. `first`: the number of the problem
+    that a file's first row answers, if its rows do not say. `UserError`: a layout is unknown, a text is missing, or a
+    row is about an unknown problem."""
     names, taken = _Names(task), GivenSamples()
     chosen, count = {problem.id: problem for problem in problems}, Counter[str]()
-    of_layout, others, filters, fewer = Counter[str](), 0, dict[str, list[str]](), Counter[str]()
+    filters, told = dict[str, list[str]](), Counter[str]()  # names of lm_eval's by file; remarks and their numbers
     failed, refused = list[tuple[str, str]](), list[tuple[str, str]]()  # problems and reasons
     rows = [*_rows(path, names, taken.remarks)]
-    files = groupby((each for each in rows if not each[2].keys), lambda each: each[0].rpartition(":")[0])
-    lists = chain.from_iterable(names.of_lists(file, [row for _, row, _ in of], len(problems)) for file, of in files)
-    for where, row, layout in rows:
-        name = names.of_row(row, layout, where) if layout.keys else next(lists)
+    files = groupby(rows, lambda each: each[0].rpartition(":")[0])
+    answered = [*chain.from_iterable(names.of_file(file, [*of], first) for file, of in files)]
+    if first is not None and not names.counted:
+        taken.remarks.append(f"{path}: --first {first} changes nothing, as all rows say which problem they answer")
+    for (where, row, layout), name in zip(rows, answered, strict=True):
         if "filtered_resps" in layout.keys:  # once for each of lm_eval's filters
             of_file = filters.setdefault(where.rpartition(":")[0], [])
             if (kind := str(row.get("filter", ""))) not in of_file:
@@ -128,10 +143,12 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
             if kind != of_file[0]:
                 continue
         if name not in chosen:
-            others += 1
+            told[OTHERS] += 1
             continue
-        if refusals := [(name, str(each)) for at in REFUSALS for each in found(row, at) if each]:
-            refused += refusals
+        ends = [*found(row, layout.ends)] if layout.ends else []
+        said = [str(each) for at in REFUSALS for each in found(row, at) if each]
+        if said := said or [each for each in ends if each in FILTERED]:
+            refused += ((name, each) for each in said)
             if layout.kind == "failed":
                 row, layout = {"text": None}, replace(layout, kind="reply", texts="text")
         if layout.kind == "failed" or (layout.kind == "reply" and isinstance(row, dict) and row.get("error")):
@@ -144,28 +161,27 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> GivenSa
         if "filtered_resps" in layout.keys and (drawn := [*found(row.get("resps", []), "")]) != texts:
             if texts and all(text in drawn for text in texts):  # a filter that only chose among them
                 texts, row = drawn, {**row, "filtered_resps": drawn}
-            fewer[where.rpartition(":")[0]] += max(0, len(drawn) - len(texts))
+            told[DROPPED] += max(0, len(drawn) - len(texts))
         if not texts and row != []:
             raise UserError(f"{where}: no text at {layout.texts or 'its place'}, where {layout.name} has it")
-        for text in texts:
-            taken.samples.append(_sample(text, row, layout, task, chosen[name], count[name], where))
+        told[FURTHER] += max(0, len(ends) - len(texts)) if layout.rows else 0
+        for end, text in zip_longest(ends[: len(texts)], texts):
+            finish = FINISH.get(end, "given")
+            taken.samples.append(_sample(text, row, layout, task, chosen[name], count[name], where, finish))
             count[name] += 1
-            of_layout[layout.name] += 1
-    taken.remarks += [f"{path}: {number} samples in the layout of {name}" for name, number in of_layout.items()]
-    if others:
-        taken.remarks.append(f"{path}: {others} rows are about problems that are not evaluated")
+            told[IN_LAYOUT + layout.name] += 1
+            told[FENCED] += layout.kind == "program" and "\n```" in text and not _parsed(text)
+    layouts_first = sorted((+told).items(), key=lambda each: not each[0].startswith(IN_LAYOUT))
+    taken.remarks += [f"{path}: {number} {words}" for words, number in layouts_first]
     what = {"failed requests are left out, not judged": failed, "refusals count as answers without code": refused}
     for words, about in what.items():
         shown = ", ".join(f"{name} ({reason[:MAX_REASON]})" for name, reason in about[:MAX_NAMES_SHOWN])
         more = ", ..." if len(about) > MAX_NAMES_SHOWN else ""
         taken.remarks += [f"{path}: {len(about)} {words}: {shown}{more}"] if about else []
-    for file, number in (+fewer).items():
-        remedy = "run lm_eval without the filter that drops them to judge all"
-        taken.remarks.append(f"{file}: lm_eval's filter has dropped {number} answers, which are not judged; {remedy}")
-    for file, (first, *more) in filters.items():
+    for file, (chief, *more) in filters.items():
         if more:
             others = f"those of {', '.join(more)} are of the same answers, passed over; to judge them, give them alone"
-            taken.remarks.append(f"{file}: rows of the filter {first} are read; {others}")
+            taken.remarks.append(f"{file}: rows of the filter {chief} are read; {others}")
     if without := [name for name in chosen if name not in count]:
         shown = ", ".join(without[:MAX_NAMES_SHOWN]) + (", ..." if len(without) > MAX_NAMES_SHOWN else "")
         taken.remarks.append(f"{path}: no samples of {len(without)} of {len(chosen)} problems: {shown}")
@@ -234,8 +250,10 @@ class _Names:
     def __init__(self, task: Task) -> None:
         self._task, self._ids = task, [problem.id for problem in task.problems]
         self._known, self._others = set(self._ids), dict[str, list[str]]()
+        self.counted = False  # whether rows were taken by their place
         for name in self._ids:
-            for other in {name.replace("/", "_"), name.partition("/")[2], name.rpartition("/")[2]} - {""}:
+            parts = {name.partition("/")[2], name.rpartition("/")[2]} - {""}
+            for other in parts | {name.replace("/", sign) for sign in "_-"}:
                 self._others.setdefault(other, []).append(name)
 
     def check(self, row: Any, layout: SampleLayout, where: str) -> None:
@@ -246,26 +264,29 @@ class _Names:
         if texts and any(prompts) and not any(each in prompt for each in texts for prompt in prompts):
             raise UserError(f"{where}: its problem {texts[0][:60]!r} is none of {self._task.name}; check --data")
 
-    def of_lists(self, where: str, lists: Sequence[Any], chosen: int) -> list[str]:
-        """The ids of the problems that a file's lists of answers are for. Those that show it say where the others are;
-        if none does, there has to be one for each problem, or for each of the first ones that are `chosen`."""
-        ids = self._ids
+    def of_file(self, file: str, rows: Sequence[tuple[str, Any, SampleLayout]], first: int | None) -> list[str]:
+        """The ids of the problems that a file's rows answer. If some do not say, the rows are in the order of the
+        problems: those that say it, or `first`, tell where they begin; if none does, there is one for each problem."""
+        ids, names = self._ids, [self.of_row(row, layout, where) for where, row, layout in rows]
+        if None not in names:
+            return [name for name in names if name]
+        self.counted = True
         languages = sorted({problem.labels.get("language", "") for problem in self._task.problems})
         if len(languages) > 1:
-            raise UserError(f"{where}: a list is of one language; name it, such as --language {languages[0]}")
-        shown = [self.of_text(next(found(texts, ""), "")) for texts in lists]
-        starts = {ids.index(name) - place for place, name in enumerate(shown) if name}
-        if len(starts) > 1 and None not in shown:  # in another order
-            return [name for name in shown if name]
-        if len(starts) > 1 or (not starts and len(lists) not in (len(ids), chosen)):
-            known = f"{len(lists)} lists of answers for {len(ids)} problems, and not all show which one they answer"
-            raise UserError(
-                f"{where}: {known}; give --limit {len(lists)} if they are of the first, or rows with task_id"
-            )
+            raise UserError(f"{file}: a list is of one language; name it, such as --language {languages[0]}")
+        starts = {ids.index(name) - place for place, name in enumerate(names) if name}
+        if first is not None and starts - {first}:
+            shown = next(f"row {place} answers {name}" for place, name in enumerate(names, 1) if name)
+            raise UserError(f"{file}: {shown}, so the first does not answer problem {first}; leave --first out")
+        starts |= set() if first is None else {first}
+        if len(starts) > 1 or (not starts and len(names) != len(ids)):
+            known = f"{len(names)} rows for {len(ids)} problems, and not all show which one they answer"
+            remedy = "say by --first N which one the first row answers (0: the first of all), or give rows with task_id"
+            raise UserError(f"{file}: {known}; {remedy}")
         start = starts.pop() if starts else 0
-        if start < 0 or start + len(lists) > len(ids):
-            raise UserError(f"{where}: the list has more than the {len(ids)} problems; check --data")
-        return ids[start : start + len(lists)]
+        if start < 0 or start + len(names) > len(ids):
+            raise UserError(f"{file}: its rows go beyond the {len(ids)} problems; check --data and --first")
+        return ids[start : start + len(names)]
 
     def of_text(self, text: Any) -> str | None:
         """The id of the one problem whose prompt begins a text, or else whose function it defines."""
@@ -279,8 +300,9 @@ class _Names:
         names = names or [name for name, each in data.items() if _is_program(text, each)]
         return names[0] if len(names) == 1 else None
 
-    def of_row(self, row: Any, layout: SampleLayout, where: str) -> str:
-        """The id of the problem that a row is about: that it names, else whose prompt it has, else its number."""
+    def of_row(self, row: Any, layout: SampleLayout, where: str) -> str | None:
+        """The id of the problem that a row is about: that it names, else whose prompt it has, else its number, else
+        the one that its text shows; None if nothing tells."""
         values = (
             (path, reduce(lambda value, key: value.get(key) if isinstance(value, dict) else None, path.split("."), row))
             for path in layout.ids
@@ -290,12 +312,14 @@ class _Names:
             prompts = (self.of_text(each) for at in ("prompt", "doc.prompt") for each in found(row, at))
             if name := next(filter(None, prompts), None):
                 return name
+            if not path:
+                return self.of_text(next(found(row, layout.texts), ""))
         if isinstance(given, bool) or not isinstance(given, str | int):
             raise UserError(f"{where}: {layout.ids[0]} is {str(given)[:60]}, expected the id of a problem")
         name = str(given)
         if name in self._known:
             return name
-        number = re.sub(r"^[A-Za-z]+[/_](?=\d+$)", "", name)
+        number = re.sub(r"^[A-Za-z]+[/_-](?=\d+$)", "", name)
         ids = self._others.get(name) or [number] * (number in self._known)
         if len(ids) > 1 and isinstance(language := row.get("language"), str):
             language = ALIASES.get(language, language.partition("_")[0])
@@ -307,7 +331,9 @@ class _Names:
         return ids[0]
 
 
-def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Problem, number: int, where: str) -> Sample:
+def _sample(
+    text: Any, row: Any, layout: SampleLayout, task: Task, problem: Problem, number: int, where: str, finish: str
+) -> Sample:
     if layout.kind == "ours":
         ours = {**row, "task_id": problem.id, "completion_id": number}
         if flaw := flaws(task, SAMPLE)(ours):
@@ -320,8 +346,6 @@ def _sample(text: Any, row: Any, layout: SampleLayout, task: Task, problem: Prob
         raise UserError(f"{where}: {layout.texts or 'an item'}: found {type(text).__name__}, expected text")
     if "resps" in row and [*found(row["resps"], "")] == [*found(row["filtered_resps"], "")]:
         kind = "reply"  # lm_eval took nothing out of it
-    code = row.get("finish") if isinstance(row, Mapping) else None
-    finish = FINISH.get(code, "given") if isinstance(code, int) else "given"
 
     def replay(prompt: str, *, seed: int, stop: Rule | None = None, max_new_tokens: int | None = None) -> SampledAnswer:
         return SampledAnswer(text, finish, is_reply=kind == "reply")
@@ -345,11 +369,16 @@ def _is_program(text: str, data: Any) -> bool:
         return False
     if prompt and text.lstrip().startswith(prompt):
         return True
+    body = _parsed(text)
+    return any(isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == name for each in body or ())
+
+
+def _parsed(text: str) -> list[ast.stmt] | None:
+    """The statements of a Python program, None if it is none."""
     try:
-        body = ast.parse(text).body
+        return ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return any(isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == name for each in body)
+        return None
 
 
 def identity(path: Path) -> dict[str, Any]:

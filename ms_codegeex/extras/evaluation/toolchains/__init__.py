@@ -14,4 +14,4 @@ from ms_codegeex.extras.evaluation.toolchains.rust import Rust
 __all__ = ["PLAIN_TOOL_CHAINS", "TOOL_CHAINS", "Program", "ToolChain"]
 
 TOOL_CHAINS: dict[str, type[ToolChain]] = {kind.language: kind for kind in (Python, Cpp, Java, JavaScript, Go, Rust)}
-PLAIN_TOOL_CHAINS: dict[str, type[ToolChain]] = {kind.language: kind for kind in (Python, *PLAIN)}
+PLAIN_TOOL_CHAINS: dict[str, type[ToolChain]] = {kind.language: kind for kind in PLAIN}

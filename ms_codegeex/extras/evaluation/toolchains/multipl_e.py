@@ -25,12 +25,25 @@ from ms_codegeex.extras.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.extras.evaluation.toolchains.go import Go
 from ms_codegeex.extras.evaluation.toolchains.java import Java
 from ms_codegeex.extras.evaluation.toolchains.javascript import JavaScript, version_of
+from ms_codegeex.extras.evaluation.toolchains.python import Python
 from ms_codegeex.extras.evaluation.toolchains.rust import Rustc
 
 TUPLES = "javatuples"
 WITNESS = "ms_codegeex_tests_ended"
 LUA = ("lua", "lua5.4", "lua5.3")
 LUAUNIT = "print((package.searchpath or function() end)('luaunit', package.path) or '')"
+
+
+class PlainPython(Python):
+    """`python`: exit status 0. It may start processes, whose tests it could read anyway."""
+
+    how = "main"
+    limits = ResourceLimits()
+    notices_exit = False
+
+    def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
+        """The original rule, exit status 0."""
+        return ToolChain.published(self, plan, executions, witness)
 
 
 class PlainCpp(Cpp):
@@ -226,4 +239,4 @@ class Bash(ToolChain):
         return Verdict.WRONG if failed and verdict is Verdict.ERROR else verdict
 
 
-PLAIN = (PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash, TypeScript, Lua)
+PLAIN = (PlainPython, PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash, TypeScript, Lua)

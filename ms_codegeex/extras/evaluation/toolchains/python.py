@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,18 +14,21 @@ from ms_codegeex.extras.evaluation.sandbox import Command, Execution, ResourceLi
 from ms_codegeex.extras.evaluation.toolchains.base import ALONE, Program, RunPlan, ToolChain
 
 FILE = re.compile(rb'  File "(program|tests)\.py", line')
-KEPT = ("PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+KEPT = ("PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOGNAME")
 ENVIRONMENT = {name: python_program.ENVIRONMENT[name] for name in KEPT}
 
 
 class Python(ToolChain):
-    """Published and strict are the same: the original runner also checks that the program reached its end."""
+    """Published and strict are the same: the original runner also checks that the program reached its end. Its guard is
+    there for both."""
 
     language = "python"
     install = "pip install numpy"  # PYTHONPATH, .pth files and links do not count: the sandbox lacks what they name
     installer = "pip install"
     libraries: ClassVar[Mapping[str, str]] = {"NumPy": "numpy"}
-    sources = ("run_python.py",)
+    sources = ("run_python.py", str(python_program.INSIDE / "program.py"))
+    how: ClassVar[str] = "guarded"
+    limits: ClassVar[ResourceLimits] = ResourceLimits(processes=ALONE)
     notices_exit = True
     failed_assertion = (b"\nAssertionError",)
     no_memory = (b"\nMemoryError",)
@@ -48,8 +52,8 @@ class Python(ToolChain):
         return {**super().readable(), **python_program.readable_parts(Path(sys.executable), prefixes)}
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
-        words = [sys.executable, "-s", f"{self.inside}/run_python.py"]
-        run = Command(words, ResourceLimits(wall=seconds, processes=ALONE), ENVIRONMENT, challenge)
+        words = [sys.executable, "-s", f"{self.inside}/run_python.py", self.how]
+        run = Command(words, replace(self.limits, wall=seconds), ENVIRONMENT, challenge)
         return RunPlan([run], program.files("tests.py", token))
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:

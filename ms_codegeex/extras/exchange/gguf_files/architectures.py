@@ -10,21 +10,19 @@ llama-cpp-python 0.3.36, and of its converter's class for ChatGLM.
   are added in parallel; GELU by tanh; a head with a bias) with biases in attention too, which are zero here, and with
   pairs of channels from both halves of what is rotated. A head's channels can be renumbered, in queries and keys alike,
   without changing a score, so neighbours become such pairs and the function is the same.
+* Qwen2 is `qwen2`, with pairs of channels from both halves, too.
 * CodeGeeX has none: see `REFUSED`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import expand
-from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.foreign import COPY, STACK, Entry, ForeignLayout
+from ms_codegeex.models.foreign import COPY, HALVES, STACK, Entry, ForeignLayout, Packing
 
 REFUSED = {
     "codegeex": "llama.cpp has no architecture with its top query layer, whose queries come from a table of positions; "
@@ -39,12 +37,18 @@ _COMMON_SIZES = {
     "rotary_dim": "rope.dimension_count",
 }
 _QKV = ("attention.query", "attention.key", "attention.value")
-ROTARY_BASE = 10_000.0  # in every family
+HEAD = "output.weight"
 
 
-def _entries(block: Mapping[str, tuple[str, ...]], last: Mapping[str, str]) -> Any:
+def _entries(block: Mapping[str, tuple[str, ...]], last: Mapping[str, str], halves: Collection[str] = ()) -> Any:
+    """The entries of tensors of a block and of those after them. `halves`: those whose rows are of heads with pairs of
+    channels from both halves of what is rotated."""
+
+    def packing(name: str, ours: tuple[str, ...]) -> Packing:
+        return STACK if len(ours) > 1 else HALVES if name in halves else COPY
+
     blocks = (
-        Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"blk.{{i}}.{name}", STACK if len(ours) > 1 else COPY)
+        Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"blk.{{i}}.{name}", packing(name, ours))
         for name, ours in block.items()
     )
     return (
@@ -59,41 +63,22 @@ class LlamaArchitecture:
     """One of llama.cpp's architectures.
 
     `sizes`: our field -> the key after the architecture's name; the file has no key for other fields. `zeros`:
-    tensors of a block that our family does not have, and the field that is their length. `halves`: whether it rotates
-    pairs from both halves of the rotated channels, where our network rotates neighbours.
+    tensors of a block that our family does not have, and the field that is their length.
     """
 
     name: str
     layout: ForeignLayout
     sizes: Mapping[str, str]
     zeros: Mapping[str, str] = field(default_factory=dict)
-    halves: bool = False
 
-    def entries(self, num_layers: int) -> tuple[Entry, ...]:
+    def entries(self, config: Any) -> tuple[Entry, ...]:
         """Every tensor with numbers from our model, in the file's order."""
-        return expand(self.layout.entries, num_layers)
+        return expand(self.layout.entries, config)
 
     def zero_shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
         """The tensors of zeros, which our model does not have."""
         shapes = {name: (getattr(config, size),) for name, size in self.zeros.items()}
         return {f"blk.{i}.{name}": shape for i in range(config.num_layers) for name, shape in shapes.items()}
-
-    def reordered(self, tensors: Mapping[str, LazyTensor], config: Any, back: bool = False) -> dict[str, LazyTensor]:
-        """Our tensors with the channels of queries and keys in the order of this architecture, or `back` in ours."""
-        if not self.halves:
-            return dict(tensors)
-        order = np.r_[0 : config.rotary_dim : 2, 1 : config.rotary_dim : 2, config.rotary_dim : config.head_dim]
-        order = np.argsort(order) if back else order
-
-        def moved(tensor: LazyTensor) -> LazyTensor:
-            heads = (config.num_heads, config.head_dim, *tensor.shape[1:])
-            return LazyTensor(
-                tensor.dtype, tensor.shape, lambda: tensor.array().reshape(heads)[:, order].reshape(tensor.shape)
-            )
-
-        moves = (f"{part}.weight" for part in _QKV[:2])
-        named = tuple(f".{name}" for name in moves)
-        return {name: moved(tensor) if name.endswith(named) else tensor for name, tensor in tensors.items()}
 
 
 _CHATGLM = LlamaArchitecture(
@@ -110,7 +95,7 @@ _CHATGLM = LlamaArchitecture(
                 "ffn_up.weight": ("feed_forward.gate.weight", "feed_forward.up.weight"),
                 "ffn_down.weight": ("feed_forward.down.weight",),
             },
-            {"output_norm.weight": "final_norm.weight", "output.weight": "head.weight"},
+            {"output_norm.weight": "final_norm.weight", HEAD: "head.weight"},
         ),
     ),
     _COMMON_SIZES | {"num_kv_groups": "attention.head_count_kv", "norm_eps": "attention.layer_norm_rms_epsilon"},
@@ -135,16 +120,42 @@ _PHI2 = LlamaArchitecture(
             {
                 "output_norm.weight": "final_norm.weight",
                 "output_norm.bias": "final_norm.bias",
-                "output.weight": "head.weight",
+                HEAD: "head.weight",
                 "output.bias": "head.bias",
             },
+            halves=("attn_q.weight", "attn_k.weight"),
         ),
     ),
     _COMMON_SIZES | {"layer_norm_eps": "attention.layer_norm_epsilon"},
     zeros={f"attn_{part}.bias": "hidden_size" for part in ("q", "k", "v", "output")},
-    halves=True,
 )
-ARCHITECTURES: Mapping[str, LlamaArchitecture] = {"codegeex2": _CHATGLM, "codegen": _PHI2}
+_QWEN2 = LlamaArchitecture(
+    "qwen2",
+    ForeignLayout(
+        "huggingface",
+        _entries(
+            {
+                "attn_norm.weight": ("attention_norm.weight",),
+                **{
+                    f"attn_{part}.{kind}": (f"attention.{ours}.{kind}",)
+                    for part, ours in (("q", "query"), ("k", "key"), ("v", "value"))
+                    for kind in ("weight", "bias")
+                },
+                "attn_output.weight": ("attention.output.weight",),
+                "ffn_norm.weight": ("feed_forward_norm.weight",),
+                "ffn_gate.weight": ("feed_forward.gate.weight",),
+                "ffn_up.weight": ("feed_forward.up.weight",),
+                "ffn_down.weight": ("feed_forward.down.weight",),
+            },
+            {"output_norm.weight": "final_norm.weight", HEAD: "head.weight"},
+            halves=("attn_q.weight", "attn_q.bias", "attn_k.weight", "attn_k.bias"),
+        ),
+    ),
+    {name: key for name, key in _COMMON_SIZES.items() if name != "rotary_dim"}
+    | {"num_kv_groups": "attention.head_count_kv", "norm_eps": "attention.layer_norm_rms_epsilon"}
+    | {"rotary_base": "rope.freq_base"},
+)
+ARCHITECTURES: Mapping[str, LlamaArchitecture] = {"codegeex2": _CHATGLM, "codegen": _PHI2, "qwen2": _QWEN2}
 
 
 def architecture_of(family: str) -> LlamaArchitecture:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.description import ModelDescription, gguf_description
-from ms_codegeex.extras.exchange.gguf_files.architectures import ARCHITECTURES, ROTARY_BASE, LlamaArchitecture
+from ms_codegeex.data.description import GGUF_RECORD, ModelDescription, gguf_description
+from ms_codegeex.data.infilling.sentinels import sentinels
+from ms_codegeex.data.tokenizer.qwen2 import infilling_marks
+from ms_codegeex.extras.exchange.gguf_files.architectures import ARCHITECTURES, HEAD, LlamaArchitecture
 from ms_codegeex.extras.exchange.gguf_files.header import GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.vocabulary import PREFIXES, tokenizer_writer
 from ms_codegeex.formats import layout
@@ -31,6 +34,7 @@ _NOTHING = {
     "rope.scale_linear": 1,
     "attention.sliding_window": 0,
 }
+_ROTARY_BASE = 10_000.0  # of the families that have no other
 _LIST_SHOWN, _TEXT_SHOWN = 3, 80  # entries of a list and characters of a text that `inspect` prints
 
 
@@ -49,7 +53,9 @@ def _family_of(header: GGUFHeader) -> tuple[Family, LlamaArchitecture]:
     raise UserError(f"{header.path}: {ARCHITECTURE} is {name!r}, which none of our families is; expected {known}")
 
 
-def _sizes(header: GGUFHeader, its: LlamaArchitecture, known: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(
+    header: GGUFHeader, its: LlamaArchitecture, known: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """The sizes in our names; `UserError` for a key that is missing or asks for what our network does not compute."""
     metadata, fields = header.metadata, {}
     for name, key in its.sizes.items():
@@ -63,8 +69,13 @@ def _sizes(header: GGUFHeader, its: LlamaArchitecture, known: Mapping[str, Any])
     fields["vocab_size"] = table.shape[0]
     if (eos := metadata.get("tokenizer.ggml.eos_token_id")) is not None:
         fields["eos_token_id"] = eos
-    if (base := metadata.get(f"{its.name}.rope.freq_base", ROTARY_BASE)) != ROTARY_BASE:
-        raise UserError(f"{header.path}: key {its.name}.rope.freq_base is {base!r}, expected {ROTARY_BASE:g}")
+    if "tied_head" in defaults:
+        fields["tied_head"] = HEAD not in header.infos
+    base = metadata.get(key := f"{its.name}.rope.freq_base", _ROTARY_BASE)
+    if "rope_ratio" in defaults and isinstance(base, float):
+        fields["rope_ratio"] = base / _ROTARY_BASE
+    elif "rotary_base" not in its.sizes and base != _ROTARY_BASE:
+        raise UserError(f"{header.path}: key {key} is {base!r}, expected {_ROTARY_BASE:g}")
     heads = metadata.get(f"{its.name}.attention.head_count_kv", fields["num_heads"])
     if "num_kv_groups" not in fields and heads != fields["num_heads"]:
         raise UserError(f"{header.path}: key {its.name}.attention.head_count_kv is {heads!r}, expected head_count")
@@ -98,23 +109,28 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     its_family, its = _family_of(header)
     formats = FamilyFormats(its_family)
     try:
-        fields = formats.from_ours(_sizes(header, its, known))
+        fields = formats.from_ours(_sizes(header, its, known, formats.defaults))
         config = its_family.config.build_config(None, fields)
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
     _check_keys(header, its, config.head_dim)
     check_layers(config, header.infos, str(path))
     tensors, shapes = _without_zeros(header, its, config), config.parameter_shapes()
-    ours = layout.to_ours(its.entries(config.num_layers), tensors, shapes, str(path))
-    ours = its.reordered({name: ours[name] for name in shapes}, config, back=True)
+    found = layout.to_ours(its.entries(config), tensors, shapes, str(path))
+    ours = {name: found[name] for name in shapes}
     path, saver = Path(path), tokenizer_writer(header.metadata, str(path))
     inputs = (inputs_of("model", path, [path]),)
     return Source(path, "gguf", its_family, fields, ours, saver, inputs=inputs, description=_description(header))
 
 
 def _description(header: GGUFHeader) -> ModelDescription:
+    """What the keys say. A file by another program that says nothing of infilling is asked as llama.cpp asks it."""
     prefix = PREFIXES.get(str(header.metadata.get("tokenizer.ggml.model")), "")
-    return gguf_description(header.metadata, prefix, header.path)
+    known = gguf_description(header.metadata, prefix, header.path)
+    if known.infill is None and GGUF_RECORD not in header.metadata:
+        marks = infilling_marks(header.metadata.get("tokenizer.ggml.tokens", ()))
+        known = replace(known, infill=marks and sentinels(marks))
+    return known
 
 
 def describe(path: Path) -> dict[str, Any]:

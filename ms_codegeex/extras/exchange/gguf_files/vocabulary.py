@@ -14,6 +14,7 @@ from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
 from ms_codegeex.data.tokenizer.files import EOS, AddedTokens
 from ms_codegeex.data.tokenizer.gpt2 import CodeGenTokenizer
+from ms_codegeex.data.tokenizer.qwen2 import Qwen2Tokenizer
 from ms_codegeex.data.tokenizer.tables import DIGESTS_KEY, Tables, read_tables
 from ms_codegeex.formats.wire import FIXED32, WireError, WireReader, length_field, number_field, varint
 
@@ -35,7 +36,7 @@ KEYS = "tokenizer.ggml."
 _BOTH = {"add_bos_token": (None, False), "add_eos_token": (None, False)}
 _FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # keys that decide ids, and what they may be, for each model
     "llama": {**_BOTH, "add_space_prefix": (None, True), "remove_extra_whitespaces": (None, False)},
-    "gpt2": {**_BOTH, "pre": (None, "gpt-2", "phi-2"), "add_space_prefix": (None, False)},
+    "gpt2": {**_BOTH, "pre": (None, "gpt-2", "phi-2", "qwen2"), "add_space_prefix": (None, False)},
 }
 
 
@@ -100,15 +101,16 @@ def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eo
     )
 
 
-def _byte_level(tokenizer: CodeGenTokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
+def _byte_level(tokenizer: CodeGenTokenizer | Qwen2Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
     tables = tokenizer.tables
     texts, special = list(tables.vocab), {EOS, *tokenizer.added.special}
+    special -= {text for text in tokenizer.added.shown if not text.startswith("<|")}  # as in llama.cpp's converter
     added = [tokenizer.token_bytes(number) for number in range(len(texts), tokenizer.vocab_size)]
     types = [CONTROL if text in special else NORMAL for text in texts]
     types += [CONTROL if text.decode() in special else USER_DEFINED for text in added]
     return Vocabulary(
         model="gpt2",
-        pre="gpt-2",
+        pre="qwen2" if isinstance(tokenizer, Qwen2Tokenizer) else "gpt-2",
         tokens=[*(text.encode() for text in texts), *added, *_padding(range(tokenizer.vocab_size, rows))],
         types=types + [UNUSED] * (rows - len(types)),
         merges=tables.merges,
@@ -119,6 +121,7 @@ def _byte_level(tokenizer: CodeGenTokenizer, directory: Path, rows: int, eos: in
 _MAKERS: Mapping[type, Callable[..., Vocabulary]] = {
     CodeGeeX2Tokenizer: _sentencepiece,
     CodeGenTokenizer: _byte_level,
+    Qwen2Tokenizer: _byte_level,
 }
 
 
@@ -136,7 +139,7 @@ def tokenizer_writer(metadata: Mapping[str, Any], where: str) -> Callable[[Path]
             for key, known in _FIXED[kind].items():
                 if (value := metadata.get(f"{KEYS}{key}")) not in known:
                     raise ValueError(f"{KEYS}{key} is {value!r:.40}, expected {known[1]!r}")
-            rebuild(_lists(metadata), directory, end)
+            rebuild(_lists(metadata), directory, end, str(metadata.get(f"{KEYS}pre")))
         except (ValueError, TypeError, OverflowError, UserError) as error:
             remedy = "convert with --tokenizer NAME|DIR"
             raise UserError(f"{where}: its tokenizer is not one of ours ({error}); {remedy}") from None
@@ -155,7 +158,7 @@ def _lists(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
     return lists
 
 
-def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path, end: Any) -> None:
+def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path, end: Any, _pre: str) -> None:
     tokens, scores, types = lists["tokens"], lists["scores"], lists["token_type"]
     count = tokens.index(COMMANDS[0])
     names = tokens[count : count + len(COMMANDS)]
@@ -168,7 +171,7 @@ def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path, end: A
     CodeGeeX2Tokenizer(directory / MODEL).save(directory)
 
 
-def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path, end: Any) -> None:
+def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path, end: Any, pre: str) -> None:
     tokens = lists["tokens"]
     if not lists["merges"]:
         raise ValueError("it has no merges")
@@ -189,7 +192,9 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path, end: Any)
     names = {None: EOS, eos: EOS, **{number: token for token, number in special.items()}}
     if end not in names:
         raise ValueError(f"its end token is {end!r:.40}")
-    CodeGenTokenizer(False, tables, AddedTokens(plain, special, roles={"eos_token": names[end]})).save(directory)
+    added = AddedTokens(plain, special, roles={"eos_token": names[end]})
+    made = Qwen2Tokenizer(tables, added) if pre == "qwen2" else CodeGenTokenizer(False, tables, added)
+    made.save(directory)
 
 
 @dataclass(frozen=True)

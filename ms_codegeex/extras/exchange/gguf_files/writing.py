@@ -35,7 +35,7 @@ from ms_codegeex.data.conversations import ChatTemplate
 from ms_codegeex.data.description import Chat, bound
 from ms_codegeex.data.jinja_templates import JinjaTemplate
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.extras.exchange.gguf_files.architectures import ROTARY_BASE, LlamaArchitecture, architecture_of
+from ms_codegeex.extras.exchange.gguf_files.architectures import HEAD, LlamaArchitecture, architecture_of
 from ms_codegeex.extras.exchange.gguf_files.header import QUANTISED, GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.quantising import quantised
 from ms_codegeex.extras.exchange.gguf_files.vocabulary import KEYS, Vocabulary, vocabulary_of
@@ -106,10 +106,10 @@ class _OutputTensor:
             raise
 
 
-def _typed(name: str, tensor: LazyTensor, wanted: str) -> _OutputTensor:
+def _typed(name: str, tensor: LazyTensor, wanted: str, head: str) -> _OutputTensor:
     """The tensor as it is written: norms and vectors FP32, matrices of the `wanted` type. Where the rows do not
     divide into blocks it is FP16, as in llama.cpp's converter."""
-    kind = "F32" if len(tensor.shape) < 2 else _HEAD_TYPES.get(wanted, wanted) if name == "output.weight" else wanted
+    kind = "F32" if len(tensor.shape) < 2 else _HEAD_TYPES.get(wanted, wanted) if name == head else wanted
     if kind in _NUMPY:
         return _OutputTensor(name, tensor, kind, tensor.shape)
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
@@ -121,12 +121,13 @@ def _typed(name: str, tensor: LazyTensor, wanted: str) -> _OutputTensor:
 def _tensors(source: Source, its: LlamaArchitecture, wanted: str) -> list[_OutputTensor]:
     """Every tensor of the file, in its order; nothing is loaded yet."""
     config = source.config
-    ours = to_foreign(its.entries(config.num_layers), its.reordered(source.tensors, config))
+    ours = to_foreign(its.entries(config), source.tensors)
     zeros = {
         name: LazyTensor("float32", shape, partial(np.zeros, shape, np.float32))
         for name, shape in its.zero_shapes(config).items()
     }
-    return [_typed(name, tensor, wanted) for name, tensor in {**ours, **zeros}.items()]
+    head = HEAD if HEAD in ours else "token_embd.weight"
+    return [_typed(name, tensor, wanted, head) for name, tensor in {**ours, **zeros}.items()]
 
 
 def _name(source: Source) -> str:
@@ -148,7 +149,8 @@ def _metadata(
         yield f"{its.name}.{key}", "float32" if isinstance(value, float) else "uint32", value
     if "num_kv_groups" not in its.sizes:
         yield f"{its.name}.attention.head_count_kv", "uint32", config.num_heads
-    yield f"{its.name}.rope.freq_base", "float32", ROTARY_BASE
+    if "rotary_base" not in its.sizes:
+        yield f"{its.name}.rope.freq_base", "float32", config.rotary_base
     yield "general.file_type", "uint32", int(_FILE_TYPES[wanted])
     yield "general.quantization_version", "uint32", GGML_QUANT_VERSION
     yield f"{KEYS}model", "string", vocabulary.model

@@ -93,7 +93,8 @@ def export_triplet(
         raise UserError(f"seq_length {seq_length}: {dataset} has examples of up to {longest} tokens; give as many")
     examples = IndexedDataset(dataset / split)
     if len(examples) and (size := int(examples.sizes.max())) > longest + 1:
-        raise UserError(f"{dataset / split}: a row of {size} tokens, seq_length {longest}; damaged, prepare it again")
+        damage = f"damaged, a row of {size} tokens, seq_length {longest}"
+        raise UserError(f"{dataset / split}: {damage}; prepare it again with --replace")
     mask = open_mask(dataset / split, examples.tokens.size)
     check_new(output)
     width, end = seq_length + 1, 0

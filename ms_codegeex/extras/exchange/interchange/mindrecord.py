@@ -82,7 +82,8 @@ def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray], bar: Any) -> Non
             bar.update(len(rows))
         writer.commit()
     except RuntimeError as error:
-        raise UserError(f"{path.name}: MindRecord could not be written ({_line(error)}); free some space") from None
+        remedy = "check the space and the mode of its directory"
+        raise UserError(f"{path.name}: MindRecord could not be written ({_line(error)}); {remedy}") from None
 
 
 def mindrecord_rows(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:

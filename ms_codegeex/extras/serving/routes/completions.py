@@ -191,14 +191,14 @@ def conversation_plan(
     tools."""
     model = chosen_model(backend, body.model)
     use = tool_use(tools, body.tool_choice, body.parallel_tool_calls, template(model).tools_text, model.name)
-    read = str if model.special_tokens else model.tokenizer.literal
+    read = str if model.special_tokens else model.tokenizer.said
     text = chat_prompt(messages, model, field, read, use)
     ids = model.encode(text, field=field, remedy="leave out the oldest ones", special=True)
     given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
     maximum = model.context if given < 0 else given
     settings = sampling_settings(body, model, maximum, log_probabilities=likeliest, stop=template(model).stop)
     if use is not None and use.forced:
-        settings = replace(settings, json_schema=use.schema)
+        settings = replace(settings, json_schema=use.schema, between=use.between)
     return AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens), use
 
 

@@ -25,7 +25,6 @@ from ms_codegeex.extras.serving.guards import record_of
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.responding import (
     AnswerPlan,
-    admit,
     answering_routes,
     begun,
     chosen_model,
@@ -98,14 +97,14 @@ async def means(plan: AnswerPlan, backend: Backend, request: Request) -> list[by
 
     `ApiError` if there is no room for the first of them. Later ones that get a 429 are asked for again, fewer at once.
     """
-    record, found = record_of(request.scope), list[bytes]()
-    most = count = min(backend.slots, record.concurrent or backend.slots)
-    backend.check_room(min(count, plan.size), record.caller, record.concurrent)
-    admit(record, plan.size)
+    caller, found = record_of(request.scope).caller, list[bytes]()
+    most = count = min(backend.slots, caller.concurrent or backend.slots)
+    backend.check_room(caller, min(count, plan.size))
+    backend.count(caller, plan.size, counted=1)  # the request itself
     while len(found) < plan.size:
         group = replace(plan, prompts=plan.prompts[len(found) : len(found) + count])
         try:
-            with begun(group, backend, request, admitted=True) as answers:
+            with begun(group, backend, request, counted=group.size) as answers:
                 for answer in answers:
                     await answer.whole()
         except ApiError as error:

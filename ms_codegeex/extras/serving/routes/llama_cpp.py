@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.infilling.sentinels import joined_files
 from ms_codegeex.extras.serving.answering import IndentStop, Piece, TextFilter, TimeLimit
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import unavailable
@@ -248,11 +247,11 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
     """Check a request. `UserError` and `ApiError` name the field."""
     model = served_model(body, backend)
     prefix, suffix = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
-    prefix = joined_files([one.text for one in body.input_extra or ()], prefix)
+    files = [(one.filename or "", one.text) for one in body.input_extra or ()]
     context, wanted = model.context, MAX_INFILL_TOKENS if body.n_predict is None else body.n_predict
     filling = not 0 <= wanted < context  # as many as fit, and half of the context for the prompt
     room = max(1, context // 2 if filling else context - max(wanted, 1))
-    ids, truncated, end = infill_prompt(model, prefix, suffix, room)
+    ids, truncated, end = infill_prompt(model, prefix, suffix, room, files=files)
     maximum = context - len(ids) if filling else min(max(wanted, 1), context - len(ids))
     plan = AnswerPlan(
         model,

@@ -56,7 +56,7 @@ class TerminalModel:
         template = self._model.chat
         assert template is not None
         settings = replace(settings, stop=(*settings.stop, *template.stop))
-        said = [(role, self._model.tokenizer.literal(content)) for role, content in messages]
+        said = [(role, self._model.tokenizer.said(content)) for role, content in messages]
         ids = self._model.encode(template.prompt(said), field="messages", remedy=TOO_LONG["messages"], special=True)
         return self._answers(ids, settings)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, command, write_config
+from remedies_in_code import settings_in
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import MAX_WORLD, Mesh
@@ -49,6 +50,8 @@ def test_a_wrong_configuration_names_the_key_and_the_remedy(path, words, key, wh
     with pytest.raises(UserError) as error:
         load_config(path, words.split())
     refused(error.value, key, what, remedy)
+    for settings in settings_in(str(error.value)):
+        load_config(path, [*words.split(), *settings])
 
 
 def test_there_are_enough_of_them():
@@ -68,6 +71,7 @@ RIGHT = [  # what lies just inside the rules
     (SERVER, "devices=4096 training.global_batch=8192"),
     (SERVER, "parallel.micro_batches=16"),
     (PIPELINE, "training.micro_batch=16"),
+    (PIPELINE, "parallel.graph_micro_batches=4"),
     (PIPELINE, "model.num_layers=4"),
     (TINY, "devices=3 training.global_batch=12"),  # CPU processes: nothing is partitioned
 ]

@@ -12,7 +12,7 @@ from conftest import ROOT
 from published_spread import MINDSPEED, fit_scaling, spread
 
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.extras.cluster.plans.planner import make_plan
+from ms_codegeex.extras.cluster.plans.planner import change, make_plan
 from ms_codegeex.extras.cluster.plans.published import published_steps
 
 
@@ -55,7 +55,8 @@ def planned(run):
     keys |= {"model.rotary_dim": run.sizes[1] // run.sizes[3], "model.max_position_embeddings": run.sizes[6]}
     keys |= {"model.eos_token_id": 1, "parallel.hardware": "ascend910b", "training.precision": "bf16"}
     keys |= {"training.recompute": "none", "parallel.sequence": str(tensor > 1).lower(), **run.keys}
-    plan = make_plan(load_config(ROOT / "configs" / "codegeex2_6b.yaml", [f"{k}={v}" for k, v in keys.items()]))
+    config = load_config(ROOT / "configs" / "codegeex2_6b.yaml", [f"{k}={v}" for k, v in keys.items()])
+    plan = make_plan(change(config, parallel__graph_micro_batches=config.accumulation))  # a step is one call there
     smaller = keys["training.micro_batch"] // micro  # the first and the last micro-batch of other stages
     return plan, replace(plan.time, virtual_stages=plan.time.virtual_stages * smaller)
 

@@ -54,10 +54,12 @@ def finished(stages, virtual, micro_batches):
 
 @pytest.mark.parametrize(("stages", "virtual", "micro_batches"), [*MESHES, (4, 1, 8), (3, 1, 3)])
 def test_the_bubble_is_that_of_the_formula(stages, virtual, micro_batches):
-    """The schedule, played pass by pass, takes as long as the roofline says."""
+    """The schedule, played pass by pass, takes as long as the roofline says. Several calls follow one another."""
     parts = StageTime(Work(matmul_forward=3.0 * virtual), 0.0, 0.0, 0.0)
     step = StepTime((parts,) * stages, micro_batches, virtual_stages=virtual)
     assert step.pipeline == pytest.approx(finished(stages, virtual, micro_batches))
+    calls = replace(step, micro_batches=5 * micro_batches, calls=5)
+    assert calls.pipeline == pytest.approx(5 * step.pipeline) and calls.bubble == pytest.approx(step.bubble)
     ideal = 3.0 * virtual * micro_batches
     assert step.pipeline / ideal - 1 == pytest.approx((stages - 1) / (virtual * micro_batches))
     assert step.bubble == pytest.approx(1 - ideal / step.pipeline)

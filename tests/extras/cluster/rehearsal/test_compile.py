@@ -40,6 +40,7 @@ MESHES = {
         "training.micro_batch=2",
         "parallel.pipeline=2",
         "parallel.optimizer_shard=2",
+        "parallel.graph_micro_batches=2",  # a step calls its graph twice
         "faults.policy=skip",
     ]
 }

@@ -15,6 +15,7 @@ from ms_codegeex.extras.cluster.rehearsal.shrink import shrunk
 BROKEN = Path(__file__).parent / "broken_program.py"
 FULL = {"sequence": True, "vocabulary": True}
 VIRTUAL = {"pipeline": 2, "virtual_stages": 2, "micro_batches": 4}  # each stage has two parts
+TWO_CALLS = {"micro_batches": 4, "graph_micro_batches": 2}  # of the graph in each step
 
 # devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD. A plan that
 # is a part of another one here, or of a recipe below, is left out; the recipes have all axes together.
@@ -22,15 +23,19 @@ PIPELINE = (2, {"pipeline": 2, "micro_batches": 2}, {})  # executed by default, 
 PLANS = {
     "sequence": (2, {"tensor": 2, "sequence": True}, {}),
     "whole vocabulary": (2, {"tensor": 2, "vocabulary": False}, {}),
-    "fp16 pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {"precision": "fp16"}),
-    "accumulation optimizer": (2, {"micro_batches": 4, "optimizer_shard": 2}, {}),
+    "fp16 pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, **TWO_CALLS}, {"precision": "fp16"}),
+    "accumulation optimizer": (2, {"optimizer_shard": 2, **TWO_CALLS}, {}),
     "parts, saved all-reduces": (
         2,
         {"tensor": 2, "overlap": {"parts": 2, "recompute_collectives": False}},
         {"recompute": "full"},
     ),
     "uneven stages": (2, {"pipeline": 2, "micro_batches": 2, "stage_layers": [30, 10]}, {}),
-    "virtual stages, four stages": (4, {**VIRTUAL, "pipeline": 4, "micro_batches": 8}, {}),
+    "virtual stages, four stages": (
+        4,
+        {**VIRTUAL, "pipeline": 4, "micro_batches": 16, "graph_micro_batches": 8},
+        {},
+    ),
     "virtual stages, sequence recompute": (4, {**VIRTUAL, "tensor": 2, "sequence": True}, {"recompute": "full"}),
     "two optimizer groups": (4, {"optimizer_shard": 2}, {}),
     "short gradients, two optimizer groups": (
@@ -40,7 +45,7 @@ PLANS = {
     ),
     "short gradients, accumulation": (
         4,
-        {"tensor": 2, "micro_batches": 2, "optimizer_shard": 2, "short_gradients": True},
+        {"tensor": 2, "optimizer_shard": 2, "short_gradients": True, **TWO_CALLS},
         {"precision": "fp16"},
     ),
 }
@@ -57,6 +62,13 @@ FAMILY_PLANS = {
         {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
         {"recompute": "full"},
     ),
+    "qwen2 tied head, all together": (
+        "qwen2",
+        8,
+        {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
+        {"recompute": "full"},
+    ),
+    "qwen2 sequence fp16": ("qwen2", 2, {"tensor": 2, "sequence": True}, {"precision": "fp16"}),
     "codegen sequence recompute": ("codegen", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
     "codegen virtual stages": ("codegen", 2, VIRTUAL, {"recompute": "selective"}),
     "codegen tensor": ("codegen", 2, {"tensor": 2}, {"recompute": "selective"}),
@@ -80,7 +92,7 @@ LORA_PLANS = {
     "keys and values whole": (4, {"tensor": 4}, {}, "codegeex2"),
     "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}, "codegeex"),
     "accumulation tensor optimizer": (4, {"tensor": 2, "optimizer_shard": 2, "micro_batches": 2}, {}, "codegen"),
-    "pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {}, "codegen"),
+    "pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, **TWO_CALLS}, {}, "codegen"),
     "virtual stages": (2, VIRTUAL, {}, "codegen"),
     "fp16": (2, {"tensor": 2}, {"precision": "fp16"}, "codegen"),
 }
@@ -95,7 +107,7 @@ GPU_PLANS = {
         {"precision": "fp16"},
         "codegeex",
     ),
-    "codegen z-loss accumulation": (2, {"micro_batches": 2}, {"z_loss": 0.02, "recompute": "selective"}, "codegen"),
+    "codegen z-loss accumulation": (2, TWO_CALLS, {"z_loss": 0.02, "recompute": "selective"}, "codegen"),
     "codegeex2 optimizer": (2, {"optimizer_shard": 2}, {"dropout": 0.0}, "codegeex2"),
     "codegeex2 adapters": (2, {}, {"precision": "fp16", "recompute": "full"}, "codegeex2"),
 }
@@ -106,7 +118,7 @@ def rehearsed(devices, parallel, training, family="codegeex", lora=None, faults=
         {
             "device": device,
             "devices": devices,
-            "model": {"family": family},
+            "model": {"family": family, "preset": "0.5b" if family == "qwen2" else None},
             "data": {"reset_at_eos": "z_loss" not in training or device == "ascend", "seq_length": 2048},
             "training": {"steps": 1, "global_batch": 64, **training},
             "parallel": parallel,

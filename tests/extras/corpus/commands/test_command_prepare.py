@@ -142,7 +142,10 @@ def test_stop_is_one_line(run, sources):
         (["--languages", "pyton"], "did you mean Python"),
         (["--workers", "0"], "workers 0"),
         (["--tokenizer", "other"], "neither one of the names codegeex"),
-        (["--tokenizer", "codegeex2"], "its tokenizer.model does not come with this program; give a directory"),
+        (
+            ["--tokenizer", "codegeex2"],
+            "its files do not come with this program; give a directory that holds",
+        ),
     ],
 )
 def test_prepare_mistakes(run, tmp_path, arguments, message):

@@ -1,6 +1,7 @@
 """Records as the ecosystem writes them, and what comes of each: the examples, or the reason by the field's name."""
 
 import bz2
+import contextlib
 import json
 import lzma
 import re
@@ -10,19 +11,24 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.layouts import table
 from ms_codegeex.data.summary_lines import tally_lines
+from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.corpus.finetuning.examples import BadRecord, reader
 from ms_codegeex.extras.corpus.finetuning.prepare import (
     TASKS,
     FinetuneSettings,
+    example_rows,
     prepare_finetune,
     recognised_task,
 )
-from ms_codegeex.extras.corpus.sources import HELD_OUT
+from ms_codegeex.extras.corpus.sources import FOR_VALIDATION, HELD_OUT, OTHER_CONFIGURATION, OTHER_FORMAT
+from ms_codegeex.extras.corpus.tally import Tally
 
 
 def said(role, content, **further):
@@ -338,6 +344,102 @@ def test_files_that_are_held_out_beside_others_are_not_trained_on(tmp_path, name
     assert tally["unread"].get(HELD_OUT, {"count": 0})["count"] == apart
     given = [tmp_path / "in", *(tmp_path / "in" / name for name in names.split())]
     assert prepare_finetune(given, tmp_path / "all", settings)["tally"]["kept"] == len(names.split())
+
+
+@pytest.mark.parametrize("only, learnt", [(True, ["d"]), (False, ["b", "d"])])
+@pytest.mark.parametrize("field", ["only_last_turn_loss", "mask_history"])
+def test_only_the_last_answer_is_learnt_if_the_record_says_so(field, only, learnt):
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
+    read = reader("chat", TEMPLATES["plain"], "none")
+    assert [each.answer for each in read({"messages": turns, field: only}, lambda *_: None)] == learnt
+    with pytest.raises(BadRecord, match=f"field {field}: 'x'; true: only the last answer"):
+        read({"messages": turns, field: "x"}, lambda *_: None)
+
+
+TEXTS = st.sampled_from(["", "a", "print(1)", "x " * 90, None, 5, ["b"], {"c": "d"}])
+
+
+@st.composite
+def records_of_a_layout(draw):
+    """A record with some fields of some layout, right or wrong, or of none."""
+    layout = draw(st.sampled_from(table().layouts))
+    uses = draw(st.lists(st.sampled_from([*layout.uses]), unique=True)) + [by.partition("[")[0] for by in layout.by]
+    record = {}
+    for use in dict.fromkeys(uses):
+        for name in draw(st.lists(st.sampled_from(layout.uses[use].split()), min_size=1, max_size=2, unique=True)):
+            record[name] = draw(TEXTS)
+            if use in ("messages", "history", "prompt", "answer", "records") and draw(st.booleans()):
+                turns = draw(st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool"]), TEXTS), max_size=5))
+                record[name] = [{"role": role, "content": text} for role, text in turns]
+    names = ["weight", "split", "tools", "only_last_turn_loss", "other"]
+    return record | draw(st.dictionaries(st.sampled_from(names), st.sampled_from([0, True, "test", "x"]), max_size=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(records_of_a_layout(), min_size=1, max_size=6), st.sampled_from(["completion", "chat", "translation"]))
+def test_every_record_of_any_layout_is_in_one_row_of_the_tally(tmp_path_factory, records, task):
+    file = tmp_path_factory.mktemp("drawn") / "a.jsonl"
+    file.write_text("".join(f"{json.dumps(record)}\n" for record in [*records, {"prompt": "a", "completion": "b"}]))
+    tally, tokenizer = Tally(), load_tokenizer("codegen-mono")
+    with contextlib.suppress(UserError):  # none is left
+        example_rows([file], FinetuneSettings(task, 48, overlong="drop"), tokenizer, tally)
+    found = tally.summed(tally.kept)
+    dropped = sum(row["records"] for row in found["dropped"].values())
+    assert found["records"]["kept"] + dropped == found["records"]["read"] == len(records) + 1
+    assert found["files"]["found"] == 1 == found["files"]["holding_records"]
+
+
+CARD = """---
+license: mit
+configs:
+- config_name: hard
+  data_files: hard.jsonl
+- config_name: easy
+  default: true
+  data_files:
+  - {split: train, path: data/easy-*}
+  - {split: validation, path: [held/*.jsonl]}
+  - {split: test, path: tests/**}
+---
+# Pairs
+"""
+FOLDERS = {  # files by name, how many go to training and validation, and why others are left out
+    "splits by name": ("train.jsonl dev.jsonl test.jsonl", 1, 1, {HELD_OUT: 1}),
+    "splits by folder": ("train/a.jsonl validation/a.jsonl", 1, 1, {}),
+    "a card": (
+        "README.md hard.jsonl data/easy-1.jsonl data/easy-2.jsonl held/x.jsonl tests/deep/y.jsonl other.jsonl",
+        2,
+        1,
+        {OTHER_CONFIGURATION: 2, HELD_OUT: 1},
+    ),
+    "copies": ("a.jsonl a.parquet b.jsonl", 2, 0, {OTHER_FORMAT: 1}),
+    "copies in folders": ("parquet/a.parquet jsonl/a.jsonl", 1, 0, {OTHER_FORMAT: 1}),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_is_read_as_its_owner_means_it(tmp_path, name):
+    import pyarrow
+    import pyarrow.parquet
+
+    names, training, validation, left_out = FOLDERS[name]
+    for each in names.split():
+        file = tmp_path / "in" / each
+        file.parent.mkdir(parents=True, exist_ok=True)
+        record = {"prompt": each if "validation" in each else Path(each).stem, "completion": "c"}
+        if each.endswith(".parquet"):
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), file)
+        else:
+            file.write_text(CARD if each == "README.md" else json.dumps(record) + "\n")
+    share = 0.05 if validation else 0.0
+    made = prepare_finetune(
+        [tmp_path / "in"], tmp_path / "out", FinetuneSettings("completion", 64, validation_share=share)
+    )
+    documents = [made["splits"][split]["documents"] for split in ("train", "validation")]
+    assert documents == [training, validation], made["tally"]
+    unread = {reason: made["tally"]["unread"].get(reason, {"count": 0})["count"] for reason in left_out}
+    assert unread == left_out and made["tally"]["noted"].get(FOR_VALIDATION, {"count": 0})["count"] == validation
+    assert made["tally"]["files"]["found"] == len(names.split())
 
 
 def test_rows_of_tables_are_read_as_lines_are(tmp_path):

@@ -69,7 +69,8 @@ def test_a_damaged_directory(tmp_path, root):
     [
         ("y = 2 * x\n</code>\nmore", "Numpy", "y = 2 * x\n"),
         ("y = 1\n# SOLUTION END\nx", "Numpy", "y = 1\n"),
-        ("y = 1\nEND SOLUTION", "Numpy", "y = 1\n"),
+        ("y = 1\nEND SOLUTION", "Numpy", "y = 1"),
+        ("<code>\ny = 1  ### END SOLUTION\n", "Numpy", "\ny = 1  ### END SOLUTION\n"),
         ("```python\ny = 1\n```\nIt works", "Numpy", "y = 1\n"),
         ("Sure.\nBEGIN SOLUTION\n<code>\ny = 1\n</code>", "Numpy", "\ny = 1\n"),
         ("plt.plot(x)\nplt.show()\n  plt.savefig('a')\nplt.close()", "Matplotlib", "plt.plot(x)\n"),

@@ -35,20 +35,28 @@ def test_a_mistake_is_a_line(words, status, message, tmp_path):
 def right(body):
     """The answer to both problems of the small HumanEval; at 0.6, of the first one only."""
     adds = "Add one" in body["prompt"]
-    return ("    return x + 1\n" if adds or body["temperature"] == 0.6 else "    return 2 * x\n"), "stop"
+    return ("\n    return x + 1\n" if adds or body["temperature"] == 0.6 else "\n    return 2 * x\n"), "stop"
+
+
+PARTS = {  # two, the first part's title, and its rate
+    "codegen": (("humaneval-t0.6", "mtpb-t0.2"), "HumanEval, temperature 0.6: pass@1 50.00 %"),
+    "leaderboards": (("humaneval", "mtpb"), "HumanEval as on bigcode's leaderboard: pass@1 100.00 %"),
+}
 
 
 @pytest.mark.strict_sandbox
-def test_an_evaluation_that_cannot_run_is_listed_with_the_others(tmp_path):
+@pytest.mark.parametrize("paper", PARTS)
+def test_an_evaluation_that_cannot_run_is_listed_with_the_others(paper, tmp_path):
+    only, result = PARTS[paper]
     data, output = small_benchmarks.humaneval(tmp_path), tmp_path / "out"
     with Server(right) as server:
-        words = ("--data", data, "--url", server.url, "--quick", "--only", "humaneval-t0.6", "mtpb-t0.2")
-        done = command_here("evaluate", "reproduce", "codegen", "--output", output, *words)
+        words = ("--data", data, "--url", server.url, "--quick", "--only", *only)
+        done = command_here("evaluate", "reproduce", paper, "--output", output, *words)
     assert done.returncode == 1
     ran, lacking, page = done.stdout.splitlines()
-    assert ran.startswith("HumanEval, temperature 0.6: pass@1 50.00 %")
-    assert lacking.startswith("MTPB turn by turn, temperature 0.2: not run: ") and str(data) in lacking
-    assert page == f"report: {output / 'index.html'}" and (output / "humaneval-t0.6" / "report.html").is_file()
+    assert ran.startswith(result)
+    assert lacking.startswith("MTPB ") and ": not run: " in lacking and str(data) in lacking
+    assert page == f"report: {output / 'index.html'}" and (output / only[0] / "report.html").is_file()
 
 
 @pytest.mark.slow  # a process of its own that is killed

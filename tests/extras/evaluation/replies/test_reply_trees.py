@@ -4,24 +4,33 @@ whole programs either."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import benchmark_data
 import cheating_answers
 import forged_answers
 import humaneval_x_rows
+import multipl_e_rows
 import pytest
 from broken_answers import TRICKS
 from chains import open_task
 from humaneval_x_rows import write
 
+from ms_codegeex.base.yaml_reading import read_yaml_file
+from ms_codegeex.extras.evaluation.benchmarks import multipl_e
 from ms_codegeex.extras.evaluation.benchmarks.humaneval_x_programs.programs import pointer
 from ms_codegeex.extras.evaluation.replies.blocks import CodeRequest
 from ms_codegeex.extras.evaluation.replies.code import code_of
 from ms_codegeex.extras.evaluation.replies.trees import leaves_open, parts, uses
-from ms_codegeex.extras.evaluation.sandbox import Verdict
-from ms_codegeex.extras.evaluation.task import SampledAnswer
+from ms_codegeex.extras.evaluation.sandbox import Sandbox, Verdict
+from ms_codegeex.extras.evaluation.task import Sample, SampledAnswer
 
 FENCE = "```"
+BASH_TESTS = (
+    '}\n\ncandidate() {\n    triple "$@"\n}\n\nset -e\nrun_test() {\n    [[ $(candidate "2") = "6" ]]\n'
+    '    [[ $(candidate "-1") = "-3" ]]\n}\n\nrun_test\n'
+)
 PROMPTS = {
     "cpp": "#include<vector>\nusing namespace std;\nint add(int a, int b){\n",
     "java": "import java.util.*;\n\nclass Solution {\n    public int add(int a, int b) {\n",
@@ -102,6 +111,34 @@ def test_code_that_a_grammar_cannot_read_stays_as_it_came(language: str, code: s
     broken = "It adds both numbers.\nint add(int a, int b) { return a + b; }\nint unused( {"
     found = code_of(f"{FENCE}\n{broken}\n{FENCE}", CodeRequest(language, PROMPTS[language]))
     assert "It adds" not in found.text
+
+
+ODD = read_yaml_file(Path(__file__).with_name("odd_programs.yaml"))
+SLOW = ("cpp", "java", "rust")
+
+
+@pytest.mark.strict_sandbox
+@pytest.mark.parametrize("language", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in ODD])
+def test_what_a_compiler_accepts_is_not_cut(language: str, tmp_path: Path, sandbox: Sandbox):
+    """Each program passes as it is, and so does a chat's reply with it between sentences."""
+    if language == "bash":
+        row = {**multipl_e_rows.ROWS["bash"], "prompt": "#!/bin/bash\ntriple() {\n", "tests": BASH_TESTS}
+        task = multipl_e.build(benchmark_data.write(tmp_path / "m.jsonl", row))
+    else:
+        write(tmp_path / "data", language)
+        task = open_task(tmp_path / "data", language)
+    (problem,) = task.problems
+    assert task.prepare([problem]) == {}
+
+    def verdicts(text: str) -> list[str]:
+        reply = SampledAnswer(f"Here it is:\n\n{FENCE}\n{text}{FENCE}\nThis multiplies.", "eos", is_reply=True)
+        drawn = task.produce(problem, 0, 0, lambda *_, **__: reply)
+        whole = Sample(problem.id, 0, "", text, "eos", {"whole": True})
+        return [task.judge(problem, each, sandbox).verdicts["strict"].value for each in (whole, drawn)]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(ODD[language], pool.map(verdicts, ODD[language].values()), strict=True))
+    assert {name: each for name, each in found.items() if each != ["passed", "passed"]} == {}
 
 
 def test_sentences_around_a_function_are_no_code():

@@ -88,6 +88,15 @@ FILES = {
         {"d/generations_humaneval.json": one([[], ["x"]]), "d/evaluation_results.json": b'{"humaneval": {}}'},
         [(1, "x", True)],
     ),
+    "HumanEval, no ids but the prompt": (
+        {"p.jsonl": lines({"prompt": "def f1(x):\n", "completion": BODY})},
+        [(1, BODY, False)],
+    ),
+    "HumanEval, no ids but the function": ({"s.jsonl": lines({"solution": PROGRAM})}, [(0, PROGRAM, True)]),
+    "HumanEval, no ids but a row for each problem": (
+        {"s.jsonl": lines({"completion": "x"}, {"completion": "y"})},
+        [(0, "x", False), (1, "y", False)],
+    ),
     "CodeGeeX": (
         {"s.jsonl": lines({"task_id": "HumanEval/0", "prompt": "p", "generation": f"{BODY}\ndef more", "finish": 2})},
         [(0, BODY, False)],
@@ -100,13 +109,18 @@ FILES = {
     "MultiPL-E, a file": ({f"{JS}.json": one(MULTIPL_E, indent=2)}, [(0, BODY, False), (0, "x", False)], "multipl-e"),
     "MultiPL-E, judged": ({f"d/{JS}.results.json.gz": gzip.compress(one(RESULTS))}, [(0, BODY, False)], "multipl-e"),
     "DS-1000": (
-        {"a.jsonl": lines({"id": 1, "code": "y = 1\n</code>", "metadata": DS1000})},
-        [(1, "y = 1\n</code>", False)],
+        {"a.jsonl": lines({"id": 1, "code": ["```python\ny = 1\n```"], "metadata": DS1000})},
+        [(1, "y = 1\n", False)],
         "ds1000",
     ),
     "DS-1000, the number alone": (
         {"a.jsonl": lines({"id": 0, "code": "y", "metadata": {}})},
         [(0, "y", False)],
+        "ds1000",
+    ),
+    "DS-1000, of its first model": (
+        {"a.jsonl": lines({"code": "y\n</code>\nEND SOLUTION", "metadata": DS1000})},
+        [(1, "y\n", False)],
         "ds1000",
     ),
     "lm_eval": (
@@ -158,6 +172,11 @@ FILES = {
             {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]},
             {"type": "message", "content": [{"type": "output_text", "text": text} for text in (REPLY[:9], REPLY[9:])]},
         ]}}, "error": None})},
+        [(0, PROGRAM, True)],
+    ),
+    "Anthropic": (
+        {"b.jsonl": lines({"custom_id": "HumanEval-0", "result": {"type": "succeeded", "message": {"content": [
+            {"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": REPLY}], "stop_reason": "end_turn"}}})},
         [(0, PROGRAM, True)],
     ),
     "OpenAI, a refusal": ({"b.jsonl": lines(
@@ -229,7 +248,7 @@ def test_every_layout_is_tried():
 REFUSED = {
     "an unknown layout": (
         {"a": 1, "b": 2},
-        r"s\.jsonl:1: has the keys a, b, and .*task_id and completion \(HumanEval.*name",
+        r"s\.jsonl:1: has the keys a, b, and .*; completion \(HumanEval",
     ),
     "a text": ("x", "s.jsonl:1: has a str, and none of these layouts"),
     "verdicts of EvalPlus": ({"hash": "y", "eval": {}}, "_eval_results.json, which is not read; give the samples"),
@@ -238,17 +257,18 @@ REFUSED = {
         {"doc": {"q": "How many clips are there?"}, "filtered_resps": []},
         "'How many .* none of humaneval",
     ),
+    "LiveCodeBench": (
+        {"question_id": "1873_A", "code_list": []},
+        "not among the benchmarks; judge it by `python -m lcb_",
+    ),
     "results of ours": ({"verdicts": {}, "sample": "x"}, "give samples.jsonl of that directory"),
     "no text": ({"task_id": "HumanEval/0", "completion": None}, "completion: found NoneType, expected text"),
-    "no id": ({"task_id": None, "completion": "x"}, "task_id is None, expected the id of a problem"),
+    "no id": ({"task_id": None, "completion": "x"}, "1 rows for 2 problems, and not all show .*; say by --first N"),
     "an unknown id": ({"task_id": "H/7", "completion": "x"}, "'H/7' is not a problem of .* such as HumanEval/0; check"),
     "an id of another benchmark": ({"task_id": "Mbpp/1", "completion": "x"}, "'Mbpp/1' is not a problem"),
-    "more lists than problems": ([[["a"]] * 3], "3 lists of answers for 2 problems, and not all show"),
-    "fewer lists than problems": (
-        [[["a"]]],
-        "1 lists of answers for 2 problems, .*; give --limit 1 if they are of the f",
-    ),
-    "lists beyond the last problem": ([[["def f1(x): ..."], ["x"]]], "the list has more than the 2 problems; check"),
+    "more lists than problems": ([[["a"]] * 3], "3 rows for 2 problems, and not all show"),
+    "fewer lists than problems": ([[["a"]]], "1 rows for 2 problems, .*; say by --first N which one the first row"),
+    "lists beyond the last problem": ([[["def f1(x): ..."], ["x"]]], "its rows go beyond the 2 problems; check"),
     "an archive": (b"PK", "inspect log convert FILE --to json --output-dir DIR"),
 }
 
@@ -287,6 +307,8 @@ FAILED = {
     },
     "no response": {"custom_id": "0", "response": None, "error": {"message": REASON}},
     "cut off": {"custom_id": "0", "response": {"body": {"output": [], "incomplete_details": {"reason": REASON}}}},
+    "Anthropic": {"custom_id": "0", "result": {"type": "errored", "error": {"error": {"message": REASON}}}},
+    "Anthropic, late": {"custom_id": "0", "result": {"type": "expired"}},
     "no choices": {"custom_id": "0", "response": {"body": {"choices": []}}},
     "Inspect": {"eval": {}, "samples": [{"id": 0, "error": {"message": REASON}, "output": {"completion": ""}}]},
 }
@@ -296,7 +318,7 @@ FAILED = {
 def test_a_failed_request_is_no_answer(name, tmp_path, task_of):
     made(tmp_path, {"s.jsonl": lines(*[FAILED[name]] * 2)})
     taken, task = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems), task_of()
-    said = "no answer" if name == "no choices" else REASON
+    said = {"no choices": "no answer", "Anthropic, late": "expired"}.get(name, REASON)
     assert (
         not taken.samples and f"2 failed requests are left out, not judged: HumanEval/0 ({said}), " in taken.remarks[0]
     )
@@ -308,6 +330,41 @@ REFUSALS = {  # of 1 of 2 answers, or of the only one
     "chats": ({"choices": [*CHAT["choices"], {"index": 1, "message": REFUSAL}]}, 2),
     "responses": ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": REASON}]}]}, 1),
 }
+
+
+FILTERED = {  # by the server, as real harnesses write it
+    "Inspect": {"eval": {}, "samples": [
+        {"id": 0, "output": {"completion": "No.", "choices": [{"stop_reason": "content_filter"}]}}]},
+    "OpenAI": {"custom_id": "0", "response": {"body": {"choices": [
+        {"message": {"content": "No."}, "finish_reason": "content_filter"}]}}},
+    "Anthropic": {"custom_id": "0", "result": {"message": {"content": [], "stop_reason": "refusal"}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_what_a_server_filtered_is_a_refusal(name, tmp_path, task_of):
+    made(tmp_path, {"s.jsonl": lines(FILTERED[name])})
+    taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
+    assert len(taken.samples) == 1 and taken.samples[0].ran.startswith("nothing: ")
+    assert ": 1 refusals count as answers without code: HumanEval/0 (" in " ".join(taken.remarks)
+
+
+def test_how_an_answer_ended_is_known_and_further_choices_are_counted(tmp_path, task_of):
+    """Inspect scores the first of several choices."""
+    choices = [{"stop_reason": "max_tokens"}, {"stop_reason": "stop"}]
+    row = {"eval": {}, "samples": [{"id": 0, "output": {"completion": REPLY[:25], "choices": choices}}]}
+    made(tmp_path, {"s.jsonl": lines(row)})
+    taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
+    (sample,) = taken.samples
+    assert (sample.finish, sample.ran) == ("length", "nothing: cut off by the limit of tokens")
+    assert ": 1 further choices of the same requests are not judged, as in Inspect; " in taken.remarks[1]
+
+
+def test_raw_replies_among_programs_are_said(tmp_path, task_of):
+    """As EvalPlus's codegen leaves them in NAME.raw.jsonl; its sanitizer is the remedy."""
+    made(tmp_path, {"s.raw.jsonl": lines({**SOLUTION, "solution": REPLY}, SOLUTION)})
+    taken = read_samples(tmp_path / "s.raw.jsonl", task_of(), task_of().problems)
+    assert ": 1 programs are replies with code fences, which fail as they are; run evalplus.sani" in taken.remarks[1]
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -334,14 +391,27 @@ def test_answers_that_a_filter_has_dropped_are_counted(tmp_path, task_of):
     made(tmp_path, {"s.jsonl": lines(row)})
     taken = read_samples(tmp_path / "s.jsonl", task_of(), task_of().problems)
     assert len(taken.samples) == 1
-    assert "s.jsonl: lm_eval's filter has dropped 2 answers, which are not judged; run lm_eval" in taken.remarks[-2]
+    assert "s.jsonl: 2 answers have been dropped by lm_eval's filter and are not judged; run lm" in taken.remarks[1]
 
 
-def test_lists_of_the_first_problems_are_read_with_a_limit(tmp_path, task_of):
-    """The remedy for fewer lists than problems that show no problem."""
-    made(tmp_path, {"generations.json": one([["x"]])})
-    taken = read_samples(tmp_path / "generations.json", task_of(), task_of().problems[:1])
-    assert [(each.task_id, each.generation) for each in taken.samples] == [("HumanEval/0", "x")]
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("row", [["x"], {"completion": "x"}], ids=["a list", "a row without an id"])
+def test_the_first_problem_is_told(row, first, tmp_path, task_of):
+    """The remedy for fewer rows than problems that show no problem; `problems` are those of --limit."""
+    made(tmp_path, {"s.json": one([row])})
+    taken = read_samples(tmp_path / "s.json", task_of(), task_of().problems, first)
+    assert [(each.task_id, each.generation) for each in taken.samples] == [(f"HumanEval/{first}", "x")]
+    limited = read_samples(tmp_path / "s.json", task_of(), task_of().problems[:1], first)
+    assert len(limited.samples) == 1 - first
+    assert not first or "1 rows are about problems that are not evaluated" in limited.remarks[0]
+
+
+def test_a_first_problem_that_the_rows_deny(tmp_path, task_of):
+    made(tmp_path, {"s.json": one([["x"], [PROGRAM]]), "named.json": one([["def f1(x): ..."], [PROGRAM]])})
+    with pytest.raises(UserError, match="row 2 answers HumanEval/0, so the first does not answer problem 0; leave --f"):
+        read_samples(tmp_path / "s.json", task_of(), task_of().problems, 0)
+    taken = read_samples(tmp_path / "named.json", task_of(), task_of().problems, 0)
+    assert "--first 0 changes nothing, as all rows say which problem" in taken.remarks[0]
 
 
 def test_a_folder_of_archives_is_refused_as_one(tmp_path, task_of):

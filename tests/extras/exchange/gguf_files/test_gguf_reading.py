@@ -5,6 +5,7 @@ import os
 import random
 import shlex
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from gguf_models import FAMILIES, TEXT, gguf, info, key, parameters, sizes, source, text
 from terminal_stream import is_harmless
+from tokenizer_files import write_qwen2
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.description import ModelDescription
+from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.exchange.gguf_files import header
 from ms_codegeex.extras.exchange.gguf_files.header import GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.reading import open_gguf
-from ms_codegeex.extras.exchange.gguf_files.vocabulary import tokenizer_writer
+from ms_codegeex.extras.exchange.gguf_files.vocabulary import CONTROL, USER_DEFINED, tokenizer_writer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.files import is_gguf
 from ms_codegeex.formats.sources import open_source
@@ -235,7 +239,7 @@ def test_a_tokenizer_that_does_not_fit_together(tmp_path):
     path = written("codegen", tmp_path / "g")
     sound = path.read_bytes()
     twice = {"min": "mer", "m in": "m er"}  # a token that is there twice, and no merge that makes the one that is gone
-    for changes in ({"<|endoftext|>": "<|endoftexu|>"}, {"m in": "m xx"}, twice, {"gpt-2": "qwen2"}):
+    for changes in ({"<|endoftext|>": "<|endoftexu|>"}, {"m in": "m xx"}, twice, {"gpt-2": "qwen3"}):
         damaged = sound
         for old, new in changes.items():
             assert text(old) in damaged
@@ -244,6 +248,38 @@ def test_a_tokenizer_that_does_not_fit_together(tmp_path):
         done = command_here("convert", "--model", path, "--to", "hf", "--output", target, "--replace")
         assert done.returncode == 2 and done.stderr.count("\n") == 1
         assert "its tokenizer is not one of ours" in done.stderr
+
+
+def test_qwen2s_tokenizer_comes_back(tmp_path):
+    """With CodeGen's weights. Only a file of ours says whether the model fills in; others are asked as by llama.cpp."""
+    tokenizer = load_tokenizer(write_qwen2(tmp_path / "tok", size=300))
+    model = source("codegen", tmp_path / "own")
+    fields = {**model.fields, "eos_token_id": tokenizer.eos_id}
+    convert(replace(model, fields=fields, save_tokenizer=tokenizer.save), "gguf", tmp_path / "out", progress=False)
+    (path,) = (tmp_path / "out").glob("*.gguf")
+    found = open_gguf(path)
+    (tmp_path / "again").mkdir()
+    found.save_tokenizer(tmp_path / "again")
+    again = load_tokenizer(tmp_path / "again")
+    assert (again.name, again.fingerprint, again.infilling) == ("qwen2", tokenizer.fingerprint, tokenizer.infilling)
+    assert again.added == replace(tokenizer.added, roles=again.added.roles)
+    keys = GGUFHeader(path).metadata
+    assert (keys["tokenizer.ggml.model"], keys["tokenizer.ggml.pre"]) == ("gpt2", "qwen2")
+    names, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+    assert [types[names.index(name)] for name in ("<|im_end|>", "<|fim_pad|>", "<tool_call>")] == [
+        CONTROL,
+        CONTROL,
+        USER_DEFINED,
+    ]
+    assert found.description.infill is None
+    path.write_bytes(path.read_bytes().replace(b"ms_codegeex.description", b"xx_codegeex.description"))
+    assert open_gguf(path).description.infill == sentinels(tokenizer.infilling)
+    marks = replace(sentinels(tokenizer.infilling), end=("<|x|>",))
+    told = replace(model, fields=fields, save_tokenizer=tokenizer.save, description=ModelDescription(infill=marks))
+    convert(told, "gguf", tmp_path / "told", progress=False)
+    (path,) = (tmp_path / "told").glob("*.gguf")
+    assert open_gguf(path).description.infill == marks  # the ids of llama.cpp's keys are those of the texts
+    assert GGUFHeader(path).metadata["tokenizer.ggml.fim_mid_token_id"] == names.index("<|fim_middle|>")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -125,12 +125,52 @@ def test_codegen_is_what_phi_computes(tmp_path):
         assert torch.allclose(model.eval()(ids).logits, codegen.eval()(ids).logits, atol=2e-4, rtol=1e-4)
 
 
+def test_qwen2_has_the_numbers_of_its_directory(tmp_path):
+    """Both have a tensor for each matrix, and turn channels of a head's two halves; the head is the word table."""
+    tensors, *_ = exported("qwen2", tmp_path)
+    names = {
+        "token_embd": "embed_tokens",
+        "output_norm": "norm",
+        "blk": "layers",
+        "ffn_norm": "post_attention_layernorm",
+    }
+    names |= {f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"} | {"attn_output": "self_attn.o_proj"}
+    names |= {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")} | {"attn_norm": "input_layernorm"}
+    theirs = {name: tensor.numpy() for name, tensor in open_theirs("qwen2", tmp_path).items()}
+    found = {
+        "model." + ".".join(names.get(part, part) for part in name.split(".")): dequantize(
+            tensor.data, tensor.tensor_type
+        )
+        for name, tensor in tensors.items()
+    }
+    assert found.keys() == theirs.keys() and all(np.array_equal(found[name], theirs[name]) for name in theirs)
+
+
+OF_FAMILIES = {  # GGUF's architecture, tensors of a block and further ones, and keys that are not everywhere equal
+    "codegeex2": (
+        *("chatglm", 7, 3),
+        {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-5, "rope.dimension_count": 8},
+        {"model": "llama", "pre": "chatglm-spm"},
+    ),
+    "codegen": (
+        *("phi2", 14, 5),
+        {"attention.head_count_kv": 4, "attention.layer_norm_epsilon": 1e-6, "rope.dimension_count": 8},
+        {"model": "gpt2", "pre": "gpt-2"},
+    ),
+    "qwen2": (
+        *("qwen2", 12, 2),
+        {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1e6},
+        {"model": "gpt2", "pre": "qwen2"},
+    ),
+}
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_keys_and_types_of_a_file(tmp_path, name):
     config, (tensors, keys, result) = sizes(name), exported(name, tmp_path, "q8_0")
-    its = "chatglm" if name == "codegeex2" else "phi2"
+    its, blocks, others, sized, tokenizer = OF_FAMILIES[name]
     small = {key: value for key, value in keys.items() if not (isinstance(value, list) or key.startswith("GGUF."))}
-    norm = {"chatglm": "rms_epsilon", "phi2": "epsilon"}[its]
+    small.pop("ms_codegeex.description", None)  # tests/data/test_model_description.py
     assert small == {
         "general.architecture": its,
         "general.type": "model",
@@ -143,19 +183,16 @@ def test_keys_and_types_of_a_file(tmp_path, name):
         f"{its}.feed_forward_length": 96,
         f"{its}.block_count": 2,
         f"{its}.attention.head_count": 4,
-        f"{its}.attention.head_count_kv": 2 if its == "chatglm" else 4,
-        f"{its}.attention.layer_norm_{norm}": float(np.float32(1e-5 if its == "chatglm" else 1e-6)),
-        f"{its}.rope.dimension_count": 8,
         f"{its}.rope.freq_base": 10000.0,
-        "tokenizer.ggml.model": "llama" if its == "chatglm" else "gpt2",
-        "tokenizer.ggml.pre": "chatglm-spm" if its == "chatglm" else "gpt-2",
+        **{f"{its}.{key}": value if value > 1 else float(np.float32(value)) for key, value in sized.items()},
+        **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
         "tokenizer.ggml.eos_token_id": config.eos_token_id,
         "tokenizer.ggml.add_bos_token": False,
         **({} if its == "chatglm" else {"tokenizer.ggml.bos_token_id": config.eos_token_id}),
     }
     for tensor in tensors.values():
         assert tensor.tensor_type.name == ("F32" if len(tensor.shape) == 1 else "Q8_0"), tensor.name
-    assert len(tensors) == 2 * (7 if its == "chatglm" else 14) + (3 if its == "chatglm" else 5)
+    assert len(tensors) == 2 * blocks + others
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q4_0"])

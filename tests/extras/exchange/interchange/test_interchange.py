@@ -231,7 +231,7 @@ def test_what_is_damaged_cannot_be_exported(examples, tmp_path):
     damaged = shutil.copytree(examples, tmp_path / "damaged")
     info = json.loads((damaged / "dataset.json").read_text())
     (damaged / "dataset.json").write_text(json.dumps({**info, "seq_length": 1}))
-    with pytest.raises(UserError, match=r"train: a row of \d+ tokens, seq_length 1; damaged, prepare it again"):
+    with pytest.raises(UserError, match=r"train: damaged, a row of \d+ tokens, seq_length 1; prepare it again"):
         export_triplet(damaged, tmp_path / "out")
     (damaged / "dataset.json").write_text(json.dumps(info))
     (damaged / "train.mask").unlink()

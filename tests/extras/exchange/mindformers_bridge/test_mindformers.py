@@ -333,7 +333,7 @@ REFUSED = {  # settings that would have no effect on these models, or a wrong on
     "model.model_config.compute_dtype=float16": "set model.model_config.precision",
     "model.model_config.use_flash_attention=true": "the fastest attention",
     "run_mode=predict": "run_mode: found predict; this command trains.* generate predicts",
-    "model.arch.type=LlamaForCausalLM": "this trains CodeGeeXForCausalLM, CodeGenForCausalLM and CodeGeeX2ForCausalLM",
+    "model.arch.type=LlamaForCausalLM": "this trains CodeGeeXForCausalLM, .* and Qwen2CoderForCausalLM",
     "model={arch: {type: ChatGLM2WithPtuning2}, model_config: {compute_dtype: float16}}": "mindformers calls ChatGLM2",
     "model.model_config.type=ChatGLM2Config": "give preset: 6b",
     "use_parallel=True parallel.enable_parallel_optimizer=True": "parallel.optimizer_shard",

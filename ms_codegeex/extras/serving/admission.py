@@ -1,0 +1,155 @@
+"""Admission: whether a caller may have more answers now. There are limits for each key (answers in a minute, answers at
+a time) and a number of places, of which each caller has its share. What is admitted goes to the engine, whose scheduler
+decides when it is computed (`generation/shares.py`)."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from ms_codegeex.extras.serving.errors import ApiError, busy, unavailable
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: a key or, without keys, an address, which has the empty `key`. `per_minute` answers may begin in a
+    minute, and `concurrent` may be in progress (None: any number). With `weight` 2, it gets twice as much of the engine
+    as with 1."""
+
+    name: str
+    key: str = ""
+    per_minute: int | None = None
+    concurrent: int | None = None
+    weight: int = 1
+
+
+class AdmittedAnswer(Protocol):
+    """An answer of a client."""
+
+    client: str
+
+
+Answer = TypeVar("Answer", bound=AdmittedAnswer)
+
+
+class Limits:
+    """Answers by key. One that was idle for a minute may have a minute's answers at once; they come back evenly (the
+    generic cell rate algorithm). Not for use by several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        # by key; without keys, all share one: when the whole burst is available again
+        self._free_at: dict[str, float] = {}
+
+    def enter(self, key: str, per_minute: int, count: int = 1) -> int:
+        """Count `count` answers and return 0, or return the seconds after which to try refused ones again."""
+        now = self._clock()
+        free_at = max(self._free_at.get(key, 0.0), now) + count * 60 / per_minute
+        if free_at - now > 60 + 1e-6:
+            wait = math.ceil(free_at - now - 60 - 1e-6)
+            return max(wait, 1)
+        self._free_at[key] = free_at
+        return 0
+
+
+def _limited(most: str, seconds: int) -> ApiError:
+    message = f"Rate limit reached: at most {most}. Please try again in {seconds}s."
+    return ApiError(429, message, code="rate_limit_exceeded", retry_after=seconds)
+
+
+class Admission(ABC, Generic[Answer]):
+    """The `answers` in progress by their numbers, in the order of their arrival: `slots` of them are computed at once,
+    `computing` are the numbers of these, and up to `max_queue` wait."""
+
+    def __init__(self, slots: int, max_queue: int):
+        self.slots, self.max_queue = slots, max_queue
+        self.answers: dict[int, Answer] = {}
+        self.computing: Sequence[int] = ()
+        self.engine_ready, self.draining = False, False
+        self._limits = Limits()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered."""
+        return self.engine_ready and not self.draining
+
+    @property
+    def in_slots(self) -> list[Answer]:
+        """The answers that are computed."""
+        return [self.answers[number] for number in self.computing if number in self.answers]
+
+    @property
+    def active(self) -> int:
+        """Number of answers that are computed."""
+        return len(self.in_slots)
+
+    @property
+    def queued(self) -> int:
+        """Number of answers that wait for a slot."""
+        return len(self.answers) - self.active
+
+    @property
+    def idle(self) -> bool:
+        """Whether no answer is in progress."""
+        return not self.answers
+
+    def count(self, caller: Caller, count: int = 1, counted: int = 0) -> None:
+        """Count answers towards the limit of a minute, of which some are `counted`. `ApiError` if they are too many, at
+        present or ever."""
+        if caller.per_minute is None:
+            return
+        if count > caller.per_minute:
+            message = f"n: {count} answers at once, at most {caller.per_minute} are allowed in a minute; ask for fewer"
+            raise ApiError(400, message, param="n")
+        if wait := self._limits.enter(caller.key, caller.per_minute, count - counted):
+            raise _limited(f"{caller.per_minute} answers{' of this key' if caller.key else ''} in a minute", wait)
+
+    def check_room(self, caller: Caller, count: int = 1) -> Sequence[Answer]:
+        """The waiting answers of others that give their places to `count` new ones. `ApiError` if there is no room."""
+        if self.draining:
+            raise unavailable("the server is shutting down", "shutting_down")
+        if not self.engine_ready:
+            raise unavailable("the model is being loaded; try again later", "loading", 5)
+        maximum, concurrent = self.slots + self.max_queue, caller.concurrent
+        held = sum(answer.client == caller.name for answer in self.answers.values())
+        for most, whose in ((maximum, "the server takes"), (concurrent, "this key may have")):
+            if most is not None and count > most:
+                raise ApiError(400, f"n: {count} answers at once, {whose} {most}; ask for fewer", param="n")
+        if concurrent is not None and held + count > concurrent:
+            now = f"{held} are in progress, and {count} more are asked for"
+            raise _limited(f"{concurrent} answers of this key at once; {now}", 1)
+        return self._displaced(len(self.answers) + count - maximum, caller.name, count)
+
+    def admit(self, caller: Caller, count: int = 1, counted: int = 1) -> None:
+        """Make room for `count` answers, of which some are `counted` towards the limit of a minute. `ApiError` as for
+        `check_room` and `count`."""
+        displaced = self.check_room(caller, count)
+        if count > counted:
+            self.count(caller, count, counted)
+        for answer in displaced:
+            self.fail(answer, busy(self.max_queue))
+
+    def _displaced(self, needed: int, client: str, count: int) -> Sequence[Answer]:
+        """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
+        that has the most. `ApiError` if the new ones would exceed the client's share of the places."""
+        waiting = defaultdict[str, list[Answer]](list)
+        computing, displaced = {*self.computing}, list[Answer]()
+        for number, answer in self.answers.items() if needed > 0 else ():
+            if number not in computing:
+                waiting[answer.client].append(answer)
+        own = len(waiting.pop(client, ())) + count
+        for _ in range(needed):
+            most = max(waiting.values(), key=len, default=[])
+            if len(most) <= own:
+                raise busy(self.max_queue)
+            displaced.append(most.pop())
+        return displaced
+
+    @abstractmethod
+    def fail(self, answer: Answer, error: ApiError) -> None:
+        """End an answer with an error."""

@@ -1,0 +1,1 @@
+"""Qwen2, whose models for code are Qwen2.5-Coder."""

@@ -1,0 +1,59 @@
+"""What it takes a rank's host to compile its graphs: MindSpore repeats every block in each micro-batch of a graph.
+
+The figures are fitted to first contact: MindSpore 2.9's Ascend plugin on an x86 core, without CANN's kernels. How far
+they are from what was measured is in `benchmarks/RESULTS.md`. Cores of a server with Ascends may be slower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ms_codegeex.base.hardware import GIB
+
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
+SECONDS, SECONDS_OF_A_BLOCK = 13.0, 0.68  # of a run; of each block in each micro-batch of each graph
+BYTES, BYTES_OF_A_BLOCK = 1.14e9, 5.5e6
+SHARED_BYTES = 0.34e9  # of these, of libraries that all ranks of a server share
+LONGEST = 1200.0  # seconds; a search finds no plan that takes longer
+LARGEST = 64 * GIB  # host memory of a server
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """Estimated seconds and bytes of host memory of one rank, and bytes of all ranks of a server."""
+
+    seconds: float
+    rank_bytes: float
+    server_bytes: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it is short and small enough to be paid at every start."""
+        return self.seconds <= LONGEST and self.server_bytes <= LARGEST
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        host = f"{self.rank_bytes / GIB:.1f} GiB of host memory a rank, {self.server_bytes / GIB:.0f} a server"
+        return f"compilation: about {self.seconds / 60:.1f} minutes at every start, {host}"
+
+
+def compilation(config: RunConfig, micro_batches: int | None = None) -> Compilation:
+    """The estimate for a run, with as many `micro_batches` in its graph (None: its own)."""
+    mesh = config.mesh
+    number = config.graph_micro_batches if micro_batches is None else micro_batches
+    evaluated = config.evaluated_of(number) if mesh.pipeline > 1 else 1
+    repeated = max(mesh.layers_per_stage(config.model.sizes.attention_layers)) * (number + evaluated)
+    rank_bytes = BYTES + BYTES_OF_A_BLOCK * repeated
+    ranks = min(config.devices, config.parallel.server_devices)
+    server_bytes = SHARED_BYTES + ranks * (rank_bytes - SHARED_BYTES)
+    return Compilation(SECONDS + SECONDS_OF_A_BLOCK * repeated, rank_bytes, server_bytes)
+
+
+def bounded_graph(config: RunConfig) -> int | None:
+    """The most micro-batches of a graph whose compilation is bounded; None if even the fewest take too much."""
+    possible = (x for x in range(config.accumulation, 0, -1) if config.fills_graph(x))
+    return next((x for x in possible if compilation(config, x).bounded), None)
