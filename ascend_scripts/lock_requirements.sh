@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the locks requirements[-mindspore-2.10|-gpu|-compiler|-test|-release].txt from their .in files (maintainers only; needs uv and a network).
+# Makes the locks requirements[-mindspore-2.7|-mindspore-2.8|-mindspore-2.10|-gpu|-compiler|-test|-release].txt from their .in files (maintainers only; needs uv and a network).
 # With --upgrade, moves every pin to its newest version; without it, changes only what the .in files require.
 set -euo pipefail
 
@@ -22,7 +22,7 @@ lock() {  # lock NAME [uv arguments]: the leading comment of NAME.in becomes the
 left_out=(aiohttp awkward ftfy jieba joblib opencv-python-headless pybind11 setproctitle transformers typer)
 
 lock requirements --excludes <(printf '%s\n' "${left_out[@]}") "$@"
-lock requirements-mindspore-2.10 --no-deps "$@"
+for engine in 2.7 2.8 2.10; do lock "requirements-mindspore-$engine" --no-deps "$@"; done
 lock requirements-gpu "$@"
 lock requirements-compiler "$@"
 lock requirements-test --constraints requirements.txt "$@"

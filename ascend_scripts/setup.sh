@@ -9,7 +9,7 @@ root=${here%/*}
 
 usage() {
     cat <<'EOF'
-usage: bash ascend_scripts/setup.sh [--venv DIR] [--mindspore 2.9|2.10] [--gpu [--chip 9.0]] [--tests] [--help]
+usage: bash ascend_scripts/setup.sh [--venv DIR] [--mindspore 2.7|2.8|2.9|2.10] [--gpu [--chip 9.0]] [--tests] [--help]
 
 Installs what ms_codegeex needs into .venv of this checkout; a second run changes nothing and needs no network.
   --venv DIR   use this virtual environment instead (also: MS_CODEGEEX_VENV=DIR)
@@ -51,8 +51,8 @@ while (($#)); do
     esac
 done
 case $engine in
-    '' | 2.9 | 2.10) ;;
-    *) die 2 "--mindspore '$engine': expected 2.9 or 2.10" ;;
+    '' | 2.7 | 2.8 | 2.9 | 2.10) ;;
+    *) die 2 "--mindspore '$engine': expected 2.7, 2.8, 2.9 or 2.10" ;;
 esac
 [[ -z $chip || ( $chip == 9.0 && -n ${gpu[*]-} ) ]] ||
     die 2 "--chip '$chip': expected 9.0 (H100, H200), with --gpu; older GPUs need no translation, newer ones are not known"

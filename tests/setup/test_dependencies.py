@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -83,6 +84,20 @@ def test_the_extras_allow_the_newest_versions():
             if not one.specifier.contains(newest):
                 left_out[f"{one}"] = newest
     assert left_out == {}
+
+
+@pytest.mark.newest
+def test_every_pin_has_a_wheel_for_ascend_servers(tmp_path):
+    """On aarch64 with glibc 2.28, which set-up on EulerOS, Kylin and openEuler meets; it builds nothing."""
+    if not (uv := shutil.which("uv")):
+        pytest.skip("needs uv, which resolves for another machine")
+    command = [uv, "pip", "compile", "--quiet", "--python-version", "3.11", "--only-binary", ":all:", "--no-deps"]
+    command += ["--python-platform", "aarch64-manylinux_2_28", "--output-file", str(tmp_path / "found.txt")]
+    for lock in sorted(ROOT.glob("requirements*.txt")):
+        if lock.stem == "requirements" or lock.stem.startswith("requirements-mindspore-"):
+            done = subprocess.run([*command, str(lock)], capture_output=True, text=True)
+            assert done.returncode == 0, f"{lock.name}: {done.stderr}"
+    assert "llguidance" not in (tmp_path / "found.txt").read_text()
 
 
 # What reads and writes files of transformers, or compares with its models.

@@ -379,6 +379,15 @@ def test_kernels_are_translated_for_the_gpu_that_is_here_or_named(checkout):
         assert done.returncode == 2 and done.stderr.startswith(f"setup: --chip '{words[-1]}': expected 9.0")
 
 
+@pytest.mark.parametrize(("engine", "version"), [("2.7", "2.7.2"), ("2.8", "2.8.0")])
+def test_an_older_engine_is_locked_alone(checkout, engine, version):
+    assert checkout.run("--mindspore", engine).returncode == 0
+    (call,) = [call for call in checkout.taken_calls() if "--require-hashes" in call and "jieba" not in call]
+    kept, lock = re.findall(r"-r (.*?requirements[\w.-]*\.txt)", call)
+    pinned = re.findall(r"^([a-z][\w.-]*)==(\S+) ", Path(lock).read_text(), re.MULTILINE)
+    assert pinned == [("mindspore", version)] and "\nmindspore==" not in Path(kept).read_text()
+
+
 def test_another_engine_replaces_what_its_list_has_and_stays(checkout):
     assert checkout.run("--mindspore", "2.10").returncode == 0
     (call,) = [call for call in checkout.taken_calls() if "--require-hashes" in call and "jieba" not in call]
@@ -390,8 +399,8 @@ def test_another_engine_replaces_what_its_list_has_and_stays(checkout):
     (call,) = checkout.taken_calls()
     assert call.endswith("-r " + str(checkout.root / "requirements.txt"))
     assert checkout.run().returncode == 0 and checkout.taken_calls() == []
-    result = checkout.run("--mindspore", "2.8")
-    assert result.returncode == 2 and result.stderr == "setup: --mindspore '2.8': expected 2.9 or 2.10\n"
+    result = checkout.run("--mindspore", "2.6")
+    assert result.returncode == 2 and result.stderr == "setup: --mindspore '2.6': expected 2.7, 2.8, 2.9 or 2.10\n"
 
 
 def test_a_compiler_is_installed_where_there_is_none(checkout, no_compiler):

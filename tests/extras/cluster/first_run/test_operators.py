@@ -17,8 +17,8 @@ from ms_codegeex.extras.cluster.first_run.probes import DROPOUT_KEY, probes, tri
 CHOSEN = (
     "Add AddN AdamApplyOneWithDecayAssign Assign BatchMatMul BitwiseOr BitwiseXor Cast Concat Cos CumSum Div Divs "
     "Equal Exp ExpandDims FlashAttentionScore FlashAttentionScoreGrad Gather GeLU GeLUGrad Greater GreaterEqual "
-    "IsFinite LayerNorm LayerNormGrad Less LessScalar Log MatMul Maximum Minimum Mul Muls Neg OneHot Pow Reciprocal ReduceMax "
-    "ReduceSum Reshape ReverseV2 RightShift RmsNorm RmsNormGrad Select Sigmoid SigmoidGrad Softmax SoftmaxBackward "
+    "IsFinite LayerNorm LayerNormGrad Less LessScalar Log MatMul Maximum Minimum Mul Muls Neg OneHot Pow Reciprocal "
+    "ReduceMax ReduceSum Reshape ReverseV2 RightShift RmsNorm RmsNormGrad Select Sigmoid SigmoidGrad Softmax SoftmaxBackward "
     "SplitWithSize Sqrt Stack StridedSlice Sub SumExt Tile Transpose UnsortedSegmentSum"
 )
 
