@@ -61,7 +61,7 @@ def test_calls_repeat_what_is_done_for_weights_and_gradients_and_nothing_for_act
 def test_recipes_compile_within_the_bounds(path):
     config = load_config(path)
     estimate = compilation(config)
-    assert estimate.seconds <= LONGEST == 20 * 60 and estimate.server_bytes <= LARGEST == 64 * 2**30
+    assert estimate.seconds <= LONGEST == 20 * 60 and estimate.server_bytes <= LARGEST == 160 * 2**30
     if not config.partitioned:
         return
     possible = [n for n in range(1, config.accumulation + 1) if config.fills_graph(n)]
@@ -79,25 +79,21 @@ def test_a_plan_whose_smallest_graph_takes_too_much_is_refused():
         with_graph(with_micro_batches(997))
 
 
-# First contact on one core (benchmarks/RESULTS.md): blocks of the stage, micro-batches of its two graphs; seconds, GB.
-MEASURED = [(2, 16 + 16, 56, 1.49), (2, 64 + 64, 186, 2.55)]
+# benchmarks/RESULTS.md: stages, blocks of one, tensor parallelism; micro-batches of all graphs; seconds, GB.
+MEASURED = [
+    (2, 2, 1, 16 + 16, 56, 1.49),
+    (2, 2, 1, 64 + 64, 186, 2.55),
+    (1, 40, 8, 2, 240, 10.8),
+    (4, 10, 8, 4, 80, 4.1),
+]
 
 
-@pytest.mark.parametrize(("blocks", "micro_batches", "seconds", "gigabytes"), MEASURED)
-def test_the_estimate_is_that_of_first_contact(blocks, micro_batches, seconds, gigabytes):
-    config = load_config(
-        ROOT / "configs" / "codegeex_base_8.yaml",
-        [
-            "model.num_layers=3",
-            "parallel.pipeline=2",
-            "parallel.optimizer_shard=4",
-            "training.micro_batch=1",
-            "training.global_batch=512",
-        ],
-    )
-    assert config.mesh.layers_per_stage(config.model.sizes.attention_layers) == [blocks] * 2
-    found = compilation(config, micro_batches - 2)
-    assert (found.seconds, found.rank_bytes / 1e9) == (
-        pytest.approx(seconds, rel=0.05),
-        pytest.approx(gigabytes, rel=0.05),
-    )
+@pytest.mark.parametrize(("stages", "blocks", "tensor", "micro_batches", "seconds", "gigabytes"), MEASURED)
+def test_the_estimate_is_near_what_was_measured(stages, blocks, tensor, micro_batches, seconds, gigabytes):
+    keys = [f"model.num_layers={stages * blocks - 1}", f"parallel.tensor={tensor}", f"parallel.pipeline={stages}"]
+    config = load_config(PIPELINE, [*keys, "devices=64", "parallel.optimizer_shard=1", "training.global_batch=1024"])
+    config = change(config, parallel__graph_micro_batches=None, training__micro_batch=8)
+    evaluated = config.evaluated_of(config.accumulation) if stages > 1 else 1
+    found = compilation(config, max(2, micro_batches - evaluated))
+    assert found.seconds == pytest.approx(seconds, rel=0.2)
+    assert found.rank_bytes / 1e9 == pytest.approx(gigabytes, rel=0.2)
