@@ -34,6 +34,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "reading": "errors json_reading",
     "yaml_reading": "errors reading json_reading",
     "quarantine": "errors reading json_reading",
+    "kinds": "errors shipped",
     "lookalikes": "errors reading shipped",
     "files": "errors locks",
     "cache": "errors files locks",

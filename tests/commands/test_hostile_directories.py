@@ -180,7 +180,7 @@ CASES = [
     ("linked shard", lambda p: (p.index({"a": "b.bin"}), p.link("b.bin", "{}/secret")), OUT, READ),
     # the configuration
     ("no JSON", lambda p: p.put("config.json", "{"), "not readable as JSON", READ),
-    ("no object", lambda p: p.put("config.json", "[]"), "expected a JSON object", READ),
+    ("no object", lambda p: p.put("config.json", "[]"), "not a JSON object; copy it again", READ),
     ("twice", lambda p: p.put("config.json", '{"model_type": "codegen", "model_type": "x"}'), "occurs twice", READ),
     ("deep", lambda p: p.put("config.json", f'{{"a": {deep(200)}}}'), "nested deeper", READ),
     ("very deep", lambda p: p.put("config.json", deep(100_000)), "nested deeper", READ),

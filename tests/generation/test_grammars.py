@@ -18,7 +18,7 @@ def schema(value):
     ("settings", "words"),
     [
         (schema({"type": "banana"}), "json_schema: cannot be used (Invalid type"),
-        (schema({"$ref": "http://127.0.0.1:9/x.json"}), "json_schema: cannot be used (Resource"),
+        (schema({"$ref": "http://127.0.0.1:9/x.json"}), "json_schema: cannot be used (a $ref to another document"),
         (schema({"type": "string", "minLength": 5, "maxLength": 2}), "json_schema: cannot be used (Unsatisfiable"),
         (schema({"description": "x" * 20_000}), "json_schema: 2"),
         (

@@ -26,7 +26,7 @@ def main(device: str, family: str, precision: str, out: str) -> None:
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device({"cpu": "CPU", "gpu": "GPU"}[device])
-    fields = SIZES if family == "codegeex" else {**SIZES, "rotary_dim": 8}
+    fields = {**SIZES, "rotary_dim": 8} if family in ("codegen", "codegeex2") else SIZES
     words = [f"model.{name}={value}" for name, value in fields.items()]
     words += [f"model.family={family}", "model.preset=tiny", f"device={device}", "devices=1", "training.steps=1"]
     words += [f"training.global_batch={ROWS}", f"data.seq_length={LENGTH}", f"training.precision={precision}"]

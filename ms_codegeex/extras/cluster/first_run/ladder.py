@@ -5,7 +5,6 @@ memory, but no data, path, address, host or user."""
 from __future__ import annotations
 
 import getpass
-import json
 import math
 import os
 import platform
@@ -24,6 +23,7 @@ from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_error, print_result, table
 from ms_codegeex.base.processes import import_variables
 from ms_codegeex.base.reading import read_json
@@ -197,7 +197,7 @@ def rung_config(config: RunConfig, devices: int, settings: Sequence[str] = ()) -
         place = values
         for section in sections:
             place = place[section]
-        place[last] = json.loads(value)
+        place[last] = parse_json(value)
     return build_run_config(values)
 
 

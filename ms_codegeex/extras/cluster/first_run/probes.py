@@ -62,7 +62,7 @@ class Called(nn.Cell):
         return self.function(*inputs, *self.rest)
 
 
-class Gradients(nn.Cell):
+class ProbedGradients(nn.Cell):
     """The gradients of Σ weight · result."""
 
     def __init__(self, cell: nn.Cell):
@@ -86,7 +86,7 @@ def tried(probe: Probe) -> str:
     if problem or not probe.gradient:
         return problem
     weight = Tensor(np.random.default_rng(1).uniform(0.5, 1.5, result.shape).astype(np.float32)).astype(output.dtype)
-    gradients = Gradients(cell)(weight, *tensors)
+    gradients = ProbedGradients(cell)(weight, *tensors)
     for i, (tensor, gradient) in enumerate(zip(tensors, gradients, strict=True)):
         if tensor.dtype in TOLERANCES:
             wanted = _slopes(probe.expected, arrays, i, _wide(weight))
