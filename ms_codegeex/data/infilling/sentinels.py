@@ -133,8 +133,8 @@ def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
 def sentinels(value: Any) -> Sentinels:
     """The sentinels of a JSON value; a malformed one is a `UserError`."""
     if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", *_TEXTS}:
-        further = "order, end, frame and files"
-        raise UserError(f"expected an object with {', '.join(PARTS)}, and {further} if they are needed")
+        more = "order, end, frame and files if they are needed"
+        raise UserError(f"expected an object with {', '.join(PARTS)}, and {more}")
     marks = [value[part] for part in PARTS]
     order = value.get("order", [*PARTS])
     if not all((isinstance(mark, str) and mark) or (type(mark) is int and mark >= 0) for mark in marks):
