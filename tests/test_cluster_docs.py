@@ -52,9 +52,16 @@ def test_scripts_are_called_with_flags_they_have():
 
 def test_the_first_examples_run_on_the_chip_that_the_page_is_for():
     """The configuration of its first run is for a 910B, which refuses one that names another chip."""
-    names = re.findall(r"--config (\S+)", DOCUMENT.split("## One server")[0])
+    names = re.findall(r"--config (\w+)", DOCUMENT.split("## One server")[0])
     assert len(set(names)) == 1 and len(names) >= 5
     assert driver_hardware(load_config(ROOT / f"configs/{names[0]}.yaml"), "Ascend910B1") == "ascend910b"
+
+
+def test_the_first_page_is_the_ladder_in_few_words():
+    page = DOCUMENT.split("## One server")[0]
+    assert len(page.split()) <= 600
+    for command in ("npu-smi info", "doctor --device ascend", "--first-contact", "--first-run", "--nodes 2"):
+        assert command in page
 
 
 def test_files_it_names_exist():

@@ -76,16 +76,18 @@ def _check(value: Any, data: bool) -> None:
     level, depth = [value], 0
     while level:
         inner: list[Any] = []
-        small = {*map(type, level)} == {int} and max(map(abs, level)) < 2**63
-        for item in () if small else level:  # a vocabulary has many thousands of them
+        texts = [item for item in level if type(item) is str]  # a vocabulary has many thousands of them
+        if not data and texts and _has_half("".join(texts)):
+            raise MalformedText("half a character (a lone surrogate), which no text can hold")
+        level = [item for item in level if type(item) is not str] if texts else level
+        small = {*map(type, level)} == {int} and max(map(abs, level)) < 2**63  # and of them
+        for item in () if small else level:
             if isinstance(item, dict):
                 inner += item.values() if data else (*item, *item.values())
             elif isinstance(item, list):
                 inner += item
             elif type(item) is int and not -_TOO_LONG < 10 * item < 10 * _TOO_LONG:
                 raise MalformedText(f"a number of more than {MAX_DIGITS} digits")
-            elif not data and isinstance(item, str) and _has_half(item):
-                raise MalformedText("half a character (a lone surrogate), which no text can hold")
             if depth == MAX_NESTING and isinstance(item, dict | list):
                 raise MalformedText(f"nested deeper than {MAX_NESTING} levels")
         level, depth = inner, depth + 1

@@ -22,8 +22,8 @@ from ms_codegeex.base import host
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.options import option
 from ms_codegeex.base.printing import print_progress, print_result
-from ms_codegeex.base.verb_options import JsonOption
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "show what this machine can do: packages, devices, sandbox, tool chains, disk; and how to close each gap"
 EXAMPLES = """  ms-codegeex doctor
-  ms-codegeex doctor --json"""
+  ms-codegeex doctor --json
+  ms-codegeex doctor --device ascend --config codegeex_base_8 training.dropout=0.1"""
 MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with some to spare
 WIDEST = 120  # columns
 ABSENT = " is not installed"
@@ -77,32 +78,59 @@ class Row(NamedTuple):
         return Finding(area, self.name, "missing" if self.needed else "optional", self.problem, self.fix)
 
 
-Arguments = JsonOption
+@dataclass(frozen=True)
+class Arguments:
+    """What is looked at."""
+
+    device: Literal["ascend", "cpu"] | None = option(
+        "instead, compute every kind of kernel of a run's graph once on this device, forward and backward, and compare "
+        "it with NumPy; without an Ascend, on the CPU"
+    )
+    config: str | None = option(
+        "with --device: the run whose kernels are tried, as a rehearsal lists them (default: all that are known, for "
+        "codegeex_base_8)",
+        "FILE",
+    )
+    overrides: tuple[str, ...] = option(
+        "with --device: overrides, such as training.dropout=0", "key=value", (), positional=True
+    )
+    json: bool = option("print one JSON object on standard output", default=False)
+
+
 Rows = Iterator[Row]
+Areas = Mapping[str, Callable[[], Iterable[tuple[Any, ...]]]]
 
 
-def run(arguments: JsonOption) -> int:
-    """Print the report; the exit status is 0 if everything that a CPU user needs is there, otherwise 1."""
+def run(arguments: Arguments) -> int:
+    """Print the report; the exit status is 0 if everything that a CPU user needs is there, or with a device if every
+    kernel computes correctly, otherwise 1."""
+    areas, ready = AREAS, "everything that a run on a CPU needs is here"
+    if arguments.device:
+        rows = extra("doctor --device", "kernels")
+        areas = {"kernels": lambda: rows(arguments.device, arguments.config, arguments.overrides)}
+        ready = "every kernel that was tried computes correctly"
+    elif arguments.config or arguments.overrides:
+        raise UserError("--config: is for --device; add --device ascend, or leave it and all overrides out")
     checks: list[Finding] = []
-    for area in AREAS:
+    for area in areas:
         print_progress(f"looking at: {area}")
-        checks += findings(area)
+        checks += findings(area, areas)
     print_progress("")
     missing = [check for check in checks if check.state == "missing"]
     result = {"ready": not missing, "checks": [asdict(check) for check in checks]}
-    print_result(result, "\n".join(report_lines(checks)), arguments.json)
+    print_result(result, "\n".join(report_lines(checks, ready)), arguments.json)
     return 1 if missing else 0
 
 
-def findings(area: str) -> list[Finding]:
+def findings(area: str, areas: Areas | None = None) -> list[Finding]:
     """The checks of an area; where a package that it imports is absent, that is the result."""
     try:
-        return [Row(*row).finding(area) for row in AREAS[area]()]
+        return [Row(*row).finding(area) for row in (areas or AREAS)[area]()]
     except ImportError as error:
         return [Finding(area, area, "missing", f"cannot be checked ({error})", SET_UP)]
 
 
-def report_lines(checks: list[Finding]) -> Iterator[str]:
+def report_lines(checks: list[Finding], ready: str) -> Iterator[str]:
     """The report for people: areas, their checks, and a verdict."""
     width, area = max(len(check.name) for check in checks), ""
     marks = {"ok": "ok ", "missing": "NO ", "optional": "-  "}
@@ -115,7 +143,7 @@ def report_lines(checks: list[Finding]) -> Iterator[str]:
             yield f"      {'':<{width}}  fix: {check.fix}"
     missing = [check.name for check in checks if check.state == "missing"]
     optional = [check.name for check in checks if check.state == "optional"]
-    yield f"not ready: {', '.join(missing)}" if missing else "ready: everything that a run on a CPU needs is here"
+    yield f"not ready: {', '.join(missing)}" if missing else f"ready: {ready}"
     if optional:
         yield from _wrapped("optional gaps: ", ", ".join(optional))
 
@@ -384,7 +412,7 @@ def _disk(name: str, directory: str, remedy: str) -> Row:
 
 # What the extras add below headings of their own, or below one of ours.
 ADDED = registered("doctor")
-AREAS: Mapping[str, Callable[[], Iterable[tuple[Any, ...]]]] = {  # the headings, in the order of the report
+AREAS: Areas = {  # the headings, in the order of the report
     "machine": machine_rows,
     "packages": package_rows,
     "engine": engine_rows,

@@ -28,6 +28,7 @@ EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegeex_tiny_release output=runs/half data.train=DATASET training.precision=fp16
   ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.dropout training.dropout=0
   ms-codegeex train --config codegen_350m_mono --from runs/codegen_350m_multi data.train=DATASET
+  ms-codegeex train --config codegeex_base_8 --first-run
   ms-codegeex train --config codegeex_13b --rank-table cluster.json --node-rank 0 --dry-run
   ms-codegeex train --config codegeex_13b --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 OVERRIDE = re.compile(r"[a-z_]+(\.[\w+-]+)*=")
@@ -87,6 +88,11 @@ class ClusterOptions:
     master_addr: str | None = option(
         "where the servers meet server 0 (default: with a rank table, port 8118 of its first server)", "HOST:PORT"
     )
+    first_run: bool = option(
+        "instead, try the device: its kernels, then ten steps of two blocks on one device, on this server, and with "
+        "--nodes or --rank-table on several; writes first_run.json, to send back",
+        default=False,
+    )
     dry_run: bool = option("list the processes that would be started", default=False)
     script: bool = option("with --dry-run: instead, a shell script that starts the run from anywhere", default=False)
     job: Literal["slurm", "volcano", "acjob"] | None = option(
@@ -139,7 +145,7 @@ def words_of(kind: type, arguments: argparse.Namespace, without: Sequence[str] =
     return words
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int | None:
     """Train, or print the processes that would be started."""
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs.node import resolve_node
@@ -162,7 +168,9 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.rank_table = rank_table_of("train", arguments.rank_table, config.device, arguments.nodes)
     if arguments.job:
         _print_job(arguments, config)
-        return
+        return None
+    if arguments.first_run:
+        return _first_run(arguments, config)
     if arguments.script and (arguments.json or not arguments.dry_run):
         raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
     servers = arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr
@@ -181,6 +189,22 @@ def run(arguments: argparse.Namespace) -> None:
         dry_run=show if arguments.dry_run else None,
         as_json=arguments.json,
     )
+    return None
+
+
+def _first_run(arguments: argparse.Namespace, config: RunConfig) -> int:
+    """Climb the ladder of a first run; the exit status."""
+    from ms_codegeex.base.shipped import shipped_names
+    from ms_codegeex.runs.rank_table import read_rank_table
+
+    for name in ("resume", "corpus", "validation", "restarts", "dry_run", "script"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name.replace('_', '-')}: has no meaning in a first run; leave it out")
+    table = arguments.rank_table
+    nodes = len(read_rank_table(table).servers) if table else arguments.nodes or 1
+    words = words_of(ClusterOptions, arguments, ("first_run",)) if nodes > 1 else []
+    name = arguments.config if arguments.config in shipped_names() else "one of its own"
+    return extra("train --first-run", "ladder")(config, name, words, nodes, arguments.node_rank or 0, arguments.json)
 
 
 def _of_weights(overrides: Sequence[str]) -> tuple[str, list[str]]:

@@ -13,6 +13,7 @@ FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
 # by default everywhere: the random numbers of its kernel are not a function of the sample.
 CPU_FUSIONS = frozenset({"optimizer"})
 HEAD_MULTIPLE, MAX_HEAD = 16, 512  # head sizes of fused attention
+MASK_BITS = 8  # a byte of its mask
 MAX_DOCUMENTS_PER_CALL = 1024  # of fused attention (MindSpore 2.9's documentation of the kernel)
 
 ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without parallel.hardware
@@ -55,12 +56,25 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
     return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
 
 
+def aclnn_kernels(config: RunConfig) -> frozenset[str]:
+    """Of which fused kernels a run takes the form that the engine's plugin has code for (aclnn), where two exist.
+    MindSpore 2.9 does not partition that of LayerNorm."""
+    if config.device != "ascend" or running_on(config).saturates:
+        return frozenset()
+    partitioned = {"aclnn_optimizer"}
+    return frozenset(partitioned if config.partitioned else {*partitioned, "aclnn_norm"})
+
+
 def attention_obstacle(config: RunConfig) -> str | None:
     """Why fused attention cannot compute this model, ending in the key to change; None if it can."""
     model = config.model.sizes
     size = model.head_dim
-    if config.training.dropout > 0:
-        return f"it has no dropout; set training.dropout: {config.training.dropout} to 0"
+    if config.training.attention_rate > 0 and config.parallel.fusion.documents:
+        return "by the ends of documents it drops nothing; set training.attention_dropout to 0"
+    if config.training.attention_rate > 0 and config.seq_length % MASK_BITS:
+        return (
+            f"it takes a mask of dropout in bytes; make data.seq_length: {config.seq_length} a multiple of {MASK_BITS}"
+        )
     if config.training.precision == "fp32":
         return "it multiplies in 16 bits; set training.precision to fp16 or bf16"
     if model.scores_fp32:

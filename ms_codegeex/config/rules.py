@@ -64,7 +64,7 @@ def dropout_obstacle(config: RunConfig) -> str | None:
     """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can. Its seeds have no
     effect on Ascend (MindSpore 2.9's documentation of the operator). A copy of an activation on another device, or a
     recomputed forward pass, may therefore drop other elements."""
-    if config.training.dropout == 0:
+    if not (config.training.dropout or config.training.attention_rate):
         return None
     if config.partitioned:
         return "devices that hold copies of an activation have to drop the same elements"
@@ -384,6 +384,16 @@ MESH_RULES: Rules = {
             "parts": lambda c, m: c.parallel.overlap.parts != 1,
             "recompute_collectives": lambda c, m: not c.parallel.overlap.recompute_collectives,
         },
+    ),
+    "parallel.gather_again: is for parallel.optimizer_shard, training.recompute: full of all blocks, and one "
+    "micro-batch of one part; set these, or leave it out": lambda c, m: (
+        c.parallel.gather_again
+        and not (
+            m.optimizer_shard > 1
+            and c.training.recompute == "full"
+            and c.training.recompute_blocks is None
+            and c.accumulation * c.parallel.overlap.parts == 1
+        )
     ),
     "parallel.overlap.parts: {c.parallel.overlap.parts} does not divide the {c.micro_batch} sequences of a "
     "micro-batch (training.micro_batch); choose a divisor": lambda c, m: c.micro_batch % c.parallel.overlap.parts,

@@ -179,7 +179,8 @@ class TrainingConfig:
     optimizer in FP32. BF16 needs no loss scale; it runs on `ascend910b`, and on a CPU as FP32 rounded to BF16 after
     every operator."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """What the backward pass computes again. `selective`: attention scores, and FP32 inputs of fused norms; `full`:
+    """What the backward pass computes again. `selective`: attention scores and FP32 inputs of fused norms; on `ascend`
+    also what is inside activations, and casts of weights that are not sharded by `parallel.optimizer_shard`. `full`:
     every block."""
     recompute_blocks: list[Natural] | None = None
     """One number per stage, e.g. `[5, 3]`: its first N blocks use `training.recompute`; the others use the next cheaper
@@ -188,6 +189,8 @@ class TrainingConfig:
     dropout: Share = 0.1
     """A function of seed, sample number and position: a resumed run, or one on another number of devices, drops the
     same elements (but see `parallel.fusion.dropout`)."""
+    attention_dropout: Share | None = None
+    """The same of attention weights. Left out: `training.dropout`, which is then that of hidden states alone."""
     evaluate_every: Natural = 0
     """Steps between evaluations; 0: only at the end. With a pipeline, each started global batch of validation sequences
     costs a whole training step, because MindSpore cannot run a pipeline's forward pass alone."""
@@ -208,6 +211,11 @@ class TrainingConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
+
+    @property
+    def attention_rate(self) -> float:
+        """The dropout of attention weights."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
 
 
 @dataclass(frozen=True)
@@ -255,12 +263,12 @@ class FusionConfig:
     results by 1e-4. Left out: `ascend`: on, else off."""
     attention: bool | None = None
     """FlashAttentionScore; only on `device: ascend`, with a head size that is a multiple of 16 up to 512. Elsewhere
-    `true` is an error. Left out: on for `ascend910b` in FP16 or BF16 without dropout (CodeGen: also
-    `model.scores_fp32: false`); `cpu` in FP32: compiled operators (docs/generate.md), which `false` turns off; else
-    elementary operators."""
+    `true` is an error. Left out: on for `ascend910b` in FP16 or BF16 (CodeGen: also `model.scores_fp32: false`); `cpu`
+    in FP32: compiled operators (docs/generate.md), which `false` turns off; else elementary operators. It drops the
+    same attention weights as these."""
     documents: bool = False
-    """Fused attention takes the ends of documents instead of a mask: short ones cost less, and no mask takes memory
-    ([plan.md](plan.md#documents-by-their-ends))."""
+    """Fused attention takes the ends of documents instead of a mask: short ones cost less, and no mask takes memory.
+    Not with dropout of attention weights ([plan.md](plan.md#documents-by-their-ends))."""
     norm: bool | None = None
     """The engine's LayerNorm kernel; on a CPU it is slower than elementary operators. The RMSNorm kernel (CodeGeeX2)
     exists on `ascend` only. Left out: `cpu`: off, or compiled operators as for `attention`, which a value here turns
@@ -310,6 +318,9 @@ class ParallelConfig:
     optimizer_shard: Positive = 1
     """Replicas over which weights and optimizer state of the matrices are sharded; 1: every replica holds all of
     them."""
+    gather_again: bool = False
+    """With `parallel.optimizer_shard`, `training.recompute: full` and one micro-batch: a block's gathered weights go
+    after its forward pass, and are gathered again for the backward pass."""
     sequence: bool = False
     """With `parallel.tensor`: the rows of LayerNorms and residuals are sharded over those devices too."""
     short_gradients: bool = False

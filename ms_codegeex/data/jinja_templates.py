@@ -142,7 +142,9 @@ class JinjaChat:
         units = zip(*(_UNIT.findall(text.lstrip()) for text in after), strict=False)
         common = [unit[0] for unit in takewhile(lambda unit: len({*unit}) == 1, units)]
         end = "".join(takewhile(lambda unit: not unit.isspace(), common))
-        return (*((end,) if end and end != self._tokens.get("eos_token") else ()), *self._ends)
+        return tuple(
+            text for text in dict.fromkeys([end, *self._ends]) if text and text != self._tokens.get("eos_token")
+        )
 
     def close(self) -> None:
         """End the process that renders."""

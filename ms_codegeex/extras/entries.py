@@ -25,6 +25,8 @@ ENTRIES: Mapping[str, Mapping[str, str]] = {
     "finetune --data": {"records": "corpus.finetuning.prepare"},
     # job_file(kind, config, words, rank_table), servers_of(config, rank_table)
     "train --job": {"slurm": "jobs.job_files", "volcano": "jobs.job_files", "acjob": "jobs.job_files"},
+    # first_run(config, name, words of the servers, nodes, node_rank, as_json) -> exit status
+    "train --first-run": {"ladder": "cluster.first_run.ladder:first_run"},
     # seen_rows, bits_per_byte, python_samples
     "train": {"the model beside simpler ones": "evaluation.after_training"},
     # rows() -> (name, found, problem, fix); the names are headings of the report
@@ -33,6 +35,8 @@ ENTRIES: Mapping[str, Mapping[str, str]] = {
         "sandbox": "evaluation.doctor_rows:layers",
         "tool chains": "evaluation.doctor_rows:tool_chains",
     },
+    # rows(device, config, overrides) -> the same
+    "doctor --device": {"kernels": "cluster.first_run.operators:rows"},
     # export(dataset, output, split, seq_length, …) -> result
     "prepare --to": {
         "mindrecord": "exchange.interchange.mindrecord:export_mindrecord",

@@ -24,6 +24,7 @@ from ms_codegeex.models.layers import (
     AttentionCore,
     CausalMask,
     Dropout,
+    DropoutBits,
     Embedding,
     FastGelu,
     Heads,
@@ -50,6 +51,7 @@ class Build:
     seq_length: int
     dtype: ms.Type = ms.float32
     dropout: float = 0.0
+    attention_dropout: float = 0.0
     seed: int = 0
     reset_at_eos: bool = True
     micro_batch: int = 1
@@ -81,27 +83,31 @@ class Build:
         sizes = config.hidden_size, config.norm_epsilon, self.dtype
         if self.library:
             return (compiled.CompiledRMSNorm if config.rms_norm else compiled.CompiledLayerNorm)(self.library, *sizes)
-        composed, fused = (RMSNorm, FusedRMSNorm) if config.rms_norm else (LayerNorm, FusedLayerNorm)
-        return (fused if "norm" in self.kernels else composed)(*sizes)
+        if "norm" not in self.kernels:
+            return (RMSNorm if config.rms_norm else LayerNorm)(*sizes)
+        return FusedRMSNorm(*sizes) if config.rms_norm else FusedLayerNorm(*sizes, "aclnn_norm" in self.kernels)
 
     def drop(self, width: int, site: int) -> Dropout | FusedDropout:
         """dropout number `site` of `width` elements a token"""
-        return self._drop((self.seq_length, width), site)
+        return self._drop(self.dropout, (self.seq_length, width), site)
 
-    def _drop(self, shape: tuple[int, ...], site: int) -> Dropout | FusedDropout:
-        return (FusedDropout if "dropout" in self.kernels else Dropout)(self.dropout, shape, site, self.seed)
+    def _drop(self, rate: float, shape: tuple[int, ...], site: int) -> Dropout | FusedDropout:
+        return (FusedDropout if "dropout" in self.kernels else Dropout)(rate, shape, site, self.seed)
 
     def attention(self, config: DecoderConfig, site: int) -> AttentionCore:
         """attention without its projections; its dropout is number `site`"""
         softmax, product = ms.float32 if config.softmax_fp32 else self.dtype, self.scores(config)
         heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
-        dropout = self._drop((heads.count, self.seq_length, self.seq_length), site)
+        square, fused = (heads.count, self.seq_length, self.seq_length), "attention" in self.kernels
+        dropout = self._drop(self.attention_dropout, square, site)
+        if fused:
+            dropout = DropoutBits(self.attention_dropout, square, site, self.seed)
         arguments = heads, self.dtype, softmax, dropout, config.rotary_dim > 0, product
         if self.library and not dropout.active:
             return compiled.CompiledAttention(self.library, *arguments)
         if self.documents:
             return DocumentAttention(self.seq_length, self.triangle, *arguments)
-        return (FusedAttention if "attention" in self.kernels else AttentionCore)(*arguments)
+        return (FusedAttention if fused else AttentionCore)(*arguments)
 
     def scores(self, config: DecoderConfig) -> ms.Type:
         """in which queries are multiplied with keys"""
@@ -109,7 +115,7 @@ class Build:
 
     def mask(self, config: DecoderConfig) -> CausalMask | compiled.CompiledMask | DocumentEnds:
         """what `attention` takes as its mask"""
-        if self.library and not self.dropout:
+        if self.library and not self.attention_dropout:
             return compiled.CompiledMask(self.library, config.eos_token_id, self.reset_at_eos)
         settings = self.seq_length, config.eos_token_id, self.reset_at_eos
         return DocumentEnds(*settings, self.micro_batch, self.documents) if self.documents else CausalMask(*settings)

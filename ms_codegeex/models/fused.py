@@ -9,22 +9,26 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-from mindspore.ops.auto_generate import RmsNorm
+from mindspore.ops.auto_generate import LayerNormExt, RmsNorm
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.models.layers import AttentionCore, Heads, LayerNorm, RMSNorm
+from ms_codegeex.models.layers import AttentionCore, DropoutBits, Heads, LayerNorm, RMSNorm
 
 
 class FusedLayerNorm(LayerNorm):
-    """LayerNorm in FP32, result in `dtype`: one kernel forward, one backward."""
+    """LayerNorm in FP32, result in `dtype`: one kernel forward, one backward. `aclnn`: the one that MindSpore's plugin
+    for Ascend has code for; otherwise CANN looks it up in its library of operators."""
 
-    def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type):
+    def __init__(self, hidden_size: int, epsilon: float, dtype: ms.Type, aclnn: bool = False):
         super().__init__(hidden_size, epsilon, dtype)
-        self.kernel = ops.LayerNorm(1, 1, epsilon)
+        self.aclnn, self.width = aclnn, (hidden_size,)
+        self.kernel = LayerNormExt() if aclnn else ops.LayerNorm(1, 1, epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.down(self.kernel(self.up(x, ms.float32), self.weight, self.bias)[0], self.dtype)
+        x = self.up(x, ms.float32)
+        if self.aclnn:
+            return self.down(self.kernel(x, self.width, self.weight, self.bias, self.epsilon)[0], self.dtype)
+        return self.down(self.kernel(x, self.weight, self.bias)[0], self.dtype)
 
 
 class FusedRMSNorm(RMSNorm):
@@ -41,17 +45,21 @@ class FusedRMSNorm(RMSNorm):
 class FusedAttention(AttentionCore):
     """Attention whose scores never leave the chip. The kernel exists on Ascend only, for FP16; softmax is FP32 in it.
     The kernel divides by sqrt(d) itself, after a product in FP32, and masks by a boolean instead of adding -10000. It
-    has no dropout of attention weights: an active `dropout` is a `UserError`. With `next_tokens` 0 it computes no tile
+    drops the weights whose bits are 0, which are those of the composed cell. With `next_tokens` 0 it computes no tile
     that lies after the diagonal, about half of them (CANN's ops-transformer, sparse_mode_introduction.md: mode 0 with
     nextTokens 0 and preTokens of at least the sequence is the causal case); in the others the mask still decides, so it
     may hide earlier documents."""
 
-    def __init__(self, heads: Heads, dtype: ms.Type, softmax: ms.Type, dropout: nn.Cell, rotary: bool = False, *_: Any):
+    def __init__(
+        self, heads: Heads, dtype: ms.Type, softmax: ms.Type, dropout: DropoutBits, rotary: bool = False, *_: Any
+    ):
         super().__init__(heads, dtype, softmax, dropout, rotary, dtype)  # the kernel multiplies in 16 bits
-        if dropout.active:
-            raise UserError("parallel.fusion.attention: the fused kernel drops nothing; set training.dropout to 0")
-        scale = 1.0 / math.sqrt(heads.size)
-        self.kernel = FlashAttentionScore(heads.count, scale_value=scale, next_tokens=0, input_layout="BNSD")
+        settings = {"scale_value": 1.0 / math.sqrt(heads.size), "next_tokens": 0, "input_layout": "BNSD"}
+        self.kernel = FlashAttentionScore(heads.count, **settings)
+        self.drops = dropout.active
+        self.dropping = None
+        if self.drops:
+            self.dropping = FlashAttentionScore(heads.count, keep_prob=1.0 / dropout.scale_of_kept, **settings)
         self.hide = ops.Less()
         self.repeats = False  # set where queries are split into more shards than keys and values
 
@@ -61,6 +69,8 @@ class FusedAttention(AttentionCore):
         if self.repeats:
             k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
         hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
+        if self.drops and self.training:
+            return self.dropping(q, k, v, None, self.dropout(sample_keys), None, hidden)[3]
         return self.kernel(q, k, v, None, None, None, hidden)[3]
 
 

@@ -261,12 +261,42 @@ class Dropout(nn.Cell):
 
     def kept(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """1 where `construct` keeps an element, else 0, in the dtype of `x`"""
-        h = ops.reshape(sample_keys, self.key_column)
-        for i in range(len(self.lines)):
-            h = self.combine[i](h, self.lines[i])
+        h = self.rows(sample_keys)
         if x.ndim == len(self.shape):
             h = ops.reshape(h, (-1, *self.shape[1:-1], 1))
         return self.cast(self.compare(self.product(h, self.columns), Tensor(self.threshold, ms.int32)), x.dtype)
+
+    def rows(self, sample_keys: Tensor) -> Tensor:
+        """int32 [batch] -> the odd number of each row, int32 [batch, *shape[:-1], 1]"""
+        h = ops.reshape(sample_keys, self.key_column)
+        for i in range(len(self.lines)):
+            h = self.combine[i](h, self.lines[i])
+        return h
+
+
+class DropoutBits(Dropout):
+    """The mask of a `Dropout` as bits, for a kernel that drops by itself: eight columns to a byte, the first of them in
+    its lowest bit, 1 where an element stays. Each bit is computed for all bytes at once, so that no tensor is as large
+    as the activation. FP16 has all numbers of a byte."""
+
+    def __init__(self, probability: float, shape: tuple[int, ...], site: int, seed: int):
+        super().__init__(probability, shape, site, seed)
+        self.computed_in_dtype, self.constants = (), ()
+        if self.active:
+            columns = self.columns.asnumpy()
+            self.eighths = [Tensor(columns[bit::8]) for bit in range(8)]
+            self.products, self.compares = [[kind() for _ in range(8)] for kind in (ops.Mul, ops.GreaterEqual)]
+            self.casts, self.shifts, self.adds = [[kind() for _ in range(8)] for kind in (ops.Cast, ops.Mul, ops.Add)]
+            self.narrow = ops.Cast()
+
+    def construct(self, sample_keys: Tensor) -> Tensor:
+        """int32 [batch] -> uint8 [batch, *shape[:-1], columns / 8]"""
+        h, total = self.rows(sample_keys), None
+        for bit in range(8):
+            kept = self.compares[bit](self.products[bit](h, self.eighths[bit]), Tensor(self.threshold, ms.int32))
+            value = self.casts[bit](kept, ms.float16)
+            total = value if bit == 0 else self.adds[bit](total, self.shifts[bit](value, 2.0**bit))
+        return ops.stop_gradient(self.narrow(total, ms.uint8))
 
 
 def keys_in_block(sample_keys: Tensor, activation: Tensor) -> Tensor:

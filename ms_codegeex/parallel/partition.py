@@ -10,10 +10,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from mindspore import nn
+from mindspore.ops import Primitive
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.models.causal import CausalLoss
 from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.layers import Linear
 from ms_codegeex.models.parameters import norms_of
 from ms_codegeex.parallel.sharding import borders_of_recomputation, layouts_of, recompute_of_blocks
 from ms_codegeex.parallel.strategies import Strategies
@@ -71,33 +73,46 @@ def _blocks_of(tail: Sequence[nn.Cell]) -> list[nn.Cell]:
 
 
 def recompute(network: CausalLoss, config: RunConfig) -> None:
-    """Forget a block's activations, or only its attention scores and FP32 copies of its norms' inputs, until the
-    backward pass; each block as `recompute_of_blocks` says. A block keeps its input, split over the tensor-parallel
-    devices and gathered again; the input of a block in the tail is not split (CodeGeeX release). A fused attention
-    keeps no scores. A block that saves its all-reduce results does not split its input either: with both switches
-    MindSpore creates a cyclic graph."""
+    """Forget a block's activations, or only what takes much memory and little time, until the backward pass; each
+    block as `recompute_of_blocks` says. A block keeps its input, split over the tensor-parallel devices and gathered
+    again; the input of a block in the tail is not split (CodeGeeX release). A fused attention keeps no scores. A block
+    that saves its all-reduce results does not split its input either: with both switches MindSpore creates a cyclic
+    graph."""
     blocks, sizes, again = network.model.blocks, config.model.sizes, config.parallel.overlap.recompute_collectives
     listed = [*blocks, *_blocks_of(_tail(network.model, sizes))]
-    borders = borders_of_recomputation(config)
+    borders, weights = (
+        borders_of_recomputation(config),
+        {"parallel_optimizer_comm_recompute": config.parallel.gather_again},
+    )
     for i, (block, what) in enumerate(zip(listed, recompute_of_blocks(config), strict=True)):
         if what == "full" and i < len(blocks):
-            block.recompute(recompute_slice_activation=config.mesh.tensor > 1 and again, mp_comm_recompute=again)
+            sliced = config.mesh.tensor > 1 and again
+            block.recompute(recompute_slice_activation=sliced, mp_comm_recompute=again, **weights)
         elif what == "full":
-            block.recompute(mp_comm_recompute=again)
+            block.recompute(mp_comm_recompute=again, **weights)
         elif what == "selective":
-            _recompute_cheap(block, sizes, config.training.precision, follows=i in borders)
+            _recompute_cheap(block, sizes, config, follows=i in borders)
 
 
-def _recompute_cheap(block: nn.Cell, sizes: DecoderConfig, precision: str, follows: bool) -> None:
-    """Recompute what takes much memory and little time: scores with softmax, and casts to FP32 before a norm's kernel.
-    `follows`: the block's input is the result of one that is recomputed. To cast it again, MindSpore would also repeat
-    that block's last product, so this cast is kept."""
+def _recompute_cheap(block: nn.Cell, sizes: DecoderConfig, config: RunConfig, follows: bool) -> None:
+    """Recompute what takes much memory and little time: scores with softmax, casts to FP32 before a norm's kernel; on
+    Ascend also what an activation keeps beside its inputs, and casts of weights that are held whole. `follows`: the
+    block's input is the result of one that is recomputed. To cast it again, MindSpore would also repeat that block's
+    last product, so this cast is kept."""
     if not hasattr(block.attention.core, "kernel"):
         block.attention.core.recompute()
     for layer in norms_of(sizes.table.block)[int(follows) :]:
         norm = attrgetter(layer.name)(block)
-        if hasattr(norm, "kernel") and precision != "fp32":
+        if hasattr(norm, "kernel") and config.training.precision != "fp32":
             norm.up.recompute()
+    if config.device != "ascend":
+        return
+    for name in ("scale", "sigmoid", "silu"):
+        if isinstance(operator := getattr(block.feed_forward.activation, name, None), Primitive):
+            operator.recompute()
+    for _, cell in block.cells_and_names():
+        if isinstance(cell, Linear) and config.mesh.optimizer_shard == 1 and config.training.precision != "fp32":
+            cell.cast_weight.recompute()
 
 
 def _place(network: CausalLoss, sizes: DecoderConfig, tail: Sequence[nn.Cell], mesh: Mesh) -> None:

@@ -24,6 +24,7 @@ from ms_codegeex.models.layers import (
     AttentionCore,
     CausalMask,
     Dropout,
+    DropoutBits,
     Embedding,
     FastGelu,
     LayerNorm,
@@ -211,12 +212,28 @@ class Strategies:
         for i, operator in enumerate(dropout.combine):
             ones = (1,) * (axes - i - 1)
             operator.shard(((dp, *parts[:i], 1, *ones), (parts[i], *ones)))
+        if isinstance(dropout, DropoutBits):
+            self.bits(dropout, strategy)
+            return
         _shard(dropout, "product", (*strategy[:-1], 1), strategy[-1:])
         _shard(dropout, "compare scale", strategy, ())
         _shard(dropout, "cast", strategy)
         _shard(dropout, "drop", strategy, strategy)
         for operator in (dropout.product, dropout.compare, dropout.cast, dropout.scale):
             operator.recompute()
+
+    def bits(self, dropout: DropoutBits, strategy: tuple[int, ...]) -> None:
+        """the operators of each bit; the bits are kept for the backward pass, since they take little"""
+        for operators, *inputs in (
+            (dropout.products, (*strategy[:-1], 1), strategy[-1:]),
+            (dropout.compares, strategy, ()),
+            (dropout.casts, strategy),
+            (dropout.shifts, strategy, ()),
+            (dropout.adds, strategy, strategy),
+            ([dropout.narrow], strategy),
+        ):
+            for operator in operators:
+                operator.shard(tuple(inputs))
 
     def attention(self, core: AttentionCore, batched_mask: bool) -> None:
         """heads are split by tensor; `batched_mask`: the mask has a row per sample"""
@@ -240,6 +257,9 @@ class Strategies:
             core.repeats = kv < tp
             _shard(core, "kernel", heads, heads, heads, mask)
             _shard(core, "hide", mask, ())
+            if core.drops:
+                _shard(core, "dropping", heads, heads, heads, heads, mask)
+            self.dropout(core.dropout, heads)
             return
         if isinstance(core, flat.FlatAttention):
             _shard(core, "scale_key scale_value", (dp, 1), (1, 1))

@@ -134,7 +134,7 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     for stage in range(mesh.pipeline if config.partitioned else 0):
         if len(group_ranks(mesh, group, mesh.rank(stage, 0, 0))) > 1:
             calls["AllGather", group, size, "int32", stage, "input", "step"] += 2 if stage == last else 1
-            if config.training.dropout > 0 or config.lora.rank * config.lora.dropout > 0:
+            if config.training.dropout or config.training.attention_rate or config.lora.rank * config.lora.dropout > 0:
                 calls["AllGather", group, size // config.seq_length, "int32", stage, "input", "step"] += 1
             if stage == last:
                 calls["AllGather", group, size, "fp32", stage, "input", "step"] += 1
@@ -162,7 +162,8 @@ def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tu
     if layout.optimizer_sharded:
         gathered = size * mesh.optimizer_shard
         narrow = gathered if precision == "fp32" else gathered // 2
-        calls.append(("AllGather", "optimizer", narrow, precision, "weight"))
+        times = 2 if config.parallel.gather_again and layout.matrix else 1
+        calls += [("AllGather", "optimizer", narrow, precision, "weight")] * times
     if not layout.trained:
         return calls
     if layout.optimizer_sharded:

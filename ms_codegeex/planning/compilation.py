@@ -1,7 +1,7 @@
 """What it takes a rank's host to compile its graphs: MindSpore repeats every block in each micro-batch of a graph.
 
-The figures are fitted to first contact (`benchmarks/RESULTS.md`): MindSpore 2.9's Ascend plugin on one x86 core without
-CANN's kernels. On the runs that they were fitted to they are wrong by 15 % at most.
+The figures are fitted to first contact: MindSpore 2.9's Ascend plugin on an x86 core, without CANN's kernels. How far
+they are from what was measured is in `benchmarks/RESULTS.md`. Cores of a server with Ascends may be slower.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SECONDS, SECONDS_OF_A_BLOCK = 13.0, 0.68  # of a run; of each block in each micro-batch of each graph
 BYTES, BYTES_OF_A_BLOCK = 1.14e9, 5.5e6
+SHARED_BYTES = 0.34e9  # of these, of libraries that all ranks of a server share
 LONGEST = 1200.0  # seconds; a search finds no plan that takes longer
 LARGEST = 64 * GIB  # host memory of a server
 
@@ -48,7 +49,8 @@ def compilation(config: RunConfig, micro_batches: int | None = None) -> Compilat
     repeated = max(mesh.layers_per_stage(config.model.sizes.attention_layers)) * (number + evaluated)
     rank_bytes = BYTES + BYTES_OF_A_BLOCK * repeated
     ranks = min(config.devices, config.parallel.server_devices)
-    return Compilation(SECONDS + SECONDS_OF_A_BLOCK * repeated, rank_bytes, ranks * rank_bytes)
+    server_bytes = SHARED_BYTES + ranks * (rank_bytes - SHARED_BYTES)
+    return Compilation(SECONDS + SECONDS_OF_A_BLOCK * repeated, rank_bytes, server_bytes)
 
 
 def bounded_graph(config: RunConfig) -> int | None:

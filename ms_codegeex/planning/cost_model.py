@@ -132,6 +132,7 @@ class MicroBatch:
     vocabulary: bool
     precision: str
     dropout: bool
+    attention_dropout: bool
     recompute: str
     fused: frozenset[str]
     adapted: frozenset[str] = frozenset()
@@ -185,6 +186,7 @@ def shape_of(config: RunConfig, chip: Chip) -> MicroBatch:
         vocabulary=config.parallel.vocabulary,
         precision=training.precision,
         dropout=training.dropout > 0,
+        attention_dropout=training.attention_rate > 0,
         recompute=training.recompute,
         fused=fused,
         adapted=_adapted(config),

@@ -14,12 +14,17 @@ from ms_codegeex.planning.cost_model import MatMul, MicroBatch, ModelPart, Tenso
 from ms_codegeex.planning.operators import attention_products
 
 FP32 = 4
+# Per attention weight, what the operators of `DropoutBits` read and write, each on its own: product, comparison, cast,
+# and the sum of the bits of a byte.
+MASK_BYTES = FP32 + (FP32 + 1) + (1 + 2) + (2 + 2) + 3 * 2
 # Tensors that an activation moves forward and backward, and tensors kept: of elementary operators, as graph kernels.
 ACTIVATIONS = {
     "fast_gelu": ((7, 14, 3), (5, 2, 3)),
     "gelu": ((2, 3, 2), (2, 2, 2)),
     "swiglu": ((8, 17, 5), (8, 8, 5)),
 }
+# Of these, what the operators move that selective recomputation repeats, and what it need not keep.
+ACTIVATIONS_AGAIN = {"fast_gelu": (4, 1), "gelu": (0, 0), "swiglu": (5, 2)}
 
 
 @dataclass(frozen=True)
@@ -128,29 +133,34 @@ def linear(
     byte, outputs, weight = shape.bytes, rows * out, into * out
     cast, shared, again = _cast(FP32, byte), shape.shards > 1, "" if last else "full"
     narrowed = cast * weight / (shape.shards * shape.micro_batches if shared else 1)
+    cheap = "selective" if shape.kept_masks else again  # on Ascend
     widened = (FP32 - byte if shape.graph_kernel else cast) * weight
     added = 2 * byte * outputs if bias and not shape.graph_kernel else 0
     yield MatMul(name, rows, into, out, weight=True, recompute=again, saved=saved)
-    yield Vector(f"{name} casts", narrowed, widened, recompute="" if shared else again)
+    yield Vector(f"{name} casts", narrowed, widened, recompute="" if shared else cheap)
     if bias:
         yield Vector(f"{name} bias", added, byte * outputs, recompute=again)
 
 
-def activation(name: str, shape: MicroBatch, sizes: TensorSizes) -> Vector:
-    """Element-wise work of [rows, F / tensor]."""
+def activation(name: str, shape: MicroBatch, sizes: TensorSizes) -> Iterator[Vector]:
+    """Element-wise work of [rows, F / tensor]; on Ascend, selective recomputation repeats a part of it."""
     size = sizes.byte * sizes.wide
     name = "gelu" if shape.flat and name == "fast_gelu" else name  # one kernel too
     forward, backward, saved = ACTIVATIONS[name][shape.graph_kernel]
     if shape.graph_kernel and shape.recompute == "full":  # without results to keep, the product before it takes it in
         forward /= 2
-    return Vector(name, forward * size, backward * size, saved * size, 2 * size)
+    repeated, dropped = ACTIVATIONS_AGAIN[name] if shape.kept_masks else (0, 0)
+    repeated = 0 if shape.graph_kernel else repeated  # the backward pass' kernel takes it in
+    yield Vector(name, (forward - repeated) * size, backward * size, (saved - dropped) * size, 2 * size)
+    if dropped:
+        yield Vector(f"{name}, inside", repeated * size, 0.0, dropped * size, recompute="selective")
 
 
 def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tuple[MatMul | Vector, ...]:
     """Between the projections: positions, shared heads, scores, softmax, dropout, context."""
     heads, seq, head = model.num_heads // shape.tensor, shape.seq_length, model.head_dim
     batch, byte, wide = shape.sequences * heads, shape.bytes, sizes.softmax
-    fused, gk, drops = "attention" in shape.fused, shape.graph_kernel, shape.dropout
+    fused, gk, drops = "attention" in shape.fused, shape.graph_kernel, shape.attention_dropout
     score = FP32 if model.scores_fp32 and not fused else byte  # queries and keys, where they meet
     before = (_rotation(sizes, score, gk),) if model.rotary_dim else ()
     by_group = model.num_kv_groups % shape.tensor == 0  # a fused kernel repeats heads itself if both are split
@@ -163,14 +173,15 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     layout, scaled = 2 * moved, 0 if fused else moved  # queries and keys are scaled, backward by their product
     kept = (score + byte) * (sizes.heads + memory)  # query and context, key and value
     if fused:  # softmax statistics and the dropout's bits; scores never leave the chip
-        bits = sizes.scores / 8 if shape.dropout else 0
+        bits = sizes.scores / 8 if drops else 0
+        hashed = bits if gk else MASK_BYTES * sizes.scores if drops else 0
         saved = bits + 8 * shape.rows * heads
         scores, context = attention_products(seq, seq, head, batch, causal=True)
         return (
             *before,
             Vector("split and merge heads", *(0 if shape.documents else layout,) * 2, kept),
             scores,
-            Vector("softmax", 2 * bits, bits, saved),
+            Vector("softmax", hashed + bits, bits, saved),
             context,
         )
     # where heads are split, a network without micro-batches, whose blocks are inlined, does not keep the result; nor
@@ -211,7 +222,8 @@ def _dropped_scores(sizes: TensorSizes, shape: MicroBatch) -> Vector:
     softmax's cast; recomputation writes a mask, which it and the backward pass read."""
     byte, scores = shape.bytes, sizes.scores
     # a mask that is kept has the place of the softmax's cast, which is counted and then is not needed
-    dropped = dropout("attention dropout", scores, byte, replace(shape, kept_masks=False), "selective")
+    shape = replace(shape, dropout=shape.attention_dropout, kept_masks=False)
+    dropped = dropout("attention dropout", scores, byte, shape, "selective")
     if not shape.dropout:
         return replace(dropped, recompute="selective")
     forward, backward = dropped.forward, dropped.backward

@@ -153,7 +153,7 @@ def _block(
         yield from _norm(norms[1], sizes, shape)
     for name in wide:
         yield from _linear(model, shape, grads, name, 0.0 if side_by_side or name != wide[0] else gathered)
-    yield costs.activation(model.activation, shape, sizes)
+    yield from costs.activation(model.activation, shape, sizes)
     yield from _linear(model, shape, grads, "feed_forward.down", last=not again)
     yield costs.dropout("feed-forward dropout", sizes.stream, shape.bytes, shape)
     if side_by_side:

@@ -22,7 +22,7 @@ _KINDS = {
         TupleGetItem UpdateState""",
     "product": "BatchMatMul Dense MatMul FlashAttentionScore FlashAttentionScoreGrad",
     "copy": "Assign Gather OneHot StridedSlice",
-    "update": "AdamWeightDecay FusedAdamWeightDecay",
+    "update": "AdamW AdamWeightDecay FusedAdamWeightDecay",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 

@@ -112,11 +112,11 @@ def _on_this_device(config: RunConfig) -> RunConfig:
     if config.device != "cpu" and chosen:
         blocks = {"increase_size": f"{POOL_BLOCK / GIB}GB"} if config.device == "ascend" else {}
         ms.runtime.set_memory(max_size=f"{_memory_limit(config) / GIB:g}GB", **blocks)
-    if "graph_kernel" in chosen_kernels(config):
-        if config.device == "cpu":  # there jit_level O1 fuses nothing (MindSpore 2.9), but the deprecated switch does
-            ms.set_context(enable_graph_kernel=True)
-        else:
-            ms.set_context(jit_config={"jit_level": "O1"})
+    fuses = "graph_kernel" in chosen_kernels(config)
+    if config.device == "cpu" and fuses:  # jit_level O1 fuses nothing there (MindSpore 2.9), the deprecated switch does
+        ms.set_context(enable_graph_kernel=True)
+    elif config.device == "ascend" or fuses:  # a 910 would take O2, which hands the graph to GE
+        ms.set_context(jit_config={"jit_level": "O1" if fuses else "O0"})
     return config
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import chosen_kernels, documents_of_a_row, flat_cells, running_on
+from ms_codegeex.config.chosen_hardware import aclnn_kernels, chosen_kernels, documents_of_a_row, flat_cells, running_on
 from ms_codegeex.config.schedule import Transition
 from ms_codegeex.models.bf16 import round_to_bf16
 from ms_codegeex.models.causal import Build
@@ -59,13 +59,14 @@ def build_network(config: RunConfig, library: Path | None = None, layers: type[B
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
         dropout=training.dropout,
+        attention_dropout=training.attention_rate,
         seed=config.seed,
         reset_at_eos=config.data.reset_at_eos,
         micro_batch=config.micro_batch // config.parallel.overlap.parts,
         loss_chunk=config.loss_chunk,
         z_loss=training.z_loss,
         head_table=config.partitioned and config.mesh.pipeline > 1,
-        kernels=chosen_kernels(config),
+        kernels=chosen_kernels(config) | aclnn_kernels(config),
         documents=documents_of_a_row(config),
         library=str(library or ""),
     )
@@ -99,6 +100,7 @@ def adamw(
         fused="optimizer" in chosen_kernels(config),
         transition=transition,
         matrices=muon_matrices(config),
+        aclnn="aclnn_optimizer" in aclnn_kernels(config),
         library=str(library) if library and config.parallel.fusion.optimizer is None else "",
     )
 

@@ -9,12 +9,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
+from mindspore.ops.auto_generate import AdamW as NewAdamW
 from mindspore.ops.signature import make_sig, sig_rw
 
 from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 from ms_codegeex.parallel.sharding import NEWTON_SCHULZ_STEPS
 
+FAR_STEP = 10**6  # at which the powers of both betas are 0 in FP32
 NEWTON_SCHULZ_QUINTIC = 3.4445, -4.7750, 2.0315  # Jordan, Muon
 ADAMW_UPDATE_RMS = 0.2  # Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982, section 2
 
@@ -58,7 +60,7 @@ def decays(name: str) -> bool:
 
 
 # These are mapped over the parameters: a loop would nest one call per parameter, and MindSpore allows 1,000.
-# `hyper`: learning rate, beta1, beta2, epsilon, factor of the decay.
+# `hyper`: learning rate, beta1, beta2, epsilon, factor of the decay, number of the step.
 def _fused_adamw(
     kernel: ops.Primitive,
     hyper: tuple,
@@ -69,8 +71,22 @@ def _fused_adamw(
     gradient: Tensor,
 ) -> Tensor:
     """Update one parameter with the fused kernel."""
-    rate, beta1, beta2, epsilon, factor = hyper
+    rate, beta1, beta2, epsilon, factor, _ = hyper
     return kernel(parameter, m, v, rate, beta1, beta2, epsilon, decay * factor, gradient)[0]
+
+
+def _aclnn_adamw(
+    kernel: ops.Primitive,
+    hyper: tuple,
+    decay: float,
+    parameter: Parameter,
+    m: Parameter,
+    v: Parameter,
+    gradient: Tensor,
+) -> Tensor:
+    """Update one parameter with the kernel that corrects the bias itself, for step `hyper[5]`."""
+    rate, beta1, beta2, epsilon, _, step = hyper
+    return kernel(parameter, m, v, v, gradient, step, rate, beta1, beta2, decay, epsilon, False, False)[0]
 
 
 def _composed_adamw(
@@ -83,7 +99,7 @@ def _composed_adamw(
     gradient: Tensor,
 ) -> Tensor:
     """Update one parameter with elementary operators."""
-    rate, beta1, beta2, epsilon, factor = hyper
+    rate, beta1, beta2, epsilon, factor, _ = hyper
     # A pipeline drops operations on other stages' weights, and finds them only by following the weight.
     old_m, old_v = ops.depend(m, parameter), ops.depend(v, parameter)
     new_m = beta1 * old_m + (1.0 - beta1) * gradient
@@ -159,9 +175,10 @@ class AdamW(nn.Cell):
 
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
-    serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula. `library`: the
-    path of operators that are compiled for this CPU, one of which updates all parameters, with Muon too, and also
-    scales their gradients (`scales_gradients`), and one computes `square`.
+    serves both. `fused` chooses that kernel, `aclnn` Ascend's newer one, which corrects by itself: for a step far away
+    nothing is left to correct. Otherwise elementary operators compute the same formula. `library`: the
+    path of operators that are compiled for this CPU, one of which updates all parameters, with
+    Muon too, and also scales their gradients (`scales_gradients`), and one computes `square`.
 
     Muon (Jordan): w -= lr·(0.2·√max(rows, columns)·O + decay·w), where O is the orthogonalised momentum with Nesterov's
     correction, μm + (1-μ)g. With this scale an element moves about as far as with AdamW, so both share rate and decay
@@ -177,6 +194,7 @@ class AdamW(nn.Cell):
         transition: Transition | None = None,
         matrices: Collection[str] = (),
         library: str = "",
+        aclnn: bool = False,
     ):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
@@ -189,6 +207,9 @@ class AdamW(nn.Cell):
         self.correct = config.bias_correction
         self.schedule = WarmupDecay(schedule, transition)
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
+        self.aclnn, self.far = fused and aclnn, Tensor(FAR_STEP, ms.int64)
+        if self.aclnn:
+            self.update, self.kernel = _aclnn_adamw, NewAdamW()
         self.map = ops.HyperMap()
         self.orthogonalises, self.momentum = bool(matrices), config.momentum
         self.scales = tuple(ADAMW_UPDATE_RMS * max(p.shape) ** 0.5 if p.name in matrices else 0.0 for p in parameters)
@@ -207,12 +228,17 @@ class AdamW(nn.Cell):
         gradients, where the optimizer `scales_gradients`."""
         lr = self.schedule(self.step)
         rate, epsilon, relative = lr, self.epsilon, Tensor(1.0, ms.float32)
-        if self.correct:
+        step = self.far
+        if self.aclnn and self.correct:
+            step = ops.cast(self.step + 1, ms.int64)
+        elif self.correct:
             t = ops.cast(self.step + 1, ms.float32)
             root = ops.sqrt(1.0 - ops.pow(Tensor(self.beta2, ms.float32), t))
             first = 1.0 - ops.pow(Tensor(self.beta1, ms.float32), t)
             rate, epsilon, relative = lr * root / first, self.epsilon * root, first / root
-        hyper = (rate, self.beta1, self.beta2, epsilon, relative)
+        if self.aclnn:
+            rate = float(rate)
+        hyper = (rate, self.beta1, self.beta2, epsilon, relative, step)
         if self.scales_gradients:
             settings = ops.stack((rate, epsilon * Tensor(1.0, ms.float32), relative, lr, factor))
             done = self.kernel(*self.parameters, *self.m, *self.v, *gradients, *self.fixed, settings)

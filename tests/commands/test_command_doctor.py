@@ -80,6 +80,11 @@ def test_a_gap_that_matters_is_status_1(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["ready"] is False
 
 
+def test_a_run_without_a_device_is_refused(capsys):
+    assert main(["doctor", "--config", "codegeex_base_8"]) == 2
+    assert "--config: is for --device; add --device ascend" in capsys.readouterr().err
+
+
 def test_what_cannot_be_imported_is_a_gap_and_no_traceback(monkeypatch, capsys):
     def rows():
         raise ModuleNotFoundError("No module named 'pydantic'")
@@ -390,7 +395,7 @@ def test_lines_fit_the_terminal_even_if_every_package_is_gone(monkeypatch, colum
     monkeypatch.setattr(doctor.importlib.metadata, "version", gone)
     checks = doctor.findings("packages")
     checks.append(Finding("disk", "cache", "missing", " ".join(["much to say"] * 50), "one line, to be copied"))
-    lines = list(doctor.report_lines(checks))
+    lines = list(doctor.report_lines(checks, ""))
     assert max(len(line) for line in lines) <= columns + 50 and any("mindspore" in line for line in lines)
     assert all(len(line) <= columns or "fix: " in line for line in lines)
     (fix,) = (check.fix for check in checks if check.name == "requirements")

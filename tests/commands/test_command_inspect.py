@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import xxhash
 from safetensors.numpy import save_file
-from tokenizer_files import write_chatglm
+from tokenizer_files import write_chatglm, write_qwen2
 
 from ms_codegeex.base.digests import sha256
 from ms_codegeex.cli import build_parser, main
@@ -228,16 +228,24 @@ def test_deep_finds_what_fits_otherwise(dataset, capsys):
     assert "train.bin: document 2 (src/" in inspect(capsys, dataset, "--deep", status=2).err
 
 
-def test_spaces_that_were_marks_are_not_called_damage(tmp_path, capsys):
-    model = write_chatglm(tmp_path / "model")
+CHANGED = {
+    "codegeex2": (write_chatglm, "mark = '\u2581'  # of a space\n", "have spaces that may have been U+2581"),
+    "qwen2": (write_qwen2, "name = 'e\u0301'\n", "have characters that may not have been in NFC"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_a_tokenizer_changes_is_not_called_damage(tmp_path, capsys, name):
+    write, text, message = CHANGED[name]
+    model = write(tmp_path / "model")
     (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "a.py").write_text("mark = '\u2581'  # of a space\n")
+    (tmp_path / "src" / "a.py").write_text(text)
     (tmp_path / "src" / "b.py").write_text("Quiet = ' '\n" * 8)  # the longer one is for training
     out = tmp_path / "out"
     command = ["prepare", "--input", str(tmp_path / "src"), "--output", str(out), "--tokenizer", str(model)]
     assert main([*command, "--workers", "1"]) == 0
     capsys.readouterr()
-    assert "1 documents have spaces that may have been U+2581" in inspect(capsys, out, "--deep").out
+    assert f"1 documents {message}" in inspect(capsys, out, "--deep").out
     # Damage to the other document is.
     tokenizer, data = load_tokenizer(model), np.fromfile(out / "train.bin", np.uint16)
     letter = next(number for number in data.tolist() if tokenizer.token_bytes(number) == b"Q")

@@ -31,7 +31,8 @@ def chosen(*overrides):
         (["device=ascend", "parallel.hardware=a100"], REST),
         (["device=ascend", "model.family=codegeex2", "model.preset=6b"], REST),
         (ON_910B, {*REST, "attention"}),
-        ([*ON_910B, "training.dropout=0.1"], REST),
+        ([*ON_910B, "training.dropout=0.1"], {*REST, "attention"}),
+        ([*ON_910B, "training.dropout=0.1", "data.seq_length=1020"], REST),  # its mask has bytes
         ([*ON_910B, "training.precision=fp32"], REST),
         ([*ON_910B, "model.num_heads=32"], REST),  # heads of 24
         ([*ON_910B, "model.num_heads=1"], REST),  # a head of 768
@@ -61,7 +62,7 @@ def test_a_key_overrides_the_default_of_its_kernel_alone(name, device):
         (["device=cpu"], "there is no such kernel for device: cpu"),
         (["device=gpu", "parallel.hardware=ascend910b"], "there is no such kernel for device: gpu"),
         (["device=ascend", "parallel.hardware=ascend910"], "parallel.hardware: ascend910 has no such kernel"),
-        ([*ON_910B, "training.dropout=0.1"], "set training.dropout: 0.1 to 0"),
+        ([*ON_910B, "training.dropout=0.1", "data.seq_length=1020"], "make data.seq_length: 1020 a multiple of 8"),
         ([*ON_910B, "training.precision=fp32"], "set training.precision to fp16 or bf16"),
         ([*ON_910B, "model.num_heads=32"], "heads of 24 are not a multiple of 16 up to 512; change model.num_heads"),
     ],
@@ -79,7 +80,10 @@ def test_fused_attention_that_cannot_be_had_is_refused_by_key(overrides, message
         (["device=cpu"], ""),
         (["device=ascend"], ""),
         ([*ON_910B, "parallel.fusion.attention=false"], ""),
-        ([*ON_910B, "training.dropout=0.1"], ": it has no dropout; set training.dropout: 0.1 to 0"),
+        (
+            [*ON_910B, "training.dropout=0.1"],
+            ": by the ends of documents it drops nothing; set training.attention_dropout to 0",
+        ),
     ],
     ids=["cpu", "ascend 910", "off", "dropout"],
 )
@@ -87,6 +91,11 @@ def test_ends_of_documents_need_fused_attention(overrides, why):
     words = f"^parallel.fusion.documents: .* this run composes attention{why}; leave the key out$"
     with pytest.raises(UserError, match=words):
         chosen(*overrides, "parallel.fusion.documents=true")
+
+
+def test_ends_of_documents_go_with_dropout_of_hidden_states_alone():
+    rates = "training.dropout=0.1", "training.attention_dropout=0"
+    assert "attention" in chosen(*ON_910B, *rates, "parallel.fusion.documents=true")
 
 
 def test_ends_of_documents_are_as_many_as_a_call_may_have():

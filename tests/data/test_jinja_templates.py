@@ -69,7 +69,7 @@ def test_chatml_with_tools_is_read_back():
 
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
     (text,) = dict(chatml().texts).values()
-    own = JinjaChat(chatml(), {"eos_token": "<|endoftext|>"})
+    own = JinjaChat(chatml(), {"eos_token": "<|endoftext|>"}, ["<|im_end|>", "<|endoftext|>"])
     for given in ((), tools):
         for end in (2, 3, 5, 7):
             ((theirs,), _) = transformers.utils.chat_template_utils.render_jinja_template(

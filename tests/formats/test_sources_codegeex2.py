@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import small_models
 from small_models import FIELDS, bfloat16, equal, foreign, formats, parameters
+from tokenizer_files import write_codegeex4
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_once
@@ -165,6 +166,14 @@ def test_chatglm3_is_recognised_by_its_code_and_by_its_tokenizer(tmp_path, file)
     text = "ROLES = ['<|observation|>']" if file.endswith(".py") else '{"name_or_path": "THUDM/chatglm3-6b"}'
     (tmp_path / "m" / file).write_text(text)
     refused(tmp_path / "m", f"is ChatGLM3 by its {'code' if file.endswith('.py') else 'name'}, not codegeex2")
+
+
+def test_a_directory_of_codegeex4_has_code_with_roles_too(tmp_path):
+    save_chatglm(tmp_path / "m", bfloat16(parameters("codegeex2")))
+    write_codegeex4(tmp_path / "m")
+    source = open_source(tmp_path / "m")
+    assert (source.family.name, source.tokenizer().name) == ("codegeex2", "codegeex4")
+    assert source.description.infill.order == ("suffix", "prefix", "middle")
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,16 @@ import pytest
 from mindspore import Tensor, nn, ops
 from twins import codegeex_numpy as twin
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex.model import Loss
 from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm
-from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Heads, LayerNorm
+from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, DropoutBits, Heads, LayerNorm, SampleKeys
 
 SMALL = CodeGeeXConfig(
     vocab_size=40, hidden_size=32, num_layers=1, num_heads=2, intermediate_size=48, max_position_embeddings=16
 )
-OFF = Dropout(0.0, (1, 1), 0, 0)
+OFF = {AttentionCore: Dropout(0.0, (1, 1), 0, 0), FusedAttention: DropoutBits(0.0, (1, 1), 0, 0)}
 
 
 pytestmark = pytest.mark.usefixtures("graph_mode")  # PyNative mode neither recomputes nor joins two forward passes
@@ -75,11 +74,11 @@ def test_layer_norm_and_its_gradient(generator, kind, dtype, tolerance):
 class DocumentedAttention(nn.Cell):
     """What MindSpore documents of FlashAttentionScore, for layout BNSD and the inputs that we give: FP16 tensors
     [B, N, S, D], a uint8 mask [B, 1, S, S] or [S, S] whose ones are discarded, as is what lies beyond `next_tokens`;
-    the fourth of its results."""
+    the fourth of its results. A drop mask is uint8 [B, N, S, S / 8]: a bit for each weight, 1 where it is kept."""
 
-    def __init__(self, scale: float, next_tokens: int):
+    def __init__(self, scale: float, next_tokens: int, keep: float = 1.0):
         super().__init__()
-        self.next_tokens = next_tokens
+        self.next_tokens, self.keep = next_tokens, keep
         self.scale, self.scores, self.context = scale, ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
 
     def construct(self, query, key, value, real_shift, drop_mask, padding_mask, attn_mask):
@@ -92,7 +91,11 @@ class DocumentedAttention(nn.Cell):
         scores = ops.select(ops.broadcast_to(attn_mask == 1, scores.shape), ops.full_like(scores, -1e30), scores)
         skipped = ops.arange(seq).reshape(1, -1) > ops.arange(seq).reshape(-1, 1) + self.next_tokens
         scores = ops.select(ops.broadcast_to(skipped, scores.shape), ops.full_like(scores, -1e30), scores)
-        context = self.context(ops.softmax(scores, -1), ops.cast(value, ms.float32))
+        weights = ops.softmax(scores, -1)
+        if drop_mask is not None:
+            bits = ops.cast(ops.expand_dims(drop_mask, -1), ms.int32) // Tensor(2 ** np.arange(8, dtype=np.int32)) % 2
+            weights = weights * ops.cast(ops.reshape(bits, weights.shape), ms.float32) / self.keep
+        context = self.context(weights, ops.cast(value, ms.float32))
         return real_shift, drop_mask, padding_mask, ops.cast(context, ms.float16)
 
 
@@ -104,6 +107,10 @@ def with_stand_in(core: FusedAttention) -> FusedAttention:
     assert kernel.next_tokens == 0 and kernel.pre_tokens == 2**31 - 1  # CANN then skips the tiles after the diagonal
     del core.kernel
     core.kernel = DocumentedAttention(kernel.scale_value, kernel.next_tokens)
+    if core.drops:
+        keep = core.dropping.keep_prob
+        del core.dropping
+        core.dropping = DocumentedAttention(kernel.scale_value, kernel.next_tokens, keep)
     return core
 
 
@@ -113,7 +120,7 @@ def test_attention(generator, kind, reset):
     batch, n, heads, d, eos = 3, 12, 2, 16, 5
     q, k, v = (generator.normal(0, 1.5, (batch * n, heads * d)).astype(np.float16) for _ in range(3))
     ids = generator.choice([1, 2, eos], (batch, n)).astype(np.int32)
-    core = kind(Heads(heads, d, heads), ms.float16, ms.float32, OFF)
+    core = kind(Heads(heads, d, heads), ms.float16, ms.float32, OFF[kind])
     if kind is FusedAttention:
         core = with_stand_in(core)
     mask, _ = CausalMask(n, eos, reset)(Tensor(ids))
@@ -130,9 +137,35 @@ def test_attention(generator, kind, reset):
     np.testing.assert_allclose(result.asnumpy(), expected, atol=1e-2)
 
 
-def test_fused_attention_refuses_to_leave_out_a_dropout():
-    with pytest.raises(UserError, match=r"parallel.fusion.attention: .*set training.dropout to 0"):
-        FusedAttention(Heads(2, 16, 2), ms.float16, ms.float32, FusedDropout(0.1, (1, 1), 0, 0))
+def test_the_bits_are_those_of_the_mask():
+    settings = 0.3, (4, 16, 32), 5, 7
+    keys = SampleKeys()(Tensor([0, 5, 2**31 - 1], ms.int32))
+    kept = Dropout(*settings).kept(Tensor(np.ones((3, 4, 16, 32), np.float32)), keys).asnumpy()
+    bits = DropoutBits(*settings)(keys).asnumpy()
+    assert bits.dtype == np.uint8 and bits.shape == (3, 4, 16, 4) and 0 < kept.mean() < 1
+    np.testing.assert_array_equal(np.unpackbits(bits, axis=-1, bitorder="little"), kept)
+
+
+def test_fused_attention_drops_the_weights_that_composed_attention_drops(generator):
+    """In training, with a rate of its own, and none when it evaluates."""
+    batch, n, heads, d = 3, 16, Heads(2, 16, 2), 16
+    q, k, v = (Tensor(generator.normal(0, 1.5, (batch * n, 2 * d)).astype(np.float16)) for _ in range(3))
+    mask, _ = CausalMask(n, 5, True)(Tensor(generator.choice([1, 2, 5], (batch, n)).astype(np.int32)))
+    keys, settings = SampleKeys()(Tensor([0, 7, 9], ms.int32)), (0.4, (2, n, n), 3, 11)
+    composed = AttentionCore(heads, ms.float16, ms.float32, Dropout(*settings))
+    fused = with_stand_in(FusedAttention(heads, ms.float16, ms.float32, DropoutBits(*settings)))
+    results = {}
+    for train in (True, False):
+        results[train] = [cell.set_train(train)(q, k, v, mask, keys).asnumpy() for cell in (composed, fused)]
+        np.testing.assert_allclose(*results[train], atol=1e-2)
+    assert np.abs(results[True][0] - results[False][0]).max() > 0.1
+
+
+def test_attention_and_hidden_states_have_rates_of_their_own():
+    build = Build(seq_length=8, dropout=0.0, attention_dropout=0.2)
+    assert build.attention(SMALL, 1).dropout.active and not build.drop(8, 2).active
+    build = Build(seq_length=8, dropout=0.2)
+    assert build.drop(8, 2).active and not build.attention(SMALL, 1).dropout.active
 
 
 class TestFusedDropout:

@@ -133,8 +133,9 @@ def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
 def sentinels(value: Any) -> Sentinels:
     """The sentinels of a JSON value; a malformed one is a `UserError`."""
     if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", *_TEXTS}:
-        more = "order, end, frame and files if they are needed"
-        raise UserError(f"expected an object with {', '.join(PARTS)}, and {more}")
+        raise UserError(
+            f"expected an object with {', '.join(PARTS)}, and order, end, frame and files if they are needed"
+        )
     marks = [value[part] for part in PARTS]
     order = value.get("order", [*PARTS])
     if not all((isinstance(mark, str) and mark) or (type(mark) is int and mark >= 0) for mark in marks):
@@ -147,10 +148,9 @@ def sentinels(value: Any) -> Sentinels:
     further = {name: value[name] for name in _TEXTS if name in value}
     for name, texts in further.items():
         size = _TEXTS[name]
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{name} is {texts}; give a list of texts")
-        if "" in texts if size is None else len(texts) != size:
-            raise UserError(f"{name} is {texts}; give {'no empty text' if size is None else f'{size} texts'}")
+        strings = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if not strings or ("" in texts if size is None else len(texts) != size):
+            raise UserError(f"{name} is {texts}, expected {size or 'some'} of them; give a list of texts")
     if "files" in further and not all(field in further["files"][1] for field in ("{name}", "{text}")):
         raise UserError(f"files is {further['files']}; write {{name}} and {{text}} in the second text")
     return Sentinels(*marks, order=tuple(order), **{name: tuple(texts) for name, texts in further.items()})

@@ -37,7 +37,7 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-LONGEST_SPACE = 100_000  # characters; tiktoken's regular expressions end the program at some hundred thousand more
+LONGEST_SPACE = 100_000  # characters; tiktoken fails at a million
 _FIRST = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")  # after the end token, whatever files say
 _ROLES = tuple(f"<|{role}|>" for role in ("system", "user", "assistant", "observation"))
 _PARTS = {part: f"<|code_{part}|>" for part in ("prefix", "suffix", "middle")}

@@ -59,6 +59,7 @@ class Qwen2Tokenizer(ByteLevelTokenizer):
 
     name, tokenizer_class, kind = "qwen2", "Qwen2Tokenizer", "qwen2"
     changes = "have characters that may not have been in NFC before tokenising"
+    answer_ends = ("<|im_end|>", EOS)
     split, ends, longest, roles = _SPLIT, "0-9A-Za-z", 32768, ("eos_token", "pad_token")
 
     def __init__(self, tables: Tables, added: AddedTokens) -> None:

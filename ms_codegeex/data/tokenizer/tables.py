@@ -122,7 +122,7 @@ def read_tables(
         check_files(directory, TABLES)
         found.append(_checked(*paths, expected))
     if content:
-        found.append(_checked(directory / JSON, directory / JSON, expected, content["model"]))
+        found.append(_checked(directory / JSON, directory / JSON, expected, content["model"], *found))
     if found[0] != found[-1]:
         other = f"its vocabulary or merges are not those of {', '.join(TABLES)}"
         raise UserError(f"{directory / JSON}: {other}; delete the files that are not the model's")
@@ -174,8 +174,23 @@ def _merges_in(content: bytes, digest: str | None) -> list[str]:
     return _merges([line for line in lines if line and not line.isspace() and line[:8] != "#version"], digest)
 
 
-def _checked(vocabulary: Path, merges: Path, digests: Digests | None, model: Mapping[str, Any] | None = None) -> Tables:
-    """Both tables, of these files or of a tokenizer.json's `model`, which are the expected ones and fit together."""
+def _fit(vocab: Mapping[str, int], lines: Sequence[str]) -> bool:
+    """Whether each merge is of two tokens, and makes one."""
+    if any(line.count(" ") != 1 for line in lines):
+        return False
+    parts, made = " ".join(lines).split(" "), "\n".join(lines).replace(" ", "").split("\n")
+    return not lines or {*parts, *made} <= vocab.keys()
+
+
+def _checked(
+    vocabulary: Path,
+    merges: Path,
+    digests: Digests | None,
+    model: Mapping[str, Any] | None = None,
+    known: Tables | None = None,
+) -> Tables:
+    """Both tables, of these files or of a tokenizer.json's `model`, which are the expected ones and fit together, as
+    `known` ones do."""
     hint = "; restore the file, or convert with --tokenizer NAME|DIR (`ms-codegeex tokenizer train` makes one)"
     whose, (of_vocabulary, of_merges) = "GPT-2's", digests or (None, None)
     if digests is None:
@@ -191,8 +206,7 @@ def _checked(vocabulary: Path, merges: Path, digests: Digests | None, model: Map
         said = f"{merges}: not {whose} merges{hint}"
         lines = _merges_in(merges.read_bytes(), of_merges) if model is None else _merges(model.get("merges"), of_merges)
         tables = Tables(vocab, lines, digests or (_digest(vocab), _digest(lines)))
-        pairs = tables.pairs() if tables.are_own else ()
-        if not all(len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in pairs):
+        if tables.are_own and tables != known and not _fit(vocab, lines):
             raise _UnexpectedTable
     except _UnexpectedTable:
         raise UserError(said) from None

@@ -46,7 +46,7 @@ SIZES = {
     "max_position_embeddings": 32768,
     "eos_token_id": 50256,
 }
-STEPS = ("data.seq_length=128", "training.steps=240", "training.global_batch=8", "training.micro_batch=8")
+STEPS = ("data.seq_length=128", "training.steps=100", "training.global_batch=8", "training.micro_batch=8")
 RATE = ("training.schedule.learning_rate=0.01", "training.schedule.warmup_steps=5", "training.schedule.decay=linear")
 
 
@@ -80,7 +80,7 @@ def tuned_to_call(directory: Path) -> Path:
     base = save_run(directory / "base", "codegen", arrays, **SIZES)
     load_tokenizer("codegen-multi").save(base / "tokenizer")
     data = directory / "calls.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows(2000)), "utf-8")
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows(1000)), "utf-8")
     words = ["finetune", "--model", base, "--data", data, f"output={directory / 'run'}", *STEPS, *RATE]
     subprocess.run([sys.executable, "-m", "ms_codegeex.cli", *map(str, words)], check=True)
     (found,) = (directory / "run").glob("huggingface*")

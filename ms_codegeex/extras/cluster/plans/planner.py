@@ -325,9 +325,6 @@ def improvements(plan: Plan) -> list[Improvement]:
         if name == "dropout" and dropout_obstacle(config):
             continue  # the launcher rejects such a run
         keys: dict[str, Any] = {f"parallel__fusion__{name}": name not in active}
-        if name == "attention" and name not in active and config.training.dropout > 0:  # its kernel has no dropout
-            keys["training__dropout"] = 0.0
-            text = "fused attention (parallel.fusion.attention, training.dropout=0)"
         changes.append((text, keys, name in active))
     if config.mesh.tensor > 1:
         on = config.parallel.sequence

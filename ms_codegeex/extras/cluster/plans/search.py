@@ -167,7 +167,7 @@ def with_graph(config: RunConfig) -> RunConfig:
     `UserError` if even the fewest do not."""
     number = bounded_graph(config) if config.partitioned else config.graph_micro_batches
     if number is None:
-        raise UserError(f"compilation: {compilation(config).text}; choose larger micro-batches, or more devices")
+        raise UserError(f"{compilation(config).text}; choose larger micro-batches, or more devices")
     if number == config.graph_micro_batches:
         return config
     return change(config, parallel__graph_micro_batches=number)

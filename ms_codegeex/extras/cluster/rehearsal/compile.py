@@ -219,7 +219,7 @@ def _matmul_flops(config: RunConfig, rank: RankReport) -> Counter[str]:
     total = Counter({plan_checks.DTYPES[precision]: flops for precision, flops in planned.items()})
     narrow, sizes = plan_checks.DTYPES[config.training.precision], config.model.sizes
     flat = flat_cells(config)
-    if flat and not config.training.dropout:  # with it they have a product of their own, with a constant
+    if flat and not config.training.attention_rate:  # with it they have a product of their own, with a constant
         scores = config.local_batch * sizes.num_heads * config.seq_length**2
         total[narrow] += 2 * SPARE * scores * sizes.attention_layers
     if rank.inlined or config.accumulation > 1:

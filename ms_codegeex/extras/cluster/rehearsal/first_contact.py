@@ -50,6 +50,7 @@ LEVEL = "2"  # MindSpore's level of simulation that also has a driver, a back en
 UNASKED_MASTER = "127.0.0.1:8118"  # for a job of several servers; nobody answers there
 POLL_SECONDS = 0.1
 SPLIT_SEQUENCES = 4
+CYCLE = 97  # different ids of the data
 # A warning of MindSpore's. "1-…" are groups of one rank.
 GROUP = re.compile(r"Create collective communication group: (?!1-)(\S+) ")
 
@@ -90,40 +91,48 @@ def contact_config(config: RunConfig, directory: Path) -> RunConfig:
         raise UserError(f"--first-contact: device is {config.device}; set device=ascend, whose plugin this starts")
     if config.lora.rank and config.model.weights is None:
         raise UserError("--first-contact: adapters start on a model; give model.weights=DIR")
-    data = replace(
-        config.data,
-        train=str(write_data(config, directory / "data")),
-        blend=None,
-        validation=None,
-        held_out={},
-        infill=InfillConfig(),
-    )
     cluster = config.cluster
     if cluster.stress_check == "all":  # a rank without partners has no links to test
         cluster = replace(cluster, stress_check="cores")
+    started = synthetic_run(replace(config, cluster=cluster), directory, directory / "data", STEPS)
+    return replace(started, model=config.model) if config.lora.rank else started
+
+
+def synthetic_run(config: RunConfig, output: Path, data: Path, steps: int) -> RunConfig:
+    """The run with this many steps on a few sequences that are made up, and kept in `data`; it writes to `output`, and
+    neither checkpoints on the way nor an export."""
+    if not (data / DATASET_JSON).exists():
+        write_data(config, data)
     return replace(
         config,
-        output=str(directory),
-        data=data,
-        model=config.model if config.lora.rank else replace(config.model, weights=None),
+        output=str(output),
+        data=replace(
+            config.data,
+            train=str(data),
+            blend=None,
+            validation=None,
+            held_out={},
+            infill=InfillConfig(),
+            functions_from=None,
+        ),
+        model=replace(config.model, weights=None),
         lora=replace(config.lora, weights=None),
         profile=replace(config.profile, steps=None),
-        training=replace(config.training, steps=STEPS, tokens=None, evaluate_samples=1),
-        cluster=cluster,
+        training=replace(config.training, steps=steps, tokens=None, evaluate_samples=1),
         checkpoint=replace(config.checkpoint, every=0, resume=None, export=False),
     )
 
 
-def write_data(config: RunConfig, directory: Path) -> Path:
-    """A dataset of a few sequences for the model."""
+def write_data(config: RunConfig, directory: Path) -> None:
+    """A dataset of a few sequences that a model of this size learns quickly: each id follows from the one before."""
     directory.mkdir(parents=True)
     model, length = config.model.sizes, config.seq_length
+    known = [i for i in range(min(CYCLE, model.vocab_size)) if i != model.eos_token_id]
     for split in SPLITS:
         with IndexedWriter(directory / split, token_dtype(model.vocab_size)) as writer:
-            for _ in range(SPLIT_SEQUENCES):
-                writer.add(np.full(length, model.eos_token_id))
+            for start in range(SPLIT_SEQUENCES):
+                writer.add(np.resize(np.roll(known, start), length))
     write_json(directory / DATASET_JSON, {"vocab_size": model.vocab_size, "eos_id": model.eos_token_id})
-    return directory
 
 
 def first_contact(

@@ -29,7 +29,7 @@ PRE_TOKENS, NEXT_TOKENS = -5, -4  # inputs of a fused attention: how many earlie
 # Of norms, softmax, loss and optimizer, which compute in FP32 in a run of any precision.
 SOFTMAX = ("Softmax", "SoftmaxBackward")
 WIDE = ("ReduceMean", "Rsqrt", "RsqrtGrad", "Square", "LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", *SOFTMAX)
-WIDE += ("Exp", "Log", "ReduceMax", "AssignAdd", "AdamWeightDecay")
+WIDE += ("Exp", "Log", "ReduceMax", "AssignAdd", "AdamW", "AdamWeightDecay")
 ITEM, TUPLE, CALL = "rehearsal_item", "rehearsal_tuple", "rehearsal_call"  # names of added primitives
 BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
 BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}

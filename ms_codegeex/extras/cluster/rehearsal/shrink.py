@@ -86,6 +86,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         global_batch=micro * accumulation * mesh.data,
         micro_batch=micro,
         dropout=DROPOUT if config.training.dropout else 0.0,
+        attention_dropout=DROPOUT if config.training.attention_rate else 0.0,
         loss_chunk=0,
         recompute_blocks=[1] * mesh.pipeline if config.training.recompute_blocks else None,
         clip_norm=clip_norm if config.training.clip_norm else 0.0,

@@ -227,7 +227,9 @@ class Ds1000(PythonTask):
     def _simplified(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Passes if there is no exception. The problem's own functions run the answer, in one process."""
         calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
-        report = self.run("\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""]), sandbox)
+        report = self.run(
+            "\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""]), sandbox, bare=True, guarded=False
+        )
         # for the published script too, a program that exits early without an exception has failed: it printed nothing
         return judgement(sample, both_verdicts(report), [report.execution])
 

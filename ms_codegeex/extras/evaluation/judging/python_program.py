@@ -167,14 +167,15 @@ class Runner:
         gold_type: str | None = None,
         seconds: float = 0,
         bare: bool = False,
+        guarded: bool = True,
     ) -> Command:
         """The command for a file in the program's directory.
 
         With `gold_type`, what the program prints is reported, as it is and converted to that type. After
         `seconds` of wall clock, unless 0, the program is interrupted and reports all the same. `bare`: as HumanEval's
-        published runner executes it, not as `__main__`.
+        published runner executes it, not as `__main__`; unless `guarded`, without its guard.
         """
-        mode = "bare" if bare else "run" if gold_type is None else "value"
+        mode = ("bare" if guarded else "open") if bare else "run" if gold_type is None else "value"
         words = [str(self.interpreter.path), f"{PLACE}/program.py", mode, str(seconds), gold_type or "-"]
         return Command([*words, program, *arguments], limits, ENVIRONMENT, secret.encode("ascii"))
 

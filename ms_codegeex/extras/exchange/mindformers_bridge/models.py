@@ -109,7 +109,7 @@ class FamilyModel(PreTrainedModel):
         run = config.run_config()
         self.network_of_sums = build_network(run)
         self.seq_length, self.eos_token_id = run.seq_length, config.eos_token_id
-        self.needs_samples = run.training.dropout > 0
+        self.needs_samples = run.training.dropout > 0 or run.training.attention_rate > 0
         self.world = data_parallel_devices()
         self.reduce = ops.AllReduce() if self.world > 1 else None
         sizes = run.model.sizes

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer_files import chatglm_model, write_chatglm
+from tokenizer_files import chatglm_model, write_chatglm, write_qwen2
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.records import line_parts
@@ -492,3 +492,16 @@ def test_progress_has_a_line_alive(tmp_path, monkeypatch):
     monkeypatch.setattr(workers.ProgressBar, "alive", lambda bar: contextlib.nullcontext(bars.append(bar)))
     prepare(tmp_path, MANY[:2])
     assert len(bars) == 1
+
+
+def test_models_with_qwen2s_tokenizer_are_tuned_in_chatml(tmp_path):
+    """Unless their directory has a template of its own. A turn ends with the token of that name."""
+    tokenizer = load_tokenizer(write_qwen2(tmp_path / "model"))
+    said = {"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "Yes."}]}
+    options = {"task": "chat", "tokenizer": str(tmp_path / "model")}
+    out, _ = prepare(tmp_path, [said], **options)
+    prompt = tokenizer.encode_prompt("<|im_start|>user\nA?<|im_end|>\n<|im_start|>assistant\n")
+    answer = [*tokenizer.encode("Yes."), 702, tokenizer.eos_id]
+    assert rows(out) == [([*prompt, *answer], [0] * len(prompt) + [1] * len(answer))]
+    (tmp_path / "model/chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert FinetuneSettings(seq_length=64, **options).format(tokenizer).default == "{{ messages[0].content }}"

@@ -1,8 +1,9 @@
 """Run one Python program and, if it returns here, report what it did.
 
-    python program.py run|value|bare SECONDS GOLD_TYPE PROGRAM [ARGUMENT...]
+    python program.py run|value|bare|open SECONDS GOLD_TYPE PROGRAM [ARGUMENT...]
 
-`run` executes it as `__main__`, `value` also reports its prints, `bare` does as HumanEval's published runner.
+`run` executes it as `__main__`, `value` also reports its prints, `bare` does as HumanEval's published runner, `open` as
+DS-1000's, which is the same without a guard.
 
 Standard library only, compatible with Python 3.7, which some benchmarks need. The report is one line of JSON on
 standard output and, on the next line, the secret from standard input. What the program prints is discarded. Half of the
@@ -101,10 +102,10 @@ class DiscardingStream(io.StringIO):
         return False
 
 
-def execute_bare(code: object, source: str) -> None:
+def execute_bare(code: object, source: str, guarded: bool) -> None:
     """Execute in an empty dictionary, so that `__name__` is that of the built-in names and a main guard is false, and
     in an empty directory. Afterwards, `source` is known for tracebacks."""
-    guard()
+    guard() if guarded else to_empty_directory()
     try:
         with discarding():
             exec(code, {})
@@ -114,9 +115,7 @@ def execute_bare(code: object, source: str) -> None:
 
 def guard(*more: str) -> None:
     """Take functions away, `more` of the built-in ones too, and go to an empty directory."""
-    import tempfile
-
-    os.chdir(tempfile.mkdtemp())  # from here on, tempfile knows its directory and needs no os.getcwd
+    to_empty_directory()
     for module, names in FORBIDDEN.items():
         imported = importlib.import_module(module)
         for name in names.split():
@@ -124,6 +123,13 @@ def guard(*more: str) -> None:
     for name in more:
         setattr(builtins, name, None)
     sys.modules.update(dict.fromkeys(ABSENT))
+
+
+def to_empty_directory() -> None:
+    """Work there. From now on, tempfile knows its directory and needs no os.getcwd."""
+    import tempfile
+
+    os.chdir(tempfile.mkdtemp())
 
 
 @contextlib.contextmanager
@@ -369,12 +375,12 @@ def main(mode: str, seconds: str, gold_type: str, program: str, *arguments: str)
         module.print, module._last_expression = printed.show, printed.last_expression
         builtins.exit = builtins.quit = None  # as the published judge does
     seed(source)
-    bare = mode == "bare"
-    if bare:
+    bare = mode in ("bare", "open")
+    if mode == "bare":
         load_before(source)
     start_timer(float(seconds), TimeUpHere if bare else TimeUp)
     if bare:
-        ended = execute(source, lambda code: execute_bare(code, source), name=STRING)
+        ended = execute(source, lambda code: execute_bare(code, source, mode == "bare"), name=STRING)
     else:
         rewrite = with_last_expression if mode == "value" else str
         ended = execute(source, lambda code: exec(code, module.__dict__), rewrite)

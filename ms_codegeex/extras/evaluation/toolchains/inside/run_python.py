@@ -86,6 +86,7 @@ def main() -> None:
         write_all(write, ours, f"{len(text)}:".encode() + text)
 
     as_main = types.ModuleType("__main__") if sys.argv[1] == "main" else None
+    sys.argv = ["program.py"]
     if as_main is not None:
         as_main.__file__ = os.path.abspath("program.py")
         sys.modules["__main__"] = as_main

@@ -1,0 +1,1 @@
+"""Before and at the first run on devices: each kernel against NumPy, and a ladder of small runs."""
