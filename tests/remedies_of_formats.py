@@ -24,7 +24,7 @@ from ms_codegeex.formats.checkpoint import Checkpoint, prune, resolve
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint, write_ranks
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.files import RECORD, chosen_place
-from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
+from ms_codegeex.formats.mindspore_checkpoint import TRAILER_BYTES, read_mindspore, write_mindspore
 from ms_codegeex.formats.model_description import checkpoints_in, describe_model
 from ms_codegeex.formats.model_directory import ModelDirectory
 from ms_codegeex.formats.peft import adapters_path, open_adapters
@@ -89,6 +89,10 @@ def mindspore(path: Path, ranks: int = 1) -> None:
 
 def ckpt(path: Path) -> Path:
     return next(path.rglob("*.ckpt"))
+
+
+def two_tensors(path: Path) -> None:
+    write_mindspore(path, {name: from_array(np.ones(2, np.float32)) for name in "ab"})
 
 
 def flipped(path: Path) -> None:
@@ -678,8 +682,8 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "give one of {}": of_no_step,
     "give that checkpoint itself": of_a_link_outside,
     "expected at least 1": instead(lambda at: prune(at, 0, 0), lambda at: prune(at, 1, 0)),
-    "the previous checkpoint is unchanged, free some space or set another output": of_full_disk,
-    "choose another place": of_no_place,
+    "the previous checkpoint is unchanged, {}": of_full_disk,
+    "{} of checkpoint_writing": of_no_place,
     "give a checkpoint directory or a run directory": instead(
         lambda at: checkpoints_in(at),
         lambda at: checkpoints_in(Path("small")),
@@ -961,6 +965,9 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "save it as float32": changed(
         arrays_folder, lambda p: np.save(p / "final_norm.bias.npy", np.ones(8, np.uint16)), arrays_folder
     ),
+    "expected once, save the file again": changed(
+        two_tensors, lambda p: p.write_bytes(2 * p.read_bytes()[:-TRAILER_BYTES]), None, read_mindspore
+    ),
     "drop it": instead(
         lambda at: write_mindspore(at / "a.ckpt", {"w": from_array(np.ones(0, np.float32))}),
         lambda at: write_mindspore(at / "a.ckpt", {"v": from_array(np.ones(2, np.float32))}),
@@ -1017,7 +1024,6 @@ FORMATS_UNTRIED = {
     "a newer version may have written it: use that one": "of a file that a later version wrote",
     "remove it": "of a parameter that only a training with sparse tables has",
     "convert it to one of {}": "of a type that no tool of this machine writes",
-    "expected once, save the file again": "of a file that MindSpore does not write",
     "join the parts with DeepSpeed's script beside them: python zero_to_fp32.py . joined": "needs DeepSpeed",
     "copy the strategy file again": "of a file that MindSpore does not write",
     "try again": "needs a run that deletes checkpoints meanwhile",
