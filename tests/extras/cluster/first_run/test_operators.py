@@ -18,8 +18,8 @@ CHOSEN = (
     "Add AddN AdamApplyOneWithDecayAssign Assign BatchMatMul BitwiseOr BitwiseXor Cast Concat Cos CumSum Div Divs "
     "Equal Exp ExpandDims FlashAttentionScore FlashAttentionScoreGrad Gather GeLU GeLUGrad Greater GreaterEqual "
     "IsFinite LayerNorm LayerNormGrad Less LessScalar Log MatMul Maximum Minimum Mul Muls Neg OneHot Pow Reciprocal "
-    "ReduceMax ReduceSum Reshape ReverseV2 RightShift RmsNorm RmsNormGrad Select Sigmoid SigmoidGrad Softmax SoftmaxBackward "
-    "SplitWithSize Sqrt Stack StridedSlice Sub SumExt Tile Transpose UnsortedSegmentSum"
+    "ReduceMax ReduceSum Reshape ReverseV2 RightShift RmsNorm RmsNormGrad Select Sigmoid SigmoidGrad "
+    "Softmax SoftmaxBackward SplitWithSize Sqrt Stack StridedSlice Sub SumExt Tile Transpose UnsortedSegmentSum"
 )
 
 

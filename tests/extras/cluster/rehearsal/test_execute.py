@@ -1,7 +1,7 @@
 import subprocess
-from pathlib import sys
+import sys
+from pathlib import Path
 
-import Path
 import pytest
 from conftest import ROOT
 
