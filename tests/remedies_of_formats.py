@@ -1016,7 +1016,7 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "move that elsewhere or choose another --output": of_foreign_output,
 }
 FORMATS_UNTRIED = {
-    "the previous checkpoint is unchanged, {}": "needs a full disk; tests/base/test_files.py has what helps by the error",
+    "the previous checkpoint is unchanged, {}": "needs a full disk; tests/base/test_files.py has the rest",
     "{} of checkpoint_writing": "likewise",
     "see its log": "needs a rank that fails",
     "see the ranks' logs": "needs ranks that fail",

@@ -131,7 +131,7 @@ def test_a_read_that_keeps_failing_ends_the_run_and_leaves_nothing_out(memory, t
 
 
 def test_a_file_that_may_not_be_read_is_counted(memory, tmp_path, monkeypatch):
-    Failing(memory, monkeypatch, lambda call: PermissionError(13, "denied") if call == 3 else None)
+    Failing(memory, monkeypatch, lambda call: PermissionError(13, "denied") if call == 20 else None)
     made = prepare(["memory://bucket/stack"], tmp_path / "out")
     assert made["dropped"]["unreadable"]["documents"] == 1
 

@@ -62,13 +62,15 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     Changed so that errors show: clipping that acts, a learning rate that moves the weights, and in FP16 an initial loss
     scale that overflows. A large factor skips the scales at which a sum may overflow but its parts not.
     """
-    accumulation = min(config.graph_micro_batches, 2)  # each takes time to compile
+    # of a run whose host feeds each micro-batch, all are in one graph here
+    in_graph, calls = (config.graph_micro_batches, config.calls) if config.partitioned else (config.accumulation, 1)
+    accumulation = min(in_graph, 2)  # each takes time to compile
     if mesh.pipeline > 1:  # with one more than stages, each stage alternates between forward and backward
         more = 1 if mesh.world <= FEW_RANKS else 0
-        accumulation = max(mesh.pipeline, min(config.graph_micro_batches, mesh.pipeline + more))
+        accumulation = max(mesh.pipeline, min(in_graph, mesh.pipeline + more))
     if config.mesh.virtual_stages > 1 and mesh.pipeline > 1:
         accumulation = 2 * mesh.pipeline  # twice round the stages: each part alternates, too
-    graph_micro_batches, accumulation = accumulation, accumulation * min(config.calls, 2)
+    graph_micro_batches, accumulation = accumulation, accumulation * min(calls, 2)
     micro, clip_norm = 2 * mesh.tensor, 0.2 if config.lora.rank else 0.5  # the gradients of adapters are smaller
     executed = "fp16" if config.parallel.short_gradients else "fp32"
     values = config.to_dict()
