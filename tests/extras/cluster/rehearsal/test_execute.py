@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -310,13 +308,3 @@ def test_a_process_that_fails_ends_the_rehearsal_with_its_last_words(tmp_path):
     (tmp_path / "failing.py").write_text("raise KeyError('no_such_mistake')")
     with pytest.raises(RunFailure, match=r"exited with status 1: .*KeyError"):
         rehearsed(2, {"tensor": 2}, {}, program=(str(tmp_path / "failing.py"),))
-
-
-def test_older_engines_have_their_executor_elsewhere():
-    """MindSpore 2.7 and 2.8 have no `mindspore.graph`: without that module the program takes the other place."""
-    hidden = "import sys; sys.modules['mindspore.graph.api'] = None"
-    program = "from ms_codegeex.extras.cluster.rehearsal.execution_program import _cell_graph_executor as found"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{hidden}; {program}; print(type(found).__module__)"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
