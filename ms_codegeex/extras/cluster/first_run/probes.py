@@ -417,16 +417,8 @@ def probes(dtype: ms.Type, saturates: bool, fused: Sequence[str]) -> Iterator[Pr
     )
     yield Probe("Cast", "Cast", ops.Cast(), (x,), lambda a: a, rest=(dtype,))
     yield Probe("Assign", "Assign AssignAdd", _Assigned(), (x,), lambda a: 2 * a, gradient=False)
-    if "rotary" not in fused:
-        pairs = values(4, 4, 2)
-        yield Probe(
-            "ReverseV2",
-            "ReverseV2",
-            ops.ReverseV2([2]),
-            (pairs,),
-            lambda a: a[..., ::-1],
-            key="parallel.fusion.rotary=true on a 910B",
-        )
+    pairs = values(4, 4, 2)
+    yield Probe("ReverseV2", "ReverseV2", ops.ReverseV2([2]), (pairs,), lambda a: a[..., ::-1])
     yield Probe(
         "Mul of integers, modulo 2^32",
         "Mul",
