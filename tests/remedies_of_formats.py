@@ -1016,8 +1016,6 @@ FORMATS: dict[str, Situation | tuple[Situation, ...] | str] = {
     "move that elsewhere or choose another --output": of_foreign_output,
 }
 FORMATS_UNTRIED = {
-    "the previous checkpoint is unchanged, {}": "needs a full disk; tests/base/test_files.py has the rest",
-    "{} of checkpoint_writing": "likewise",
     "see its log": "needs a rank that fails",
     "see the ranks' logs": "needs ranks that fail",
     "the disk may be failing, convert again to another place": "needs a disk that fails",

@@ -34,7 +34,8 @@ def library():
 
 
 def built(name, library, dropout=0.0, reset=True):
-    build = Build(SEQ, dropout=dropout, micro_batch=ROWS, loss_chunk=10, reset_at_eos=reset, library=library)
+    rates = {"dropout": dropout, "attention_dropout": dropout}
+    build = Build(SEQ, **rates, micro_batch=ROWS, loss_chunk=10, reset_at_eos=reset, library=library)
     network = family(name).model.Loss(models.config(name), build)
     generator = np.random.default_rng(5)
     assign(network, {p.name: 0.1 * generator.standard_normal(p.shape) for p in network.get_parameters()})

@@ -35,7 +35,7 @@ def test_every_dropout_drops_by_itself_and_none_in_evaluation(name):
     batch = [Tensor(array) for array in packed_batch(40, 3, 2, 8)]
     for layers in (2, 1):  # the one that runs has one
         sizes = config(name, num_layers=layers)
-        network = family(name).model.Loss(sizes, Build(seq_length=8, dropout=0.4, micro_batch=2))
+        network = family(name).model.Loss(sizes, Build(seq_length=8, dropout=0.4, attention_dropout=0.4, micro_batch=2))
         dropouts = [cell for _, cell in network.cells_and_names() if isinstance(cell, Dropout)]
         assert len(dropouts) == 1 + 3 * (layers + (name == "codegeex"))  # the top query layer
         assert len({int(cell.columns.asnumpy()[0]) for cell in dropouts}) == len(dropouts)  # no two drop alike

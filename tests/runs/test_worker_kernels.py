@@ -38,7 +38,7 @@ def engine(monkeypatch):
         (["device=ascend"], None, "O1"),
         (["device=gpu"], None, None),
         (["device=gpu", "parallel.fusion.graph_kernel=true"], None, "O1"),
-        (["device=ascend", "parallel.fusion.graph_kernel=false"], None, None),
+        (["device=ascend", "parallel.fusion.graph_kernel=false"], None, "O0"),
     ],
     ids=["cpu", "asked for on cpu", "ascend", "gpu", "asked for on gpu", "off on ascend"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError, located
@@ -29,10 +30,12 @@ def prepared(config: RunConfig, corpus: Sequence[str], tokenizer: str | None, qu
     paths = [Path(p) for p in corpus] or None
     reading = _reading(config, corpus)
     search = functools.cache(find_units)  # the tokenizer and the corpus are made from the same files
-    tokenizer = tokenizer or _trained(config, paths, reading, parent, search)
     named = config.data.validation
     held_out = () if named is None or is_dataset(Path(named)) else (named,)
-    settings = PrepareSettings(tokenizer=tokenizer, reading=reading, validation=held_out)
+    settings = PrepareSettings(reading=reading, validation=held_out)
+    share = None if held_out else settings.validation_share
+    tokenizer = tokenizer or _trained(config, paths, reading, parent, search, share)
+    settings = replace(settings, tokenizer=tokenizer)
     try:
         directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
     except NothingLeft as error:  # what helps are options of `prepare`
@@ -47,7 +50,9 @@ def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
         return ReadingSettings(languages=() if corpus else config.data.languages)
 
 
-def _trained(config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent: Path, search: Search) -> str:
+def _trained(
+    config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent: Path, search: Search, share: float | None
+) -> str:
     """The directory of the run's own tokenizer, which is trained here on first use."""
     data, model = config.data, config.model
     size, sizes = data.tokenizer_size, model.sizes
@@ -57,7 +62,7 @@ def _trained(config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent
         if size > sizes.vocab_size or end not in (None, sizes.eos_token_id):
             fits = f"model.vocab_size={size} model.eos_token_id={end}"
             raise UserError(f"data.tokenizer_size: {size} ids do not fit the model; set {fits}")
-        directory = cached_tokenizer(corpus, parent, settings, search)
+        directory = cached_tokenizer(corpus, parent, settings, search, share)
     except UserError as error:  # it names options of `tokenizer train`
         problem = str(error).partition(": ")[2].replace("--vocab-size ", "data.tokenizer_size=")
         raise UserError(f"data.tokenizer_size: {problem}") from None

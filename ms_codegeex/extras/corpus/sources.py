@@ -22,7 +22,6 @@ from ms_codegeex.base.reading import MalformedText, in_hub_cache
 from ms_codegeex.base.records import ENDINGS, archive_kind, first_record
 from ms_codegeex.base.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.base.shipped import shipped_table
-from ms_codegeex.base.yaml_reading import parse_yaml
 from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
 from ms_codegeex.data.languages import canonical_languages
 from ms_codegeex.extras.corpus.events import Event
@@ -465,6 +464,8 @@ class _Search:
 def _configurations(card: Path | RemotePath) -> list[tuple[bool, str, re.Pattern[str]]]:
     """What the front matter of a dataset's card says in `configs`: of each split whether it is one of the default
     configuration, its name, and what the names of its files match."""
+    from ms_codegeex.base.yaml_reading import parse_yaml  # workers of `prepare` need no YAML
+
     found: list[tuple[bool, str, re.Pattern[str]]] = []
     with contextlib.suppress(OSError, MalformedText, UnicodeDecodeError, AttributeError, TypeError, re.error):
         with open_input(card) as stream:

@@ -124,13 +124,15 @@ def train_tokenizer(
     threads: int = 1,
     search: Search = find_units,
     tally: Tally | None = None,
+    share: float | None = None,
 ) -> Tokenizer:
     """Train on source trees and records, as `prepare` reads them, and write a tokenizer's directory. Equal text and
-    settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts. `UserError` if
-    `output` exists, an input is missing, or the text is too small for this many tokens."""
+    settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts. With a `share` of
+    validation the search is that of a corpus with it (`user_roots`). `UserError` if `output` exists, an input is
+    missing, or the text is too small for this many tokens."""
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
-    texts = _Texts(user_roots(inputs or None), settings, search, Tally() if tally is None else tally)
+    texts = _Texts(user_roots(inputs or None, share=share), settings, search, Tally() if tally is None else tally)
     with atomic_directory(Path(output)) as directory:
         if settings.family == "codegeex2":
             (directory / MODEL).write_bytes(_sentence_pieces(texts, settings, threads))
@@ -141,13 +143,19 @@ def train_tokenizer(
     return tokenizer
 
 
-def cached_tokenizer(inputs: Inputs, parent: Path, settings: TokenizerSettings, search: Search = find_units) -> Path:
+def cached_tokenizer(
+    inputs: Inputs,
+    parent: Path,
+    settings: TokenizerSettings,
+    search: Search = find_units,
+    share: float | None = None,
+) -> Path:
     """The directory of the tokenizer for this request, trained on first use: `parent/tokenizer-<12 hex digits>`, which
     depend on the places of `inputs` and the settings. Once it is there nothing is searched or read again."""
     places = [printable(root.path) for root in user_roots(inputs)]
     key = json_digest({"version": TRAINING_VERSION, "inputs": places, "settings": asdict(settings)})
     directory = parent / f"tokenizer-{key[:12]}"
-    train = partial(train_tokenizer, inputs, directory, settings, search=search)
+    train = partial(train_tokenizer, inputs, directory, settings, search=search, share=share)
     make_once(directory, (directory / CONFIG).is_file, train)
     return directory
 
@@ -237,6 +245,7 @@ class _Texts:
 
     def _read(self) -> Iterator[str]:
         units, rejected, _ = self._search(self._roots, self._settings.reading, frozenset())
+        units = [unit for unit in units if not any(file.held_out for file in unit.files)]
         for item in rejected:
             self._tally.add(item)
         files = [file for unit in units if unit.part is None for file in unit.files]

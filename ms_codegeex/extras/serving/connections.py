@@ -95,7 +95,8 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Start or stop the time limit for the rest of a request, which is refused if too many others are answered."""
         self.app = self.config.loaded_app
-        if len(self.tasks) >= self._maximum:
+        # tasks include those that wait for the rest of a body, which give way
+        if len(self.tasks) >= self._maximum <= sum(not each.idle for each in self.connections if each is not self):
             self.app = unavailable("the server has too many connections", "too_many_connections").response()
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:

@@ -270,7 +270,7 @@ UNCLEAR = [
     (change("tokenizer_config.json", lambda c: {**c, "add_bos_token": True}), "add_bos_token is True"),
     (change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": "CodeGen25Tokenizer"}), "is CodeGen2.5 by its"),
     (change("tokenizer_config.json", lambda c: {**c, "split_special_tokens": True}), "split_special_tokens is True"),
-    (change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": 3}), "tokenizer_class is 3, expected one of"),
+    (change("tokenizer_config.json", lambda c: {**c, "tokenizer_class": 3}), "tokenizer_config.json: tokenizer_class"),
     (change("tokenizer.json", lambda c: c.update(normalizer={"type": "NFC"})), "normalizer is {'type': 'NFC'}"),
     (change("tokenizer.json", lambda c: c["pre_tokenizer"].update(use_regex=False)), "pre_tokenizer is {"),
     (change("tokenizer.json", lambda c: c["model"].update(type="Unigram", vocab=[])), "model.type is 'Unigram'"),
