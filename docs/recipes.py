@@ -86,7 +86,7 @@ MODELS = (
         "CodeGeeX-13B",
         "codegeex_13b",
         850e9,
-        "Steps of 3,072 sequences of 2,048, as the paper's. Fused attention (910B, 910C) has no dropout.",
+        "Steps of 3,072 sequences of 2,048, as the paper's; on 910B and 910C without dropout.",
         PRETRAINING | {"a100": (8, 64, 512)},
         fused=("training.dropout=0",),
     ),

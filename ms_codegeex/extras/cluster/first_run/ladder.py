@@ -188,7 +188,8 @@ def rung_config(config: RunConfig, devices: int, settings: Sequence[str] = ()) -
         values["training"]["loss_scale"]["initial"] = 2.0**14
     parallel = values["parallel"]
     parallel.update(data=devices // tensor, tensor=tensor, pipeline=1, optimizer_shard=shard, stage_layers=None)
-    parallel.update(virtual_stages=1, micro_batches=None, sequence=config.parallel.sequence and tensor > 1)
+    parallel.update(virtual_stages=1, micro_batches=None, graph_micro_batches=None)
+    parallel["sequence"] = config.parallel.sequence and tensor > 1
     parallel["overlap"] = parallel["overlap"] if tensor > 1 else {}
     parallel["short_gradients"] = config.parallel.short_gradients and devices > 1 and config.device != "cpu"
     for setting in settings:
