@@ -90,9 +90,14 @@ def build_network(config: RunConfig, library: Path | None = None, layers: type[B
 
 
 def adamw(
-    config: RunConfig, parameters: list[ms.Parameter], transition: Transition | None = None, library: Path | None = None
+    config: RunConfig,
+    parameters: list[ms.Parameter],
+    transition: Transition | None = None,
+    library: Path | None = None,
+    newer: bool = True,
 ) -> AdamW:
-    """The run's optimizer; with the compiled operator of `library` unless `parallel.fusion` chooses one."""
+    """The run's optimizer; with the compiled operator of `library` unless `parallel.fusion` chooses one. `newer`: with
+    Ascend's newer kernel where it is fused; no other device has it."""
     return AdamW(
         parameters,
         config.training.optimizer,
@@ -100,7 +105,7 @@ def adamw(
         fused="optimizer" in chosen_kernels(config),
         transition=transition,
         matrices=muon_matrices(config),
-        aclnn="aclnn_optimizer" in aclnn_kernels(config),
+        aclnn=newer and "aclnn_optimizer" in aclnn_kernels(config),
         library=str(library) if library and config.parallel.fusion.optimizer is None else "",
     )
 

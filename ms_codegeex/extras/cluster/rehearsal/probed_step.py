@@ -44,7 +44,7 @@ class Descent(nn.Cell):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
         self.gradients = self.parameters.clone(prefix=GRADIENT[:-1], init="zeros")
-        self.adamw = adamw(config, parameters)
+        self.adamw = adamw(config, parameters, newer=False)
         self.adamw.parameters = self.parameters.clone(prefix=COPY[:-1], init="zeros")
         self.kernel, self.map = ops.ApplyMomentum(), ops.HyperMap()
 

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh, check_world
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import aclnn_kernels
 from ms_codegeex.config.rules import build_run_config, check_run_config
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
@@ -104,8 +103,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     parallel["sequence"] = config.parallel.sequence and mesh.tensor > 1
     overlap = parallel["overlap"] if mesh.tensor > 1 else {}
     parallel["overlap"] = {**overlap, "parts": min(overlap.get("parts", 1), 2)}
-    no_kernel = (*FUSED, "optimizer") if aclnn_kernels(config) else FUSED  # no CPU has Ascend's newer AdamW
-    parallel["fusion"] = {**parallel["fusion"], **dict.fromkeys(no_kernel, False)}
+    parallel["fusion"] = {**parallel["fusion"], **dict.fromkeys(FUSED, False)}
     small = build_run_config({**values, "parallel": parallel})
     if not config.parallel.stage_layers or mesh.pipeline == 1:
         return small
