@@ -43,7 +43,7 @@ def test_a_name_that_is_too_long_for_its_temporary_file_is_a_users_mistake(tmp_p
         UserError,
         match=r"could not be written .File name too long.*unchanged, its name is too long, or choose another place",
     ):
-        files.write_json(tmp_path / ("a" * 246), {})
+        files.write_json(tmp_path / ("a" * 250), {})
 
 
 def test_files_that_are_renamed_meanwhile_do_not_stop_the_syncing(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
@@ -109,8 +109,10 @@ def test_programs_of_a_server_that_has_been_killed_run_again(fresh_sandbox: Sand
 def test_no_program_is_scored_by_the_death_of_a_server(fresh_sandbox: Sandbox) -> None:
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(python, fresh_sandbox, f"print({number})") for number in range(80)]
-        for _ in range(4):
-            time.sleep(0.3)
+        completed = as_completed(running)
+        for _ in range(4):  # by then, those that had lost a server are done
+            for _ in range(16):
+                next(completed)
             for server in servers(fresh_sandbox):
                 os.kill(server, signal.SIGKILL)
         done = [one.result(timeout=60) for one in running]
