@@ -122,7 +122,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "configs/recipes").glob("*_910*.y
 OTHERS = [
     *("codegeex2_6b", "codegeex2_6b_continued", "codegeex_13b", "codegeex_13b_64", "codegeex_13b_64_planned"),
     *("codegeex_13b_pipeline", "codegeex_13b_planned", "codegeex_13b_published_steps", "codegeex_2.6b_8"),
-    *("codegeex_base_8", "finetune_13b_8"),
+    *("codegeex_base_8", "finetune_13b_8", "qwen2_7b", "qwen2_32b"),
     *(f"codegen_{size}_{stage}" for size in ("350m", "2b", "6b", "16b") for stage in ("nl", "multi", "mono")),
 ]
 
@@ -152,7 +152,7 @@ def reduced(path: Path):
     batch = accumulation * config.micro_batch * mesh.data
     model = replace(config.model, sizes=replace(config.model.sizes, num_layers=layers))
     training = replace(config.training, global_batch=batch, micro_batch=config.micro_batch, recompute_blocks=None)
-    parallel = replace(config.parallel, stage_layers=None, micro_batches=None)
+    parallel = replace(config.parallel, stage_layers=None, micro_batches=None, graph_micro_batches=None)
     return replace(config, model=model, training=training, parallel=parallel)
 
 
