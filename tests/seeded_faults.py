@@ -199,7 +199,7 @@ def run_tests(copy: Path, tests: Sequence[str], slow: bool = False) -> tuple[int
         "-n",
         "0",
         "-m",
-        "slow" if slow else "not slow and not newest",
+        "slow" if slow else "not slow and not newest and not originals",
         *tests,
     ]
     process = subprocess.Popen(

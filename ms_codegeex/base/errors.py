@@ -9,13 +9,13 @@ FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of a machine, which are no m
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space of your quota",
-    errno.EIO: "the disk may be failing, see the system's log",
-    errno.EROFS: "its file system is mounted read-only",
+    errno.EIO: "see the system's log, since the disk may be failing",
+    errno.EROFS: "mount its file system for writing",
     errno.EACCES: "check its owner and mode",
     errno.EPERM: "check its owner and mode",
-    errno.ENAMETOOLONG: "its name is too long",
-    errno.ENOTDIR: "a part of its path is a file",
-    errno.EISDIR: "it is a directory",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "check its path, of which a part is a file",
+    errno.EISDIR: "name a file, not a directory",
     errno.EFBIG: "allow larger files (ulimit -f)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }

@@ -385,16 +385,6 @@ MESH_RULES: Rules = {
             "recompute_collectives": lambda c, m: not c.parallel.overlap.recompute_collectives,
         },
     ),
-    "parallel.gather_again: is for parallel.optimizer_shard, training.recompute: full of all blocks, and one "
-    "micro-batch of one part; set these, or leave it out": lambda c, m: (
-        c.parallel.gather_again
-        and not (
-            m.optimizer_shard > 1
-            and c.training.recompute == "full"
-            and c.training.recompute_blocks is None
-            and c.accumulation * c.parallel.overlap.parts == 1
-        )
-    ),
     "parallel.overlap.parts: {c.parallel.overlap.parts} does not divide the {c.micro_batch} sequences of a "
     "micro-batch (training.micro_batch); choose a divisor": lambda c, m: c.micro_batch % c.parallel.overlap.parts,
     **_without(

@@ -318,9 +318,6 @@ class ParallelConfig:
     optimizer_shard: Positive = 1
     """Replicas over which weights and optimizer state of the matrices are sharded; 1: every replica holds all of
     them."""
-    gather_again: bool = False
-    """With `parallel.optimizer_shard`, `training.recompute: full` and one micro-batch: a block's gathered weights go
-    after its forward pass, and are gathered again for the backward pass."""
     sequence: bool = False
     """With `parallel.tensor`: the rows of LayerNorms and residuals are sharded over those devices too."""
     short_gradients: bool = False

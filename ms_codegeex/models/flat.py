@@ -236,12 +236,9 @@ class FlatBuild(Build):
     def attention(self, config: DecoderConfig, site: int) -> FlatAttention:
         heads, scores = Heads(config.num_heads, config.head_dim, config.num_kv_groups), self.scores(config)
         shape = heads.count, self.seq_length, self.seq_length
+        rate = self.attention_dropout
         own = "dropout" in self.kernels
-        dropout = (
-            self._drop(self.attention_dropout, shape, site)
-            if own
-            else _KeptWeights(self.attention_dropout, shape, site, self.seed)
-        )
+        dropout = self._drop(rate, shape, site) if own else _KeptWeights(rate, shape, site, self.seed)
         return FlatAttention(heads, self.dtype, scores, dropout, config.rotary_dim > 0)
 
     def mask(self, config: DecoderConfig) -> FlatMask:

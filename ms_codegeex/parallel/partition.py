@@ -80,16 +80,13 @@ def recompute(network: CausalLoss, config: RunConfig) -> None:
     graph."""
     blocks, sizes, again = network.model.blocks, config.model.sizes, config.parallel.overlap.recompute_collectives
     listed = [*blocks, *_blocks_of(_tail(network.model, sizes))]
-    borders, weights = (
-        borders_of_recomputation(config),
-        {"parallel_optimizer_comm_recompute": config.parallel.gather_again},
-    )
+    borders = borders_of_recomputation(config)
     for i, (block, what) in enumerate(zip(listed, recompute_of_blocks(config), strict=True)):
         if what == "full" and i < len(blocks):
             sliced = config.mesh.tensor > 1 and again
-            block.recompute(recompute_slice_activation=sliced, mp_comm_recompute=again, **weights)
+            block.recompute(recompute_slice_activation=sliced, mp_comm_recompute=again)
         elif what == "full":
-            block.recompute(mp_comm_recompute=again, **weights)
+            block.recompute(mp_comm_recompute=again)
         elif what == "selective":
             _recompute_cheap(block, sizes, config, follows=i in borders)
 

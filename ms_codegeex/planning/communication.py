@@ -162,8 +162,7 @@ def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tu
     if layout.optimizer_sharded:
         gathered = size * mesh.optimizer_shard
         narrow = gathered if precision == "fp32" else gathered // 2
-        times = 2 if config.parallel.gather_again and layout.matrix else 1
-        calls += [("AllGather", "optimizer", narrow, precision, "weight")] * times
+        calls.append(("AllGather", "optimizer", narrow, precision, "weight"))
     if not layout.trained:
         return calls
     if layout.optimizer_sharded:

@@ -159,32 +159,23 @@ def muon_shapes(config: RunConfig, stage: int) -> tuple[tuple[int, ...], ...]:
     return parameter_sums(config)[stage].matrices if config.training.optimizer.name == "muon" else ()
 
 
-def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], chip: Chip) -> float:
-    """Whole weights, gathered once a step in the compute type and kept, or those of two blocks if they are gathered
-    again; casts to 16 bits of those that no optimizer shards, or one block's if they are recomputed. The parts of a
-    single micro-batch cast what is gathered in FP32. A network that is called for every micro-batch casts in each call,
-    and keeps that until the call's backward pass."""
+def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], stage: int, chip: Chip) -> float:
+    """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
+    shards, or one block's if they are recomputed. The parts of a single micro-batch cast what is gathered in FP32. A
+    network that is called for every micro-batch casts in each call, and keeps that until the call's backward pass."""
     whole, narrow = float(sums.shared_bytes), config.parallel.overlap.parts == 1 or config.accumulation > 1
-    wide = config.training.precision == "fp32"
-    weights = [sum(o.k * o.n for o in part.operators if isinstance(o, MatMul) and o.weight) for part in parts]
-    if config.mesh.optimizer_shard > 1 and narrow and not wide and config.lora.frozen == "fp32":
-        whole /= 2  # cast before they are gathered
-    if config.parallel.gather_again:
-        blocks = [(x, part.count) for x, part in zip(weights, parts, strict=True) if part.recompute == "full"]
-        each = FP32 if wide else 2
-        whole -= each * (sum(x * count for x, count in blocks) - 2 * max((x for x, _ in blocks), default=0))
-    if wide or config.lora.frozen != "fp32":
+    if config.training.precision == "fp32" or config.lora.frozen != "fp32":
         return whole  # what is held in 16 bits needs no cast; those of adapters are small
-    casts = [(2 * x, part) for x, part in zip(weights, parts, strict=True)]
-    if config.mesh.optimizer_shard > 1 and narrow:
-        casts = [(size, part) for size, part in casts if part.name == "head"]
+    if config.mesh.optimizer_shard > 1 and narrow:  # cast before they are gathered
+        whole, parts = whole / 2, [part for part in parts if part.name == "head"]
+    casts = [(2 * sum(o.k * o.n for o in part.operators if isinstance(o, MatMul) and o.weight), part) for part in parts]
     forgotten = ("full", "selective") if chip.kind == "ascend" else ("full",)
     again = max((size for size, part in casts if part.recompute in forgotten), default=0)
     kept = [0.0] * config.mesh.virtual_stages
     for size, part in casts:
         kept[part.virtual_stage] += size * part.count * (part.recompute not in forgotten)
     calls = config.parallel.overlap.parts if config.accumulation > 1 else 1
-    return whole + again + calls * _most_open(config, kept, parts[0].stage)
+    return whole + again + calls * _most_open(config, kept, stage)
 
 
 def _most_open(config: RunConfig, sizes: Sequence[float], stage: int) -> float:
@@ -238,7 +229,7 @@ def memory_without_buffers(config: RunConfig, chip: Chip) -> list[StageMemory]:
         result.append(
             replace(
                 state,
-                gathered_weights=int(_gathered(config, sums, parts, chip)),
+                gathered_weights=int(_gathered(config, sums, parts, stage, chip)),
                 activations=int(activations),
                 workspace=int(max(transient, muon)),
             )

@@ -86,9 +86,9 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     saving, keep_best = config.checkpoint, config.training.patience > 0
     copies = COPIED * trained if saves_in_background(saving.background, saving.every, keep_best) else 0
     # what one micro-batch keeps for its backward pass, without the logits
-    fused = (
-        {"norm", "attention"} if compiled and not config.training.attention_rate else {"norm"} if compiled else set()
-    )
+    fused = {"norm"} if compiled else set()
+    if compiled and not config.training.attention_rate:
+        fused |= {"attention"}
     shape = replace(shape_of(config, hardware_of(config)), fused=frozenset(fused))
     kept = kept_bytes([part for part in model_parts(model, shape) if part.name != "head"])
     activations = (COMPILED if compiled else KEPT) * kept

@@ -175,10 +175,11 @@ class AdamW(nn.Cell):
 
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
-    serves both. `fused` chooses that kernel, `aclnn` Ascend's newer one, which corrects by itself: for a step far away
-    nothing is left to correct. Otherwise elementary operators compute the same formula. `library`: the
-    path of operators that are compiled for this CPU, one of which updates all parameters, with
-    Muon too, and also scales their gradients (`scales_gradients`), and one computes `square`.
+    serves both. `fused` chooses that kernel; `aclnn` chooses Ascend's newer one, which corrects the bias by itself, and
+    without `bias_correction` gets the number of a step so late that nothing is left to correct. Otherwise elementary
+    operators compute the same formula. `library`: the path of operators that are compiled for this CPU, one of which
+    updates all parameters, with Muon too, and also scales their gradients (`scales_gradients`), and one computes
+    `square`.
 
     Muon (Jordan): w -= lr·(0.2·√max(rows, columns)·O + decay·w), where O is the orthogonalised momentum with Nesterov's
     correction, μm + (1-μ)g. With this scale an element moves about as far as with AdamW, so both share rate and decay

@@ -41,7 +41,7 @@ def test_a_failed_write_that_only_the_syncing_thread_hears_of_fails(tmp_path, mo
 def test_a_name_that_is_too_long_for_its_temporary_file_is_a_users_mistake(tmp_path):
     with pytest.raises(
         UserError,
-        match=r"could not be written .File name too long.*unchanged, its name is too long, or choose another place",
+        match=r"could not be written .File name too long.*unchanged, give a shorter name, or choose another place",
     ):
         files.write_json(tmp_path / ("a" * 250), {})
 

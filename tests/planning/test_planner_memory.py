@@ -205,13 +205,6 @@ def test_copies_in_16_bits_wait_for_each_open_micro_batch():
     assert once[0].gathered_weights == once[1].gathered_weights == ten  # cast before it is gathered
 
 
-def test_weights_that_are_gathered_again_do_not_wait():
-    """Each block's whole weights in FP16, of which two blocks' are there at a time."""
-    kept, again = (plan(PAPER, f"parallel.gather_again={on}") for on in ("false", "true"))
-    assert kept.memory[0].gathered_weights - again.memory[0].gathered_weights == (40 - 2) * 2 * MATRICES // 8
-    assert again.step_seconds > kept.step_seconds
-
-
 def test_muon_keeps_one_moment_of_matrices_and_multiplies_their_squares():
     """Three blocks and the top query layer, 128 wide, in each four square matrices and two of 128 by 512."""
     words = ["device=ascend", "devices=1", "model.hidden_size=128", "model.intermediate_size=512", "model.num_layers=3"]

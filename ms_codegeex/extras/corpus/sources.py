@@ -43,7 +43,7 @@ _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard lib
 # What a directory is for the split: a repository, a package, or one that holds several packages.
 _REPOSITORY, _PACKAGE, _SEVERAL, _NONE = range(4)
 
-HELD_OUT = "held out, beside a file for training"
+HELD_OUT = "held out, next to a file for training"
 FOR_VALIDATION = "for validation, by the name of its split"
 OTHER_FORMAT = "the rows of another file in a second format"
 OTHER_CONFIGURATION = "another configuration of the dataset's card"

