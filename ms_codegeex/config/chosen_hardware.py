@@ -56,13 +56,12 @@ def fused_kernels(config: RunConfig, available: frozenset[str]) -> frozenset[str
     return frozenset(name for name, on in settings.items() if (name in available if on is None else on))
 
 
-def aclnn_kernels(config: RunConfig) -> frozenset[str]:
+def aclnn_kernels(config: RunConfig, partitioned: bool) -> frozenset[str]:
     """Of which fused kernels a run takes the form that the engine's plugin has code for (aclnn), where two exist.
-    MindSpore 2.9 does not partition that of LayerNorm."""
+    MindSpore 2.9 does not partition that of LayerNorm, and a rehearsal partitions every run."""
     if config.device != "ascend" or running_on(config).saturates:
         return frozenset()
-    partitioned = {"aclnn_optimizer"}
-    return frozenset(partitioned if config.partitioned else {*partitioned, "aclnn_norm"})
+    return frozenset({"aclnn_optimizer"} if partitioned else {"aclnn_optimizer", "aclnn_norm"})
 
 
 def attention_obstacle(config: RunConfig) -> str | None:

@@ -41,7 +41,7 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
         "pipeline_stages": mesh.pipeline,
         "gradients_mean": False,
         "dataset_strategy": "data_parallel",
-        "enable_parallel_optimizer": mesh.optimizer_shard > 1 or config.calls > 1,
+        "enable_parallel_optimizer": mesh.optimizer_shard > 1 or config.reductions > 1,
         "parallel_optimizer_config": sharding,
         **(interleaved if mesh.virtual_stages > 1 else {}),
     }

@@ -50,11 +50,18 @@ class TrainingCells:
         self.step.compile(*inputs)
 
 
-def build_network(config: RunConfig, library: Path | None = None, layers: type[Build] | None = None) -> nn.Cell:
+def build_network(
+    config: RunConfig,
+    library: Path | None = None,
+    layers: type[Build] | None = None,
+    partitioned: bool | None = None,
+) -> nn.Cell:
     """The family's `Loss` with random weights, with adapters, with parallel strategies if MindSpore partitions it; on
     a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take. `library`:
-    the operators that are compiled for this CPU, if the run uses them. `layers`: other than those of the run."""
+    the operators that are compiled for this CPU, if the run uses them. `layers`: other than those of the run.
+    `partitioned`: whether MindSpore does so, if not as the configuration says."""
     training = config.training
+    partitioned = config.partitioned if partitioned is None else partitioned
     build = (layers or (FlatBuild if flat_cells(config) else Build))(
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
@@ -66,7 +73,7 @@ def build_network(config: RunConfig, library: Path | None = None, layers: type[B
         loss_chunk=config.loss_chunk,
         z_loss=training.z_loss,
         head_table=config.partitioned and config.mesh.pipeline > 1,
-        kernels=chosen_kernels(config) | aclnn_kernels(config),
+        kernels=chosen_kernels(config) | aclnn_kernels(config, partitioned),
         documents=documents_of_a_row(config),
         library=str(library or ""),
     )
@@ -105,7 +112,7 @@ def adamw(
         fused="optimizer" in chosen_kernels(config),
         transition=transition,
         matrices=muon_matrices(config),
-        aclnn=newer and "aclnn_optimizer" in aclnn_kernels(config),
+        aclnn=newer and "aclnn_optimizer" in aclnn_kernels(config, config.partitioned),
         library=str(library) if library and config.parallel.fusion.optimizer is None else "",
     )
 
@@ -118,12 +125,13 @@ def build(
     step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
     library: Path | None = None,
     layers: type[Build] | None = None,
+    partitioned: bool | None = None,
 ) -> TrainingCells:
     """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`, and no `library` of operators
     that are compiled for this CPU. `compile_once`: compile a network that a step runs for every micro-batch once and
     call it, instead of inlining it each time, which would make compile time grow with their number. A rehearsal that
     executes the graph does not use this, because such a graph of a pipeline crashes there."""
-    network = build_network(config, library, layers)
+    network = build_network(config, library, layers, partitioned)
     interleaved = config.mesh.virtual_stages > 1  # MindSpore interleaves only a network that is called
     if (compile_once or interleaved) and config.graph_micro_batches > 1:
         call_not_inline(network)

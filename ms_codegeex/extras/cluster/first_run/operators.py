@@ -90,7 +90,7 @@ def try_operators(config: RunConfig, device: str, rehearse: bool = True) -> Trie
         device=device,
         precision=config.training.precision,
         saturates=device == "ascend" and running_on(on_device).saturates,
-        kernels=sorted(chosen_kernels(on_device) | aclnn_kernels(on_device)),
+        kernels=sorted(chosen_kernels(on_device) | aclnn_kernels(on_device, on_device.partitioned)),
         kinds=sorted(libraries) or None,
         without=[],
     )

@@ -112,7 +112,7 @@ def compiled_config(config: RunConfig) -> RunConfig:
     More would repeat them and cost time and host memory."""
     rounds = 2 if config.mesh.virtual_stages > 1 else 1
     few = min(config.graph_micro_batches, max(2, rounds * config.mesh.pipeline)) if config.partitioned else 1
-    batch = config.micro_batch * few * config.mesh.data * min(config.calls, 2)
+    batch = config.micro_batch * few * config.mesh.data * min(config.reductions, 2)
     training = replace(config.training, global_batch=batch, micro_batch=config.micro_batch)
     parallel = replace(config.parallel, micro_batches=None, graph_micro_batches=few)
     return replace(config, training=training, parallel=parallel)

@@ -90,7 +90,7 @@ def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:
     if half or mode.inline or config.accumulation > 1:  # or all layers are inlined: a large graph
         use_gradient_functions(half)
     with no_init_parameters():
-        built = build(config, tied_group=context.enter(config, rank))
+        built = build(config, tied_group=context.enter(config, rank), partitioned=True)
     if not mode.inline:
         compile_once(built.network, config)
     return built.step.set_train(True)

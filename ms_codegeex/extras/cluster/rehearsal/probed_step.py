@@ -93,7 +93,7 @@ def build_probed(config: RunConfig, marked: str, tied_group: str | None = None) 
     with adapters is frozen and has none.
     """
     called = config.mesh.pipeline == 1
-    return build(config, tied_group, called, Descent, partial(ProbedStep, marked=marked))
+    return build(config, tied_group, called, Descent, partial(ProbedStep, marked=marked), partitioned=True)
 
 
 class AdamWFormula:
