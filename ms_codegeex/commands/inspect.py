@@ -231,7 +231,7 @@ def _describe_quantised(directory: Path) -> dict[str, Any]:
         "kind": "quantised model",
         "directory": str(directory),
         "family": model.family.name,
-        "parameters": model.config.parameter_count(),
+        "parameters": model.original.parameter_count(),
         "bits": model.bits,
         "group": model.group,
         "tensors": len(file.tensors),

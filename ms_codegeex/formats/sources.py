@@ -113,6 +113,14 @@ class Source:
         """Number of parameters."""
         return sum(tensor.size for tensor in self.tensors.values())
 
+    def for_rounding(self) -> Source:
+        """The same with the tensors of `config.rounded()`: a tied head has the numbers of the word table."""
+        config = self.config.rounded()
+        if config == self.config:
+            return self
+        heads = {f"{x.name}.weight": self.tensors[f"{x.copy_of}.weight"] for x in self.config.table.last if x.copy_of}
+        return replace(self, fields={**self.fields, "tied_head": False}, tensors={**self.tensors, **heads})
+
     def finite(self) -> Source:
         """The same, whose tensors raise a `UserError` instead of giving numbers that are not finite."""
         remedy = "give a sound one, such as an earlier checkpoint; `convert --allow-non-finite` copies it as it is"

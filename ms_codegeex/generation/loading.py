@@ -114,9 +114,10 @@ def load_model(path: Path, bits: int | None = None, say: Callable[[str], object]
     source = open_source(Path(path), say=say)
     if source.path != Path(path):
         check(source.path)
-    weights = TensorWeights(source.tensors, bits, products=source.config.product_names())
+    used = source if bits is None else source.for_rounding()
+    weights = TensorWeights(used.tensors, bits, products=used.config.product_names())
     return LoadedModel(
-        source.path, source.family, source.config, weights, source.description, source.tokenizer, lambda: source
+        source.path, source.family, used.config, weights, source.description, source.tokenizer, lambda: source
     )
 
 
@@ -125,7 +126,7 @@ def _shapes_of(model: QuantisedModel) -> Source:
     from ms_codegeex.formats.sources import Source
     from ms_codegeex.formats.tensors import LazyTensor
 
-    shapes = model.config.parameter_shapes()
+    shapes = model.original.parameter_shapes()
     tensors = {name: LazyTensor("float32", shape, lambda: np.zeros(0)) for name, shape in shapes.items()}
     known = read_description(model.path)
     return Source(model.path, QUANTISED, model.family, model.fields, tensors, None, description=known)

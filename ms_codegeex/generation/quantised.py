@@ -40,7 +40,8 @@ def is_quantised(path: Path) -> bool:
 
 
 class QuantisedModel:
-    """A quantised model directory, opened and checked: its `family` and `config`, and its weights by our names."""
+    """A quantised model directory, opened and checked: its `family`, the sizes of the `original` and
+    those of its own weights, `config`, and these by our names."""
 
     def __init__(self, path: Path):
         self.path, where = Path(path), Path(path) / DESCRIPTION
@@ -62,10 +63,12 @@ class QuantisedModel:
         self._copies = lru_cache(2)(self._packed_copy)
         try:
             self.fields = FamilyFormats(self.family).from_ours(sizes)
-            self.config = self.family.config.build_config(None, self.fields)
+            self.original = self.family.config.build_config(None, self.fields)
         except UserError as error:
             raise UserError(f"{where}: sizes: {error}; quantise the model again") from None
-        check_layers(self.config, self._file.tensors, str(where))
+        check_layers(self.original, self._file.tensors, str(where))
+        rounded = self.original.rounded()  # earlier versions left a tied head in the word table
+        self.config = rounded if rounded.parameter_shapes().keys() <= self._file.tensors.keys() else self.original
         self._check()
 
     def _check(self) -> None:

@@ -31,8 +31,9 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     free_target(output, source.path, replace)
     if source.save_tokenizer is None:
         raise UserError(f"{source.path}: has no known tokenizer; {converting(source.path, '--tokenizer NAME|DIR')}")
-    tensors, products = dict[str, LazyTensor](), source.config.product_names()
-    for name, tensor in source.finite().tensors.items():
+    whole = source.finite().for_rounding()
+    tensors, products = dict[str, LazyTensor](), whole.config.product_names()
+    for name, tensor in whole.tensors.items():
         tensors |= rounded_tensors(name, tensor, bits, group) if name in products else {name: tensor}
     description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
     choices = {"command": "quantize", "family": source.family.name, "bits": bits, "group": description["group"]}

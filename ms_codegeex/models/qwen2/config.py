@@ -59,6 +59,9 @@ class Qwen2CoderConfig(DecoderConfig):
         """All channels of a head."""
         return self.head_dim
 
+    def rounded(self) -> Qwen2CoderConfig:
+        return replace(self, tied_head=False)
+
     def validate(self) -> None:
         super().validate()
         check_groups(self)

@@ -16,6 +16,7 @@ from ms_codegeex.models.parameters import GROUP
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
+    from ms_codegeex.models.decoder_config import DecoderConfig
     from ms_codegeex.models.parameters import LayerParameter
 
 SINGLE = 4  # bytes of an FP32 number
@@ -72,15 +73,15 @@ class DecodingBytes:
         return streams * bandwidth / (self.read + streams * self.cache)
 
 
-def _parameters(config: RunConfig) -> Iterator[LayerParameter]:
-    model = config.model.sizes
+def _parameters(model: DecoderConfig) -> Iterator[LayerParameter]:
     for layer in model.table.layers(model.num_layers):
         yield from layer.parameters(model)
 
 
 def decoding(config: RunConfig, form: WeightForm, tokens: int | None = None) -> DecodingBytes:
     """What a form takes with `tokens` in the cache (none: the whole context). `UserError` for more than the context."""
-    model, parameters = config.model.sizes, list(_parameters(config))
+    model = config.model.sizes if form.bits >= 16 else config.model.sizes.rounded()
+    parameters = list(_parameters(model))
     longest = model.max_position_embeddings
     length = longest if tokens is None else tokens
     if not 0 < length <= longest:
