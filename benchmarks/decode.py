@@ -1,6 +1,8 @@
-"""Decoding speed of CodeGen-350M's sizes with random weights, against transformers, CTranslate2 and llama.cpp.
+"""Decoding speed with random weights of CodeGen-350M's sizes, or of Qwen2.5-Coder-0.5B's, against transformers,
+CTranslate2 and llama.cpp.
 
     python benchmarks/decode.py                                      # every engine that is installed, 5 rounds
+    python benchmarks/decode.py --size 0.5b --engines ours-8 llama_cpp-q8_0 ours-4 llama_cpp-q4_0
     python benchmarks/decode.py --engines ours-8 ctranslate2-int8 --rounds 7
     python benchmarks/decode.py --tiny --rounds 1                    # to check that it works
 
@@ -43,6 +45,13 @@ ENGINES = (
 )
 DISTRIBUTIONS = {"llama_cpp": "llama_cpp_python"}  # of modules with another name
 BATCHES, PROMPT = (1, 8), 64
+MODELS = {"350m": ("codegen", "350m-multi"), "2b": ("codegen", "2b-multi"), "0.5b": ("qwen2", "0.5b")}
+QWEN2_AIMS = (
+    ("1", "ours-8", "llama_cpp-q8_0", 1.2),
+    ("1", "ours-4", "llama_cpp-q4_0", 1.2),
+    ("8", "ours-8", "llama_cpp-q8_0", 1.5),
+    ("8", "ours-4", "llama_cpp-q4_0", 1.5),
+)
 AIMS = (  # measure, ours, peer, at least this many times as fast
     ("1", "ours-32", "transformers-float32", 2.0),
     ("1", "ours-32", "ctranslate2-float32", 1.0),
@@ -81,11 +90,12 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str], size: str = "350
     from ms_codegeex.generation.quantising import write_quantised
     from ms_codegeex.models.registry import family
 
-    directory = root / f"codegen-{'tiny' if tiny else size}-random"
+    kind, preset = MODELS[size]
+    directory = root / f"{kind}-{'tiny' if tiny else size}-random"
     if not (directory / "config.json").is_file():
-        found = family("codegen")
-        sizes = {"vocab_size": 51200, "eos_token_id": 50256, "max_position_embeddings": 2048}
-        config = found.config.build_config("tiny" if tiny else f"{size}-multi", sizes)
+        found = family(kind)
+        sizes = {"eos_token_id": 50256, "max_position_embeddings": 2048} | ({"vocab_size": 51200} if tiny else {})
+        config = found.config.build_config("tiny" if tiny else preset, sizes)
         formats, tokenizer = FamilyFormats(found), load_tokenizer("codegen-multi")
 
         def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -315,7 +325,7 @@ def report(results: dict[str, dict[str, list[float]]], wide: list[float], direct
         met = "met" if statistics.median(ratios) >= minimum else "not met"
         print(f"  {what}: {spread(ratios)}, aim {minimum:g} {met}")
 
-    for measure, ours, peer, minimum in AIMS:
+    for measure, ours, peer, minimum in QWEN2_AIMS if directory.name.startswith("qwen2") else AIMS:
         if ours in results and peer in results:
             pairs = zip(results[peer][measure], results[ours][measure], strict=True)
             what = "first token" if measure == "first" else f"batch {measure}"
@@ -328,8 +338,9 @@ def report(results: dict[str, dict[str, list[float]]], wide: list[float], direct
             met = "met" if beyond <= MEMORY_AIM else "not met"
             print(f"  {name}, memory beyond weights, the cache's included: {beyond:.2f} GB, aim {MEMORY_AIM:g} {met}")
     if "ours-32" in results:
-        table = 51200 * json.loads((directory / "config.json").read_text())["n_embd"] * 4  # looked up, not read
-        read = (directory / "model.safetensors").stat().st_size - table
+        sizes = json.loads((directory / "config.json").read_text())
+        looked_up = 0 if sizes.get("tie_word_embeddings") else sizes["vocab_size"] * sizes["n_embd"] * 4
+        read = (directory / "model.safetensors").stat().st_size - looked_up
         shares = [read / s / 1e9 / w for s, w in zip(results["ours-32"]["1"], wide, strict=True)]
         aim("ours-32, share of the memory's speed", shares, BANDWIDTH_AIM)
     plain = results.get("ours-32", {}).get("ids"), results.get("transformers-float32", {}).get("ids")
@@ -360,6 +371,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1024, help="length of the long prompt (default 1024)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="a tiny model")
+    parser.add_argument("--size", choices=MODELS, default="350m", help="whose sizes (default 350m)")
     parser.add_argument("--models", type=Path, default=Path("benchmarks/models"))
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -367,7 +379,7 @@ def main() -> None:
         return serve(arguments.serve, arguments.models, arguments.threads)
     here = [name for name in ENGINES if name.startswith("ours") or importlib.util.find_spec(name.partition("-")[0])]
     engines = arguments.engines or here
-    directory = make_models(arguments.models, arguments.tiny, engines).absolute()
+    directory = make_models(arguments.models, arguments.tiny, engines, arguments.size).absolute()
     print_command()
     packages = dict.fromkeys(name.partition("-")[0] for name in engines if not name.startswith("ours"))
     print(versions("mindspore", *(DISTRIBUTIONS.get(name, name) for name in packages)))
