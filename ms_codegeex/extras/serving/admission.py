@@ -85,7 +85,6 @@ class Admission(ABC, Generic[Answer]):
 
     @property
     def active(self) -> int:
-        """Number of answers that are computed."""
         return len(self.in_slots)
 
     @property
@@ -95,7 +94,6 @@ class Admission(ABC, Generic[Answer]):
 
     @property
     def idle(self) -> bool:
-        """Whether no answer is in progress."""
         return not self.answers
 
     def count(self, caller: Caller, count: int = 1, counted: int = 0) -> None:

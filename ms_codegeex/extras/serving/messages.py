@@ -24,12 +24,10 @@ from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 
 
 def packed(value: Any) -> bytes:
-    """The bytes of a message."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def unpacked(data: bytes) -> Any:
-    """The message of these bytes."""
     return json.loads(data)
 
 
@@ -50,6 +48,5 @@ def settings_from(values: dict[str, Any]) -> SamplingSettings:
 
 
 def chosen_from(values: Sequence[Any]) -> ChosenToken:
-    """The token from its values in a message."""
     token, score, best = values
     return ChosenToken(token, score, tuple((number, other) for number, other in best))

@@ -134,7 +134,7 @@ def received(connection):
 
 def begin(number, ids, prompt_best=None, rule=None, client="", indent=0, **settings):
     values = settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings}))
-    return ["begin", number, ids, values, prompt_best, [rule, indent], client]
+    return ["begin", number, ids, values, prompt_best, [rule, indent], client, 1, False]
 
 
 def news(messages, number):
