@@ -172,8 +172,10 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self.tell()
 
 
-class Backend(Admission[StreamedAnswer]):
+class Backend(Admission):
     """Answers from a model and its adapters, which are `models` by their names."""
+
+    answers: dict[int, StreamedAnswer]
 
     def __init__(
         self, model: ServedModel, settings: ServeSettings, slots: int = 1, adapters: Sequence[ServedModel] = ()

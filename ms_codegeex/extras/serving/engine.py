@@ -81,12 +81,12 @@ class EngineProcess:
             await asyncio.sleep(0.01)
         return status
 
-    async def end(self) -> int:
-        """Kill the process and return its exit status."""
+    async def end(self) -> None:
+        """Kill the process and wait for its end."""
         self.writer.close()
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        return await asyncio.get_running_loop().run_in_executor(None, self.process.wait)
+        await asyncio.get_running_loop().run_in_executor(None, self.process.wait)
 
 
 class EngineBackend(Backend):

@@ -208,12 +208,9 @@ def forked(settings: ServeSettings, model: LoadedModel) -> Iterator[tuple[Any, s
     process.start()
     theirs.close()
 
-    def wait() -> int | None:
-        process.join()
-        return process.exitcode
-
     try:
-        yield SimpleNamespace(pid=process.pid, poll=lambda: process.exitcode, kill=process.kill, wait=wait), ours
+        poll, wait = lambda: process.exitcode, process.join  # as those of `subprocess`
+        yield SimpleNamespace(pid=process.pid, poll=poll, kill=process.kill, wait=wait), ours
     finally:
         process.kill()
         process.join()

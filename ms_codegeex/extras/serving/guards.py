@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -98,7 +97,7 @@ class Guard:
     app: ASGIApp
     settings: ServeSettings
     origins: Origins
-    admission: Admission[Any]
+    admission: Admission
     keys: Keys | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
