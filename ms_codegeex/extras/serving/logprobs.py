@@ -89,7 +89,7 @@ class Report:
         text = Continuation(self._tokenizer)
         lengths = accumulate(len(text.feed(number)) for number in ids[:-1])
         first: Entry = (token_text(self._tokenizer, ids[0]), None, None, 0)
-        return [first, *(self._entry(*each) for each in zip(scored, lengths, strict=True))]
+        return [first, *(self._entry(*each) for each in zip(scored, lengths, strict=False))]
 
     def _entry(self, chosen: ChosenToken, place: int, maximum: int | None = None) -> Entry:
         likeliest: dict[str, float] = {}
