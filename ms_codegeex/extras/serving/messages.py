@@ -44,7 +44,8 @@ def settings_values(settings: SamplingSettings) -> dict[str, Any]:
 def settings_from(values: dict[str, Any]) -> SamplingSettings:
     """The settings from the values of `settings_values`."""
     bias = {int(number): value for number, value in values["logit_bias"].items()}
-    return SamplingSettings(**{**values, "stop": tuple(values["stop"]), "logit_bias": bias})
+    texts = {name: tuple(values[name]) for name in ("stop", "calls")}
+    return SamplingSettings(**{**values, **texts, "logit_bias": bias})
 
 
 def chosen_from(values: Sequence[Any]) -> ChosenToken:

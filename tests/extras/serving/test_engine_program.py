@@ -266,7 +266,15 @@ async def test_a_message_that_breaks_off_is_the_end(count):
 
 def test_settings_and_tokens_survive_the_way():
     settings = SamplingSettings(
-        7, temperature=0.5, top_k=3, seed=2**64 - 1, logit_bias={5: -100.0}, log_probabilities=4, stop=("\n", "和")
+        7,
+        temperature=0.5,
+        top_k=3,
+        seed=2**64 - 1,
+        logit_bias={5: -100.0},
+        log_probabilities=4,
+        stop=("\n", "和"),
+        json_schema="{}",
+        calls=("a", "{}", "b"),
     )
     back = json.loads(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
