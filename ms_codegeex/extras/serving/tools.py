@@ -21,6 +21,7 @@ from ms_codegeex.generation.grammars import MAX_DEPTH
 
 MAX_TOOLS = 128
 UNUSED = {"X-Unused-Fields": "tools"}  # header of an answer by a model that has no place for tools
+CALL = {"required": ["name", "arguments"], "additionalProperties": False}
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 PARTIAL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"]+)"\s*,\s*"arguments"\s*:\s*(?P<arguments>.*)', re.DOTALL)
 WITH_ARGUMENTS = re.compile(r"(?:\[TOOL_CALLS\])?\s*(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w+)?\[ARGS\]")  # Mistral's newer
@@ -105,6 +106,9 @@ def tool_use(
         functions = {choice.called: functions[choice.called]}
         schema = json.dumps(_schema(functions))
     forced = choice == "required" or isinstance(choice, ChosenTool)
+    if not forced:  # where an answer of a form may be a call: arguments are as free as without the form
+        properties = {"name": {"enum": [*functions]}, "arguments": {"type": "object"}}
+        schema = json.dumps({"type": "object", "properties": properties, **CALL})
     if not template and not forced:
         print_once(f"{model}: its chat template has no place for tools, so it answers requests with tools in text")
     found = next(each for each in FORMATS if each.sign in template) if template else PLAIN
@@ -121,8 +125,7 @@ def _schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for number, (name, parameters) in enumerate(functions.items()):
         definitions[f"f{number}"] = _closed(_moved({"type": "object", **parameters}, f"#/$defs/f{number}"))
         properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/f{number}"}}
-        required = {"required": ["name", "arguments"], "additionalProperties": False}
-        calls.append({"type": "object", "properties": properties, **required})
+        calls.append({"type": "object", "properties": properties, **CALL})
     return {"$defs": definitions, **(calls[0] if len(calls) == 1 else {"anyOf": calls})}
 
 
