@@ -53,12 +53,30 @@ def library() -> ModuleType:
 def prepared(settings: SamplingSettings) -> str:
     """A checked schema or grammar as the library takes it. In a thread: takes up to a second. `UserError`, which begins
     with the setting's name, for a bad one."""
-    text, field = (settings.grammar, "grammar") if settings.grammar else (settings.json_schema, "json_schema")
+    if settings.grammar:
+        return _checked(settings.grammar, "grammar")[0]
+    found, text = _checked(settings.json_schema, "json_schema")
+    if not (settings.between or settings.calls):
+        return found
+    between, texts = json.dumps(settings.between), {"value": text}
+    start = f"value ({between} value){{0,{MAX_VALUES - 1}}}" if settings.between else "value"
+    if settings.calls:
+        opening, calls, closing = settings.calls
+        texts = {"answer": text, "value": _checked(calls, "tools")[1]}
+        start = f"answer | {json.dumps(opening)} {start} {json.dumps(closing)}"
+    rules = [f"start: {start}"]
+    for name, schema in texts.items():
+        rules.append(f"{name}: %json {json.dumps({'x-guidance': {'whitespace_pattern': SPACE}, **parse_json(schema)})}")
+    return library().LLMatcher.grammar_from_lark("\n".join(rules))
+
+
+def _checked(text: str, field: str) -> tuple[str, str]:
+    """The schema or grammar of a field as the library takes it, and its text without what is idle."""
     try:
         guidance = library()
         if len(text) > MAX_GRAMMAR_CHARACTERS:
             raise UserError(f"{len(text)} characters; give {MAX_GRAMMAR_CHARACTERS} at most")
-        if settings.grammar:
+        if field == "grammar":
             found = guidance.LLMatcher.grammar_from_lark(guidance.gbnf_to_lark.any_to_lark(text))
         else:
             schema = demanding(parse_json(text))
@@ -74,11 +92,7 @@ def prepared(settings: SamplingSettings) -> str:
         wrong, messages = True, [first_line(error)]
     if wrong:
         raise UserError(f"{field}: cannot be used ({_in_words(first_line(messages[0]))[:200]}); correct it")
-    if settings.between and not settings.grammar:
-        value = json.dumps({"x-guidance": {"whitespace_pattern": SPACE}, **parse_json(text)})
-        rules = f"start: value (BETWEEN value){{0,{MAX_VALUES - 1}}}", f"BETWEEN: {json.dumps(settings.between)}"
-        found = guidance.LLMatcher.grammar_from_lark("\n".join([*rules, f"value: %json {value}"]))
-    return found
+    return found, text
 
 
 def demanding(schema: Any, depth: int = 0) -> Any:

@@ -49,8 +49,9 @@ class SamplingSettings:
     forbids). `log_probabilities` likeliest tokens are reported with each new one.
 
     `adapter` names the adapter that computes the answer. `json_schema`, the text of a JSON schema, or `grammar`, one in
-    llama.cpp's notation (GBNF), decides which tokens may come at all (`constraints.py`). With the text `between`, there
-    may be several values of the schema, which it separates.
+    llama.cpp's notation (GBNF), decides which tokens may come at all (`constraints.py`). With `calls`, a text, a schema
+    and a text, a value of that schema between these texts may come instead of one of `json_schema`. With the text
+    `between`, there may be several values of `calls`, or without it of `json_schema`, which it separates.
 
     An answer ends before the first text of `stop`. The `n` answers have consecutive seeds. With `beams` above 1, the n
     best answers of a beam search are returned (`beams.py`) and nothing is drawn.
@@ -109,6 +110,7 @@ class SamplingSettings:
     )
     adapter: str = DEFAULT_ADAPTER
     json_schema: str = ""
+    calls: tuple[str, str, str] | tuple[()] = ()
     between: str = ""
     grammar: str = ""
 

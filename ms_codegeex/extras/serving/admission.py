@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any
 
 from ms_codegeex.extras.serving.errors import ApiError, busy, unavailable
 
@@ -28,15 +28,6 @@ class Caller:
     weight: int = 1
 
 
-class AdmittedAnswer(Protocol):
-    """An answer of a client."""
-
-    client: str
-
-
-Answer = TypeVar("Answer", bound=AdmittedAnswer)
-
-
 class Limits:
     """Answers by key. One that was idle for a minute may have a minute's answers at once; they come back evenly (the
     generic cell rate algorithm). Not for use by several threads."""
@@ -51,8 +42,7 @@ class Limits:
         now = self._clock()
         free_at = max(self._free_at.get(key, 0.0), now) + count * 60 / per_minute
         if free_at - now > 60 + 1e-6:
-            wait = math.ceil(free_at - now - 60 - 1e-6)
-            return max(wait, 1)
+            return max(math.ceil(free_at - now - 60 - 1e-6), 1)
         self._free_at[key] = free_at
         return 0
 
@@ -62,13 +52,13 @@ def _limited(most: str, seconds: int) -> ApiError:
     return ApiError(429, message, code="rate_limit_exceeded", retry_after=seconds)
 
 
-class Admission(ABC, Generic[Answer]):
-    """The `answers` in progress by their numbers, in the order of their arrival: `slots` of them are computed at once,
-    `computing` are the numbers of these, and up to `max_queue` wait. When `draining`, nothing new is taken."""
+class Admission(ABC):
+    """The `answers` in progress, each of a `client`, by their numbers in the order of arrival. `slots` of them are
+    computed at once, those of the numbers `computing`, and up to `max_queue` wait. When `draining`, none is taken."""
 
     def __init__(self, slots: int, max_queue: int):
         self.slots, self.max_queue = slots, max_queue
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, Any] = {}
         self.computing: Sequence[int] = ()
         self.engine_ready, self.draining = False, False
         self._limits = Limits()
@@ -79,13 +69,12 @@ class Admission(ABC, Generic[Answer]):
         return self.engine_ready and not self.draining
 
     @property
-    def in_slots(self) -> list[Answer]:
+    def in_slots(self) -> list[Any]:
         """The answers that are computed."""
         return [self.answers[number] for number in self.computing if number in self.answers]
 
     @property
     def active(self) -> int:
-        """Number of answers that are computed."""
         return len(self.in_slots)
 
     @property
@@ -95,7 +84,6 @@ class Admission(ABC, Generic[Answer]):
 
     @property
     def idle(self) -> bool:
-        """Whether no answer is in progress."""
         return not self.answers
 
     def count(self, caller: Caller, count: int = 1, counted: int = 0) -> None:
@@ -109,7 +97,7 @@ class Admission(ABC, Generic[Answer]):
         if wait := self._limits.enter(caller.key, caller.per_minute, count - counted):
             raise _limited(f"{caller.per_minute} answers{' of this key' if caller.key else ''} in a minute", wait)
 
-    def check_room(self, caller: Caller, count: int = 1) -> Sequence[Answer]:
+    def check_room(self, caller: Caller, count: int = 1) -> Sequence[Any]:
         """The waiting answers of others that give their places to `count` new ones. `ApiError` if there is no room."""
         if self.draining:
             raise unavailable("the server is shutting down", "shutting_down")
@@ -134,11 +122,11 @@ class Admission(ABC, Generic[Answer]):
         for answer in displaced:
             self.fail(answer, busy(self.max_queue))
 
-    def _displaced(self, needed: int, client: str, count: int) -> Sequence[Answer]:
+    def _displaced(self, needed: int, client: str, count: int) -> Sequence[Any]:
         """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
         that has the most. `ApiError` if the new ones would exceed the client's share of the places."""
-        waiting = defaultdict[str, list[Answer]](list)
-        computing, displaced = {*self.computing}, list[Answer]()
+        waiting = defaultdict[str, list[Any]](list)
+        computing, displaced = {*self.computing}, list[Any]()
         for number, answer in self.answers.items() if needed > 0 else ():
             if number not in computing:
                 waiting[answer.client].append(answer)
@@ -151,5 +139,5 @@ class Admission(ABC, Generic[Answer]):
         return displaced
 
     @abstractmethod
-    def fail(self, answer: Answer, error: ApiError) -> None:
+    def fail(self, answer: Any, error: ApiError) -> None:
         """End an answer with an error."""

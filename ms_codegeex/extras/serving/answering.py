@@ -50,7 +50,6 @@ class Filters(TextFilter):
 
     @property
     def ended(self) -> bool:
-        """Whether one of them has ended the text."""
         return any(one.ended for one in self._filters)
 
     def feed(self, piece: str) -> str:
@@ -92,7 +91,6 @@ class IndentStop(TextFilter):
         return "".join(said)
 
     def rest(self) -> str:
-        """The white space that waits."""
         blank, self._blank = self._blank, []
         return "".join(blank)
 
@@ -110,11 +108,9 @@ class TimeLimit(TextFilter):
             return ""
         now = self._clock()
         self._began = now if self._began < 0 else self._began
-        if self._lines and now - self._began > self._seconds:
-            self.ended = True
-            return ""
+        self.ended = self._lines and now - self._began > self._seconds
         self._lines = self._lines or "\n" in piece
-        return piece
+        return "" if self.ended else piece
 
 
 class AnswerText:
@@ -148,12 +144,8 @@ class AnswerText:
         self._tokens.append(chosen)
         begin, self._length = self._length, self._length + len(text)
         self._offsets.append((begin, self._length + self._decoded.within_character))
-        if text:
-            self._say(text)
-
-    def _say(self, text: str) -> None:
-        if text := self._filter.feed(self._ending.feed(text)):
-            self._said.append(text)
+        if text and (said := self._filter.feed(self._ending.feed(text))):
+            self._said.append(said)
         if self._ending.ended or self._filter.ended:
             self._finish("stop")
 
@@ -175,7 +167,6 @@ class AnswerText:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to send."""
         return bool(self._said) or self.finish is not None
 
     def take(self) -> Piece:

@@ -9,7 +9,8 @@ browser may load scripts and styles from this server only, runs no inline script
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import mimetypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import ms_codegeex
 from ms_codegeex.base.errors import UserError, located
 from ms_codegeex.base.json_reading import MalformedText, parse_json
 from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.reading import given_text
 from ms_codegeex.base.webpage import Html, element, joined, note, page, table, text
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.extras.serving import errors
@@ -39,12 +41,6 @@ from ms_codegeex.extras.serving.tools import UNUSED
 ASSETS = Path(__file__).parent / "demo" / "assets"
 TASKS = ("complete", "translate", "explain")
 MAX_TITLE = 60
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "object-src 'none'",
@@ -90,7 +86,6 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     keys = None if settings.api_key_file is None else Keys(settings.api_key_file)
     origins = Origins(settings.cors, keys is not None)
     metrics = Metrics(backend)
-    app.include_router(status.models_router(backend))
     for module in (completions, responses, embeddings, tasks, llama_cpp, tokens):
         app.include_router(module.router(backend))
     app.include_router(status.router(backend, metrics))
@@ -124,11 +119,10 @@ def _reload(reloads: Sequence[Callable[[], object]]) -> None:
 
 
 def _add_demo(app: FastAPI, examples: Sequence[DemoExample]) -> None:
-    """The routes of the demo's page, its assets and these examples."""
     files = {
-        path.name: Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=HEADERS)
+        path.name: Response(path.read_bytes(), media_type=mimetypes.guess_type(path)[0], headers=HEADERS)
         for path in ASSETS.iterdir()
-        if path.suffix in TYPES
+        if path.is_file() and path.suffix != ".jsonl"
     }
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -160,39 +154,30 @@ def load_examples(path: Path | None = None) -> list[DemoExample]:
     """The examples of a file, else our own: JSON lines with `code` and `language`; `title` and `task` may be left out.
     `UserError` for a file that has another form. The release of CodeGeeX2 spells the language's key `langauge`; both
     spellings are read."""
-    path = path or ASSETS / "examples.jsonl"
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--example-path: {path} cannot be read as text ({error})") from None
-    return [_example(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    path, found = path or ASSETS / "examples.jsonl", list[DemoExample]()
+    for number, line in enumerate(given_text(str(path), "--example-path").split("\n"), 1):
+        with located(f"--example-path: {path}:{number}"):
+            found += [_example(line)] if line.strip() else []
+    return found
 
 
-def _example(line: str, where: str) -> DemoExample:
+def _example(line: str) -> DemoExample:
     try:
         row = parse_json(line)
     except MalformedText as error:
-        raise UserError(f"--example-path: {where} is not JSON ({error}); expected one object in each line") from None
+        raise UserError(f"not JSON ({error}); expected one object in each line") from None
     if not isinstance(row, dict):
-        raise UserError(f"--example-path: {where} is not a JSON object; expected one with `code` and `language`")
-    code = _text(row, "code", where)
-    name = _text(row, "language" if "language" in row else "langauge", where)
-    with located(f"--example-path: {where}"):
-        language = find_language(name).name
-    task = row.get("task", TASKS[0])
+        raise UserError("not a JSON object; expected one with `code` and `language`")
+    code, name = row.get("code"), row.get("language", row.get("langauge"))
+    for key, value in (("code", code), ("language", name)):
+        if not isinstance(value, str) or not value:
+            raise UserError(f"no text `{key}`; expected `code` and `language`")
+    language, task = find_language(name).name, row.get("task", TASKS[0])
     if task not in TASKS:
-        raise UserError(f"--example-path: {where}: task {task!r} is unknown; give one of {', '.join(TASKS)}")
+        raise UserError(f"task {task!r} is unknown; give one of {', '.join(TASKS)}")
     first = next((line.strip() for line in code.splitlines() if line.strip()), code)
     title = first if len(first) <= MAX_TITLE else first[: MAX_TITLE - 1] + "…"
     return DemoExample(task, str(row.get("title") or title), language, code)
-
-
-def _text(row: dict[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value:
-        name = "language" if key == "langauge" else key
-        raise UserError(f"--example-path: {where} has no text `{name}`; expected `code` and `language`")
-    return value
 
 
 def described(api: Schema) -> str:
@@ -210,7 +195,6 @@ def described(api: Schema) -> str:
 
 
 def _content(part: Schema) -> Schema:
-    """The schema of a body's JSON."""
     return part.get("content", {}).get("application/json", {}).get("schema", {})
 
 
@@ -242,7 +226,6 @@ def _fields(schema: Schema) -> Iterator[Html]:
 
 
 def _about(field: Schema) -> str:
-    """A field's description and its limits."""
     parts = [field["description"]] if "description" in field else []
     for schema in (field, *field.get("anyOf", ())):
         for name, words in SCHEMA_LIMITS.items():
@@ -257,18 +240,14 @@ def _kind(schema: Schema) -> Html:
     if "$ref" in schema:
         name = _name(schema)
         return element("a", name, href=f"#{name}")
-    if "anyOf" in schema:
-        return _either(dict.fromkeys(_kind(each) for each in schema["anyOf"] if each.get("type") != "null"))
-    for values in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
-        if values is not None:
-            return _either(element("code", value) for value in values if value is not None)
+    kinds = [_kind(each) for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+    values = schema.get("enum", [schema["const"]] if "const" in schema else ())
+    kinds += [element("code", value) for value in values if value is not None]
+    if kinds:
+        return Html(" or ".join(dict.fromkeys(kinds)))
     kind = schema.get("type")
     if kind == "array":
         return joined("list of ", _kind(schema.get("items", {})))
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return joined("object of ", _kind(schema["additionalProperties"]))
     return text({"string": "text", "integer": "whole number", None: "anything"}.get(kind, kind))
-
-
-def _either(kinds: Iterable[Html]) -> Html:
-    return Html(" or ".join(kinds))

@@ -115,7 +115,6 @@ class StreamedAnswer(AsyncIterator[Piece]):
 
     @property
     def ended(self) -> bool:
-        """Whether the answer is complete."""
         return self.error is not None or self.text.finish is not None
 
     @property
@@ -149,7 +148,16 @@ class StreamedAnswer(AsyncIterator[Piece]):
 
     def close(self) -> None:
         """Cancel the rest. The slot is free within a step."""
-        self._backend.leave(self)
+        if self.ended:
+            return
+        self._backend.counters.cancelled += 1
+        self._backend.forget(self)
+        try:
+            self.text.end("stop")
+        except Exception:
+            self.error = failed()
+            logging.getLogger(__name__).exception("answer %d", self.number)
+        self.settle()
 
     def tell(self) -> None:
         """Wake the reader."""
@@ -164,8 +172,10 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self.tell()
 
 
-class Backend(Admission[StreamedAnswer]):
+class Backend(Admission):
     """Answers from a model and its adapters, which are `models` by their names."""
+
+    answers: dict[int, StreamedAnswer]
 
     def __init__(
         self, model: ServedModel, settings: ServeSettings, slots: int = 1, adapters: Sequence[ServedModel] = ()
@@ -228,15 +238,11 @@ class Backend(Admission[StreamedAnswer]):
         elif answer.text.waiting:
             answer.tell()
 
-    def feed_prompt(self, number: int, scored: Sequence[ChosenToken]) -> None:
-        """The ids of a prompt but the first, with their log-probabilities."""
+    def feed_prompt(self, number: int, scored: Sequence[ChosenToken] = (), mean: bytes | None = None) -> None:
+        """Take the ids of a prompt but the first, with their log-probabilities, or the `mean` of its last hidden states
+        in little-endian FP32 numbers."""
         if number in self.answers:
-            self.answers[number].scored = scored
-
-    def feed_mean(self, number: int, mean: bytes) -> None:
-        """The mean of a prompt's last hidden states, in little-endian FP32 numbers."""
-        if number in self.answers:
-            self.answers[number].mean = mean
+            self.answers[number].scored, self.answers[number].mean = scored, mean
 
     def feed_error(self, number: int, message: str, status: int = 500) -> None:
         """End an answer that the engine could not compute; status 400 if the request was the reason."""
@@ -248,7 +254,7 @@ class Backend(Admission[StreamedAnswer]):
         if not answer.ended:
             self.counters.failed += 1
             answer.error = error
-            self._forget(answer)
+            self.forget(answer)
             answer.settle()
 
     def fail_all(self, error: ApiError) -> None:
@@ -257,25 +263,10 @@ class Backend(Admission[StreamedAnswer]):
         for answer in left:
             self.fail(answer, error)
 
-    def leave(self, answer: StreamedAnswer) -> None:
-        """Cancel an answer whose client has left."""
-        if not answer.ended:
-            self.counters.cancelled += 1
-            self._forget(answer)
-            try:
-                answer.text.end("stop")
-            except Exception:
-                answer.error = failed()
-                logging.getLogger(__name__).exception("answer %d", answer.number)
-            answer.settle()
-
-    def _forget(self, answer: StreamedAnswer) -> None:
+    def forget(self, answer: StreamedAnswer) -> None:
+        """Drop an answer, here and in the engine."""
         if self.answers.pop(answer.number, None) is not None:
             self._cancel(answer)
-
-    @abstractmethod
-    def block(self, language: str, prompt: str) -> Rule:
-        """The rule that ends the block which a prompt began."""
 
     @abstractmethod
     def _begin(self, answer: StreamedAnswer) -> None:

@@ -114,7 +114,6 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time limit."""
         self._stop_waiting()
         super().connection_lost(exc)
 

@@ -22,7 +22,6 @@ from ms_codegeex.extras.serving.errors import unavailable
 from ms_codegeex.extras.serving.messages import chosen_from, packed, settings_values, unpacked
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.settings import ServeSettings
-from ms_codegeex.generation.blocks import block
 
 LENGTH = struct.Struct("!i")  # in front of a message, as `multiprocessing.connection` reads and writes it
 MAX_RESTARTS = 5  # in a row, without an answer in between
@@ -82,12 +81,12 @@ class EngineProcess:
             await asyncio.sleep(0.01)
         return status
 
-    async def end(self) -> int:
-        """Kill the process and return its exit status."""
+    async def end(self) -> None:
+        """Kill the process and wait for its end."""
         self.writer.close()
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        return await asyncio.get_running_loop().run_in_executor(None, self.process.wait)
+        await asyncio.get_running_loop().run_in_executor(None, self.process.wait)
 
 
 class EngineBackend(Backend):
@@ -107,8 +106,6 @@ class EngineBackend(Backend):
         self._loaded = False  # set after the first start
         self._messages = 0  # from all engines
         self._before = [0] * len(TOTALS)  # counted by engines that have ended
-
-    block = staticmethod(block)
 
     async def run(self) -> None:
         """Keep an engine running until this is cancelled. `UserError` or `RunFailure` if that fails."""
@@ -146,7 +143,6 @@ class EngineBackend(Backend):
             await asyncio.shield(engine.end())
 
     async def _listen(self, engine: EngineProcess) -> None:
-        """Handle all messages until the process ends."""
         watch = asyncio.ensure_future(self._watch(engine))
         try:
             while (message := await engine.receive()) is not None:
@@ -192,7 +188,7 @@ class EngineBackend(Backend):
                 self.feed_error(number, *more)
                 continue
             if more and isinstance(more[0], str):
-                self.feed_mean(number, b64decode(more[0]))
+                self.feed_prompt(number, mean=b64decode(more[0]))
             elif more:
                 self.feed_prompt(number, [chosen_from(values) for values in more[0]])
             self.feed(number, [chosen_from(values) for values in tokens], finish, computed)

@@ -68,30 +68,19 @@ class EngineLoop:
             name, *values = receive(self.connection)
             getattr(self, f"_{name}")(*values)
 
-    def _begin(
-        self,
-        number: int,
-        ids: list[int],
-        values: dict[str, Any],
-        prompt_best: int | None,
-        limits: tuple[list[str] | None, int],
-        client: str,
-        weight: int = 1,
-        mean: bool = False,
-    ) -> None:
+    def _begin(self, number: int, ids: list[int], values: dict[str, Any], *rest: Any) -> None:
         settings = settings_from(values)
         if settings.formed:
-            left = {**values, "json_schema": "", "grammar": ""}
-            message = [number, ids, left, prompt_best, limits, client, weight, mean]
+            message = [number, ids, {**values, "json_schema": "", "grammar": ""}, *rest]
             self.forming[number] = self._compiler.submit(self.generator.grammars.constraint, settings), message
             return
+        prompt_best, (rule, indent), client, weight, mean = rest
         try:
             request = self.requests[number] = self.generator.submit(ids, settings, prompt_best, client, weight)
         except UserError as error:
             self._refuse(number, error)
             return
         request.states = np.zeros(self.generator.config.hidden_size) if mean else None
-        rule, indent = limits
         if settings.stop or rule is not None or indent:
             ending = Ending(settings.stop, None if rule is None else block(*rule))
             request.ends = ends(Continuation(self.generator.tokenizer, ids), ending, IndentStop(indent))
@@ -125,7 +114,6 @@ class EngineLoop:
         self._send([])
 
     def _report(self) -> None:
-        """Send the results of the last step."""
         news: list[list[Any]] = []
         for number, request in list(self.requests.items()):
             tokens = request.new()
@@ -220,12 +208,9 @@ def forked(settings: ServeSettings, model: LoadedModel) -> Iterator[tuple[Any, s
     process.start()
     theirs.close()
 
-    def wait() -> int | None:
-        process.join()
-        return process.exitcode
-
     try:
-        yield SimpleNamespace(pid=process.pid, poll=lambda: process.exitcode, kill=process.kill, wait=wait), ours
+        poll, wait = lambda: process.exitcode, process.join  # as those of `subprocess`
+        yield SimpleNamespace(pid=process.pid, poll=poll, kill=process.kill, wait=wait), ours
     finally:
         process.kill()
         process.join()

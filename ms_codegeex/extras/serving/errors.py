@@ -61,7 +61,6 @@ class ApiError(Exception):
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """The whole response."""
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
         headers |= {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
         return JSONResponse(self.body(), self.status, headers)
@@ -84,7 +83,6 @@ def late(seconds: float) -> ApiError:
 
 
 def failed() -> ApiError:
-    """A mistake of the server."""
     return ApiError(500, "the server failed; its log says why")
 
 

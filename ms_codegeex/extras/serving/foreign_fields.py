@@ -47,7 +47,6 @@ class ForeignField:
 
     @property
     def description(self) -> str:
-        """For the description of the API."""
         return f"no effect: {self.reason or 'this server does not have other values'} ({self.source})"
 
 

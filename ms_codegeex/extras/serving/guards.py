@@ -13,8 +13,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -37,7 +35,6 @@ DRAIN_SECONDS = 5.0  # for which a body is read and dropped after its 413
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of a request."""
     return scope["state"]["record"]
 
 
@@ -51,7 +48,6 @@ class RequestRecorder:
     clock: Callable[[], float] = time.monotonic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -94,21 +90,17 @@ class RequestRecorder:
                 self.log.write(record)
 
 
+@dataclass
 class Guard:
     """Checks the key, the origin and the limits of each request."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        settings: ServeSettings,
-        origins: Origins,
-        admission: Admission[Any],
-        keys: Keys | None = None,
-    ):
-        self.app, self.settings, self.origins, self.admission, self.keys = app, settings, origins, admission, keys
+    app: ASGIApp
+    settings: ServeSettings
+    origins: Origins
+    admission: Admission
+    keys: Keys | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer with an error."""
         try:
             if not self._open(scope["path"]):
                 self._admit(scope)
@@ -123,7 +115,6 @@ class Guard:
         return self.keys is not None and self.settings.demo and page
 
     def _admit(self, scope: Scope) -> None:
-        """`ApiError` for a request that is not allowed, or one too many."""
         headers, record, per_minute = Headers(scope=scope), record_of(scope), self.settings.requests_per_minute
         if self.keys is None:
             self._check_host(headers)
@@ -142,11 +133,8 @@ class Guard:
         text = (text if scheme.lower() == "bearer" else headers.get("x-api-key", "")).strip()
         key = keys.find(text) if text else None
         if key is None:
-            what = (
-                "Incorrect API key provided: it is not one of this server's"
-                if text
-                else "You didn't provide an API key"
-            )
+            wrong = "Incorrect API key provided: it is not one of this server's"
+            what = wrong if text else "You didn't provide an API key"
             raise ApiError(401, f"{what}; send it as `Authorization: Bearer KEY`", code="invalid_api_key")
         return key
 
@@ -160,8 +148,9 @@ class Guard:
                 raise ApiError(403, f"{wrong}; {remedy}", code="host_refused")
 
     def _check_origin(self, headers: Headers) -> None:
+        own = headers.get("host", "").lower() or None
         for origin in headers.getlist("origin"):
-            if origin not in self.origins and not _same_host(origin, headers.get("host", "")):
+            if origin not in self.origins and origin.lower().partition("://")[2] != own:
                 message = "web pages of this origin may not use the server; name the origin with --cors"
                 raise ApiError(403, message, code="origin_refused")
 
@@ -175,23 +164,17 @@ def _client(scope: Scope) -> tuple[str, int]:
         return "", port
 
 
-def _same_host(origin: str, host: str) -> bool:
-    try:
-        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:
-        return False
-
-
+@dataclass
 class BodyLimit:
     """At most `maximum` bytes, each part within `seconds`, and all of it within `WHOLE_BODY` times as long. Many
     clients read no answer before they have sent their body, and if the connection is closed in the meantime the answer
     is lost. So after a 413 the rest of the body is read for a while."""
 
-    def __init__(self, app: ASGIApp, maximum: int, seconds: float = BODY_SECONDS):
-        self.app, self.maximum, self.seconds = app, maximum, seconds
+    app: ASGIApp
+    maximum: int
+    seconds: float = BODY_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request whose body is short enough."""
         too_long = ApiError(413, f"the body is longer than the {self.maximum} bytes that this server takes")
         count, more, begin = 0, True, time.monotonic()
 

@@ -38,21 +38,15 @@ def overlap(answer: str, suffix: str) -> int:
             rest = start
             while lead and rest and text[rest - 1].isspace():
                 rest -= 1
-            if not lead or _alike(text[rest:start], line_break, indent):
+            _, own_break, own_indent = text[rest:start].rpartition("\n")
+            alike = own_break == line_break and (own_indent == indent if line_break else rest < start)
+            if not lead or alike:
                 return len(answer) - rest
         length = repeated.shorter[length]
     return len(answer) - len(text) if lead else 0
 
 
-def _alike(space: str, line_break: str, indent: str) -> bool:
-    """Whether white space in the answer corresponds to that in front of the suffix, whose last line break is
-    `line_break` (empty for none) and whose indentation is `indent`."""
-    _, own_break, own_indent = space.rpartition("\n")
-    return own_break == line_break and (own_indent == indent if line_break else bool(space))
-
-
 def _closing(text: str) -> list[bool]:
-    """For each place in a text, whether a bracket after it closes one before it."""
 
     def deeper(depth: int, character: str) -> int:
         return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one of the prefix

@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 import contextlib
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
 from ms_codegeex.extras.serving.answering import Piece
-from ms_codegeex.extras.serving.schemas import LogProbabilities
 from ms_codegeex.generation.sampling import ChosenToken
 
 MINIMUM = -9999.0  # JSON has no infinity
@@ -66,54 +66,36 @@ class SentTokens:
         return ready
 
 
+Entry = tuple[str, float | None, dict[str, float] | None, int]  # token, log-probability, likeliest, place in the text
+
+
 class Report:
-    """Collects tokens and reports those whose text has been sent."""
+    """Reports the tokens whose text has been sent, each with so many likeliest ones, in the format of completions.
+    `start`: characters in front of the answer, an echoed prompt's."""
 
     def __init__(self, tokenizer: Tokenizer, best: int, start: int = 0):
-        """`start`: characters in front of the answer, an echoed prompt's."""
         self._tokenizer, self._best, self._start, self._tokens = tokenizer, best, start, SentTokens()
 
-    def feed(self, piece: Piece) -> LogProbabilities:
-        """The report on the tokens whose text this piece completes."""
-        ready = self._tokens.feed(piece)
-        report = self._described([each.chosen for each in ready], [self._start + each.place for each in ready])
-        if ready and ready[-1].maximum is not None:
-            report.tokens[-1] = token_text(self._tokenizer, ready[-1].chosen.token, ready[-1].maximum)
-        return report
+    def feed(self, piece: Piece, before: Sequence[Entry] = ()) -> dict[str, Any]:
+        """The report on the tokens whose text this piece completes, after the entries `before`."""
+        sent = self._tokens.feed(piece)
+        entries = [*before, *(self._entry(each.chosen, self._start + each.place, each.maximum) for each in sent)]
+        tokens, scores, likeliest, places = ([entry[column] for entry in entries] for column in range(4))
+        top = likeliest if self._best else None
+        return {"tokens": tokens, "token_logprobs": scores, "top_logprobs": top, "text_offset": places}
 
-    def prompt(self, ids: Sequence[int], scored: Sequence[ChosenToken]) -> LogProbabilities:
-        """The report on an echoed prompt; `scored` are all its ids but the first."""
-        text, offsets, length = Continuation(self._tokenizer), [], 0
-        for number in ids:
-            offsets.append(length)
-            length += len(text.feed(number))
-        report = self._described(scored, offsets[1:])
-        return LogProbabilities(
-            tokens=[token_text(self._tokenizer, ids[0]), *report.tokens],
-            token_logprobs=[None, *report.token_logprobs],
-            top_logprobs=None if report.top_logprobs is None else [None, *report.top_logprobs],
-            text_offset=[0, *report.text_offset],
-        )
+    def prompt(self, ids: Sequence[int], scored: Sequence[ChosenToken]) -> list[Entry]:
+        """The entries of an echoed prompt; `scored` are all its ids but the first."""
+        text = Continuation(self._tokenizer)
+        lengths = accumulate(len(text.feed(number)) for number in ids[:-1])
+        first: Entry = (token_text(self._tokenizer, ids[0]), None, None, 0)
+        return [first, *(self._entry(*each) for each in zip(scored, lengths, strict=False))]
 
-    def _described(self, tokens: Sequence[ChosenToken], offsets: Sequence[int]) -> LogProbabilities:
-        return LogProbabilities(
-            tokens=[token_text(self._tokenizer, chosen.token) for chosen in tokens],
-            token_logprobs=[max(chosen.score, MINIMUM) for chosen in tokens],
-            top_logprobs=[self._top(chosen) for chosen in tokens] if self._best else None,
-            text_offset=list(offsets),
-        )
-
-    def _top(self, chosen: ChosenToken) -> dict[str, float]:
-        scores: dict[str, float] = {}
+    def _entry(self, chosen: ChosenToken, place: int, maximum: int | None = None) -> Entry:
+        likeliest: dict[str, float] = {}
         for number, score in chosen.best:  # the likeliest first; texts of two tokens may be equal
-            scores.setdefault(token_text(self._tokenizer, number), max(score, MINIMUM))
-        return scores
-
-
-def joined(first: LogProbabilities, second: LogProbabilities) -> LogProbabilities:
-    """Two reports in a row."""
-    pairs = {name: (values, getattr(second, name)) for name, values in first}
-    return LogProbabilities(**{name: None if None in pair else pair[0] + pair[1] for name, pair in pairs.items()})
+            likeliest.setdefault(token_text(self._tokenizer, number), max(score, MINIMUM))
+        return token_text(self._tokenizer, chosen.token, maximum), max(chosen.score, MINIMUM), likeliest, place
 
 
 def chat_log_probabilities(tokenizer: Tokenizer, tokens: Sequence[SentToken]) -> dict[str, Any]:

@@ -24,12 +24,10 @@ from ms_codegeex.generation.sampling import ChosenToken, SamplingSettings
 
 
 def packed(value: Any) -> bytes:
-    """The bytes of a message."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def unpacked(data: bytes) -> Any:
-    """The message of these bytes."""
     return json.loads(data)
 
 
@@ -46,10 +44,10 @@ def settings_values(settings: SamplingSettings) -> dict[str, Any]:
 def settings_from(values: dict[str, Any]) -> SamplingSettings:
     """The settings from the values of `settings_values`."""
     bias = {int(number): value for number, value in values["logit_bias"].items()}
-    return SamplingSettings(**{**values, "stop": tuple(values["stop"]), "logit_bias": bias})
+    texts = {name: tuple(values[name]) for name in ("stop", "calls")}
+    return SamplingSettings(**{**values, **texts, "logit_bias": bias})
 
 
 def chosen_from(values: Sequence[Any]) -> ChosenToken:
-    """The token from its values in a message."""
     token, score, best = values
     return ChosenToken(token, score, tuple((number, other) for number, other in best))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from ms_codegeex.base.errors import PromptTooLong, UserError, located
@@ -47,7 +47,6 @@ class ServedModel:
 
     @property
     def adapter(self) -> str:
-        """The adapter's name for the engine; empty for the model alone."""
         return self.name if self.parent is not None else ""
 
     @property
@@ -81,7 +80,7 @@ class ServedModel:
         maximum = self.max_characters
         if len(prompt) > maximum:
             if room is None:
-                raise self.too_long(field, f"at least {-(-len(prompt) // _longest_token(self.tokenizer))}", remedy)
+                raise self.too_long(field, f"at least {-(-len(prompt) // (maximum // self.context))}", remedy)
             prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
         ids = self.tokenizer.encode_prompt(prompt, self.special_tokens if special is None else special)
         return self.checked(self.begun(ids), room=room, field=field, remedy=remedy)
@@ -97,7 +96,7 @@ class ServedModel:
     @cached_property
     def max_characters(self) -> int:
         """The length of the longest text that can fit into the context."""
-        return self.context * _longest_token(self.tokenizer)
+        return self.context * max(map(len, self.tokenizer.pieces))
 
     def checked(
         self, ids: Sequence[int], *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
@@ -130,12 +129,6 @@ def anchored(length: int, room: int) -> int:
     """How much of the end of a text of this length is used where there is `room`. The start moves in steps, not with
     every token: until it moves, what is computed already can be used."""
     return length - max(0, -((room - length) // step_of(room))) * step_of(room)
-
-
-@lru_cache(maxsize=4)
-def _longest_token(tokenizer: Tokenizer) -> int:
-    """Bytes of a tokenizer's longest token."""
-    return max(map(len, tokenizer.pieces))
 
 
 def open_models(settings: ServeSettings) -> tuple[LoadedModel, list[ServedModel]]:

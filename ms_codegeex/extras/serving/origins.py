@@ -32,18 +32,14 @@ class Origins:
         self._patterns = [re.compile(_pattern(entry.lower(), entry, keys)) for entry in entries]
 
     def __contains__(self, origin: str) -> bool:
-        return any(pattern.fullmatch(_plain(origin.lower())) for pattern in self._patterns)
-
-
-def _plain(origin: str) -> str:
-    """An origin without its scheme's own port."""
-    match = PARTS.fullmatch(origin)
-    own = match is not None and match["port"] is not None and match["port"] == PORTS.get(match["scheme"])
-    return origin.rpartition(":")[0] if own else origin
+        origin = origin.lower()
+        match = PARTS.fullmatch(origin)
+        if match is not None and match["port"] and match["port"] == PORTS.get(match["scheme"]):
+            origin = origin.rpartition(":")[0]
+        return any(pattern.fullmatch(origin) for pattern in self._patterns)
 
 
 def _pattern(entry: str, given: str, keys: bool) -> str:
-    """The origins of an entry as a regular expression."""
     if entry in ("*", "null") and keys:  # any page can send null, from a sandboxed frame
         return entry.replace("*", ".*")
     match = PARTS.fullmatch(entry)
@@ -87,7 +83,6 @@ class Cors(CORSMiddleware):
         self.origins = origins
 
     def is_allowed_origin(self, origin: str) -> bool:
-        """Whether pages of this origin may use the server."""
         return origin in self.origins
 
     def preflight_response(self, request_headers: Headers) -> Response:

@@ -30,30 +30,18 @@ REMARKS = (
 )
 
 
-@dataclass(frozen=True)
-class TaskExample:
-    """The function in one language."""
-
-    code: str
-
-    @property
-    def faulty(self) -> str:
-        """The function with its mistake."""
-        return self.code.replace("number > best", "number < best")
-
-    def commented(self, sign: str, locale: str) -> str:
-        """The function with a comment before each line that has one."""
-        parts, remarks = [], iter(REMARKS)
-        for number, line in enumerate(self.code.split("\n")):
-            if 1 <= number <= 4 or "return" in line:
-                parts.append(f"{_indent([line])}{sign} {next(remarks)[LOCALES.index(locale)]}")
-            parts.append(line)
-        return "\n".join(parts)
+def remarked(example: str, sign: str, locale: str) -> str:
+    """An example with a comment before each line that has a remark."""
+    parts, remarks = [], iter(REMARKS)
+    for number, line in enumerate(example.split("\n")):
+        if 1 <= number <= 4 or "return" in line:
+            parts.append(f"{_indent([line])}{sign} {next(remarks)[LOCALES.index(locale)]}")
+        parts.append(line)
+    return "\n".join(parts)
 
 
-def _braced(head: str, first: str, loop: str) -> TaskExample:
-    """The function in a language with C's blocks, which differ in these lines."""
-    return TaskExample(f"""\
+def _braced(head: str, first: str, loop: str) -> str:
+    return f"""\
 {head} {{
     {first}
     {loop} {{
@@ -62,23 +50,23 @@ def _braced(head: str, first: str, loop: str) -> TaskExample:
         }}
     }}
     return best;
-}}""")
+}}"""
 
 
-EXAMPLES: dict[str, TaskExample] = {
-    "Python": TaskExample("""\
+EXAMPLES = {
+    "Python": """\
 def largest(numbers):
     best = numbers[0]
     for number in numbers:
         if number > best:
             best = number
-    return best"""),
+    return best""",
     "C++": _braced(
         "int largest(const std::vector<int>& numbers)", "int best = numbers[0];", "for (int number : numbers)"
     ),
     "Java": _braced("static int largest(int[] numbers)", "int best = numbers[0];", "for (int number : numbers)"),
     "JavaScript": _braced("function largest(numbers)", "let best = numbers[0];", "for (const number of numbers)"),
-    "Go": TaskExample("""\
+    "Go": """\
 func largest(numbers []int) int {
 \tbest := numbers[0]
 \tfor _, number := range numbers {
@@ -87,7 +75,7 @@ func largest(numbers []int) int {
 \t\t}
 \t}
 \treturn best
-}"""),
+}""",
 }
 
 
@@ -167,7 +155,7 @@ def commented(source: UserCode) -> TaskPrompt:
     example = EXAMPLES.get(source.language.name)
     parts = [source.code]
     if example is not None:
-        parts = [example.code, source.code, f"{heading}\n{example.commented(source.comment.sign, source.locale)}"]
+        parts = [example, source.code, f"{heading}\n{remarked(example, source.comment.sign, source.locale)}"]
     lines = [line for line in source.code.split("\n") if line.strip()]
     opening = lines[0] if len(lines) > 1 else ""
     text = f"{source.tag}\n" + "\n\n".join([*parts, heading]) + f"\n{opening}"
@@ -190,14 +178,13 @@ def documented(source: UserCode) -> TaskPrompt:
         opening, ending = comment.sign, comment.closer
         described = source.remark(SUMMARY["en"], SUMMARY["zh"])
     if example is not None:
-        parts = [example.code, f"{heading}\n{described}\n{example.code}"]
+        parts = [example, f"{heading}\n{described}\n{example}"]
     text = source.tag + "\n\n".join([*parts, source.code, f"{heading}\n{opening}"])
     return TaskPrompt(text, (), None, opening, f"{ending}\n{source.code}", comment)
 
 
 def _docstring(source: UserCode) -> TaskPrompt:
-    example = EXAMPLES["Python"]
-    first, _, body = example.code.partition("\n")
+    first, _, body = EXAMPLES["Python"].partition("\n")
     shown = f"{first}\n    {QUOTES}\n    {SUMMARY[source.locale]}\n    {QUOTES}\n{body}"
     lines = source.code.split("\n")
     count = _signature(lines)
@@ -231,7 +218,7 @@ def explained(source: UserCode) -> TaskPrompt:
     question = "上面代码的作用:" if source.locale == "zh" else "What the code above does:"
     heading = f"{sign} {question}\n" + ("" if closer else f"{sign} ")
     example = EXAMPLES.get(source.language.name)
-    parts = [] if example is None else [example.code, f"{heading}{SUMMARY[source.locale]}{closer}"]
+    parts = [] if example is None else [example, f"{heading}{SUMMARY[source.locale]}{closer}"]
     text = source.tag + "\n\n".join([*parts, source.code, heading])
     return TaskPrompt(text.rstrip(" "), comment=source.comment)
 
@@ -240,8 +227,9 @@ def fixed(source: UserCode) -> TaskPrompt:
     """The code without its mistake. Ours: nothing was published."""
     wrong = source.remark("This code has a mistake", "这段代码有错误")
     right = source.remark("The same code without the mistake", "改正后的代码")
-    example = EXAMPLES.get(source.language.name)
-    parts = [] if example is None else [f"{wrong}\n{example.faulty}", f"{right}\n{example.code}"]
+    example, parts = EXAMPLES.get(source.language.name), list[str]()
+    if example is not None:
+        parts = [f"{wrong}\n{example.replace('number > best', 'number < best')}", f"{right}\n{example}"]
     text = source.tag + "\n\n".join([*parts, f"{wrong}\n{source.code}", f"{right}\n"])
     return TaskPrompt(text, (f"\n{wrong}", f"\n{right}", f"\n\n{wrong}", f"\n\n{right}"))
 
@@ -314,7 +302,6 @@ class CommentText(TextFilter):
         return text
 
     def _lines(self) -> str:
-        """Lines that start with the sign; a line that does not is the end."""
         sign, said = self._comment.sign, ""
         while True:
             line, newline, rest = self._held.partition("\n")

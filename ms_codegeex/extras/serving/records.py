@@ -100,7 +100,6 @@ class AccessLog:
         old.close()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

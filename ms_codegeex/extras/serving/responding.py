@@ -12,7 +12,6 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -31,6 +30,8 @@ from ms_codegeex.extras.serving.errors import ApiError, failed
 from ms_codegeex.extras.serving.guards import record_of
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.schemas import MAX_BIASES, Sampling
+from ms_codegeex.extras.serving.tools import ToolUse
+from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.grammars import prepared as prepared_grammar
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.stopping import Rule
@@ -139,7 +140,6 @@ def requested_form(body: Any) -> dict[str, str]:
 
 
 def _schema_of(requested: Mapping[str, Any], field: str) -> Mapping[str, Any] | None:
-    """The schema that a `response_format` asks for, which is the value of `field`; None for plain text."""
     rest = {name: value for name, value in requested.items() if name != "type" and value is not None}
     match requested.get("type"):
         case "text" if not rest:
@@ -158,29 +158,14 @@ def _schema_of(requested: Mapping[str, Any], field: str) -> Mapping[str, Any] | 
     raise UserError(f"{field}: expected {expected} of schema, {', '.join(sorted(UNREAD))}")
 
 
-async def check_form(settings: SamplingSettings, field: str) -> None:
-    """`UserError` if the form that a request asks for cannot be followed. `field`: its field for a schema."""
-    if not settings.formed:
-        return
-    try:
-        await run_in_threadpool(prepared_grammar, settings)
-    except UserError as error:
-        raise UserError(str(error).replace("json_schema:", f"{field}:", 1)) from None
-
-
-def seeded(settings: SamplingSettings, number: int) -> SamplingSettings:
-    """The settings of answer `number`, from 0."""
-    return replace(settings, seed=(settings.seed + number) % SEEDS)
-
-
-def block_rule(backend: Backend, prompt: str, language: str | None) -> Rule:
+def block_rule(prompt: str, language: str | None) -> Rule:
     """The rule of `stop_at: "block"` for a prompt; its tag line gives the language if nothing else does."""
     tag = prompt.partition("\n")[0]
     name = language or next((known.name for known in languages("codegeex") if known.tag == tag), None)
     if name is None:
         raise UserError("stop_at: the prompt's language is unknown; name it with language")
     try:
-        return backend.block(name, prompt)
+        return block(name, prompt)
     except UserError as error:
         raise UserError(str(error).replace("--stop-at", "stop_at")) from None
 
@@ -189,7 +174,8 @@ def block_rule(backend: Backend, prompt: str, language: str | None) -> Rule:
 class AnswerPlan:
     """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`. `rules` end the
     answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`, `prompt_only`,
-    `indent` and `with_mean` as in `StreamedAnswer`. `max_tokens` is the number that the request gave."""
+    `indent` and `with_mean` as in `StreamedAnswer`. `max_tokens` is the number that the request gave. `use`: how the
+    answers may use tools."""
 
     model: ServedModel
     prompts: Sequence[list[int]]
@@ -202,21 +188,16 @@ class AnswerPlan:
     max_tokens: int | None = None
     indent: int = 0
     with_mean: bool = False
+    use: ToolUse | None = None
 
     @property
     def size(self) -> int:
-        """The number of all answers."""
         return len(self.prompts) * self.count
 
 
 def event(value: Any) -> bytes:
     """One event with a JSON object."""
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
-
-
-def failed_event(error: ApiError) -> bytes:
-    """The last event of a stream that failed."""
-    return event(error.body())
 
 
 class EventStream(StreamingResponse):
@@ -228,10 +209,10 @@ class EventStream(StreamingResponse):
     def __init__(
         self,
         events: AsyncGenerator[bytes, None],
-        failure: Callable[[ApiError], bytes] = failed_event,
-        headers: Mapping[str, str] = MappingProxyType({}),
+        failure: Callable[[ApiError], bytes] = lambda error: event(error.body()),
+        headers: Mapping[str, str] | None = None,
     ):
-        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
         self.events, self.failure = events, failure
 
     async def stream_response(self, send: Send) -> None:
@@ -243,18 +224,17 @@ class EventStream(StreamingResponse):
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     started = True
                 await send({"type": "http.response.body", "body": data, "more_body": True})
-        except ApiError as error:
+        except Exception as error:
+            known = error if isinstance(error, ApiError) else failed()
+            if known is not error:
+                if not started:
+                    raise  # the application answers with status 500
+                logging.getLogger(__name__).exception("a stream has failed")
+            response = known.response()
             if not started:
-                response = error.response()
-                await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
-                await send({"type": "http.response.body", "body": response.body})
-                return
-            await send({"type": "http.response.body", "body": self.failure(error), "more_body": True})
-        except Exception:
-            if not started:
-                raise  # the application answers with status 500
-            logging.getLogger(__name__).exception("a stream has failed")
-            await send({"type": "http.response.body", "body": self.failure(failed()), "more_body": True})
+                await send({"type": "http.response.start", "status": known.status, "headers": response.raw_headers})
+            data = self.failure(known) if started else response.body
+            await send({"type": "http.response.body", "body": data, "more_body": True})
         finally:
             await self.events.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -292,7 +272,7 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request, counted: int = 1
                 answers.append(
                     backend.answer(
                         ids,
-                        seeded(plan.settings, number),
+                        replace(plan.settings, seed=(plan.settings.seed + number) % SEEDS),
                         rule=plan.rules[index] if plan.rules else None,
                         client=record.caller.name,
                         through=plan.through() if plan.through else None,
@@ -335,8 +315,6 @@ class Responder:
     `object`, `prefix` begins the id. `extra` are further fields of the response."""
 
     kind, event_kind, prefix = "", "", ""
-    headers: Mapping[str, str] = MappingProxyType({})  # of the response
-    form_field = ""  # the field that gives the answers' form, if not the usual one
 
     def __init__(self, plan: AnswerPlan, backend: Backend, **extra: Any):
         self.plan, self.backend = plan, backend
@@ -400,20 +378,26 @@ class Responder:
 
     def failure(self, error: ApiError) -> bytes:
         """The last event of a streamed response that failed."""
-        return failed_event(error)
+        return event(error.body())
 
 
 async def respond(responder: Responder, body: Sampling, request: Request) -> Response:
     """Ask for the answers and send them, streamed or not, as long as the client is there."""
     plan, backend = responder.plan, responder.backend
-    await check_form(plan.settings, responder.form_field or body.form_field)
+    headers = plan.use.headers if plan.use else {}
+    if plan.settings.formed:
+        try:
+            await run_in_threadpool(prepared_grammar, plan.settings)
+        except UserError as error:
+            field = "tools" if plan.use and plan.use.forced else body.form_field
+            raise UserError(str(error).replace("json_schema:", f"{field}:", 1)) from None
     if not body.stream:
 
         async def work() -> dict[str, Any]:
             with begun(plan, backend, request) as answers:
                 return await responder.whole(answers)
 
-        return JSONResponse(await while_connected(request, work), headers=responder.headers)
+        return JSONResponse(await while_connected(request, work), headers=headers)
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
 
     async def events() -> AsyncGenerator[bytes, None]:
@@ -421,4 +405,4 @@ async def respond(responder: Responder, body: Sampling, request: Request) -> Res
             async for data in responder.events(answers, with_usage):
                 yield data
 
-    return EventStream(events(), responder.failure, responder.headers)
+    return EventStream(events(), responder.failure, headers)

@@ -98,7 +98,6 @@ Stops = Annotated[str | Listed[str] | None, AfterValidator(_texts)]
 
 
 def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
-    """Add the fields of other servers to a body's JSON schema."""
     assert issubclass(body, Body)
     schema["additionalProperties"] = False
     own, used = schema.setdefault("properties", {}), names_of(body)
@@ -269,7 +268,6 @@ class ChosenTool(Body):
 
     @property
     def called(self) -> str:
-        """The function's name."""
         return self.function.name if self.function else self.name or ""
 
 

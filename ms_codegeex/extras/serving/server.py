@@ -59,7 +59,6 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket) -> str:
-    """The URL of the server."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -107,25 +106,33 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
         timeout_graceful_shutdown=LAST_SECONDS,
     )
     server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # `Shutdown` handles signals
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # `_serve` handles signals
     return server
 
 
 async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
-    """Answers until a signal comes. What the first request would have to wait for is imported and prepared before."""
+    # what the first request would have to wait for is imported and prepared before
     await run_in_threadpool(int)
     for model in backend.models.values():
         infill_prompt(model, "x", "x", model.context)
     app = create_app(backend.settings, backend)
     server = http_server(app, backend.settings)
-    stopping = Shutdown(server)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.reload)
+    loop, asked, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        if asked.is_set():  # the second signal ends at once
+            again.set()
+            server.force_exit = True
+        asked.set()
+
+    for number, handle in ((signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, app.state.reload)):
+        loop.add_signal_handler(number, handle)
     engine, http = asyncio.ensure_future(backend.run()), asyncio.ensure_future(server.serve(sockets=[listening]))
-    helpers = [asyncio.ensure_future(stopping.first.wait()), asyncio.ensure_future(_announce(backend, listening))]
+    helpers = [asyncio.ensure_future(asked.wait()), asyncio.ensure_future(_announce(backend, listening))]
     try:
         await asyncio.wait({engine, http, helpers[0]}, return_when=asyncio.FIRST_COMPLETED)
-        if stopping.first.is_set():
-            server.config.timeout_graceful_shutdown = await _drain(backend, stopping.second)
+        if asked.is_set():
+            server.config.timeout_graceful_shutdown = await _drain(backend, again)
     finally:
         backend.draining = True
         backend.fail_all(unavailable("the server is shutting down", "shutting_down"))
@@ -139,21 +146,6 @@ async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
     http.result()
 
 
-class Shutdown:
-    """Handles SIGTERM and SIGINT: the first signal starts a shutdown, the second ends at once."""
-
-    def __init__(self, server: uvicorn.Server) -> None:
-        self.server, self.first, self.second = server, asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._asked)
-
-    def _asked(self) -> None:
-        if self.first.is_set():
-            self.second.set()
-            self.server.force_exit = True
-        self.first.set()
-
-
 async def _announce(backend: EngineBackend, listening: socket.socket) -> None:
     while not backend.ready:
         await asyncio.sleep(POLL_SECONDS)
@@ -161,7 +153,7 @@ async def _announce(backend: EngineBackend, listening: socket.socket) -> None:
 
 
 async def _drain(backend: EngineBackend, at_once: asyncio.Event) -> int:
-    """Refuse new work and wait for the answers in progress. Returns the seconds left for slow readers."""
+    # seconds left for slow readers
     backend.draining = True
     seconds = backend.settings.grace
     print_error(f"ending: answers in progress have {seconds:g} s")

@@ -21,6 +21,7 @@ from ms_codegeex.generation.grammars import MAX_DEPTH
 
 MAX_TOOLS = 128
 UNUSED = {"X-Unused-Fields": "tools"}  # header of an answer by a model that has no place for tools
+CALL = {"required": ["name", "arguments"], "additionalProperties": False}
 NO_ARGUMENTS = {"type": "object", "properties": {}}
 PARTIAL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"]+)"\s*,\s*"arguments"\s*:\s*(?P<arguments>.*)', re.DOTALL)
 WITH_ARGUMENTS = re.compile(r"(?:\[TOOL_CALLS\])?\s*(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w+)?\[ARGS\]")  # Mistral's newer
@@ -48,8 +49,7 @@ FORMATS = (
 PLAIN = FORMATS[-1]
 
 
-@dataclass(frozen=True)
-class FunctionCall:
+class FunctionCall(NamedTuple):
     """A call of a function; `arguments` are JSON, as the model wrote them."""
 
     name: str
@@ -59,9 +59,9 @@ class FunctionCall:
 @dataclass(frozen=True)
 class ToolUse:
     """How an answer may use tools. `written`: the tools, if the model's chat template takes them. `forced`: the answer
-    is a call, which a grammar keeps to `schema`; with `between`, several calls with that text between them. `several`:
-    there may be more calls than one. `described`: the tools in words, for a model that has to call one and whose
-    template has no place for them."""
+    is a call, which a grammar keeps to `schema`; with `between`, several calls with that text between them, also where
+    an answer of a form may be calls instead. `several`: there may be more calls than one. `described`: the tools in
+    words, for a model that has to call one and whose template has no place for them."""
 
     names: frozenset[str]
     format: CallFormat
@@ -74,7 +74,6 @@ class ToolUse:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Of the response."""
         return {} if self.written or self.forced else UNUSED
 
 
@@ -107,24 +106,26 @@ def tool_use(
         functions = {choice.called: functions[choice.called]}
         schema = json.dumps(_schema(functions))
     forced = choice == "required" or isinstance(choice, ChosenTool)
+    if not forced:  # where an answer of a form may be a call: arguments are as free as without the form
+        properties = {"name": {"enum": [*functions]}, "arguments": {"type": "object"}}
+        schema = json.dumps({"type": "object", "properties": properties, **CALL})
     if not template and not forced:
         print_once(f"{model}: its chat template has no place for tools, so it answers requests with tools in text")
     found = next(each for each in FORMATS if each.sign in template) if template else PLAIN
     written = [tool.model_dump(exclude_none=True) for tool in tools] if template else []
     lines = [tool.function.model_dump_json(exclude_none=True) for tool in tools if tool.function.name in functions]
     words = "\n".join(["Functions:", *lines, 'Answer with a call of one, as {"name": NAME, "arguments": OBJECT}.'])
-    between = found.between if choice == "required" and several else ""  # one call, unless several are asked for
+    # one call if there has to be one, unless several are asked for
+    between = found.between if (several if choice == "required" else not forced and several is not False) else ""
     return ToolUse(frozenset(functions), found, written, forced, schema, between, several is not False, words)
 
 
 def _schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The schema of one call of these functions. Their own are in `$defs`, to which their references are turned."""
     calls, definitions = [], {}
     for number, (name, parameters) in enumerate(functions.items()):
         definitions[f"f{number}"] = _closed(_moved({"type": "object", **parameters}, f"#/$defs/f{number}"))
         properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/f{number}"}}
-        required = {"required": ["name", "arguments"], "additionalProperties": False}
-        calls.append({"type": "object", "properties": properties, **required})
+        calls.append({"type": "object", "properties": properties, **CALL})
     return {"$defs": definitions, **(calls[0] if len(calls) == 1 else {"anyOf": calls})}
 
 
@@ -200,8 +201,6 @@ class CallReader:
     def __init__(self, use: ToolUse | None):
         self.use, self.count = use or NO_TOOLS, 0
         self._held, self._seen, self._inside = "", 0, False  # seen: how much of it has no mark
-        self._whole = self.use.forced or not self.use.format.begin  # nothing but calls, or nothing but text
-        self._text = False  # whether the answer is nothing but text
         self._after = False  # a call was the last, which white space may follow
 
     def read(self, answer: StreamedAnswer, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
@@ -211,18 +210,17 @@ class CallReader:
         written = []
         for number, call in enumerate(calls, self.count - len(calls)):
             known = f"{answer.settings.seed} {number} {' '.join(map(str, answer.ids))}"
-            function = {"name": call.name, "arguments": call.arguments}
             name = f"call_{hashlib.sha256(known.encode()).hexdigest()[:24]}"
-            written.append({"id": name, "type": "function", "function": function})
+            written.append({"id": name, "type": "function", "function": call._asdict()})
         return text, written
 
     def feed(self, piece: str, last: bool) -> tuple[str, list[FunctionCall]]:
         """The text and the calls that the next piece completes."""
         self._held += piece
         said, calls = "", list[FunctionCall]()
-        if not (self.use.written or self.use.forced) or self._text:
+        if not (self.use.written or self.use.forced):
             said, self._held = self._held, ""
-        elif self._whole:
+        elif self.use.forced or not self.use.format.begin:  # nothing but calls, or nothing but text
             said = self._read_whole(calls, last)
         else:
             said = self._read_marked(calls, last)
@@ -243,7 +241,7 @@ class CallReader:
             calls += [] if self.use.forced else self._calls(held)
             return "" if calls else held
         if begun and begun[0] not in "{[" and not self.use.forced:
-            self._text = True
+            self.use = NO_TOOLS
             said, self._held = self._held, ""
             return said
         return ""
@@ -279,13 +277,11 @@ class CallReader:
         return said
 
     def _spaced(self, text: str) -> str:
-        """A text without the white space between it and a call before it."""
         text = text.lstrip() if self._after else text
         self._after = self._after and not text
         return text
 
     def _calls(self, text: str) -> list[FunctionCall]:
-        """The calls that a text is; none if it is something else."""
         if WITH_ARGUMENTS.match(text):
             pieces = WITH_ARGUMENTS.split(text)  # "", name, arguments, name, arguments, …
             pairs = zip(pieces[1::2], pieces[2::2], strict=True)

@@ -11,7 +11,6 @@ from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.model import ServedModel, with_adapter
 from ms_codegeex.extras.serving.settings import ServeSettings
-from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.sampling import ChosenToken
 
 TEXT = "    return first + second  # 和\n\n\ndef other():\n    pass\n"
@@ -51,8 +50,6 @@ class FakeBackend(Backend):
         self.dropped: list[StreamedAnswer] = []  # those that the engine need not finish
         self._tasks: dict[int, asyncio.Task | None] = {}  # those that wait have none
 
-    block = staticmethod(block)
-
     def _begin(self, answer: StreamedAnswer) -> None:
         self.asked.append(answer)
         self._tasks[answer.number] = None
@@ -75,7 +72,7 @@ class FakeBackend(Backend):
         own = answer.number
         ids = self.script or self.model.tokenizer.encode(self.texts.pop(0) if self.texts else self.text)
         if answer.mean is not None:
-            self.feed_mean(own, struct.pack("<3f", 3 * len(answer.ids), 4 * len(answer.ids), 0))
+            self.feed_prompt(own, mean=struct.pack("<3f", 3 * len(answer.ids), 4 * len(answer.ids), 0))
         room = min(answer.settings.max_new_tokens, self.model.context - len(answer.ids))
         best = answer.settings.log_probabilities
         for place, number in enumerate(ids[:room], 1):

@@ -107,10 +107,10 @@ def test_examples_of_a_file_in_the_releases_form(tmp_path):
 @pytest.mark.parametrize(
     "line,words",
     [
-        ("{", ":1 is not JSON"),
-        ("[]", ":1 is not a JSON object"),
-        ('{"language": "Go"}', ":1 has no text `code`"),
-        ('{"code": "x"}', ":1 has no text `language`"),
+        ("{", ":1: not JSON"),
+        ("[]", ":1: not a JSON object"),
+        ('{"language": "Go"}', ":1: no text `code`"),
+        ('{"code": "x"}', ":1: no text `language`"),
         ('{"code": "x", "language": "Pyton"}', "did you mean Python"),
         ('{"code": "x", "language": "Go", "task": "sing"}', "complete, translate, explain"),
     ],

@@ -134,7 +134,7 @@ def received(connection):
 
 def begin(number, ids, prompt_best=None, rule=None, client="", indent=0, **settings):
     values = settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings}))
-    return ["begin", number, ids, values, prompt_best, [rule, indent], client]
+    return ["begin", number, ids, values, prompt_best, [rule, indent], client, 1, False]
 
 
 def news(messages, number):
@@ -266,7 +266,15 @@ async def test_a_message_that_breaks_off_is_the_end(count):
 
 def test_settings_and_tokens_survive_the_way():
     settings = SamplingSettings(
-        7, temperature=0.5, top_k=3, seed=2**64 - 1, logit_bias={5: -100.0}, log_probabilities=4, stop=("\n", "和")
+        7,
+        temperature=0.5,
+        top_k=3,
+        seed=2**64 - 1,
+        logit_bias={5: -100.0},
+        log_probabilities=4,
+        stop=("\n", "和"),
+        json_schema="{}",
+        calls=("a", "{}", "b"),
     )
     back = json.loads(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)

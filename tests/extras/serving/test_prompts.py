@@ -20,6 +20,7 @@ from ms_codegeex.extras.serving.prompts import (
     documented,
     explained,
     fixed,
+    remarked,
     repeated,
     sql,
     translation,
@@ -48,12 +49,12 @@ def test_translation_has_the_published_form():
 def test_comments_have_the_form_of_the_extensions_explanation_template():
     """Example, code, heading, example with comments, heading, first line: `<INPUT>` and `<INPUT:0,1>` filled in."""
     example = EXAMPLES["Python"]
-    shown = example.commented("#", "en")
+    shown = remarked(example, "#", "en")
     assert commented(source()).text == (
-        f"# language: Python\n\n{example.code}\n\n{CODE.rstrip()}\n\n# Explain the code line by line\n{shown}\n\n"
+        f"# language: Python\n\n{example}\n\n{CODE.rstrip()}\n\n# Explain the code line by line\n{shown}\n\n"
         "# Explain the code line by line\ndef area(r):"
     )
-    assert [line for line in shown.split("\n") if "# " not in line] == example.code.split("\n")
+    assert [line for line in shown.split("\n") if "# " not in line] == example.split("\n")
 
 
 def test_comments_end_with_the_codes_last_line():
@@ -93,7 +94,7 @@ def test_a_line_without_an_end_is_read_once(monkeypatch):
 
 def test_a_docstring_is_put_into_the_code():
     prompt = documented(source("@cache\ndef area(\n    r,\n):\n  return r\n"))
-    example = EXAMPLES["Python"].code.split("\n")
+    example = EXAMPLES["Python"].split("\n")
     assert prompt.text.startswith(f"# language: Python\n{example[0]}\n    '''\n    Returns")
     assert prompt.text.endswith("\n\n@cache\ndef area(\n    r,\n):\n  '''")
     answer = "\n  The area.\n  '''\n  return r\n"
@@ -169,7 +170,8 @@ def test_pieces_of_a_comment_make_no_difference(text, sign, bare, data):
 def test_a_fix_ends_before_the_next_heading():
     prompt = fixed(source())
     assert prompt.text.endswith(f"# This code has a mistake\n{CODE.rstrip()}\n\n# The same code without the mistake\n")
-    assert EXAMPLES["Python"].faulty != EXAMPLES["Python"].code and EXAMPLES["Python"].faulty in prompt.text
+    faulty = EXAMPLES["Python"].replace("if number > best", "if number < best")
+    assert faulty != EXAMPLES["Python"] and faulty in prompt.text
     answer = "def area(r):\n    return r\n\n# This code has a mistake\ndef"
     assert "".join(until(answer, Ending(prompt.stop))) == "def area(r):\n    return r"
 

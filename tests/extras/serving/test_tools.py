@@ -184,6 +184,43 @@ def test_several_forced_calls_if_they_are_asked_for(sign):
         assert not backend.asked[0].settings.between
 
 
+def follows(settings, text):
+    """Whether a text is a whole answer in the form of these settings."""
+    library = pytest.importorskip("llguidance")
+    tokens = library.LLTokenizer("byte")
+    ids, one = tokens.tokenize_str(text), library.LLMatcher(tokens, prepared(settings))
+    return one.validate_tokens(ids) == len(ids) and one.consume_tokens(ids) and one.is_accepting()
+
+
+@pytest.mark.parametrize("sign", ["<tool_call>", "[TOOL_CALLS]", "CodeGeeX", "tools"])
+def test_a_form_of_the_answer_beside_tools_is_that_of_its_text(sign):
+    """As agents with a type of their answer send it: first calls, then an answer of that form."""
+    form = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": LIST}}}
+    opening, between = {
+        "<tool_call>": ("<tool_call>\n", "\n</tool_call>\n<tool_call>\n"),
+        "[TOOL_CALLS]": ("[TOOL_CALLS][", ", "),
+        "CodeGeeX": ("```json\n", "\n```\n```json\n"),
+        "tools": ("", None),
+    }[sign]
+    closing = "]" * opening.endswith("[")
+    one, answer = f"{opening}{PARIS}{closing}", '{"depth": 2}'
+    two = f"{opening}{PARIS}{between}{DEEP}{closing}"
+    for text, count in ((one, 1), (answer, 0), *([(two, 2)] if between else [])):
+        body = {"messages": QUESTION, "tools": TOOLS, **form}
+        response, backend = answered(CHAT, body, backend_of(sign, text))
+        choice = response.json()["choices"][0]
+        assert len(choice["message"].get("tool_calls", ())) == count and (count or choice["message"]["content"] == text)
+        assert follows(backend.asked[0].settings, text) and not follows(backend.asked[0].settings, "I look.")
+    body |= {"parallel_tool_calls": False}
+    _, backend = answered(CHAT, body, backend_of(sign, answer))
+    assert follows(backend.asked[0].settings, one) and not follows(backend.asked[0].settings, two)
+    _, backend = answered(CHAT, {**body, "tool_choice": "required"}, backend_of(sign, PARIS))
+    assert follows(backend.asked[0].settings, PARIS) and not follows(backend.asked[0].settings, answer)
+    tool = {"name": "weather", "parameters": {"not": {}}}  # which a grammar cannot follow
+    _, backend = answered(CHAT, {**body, "tools": [{"type": "function", "function": tool}]}, backend_of(sign, answer))
+    assert follows(backend.asked[0].settings, one) and not follows(backend.asked[0].settings, one.replace("wea", "a"))
+
+
 def test_a_forced_call_has_no_argument_that_the_function_does_not_name():
     pytest.importorskip("llguidance")
     _, backend = answered(

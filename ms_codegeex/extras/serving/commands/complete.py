@@ -78,7 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _text(arguments: argparse.Namespace) -> tuple[bytes, str]:
-    """The bytes that were given, and their text."""
     if arguments.prompt is not None and arguments.file:
         raise UserError("--file: a text is given too; leave out one of them")
     if arguments.prompt is not None:

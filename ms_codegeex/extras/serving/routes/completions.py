@@ -15,7 +15,7 @@ from ms_codegeex.extras.serving.answering import Piece
 from ms_codegeex.extras.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.extras.serving.errors import ApiError
 from ms_codegeex.extras.serving.infilling import infill_filter, infill_prompt, suffix_ids
-from ms_codegeex.extras.serving.logprobs import Report, SentTokens, chat_log_probabilities, joined
+from ms_codegeex.extras.serving.logprobs import Entry, Report, SentTokens, chat_log_probabilities
 from ms_codegeex.extras.serving.model import ServedModel
 from ms_codegeex.extras.serving.responding import (
     AnswerPlan,
@@ -74,7 +74,7 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
             prompts.append(_ids(prompt, body, model, maximum))
         if body.stop_at:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
-            rules.append(block_rule(backend, text, body.language))
+            rules.append(block_rule(text, body.language))
     limit = model.context if filling else max(maximum, 1)
     settings = sampling_settings(body, model, limit, log_probabilities=body.logprobs or 0, stop=stop)
     if body.echo and body.logprobs is not None and maximum == 1:  # as lm-eval, which drops one token: so not eos
@@ -115,7 +115,6 @@ def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, m
 def _between(
     prompt: str | list[int], after: Sequence[int], body: CompletionRequest, model: ServedModel, maximum: int
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Ids of a prompt with sentinels, and the texts that end its answer. `after`: ids of the suffix."""
     prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
     room, remedy = max(maximum, 1), ""
     if not body.truncate_prompt:
@@ -134,61 +133,45 @@ class CompletionResponder(Responder):
         self.kept = body.n or 1
         tokenizer = backend.model.tokenizer
         # as a continuation: a character that the prompt begins is part of the answer that completes it
-        self._echoed = ["".join(tokenizer.continuation((), ids)) if body.echo else "" for ids in plan.prompts]
-        self._first = set(range(plan.size))  # answers of which nothing has been sent
+        echoes = ["".join(tokenizer.continuation((), ids)) if body.echo else "" for ids in plan.prompts]
+        self._unsent = {number: echoes[number // plan.count] for number in range(plan.size)}
         self._reports = [
-            None if body.logprobs is None else Report(tokenizer, body.logprobs, len(self._echo(number)))
-            for number in range(plan.size)
+            None if body.logprobs is None else Report(tokenizer, body.logprobs, len(echo))
+            for echo in self._unsent.values()
         ]
-
-    def _echo(self, number: int) -> str:
-        return self._echoed[number // self.plan.count]
 
     def selected(self, pieces: Sequence[Piece]) -> Sequence[int]:
         """Of `best_of` answers to a prompt, the `n` whose tokens are the likeliest on average."""
         if self.kept == self.plan.count:
             return range(len(pieces))
+        scores = [sum(each.score for each in piece.tokens) / max(len(piece.tokens), 1) for piece in pieces]
         chosen: list[int] = []
         for first in range(0, len(pieces), self.plan.count):
             group = range(first, first + self.plan.count)
-            chosen += sorted(group, key=lambda number: -mean_score(pieces[number]))[: self.kept]
+            chosen += sorted(group, key=scores.__getitem__, reverse=True)[: self.kept]
         return chosen
 
     def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
-        text, report, reported = piece.text, self._reports[number], None
-        if report is not None:
-            reported = report.feed(piece)
-        if number in self._first:
-            self._first.remove(number)
-            text = self._echo(number) + text
-            if reported is not None and self.plan.prompt_scores:
-                reported = joined(report.prompt(answer.ids, answer.scored), reported)
-        logprobs = None if reported is None else reported.model_dump()
+        text, report, before = piece.text, self._reports[number], list[Entry]()
+        if number in self._unsent:
+            text = self._unsent.pop(number) + text
+            if report is not None and self.plan.prompt_scores:
+                before = report.prompt(answer.ids, answer.scored)
+        logprobs = None if report is None else report.feed(piece, before)
         return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": piece.finish}
 
 
-def mean_score(piece: Piece) -> float:
-    """An answer's log-probability per token."""
-    return sum(chosen.score for chosen in piece.tokens) / max(len(piece.tokens), 1)
-
-
-def chat_plan(body: ChatRequest, backend: Backend) -> tuple[AnswerPlan, ToolUse | None]:
+def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     if body.top_logprobs and not body.logprobs:
         raise UserError("top_logprobs: needs logprobs; send true for it")
-    return conversation_plan(body, backend, body.messages, body.tools, "messages", body.top_logprobs or 0)
+    return conversation_plan(body, backend, body.messages, body.tools, "messages")
 
 
 def conversation_plan(
-    body: Any,
-    backend: Backend,
-    messages: Sequence[ChatMessage],
-    tools: Sequence[Tool] | None,
-    field: str,
-    likeliest: int,
-) -> tuple[AnswerPlan, ToolUse | None]:
-    """The plan of an answer to the messages of `field`, with so many of the likeliest tokens, and how it may use
-    tools."""
+    body: Any, backend: Backend, messages: Sequence[ChatMessage], tools: Sequence[Tool] | None, field: str
+) -> AnswerPlan:
+    """The plan of an answer to the messages of `field`."""
     model = chosen_model(backend, body.model)
     use = tool_use(tools, body.tool_choice, body.parallel_tool_calls, template(model).tools_text, model.name)
     read = str if model.special_tokens else model.tokenizer.said
@@ -196,10 +179,15 @@ def conversation_plan(
     ids = model.encode(text, field=field, remedy="leave out the oldest ones", special=True)
     given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
     maximum = model.context if given < 0 else given
-    settings = sampling_settings(body, model, maximum, log_probabilities=likeliest, stop=template(model).stop)
+    stop, likeliest = template(model).stop, body.top_logprobs or 0
+    settings = sampling_settings(body, model, maximum, log_probabilities=likeliest, stop=stop)
     if use is not None and use.forced:
         settings = replace(settings, json_schema=use.schema, between=use.between)
-    return AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens), use
+    elif use is not None and use.written and settings.json_schema:  # an answer of that form, or calls
+        opening, between = use.format.opening, use.between if use.format.begin else ""
+        closing = "]" if opening.endswith("[") else ""  # of a list
+        settings = replace(settings, calls=(opening, use.schema, closing), between=between)
+    return AnswerPlan(model, [ids], settings, body.n or 1, max_tokens=body.max_tokens, use=use)
 
 
 def template(model: ServedModel) -> ChatFormat:
@@ -261,12 +249,10 @@ class ChatResponder(Responder):
 
     kind, event_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool, use: ToolUse | None = None):
+    def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool):
         super().__init__(plan, backend)
         self._tokens = [SentTokens() for _ in range(plan.size)] if reported else None
-        self._readers = [CallReader(use) for _ in range(plan.size)]
-        if use is not None:
-            self.headers, self.form_field = use.headers, "tools" if use.forced else ""
+        self._readers = [CallReader(plan.use) for _ in range(plan.size)]
 
     def _choice(self, piece: Piece, index: int, name: str, content: dict[str, Any]) -> dict[str, Any]:
         reported, finish = None, piece.finish
@@ -277,7 +263,6 @@ class ChatResponder(Responder):
         return {"index": index, name: content, "logprobs": reported, "finish_reason": finish}
 
     def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
-        """A whole answer."""
         text, calls = self._readers[number].read(answer, piece)
         message = {"content": text or None, "tool_calls": calls} if calls else {"content": text}
         return self._choice(piece, index, "message", {"role": "assistant", **message})
@@ -291,7 +276,6 @@ class ChatResponder(Responder):
         return self._choice(piece, number, "delta", {**content, **({"tool_calls": numbered} if calls else {})})
 
     def opening(self, number: int) -> dict[str, Any] | None:
-        """The first event's choice, with the role."""
         return self._choice(Piece(""), number, "delta", {"role": "assistant", "content": ""})
 
 
@@ -308,7 +292,7 @@ def router(backend: Backend) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=ChatCompletion)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer in a conversation, if the model is tuned for that."""
-        plan, use = await prepared(request, lambda: chat_plan(body, backend))
-        return await respond(ChatResponder(plan, backend, bool(body.logprobs), use), body, request)
+        plan = await prepared(request, lambda: chat_plan(body, backend))
+        return await respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
 
     return routes

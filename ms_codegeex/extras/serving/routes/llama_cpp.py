@@ -153,43 +153,23 @@ def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
 
 def ends(body: InfillRequest) -> list[TextFilter]:
     """What ends an answer besides stop texts."""
-    filters: list[TextFilter] = []
-    if body.t_max_predict_ms is not None and body.t_max_predict_ms > 0:
-        filters.append(TimeLimit(body.t_max_predict_ms))
-    if body.n_indent:
-        filters.append(IndentStop(body.n_indent))
-    return filters
-
-
-def served_model(body: InfillRequest, backend: Backend) -> ServedModel:
-    """The model of a request. Like llama.cpp's server, one with a single model takes any name."""
-    return chosen_model(backend, body.model if len(backend.models) > 1 else None)
+    limit = max(body.t_max_predict_ms or 0, 0)
+    return [*([TimeLimit(limit)] if limit else []), *([IndentStop(body.n_indent)] if body.n_indent else [])]
 
 
 class NativeResponder(Responder):
     """Puts the answers of one request into llama.cpp's format."""
 
-    def __init__(
-        self,
-        body: InfillRequest,
-        plan: AnswerPlan,
-        backend: Backend,
-        *,
-        truncated: bool = False,
-        infill: str | None = None,
-    ):
-        super().__init__(plan, backend, infill=infill)
+    def __init__(self, body: InfillRequest, plan: AnswerPlan, backend: Backend, truncated: bool):
+        super().__init__(plan, backend)
         self.body, self._truncated = body, truncated
 
     async def whole(self, answers: Sequence[StreamedAnswer]) -> Any:
         """The answer, or a list of several."""
-        results = []
-        for number, answer in enumerate(answers):
-            results.append(self._answer(number, [await answer.whole()], answer))
+        results = [self._answer(number, [await answer.whole()], answer) for number, answer in enumerate(answers)]
         return results if len(results) > 1 else results[0]
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
-        """The events of a streamed response."""
         pieces: list[list[Piece]] = [[] for _ in answers]
         async for number, piece in merged(answers):
             pieces[number].append(piece)
@@ -200,7 +180,6 @@ class NativeResponder(Responder):
                 yield event(self._answer(number, pieces[number], answers[number], content="", tokens=[]))
 
     def _answer(self, number: int, pieces: Sequence[Piece], answer: StreamedAnswer, **other: Any) -> dict[str, Any]:
-        """The requested fields of an answer that has ended, some with `other` values."""
         settings, model, text = answer.settings, self.plan.model, "".join(piece.text for piece in pieces)
         word = answer.text.stop_text if answer.text.stop_text in (self.body.stop or ()) else ""
         tokens = [chosen.token for piece in pieces for chosen in piece.tokens]
@@ -226,26 +205,25 @@ class NativeResponder(Responder):
             stop_type="limit" if pieces[-1].finish == "length" else "word" if word else "eos",
             stopping_word=word,
             timings=self._timings(answer, len(tokens)),
-            infill=self.head["infill"],
+            infill=model.infill,
         )
         found = {**whole.model_dump(exclude_none=True), **other}
         return selected(found, self.body.response_fields) if self.body.response_fields else found
 
     def _timings(self, answer: StreamedAnswer, count: int) -> Timings:
-        now = time.monotonic()
-        first = answer.first_token_at or now
-        timings: dict[str, float] = {"cache_n": answer.reused}
-        computed = len(answer.ids) - answer.reused
+        now, computed = time.monotonic(), len(answer.ids) - answer.reused
+        first, timings = answer.first_token_at or now, dict[str, float]()
         for name, number, seconds in (("prompt", computed, first - answer.began), ("predicted", count, now - first)):
             seconds = max(seconds, 1e-6)
             timings |= {f"{name}_n": number, f"{name}_ms": 1000 * seconds, f"{name}_per_second": number / seconds}
             timings[f"{name}_per_token_ms"] = 1000 * seconds / max(number, 1)
-        return Timings(**timings)
+        return Timings(cache_n=answer.reused, **timings)
 
 
 def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
     """Check a request. `UserError` and `ApiError` name the field."""
-    model = served_model(body, backend)
+    # like llama.cpp's server, one with a single model takes any name
+    model = chosen_model(backend, body.model if len(backend.models) > 1 else None)
     prefix, suffix = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
     files = [(one.filename or "", one.text) for one in body.input_extra or ()]
     context, wanted = model.context, MAX_INFILL_TOKENS if body.n_predict is None else body.n_predict
@@ -262,7 +240,7 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
         prompt_only=wanted == 0,
         indent=body.n_indent or 0,
     )
-    return NativeResponder(body, plan, backend, truncated=truncated, infill=model.infill)
+    return NativeResponder(body, plan, backend, truncated)
 
 
 class TemplateRequest(Body):
@@ -274,7 +252,7 @@ class TemplateRequest(Body):
 
 
 def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[str, Any]:
-    """A slot, without what is computed in it, which may be another client's."""
+    # without what is computed in it, which may be another client's
     values = {"id": number, "n_ctx": backend.model.context, "speculative": backend.settings.speculate is not None}
     if answer is None:
         return {**values, "is_processing": False}
@@ -285,10 +263,9 @@ def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    infills = answering_routes(backend, tags=["infill"])
-    routes, every = APIRouter(tags=["llama.cpp"]), APIRouter()
+    every, routes = answering_routes(backend), APIRouter(tags=["llama.cpp"])
 
-    @infills.post("/infill", response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
+    @every.post("/infill", tags=["infill"], response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:
         """The text between a prefix and a suffix; a list if several were requested."""
         responder = await prepared(request, lambda: infill_responder(body, backend))
@@ -330,6 +307,5 @@ def router(backend: Backend) -> APIRouter:
             "infill": model.infill,
         }
 
-    for one in (infills, routes):
-        every.include_router(one)
+    every.include_router(routes)
     return every

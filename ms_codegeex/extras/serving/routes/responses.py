@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -37,13 +37,11 @@ from ms_codegeex.extras.serving.schemas import (
     Tool,
     ToolCall,
 )
-from ms_codegeex.extras.serving.tools import CallReader, ToolUse
+from ms_codegeex.extras.serving.tools import CallReader
 
 LOGPROBS = "message.output_text.logprobs"  # in `include`
 STORED = "answers are not stored; send the whole conversation in input"
 PLAIN = {"type": "text"}
-
-
 NEEDED = {  # fields of an item of the conversation by its type
     "message": ("role", "content"),
     "function_call": ("call_id", "name", "arguments"),
@@ -113,7 +111,6 @@ class ResponsesRequest(Sampling):
 
     @property
     def max_tokens(self) -> int | None:
-        """The limit, as a chat request has it."""
         return self.max_output_tokens
 
     @property
@@ -140,7 +137,7 @@ class ResponseObject(BaseModel):
     store: Literal[False]
 
 
-def responses_plan(body: ResponsesRequest, backend: Backend) -> tuple[AnswerPlan, ToolUse | None]:
+def responses_plan(body: ResponsesRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     items = [InputItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     if not 1 <= len(items) <= MAX_MESSAGES:
@@ -158,7 +155,7 @@ def responses_plan(body: ResponsesRequest, backend: Backend) -> tuple[AnswerPlan
         elif item.role is not None:
             messages.append(ChatMessage(role=item.role, content=item.content))
     tools = [Tool(type="function", function=Function(**each.model_dump(exclude={"type"}))) for each in body.tools or ()]
-    return conversation_plan(body, backend, messages, tools, "input", body.top_logprobs or 0)
+    return conversation_plan(body, backend, messages, tools, "input")
 
 
 class ResponsesResponder(Responder):
@@ -166,11 +163,9 @@ class ResponsesResponder(Responder):
 
     kind = "response"
 
-    def __init__(self, plan: AnswerPlan, backend: Backend, body: ResponsesRequest, use: ToolUse | None = None):
+    def __init__(self, plan: AnswerPlan, backend: Backend, body: ResponsesRequest):
         super().__init__(plan, backend)
-        self._numbers, self._reader = itertools.count(), CallReader(use)
-        if use is not None:
-            self.headers, self.form_field = use.headers, "tools" if use.forced else ""
+        self._numbers, self._reader = itertools.count(), CallReader(plan.use)
         self._tokens = SentTokens() if LOGPROBS in (body.include or ()) or body.top_logprobs else None
         settings = plan.settings
         self._known = {
@@ -217,7 +212,6 @@ class ResponsesResponder(Responder):
         return self._response(_status(finish), output, usage=usage)
 
     async def whole(self, answers: Sequence[StreamedAnswer]) -> dict[str, Any]:
-        """The response that is not streamed."""
         (answer,) = answers
         piece = await answer.whole()
         text, calls = self._reader.read(answer, piece)
@@ -241,44 +235,40 @@ class ResponsesResponder(Responder):
             if text or (finish and not output and not calls):
                 if not message:
                     message = _message("in_progress", "", [])
-                    for data in self._opened(message, len(output)):
-                        yield data
+                    yield self._opened(message, len(output))
                 content = message["content"][0]
                 content["text"], content["logprobs"] = content["text"] + text, content["logprobs"] + scores
                 place = _place(message, len(output))
                 yield self._event("response.output_text.delta", **place, delta=text, logprobs=scores)
             if message and (calls or finish):
                 message["status"] = _status(finish)
-                for data in self._closed(message, len(output)):
-                    yield data
+                yield self._closed(message, len(output))
                 output, message = [*output, message], {}
             for item in map(_call_item, calls):
-                for data in self._called(item, len(output)):
-                    yield data
+                yield self._called(item, len(output))
                 output.append(item)
         yield self._event(f"response.{_status(finish)}", response=self._ended(answer, finish, output, count))
 
-    def _opened(self, message: Mapping[str, Any], index: int) -> Iterator[bytes]:
-        yield self._event("response.output_item.added", output_index=index, item={**message, "content": []})
-        yield self._event("response.content_part.added", **_place(message, index), part=message["content"][0])
+    def _opened(self, message: Mapping[str, Any], index: int) -> bytes:
+        added = self._event("response.output_item.added", output_index=index, item={**message, "content": []})
+        part = message["content"][0]
+        return added + self._event("response.content_part.added", **_place(message, index), part=part)
 
-    def _closed(self, message: Mapping[str, Any], index: int) -> Iterator[bytes]:
-        place, content = _place(message, index), message["content"][0]
-        values = {"text": content["text"], "logprobs": content["logprobs"]}
-        yield self._event("response.output_text.done", **place, **values)
-        yield self._event("response.content_part.done", **place, part=content)
-        yield self._event("response.output_item.done", output_index=index, item=message)
+    def _closed(self, message: Mapping[str, Any], index: int) -> bytes:
+        place, part = _place(message, index), message["content"][0]
+        text = self._event("response.output_text.done", **place, text=part["text"], logprobs=part["logprobs"])
+        done = self._event("response.content_part.done", **place, part=part)
+        return text + done + self._event("response.output_item.done", output_index=index, item=message)
 
-    def _called(self, item: Mapping[str, Any], index: int) -> Iterator[bytes]:
+    def _called(self, item: Mapping[str, Any], index: int) -> bytes:
         place, said = {"item_id": item["id"], "output_index": index}, item["arguments"]
         empty = {**item, "status": "in_progress", "arguments": ""}
-        yield self._event("response.output_item.added", output_index=index, item=empty)
-        yield self._event("response.function_call_arguments.delta", **place, delta=said)
-        yield self._event("response.function_call_arguments.done", **place, arguments=said, name=item["name"])
-        yield self._event("response.output_item.done", output_index=index, item=item)
+        added = self._event("response.output_item.added", output_index=index, item=empty)
+        delta = self._event("response.function_call_arguments.delta", **place, delta=said)
+        done = self._event("response.function_call_arguments.done", **place, arguments=said, name=item["name"])
+        return added + delta + done + self._event("response.output_item.done", output_index=index, item=item)
 
     def failure(self, error: ApiError) -> bytes:
-        """The last event of a stream that failed."""
         body = error.body()["error"]
         return self._event("error", **{name: body[name] for name in ("code", "message", "param")}, error=body)
 
@@ -309,7 +299,7 @@ def router(backend: Backend) -> APIRouter:
     @routes.post("/v1/responses", response_model=ResponseObject)
     async def responses(body: ResponsesRequest, request: Request) -> Response:
         """Answer in a conversation, if the model is tuned for that. Answers are not stored."""
-        plan, use = await prepared(request, lambda: responses_plan(body, backend))
-        return await respond(ResponsesResponder(plan, backend, body, use), body, request)
+        plan = await prepared(request, lambda: responses_plan(body, backend))
+        return await respond(ResponsesResponder(plan, backend, body), body, request)
 
     return routes

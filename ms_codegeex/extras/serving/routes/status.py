@@ -15,9 +15,9 @@ from ms_codegeex.extras.serving.responding import chosen_model
 from ms_codegeex.extras.serving.schemas import ModelList, ServedModelObject
 
 
-def models_router(backend: Backend) -> APIRouter:
-    """The routes of the models."""
-    routes, created = APIRouter(), int(time.time())
+def router(backend: Backend, metrics: Metrics) -> APIRouter:
+    """The routes."""
+    routes, created = APIRouter(tags=["status"]), int(time.time())
 
     def described(model: ServedModel) -> ServedModelObject:
         return ServedModelObject(
@@ -41,13 +41,6 @@ def models_router(backend: Backend) -> APIRouter:
     async def model(name: str) -> ServedModelObject:
         """A served model by its name."""
         return described(chosen_model(backend, name))
-
-    return routes
-
-
-def router(backend: Backend, metrics: Metrics) -> APIRouter:
-    """The other routes."""
-    routes = APIRouter(tags=["status"])
 
     @routes.head("/health", include_in_schema=False)
     @routes.get("/health")

@@ -42,18 +42,17 @@ class TaskFields(Sampling):
     max_tokens: int | None = Field(None, ge=1, description=f"most new tokens (default {MAX_TOKENS}, or as many as fit)")
 
 
-class TaskRequest(TaskFields):
-    """`POST /v1/code/explain`, `comment`, `document` and `fix`"""
-
-    language: str = Field(description="the code's language")
-    locale: Literal["en", "zh"] | None = Field(None, description="the language of explanations (default en)")
-
-
 class SqlRequest(TaskFields):
     """`POST /v1/code/sql`"""
 
     language: str | None = None
-    locale: Literal["en", "zh"] | None = None
+    locale: Literal["en", "zh"] | None = Field(None, description="the language of explanations (default en)")
+
+
+class TaskRequest(SqlRequest):
+    """`POST /v1/code/explain`, `comment`, `document` and `fix`"""
+
+    language: str = Field(description="the code's language")
 
 
 class TranslationRequest(TaskFields):

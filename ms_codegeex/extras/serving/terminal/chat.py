@@ -109,7 +109,6 @@ class Chat:
 
 
 def _answer(pieces: Iterator[AnswerPart]) -> str:
-    """Print an answer as it comes, and return it: the part so far if Ctrl-C or an error stops it."""
     text, remark = "", ""
     try:
         with closing(pieces):  # type: ignore[type-var]

@@ -63,7 +63,6 @@ class TerminalModel:
     def _answers(
         self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None, suffix: str | None = None
     ) -> Iterator[AnswerPart]:
-        """The answers one after the other. They are computed together, as far as there are slots."""
         seeds = range(settings.seed, settings.seed + settings.n)
         requests = [self._generator.request(ids, replace(settings, seed=seed, n=1)) for seed in seeds]
         try:

@@ -24,8 +24,6 @@ OPENAIS = frozenset(  # the fields that OpenAI's API has too
     | {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
 )
 RETRIES = 2  # before an answer has begun, after the pause that the server asks for
-
-
 FLAGS = {"truncate_prompt": "--cut-prompt"}  # of fields, if they have another name
 
 
