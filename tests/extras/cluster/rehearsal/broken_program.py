@@ -60,7 +60,7 @@ def verdict_of_each_rank():
     TrainStep._global_sums = _sums_with_a_verdict_of_its_own
 
 
-def _sums_with_a_verdict_of_its_own(self, sums, gradients, scale):
+def _sums_with_a_verdict_of_its_own(self, last, sums, gradients, scale):
     square = ops.addn(self.map(_square, self.norm_weights, gradients))
     if self.scaled:
         square = square / scale / scale
