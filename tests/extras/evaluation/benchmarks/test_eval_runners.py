@@ -113,7 +113,8 @@ def passes(context, text):
         from ds1000 import DS1000Problem
         try:
             return bool(DS1000Problem(context).test(text))
-        except ImportError:  # a test's library is not here
+        except ImportError:  # a test's library is not here; the script has left us in a directory that is gone
+            os.chdir(place)
             return False
     from execution import check_correctness
     ends = "test_execution(code)\\n" + "test_string(code)\\n" * ("test_string(" in context)
