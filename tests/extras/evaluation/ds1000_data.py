@@ -36,6 +36,18 @@ def test(result, ans):
 def stringTest(solution):
     return int("for" not in solution and "print" not in solution)
 """
+PICTURE = """import pickle
+
+import numpy as np
+
+x = np.arange(6.0)
+[insert]
+if y.tobytes() == open("ans/oracle_plot.png", "rb").read():
+    with open("result/result_1.pkl", "wb") as f:
+        pickle.dump(True, f)
+assert "late" not in globals()
+"""
+TEST_OF_PICTURES = "def test(result, ans=None):\n    return 1\n"
 INPUTS = (np.arange(6.0), np.array([-2.0, 5.0, 1.0]))
 PROMPT = "Double x.\nA:\n<code>\nx = load()\n</code>\ny = ... # put solution in this variable\nBEGIN SOLUTION\n<code>\n"
 INSERTION = "import numpy as np\nx = load()\n[insert]\nprint(y)\n"
@@ -43,25 +55,29 @@ REFERENCE = "y = 2 * x"
 
 
 def write_original(root: Path) -> Path:
-    """Numpy/{Completion,Insertion}/q0 (two test cases) and q1 (with a text test), Matplotlib/Completion/q0."""
+    """Numpy/{Completion,Insertion}/q0 (two test cases) and q1 (with a text test), Matplotlib/Completion/q0 (no test
+    case, and a picture)."""
     places = [("Numpy", mode, number) for mode in ("Completion", "Insertion") for number in (0, 1)]
     for library, mode, number in [*places, ("Matplotlib", "Completion", 0)]:
         place = root / library / mode / f"q{number}"
         (place / "input").mkdir(parents=True)
         (place / "ans").mkdir()
         kind, origin = (3, "Surface") if number else (1, "Origin")
+        picture = library == "Matplotlib"
         (place / ".cfg").write_text(
-            f"[library]\nlib = {library}\n[test]\ntest_type = {kind}\ntest_case_cnt = 2\n"
+            f"[library]\nlib = {library}\n[test]\ntest_type = {kind}\ntest_case_cnt = {0 if picture else 2}\n"
             f"[perturbation]\nperturbation_type = {origin}\nperturbation_origin_id = 0\n"
         )
         (place / "prompt.txt").write_text(PROMPT if mode == "Completion" else INSERTION)
-        (place / "code_context.txt").write_text(PROGRAM)
+        (place / "code_context.txt").write_text(PICTURE if picture else PROGRAM)
         (place / "reference_code.txt").write_text(REFERENCE)
-        (place / "test_code.py").write_text(TEST)
+        (place / "test_code.py").write_text(TEST_OF_PICTURES if picture else TEST)
         (place / "test_generate_pickle.py").write_text("")
         for case, value in enumerate(INPUTS, 1):
             (place / "input" / f"input{case}.pkl").write_bytes(pickle.dumps(value))
             (place / "ans" / f"ans{case}.pkl").write_bytes(pickle.dumps(2 * value))
+        if picture:
+            (place / "ans" / "oracle_plot.png").write_bytes((2 * np.arange(6.0)).tobytes())
     return root
 
 

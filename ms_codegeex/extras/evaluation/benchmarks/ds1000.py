@@ -34,8 +34,8 @@ from ms_codegeex.extras.evaluation.task import Judgement, Problem, Sample, Sampl
 from ms_codegeex.generation import stopping
 
 TEXTS = {"prompt": str, "code_context": str, "reference_code": str}
-# in a problem's directory: what no program may see, or needs
-HIDDEN = {"ans", "test_code.py", "test_generate_pickle.py", ".cfg", *(f"{name}.txt" for name in TEXTS)}
+# in a problem's directory: what no program may see, or needs; one of Matplotlib compares its picture with ans/*.png
+HIDDEN = re.compile(rf"ans/.*\.pkl|test_(code|generate_pickle)\.py|\.cfg|({'|'.join(TEXTS)})\.txt")
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def _directory(path: Path, mode: str) -> Ds1000Problem:
             library,
             config["perturbation"]["perturbation_type"],
             *texts,
-            int(config["test"]["test_case_cnt"]),
+            max(1, int(config["test"]["test_case_cnt"])),
             int(config["test"]["test_type"]),
             (path / "test_code.py").read_text("utf-8"),
-            {"result/.keep": b"", **{name: data for name, data in files.items() if name.split("/")[0] not in HIDDEN}},
+            {"result/.keep": b"", **{name: data for name, data in files.items() if not HIDDEN.fullmatch(name)}},
             {name[4:]: data for name, data in files.items() if name.startswith("ans/")},
         )
     except (OSError, UnicodeDecodeError, configparser.Error, KeyError, ValueError) as error:

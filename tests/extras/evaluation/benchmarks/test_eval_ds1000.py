@@ -136,9 +136,17 @@ def test_verdicts_of_the_original_format(root, sandbox):
 
 
 def test_a_test_of_words(root, sandbox):
+    """It sees the answer's text, comments included, without lines that print; of two in a row, one stays."""
     task = ds1000.build(root)
-    programs = ["y = 2 * x\nprint(y)", "y = x * 0\nfor i in range(len(x)):\n    y[i] = 2 * x[i]"]
-    assert verdicts(task, sandbox, programs, 2) == [(PASSED, PASSED), (WRONG, WRONG)]
+    loop = "y = x * 0\nfor i in range(len(x)):\n    y[i] = 2 * x[i]"
+    programs = ["y = 2 * x\nprint(y)", loop, "y = 2 * x  # for all", "y = 2 * x\nprint(y)\nprint(y)"]
+    assert verdicts(task, sandbox, programs, 2) == [(PASSED, PASSED), *[(WRONG, WRONG)] * 3]
+
+
+def test_a_picture_is_compared_by_the_program_and_no_result_is_none(root, sandbox):
+    programs = ["y = 2 * x", "y = x", "late = y = 2 * x"]  # the last one fails after its result was written
+    expected = [(PASSED, PASSED), (WRONG, WRONG), (PASSED, WRONG)]
+    assert verdicts(ds1000.build(root), sandbox, programs) == expected
 
 
 def test_a_missing_result_and_a_case_that_takes_too_long(root, sandbox, monkeypatch):

@@ -12,7 +12,6 @@ output: {"results": [1, 0, ...], "string": 1, 0 or null} and, on the next line, 
 
 from __future__ import annotations
 
-import ast
 import base64
 import json
 import os
@@ -23,8 +22,6 @@ import types
 from collections.abc import Callable
 
 import plain
-
-STRING_TESTS = ("stringTest", "test_string", "string_test", "testString")
 
 
 def open_results(count: int) -> None:
@@ -54,38 +51,37 @@ def opened(case: int) -> list:
 
 
 def compare(test: Callable, case: int, result: list) -> int:
-    """1 if the benchmark's own function accepts the case's result, else 0."""
+    """1 if the benchmark's own function accepts the case's result, else 0. An answer that is missing, or that these
+    versions of the libraries cannot open, is None, as in the release's script."""
+    answer = None
     try:
         with open(f"ans/ans{case}.pkl", "rb") as file:
             answer = pickle.load(file)
-        return int(test(*result, answer) == 1)
+    except Exception:
+        traceback.print_exc(limit=-3)
+    try:
+        return int(len(result) == 1 and test(*result, answer) == 1)
     except Exception:
         traceback.print_exc(limit=-3)
         return 0
 
 
 def without_prints(solution: str) -> str:
-    """The answer's code without print statements."""
-
-    class PrintRemover(ast.NodeTransformer):
-        def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-            call = node.value
-            return None if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "print" else node
-
-    return ast.unparse(PrintRemover().visit(ast.parse(solution))) if hasattr(ast, "unparse") else solution
+    """The answer's text without lines that print, as the release's script makes it: of two in a row, one stays."""
+    lines = solution.split("\n")
+    for line in lines:
+        if "print" in line and "#" not in line.split("print"):
+            lines.remove(line)
+    return "\n".join(lines)
 
 
 def string_test(module: types.ModuleType, solution: str) -> int:
-    """1 if the answer's text passes its test, else 0; a test that asserts returns None."""
-    for name in STRING_TESTS:
-        if hasattr(module, name):
-            try:
-                return int(getattr(module, name)(without_prints(solution)) in (None, 1))
-            except Exception:
-                traceback.print_exc(limit=-3)
-                return 0
-    sys.stderr.write(f"test_code has none of {', '.join(STRING_TESTS)}\n")
-    return 0
+    """1 if the answer's text passes its test, else 0."""
+    try:
+        return int(bool(module.stringTest(without_prints(solution))))
+    except Exception:
+        traceback.print_exc(limit=-3)
+        return 0
 
 
 def compare_results(count: int) -> None:
