@@ -164,7 +164,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("benchmarks/models"), help="where the models are kept")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, without llama.cpp")
-    parser.add_argument("--size", choices=("350m", "2b", "0.5b"), default="350m", help="sizes of CodeGen, or of Qwen2.5-Coder")
+    parser.add_argument(
+        "--size", choices=("350m", "2b", "0.5b"), default="350m", help="sizes of CodeGen, or of Qwen2.5-Coder"
+    )
     parser.add_argument("--bits", type=int, nargs="+", choices=(8, 4), default=(8, 4))
     parser.add_argument("--llama-python", type=Path, help="a Python with xllamacpp")
     parser.add_argument("--before", type=Path, help="another checkout of this package")
