@@ -34,6 +34,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from twins import codegeex2_torch  # noqa: E402
+from twins.peers import transformers_glm  # noqa: E402
 
 
 def exported(name, place, dtype="f32", **options):
@@ -56,11 +57,7 @@ def test_codegeex2_is_what_glm_computes(tmp_path):
     """transformers' GLM rotates neighbours too, and has q, k, v and gate and up below each other."""
     config, (tensors, *_) = sizes("codegeex2"), exported("codegeex2", tmp_path)
     kv = config.num_kv_groups * config.head_dim
-    settings = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_layers, "attention_bias": True}
-    settings |= {"num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_groups}
-    settings |= {"intermediate_size": config.intermediate_size, "vocab_size": config.vocab_size, "pad_token_id": 0}
-    settings |= {"head_dim": config.head_dim, "partial_rotary_factor": 0.5, "rms_norm_eps": config.norm_eps}
-    model = transformers.GlmForCausalLM(transformers.GlmConfig(**settings, rope_theta=10000.0))
+    model = transformers_glm(transformers, config)
     state = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
     state = {theirs: numbers(tensors[name]) for theirs, name in {**state, "lm_head.weight": "output.weight"}.items()}
     for i in range(config.num_layers):
