@@ -13,7 +13,7 @@ import sentencepiece
 from conftest import command_here
 from gguf import GGUFReader
 from gguf.quants import dequantize, quantize
-from gguf_models import FAMILIES, TEXT, parameters, sizes, source
+from gguf_models import MODELS, TEXT, parameters, sizes, source
 from small_models import parameters as small_parameters
 from small_models import save_run
 from tokenizer_files import chatglm_model, write_chatglm
@@ -143,11 +143,17 @@ def test_qwen2_has_the_numbers_of_its_directory(tmp_path):
     assert found.keys() == theirs.keys() and all(np.array_equal(found[name], theirs[name]) for name in theirs)
 
 
-OF_FAMILIES = {  # GGUF's architecture, tensors of a block and further ones, and keys that are not everywhere equal
+KEYS_OF = {  # GGUF's architecture, tensors of a block and further ones, and keys that are not everywhere equal
     "codegeex2": (
         *("chatglm", 7, 3),
         {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-5, "rope.dimension_count": 8},
         {"model": "llama", "pre": "chatglm-spm"},
+    ),
+    "codegeex4": (
+        *("chatglm", 7, 3),
+        {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1.5625e-7, "rope.dimension_count": 8}
+        | {"rope.freq_base": 5e6},
+        {"model": "gpt2", "pre": "chatglm-bpe"},
     ),
     "codegen": (
         *("phi2", 14, 5),
@@ -162,10 +168,10 @@ OF_FAMILIES = {  # GGUF's architecture, tensors of a block and further ones, and
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_keys_and_types_of_a_file(tmp_path, name):
     config, (tensors, keys, result) = sizes(name), exported(name, tmp_path, "q8_0")
-    its, blocks, others, sized, tokenizer = OF_FAMILIES[name]
+    its, blocks, others, sized, tokenizer = KEYS_OF[name]
     small = {key: value for key, value in keys.items() if not (isinstance(value, list) or key.startswith("GGUF."))}
     small.pop("ms_codegeex.description", None)  # tests/data/test_model_description.py
     assert small == {
@@ -185,7 +191,7 @@ def test_keys_and_types_of_a_file(tmp_path, name):
         **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
         "tokenizer.ggml.eos_token_id": config.eos_token_id,
         "tokenizer.ggml.add_bos_token": False,
-        **({} if its == "chatglm" else {"tokenizer.ggml.bos_token_id": config.eos_token_id}),
+        **({} if tokenizer["model"] == "llama" else {"tokenizer.ggml.bos_token_id": config.eos_token_id}),
     }
     for tensor in tensors.values():
         assert tensor.tensor_type.name == ("F32" if len(tensor.shape) == 1 else "Q8_0"), tensor.name
