@@ -17,12 +17,13 @@ from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.registry import family
 
-SIZES = {  # family, heads, channels of a head, how many are rotated; 350M has 64 channels, 2B 80, 6B and 16B 256
-    "codegen-64": ("codegen", 4, 64, 32),
-    "codegen-80": ("codegen", 4, 80, 32),
-    "codegen-256": ("codegen", 4, 256, 64),
-    "codegeex2": ("codegeex2", 4, 128, 64),
-    "codegeex": ("codegeex", 4, 16, 0),  # with the release's tokenizer
+SIZES = {  # family, heads, channels of a head, and other sizes; 350M has 64 channels, 2B 80, 6B and 16B 256
+    "codegen-64": ("codegen", 4, 64, {"rotary_dim": 32}),
+    "codegen-80": ("codegen", 4, 80, {"rotary_dim": 32}),
+    "codegen-256": ("codegen", 4, 256, {"rotary_dim": 64}),
+    "codegeex2": ("codegeex2", 4, 128, {"rotary_dim": 64, "num_kv_groups": 2}),
+    "codegeex": ("codegeex", 4, 16, {"intermediate_size": 256}),  # with the release's tokenizer
+    "qwen2": ("qwen2", 4, 64, {"num_kv_groups": 2}),
 }
 POSITIONS = 1024
 PROMPTS = [
@@ -39,14 +40,12 @@ PROMPTS = [
 
 def small_model(name: str, place: Path) -> Source:
     """A model of random FP32 weights, with logits of about one, and its tokenizer in `place`."""
-    kind, heads, width, rotated = SIZES[name]
+    kind, heads, width, others = SIZES[name]
     tokenizer = load_tokenizer(kind if kind == "codegeex" else gguf_models.write_tokenizer(kind, place))
-    groups = {"num_kv_groups": 2} if kind == "codegeex2" else {}
     # no rows without a token, which random weights would choose in other engines
     fields = {"vocab_size": tokenizer.vocab_size, "hidden_size": heads * width, "num_layers": 2}
     fields |= {"num_heads": heads, "intermediate_size": 512, "eos_token_id": tokenizer.eos_id}
-    fields |= {"rotary_dim": rotated} if rotated else {"intermediate_size": 4 * heads * width}
-    config = family(kind).config.build_config(None, fields | groups | {"max_position_embeddings": POSITIONS})
+    config = family(kind).config.build_config(None, fields | others | {"max_position_embeddings": POSITIONS})
     draw = np.random.default_rng(7).standard_normal
     arrays = {
         key: draw(shape) * (1.2 / shape[-1] ** 0.5 if len(shape) > 1 else 0.3) + (key.endswith("norm.weight"))

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from tokenizer_files import LINES, write_chatglm, write_qwen2
+from tokenizer_files import LINES, write_chatglm, write_codegeex4, write_qwen2
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import CodeGenTokenizer
@@ -29,7 +29,6 @@ SIZES = {
         "rotary_dim": 8,
         "max_position_embeddings": 128,
         "norm_eps": 1e-5,
-        "eos_token_id": 2,
     },
     "codegen": {
         "vocab_size": 384,
@@ -52,7 +51,8 @@ SIZES = {
         "tied_head": True,
     },
 }
-FAMILIES = tuple(SIZES)
+SIZES["codegeex4"] = SIZES["codegeex2"] | {"vocab_size": 736, "rope_ratio": 500.0, "norm_eps": 1.5625e-7}
+MODELS, OF_FAMILY = tuple(SIZES), {"codegeex4": "codegeex2"}  # a model's family, where its name is another
 TEXT = "def people(first, second):\n    if first <= second:\n\t\treturn  [first]  # \u4f60\u597d \U0001f600 \u00e9\n"
 
 
@@ -70,6 +70,8 @@ def write_tokenizer(name: str, directory: Path) -> Path:
     """The directory of a small tokenizer of this family."""
     if name == "codegeex2":
         return write_chatglm(directory)
+    if name == "codegeex4":
+        return write_codegeex4(directory)
     if name == "qwen2":
         return write_qwen2(directory, size=300)
     directory.mkdir(parents=True)
@@ -84,10 +86,15 @@ def parameters(name: str, seed: int = 7) -> dict[str, np.ndarray]:
     return {key: (draw(shape) * (0.2 if len(shape) > 1 else 1)).astype(np.float32) for key, shape in shapes.items()}
 
 
+def family_of(name: str):
+    """The family of a model."""
+    return family(OF_FAMILY.get(name, name))
+
+
 def sizes(name: str):
-    """The family's configuration."""
-    eos = {"codegeex2": {}, "codegen": {"eos_token_id": _own_tables().eos_id}, "qwen2": {"eos_token_id": 300}}[name]
-    return family(name).config.build_config(None, SIZES[name] | eos)
+    """The model's configuration."""
+    ends = {"codegeex2": 2, "codegeex4": 706, "codegen": _own_tables().eos_id, "qwen2": 300}
+    return family_of(name).config.build_config(None, SIZES[name] | {"eos_token_id": ends[name]})
 
 
 def source(name: str, directory: Path, arrays: dict[str, np.ndarray] | None = None, dtype: str = "float32") -> Source:
@@ -96,7 +103,7 @@ def source(name: str, directory: Path, arrays: dict[str, np.ndarray] | None = No
     fields = {key: getattr(config, key) for key in config.__dataclass_fields__}
     tensors = {key: cast(key, from_array(array), dtype) for key, array in arrays.items()}
     saver = load_tokenizer(write_tokenizer(name, directory)).save
-    return Source(directory, "megatron", family(name), fields, tensors, saver)
+    return Source(directory, "megatron", family_of(name), fields, tensors, saver)
 
 
 def text(value: str | bytes) -> bytes:

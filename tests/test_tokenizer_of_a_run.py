@@ -63,10 +63,10 @@ def test_from_the_corpus_to_the_generated_text(tmp_path):
     assert resumed.returncode == 2 and "data.train: tokenizer fingerprint: " in resumed.stderr
 
 
-OWN = {"codegeex": (400, 381), "codegen": (400, 361)}  # ids, and the one that ends a document
+OWN = {"codegeex": (400, 381), "codegen": (400, 361), "qwen2": (400, 391)}  # ids, and the one that ends a document
 
 
-@pytest.mark.parametrize("family", ["codegeex", pytest.param("codegen", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["codegeex", *(pytest.param(name, marks=pytest.mark.slow) for name in [*OWN][1:])])
 def test_a_tokenizer_of_ones_own_from_the_text_to_transformers(tmp_path, family):
     """Trained, prepared with, trained on, generated with, quantized, exported, and read by transformers' classes."""
     transformers = pytest.importorskip("transformers")
@@ -93,7 +93,7 @@ def test_a_tokenizer_of_ones_own_from_the_text_to_transformers(tmp_path, family)
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf", trust_remote_code=True)
     assert theirs(prompt).input_ids == ids and (len(theirs), theirs.eos_token_id) == (size, end)
     models = [tmp_path / "hf"]
-    if family == "codegen":
+    if family != "codegeex":
         models += [run, tmp_path / "quantized"]
         _done("quantize", "--model", run, "--bits", "8", "--output", models[-1])
     for model in models:
@@ -103,7 +103,7 @@ def test_a_tokenizer_of_ones_own_from_the_text_to_transformers(tmp_path, family)
 
 
 def test_the_end_of_a_tokenizer_of_ones_own_follows_from_its_size():
-    for name in ("codegeex", "codegen", "codegeex2"):
+    for name in (*OWN, "codegeex2"):
         after, end = family(name).config.build_config(None, {}).after_end, TokenizerSettings(600, family=name).end_token
         assert end == (None if after is None else 599 - after)
 

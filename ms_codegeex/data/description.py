@@ -155,12 +155,12 @@ def bound(chat: Chat, tokenizer: Tokenizer) -> ChatFormat:
 
 
 def _chat_keys(chat: Chat, tokenizer: Tokenizer, prefix: str) -> Entries:
-    """The templates and the token that ends a turn."""
-    texts = chat_texts(chat)
-    yield GGUF_TEMPLATE, "string", prefix + (texts.pop(DEFAULT, None) or next(iter(texts.values())))
+    """The templates, which begin with the prefix once, and the token that ends a turn."""
+    texts = {name: text if text.startswith(prefix) else prefix + text for name, text in chat_texts(chat).items()}
+    yield GGUF_TEMPLATE, "string", texts.pop(DEFAULT, None) or next(iter(texts.values()))
     if texts:
         yield f"{GGUF_TEMPLATE}s", "array", [*texts]
-        yield from ((f"{GGUF_TEMPLATE}.{name}", "string", prefix + text) for name, text in texts.items())
+        yield from ((f"{GGUF_TEMPLATE}.{name}", "string", text) for name, text in texts.items())
     for text in bound(chat, tokenizer).stop[:1]:
         if len(ids := tokenizer.encode_marks(text)) == 1:
             yield "tokenizer.ggml.eot_token_id", "uint32", ids[0]
@@ -296,7 +296,9 @@ def gguf_description(metadata: Mapping[str, Any], prefix: str, where: object) ->
     known = description_from(record, f"{where}: {GGUF_RECORD}")
     texts = {key.removeprefix(f"{GGUF_TEMPLATE}."): value for key, value in metadata.items() if GGUF_TEMPLATE in key}
     texts = {name.replace(GGUF_TEMPLATE, DEFAULT): text for name, text in texts.items() if isinstance(text, str)}
-    chat = _agreed(known.chat, {name: text.removeprefix(prefix) for name, text in texts.items()}, stated_wins=False)
+    own = {*chat_texts(known.chat).values()}  # which may begin with the prefix by themselves
+    texts = {name: text if text in own else text.removeprefix(prefix) for name, text in texts.items()}
+    chat = _agreed(known.chat, texts, stated_wins=False)
     parts = {"prefix": "pre", "suffix": "suf", "middle": "mid"}
     keys = {
         part: (f"tokenizer.ggml.fim_{short}_token_id", f"tokenizer.ggml.{part}_token_id")

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import gguf_models
 import pytest
+from tokenizer_files import CODEGEEX4_TEMPLATE
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
@@ -12,6 +13,7 @@ from ms_codegeex.data.description import (
     FACTS,
     ModelDescription,
     chat_of,
+    chat_texts,
     description_from,
     gguf_description,
     own_templates,
@@ -162,13 +164,14 @@ def test_what_is_stated_counts_more_than_the_tokenizers_template_and_a_line_says
     assert len(said) == 1 and "serving.json: its chat is used" in said[0]
 
 
-@pytest.mark.parametrize("name", gguf_models.FAMILIES)
-@pytest.mark.parametrize("chat", [OWN, TEMPLATES["codegeex2"]])
+@pytest.mark.parametrize("name", gguf_models.MODELS)
+@pytest.mark.parametrize("chat", [OWN, TEMPLATES["codegeex2"], JinjaTemplate((("default", CODEGEEX4_TEMPLATE),))])
 def test_keys_of_a_gguf_file_bring_it_back(tmp_path, name, chat):
     tokenizer = load_tokenizer(gguf_models.write_tokenizer(name, tmp_path / "t"))
-    known, prefix = replace(KNOWN, chat=chat), "[gMASK]<sop>" if name == "codegeex2" else ""
+    known, prefix = replace(KNOWN, chat=chat), "[gMASK]<sop>" if tokenizer.prefix else ""
     keys = {key: value for key, _, value in known.gguf(tokenizer, prefix)}
-    assert keys["tokenizer.chat_template"] == prefix + (CHATML if chat == OWN else chat.jinja())
+    (text,) = chat_texts(chat).values()
+    assert keys["tokenizer.chat_template"] == (text if text.startswith("[gMASK]") else prefix + text)
     short = {"pre": 376, "suf": 377, "mid": 378}
     assert {part: keys[f"tokenizer.ggml.fim_{part}_token_id"] for part in short} == short
     assert gguf_description(keys, prefix, "x.gguf") == known

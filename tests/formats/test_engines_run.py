@@ -176,6 +176,7 @@ def test_transformers(place, engine):
         Cell("codegen-64", "hf", None, "float32", *EXACT, **LONG),
         Cell("codegen-64", "gptj", None, "float32", *EXACT),
         Cell("codegeex", "hf", None, "float32", *EXACT, **LONG),
+        Cell("qwen2", "hf", None, "float32", *EXACT, **LONG),
     ]
     check(engine, "transformers", cells, place)
 

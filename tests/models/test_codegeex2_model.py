@@ -10,6 +10,7 @@ import pytest
 from mindspore import Tensor
 from networks import assign, check_gradients, every_logit, packed_batch
 
+from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config, build_config
 from ms_codegeex.models.codegeex2.model import CodeGeeX2, Logits, Loss
@@ -18,21 +19,23 @@ torch = pytest.importorskip("torch")
 
 from twins import codegeex2_torch as twin  # noqa: E402
 from twins import names  # noqa: E402
-from twins.peers import logits_of_documents, loss_sum, randomise  # noqa: E402
+from twins.peers import logits_of_documents, loss_sum, randomise, transformers_glm  # noqa: E402
+from twins.tiny_models import Twin, prompt  # noqa: E402
 
 EOS, LAYERS = 2, 2
 # 32 heads in 2 groups and half of a head's channels turned, as released
-REAL = CodeGeeX2Config(
-    vocab_size=120,
-    hidden_size=32 * 8,
-    num_layers=LAYERS,
-    num_heads=32,
-    num_kv_groups=2,
-    intermediate_size=96,
-    rotary_dim=4,
-    max_position_embeddings=64,
-    eos_token_id=EOS,
-)
+SIZES = {
+    "vocab_size": 120,
+    "hidden_size": 32 * 8,
+    "num_layers": LAYERS,
+    "num_heads": 32,
+    "num_kv_groups": 2,
+    "intermediate_size": 96,
+    "rotary_dim": 4,
+    "eos_token_id": EOS,
+}
+REAL = build_config("6b", SIZES | {"max_position_embeddings": 64})
+CODEGEEX4 = build_config("codegeex4-9b", SIZES | {"max_position_embeddings": 100})
 NARROW = replace(REAL, hidden_size=32, num_layers=1, num_heads=2, num_kv_groups=1, rotary_dim=8, intermediate_size=40)
 
 
@@ -108,6 +111,47 @@ def test_the_angles_may_be_rounded_as_the_release_does():
     assert np.abs(found - expected).max() <= 1e-5
     _, exact = late_logits(config, length, positions)
     assert np.abs(found - exact).max() > 1e-2  # the switch is not without effect
+
+
+def glm(config, dtype=torch.float32):
+    """transformers' GLM with random weights, and the same weights under our names."""
+    model = transformers_glm(pytest.importorskip("transformers"), config).to(dtype)
+    return model, names.glm(randomise(model), config.num_layers)
+
+
+def test_codegeex4_computes_what_glm_does():
+    model, ours = glm(CODEGEEX4)
+    ids = packed_batch(CODEGEEX4.vocab_size, EOS, 2, 96)[0]
+    with torch.no_grad():
+        expected = logits_of_documents(lambda part: model(part).logits, ids, None).numpy()
+    found = every_logit(built(CODEGEEX4, ours, 96, reset_at_eos=False), ids)
+    assert np.abs(found - expected).max() <= 2e-5
+    other, _ = glm(replace(CODEGEEX4, rope_ratio=1.0))
+    with torch.no_grad():
+        assert np.abs(logits_of_documents(lambda part: other(part).logits, ids, None).numpy() - expected).max() > 0.1
+
+
+def test_codegeex4s_loss_and_gradients_are_glms_in_float64():
+    config = replace(CODEGEEX4, num_layers=1)
+    model, ours = glm(config, torch.float64)
+    batch = packed_batch(config.vocab_size, EOS, 2, 12)
+    loss = loss_sum(logits_of_documents(lambda part: model(part).logits, batch[0], EOS), *batch[1:3])
+    loss.backward()
+    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    network = Loss(config, Build(seq_length=12, micro_batch=2))
+    assign(network.set_train(True), ours)
+    check_gradients(network, batch, loss.item(), names.glm(gradients, config.num_layers))
+
+
+def test_codegeex4_chooses_glms_tokens():
+    tiny = Twin("codegeex2", norm_eps=CODEGEEX4.norm_eps)
+    assert tiny.config.rope_ratio == CODEGEEX4.rope_ratio
+    model, ours = glm(tiny.config)
+    engine, ids = tiny.engine(ours), prompt(20)
+    for _ in range(64):
+        ids.append(engine.next({0: ids}, {0: TokenChoice()})[0][0])
+    with torch.no_grad():
+        assert ids[20:] == model(torch.tensor([ids])).logits[0, 19:-1].argmax(-1).tolist()
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ class Sizes:
     turned: int  # channels of a head that are turned
     epsilon: float = 1e-5
     rotary_precision: torch.dtype = torch.float32
+    base: float = 10000.0
 
     @property
     def head(self):
@@ -43,17 +44,18 @@ class Sizes:
             config.rotary_dim,
             config.norm_eps,
             precision,
+            config.rotary_base,
         )
 
 
-def turn(x, positions, turned, precision=torch.float32):
-    """Pairs (2i, 2i+1), i < turned/2, as complex numbers times e^(i·position·10000^(-2i/turned)).
+def turn(x, positions, turned, precision=torch.float32, base=10000.0):
+    """Pairs (2i, 2i+1), i < turned/2, as complex numbers times e^(i·position·base^(-2i/turned)).
 
     x [batch, heads, n, d], positions int [batch, n]. The angle is computed in FP32 numbers, or in `precision`, which
     then rounds cosine and sine as well.
     """
     exponents = torch.arange(0, turned, 2, dtype=torch.float32) / turned
-    frequencies = (1.0 / 10000.0**exponents).to(precision)
+    frequencies = (1.0 / base**exponents).to(precision)
     angles = (positions.to(precision)[:, None, :, None] * frequencies).double()
     real, imaginary = angles.cos().float().to(precision), angles.sin().float().to(precision)
     phase = torch.complex(real.double(), imaginary.double())
@@ -81,7 +83,7 @@ class SelfAttention(nn.Module):
         s = self.sizes
         q, k, v = self.query_key_value(x).split([s.hidden, s.groups * s.head, s.groups * s.head], -1)
         q, k, v = (part.unflatten(-1, (-1, s.head)).transpose(1, 2) for part in (q, k, v))
-        q, k = (turn(part, positions, s.turned, s.rotary_precision) for part in (q, k))
+        q, k = (turn(part, positions, s.turned, s.rotary_precision, s.base) for part in (q, k))
         results = []
         for head in range(s.heads):  # one by one, so that a long sequence has one matrix of scores at a time
             group = head // (s.heads // s.groups)

@@ -65,6 +65,31 @@ def codegeex2(tensors, layers, heads, groups):
     return ours
 
 
+def glm(tensors, layers):
+    """GLM: one matrix for each of query, key and value; gate rows before up rows."""
+    ours = {
+        "embedding.word.weight": tensors["model.embed_tokens.weight"],
+        "final_norm.weight": tensors["model.norm.weight"],
+        "head.weight": tensors["lm_head.weight"],
+    }
+    for i in range(layers):
+        theirs, mine = f"model.layers.{i}", f"blocks.{i}"
+        for part, name in (("query", "q"), ("key", "k"), ("value", "v")):
+            for kind in ("weight", "bias"):
+                ours[f"{mine}.attention.{part}.{kind}"] = tensors[f"{theirs}.self_attn.{name}_proj.{kind}"]
+        wide = tensors[f"{theirs}.mlp.gate_up_proj.weight"]
+        inner = wide.shape[0] // 2
+        ours |= {
+            f"{mine}.attention_norm.weight": tensors[f"{theirs}.input_layernorm.weight"],
+            f"{mine}.attention.output.weight": tensors[f"{theirs}.self_attn.o_proj.weight"],
+            f"{mine}.feed_forward_norm.weight": tensors[f"{theirs}.post_attention_layernorm.weight"],
+            f"{mine}.feed_forward.gate.weight": wide[:inner],
+            f"{mine}.feed_forward.up.weight": wide[inner:],
+            f"{mine}.feed_forward.down.weight": tensors[f"{theirs}.mlp.down_proj.weight"],
+        }
+    return ours
+
+
 def qwen2(tensors, layers, heads):
     """Qwen2: one matrix each; channel i of a head of queries and keys is our 2i, channel i + d/2 our 2i + 1."""
     hidden = tensors["model.embed_tokens.weight"].shape[1]

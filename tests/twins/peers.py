@@ -59,6 +59,27 @@ def transformers_qwen2(transformers, config, **options):
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**fields, **options)).eval()
 
 
+def transformers_glm(transformers, config):
+    """transformers' GLM of our CodeGeeX2 or CodeGeeX4, for evaluation. Its `rope_theta` is `rope_ratio` times 10,000;
+    half of each head is turned."""
+    fields = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_groups,
+        "head_dim": config.hidden_size // config.num_heads,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rope_theta": 10000.0 * config.rope_ratio,
+        "rms_norm_eps": config.norm_eps,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": 0,
+        "attn_implementation": "eager",
+    }
+    return transformers.GlmForCausalLM(transformers.GlmConfig(**fields)).eval()
+
+
 def logits_of_documents(forward, ids, eos):
     """[batch, n, V]: each document, up to and with its eos, alone through `forward` (ids -> logits).
 

@@ -61,6 +61,7 @@ LAYOUTS = {
         "num_kv_groups": 2,
         "intermediate_size": 48,
         "rotary_dim": 2,
+        "rope_ratio": 500.0,  # CodeGeeX4's
     },
     "qwen2": {
         "num_layers": 1,

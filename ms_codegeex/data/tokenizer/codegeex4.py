@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -133,6 +133,11 @@ class CodeGeeX4Tokenizer(ByteLevelTokenizer):
         if missing := [name for name in _FIRST if name not in added.special]:
             raise UserError(f"{directory / CONFIG}: lists no token {missing[0]}; restore the file from the model")
         return cls(directory / MODEL, added)
+
+
+def file_of_ranks(pieces: Iterable[bytes]) -> bytes:
+    """A file of ranks, as the released one is."""
+    return b"".join(base64.b64encode(piece) + b" %d\n" % rank for rank, piece in enumerate(pieces))
 
 
 def _ranked(data: bytes, where: str) -> list[bytes]:

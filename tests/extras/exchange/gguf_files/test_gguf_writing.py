@@ -13,7 +13,7 @@ import sentencepiece
 from conftest import command_here
 from gguf import GGUFReader
 from gguf.quants import dequantize, quantize
-from gguf_models import FAMILIES, TEXT, parameters, sizes, source
+from gguf_models import MODELS, TEXT, parameters, sizes, source
 from small_models import parameters as small_parameters
 from small_models import save_run
 from tokenizer_files import chatglm_model, write_chatglm
@@ -34,6 +34,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from twins import codegeex2_torch  # noqa: E402
+from twins.peers import transformers_glm  # noqa: E402
 
 
 def exported(name, place, dtype="f32", **options):
@@ -56,11 +57,7 @@ def test_codegeex2_is_what_glm_computes(tmp_path):
     """transformers' GLM rotates neighbours too, and has q, k, v and gate and up below each other."""
     config, (tensors, *_) = sizes("codegeex2"), exported("codegeex2", tmp_path)
     kv = config.num_kv_groups * config.head_dim
-    settings = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_layers, "attention_bias": True}
-    settings |= {"num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_groups}
-    settings |= {"intermediate_size": config.intermediate_size, "vocab_size": config.vocab_size, "pad_token_id": 0}
-    settings |= {"head_dim": config.head_dim, "partial_rotary_factor": 0.5, "rms_norm_eps": config.norm_eps}
-    model = transformers.GlmForCausalLM(transformers.GlmConfig(**settings, rope_theta=10000.0))
+    model = transformers_glm(transformers, config)
     state = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
     state = {theirs: numbers(tensors[name]) for theirs, name in {**state, "lm_head.weight": "output.weight"}.items()}
     for i in range(config.num_layers):
@@ -146,11 +143,17 @@ def test_qwen2_has_the_numbers_of_its_directory(tmp_path):
     assert found.keys() == theirs.keys() and all(np.array_equal(found[name], theirs[name]) for name in theirs)
 
 
-OF_FAMILIES = {  # GGUF's architecture, tensors of a block and further ones, and keys that are not everywhere equal
+KEYS_OF = {  # GGUF's architecture, tensors of a block and further ones, and keys that are not everywhere equal
     "codegeex2": (
         *("chatglm", 7, 3),
         {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-5, "rope.dimension_count": 8},
         {"model": "llama", "pre": "chatglm-spm"},
+    ),
+    "codegeex4": (
+        *("chatglm", 7, 3),
+        {"attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1.5625e-7, "rope.dimension_count": 8}
+        | {"rope.freq_base": 5e6},
+        {"model": "gpt2", "pre": "chatglm-bpe"},
     ),
     "codegen": (
         *("phi2", 14, 5),
@@ -165,10 +168,10 @@ OF_FAMILIES = {  # GGUF's architecture, tensors of a block and further ones, and
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_keys_and_types_of_a_file(tmp_path, name):
     config, (tensors, keys, result) = sizes(name), exported(name, tmp_path, "q8_0")
-    its, blocks, others, sized, tokenizer = OF_FAMILIES[name]
+    its, blocks, others, sized, tokenizer = KEYS_OF[name]
     small = {key: value for key, value in keys.items() if not (isinstance(value, list) or key.startswith("GGUF."))}
     small.pop("ms_codegeex.description", None)  # tests/data/test_model_description.py
     assert small == {
@@ -188,7 +191,7 @@ def test_keys_and_types_of_a_file(tmp_path, name):
         **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
         "tokenizer.ggml.eos_token_id": config.eos_token_id,
         "tokenizer.ggml.add_bos_token": False,
-        **({} if its == "chatglm" else {"tokenizer.ggml.bos_token_id": config.eos_token_id}),
+        **({} if tokenizer["model"] == "llama" else {"tokenizer.ggml.bos_token_id": config.eos_token_id}),
     }
     for tensor in tensors.values():
         assert tensor.tensor_type.name == ("F32" if len(tensor.shape) == 1 else "Q8_0"), tensor.name

@@ -27,7 +27,7 @@ import tokenizer_files
 from code_dataset import functions, write_code
 from conftest import command
 from gguf import GGUFReader
-from gguf_models import FAMILIES, TEXT, parameters, source, write_tokenizer
+from gguf_models import MODELS, TEXT, parameters, source, write_tokenizer
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
@@ -179,7 +179,7 @@ def test_the_converter_writes_the_same(archive, directory, tmp_path, dtype):
 TEXTS = (TEXT, "people = philosophy\n", "\n\n    x  =  1\t\t# \u00e9\n", "import os\n")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_tokens_and_logits_of_random_weights(llama, tmp_path, name):
     """The FP32 file; llama.cpp reads GELU from a table of FP16."""
     arrays = parameters(name)
