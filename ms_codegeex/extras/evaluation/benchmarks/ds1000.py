@@ -41,7 +41,7 @@ HIDDEN = re.compile(rf"ans/.*\.pkl|test_(code|generate_pickle)\.py|\.cfg|({'|'.j
 @dataclass(frozen=True)
 class Ds1000Problem:
     """A problem in either format. `test_type` 3 also has a test of the answer's text. In the original format, `files`
-    are the content of the program's directory, and `answers` the files of its folder of answers: pickles, only for a sandbox."""
+    are the content of the program's directory, and `answers` those of its answers: pickles, only for a sandbox."""
 
     id: str
     library: str
