@@ -359,7 +359,7 @@ def test_optimizer_shards_and_a_strategy_file(tmp_path):
     [
         (lambda t: transformer(t).pop("layers.0.input_layernorm.weight"), r"missing .* layers\.0\.input_l.*ht \("),
         (lambda t: transformer(t).pop("layers.1.input_layernorm.weight"), r"missing .* layers\.1\.input_l.*ht \("),
-        (lambda tree: tree.update(more=[1, (torch.zeros(2),)]), "unexpected tensor more -> 1 -> 0 \("),
+        (lambda tree: tree.update(more=[1, (torch.zeros(2),)]), r"unexpected tensor more -> 1 -> 0 \("),
         (
             lambda tree: tree.update(config={**KNOWN, "num_layers": 10**12}),
             "asks for 1000000000000 layers, but only 53 tensors",
