@@ -24,7 +24,7 @@ BASE = (
     *("data.tokenizer_size=512", "data.infill.rate=0.5", "data.infill.mode=psm", "training.steps=20"),
     "model.max_position_embeddings=2048",
 )
-TUNED = ("training.steps=120", "training.patience=0")
+TUNED = ("training.steps=240", "training.patience=0")
 GLOB = {
     "type": "function",
     "function": {
@@ -40,7 +40,10 @@ GLOB = {
 }
 CALL = {"name": "glob", "arguments": {"pattern": "*.py"}}
 FOUND, SAID = "a.py\nb.py", "Two: a.py, b.py."
-OPENCODE = {"model": "own", "max_tokens": 32000, "stream": True, "stream_options": {"include_usage": True}}
+OPENCODE = {  # but for the temperature, without which the answer is drawn
+    **{"model": "own", "max_tokens": 32000, "temperature": 0},
+    **{"stream": True, "stream_options": {"include_usage": True}},
+}
 WITH_TOOLS = {**OPENCODE, "tools": [GLOB], "tool_choice": "auto"}
 HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer none"}
 
