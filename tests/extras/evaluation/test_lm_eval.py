@@ -103,7 +103,7 @@ def test_a_text_that_the_model_would_end(python, tmp_path):
 
 
 PROMPT, ANSWER = 'def triple(n):\n    """Three times."""\n', "    return 3 * n"
-PAGE = (ROOT / "docs/evaluation.md").read_text()
+PAGE = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
 (PROGRAMS,) = re.findall(r"^```yaml\n(task: programs\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 

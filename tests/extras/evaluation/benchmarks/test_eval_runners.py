@@ -24,7 +24,7 @@ from ms_codegeex.extras.evaluation.sampling.foreign_samples import read_samples
 from ms_codegeex.extras.evaluation.sandbox import Verdict
 from ms_codegeex.extras.evaluation.toolchains import PLAIN_TOOL_CHAINS
 
-TABLE = yaml.safe_load((Path(__file__).parents[1] / "published_programs.yaml").read_text())
+TABLE = yaml.safe_load((Path(__file__).parents[1] / "published_programs.yaml").read_text(encoding="utf-8"))
 PROGRAMS = {
     **{f"import {name}": f"{RIGHT}import {name}\n" for name in TABLE["modules"].split()},
     **TABLE["answers"],
