@@ -137,7 +137,14 @@ def test_a_model_that_diverged_is_named(model, tmp_path):
     tensors = {name: tensor.array().copy() for name, tensor in source.tensors.items()}
     tensors["blocks.0.attention.key.bias"][:] = np.nan  # only scores are not finite, which a softmax might hide
     state = {"config": {"model": {"family": "codegeex", **asdict(CONFIG)}}}
-    convert(write_checkpoint(tmp_path / "checkpoints", 1, tensors, state), "hf", damaged, progress=False, replace=True)
+    convert(
+        write_checkpoint(tmp_path / "checkpoints", 1, tensors, state),
+        "hf",
+        damaged,
+        progress=False,
+        replace=True,
+        non_finite=True,
+    )
     for threads in (1, 0):
         with pytest.raises(RunFailure, match="not finite"):
             Generator(damaged, threads=threads).generate("x", SamplingSettings(2))
