@@ -337,7 +337,7 @@ def test_a_hostile_vocabulary_is_refused_in_a_line(sound, tmp_path, monkeypatch,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_refuses_every_hostile_directory(sound, tmp_path, monkeypatch, family):
     monkeypatch.chdir(tmp_path)
-    for number, case in enumerate(CASES + (BYTE_LEVEL if family != "codegeex2" else [])):
+    for number, case in enumerate(CASES + (BYTE_LEVEL if family in ("codegeex", "codegen") else [])):
         (tmp_path / str(number)).mkdir()
         with monkeypatch.context() as patch:
             tried(Place(tmp_path / str(number), family, sound), patch, case)
