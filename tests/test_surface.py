@@ -44,7 +44,7 @@ def listed(kind, mark=""):
 def test_options_are_the_listed_ones():
     found = set(options(build_parser())) - {name for name in options(build_parser()) if name.endswith("--help")}
     assert found == listed("options"), (
-        "a new option needs its line with the reason under `new`; one that goes, a release"
+        "list a new option under `new` with its reason, and a removed one in CHANGELOG.md"
     )
     assert len({name.rpartition(" ")[2] for name in found}) <= MOST_OPTIONS
 

@@ -40,8 +40,8 @@ def is_quantised(path: Path) -> bool:
 
 
 class QuantisedModel:
-    """A quantised model directory, opened and checked: its `family`, the sizes of the `original` and
-    those of its own weights, `config`, and these by our names."""
+    """A quantised model directory, opened and checked: its `family`, its weights by our names, their sizes (`config`)
+    and those of the model that was rounded (`original`)."""
 
     def __init__(self, path: Path):
         self.path, where = Path(path), Path(path) / DESCRIPTION

@@ -59,7 +59,8 @@ def build_network(
     """The family's `Loss` with random weights, with adapters, with parallel strategies if MindSpore partitions it; on
     a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take. `library`:
     the operators that are compiled for this CPU, if the run uses them. `layers`: other than those of the run.
-    `partitioned`: whether MindSpore does so, if not as the configuration says."""
+    `partitioned`: whether MindSpore partitions the graph, if not as the configuration says: a rehearsal of one device
+    has no strategies, and its graph is partitioned."""
     training = config.training
     partitioned = config.partitioned if partitioned is None else partitioned
     build = (layers or (FlatBuild if flat_cells(config) else Build))(
@@ -130,7 +131,8 @@ def build(
     """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`, and no `library` of operators
     that are compiled for this CPU. `compile_once`: compile a network that a step runs for every micro-batch once and
     call it, instead of inlining it each time, which would make compile time grow with their number. A rehearsal that
-    executes the graph does not use this, because such a graph of a pipeline crashes there."""
+    executes the graph does not use this, because such a graph of a pipeline crashes there. `layers`, `partitioned`: as
+    in `build_network`."""
     network = build_network(config, library, layers, partitioned)
     interleaved = config.mesh.virtual_stages > 1  # MindSpore interleaves only a network that is called
     if (compile_once or interleaved) and config.graph_micro_batches > 1:

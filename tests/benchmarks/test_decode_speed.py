@@ -30,3 +30,20 @@ def test_all_of_it_with_a_tiny_model(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "ids of ours-32 and transformers-float32 are equal" in result.stdout
     assert result.stdout.count("aim") == 14 and result.stdout.count("peak") == 6
+
+
+@pytest.mark.slow
+def test_a_tiny_model_with_a_tied_head(tmp_path):
+    words = ["--size", "0.5b", "--tiny", "--rounds", "1", "--new", "4", "--first", "40", "--models", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "decode.py"),
+        *words,
+        "--engines",
+        "ours-32",
+        "ours-8",
+        "ours-4",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("share of the memory") == 1 and result.stdout.count("peak") == 3

@@ -9,7 +9,6 @@ browser may load scripts and styles from this server only, runs no inline script
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +40,7 @@ from ms_codegeex.extras.serving.tools import UNUSED
 ASSETS = Path(__file__).parent / "demo" / "assets"
 TASKS = ("complete", "translate", "explain")
 MAX_TITLE = 60
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "object-src 'none'",
@@ -120,9 +120,9 @@ def _reload(reloads: Sequence[Callable[[], object]]) -> None:
 
 def _add_demo(app: FastAPI, examples: Sequence[DemoExample]) -> None:
     files = {
-        path.name: Response(path.read_bytes(), media_type=mimetypes.guess_type(path)[0], headers=HEADERS)
+        path.name: Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=HEADERS)
         for path in ASSETS.iterdir()
-        if path.is_file() and path.suffix != ".jsonl"
+        if path.suffix in TYPES
     }
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)

@@ -47,7 +47,6 @@ def overlap(answer: str, suffix: str) -> int:
 
 
 def _closing(text: str) -> list[bool]:
-
     def deeper(depth: int, character: str) -> int:
         return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one of the prefix
 

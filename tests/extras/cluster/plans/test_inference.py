@@ -34,7 +34,7 @@ def test_cache_per_token(family, preset, per_token):
     assert decoding(run(family, preset), FORMS[0], 1000).cache == 2 * 1000 * per_token
 
 
-@pytest.mark.parametrize("family", ["codegen", "codegeex", "codegeex2"])
+@pytest.mark.parametrize("family", ["codegen", "codegeex", "codegeex2", "qwen2"])
 @pytest.mark.parametrize("bits,group", [(8, 64), (4, 32)])
 def test_our_forms_are_the_bytes_that_quantize_writes(family, bits, group, tmp_path):
     config = run(family, "tiny", num_layers=2)
@@ -61,6 +61,9 @@ def test_what_a_step_reads_counted_by_hand():
     assert {form.cache for form in geex2.values()} == {2 * 2048 * 28_672}  # FP32
     tied = decoding(run("codegeex", "13b"), FORMS[2])
     assert tied.weights - tied.read == 2 * 2 * 2048 * 5120  # tables of positions; the word table is the output layer
+    half, rounded = (decoding(run("qwen2", "0.5b"), form) for form in FORMS[1:3])
+    assert half.weights == half.read  # tied, too, but rounded beside the word table, which is then looked up
+    assert rounded.weights - rounded.read == 2 * 151936 * 896
 
 
 def test_rates_are_bandwidth_over_bytes():
