@@ -111,7 +111,7 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
 
 
 async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
-    # what the first request would have to wait for is imported and prepared before
+    # what the first request would have to wait for is imported and prepared now
     await run_in_threadpool(int)
     for model in backend.models.values():
         infill_prompt(model, "x", "x", model.context)
@@ -153,7 +153,7 @@ async def _announce(backend: EngineBackend, listening: socket.socket) -> None:
 
 
 async def _drain(backend: EngineBackend, at_once: asyncio.Event) -> int:
-    # seconds left for slow readers
+    """Refuse new work and wait for the answers in progress. Returns the seconds left for slow readers."""
     backend.draining = True
     seconds = backend.settings.grace
     print_error(f"ending: answers in progress have {seconds:g} s")
