@@ -105,6 +105,7 @@ def test_sizes_without_a_preset_need_a_number_of_heads():
 @pytest.mark.parametrize("to", ["huggingface", "gptj"])
 def test_a_tied_head_is_the_embedding_as_in_transformers(tmp_path, to):
     transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
     arrays = parameters("codegen")
     tensors, table = foreign("codegen", to, arrays), arrays["embedding.word.weight"]
     config = FORMATS.to_json(SMALL) | FORMATS.layout(to).config | {"tie_word_embeddings": True}

@@ -173,8 +173,9 @@ assert {path.read_text() for path in top.glob("*/file")} == {"as it was"}
 
 def test_what_is_mounted_within_is_read_only_too(shown: Path) -> None:
     """Whatever it was, and without losing a flag that it had; later mounts do not appear."""
-    if shutil.which("unshare") is None:
-        pytest.skip("no unshare here (util-linux)")
+    for program in ("unshare", "mount"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} here (util-linux)")
     words = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "shared"]
     words += [sys.executable, "-c", MOUNTING, str(shown)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
