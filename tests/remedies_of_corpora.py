@@ -297,7 +297,7 @@ CORPORA_UNTRIED |= dict.fromkeys(
         "give --input and --output paths on a file system that all nodes share",
         "run the same command again (what is finished is kept), on nodes with more memory if that is the reason",
     },
-    "of a cluster, which tests/extras/corpus/ray_engines starts",
+    "of a cluster, which tests/extras/ray_engines starts",
 )
 
 

@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import option, refuse
 from ms_codegeex.base.printing import print_content, print_json, print_out
 from ms_codegeex.base.reading import given_content, given_text
-from ms_codegeex.extras.serving.terminal.opening import MODEL, open_model
+from ms_codegeex.extras.terminal.opening import MODEL, open_model
 from ms_codegeex.generation import text_options
 
 SUMMARY = "continue a text, with a server's model or one in this process"

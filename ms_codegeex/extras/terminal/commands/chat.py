@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import OptionGroup, option
-from ms_codegeex.extras.serving.terminal.opening import MODEL, open_model
+from ms_codegeex.extras.terminal.opening import MODEL, open_model
 from ms_codegeex.generation import text_options
 
 SUMMARY = "talk with a server's model, or one in this process, in the terminal"
@@ -35,7 +35,7 @@ OPTIONS = (
 
 def run(arguments: argparse.Namespace) -> None:
     """Talk until /quit or the end of the input."""
-    from ms_codegeex.extras.serving.terminal.chat import Chat, edit_lines
+    from ms_codegeex.extras.terminal.chat import Chat, edit_lines
 
     if sys.stdin is None:
         raise UserError("there is no standard input to read entries from; open it, or use `ms-codegeex complete`")
