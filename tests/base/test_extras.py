@@ -1,10 +1,13 @@
-"""An extra that the installation lacks is one clear line; another missing module is the error that it is."""
+"""An extra or a package of it that the installation lacks is one clear line; another missing module is the error that
+it is."""
 
 import dataclasses
+import importlib.metadata
 import sys
 
 import pytest
 
+from ms_codegeex.base import extras
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.extras import extra, registered
 from ms_codegeex.commands import convert as convert_verb
@@ -55,3 +58,60 @@ def test_the_verb_offers_every_target():
     assert {*convert_verb.TARGETS} == {*TARGETS, *registered("convert --to")} - {"mindformers"}
     words = next(field for field in dataclasses.fields(convert_verb.Arguments) if field.name == "to").metadata
     assert all(f"{name}: " in str(words) for name in convert_verb.TARGETS)
+
+
+LISTED = [
+    "numpy",
+    'numpy<2; extra == "one"',
+    'no-such-a>=1,<2; extra == "one"',
+    'no.such_b[fast]<2; platform_machine == "abacus" and extra == "one"',
+    'no_such_c<2; (python_version > "3" and sys_platform != "abacus") and extra == "two"',
+    'ms-codegeex[one,two]; extra == "both"',
+    'no-such-b; sys_platform == "abacus" and extra == "three"',
+]
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """The lists of an installed package."""
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: LISTED if name == "ms-codegeex" else [])
+    extras._listed.cache_clear()
+    yield
+    extras._listed.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("one", ["no-such-a"]),
+        ("two", ["no_such_c"]),
+        ("both", ["no-such-a", "no_such_c"]),
+        ("three", []),  # on other machines only
+        ("four", []),
+    ],
+)
+def test_the_packages_that_an_extra_lacks(listed, name, missing):
+    assert extras.missing_packages(name) == missing
+
+
+def test_where_the_package_is_not_installed_nothing_is_missed(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", absent)
+    extras._listed.cache_clear()
+    assert extras.missing_packages("corpus") == []
+    extras._listed.cache_clear()
+
+
+@pytest.mark.parametrize(("module", "name"), [("no_such_a.inner", "one"), ("no_such_c", "two")])
+def test_a_failed_import_says_which_extra_has_the_package(listed, module, name):
+    error = extras.explained(ModuleNotFoundError("No module", name=module))
+    package = module.partition(".")[0].replace("_", "-")
+    assert isinstance(error, UserError)
+    assert str(error) == f"{package} is not installed; run `pip install 'ms-codegeex[{name}]'`"
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("x", name="no_such_d"), ModuleNotFoundError(), ValueError()])
+def test_another_error_stays_as_it_is(listed, error):
+    assert extras.explained(error) is error
