@@ -32,6 +32,7 @@ from ms_codegeex.extras.shared.remote import RemotePath
 if TYPE_CHECKING:
     from ms_codegeex.extras.corpus.settings import PrepareSettings
 
+EXTRA = "corpus"
 SUMMARY = "turn source trees and files of records into a tokenised, deduplicated dataset directory"
 EXAMPLES = """\
   ms-codegeex prepare --output corpus                     # 64 MB of the installed Python libraries

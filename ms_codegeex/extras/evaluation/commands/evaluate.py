@@ -36,6 +36,7 @@ from ms_codegeex.generation import text_options
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.levels import AUTO, cpu_level
 
+EXTRA = "evaluation"
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = """  ms-codegeex evaluate --list                                           # tasks, and where problems are
   ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references

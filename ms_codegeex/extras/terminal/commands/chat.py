@@ -12,6 +12,7 @@ from ms_codegeex.base.options import OptionGroup, option
 from ms_codegeex.extras.terminal.opening import MODEL, open_model
 from ms_codegeex.generation import text_options
 
+EXTRA = "terminal"
 SUMMARY = "talk with a server's model, or one in this process, in the terminal"
 EXAMPLES = """  ms-codegeex chat --language Python
   ms-codegeex chat --url http://10.0.0.7:8000 --api-key-file key.txt --temperature 0.2

@@ -15,6 +15,7 @@ from ms_codegeex.base.reading import given_content, given_text
 from ms_codegeex.extras.terminal.opening import MODEL, open_model
 from ms_codegeex.generation import text_options
 
+EXTRA = "terminal"
 SUMMARY = "continue a text, with a server's model or one in this process"
 EXAMPLES = """  ms-codegeex complete --language Python "def fibonacci(n):"
   ms-codegeex complete --file start.py --stop-at block --language Python >> start.py
