@@ -44,7 +44,7 @@ class Trainer(ObservedRun):
         matmul_peak: FLOP/s of one device, the reference for MFU; 0 if unknown.
         left_out: global numbers of the first samples of batches that are not trained on.
         tied_group: the communication group of the tied word embedding, if this rank belongs to one.
-        weights: tensors to start from (`runs.weights.weights_of`), by our names; others are random.
+        weights: tensors to start from (`runs.rank.weights.weights_of`), by our names; others are random.
         description: of the model that the run starts from; what the data teach comes over it.
         datasets: the hash of each dataset, for the checkpoints.
         transition: from the learning rate of the length that the run had.

@@ -27,7 +27,7 @@ def main(config_file, rank, checkpoint, parts):
     from ms_codegeex.extras.cluster.rehearsal.execution_program import exported
     from ms_codegeex.formats.checkpoint import Checkpoint
     from ms_codegeex.parallel import context
-    from ms_codegeex.runs.weights import weights_of
+    from ms_codegeex.runs.rank.weights import weights_of
     from ms_codegeex.training.trainer import Trainer
 
     with open(config_file) as file:

@@ -19,7 +19,7 @@ import small_models
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.runs.memory_check import ENGINE_PROCESS, required_memory
-from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.training.operators import operators_library
 from ms_codegeex.training.rank_state import initial_weight
 from ms_codegeex.training.trainer import Trainer

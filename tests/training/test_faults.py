@@ -10,7 +10,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
-from ms_codegeex.runs.saving import Checkpoints
+from ms_codegeex.runs.rank.saving import Checkpoints
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.step import StepSettings, TrainStep

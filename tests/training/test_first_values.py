@@ -17,7 +17,7 @@ from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import build_config
 from ms_codegeex.models.codegeex.model import Logits
-from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.training.first_values import KEY, QUERY, first_values, initial_weight, sinusoids
 from ms_codegeex.training.rank_state import starting_weight
 from ms_codegeex.training.trainer import Trainer

@@ -22,8 +22,8 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.quantising import write_quantised
 from ms_codegeex.models.layers import Linear, SampleKeys
 from ms_codegeex.models.lora import Adaptation, LoraLinear, NarrowProduct
-from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.runs.rank.saving import Checkpoints
+from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")

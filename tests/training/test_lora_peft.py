@@ -17,8 +17,8 @@ from ms_codegeex.formats.rounding import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.kernels.compiling import library_path
-from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.runs.rank.saving import Checkpoints
+from ms_codegeex.runs.rank.weights import weights_of
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.trainer import Trainer
 

@@ -20,11 +20,11 @@ from ms_codegeex.formats.checkpoint import Checkpoint, list_checkpoints
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.compiled import CompiledAttention
 from ms_codegeex.models.layers import LayerNorm
-from ms_codegeex.runs.rank import SLOWER, _result, compiled_operators
-from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.files.records import read_log
+from ms_codegeex.runs.files.run_directory import RunDirectory
+from ms_codegeex.runs.rank.__main__ import SLOWER, _result, compiled_operators
+from ms_codegeex.runs.rank.saving import Checkpoints
 from ms_codegeex.runs.resume import is_finished
-from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.operators import operators_library
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress

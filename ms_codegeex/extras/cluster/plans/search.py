@@ -77,7 +77,7 @@ def _choices(config: RunConfig) -> Iterator[dict[str, Any]]:
     """The changes of all meshes of the devices, with optimizer shards, sequence parallelism and micro-batches (None
     where no size suits the mesh), for `change`."""
     layers, batch = config.model.sizes.num_layers, config.training.global_batch
-    replicas_alone = config.device == "cpu"  # whose processes have no other communication (`runs/node.py`)
+    replicas_alone = config.device == "cpu"  # whose processes have no other communication (`runs/servers/node.py`)
     for tensor in divisors(config.parallel.server_devices, 1 if replicas_alone else config.devices):
         deepest = 1 if replicas_alone else layers
         depths = divisors(config.devices // tensor, deepest) if config.devices % tensor == 0 else ()
